@@ -1,0 +1,208 @@
+"""The gateway's settings: read once from the environment and the two dotenv files, checked, then never changed.
+
+Every setting is one field of `Settings`; its environment name, default and parser stand beside it. `.env`
+documents each of them for the operator. Times are in seconds, sizes in bytes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from dotenv import dotenv_values
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class SettingsError(Exception):
+    """A setting is missing, malformed or contradicts another; the text names it and says what it may be."""
+
+
+def _text(name: str, value: str) -> str:
+    return value
+
+
+def _whole_number(least: int, most: int) -> Callable[[str, str], int]:
+    def parse(name: str, value: str) -> int:
+        if not value.isascii() or not value.isdigit() or not least <= int(value) <= most:
+            raise SettingsError(f"{name} is {value!r}; it must be a whole number from {least} to {most}.")
+        return int(value)
+
+    return parse
+
+
+def _seconds(name: str, value: str) -> float:
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = -1.0
+    # A day bounds every wait: larger values are typing errors (milliseconds, most often), and so are NaN and inf.
+    if not 0 < seconds <= 86_400:
+        raise SettingsError(f"{name} is {value!r}; it must be a number of seconds above 0 and at most 86400.")
+    return seconds
+
+
+def _yes_or_no(name: str, value: str) -> bool:
+    words = {
+        "1": True,
+        "true": True,
+        "yes": True,
+        "on": True,
+        "0": False,
+        "false": False,
+        "no": False,
+        "off": False,
+    }
+    if value.lower() not in words:
+        raise SettingsError(f"{name} is {value!r}; it must be true or false.")
+    return words[value.lower()]
+
+
+def _one_of(*choices: str) -> Callable[[str, str], str]:
+    def parse(name: str, value: str) -> str:
+        if value not in choices:
+            raise SettingsError(f"{name} is {value!r}; it must be one of: {', '.join(choices)}.")
+        return value
+
+    return parse
+
+
+def _http_url(name: str, value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+        raise SettingsError(f"{name} is {value!r}; it must be an http:// or https:// address without a query.")
+    return value.rstrip("/")
+
+
+def _secret(name: str, value: str) -> str:
+    # Keys travel in an HTTP header, so anything beyond visible ASCII is a copying error worth naming at once.
+    if not all("!" <= character <= "~" for character in value):
+        raise SettingsError(f"{name} holds a character that cannot be in a key; copy the key again.")
+    return value
+
+
+def _database_url(name: str, value: str) -> str:
+    scheme, separator, rest = value.partition("://")
+    # Heroku hands out postgres://, and SQLAlchemy 2.1 takes psycopg 3 for a bare postgresql://: name the driver.
+    if not separator or scheme not in {"postgres", "postgresql", "postgresql+psycopg2"}:
+        raise SettingsError(f"{name} must begin with postgresql:// (or postgres://); PostgreSQL is the one database.")
+    return f"postgresql+psycopg2://{rest}"
+
+
+def _path(name: str, value: str) -> Path:
+    path = Path(value).expanduser()
+    return path if path.is_absolute() else ROOT / path
+
+
+def _setting(name: str, default: str | None, parse: Callable[[str, str], Any]) -> Any:
+    return field(metadata={"name": name, "default": default, "parse": parse})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All settings, parsed. A field is None where the setting has no default and is not set."""
+
+    fireworks_api_key: str | None = _setting("FIREWORKS_API_KEY", None, _secret)
+    fireworks_base_url: str = _setting("FIREWORKS_BASE_URL", "https://api.fireworks.ai/inference/v1", _http_url)
+    featherless_api_key: str | None = _setting("FEATHERLESS_API_KEY", None, _secret)
+    featherless_base_url: str = _setting("FEATHERLESS_BASE_URL", "https://api.featherless.ai/v1", _http_url)
+    deepinfra_api_key: str | None = _setting("DEEPINFRA_API_KEY", None, _secret)
+    deepinfra_base_url: str = _setting("DEEPINFRA_BASE_URL", "https://api.deepinfra.com/v1/openai", _http_url)
+    chutes_api_key: str | None = _setting("CHUTES_API_KEY", None, _secret)
+    chutes_base_url: str = _setting("CHUTES_BASE_URL", "https://llm.chutes.ai/v1", _http_url)
+
+    database_url: str | None = _setting("DATABASE_URL", None, _database_url)
+    gateway_api_key: str | None = _setting("GATEWAY_API_KEY", None, _secret)
+    port: int = _setting("PORT", "8000", _whole_number(1, 65_535))
+    web_concurrency: int = _setting("WEB_CONCURRENCY", "2", _whole_number(1, 256))
+    public_stats: bool = _setting("PUBLIC_STATS", "false", _yes_or_no)
+    price_file: Path | None = _setting("PRICE_FILE", None, _path)
+
+    journal_dir: Path = _setting("JOURNAL_DIR", "var/journal", _path)
+    journal_full: str = _setting("JOURNAL_FULL", "refuse", _one_of("refuse", "serve"))
+    retention_days: int = _setting("RETENTION_DAYS", "90", _whole_number(1, 36_500))
+
+    max_body_bytes: int = _setting("MAX_BODY_BYTES", "20971520", _whole_number(1024, 1 << 30))
+    max_live_requests: int = _setting("MAX_LIVE_REQUESTS", "4000", _whole_number(1, 100_000))
+
+    upstream_connect_timeout_s: float = _setting("UPSTREAM_CONNECT_TIMEOUT", "5", _seconds)
+    upstream_first_byte_timeout_s: float = _setting("UPSTREAM_FIRST_BYTE_TIMEOUT", "120", _seconds)
+    upstream_idle_timeout_s: float = _setting("UPSTREAM_IDLE_TIMEOUT", "60", _seconds)
+    upstream_total_timeout_s: float = _setting("UPSTREAM_TOTAL_TIMEOUT", "900", _seconds)
+    upstream_retries: int = _setting("UPSTREAM_RETRIES", "2", _whole_number(0, 10))
+    stream_heartbeat_s: float = _setting("STREAM_HEARTBEAT", "15", _seconds)
+    client_send_timeout_s: float = _setting("CLIENT_SEND_TIMEOUT", "30", _seconds)
+
+    graceful_timeout_s: float = _setting("GRACEFUL_TIMEOUT", "25", _seconds)
+    drain_timeout_s: float = _setting("DRAIN_TIMEOUT", "20", _seconds)
+
+
+def setting_names() -> list[str]:
+    """Returns the environment names of all settings, in the order of `Settings`."""
+    return [row.metadata["name"] for row in fields(Settings)]
+
+
+def read_environment(root: Path = ROOT) -> dict[str, str]:
+    """Returns name → text from the process environment, then `.env.local`, then `.env`; empty counts as unset."""
+    sources: list[Mapping[str, str | None]] = [
+        dotenv_values(root / ".env"),
+        dotenv_values(root / ".env.local"),
+        os.environ,
+    ]
+    return {name: value for source in sources for name, value in source.items() if value}
+
+
+def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
+    """Parses and checks all settings.
+
+    Args:
+        environment: name → text; the process environment and the dotenv files when not given.
+
+    Raises:
+        SettingsError: a setting is malformed or two contradict each other.
+    """
+    values = read_environment() if environment is None else environment
+    settings = Settings(
+        **{row.name: _parsed(row, values.get(row.metadata["name"], "").strip()) for row in fields(Settings)}
+    )
+    _check_together(settings)
+    return settings
+
+
+def _parsed(row: Field[Any], value: str) -> Any:
+    name, default, parse = row.metadata["name"], row.metadata["default"], row.metadata["parse"]
+    text = value or default
+    return None if text is None else parse(name, text)
+
+
+def _check_together(settings: Settings) -> None:
+    if settings.upstream_first_byte_timeout_s > settings.upstream_total_timeout_s:
+        raise SettingsError("UPSTREAM_FIRST_BYTE_TIMEOUT is above UPSTREAM_TOTAL_TIMEOUT, so it could never act.")
+    if settings.drain_timeout_s >= settings.graceful_timeout_s:
+        # Past the graceful timeout gunicorn kills the worker, and a killed stream ends without a word.
+        raise SettingsError("DRAIN_TIMEOUT must be below GRACEFUL_TIMEOUT, or running answers would be killed.")
+
+
+_settings: Settings | None = None
+
+
+def get_settings() -> Settings:
+    """Returns the settings of this process, reading them at the first call.
+
+    Raises:
+        SettingsError: a setting is malformed.
+    """
+    global _settings
+    if _settings is None:
+        _settings = load_settings()
+    return _settings
+
+
+def use_settings(settings: Settings | None) -> None:
+    """Makes `settings` those of this process; None forgets them, so that the next `get_settings` reads anew."""
+    global _settings
+    _settings = settings

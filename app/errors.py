@@ -1,0 +1,229 @@
+"""Every error that a caller of the gateway can meet, and the one shape in which it is told.
+
+    GatewayError                       500  api_error
+    ├── BadRequest                     400  invalid_request_error
+    │   └── BodyTooLarge               413
+    ├── AuthenticationFailed           401  authentication_error     the caller's gateway key
+    ├── PermissionDenied               403  permission_error
+    ├── NotFound                       404  not_found_error          a path or a model that is not there
+    ├── MethodNotAllowed               405  invalid_request_error
+    ├── ConfigurationMissing           503  configuration_error      a setting that only the operator can mend
+    ├── Unavailable                    503  unavailable_error        overloaded, or a dependency is away
+    ├── ClientGone                     499  client_gone              never sent: there is nobody to send it to
+    ├── GatewayShutdown                503  gateway_shutdown
+    └── UpstreamError                  502  upstream_error           the provider failed or answered with an error
+        ├── UpstreamRefused            4xx  by status                the provider refused this request
+        ├── UpstreamAuthenticationFailed 401/403 upstream_authentication_error  it refused the gateway's own key
+        ├── UpstreamSuspended          503  upstream_error           it suspended the operator's account
+        ├── UpstreamUnreachable        502  upstream_error           no connection, or it broke before an answer
+        ├── UpstreamTimeout            504  upstream_timeout
+        └── UpstreamCut                502  upstream_error           the answer ended before it was complete
+
+The body is `{"error": {"message", "type", "param", "code"}}`, in streams too. `outcome` is what the activity log
+says of a request that ended so.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import msgspec
+
+
+class GatewayError(Exception):
+    """An error with an HTTP status and a message that says what to do.
+
+    Attributes:
+        status: HTTP status of the answer.
+        type: the error class a program can branch on.
+        code: a finer word for it, or None.
+        param: the request field at fault, or None.
+        retry_after_s: seconds after which a retry makes sense, or None.
+        should_retry: what `x-should-retry` tells the OpenAI SDKs; None leaves it to their own rule.
+        outcome: the activity outcome of a request that ended with it.
+    """
+
+    status: int = 500
+    type: str = "api_error"
+    code: str | None = None
+    should_retry: bool | None = None
+    outcome: ClassVar[str] = "rejected"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        type: str | None = None,
+        code: str | None = None,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+        should_retry: bool | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after_s = retry_after_s
+        self.status = self.status if status is None else status
+        self.type = self.type if type is None else type
+        self.code = self.code if code is None else code
+        self.should_retry = self.should_retry if should_retry is None else should_retry
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the one error shape: `{"error": {"message", "type", "param", "code"}}`."""
+        error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        return {"error": error}
+
+    def to_json(self) -> bytes:
+        """Returns `to_dict` as JSON."""
+        return msgspec.json.encode(self.to_dict())
+
+    def to_event(self) -> bytes:
+        """Returns the error as a Server-Sent Event, the form that makes the OpenAI SDKs raise mid-stream."""
+        return b"data: " + self.to_json() + b"\n\n"
+
+    def headers(self) -> dict[str, str]:
+        """Returns the headers that go with it: `retry-after` in whole seconds, and `x-should-retry`."""
+        headers = {}
+        if self.retry_after_s is not None:
+            headers["retry-after"] = str(max(1, math.ceil(self.retry_after_s)))
+        if self.should_retry is not None:
+            headers["x-should-retry"] = "true" if self.should_retry else "false"
+        return headers
+
+
+class BadRequest(GatewayError):
+    """The request cannot be served as it is; `param` names the field."""
+
+    status = 400
+    type = "invalid_request_error"
+
+
+class BodyTooLarge(BadRequest):
+    """The body is over MAX_BODY_BYTES."""
+
+    status = 413
+    code = "body_too_large"
+
+
+class AuthenticationFailed(GatewayError):
+    """The caller's gateway key is missing, malformed, unknown or revoked."""
+
+    status = 401
+    type = "authentication_error"
+    code = "invalid_api_key"
+
+
+class PermissionDenied(GatewayError):
+    """The key is good but may not do this."""
+
+    status = 403
+    type = "permission_error"
+
+
+class NotFound(GatewayError):
+    """No such path, model or gateway."""
+
+    status = 404
+    type = "not_found_error"
+
+
+class MethodNotAllowed(GatewayError):
+    """The path exists, but not with this HTTP method."""
+
+    status = 405
+    type = "invalid_request_error"
+
+
+class ConfigurationMissing(GatewayError):
+    """A setting that only the operator can supply is missing; retrying cannot help."""
+
+    status = 503
+    type = "configuration_error"
+    should_retry = False
+
+
+class Unavailable(GatewayError):
+    """The gateway cannot serve this now, but soon may."""
+
+    status = 503
+    type = "unavailable_error"
+
+
+class GatewayShutdown(GatewayError):
+    """The gateway is stopping and its drain time is over."""
+
+    status = 503
+    type = "gateway_shutdown"
+    code = "gateway_shutdown"
+    outcome = "gateway_shutdown"
+
+
+class ClientGone(GatewayError):
+    """The client closed its connection before the answer was over; 499 is nginx' word for it."""
+
+    status = 499
+    type = "client_gone"
+    outcome = "client_gone"
+
+    def __init__(self) -> None:
+        super().__init__("The client closed the connection.")
+
+
+class UpstreamError(GatewayError):
+    """The provider failed.
+
+    Attributes:
+        upstream_status, upstream_request_id: what it said, None where it did not.
+        is_retryable: whether the same request may be sent again: it cannot have been served.
+        retry_after_is_upstreams: whether `retry_after_s` is the provider's word and not our suggestion.
+    """
+
+    status = 502
+    type = "upstream_error"
+    outcome = "upstream_error"
+    upstream_status: int | None = None
+    upstream_request_id: str | None = None
+    is_retryable: bool = False
+    retry_after_is_upstreams: bool = False
+
+
+class UpstreamRefused(UpstreamError):
+    """The provider answered with a 4xx that concerns this request; its status and message are kept."""
+
+
+class UpstreamAuthenticationFailed(UpstreamError):
+    """The provider refused the gateway's own key: the operator's concern, not the caller's."""
+
+    type = "upstream_authentication_error"
+    should_retry = False
+
+
+class UpstreamSuspended(UpstreamError):
+    """The provider suspended the operator's account or wants payment; the account's name is not shown."""
+
+    status = 503
+    code = "upstream_account_suspended"
+    should_retry = False
+
+
+class UpstreamUnreachable(UpstreamError):
+    """No connection could be made, or it broke before an answer came."""
+
+    code = "upstream_unreachable"
+
+
+class UpstreamTimeout(UpstreamError):
+    """One of the four upstream timeouts ran out; `code` says which."""
+
+    status = 504
+    type = "upstream_timeout"
+    outcome = "upstream_timeout"
+
+
+class UpstreamCut(UpstreamError):
+    """The provider's answer ended before it was complete, or was not what an answer looks like."""
+
+    code = "upstream_cut"
+    outcome = "upstream_cut"

@@ -1,0 +1,49 @@
+"""The log: one JSON line on standard error for each request and each event worth a look, with secrets redacted.
+
+A line is written with one `write`, so that lines of concurrent requests and of several workers never mix. Python's
+`logging` is not used for it: it costs 20 µs a line, five times as much as all the rest of a line.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+import traceback
+from typing import Any
+
+import msgspec
+
+# Shapes of keys that may stand in a message: ours, the four providers', whatever follows "Bearer", and the password
+# in a database URL.
+_SECRETS = re.compile(
+    r"(bearer\s+)[^\s\"',;\\]+|\b(gw_|fw_|rc_|cpk_|sk-)[a-z0-9_.-]{6,}|(postgres[a-z0-9+]*://[^:\s/@]*:)[^@\s]+(?=@)",
+    re.IGNORECASE,
+)
+
+_encode = msgspec.json.Encoder(enc_hook=str).encode
+
+
+def redact(text: str) -> str:
+    """Returns `text` with everything that has the shape of a key or of a database password replaced."""
+    return _SECRETS.sub(lambda match: (match[1] or match[2] or match[3]) + "[redacted]", text)
+
+
+def log_event(event: str, *, level: str = "info", error: BaseException | None = None, **fields: Any) -> None:
+    """Writes one line and never raises.
+
+    Args:
+        event: what happened, in a few words that stay the same.
+        level: info, warning or error.
+        error: an exception whose traceback goes along.
+        fields: the values it happened with.
+    """
+    now_s = time.time()
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now_s)) + f".{int(now_s * 1000) % 1000:03d}Z"
+    line = {"time": stamp, "level": level, "event": event, **fields}
+    if error is not None:
+        line["traceback"] = "".join(traceback.format_exception(error))
+    try:
+        os.write(2, redact(_encode(line).decode()).encode() + b"\n")
+    except (OSError, ValueError, TypeError):
+        return  # A full disk or a closed terminal must not end a request.
