@@ -1,0 +1,183 @@
+"""What the sandbox answers: text, thoughts, tool calls and JSON, made from the request by fixed rules.
+
+The same request always gives the same answer. A prompt that asks for `N words` gets N tokens, so that a
+client can be tried with long answers.
+"""
+
+import json
+import re
+import uuid
+from dataclasses import dataclass, field
+from itertools import cycle, islice
+from typing import Any
+
+from app.sandbox.models import ChatModel
+from app.sandbox.samples import make_sample
+from app.sandbox.tokens import count_images, count_tokens, get_text, split_tokens
+
+_QUOTED_CHARS = 200  # Enough to recognise a prompt; the answer to a long one stays readable.
+_LONGEST_ANSWER = 100_000  # Tokens; a typing error in a prompt must not start an answer without end.
+_ASKED_LENGTH = re.compile(r"\b(\d{1,6}) (?:words|tokens)\b")
+_FILLER = ("these", "words", "come", "from", "a", "sandbox", "and", "mean", "nothing", "at", "all")
+_THOUGHT = "The user wrote {count} tokens. I am a sandbox, so a template will do."
+_REPEATS = {"low": 1, "medium": 2, "high": 3, "xhigh": 4, "max": 5}
+
+
+@dataclass
+class ToolCall:
+    """One call of a tool; `arguments` is JSON text cut into tokens."""
+
+    id: str
+    name: str
+    arguments: list[str]
+
+
+@dataclass
+class Choice:
+    """One whole answer, cut into tokens; `content` is None when the key is absent from the message."""
+
+    index: int
+    finish_reason: str
+    reasoning: list[str] = field(default_factory=list)
+    content: list[str] | None = None
+    tool_calls: list[ToolCall] = field(default_factory=list)
+
+    @property
+    def tokens(self) -> int:
+        """How many completion tokens the answer has, thoughts and arguments included."""
+        calls = sum(len(call.arguments) for call in self.tool_calls)
+        return len(self.reasoning) + len(self.content or ()) + calls
+
+
+def make_choices(model: ChatModel, body: dict[str, Any]) -> list[Choice]:
+    """Make the `n` answers to a valid request."""
+    limit = body.get("max_tokens") or body.get("max_completion_tokens") or _LONGEST_ANSWER
+    return [_cut(_make_choice(model, body, index), limit) for index in range(body.get("n") or 1)]
+
+
+def _make_choice(model: ChatModel, body: dict[str, Any], index: int) -> Choice:
+    reasoning = split_tokens(_make_thoughts(model, body))
+    if _should_call_tools(body):
+        calls = _make_tool_calls(model, body)
+        return Choice(index, "tool_calls", reasoning, None, calls)
+    text = _stop_at(_make_text(body, index), body.get("stop"))
+    return Choice(index, "stop", reasoning, split_tokens(text))
+
+
+def _should_call_tools(body: dict[str, Any]) -> bool:
+    asked_by_user = body["messages"][-1].get("role") == "user"
+    return bool(body.get("tools")) and body.get("tool_choice") != "none" and asked_by_user
+
+
+def _make_tool_calls(model: ChatModel, body: dict[str, Any]) -> list[ToolCall]:
+    """Call the forced tool, else the first; with `parallel_tool_calls: true` the first two (or one twice)."""
+    functions = [tool["function"] for tool in body["tools"]]
+    choice = body.get("tool_choice")
+    if isinstance(choice, dict):
+        inner = choice.get("function")
+        name = inner.get("name") if isinstance(inner, dict) else choice.get("name")
+        functions = [function for function in functions if function["name"] == name] or functions
+    count = 2 if body.get("parallel_tool_calls") is True else 1
+    word = _get_last_word(_get_prompt(body))
+    return [
+        _make_call(model, position, function, word) for position, function in enumerate(islice(cycle(functions), count))
+    ]
+
+
+def _make_call(model: ChatModel, position: int, function: dict[str, Any], word: str) -> ToolCall:
+    name = str(function["name"])
+    call_id = f"functions.{name}:{position}" if model.kimi_call_ids else "call_" + uuid.uuid4().hex[:24]
+    schema = function.get("parameters") or {"type": "object"}
+    arguments = json.dumps(make_sample(schema, word, required_only=True), separators=(",", ":"))
+    return ToolCall(call_id, name, split_tokens(arguments))
+
+
+def _get_prompt(body: dict[str, Any]) -> str:
+    """Return the text of the last user message, or of the last message when there is none."""
+    messages = body["messages"]
+    by_user = [message for message in messages if message.get("role") == "user"]
+    return get_text((by_user or messages)[-1])
+
+
+def _get_last_word(prompt: str) -> str:
+    words = re.findall(r"\w+", prompt)
+    return words[-1] if words else "sandbox"
+
+
+def _make_thoughts(model: ChatModel, body: dict[str, Any]) -> str:
+    """Write the thoughts; how long they are depends on `reasoning_effort`, a number being a hard limit."""
+    effort = body.get("reasoning_effort")
+    thinking = (body.get("thinking") or {}).get("type")
+    if effort in ("none", False) or thinking == "disabled":
+        return ""
+    if not model.reasons and effort is None and thinking is None:
+        return ""
+    thought = _THOUGHT.format(count=count_tokens(_get_prompt(body)))
+    if effort is True:
+        effort = "medium"
+    if isinstance(effort, int):
+        return "".join(islice(split_tokens(thought), effort))
+    return " ".join([thought] * _REPEATS.get(str(effort), 1))
+
+
+def _make_text(body: dict[str, Any], index: int) -> str:
+    prompt = _get_prompt(body)
+    form = body.get("response_format") or {}
+    if form.get("type") in ("json_object", "json_schema"):
+        return _make_json_text(form, prompt)
+    asked = _ASKED_LENGTH.search(prompt)
+    if asked:
+        return _make_long_text(min(int(asked[1]), _LONGEST_ANSWER))
+    last = body["messages"][-1]
+    if last.get("role") == "tool":
+        text = f'[sandbox] The tool answered: "{_quote(get_text(last))}".'
+    else:
+        text = f'[sandbox] Hello! No model runs here; this is a made-up answer. You wrote: "{_quote(prompt)}"'
+    images = sum(count_images(message) for message in body["messages"])
+    text += f" You sent {images} image{'s' if images > 1 else ''}." if images else ""
+    choices = body.get("n") or 1
+    return text + (f" (answer {index + 1} of {choices})" if choices > 1 else "")
+
+
+def _quote(text: str) -> str:
+    return text if len(text) <= _QUOTED_CHARS else text[:_QUOTED_CHARS] + "…"
+
+
+def _make_json_text(form: dict[str, Any], prompt: str) -> str:
+    schema = form.get("schema")
+    if form["type"] == "json_schema":
+        wrapped = form.get("json_schema")
+        schema = wrapped.get("schema") if isinstance(wrapped, dict) else wrapped
+    if not schema:
+        return json.dumps({"sandbox": True, "prompt": _quote(prompt)}, ensure_ascii=False)
+    return json.dumps(make_sample(schema, _get_last_word(prompt), required_only=False), ensure_ascii=False)
+
+
+def _make_long_text(tokens: int) -> str:
+    lead = split_tokens("[sandbox]")
+    words = (" " + word for word in cycle(_FILLER))
+    return "".join(islice((piece for part in (lead, words) for piece in part), tokens))
+
+
+def _stop_at(text: str, stop: str | list[str] | None) -> str:
+    """Cut a text before the first stop string in it."""
+    stops = [stop] if isinstance(stop, str) else stop or []
+    ends = [text.find(one) for one in stops if one and one in text]
+    return text[: min(ends)] if ends else text
+
+
+def _cut(choice: Choice, limit: int) -> Choice:
+    """Shorten an answer to `limit` tokens; thoughts come first, so they may use up all of it."""
+    if choice.tokens <= limit:
+        return choice
+    choice.finish_reason = "length"
+    choice.reasoning = choice.reasoning[:limit]
+    left = limit - len(choice.reasoning)
+    if choice.content is not None:
+        choice.content = choice.content[:left] or None
+    for call in choice.tool_calls:
+        call.arguments = call.arguments[:left]
+        left -= len(call.arguments)
+    if limit <= len(choice.reasoning):
+        choice.tool_calls = []
+    return choice

@@ -1,0 +1,144 @@
+"""The chunks of a streamed completion, in the shapes and the order in which the providers send them.
+
+Order: a role chunk for each choice, the thoughts, the text or the tool calls (choices take turns), a finish
+chunk for each choice, perhaps a chunk with only the usage, `[DONE]`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from app.sandbox.answers import Choice
+from app.sandbox.completions import Chat, make_logprobs
+from app.sandbox.web import dump_json
+
+DONE = b"data: [DONE]\n\n"
+
+
+@dataclass
+class Event:
+    """One piece of a response body: what is sent, how long before, and what happens afterwards."""
+
+    payload: bytes
+    tokens: int = 0
+    """The completion tokens that it carries."""
+    wait_s: float = 0.0
+    """The pause before it is sent."""
+    then: Literal["", "cut", "reset", "stall"] = ""
+    """What the connection does once it is sent."""
+    stage: Literal["role", "delta", "finish", "usage", "done", "noise"] = "delta"
+
+
+def make_events(chat: Chat, first_s: float, pace_s: float) -> Iterator[Event]:
+    """Yield the events of a stream: the first after `first_s` seconds, one at every `pace_s` from then on."""
+    wait_s = first_s
+    for line in chat.provider.noise:
+        yield Event(line, stage="noise")
+    sent = 0
+    for chunk in _make_chunks(chat):
+        sent += chunk.tokens
+        usage = chat.make_usage(sent) if chat.model.usage == "every" else None
+        chunk.fields.setdefault("usage", usage)
+        yield Event(_encode(chat, chunk.fields), chunk.tokens, wait_s, stage=chunk.stage)
+        # Only pieces of text take time: a finish chunk follows its last piece at once.
+        wait_s = pace_s if chunk.tokens or chunk.stage == "role" else 0.0
+    yield Event(DONE, stage="done")
+
+
+@dataclass
+class _Chunk:
+    fields: dict[str, Any]
+    tokens: int
+    stage: Literal["role", "delta", "finish", "usage"]
+
+
+def _encode(chat: Chat, fields: dict[str, Any]) -> bytes:
+    head = {
+        "id": "chatcmpl-" + chat.id_hex,
+        "object": "chat.completion.chunk",
+        "created": chat.created,
+        "model": chat.model.id,
+    }
+    return b"data: " + dump_json(head | fields) + b"\n\n"
+
+
+def _make_chunks(chat: Chat) -> Iterator[_Chunk]:
+    for choice in chat.choices:
+        role = {"index": choice.index, "delta": {"role": "assistant"}, "finish_reason": None}
+        yield _Chunk({"choices": [role]}, 0, "role")
+    running = [_make_choice_chunks(chat, choice) for choice in chat.choices]
+    while running:
+        # Each pass takes one chunk of every choice that still has some.
+        for chunks in list(running):
+            chunk = next(chunks, None)
+            if chunk is None:
+                running.remove(chunks)
+                continue
+            if chunk.stage == "finish" and len(running) == 1:
+                _add_usage(chat, chunk)
+            yield chunk
+    if chat.model.usage == "every" or (chat.model.usage == "separate" and _asks_for_usage(chat)):
+        yield _Chunk({"choices": [], "usage": chat.make_usage(), **_make_metrics(chat)}, 0, "usage")
+
+
+def _asks_for_usage(chat: Chat) -> bool:
+    return bool((chat.body.get("stream_options") or {}).get("include_usage"))
+
+
+def _add_usage(chat: Chat, chunk: _Chunk) -> None:
+    """Put the usage into the last finish chunk, where the model does that."""
+    place = chat.model.usage
+    if place == "finish" or (place == "finish-if-asked" and _asks_for_usage(chat)):
+        chunk.fields |= {"usage": chat.make_usage(), **_make_metrics(chat)}
+
+
+def _make_metrics(chat: Chat) -> dict[str, Any]:
+    if not chat.body.get("perf_metrics_in_response"):
+        return {}
+    # A stream's durations are not measured here; what matters is where the object stands.
+    return {"perf_metrics": chat.make_perf_metrics(0.05, 0.5)}
+
+
+def _make_choice_chunks(chat: Chat, choice: Choice) -> Iterator[_Chunk]:
+    """Yield one choice's chunks after its role: a token each, then the finish."""
+    pieces = [*_make_thought_pieces(chat, choice), *_make_text_pieces(chat, choice)]
+    pieces += _make_call_pieces(choice)
+    last: dict[str, Any] = {"delta": {}}
+    if chat.model.text_in_finish and pieces and choice.finish_reason == "stop":
+        last = pieces.pop()
+    for piece in pieces:
+        fields = {"index": choice.index, "finish_reason": None} | piece
+        yield _Chunk({"choices": [_order(chat, fields)]}, int(piece.get("counts", True)), "delta")
+    fields = {"index": choice.index, "finish_reason": choice.finish_reason} | last
+    yield _Chunk({"choices": [_order(chat, fields)]}, int(bool(last["delta"])), "finish")
+
+
+def _order(chat: Chat, fields: dict[str, Any]) -> dict[str, Any]:
+    """Put a choice's keys into the order of the wire; Fireworks adds a null `raw_output` to each."""
+    names = ("index", "delta", "logprobs", "finish_reason")
+    ordered = {name: fields[name] for name in names if name in fields}
+    return ordered | ({"raw_output": None} if chat.provider.name == "fireworks" else {})
+
+
+def _make_thought_pieces(chat: Chat, choice: Choice) -> Iterator[dict[str, Any]]:
+    for token in choice.reasoning:
+        yield {"delta": {chat.provider.reasoning_key: token}}
+
+
+def _make_text_pieces(chat: Chat, choice: Choice) -> Iterator[dict[str, Any]]:
+    offset = 0
+    for token in choice.content or ():
+        piece: dict[str, Any] = {"delta": {"content": token}}
+        if chat.body.get("logprobs") and chat.provider.gives_logprobs:
+            piece["logprobs"] = make_logprobs(chat.body, [token], offset)
+        offset += len(token)
+        yield piece
+
+
+def _make_call_pieces(choice: Choice) -> Iterator[dict[str, Any]]:
+    for index, call in enumerate(choice.tool_calls):
+        head = {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": ""}}
+        # The opening piece names the call and carries no token of it.
+        yield {"delta": {"tool_calls": [{"index": index, **head}]}, "counts": False}
+        for token in call.arguments:
+            yield {"delta": {"tool_calls": [{"index": index, "function": {"arguments": token}}]}}

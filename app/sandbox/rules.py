@@ -1,0 +1,95 @@
+"""Small checks of one value each, which the request validation puts together into tables.
+
+A rule takes a value and returns what is wrong with it, in the words of a pydantic validation error, or
+None. Null passes every rule: Fireworks takes it as "not given".
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+Rule = Callable[[Any], str | None]
+
+
+def any_value(value: Any) -> str | None:
+    """Accept everything."""
+    return None
+
+
+def number(low: float, high: float) -> Rule:
+    """Accept numbers from `low` to `high`; booleans are not numbers."""
+
+    def check(value: Any) -> str | None:
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return "Input should be a valid number"
+        return _check_range(value, low, high)
+
+    return check
+
+
+def integer(low: int, high: int = 2**63 - 1) -> Rule:
+    """Accept whole numbers from `low` to `high`; booleans are not numbers."""
+
+    def check(value: Any) -> str | None:
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int):
+            return "Input should be a valid integer"
+        return _check_range(value, low, high)
+
+    return check
+
+
+def _check_range(value: float, low: float, high: float) -> str | None:
+    if value < low:
+        return f"Input should be greater than or equal to {low}"
+    return f"Input should be less than or equal to {high}" if value > high else None
+
+
+def boolean(value: Any) -> str | None:
+    """Accept true and false."""
+    return None if value is None or isinstance(value, bool) else "Input should be a valid boolean"
+
+
+def string(value: Any) -> str | None:
+    """Accept strings."""
+    return None if value is None or isinstance(value, str) else "Input should be a valid string"
+
+
+def mapping(value: Any) -> str | None:
+    """Accept objects."""
+    return None if value is None or isinstance(value, dict) else "Input should be a valid dictionary"
+
+
+def one_of(*allowed: str) -> Rule:
+    """Accept exactly the listed strings."""
+    names = ", ".join(f"'{name}'" for name in allowed[:-1]) + f" or '{allowed[-1]}'"
+
+    def check(value: Any) -> str | None:
+        return None if value is None or value in allowed else f"Input should be {names}"
+
+    return check
+
+
+def either(*rules: Rule) -> Rule:
+    """Accept what any of the rules accepts; else report what the first one says."""
+
+    def check(value: Any) -> str | None:
+        problems = [rule(value) for rule in rules]
+        return None if None in problems else problems[0]
+
+    return check
+
+
+def list_of(rule: Rule, at_most: int) -> Rule:
+    """Accept lists of at most `at_most` items that all pass `rule`."""
+
+    def check(value: Any) -> str | None:
+        if not isinstance(value, list):
+            return "Input should be a valid list"
+        if len(value) > at_most:
+            return f"List should have at most {at_most} items after validation, not {len(value)}"
+        return next((problem for item in value if (problem := rule(item))), None)
+
+    return check

@@ -1,0 +1,117 @@
+"""The sandbox's WSGI app: which path leads where, and the header that says what this is."""
+
+from collections.abc import Callable, Iterable
+from urllib.parse import unquote
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+from app.sandbox.behaviours import describe_behaviours
+from app.sandbox.chat import answer_chat
+from app.sandbox.failures import Failure, Refused
+from app.sandbox.featherless_models import get_featherless_entry
+from app.sandbox.fireworks_models import list_serverless_models
+from app.sandbox.providers import FEATHERLESS, FIREWORKS, PROVIDERS, Provider
+from app.sandbox.state import Options, State
+from app.sandbox.web import Request, Response, make_json_response, make_response, read_request
+
+Handler = Callable[[Request], Response]
+_STATS_PATH = "/sandbox/stats"
+_EXAMPLE = "accounts/fireworks/models/deepseek-v3p1"
+_MARK = (("x-sandbox", "1"),)
+
+
+def create_app(options: Options) -> WSGIApplication:
+    """Build a sandbox with its own counters; every app made is independent of the others."""
+    state = State(options)
+    routes = _make_routes(state)
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        request = read_request(environ)
+        if request.path == _STATS_PATH:
+            return make_json_response(200, state.stats.get_summary(), _MARK).send(start_response)
+        # Counted on arrival: a request that is still waiting for its answer has been received.
+        state.stats.requests += 1
+        state.stats.by_path[request.path] += 1
+        try:
+            response = _dispatch(routes, state, request)
+        except Refused as refused:
+            response = refused.failure.to_response(request)
+        state.stats.by_status[str(response.status)] += 1
+        response.headers = _MARK + response.headers
+        return response.send(start_response)
+
+    return app
+
+
+def _make_routes(state: State) -> dict[tuple[str, str], Handler]:
+    routes: dict[tuple[str, str], Handler] = {
+        ("GET", "/"): lambda request: make_json_response(200, _describe(request)),
+        ("GET", "/v1/serverless/models"): _list_serverless,
+    }
+    for provider in PROVIDERS:
+        routes["GET", provider.base + "/models"] = _bind_models(provider, state)
+        routes["POST", provider.base + "/chat/completions"] = _bind_chat(provider, state)
+    return routes
+
+
+def _bind_models(provider: Provider, state: State) -> Handler:
+    return lambda request: _list_models(provider, state, request)
+
+
+def _bind_chat(provider: Provider, state: State) -> Handler:
+    return lambda request: answer_chat(provider, state, request)
+
+
+def _dispatch(routes: dict[tuple[str, str], Handler], state: State, request: Request) -> Response:
+    handler = routes.get((request.method, request.path))
+    if handler:
+        return handler(request)
+    entries = FEATHERLESS.base + "/models/"
+    if request.method == "GET" and request.path.startswith(entries):
+        return _show_featherless_model(state, request, unquote(request.path.removeprefix(entries)))
+    allowed = ", ".join(method for method, path in routes if path == request.path)
+    if allowed:
+        raise Refused(Failure(405, {"error": "Method Not Allowed"}, (("allow", allowed),)))
+    raise Refused(Failure(404, {"error": f"Path not found: {request.path}"}))
+
+
+def _list_models(provider: Provider, state: State, request: Request) -> Response:
+    provider.check_agent(request)
+    if provider.models_need_key:
+        provider.check_key(request)
+    body = provider.list_models(state.options, request.query)
+    if body is None:
+        raise Refused(provider.get_failure("400"))
+    return make_response(200, "application/json", body)
+
+
+def _show_featherless_model(state: State, request: Request, name: str) -> Response:
+    FEATHERLESS.check_agent(request)
+    entry = get_featherless_entry(state.options.featherless_models, name)
+    if entry is None:
+        raise Refused(FEATHERLESS.get_failure("404"))
+    return make_json_response(200, entry)
+
+
+def _list_serverless(request: Request) -> Response:
+    FIREWORKS.check_key(request)
+    return make_json_response(200, list_serverless_models())
+
+
+def _describe(request: Request) -> dict[str, object]:
+    """Tell a newcomer what this is and what to try."""
+    root = "http://" + request.get_header("host")
+    return {
+        "sandbox": "A local stand-in for the providers' APIs. No model runs here; every answer is made up.",
+        "key": "Any bearer key that does not begin with 'bad'.",
+        "base_urls": {provider.name: root + provider.base for provider in PROVIDERS},
+        "prices": root + "/v1/serverless/models",
+        "counters": root + _STATS_PATH,
+        "try": {
+            "model": _EXAMPLE,
+            "long answers": "Ask for 'Write 500 words' to get 500 tokens.",
+        },
+        "models_that_misbehave": {
+            "accounts/fireworks/models/" + name: text for name, text in describe_behaviours().items()
+        },
+        "numbers": "A number at the end of such a name replaces the default: sandbox-cut-after-7.",
+    }

@@ -1,0 +1,17 @@
+"""The one sandbox that the tests of this folder share."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.sandbox.client import Server, run_sandbox
+
+# Small lists and a short pace keep the folder quick; the shapes do not depend on either.
+FEATHERLESS_MODELS = 2500
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """A sandbox with 1 ms between events and 2,500 Featherless models."""
+    with run_sandbox("--pace-ms", "1", "--featherless-models", str(FEATHERLESS_MODELS)) as server:
+        yield server
