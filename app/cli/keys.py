@@ -1,0 +1,63 @@
+"""`flask keys`: creates, lists and revokes gateway keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.config import SettingsError
+from app.logs import redact
+from app.services.auth import REVOCATION_S
+from app.services.keys import create_key, list_keys, revoke_key
+
+
+@click.group("keys")
+def keys_group() -> None:
+    """Create, list and revoke the keys that callers use."""
+
+
+@keys_group.command("create")
+@click.argument("name")
+def create_command(name: str) -> None:
+    """Create a key for NAME and show it, this once."""
+    with _plain_errors():
+        key, row = create_key(name)
+    click.echo(key)
+    click.echo(f"Id {row.id}, for {row.name!r}. Store the key now: only its digest is kept.", err=True)
+
+
+@keys_group.command("list")
+def list_command() -> None:
+    """List all keys by their public ids."""
+    with _plain_errors():
+        rows = list_keys()
+    click.echo(f"{'ID':12} {'NAME':24} {'ENDS IN':8} {'CREATED':20} REVOKED")
+    for row in rows:
+        revoked = f"{row.revoked_at:%Y-%m-%d %H:%M:%S}" if row.revoked_at else "-"
+        click.echo(f"{row.id:12} {row.name:24} {row.last_four:8} {row.created_at:%Y-%m-%d %H:%M:%S}  {revoked}")
+
+
+@keys_group.command("revoke")
+@click.argument("public_id", metavar="ID")
+def revoke_command(public_id: str) -> None:
+    """Revoke the key with this ID, as `flask keys list` shows it."""
+    with _plain_errors():
+        row = revoke_key(public_id)
+    if row is None:
+        raise click.ClickException(f"There is no key with the id {public_id!r}. `flask keys list` shows all.")
+    click.echo(f"Revoked {row.id} ({row.name}). It stops working within {REVOCATION_S:g} seconds.")
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Turns a missing setting or an absent database into one sentence."""
+    try:
+        yield
+    except SettingsError as error:
+        raise click.ClickException(str(error)) from error
+    except SQLAlchemyError as error:
+        reason = redact(str(getattr(error, "orig", None) or error)).strip()
+        raise click.ClickException(f"The database did not do it: {reason}") from error

@@ -1,0 +1,133 @@
+"""The one statement that writes activity and everything that is derived from it, as text.
+
+It is one statement so that it is one transaction and one round trip, and so that its lock is never held by a
+client that has gone silent. Rows that are there already are skipped, and only the rows that are really inserted
+reach the rollups, so a replay changes nothing.
+
+The advisory lock lets one batch in at a time: batches update the same rollup rows, and in different orders they
+would deadlock. READ COMMITTED makes this sound although the statement's snapshot is older than the lock: ON CONFLICT
+acts on the newest committed row, whether the snapshot shows it or not.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import Column, Table, Text
+from sqlalchemy.dialects import postgresql
+
+from app.db import tables
+from app.db.histogram import BUCKET_SQL
+
+# "activity" in ASCII, cut to 32 bits; unlike every other advisory lock number of the gateway.
+INSERT_LOCK = 0x61637469
+
+# A row must never be refused, nor an index entry exceed PostgreSQL's 2.7 kB, because a client or provider sent a
+# long word; the longest real model name is under 100 characters.
+MOST_CHARACTERS = 200
+
+# A slower speed than a token in 1,000 s is a broken measurement and would overflow the sum of times.
+LEAST_TOKENS_PER_SECOND = 0.001
+
+# Names that only the client vouches for are dropped: one that was refused, or that the provider does not have.
+# Without this a client could make the rollups, which are kept for ever, grow by inventing models.
+_MODEL = """CASE
+    WHEN model_served IS NOT NULL THEN model_served
+    WHEN outcome = 'rejected' OR status = 404 THEN ''
+    ELSE coalesce(model_requested, '') END"""
+
+_SUMS = {
+    "requests": "count(*)",
+    "prompt_tokens": "coalesce(sum(prompt_tokens), 0)",
+    "completion_tokens": "coalesce(sum(completion_tokens), 0)",
+    "cached_tokens": "coalesce(sum(cached_tokens), 0)",
+    "reasoning_tokens": "coalesce(sum(reasoning_tokens), 0)",
+    "cost_exact": "coalesce(sum(cost_usd) FILTER (WHERE cost_kind = 'exact'), 0)",
+    "cost_estimated": "coalesce(sum(cost_usd) FILTER (WHERE cost_kind = 'estimated'), 0)",
+    "unpriced_requests": "count(*) FILTER (WHERE cost_kind = 'unknown')",
+    "speed_tokens": "coalesce(sum(completion_tokens) FILTER (WHERE speed_known), 0)",
+    "speed_ms": "coalesce(sum(completion_tokens * 1000 / tokens_per_second) FILTER (WHERE speed_known), 0)",
+}
+
+_LEVELS = """CROSS JOIN LATERAL (VALUES
+    ('minute', minute),
+    ('hour', date_trunc('hour', minute, 'UTC')),
+    ('day', date_trunc('day', minute, 'UTC'))) AS levels (level, start)"""
+
+# Time to refuse a request is no latency of a provider, and of a lost request nobody saw the end.
+_TIMED = "outcome NOT IN ('rejected', 'lost')"
+
+
+def insert_activity_sql(source: str | None = None, also: str | None = None) -> str:
+    """Returns the statement; its result is the number of rows inserted.
+
+    Args:
+        source: an item of a FROM clause with the columns of activity; by default the parameter `rows`, a JSON
+            array of objects.
+        also: an INSERT that is to be carried out with it, or not at all.
+    """
+    added = ", ".join(f"sum({name}) AS {name}" for name in _SUMS)
+    return f"""
+WITH turn AS MATERIALIZED (SELECT pg_advisory_xact_lock({INSERT_LOCK})),
+inserted AS ({_insert_rows(source or _json_rows())}),
+counted AS (
+    SELECT minute, gateway, model, key_id, outcome, error_type,
+        {", ".join(f"{expression} AS {name}" for name, expression in _SUMS.items())}
+    FROM inserted GROUP BY minute, gateway, model, key_id, outcome, error_type),
+usage AS ({_upsert(tables.usage_rollup, f"{added} FROM counted {_LEVELS}")}),
+keys AS ({_upsert(tables.key_rollup, f"sum(requests) AS requests FROM counted {_LEVELS}")}),
+key_days AS ({_upsert(tables.key_usage, f"{added} FROM (SELECT *, {_DAY} AS day FROM counted) AS counted")}),
+latencies AS ({_upsert(tables.latency_rollup, f"sum(count) AS count FROM ({_LATENCIES}) AS counted {_LEVELS}")})
+{f", also AS ({also})" if also else ""}
+SELECT count(*) FROM inserted"""
+
+
+def select_days_sql() -> str:
+    """Returns the query for the UTC days of the rows in the parameter `rows`, a JSON array as above.
+
+    A clock that is off by decades gets no partition; no request was made then.
+    """
+    return """
+SELECT DISTINCT CAST(started_at AT TIME ZONE 'UTC' AS date) AS day
+FROM jsonb_to_recordset(CAST(%(rows)s AS jsonb)) AS r (started_at timestamptz)
+WHERE started_at >= '2020-01-01 00:00+00' AND started_at < '2120-01-01 00:00+00'"""
+
+
+_DAY = "CAST(minute AT TIME ZONE 'UTC' AS date)"
+
+_LATENCIES = f"""
+    SELECT minute, gateway, metric, {BUCKET_SQL.format(value="value_ms")} AS bucket, count(*) AS count
+    FROM inserted CROSS JOIN LATERAL (VALUES ('ttft', ttft_ms), ('duration', duration_ms)) AS m (metric, value_ms)
+    WHERE value_ms IS NOT NULL AND {_TIMED} GROUP BY minute, gateway, metric, bucket"""
+
+
+def _json_rows() -> str:
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+    types = ", ".join(f"{column.name} {column.type.compile(dialect)}" for column in tables.activity.columns)
+    return f"jsonb_to_recordset(CAST(%(rows)s AS jsonb)) AS r ({types})"
+
+
+def _insert_rows(source: str) -> str:
+    columns = list(tables.activity.columns)
+    return f"""
+    INSERT INTO activity ({", ".join(column.name for column in columns)})
+    SELECT {", ".join(_value(column) for column in columns)}
+    FROM turn CROSS JOIN {source}
+    ON CONFLICT DO NOTHING
+    RETURNING date_trunc('minute', started_at, 'UTC') AS minute, coalesce(gateway, '') AS gateway,
+        {_MODEL} AS model, key_id, outcome, coalesce(error_type, '') AS error_type, cost_kind, cost_usd,
+        prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, tokens_per_second, ttft_ms, duration_ms,
+        coalesce(tokens_per_second >= {LEAST_TOKENS_PER_SECOND} AND completion_tokens > 0, false) AS speed_known"""
+
+
+def _value(column: Column[object]) -> str:
+    return f"left({column.name}, {MOST_CHARACTERS})" if isinstance(column.type, Text) else column.name
+
+
+def _upsert(table: Table, source: str) -> str:
+    """Returns an upsert that adds the sums selected by `source` (its measures and FROM) by the primary key."""
+    key = ", ".join(column.name for column in table.primary_key)
+    measures = [column.name for column in table.columns if not column.primary_key]
+    return f"""
+    INSERT INTO {table.name} ({key}, {", ".join(measures)})
+    SELECT {key}, {source} GROUP BY {key}
+    ON CONFLICT ({key}) DO UPDATE SET
+        {", ".join(f"{name} = {table.name}.{name} + excluded.{name}" for name in measures)}"""

@@ -1,0 +1,60 @@
+"""Gateway keys as rows: their digests, never the keys themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+from sqlalchemy import Connection, func, insert, select, update
+
+from app.db.tables import api_key
+
+
+class KeyRow(NamedTuple):
+    """One key without its digest. `id` is public; `revoked_at` is None while the key works."""
+
+    id: str
+    name: str
+    last_four: str
+    created_at: datetime
+    revoked_at: datetime | None
+
+
+_COLUMNS = [api_key.c[name] for name in KeyRow._fields]
+
+
+def insert_key(connection: Connection, *, id: str, name: str, digest: bytes, last_four: str) -> KeyRow:
+    """Adds a key; `digest` is the SHA-256 of the whole key, 32 bytes.
+
+    Raises:
+        sqlalchemy.exc.IntegrityError: the id or the digest is there already.
+    """
+    values = {"id": id, "name": name, "digest": digest, "last_four": last_four}
+    return KeyRow(*connection.execute(insert(api_key).values(values).returning(*_COLUMNS)).one())
+
+
+def select_key_by_digest(connection: Connection, digest: bytes) -> KeyRow | None:
+    """Returns the key with that digest, revoked or not, None when there is none."""
+    row = connection.execute(select(*_COLUMNS).where(api_key.c.digest == digest)).first()
+    return None if row is None else KeyRow(*row)
+
+
+def select_keys(connection: Connection) -> list[KeyRow]:
+    """Returns all keys, revoked ones too, oldest first."""
+    rows = connection.execute(select(*_COLUMNS).order_by(api_key.c.created_at, api_key.c.id))
+    return [KeyRow(*row) for row in rows]
+
+
+def update_key_revoked(connection: Connection, id: str) -> KeyRow | None:
+    """Revokes a key and returns it, None when there is no such id; a second call keeps the first time."""
+    revoked_at = func.coalesce(api_key.c.revoked_at, func.now())
+    query = update(api_key).where(api_key.c.id == id).values(revoked_at=revoked_at).returning(*_COLUMNS)
+    row = connection.execute(query).first()
+    return None if row is None else KeyRow(*row)
+
+
+def select_live_digests(connection: Connection, digests: Sequence[bytes]) -> set[bytes]:
+    """Returns those of `digests` that belong to a key which is not revoked."""
+    query = select(api_key.c.digest).where(api_key.c.digest.in_(digests), api_key.c.revoked_at.is_(None))
+    return {bytes(digest) for digest in connection.execute(query).scalars()}

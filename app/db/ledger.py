@@ -1,0 +1,84 @@
+"""The ledger: what each worker says became of its requests, to be held against the rows of activity.
+
+For every worker, at every moment that a reader can see,
+
+    started = rows + in_flight + unshipped + unrecorded + rejected + unsent
+
+because a worker's line is written by the statement that writes its rows. `select_integrity` adds the lines up and
+compares them with the rollups, which count the rows themselves and outlive them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from sqlalchemy import Engine, select, text
+
+from app.db.tables import worker_ledger
+
+
+class LedgerLine(msgspec.Struct, frozen=True, kw_only=True):
+    """What one worker says of itself; the fields are the columns of worker_ledger, explained there."""
+
+    worker_id: str
+    version: int
+    started: int = 0
+    in_flight: int = 0
+    unshipped: int = 0
+    unrecorded: int = 0
+    rejected: int = 0
+    unsent: int = 0
+    direct: int = 0
+    segment: int = 0
+    byte_offset: int = 0
+
+
+_COLUMNS = ", ".join(LedgerLine.__struct_fields__)
+_TYPES = ", ".join(f"{name} {'text' if name == 'worker_id' else 'bigint'}" for name in LedgerLine.__struct_fields__)
+_CHANGES = ", ".join(f"{name} = excluded.{name}" for name in LedgerLine.__struct_fields__ if name != "worker_id")
+
+# A worker that gave up waiting for an answer has sent its next line when the first one is carried out after all:
+# the version keeps the older from replacing the newer.
+UPSERT_LEDGER = f"""
+    INSERT INTO worker_ledger ({_COLUMNS})
+    SELECT {_COLUMNS} FROM jsonb_to_record(CAST(%(ledger)s AS jsonb)) AS line ({_TYPES})
+    ON CONFLICT (worker_id) DO UPDATE SET {_CHANGES}, updated_at = now()
+    WHERE excluded.version > worker_ledger.version"""
+
+_SELECT_INTEGRITY = text("""
+    SELECT
+        (SELECT row_to_json(sums) FROM (
+            SELECT coalesce(sum(started), 0) AS started, coalesce(sum(in_flight), 0) AS in_flight,
+                coalesce(sum(unshipped), 0) AS unshipped, coalesce(sum(unrecorded), 0) AS unrecorded,
+                coalesce(sum(rejected), 0) AS rejected, coalesce(sum(unsent), 0) AS unsent
+            FROM worker_ledger) AS sums) AS ledger,
+        (SELECT json_object_agg(outcome, requests) FROM (
+            SELECT outcome, sum(requests) AS requests FROM usage_rollup WHERE level = 'day' GROUP BY outcome
+        ) AS counted) AS outcomes""")
+
+
+def encode_ledger(line: LedgerLine) -> str:
+    """Returns the parameter `ledger` of UPSERT_LEDGER."""
+    return msgspec.json.encode(line).decode()
+
+
+def upsert_ledger(engine: Engine, line: LedgerLine) -> None:
+    """Writes a worker's line, unless a newer one is there."""
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql(UPSERT_LEDGER, {"ledger": encode_ledger(line)})
+
+
+def select_ledger(engine: Engine, worker_id: str) -> LedgerLine | None:
+    """Returns a worker's line, None if it never wrote one."""
+    columns = [worker_ledger.c[name] for name in LedgerLine.__struct_fields__]
+    with engine.connect() as connection:
+        row = connection.execute(select(*columns).where(worker_ledger.c.worker_id == worker_id)).first()
+    return None if row is None else LedgerLine(**row._mapping)
+
+
+def select_integrity(engine: Engine) -> tuple[dict[str, int], dict[str, int]]:
+    """Returns the sums of all lines by column name, and the number of rows by outcome, from one snapshot."""
+    with engine.connect() as connection:
+        row: Any = connection.execute(_SELECT_INTEGRITY).one()
+    return row.ledger, row.outcomes or {}

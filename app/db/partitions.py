@@ -1,0 +1,117 @@
+"""The daily partitions of activity: made ahead of need, made on demand, and dropped when retention has passed.
+
+There is no DEFAULT partition: with one, PostgreSQL refuses to detach another without blocking traffic, and rows
+that strayed into it must be moved before their day can have a partition. A row whose day has none makes it.
+The sums in the rollups do not change when a partition goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import date, timedelta
+
+from sqlalchemy import Connection, Engine, text
+
+# Three days give the operator a weekend before anything is made on demand, which merely costs a retried batch.
+DAYS_AHEAD = 3
+
+# "part" in ASCII: one worker changes partitions at a time.
+PARTITION_LOCK = 0x70617274
+
+# Names end in the day, so that the day is known also of a table that is detached already.
+_NAME = "activity_p%Y%m%d"
+_PATTERN = r"^activity_p\d{8}$"
+
+_SELECT_PARTITIONS = text("""
+    SELECT child.relname AS name, link.inhrelid IS NOT NULL AS attached,
+        coalesce(link.inhdetachpending, false) AS half_detached
+    FROM pg_class AS parent
+    JOIN pg_class AS child ON child.relnamespace = parent.relnamespace
+    LEFT JOIN pg_inherits AS link ON link.inhrelid = child.oid
+    WHERE parent.oid = to_regclass('activity') AND child.relkind = 'r' AND child.relname ~ :pattern
+    ORDER BY child.relname""")
+
+
+def insert_partitions(connection: Connection, days: list[date]) -> list[date]:
+    """Makes the partitions of these UTC days that are missing, and returns their days.
+
+    Attaching a finished table takes a lock that neither readers nor writers of activity wait for, unlike
+    CREATE TABLE … PARTITION OF. It must be the first thing that the caller's transaction does: it waits for
+    another worker that changes partitions, which may be waiting for everyone that has touched activity.
+
+    Raises:
+        sqlalchemy.exc.OperationalError: another worker was at it for longer than the lock timeout.
+    """
+    connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": PARTITION_LOCK})
+    missing = sorted(set(days) - set(select_partition_days(connection)))
+    for day in missing:
+        name, next_day = day.strftime(_NAME), day + timedelta(days=1)
+        # The table exists when a worker died between detaching and dropping it; its rows then come back.
+        connection.exec_driver_sql(f"CREATE TABLE IF NOT EXISTS {name} (LIKE activity INCLUDING ALL)")
+        bounds = f"FROM ('{day} 00:00+00') TO ('{next_day} 00:00+00')"
+        connection.exec_driver_sql(f"ALTER TABLE activity ATTACH PARTITION {name} FOR VALUES {bounds}")
+    return missing
+
+
+def insert_partitions_ahead(engine: Engine, today: date) -> list[date]:
+    """Makes the partitions of `today` (UTC) and of the DAYS_AHEAD days after it; returns the days made."""
+    days = [today + timedelta(days=ahead) for ahead in range(DAYS_AHEAD + 1)]
+    with engine.begin() as connection:
+        return insert_partitions(connection, days)
+
+
+def select_partition_days(connection: Connection) -> list[date]:
+    """Returns the UTC days that have a partition, oldest first."""
+    rows = connection.execute(_SELECT_PARTITIONS, {"pattern": _PATTERN})
+    return [_day(row.name) for row in rows if row.attached]
+
+
+def drop_partitions(engine: Engine, before: date) -> Iterator[date]:
+    """Drops the partitions of UTC days before `before`, oldest first, and yields each day when it is gone.
+
+    No request waits for it: DETACH CONCURRENTLY blocks neither readers nor writers of the other days. Where
+    another worker is at it, this one leaves it to that worker and yields no more. A drop that was interrupted is
+    finished by the next call.
+
+    Raises:
+        sqlalchemy.exc.OperationalError: a transaction that uses activity outlasted the lock timeout; the
+            partition is then out of sight already, and the next call drops it.
+    """
+    with _autocommit(engine) as connection:
+        for name, attached, half_detached in _droppable(connection, before):
+            if not connection.execute(text("SELECT pg_try_advisory_lock(:n)"), {"n": PARTITION_LOCK}).scalar():
+                return
+            try:
+                _drop(connection, name, attached, half_detached)
+            finally:
+                connection.execute(text("SELECT pg_advisory_unlock(:n)"), {"n": PARTITION_LOCK})
+            yield _day(name)
+
+
+@contextmanager
+def _autocommit(engine: Engine) -> Iterator[Connection]:
+    # DETACH CONCURRENTLY is two transactions of its own and refuses to be part of another.
+    with engine.connect() as connection:
+        yield connection.execution_options(isolation_level="AUTOCOMMIT")
+
+
+def _droppable(connection: Connection, before: date) -> list[tuple[str, bool, bool]]:
+    rows = connection.execute(_SELECT_PARTITIONS, {"pattern": _PATTERN}).all()
+    # A table that is no longer attached was being dropped when its worker died, whatever its day.
+    return [
+        (row.name, row.attached, row.half_detached)
+        for row in rows
+        if _day(row.name) < before or row.half_detached or not row.attached
+    ]
+
+
+def _drop(connection: Connection, name: str, attached: bool, half_detached: bool) -> None:
+    if attached:
+        how = "FINALIZE" if half_detached else "CONCURRENTLY"
+        connection.exec_driver_sql(f"ALTER TABLE activity DETACH PARTITION {name} {how}")
+    connection.exec_driver_sql(f"DROP TABLE IF EXISTS {name}")
+
+
+def _day(name: str) -> date:
+    return date.fromisoformat(name.removeprefix("activity_p"))

@@ -1,0 +1,155 @@
+"""Which migration the database has, which one this code knows, and how to get from one to the other.
+
+A revision's id is the number that its file's name begins with, so the head is known without importing Alembic,
+which a worker never needs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from sqlalchemy import Connection, create_engine, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool
+
+from app.config import ROOT
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+MIGRATIONS = ROOT / "migrations"
+
+# The partitions of the partitioned tables: made by migrations and by app/db/partitions.py, in no metadata.
+PARTITION_NAME = r"(activity_p\d{8}|(usage|key|latency)_rollup_(minute|hour|day))"
+
+
+class SchemaState(NamedTuple):
+    """Where a database stands.
+
+    state: "missing" (never migrated), "behind", "current", or "ahead": newer code has migrated it, which this
+        code runs with, because migrations must work with the code before them.
+    current: the revision in place, None when missing.
+    head: the newest revision that this code knows.
+    """
+
+    state: Literal["missing", "behind", "current", "ahead"]
+    current: str | None
+    head: str
+
+
+class SchemaError(Exception):
+    """The database could not be reached, migrated or compared; the text says why."""
+
+
+def get_head() -> str:
+    """Returns the newest revision among the migration files, for instance "0003"."""
+    return max(path.name[:4] for path in (MIGRATIONS / "versions").glob("[0-9]*_*.py"))
+
+
+def select_schema_state(connection: Connection) -> SchemaState:
+    """Compares the revision in the database with the newest one known to this code."""
+    head = get_head()
+    current = _select_revision(connection)
+    if current is None:
+        return SchemaState("missing", None, head)
+    if current == head:
+        return SchemaState("current", current, head)
+    return SchemaState("behind" if current < head else "ahead", current, head)
+
+
+def fetch_schema_state(database_url: str) -> SchemaState:
+    """Compares as `select_schema_state` does, over a connection of its own.
+
+    Raises:
+        SchemaError: the database is away.
+    """
+    with _explained(), _connection(database_url) as connection:
+        return select_schema_state(connection)
+
+
+def upgrade_schema(database_url: str, revision: str = "head") -> None:
+    """Migrates the database up to `revision`; a second call at the same time waits and then finds nothing to do.
+
+    Raises:
+        SchemaError: the database is away, or a lock was held for too long; nothing is half done, since every
+            migration is a transaction, and calling again is safe.
+    """
+    from alembic import command
+
+    with _explained():
+        command.upgrade(_config(database_url), revision)
+
+
+def downgrade_schema(database_url: str, revision: str) -> None:
+    """Takes migrations back down to `revision` ("base" for all of them); the data in their tables is gone.
+
+    Raises:
+        SchemaError: as `upgrade_schema`.
+    """
+    from alembic import command
+
+    with _explained():
+        command.downgrade(_config(database_url), revision)
+
+
+def compare_schema(database_url: str) -> list[Any]:
+    """Returns Alembic's list of differences between app/db/tables.py and the database, [] when they agree.
+
+    Alembic compares tables, columns, types, unique constraints and indexes, not CHECK constraints.
+
+    Raises:
+        SchemaError: the database is away.
+    """
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    from app.db.tables import metadata
+
+    options = {"include_name": _is_ours, "compare_type": True, "compare_server_default": True}
+    with _explained(), _connection(database_url) as connection:
+        return list(compare_metadata(MigrationContext.configure(connection, opts=options), metadata))
+
+
+def _select_revision(connection: Connection) -> str | None:
+    if connection.execute(text("SELECT to_regclass('alembic_version')")).scalar() is None:
+        return None
+    revision = connection.execute(text("SELECT max(version_num) FROM alembic_version")).scalar()
+    return None if revision is None else str(revision)
+
+
+@contextmanager
+def _connection(database_url: str) -> Iterator[Connection]:
+    # A command makes one connection and ends: a pool would only keep it open.
+    engine = create_engine(database_url, poolclass=NullPool, connect_args={"connect_timeout": 5})
+    with engine.connect() as connection:
+        yield connection
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    from alembic.util import CommandError
+
+    try:
+        yield
+    except DBAPIError as error:
+        raise SchemaError(f"PostgreSQL says: {str(error.orig).strip()}") from error
+    except CommandError as error:
+        raise SchemaError(str(error)) from error
+
+
+def _config(database_url: str) -> Config:
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    # Alembic would otherwise split the path at spaces and colons.
+    config.set_main_option("path_separator", "newline")
+    config.attributes["url"] = database_url
+    return config
+
+
+def _is_ours(name: str | None, kind: str, parents: Any) -> bool:
+    return not (kind == "table" and name is not None and re.fullmatch(PARTITION_NAME, name))

@@ -1,0 +1,247 @@
+"""The tables, as SQLAlchemy sees them; `migrations/` makes them, and `flask db check` holds the two together.
+
+    api_key         one gateway key: its digest, never the key itself
+    activity        one inference request; partitioned by UTC day (app/db/partitions.py)
+    usage_rollup    sums of activity by minute, hour and day × gateway × model × outcome × error type
+    key_rollup      which keys were seen by minute, hour and day × gateway
+    key_usage       sums of activity by day × key × gateway × model
+    latency_rollup  histograms of activity by minute, hour and day × gateway × metric
+    worker_ledger   what each worker says became of its requests (app/db/ledger.py)
+
+The four after activity are written by the statement that writes activity, and outlive it. Keys stand outside
+usage_rollup because their product with the models would make its minutes as numerous as the requests. The three
+rollups with a level are list-partitioned by it, so that the few day rows do not lie scattered among minutes.
+
+Days are UTC days. Absent text is '' in the rollups, because NULLs would never conflict in a primary key.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    ColumnElement,
+    Date,
+    DateTime,
+    Double,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Numeric,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+    func,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+OUTCOMES = (
+    "ok",
+    "client_gone",
+    "upstream_error",
+    "upstream_cut",
+    "upstream_timeout",
+    "rejected",
+    "gateway_shutdown",
+    "lost",
+)
+USAGE_SOURCES = ("provider", "counted", "none")
+COST_KINDS = ("exact", "estimated", "unknown")
+LEVELS = ("minute", "hour", "day")
+METRICS = ("ttft", "duration")
+
+# Bounds far above anything real: a provider's absurd number must not bring a rollup's sum near the end of its
+# type, where it would stop every later insert. 10^12 tokens are a century of one fast stream, 10^11 ms are
+# three years.
+MOST_TOKENS = 10**12
+MOST_MS = 10**11
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def _sums() -> list[Column[Any]]:
+    # app/db/insert_sql.py fills the measures by these names.
+    return [
+        Column("requests", BigInteger, nullable=False),
+        Column("prompt_tokens", BigInteger, nullable=False),
+        Column("completion_tokens", BigInteger, nullable=False),
+        Column("cached_tokens", BigInteger, nullable=False),
+        Column("reasoning_tokens", BigInteger, nullable=False),
+        Column("cost_exact", Numeric, nullable=False, comment="USD"),
+        Column("cost_estimated", Numeric, nullable=False, comment="USD"),
+        Column("unpriced_requests", BigInteger, nullable=False),
+        Column("speed_tokens", BigInteger, nullable=False, comment="completion tokens of rows with a speed"),
+        Column("speed_ms", Double, nullable=False, comment="their generation time"),
+    ]
+
+
+def _one_of(column: str, words: tuple[str, ...]) -> CheckConstraint:
+    return CheckConstraint(f"{column} IN ({', '.join(repr(word) for word in words)})", name=column)
+
+
+def _between(column: str, most: int) -> CheckConstraint:
+    return CheckConstraint(f"{column} BETWEEN 0 AND {most}", name=column)
+
+
+api_key = Table(
+    "api_key",
+    metadata,
+    Column("id", Text, primary_key=True, comment="public id, shown in lists and logs"),
+    Column("name", Text, nullable=False),
+    Column("digest", LargeBinary, nullable=False, unique=True, comment="SHA-256 of the whole key"),
+    Column("last_four", Text, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("revoked_at", DateTime(timezone=True)),
+)
+
+activity = Table(
+    "activity",
+    metadata,
+    Column("request_id", Uuid),
+    Column("started_at", DateTime(timezone=True)),
+    Column("key_id", Text, nullable=False, comment="api_key.id, or env for the key of the environment"),
+    Column("gateway", Text),
+    Column("endpoint", Text, nullable=False),
+    Column("model_requested", Text),
+    Column("model_served", Text),
+    Column("stream", Boolean, nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("prompt_tokens", BigInteger),
+    Column("completion_tokens", BigInteger),
+    Column("cached_tokens", BigInteger),
+    Column("reasoning_tokens", BigInteger),
+    Column("usage_source", Text, nullable=False),
+    Column("cost_usd", Numeric(30, 15)),
+    Column("cost_kind", Text, nullable=False),
+    Column("price_source", Text),
+    Column("price_date", Date),
+    Column("duration_ms", Double),
+    Column("ttft_ms", Double),
+    Column("tokens_per_second", Double),
+    Column("finish_reason", Text),
+    Column("error_type", Text),
+    Column("error_code", Text),
+    Column("upstream_request_id", Text),
+    Column("upstream_status", Integer),
+    Column("attempts", JSONB(none_as_null=True)),
+    Column("events", Integer),
+    Column("bytes_out", BigInteger),
+    Column("longest_gap_ms", Double),
+    Column("client_retry", Integer),
+    # The time comes first: the primary key is then also the index of "newest first", walked backwards.
+    PrimaryKeyConstraint("started_at", "request_id"),
+    _one_of("outcome", OUTCOMES),
+    _one_of("usage_source", USAGE_SOURCES),
+    _one_of("cost_kind", COST_KINDS),
+    _between("prompt_tokens", MOST_TOKENS),
+    _between("completion_tokens", MOST_TOKENS),
+    _between("cached_tokens", MOST_TOKENS),
+    _between("reasoning_tokens", MOST_TOKENS),
+    _between("duration_ms", MOST_MS),
+    _between("ttft_ms", MOST_MS),
+    CheckConstraint("cost_usd >= 0", name="cost_usd"),
+    # An unknown cost is NULL and never zero, and a known one says how it is known.
+    CheckConstraint("(cost_kind = 'unknown') = (cost_usd IS NULL)", name="cost_known"),
+    postgresql_partition_by="RANGE (started_at)",
+)
+
+
+def activity_model() -> ColumnElement[str]:
+    """The one name by which activity is filtered by model and counted: served or, failing that, requested."""
+    return func.coalesce(activity.c.model_served, activity.c.model_requested)
+
+
+# request_id is left out of them: rows of one microsecond are few, and an incremental sort orders those.
+Index("ix_activity_key_id_started_at", activity.c.key_id, activity.c.started_at)
+Index("ix_activity_model_started_at", activity_model(), activity.c.started_at)
+Index("ix_activity_gateway_started_at", activity.c.gateway, activity.c.started_at)
+# Nearly every row is "ok", so a walk of the primary key finds those; the index is for the few others.
+Index(
+    "ix_activity_outcome_started_at",
+    activity.c.outcome,
+    activity.c.started_at,
+    postgresql_where=activity.c.outcome != "ok",
+)
+
+usage_rollup = Table(
+    "usage_rollup",
+    metadata,
+    Column("level", Text, nullable=False),
+    Column("start", DateTime(timezone=True), nullable=False),
+    Column("gateway", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("error_type", Text, nullable=False),
+    *_sums(),
+    PrimaryKeyConstraint("level", "start", "gateway", "model", "outcome", "error_type"),
+    postgresql_partition_by="LIST (level)",
+)
+
+key_rollup = Table(
+    "key_rollup",
+    metadata,
+    Column("level", Text, nullable=False),
+    Column("start", DateTime(timezone=True), nullable=False),
+    Column("gateway", Text, nullable=False),
+    Column("key_id", Text, nullable=False),
+    Column("requests", BigInteger, nullable=False),
+    PrimaryKeyConstraint("level", "start", "gateway", "key_id"),
+    postgresql_partition_by="LIST (level)",
+)
+
+key_usage = Table(
+    "key_usage",
+    metadata,
+    Column("key_id", Text, nullable=False),
+    Column("day", Date, nullable=False),
+    Column("gateway", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    *_sums(),
+    # The key comes first because a key asks for its own usage; only operators ask for the days of all keys.
+    PrimaryKeyConstraint("key_id", "day", "gateway", "model"),
+)
+
+latency_rollup = Table(
+    "latency_rollup",
+    metadata,
+    Column("level", Text, nullable=False),
+    Column("start", DateTime(timezone=True), nullable=False),
+    Column("gateway", Text, nullable=False),
+    Column("metric", Text, nullable=False),
+    Column("bucket", SmallInteger, nullable=False, comment="see app/db/histogram.py"),
+    Column("count", BigInteger, nullable=False),
+    PrimaryKeyConstraint("level", "start", "gateway", "metric", "bucket"),
+    postgresql_partition_by="LIST (level)",
+)
+
+worker_ledger = Table(
+    "worker_ledger",
+    metadata,
+    Column("worker_id", Text, primary_key=True, comment="the name of its directory in the journal"),
+    Column("version", BigInteger, nullable=False, comment="counts up; the highest line is the newest"),
+    Column("started", BigInteger, nullable=False, comment="requests begun"),
+    Column("in_flight", BigInteger, nullable=False, comment="not ended yet"),
+    Column("unshipped", BigInteger, nullable=False, comment="ended, and the row is on its way here"),
+    Column("unrecorded", BigInteger, nullable=False, comment="ended without a row: the disk was full or broken"),
+    Column("rejected", BigInteger, nullable=False, comment="rows that PostgreSQL refused; see rejected.jsonl"),
+    Column("unsent", BigInteger, nullable=False, comment="begun by a worker that died before it asked a provider"),
+    Column("direct", BigInteger, nullable=False, comment="rows that came from memory, past the journal"),
+    Column("segment", BigInteger, nullable=False, comment="of the journal, and"),
+    Column("byte_offset", BigInteger, nullable=False, comment="in it, before which all rows are here"),
+    Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+)

@@ -1,0 +1,46 @@
+"""Runs the migrations: one release at a time, and never waiting long for a lock that traffic holds.
+
+The caller (app/db/schema.py) passes the database's address and the metadata as attributes of Alembic's config.
+Version files never import the app: they must go on saying what they said on the day they were written.
+"""
+
+from __future__ import annotations
+
+from alembic import context
+from sqlalchemy import Connection, create_engine, text
+from sqlalchemy.pool import NullPool
+
+# Any fixed number that no other advisory lock of this database uses; "migrate" in ASCII cut to 32 bits.
+MIGRATION_LOCK = 0x6D696772
+# A second release waits for the first for so long; migrations are meant to take seconds.
+WAIT_FOR_OTHER_RELEASE = "60s"
+# While DDL waits for its lock, all later traffic on the table queues behind it: give up early, try again later.
+LOCK_TIMEOUT = "5s"
+# Long enough for a backfill of the small tables; the big one is changed by partition.
+STATEMENT_TIMEOUT = "120s"
+
+
+def run_migrations() -> None:
+    url = context.config.attributes["url"]
+    # The session that holds the advisory lock ends with the engine's only connection, and the lock with it.
+    engine = create_engine(url, poolclass=NullPool, connect_args={"connect_timeout": 5})
+    with engine.connect() as connection:
+        _take_turn(connection)
+        context.configure(
+            connection=connection,
+            target_metadata=context.config.attributes.get("metadata"),
+            transaction_per_migration=True,
+        )
+        with context.begin_transaction():
+            context.run_migrations()
+
+
+def _take_turn(connection: Connection) -> None:
+    connection.execute(text(f"SET statement_timeout = '{WAIT_FOR_OTHER_RELEASE}'"))
+    connection.execute(text("SELECT pg_advisory_lock(:number)"), {"number": MIGRATION_LOCK})
+    connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT}'"))
+    connection.execute(text(f"SET statement_timeout = '{STATEMENT_TIMEOUT}'"))
+    connection.commit()
+
+
+run_migrations()

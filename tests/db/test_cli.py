@@ -1,0 +1,56 @@
+"""`flask db` migrates and tells where the database stands, in plain sentences and exit codes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from click.testing import CliRunner, Result
+
+from app.cli.db import db_group
+from app.config import load_settings, use_settings
+from app.db.schema import get_head
+from tests.support.postgres import Postgres
+
+
+@pytest.fixture
+def empty_database(postgres: Postgres) -> Iterator[None]:
+    """This process's settings name a database without any table."""
+    url = postgres.create_database()
+    use_settings(load_settings({"DATABASE_URL": url}))
+    yield
+    use_settings(None)
+    postgres.drop_database(url)
+
+
+def test_the_way_from_an_empty_database_to_the_newest_schema_and_back(empty_database: None) -> None:
+    assert _run("current").exit_code == 1
+    assert "missing" in _run("current").output
+    assert _run("check").exit_code == 1
+    assert f"schema current: migration {get_head()} is in place" in _run("upgrade").output
+    assert _run("current").exit_code == _run("check").exit_code == 0
+    assert "schema behind: migration 0001" in _run("downgrade", "0001", "--yes").output
+    assert _run("current").exit_code == 1
+
+
+def test_a_downgrade_asks_first(empty_database: None) -> None:
+    _run("upgrade")
+    assert _run("downgrade", "base").exit_code == 1
+    assert _run("current").exit_code == 0
+
+
+@pytest.mark.parametrize("command", ["upgrade", "current", "check"])
+def test_what_stands_in_the_way_is_said_in_a_sentence(command: str) -> None:
+    away = "postgresql://nobody@/nothing?host=/nowhere"
+    for settings, words in [({}, "DATABASE_URL is not set"), ({"DATABASE_URL": away}, "No such file")]:
+        use_settings(load_settings(settings))
+        try:
+            result = _run(command)
+        finally:
+            use_settings(None)
+        assert result.exit_code == 1
+        assert result.output.startswith("Error: ") and words in result.output
+
+
+def _run(*arguments: str) -> Result:
+    return CliRunner().invoke(db_group, arguments)

@@ -1,0 +1,141 @@
+"""The pool survives what happens to databases: restarts, freezes, forks, and waits that are broken off."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import Engine, text
+
+from app.config import ROOT, SettingsError, load_settings, use_settings
+from app.db.engine import POOL_SIZE, create_engine_for, dispose_engine, get_engine, ping
+from tests.support.postgres import Postgres
+
+
+@pytest.fixture
+def configured(database_url: str) -> Iterator[None]:
+    """This process's settings name the test's database."""
+    use_settings(load_settings({"DATABASE_URL": database_url}))
+    yield
+    dispose_engine()
+    use_settings(None)
+
+
+def test_a_process_has_one_engine(configured: None) -> None:
+    assert get_engine() is get_engine()
+
+
+def test_without_an_address_the_error_names_the_setting() -> None:
+    use_settings(load_settings({}))
+    try:
+        with pytest.raises(SettingsError, match="DATABASE_URL"):
+            get_engine()
+    finally:
+        use_settings(None)
+
+
+def test_a_forked_process_gets_connections_of_its_own(configured: None) -> None:
+    mine = _backend(get_engine())
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(write, str(_backend(get_engine())).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    theirs = int(os.read(read, 20))
+    assert theirs != mine
+    # The parent's connection still works: the child has not closed it in the parent's name.
+    assert _backend(get_engine()) == mine
+
+
+def test_every_session_has_the_limits(engine: Engine) -> None:
+    names = ["statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "TimeZone"]
+    with engine.connect() as connection:
+        values = [connection.execute(text(f"SHOW {name}")).scalar() for name in names]
+    assert values == ["10s", "5s", "15s", "UTC"]
+
+
+def test_the_pool_opens_no_more_connections_than_it_may(engine: Engine) -> None:
+    held = [engine.connect() for _ in range(POOL_SIZE)]
+    with pytest.raises(Exception, match="QueuePool limit"):
+        engine.connect()
+    for connection in held:
+        connection.close()
+
+
+@pytest.mark.parametrize("end", ["stop", "kill"])
+def test_connections_of_a_server_that_was_restarted_are_replaced_unseen(
+    victim: Postgres, victim_engine: Engine, end: str
+) -> None:
+    before = _backend(victim_engine)
+    getattr(victim, end)()
+    assert not ping(5, victim_engine)
+    victim.start()
+    assert ping(5, victim_engine)
+    assert _backend(victim_engine) != before
+
+
+def test_a_ping_of_a_frozen_server_returns_in_its_time(victim: Postgres, victim_engine: Engine) -> None:
+    assert ping(5, victim_engine)
+    victim.pause()
+    try:
+        began = time.monotonic()
+        assert not ping(0.3, victim_engine)
+        # Without its own bound it would wait for as long as the server is frozen.
+        assert time.monotonic() - began < 10
+    finally:
+        victim.resume()
+    assert ping(5, victim_engine)
+
+
+BROKEN_OFF_UNDER_GEVENT = """
+from gevent import monkey; monkey.patch_all()
+from psycogreen.gevent import patch_psycopg; patch_psycopg()
+import gevent, sys
+from sqlalchemy import text
+from app.db.engine import create_engine_for
+
+engine = create_engine_for(sys.argv[1])
+def ask(connection, sql): return connection.execute(text(sql)).scalar()
+with engine.connect() as connection: before = ask(connection, "SELECT pg_backend_pid()")
+try:
+    with gevent.Timeout(0.3), engine.connect() as connection:
+        assert ask(connection, "SELECT pg_backend_pid()") == before
+        ask(connection, "SELECT pg_sleep(5)")
+except gevent.Timeout:
+    print("broken off")
+with engine.connect() as connection:
+    print("the same" if ask(connection, "SELECT pg_backend_pid()") == before else "another", "connection")
+    print(ask(connection, "SELECT 'answers' || '!'"), engine.pool.checkedout())
+"""
+
+
+def test_a_connection_whose_wait_was_broken_off_is_not_used_again(database_url: str) -> None:
+    # gevent patches a whole process, so this runs in one of its own.
+    command = [sys.executable, "-W", "error", "-c", BROKEN_OFF_UNDER_GEVENT, database_url]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines() == ["broken off", "another connection", "answers! 1"], done.stderr
+
+
+def test_errors_show_no_parameters(engine: Engine) -> None:
+    with pytest.raises(Exception, match="hidden") as caught, engine.connect() as connection:
+        connection.execute(text("SELECT CAST(:secret AS integer) / 0 FROM nothing"), {"secret": "12345678"})
+    assert "12345678" not in str(caught.value).replace(str(getattr(caught.value, "orig", "")), "")
+
+
+def _backend(engine: Engine) -> int:
+    with engine.connect() as connection:
+        return int(connection.execute(text("SELECT pg_backend_pid()")).scalar_one())
+
+
+def test_a_url_of_any_accepted_form_names_the_driver(database_url: str) -> None:
+    bare = database_url.replace("postgresql+psycopg2://", "postgres://")
+    url = load_settings({"DATABASE_URL": bare}).database_url
+    assert url == database_url
+    engine = create_engine_for(url)
+    assert engine.dialect.driver == "psycopg2" and ping(5, engine)
+    engine.dispose()

@@ -1,0 +1,175 @@
+"""Storage stays bounded: days are made and dropped, fine rollups are pruned, and no statistic changes by it."""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import OperationalError
+
+from app.db.partitions import (
+    DAYS_AHEAD,
+    PARTITION_LOCK,
+    drop_partitions,
+    insert_partitions,
+    insert_partitions_ahead,
+    select_partition_days,
+)
+from app.db.rollups import (
+    FINE_LEVELS_KEPT,
+    Usage,
+    delete_fine_rollups,
+    select_key_usage,
+    select_outcome_counts,
+    select_usage,
+)
+from tests.db.rows import NOON, contents, count, insert_rows, make_row
+from tests.support.waiting import wait_until
+
+DAY = timedelta(days=1)
+TODAY = NOON.date()
+ROLLUPS = ("usage_rollup", "key_rollup", "key_usage", "latency_rollup")
+
+
+def test_partitions_are_made_for_today_and_the_days_ahead_once(engine: Engine) -> None:
+    days = [TODAY + ahead * DAY for ahead in range(DAYS_AHEAD + 1)]
+    assert insert_partitions_ahead(engine, TODAY) == days
+    assert insert_partitions_ahead(engine, TODAY) == []
+    assert insert_partitions_ahead(engine, TODAY + DAY) == [days[-1] + DAY]
+    assert _days(engine) == [*days, days[-1] + DAY]
+
+
+def test_a_partition_has_the_indexes_and_checks_of_the_table(engine: Engine) -> None:
+    insert_partitions_ahead(engine, TODAY)
+    query = """SELECT (SELECT count(*) FROM pg_index WHERE indrelid = c.oid),
+        (SELECT count(*) FROM pg_constraint WHERE conrelid = c.oid) FROM pg_class c WHERE relname = :name"""
+    with engine.connect() as connection:
+        parent, child = (
+            connection.execute(text(query), {"name": name}).one() for name in ["activity", f"activity_p{TODAY:%Y%m%d}"]
+        )
+    assert child == parent and parent[0] == 5
+
+
+def test_statistics_of_a_month_are_the_same_after_its_rows_are_dropped(engine: Engine) -> None:
+    insert_rows(engine, [make_row(after_s=-hour * 3600, key_id=f"key-{hour % 3}") for hour in range(600)])
+    before, rollups = _statistics(engine), contents(engine, *ROLLUPS)
+    dropped = list(drop_partitions(engine, TODAY))
+    assert dropped == [TODAY - days * DAY for days in range(25, 0, -1)]
+    assert _days(engine) == [TODAY] and 0 < count(engine, "activity") < 24
+    assert _statistics(engine) == before
+    assert contents(engine, *ROLLUPS) == rollups
+
+
+def test_a_row_older_than_retention_is_counted_and_then_dropped_with_its_day(engine: Engine) -> None:
+    insert_rows(engine, [make_row(after_s=-86_400 * 200)])
+    assert list(drop_partitions(engine, TODAY)) == [TODAY - 200 * DAY]
+    with engine.connect() as connection:
+        assert select_outcome_counts(connection) == {"ok": 1}
+
+
+def test_a_drop_waits_for_no_writer_and_no_writer_waits_for_it(engine: Engine) -> None:
+    insert_rows(engine, [make_row(after_s=-86_400), make_row()])
+    with engine.connect() as reader:
+        reader.execute(text("SELECT count(*) FROM activity")).all()
+        drop = threading.Thread(target=lambda: list(drop_partitions(engine, TODAY)))
+        drop.start()
+        # The drop waits for the reader's transaction; a writer of another day must not queue behind it.
+        _wait_for_a_waiter(engine)
+        assert insert_rows(engine, [make_row()]) == 1
+        assert drop.is_alive()
+    drop.join(10)
+    assert _days(engine) == [TODAY]
+
+
+def test_a_drop_that_was_broken_off_is_finished_by_the_next(engine: Engine) -> None:
+    insert_rows(engine, [make_row(after_s=-86_400), make_row()])
+    with engine.connect() as reader:
+        reader.execute(text("SELECT count(*) FROM activity")).all()
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as impatient:
+            impatient.execute(text("SET lock_timeout = '50ms'"))
+            name = f"activity_p{TODAY - DAY:%Y%m%d}"
+            with pytest.raises(OperationalError):
+                impatient.exec_driver_sql(f"ALTER TABLE activity DETACH PARTITION {name} CONCURRENTLY")
+            impatient.execute(text("RESET lock_timeout"))
+    assert list(drop_partitions(engine, TODAY)) == [TODAY - DAY]
+    assert _days(engine) == [TODAY]
+
+
+def test_a_table_left_behind_by_a_dead_worker_is_dropped(engine: Engine) -> None:
+    insert_rows(engine, [make_row()])
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"ALTER TABLE activity DETACH PARTITION activity_p{TODAY:%Y%m%d}")
+    assert list(drop_partitions(engine, TODAY - DAY)) == [TODAY]
+    assert list(drop_partitions(engine, TODAY - DAY)) == []
+
+
+def test_only_one_worker_drops_at_a_time(engine: Engine) -> None:
+    insert_rows(engine, [make_row(after_s=-86_400)])
+    with engine.connect() as other:
+        other.execute(text("SELECT pg_advisory_xact_lock(:n)"), {"n": PARTITION_LOCK})
+        assert list(drop_partitions(engine, TODAY)) == []
+    assert list(drop_partitions(engine, TODAY)) == [TODAY - DAY]
+
+
+def test_a_partition_that_two_workers_want_is_made_once(engine: Engine) -> None:
+    threads = [threading.Thread(target=insert_partitions_ahead, args=(engine, TODAY)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(_days(engine)) == DAYS_AHEAD + 1
+
+
+def test_minutes_and_hours_are_pruned_and_days_stay(engine: Engine) -> None:
+    old = -int(FINE_LEVELS_KEPT.total_seconds()) - 86_400
+    insert_rows(engine, [make_row(after_s=old + minute * 60) for minute in range(30)])
+    insert_rows(engine, [make_row()])
+    # Thirty minutes within one hour: their rows of usage, of keys and of the two latencies, and the hour's.
+    assert delete_fine_rollups(engine, NOON) == 31 * 4
+    assert delete_fine_rollups(engine, NOON) == 0
+    first = (NOON + old * timedelta(seconds=1)).date()
+    usage = _usage(engine, datetime(first.year, first.month, first.day, tzinfo=UTC), NOON + DAY)
+    assert [row.sums.requests for row in usage.rows] == [31]
+
+
+@pytest.mark.parametrize("refusal", [{"outcome": "rejected"}, {"outcome": "upstream_error", "status": 404}])
+def test_model_names_that_only_a_client_vouches_for_do_not_grow_the_rollups(
+    engine: Engine, refusal: dict[str, object]
+) -> None:
+    refused = {"model_served": None, "cost_usd": None, "cost_kind": "unknown", **refusal}
+    insert_rows(engine, [make_row(model_requested=f"junk-{number}", **refused) for number in range(100)])
+    assert count(engine, "usage_rollup") == 3
+    assert count(engine, "key_usage") == 1
+
+
+def test_only_days_that_have_none_get_a_partition(engine: Engine) -> None:
+    with engine.begin() as connection:
+        assert insert_partitions(connection, [TODAY, TODAY]) == [TODAY]
+    with engine.begin() as connection:
+        assert insert_partitions(connection, [TODAY, date(2020, 1, 1)]) == [date(2020, 1, 1)]
+
+
+def _statistics(engine: Engine) -> object:
+    with engine.connect() as connection:
+        keys = select_key_usage(connection, first=TODAY - 60 * DAY, last=TODAY)
+    windows = [timedelta(hours=1), DAY, 7 * DAY, 30 * DAY]
+    minute = NOON + timedelta(minutes=17)
+    return keys, [_usage(engine, minute - window, minute) for window in windows]
+
+
+def _usage(engine: Engine, start: datetime, end: datetime) -> Usage:
+    with engine.connect() as connection:
+        return select_usage(connection, start=start, end=end, step=DAY)
+
+
+def _days(engine: Engine) -> list[date]:
+    with engine.connect() as connection:
+        return select_partition_days(connection)
+
+
+def _wait_for_a_waiter(engine: Engine) -> None:
+    query = text("SELECT count(*) FROM pg_stat_activity WHERE query ~ 'DETACH' AND wait_event_type = 'Lock'")
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        wait_until(lambda: connection.execute(query).scalar())

@@ -1,0 +1,111 @@
+"""Activity is read newest first, filtered, page by page, and never skips or repeats a row."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, event
+
+from app.db.activity import ActivityCursor, ActivityFilter, select_activity, stream_activity
+from tests.db.rows import NOON, Row, insert_rows, make_row
+
+DAY_S = 86_400
+
+
+@pytest.fixture
+def rows(engine: Engine) -> list[Row]:
+    """Two hundred rows over four days, forty of them in the same microsecond, inserted; newest first."""
+    chance = random.Random(7)
+    rows = [
+        make_row(
+            after_s=0 if number < 40 else chance.randrange(-2 * DAY_S, 2 * DAY_S),
+            key_id=chance.choice(["key-1", "key-2", "env"]),
+            gateway=chance.choice(["fireworks", "chutes", None]),
+            model_served=chance.choice(["a", "b", None]),
+            outcome=chance.choice(["ok", "ok", "client_gone", "rejected"]),
+        )
+        for number in range(200)
+    ]
+    insert_rows(engine, rows)
+    return sorted(rows, key=lambda row: (row["started_at"], row["request_id"]), reverse=True)
+
+
+def test_pages_along_the_cursor_are_all_rows_newest_first(engine: Engine, rows: list[Row]) -> None:
+    after, seen = None, []
+    with engine.connect() as connection:
+        while page := select_activity(connection, ActivityFilter(), after=after, limit=7):
+            seen += [row["request_id"] for row in page]
+            after = ActivityCursor(page[-1]["started_at"], page[-1]["request_id"])
+    assert seen == _ids(rows)
+
+
+@pytest.mark.parametrize("page_rows", [1, 3, 200, 1000])
+def test_an_export_has_every_row_once_whatever_its_pages(engine: Engine, rows: list[Row], page_rows: int) -> None:
+    assert _ids(stream_activity(engine, ActivityFilter(), page_rows=page_rows)) == _ids(rows)
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {"key_id": "env"},
+        {"gateway": "chutes"},
+        {"outcome": "client_gone"},
+        {"outcome": "ok"},
+        {"key_id": "key-1", "gateway": "fireworks", "outcome": "ok"},
+        {"key_id": "nobody"},
+    ],
+    ids=str,
+)
+def test_filters_choose_the_rows_that_have_the_value(engine: Engine, rows: list[Row], chosen: dict[str, str]) -> None:
+    wanted = [row for row in rows if all(row[name] == value for name, value in chosen.items())]
+    assert _ids(stream_activity(engine, ActivityFilter(**chosen), page_rows=11)) == _ids(wanted)
+
+
+def test_the_model_filter_takes_the_model_served_and_else_the_one_requested(engine: Engine, rows: list[Row]) -> None:
+    served = [row for row in rows if row["model_served"] == "a"]
+    neither = [row for row in rows if row["model_served"] is None]
+    assert _ids(stream_activity(engine, ActivityFilter(model="a"))) == _ids(served)
+    assert _ids(stream_activity(engine, ActivityFilter(model="example"))) == _ids(neither)
+
+
+def test_a_time_range_has_its_start_and_not_its_end(engine: Engine, rows: list[Row]) -> None:
+    start, end = rows[150]["started_at"], NOON
+    wanted = [row for row in rows if start <= row["started_at"] < end]
+    assert wanted and _ids(stream_activity(engine, ActivityFilter(start=start, end=end))) == _ids(wanted)
+
+
+def test_an_export_holds_no_connection_while_its_reader_is_slow(engine: Engine, rows: list[Row]) -> None:
+    export = stream_activity(engine, ActivityFilter(), page_rows=10)
+    next(export)
+    assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("wanted", [ActivityFilter(), ActivityFilter(model="a"), ActivityFilter(key_id="env")])
+def test_a_page_after_a_cursor_looks_only_at_the_cursors_day_and_earlier(
+    engine: Engine, rows: list[Row], wanted: ActivityFilter
+) -> None:
+    oldest = ActivityCursor(rows[-1]["started_at"], rows[-1]["request_id"])
+    plan = _plan_of_select(engine, wanted, oldest)
+    days = {row["started_at"].date() for row in rows}
+    assert len(days) == 5
+    assert [f"activity_p{day:%Y%m%d}" in plan for day in sorted(days)] == [True, False, False, False, False]
+
+
+def _plan_of_select(engine: Engine, wanted: ActivityFilter, after: ActivityCursor) -> str:
+    statements: list[tuple[str, Any]] = []
+
+    def remember(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_rest: Any) -> None:
+        statements.append((statement, parameters))
+
+    with engine.connect() as connection:
+        event.listen(connection, "before_cursor_execute", remember)
+        select_activity(connection, wanted, after=after)
+        event.remove(connection, "before_cursor_execute", remember)
+        statement, parameters = statements[0]
+        return "\n".join(connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).scalars())
+
+
+def _ids(rows: Any) -> list[Any]:
+    return [row["request_id"] for row in rows]
