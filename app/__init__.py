@@ -1,0 +1,50 @@
+"""The gateway: OpenAI's API in front of Fireworks.ai, Featherless, DeepInfra and Chutes.
+
+The map. Four ideas, and imports only go down:
+
+    routes/     HTTP in and out; `routes/__init__.py` is the whole API as a table
+    services/   what is decided and who is called; `services/chat.py` is the story of one request
+    db/         SQL
+    errors.py   every error a caller can meet, in one tree and one shape
+
+Beside them: `http.py` is what every request goes through, `config.py` reads the settings, `logs.py` writes one line a
+request, `boot.py` and `worker.py` are what gunicorn calls, `cli/` holds the `flask` commands, `dev/` is what
+`make run` adds, and `sandbox/` is a local Fireworks to try things against. docs/design.md tells why.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from app.config import Settings, get_settings, use_settings
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+
+def create_app(settings: Settings | None = None) -> Flask:
+    """Makes the application.
+
+    Args:
+        settings: those to use in this process; read from the environment when not given.
+
+    Raises:
+        SettingsError: a setting is malformed.
+    """
+    # Imported here, because gunicorn's main process reads `app.config` before gevent has patched anything, and so that
+    # the sandbox and the Python client load only what they use.
+    from flask import Flask
+
+    from app.cli import register_commands
+    from app.http import require_key, set_up_http
+    from app.routes import BLUEPRINTS
+
+    use_settings(settings or get_settings())
+    app = Flask(__name__, static_folder=None)
+    set_up_http(app)
+    for blueprint, needs_key in BLUEPRINTS:
+        app.register_blueprint(blueprint)
+        if needs_key:
+            app.before_request_funcs.setdefault(blueprint.name, []).append(require_key)
+    register_commands(app)
+    return app

@@ -1,0 +1,15 @@
+"""`GET /metrics`: Prometheus' text format."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response
+
+from app.services.metrics import render_metrics
+
+bp = Blueprint("metrics", __name__)
+
+
+@bp.get("/metrics")
+def metrics() -> Response:
+    """Shows the metrics of all workers."""
+    return Response(render_metrics(), content_type="text/plain; version=0.0.4; charset=utf-8")

@@ -1,0 +1,29 @@
+"""`GET /v1/models` and `/v1/models/<id>`: the catalog in OpenAI's form, for its SDKs."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response
+
+from app.errors import BadRequest
+from app.routes.answers import json_answer
+from app.routes.validators import conditional_answer
+from app.services.models import get_providers_on
+from app.services.models.render import render_openai_list, to_openai
+from app.services.routing import MAX_NAME_LENGTH, resolve_entry
+
+bp = Blueprint("models", __name__)
+
+
+@bp.get("/v1/models")
+def list_models() -> Response:
+    """Lists every model of every provider that is on."""
+    return conditional_answer(render_openai_list())
+
+
+@bp.get("/v1/models/<path:model_id>")
+def retrieve_model(model_id: str) -> Response:
+    """Shows one model, by its id or by a name that people write for it."""
+    if len(model_id) > MAX_NAME_LENGTH:
+        raise BadRequest(f"A model's name has at most {MAX_NAME_LENGTH} characters.", param="model")
+    _, model = resolve_entry(model_id, get_providers_on())
+    return json_answer(to_openai(model, model.id))

@@ -1,0 +1,146 @@
+"""One chat request, from its body to its finished record.
+
+Read it from the top: a body becomes a `ChatRequest`, the request goes to the provider that serves its model, the
+answer comes back whole or as a stream, and whatever happens the activity is finished exactly once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from app.config import get_settings
+from app.errors import GatewayError, UpstreamError
+from app.services.activity import Activity
+from app.services.attempts import post_chat_with_retries
+from app.services.chat_request import ChatRequest, read_chat_request
+from app.services.client import ClientConnection
+from app.services.completions import CompletionCollector, process_completion
+from app.services.interrupts import ends_early
+from app.services.metering import record_completion, record_error, record_stream
+from app.services.providers import Provider, get_client
+from app.services.relay import Relay, Sightings
+from app.services.sse import event_data, split_events
+from app.services.upstream import Answer
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+
+# What a caller may see of the provider's headers: its limits and its own measurements, nothing about its network.
+_SHOWN_HEADERS = ("x-ratelimit-", "fireworks-")
+
+
+@dataclass(slots=True)
+class ChatAnswer:
+    """What the client gets: the JSON of a completion, or a `Relay` to iterate over and close."""
+
+    body: bytes | Relay
+    headers: dict[str, str]
+
+
+def answer_chat(content: bytes, activity: Activity, client: ClientConnection) -> ChatAnswer:
+    """Serves one chat completion request.
+
+    Args:
+        content: the request's body.
+        activity: its record, begun; it is finished here or, for a stream, when the stream is closed.
+        client: its connection.
+
+    Raises:
+        GatewayError: the request was refused, by the gateway or by the provider.
+    """
+    try:
+        request = read_chat_request(content, activity)
+        return _send(request, activity, client)
+    except GatewayError as error:
+        record_error(activity, error)
+        raise
+    except BaseException:
+        activity.row.error_type = GatewayError.type
+        activity.finish("rejected", GatewayError.status)
+        raise
+
+
+def _send(request: ChatRequest, activity: Activity, client: ClientConnection) -> ChatAnswer:
+    upstream = get_client(request.provider)
+    settings = get_settings()
+    deadline_s = activity.started_s + settings.upstream_total_timeout_s
+    activity.dispatch()
+    with ends_early(client, deadline_s, request.provider.title):
+        answer = post_chat_with_retries(
+            upstream,
+            request.provider.name,
+            request.body,
+            stream=request.stream_upstream,
+            retries=settings.upstream_retries,
+            deadline_s=deadline_s,
+            attempts=activity.row.attempts,
+        )
+    activity.row.upstream_status, activity.row.upstream_request_id = answer.status, answer.request_id
+    headers = _headers(request, answer)
+    if request.stream:
+        client.limit_sends(settings.client_send_timeout_s)
+        return ChatAnswer(_relay(request, activity, client, answer, deadline_s), headers)
+    if request.stream_upstream:
+        completion = _collect(request, activity, client, answer, deadline_s)
+    else:
+        with ends_early(client, deadline_s, request.provider.title):
+            completion = answer.read_json(idle_timeout_s=settings.upstream_idle_timeout_s, deadline_s=deadline_s)
+        _check_completion(completion, request.provider)
+        record_completion(activity, request, completion, answer.headers)
+    return ChatAnswer(_encode(process_completion(completion)), headers)
+
+
+def _headers(request: ChatRequest, answer: Answer) -> dict[str, str]:
+    headers = {name: value for name, value in answer.headers.items() if name.lower().startswith(_SHOWN_HEADERS)}
+    headers["x-gateway-provider"] = request.provider.name
+    headers["x-gateway-model"] = request.model
+    if request.dropped:
+        headers["x-gateway-dropped-params"] = ", ".join(request.dropped)
+    if answer.request_id:
+        headers["x-upstream-request-id"] = answer.request_id
+    return headers
+
+
+def _check_completion(completion: Any, provider: Provider) -> None:
+    if not isinstance(completion, dict) or not isinstance(completion.get("choices"), list):
+        raise UpstreamError(f"{provider.title} answered with something that is not a chat completion. Retry.")
+
+
+def _relay(
+    request: ChatRequest, activity: Activity, client: ClientConnection, answer: Answer, deadline_s: float
+) -> Relay:
+    def report(sightings: Sightings, error: GatewayError | None) -> None:
+        record_stream(activity, request, sightings, error)
+
+    return Relay(
+        answer,
+        client=client,
+        settings=get_settings(),
+        deadline_s=deadline_s,
+        show_usage=request.show_usage or not request.stream,
+        report=report,
+    )
+
+
+def _collect(
+    request: ChatRequest, activity: Activity, client: ClientConnection, answer: Answer, deadline_s: float
+) -> dict[str, Any]:
+    """Reads a stream to its end and returns it as one completion; what goes wrong is a real HTTP error still."""
+    collector = CompletionCollector()
+    relay = _relay(request, activity, client, answer, deadline_s)
+    try:
+        for block in relay:
+            for event in split_events(block):
+                data = event_data(event)
+                if data is not None and data != b"[DONE]":
+                    collector.add(_decode(data))
+    except BrokenPipeError:
+        pass  # The relay's way to end an answer that did not complete; `error` says why.
+    finally:
+        relay.close()
+    if relay.error is not None:
+        raise relay.error
+    return collector.completion()

@@ -1,0 +1,38 @@
+"""The connection to the client: whether it is still there, and how long a write to it may block."""
+
+from __future__ import annotations
+
+import socket
+
+
+class ClientConnection:
+    """Wraps the socket that gunicorn gives to the application; without one (a test client) nobody ever leaves."""
+
+    __slots__ = ("_socket",)
+
+    def __init__(self, connection: socket.socket | None) -> None:
+        self._socket = connection
+
+    def limit_sends(self, timeout_s: float) -> None:
+        """Makes a write fail when the client takes nothing for `timeout_s` seconds; gunicorn would wait forever."""
+        if self._socket is not None:
+            self._socket.settimeout(timeout_s)
+
+    def is_gone(self) -> bool:
+        """Tells whether the client closed its side.
+
+        A client that only half-closes its side counts as gone: a shell script that wants an answer keeps it open,
+        and every HTTP library does.
+        """
+        if self._socket is None:
+            return False
+        timeout_s = self._socket.gettimeout()
+        try:
+            self._socket.settimeout(0)
+            return self._socket.recv(1, socket.MSG_PEEK) == b""
+        except BlockingIOError:
+            return False
+        except (OSError, ValueError):
+            return True  # A reset; TLS sockets refuse the flag with ValueError, but gunicorn speaks plain HTTP here.
+        finally:
+            self._socket.settimeout(timeout_s)

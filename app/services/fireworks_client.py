@@ -1,0 +1,129 @@
+"""Fireworks for Python programs: the four functions of the client, over the same path that the HTTP routes use.
+
+    stream = make_fireworks_request_openai_stream(messages, "accounts/fireworks/models/deepseek-v3p1")
+    for chunk in stream:
+        if chunk.choices[0].delta.content:
+            print(chunk.choices[0].delta.content, end="")
+
+Needed is `FIREWORKS_API_KEY`, in the environment or a dotenv file; no web server and no database.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import sseclient
+
+from app.config import get_settings
+from app.services.client import ClientConnection
+from app.services.completions import process_completion
+from app.services.parameters import stream_options_for
+from app.services.providers import FIREWORKS, get_client
+from app.services.relay import Relay
+from app.services.upstream import UpstreamClient
+
+
+class ChatObject(dict[str, Any]):
+    """A JSON object whose fields can be read as attributes too, as with the OpenAI SDK; absent ones are None."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _as_object(self.get(name))
+
+
+def _as_object(value: Any) -> Any:
+    if isinstance(value, dict):
+        return ChatObject(value)
+    if isinstance(value, list):
+        return [_as_object(item) for item in value]
+    return value
+
+
+def get_fireworks_client() -> UpstreamClient:
+    """Returns this process's client for Fireworks' OpenAI-compatible API.
+
+    Raises:
+        ConfigurationMissing: FIREWORKS_API_KEY is not set.
+    """
+    return get_client(FIREWORKS)
+
+
+def make_fireworks_request_openai(messages: list[dict[str, Any]], model: str, **params: Any) -> ChatObject:
+    """Asks Fireworks for a chat completion.
+
+    Args:
+        messages: OpenAI's list of messages.
+        model: Fireworks' model id, e.g. `accounts/fireworks/models/deepseek-v3p1`.
+        params: any other field of the request (`max_tokens`, `temperature`, `tools`, …), sent as given.
+
+    Returns:
+        Fireworks' answer as it came; `process_fireworks_response` normalises it.
+
+    Raises:
+        UpstreamError: one of its subclasses for everything that goes wrong on the way or at Fireworks.
+        ConfigurationMissing: FIREWORKS_API_KEY is not set.
+    """
+    settings = get_settings()
+    body = {**params, "model": model, "messages": messages, "stream": False}
+    answer = get_fireworks_client().post_chat(msgspec.json.encode(body), stream=False)
+    deadline_s = time.monotonic() + settings.upstream_total_timeout_s
+    return ChatObject(answer.read_json(idle_timeout_s=settings.upstream_idle_timeout_s, deadline_s=deadline_s))
+
+
+def make_fireworks_request_openai_stream(
+    messages: list[dict[str, Any]], model: str, **params: Any
+) -> Iterator[ChatObject]:
+    """Asks Fireworks for a chat completion as a stream; arguments as for the unstreamed request.
+
+    Returns:
+        An iterator over the chunks; closing it early ends the request at Fireworks. A chunk without choices, which
+        only holds usage, comes only if `stream_options` asks for it.
+
+    Raises:
+        UpstreamError: at once where Fireworks refuses, and while iterating where the stream ends too early.
+        ConfigurationMissing: FIREWORKS_API_KEY is not set.
+    """
+    settings = get_settings()
+    body = {**params, "model": model, "messages": messages, "stream": True}
+    show_usage = bool((params.get("stream_options") or {}).get("include_usage"))
+    body["stream_options"] = stream_options_for(body)
+    answer = get_fireworks_client().post_chat(msgspec.json.encode(body), stream=True)
+    relay = Relay(
+        answer,
+        client=ClientConnection(None),
+        settings=settings,
+        deadline_s=time.monotonic() + settings.upstream_total_timeout_s,
+        show_usage=show_usage,
+        report=lambda sightings, error: None,
+    )
+    return _chunks(relay)
+
+
+def _chunks(relay: Relay) -> Iterator[ChatObject]:
+    events = sseclient.SSEClient(relay).events()
+    try:
+        for event in events:
+            if event.data == "[DONE]" or relay.error is not None:
+                break
+            yield ChatObject(msgspec.json.decode(event.data))
+    finally:
+        relay.close()
+    if relay.error is not None:
+        raise relay.error
+
+
+def process_fireworks_response(response: dict[str, Any]) -> dict[str, Any]:
+    """Normalises Fireworks' answer to an unstreamed request: what it leaves out is filled in as null, nothing is lost.
+
+    Args:
+        response: a chat completion as Fireworks sends it, or a `ChatObject` of it.
+
+    Returns:
+        A plain dictionary in OpenAI's shape, with `content` null where the model gave none.
+    """
+    plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(dict(response)))
+    return process_completion(plain)

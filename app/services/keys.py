@@ -1,0 +1,68 @@
+"""Gateway keys: made, recognised by their form, listed and revoked.
+
+A key is `gw_<public id>_<secret><checksum>`: a prefix that secret scanners can search for, an id that may be shown,
+and a checksum that tells a mistyped key from a wrong one without asking the database. The secret has 190 random
+bits, so one round of SHA-256 is enough to store it by; a slow hash is for passwords that people choose.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+import string
+import zlib
+
+from app.db.engine import get_engine
+from app.db.keys import KeyRow, insert_key, select_keys, update_key_revoked
+
+PREFIX = "gw_"
+_ALPHABET = string.digits + string.ascii_letters
+_PUBLIC_ID_LENGTH, _SECRET_LENGTH, _CHECKSUM_LENGTH = 10, 32, 6  # 62^6 is just above the 2^32 values of CRC-32.
+_FORM = re.compile(rf"gw_([0-9A-Za-z]{{{_PUBLIC_ID_LENGTH}}})_[0-9A-Za-z]{{{_SECRET_LENGTH + _CHECKSUM_LENGTH}}}")
+
+
+def new_key() -> str:
+    """Returns a fresh key; it is stored nowhere."""
+    public_id = "".join(secrets.choice(_ALPHABET) for _ in range(_PUBLIC_ID_LENGTH))
+    secret = "".join(secrets.choice(_ALPHABET) for _ in range(_SECRET_LENGTH))
+    stem = f"{PREFIX}{public_id}_{secret}"
+    return stem + _checksum(stem)
+
+
+def _checksum(stem: str) -> str:
+    value, digits = zlib.crc32(stem.encode()), ""
+    for _ in range(_CHECKSUM_LENGTH):
+        value, digit = divmod(value, len(_ALPHABET))
+        digits = _ALPHABET[digit] + digits
+    return digits
+
+
+def is_well_formed(key: str) -> bool:
+    """Tells whether `key` has the form and the checksum of a key; says nothing about whether it exists."""
+    return _FORM.fullmatch(key) is not None and _checksum(key[:-_CHECKSUM_LENGTH]) == key[-_CHECKSUM_LENGTH:]
+
+
+def digest_of(key: str) -> bytes:
+    """Returns the SHA-256 of the whole key, 32 bytes: what is stored and looked up."""
+    return hashlib.sha256(key.encode()).digest()
+
+
+def create_key(name: str) -> tuple[str, KeyRow]:
+    """Makes and stores a key for `name`; the first of the two is the only time that the key itself is seen."""
+    key = new_key()
+    with get_engine().begin() as connection:
+        row = insert_key(connection, id=key.split("_")[1], name=name, digest=digest_of(key), last_four=key[-4:])
+    return key, row
+
+
+def list_keys() -> list[KeyRow]:
+    """Returns all stored keys, revoked ones too, oldest first."""
+    with get_engine().connect() as connection:
+        return select_keys(connection)
+
+
+def revoke_key(public_id: str) -> KeyRow | None:
+    """Revokes the key with this public id and returns it; None when there is none."""
+    with get_engine().begin() as connection:
+        return update_key_revoked(connection, public_id)

@@ -1,0 +1,155 @@
+"""What Prometheus can read, right with several workers: each writes a memory-mapped file, a scrape adds them up.
+
+A request costs a handful of increments, 1 µs each; they are made once, from its finished record. Labels are bounded:
+a caller can choose model names, so only models that a provider's list has get a series, and at most MAX_MODELS.
+docs/metrics.md lists every metric.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from app.services.activity import ActivityRow
+from app.services.breaker import THRESHOLDS, get_open_breakers
+from app.services.journal import get_journal_status
+from app.services.models import get_catalog_ages
+from app.services.providers import PROVIDERS
+
+# More models than a gateway's users use, fewer than would trouble a Prometheus.
+MAX_MODELS = 200
+
+# From the gateway's own overhead to the longest answers: 5 ms to 15 min.
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900)
+_OVERHEAD_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 1)
+
+requests_total = Counter("gateway_requests_total", "Finished requests.", ["route", "provider", "outcome"])
+tokens_total = Counter("gateway_tokens_total", "Tokens used.", ["provider", "model", "kind"])
+cost_total = Counter(
+    "gateway_cost_usd_total", "Cost of requests in USD; kind is exact or estimated.", ["provider", "kind"]
+)
+unpriced_total = Counter("gateway_unpriced_requests_total", "Requests with usage but no known price.", ["provider"])
+upstream_errors_total = Counter("gateway_upstream_errors_total", "Errors of providers.", ["provider", "error"])
+retries_total = Counter("gateway_upstream_retries_total", "Requests sent to a provider again.", ["provider"])
+ttft_seconds = Histogram(
+    "gateway_time_to_first_token_seconds", "Streams: until the first output.", ["provider"], buckets=_SECONDS
+)
+duration_seconds = Histogram(
+    "gateway_request_duration_seconds", "From request to end of answer.", ["provider", "stream"], buckets=_SECONDS
+)
+overhead_seconds = Histogram(
+    "gateway_overhead_seconds",
+    "The gateway's own time of a request before and after the provider's.",
+    ["stream"],
+    buckets=_OVERHEAD_SECONDS,
+)
+live_requests = Gauge("gateway_live_requests", "Requests being served.", ["stream"], multiprocess_mode="livesum")
+breaker_open = Gauge(
+    "gateway_breaker_open", "1 while requests fail fast.", ["provider", "kind"], multiprocess_mode="livemax"
+)
+journal_backlog_rows = Gauge(
+    "gateway_journal_backlog_rows", "Records not yet in the database.", multiprocess_mode="livesum"
+)
+journal_backlog_bytes = Gauge("gateway_journal_backlog_bytes", "Their size.", multiprocess_mode="livesum")
+journal_oldest_seconds = Gauge(
+    "gateway_journal_oldest_age_seconds", "Age of the oldest of them.", multiprocess_mode="livemax"
+)
+journal_unrecorded = Gauge(
+    "gateway_journal_unrecorded_requests", "Requests served without a record.", multiprocess_mode="livesum"
+)
+catalog_age_seconds = Gauge(
+    "gateway_catalog_age_seconds", "Age of a provider's list.", ["provider"], multiprocess_mode="livemax"
+)
+
+_models: set[str] = set()
+
+
+def count_request(row: ActivityRow) -> None:
+    """Counts a finished request from its record."""
+    provider = row.gateway if row.gateway in PROVIDERS else "none"
+    _requests(row.endpoint, provider, row.outcome).inc()
+    _duration(provider, row.stream).observe((row.duration_ms or 0) / 1000)
+    if row.ttft_ms is not None:
+        _ttft(provider).observe(row.ttft_ms / 1000)
+    if row.completion_tokens is not None:
+        _count_usage(row, provider)
+    if row.outcome.startswith("upstream_"):
+        upstream_errors_total.labels(provider, row.error_code or row.error_type or "unknown").inc()
+    if len(row.attempts) > 1:
+        retries_total.labels(provider).inc(len(row.attempts) - 1)
+
+
+def _count_usage(row: ActivityRow, provider: str) -> None:
+    model = _model_label(row.model_served or "unknown")
+    _tokens(provider, model, "prompt").inc(row.prompt_tokens or 0)
+    _tokens(provider, model, "completion").inc(row.completion_tokens or 0)
+    if row.cached_tokens:
+        _tokens(provider, model, "cached").inc(row.cached_tokens)
+    if row.cost_usd is None:
+        unpriced_total.labels(provider).inc()
+    else:
+        _cost(provider, row.cost_kind).inc(float(row.cost_usd))
+
+
+def _model_label(model: str) -> str:
+    if model not in _models:
+        if len(_models) >= MAX_MODELS:
+            return "other"
+        _models.add(model)
+    return model
+
+
+# labels() takes a lock and builds a tuple of strings, which costs more than the increment itself.
+@lru_cache(maxsize=256)
+def _requests(route: str, provider: str, outcome: str) -> Counter:
+    return requests_total.labels(route, provider, outcome)
+
+
+@lru_cache(maxsize=1024)
+def _tokens(provider: str, model: str, kind: str) -> Counter:
+    return tokens_total.labels(provider, model, kind)
+
+
+@lru_cache(maxsize=32)
+def _cost(provider: str, kind: str) -> Counter:
+    return cost_total.labels(provider, kind)
+
+
+@lru_cache(maxsize=16)
+def _duration(provider: str, stream: bool) -> Histogram:
+    return duration_seconds.labels(provider, "true" if stream else "false")
+
+
+@lru_cache(maxsize=16)
+def _ttft(provider: str) -> Histogram:
+    return ttft_seconds.labels(provider)
+
+
+def update_gauges() -> None:
+    """Writes this worker's present state; called every few seconds, so that a scrape of another worker sees it."""
+    journal = get_journal_status()
+    journal_backlog_rows.set(journal["backlog_rows"])
+    journal_backlog_bytes.set(journal["backlog_bytes"])
+    journal_oldest_seconds.set(journal["oldest_age_s"] or 0)
+    journal_unrecorded.set(journal["unrecorded"])
+    for provider, state in get_catalog_ages().items():
+        if state.age_s is not None:
+            catalog_age_seconds.labels(provider).set(state.age_s)
+    opened = {(breaker["provider"], breaker["kind"]) for breaker in get_open_breakers()}
+    for provider in PROVIDERS:
+        for kind in THRESHOLDS:
+            breaker_open.labels(provider, kind).set((provider, kind) in opened)
+
+
+def render_metrics() -> bytes:
+    """Returns the metrics of all workers in Prometheus' text format, of this process alone where there is only one."""
+    directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    if directory is None or not Path(directory).is_dir():
+        return generate_latest()
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return generate_latest(registry)

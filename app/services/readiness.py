@@ -1,0 +1,38 @@
+"""Whether this process should get requests, and the state of what it depends on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.config import SettingsError, get_settings
+from app.db.engine import ping
+from app.services import drain
+from app.services.journal import get_journal_status
+from app.services.models import get_catalog_ages
+
+
+def get_readiness() -> dict[str, Any]:
+    """Returns `ready` and the state of each dependency.
+
+    Only what makes this process unable to serve takes it out of service: draining, or a journal that refuses. A
+    database that is away does not, because requests are journaled; taking every worker out of service for it would
+    turn an outage of the bookkeeping into an outage of the gateway.
+    """
+    journal = get_journal_status()
+    serving = journal["writable"] or get_settings().journal_full == "serve"
+    return {
+        "ready": serving and not drain.is_draining(),
+        "draining": drain.is_draining(),
+        "database": {"reachable": _database_answers()},
+        "journal": journal,
+        "catalogs": get_catalog_ages(),
+    }
+
+
+def _database_answers() -> bool:
+    try:
+        return ping()
+    except (SQLAlchemyError, SettingsError):
+        return False

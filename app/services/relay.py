@@ -1,0 +1,279 @@
+"""A chat stream on its way from the provider to the client, and what it saw on the way.
+
+One greenlet does both directions: it waits for the provider's bytes with a deadline and hands them to gunicorn, which
+blocks while the client's socket is full. So the buffer between the two is the kernel's: a slow client slows its own
+provider connection and nothing else, and a stream costs no queue and no second greenlet.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable
+from typing import NoReturn, Protocol
+
+from app.config import Settings
+from app.errors import ClientGone, GatewayError, UpstreamCut, UpstreamError
+from app.services import drain
+from app.services.sse import Chunk, EventSplitter, Usage, decode_chunk, event_data, split_events
+from app.services.upstream import Answer, idle_timeout, total_timeout
+
+HEARTBEAT = b": keep-alive\n\n"
+
+# While the provider is silent we look this often whether the client is still there, in seconds. A look is one
+# system call, and each second that a departed client goes unnoticed is paid for in tokens.
+PRESENCE_CHECK_S = 1.0
+
+# After [DONE] the end of the transfer coding usually stands in the same packet; waiting this long for it saves a
+# TLS handshake on the next request, waiting longer would delay the end of the client's answer.
+_TAIL_WAIT_S = 0.05
+
+
+class Client(Protocol):
+    """What the relay asks of the connection to the client."""
+
+    def is_gone(self) -> bool:
+        """Tells whether the client closed the connection."""
+        ...
+
+
+class Sightings:
+    """What passed in a stream: tokens, ends, gaps. Times are on the monotonic clock, in seconds."""
+
+    __slots__ = (
+        "bytes_out",
+        "done",
+        "events",
+        "finish_reason",
+        "finished",
+        "first_output_s",
+        "last_output_s",
+        "longest_gap_s",
+        "model",
+        "outputs",
+        "seen",
+        "usage",
+    )
+
+    def __init__(self) -> None:
+        self.model: str | None = None
+        self.usage: Usage | None = None
+        self.finish_reason: str | None = None
+        self.seen: set[int] = set()
+        self.finished: set[int] = set()
+        self.done = False
+        self.events = 0
+        self.outputs = 0  # Events with something the model produced: the count of tokens if no usage comes.
+        self.bytes_out = 0
+        self.first_output_s: float | None = None
+        self.last_output_s: float | None = None
+        self.longest_gap_s = 0.0
+
+    @property
+    def complete(self) -> bool:
+        """True when every alternative that was begun has its finish reason."""
+        return bool(self.finished) and self.seen <= self.finished
+
+    def note(self, chunk: Chunk, now_s: float) -> None:
+        """Takes in one chunk that arrived at `now_s`."""
+        self.events += 1
+        if self.model is None:
+            self.model = chunk.model
+        if chunk.usage is not None:
+            self.usage = chunk.usage  # The last one counts: Chutes sends a running total with each chunk.
+        for position, choice in enumerate(chunk.choices or ()):
+            index = position if choice.index is None else choice.index
+            self.seen.add(index)
+            if choice.delta is not None and choice.delta.has_output():
+                self.outputs += 1
+                self.last_output_s = now_s
+                if self.first_output_s is None:
+                    self.first_output_s = now_s
+            if choice.finish_reason:
+                self.finished.add(index)
+                self.finish_reason = self.finish_reason or choice.finish_reason
+
+
+class Relay:
+    """Iterates over what the client gets; `close` ends both sides and reports once.
+
+    An object with `close()` and not a generator: a generator that was never started runs no `finally`, and a client
+    may leave before the first event.
+
+    Args:
+        answer: the provider's answer, whose body is the stream.
+        client: the client's connection.
+        settings: the timeouts.
+        deadline_s: when the stream must be over, on the monotonic clock.
+        show_usage: whether the client asked for the usage-only event.
+        report: called once at the end with what was seen and the error that ended it, None for a complete stream;
+            a client that left is reported as `ClientGone`.
+    """
+
+    def __init__(
+        self,
+        answer: Answer,
+        *,
+        client: Client,
+        settings: Settings,
+        deadline_s: float,
+        show_usage: bool,
+        report: Callable[[Sightings, GatewayError | None], None],
+    ) -> None:
+        self.sightings = Sightings()
+        self._answer = answer
+        self._client = client
+        self._deadline_s = deadline_s
+        self._idle_timeout_s = settings.upstream_idle_timeout_s
+        self._heartbeat_s = settings.stream_heartbeat_s
+        self._show_usage = show_usage
+        self._report: Callable[[Sightings, GatewayError | None], None] | None = report
+        self._splitter = EventSplitter()
+        self._last_arrival_s = self._last_sent_s = time.monotonic()
+        self._error: GatewayError | None = None
+        self._ended = False
+
+    @property
+    def error(self) -> GatewayError | None:
+        """What ended the stream before it was complete, None as long as nothing did."""
+        return self._error
+
+    def __iter__(self) -> Relay:
+        return self
+
+    def __next__(self) -> bytes:
+        if self._ended:
+            self._end()
+        try:
+            block = self._next_block()
+        except ClientGone as error:
+            self._error = error
+            self._end()
+        except GatewayError as error:
+            block = self._last_words(error)
+        self._last_sent_s = time.monotonic()
+        self.sightings.bytes_out += len(block)
+        return block
+
+    def _end(self) -> NoReturn:
+        """Ends the iteration: cleanly, or so that the client's HTTP library sees an unfinished answer."""
+        if self._error is None:
+            raise StopIteration
+        # gunicorn closes the connection without a last chunk and, for EPIPE, without a traceback in its log.
+        raise BrokenPipeError(errno.EPIPE, "the stream did not complete")
+
+    def _next_block(self) -> bytes:
+        """Returns what the client gets next: whole events, or a heartbeat."""
+        while True:
+            data = self._receive()
+            if data is None:
+                return HEARTBEAT
+            if not data:
+                raise self._premature_end()
+            events = self._splitter.feed(data)
+            block = self._examined(events) if events else b""
+            if self.sightings.done or self._error is not None:
+                self._ended = True
+                return block
+            if block:
+                return block
+
+    def _receive(self) -> bytes | None:
+        """Waits for the provider's bytes; None when it is time for a heartbeat."""
+        while True:
+            drain.check()
+            now_s = time.monotonic()
+            idle_left_s = self._last_arrival_s + self._idle_timeout_s - now_s
+            total_left_s = self._deadline_s - now_s
+            heartbeat_left_s = self._last_sent_s + self._heartbeat_s - now_s
+            try:
+                wait_s = min(idle_left_s, total_left_s, heartbeat_left_s, PRESENCE_CHECK_S)
+                data = self._answer.body.receive(max(0.001, wait_s))
+            except TimeoutError:
+                if total_left_s <= PRESENCE_CHECK_S and time.monotonic() >= self._deadline_s:
+                    raise total_timeout(self._answer.title) from None
+                if time.monotonic() - self._last_arrival_s >= self._idle_timeout_s:
+                    raise idle_timeout(self._answer.title) from None
+                if self._client.is_gone():
+                    raise ClientGone from None
+                if time.monotonic() - self._last_sent_s >= self._heartbeat_s:
+                    return None
+                continue
+            self._note_arrival()
+            return data
+
+    def _note_arrival(self) -> None:
+        now_s = time.monotonic()
+        if self.sightings.events:
+            self.sightings.longest_gap_s = max(self.sightings.longest_gap_s, now_s - self._last_arrival_s)
+        self._last_arrival_s = now_s
+        if now_s >= self._deadline_s:
+            raise total_timeout(self._answer.title)
+
+    def _examined(self, events: bytes) -> bytes:
+        """Notes what the events say, and returns those that the client gets."""
+        shown = []
+        try:
+            for event in split_events(events):
+                if self._is_shown(event):
+                    shown.append(event)
+                if self.sightings.done or self._error is not None:
+                    break
+        except UpstreamCut as error:
+            shown.append(self._last_words(error))
+        return b"".join(shown)
+
+    def _is_shown(self, event: bytes) -> bool:
+        """Notes one event and tells whether the client gets it; raises UpstreamCut where it is out of place."""
+        data = event_data(event)
+        if data is None:
+            return self._is_comment(event)
+        if data == b"[DONE]":
+            if not self.sightings.complete:
+                raise self._premature_end()
+            self.sightings.done = True
+            return True
+        if data == b"null":
+            return False  # Featherless sends `data: null` now and then, which crashes SDKs.
+        chunk = decode_chunk(data)
+        self.sightings.note(chunk, self._last_arrival_s)
+        if chunk.error is not None:
+            self._error = UpstreamCut(f"{self._answer.title} reported an error in the middle of its answer.")
+        return self._show_usage or bool(chunk.choices) or chunk.usage is None
+
+    def _is_comment(self, event: bytes) -> bool:
+        line = event.lstrip()
+        if line.startswith(b":"):
+            return True
+        if line.startswith((b"event:", b"id:", b"retry:")):
+            return False  # Legal without data, but the OpenAI SDK takes them for an empty chunk and raises.
+        # Chutes tells of a failure in a bare JSON line; other bytes here are an edge's error page.
+        raise UpstreamCut(f"{self._answer.title} sent something that is not part of a chat stream. Retry.")
+
+    def _premature_end(self) -> UpstreamCut:
+        title = self._answer.title
+        return UpstreamCut(f"{title} ended its answer before it was complete. What came so far is not all. Retry.")
+
+    def _last_words(self, error: GatewayError) -> bytes:
+        self._error = error
+        self._ended = True
+        return error.to_event()
+
+    def close(self) -> None:
+        """Ends the stream on both sides and reports; may be called more than once, and before the first event."""
+        report, self._report = self._report, None
+        if report is None:
+            return
+        if self.sightings.done and not self._answer.body.complete:
+            self._read_tail()
+        self._answer.body.close()
+        if not self._ended and self._error is None:
+            self._error = ClientGone()
+        report(self.sightings, self._error)
+
+    def _read_tail(self) -> None:
+        try:
+            while self._answer.body.receive(_TAIL_WAIT_S):
+                pass
+        except (TimeoutError, UpstreamError):
+            return

@@ -1,0 +1,235 @@
+"""Reads the body of a provider's answer off its socket, as the bytes arrive and with a deadline for each wait.
+
+`requests` and urllib3 send the request and read the head. The body is read here instead of through them because
+their readers cannot be asked twice: after one timeout Python's socket file refuses further reads, and a timeout
+in the middle of a chunk header loses bytes. A stream must survive many timeouts, one for each heartbeat.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import zlib
+from typing import Any, Protocol
+
+from urllib3.response import HTTPResponse
+
+from app.errors import UpstreamCut
+
+# One event of a chat stream is 200 to 400 bytes, so this takes a burst of some forty in one system call; a larger
+# buffer is allocated anew for each call and would count in full for every live stream.
+RECEIVE_BYTES = 16_384
+
+# Chunk headers are a few hexadecimal digits. Extensions are legal, but nobody sends kilobytes of them.
+_MAX_CHUNK_HEADER_BYTES = 1_024
+
+
+class _Framing(Protocol):
+    """Takes raw bytes of a message body and returns its payload; `done` once the message has ended."""
+
+    done: bool
+
+    def feed(self, data: bytes) -> bytes: ...
+
+    def end(self) -> bool:
+        """Tells whether the connection's end is a proper end of the message."""
+        ...
+
+
+class ChunkedFraming:
+    """Decodes the chunked transfer coding (RFC 9112 section 7.1) from pieces cut at any byte."""
+
+    def __init__(self) -> None:
+        self.done = False
+        self._held = b""  # An incomplete chunk header or line end.
+        self._left = 0  # Payload bytes still to come of the current chunk.
+        self._in_chunk = False  # True until the line end behind the payload has been seen.
+        self._in_trailer = False
+
+    def feed(self, data: bytes) -> bytes:
+        """Returns the payload in `data`; raises UpstreamCut where it is not chunked coding."""
+        if self._held:
+            data, self._held = self._held + data, b""
+        payload: list[bytes] = []
+        position, size = 0, len(data)
+        while position < size and not self.done:
+            if self._left:
+                piece = data[position : position + self._left]
+                payload.append(piece)
+                position += len(piece)
+                self._left -= len(piece)
+                continue
+            line_end = data.find(b"\n", position)
+            if line_end < 0:
+                self._hold(data[position:])
+                break
+            self._take_line(data[position:line_end].rstrip(b"\r"))
+            position = line_end + 1
+        if self.done and position < size:
+            raise UpstreamCut("The provider sent bytes after the end of its answer.")
+        return payload[0] if len(payload) == 1 else b"".join(payload)
+
+    def _hold(self, rest: bytes) -> None:
+        if len(rest) > _MAX_CHUNK_HEADER_BYTES:
+            raise UpstreamCut("The provider's answer is not valid chunked coding.")
+        self._held = rest
+
+    def _take_line(self, line: bytes) -> None:
+        if self._in_trailer:
+            self.done = not line
+        elif self._in_chunk:
+            if line:
+                raise UpstreamCut("The provider's answer is not valid chunked coding.")
+            self._in_chunk = False
+        else:
+            self._left = self._chunk_size(line)
+            self._in_chunk = self._left > 0
+            self._in_trailer = self._left == 0
+
+    def _chunk_size(self, line: bytes) -> int:
+        digits = line.partition(b";")[0].strip()
+        try:
+            # int() alone would take signs, underscores and "0x".
+            if not digits.isalnum():
+                raise ValueError
+            return int(digits, 16)
+        except ValueError:
+            raise UpstreamCut("The provider's answer is not valid chunked coding.") from None
+
+    def end(self) -> bool:
+        return self.done
+
+
+class LengthFraming:
+    """A body of a length that the head announced."""
+
+    def __init__(self, length: int) -> None:
+        self._left = length
+        self.done = length == 0
+
+    def feed(self, data: bytes) -> bytes:
+        payload = data[: self._left]
+        self._left -= len(payload)
+        self.done = self._left == 0
+        return payload
+
+    def end(self) -> bool:
+        return self.done
+
+
+class CloseFraming:
+    """A body that lasts until the connection closes, as with HTTP/1.0."""
+
+    done = False
+
+    def feed(self, data: bytes) -> bytes:
+        return data
+
+    def end(self) -> bool:
+        self.done = True
+        return True
+
+
+class Body:
+    """The body of one answer: `receive` it piece by piece, then `close` it.
+
+    Closing gives the connection back to the pool when the body was read to its end, and ends it otherwise, which
+    is what tells a provider to stop generating.
+    """
+
+    def __init__(self, response: HTTPResponse) -> None:
+        self._response = response
+        self._head: Any = response._fp  # http.client's response: it owns the socket file.
+        self._inflate = _decompressor(response.headers.get("content-encoding"))
+        self._framing = _framing(self._head)
+        self._socket = _socket_of(self._head)
+        self._first = self._take_buffered()
+        self.complete = self._framing.done
+
+    def receive(self, timeout_s: float) -> bytes:
+        """Returns the next bytes of the body as soon as any are there; `b""` once it is complete.
+
+        Args:
+            timeout_s: how long to wait, in seconds.
+
+        Raises:
+            TimeoutError: nothing arrived in time; it may be asked again.
+            UpstreamCut: the connection ended or broke before the body was complete, or its coding is broken.
+        """
+        while not self.complete:
+            data = self._first or self._read(timeout_s)
+            self._first = b""
+            if not data and not self._framing.end():
+                raise UpstreamCut("The provider closed the connection before its answer was complete.")
+            payload = self._framing.feed(data)
+            self.complete = self._framing.done
+            if self._inflate is not None:
+                payload = self._inflated(payload)
+            if payload:
+                return payload
+        return b""
+
+    def _read(self, timeout_s: float) -> bytes:
+        try:
+            if self._socket is None:
+                # Without a socket (a response made by a test double, or http.client gave it up) urllib3 has it all.
+                return self._response.read1(RECEIVE_BYTES, decode_content=False)
+            self._socket.settimeout(timeout_s)
+            return self._socket.recv(RECEIVE_BYTES)
+        except TimeoutError:
+            raise
+        except OSError as error:
+            raise UpstreamCut("The connection to the provider broke before its answer was complete.") from error
+
+    def _inflated(self, payload: bytes) -> bytes:
+        try:
+            inflated: bytes = self._inflate.decompress(payload)
+            return inflated
+        except zlib.error as error:
+            raise UpstreamCut("The provider's answer is not valid in the coding that it names.") from error
+
+    def _take_buffered(self) -> bytes:
+        """Returns what came in the same packets as the head and stands in the socket file's buffer."""
+        if self._socket is None:
+            return b""
+        self._socket.settimeout(0)
+        try:
+            return self._head.fp.read1(RECEIVE_BYTES) or b""
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return b""
+        except OSError as error:
+            raise UpstreamCut("The connection to the provider broke before its answer was complete.") from error
+
+    def close(self) -> None:
+        """Ends the use of the connection; may be called more than once."""
+        if self.complete and self._socket is not None:
+            self._head.close()
+            self._response.release_conn()
+        else:
+            connection = self._response.connection
+            self._response.close()
+            if connection is not None:
+                connection.close()
+
+
+def _framing(head: Any) -> _Framing:
+    if getattr(head, "chunked", False):
+        return ChunkedFraming()
+    length = getattr(head, "length", None)
+    return CloseFraming() if length is None else LengthFraming(length)
+
+
+def _socket_of(head: Any) -> socket.socket | None:
+    # http.client hands its socket to a buffered file; with "Connection: close" that file is its only owner.
+    raw = getattr(getattr(head, "fp", None), "raw", None)
+    return getattr(raw, "_sock", None)
+
+
+def _decompressor(coding: str | None) -> Any:
+    """Returns a decompressor, or None for a plain body; we ask for identity, but some proxies compress anyway."""
+    if coding is None or coding.lower() == "identity":
+        return None
+    if coding.lower() in {"gzip", "x-gzip", "deflate"}:
+        # 32 more than the largest window makes zlib tell gzip from zlib by the header.
+        return zlib.decompressobj(zlib.MAX_WBITS | 32)
+    raise UpstreamCut(f"The provider's answer is compressed as {coding[:20]!r}, which was not asked for.")

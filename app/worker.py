@@ -1,0 +1,40 @@
+"""What a worker process does beside answering requests: it starts with gunicorn's worker and stops with it."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from app.config import get_settings
+from app.services import drain
+from app.services.journal import start_journal, stop_journal
+from app.services.models import start_catalogs
+
+# What is left of gunicorn's graceful time after the drain, for shipping the journal; the rest is for its own exit.
+_SHIPPING_SHARE = 0.6
+
+
+def start_worker(worker: Any) -> None:
+    """Opens the journal, fetches the catalogs in the background, and listens for the signal to drain."""
+    start_journal()
+    start_catalogs()
+    _drain_on_term(worker)
+
+
+def _drain_on_term(worker: Any) -> None:
+    """Begins the drain when gunicorn's own handler is called, whose work goes on as before."""
+    handler: Callable[[int, FrameType | None], Any] = worker.handle_exit
+
+    def begin_drain(signum: int, frame: FrameType | None) -> None:
+        drain.begin(get_settings().drain_timeout_s)
+        handler(signum, frame)
+
+    signal.signal(signal.SIGTERM, begin_drain)
+
+
+def stop_worker() -> None:
+    """Ships what can be shipped before gunicorn's patience ends."""
+    settings = get_settings()
+    stop_journal((settings.graceful_timeout_s - settings.drain_timeout_s) * _SHIPPING_SHARE)
