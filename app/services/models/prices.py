@@ -1,0 +1,94 @@
+"""The prices that providers' lists state, brought into USD per token."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable, Iterator, Mapping
+from decimal import Decimal
+from typing import Any
+
+from app.services.models.entry import Model
+from app.services.pricing import STANDARD, Price, PriceTable, get_plausible, parse_text, per_token
+
+_SKUS = {
+    "LLM input tokens (uncached)": "prompt",
+    "LLM input tokens (cached)": "input_cache_read",
+    "LLM output tokens": "completion",
+}
+
+
+def normalize_fireworks_prices(rows: Iterable[Any], today: datetime.date) -> PriceTable:
+    """Returns the prices of Fireworks' `/v1/serverless/models`, one row for each way to be served.
+
+    Amounts are strings in USD per 1M tokens. A row's price holds for what is *sent* as `model`: its
+    `usage_identifier` (a router) where it has one, else its `id`; its `aliases`; and its `service_tier`.
+    """
+    good = [row for row in rows if isinstance(row, dict) and isinstance(row.get("id"), str)]
+    aliases = {row["id"]: _texts(row.get("aliases")) for row in good if _is_standard(row)}
+    prices: dict[tuple[str, str], Price] = {}
+    for row in good:
+        price = _row_price(row, today)
+        if price is None:
+            continue
+        for sent in _sent_names(row, aliases.get(row["id"], [])):
+            prices[sent, _tier(row)] = price
+    return prices
+
+
+def _is_standard(row: Mapping[str, Any]) -> bool:
+    return bool(row.get("serverless_mode", "standard") == "standard")
+
+
+def _tier(row: Mapping[str, Any]) -> str:
+    tier = row.get("service_tier")
+    return tier if isinstance(tier, str) and tier != "default" else STANDARD
+
+
+def _sent_names(row: Mapping[str, Any], aliases: list[str]) -> Iterator[str]:
+    router = row.get("usage_identifier")
+    if isinstance(router, str):
+        yield router
+    elif _is_standard(row) or _tier(row) != STANDARD:
+        yield row["id"]
+        # An alias costs what its model costs, in each tier.
+        yield from aliases
+    # A row with neither is a mode that nothing in a request can ask for, so no request has its price.
+
+
+def _row_price(row: Mapping[str, Any], today: datetime.date) -> Price | None:
+    amounts: dict[str, Decimal] = {}
+    pricing = row.get("pricing")
+    for part in pricing if isinstance(pricing, list) else []:
+        name = _SKUS.get(str(part.get("sku"))) if isinstance(part, dict) else None
+        amount = parse_text(part.get("amount")) if name and part.get("unit") == "1M tokens" else None
+        price = None if amount is None else get_plausible(per_token(amount))
+        if name and price is not None:
+            amounts[name] = price
+    if "prompt" not in amounts or "completion" not in amounts:
+        return None
+    return Price(
+        prompt=amounts["prompt"],
+        completion=amounts["completion"],
+        input_cache_read=amounts.get("input_cache_read"),
+        source="fireworks",
+        date=today,
+    )
+
+
+def get_carried_prices(models: Iterable[Model], today: datetime.date) -> PriceTable:
+    """Returns the prices that the models of a list carry themselves."""
+    return {
+        (model.id, STANDARD): Price(
+            prompt=Decimal(model.pricing.prompt),
+            completion=Decimal(model.pricing.completion),
+            input_cache_read=Decimal(cached) if (cached := model.pricing.input_cache_read) is not None else None,
+            source=model.source_gateway,
+            date=today,
+        )
+        for model in models
+        if model.pricing.prompt is not None and model.pricing.completion is not None
+    }
+
+
+def _texts(value: object) -> list[str]:
+    return [text for text in value if isinstance(text, str)] if isinstance(value, list) else []
