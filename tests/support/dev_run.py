@@ -1,0 +1,93 @@
+"""Runs `python -m app.dev` in a copy of the project, as `make run` does, and looks at what it leaves behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import psutil
+
+from tests.support.gateway import clean_environment, free_port
+from tests.support.waiting import wait_until
+
+# PostgreSQL makes its data directory, the tables are migrated and gunicorn boots: some seconds, on a busy machine more.
+_START_TIMEOUT_S = 90.0
+_STOP_TIMEOUT_S = 60.0
+
+
+class DevRun:
+    """One run in the foreground of nothing; `start` waits for the banner.
+
+    Attributes:
+        url: where the gateway is.
+        output: the file with everything that was printed.
+    """
+
+    def __init__(self, root: Path, settings: Mapping[str, str] | None = None, port: int | None = None) -> None:
+        self.root = root
+        self.port = port or free_port()
+        self.url = f"http://localhost:{self.port}"
+        self.output = root.parent / f"run-{self.port}.log"
+        with self.output.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "app.dev"],
+                cwd=root,
+                env=clean_environment() | {"PORT": str(self.port)} | dict(settings or {}),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def text(self) -> str:
+        """Returns what was printed so far."""
+        return self.output.read_text(errors="replace")
+
+    def wait_for_banner(self) -> str:
+        """Returns the whole output once the gateway answers.
+
+        Raises:
+            AssertionError: it ended instead.
+        """
+        wait_until(self._has_banner, _START_TIMEOUT_S, "the banner")
+        return self.text()
+
+    def find(self, pattern: str) -> str:
+        """Returns the first group of the first match of `pattern` in the output.
+
+        Raises:
+            AssertionError: there is none.
+        """
+        match = re.search(pattern, self.text(), re.DOTALL | re.MULTILINE)
+        assert match is not None, f"no {pattern!r} in:\n{self.text()}"
+        return match[1]
+
+    def stop(self, number: signal.Signals = signal.SIGINT) -> int:
+        """Sends a signal as the terminal would and returns the exit code."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, number)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Waits for the end and returns the exit code."""
+        return self.process.wait(_STOP_TIMEOUT_S)
+
+    def processes(self) -> list[str]:
+        """Returns the command lines of the processes that work in the copy's directory, this run's own included."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.cwd().startswith(str(self.root)) and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(" ".join(process.cmdline()))
+            except psutil.Error:
+                continue
+        return found
+
+    def _has_banner(self) -> bool:
+        assert self.process.poll() is None, f"it ended with code {self.process.returncode}:\n{self.text()}"
+        return "Ctrl-C stops everything" in self.text()

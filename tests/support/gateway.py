@@ -1,0 +1,187 @@
+"""Starts the real gateway, gunicorn with its own configuration and worker class, as a subprocess of a test."""
+
+from __future__ import annotations
+
+import functools
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from app.dev.processes import Child, start_child
+from tests.support.waiting import PATIENCE_S, wait_until
+
+# The admin key of every gateway that a test starts and does not give another.
+GATEWAY_KEY = "gw_test"
+# Between choosing a free port and binding it another process may take it; more than a few in a row is a bug.
+_PORT_TRIES = 5
+# Booting takes about a second; several at once on a busy machine take longer.
+_BOOT_TIMEOUT_S = 60.0
+# Above GRACEFUL_TIMEOUT's default: by then gunicorn itself has killed what did not end.
+_STOP_TIMEOUT_S = 40.0
+
+
+class GatewayDidNotBoot(Exception):
+    """gunicorn ended before it answered; the text is what it wrote, `code` its exit code."""
+
+    def __init__(self, log: str, code: int | None) -> None:
+        super().__init__(log)
+        self.code = code
+
+
+class Gateway:
+    """One running gateway; made by `start_gateway`.
+
+    Attributes:
+        url: where it listens, such as `http://127.0.0.1:4711`.
+        key: its GATEWAY_API_KEY.
+        headers: the Authorization header that goes with it.
+        root: the copy of the project that it runs from.
+    """
+
+    def __init__(self, child: Child, port: int, key: str, root: Path, log: Path) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self.port = port
+        self.key = key
+        self.headers = {"Authorization": f"Bearer {key}"}
+        self.root = root
+        self._child = child
+        self._log = log
+
+    @property
+    def pid(self) -> int:
+        """The process id of gunicorn's arbiter."""
+        return self._child.process.pid
+
+    def worker_pids(self) -> list[int]:
+        """Returns the process ids of the workers that live now."""
+        try:
+            return [child.pid for child in psutil.Process(self.pid).children() if _is_alive(child)]
+        except psutil.NoSuchProcess:
+            return []
+
+    def log(self) -> str:
+        """Returns what the gateway has written to standard output and error so far."""
+        return self._log.read_text(errors="replace")
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Sends a signal to the arbiter, SIGHUP for a reload for instance."""
+        self._child.process.send_signal(number)
+
+    def stop(self) -> int:
+        """Stops the gateway with SIGTERM and returns its exit code.
+
+        Raises:
+            AssertionError: it, or one of its workers, was still there after the grace time.
+        """
+        workers = self.worker_pids()
+        if self._child.process.poll() is None:
+            self.send_signal(signal.SIGTERM)
+        try:
+            code = self._child.process.wait(_STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"gunicorn did not stop:\n{self.log()}") from None
+        left = [pid for pid in workers if psutil.pid_exists(pid) and _is_alive(psutil.Process(pid))]
+        assert not left, f"workers {left} outlived their arbiter:\n{self.log()}"
+        return code
+
+    def kill(self) -> None:
+        """Ends the arbiter and all workers with SIGKILL at once."""
+        workers = self.worker_pids()
+        self._child.process.kill()
+        for pid in workers:
+            if psutil.pid_exists(pid):
+                os.kill(pid, signal.SIGKILL)
+        self._child.process.wait(PATIENCE_S)
+
+
+def start_gateway(settings: Mapping[str, str], *, root: Path, log: Path, workers: int = 1) -> Gateway:
+    """Runs `gunicorn wsgi:app` in `root` on a free port and returns once `/health` answers.
+
+    Args:
+        settings: the environment, besides what any process needs; PORT and WEB_CONCURRENCY are added.
+        root: a copy of the project, see `copy_tree`: there is no `.env.local` in it.
+        log: the file that gets the output.
+
+    Raises:
+        GatewayDidNotBoot: it ended instead.
+    """
+    for _ in range(_PORT_TRIES):
+        port = free_port()
+        key = settings.get("GATEWAY_API_KEY", GATEWAY_KEY)
+        fixed = {"PORT": str(port), "WEB_CONCURRENCY": str(workers), "GATEWAY_API_KEY": key}
+        child = start_child(
+            "gunicorn",
+            [sys.executable, "-m", "gunicorn", "wsgi:app"],
+            environment=clean_environment() | dict(settings) | fixed,
+            output=log,
+            cwd=root,
+        )
+        gateway = Gateway(child, port, key, root, log)
+        try:
+            wait_until(functools.partial(_answers, gateway), _BOOT_TIMEOUT_S, "the gateway's /health")
+            return gateway
+        except GatewayDidNotBoot as error:
+            if "in use" not in str(error):
+                raise
+        except BaseException:
+            gateway.kill()
+            raise
+    raise AssertionError(f"{_PORT_TRIES} free ports in a row were taken by others")
+
+
+@contextmanager
+def running_gateway(root: Path, place: Path, settings: Mapping[str, str], workers: int = 1) -> Iterator[Gateway]:
+    """A gateway for the length of a `with` block; its log is `place / "log"`."""
+    gateway = start_gateway(settings, root=root, log=place / "log", workers=workers)
+    try:
+        yield gateway
+    finally:
+        gateway.stop()
+
+
+def base_settings(place: Path, database_url: str) -> dict[str, str]:
+    """Returns what every gateway of a test is given: its database, its key, and a journal of its own in `place`."""
+    return {"DATABASE_URL": database_url, "GATEWAY_API_KEY": GATEWAY_KEY, "JOURNAL_DIR": str(place / "journal")}
+
+
+def clean_environment() -> dict[str, str]:
+    """Returns what any process needs of our environment, and no setting of the gateway."""
+    kept = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ")
+    return {name: os.environ[name] for name in kept if name in os.environ} | {"PYTHONUNBUFFERED": "1"}
+
+
+def free_port() -> int:
+    """Returns a port of 127.0.0.1 that nothing listened on a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _answers(gateway: Gateway) -> bool:
+    if (code := gateway._child.process.poll()) is not None:
+        raise GatewayDidNotBoot(gateway.log(), code)
+    connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=5)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False

@@ -1,0 +1,12 @@
+"""How long the long proofs are: full counts under `make soak`, about a tenth under `make test`."""
+
+from __future__ import annotations
+
+import os
+
+FULL = bool(os.environ.get("SOAK"))
+
+
+def soak_count(full: int) -> int:
+    """Returns `full` under `make soak`, and a tenth of it, at least 1, otherwise."""
+    return full if FULL else max(1, full // 10)

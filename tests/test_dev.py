@@ -1,0 +1,212 @@
+"""`make run` serves a newcomer with one command, keeps what it made, and leaves nothing running."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg2
+import pytest
+import requests
+
+from tests.support.dev_run import DevRun
+from tests.support.scripted_upstream import ScriptedUpstream
+from tests.support.tree import copy_tree
+from tests.support.waiting import wait_until
+
+StartRun = Callable[..., DevRun]
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    # A path as long and as awkward as they come: too long for a Unix socket, and with what shells and lists split at.
+    return copy_tree(tmp_path / ("a, long directory's name " + "x" * 80) / "gateway")
+
+
+@pytest.fixture
+def start_run(checkout: Path) -> Iterator[StartRun]:
+    runs: list[DevRun] = []
+
+    def start(**options: Any) -> DevRun:
+        runs.append(DevRun(checkout, **options))
+        return runs[-1]
+
+    yield start
+    for run in runs:
+        run.stop(signal.SIGTERM)
+
+
+def test_the_printed_curl_is_answered_streamed_and_not(start_run: StartRun) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    run = start_run()
+    assert "SANDBOX" in run.wait_for_banner()
+    curl = run.find(r"^(curl -X POST .*?\n  \}')")
+
+    answer = json.loads(_shell(curl))
+    assert answer["model"] and answer["choices"][0]["message"]["content"].startswith("[sandbox]")
+
+    streamed = _shell(curl.replace("curl ", "curl -N ", 1).replace('"provider"', '"stream": true, "provider"'))
+    assert streamed.startswith("data: {") and streamed.endswith("data: [DONE]\n\n")
+
+
+def test_key_and_data_are_there_at_the_next_run(start_run: StartRun, checkout: Path) -> None:
+    (checkout / ".env.local").write_text("# mine\nRETENTION_DAYS=7")
+    first = start_run()
+    first.wait_for_banner()
+    assert stat.S_IMODE((checkout / ".env.local").stat().st_mode) == 0o600
+    _execute(first, "CREATE TABLE kept AS SELECT 42 AS answer")
+    assert first.stop() == 0
+
+    second = start_run()
+    second.wait_for_banner()
+    lines = (checkout / ".env.local").read_text().splitlines()
+    assert lines[:2] == ["# mine", "RETENTION_DAYS=7"]
+    assert lines[2:] == ["GATEWAY_API_KEY=" + second.find(r"Key +(\S+)")]
+    assert _execute(second, "SELECT answer FROM kept") == [(42,)]
+
+
+def test_statistics_need_no_key_on_a_developers_machine(start_run: StartRun) -> None:
+    run = start_run()
+    run.wait_for_banner()
+    url = f"{run.url}/api/catalog/gateway/fireworks/stats?time_range=24h"
+    assert requests.get(url, timeout=20).status_code == 200
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_stops_everything(start_run: StartRun, number: signal.Signals) -> None:
+    run = start_run()
+    run.wait_for_banner()
+    assert len(run.processes()) > 5
+    assert run.stop(number) == 0
+    assert run.processes() == []
+    assert "Traceback" not in run.text()
+
+
+def test_a_second_ctrl_c_does_not_wait_for_running_answers(start_run: StartRun) -> None:
+    run = start_run(settings={"GRACEFUL_TIMEOUT": "3600", "DRAIN_TIMEOUT": "3599"})
+    run.wait_for_banner()
+    body = {"model": "sandbox-stall", "stream": True, "messages": [{"role": "user", "content": "Hello!"}]}
+    headers = {"Authorization": "Bearer " + run.find(r"Key +(\S+)")}
+    url = f"{run.url}/v1/chat/completions"
+    with requests.post(url, json=body, headers=headers, stream=True, timeout=20) as answer:
+        assert next(answer.iter_content(None)).startswith(b"data: {")
+        run.process.send_signal(signal.SIGINT)
+        wait_until(lambda: "Ctrl-C again" in run.text())
+        assert run.stop() == 0
+    assert run.processes() == []
+
+
+def test_a_signal_while_starting_stops_everything(start_run: StartRun) -> None:
+    run = start_run()
+    wait_until(lambda: len(run.processes()) > 1)
+    assert run.stop() == 0
+    assert run.processes() == []
+    assert "Traceback" not in run.text()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux signals children when their parent dies")
+def test_nothing_outlives_a_killed_run_and_the_next_one_starts(start_run: StartRun) -> None:
+    run = start_run()
+    run.wait_for_banner()
+    run.process.kill()
+    run.wait()
+    # At once: the killed run's server may still be on its way out.
+    again = start_run()
+    again.wait_for_banner()
+    assert again.stop() == 0
+    wait_until(lambda: run.processes() == [])
+
+
+@pytest.mark.parametrize("part", ["app.sandbox", "gunicorn", "postgres"])
+def test_when_one_part_dies_the_others_are_stopped_and_it_is_named(start_run: StartRun, part: str) -> None:
+    run = start_run()
+    run.wait_for_banner()
+    children = psutil.Process(run.process.pid).children()
+    (victim,) = [child for child in children if part in " ".join(child.cmdline())]
+    victim.kill()
+    assert run.wait() == 1
+    assert run.find("make run: (.*) was ended by signal 9").lower() in {"the sandbox", "gunicorn", "postgresql"}
+    wait_until(lambda: run.processes() == [])
+
+
+def test_a_gateway_that_fails_to_boot_says_why_and_takes_all_with_it(start_run: StartRun, checkout: Path) -> None:
+    (checkout / "wsgi.py").write_text("raise RuntimeError('broken on purpose')\n")
+    run = start_run()
+    assert run.wait() == 1
+    assert "broken on purpose" in run.text()
+    assert "make run: gunicorn ended with exit code" in run.text()
+    assert run.processes() == []
+
+
+def test_a_port_in_use_is_one_sentence(start_run: StartRun) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        run = start_run(port=taken.getsockname()[1])
+        assert run.wait() == 1
+    assert run.text().startswith(f"make run: Port {run.port} ") and run.text().count("\n") == 1
+
+
+def test_a_bad_setting_is_one_sentence(start_run: StartRun) -> None:
+    run = start_run(settings={"STREAM_HEARTBEAT": "soon"})
+    assert run.wait() == 1
+    assert run.text().startswith("make run: STREAM_HEARTBEAT is 'soon'") and run.text().count("\n") == 1
+
+
+def test_a_second_run_in_the_same_directory_is_refused(start_run: StartRun) -> None:
+    first = start_run()
+    wait_until(lambda: (first.root / "var" / "run.lock").exists() and len(first.processes()) > 1)
+    second = start_run()
+    assert second.wait() == 1
+    assert f"already runs in this directory, as process {first.process.pid}" in second.text()
+    first.wait_for_banner()
+
+
+def test_a_provider_address_without_its_key_is_not_replaced_by_the_sandbox(start_run: StartRun) -> None:
+    run = start_run(settings={"FIREWORKS_BASE_URL": "http://127.0.0.1:9/v1"})
+    assert run.wait() == 1
+    assert "FIREWORKS_API_KEY is not" in run.text()
+
+
+def test_with_keys_and_a_database_of_ones_own_nothing_is_embedded_and_nothing_secret_printed(
+    start_run: StartRun, upstream: ScriptedUpstream, database_url: str
+) -> None:
+    settings = {
+        "FIREWORKS_BASE_URL": upstream.base_url,
+        "FIREWORKS_API_KEY": "fw_mine",
+        "GATEWAY_API_KEY": "gw_mine",
+        "DATABASE_URL": database_url,
+    }
+    run = start_run(settings=settings)
+    printed = run.wait_for_banner()
+    body = {"model": "accounts/fireworks/models/scripted", "messages": [{"role": "user", "content": "Hello!"}]}
+    url, headers = f"{run.url}/v1/chat/completions", {"Authorization": "Bearer gw_mine"}
+    answer = requests.post(url, json=body, headers=headers, timeout=20)
+
+    assert answer.json()["choices"][0]["message"]["content"] == "Hello from the script."
+    assert upstream.wait_for(lambda seen: seen.method == "POST").headers["authorization"] == "Bearer fw_mine"
+    assert "Bearer $GATEWAY_API_KEY" in printed and "SANDBOX" not in printed
+    assert not any(secret in printed for secret in ("gw_mine", "fw_mine", database_url))
+    assert not any("postgres" in command or "sandbox" in command for command in run.processes())
+
+
+def _shell(command: str) -> str:
+    done = subprocess.run(["bash", "-c", command], check=True, capture_output=True, text=True, timeout=60)
+    return done.stdout
+
+
+def _execute(run: DevRun, sql: str) -> list[Any]:
+    address = run.find(r"DATABASE_URL='(\S+)'")
+    with closing(psycopg2.connect(address)) as connection, connection.cursor() as cursor:
+        connection.autocommit = True
+        cursor.execute(sql)
+        return cursor.fetchall() if cursor.description else []
