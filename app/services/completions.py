@@ -81,7 +81,7 @@ def _merge(whole: dict[str, Any], piece: dict[str, Any]) -> None:
             whole[name] = value or before if name in _WHOLE else value
         elif isinstance(value, dict) and isinstance(before, dict):
             _merge(before, value)
-        elif isinstance(value, str) and isinstance(before, str) or isinstance(value, list) and isinstance(before, list):
+        elif type(value) is type(before) and type(value) in (str, list):
             whole[name] = before + value
         else:
             whole[name] = value

@@ -107,9 +107,12 @@ def _chunks(relay: Relay) -> Iterator[ChatObject]:
     events = sseclient.SSEClient(relay).events()
     try:
         for event in events:
-            if event.data == "[DONE]" or relay.error is not None:
+            if event.data == "[DONE]":
                 break
-            yield ChatObject(msgspec.json.decode(event.data))
+            chunk = msgspec.json.decode(event.data)
+            if chunk.get("error") is not None:
+                break
+            yield ChatObject(chunk)
     finally:
         relay.close()
     if relay.error is not None:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import queue
+import select
+import socket
 import ssl
 import time
-from functools import cache
+from functools import cache, cached_property
+from ssl import CertificateError, SSLError
 from typing import Any
 
 import certifi
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import ConnectTimeoutError, ProtocolError, ReadTimeoutError
+from urllib3.exceptions import SSLError as TLSError
+from urllib3.response import HTTPResponse
+
+from app.services.wire import Head, receive_head, send_request
 
 # Edges in front of providers close idle connections after a minute or more (Cloudflare: 100 s and up, Envoy: one
 # hour, nginx: 75 s by default, Node: 5 s). A request sent into a closing connection fails after it may have been
@@ -28,36 +37,103 @@ def tls_context() -> ssl.SSLContext:
     return context
 
 
-class _IdleLimit:
-    """Mixed into urllib3's pools: drops connections idle for too long, and marks failures of reused ones."""
+class HttpPool(HTTPConnectionPool):
+    """urllib3's pool with an exchange of its own: no http.client, no redirects, no retries.
+
+    Connections that were idle for too long, or that the provider closed meanwhile, are not used.
+    """
+
+    def urlopen(  # type: ignore[no-untyped-def, override]
+        self, method, url, body=None, headers=None, timeout=None, **_others
+    ) -> HTTPResponse:
+        """Sends one request and returns its answer once the head is there; what it takes is what requests gives.
+
+        Raises:
+            NewConnectionError, ConnectTimeoutError: there was no connection.
+            ReadTimeoutError: the head did not come in time.
+            ProtocolError: the connection broke, or what came is not HTTP; `was_reused` tells of which connection.
+        """
+        connection = self._get_conn()
+        reused = connection.sock is not None
+        try:
+            if not reused:
+                self._connect(connection, timeout.connect_timeout)
+            head = self._exchange(connection, method, url, headers, body, timeout.read_timeout)
+        except BaseException as error:
+            connection.close()
+            self._put_conn(connection)
+            translated = self._translated(error, url, reused)
+            if translated is error:
+                raise
+            raise translated from error
+        response = HTTPResponse(
+            body=b"", headers=head.headers, status=head.status, preload_content=False, connection=connection, pool=self
+        )
+        response.wire = (connection, head)  # type: ignore[attr-defined]
+        return response
+
+    def _connect(self, connection: Any, timeout_s: float) -> None:
+        connection.timeout = timeout_s
+        try:
+            connection.connect()
+        except TimeoutError as error:  # In the TLS handshake; urllib3 translates those before it.
+            raise ConnectTimeoutError(connection, "The TLS handshake took too long.") from error
+
+    def _exchange(self, connection: Any, method: str, url: str, headers: Any, body: Any, timeout_s: float) -> Head:
+        # Writing may block while the provider reads slowly; it gets as long as the answer's head does.
+        connection.sock.settimeout(timeout_s)
+        send_request(connection.sock, method, url, {"Host": self._host_header, **headers}, body)
+        return receive_head(connection.sock, timeout_s)
+
+    def _translated(self, error: BaseException, url: str, reused: bool) -> BaseException:
+        if isinstance(error, TimeoutError):
+            return ReadTimeoutError(self, url, "Read timed out.")
+        if isinstance(error, SSLError | CertificateError):
+            return TLSError(error)
+        if isinstance(error, OSError | ProtocolError):
+            broken = ProtocolError("The connection broke before the answer.", error)
+            broken.on_reused_connection = reused  # type: ignore[attr-defined]
+            return broken
+        return error
+
+    @cached_property
+    def _host_header(self) -> str:
+        default = {"http": 80, "https": 443}[self.scheme]
+        return self.host if self.port in {None, default} else f"{self.host}:{self.port}"
 
     def _put_conn(self, conn: Any) -> None:
-        if conn is not None:
-            conn.idle_since_s = time.monotonic()
-        super()._put_conn(conn)  # type: ignore[misc]
+        conn.idle_since_s = time.monotonic()
+        super()._put_conn(conn)
 
     def _get_conn(self, timeout: float | None = None) -> Any:
-        conn = super()._get_conn(timeout)  # type: ignore[misc]
-        idle_since_s = getattr(conn, "idle_since_s", None)
-        if idle_since_s is not None and time.monotonic() - idle_since_s > MAX_IDLE_S:
+        try:
+            conn: Any = self.pool.get(block=False) if self.pool is not None else None
+        except queue.Empty:
+            conn = None
+        if conn is None:
+            return self._new_conn()
+        if conn.sock is not None and (time.monotonic() - conn.idle_since_s > MAX_IDLE_S or _has_input(conn.sock)):
             conn.close()  # It connects anew when it is used.
         return conn
 
-    def _make_request(self, conn: Any, *args: Any, **kwargs: Any) -> Any:
-        reused = conn.sock is not None
-        try:
-            return super()._make_request(conn, *args, **kwargs)  # type: ignore[misc]
-        except Exception as error:
-            error.on_reused_connection = reused  # type: ignore[attr-defined]
-            raise
+
+def _has_input(connection: socket.socket) -> bool:
+    """Tells whether an idle connection has something to read, which can only be its end."""
+    poll = _poll_class()()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
 
 
-class HttpPool(_IdleLimit, HTTPConnectionPool):
-    """Connections without TLS: the sandbox, a proxy on this machine."""
+@cache
+def _poll_class() -> Any:
+    # gevent's poll() is made to wait and costs 50 µs; this is one system call that does not wait.
+    from gevent.monkey import get_original
+
+    return get_original("select", "poll")
 
 
-class HttpsPool(_IdleLimit, HTTPSConnectionPool):
-    """Connections with TLS."""
+class HttpsPool(HttpPool, HTTPSConnectionPool):
+    """The same over TLS."""
 
 
 POOL_CLASSES = {"http": HttpPool, "https": HttpsPool}

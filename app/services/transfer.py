@@ -1,24 +1,20 @@
 """Reads the body of a provider's answer off its socket, as the bytes arrive and with a deadline for each wait.
 
-`requests` and urllib3 send the request and read the head. The body is read here instead of through them because
-their readers cannot be asked twice: after one timeout Python's socket file refuses further reads, and a timeout
-in the middle of a chunk header loses bytes. A stream must survive many timeouts, one for each heartbeat.
+The readers of urllib3 and http.client cannot be asked twice: after one timeout Python's socket file refuses further
+reads, and a timeout in the middle of a chunk header loses bytes. A stream must survive many timeouts, one for each
+look at whether its client is still there.
 """
 
 from __future__ import annotations
 
 import socket
-import ssl
 import zlib
 from typing import Any, Protocol
 
 from urllib3.response import HTTPResponse
 
 from app.errors import UpstreamCut
-
-# One event of a chat stream is 200 to 400 bytes, so this takes a burst of some forty in one system call; a larger
-# buffer is allocated anew for each call and would count in full for every live stream.
-RECEIVE_BYTES = 16_384
+from app.services.wire import RECEIVE_BYTES, Head
 
 # Chunk headers are a few hexadecimal digits. Extensions are legal, but nobody sends kilobytes of them.
 _MAX_CHUNK_HEADER_BYTES = 1_024
@@ -135,15 +131,19 @@ class Body:
 
     Closing gives the connection back to the pool when the body was read to its end, and ends it otherwise, which
     is what tells a provider to stop generating.
+
+    Args:
+        response: urllib3's response, as `pool.py` makes it; any other, a test double's, is read through urllib3.
     """
 
     def __init__(self, response: HTTPResponse) -> None:
         self._response = response
-        self._head: Any = response._fp  # http.client's response: it owns the socket file.
+        wire: tuple[Any, Head | None] = getattr(response, "wire", (None, None))
+        self._connection, head = wire
         self._inflate = _decompressor(response.headers.get("content-encoding"))
-        self._framing = _framing(self._head)
-        self._socket = _socket_of(self._head)
-        self._first = self._take_buffered()
+        self._framing: _Framing = CloseFraming() if head is None else _framing(head)
+        self._first = b"" if head is None else head.rest
+        self._keeps_alive = head is not None and head.keeps_alive
         self.complete = self._framing.done
 
     def receive(self, timeout_s: float) -> bytes:
@@ -160,7 +160,7 @@ class Body:
             data = self._first or self._read(timeout_s)
             self._first = b""
             if not data and not self._framing.end():
-                raise UpstreamCut("The provider closed the connection before its answer was complete.")
+                raise UpstreamCut("The provider closed the connection before its answer was complete. Retry.")
             payload = self._framing.feed(data)
             self.complete = self._framing.done
             if self._inflate is not None:
@@ -171,15 +171,16 @@ class Body:
 
     def _read(self, timeout_s: float) -> bytes:
         try:
-            if self._socket is None:
-                # Without a socket (a response made by a test double, or http.client gave it up) urllib3 has it all.
+            if self._connection is None:
                 return self._response.read1(RECEIVE_BYTES, decode_content=False)
-            self._socket.settimeout(timeout_s)
-            return self._socket.recv(RECEIVE_BYTES)
+            connection: socket.socket = self._connection.sock
+            connection.settimeout(timeout_s)
+            return connection.recv(RECEIVE_BYTES)
         except TimeoutError:
             raise
         except OSError as error:
-            raise UpstreamCut("The connection to the provider broke before its answer was complete.") from error
+            message = "The connection to the provider broke before its answer was complete. Retry."
+            raise UpstreamCut(message) from error
 
     def _inflated(self, payload: bytes) -> bytes:
         try:
@@ -188,41 +189,21 @@ class Body:
         except zlib.error as error:
             raise UpstreamCut("The provider's answer is not valid in the coding that it names.") from error
 
-    def _take_buffered(self) -> bytes:
-        """Returns what came in the same packets as the head and stands in the socket file's buffer."""
-        if self._socket is None:
-            return b""
-        self._socket.settimeout(0)
-        try:
-            return self._head.fp.read1(RECEIVE_BYTES) or b""
-        except (BlockingIOError, ssl.SSLWantReadError):
-            return b""
-        except OSError as error:
-            raise UpstreamCut("The connection to the provider broke before its answer was complete.") from error
-
     def close(self) -> None:
         """Ends the use of the connection; may be called more than once."""
-        if self.complete and self._socket is not None:
-            self._head.close()
-            self._response.release_conn()
-        else:
-            connection = self._response.connection
+        connection, self._connection = self._connection, None
+        if connection is None:
             self._response.close()
-            if connection is not None:
-                connection.close()
+            return
+        if not (self.complete and self._keeps_alive):
+            connection.close()
+        self._response.release_conn()
 
 
-def _framing(head: Any) -> _Framing:
-    if getattr(head, "chunked", False):
+def _framing(head: Head) -> _Framing:
+    if head.chunked:
         return ChunkedFraming()
-    length = getattr(head, "length", None)
-    return CloseFraming() if length is None else LengthFraming(length)
-
-
-def _socket_of(head: Any) -> socket.socket | None:
-    # http.client hands its socket to a buffered file; with "Connection: close" that file is its only owner.
-    raw = getattr(getattr(head, "fp", None), "raw", None)
-    return getattr(raw, "_sock", None)
+    return CloseFraming() if head.length is None else LengthFraming(head.length)
 
 
 def _decompressor(coding: str | None) -> Any:

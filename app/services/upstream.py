@@ -16,7 +16,7 @@ import msgspec
 import requests
 from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
-from urllib3.exceptions import NewConnectionError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
 
 from app.config import Settings
 from app.errors import UpstreamError, UpstreamTimeout, UpstreamUnreachable
@@ -36,14 +36,32 @@ USER_AGENT = "llm-gateway/0.1"  # Featherless' edge turns default agents away wi
 
 
 class _Adapter(HTTPAdapter):
-    """`requests`' transport for one provider, with our pool and without a look at the file system for each request."""
+    """`requests`' transport for one host, without what it does for any host: proxies, cookies, a look at the disk."""
 
-    def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **kwargs: Any) -> None:
-        super().init_poolmanager(connections, maxsize, block, ssl_context=tls_context(), **kwargs)
-        self.poolmanager.pool_classes_by_scheme = POOL_CLASSES
+    def __init__(self, base_url: str) -> None:
+        super().__init__()
+        parts = urlsplit(base_url)
+        options: dict[str, Any] = {"ssl_context": tls_context()} if parts.scheme == "https" else {}
+        pool_class = POOL_CLASSES[parts.scheme]
+        self._pool = pool_class(parts.hostname, parts.port, maxsize=KEPT_CONNECTIONS, **options)
+
+    def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
+        """Returns the one pool."""
+        return self._pool
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
         """Does nothing: the shared context holds the authorities; reading them for each request costs 10 ms."""
+
+    def request_url(self, request: Any, proxies: Any) -> str:
+        """Returns the path and query."""
+        return "/" + str(request.url).split("/", 3)[3]
+
+    def build_response(self, req: Any, resp: Any) -> requests.Response:
+        """Returns the answer without a cookie jar and without a second copy of its headers."""
+        response = requests.Response()
+        response.status_code, response.raw, response.headers = resp.status, resp, resp.headers
+        response.request, response.url = req, req.url
+        return response
 
 
 class Answer:
@@ -127,11 +145,6 @@ def _retryable(error: UpstreamError) -> UpstreamError:
     return error
 
 
-def _never_connected(error: Exception) -> bool:
-    reason = getattr(error.args[0], "reason", None) if error.args else None
-    return isinstance(reason, NewConnectionError)
-
-
 class UpstreamClient:
     """Speaks to one provider's OpenAI-compatible API with its key; shared by all requests of the process."""
 
@@ -140,7 +153,7 @@ class UpstreamClient:
         self.base_url = base_url
         self.key_setting = key_setting
         self.settings = settings
-        self._adapter = _Adapter(pool_connections=2, pool_maxsize=KEPT_CONNECTIONS)
+        self._adapter = _Adapter(base_url)
         self._headers = {
             "Authorization": f"Bearer {api_key}",
             "User-Agent": USER_AGENT,
@@ -212,7 +225,7 @@ class UpstreamClient:
         )
         try:
             response = self._adapter.send(request, stream=True, timeout=timeouts_s)
-        except (requests.RequestException, OSError, ValueError) as error:
+        except (requests.RequestException, HTTPError, OSError, ValueError) as error:
             raise self._failure(error) from error
         if 200 <= response.status_code < 300:
             return Answer(self.title, response)
@@ -220,7 +233,9 @@ class UpstreamClient:
 
     def _failure(self, error: Exception) -> UpstreamError:
         """Words what `requests` raised before there was an answer, and says whether the request may be sent again."""
-        if isinstance(error, requests.ConnectTimeout):
+        if isinstance(error, ConnectTimeoutError | requests.ConnectTimeout) and not isinstance(
+            error, NewConnectionError
+        ):
             message = f"{self.title} could not be reached in time. Retry in a moment."
             return _retryable(UpstreamTimeout(message, code="upstream_connect_timeout"))
         if isinstance(error, requests.ReadTimeout):
@@ -232,7 +247,7 @@ class UpstreamClient:
                 "machine's certificates."
             )
             return UpstreamUnreachable(message, code="upstream_tls_error")
-        if _never_connected(error):
+        if isinstance(error, NewConnectionError):
             return _retryable(UpstreamUnreachable(f"{self.title} could not be reached. Retry in a moment."))
         message = f"{self.title} closed the connection before it answered. Retry in a moment."
         failure = UpstreamUnreachable(message, code="upstream_connection_lost")
