@@ -24,7 +24,7 @@ os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", str(ROOT / "var" / "metrics" /
 bind = f"0.0.0.0:{settings.port}"
 workers = settings.web_concurrency
 # A thousand live streams per core need a greenlet each, not a thread: half the memory and twice the events.
-worker_class = "gevent"
+worker_class = "app.gunicorn_worker.GatewayWorker"
 # Connections, idle ones too. Live requests are bounded by MAX_LIVE_REQUESTS with an answer that says so; at this
 # bound gunicorn stops accepting, which a caller sees as silence, so it stands well above.
 worker_connections = settings.max_live_requests * 2 + 1_000

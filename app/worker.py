@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import signal
+import threading
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 from app.config import get_settings
+from app.logs import log_event
 from app.services import drain
 from app.services.journal import start_journal, stop_journal
+from app.services.metrics import update_gauges
 from app.services.models import start_catalogs
+
+# Prometheus asks every 15 s or more, so its picture of a worker is that old at most.
+GAUGES_EVERY_S = 5.0
 
 # What is left of gunicorn's graceful time after the drain, for shipping the journal; the rest is for its own exit.
 _SHIPPING_SHARE = 0.6
@@ -20,6 +27,7 @@ def start_worker(worker: Any) -> None:
     """Opens the journal, fetches the catalogs in the background, and listens for the signal to drain."""
     start_journal()
     start_catalogs()
+    threading.Thread(target=_update_gauges_forever, name="gauges", daemon=True).start()
     _drain_on_term(worker)
 
 
@@ -32,6 +40,15 @@ def _drain_on_term(worker: Any) -> None:
         handler(signum, frame)
 
     signal.signal(signal.SIGTERM, begin_drain)
+
+
+def _update_gauges_forever() -> None:
+    while True:
+        try:
+            update_gauges()
+        except Exception as error:
+            log_event("gauges not updated", level="error", error=error)
+        time.sleep(GAUGES_EVERY_S)
 
 
 def stop_worker() -> None:

@@ -6,8 +6,9 @@ from flask import Blueprint, Response, g, request
 from werkzeug.exceptions import ClientDisconnected
 
 from app.config import get_settings
-from app.errors import BodyTooLarge, ClientGone, GatewayError
+from app.errors import BadRequest, BodyTooLarge, ClientGone, GatewayError
 from app.services.activity import Activity, begin_activity
+from app.services.admission import admit
 from app.services.chat import answer_chat
 from app.services.client import ClientConnection
 from app.services.metering import record_error
@@ -47,7 +48,9 @@ def _retry_count() -> int | None:
 
 
 def _read_body(activity: Activity) -> bytes:
+    """Reads the body of a request that there is room for; a refusal is put on its record."""
     try:
+        admit()
         return _bounded_body(get_settings().max_body_bytes)
     except GatewayError as error:
         record_error(activity, error)
@@ -56,6 +59,10 @@ def _read_body(activity: Activity) -> bytes:
         gone = ClientGone()
         record_error(activity, gone)
         raise gone from error
+    except Exception as error:  # gunicorn's own, for a body whose chunked coding is broken.
+        broken = BadRequest("The body's transfer coding is broken. Send it again.", code="invalid_body")
+        record_error(activity, broken)
+        raise broken from error
 
 
 def _bounded_body(max_bytes: int) -> bytes:

@@ -103,15 +103,15 @@ class Activity:
                 ) from error
             self._recorder.go_uncovered()
 
-    def finish(self, outcome: str, status: int) -> None:
-        """Ends the record; calls after the first change nothing.
+    def finish(self, outcome: str, status: int) -> bool:
+        """Ends the record; calls after the first change nothing and return False.
 
         Args:
             outcome: one of app.db.tables.OUTCOMES.
             status: the HTTP status that the client got.
         """
         if self._finished:
-            return
+            return False
         self._finished = True
         row = self.row
         row.outcome, row.status = outcome, status
@@ -121,6 +121,7 @@ class Activity:
         except Exception as error:
             # A fault of ours must not cost the client its answer; the count of what is in flight will show it.
             log_event("activity_not_recorded", level="error", error=error, request_id=self.request_id)
+        return True
 
 
 def begin_activity(key_id: str, endpoint: str) -> Activity:

@@ -44,9 +44,9 @@ def post_chat_with_retries(
         UpstreamError: the last attempt's failure; after retries it tells the client not to retry by itself.
     """
     while True:
+        check_breakers(provider)  # Its refusal is no attempt: nothing was sent, and no probe of a breaker failed.
         started_s = time.monotonic()
         try:
-            check_breakers(provider)
             answer = client.post_chat(body, stream=stream)
         except UpstreamError as error:
             pause_s = _note(error, provider, attempts, started_s)

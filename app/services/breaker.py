@@ -55,15 +55,14 @@ def check_breakers(provider: str) -> None:
     Raises:
         UpstreamError: a copy of the last failure, with `retry_after_s` until the next probe.
     """
-    for kind in THRESHOLDS:
-        breaker = _breakers.get((provider, kind))
-        if breaker is None or not breaker.is_open:
-            continue
+    found = (_breakers.get((provider, kind)) for kind in THRESHOLDS)
+    open_ones = [breaker for breaker in found if breaker is not None and breaker.is_open]
+    for breaker in open_ones:
         left_s = breaker.open_until_s - time.monotonic()
-        if left_s <= 0 and not breaker.probing:
-            breaker.probing = True  # This request probes; the others go on failing fast until it is back.
-        else:
+        if left_s > 0 or breaker.probing:
             raise _fast_failure(breaker, max(left_s, 1.0))
+    for breaker in open_ones:
+        breaker.probing = True  # This request probes; the others go on failing fast until it is back.
 
 
 def _fast_failure(breaker: Breaker, left_s: float) -> UpstreamError:

@@ -6,6 +6,7 @@ answer comes back whole or as a stream, and whatever happens the activity is fin
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from app.services.client import ClientConnection
 from app.services.completions import CompletionCollector, process_completion
 from app.services.interrupts import ends_early
 from app.services.metering import record_completion, record_error, record_stream
+from app.services.metrics import observe_overhead
 from app.services.providers import Provider, get_client
 from app.services.relay import Relay, Sightings
 from app.services.sse import event_data, split_events
@@ -58,8 +60,7 @@ def answer_chat(content: bytes, activity: Activity, client: ClientConnection) ->
         record_error(activity, error)
         raise
     except BaseException:
-        activity.row.error_type = GatewayError.type
-        activity.finish("rejected", GatewayError.status)
+        record_error(activity, GatewayError("The gateway failed."))
         raise
 
 
@@ -68,6 +69,7 @@ def _send(request: ChatRequest, activity: Activity, client: ClientConnection) ->
     settings = get_settings()
     deadline_s = activity.started_s + settings.upstream_total_timeout_s
     activity.dispatch()
+    sent_s = time.monotonic()
     with ends_early(client, deadline_s, request.provider.title):
         answer = post_chat_with_retries(
             upstream,
@@ -79,28 +81,44 @@ def _send(request: ChatRequest, activity: Activity, client: ClientConnection) ->
             attempts=activity.row.attempts,
         )
     activity.row.upstream_status, activity.row.upstream_request_id = answer.status, answer.request_id
-    headers = _headers(request, answer)
     if request.stream:
         client.limit_sends(settings.client_send_timeout_s)
-        return ChatAnswer(_relay(request, activity, client, answer, deadline_s), headers)
-    if request.stream_upstream:
-        completion = _collect(request, activity, client, answer, deadline_s)
-    else:
-        with ends_early(client, deadline_s, request.provider.title):
-            completion = answer.read_json(idle_timeout_s=settings.upstream_idle_timeout_s, deadline_s=deadline_s)
-        _check_completion(completion, request.provider)
-        record_completion(activity, request, completion, answer.headers)
+        relay = _relay(request, activity, client, answer, deadline_s)
+        return ChatAnswer(relay, _headers(request, answer, activity, time.monotonic() - sent_s))
+    completion = _receive(request, activity, client, answer, deadline_s)
+    headers = _headers(request, answer, activity, time.monotonic() - sent_s)
     return ChatAnswer(_encode(process_completion(completion)), headers)
 
 
-def _headers(request: ChatRequest, answer: Answer) -> dict[str, str]:
+def _receive(
+    request: ChatRequest, activity: Activity, client: ClientConnection, answer: Answer, deadline_s: float
+) -> dict[str, Any]:
+    """Waits for the whole answer and returns it, recorded."""
+    if request.stream_upstream:
+        return _collect(request, activity, client, answer, deadline_s)
+    with ends_early(client, deadline_s, request.provider.title):
+        completion = answer.read_json(idle_timeout_s=get_settings().upstream_idle_timeout_s, deadline_s=deadline_s)
+    _check_completion(completion, request.provider)
+    record_completion(activity, request, completion, answer.headers)
+    checked: dict[str, Any] = completion
+    return checked
+
+
+def _headers(request: ChatRequest, answer: Answer, activity: Activity, upstream_s: float) -> dict[str, str]:
+    """Returns the headers that tell the client who served it, and how long the provider and the gateway took.
+
+    For a stream the provider's time ends with the head of its answer, which is when ours is sent.
+    """
     headers = {name: value for name, value in answer.headers.items() if name.lower().startswith(_SHOWN_HEADERS)}
     headers["x-gateway-provider"] = request.provider.name
-    headers["x-gateway-model"] = request.model
+    headers["x-gateway-model"] = activity.row.model_served or request.model
     if request.dropped:
         headers["x-gateway-dropped-params"] = ", ".join(request.dropped)
     if answer.request_id:
         headers["x-upstream-request-id"] = answer.request_id
+    own_s = time.monotonic() - activity.started_s - upstream_s
+    observe_overhead(request.stream, own_s)
+    headers["server-timing"] = f"gateway;dur={own_s * 1000:.2f}, upstream;dur={upstream_s * 1000:.2f}"
     return headers
 
 

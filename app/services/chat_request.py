@@ -9,6 +9,7 @@ import msgspec
 
 from app.errors import BadRequest
 from app.services.activity import Activity
+from app.services.admission import become_stream
 from app.services.parameters import check_parameters, fit_to_provider, parse_body, stream_options_for
 from app.services.providers import Provider, get_client, get_provider
 from app.services.routing import resolve_model
@@ -57,7 +58,9 @@ def read_chat_request(content: bytes, activity: Activity) -> ChatRequest:
     """
     body = parse_body(content)
     row = activity.row
-    row.stream = body.get("stream") is True
+    if body.get("stream") is True:
+        row.stream = True
+        become_stream()
     provider_name, asked_model = _text(body, "provider"), _text(body, "model", required=True)
     row.model_requested = asked_model[:500]
     row.gateway = provider_name[:100] or None

@@ -11,6 +11,7 @@ import msgspec
 from app.errors import ClientGone, GatewayError, UpstreamError
 from app.logs import log_event
 from app.services.activity import Activity
+from app.services.admission import release
 from app.services.chat_request import ChatRequest
 from app.services.metrics import count_request
 from app.services.pricing import compute_cost, get_price
@@ -135,8 +136,10 @@ def record_error(activity: Activity, error: GatewayError, status: int | None = N
 
 
 def _finish(activity: Activity, outcome: str, status: int) -> None:
-    activity.finish(outcome, status)
+    if not activity.finish(outcome, status):
+        return  # A stream that was collected for an unstreamed request has finished its record by itself.
     row = activity.row
+    release(row.stream)
     count_request(row)
     log_event(
         "request",

@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from app.services.activity import ActivityRow
+from app.services.admission import get_live
 from app.services.breaker import THRESHOLDS, get_open_breakers
 from app.services.journal import get_journal_status
 from app.services.models import get_catalog_ages
@@ -83,6 +84,11 @@ def count_request(row: ActivityRow) -> None:
         retries_total.labels(provider).inc(len(row.attempts) - 1)
 
 
+def observe_overhead(stream: bool, seconds: float) -> None:
+    """Takes in what the gateway itself spent on a request."""
+    _overhead(stream).observe(seconds)
+
+
 def _count_usage(row: ActivityRow, provider: str) -> None:
     model = _model_label(row.model_served or "unknown")
     _tokens(provider, model, "prompt").inc(row.prompt_tokens or 0)
@@ -124,6 +130,11 @@ def _duration(provider: str, stream: bool) -> Histogram:
     return duration_seconds.labels(provider, "true" if stream else "false")
 
 
+@lru_cache(maxsize=2)
+def _overhead(stream: bool) -> Histogram:
+    return overhead_seconds.labels("true" if stream else "false")
+
+
 @lru_cache(maxsize=16)
 def _ttft(provider: str) -> Histogram:
     return ttft_seconds.labels(provider)
@@ -139,6 +150,8 @@ def update_gauges() -> None:
     for provider, state in get_catalog_ages().items():
         if state.age_s is not None:
             catalog_age_seconds.labels(provider).set(state.age_s)
+    for stream, count in get_live().items():
+        live_requests.labels("true" if stream else "false").set(count)
     opened = {(breaker["provider"], breaker["kind"]) for breaker in get_open_breakers()}
     for provider in PROVIDERS:
         for kind in THRESHOLDS:
