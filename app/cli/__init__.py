@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from flask import Flask
 
+from app.cli.activity import activity_group
 from app.cli.db import db_group
 from app.cli.keys import keys_group
 
 
 def register_commands(app: Flask) -> None:
     """Adds the gateway's commands to `flask`."""
+    app.cli.add_command(activity_group)
     app.cli.add_command(db_group)
     app.cli.add_command(keys_group)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import click
 
+from app.cli.failures import plain_errors
 from app.config import SettingsError, get_settings
 from app.db.schema import (
-    SchemaError,
     SchemaState,
     compare_schema,
     downgrade_schema,
@@ -27,7 +24,7 @@ def db_group() -> None:
 @click.argument("revision", default="head")
 def upgrade_command(revision: str) -> None:
     """Migrate up to REVISION, by default the newest. Safe to run twice at once."""
-    with _plain_errors():
+    with plain_errors():
         upgrade_schema(_database_url(), revision)
         click.echo(_describe(fetch_schema_state(_database_url())))
 
@@ -37,7 +34,7 @@ def upgrade_command(revision: str) -> None:
 @click.confirmation_option(prompt="Tables made by later migrations are dropped with all they hold. Go on?")
 def downgrade_command(revision: str) -> None:
     """Take migrations back down to REVISION ("base" for all)."""
-    with _plain_errors():
+    with plain_errors():
         downgrade_schema(_database_url(), revision)
         click.echo(_describe(fetch_schema_state(_database_url())))
 
@@ -45,7 +42,7 @@ def downgrade_command(revision: str) -> None:
 @db_group.command("current")
 def current_command() -> None:
     """Say which migration is in place. Exit code 1 when `flask db upgrade` is needed."""
-    with _plain_errors():
+    with plain_errors():
         state = fetch_schema_state(_database_url())
     click.echo(_describe(state))
     raise SystemExit(0 if state.state in {"current", "ahead"} else 1)
@@ -54,7 +51,7 @@ def current_command() -> None:
 @db_group.command("check")
 def check_command() -> None:
     """Compare the tables that the code expects with those in the database. Exit code 1 when they differ."""
-    with _plain_errors():
+    with plain_errors():
         differences = compare_schema(_database_url())
     for difference in differences:
         click.echo(repr(difference))
@@ -72,12 +69,3 @@ def _database_url() -> str:
 def _describe(state: SchemaState) -> str:
     in_place = f"migration {state.current} is in place" if state.current else "no migration is in place"
     return f"schema {state.state}: {in_place}, {state.head} is the newest that this code knows"
-
-
-@contextmanager
-def _plain_errors() -> Iterator[None]:
-    # An operator wants the sentence and the exit code, not the traceback.
-    try:
-        yield
-    except (SchemaError, SettingsError) as error:
-        raise click.ClickException(str(error)) from error

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import click
-from sqlalchemy.exc import SQLAlchemyError
 
-from app.config import SettingsError
-from app.logs import redact
+from app.cli.failures import plain_errors
 from app.services.auth import REVOCATION_S
 from app.services.keys import create_key, list_keys, revoke_key
 
@@ -23,7 +18,7 @@ def keys_group() -> None:
 @click.argument("name")
 def create_command(name: str) -> None:
     """Create a key for NAME and show it, this once."""
-    with _plain_errors():
+    with plain_errors():
         key, row = create_key(name)
     click.echo(key)
     click.echo(f"Id {row.id}, for {row.name!r}. Store the key now: only its digest is kept.", err=True)
@@ -32,7 +27,7 @@ def create_command(name: str) -> None:
 @keys_group.command("list")
 def list_command() -> None:
     """List all keys by their public ids."""
-    with _plain_errors():
+    with plain_errors():
         rows = list_keys()
     click.echo(f"{'ID':12} {'NAME':24} {'ENDS IN':8} {'CREATED':20} REVOKED")
     for row in rows:
@@ -44,20 +39,8 @@ def list_command() -> None:
 @click.argument("public_id", metavar="ID")
 def revoke_command(public_id: str) -> None:
     """Revoke the key with this ID, as `flask keys list` shows it."""
-    with _plain_errors():
+    with plain_errors():
         row = revoke_key(public_id)
     if row is None:
         raise click.ClickException(f"There is no key with the id {public_id!r}. `flask keys list` shows all.")
     click.echo(f"Revoked {row.id} ({row.name}). It stops working within {REVOCATION_S:g} seconds.")
-
-
-@contextmanager
-def _plain_errors() -> Iterator[None]:
-    """Turns a missing setting or an absent database into one sentence."""
-    try:
-        yield
-    except SettingsError as error:
-        raise click.ClickException(str(error)) from error
-    except SQLAlchemyError as error:
-        reason = redact(str(getattr(error, "orig", None) or error)).strip()
-        raise click.ClickException(f"The database did not do it: {reason}") from error

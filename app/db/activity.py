@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any, NamedTuple
@@ -104,17 +105,23 @@ def select_activity(
 
 
 def stream_activity(
-    engine: Engine, wanted: ActivityFilter, *, page_rows: int = EXPORT_PAGE_ROWS
+    connect: Callable[[], AbstractContextManager[Connection]],
+    wanted: ActivityFilter,
+    *,
+    page_rows: int = EXPORT_PAGE_ROWS,
 ) -> Iterator[dict[str, Any]]:
     """Yields all rows wanted, newest first, in constant memory.
 
     It reads page by page along the primary key and holds no connection and no snapshot in between: a reader may
     be as slow as it likes without keeping the database from cleaning up. Rows that arrive meanwhile are seen if
     their start is older than where the reader is.
+
+    Args:
+        connect: gives the connection for a page, for instance `engine.connect`.
     """
     after = None
     while True:
-        with engine.connect() as connection:
+        with connect() as connection:
             page = select_activity(connection, wanted, after=after, limit=page_rows)
         yield from page
         if len(page) < page_rows:

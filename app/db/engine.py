@@ -2,7 +2,7 @@
 
 Nothing here knows gevent: gunicorn.conf.py gives psycopg2 its wait callback, and this stays plain code. Two things
 follow from that callback. libpq's connect_timeout does not act under it, and no setting of the server ends a wait
-for a server that is frozen; whoever must not wait gives a limit from outside (`gevent.Timeout`, or `ping` below).
+for a server that is frozen; whoever must not wait gives a limit from outside (`bounded` in app/db/errors.py).
 psycopg2 closes a connection whose wait was broken off, and SQLAlchemy then drops it from the pool.
 """
 
@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from sqlalchemy import Engine, create_engine, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Connection, Engine, create_engine, text
 
 from app.config import SettingsError, get_settings
+from app.db.errors import DatabaseError, bounded
 
 # One for the shipper, one for maintenance, three for key lookups and statistics. PostgreSQL pays a process for
 # each connection and small hosted plans allow 20, so four workers and a release phase fit.
@@ -23,6 +25,13 @@ POOL_SIZE = 5
 POOL_TIMEOUT_S = 2.0
 # Below the half hour and more after which load balancers and firewalls forget an idle connection.
 POOL_RECYCLE_S = 900
+
+# How many connections callers who read statistics and activity may hold at a time: however many ask, one is left for
+# key lookups besides those of the shipper and of maintenance. More readers wait for their turn.
+READERS = 2
+# What a caller waits for an answer, turn included. The slowest ones take some hundred milliseconds, and whoever asks
+# a server that is frozen should hear that soon.
+READ_PATIENCE_S = 4.0
 
 # psycopg2 passes these to libpq. A database that takes longer to greet is not usable; a dead host is noticed after
 # 10 + 3 × 5 s without an answer to a keepalive, or 10 s without an acknowledgement of something sent.
@@ -41,6 +50,7 @@ CONNECT_ARGS: dict[str, object] = {
 }
 
 _lock = threading.Lock()
+_readers = threading.BoundedSemaphore(READERS)
 _engine: Engine | None = None
 _made_for: tuple[int, str] | None = None
 
@@ -90,27 +100,31 @@ def dispose_engine() -> None:
         _engine, _made_for = None, None
 
 
-def ping(timeout_s: float = 1.0, engine: Engine | None = None) -> bool:
-    """Returns whether the database answers a query within `timeout_s` seconds; never takes longer, raises nothing.
+@contextmanager
+def reading() -> Iterator[Connection]:
+    """A connection for a caller who waits: one snapshot for all that is read, within READ_PATIENCE_S seconds.
 
-    It asks in a thread (a greenlet, where gevent has patched threads), because only leaving the wait behind
-    bounds it when the server is frozen. What is left behind ends when the server wakes or the connection breaks.
+    Raises:
+        DatabaseError: the database is away, or did not answer in time.
+        SettingsError: DATABASE_URL is not set.
     """
-    answered = threading.Event()
+    with bounded(READ_PATIENCE_S), _readers, get_engine().connect() as connection:
+        yield connection.execution_options(isolation_level="REPEATABLE READ")
+
+
+def ping(timeout_s: float = 1.0, engine: Engine | None = None) -> bool:
+    """Returns whether the database answers a query within `timeout_s` seconds, a bound that holds under gevent.
+
+    Raises:
+        SettingsError: no engine is given and DATABASE_URL is not set.
+    """
     target = get_engine() if engine is None else engine
-
-    def ask() -> None:
-        try:
-            with target.connect() as connection:
-                connection.execute(text("SELECT 1"))
-            answered.set()
-        except SQLAlchemyError:
-            return
-
-    asking = threading.Thread(target=ask, name="database-ping", daemon=True)
-    asking.start()
-    asking.join(timeout_s)
-    return answered.is_set()
+    try:
+        with bounded(timeout_s), target.connect() as connection:
+            connection.execute(text("SELECT 1"))
+        return True
+    except DatabaseError:
+        return False
 
 
 def _forget_engine() -> None:

@@ -36,6 +36,7 @@ _MODEL = """CASE
 
 _SUMS = {
     "requests": "count(*)",
+    "ok_requests": "count(*) FILTER (WHERE outcome = 'ok')",
     "prompt_tokens": "coalesce(sum(prompt_tokens), 0)",
     "completion_tokens": "coalesce(sum(completion_tokens), 0)",
     "cached_tokens": "coalesce(sum(cached_tokens), 0)",
@@ -64,18 +65,19 @@ def insert_activity_sql(source: str | None = None, also: str | None = None) -> s
             array of objects.
         also: an INSERT that is to be carried out with it, or not at all.
     """
-    added = ", ".join(f"sum({name}) AS {name}" for name in _SUMS)
+    sums = ", ".join(f"{expression} AS {name}" for name, expression in _SUMS.items())
+    by_minute = f"(SELECT *, {_DAY} AS day FROM counted) AS counted"
     return f"""
 WITH turn AS MATERIALIZED (SELECT pg_advisory_xact_lock({INSERT_LOCK})),
 inserted AS ({_insert_rows(source or _json_rows())}),
 counted AS (
-    SELECT minute, gateway, model, key_id, outcome, error_type,
-        {", ".join(f"{expression} AS {name}" for name, expression in _SUMS.items())}
+    SELECT minute, gateway, model, key_id, outcome, error_type, {sums}
     FROM inserted GROUP BY minute, gateway, model, key_id, outcome, error_type),
-usage AS ({_upsert(tables.usage_rollup, f"{added} FROM counted {_LEVELS}")}),
-keys AS ({_upsert(tables.key_rollup, f"sum(requests) AS requests FROM counted {_LEVELS}")}),
-key_days AS ({_upsert(tables.key_usage, f"{added} FROM (SELECT *, {_DAY} AS day FROM counted) AS counted")}),
-latencies AS ({_upsert(tables.latency_rollup, f"sum(count) AS count FROM ({_LATENCIES}) AS counted {_LEVELS}")})
+usage AS ({_upsert_sums(tables.usage_rollup, f"counted {_LEVELS}")}),
+models AS ({_upsert_sums(tables.model_rollup, f"counted {_LEVELS}")}),
+key_days AS ({_upsert_sums(tables.key_usage, by_minute)}),
+keys AS ({_insert_keys()}),
+latencies AS ({_upsert_histograms()})
 {f", also AS ({also})" if also else ""}
 SELECT count(*) FROM inserted"""
 
@@ -93,10 +95,12 @@ WHERE started_at >= '2020-01-01 00:00+00' AND started_at < '2120-01-01 00:00+00'
 
 _DAY = "CAST(minute AT TIME ZONE 'UTC' AS date)"
 
-_LATENCIES = f"""
-    SELECT minute, gateway, metric, {BUCKET_SQL.format(value="value_ms")} AS bucket, count(*) AS count
-    FROM inserted CROSS JOIN LATERAL (VALUES ('ttft', ttft_ms), ('duration', duration_ms)) AS m (metric, value_ms)
-    WHERE value_ms IS NOT NULL AND {_TIMED} GROUP BY minute, gateway, metric, bucket"""
+# Counted by minute first: the levels then multiply the buckets and not the rows.
+_BUCKETS = f"""
+            SELECT minute, gateway, metric, {BUCKET_SQL.format(value="value_ms")} AS bucket, count(*) AS count
+            FROM inserted
+            CROSS JOIN LATERAL (VALUES ('ttft', ttft_ms), ('duration', duration_ms)) AS metrics (metric, value_ms)
+            WHERE value_ms IS NOT NULL AND {_TIMED} GROUP BY minute, gateway, metric, bucket"""
 
 
 def _json_rows() -> str:
@@ -122,12 +126,34 @@ def _value(column: Column[object]) -> str:
     return f"left({column.name}, {MOST_CHARACTERS})" if isinstance(column.type, Text) else column.name
 
 
-def _upsert(table: Table, source: str) -> str:
-    """Returns an upsert that adds the sums selected by `source` (its measures and FROM) by the primary key."""
+def _upsert_sums(table: Table, source: str) -> str:
+    """Returns the upsert that adds the sums in the FROM item `source`, by the table's primary key."""
     key = ", ".join(column.name for column in table.primary_key)
-    measures = [column.name for column in table.columns if not column.primary_key]
     return f"""
-    INSERT INTO {table.name} ({key}, {", ".join(measures)})
-    SELECT {key}, {source} GROUP BY {key}
+    INSERT INTO {table.name} ({key}, {", ".join(_SUMS)})
+    SELECT {key}, {", ".join(f"sum({name})" for name in _SUMS)} FROM {source} GROUP BY {key}
     ON CONFLICT ({key}) DO UPDATE SET
-        {", ".join(f"{name} = {table.name}.{name} + excluded.{name}" for name in measures)}"""
+        {", ".join(f"{name} = {table.name}.{name} + excluded.{name}" for name in _SUMS)}"""
+
+
+def _insert_keys() -> str:
+    return f"""
+    INSERT INTO key_seen (level, start, gateway, key_id)
+    SELECT DISTINCT level, start, gateway, key_id FROM counted {_LEVELS}
+    ON CONFLICT DO NOTHING"""
+
+
+def _upsert_histograms() -> str:
+    key = "level, start, gateway, metric"
+    return f"""
+    INSERT INTO latency_rollup ({key}, buckets, counts)
+    SELECT {key}, array_agg(bucket ORDER BY bucket), array_agg(count ORDER BY bucket) FROM (
+        SELECT {key}, bucket, CAST(sum(count) AS bigint) AS count FROM ({_BUCKETS}) AS by_minute {_LEVELS}
+        GROUP BY {key}, bucket) AS histogram
+    GROUP BY {key}
+    ON CONFLICT ({key}) DO UPDATE SET (buckets, counts) = (
+        SELECT array_agg(bucket ORDER BY bucket), array_agg(count ORDER BY bucket) FROM (
+            SELECT bucket, CAST(sum(count) AS bigint) AS count FROM (
+                SELECT * FROM unnest(latency_rollup.buckets, latency_rollup.counts)
+                UNION ALL SELECT * FROM unnest(excluded.buckets, excluded.counts)) AS parts (bucket, count)
+            GROUP BY bucket) AS merged)"""

@@ -12,10 +12,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
+    ColumnElement,
     Connection,
     Engine,
     Subquery,
@@ -25,12 +26,13 @@ from sqlalchemy import (
     literal,
     select,
     text,
+    true,
     tuple_,
     union_all,
 )
 
 from app.db.insert_sql import INSERT_LOCK
-from app.db.tables import key_rollup, key_usage, latency_rollup, usage_rollup
+from app.db.tables import key_seen, key_usage, latency_rollup, model_rollup, usage_rollup
 from app.db.windows import Span, compose_window
 
 # The longest window that reaches back from now is 30 days; two more let a late reader and a slow clock be.
@@ -46,6 +48,7 @@ class Sums(NamedTuple):
     """What is added up. Costs are in USD; tokens per second are `speed_tokens` / `speed_ms` × 1000."""
 
     requests: int = 0
+    ok_requests: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
@@ -57,12 +60,18 @@ class Sums(NamedTuple):
     speed_ms: float = 0.0
 
 
-class UsageRow(NamedTuple):
-    """Sums of one model, outcome and error type; '' where a request had no model or no error."""
+class OutcomeRow(NamedTuple):
+    """Sums of one outcome and error type; '' where there was no error."""
 
-    model: str
     outcome: str
     error_type: str
+    sums: Sums
+
+
+class ModelRow(NamedTuple):
+    """Sums of one model; '' where a request had none or one that does not exist."""
+
+    model: str
     sums: Sums
 
 
@@ -89,13 +98,16 @@ class Usage:
     """All that statistics need of one window.
 
     Attributes:
-        rows: sums by model × outcome × error type.
+        outcomes: sums by outcome × error type; their sum is that of all requests.
+        models: sums by model, most requests first.
         series: sums by step × outcome, oldest first; steps without requests are absent.
         keys: how many different keys made requests.
         histograms: metric ("ttft", "duration") → bucket → count; app/db/histogram.py reads percentiles from them.
+            Requests that the gateway refused, and lost ones, are not timed.
     """
 
-    rows: list[UsageRow]
+    outcomes: list[OutcomeRow]
+    models: list[ModelRow]
     series: list[SeriesRow]
     keys: int
     histograms: dict[str, dict[int, int]]
@@ -118,10 +130,15 @@ def select_usage(
     """
     spans, coarse = compose_window(start, end, step), compose_window(start, end)
     if not spans:
-        return Usage([], [], 0, {})
-    rows, series = _select_sums(connection, spans, step, gateway)
-    keys = _select_key_count(connection, coarse, gateway)
-    return Usage(rows, series, keys, _select_histograms(connection, coarse, gateway))
+        return Usage([], [], [], 0, {})
+    outcomes, series = _select_outcomes(connection, spans, step, gateway)
+    return Usage(
+        outcomes,
+        _select_models(connection, coarse, gateway),
+        series,
+        _select_key_count(connection, coarse, gateway),
+        _select_histograms(connection, coarse, gateway),
+    )
 
 
 def sum_up(sums: Iterable[Sums]) -> Sums:
@@ -164,40 +181,51 @@ def delete_fine_rollups(engine: Engine, now: datetime) -> int:
     """
     deleted = 0
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        for table in [usage_rollup, key_rollup, latency_rollup]:
+        for table in [usage_rollup, model_rollup, key_seen, latency_rollup]:
             for level in ["minute", "hour"]:
                 deleted += _delete_before(connection, f"{table.name}_{level}", now - FINE_LEVELS_KEPT)
     return deleted
 
 
-def _select_sums(
+def _select_outcomes(
     connection: Connection, spans: list[Span], step: timedelta, gateway: str | None
-) -> tuple[list[UsageRow], list[SeriesRow]]:
-    names = ["model", "outcome", "error_type", *Sums._fields]
-    rows = _rows_in(usage_rollup, spans, gateway, ["start", *names])
+) -> tuple[list[OutcomeRow], list[SeriesRow]]:
+    rows = _rows_in(usage_rollup, spans, gateway, ["start", "outcome", "error_type", *Sums._fields])
     bucket = func.date_bin(literal(step), rows.c.start, literal(_EPOCH)).label("bucket")
-    columns = [rows.c.model, rows.c.outcome, rows.c.error_type, bucket]
-    sums = [cast(func.sum(rows.c[name]), usage_rollup.c[name].type) for name in Sums._fields]
     # One pass over the rows makes both groupings; in a row of the first, the bucket is NULL.
-    sets = func.grouping_sets(tuple_(*columns[:3]), tuple_(rows.c.outcome, bucket))
-    result = connection.execute(select(*columns, *sums).group_by(sets).order_by(bucket)).all()
-    usage = [UsageRow(row[0], row[1], row[2], Sums(*row[4:])) for row in result if row.bucket is None]
-    series = [SeriesRow(row.bucket, row.outcome, Sums(*row[4:])) for row in result if row.bucket is not None]
-    return usage, series
+    sets = func.grouping_sets(tuple_(rows.c.outcome, rows.c.error_type), tuple_(rows.c.outcome, bucket))
+    query = select(rows.c.outcome, rows.c.error_type, bucket, *_sums(rows)).group_by(sets).order_by(bucket)
+    result = connection.execute(query).all()
+    outcomes = [OutcomeRow(row[0], row[1], Sums(*row[3:])) for row in result if row[2] is None]
+    return outcomes, [SeriesRow(row[2], row[0], Sums(*row[3:])) for row in result if row[2] is not None]
+
+
+def _select_models(connection: Connection, spans: list[Span], gateway: str | None) -> list[ModelRow]:
+    rows = _rows_in(model_rollup, spans, gateway, ["model", *Sums._fields])
+    query = select(rows.c.model, *_sums(rows)).group_by(rows.c.model)
+    models = [ModelRow(row[0], Sums(*row[1:])) for row in connection.execute(query)]
+    return sorted(models, key=lambda row: (-row.sums.requests, row.model))
 
 
 def _select_key_count(connection: Connection, spans: list[Span], gateway: str | None) -> int:
-    rows = _rows_in(key_rollup, spans, gateway, ["key_id"])
+    rows = _rows_in(key_seen, spans, gateway, ["key_id"])
     return connection.execute(select(func.count(rows.c.key_id.distinct()))).scalar_one()
 
 
 def _select_histograms(connection: Connection, spans: list[Span], gateway: str | None) -> dict[str, dict[int, int]]:
-    rows = _rows_in(latency_rollup, spans, gateway, ["metric", "bucket", "count"])
-    count = cast(func.sum(rows.c.count), BigInteger)
+    rows = _rows_in(latency_rollup, spans, gateway, ["metric", "buckets", "counts"])
+    entries = func.unnest(rows.c.buckets, rows.c.counts).table_valued("bucket", "count").render_derived()
+    count = cast(func.sum(entries.c.count), BigInteger)
+    query = select(rows.c.metric, entries.c.bucket, count).join_from(rows, entries, true())
     histograms: dict[str, dict[int, int]] = defaultdict(dict)
-    for row in connection.execute(select(rows.c.metric, rows.c.bucket, count).group_by(*rows.c[:2])):
-        histograms[row[0]][row[1]] = row[2]
+    for metric, bucket, number in connection.execute(query.group_by(rows.c.metric, entries.c.bucket)):
+        histograms[metric][bucket] = number
     return dict(histograms)
+
+
+def _sums(rows: Subquery) -> list[ColumnElement[Any]]:
+    # PostgreSQL makes a sum of bigint a numeric, which the driver would read as a Decimal.
+    return [cast(func.sum(rows.c[name]), usage_rollup.c[name].type) for name in Sums._fields]
 
 
 def _rows_in(table: Table, spans: list[Span], gateway: str | None, names: list[str]) -> Subquery:

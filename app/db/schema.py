@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MIGRATIONS = ROOT / "migrations"
 
 # The partitions of the partitioned tables: made by migrations and by app/db/partitions.py, in no metadata.
-PARTITION_NAME = r"(activity_p\d{8}|(usage|key|latency)_rollup_(minute|hour|day))"
+PARTITION_NAME = r"(activity_p\d{8}|(usage_rollup|model_rollup|key_seen|latency_rollup)_(minute|hour|day))"
 
 
 class SchemaState(NamedTuple):

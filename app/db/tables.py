@@ -2,15 +2,16 @@
 
     api_key         one gateway key: its digest, never the key itself
     activity        one inference request; partitioned by UTC day (app/db/partitions.py)
-    usage_rollup    sums of activity by minute, hour and day × gateway × model × outcome × error type
-    key_rollup      which keys were seen by minute, hour and day × gateway
+    usage_rollup    sums of activity by minute, hour and day × gateway × outcome × error type
+    model_rollup    the same sums by minute, hour and day × gateway × model
+    key_seen        which keys made requests, by minute, hour and day × gateway
     key_usage       sums of activity by day × key × gateway × model
     latency_rollup  histograms of activity by minute, hour and day × gateway × metric
     worker_ledger   what each worker says became of its requests (app/db/ledger.py)
 
-The four after activity are written by the statement that writes activity, and outlive it. Keys stand outside
-usage_rollup because their product with the models would make its minutes as numerous as the requests. The three
-rollups with a level are list-partitioned by it, so that the few day rows do not lie scattered among minutes.
+The five after activity are written by the statement that writes activity, and outlive it. They are margins and not
+one cube: outcome × model × key would make the minutes as numerous as the requests, and no statistic asks for it.
+Those with a level are list-partitioned by it, so that the few day rows do not lie scattered among the minutes.
 
 Days are UTC days. Absent text is '' in the rollups, because NULLs would never conflict in a primary key.
 """
@@ -20,6 +21,7 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     Boolean,
     CheckConstraint,
@@ -77,6 +79,7 @@ def _sums() -> list[Column[Any]]:
     # app/db/insert_sql.py fills the measures by these names.
     return [
         Column("requests", BigInteger, nullable=False),
+        Column("ok_requests", BigInteger, nullable=False),
         Column("prompt_tokens", BigInteger, nullable=False),
         Column("completion_tokens", BigInteger, nullable=False),
         Column("cached_tokens", BigInteger, nullable=False),
@@ -184,22 +187,32 @@ usage_rollup = Table(
     Column("level", Text, nullable=False),
     Column("start", DateTime(timezone=True), nullable=False),
     Column("gateway", Text, nullable=False),
-    Column("model", Text, nullable=False),
     Column("outcome", Text, nullable=False),
     Column("error_type", Text, nullable=False),
     *_sums(),
-    PrimaryKeyConstraint("level", "start", "gateway", "model", "outcome", "error_type"),
+    PrimaryKeyConstraint("level", "start", "gateway", "outcome", "error_type"),
     postgresql_partition_by="LIST (level)",
 )
 
-key_rollup = Table(
-    "key_rollup",
+model_rollup = Table(
+    "model_rollup",
+    metadata,
+    Column("level", Text, nullable=False),
+    Column("start", DateTime(timezone=True), nullable=False),
+    Column("gateway", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    *_sums(),
+    PrimaryKeyConstraint("level", "start", "gateway", "model"),
+    postgresql_partition_by="LIST (level)",
+)
+
+key_seen = Table(
+    "key_seen",
     metadata,
     Column("level", Text, nullable=False),
     Column("start", DateTime(timezone=True), nullable=False),
     Column("gateway", Text, nullable=False),
     Column("key_id", Text, nullable=False),
-    Column("requests", BigInteger, nullable=False),
     PrimaryKeyConstraint("level", "start", "gateway", "key_id"),
     postgresql_partition_by="LIST (level)",
 )
@@ -223,9 +236,10 @@ latency_rollup = Table(
     Column("start", DateTime(timezone=True), nullable=False),
     Column("gateway", Text, nullable=False),
     Column("metric", Text, nullable=False),
-    Column("bucket", SmallInteger, nullable=False, comment="see app/db/histogram.py"),
-    Column("count", BigInteger, nullable=False),
-    PrimaryKeyConstraint("level", "start", "gateway", "metric", "bucket"),
+    # A row per bucket would be ten times the bytes: a minute of few requests fills nearly a bucket with each.
+    Column("buckets", ARRAY(SmallInteger), nullable=False, comment="ascending; see app/db/histogram.py"),
+    Column("counts", ARRAY(BigInteger), nullable=False, comment="of the buckets, in their order"),
+    PrimaryKeyConstraint("level", "start", "gateway", "metric"),
     postgresql_partition_by="LIST (level)",
 )
 

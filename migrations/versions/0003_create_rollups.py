@@ -1,4 +1,4 @@
-"""Creates the four rollups of activity, three of them partitioned by level."""
+"""Creates the five tables that are derived from activity, four of them partitioned by level."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ FILLFACTORS = {"minute": 90, "hour": 70, "day": 50}
 
 
 def upgrade() -> None:
-    _create_by_level("usage_rollup", ["gateway", "model", "outcome", "error_type"], _sums())
-    _create_by_level("key_rollup", ["gateway", "key_id"], [_count("requests")])
-    bucket = sa.Column("bucket", sa.SmallInteger(), nullable=False, comment="see app/db/histogram.py")
-    _create_by_level("latency_rollup", ["gateway", "metric", bucket], [_count("count")])
+    _create_by_level("usage_rollup", [_text("gateway"), _text("outcome"), _text("error_type")], _sums())
+    _create_by_level("model_rollup", [_text("gateway"), _text("model")], _sums())
+    _create_by_level("key_seen", [_text("gateway"), _text("key_id")], [])
+    _create_by_level("latency_rollup", [_text("gateway"), _text("metric")], _histogram())
     op.create_table(
         "key_usage",
         _text("key_id"),
@@ -34,13 +34,12 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    for name in ["key_usage", "latency_rollup", "key_rollup", "usage_rollup"]:
+    for name in ["key_usage", "latency_rollup", "key_seen", "model_rollup", "usage_rollup"]:
         op.drop_table(name)
 
 
-def _create_by_level(name: str, dimensions: list[str | sa.Column], measures: list[sa.Column]) -> None:
-    columns = [_text(part) if isinstance(part, str) else part for part in ["level", *dimensions]]
-    columns.insert(1, sa.Column("start", sa.DateTime(timezone=True), nullable=False))
+def _create_by_level(name: str, dimensions: list[sa.Column], measures: list[sa.Column]) -> None:
+    columns = [_text("level"), sa.Column("start", sa.DateTime(timezone=True), nullable=False), *dimensions]
     op.create_table(
         name,
         *columns,
@@ -63,9 +62,18 @@ def _count(name: str) -> sa.Column:
     return sa.Column(name, sa.BigInteger(), nullable=False)
 
 
+def _histogram() -> list[sa.Column]:
+    buckets, counts = sa.ARRAY(sa.SmallInteger()), sa.ARRAY(sa.BigInteger())
+    return [
+        sa.Column("buckets", buckets, nullable=False, comment="ascending; see app/db/histogram.py"),
+        sa.Column("counts", counts, nullable=False, comment="of the buckets, in their order"),
+    ]
+
+
 def _sums() -> list[sa.Column]:
     return [
         _count("requests"),
+        _count("ok_requests"),
         _count("prompt_tokens"),
         _count("completion_tokens"),
         _count("cached_tokens"),

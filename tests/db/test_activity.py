@@ -14,7 +14,7 @@ from app.db.partitions import select_partition_days
 from tests.db.rows import NOON, contents, count, encode, insert_rows, make_row
 from tests.support.postgres import Postgres
 
-ROLLUPS = ("usage_rollup", "key_rollup", "key_usage", "latency_rollup")
+ROLLUPS = ("usage_rollup", "model_rollup", "key_seen", "key_usage", "latency_rollup")
 
 
 def test_a_row_is_read_as_it_was_written(engine: Engine) -> None:
@@ -95,7 +95,7 @@ def test_a_row_that_cannot_be_stored_refuses_its_batch_and_leaves_nothing(
     with pytest.raises(UnacceptableRows) as caught:
         insert_rows(engine, [make_row(), make_row(**change), make_row()])
     assert "SQL" not in str(caught.value) and len(str(caught.value)) < 300
-    assert [count(engine, table) for table in ("activity", *ROLLUPS)] == [0, 0, 0, 0, 0]
+    assert [count(engine, table) for table in ("activity", *ROLLUPS)] == [0] * 6
 
 
 @pytest.mark.parametrize("line", [b'{"request_id": "cut', b"\xff\xfe", b"[]", b"7"])

@@ -79,7 +79,7 @@ def _totals(engine: Engine) -> tuple[int, int]:
     window = {"start": NOON - timedelta(days=10), "end": NOON + timedelta(days=10)}
     with engine.connect() as connection:
         usage = select_usage(connection, **window, step=timedelta(days=1))
-    sums = [row.sums for row in usage.rows]
+    sums = [row.sums for row in usage.outcomes]
     return sum(row.requests for row in sums), sum(row.prompt_tokens for row in sums)
 
 

@@ -30,7 +30,7 @@ from tests.support.waiting import wait_until
 
 DAY = timedelta(days=1)
 TODAY = NOON.date()
-ROLLUPS = ("usage_rollup", "key_rollup", "key_usage", "latency_rollup")
+ROLLUPS = ("usage_rollup", "model_rollup", "key_seen", "key_usage", "latency_rollup")
 
 
 def test_partitions_are_made_for_today_and_the_days_ahead_once(engine: Engine) -> None:
@@ -126,12 +126,12 @@ def test_minutes_and_hours_are_pruned_and_days_stay(engine: Engine) -> None:
     old = -int(FINE_LEVELS_KEPT.total_seconds()) - 86_400
     insert_rows(engine, [make_row(after_s=old + minute * 60) for minute in range(30)])
     insert_rows(engine, [make_row()])
-    # Thirty minutes within one hour: their rows of usage, of keys and of the two latencies, and the hour's.
-    assert delete_fine_rollups(engine, NOON) == 31 * 4
+    # Thirty minutes and their hour, each with a row of usage, of the model, of the key and of two latencies.
+    assert delete_fine_rollups(engine, NOON) == 31 * 5
     assert delete_fine_rollups(engine, NOON) == 0
     first = (NOON + old * timedelta(seconds=1)).date()
     usage = _usage(engine, datetime(first.year, first.month, first.day, tzinfo=UTC), NOON + DAY)
-    assert [row.sums.requests for row in usage.rows] == [31]
+    assert [row.sums.requests for row in usage.outcomes] == [31]
 
 
 @pytest.mark.parametrize("refusal", [{"outcome": "rejected"}, {"outcome": "upstream_error", "status": 404}])
@@ -140,7 +140,7 @@ def test_model_names_that_only_a_client_vouches_for_do_not_grow_the_rollups(
 ) -> None:
     refused = {"model_served": None, "cost_usd": None, "cost_kind": "unknown", **refusal}
     insert_rows(engine, [make_row(model_requested=f"junk-{number}", **refused) for number in range(100)])
-    assert count(engine, "usage_rollup") == 3
+    assert count(engine, "model_rollup") == 3
     assert count(engine, "key_usage") == 1
 
 

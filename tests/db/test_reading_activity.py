@@ -43,7 +43,7 @@ def test_pages_along_the_cursor_are_all_rows_newest_first(engine: Engine, rows: 
 
 @pytest.mark.parametrize("page_rows", [1, 3, 200, 1000])
 def test_an_export_has_every_row_once_whatever_its_pages(engine: Engine, rows: list[Row], page_rows: int) -> None:
-    assert _ids(stream_activity(engine, ActivityFilter(), page_rows=page_rows)) == _ids(rows)
+    assert _ids(stream_activity(engine.connect, ActivityFilter(), page_rows=page_rows)) == _ids(rows)
 
 
 @pytest.mark.parametrize(
@@ -60,24 +60,24 @@ def test_an_export_has_every_row_once_whatever_its_pages(engine: Engine, rows: l
 )
 def test_filters_choose_the_rows_that_have_the_value(engine: Engine, rows: list[Row], chosen: dict[str, str]) -> None:
     wanted = [row for row in rows if all(row[name] == value for name, value in chosen.items())]
-    assert _ids(stream_activity(engine, ActivityFilter(**chosen), page_rows=11)) == _ids(wanted)
+    assert _ids(stream_activity(engine.connect, ActivityFilter(**chosen), page_rows=11)) == _ids(wanted)
 
 
 def test_the_model_filter_takes_the_model_served_and_else_the_one_requested(engine: Engine, rows: list[Row]) -> None:
     served = [row for row in rows if row["model_served"] == "a"]
     neither = [row for row in rows if row["model_served"] is None]
-    assert _ids(stream_activity(engine, ActivityFilter(model="a"))) == _ids(served)
-    assert _ids(stream_activity(engine, ActivityFilter(model="example"))) == _ids(neither)
+    assert _ids(stream_activity(engine.connect, ActivityFilter(model="a"))) == _ids(served)
+    assert _ids(stream_activity(engine.connect, ActivityFilter(model="example"))) == _ids(neither)
 
 
 def test_a_time_range_has_its_start_and_not_its_end(engine: Engine, rows: list[Row]) -> None:
     start, end = rows[150]["started_at"], NOON
     wanted = [row for row in rows if start <= row["started_at"] < end]
-    assert wanted and _ids(stream_activity(engine, ActivityFilter(start=start, end=end))) == _ids(wanted)
+    assert wanted and _ids(stream_activity(engine.connect, ActivityFilter(start=start, end=end))) == _ids(wanted)
 
 
 def test_an_export_holds_no_connection_while_its_reader_is_slow(engine: Engine, rows: list[Row]) -> None:
-    export = stream_activity(engine, ActivityFilter(), page_rows=10)
+    export = stream_activity(engine.connect, ActivityFilter(), page_rows=10)
     next(export)
     assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]
 

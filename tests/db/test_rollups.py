@@ -95,13 +95,17 @@ def test_rollups_equal_a_sum_over_the_rows_after_any_replays(engine: Engine, dat
 
 
 def _check_usage(usage: Usage, chosen: list[Row], step: timedelta) -> None:
-    by_model, by_step = defaultdict(list), defaultdict(list)
+    by_outcome, by_model, by_step = defaultdict(list), defaultdict(list), defaultdict(list)
     for row in chosen:
-        by_model[_model(row), row["outcome"], row["error_type"] or ""].append(_sums(row))
+        by_outcome[row["outcome"], row["error_type"] or ""].append(_sums(row))
+        by_model[(_model(row),)].append(_sums(row))
         by_step[_floor(row["started_at"], step), row["outcome"]].append(_sums(row))
-    assert {row[:3]: _rounded(row.sums) for row in usage.rows} == _added(by_model)
+    assert {row[:2]: _rounded(row.sums) for row in usage.outcomes} == _added(by_outcome)
+    assert {row[:1]: _rounded(row.sums) for row in usage.models} == _added(by_model)
     assert {row[:2]: _rounded(row.sums) for row in usage.series} == _added(by_step)
     assert [row.start for row in usage.series] == sorted(row.start for row in usage.series)
+    numbers = [row.sums.requests for row in usage.models]
+    assert numbers == sorted(numbers, reverse=True)
     assert usage.keys == len({row["key_id"] for row in chosen})
     for metric in ["ttft", "duration"]:
         _check_quantiles(usage.histograms.get(metric, {}), chosen, f"{metric}_ms")
@@ -137,6 +141,7 @@ def _sums(row: Row) -> Sums:
     has_speed = speed is not None and speed >= 0.001 and bool(tokens)
     return Sums(
         requests=1,
+        ok_requests=int(row["outcome"] == "ok"),
         prompt_tokens=row["prompt_tokens"] or 0,
         completion_tokens=tokens or 0,
         cached_tokens=row["cached_tokens"] or 0,
@@ -174,4 +179,4 @@ def _floor(moment: datetime, step: timedelta) -> datetime:
 
 def _empty(engine: Engine) -> None:
     with engine.begin() as connection:
-        connection.execute(text("TRUNCATE activity, usage_rollup, key_rollup, key_usage, latency_rollup"))
+        connection.execute(text("TRUNCATE activity, usage_rollup, model_rollup, key_seen, key_usage, latency_rollup"))
