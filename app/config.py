@@ -28,7 +28,8 @@ def _text(name: str, value: str) -> str:
 
 def _whole_number(least: int, most: int) -> Callable[[str, str], int]:
     def parse(name: str, value: str) -> int:
-        if not value.isascii() or not value.isdigit() or not least <= int(value) <= most:
+        # Python refuses to read numbers of thousands of digits, and none of ours has ten.
+        if not value.isascii() or not value.isdigit() or len(value) > 10 or not least <= int(value) <= most:
             raise SettingsError(f"{name} is {value!r}; it must be a whole number from {least} to {most}.")
         return int(value)
 
@@ -72,8 +73,12 @@ def _one_of(*choices: str) -> Callable[[str, str], str]:
 
 
 def _http_url(name: str, value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+    try:
+        parts = urlsplit(value)
+        good = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+    except ValueError:  # A port that is no number, a bracket too many.
+        good = False
+    if not good or parts.query or parts.fragment or not value.isascii() or not value.isprintable() or " " in value:
         raise SettingsError(f"{name} is {value!r}; it must be an http:// or https:// address without a query.")
     return value.rstrip("/")
 
@@ -94,7 +99,10 @@ def _database_url(name: str, value: str) -> str:
 
 
 def _path(name: str, value: str) -> Path:
-    path = Path(value).expanduser()
+    try:
+        path = Path(value).expanduser()
+    except RuntimeError:
+        raise SettingsError(f"{name} is {value!r}; there is no such user, so write the path out.") from None
     return path if path.is_absolute() else ROOT / path
 
 
@@ -153,7 +161,7 @@ def read_environment(root: Path = ROOT) -> dict[str, str]:
         dotenv_values(root / ".env.local"),
         os.environ,
     ]
-    return {name: value for source in sources for name, value in source.items() if value}
+    return {name: value for source in sources for name, value in source.items() if value and value.strip()}
 
 
 def load_settings(environment: Mapping[str, str] | None = None) -> Settings:

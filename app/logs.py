@@ -17,7 +17,10 @@ import msgspec
 # Shapes of keys that may stand in a message: ours, the four providers', whatever follows "Bearer", and the password
 # in a database URL.
 _SECRETS = re.compile(
-    r"(bearer\s+)[^\s\"',;\\]+|\b(gw_|fw_|rc_|cpk_|sk-)[a-z0-9_.-]{6,}|(postgres[a-z0-9+]*://[^:\s/@]*:)[^@\s]+(?=@)",
+    r"(bearer\s+)[^\s\"',;\\]+"
+    # In a line that is JSON already, the letter before a key may be that of an escaped line end or tab.
+    r"|(?:\b|(?<=\\[bfnrt]))(gw_|fw_|rc_|cpk_|sk-)[a-z0-9_.-]{6,}"
+    r"|(postgres[a-z0-9+]*://[^:\s/@\"]*:)[^\s\"]+(?=@)",
     re.IGNORECASE,
 )
 

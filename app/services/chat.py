@@ -81,6 +81,7 @@ def _send(request: ChatRequest, activity: Activity, client: ClientConnection) ->
             attempts=activity.row.attempts,
         )
     activity.row.upstream_status, activity.row.upstream_request_id = answer.status, answer.request_id
+    activity.row.model_served = request.model[:500]
     if request.stream:
         client.limit_sends(settings.client_send_timeout_s)
         relay = _relay(request, activity, client, answer, deadline_s)
@@ -123,8 +124,13 @@ def _headers(request: ChatRequest, answer: Answer, activity: Activity, upstream_
 
 
 def _check_completion(completion: Any, provider: Provider) -> None:
-    if not isinstance(completion, dict) or not isinstance(completion.get("choices"), list):
+    choices = completion.get("choices") if isinstance(completion, dict) else None
+    if not isinstance(choices, list) or not all(_is_choice(choice) for choice in choices):
         raise UpstreamError(f"{provider.title} answered with something that is not a chat completion. Retry.")
+
+
+def _is_choice(choice: Any) -> bool:
+    return isinstance(choice, dict) and isinstance(choice.get("message", {}), dict)
 
 
 def _relay(

@@ -10,6 +10,7 @@ import msgspec
 from app.errors import BadRequest
 from app.services.activity import Activity
 from app.services.admission import become_stream
+from app.services.models import peek_listing
 from app.services.parameters import check_parameters, fit_to_provider, parse_body, stream_options_for
 from app.services.providers import Provider, get_client, get_provider
 from app.services.routing import resolve_model
@@ -63,12 +64,15 @@ def read_chat_request(content: bytes, activity: Activity) -> ChatRequest:
         become_stream()
     provider_name, asked_model = _text(body, "provider"), _text(body, "model", required=True)
     row.model_requested = asked_model[:500]
-    row.gateway = provider_name[:100] or None
     if provider_name:
+        row.gateway = get_provider(provider_name).name
         get_client(get_provider(provider_name))  # Refuses a provider that is off before its catalog is asked.
     resolved = resolve_model(asked_model, provider_name or None)
     provider, model = resolved.provider, resolved.model_id
-    row.gateway, row.model_served = provider.name, model[:500]
+    row.gateway = provider.name
+    listing = peek_listing(provider)
+    if listing is not None and listing.get(model) is not None:
+        row.model_served = model  # A name that only the caller vouches for waits until the provider has answered.
     check_parameters(body, provider)
     body.pop("provider", None)
     body["model"] = model

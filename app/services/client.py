@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from contextlib import suppress
 
 
 class ClientConnection:
@@ -35,4 +36,5 @@ class ClientConnection:
         except (OSError, ValueError):
             return True  # A reset; TLS sockets refuse the flag with ValueError, but gunicorn speaks plain HTTP here.
         finally:
-            self._socket.settimeout(timeout_s)
+            with suppress(OSError):  # Closed on our own side; there is nothing left to set.
+                self._socket.settimeout(timeout_s)

@@ -22,7 +22,9 @@ def process_completion(completion: dict[str, Any]) -> dict[str, Any]:
     completion.setdefault("usage", None)
     for position, choice in enumerate(completion.get("choices") or ()):
         choice.setdefault("index", position)
-        message = choice.setdefault("message", {})
+        if choice.get("message") is None:
+            choice["message"] = {}
+        message = choice["message"]
         message.setdefault("role", "assistant")
         message.setdefault("content", None)
         choice.setdefault("logprobs", None)
@@ -51,8 +53,11 @@ class CompletionCollector:
         for name, value in piece.items():
             if name in {"index", "delta"} or value is None:
                 continue
-            if name == "logprobs" and isinstance(choice.get(name), dict):
-                _merge(choice[name], value)
+            before = choice.get(name)
+            if name == "logprobs" and isinstance(before, dict) and isinstance(value, dict):
+                _merge(before, value)
+            elif isinstance(value, list) and isinstance(before, list):
+                choice[name] = before + value  # As Fireworks' `token_ids`, a piece of which comes with each chunk.
             else:
                 choice[name] = value
 

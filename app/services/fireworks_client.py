@@ -11,13 +11,14 @@ Needed is `FIREWORKS_API_KEY`, in the environment or a dotenv file; no web serve
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import msgspec
 import sseclient
 
 from app.config import get_settings
+from app.errors import UpstreamError
 from app.services.client import ClientConnection
 from app.services.completions import process_completion
 from app.services.parameters import stream_options_for
@@ -71,12 +72,13 @@ def make_fireworks_request_openai(messages: list[dict[str, Any]], model: str, **
     body = {**params, "model": model, "messages": messages, "stream": False}
     answer = get_fireworks_client().post_chat(msgspec.json.encode(body), stream=False)
     deadline_s = time.monotonic() + settings.upstream_total_timeout_s
-    return ChatObject(answer.read_json(idle_timeout_s=settings.upstream_idle_timeout_s, deadline_s=deadline_s))
+    completion = answer.read_json(idle_timeout_s=settings.upstream_idle_timeout_s, deadline_s=deadline_s)
+    if not isinstance(completion, dict):
+        raise UpstreamError(f"{answer.title} answered with something that is not a chat completion. Retry.")
+    return ChatObject(completion)
 
 
-def make_fireworks_request_openai_stream(
-    messages: list[dict[str, Any]], model: str, **params: Any
-) -> Iterator[ChatObject]:
+def make_fireworks_request_openai_stream(messages: list[dict[str, Any]], model: str, **params: Any) -> ChatStream:
     """Asks Fireworks for a chat completion as a stream; arguments as for the unstreamed request.
 
     Returns:
@@ -100,10 +102,26 @@ def make_fireworks_request_openai_stream(
         show_usage=show_usage,
         report=lambda sightings, error: None,
     )
-    return _chunks(relay)
+    return ChatStream(relay)
 
 
-def _chunks(relay: Relay) -> Iterator[ChatObject]:
+class ChatStream(Iterator[ChatObject]):
+    """The chunks of one stream; not a generator alone, because closing one that was never started closes nothing."""
+
+    def __init__(self, relay: Relay) -> None:
+        self._relay = relay
+        self._chunks = _chunks(relay)
+
+    def __next__(self) -> ChatObject:
+        return next(self._chunks)
+
+    def close(self) -> None:
+        """Ends the request at Fireworks; may be called at any time and more than once."""
+        self._chunks.close()
+        self._relay.close()
+
+
+def _chunks(relay: Relay) -> Generator[ChatObject, None, None]:
     events = sseclient.SSEClient(relay).events()
     try:
         for event in events:

@@ -68,7 +68,9 @@ def record_stream(activity: Activity, request: ChatRequest, seen: Sightings, err
     if error is None:
         _finish(activity, "ok", 200)
     else:
-        record_error(activity, error, status=error.status if isinstance(error, ClientGone) else 200)
+        # A client that streams has seen 200 by now; for any other, what went wrong is a real HTTP error.
+        seen_by_client = 200 if request.stream and not isinstance(error, ClientGone) else error.status
+        record_error(activity, error, status=seen_by_client)
 
 
 def _put_counted(activity: Activity, request: ChatRequest, seen: Sightings) -> None:

@@ -56,7 +56,7 @@ def _too_deep() -> BadRequest:
 
 def _is_deeper_than(value: Any, depth: int) -> bool:
     level = [value]
-    for _ in range(depth + 1):
+    for _ in range(depth):
         level = [
             child
             for node in level
@@ -142,6 +142,11 @@ def _boolean(name: str, value: Any) -> None:
         _refuse(name, "must be true or false")
 
 
+def _string(name: str, value: Any) -> None:
+    if not isinstance(value, str):
+        _refuse(name, "must be a text")
+
+
 def _object(name: str, value: Any) -> None:
     if not isinstance(value, dict):
         _refuse(name, "must be an object")
@@ -158,6 +163,7 @@ _CHECKS: dict[str, Callable[[str, Any], None]] = {
     "n": _integer(1, 128),
     "stream": _boolean,
     "stream_options": _object,
+    "service_tier": _string,
 }
 
 

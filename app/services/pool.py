@@ -7,6 +7,7 @@ import select
 import socket
 import ssl
 import time
+from contextlib import suppress
 from functools import cache, cached_property
 from ssl import CertificateError, SSLError
 from typing import Any
@@ -17,7 +18,7 @@ from urllib3.exceptions import ConnectTimeoutError, ProtocolError, ReadTimeoutEr
 from urllib3.exceptions import SSLError as TLSError
 from urllib3.response import HTTPResponse
 
-from app.services.wire import Head, receive_head, send_request
+from app.services.wire import Head, NoAnswer, receive_head, send_request
 
 # Edges in front of providers close idle connections after a minute or more (Cloudflare: 100 s and up, Envoy: one
 # hour, nginx: 75 s by default, Node: 5 s). A request sent into a closing connection fails after it may have been
@@ -82,7 +83,9 @@ class HttpPool(HTTPConnectionPool):
     def _exchange(self, connection: Any, method: str, url: str, headers: Any, body: Any, timeout_s: float) -> Head:
         # Writing may block while the provider reads slowly; it gets as long as the answer's head does.
         connection.sock.settimeout(timeout_s)
-        send_request(connection.sock, method, url, {"Host": self._host_header, **headers}, body)
+        # A provider that refuses a large body answers and closes before it has read all of it; the answer counts.
+        with suppress(BrokenPipeError):
+            send_request(connection.sock, method, url, {"Host": self._host_header, **headers}, body)
         return receive_head(connection.sock, timeout_s)
 
     def _translated(self, error: BaseException, url: str, reused: bool) -> BaseException:
@@ -92,14 +95,16 @@ class HttpPool(HTTPConnectionPool):
             return TLSError(error)
         if isinstance(error, OSError | ProtocolError):
             broken = ProtocolError("The connection broke before the answer.", error)
-            broken.on_reused_connection = reused  # type: ignore[attr-defined]
+            # Once a byte of the answer has come, the request was read and may be paid for.
+            broken.on_reused_connection = reused and isinstance(error, OSError | NoAnswer)  # type: ignore[attr-defined]
             return broken
         return error
 
     @cached_property
     def _host_header(self) -> str:
         default = {"http": 80, "https": 443}[self.scheme]
-        return self.host if self.port in {None, default} else f"{self.host}:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port in {None, default} else f"{host}:{self.port}"
 
     def _put_conn(self, conn: Any) -> None:
         conn.idle_since_s = time.monotonic()

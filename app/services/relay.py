@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NoReturn, Protocol
 
 from app.config import Settings
@@ -148,6 +149,7 @@ class Relay:
             block = self._next_block()
         except ClientGone as error:
             self._error = error
+            self._ended = True
             self._end()
         except GatewayError as error:
             block = self._last_words(error)
@@ -233,12 +235,13 @@ class Relay:
                 raise self._premature_end()
             self.sightings.done = True
             return True
-        if data == b"null":
-            return False  # Featherless sends `data: null` now and then, which crashes SDKs.
+        if data in {b"null", b""}:
+            return False  # Featherless sends `data: null` now and then; either crashes SDKs.
         chunk = decode_chunk(data)
         self.sightings.note(chunk, self._last_arrival_s)
         if chunk.error is not None:
             self._error = UpstreamCut(f"{self._answer.title} reported an error in the middle of its answer.")
+            return True
         return self._show_usage or bool(chunk.choices) or chunk.usage is None
 
     def _is_comment(self, event: bytes) -> bool:
@@ -264,16 +267,16 @@ class Relay:
         report, self._report = self._report, None
         if report is None:
             return
-        if self.sightings.done and not self._answer.body.complete:
-            self._read_tail()
-        self._answer.body.close()
         if not self._ended and self._error is None:
             self._error = ClientGone()
-        report(self.sightings, self._error)
+        try:
+            if self.sightings.done and not self._answer.body.complete:
+                self._read_tail()
+            self._answer.body.close()
+        finally:
+            report(self.sightings, self._error)  # Also when a worker that is killed gets no further than the tail.
 
     def _read_tail(self) -> None:
-        try:
-            while self._answer.body.receive(_TAIL_WAIT_S):
-                pass
-        except (TimeoutError, UpstreamError):
-            return
+        # Once: a provider that goes on after [DONE] is no use on a kept connection, and might go on for ever.
+        with suppress(TimeoutError, UpstreamError):
+            self._answer.body.receive(_TAIL_WAIT_S)

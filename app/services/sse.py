@@ -115,14 +115,13 @@ def _last_event_end(data: bytes) -> int:
     end = 0
     for match in _BLANK_LINE.finditer(data):
         end = match.end()
-    # A lone CR at the very end may be the first half of CRLF, so the event is not known to be over.
-    return end if end < len(data) or not data.endswith(b"\r") else _last_event_end(data[:-1])
+    return end
 
 
 def split_events(block: bytes) -> list[bytes]:
     """Cuts a block of whole events into single ones, each with the blank line that ends it."""
     if b"\r" not in block:
-        return [event + b"\n\n" for event in block.split(b"\n\n") if event]
+        return [event + b"\n\n" for event in block.split(b"\n\n") if event.strip(b"\n")]
     events, start = [], 0
     for match in _BLANK_LINE.finditer(block):
         events.append(block[start : match.end()])
@@ -142,5 +141,5 @@ def decode_chunk(data: bytes) -> Chunk:
     """Reads one chunk; raises UpstreamCut where it is no JSON object of a chunk's shape."""
     try:
         return _decode_chunk(data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise UpstreamCut("The provider sent something that is not part of a chat stream.") from None

@@ -7,7 +7,9 @@ look at whether its client is still there.
 
 from __future__ import annotations
 
+import re
 import socket
+import time
 import zlib
 from typing import Any, Protocol
 
@@ -18,6 +20,8 @@ from app.services.wire import RECEIVE_BYTES, Head
 
 # Chunk headers are a few hexadecimal digits. Extensions are legal, but nobody sends kilobytes of them.
 _MAX_CHUNK_HEADER_BYTES = 1_024
+
+_HEX_DIGITS = re.compile(rb"[0-9A-Fa-f]{1,16}")
 
 
 class _Framing(Protocol):
@@ -86,7 +90,7 @@ class ChunkedFraming:
         digits = line.partition(b";")[0].strip()
         try:
             # int() alone would take signs, underscores and "0x".
-            if not digits.isalnum():
+            if not _HEX_DIGITS.fullmatch(digits):
                 raise ValueError
             return int(digits, 16)
         except ValueError:
@@ -156,6 +160,7 @@ class Body:
             TimeoutError: nothing arrived in time; it may be asked again.
             UpstreamCut: the connection ended or broke before the body was complete, or its coding is broken.
         """
+        deadline_s = time.monotonic() + timeout_s
         while not self.complete:
             data = self._first or self._read(timeout_s)
             self._first = b""
@@ -167,6 +172,10 @@ class Body:
                 payload = self._inflated(payload)
             if payload:
                 return payload
+            if not self.complete:  # Bytes without payload, a trailer or half a chunk's header, do not buy time.
+                timeout_s = deadline_s - time.monotonic()
+                if timeout_s <= 0:
+                    raise TimeoutError
         return b""
 
     def _read(self, timeout_s: float) -> bytes:
@@ -208,9 +217,19 @@ def _framing(head: Head) -> _Framing:
 
 def _decompressor(coding: str | None) -> Any:
     """Returns a decompressor, or None for a plain body; we ask for identity, but some proxies compress anyway."""
-    if coding is None or coding.lower() == "identity":
+    if not coding or coding.lower() == "identity":
         return None
     if coding.lower() in {"gzip", "x-gzip", "deflate"}:
         # 32 more than the largest window makes zlib tell gzip from zlib by the header.
         return zlib.decompressobj(zlib.MAX_WBITS | 32)
-    raise UpstreamCut(f"The provider's answer is compressed as {coding[:20]!r}, which was not asked for.")
+    return _UnknownCoding(coding)
+
+
+class _UnknownCoding:
+    """Refuses a body when it is read and not before: the connection must be closed, and the status may say enough."""
+
+    def __init__(self, coding: str) -> None:
+        self._coding = coding
+
+    def decompress(self, payload: bytes) -> bytes:
+        raise UpstreamCut(f"The provider's answer is compressed as {self._coding[:20]!r}, which was not asked for.")

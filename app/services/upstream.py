@@ -120,7 +120,7 @@ class Answer:
         content = self.read(idle_timeout_s=idle_timeout_s, deadline_s=deadline_s, max_bytes=max_bytes)
         try:
             return msgspec.json.decode(content)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise UpstreamError(
                 f"{self.title} answered with something that is not JSON. Retry; if it stays, the operator should check "
                 "its base URL."

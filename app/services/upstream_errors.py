@@ -7,6 +7,7 @@ operator's account.
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Mapping
@@ -40,7 +41,9 @@ _RETRYABLE = frozenset({408, 429, 500, 502, 503, 504, 520, 524})
 
 _REQUEST_ID_HEADERS = ("x-request-id", "x-fireworks-request-id", "x-chutes-invocationid", "cf-ray")
 
-_ACCOUNT_WORDS = re.compile(r"suspend|billing|payment|spend|credit|balance|invoice|usage limit|quota", re.IGNORECASE)
+_ACCOUNT_WORDS = re.compile(
+    r"\baccount\b|suspend|billing|payment|spend|credit|balance|invoice|usage limit|quota", re.IGNORECASE
+)
 
 
 def get_request_id(headers: Mapping[str, str], body: Any = None) -> str | None:
@@ -62,7 +65,9 @@ def get_retry_after_s(headers: Mapping[str, str]) -> float | None:
             pause_s = parsedate_to_datetime(text).timestamp() - time.time()
         else:
             return None
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
+        return None
+    if math.isnan(pause_s):
         return None
     return min(max(pause_s, 0.0), _MAX_RETRY_AFTER_S)
 
@@ -75,7 +80,7 @@ def process_error_message(content: bytes) -> tuple[str | None, str | None, str |
     """
     try:
         body = msgspec.json.decode(content)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None, None, None, None
     if not isinstance(body, dict):
         return None, None, None, body
@@ -125,7 +130,7 @@ def error_from_answer(
         The error, with `upstream_status` and `upstream_request_id` set.
     """
     message, param, code, body = process_error_message(content)
-    said = redact(message[:_MAX_MESSAGE_CHARACTERS]) if message else ""
+    said = redact(message)[:_MAX_MESSAGE_CHARACTERS] if message else ""
     error = _classified(title, key_setting, status, said)
     if isinstance(error, UpstreamRefused):
         error.param = param
@@ -147,7 +152,7 @@ def _classified(title: str, key_setting: str, status: int, said: str) -> Upstrea
             f"the operator must check {key_setting} and what it may use.",
             status=status,
         )
-    if status in {402, 412} and (_ACCOUNT_WORDS.search(said) or not said):
+    if status == 402 or (status == 412 and (_ACCOUNT_WORDS.search(said) or not said)):
         return UpstreamSuspended(
             f"{title} does not serve the gateway's account at the moment (HTTP {status}: suspended, or its spending "
             "limit is reached). Retrying does not help; the operator must settle it on the provider's billing page."
