@@ -76,11 +76,14 @@ def test_key_and_data_are_there_at_the_next_run(start_run: StartRun, checkout: P
     assert _execute(second, "SELECT answer FROM kept") == [(42,)]
 
 
-def test_statistics_need_no_key_on_a_developers_machine(start_run: StartRun) -> None:
+@pytest.mark.parametrize(("said", "meant"), [("", "true"), ("PUBLIC_STATS=false\n", None)])
+def test_statistics_are_open_unless_the_developer_says_otherwise(
+    start_run: StartRun, checkout: Path, said: str, meant: str | None
+) -> None:
+    (checkout / ".env.local").write_text(said)
     run = start_run()
     run.wait_for_banner()
-    url = f"{run.url}/api/catalog/gateway/fireworks/stats?time_range=24h"
-    assert requests.get(url, timeout=20).status_code == 200
+    assert _child(run, "gunicorn").environ().get("PUBLIC_STATS") == meant
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -132,9 +135,7 @@ def test_nothing_outlives_a_killed_run_and_the_next_one_starts(start_run: StartR
 def test_when_one_part_dies_the_others_are_stopped_and_it_is_named(start_run: StartRun, part: str) -> None:
     run = start_run()
     run.wait_for_banner()
-    children = psutil.Process(run.process.pid).children()
-    (victim,) = [child for child in children if part in " ".join(child.cmdline())]
-    victim.kill()
+    _child(run, part).kill()
     assert run.wait() == 1
     assert run.find("make run: (.*) was ended by signal 9").lower() in {"the sandbox", "gunicorn", "postgresql"}
     wait_until(lambda: run.processes() == [])
@@ -202,6 +203,12 @@ def test_with_keys_and_a_database_of_ones_own_nothing_is_embedded_and_nothing_se
 def _shell(command: str) -> str:
     done = subprocess.run(["bash", "-c", command], check=True, capture_output=True, text=True, timeout=60)
     return done.stdout
+
+
+def _child(run: DevRun, part: str) -> psutil.Process:
+    children = psutil.Process(run.process.pid).children()
+    (child,) = [child for child in children if part in " ".join(child.cmdline())]
+    return child
 
 
 def _execute(run: DevRun, sql: str) -> list[Any]:

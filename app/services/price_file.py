@@ -121,7 +121,7 @@ def _checked_price(where: str, value: Any) -> Decimal:
     if isinstance(value, bool) or not isinstance(value, int | Decimal):
         raise ValueError(f"{where} is {value!r}; write a number of USD per million tokens.")
     price = Decimal(value)
-    if price != 0 and not _LEAST_USD_PER_MILLION <= price <= _MOST_USD_PER_MILLION:
+    if price.is_nan() or (price != 0 and not _LEAST_USD_PER_MILLION <= price <= _MOST_USD_PER_MILLION):
         raise ValueError(
             f"{where} is {value}; that is no price in USD per million tokens "
             f"({_LEAST_USD_PER_MILLION} to {_MOST_USD_PER_MILLION}, or 0 where it costs nothing)."

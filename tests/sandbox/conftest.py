@@ -12,6 +12,6 @@ FEATHERLESS_MODELS = 2500
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
-    """A sandbox with 1 ms between events and 2,500 Featherless models."""
-    with run_sandbox("--pace-ms", "1", "--featherless-models", str(FEATHERLESS_MODELS)) as server:
+    """A sandbox with 0.2 ms between events and 2,500 Featherless models."""
+    with run_sandbox("--pace-ms", "0.2", "--featherless-models", str(FEATHERLESS_MODELS)) as server:
         yield server

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -83,16 +84,14 @@ def test_a_fault_never_replaces_a_good_list(fireworks: ScriptedUpstream, fault: 
 
 
 @pytest.mark.parametrize("fault", [name for name in FAULTS if name != "less than half the list"])
-def test_a_cold_start_with_a_fault_is_refused_and_then_refused_at_once(
-    fireworks: ScriptedUpstream, fault: str
-) -> None:
+def test_a_cold_start_with_a_fault_is_refused_and_then_refused_at_once(fireworks: ScriptedUpstream, fault: str) -> None:
     fireworks.on_path(FIREWORKS_LIST, FAULTS[fault])
 
     with pytest.raises(Unavailable) as caught:
         models.get_listing(FIREWORKS)
     assert caught.value.status == 503
     assert caught.value.retry_after_s is not None and 0 < caught.value.retry_after_s <= 5
-    assert "Fireworks's model list could not be loaded" in caught.value.message
+    assert "The model list of Fireworks could not be loaded: " in caught.value.message
 
     for _ in range(20):
         with pytest.raises(Unavailable):
@@ -160,17 +159,14 @@ def test_after_a_failure_the_next_try_waits_longer_each_time(fireworks: Scripted
     fireworks.on_path(FIREWORKS_LIST, FAULTS["an internal error"])
     _expire()
 
-    pauses_s = []
-    for tries in range(2, 8):
+    for tries, pause_s in enumerate([60, 120, 240, 480, 900, 900], start=1):
         models.start_catalogs()
-        wait_until(lambda: CATALOG._flight is None and CATALOG._failures == tries - 1, what="the refresh to fail")  # noqa: B023
+        wait_until(lambda tries=tries: CATALOG._failures == tries, what="the refresh to fail")  # type: ignore[misc]
         models.start_catalogs()
-        assert len(seen_at(fireworks, FIREWORKS_LIST)) == tries, "within the pause nobody asks again"
-        pauses_s.append(CATALOG._next_try_s)
+        assert len(seen_at(fireworks, FIREWORKS_LIST)) == 1 + tries, "within the pause nobody asks again"
+        # The pause began a moment ago, so a little of it may be over.
+        assert 0.7 * pause_s < CATALOG._next_try_s - time.monotonic() <= pause_s
         CATALOG._next_try_s = 0.0
-
-    lengths_s = [round(later - earlier) for earlier, later in zip(pauses_s, pauses_s[1:], strict=False)]
-    assert lengths_s == [60, 120, 240, 420, 0]
 
 
 def test_a_list_that_comes_back_ends_the_pause_and_the_staleness(fireworks: ScriptedUpstream) -> None:

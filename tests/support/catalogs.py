@@ -43,8 +43,12 @@ def catalogs_of(environment: dict[str, str]) -> Iterator[None]:
     try:
         yield
     finally:
-        use_settings(None)
+        for catalog in models._catalogs.values():
+            if (flight := catalog._flight) is not None:
+                # What is about to land reads the settings; what hangs will fail before it does.
+                flight.done.wait(0.3)
         _forget()
+        use_settings(None)
 
 
 def _forget() -> None:
@@ -101,7 +105,11 @@ def pages_answer(pages: Sequence[Sequence[dict[str, Any]]]) -> Script:
 
 def price_row(model_id: str, prompt: str, cached: str | None, completion: str, **more: Any) -> dict[str, Any]:
     """Returns a row of Fireworks' price list, in USD per 1M tokens; `more` are further fields."""
-    amounts = {"LLM input tokens (uncached)": prompt, "LLM input tokens (cached)": cached, "LLM output tokens": completion}
+    amounts = {
+        "LLM input tokens (uncached)": prompt,
+        "LLM input tokens (cached)": cached,
+        "LLM output tokens": completion,
+    }
     pricing_rows = [{"sku": sku, "amount": amount, "unit": "1M tokens"} for sku, amount in amounts.items() if amount]
     return {"id": model_id, "object": "model", "serverless_mode": "standard", "pricing": pricing_rows} | more
 

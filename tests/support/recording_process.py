@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,12 @@ class RecordingProcess:
                 env=environment,
             )
 
+    def __enter__(self) -> RecordingProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def ask(self, command: str, *arguments: float) -> Any:
         """Sends a command, waits until it is carried out, and returns its answer."""
         self.send(command, *arguments)
@@ -78,7 +85,8 @@ class RecordingProcess:
     def close(self) -> None:
         """Closes its input, upon which it ends without stopping its journal, and waits for that."""
         assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.close()
+        with suppress(BrokenPipeError):  # It is dead, and a command was under way.
+            self.process.stdin.close()
         self.process.stdout.close()
         self.process.wait(20)
 
@@ -180,8 +188,8 @@ class _Commands:
                 activity = self._begin()
                 gevent.sleep(random.random() * 0.002)
                 if random.random() < 0.1:
-                    os.write(self._refused, f"{activity.request_id}\n".encode())
                     activity.finish("rejected", 400)
+                    os.write(self._refused, f"{activity.request_id}\n".encode())
                     continue
                 activity.dispatch()
                 os.write(self._counted, f"{activity.request_id}\n".encode())

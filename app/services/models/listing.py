@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import hashlib
 import re
-import time
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -18,9 +17,7 @@ import msgspec
 
 from app.services.models.entry import Model
 from app.services.models.names import Naming, fold_version
-
-# Under gevent a loop over 22,000 entries would hold up every stream of the worker. 200 entries take about 2 ms.
-YIELD_EVERY = 200
+from app.services.models.pace import unhurried
 
 # The nearest names are looked for in the answer to anybody's mistake, so their time is bounded to about 5 ms: so many
 # parts of the asked name are looked for, so many models with the rarest of them weighed, and so many compared letter by
@@ -51,11 +48,9 @@ class Listing(Sequence[Model]):
         self._by_key: dict[str, tuple[Model, ...]] = {}
         self._texts: list[str] = []
         digest = hashlib.blake2b(digest_size=12)
-        for number, model in enumerate(self._models):
+        for model in unhurried(self._models):
             self._add_keys(model)
             digest.update(msgspec.json.encode(model))
-            if number % YIELD_EVERY == 0:
-                time.sleep(0)
         self.version = digest.hexdigest()
         self._joined = "\0".join(self._texts)
         lengths = (len(text) + 1 for text in self._texts)

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 from typing import Any
 
-from app.services.models.entry import Model
-from app.services.pricing import STANDARD, Price, PriceTable, get_plausible, parse_text, per_token
+from app.services.models.entry import Model, Pricing
+from app.services.models.pace import unhurried
+from app.services.pricing import STANDARD, Price, PriceTable, complete_price, get_plausible, parse_text, per_token
 
 _SKUS = {
     "LLM input tokens (uncached)": "prompt",
@@ -66,28 +67,40 @@ def _row_price(row: Mapping[str, Any], today: datetime.date) -> Price | None:
             amounts[name] = price
     if "prompt" not in amounts or "completion" not in amounts:
         return None
-    return Price(
+    stated = Price(
         prompt=amounts["prompt"],
         completion=amounts["completion"],
         input_cache_read=amounts.get("input_cache_read"),
         source="fireworks",
         date=today,
     )
+    return complete_price("fireworks", stated)
 
 
 def get_carried_prices(models: Iterable[Model], today: datetime.date) -> PriceTable:
-    """Returns the prices that the models of a list carry themselves."""
-    return {
-        (model.id, STANDARD): Price(
-            prompt=Decimal(model.pricing.prompt),
-            completion=Decimal(model.pricing.completion),
-            input_cache_read=Decimal(cached) if (cached := model.pricing.input_cache_read) is not None else None,
-            source=model.source_gateway,
-            date=today,
-        )
-        for model in models
-        if model.pricing.prompt is not None and model.pricing.completion is not None
-    }
+    """Returns the prices that the models of one provider's list carry themselves."""
+    # A list of 22,000 models has some dozens of prices, and their objects are shared.
+    known: dict[Pricing, Price | None] = {}
+    prices: dict[tuple[str, str], Price] = {}
+    for model in unhurried(models):
+        if model.pricing not in known:
+            known[model.pricing] = _to_price(model.pricing, model.source_gateway, today)
+        price = known[model.pricing]
+        if price is not None:
+            prices[model.id, STANDARD] = price
+    return prices
+
+
+def _to_price(pricing: Pricing, source: str, today: datetime.date) -> Price | None:
+    if pricing.prompt is None or pricing.completion is None:
+        return None
+    return Price(
+        prompt=Decimal(pricing.prompt),
+        completion=Decimal(pricing.completion),
+        input_cache_read=None if pricing.input_cache_read is None else Decimal(pricing.input_cache_read),
+        source=source,
+        date=today,
+    )
 
 
 def _texts(value: object) -> list[str]:

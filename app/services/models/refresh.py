@@ -17,7 +17,8 @@ from app.errors import GatewayError, Unavailable, UpstreamError
 from app.logs import log_event
 from app.services import pricing
 from app.services.models.entry import Model, Packer
-from app.services.models.listing import YIELD_EVERY, Listing
+from app.services.models.listing import Listing
+from app.services.models.pace import unhurried
 from app.services.models.prices import get_carried_prices
 from app.services.models.sources import Source, fetch_models
 from app.services.providers import Provider, get_client
@@ -132,9 +133,9 @@ class Catalog:
     def _unavailable(self) -> Unavailable:
         retry_after_s = max(1.0, self._next_try_s - time.monotonic())
         error = self.last_error
-        why = f"could not be loaded ({error.message})" if error is not None else "is still being loaded"
+        why = "is still being loaded." if error is None else f"could not be loaded: {error.message}"
         return Unavailable(
-            f"{self.provider.title}'s model list {why}. Retry in {retry_after_s:.0f} s.",
+            f"The model list of {self.provider.title} {why} Retry in {retry_after_s:.0f} s.",
             code="catalog_unavailable",
             retry_after_s=retry_after_s,
         )
@@ -169,41 +170,39 @@ class Catalog:
     def _start(self, delay_s: float) -> _Flight:
         """Starts a fetch in the background. The caller holds the lock and has seen that none is under way."""
         flight = _Flight()
-        Thread(target=self._run, args=(flight, delay_s), daemon=True, name=f"catalog-{self.provider.name}").start()
+        arguments = (flight, get_client(self.provider), delay_s)
+        Thread(target=self._run, args=arguments, daemon=True, name=f"catalog-{self.provider.name}").start()
         self._flight, self._last_try_s = flight, flight.started_s
         return flight
 
-    def _run(self, flight: _Flight, delay_s: float) -> None:
+    def _run(self, flight: _Flight, client: UpstreamClient, delay_s: float) -> None:
         time.sleep(delay_s)
         try:
-            listing = self._load()
+            listing = self._load(client)
         except GatewayError as error:
             self._land(flight, None, error)
         except Exception as error:
             # Whatever a strange list breaks, the flight must end, or no list would ever be fetched again.
             log_event("catalog refresh broke", level="error", error=error, provider=self.provider.name)
-            self._land(flight, None, UpstreamError(f"{self.provider.title}'s model list could not be read."))
+            self._land(flight, None, UpstreamError(f"The model list of {self.provider.title} could not be read."))
         else:
             self._land(flight, listing, None)
 
-    def _load(self) -> Listing:
-        started_s = time.monotonic()
-        client, packer = get_client(self.provider), Packer()
+    def _load(self, client: UpstreamClient) -> Listing:
+        started_s, packer = time.monotonic(), Packer()
         models = fetch_models(client, self.source, packer)
         self._check_length(len(models))
         self._set_prices(client, models)
-        for number, model in enumerate(models):
-            models[number] = packer.priced(model, pricing.get_price(self.provider.name, model.id))
-            if number % YIELD_EVERY == 0:
-                time.sleep(0)
-        listing = Listing(models, self.source.naming)
+        name = self.provider.name
+        priced = [packer.priced(model, pricing.get_price(name, model.id)) for model in unhurried(models)]
+        listing = Listing(priced, self.source.naming)
         duration_s = round(time.monotonic() - started_s, 3)
-        log_event("catalog loaded", provider=self.provider.name, models=len(listing), duration_s=duration_s)
+        log_event("catalog loaded", provider=name, models=len(listing), duration_s=duration_s)
         return listing
 
     def _check_length(self, length: int) -> None:
         if length == 0:
-            raise UpstreamError(f"{self.provider.title}'s model list is empty.")
+            raise UpstreamError(f"The model list of {self.provider.title} is empty.")
         old, age_s = self.cache["data"], self.age_s
         if old is None or age_s is None or age_s > SHRUNK_BELIEVED_AFTER_S:
             return

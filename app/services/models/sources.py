@@ -11,7 +11,6 @@ from typing import Any
 from app.errors import UpstreamError, UpstreamTimeout
 from app.logs import log_event
 from app.services.models.entry import Model, Packer
-from app.services.models.listing import YIELD_EVERY
 from app.services.models.names import (
     CHUTES_NAMING,
     DEEPINFRA_NAMING,
@@ -26,6 +25,7 @@ from app.services.models.normalize import (
     normalize_featherless_model,
     normalize_fireworks_model,
 )
+from app.services.models.pace import unhurried
 from app.services.models.prices import normalize_fireworks_prices
 from app.services.pricing import PriceTable
 from app.services.upstream import UpstreamClient
@@ -57,12 +57,12 @@ def _fetch_paged(client: UpstreamClient) -> Iterator[Page]:
         if not page:
             return
         yield page
-    raise UpstreamError(f"{client.title}'s list has no end: page {_MOST_PAGES} still holds models.")
+    raise UpstreamError(f"The model list of {client.title} has no end: page {_MOST_PAGES} still holds models.")
 
 
 def _page(client: UpstreamClient, answer: Any) -> Page:
     if not isinstance(answer, dict) or not isinstance(answer.get("data"), list):
-        raise UpstreamError(f"{client.title}'s model list is not a list.")
+        raise UpstreamError(f"The model list of {client.title} is not a list.")
     page: Page = answer["data"]
     return page
 
@@ -71,7 +71,10 @@ def _fetch_fireworks_prices(client: UpstreamClient, timeout_s: float) -> PriceTa
     """Fetches Fireworks' price list, which stands beside the inference API on the same host."""
     root = client.base_url.removesuffix("/inference/v1")
     rows = _page(client, client.fetch_json(root + "/v1/serverless/models", timeout_s=timeout_s))
-    return normalize_fireworks_prices(rows, datetime.datetime.now(datetime.UTC).date())
+    prices = normalize_fireworks_prices(rows, datetime.datetime.now(datetime.UTC).date())
+    if not prices:
+        raise UpstreamError(f"The price list of {client.title} holds no price.")
+    return prices
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,15 +124,13 @@ def fetch_models(client: UpstreamClient, source: Source, packer: Packer) -> list
             if len(models) == before:
                 break  # Pages may overlap, but one without anything new is a server that does not page.
         if time.monotonic() > deadline_s:
-            raise UpstreamTimeout(f"{client.title}'s model list did not end within {_LIST_TIMEOUT_S:.0f} seconds.")
+            raise UpstreamTimeout(f"The model list of {client.title} did not end within {_LIST_TIMEOUT_S:.0f} s.")
     return list(models.values())
 
 
 def _add_page(models: dict[str, Model], page: Page, source: Source, packer: Packer) -> None:
     unreadable = 0
-    for number, raw in enumerate(page):
-        if number % YIELD_EVERY == 0:
-            time.sleep(0)
+    for raw in unhurried(page):
         if not isinstance(raw, dict) or not isinstance(raw.get("id"), str) or not raw["id"]:
             unreadable += 1
         elif raw["id"] not in models:

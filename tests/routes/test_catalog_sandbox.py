@@ -1,0 +1,64 @@
+"""The catalog of a real gateway under gunicorn, in front of the sandbox's four providers."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import pytest
+
+from tests.conftest import MakeGateway
+from tests.support.catalogs import provider_environment
+from tests.support.gateway import Gateway
+from tests.support.sandbox import Sandbox
+from tests.support.waiting import wait_until
+
+
+@pytest.fixture
+def four(make_gateway: MakeGateway, sandbox: Sandbox) -> Gateway:
+    """A gateway with all four providers on, its lists loaded."""
+    settings = provider_environment(sandbox.url, key="sandbox")
+    del settings["GATEWAY_API_KEY"]
+    gateway = make_gateway(settings)
+    wait_until(lambda: all(state["models"] for state in _catalogs(gateway).values()), what="the four lists")
+    return gateway
+
+
+def _get(gateway: Gateway, path: str) -> dict[str, Any]:
+    with urlopen(Request(gateway.url + path, headers=gateway.headers), timeout=30) as answer:
+        body: dict[str, Any] = json.load(answer)
+    return body
+
+
+def _catalogs(gateway: Gateway) -> dict[str, dict[str, Any]]:
+    try:
+        catalogs: dict[str, dict[str, Any]] = _get(gateway, "/ready")["catalogs"]
+    except HTTPError as error:
+        catalogs = json.load(error)["catalogs"]
+    return catalogs
+
+
+def test_the_four_lists_are_loaded_at_boot_and_listed_searched_and_looked_up(four: Gateway) -> None:
+    totals = {name: _get(four, f"/api/catalog/models?gateway={name}&limit=1")["total"] for name in _catalogs(four)}
+    assert totals == {"fireworks": 48, "featherless": 22_000, "deepinfra": 190, "chutes": 14}
+    assert _get(four, "/api/catalog/models?limit=1")["total"] == sum(totals.values())
+    assert _get(four, "/api/catalog/models?gateway=featherless&search=quokka+32b")["returned"] > 0
+    assert len(_get(four, "/v1/models")["data"]) == sum(totals.values())
+
+    documented = _get(four, "/api/catalog/model/accounts/fireworks/deepseek-v3p1?gateway=fireworks")
+
+    assert documented["data"]["id"] == "accounts/fireworks/models/deepseek-v3p1"
+
+
+def test_every_entry_of_all_four_is_complete_and_priced_in_usd_per_token(four: Gateway) -> None:
+    for name in ("fireworks", "featherless", "deepinfra", "chutes"):
+        entries = _get(four, f"/api/catalog/models?gateway={name}")["data"]
+        assert len({frozenset(entry) for entry in entries}) == 1
+        assert {entry["source_gateway"] for entry in entries} == {name}
+        assert not [entry["id"] for entry in entries if entry["context_length"] == 0 or entry["created"] == 0]
+        prompts = [entry["pricing"]["prompt"] for entry in entries if entry["pricing"]["prompt"] is not None]
+        # From a hundredth of a dollar to a hundred dollars per million tokens; a wrong unit is a million off.
+        assert prompts
+        assert all(1e-9 <= float(prompt) <= 1e-4 for prompt in prompts)

@@ -1,0 +1,174 @@
+"""What becomes of the records of a worker that died."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from app.db.engine import create_engine_for
+from app.db.ledger import LedgerLine, select_ledger, upsert_ledger
+from tests.support.books import (
+    Books,
+    adopt_all,
+    check_against_provider,
+    journal_directories,
+    wait_until_shipped,
+)
+from tests.support.recording_process import RecordingProcess
+from tests.support.soak import soak_count
+from tests.support.waiting import wait_until
+
+
+def test_finished_requests_are_shipped_and_unfinished_ones_are_lost(tmp_path: Path, database_url: str) -> None:
+    process = RecordingProcess(tmp_path, database_url)
+    finished = process.ask("record_quickly", 100)
+    held = process.ask("hold", 7)
+    process.ask("begin_only", 3)
+    process.kill()
+    adopt_all(tmp_path, database_url)
+    books = Books(database_url)
+    outcomes = books.outcomes()
+    assert {one for one, outcome in outcomes.items() if outcome == "lost"} == set(held)
+    assert set(outcomes) == process.counted() | process.refused() and len(outcomes) == finished + 7
+    ledger = books.check_balance()
+    assert (ledger["started"], ledger["unsent"], ledger["in_flight"], ledger["unshipped"]) == (110, 3, 0, 0)
+
+
+def test_of_a_lost_request_nothing_is_made_up(tmp_path: Path, database_url: str) -> None:
+    process = RecordingProcess(tmp_path, database_url)
+    process.ask("hold", 1)
+    process.kill()
+    adopt_all(tmp_path, database_url)
+    [row] = Books(database_url).select("SELECT * FROM activity")
+    assert (row.outcome, row.gateway, row.usage_source, row.cost_kind) == ("lost", "fireworks", "none", "unknown")
+    unknown = (row.duration_ms, row.prompt_tokens, row.completion_tokens, row.cost_usd, row.finish_reason)
+    assert unknown == (None,) * 5
+
+
+def test_a_live_worker_adopts_what_another_leaves(tmp_path: Path, database_url: str) -> None:
+    with RecordingProcess(tmp_path, database_url, name="live") as live:
+        live.ask("start")
+        dead = RecordingProcess(tmp_path, database_url)
+        dead.ask("record_quickly", 200)
+        assert len(journal_directories(tmp_path)) == 1
+        dead.kill()
+        wait_until(lambda: len(Books(database_url).outcomes()) == 200)
+        wait_until(lambda: journal_directories(tmp_path) == [])
+
+
+def test_a_live_workers_journal_is_left_to_it(tmp_path: Path, database_url: str) -> None:
+    with RecordingProcess(tmp_path, database_url) as owner:
+        held = owner.ask("hold", 3)
+        with RecordingProcess(tmp_path, database_url, name="other") as other:
+            other.ask("record", 100)
+            wait_until_shipped(other)
+        owner.ask("release")
+        wait_until_shipped(owner)
+        assert {Books(database_url).outcomes()[one] for one in held} == {"ok"}
+
+
+def test_several_workers_that_adopt_at_once_share_the_journals(tmp_path: Path, database_url: str) -> None:
+    dead = [RecordingProcess(tmp_path, database_url, name=f"dead-{number}") for number in range(6)]
+    for process in dead:
+        process.ask("record_quickly", 200)
+        process.ask("hold", 5)
+    for process in dead:
+        process.kill()
+    assert len(journal_directories(tmp_path)) == 6
+    with ExitStack() as stack:
+        adopters = [RecordingProcess(tmp_path, database_url, name=f"{number}") for number in range(3)]
+        for adopter in adopters:
+            stack.enter_context(adopter)
+            adopter.send("start")
+        wait_until(lambda: not journal_directories(tmp_path), what="the adoption")
+        assert "traceback" not in "".join(adopter.log_file.read_text() for adopter in adopters)
+    check_against_provider(Books(database_url), dead, streams=5)
+    assert len(Books(database_url).outcomes()) == 6 * 205
+
+
+@pytest.mark.soak
+def test_adopters_that_die_in_the_middle_are_taken_over_themselves(tmp_path: Path, database_url: str) -> None:
+    dead = RecordingProcess(tmp_path, database_url)
+    dead.ask("record_quickly", 20_000)
+    dead.ask("hold", 600)
+    dead.kill()
+    for number in range(soak_count(40)):
+        adopter = RecordingProcess(tmp_path, database_url, name=f"adopter-{number}")
+        adopter.ask("start")
+        time.sleep(random.uniform(0.0, 0.5))
+        adopter.kill()
+    adopt_all(tmp_path, database_url)
+    check_against_provider(Books(database_url), [dead], streams=600)
+    assert len(Books(database_url).outcomes()) == 20_600
+
+
+def test_rows_that_are_in_the_database_are_not_shipped_again(tmp_path: Path, database_url: str) -> None:
+    process = RecordingProcess(tmp_path, database_url)
+    process.ask("record", 500)
+    wait_until_shipped(process)
+    # What retention does: the rows go, the sums stay. Shipped again they would be counted twice.
+    Books(database_url).execute("DELETE FROM activity")
+    process.kill()
+    adopt_all(tmp_path, database_url)
+    assert Books(database_url).outcomes() == {}
+    assert Books(database_url).check_balance()["started"] == 500
+
+
+def test_a_record_torn_by_the_death_of_its_writer_makes_the_request_lost(tmp_path: Path, database_url: str) -> None:
+    process = RecordingProcess(tmp_path, database_url)
+    [held] = process.ask("hold", 1)
+    process.kill()
+    [directory] = journal_directories(tmp_path)
+    [segment] = directory.glob("*.journal")
+    with segment.open("ab") as file:
+        file.write(b'F{"request_id":"%s","started_at":"2026' % held.encode())
+    adopt_all(tmp_path, database_url)
+    assert Books(database_url).outcomes() == {held: "lost"}
+    Books(database_url).check_balance()
+
+
+def test_damaged_and_empty_directories_do_not_stop_the_adoption_of_others(tmp_path: Path, database_url: str) -> None:
+    process = RecordingProcess(tmp_path, database_url)
+    process.ask("record_quickly", 10)
+    process.kill()
+    empty, damaged = tmp_path / "journal" / ("0" * 32), tmp_path / "journal" / ("1" * 32)
+    empty.mkdir()
+    damaged.mkdir()
+    (damaged / "0000000001.journal").write_bytes(os.urandom(100_000))
+    (damaged / "counters").write_bytes(b"\1")
+    adopt_all(tmp_path, database_url)
+    assert len(Books(database_url).outcomes()) == 10
+
+
+def test_an_older_line_of_the_ledger_does_not_replace_a_newer_one(database_url: str) -> None:
+    engine = create_engine_for(database_url)
+    newer = LedgerLine(worker_id="a", version=5, started=10)
+    upsert_ledger(engine, newer)
+    upsert_ledger(engine, LedgerLine(worker_id="a", version=4, started=9))
+    assert select_ledger(engine, "a") == newer
+    upsert_ledger(engine, LedgerLine(worker_id="a", version=6, started=11))
+    line = select_ledger(engine, "a")
+    assert line is not None and line.started == 11
+    engine.dispose()
+
+
+@pytest.mark.soak
+def test_workers_killed_again_and_again_lose_only_what_was_under_way(tmp_path: Path, database_url: str) -> None:
+    processes: list[RecordingProcess] = []
+    with RecordingProcess(tmp_path, database_url, name="live") as live:
+        live.ask("flood", 20)
+        for number in range(soak_count(60)):
+            process = RecordingProcess(tmp_path, database_url, name=f"{number}")
+            process.ask("flood", 20)
+            time.sleep(random.uniform(0.1, 1.2))
+            process.kill()
+            processes.append(process)
+        processes.append(live)
+        live.kill()
+    adopt_all(tmp_path, database_url)
+    check_against_provider(Books(database_url), processes, streams=20)

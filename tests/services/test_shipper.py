@@ -1,0 +1,179 @@
+"""From the journal to PostgreSQL: everything, once, in constant memory, whatever the server does meanwhile."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.db.schema import upgrade_schema
+from tests.support.books import (
+    Books,
+    adopt_all,
+    check_against_provider,
+    journal_directories,
+    wait_until_shipped,
+)
+from tests.support.postgres import Postgres, running_postgres
+from tests.support.recording_process import RecordingProcess
+from tests.support.soak import soak_count
+from tests.support.waiting import wait_until
+
+
+@pytest.fixture(scope="module")
+def victim() -> Iterator[Postgres]:
+    """A server of these tests' own, to stop, kill and freeze."""
+    with running_postgres() as server:
+        upgrade_schema(server.url)
+        yield server
+
+
+@pytest.fixture
+def victim_books(victim: Postgres) -> Books:
+    """The victim's one database, emptied."""
+    books = Books(victim.url)
+    tables = "activity, worker_ledger, usage_rollup, key_rollup, key_usage, latency_rollup"
+    victim.execute(f"TRUNCATE {tables}")
+    return books
+
+
+def test_what_is_recorded_is_in_the_database_with_the_same_outcome(tmp_path: Path, database_url: str) -> None:
+    books = Books(database_url)
+    with RecordingProcess(tmp_path, database_url) as process:
+        process.ask("record", 3000)
+        held = process.ask("hold", 5)
+        wait_until_shipped(process)
+        outcomes = books.outcomes()
+        assert set(outcomes) == process.counted() - set(held) | process.refused()
+        assert {one for one, outcome in outcomes.items() if outcome == "rejected"} == process.refused()
+        process.ask("release")
+        wait_until_shipped(process)
+        assert {books.outcomes()[one] for one in held} == {"ok"}
+        status = process.ask("status")
+        assert status["writable"] and status["last_error"] is None and status["shipped_rows"] == 3005
+
+
+def test_a_stop_ships_everything_and_leaves_no_files(tmp_path: Path, database_url: str) -> None:
+    with RecordingProcess(tmp_path, database_url) as process:
+        process.ask("record_quickly", 3000)
+        assert process.ask("stop", 20) is True
+        assert journal_directories(tmp_path) == []
+    assert len(Books(database_url).outcomes()) == 3000
+    ledger = Books(database_url).check_balance()
+    assert (ledger["started"], ledger["in_flight"], ledger["unshipped"]) == (3000, 0, 0)
+
+
+def test_a_stop_with_requests_under_way_leaves_them_to_the_next_worker(tmp_path: Path, database_url: str) -> None:
+    with RecordingProcess(tmp_path, database_url) as process:
+        process.ask("record", 10)
+        held = process.ask("hold", 2)
+        assert process.ask("stop", 20) is False
+    with RecordingProcess(tmp_path, database_url, name="next") as process:
+        process.ask("start")
+        wait_until(lambda: not journal_directories(tmp_path), what="the adoption")
+    outcomes = Books(database_url).outcomes()
+    assert {one for one, outcome in outcomes.items() if outcome == "lost"} == set(held)
+
+
+def test_texts_that_postgresql_refuses_do_not_cost_the_row(tmp_path: Path, database_url: str) -> None:
+    with RecordingProcess(tmp_path, database_url) as process:
+        request_id = process.ask("record_nul")
+        wait_until_shipped(process)
+        assert Books(database_url).outcomes() == {request_id: "ok"}
+
+
+def test_a_row_that_the_database_refuses_is_kept_aside_and_blocks_nothing(tmp_path: Path, database_url: str) -> None:
+    with RecordingProcess(tmp_path, database_url) as process:
+        process.ask("record_quickly", 300)
+        refused = [process.ask("record_unacceptable") for _ in range(3)]
+        process.ask("record_quickly", 300)
+        wait_until_shipped(process)
+        wait_until(lambda: Books(database_url).integrity()[0]["rejected"] == 3)
+        assert set(Books(database_url).outcomes()) == (process.counted() | process.refused()) - set(refused)
+        assert process.ask("status")["rejected_rows"] == 3
+        assert "activity_row_rejected" in process.log_file.read_text()
+    kept = [json.loads(line) for line in (tmp_path / "journal/rejected.jsonl").read_text().splitlines()]
+    assert [json.loads(one["row"])["request_id"] for one in kept] == refused
+    Books(database_url).check_balance()
+
+
+def test_the_ledger_balances_at_every_moment_under_load(tmp_path: Path, database_url: str) -> None:
+    books = Books(database_url)
+    with (
+        RecordingProcess(tmp_path, database_url) as first,
+        RecordingProcess(tmp_path, database_url, name="1") as second,
+    ):
+        first.ask("flood", 20)
+        second.ask("flood", 20)
+        in_flight = [books.check_balance()["in_flight"] for _ in range(200)]
+        assert max(in_flight) <= 40
+        integrity = first.ask("integrity")
+        assert integrity["balanced"] is True
+        assert integrity["started"] > 0
+
+
+def test_while_the_database_is_away_memory_stays_and_afterwards_nothing_is_missing(
+    tmp_path: Path, victim: Postgres, victim_books: Books
+) -> None:
+    with RecordingProcess(tmp_path, victim.url) as process:
+        process.ask("record", 2000)
+        wait_until_shipped(process)
+        victim.stop()
+        process.ask("record", 2000)
+        before_bytes = process.ask("memory_bytes")
+        count = soak_count(200_000)
+        process.ask("record", count)
+        grown_bytes = process.ask("memory_bytes") - before_bytes
+        status = wait_until(lambda: (now := process.ask("status"))["last_error"] and now)
+        assert status["writable"] and status["backlog_rows"] == 2000 + count
+        assert status["backlog_bytes"] > count * 500 and status["oldest_age_s"] > 0
+        # The rows of 20,000 requests, the least that are recorded here, have 14 MB.
+        assert grown_bytes < 4_000_000
+        victim.start()
+        wait_until_shipped(process, 120)
+        assert set(victim_books.outcomes()) == process.counted() | process.refused()
+    victim_books.check_balance()
+
+
+@pytest.mark.soak
+def test_a_server_killed_again_and_again_under_load_costs_no_row(
+    tmp_path: Path, victim: Postgres, victim_books: Books
+) -> None:
+    with RecordingProcess(tmp_path, victim.url) as process:
+        process.ask("flood", 30)
+        for _ in range(soak_count(30)):
+            time.sleep(0.7)
+            victim.kill()
+            time.sleep(0.3)
+            victim.start()
+        assert process.ask("stop", 60) is False
+    adopt_all(tmp_path, victim.url)
+    check_against_provider(victim_books, [process], streams=30)
+
+
+@pytest.mark.soak
+def test_a_frozen_server_neither_stops_the_process_nor_costs_a_row(
+    tmp_path: Path, victim: Postgres, victim_books: Books
+) -> None:
+    with RecordingProcess(tmp_path, victim.url) as process:
+        process.ask("flood", 30)
+        wait_until(lambda: len(victim_books.outcomes()) > 100)
+        victim.pause()
+        # Longer than the shipper's patience with one statement, so that statements of several attempts pile up.
+        stalled_s = process.ask("longest_stall_s", max(20, soak_count(100)))
+        status = process.ask("status")
+        victim.resume()
+        assert status["last_error"] is not None and "did not answer" in status["last_error"]
+        # The freeze would show as a stall of its whole length.
+        assert stalled_s < 5
+        _wait_for_low_backlog(process)
+    adopt_all(tmp_path, victim.url)
+    check_against_provider(victim_books, [process], streams=30)
+
+
+def _wait_for_low_backlog(process: RecordingProcess) -> None:
+    # The flood goes on, so the backlog is never empty for long.
+    wait_until(lambda: process.ask("status")["backlog_rows"] < 5_000, 60, "the backlog to be shipped")

@@ -1,0 +1,90 @@
+"""What the database holds of activity, for tests that compare it with what really happened."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import create_engine, text
+from sqlalchemy.pool import NullPool
+
+from app.db.ledger import select_integrity
+from tests.support.recording_process import RecordingProcess
+from tests.support.waiting import wait_until
+
+
+class Books:
+    """Reads one database; each call is a connection of its own, so that a server may come and go."""
+
+    def __init__(self, url: str) -> None:
+        self._engine = create_engine(url, poolclass=NullPool, connect_args={"connect_timeout": 10})
+
+    def select(self, sql: str) -> list[Any]:
+        """Returns the rows of a query."""
+        with self._engine.connect() as connection:
+            return list(connection.execute(text(sql)))
+
+    def execute(self, sql: str) -> None:
+        """Runs a statement and commits it."""
+        with self._engine.begin() as connection:
+            connection.execute(text(sql))
+
+    def outcomes(self) -> dict[str, str]:
+        """Returns request id → outcome; fails where an id is there twice."""
+        rows = self.select("SELECT CAST(request_id AS text), outcome FROM activity")
+        twice = [one for one, count in Counter(row[0] for row in rows).items() if count > 1]
+        assert not twice, f"{len(twice)} requests have several rows"
+        return {row[0]: row[1] for row in rows}
+
+    def integrity(self) -> tuple[dict[str, int], dict[str, int]]:
+        """Returns the ledger's sums and the rows by outcome, from one snapshot."""
+        return select_integrity(self._engine)
+
+    def check_balance(self) -> dict[str, int]:
+        """Fails where requests begun are not the sum of what became of them; returns the ledger's sums."""
+        ledger, outcomes = self.integrity()
+        parts = {name: count for name, count in ledger.items() if name != "started"}
+        assert ledger["started"] == sum(parts.values()) + sum(outcomes.values()), (ledger, outcomes)
+        return ledger
+
+
+def journal_directories(place: Path) -> list[Path]:
+    """Returns the workers' directories below `place`/journal."""
+    root = place / "journal"
+    return [path for path in root.iterdir() if path.is_dir()] if root.exists() else []
+
+
+def wait_until_shipped(process: RecordingProcess, timeout_s: float = 60) -> None:
+    """Waits until every row that the process has recorded is in the database."""
+    wait_until(lambda: process.ask("status")["backlog_rows"] == 0, timeout_s, "the journal to be shipped")
+
+
+def adopt_all(place: Path, url: str) -> None:
+    """Starts a worker that adopts all that others left below `place`, and waits until it has."""
+    with RecordingProcess(place, url, name="adopter") as process:
+        process.ask("start")
+        try:
+            wait_until(lambda: not journal_directories(place), 60, "the adoption of all journals")
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{process.log_file.read_text()}") from None
+
+
+def check_against_provider(books: Books, processes: list[RecordingProcess], streams: int) -> None:
+    """Compares the rows with what the provider counted and what was refused.
+
+    Args:
+        books: the database, after everything was shipped or adopted.
+        processes: all that recorded; each had up to `streams` requests under way when it ended.
+        streams: see there.
+    """
+    outcomes = books.outcomes()
+    counted = set().union(*(process.counted() for process in processes))
+    refused = set().union(*(process.refused() for process in processes))
+    assert counted | refused <= set(outcomes)
+    # A process can die between its record and the note that the test compares with.
+    assert len(outcomes) - len(counted | refused) <= len(processes)
+    assert sum(outcome == "lost" for outcome in outcomes.values()) <= streams * len(processes)
+    assert {one for one, outcome in outcomes.items() if outcome == "rejected"} >= refused
+    ledger = books.check_balance()
+    assert (ledger["in_flight"], ledger["unshipped"], ledger["unrecorded"], ledger["rejected"]) == (0, 0, 0, 0)
