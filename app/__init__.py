@@ -8,8 +8,8 @@ The map. Four ideas, and imports only go down:
     errors.py   every error a caller can meet, in one tree and one shape
 
 Beside them: `http.py` is what every request goes through, `config.py` reads the settings, `logs.py` writes one line a
-request, `boot.py` and `worker.py` are what gunicorn calls, `cli/` holds the `flask` commands, `dev/` is what
-`make run` adds, and `sandbox/` is a local Fireworks to try things against. docs/design.md tells why.
+request, `boot.py`, `worker.py` and `gunicorn_worker.py` are what gunicorn calls, `cli/` holds the `flask` commands,
+`dev/` is what `make run` adds, and `sandbox/` is a local Fireworks to try things against. docs/design.md tells why.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ def create_app(settings: Settings | None = None) -> Flask:
     from flask import Flask
 
     from app.cli import register_commands
-    from app.http import require_key, set_up_http
+    from app.http import CHECKS, set_up_http
     from app.routes import BLUEPRINTS
 
     use_settings(settings or get_settings())
     app = Flask(__name__, static_folder=None)
+    app.url_map.merge_slashes = False  # Model ids hold slashes, and a redirect would be a page of HTML.
     set_up_http(app)
-    for blueprint, needs_key in BLUEPRINTS:
+    for blueprint, access in BLUEPRINTS:
         app.register_blueprint(blueprint)
-        if needs_key:
-            app.before_request_funcs.setdefault(blueprint.name, []).append(require_key)
+        app.before_request_funcs.setdefault(blueprint.name, []).extend(CHECKS[access])
     register_commands(app)
     return app

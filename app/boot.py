@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from sqlalchemy.exc import OperationalError
-
-from app.config import Settings, use_settings
-from app.db.schema import fetch_schema_state
+from app.config import Settings, SettingsError, use_settings
+from app.db.schema import SchemaError, fetch_schema_state
 from app.logs import log_event
+from app.services.pricing import load_operator_prices
 
 
 def check_boot(settings: Settings) -> str | None:
@@ -16,12 +15,16 @@ def check_boot(settings: Settings) -> str | None:
     gateway that starts beats one that waits for its bookkeeping. `/ready` and the log say so.
     """
     use_settings(settings)
+    try:
+        load_operator_prices()
+    except SettingsError as error:
+        return str(error)
     if settings.database_url is None:
         return "DATABASE_URL is not set. Set it to a PostgreSQL address, or use `make run`, which brings its own."
     try:
         state = fetch_schema_state(settings.database_url)
-    except OperationalError as error:
-        log_event("database not reachable at boot", level="warning", reason=str(error.orig)[:300])
+    except SchemaError as error:
+        log_event("database not reachable at boot", level="warning", reason=str(error)[:300])
         return None
     if state.state in {"missing", "behind"}:
         return "the database schema is not up to date. Run `flask --app wsgi db upgrade`."

@@ -11,7 +11,7 @@ import os
 from functools import lru_cache
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from app.services.activity import ActivityRow
@@ -20,6 +20,12 @@ from app.services.breaker import THRESHOLDS, get_open_breakers
 from app.services.journal import get_journal_status
 from app.services.models import get_catalog_ages
 from app.services.providers import PROVIDERS
+
+if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+    # The library asks the system for the process id at each increment, in case of a fork. This module is loaded in a
+    # worker, which never forks.
+    _PID = os.getpid()
+    values.ValueClass = values.MultiProcessValue(lambda: _PID)
 
 # More models than a gateway's users use, fewer than would trouble a Prometheus.
 MAX_MODELS = 200

@@ -127,6 +127,8 @@ class Relay:
         self._deadline_s = deadline_s
         self._idle_timeout_s = settings.upstream_idle_timeout_s
         self._heartbeat_s = settings.stream_heartbeat_s
+        # How often the limits are looked at; a wait for an event then costs no arithmetic.
+        self._tick_s = min(PRESENCE_CHECK_S, self._idle_timeout_s / 4, self._heartbeat_s / 4)
         self._show_usage = show_usage
         self._report: Callable[[Sightings, GatewayError | None], None] | None = report
         self._splitter = EventSplitter()
@@ -179,38 +181,43 @@ class Relay:
                 return block
             if block:
                 return block
+            if self._heartbeat_is_due():  # Bytes that drip in without completing an event are a silence too.
+                return HEARTBEAT
 
     def _receive(self) -> bytes | None:
         """Waits for the provider's bytes; None when it is time for a heartbeat."""
         while True:
-            drain.check()
-            now_s = time.monotonic()
-            idle_left_s = self._last_arrival_s + self._idle_timeout_s - now_s
-            total_left_s = self._deadline_s - now_s
-            heartbeat_left_s = self._last_sent_s + self._heartbeat_s - now_s
             try:
-                wait_s = min(idle_left_s, total_left_s, heartbeat_left_s, PRESENCE_CHECK_S)
-                data = self._answer.body.receive(max(0.001, wait_s))
+                data = self._answer.body.receive(self._tick_s)
             except TimeoutError:
-                if total_left_s <= PRESENCE_CHECK_S and time.monotonic() >= self._deadline_s:
-                    raise total_timeout(self._answer.title) from None
-                if time.monotonic() - self._last_arrival_s >= self._idle_timeout_s:
-                    raise idle_timeout(self._answer.title) from None
-                if self._client.is_gone():
-                    raise ClientGone from None
-                if time.monotonic() - self._last_sent_s >= self._heartbeat_s:
+                if self._heartbeat_is_due():
                     return None
                 continue
             self._note_arrival()
             return data
 
+    def _heartbeat_is_due(self) -> bool:
+        """Looks around in a silence: raises what ends the stream, tells whether the client should hear something."""
+        drain.check()
+        now_s = time.monotonic()
+        if now_s >= self._deadline_s:
+            raise total_timeout(self._answer.title)
+        if now_s - self._last_arrival_s >= self._idle_timeout_s:
+            raise idle_timeout(self._answer.title)
+        if self._client.is_gone():
+            raise ClientGone
+        return now_s - self._last_sent_s >= self._heartbeat_s
+
     def _note_arrival(self) -> None:
         now_s = time.monotonic()
-        if self.sightings.events:
-            self.sightings.longest_gap_s = max(self.sightings.longest_gap_s, now_s - self._last_arrival_s)
+        gap_s = now_s - self._last_arrival_s
+        if gap_s > self.sightings.longest_gap_s and self.sightings.events:
+            self.sightings.longest_gap_s = gap_s
         self._last_arrival_s = now_s
         if now_s >= self._deadline_s:
             raise total_timeout(self._answer.title)
+        if drain.is_draining():
+            drain.check()
 
     def _examined(self, events: bytes) -> bytes:
         """Notes what the events say, and returns those that the client gets."""

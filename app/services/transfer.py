@@ -24,10 +24,17 @@ _MAX_CHUNK_HEADER_BYTES = 1_024
 _HEX_DIGITS = re.compile(rb"[0-9A-Fa-f]{1,16}")
 
 
+_WHOLE_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
+
+
 class _Framing(Protocol):
-    """Takes raw bytes of a message body and returns its payload; `done` once the message has ended."""
+    """Takes raw bytes of a message body and returns its payload; `done` once the message has ended.
+
+    When `feed` raises, `salvaged` is the payload in those bytes that stood before what is wrong.
+    """
 
     done: bool
+    salvaged: bytes
 
     def feed(self, data: bytes) -> bytes: ...
 
@@ -41,6 +48,7 @@ class ChunkedFraming:
 
     def __init__(self) -> None:
         self.done = False
+        self.salvaged = b""
         self._held = b""  # An incomplete chunk header or line end.
         self._left = 0  # Payload bytes still to come of the current chunk.
         self._in_chunk = False  # True until the line end behind the payload has been seen.
@@ -50,7 +58,19 @@ class ChunkedFraming:
         """Returns the payload in `data`; raises UpstreamCut where it is not chunked coding."""
         if self._held:
             data, self._held = self._held + data, b""
+        elif not (self._left or self._in_chunk or self._in_trailer):
+            whole = _WHOLE_CHUNK.match(data)
+            if whole is not None and int(whole[1], 16) == len(data) - whole.end() - 2 > 0 and data.endswith(b"\r\n"):
+                return data[whole.end() : -2]  # Nearly always: one event, one chunk, one packet.
         payload: list[bytes] = []
+        try:
+            self._decode(data, payload)
+        except UpstreamCut:
+            self.salvaged = b"".join(payload)
+            raise
+        return payload[0] if len(payload) == 1 else b"".join(payload)
+
+    def _decode(self, data: bytes, payload: list[bytes]) -> None:
         position, size = 0, len(data)
         while position < size and not self.done:
             if self._left:
@@ -67,7 +87,6 @@ class ChunkedFraming:
             position = line_end + 1
         if self.done and position < size:
             raise UpstreamCut("The provider sent bytes after the end of its answer.")
-        return payload[0] if len(payload) == 1 else b"".join(payload)
 
     def _hold(self, rest: bytes) -> None:
         if len(rest) > _MAX_CHUNK_HEADER_BYTES:
@@ -103,6 +122,8 @@ class ChunkedFraming:
 class LengthFraming:
     """A body of a length that the head announced."""
 
+    salvaged = b""
+
     def __init__(self, length: int) -> None:
         self._left = length
         self.done = length == 0
@@ -121,6 +142,7 @@ class CloseFraming:
     """A body that lasts until the connection closes, as with HTTP/1.0."""
 
     done = False
+    salvaged = b""
 
     def feed(self, data: bytes) -> bytes:
         return data
@@ -148,6 +170,7 @@ class Body:
         self._framing: _Framing = CloseFraming() if head is None else _framing(head)
         self._first = b"" if head is None else head.rest
         self._keeps_alive = head is not None and head.keeps_alive
+        self._error: UpstreamCut | None = None  # What is wrong behind the payload that was returned last.
         self.complete = self._framing.done
 
     def receive(self, timeout_s: float) -> bytes:
@@ -162,11 +185,13 @@ class Body:
         """
         deadline_s = time.monotonic() + timeout_s
         while not self.complete:
+            if self._error is not None:
+                raise self._error
             data = self._first or self._read(timeout_s)
             self._first = b""
             if not data and not self._framing.end():
                 raise UpstreamCut("The provider closed the connection before its answer was complete. Retry.")
-            payload = self._framing.feed(data)
+            payload = self._decoded(data)
             self.complete = self._framing.done
             if self._inflate is not None:
                 payload = self._inflated(payload)
@@ -177,6 +202,15 @@ class Body:
                 if timeout_s <= 0:
                     raise TimeoutError
         return b""
+
+    def _decoded(self, data: bytes) -> bytes:
+        try:
+            return self._framing.feed(data)
+        except UpstreamCut as error:
+            if not self._framing.salvaged:
+                raise
+            self._error = error  # Events that came in one packet with what is wrong are told and counted first.
+            return self._framing.salvaged
 
     def _read(self, timeout_s: float) -> bytes:
         try:
