@@ -43,7 +43,8 @@ _SUMS = {
     "reasoning_tokens": "coalesce(sum(reasoning_tokens), 0)",
     "cost_exact": "coalesce(sum(cost_usd) FILTER (WHERE cost_kind = 'exact'), 0)",
     "cost_estimated": "coalesce(sum(cost_usd) FILTER (WHERE cost_kind = 'estimated'), 0)",
-    "unpriced_requests": "count(*) FILTER (WHERE cost_kind = 'unknown')",
+    # What the gateway refused went to nobody, so it lacks no price.
+    "unpriced_requests": "count(*) FILTER (WHERE cost_kind = 'unknown' AND outcome <> 'rejected')",
     "speed_tokens": "coalesce(sum(completion_tokens) FILTER (WHERE speed_known), 0)",
     "speed_ms": "coalesce(sum(completion_tokens * 1000 / tokens_per_second) FILTER (WHERE speed_known), 0)",
 }

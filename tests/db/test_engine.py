@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
+from subprocess import PIPE
 
 import pytest
 from sqlalchemy import Engine, text
@@ -82,17 +82,32 @@ def test_connections_of_a_server_that_was_restarted_are_replaced_unseen(
     assert _backend(victim_engine) != before
 
 
-def test_a_ping_of_a_frozen_server_returns_in_its_time(victim: Postgres, victim_engine: Engine) -> None:
-    assert ping(5, victim_engine)
-    victim.pause()
-    try:
-        began = time.monotonic()
-        assert not ping(0.3, victim_engine)
-        # Without its own bound it would wait for as long as the server is frozen.
-        assert time.monotonic() - began < 10
-    finally:
-        victim.resume()
-    assert ping(5, victim_engine)
+PING_UNDER_GEVENT = """
+from gevent import monkey; monkey.patch_all()
+from psycogreen.gevent import patch_psycopg; patch_psycopg()
+import sys
+from app.db.engine import create_engine_for, ping
+
+engine = create_engine_for(sys.argv[1])
+for line in sys.stdin:
+    print([ping(float(line), engine) for _ in range(8)], engine.pool.checkedout(), flush=True)
+"""
+
+
+def test_pings_of_a_frozen_server_return_in_their_time_and_leave_the_pool_free(victim: Postgres) -> None:
+    # gevent patches a whole process, so this runs in one of its own.
+    command = [sys.executable, "-W", "error", "-c", PING_UNDER_GEVENT, victim.url]
+    with subprocess.Popen(command, cwd=ROOT, stdin=PIPE, stdout=PIPE, text=True, bufsize=1) as process:
+        assert process.stdin is not None and process.stdout is not None
+        said = []
+        # More pings than the pool has connections: one that kept its connection would starve the others.
+        for freeze, patience_s in [(False, 5), (True, 0.1), (False, 5)]:
+            (victim.pause if freeze else victim.resume)()
+            process.stdin.write(f"{patience_s}\n")
+            said.append(process.stdout.readline().strip())
+            victim.resume()
+        process.stdin.close()
+    assert said == [f"{[True] * 8} 0", f"{[False] * 8} 0", f"{[True] * 8} 0"]
 
 
 BROKEN_OFF_UNDER_GEVENT = """

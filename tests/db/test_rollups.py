@@ -148,7 +148,7 @@ def _sums(row: Row) -> Sums:
         reasoning_tokens=row["reasoning_tokens"] or 0,
         cost_exact=cost if row["cost_kind"] == "exact" else Decimal(0),
         cost_estimated=cost if row["cost_kind"] == "estimated" else Decimal(0),
-        unpriced_requests=int(row["cost_kind"] == "unknown"),
+        unpriced_requests=int(row["cost_kind"] == "unknown" and row["outcome"] != "rejected"),
         speed_tokens=tokens if has_speed else 0,
         speed_ms=tokens * 1000 / speed if has_speed else 0.0,
     )

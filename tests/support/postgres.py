@@ -14,6 +14,7 @@ import shutil
 import signal
 import stat
 import subprocess
+import sys
 import tempfile
 import time
 import uuid
@@ -61,6 +62,11 @@ class Postgres:
         # A socket's path may have 107 characters, which pytest's directories exceed.
         self._socket_directory = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
         self._process: subprocess.Popen[bytes] | None = None
+        guard = Path(__file__).with_name("postgres_guard.py")
+        # Its own session keeps the terminal's Ctrl-C from it: it has to be there when this process ends.
+        self._guard = subprocess.Popen(
+            [sys.executable, str(guard), str(self.data)], stdin=subprocess.PIPE, start_new_session=True
+        )
 
     @property
     def url(self) -> str:
@@ -145,6 +151,7 @@ class Postgres:
     def close(self) -> None:
         """Stops the server and removes its socket directory; the data directory is the caller's."""
         self.stop()
+        self._guard.communicate()
         shutil.rmtree(self._socket_directory, ignore_errors=True)
 
     def _processes(self) -> list[psutil.Process]:

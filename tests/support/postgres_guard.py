@@ -1,0 +1,34 @@
+"""Ends a test's PostgreSQL when the test process is gone without a word: killed, timed out, crashed.
+
+It runs as a process of its own, `python postgres_guard.py DATA_DIRECTORY`, and waits for the end of its standard
+input, which comes when the test process ends in whatever way. A frozen server is ended too.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import psutil
+
+
+def end_server(data: Path) -> None:
+    """Kills every process of the server on that data directory, if one is running."""
+    try:
+        postmaster = psutil.Process(int((data / "postmaster.pid").read_text().split()[0]))
+        # The file of a server that was killed stays behind, and its number may be another process's by now.
+        if str(data) not in postmaster.cmdline():
+            return
+        processes = [postmaster, *postmaster.children(recursive=True)]
+    except (FileNotFoundError, psutil.NoSuchProcess):
+        return
+    for process in processes:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+
+
+if __name__ == "__main__":
+    sys.stdin.read()
+    end_server(Path(sys.argv[1]))
