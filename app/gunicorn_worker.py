@@ -7,8 +7,8 @@ long, and the time to ship the journal would be gone. Here they are closed after
 One write: gunicorn sends the head and the body of an answer by themselves, and asks for the size of the send buffer
 before each. Three system calls of four are saved, and the client's side wakes up once.
 
-Patience: gunicorn waits for ever for a client that sends half a body or reads half an answer, and it reads the rest of a
-body that was refused, however long, without letting another request have its turn. Here both are bounded.
+Patience: gunicorn waits for ever for a client that sends half a body or reads half an answer, and it reads the rest of
+a body that was refused, however long, without letting another request have its turn. Here both are bounded.
 
 JSON: a request that is no HTTP never reaches the application, and gunicorn would answer it with a page of HTML.
 """
@@ -135,6 +135,7 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
 class _Response(wsgi.Response):  # type: ignore[misc]
     """Holds the head back until there is something to send with it."""
 
+    headers_sent: bool
     _held = b""
 
     def send_headers(self) -> None:
@@ -162,7 +163,7 @@ class _Response(wsgi.Response):  # type: ignore[misc]
 
 
 def _discard_rest(req: Any, sock: socket.socket, deadline_s: float) -> bool:
-    """Reads what is left of a request's body, so that the client gets to read its answer; tells whether that was all."""
+    """Reads what is left of a request's body, so that its client gets to read the answer; tells whether it was all."""
     try:
         while (left_s := deadline_s - time.monotonic()) > 0:
             sock.settimeout(left_s)

@@ -75,9 +75,10 @@ class Activity:
         row: what is known so far; fill it in before `dispatch` and before `finish`.
         request_id: its id, a UUID of version 7.
         started_s: when it began, on the clock of time.monotonic.
+        dispatched: whether it was about to be sent to a provider; until then it has cost nothing.
     """
 
-    __slots__ = ("_finished", "_recorder", "request_id", "row", "started_s")
+    __slots__ = ("_finished", "dispatched", "_recorder", "request_id", "row", "started_s")
 
     def __init__(self, recorder: Recorder, row: ActivityRow) -> None:
         self.row = row
@@ -85,6 +86,7 @@ class Activity:
         self.started_s = time.monotonic()
         self._recorder = recorder
         self._finished = False
+        self.dispatched = False
 
     def dispatch(self) -> None:
         """Puts the request into the journal; call it right before the provider is called.
@@ -102,6 +104,7 @@ class Activity:
                     retry_after_s=RETRY_AFTER_S,
                 ) from error
             self._recorder.go_uncovered()
+        self.dispatched = True
 
     def finish(self, outcome: str, status: int) -> bool:
         """Ends the record; calls after the first change nothing and return False.
@@ -167,12 +170,27 @@ def _encode_row(row: ActivityRow) -> bytes:
     """Returns the row as JSON on one line, with nothing in it that PostgreSQL refuses because of its form."""
     try:
         line = _encode(row)
-    except UnicodeEncodeError:
-        line = _encode(_tamed(row))
+    except Exception as error:
+        line = _encode(_mended(row, error))
     if len(line) > _MOST_ROW_BYTES:
         line = _encode(_tamed(row))
     # PostgreSQL's text has no NUL character.
     return line.replace(b"\\u0000", b"\\ufffd") if b"\\u0000" in line else line
+
+
+def _mended(row: ActivityRow, error: Exception) -> ActivityRow:
+    if isinstance(error, UnicodeEncodeError):
+        return _tamed(row)
+    # A value of a type that JSON does not have is a fault of ours. The request keeps its row, without the details.
+    log_event("activity_row_unencodable", level="error", error=error, request_id=row.request_id)
+    return ActivityRow(
+        request_id=row.request_id,
+        started_at=row.started_at,
+        key_id=row.key_id,
+        endpoint=row.endpoint,
+        status=row.status,
+        outcome=row.outcome,
+    )
 
 
 def _tamed(row: ActivityRow) -> ActivityRow:

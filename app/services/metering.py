@@ -138,6 +138,8 @@ def record_error(activity: Activity, error: GatewayError, status: int | None = N
 
 
 def _finish(activity: Activity, outcome: str, status: int) -> None:
+    if not activity.dispatched:
+        activity.row.cost_usd, activity.row.cost_kind = "0", "exact"  # Nothing was sent, so nothing is owed.
     if not activity.finish(outcome, status):
         return  # A stream that was collected for an unstreamed request has finished its record by itself.
     row = activity.row

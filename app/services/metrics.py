@@ -25,7 +25,7 @@ if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
     # The library asks the system for the process id at each increment, in case of a fork. This module is loaded in a
     # worker, which never forks.
     _PID = os.getpid()
-    values.ValueClass = values.MultiProcessValue(lambda: _PID)
+    values.ValueClass = values.MultiProcessValue(lambda: _PID)  # type: ignore[no-untyped-call]
 
 # More models than a gateway's users use, fewer than would trouble a Prometheus.
 MAX_MODELS = 200
