@@ -230,7 +230,7 @@ class Relay:
                     break
         except UpstreamCut as error:
             shown.append(self._last_words(error))
-        return b"".join(shown)
+        return shown[0] if len(shown) == 1 else b"".join(shown)
 
     def _is_shown(self, event: bytes) -> bool:
         """Notes one event and tells whether the client gets it; raises UpstreamCut where it is out of place."""

@@ -82,15 +82,15 @@ _decode_chunk = msgspec.json.Decoder(Chunk).decode
 class EventSplitter:
     """Cuts a stream of bytes at the ends of events, whatever the pieces it comes in."""
 
-    __slots__ = ("_rest",)
+    __slots__ = ("_held",)
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._held = bytearray()
 
     @property
     def rest(self) -> bytes:
         """The beginning of an event whose end has not come yet."""
-        return self._rest
+        return bytes(self._held)
 
     def feed(self, data: bytes) -> bytes:
         """Returns the whole events up to the last end in sight, `b""` if none ended; keeps the rest.
@@ -98,22 +98,28 @@ class EventSplitter:
         Raises:
             UpstreamCut: an event is longer than MAX_EVENT_BYTES.
         """
-        if not self._rest and data.endswith(b"\n\n"):
+        held = self._held
+        if not held and data.endswith(b"\n\n"):
             return data  # Nearly always: providers write whole events.
-        data = self._rest + data
-        end = _last_event_end(data)
-        self._rest = data[end:]
-        if len(self._rest) > MAX_EVENT_BYTES:
+        # All but the last byte of a blank line may be held already. To search everything that is held again would take
+        # quadratic time, and a provider that sends megabytes without a line end would stop the worker for seconds.
+        start = max(0, len(held) - 3)
+        held += data
+        end = _last_event_end(held, start)
+        if len(held) - end > MAX_EVENT_BYTES:
             raise UpstreamCut(f"The provider sent an event of more than {MAX_EVENT_BYTES} bytes.")
-        return data[:end]
+        whole = bytes(held[:end])
+        del held[:end]
+        return whole
 
 
-def _last_event_end(data: bytes) -> int:
-    """Returns the index behind the last blank line of `data`, or 0."""
-    if b"\r" not in data:
-        return data.rfind(b"\n\n") + 2 if b"\n\n" in data else 0
+def _last_event_end(data: bytearray, start: int) -> int:
+    """Returns the index behind the last blank line of `data` from `start` on, or 0."""
+    if data.find(b"\r", start) < 0:
+        line_end = data.rfind(b"\n\n", start)
+        return 0 if line_end < 0 else line_end + 2
     end = 0
-    for match in _BLANK_LINE.finditer(data):
+    for match in _BLANK_LINE.finditer(data, start):
         end = match.end()
     return end
 
@@ -121,6 +127,8 @@ def _last_event_end(data: bytes) -> int:
 def split_events(block: bytes) -> list[bytes]:
     """Cuts a block of whole events into single ones, each with the blank line that ends it."""
     if b"\r" not in block:
+        if block.startswith(b"data:") and block.find(b"\n\n") == len(block) - 2:
+            return [block]  # Nearly always.
         return [event + b"\n\n" for event in block.split(b"\n\n") if event.strip(b"\n")]
     events, start = [], 0
     for match in _BLANK_LINE.finditer(block):
