@@ -13,12 +13,12 @@ from itertools import islice
 from pathlib import Path
 
 from app.db.engine import get_engine
+from app.db.errors import bounded
 from app.db.ledger import LedgerLine, select_ledger
 from app.logs import log_event
-from app.services.delivery import Delivery, database_patience
+from app.services.delivery import DATABASE_PATIENCE_S, Delivery
 from app.services.segment_reader import BATCH_ROWS, Position, Row, SegmentReader
 from app.services.segments import (
-    Counters,
     iterate_lines,
     lock_directory,
     parse_head,
@@ -92,7 +92,7 @@ class AdoptedDelivery(Delivery):
             Exception: the database is away.
         """
         if self._books is None:
-            with database_patience():
+            with bounded(DATABASE_PATIENCE_S):
                 base = select_ledger(get_engine(), self.worker_id)
             self._books = _Books(self.directory, base or LedgerLine(worker_id=self.worker_id, version=0))
             self.version = self._books.base.version + _VERSION_MARGIN
@@ -139,12 +139,12 @@ class _Books:
         self._scan(directory)
         self.lost = len(self._starts)
         counters = read_counters(directory)
-        self._unrecorded = counters[Counters.UNRECORDED]
+        self._unrecorded = counters.unrecorded
         accounted = self._final_lines + self.lost + self._unrecorded + base.direct
         # After a power cut the counters may be older than the lines.
-        self.started = max(counters[Counters.BEGUN], accounted)
+        self.started = max(counters.begun, accounted)
         self._unsent = self.started - accounted
-        if counters[Counters.UNCOVERED]:
+        if counters.uncovered:
             # Some went to a provider although the journal could not be written: these may be among them.
             self._unrecorded, self._unsent = self._unrecorded + self._unsent, 0
 

@@ -7,16 +7,14 @@ There is one of the worker itself (app/services/shipper.py) and one for each dea
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
-import gevent
 import msgspec
-from gevent import monkey
 
 from app.db.activity import UnacceptableRows, insert_activity
 from app.db.engine import get_engine
+from app.db.errors import bounded
 from app.db.ledger import LedgerLine, upsert_ledger
 from app.logs import log_event
 from app.services.segment_reader import Row
@@ -61,7 +59,7 @@ class Delivery(ABC):
         self.version += 1
         line = self.make_line(rows)
         try:
-            with database_patience():
+            with bounded(DATABASE_PATIENCE_S):
                 insert_activity(get_engine(), [row.content for row in rows], line)
         except UnacceptableRows as error:
             self._divide(rows, error)
@@ -91,28 +89,9 @@ class Delivery(ABC):
             return
         self.version += 1
         line = self.make_line([])
-        with database_patience():
+        with bounded(DATABASE_PATIENCE_S):
             upsert_ledger(get_engine(), line)
         self._written = line
-
-
-@contextmanager
-def database_patience() -> Iterator[None]:
-    """Bounds what is done inside to DATABASE_PATIENCE_S; raises TimeoutError after it.
-
-    Only leaving the wait from outside helps against a server that is frozen with its connections open, and only
-    gevent can do that. Where it has not patched sockets, as in the commands of `flask`, nothing is bounded.
-    """
-    if not monkey.is_module_patched("socket"):
-        yield
-        return
-    with gevent.Timeout(DATABASE_PATIENCE_S) as timeout:
-        try:
-            yield
-        except gevent.Timeout as expired:
-            if expired is not timeout:
-                raise
-            raise TimeoutError(f"the database did not answer within {DATABASE_PATIENCE_S:g} s") from None
 
 
 def _keep_rejected(root: Path, row: Row, reason: str) -> None:

@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 import msgspec
 
 from app.config import get_settings
-from app.db.engine import get_engine
+from app.db.engine import READ_PATIENCE_S, get_engine
+from app.db.errors import bounded
 from app.db.ledger import select_integrity
-from app.services.delivery import database_patience
 from app.services.recorder import Recorder
 from app.services.segments import remove_directory
 from app.services.shipper import Shipper
@@ -58,8 +58,9 @@ def stop_journal(deadline_s: float) -> bool:
     global _journal
     if _journal is None:
         return True
-    (recorder, shipper), _journal = _journal, None
+    recorder, shipper = _journal
     drained = shipper.stop(deadline_s)
+    _journal = None
     if drained:
         # Before the lock is let go, so that nobody adopts it meanwhile.
         remove_directory(recorder.writer.directory)
@@ -119,9 +120,9 @@ def get_integrity() -> dict[str, Any]:
         balanced: whether started is the sum of the rest.
 
     Raises:
-        Exception: the database is away.
+        DatabaseError: the database is away.
     """
-    with database_patience():
+    with bounded(READ_PATIENCE_S):
         ledger, outcomes = select_integrity(get_engine())
     started = ledger.pop("started")
     balanced = started == sum(ledger.values()) + sum(outcomes.values())

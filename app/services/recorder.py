@@ -19,7 +19,7 @@ from typing import NamedTuple
 from app.config import get_settings
 from app.logs import log_event
 from app.services.segment_writer import SegmentWriter
-from app.services.segments import Counters, encode_head
+from app.services.segments import encode_counters, encode_head
 
 # 8 MB of rows of 800 bytes: a worker's memory must not decide how long a disk may be full.
 MOST_ROWS_IN_MEMORY = 10_000
@@ -49,7 +49,7 @@ class Counts(NamedTuple):
 
 
 class Recorder:
-    """The books of one process; `app.services.journal.get_recorder` makes them.
+    """The books of one process; `app.services.journal.start_journal` makes them.
 
     Attributes:
         worker_id: the name of its directory.
@@ -60,10 +60,13 @@ class Recorder:
 
     def __init__(self, root: Path) -> None:
         self.worker_id = uuid.uuid4().hex
-        self.writer = SegmentWriter(root / self.worker_id, self._opening)
+        self.writer = SegmentWriter(root / self.worker_id, self._opening, self._counters)
         self.error: OSError | None = None
         self.shipped_lines = 0
+        self._begun = 0
         self._in_flight = 0
+        self._unrecorded = 0
+        self._uncovered = 0
         self._final_lines = 0
         # The S lines of requests whose F line is not on the disk: the next segment begins with them.
         self._starts: dict[str, bytes] = {}
@@ -72,14 +75,16 @@ class Recorder:
         # F lines without an S line that could not be written: refused requests, and all with JOURNAL_FULL=serve.
         self._memory: deque[bytes] = deque()
         self._complain_at_s = 0.0
+        self._complained = False
         # Under gevent a lock of greenlets. Nothing that switches greenlets is done while it is held.
         self._lock = threading.Lock()
 
     def begin(self) -> None:
         """Counts a request as begun and in flight."""
         with self._lock:
-            self.writer.counters[Counters.BEGUN] += 1
+            self._begun += 1
             self._in_flight += 1
+            self.writer.save_counters()
 
     def start(self, request_id: str, row: bytes) -> None:
         """Records that a request is about to go to a provider; `row` is what is true if it never ends.
@@ -95,7 +100,8 @@ class Recorder:
     def go_uncovered(self) -> None:
         """Counts a request that goes to a provider although `start` failed."""
         with self._lock:
-            self.writer.counters[Counters.UNCOVERED] += 1
+            self._uncovered += 1
+            self.writer.save_counters()
 
     def end(self, request_id: str, row: bytes) -> None:
         """Records how a request ended, once for each `begin`; a row that finds no room is counted."""
@@ -124,7 +130,11 @@ class Recorder:
         elif len(self._memory) < MOST_ROWS_IN_MEMORY:
             self._memory.append(line)
         else:
-            self.writer.counters[Counters.UNRECORDED] += 1
+            self._unrecorded += 1
+            self.writer.save_counters()
+
+    def _counters(self) -> bytes:
+        return encode_counters(self._begun, self._unrecorded, self._uncovered)
 
     def _opening(self) -> bytes:
         return encode_head(self._final_lines) + b"".join(self._starts.values())
@@ -133,11 +143,11 @@ class Recorder:
         """Returns the counts of this instant."""
         with self._lock:
             return Counts(
-                begun=self.writer.counters[Counters.BEGUN],
+                begun=self._begun,
                 in_flight=self._in_flight,
                 final_lines=self._final_lines,
                 in_memory=len(self._late) + len(self._memory),
-                unrecorded=self.writer.counters[Counters.UNRECORDED],
+                unrecorded=self._unrecorded,
             )
 
     def get_memory_rows(self, limit: int) -> list[bytes]:
@@ -154,20 +164,20 @@ class Recorder:
     def check(self) -> None:
         """Writes what waits in memory once the disk takes it again, and says in the log how the journal fares.
 
-        The shipper calls it twice a second. It also notices that the disk has room again when no request would,
-        because requests stay away from a gateway that says it is not ready.
+        The shipper calls it at once and then twice a second, so that a journal that cannot be written is known before
+        the first request, and one that can be written again is known although requests stay away.
         """
         with self._lock:
             failed_before = self.error
             removed = self._leave_removed_segment()
             try:
                 self._flush()
-                if failed_before is not None or removed:
+                if failed_before is not None or not self.writer.is_open():
                     self.writer.probe()
                 self.error = None
             except OSError as error:
                 self.error = error
-        if removed:
+        if removed is not None:
             log_event("journal_deleted", level="error", directory=str(self.writer.directory), rows=removed)
         self._complain(failed_before)
 
@@ -188,26 +198,29 @@ class Recorder:
         self.writer.close()
         lost = self._final_lines - self.shipped_lines
         self._final_lines = self.shipped_lines
-        self.writer.counters[Counters.UNRECORDED] += lost
+        self._unrecorded += lost
         return lost
 
     def _complain(self, failed_before: OSError | None) -> None:
+        error = self.error or failed_before
+        if error is None:
+            return
         counts = self.get_counts()
-        if self.error is None:
-            if failed_before is not None:
-                log_event("journal_writable_again", unrecorded=counts.unrecorded)
-            self._complain_at_s = 0.0
-        elif time.monotonic() >= self._complain_at_s:
+        if time.monotonic() >= self._complain_at_s:
             self._complain_at_s = time.monotonic() + COMPLAINT_PAUSE_S
+            self._complained = True
             log_event(
                 "journal_not_writable",
                 level="error",
-                reason=str(self.error),
+                reason=str(error),
                 directory=str(self.writer.directory),
                 policy=get_settings().journal_full,
                 rows_in_memory=counts.in_memory,
                 unrecorded=counts.unrecorded,
             )
+        if self.error is None and self._complained:
+            self._complained = False
+            log_event("journal_writable_again", unrecorded=counts.unrecorded)
 
     def close(self) -> None:
         """Lets go of the directory, which other workers may adopt from then on."""

@@ -11,9 +11,10 @@ import errno
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
-from app.services.segments import Counters, lock_directory, segment_path
+from app.services.segments import COUNTERS, lock_directory, segment_path
 
 # Large enough that carrying over the requests in flight is rare, small enough that a segment is read in 20 ms.
 SEGMENT_BYTES = 4 * 1024 * 1024
@@ -34,20 +35,21 @@ class SegmentWriter:
     Args:
         directory: the worker's directory.
         get_opening: returns what a new segment begins with: its head and the S lines still needed.
+        get_counters: returns what the file of counters is to hold.
 
     Attributes:
         segment: the number of the segment being written, 0 before the first.
         size: its length in bytes.
-        counters: the words of `Counters`, in memory until the directory is there.
     """
 
-    def __init__(self, directory: Path, get_opening: Callable[[], bytes]) -> None:
+    def __init__(self, directory: Path, get_opening: Callable[[], bytes], get_counters: Callable[[], bytes]) -> None:
         self.directory = directory
         self.segment = 0
         self.size = 0
-        self.counters = memoryview(bytearray(Counters.BYTES)).cast("Q")
         self._get_opening = get_opening
+        self._get_counters = get_counters
         self._descriptor = -1
+        self._counters_descriptor = -1
         self._lock_descriptor = -1
         self._rotate_at = 0
         self._torn = False
@@ -105,22 +107,33 @@ class SegmentWriter:
         self._open_at_s = now_s + _OPEN_PAUSE_S
         try:
             self._lock_descriptor = _lock_new_directory(self.directory)
-            words = Counters(self.directory).words
+            self._counters_descriptor = os.open(self.directory / COUNTERS, os.O_WRONLY | os.O_CREAT, 0o600)
         except OSError as error:
             self._opening_error = error
             self._close_lock()
             raise
-        words[:] = self.counters
-        self.counters, self._opening_error = words, None
+        self._opening_error = None
+        self.save_counters()
+
+    def save_counters(self) -> None:
+        """Writes the counters, 1 µs; where that fails they go with the next change."""
+        if self._counters_descriptor >= 0:
+            with suppress(OSError):
+                os.pwrite(self._counters_descriptor, self._get_counters(), 0)
 
     def probe(self) -> None:
         """Raises OSError where there is no room for another record; writes none."""
         if self._descriptor < 0:
             self._rotate()
-        written = os.write(self._descriptor, b" " * (_PROBE_BYTES - 1) + b"\n")
+        # Without a line feed no reader takes it for a line.
+        written = os.write(self._descriptor, b" " * _PROBE_BYTES)
         self._take_back(written)
         if written != _PROBE_BYTES:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def is_open(self) -> bool:
+        """Tells whether there is a segment that records are appended to."""
+        return self._descriptor >= 0
 
     def is_removed(self) -> bool:
         """Tells whether somebody has deleted the segment being written, so that appending to it is in vain."""
@@ -134,11 +147,10 @@ class SegmentWriter:
         self._close_lock()
 
     def _close_lock(self) -> None:
-        if self._lock_descriptor >= 0:
-            os.close(self._lock_descriptor)
-        self._lock_descriptor = -1
-        # The mapping goes with its last reference; the counts go on in memory.
-        self.counters = memoryview(bytearray(self.counters)).cast("Q")
+        for descriptor in (self._counters_descriptor, self._lock_descriptor):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._counters_descriptor = self._lock_descriptor = -1
 
 
 def _lock_new_directory(directory: Path) -> int:

@@ -1,4 +1,4 @@
-"""The files of the journal: directories with a lock, counters that outlive their process, and segments of lines.
+"""The files of the journal: directories with a lock, counters, and segments of lines.
 
     JOURNAL_DIR/
         rejected.jsonl            rows that PostgreSQL refused
@@ -19,14 +19,17 @@ A request has at most one F line in all segments. Its S line may be repeated at 
 from __future__ import annotations
 
 import fcntl
-import mmap
 import os
+import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
+
+COUNTERS = "counters"
+_COUNTERS = struct.Struct("<3Q")
 
 SUFFIX = ".journal"
 _NUMBER_DIGITS = 10
@@ -35,27 +38,18 @@ _NUMBER_DIGITS = 10
 READ_BYTES = 256 * 1024
 
 
-class Counters:
-    """Three counts of a worker that survive its death by any signal, because they lie in a mapped file.
+class Counters(NamedTuple):
+    """Counts of a worker that its death by any signal does not take along.
 
     Attributes:
-        words: requests begun, requests that could not be recorded, and requests that went to a provider without an
-            S line; each is stored with one 8-byte store, which cannot be torn.
+        begun: requests that it began.
+        unrecorded: those that ended without a row, because neither disk nor memory had room.
+        uncovered: those that went to a provider although their S line could not be written.
     """
 
-    BEGUN, UNRECORDED, UNCOVERED = 0, 1, 2
-    BYTES = 24
-
-    def __init__(self, directory: Path) -> None:
-        descriptor = os.open(directory / "counters", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            if os.fstat(descriptor).st_size < self.BYTES:
-                # Written, not truncated into being: a hole would need a disk block at the first store, and a full
-                # disk answers that with SIGBUS.
-                os.pwrite(descriptor, bytes(self.BYTES), 0)
-            self.words = memoryview(mmap.mmap(descriptor, self.BYTES)).cast("Q")
-        finally:
-            os.close(descriptor)
+    begun: int = 0
+    unrecorded: int = 0
+    uncovered: int = 0
 
 
 class Lines(NamedTuple):
@@ -65,14 +59,18 @@ class Lines(NamedTuple):
     end: int
 
 
-def read_counters(directory: Path) -> tuple[int, int, int]:
+def read_counters(directory: Path) -> Counters:
     """Returns the counts of a dead worker; zeros where it did not live to write them."""
     try:
-        content = (directory / "counters").read_bytes()
+        content = (directory / COUNTERS).read_bytes()
     except FileNotFoundError:
         content = b""
-    begun, unrecorded, uncovered = memoryview(content.ljust(Counters.BYTES, b"\0")).cast("Q")
-    return begun, unrecorded, uncovered
+    return Counters(*_COUNTERS.unpack(content[: _COUNTERS.size].ljust(_COUNTERS.size, b"\0")))
+
+
+def encode_counters(begun: int, unrecorded: int, uncovered: int) -> bytes:
+    """Returns what is to stand in the file of counters. Within one page, the kernel writes it whole or not at all."""
+    return _COUNTERS.pack(begun, unrecorded, uncovered)
 
 
 def lock_directory(directory: Path, *, create: bool = False) -> int | None:

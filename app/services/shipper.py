@@ -127,10 +127,10 @@ class Shipper:
 
     def _step(self) -> bool:
         """Does one round of work; returns whether there is more to do at once."""
-        self._recorder.check()
-        if time.monotonic() < self._retry_at_s and not self._stopping.is_set():
-            return False
         try:
+            self._recorder.check()
+            if time.monotonic() < self._retry_at_s and not self._stopping.is_set():
+                return False
             more = self._ship()
         except Exception as error:
             self._note_failure(error)

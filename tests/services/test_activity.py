@@ -110,6 +110,17 @@ def test_texts_that_postgresql_refuses_are_mended(recorder: Recorder) -> None:
     assert row["attempts"] == [{"status": 500}] * 10
 
 
+def test_a_value_that_json_does_not_have_costs_its_details_but_not_the_row(
+    recorder: Recorder, capfd: pytest.CaptureFixture[str]
+) -> None:
+    request = _begin(recorder)
+    request.row.finish_reason = object()  # type: ignore[assignment]
+    request.finish("ok", 200)
+    [(kind, row)] = _lines(recorder)
+    assert (kind, row["outcome"], row["finish_reason"]) == ("F", "ok", None)
+    assert "activity_row_unencodable" in capfd.readouterr().err
+
+
 def test_dispatch_refuses_when_the_journal_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     recorder = Recorder(tmp_path / "file")

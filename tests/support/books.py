@@ -55,6 +55,11 @@ def journal_directories(place: Path) -> list[Path]:
     return [path for path in root.iterdir() if path.is_dir()] if root.exists() else []
 
 
+def is_alone(place: Path, workers: int = 1) -> bool:
+    """Tells whether all that is left below `place` are the journals of `workers` live workers."""
+    return len(journal_directories(place)) <= workers
+
+
 def wait_until_shipped(process: RecordingProcess, timeout_s: float = 60) -> None:
     """Waits until every row that the process has recorded is in the database."""
     wait_until(lambda: process.ask("status")["backlog_rows"] == 0, timeout_s, "the journal to be shipped")
@@ -65,9 +70,11 @@ def adopt_all(place: Path, url: str) -> None:
     with RecordingProcess(place, url, name="adopter") as process:
         process.ask("start")
         try:
-            wait_until(lambda: not journal_directories(place), 60, "the adoption of all journals")
+            wait_until(lambda: is_alone(place), 60, "the adoption of all journals")
         except AssertionError as error:
             raise AssertionError(f"{error}\n{process.log_file.read_text()}") from None
+        assert process.ask("stop", 20) is True
+    assert journal_directories(place) == []
 
 
 def check_against_provider(books: Books, processes: list[RecordingProcess], streams: int) -> None:
