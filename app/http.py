@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 
 from app.config import get_settings
-from app.errors import BadRequest, BodyTooLarge, GatewayError, MethodNotAllowed, NotFound
+from app.db.errors import DatabaseError, describe_error
+from app.errors import BadRequest, BodyTooLarge, GatewayError, MethodNotAllowed, NotFound, Unavailable
 from app.logs import log_event
+from app.routes import Access
 from app.services.activity import new_request_id
 from app.services.auth import authenticate
 
@@ -24,6 +27,19 @@ def set_up_http(app: Flask) -> None:
 def require_key() -> None:
     """Checks the caller's gateway key before a route that needs one; `g.key` is whose it is."""
     g.key = authenticate(request.headers.get("Authorization"))
+
+
+def _require_key_for_stats() -> None:
+    if not get_settings().public_stats:
+        require_key()
+
+
+# What runs before the routes of a blueprint, by its word in app/routes/__init__.py.
+CHECKS: dict[Access, list[Callable[[], None]]] = {
+    "open": [],
+    "key": [require_key],
+    "public_stats": [_require_key_for_stats],
+}
 
 
 def _begin() -> None:
@@ -60,11 +76,24 @@ def _answer_error(error: Exception) -> Response:
         allow = {"allow": headers["Allow"]} if "Allow" in headers else {}
     elif isinstance(error, GatewayError):
         shown, allow = error, {}
+    elif isinstance(error, DatabaseError):
+        reason = describe_error(error)[:300]
+        log_event("database not answering", level="warning", reason=reason, path=request.path[:500])
+        shown, allow = _database_away(), {}
     else:
         log_event("unexpected error", level="error", error=error, path=request.path[:500])
         shown, allow = GatewayError("The gateway failed on this request. Report the x-request-id to the operator."), {}
     headers = {**shown.headers(), **allow}
     return Response(shown.to_json(), status=shown.status, content_type="application/json", headers=headers)
+
+
+def _database_away() -> GatewayError:
+    # A restart of PostgreSQL takes some seconds, and its pool here is back at the next request.
+    return Unavailable(
+        "The gateway's database does not answer now. Retry in a few seconds; if it lasts, tell the operator.",
+        code="database_unavailable",
+        retry_after_s=5,
+    )
 
 
 def _from_framework(error: HTTPException) -> GatewayError:

@@ -13,6 +13,7 @@ from app.config import get_settings
 from app.logs import log_event
 from app.services import drain
 from app.services.journal import start_journal, stop_journal
+from app.services.maintenance import start_maintenance
 from app.services.metrics import update_gauges
 from app.services.models import start_catalogs
 
@@ -27,6 +28,7 @@ def start_worker(worker: Any) -> None:
     """Opens the journal, fetches the catalogs in the background, and listens for the signal to drain."""
     start_journal()
     start_catalogs()
+    start_maintenance()
     threading.Thread(target=_update_gauges_forever, name="gauges", daemon=True).start()
     _drain_on_term(worker)
 

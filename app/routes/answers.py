@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 from flask import Response
 
-_encode = msgspec.json.Encoder(decimal_format="string").encode
+# Costs are numbers, as counts are, and keep all their digits; a price of the catalog is a text already.
+_encode = msgspec.json.Encoder(decimal_format="number").encode
 
 
 def json_answer(value: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -73,6 +73,8 @@ def _bounded_body(max_bytes: int) -> bytes:
     content: bytes = request.stream.read(max_bytes + 1) if length is None else request.get_data(cache=False)
     if len(content) > max_bytes:
         raise _too_large(max_bytes)
+    if length is not None and len(content) < length:
+        raise ClientGone  # gunicorn returns what came before the connection ended.
     return content
 
 

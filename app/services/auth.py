@@ -13,10 +13,9 @@ import threading
 import time
 from dataclasses import dataclass
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from app.config import SettingsError, get_settings
 from app.db.engine import get_engine
+from app.db.errors import DatabaseError, bounded, describe_error
 from app.db.keys import select_key_by_digest, select_live_digests
 from app.errors import AuthenticationFailed, Unavailable
 from app.logs import log_event
@@ -109,25 +108,17 @@ def _look_up(token: str, digest: bytes) -> Key:
     if not is_well_formed(token):
         hint = "Copy it again." if token.startswith(PREFIX) else "Use a gateway key, not the provider's."
         raise AuthenticationFailed(f"The gateway key is not valid. {hint}")
-    found: list[Key | None] = []
-
-    def ask() -> None:
-        try:
-            with get_engine().connect() as connection:
-                row = select_key_by_digest(connection, digest)
-            found.append(Key(row.id, row.name) if row is not None and row.revoked_at is None else None)
-        except (SQLAlchemyError, SettingsError) as error:
-            log_event("key lookup failed", level="error", reason=str(error)[:300])
-
-    # In a thread of its own, because nothing else bounds a wait for a server that is frozen.
-    asking = threading.Thread(target=ask, name="key-lookup", daemon=True)
-    asking.start()
-    asking.join(LOOKUP_TIMEOUT_S)
-    if not found:
-        raise Unavailable("The gateway cannot check this key at the moment. Retry in a few seconds.", retry_after_s=5)
-    key = found[0]
-    if key is None:
+    try:
+        with bounded(LOOKUP_TIMEOUT_S), get_engine().connect() as connection:
+            row = select_key_by_digest(connection, digest)
+    except (DatabaseError, SettingsError) as error:
+        log_event("key lookup failed", level="error", reason=describe_error(error)[:300])
+        raise Unavailable(
+            "The gateway cannot check this key at the moment. Retry in a few seconds.", retry_after_s=5
+        ) from error
+    if row is None or row.revoked_at is not None:
         raise AuthenticationFailed("The gateway key is unknown or revoked. Ask the operator for a new one.")
+    key = Key(row.id, row.name)
     _remember(digest, key)
     return key
 
@@ -148,19 +139,16 @@ def _remember(digest: bytes, key: Key) -> None:
 def _refresh_forever(known: _Known) -> None:
     while True:
         time.sleep(REFRESH_S)
-        asked_s = time.monotonic()
-        asking = threading.Thread(target=_refresh, args=(known, asked_s), name="key-refresh-query", daemon=True)
-        asking.start()
-        asking.join(LOOKUP_TIMEOUT_S)
+        _refresh(known, time.monotonic())
 
 
 def _refresh(known: _Known, asked_s: float) -> None:
     """Forgets the keys that the database no longer has or has revoked; an outage forgets none."""
     digests = list(known.keys)
     try:
-        with get_engine().connect() as connection:
+        with bounded(LOOKUP_TIMEOUT_S), get_engine().connect() as connection:
             live = select_live_digests(connection, digests)
-    except (SQLAlchemyError, SettingsError):
+    except (DatabaseError, SettingsError):
         return
     with known.lock:
         for digest in digests:

@@ -61,7 +61,7 @@ class Price(msgspec.Struct, frozen=True, gc=False):
 
 PriceTable = Mapping[tuple[str, str], Price]  # (model id, service tier) → price
 
-_listed: dict[str, dict[tuple[str, str], Price]] = {}
+_listed: dict[str, PriceTable] = {}
 _operator: tuple[Settings, dict[tuple[str, str, str], Price]] | None = None
 
 
@@ -116,10 +116,7 @@ def compute_cost(price: Price, prompt_tokens: int, cached_tokens: int | None, co
 
 def set_listed_prices(provider_name: str, prices: PriceTable) -> None:
     """Replaces what the provider's own list says. The catalog calls it with each list that it accepts."""
-    # Thousands of models share a handful of prices; sharing the objects keeps 22,000 of them below 3 MB.
-    shared: dict[Price, Price] = {}
-    completed = ((key, complete_price(provider_name, price)) for key, price in prices.items())
-    _listed[provider_name] = {key: shared.setdefault(price, price) for key, price in completed}
+    _listed[provider_name] = prices
 
 
 def complete_price(provider_name: str, price: Price) -> Price:

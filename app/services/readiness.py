@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from app.config import SettingsError, get_settings
 from app.db.engine import ping
 from app.services import drain
+from app.services.breaker import get_open_breakers
 from app.services.journal import get_journal_status
 from app.services.models import get_catalog_ages
 
@@ -28,11 +27,12 @@ def get_readiness() -> dict[str, Any]:
         "database": {"reachable": _database_answers()},
         "journal": journal,
         "catalogs": get_catalog_ages(),
+        "breakers": get_open_breakers(),
     }
 
 
 def _database_answers() -> bool:
     try:
         return ping()
-    except (SQLAlchemyError, SettingsError):
+    except SettingsError:
         return False

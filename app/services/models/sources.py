@@ -50,13 +50,10 @@ def _fetch_whole(client: UpstreamClient) -> Iterator[Page]:
 
 
 def _fetch_paged(client: UpstreamClient) -> Iterator[Page]:
-    """Yields page after page until one is empty; `total_pages` counts models that are not there."""
+    """Yields page after page, and never ends by itself: `total_pages` counts models that are not there."""
     for number in range(1, _MOST_PAGES + 1):
         params = {"page": str(number), "per_page": str(_PER_PAGE)}
-        page = _page(client, client.fetch_json("/models", params, timeout_s=_PAGE_TIMEOUT_S))
-        if not page:
-            return
-        yield page
+        yield _page(client, client.fetch_json("/models", params, timeout_s=_PAGE_TIMEOUT_S))
     raise UpstreamError(f"The model list of {client.title} has no end: page {_MOST_PAGES} still holds models.")
 
 
@@ -82,7 +79,7 @@ class Source:
     """One provider's list.
 
     Attributes:
-        fetch_pages: yields the list's raw entries, page by page.
+        fetch_pages: yields the list's raw entries, page by page; one without anything new is the end of a paged list.
         normalize: one raw entry → our entry.
         naming: the names its models go by.
         is_paged: whether the list takes many requests, too many to ask for one unknown name.
@@ -120,9 +117,9 @@ def fetch_models(client: UpstreamClient, source: Source, packer: Packer) -> list
         before = len(models)
         _add_page(models, page, source, packer)
         if source.is_paged:
-            log_event("catalog page", provider=client.title, page=number, models=len(models))
             if len(models) == before:
-                break  # Pages may overlap, but one without anything new is a server that does not page.
+                break  # The page is empty; or, from a server that does not page, the same as the one before.
+            log_event("catalog page", provider=client.title, page=number, models=len(models))
         if time.monotonic() > deadline_s:
             raise UpstreamTimeout(f"The model list of {client.title} did not end within {_LIST_TIMEOUT_S:.0f} s.")
     return list(models.values())

@@ -1,0 +1,220 @@
+"""Measures statistics over ten million rows of activity, and what dropping a million of them costs requests meanwhile.
+
+    python -m benchmarks.stats [--rows 10000000]
+
+It starts a PostgreSQL, a sandbox and a gateway of its own, writes the history with the gateway's own insert statement
+(so the rollups are what they would be), and prints a table. Nothing is fast by luck of caches that a real server would
+not have: the database writes to disk as durably as PostgreSQL's defaults make it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+from sqlalchemy import Engine, text
+from sqlalchemy.dialects import postgresql
+
+from app.config import load_settings, use_settings
+from app.db import tables
+from app.db.engine import create_engine_for
+from app.db.insert_sql import insert_activity_sql
+from app.db.partitions import insert_partitions
+from app.db.schema import upgrade_schema
+from app.services.maintenance import drop_days
+from tests.support.gateway import Gateway, base_settings, running_gateway
+from tests.support.postgres import running_postgres
+from tests.support.sandbox import running_sandbox
+from tests.support.tree import copy_tree
+
+DAYS = 40
+MODELS = 50
+KEYS = 200
+ASKED = ("1h", "24h", "7d", "30d", "all")
+ASKS = 41
+
+# What a small server has; fsync and full pages are PostgreSQL's defaults, which the tests switch off.
+SERVER = {"fsync": "on", "full_page_writes": "on", "shared_buffers": "512MB", "max_wal_size": "4GB"}
+
+# A load that leaves the cores some room, because a p99 of a saturated machine says nothing about the purge.
+CONNECTIONS, PAUSE_S = 4, 0.02
+WINDOW_S = 6.0
+PURGED_ROWS = 1_000_000
+PURGES = 5
+
+
+def main() -> None:
+    """Runs all of it and prints the figures."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rows", type=int, default=10_000_000)
+    rows = parser.parse_args().rows
+    sys.stdout.reconfigure(line_buffering=True)  # It takes long, also where it is written to a file.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name, running_postgres(SERVER) as server:
+        place = Path(name)
+        upgrade_schema(server.url)
+        engine = create_engine_for(server.url)
+        _write_history(engine, rows)
+        with running_sandbox(place / "sandbox.log") as sandbox:
+            tree = copy_tree(place / "tree")
+            settings = base_settings(place, server.url) | sandbox.settings
+            with running_gateway(tree, place, settings) as gateway:
+                _measure_stats(gateway, rows)
+                use_settings(load_settings(settings))
+                _measure_purge(gateway, rows)
+        engine.dispose()
+
+
+def _write_history(engine: Engine, rows: int) -> None:
+    today = datetime.now(UTC).date()
+    days = [today - timedelta(days=back) for back in reversed(range(DAYS))]
+    with engine.begin() as connection:
+        insert_partitions(connection, days)
+    began_s = time.monotonic()
+    for day in days:
+        _write_day(engine, day, rows // DAYS)
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("SET statement_timeout = 0"))
+        connection.execute(text("VACUUM ANALYZE"))
+        size = connection.execute(text("SELECT pg_size_pretty(pg_database_size(current_database()))")).scalar()
+    print(f"{rows:,} rows of {DAYS} days written in {time.monotonic() - began_s:.0f} s; the database has {size}")
+
+
+def _write_day(engine: Engine, day: date, rows: int) -> None:
+    dialect = postgresql.dialect()
+    types = {column.name: column.type.compile(dialect) for column in tables.activity.columns}
+    nothing = {name: f"CAST(NULL AS {type_})" for name, type_ in types.items()}
+    columns = ", ".join(f"{value} AS {name}" for name, value in (nothing | _VALUES).items())
+    source = f"""(SELECT {columns} FROM (SELECT n, hashint8(n) & 2147483647 AS a,
+        hashint8(n + 1000000007) & 2147483647 AS b, hashint8(n + 2000000011) & 2147483647 AS c
+        FROM generate_series(1, %(rows)s) AS n) AS numbers) AS generated"""
+    values = {"day": day, "rows": rows, "models": MODELS, "keys": KEYS}
+    with engine.begin() as connection:
+        connection.execute(text("SET LOCAL statement_timeout = 0"))
+        connection.exec_driver_sql(insert_activity_sql(source), values)
+
+
+# Hashes of a row's number within its day stand in for chance. A model belongs to one gateway, as ids of models do; one
+# request in ten does not end well, in five ways.
+_VALUES = {
+    "request_id": "gen_random_uuid()",
+    "started_at": "CAST(%(day)s AS timestamp) AT TIME ZONE 'UTC' + n * interval '1 day' / (%(rows)s + 1.0)",
+    "key_id": "'key-' || a %% %(keys)s",
+    "gateway": "(ARRAY['fireworks', 'fireworks', 'featherless', 'deepinfra'])[1 + c %% %(models)s %% 4]",
+    "endpoint": "'/v1/chat/completions'",
+    "model_requested": "'accounts/fireworks/models/example-' || c %% %(models)s",
+    "model_served": "'accounts/fireworks/models/example-' || c %% %(models)s",
+    "stream": "a %% 2 = 0",
+    "status": "CASE WHEN b %% 100 < 7 THEN 502 ELSE 200 END",
+    "outcome": "(ARRAY['upstream_error', 'upstream_error', 'upstream_error', 'upstream_error', 'upstream_error',"
+    " 'upstream_timeout', 'upstream_cut', 'client_gone', 'client_gone', 'client_gone'])[1 + b %% 100]",
+    "error_type": "(ARRAY['upstream_error', 'rate_limit_error', 'upstream_error', 'upstream_error',"
+    " 'rate_limit_error', 'upstream_timeout', 'upstream_error'])[1 + b %% 100]",
+    "prompt_tokens": "a %% 4000",
+    "completion_tokens": "b %% 900",
+    "cached_tokens": "c %% 500",
+    "usage_source": "'provider'",
+    "cost_usd": "(a %% 100000) * 0.00000001",
+    "cost_kind": "CASE WHEN b %% 100 IN (6, 7, 8, 9) THEN 'estimated' ELSE 'exact' END",
+    "duration_ms": "exp(6 + (a %% 10000) / 2500.0)",
+    "ttft_ms": "exp(4 + (b %% 10000) / 2500.0)",
+    "tokens_per_second": "20 + c %% 100",
+}
+_VALUES["outcome"] = f"coalesce({_VALUES['outcome']}, 'ok')"
+
+
+def _measure_stats(gateway: Gateway, rows: int) -> None:
+    print(f"\nstatistics over {rows:,} rows, {ASKS} requests each, over HTTP:   median      p95   requests counted")
+    for time_range in ASKED:
+        for name in ("all", "fireworks"):
+            times_ms, counted = _ask_repeatedly(gateway, f"/api/catalog/gateway/{name}/stats?time_range={time_range}")
+            median, p95 = statistics.median(times_ms), sorted(times_ms)[int(len(times_ms) * 0.95)]
+            print(f"  {name:10} {time_range:>4} {median:>44.1f} ms {p95:>5.1f} ms {counted:>18,}")
+
+
+def _ask_repeatedly(gateway: Gateway, path: str) -> tuple[list[float], int]:
+    connection = http.client.HTTPConnection("127.0.0.1", gateway.port)
+    times_ms, counted = [], 0
+    for _ in range(ASKS):
+        began_s = time.perf_counter()
+        connection.request("GET", path, headers=gateway.headers)
+        answer = json.load(connection.getresponse())
+        times_ms.append((time.perf_counter() - began_s) * 1000)
+        counted = answer["data"]["total_requests"]
+    connection.close()
+    return times_ms, counted
+
+
+def _measure_purge(gateway: Gateway, rows: int) -> None:
+    days = -(-PURGED_ROWS // (rows // DAYS))
+    oldest = datetime.now(UTC).date() - timedelta(days=DAYS - 1)
+    print(f"\npurge of {days} days ({days * (rows // DAYS):,} rows); p99 of chat requests in {WINDOW_S:g} s")
+    ratios = []
+    with _load(gateway) as finished:
+        time.sleep(2)
+        for number in range(PURGES):
+            before = _p99_ms(finished, WINDOW_S)
+            purge = threading.Thread(target=_purge, args=(oldest + timedelta(days=days * (number + 1)),))
+            purge.start()
+            meanwhile = _p99_ms(finished, WINDOW_S)
+            purge.join()
+            ratios.append(meanwhile / before)
+            print(f"  before {before:6.1f} ms   meanwhile {meanwhile:6.1f} ms   {ratios[-1]:.2f}")
+    print(f"  median of the ratios: {statistics.median(ratios):.2f}")
+
+
+def _purge(before: date) -> None:
+    began_s = time.monotonic()
+    dropped = list(drop_days(before))
+    print(f"  ({len(dropped)} days dropped in {(time.monotonic() - began_s) * 1000:.0f} ms)")
+
+
+@contextmanager
+def _load(gateway: Gateway) -> Iterator[list[float]]:
+    """Asks for completions all the time; gives the list that each request's milliseconds are appended to."""
+    finished: list[float] = []
+    stop = threading.Event()
+    threads = [threading.Thread(target=_ask_until, args=(gateway, stop, finished)) for _ in range(CONNECTIONS)]
+    for thread in threads:
+        thread.start()
+    yield finished
+    stop.set()
+    for thread in threads:
+        thread.join()
+
+
+def _ask_until(gateway: Gateway, stop: threading.Event, finished: list[float]) -> None:
+    body = json.dumps({"model": "accounts/fireworks/models/deepseek-v3p1", "max_tokens": 1, "messages": _MESSAGES})
+    connection = http.client.HTTPConnection("127.0.0.1", gateway.port)
+    headers = gateway.headers | {"content-type": "application/json"}
+    while not stop.wait(PAUSE_S):
+        began_s = time.perf_counter()
+        connection.request("POST", "/v1/chat/completions", body, headers)
+        answer = connection.getresponse()
+        answer.read()
+        assert answer.status == 200, answer.status
+        finished.append((time.perf_counter() - began_s) * 1000)
+    connection.close()
+
+
+_MESSAGES = [{"role": "user", "content": "Hello!"}]
+
+
+def _p99_ms(finished: list[float], seconds: float) -> float:
+    first = len(finished)
+    time.sleep(seconds)
+    times_ms = sorted(finished[first:])
+    return times_ms[int(len(times_ms) * 0.99)]
+
+
+if __name__ == "__main__":
+    main()

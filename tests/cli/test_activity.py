@@ -1,0 +1,139 @@
+"""`flask activity` exports, purges and shows what the endpoints do, and fails with a sentence."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from sqlalchemy import Engine
+
+from app.cli.activity import activity_group
+from app.config import ROOT, load_settings, use_settings
+from app.db.engine import dispose_engine, get_engine
+from app.services.stats import get_stats
+from tests.db.rows import Row, count, insert_rows, make_row
+
+DAY_S = 86_400
+TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    """The test's own database is the one in this process's settings, which keep three days."""
+    use_settings(load_settings({"DATABASE_URL": database_url, "RETENTION_DAYS": "3"}))
+    yield get_engine()
+    dispose_engine()
+    use_settings(None)
+
+
+@pytest.fixture
+def rows(engine: Engine) -> list[Row]:
+    """Ten requests, one at the beginning of each of the last ten days, newest first."""
+    rows = [
+        make_row(started_at=TODAY - timedelta(days=back), key_id=f"key-{back % 2}", model_served=f"model {back % 3}")
+        for back in range(10)
+    ]
+    insert_rows(engine, rows)
+    return rows
+
+
+def test_an_export_to_a_file_has_all_records_and_leaves_nothing_beside_it(rows: list[Row], tmp_path: Path) -> None:
+    file = tmp_path / "all.csv"
+    result = _run("export", "--output", str(file))
+    assert result.exit_code == 0 and result.stderr == "10 records exported.\n"
+    assert _ids(file.read_text()) == [str(row["request_id"]) for row in rows]
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_an_export_to_standard_output_is_filtered(rows: list[Row]) -> None:
+    start, end = (f"{TODAY - timedelta(days=back):%Y-%m-%d}" for back in (5, 0))
+    result = _run("export", "--from", start, "--to", end, "--key", "key-1", "--gateway", "fireworks", "--outcome", "ok")
+    assert _ids(result.stdout) == [str(rows[back]["request_id"]) for back in (1, 3, 5)]
+    assert _ids(_run("export", "--model", "model 2").stdout) == [str(rows[back]["request_id"]) for back in (2, 5, 8)]
+
+
+def test_an_export_that_cannot_be_written_is_refused(rows: list[Row], tmp_path: Path) -> None:
+    result = _run("export", "--output", str(tmp_path / "nowhere" / "all.csv"))
+    assert result.exit_code == 1 and "cannot be written: No such file" in result.stderr
+
+
+def test_a_reader_that_has_seen_enough_ends_an_export_quietly(rows: list[Row], database_url: str) -> None:
+    command = f"{sys.executable} -m flask --app wsgi activity export | head -1"
+    environment = {**os.environ, "DATABASE_URL": database_url}
+    done = subprocess.run(command, shell=True, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.stdout.startswith("request_id,started_at,key_id,")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_purge_drops_what_retention_does_not_keep(rows: list[Row], engine: Engine) -> None:
+    before = get_stats("all", "all", TODAY)
+    result = _run("purge", "--yes")
+    assert result.exit_code == 0
+    assert f"6 days dropped; records from {TODAY - timedelta(days=3):%Y-%m-%d} on are kept." in result.stdout
+    assert count(engine, "activity") == 4
+    assert get_stats("all", "all", TODAY) == before
+    assert "0 days dropped" in _run("purge", "--yes").stdout
+
+
+def test_a_purge_before_a_day_keeps_that_day(rows: list[Row], engine: Engine) -> None:
+    assert _run("purge", "--before", f"{TODAY - timedelta(days=8):%Y-%m-%d}", "--yes").exit_code == 0
+    assert count(engine, "activity") == 9
+
+
+def test_a_purge_asks_first(rows: list[Row], engine: Engine) -> None:
+    result = _run("purge", "--before", f"{TODAY:%Y-%m-%d}")
+    assert result.exit_code == 1 and "9 days of records" in result.output
+    assert count(engine, "activity") == 10
+
+
+def test_the_day_that_is_under_way_cannot_be_dropped(rows: list[Row], engine: Engine) -> None:
+    result = _run("purge", "--before", f"{TODAY + timedelta(days=1):%Y-%m-%d}", "--yes")
+    assert result.exit_code == 1 and "under way" in result.stderr
+    assert count(engine, "activity") == 10
+
+
+@pytest.mark.parametrize("time_range", ["24h", "all"])
+def test_statistics_are_shown_as_a_table(rows: list[Row], time_range: str) -> None:
+    result = _run("stats", "--time-range", time_range, "--gateway", "fireworks")
+    stats = get_stats("fireworks", time_range, datetime.now(UTC))
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert ["requests", str(stats["total_requests"])] in lines
+    assert ["tokens", f"{stats['total_tokens']:,}"] in lines
+    assert ["ok", str(stats["outcomes"]["ok"])] in lines
+    assert sum(line[:1] == ["model"] for line in lines) == len(stats["models"])
+
+
+def test_statistics_of_nothing_are_dashes_and_no_error(engine: Engine) -> None:
+    result = _run("stats", "--time-range", "all")
+    assert result.exit_code == 0
+    assert ["tokens", "per", "second", "-"] in [line.split() for line in result.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("command", [["export"], ["purge", "--yes"], ["stats"]])
+def test_what_stands_in_the_way_is_said_in_a_sentence(command: list[str]) -> None:
+    away = "postgresql://nobody@/nothing?host=/nowhere"
+    for settings, words in [({}, "DATABASE_URL is not set"), ({"DATABASE_URL": away}, "No such file")]:
+        use_settings(load_settings(settings))
+        try:
+            result = _run(*command)
+        finally:
+            dispose_engine()
+            use_settings(None)
+        assert result.exit_code == 1
+        assert result.stderr.startswith("Error: ") and words in result.stderr
+
+
+def _run(*arguments: str) -> Result:
+    return CliRunner().invoke(activity_group, arguments)
+
+
+def _ids(text: str) -> list[str]:
+    return [row["request_id"] for row in csv.DictReader(io.StringIO(text))]

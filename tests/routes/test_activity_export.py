@@ -1,0 +1,148 @@
+"""An export has every record, whatever its size, in constant memory; one that is cut short does not look whole."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import socket
+from collections.abc import Iterator
+from datetime import date
+from typing import Any
+
+import psutil
+import pytest
+
+from app.db.engine import create_engine_for
+from app.db.schema import upgrade_schema
+from app.services.export import COLUMNS
+from tests.conftest import MakeGateway
+from tests.db.history import insert_history
+from tests.db.rows import insert_rows, make_row
+from tests.support.chat import PATIENCE_S, read_until, request
+from tests.support.gateway import Gateway, base_settings, running_gateway
+from tests.support.postgres import Postgres, running_postgres
+from tests.support.waiting import wait_until
+
+ROWS = 50_000
+# An export in memory would be 15 MB of text and a hundred of rows; a worker's own ups and downs are a few.
+MOST_GROWTH_BYTES = 25 << 20
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Postgres]:
+    """A database server that may be hurt, with fifty thousand records."""
+    with running_postgres() as server:
+        upgrade_schema(server.url)
+        engine = create_engine_for(server.url)
+        assert sum(insert_history(engine, rows=ROWS, last=date(2026, 3, 14), days=5)) == ROWS
+        engine.dispose()
+        yield server
+
+
+@pytest.fixture(scope="module")
+def large(tree: Any, server: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """A gateway with one worker before that server."""
+    place = tmp_path_factory.mktemp("export")
+    with running_gateway(tree, place, base_settings(place, server.url)) as gateway:
+        yield gateway
+
+
+def test_fifty_thousand_records_are_exported_in_constant_memory(large: Gateway) -> None:
+    worker = psutil.Process(large.worker_pids()[0])
+    assert len(_export(large, "&from=2026-03-14T23:00")) > 100  # Whatever is loaded once is loaded now.
+    before = worker.memory_info().rss
+    rows = _export(large)
+    assert len(rows) == ROWS == len({row["request_id"] for row in rows})
+    times = [row["started_at"] for row in rows]
+    assert times == sorted(times, reverse=True)
+    assert worker.memory_info().rss - before < MOST_GROWTH_BYTES
+
+
+def test_a_client_that_leaves_ends_its_export(large: Gateway) -> None:
+    worker = psutil.Process(large.worker_pids()[0])
+    with _reading(large) as connection:
+        read_until(connection, b"request_id")
+    # Were it still exporting, it would take processor time.
+    wait_until(lambda: worker.cpu_percent(interval=0.5) < 25, what="the worker to be idle")
+    assert len(_export(large, "&from=2026-03-14T23:00")) > 100
+
+
+def test_an_export_that_is_read_slowly_holds_no_connection_to_the_database(large: Gateway, server: Postgres) -> None:
+    with _reading(large) as connection:
+        read_until(connection, b"request_id")
+        in_use = "SELECT count(*) FROM pg_stat_activity WHERE state ~ 'transaction' AND query ~ 'FROM activity'"
+        wait_until(lambda: server.execute(in_use)[0][0] == 0, what="no transaction to be open")
+
+
+def test_an_export_that_loses_its_database_is_cut_and_does_not_look_whole(large: Gateway, server: Postgres) -> None:
+    with _reading(large) as connection:
+        received = read_until(connection, b"request_id")
+        server.kill()
+        try:
+            while piece := connection.recv(1 << 20):
+                received += piece
+        except ConnectionResetError:
+            pass
+        finally:
+            server.start()
+    assert received.startswith(b"HTTP/1.1 200 ") and not received.endswith(b"0\r\n\r\n")
+    assert "Traceback" not in large.log() and "export broken off" in large.log()
+    assert len(_export(large)) == ROWS
+
+
+def test_a_spreadsheet_takes_no_text_of_a_caller_for_a_formula(make_gateway: MakeGateway, database_url: str) -> None:
+    names = ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "a,b", 'say "hi"', "two\nlines", "plain"]
+    engine = create_engine_for(database_url)
+    insert_rows(engine, [make_row(after_s=-number, model_served=name) for number, name in enumerate(names)])
+    insert_rows(engine, [make_row(after_s=-99, cost_kind="unknown", cost_usd=None, stream=False, cost_source=None)])
+    engine.dispose()
+    rows = _export(make_gateway())
+    assert [row["model_served"] for row in rows[:5]] == ["'" + name for name in names[:5]]
+    assert [row["model_served"] for row in rows[5:9]] == names[5:]
+    assert json.loads(rows[0]["attempts"]) == [{"gateway": "fireworks", "status": 200}]
+    assert (rows[0]["cost_usd"], rows[0]["stream"]) == ("0.000123456789012", "true")
+    assert (rows[9]["cost_usd"], rows[9]["stream"], rows[9]["reasoning_tokens"]) == ("", "false", "")
+
+
+def test_an_export_of_nothing_has_the_names_of_the_columns(gateway: Gateway) -> None:
+    seen = request(
+        "GET", f"{gateway.url}/api/activity?format=csv&from=2001-01-01&to=2001-01-02", headers=gateway.headers
+    )
+    assert seen.body.decode() == ",".join(COLUMNS) + "\r\n"
+    assert seen.headers["content-type"].startswith("text/csv; charset=utf-8")
+    assert seen.headers["content-disposition"] == 'attachment; filename="activity.csv"'
+
+
+@pytest.mark.parametrize(
+    ("accept", "query", "form"),
+    [
+        ("text/csv", "", "text/csv"),
+        ("text/csv", "?format=json", "application/json"),
+        ("*/*", "", "application/json"),
+        ("*/*", "?format=csv", "text/csv"),
+        ("application/json, text/csv;q=0.5", "", "application/json"),
+        ("text/html", "", "application/json"),
+    ],
+)
+def test_the_form_is_chosen_by_format_or_else_by_accept(gateway: Gateway, accept: str, query: str, form: str) -> None:
+    seen = request("GET", f"{gateway.url}/api/activity{query}", headers=gateway.headers | {"Accept": accept})
+    assert seen.headers["content-type"].partition(";")[0] == form
+    assert seen.headers["vary"] == "accept"
+
+
+def _export(gateway: Gateway, query: str = "") -> list[dict[str, str]]:
+    seen = request("GET", f"{gateway.url}/api/activity?format=csv{query}", headers=gateway.headers)
+    assert (seen.status, seen.cut) == (200, False), seen.body[:500]
+    return list(csv.DictReader(io.StringIO(seen.body.decode(), newline="")))
+
+
+def _reading(gateway: Gateway) -> socket.socket:
+    """Asks for an export over a socket that takes little at a time."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32_768)
+    connection.settimeout(PATIENCE_S)
+    connection.connect(("127.0.0.1", gateway.port))
+    head = f"GET /api/activity?format=csv HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer {gateway.key}\r\n\r\n"
+    connection.sendall(head.encode())
+    return connection

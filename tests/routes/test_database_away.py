@@ -1,0 +1,115 @@
+"""Whoever asks for records while PostgreSQL is stopped, frozen or busy hears so in a moment; completions go on."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from app.db.schema import upgrade_schema
+from tests.support.chat import Seen, post_chat, request
+from tests.support.gateway import Gateway, base_settings, running_gateway
+from tests.support.postgres import Postgres, running_postgres
+from tests.support.sandbox import Sandbox
+
+MODEL = "accounts/fireworks/models/deepseek-v3p1"
+PATHS = (
+    "/api/catalog/gateway/fireworks/stats?time_range=24h",
+    "/api/activity",
+    "/api/activity?format=csv",
+    "/api/activity/integrity",
+    "/api/usage",
+)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Postgres]:
+    """A database server that may be hurt."""
+    with running_postgres() as server:
+        upgrade_schema(server.url)
+        yield server
+
+
+@pytest.fixture(scope="module")
+def gateway(
+    tree: Any, server: Postgres, sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Gateway]:
+    """A gateway with one worker before that server."""
+    place = tmp_path_factory.mktemp("away")
+    with running_gateway(tree, place, base_settings(place, server.url) | sandbox.settings) as gateway:
+        yield gateway
+
+
+def test_a_database_that_is_stopped_is_said_to_be_away(gateway: Gateway, server: Postgres) -> None:
+    server.stop()
+    try:
+        for path in PATHS:
+            _check_unavailable(_ask(gateway, path))
+        assert post_chat(gateway, MODEL).status == 200
+    finally:
+        server.start()
+    for path in PATHS:
+        assert _ask(gateway, path).status == 200
+    assert "Traceback" not in gateway.log()
+
+
+def test_a_database_that_is_frozen_holds_nobody(gateway: Gateway, server: Postgres) -> None:
+    assert _ask(gateway, PATHS[0]).status == 200
+    server.pause()
+    try:
+        # More at once than may read at a time, and than there are connections.
+        for seen in _ask_at_once(gateway, PATHS * 3):
+            _check_unavailable(seen)
+        assert post_chat(gateway, MODEL).status == 200
+    finally:
+        server.resume()
+    for path in PATHS:
+        assert _ask(gateway, path).status == 200
+
+
+def test_a_query_that_waits_for_a_lock_is_given_up(gateway: Gateway, server: Postgres) -> None:
+    engine_blocks = threading.Event()
+    release = threading.Event()
+
+    def block() -> None:
+        connection = server._connect("postgres")
+        cursor = connection.cursor()
+        cursor.execute("BEGIN")
+        cursor.execute("LOCK TABLE usage_rollup_hour IN ACCESS EXCLUSIVE MODE")
+        engine_blocks.set()
+        release.wait(60)
+        connection.close()
+
+    blocker = threading.Thread(target=block)
+    blocker.start()
+    try:
+        assert engine_blocks.wait(20)
+        for seen in _ask_at_once(gateway, [PATHS[0]] * 6):
+            _check_unavailable(seen)
+        assert _ask(gateway, "/api/activity").status == 200
+    finally:
+        release.set()
+        blocker.join()
+    assert _ask(gateway, PATHS[0]).status == 200
+
+
+def _ask(gateway: Gateway, path: str) -> Seen:
+    return request("GET", gateway.url + path, headers=gateway.headers)
+
+
+def _ask_at_once(gateway: Gateway, paths: Any) -> list[Seen]:
+    answers: list[Seen] = []
+    threads = [threading.Thread(target=lambda path=path: answers.append(_ask(gateway, path))) for path in paths]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(answers) == len(threads)
+    return answers
+
+
+def _check_unavailable(seen: Seen) -> None:
+    assert (seen.status, seen.error["type"], seen.error["code"]) == (503, "unavailable_error", "database_unavailable")
+    assert int(seen.headers["retry-after"]) >= 1 and seen.headers["x-request-id"]
