@@ -158,8 +158,9 @@ class _Response(wsgi.Response):  # type: ignore[misc]
         if self._held:
             data, self._held = self._held + data, b""
         sent = self.sock.send(data)
-        if sent < len(data):
-            self.sock.sendall(memoryview(data)[sent:])
+        # Not sendall, whose timeout is for all of the data: a slow client that reads on may take as long as it needs.
+        while sent < len(data):
+            sent += self.sock.send(memoryview(data)[sent:])
 
 
 def _discard_rest(req: Any, sock: socket.socket, deadline_s: float) -> bool:

@@ -1,7 +1,9 @@
 """The process that serves the sandbox: gunicorn with one gevent worker on a local port."""
 
 import os
+import signal
 from collections.abc import Callable
+from typing import Any
 from wsgiref.types import WSGIApplication
 
 from gunicorn.app.base import BaseApplication
@@ -17,6 +19,12 @@ def serve(app: WSGIApplication, port: int, parent_pid: int | None, on_listening:
     _Sandbox(app, port, on_listening).run_under(parent_pid)
 
 
+def _end_worker_on_signals(worker: Any) -> None:
+    """Replace gunicorn's graceful stop: open streams, some without end, must not delay the end."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, lambda *_: os._exit(0))
+
+
 class _Sandbox(BaseApplication):  # type: ignore[misc]
     def __init__(self, app: WSGIApplication, port: int, on_listening: Callable[[int], None]) -> None:
         self._app = app
@@ -27,10 +35,11 @@ class _Sandbox(BaseApplication):  # type: ignore[misc]
             "worker_connections": 10_000,  # A thousand streams through a gateway must not queue here.
             "keepalive": 75,  # Seconds; longer than a client's pool rests between two test requests.
             "timeout": 0,  # No watchdog: on a busy machine it would kill a worker that is only slow.
-            "graceful_timeout": 0,  # Open streams, some without end, must not delay the end.
+            "graceful_timeout": 2,  # Seconds; the worker ends at once, this bounds the wait for it.
             "loglevel": "error",
             "control_socket_disable": True,  # Else gunicorn leaves a management socket in the home folder.
             "when_ready": lambda arbiter: on_listening(arbiter.LISTENERS[0].getsockname()[1]),
+            "post_worker_init": _end_worker_on_signals,
         }
         super().__init__()
 

@@ -38,7 +38,7 @@ def post_chat_with_retries(
         stream: whether it asks for Server-Sent Events.
         retries: how often at most it is tried again.
         deadline_s: when the whole request must be over, on the monotonic clock.
-        attempts: each failed attempt is added here, as it stands on the activity row.
+        attempts: where the first attempt fails, each is added here, as it stands on the activity row.
 
     Raises:
         UpstreamError: the last attempt's failure; after retries it tells the client not to retry by itself.
@@ -60,14 +60,16 @@ def post_chat_with_retries(
             raise
         else:
             note_success(provider)
+            if attempts:
+                attempts.append({"status": answer.status, "error": None, "ms": _since_ms(started_s)})
             return answer
 
 
 def _note(error: UpstreamError, provider: str, attempts: list[Any], started_s: float) -> float | None:
     """Records a failed attempt; returns the pause before the next one in seconds, None when there should be none."""
     note_failure(provider, error)
-    took_ms = round((time.monotonic() - started_s) * 1000, 1)
-    attempts.append({"status": error.upstream_status, "error": error.code or error.type, "ms": took_ms})
+    code = error.code or error.type
+    attempts.append({"status": error.upstream_status, "error": code, "ms": _since_ms(started_s)})
     if not error.is_retryable:
         return None
     if error.retry_after_is_upstreams and error.retry_after_s is not None:
@@ -75,3 +77,7 @@ def _note(error: UpstreamError, provider: str, attempts: list[Any], started_s: f
         return asked_s + random.random() * FIRST_PAUSE_S if asked_s <= LONGEST_RETRY_AFTER_S else None
     bound_s = min(FIRST_PAUSE_S * 2.0 ** (len(attempts) - 1), LONGEST_PAUSE_S)
     return random.random() * bound_s
+
+
+def _since_ms(started_s: float) -> float:
+    return round((time.monotonic() - started_s) * 1000, 1)

@@ -6,14 +6,16 @@ answer comes back whole or as a stream, and whatever happens the activity is fin
 
 from __future__ import annotations
 
+import string
 import time
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 
 from app.config import get_settings
-from app.errors import GatewayError, UpstreamError
+from app.errors import ClientGone, GatewayError, UpstreamError
 from app.services.activity import Activity
 from app.services.attempts import post_chat_with_retries
 from app.services.chat_request import ChatRequest, read_chat_request
@@ -23,7 +25,8 @@ from app.services.interrupts import ends_early
 from app.services.metering import record_completion, record_error, record_stream
 from app.services.metrics import observe_overhead
 from app.services.providers import Provider, get_client
-from app.services.relay import Relay, Sightings
+from app.services.relay import Relay
+from app.services.sightings import Sightings
 from app.services.sse import event_data, split_events
 from app.services.upstream import Answer
 
@@ -85,6 +88,11 @@ def _send(request: ChatRequest, activity: Activity, client: ClientConnection) ->
     if request.stream:
         client.limit_sends(settings.client_send_timeout_s)
         relay = _relay(request, activity, client, answer, deadline_s)
+        try:
+            relay.begin()
+        except BaseException:
+            relay.close()
+            raise
         return ChatAnswer(relay, _headers(request, answer, activity, time.monotonic() - sent_s))
     completion = _receive(request, activity, client, answer, deadline_s)
     headers = _headers(request, answer, activity, time.monotonic() - sent_s)
@@ -108,11 +116,12 @@ def _receive(
 def _headers(request: ChatRequest, answer: Answer, activity: Activity, upstream_s: float) -> dict[str, str]:
     """Returns the headers that tell the client who served it, and how long the provider and the gateway took.
 
-    For a stream the provider's time ends with the head of its answer, which is when ours is sent.
+    For a stream the provider's time ends with its first event, which is when the head of ours is sent.
     """
     headers = {name: value for name, value in answer.headers.items() if name.lower().startswith(_SHOWN_HEADERS)}
     headers["x-gateway-provider"] = request.provider.name
-    headers["x-gateway-model"] = activity.row.model_served or request.model
+    # The provider words it, and a header takes little more than ASCII.
+    headers["x-gateway-model"] = quote(activity.row.model_served or request.model, safe=string.punctuation + " ")
     if request.dropped:
         headers["x-gateway-dropped-params"] = ", ".join(request.dropped)
     if answer.request_id:
@@ -137,6 +146,7 @@ def _relay(
     request: ChatRequest, activity: Activity, client: ClientConnection, answer: Answer, deadline_s: float
 ) -> Relay:
     def report(sightings: Sightings, error: GatewayError | None) -> None:
+        client.limit_sends(None)
         record_stream(activity, request, sightings, error)
 
     return Relay(
@@ -157,6 +167,8 @@ def _collect(
     relay = _relay(request, activity, client, answer, deadline_s)
     try:
         for block in relay:
+            if client.is_gone():  # Nothing is sent to it meanwhile that could fail.
+                raise ClientGone
             for event in split_events(block):
                 data = event_data(event)
                 if data is not None and data != b"[DONE]":

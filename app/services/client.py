@@ -14,10 +14,15 @@ class ClientConnection:
     def __init__(self, connection: socket.socket | None) -> None:
         self._socket = connection
 
-    def limit_sends(self, timeout_s: float) -> None:
-        """Makes a write fail when the client takes nothing for `timeout_s` seconds; gunicorn would wait forever."""
+    def limit_sends(self, timeout_s: float | None) -> None:
+        """Makes a write fail when the client takes nothing for `timeout_s` seconds; gunicorn would wait forever.
+
+        None lifts the limit. It must be lifted at the end of the answer, because it also bounds gunicorn's wait for the
+        connection's next request.
+        """
         if self._socket is not None:
-            self._socket.settimeout(timeout_s)
+            with suppress(OSError):  # The connection is closed already.
+                self._socket.settimeout(timeout_s)
 
     def is_gone(self) -> bool:
         """Tells whether the client closed its side.

@@ -15,7 +15,7 @@ from app.services.admission import release
 from app.services.chat_request import ChatRequest
 from app.services.metrics import count_request
 from app.services.pricing import compute_cost, get_price
-from app.services.relay import Sightings
+from app.services.sightings import Sightings
 from app.services.sse import Usage
 
 
@@ -68,8 +68,9 @@ def record_stream(activity: Activity, request: ChatRequest, seen: Sightings, err
     if error is None:
         _finish(activity, "ok", 200)
     else:
-        # A client that streams has seen 200 by now; for any other, what went wrong is a real HTTP error.
-        seen_by_client = 200 if request.stream and not isinstance(error, ClientGone) else error.status
+        # A client that was sent something has seen 200; for any other, what went wrong is a real HTTP error.
+        is_under_way = request.stream and seen.bytes_out > 0
+        seen_by_client = 200 if is_under_way and not isinstance(error, ClientGone) else error.status
         record_error(activity, error, status=seen_by_client)
 
 
@@ -85,7 +86,7 @@ def _put_counted(activity: Activity, request: ChatRequest, seen: Sightings) -> N
 
 def _usage(raw: Any) -> Usage | None:
     try:
-        return msgspec.convert(raw, Usage)
+        return msgspec.convert(raw, Usage, strict=False)
     except msgspec.ValidationError:
         return None
 

@@ -84,15 +84,15 @@ class HttpPool(HTTPConnectionPool):
         # Writing may block while the provider reads slowly; it gets as long as the answer's head does.
         connection.sock.settimeout(timeout_s)
         # A provider that refuses a large body answers and closes before it has read all of it; the answer counts.
-        with suppress(BrokenPipeError):
+        with suppress(BrokenPipeError, ConnectionResetError):
             send_request(connection.sock, method, url, {"Host": self._host_header, **headers}, body)
         return receive_head(connection.sock, timeout_s)
 
     def _translated(self, error: BaseException, url: str, reused: bool) -> BaseException:
         if isinstance(error, TimeoutError):
             return ReadTimeoutError(self, url, "Read timed out.")
-        if isinstance(error, SSLError | CertificateError):
-            return TLSError(error)
+        if isinstance(error, SSLError | CertificateError) and not reused:
+            return TLSError(error)  # Of the handshake; later it is a broken connection like any other.
         if isinstance(error, OSError | ProtocolError):
             broken = ProtocolError("The connection broke before the answer.", error)
             # Once a byte of the answer has come, the request was read and may be paid for.

@@ -15,8 +15,10 @@ from typing import NoReturn, Protocol
 
 from app.config import Settings
 from app.errors import ClientGone, GatewayError, UpstreamCut, UpstreamError
+from app.logs import log_event
 from app.services import drain
-from app.services.sse import Chunk, EventSplitter, Usage, decode_chunk, event_data, split_events
+from app.services.sightings import Sightings
+from app.services.sse import EventSplitter, decode_chunk, event_data, split_events
 from app.services.upstream import Answer, idle_timeout, total_timeout
 
 HEARTBEAT = b": keep-alive\n\n"
@@ -36,63 +38,6 @@ class Client(Protocol):
     def is_gone(self) -> bool:
         """Tells whether the client closed the connection."""
         ...
-
-
-class Sightings:
-    """What passed in a stream: tokens, ends, gaps. Times are on the monotonic clock, in seconds."""
-
-    __slots__ = (
-        "bytes_out",
-        "done",
-        "events",
-        "finish_reason",
-        "finished",
-        "first_output_s",
-        "last_output_s",
-        "longest_gap_s",
-        "model",
-        "outputs",
-        "seen",
-        "usage",
-    )
-
-    def __init__(self) -> None:
-        self.model: str | None = None
-        self.usage: Usage | None = None
-        self.finish_reason: str | None = None
-        self.seen: set[int] = set()
-        self.finished: set[int] = set()
-        self.done = False
-        self.events = 0
-        self.outputs = 0  # Events with something the model produced: the count of tokens if no usage comes.
-        self.bytes_out = 0
-        self.first_output_s: float | None = None
-        self.last_output_s: float | None = None
-        self.longest_gap_s = 0.0
-
-    @property
-    def complete(self) -> bool:
-        """True when every alternative that was begun has its finish reason."""
-        return bool(self.finished) and self.seen <= self.finished
-
-    def note(self, chunk: Chunk, now_s: float) -> None:
-        """Takes in one chunk that arrived at `now_s`."""
-        self.events += 1
-        if self.model is None:
-            self.model = chunk.model
-        if chunk.usage is not None:
-            self.usage = chunk.usage  # The last one counts: Chutes sends a running total with each chunk.
-        for position, choice in enumerate(chunk.choices or ()):
-            index = position if choice.index is None else choice.index
-            self.seen.add(index)
-            if choice.delta is not None and choice.delta.has_output():
-                self.outputs += 1
-                self.last_output_s = now_s
-                if self.first_output_s is None:
-                    self.first_output_s = now_s
-            if choice.finish_reason:
-                self.finished.add(index)
-                self.finish_reason = self.finish_reason or choice.finish_reason
 
 
 class Relay:
@@ -135,29 +80,50 @@ class Relay:
         self._last_arrival_s = self._last_sent_s = time.monotonic()
         self._error: GatewayError | None = None
         self._ended = False
+        self._first: bytes | None = None
 
     @property
     def error(self) -> GatewayError | None:
         """What ended the stream before it was complete, None as long as nothing did."""
         return self._error
 
+    def begin(self) -> None:
+        """Waits for what the client gets first, so that whatever goes wrong before it can be a real HTTP error.
+
+        A silent provider is waited for until a heartbeat is due; from then on the client has an answer.
+
+        Raises:
+            GatewayError: the stream ended before its first event; it must still be closed.
+        """
+        try:
+            self._first = self._next_block()
+        except GatewayError as error:
+            self._last_words(error)
+        if self._error is not None and not self.sightings.events:
+            raise self._error
+
     def __iter__(self) -> Relay:
         return self
 
     def __next__(self) -> bytes:
-        if self._ended:
-            self._end()
-        try:
-            block = self._next_block()
-        except ClientGone as error:
-            self._error = error
-            self._ended = True
-            self._end()
-        except GatewayError as error:
-            block = self._last_words(error)
+        block, self._first = self._first or self._next(), None
         self._last_sent_s = time.monotonic()
         self.sightings.bytes_out += len(block)
         return block
+
+    def _next(self) -> bytes:
+        if self._ended:
+            self._end()
+        try:
+            return self._next_block()
+        except ClientGone as error:
+            self._last_words(error)
+            self._end()
+        except GatewayError as error:
+            return self._last_words(error)
+        except Exception as error:
+            log_event("relay failed", level="error", error=error)
+            return self._last_words(GatewayError("The gateway failed in the middle of the answer. Retry."))
 
     def _end(self) -> NoReturn:
         """Ends the iteration: cleanly, or so that the client's HTTP library sees an unfinished answer."""

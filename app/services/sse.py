@@ -76,7 +76,8 @@ class Chunk(msgspec.Struct):
     error: Any = None
 
 
-_decode_chunk = msgspec.json.Decoder(Chunk).decode
+# Lax, because a provider that writes 12.0 tokens or "12" has counted them all the same.
+_decode_chunk = msgspec.json.Decoder(Chunk, strict=False).decode
 
 
 class EventSplitter:

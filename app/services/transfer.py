@@ -30,10 +30,12 @@ _WHOLE_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
 class _Framing(Protocol):
     """Takes raw bytes of a message body and returns its payload; `done` once the message has ended.
 
-    When `feed` raises, `salvaged` is the payload in those bytes that stood before what is wrong.
+    `surplus` tells that bytes came behind the end, which leaves the connection good for nothing. When `feed` raises,
+    `salvaged` is the payload in those bytes that stood before what is wrong.
     """
 
     done: bool
+    surplus: bool
     salvaged: bytes
 
     def feed(self, data: bytes) -> bytes: ...
@@ -48,6 +50,7 @@ class ChunkedFraming:
 
     def __init__(self) -> None:
         self.done = False
+        self.surplus = False
         self.salvaged = b""
         self._held = b""  # An incomplete chunk header or line end.
         self._left = 0  # Payload bytes still to come of the current chunk.
@@ -85,8 +88,7 @@ class ChunkedFraming:
                 break
             self._take_line(data[position:line_end].rstrip(b"\r"))
             position = line_end + 1
-        if self.done and position < size:
-            raise UpstreamCut("The provider sent bytes after the end of its answer.")
+        self.surplus = position < size
 
     def _hold(self, rest: bytes) -> None:
         if len(rest) > _MAX_CHUNK_HEADER_BYTES:
@@ -125,6 +127,7 @@ class LengthFraming:
     salvaged = b""
 
     def __init__(self, length: int) -> None:
+        self.surplus = False
         self._left = length
         self.done = length == 0
 
@@ -132,6 +135,7 @@ class LengthFraming:
         payload = data[: self._left]
         self._left -= len(payload)
         self.done = self._left == 0
+        self.surplus = len(payload) < len(data)
         return payload
 
     def end(self) -> bool:
@@ -142,6 +146,7 @@ class CloseFraming:
     """A body that lasts until the connection closes, as with HTTP/1.0."""
 
     done = False
+    surplus = False
     salvaged = b""
 
     def feed(self, data: bytes) -> bytes:
@@ -238,7 +243,7 @@ class Body:
         if connection is None:
             self._response.close()
             return
-        if not (self.complete and self._keeps_alive):
+        if not (self.complete and self._keeps_alive) or self._framing.surplus:
             connection.close()
         self._response.release_conn()
 

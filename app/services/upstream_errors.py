@@ -109,7 +109,8 @@ def _validation_message(rows: list[Any]) -> str | None:
     parts = []
     for row in rows[:10]:
         if isinstance(row, dict):
-            where = ".".join(str(step) for step in row.get("loc", []) if step != "body")
+            steps = row.get("loc")
+            where = ".".join(str(step) for step in steps if step != "body") if isinstance(steps, list) else ""
             parts.append(f"{where}: {row.get('msg')}" if where else str(row.get("msg")))
     return "; ".join(parts) or None
 
@@ -133,8 +134,8 @@ def error_from_answer(
     said = redact(message)[:_MAX_MESSAGE_CHARACTERS] if message else ""
     error = _classified(title, key_setting, status, said)
     if isinstance(error, UpstreamRefused):
-        error.param = param
-        error.code = error.code or (code.lower() if code else None)
+        error.param = redact(param) if param else None
+        error.code = error.code or (redact(code).lower() if code else None)
     error.upstream_status = status
     error.upstream_request_id = get_request_id(headers, body)
     error.is_retryable = status in _RETRYABLE

@@ -84,7 +84,7 @@ def receive_head(connection: socket.socket, timeout_s: float) -> Head:
     received = b""
     while True:
         connection.settimeout(max(0.001, deadline_s - time.monotonic()))
-        data = connection.recv(RECEIVE_BYTES)
+        data = _receive_some(connection, received)
         if not data:
             raise (ProtocolError if received else NoAnswer)("The connection ended before the answer.")
         received += data
@@ -97,6 +97,13 @@ def receive_head(connection: socket.socket, timeout_s: float) -> Head:
             raise ProtocolError("The answer's head is too long.")
         if time.monotonic() >= deadline_s:
             raise TimeoutError("The answer's head took too long.")
+
+
+def _receive_some(connection: socket.socket, received: bytes) -> bytes:
+    try:
+        return connection.recv(RECEIVE_BYTES)
+    except ConnectionError as error:
+        raise (ProtocolError if received else NoAnswer)("The connection broke before the answer.") from error
 
 
 def _parse(head: bytes, rest: bytes) -> Head:

@@ -216,6 +216,21 @@ def test_a_list_is_packed_for_those_who_ask(client: FlaskClient) -> None:
     assert len(packed.data) < len(plain.data) / 4
 
 
+def test_openais_list_has_a_strong_etag_of_its_own_for_each_of_its_forms(client: FlaskClient) -> None:
+    key = {"Authorization": "Bearer gw_test"}
+    forms = [key, key | {"Accept-Encoding": "gzip"}]
+    answers = [client.get("/v1/models", headers=form) for form in forms]
+    plain, packed = (answer.headers["etag"] for answer in answers)
+
+    assert plain.startswith('"') and packed.startswith('"')
+    assert plain != packed
+    assert gzip.decompress(answers[1].data) == answers[0].data
+    for form, etag in zip(forms, (plain, packed), strict=True):
+        # A proxy that repacks the answer makes the validator weak, and it still counts.
+        for asked in (etag, f"W/{etag}"):
+            assert client.get("/v1/models", headers=form | {"If-None-Match": asked}).status_code == 304
+
+
 def test_what_is_kept_of_answers_is_bounded(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
     from app.services.models import render
 

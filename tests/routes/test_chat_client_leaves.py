@@ -18,19 +18,24 @@ from tests.support.request_reader import SeenRequest
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import Script, hang, pause, send
 
+STREAMED_WORDS = sse_stream([step for _ in range(400) for step in (chunk("w"), pause(0.05))])
+
 # What the provider does, and what the client has seen of it when it leaves.
 STREAMED: dict[str, tuple[Script, bytes]] = {
     "before the headers": ([hang()], b""),
     "before the first event": (sse_stream([], ending="hang"), b""),
     "after the first event": (sse_stream([chunk("one")], ending="hang"), b'"one"'),
     "in the middle of an event": (sse_stream([chunk("one"), b'data: {"cho'], ending="hang"), b'"one"'),
-    "while events flow": (sse_stream([step for _ in range(400) for step in (chunk("w"), pause(0.05))]), b'"w"'),
+    "while events flow": (STREAMED_WORDS, b'"w"'),
 }
 UNSTREAMED: dict[str, tuple[Script, bytes]] = {
     "before the headers, unstreamed": ([hang()], b""),
+    "while a long answer is collected": (STREAMED_WORDS, b""),
     "in the middle of the body, unstreamed": ([send(head(200, {"content-length": "999"}) + b'{"id":'), hang()], b""),
 }
 STAGES = STREAMED | UNSTREAMED
+# The stages in which the provider's first event has come.
+BEGUN = {stage for stage, (_, awaited) in STAGES.items() if awaited} | {"while a long answer is collected"}
 CASES = [(stage, abruptly) for stage in STAGES for abruptly in (False, True)]
 
 Left = tuple[float, SeenRequest, dict[str, Any]]
@@ -47,7 +52,8 @@ def left(
         (stage, abruptly), model = case, f"{PREFIX}leaving-{CASES.index(case)}-"
         script, awaited = STAGES[stage]
         shared_upstream.on_model(model, script)
-        with open_chat(scripted_gateway, model, stream=stage in STREAMED) as connection:
+        more = {"max_tokens": 20_480} if stage == "while a long answer is collected" else {}
+        with open_chat(scripted_gateway, model, stream=stage in STREAMED, **more) as connection:
             shared_upstream.wait_for(lambda seen: model in str(seen.body))
             if awaited:
                 read_until(connection, awaited)
@@ -74,5 +80,5 @@ def test_the_provider_is_told_at_once(left: dict[tuple[str, bool], Left], case: 
 def test_the_row_says_that_the_client_left(left: dict[tuple[str, bool], Left], case: tuple[str, bool]) -> None:
     row = left[case][2]
     assert (row["outcome"], row["status"], row["error_type"]) == ("client_gone", 499, "client_gone")
-    assert (row["usage_source"] == "counted") == bool(STAGES[case[0]][1])
+    assert (row["usage_source"] == "counted") == (case[0] in BEGUN)
     assert row["finish_reason"] is None

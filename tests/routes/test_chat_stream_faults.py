@@ -58,12 +58,24 @@ UNANSWERED = {
         [send(b"\x16\x03\x01 hello\r\n\r\n"), close()], "upstream_error", "upstream_connection_lost", 502, attempts={1}
     ),
     "redirects": Fault(redirect("/elsewhere"), "upstream_error", None, 502, attempts={1}),
+    "FIN after the headers": Fault(sse_stream([], ending="fin"), "upstream_cut", "upstream_cut", 502),
+    "RST after the headers": Fault(sse_stream([], ending="reset"), "upstream_cut", "upstream_cut", 502),
+    "clean end without events": Fault(sse_stream([]), "upstream_cut", "upstream_cut", 502),
+    "an HTML page with status 200": Fault(
+        json_answer(HTML, headers={"content-type": "text/html"}), "upstream_cut", "upstream_cut", 502
+    ),
+    "bad gzip": Fault(
+        sse_stream([b"this is plain"], headers={"content-encoding": "gzip"}), "upstream_cut", "upstream_cut", 502
+    ),
+    "an unknown compression": Fault(
+        sse_stream([*ENDED, DONE], headers={"content-encoding": "br"}, ending="hang"),
+        "upstream_cut",
+        "upstream_cut",
+        502,
+    ),
 }
 BROKEN = {
-    "FIN after the headers": Fault(sse_stream([], ending="fin"), "upstream_cut", "upstream_cut"),
-    "RST after the headers": Fault(sse_stream([], ending="reset"), "upstream_cut", "upstream_cut"),
     "silence after the headers": Fault(sse_stream([], ending="hang"), "upstream_timeout", "upstream_idle_timeout"),
-    "clean end without events": Fault(sse_stream([]), "upstream_cut", "upstream_cut"),
     "FIN after an event": Fault(sse_stream([chunk("one")], ending="fin"), "upstream_cut", "upstream_cut", counted=ONE),
     "RST after an event": Fault(
         # A reset destroys what was sent but not read yet, so the script waits a moment before it.
@@ -108,15 +120,6 @@ BROKEN = {
         "upstream_cut",
         "upstream_cut",
         counted=ONE,
-    ),
-    "an HTML page with status 200": Fault(
-        json_answer(HTML, headers={"content-type": "text/html"}), "upstream_cut", "upstream_cut"
-    ),
-    "bad gzip": Fault(
-        sse_stream([b"this is plain"], headers={"content-encoding": "gzip"}), "upstream_cut", "upstream_cut"
-    ),
-    "an unknown compression": Fault(
-        sse_stream([*ENDED, DONE], headers={"content-encoding": "br"}, ending="hang"), "upstream_cut", "upstream_cut"
     ),
     "comments for ever": Fault(
         sse_stream([drip(b"d\r\n: waiting..\n\n\r\n" * 99, 18, 0.5)], ending="hang"),

@@ -16,10 +16,12 @@ from tests.support.chat import (
     read_until,
     request_head,
     wait_for_row,
+    wait_for_row_of,
 )
 from tests.support.gateway import Gateway
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import Gate, Script, pause, send, wait_for
+from tests.support.waiting import PATIENCE_S
 
 
 def streamed_events(*events: Event) -> bytes:
@@ -143,14 +145,31 @@ def test_a_silent_stream_gets_comments_between_events_only(
     assert seen.body.replace(b": keep-alive\n\n", b"") == wanted and not seen.cut
 
 
-def test_a_connection_serves_the_next_request_after_a_stream(
-    scripted_gateway: Gateway, upstream: ScriptedUpstream
+def test_a_connection_serves_the_next_request_however_long_it_idled_after_a_stream(
+    hasty_gateway: Gateway, hasty_upstream: ScriptedUpstream
 ) -> None:
-    upstream.on_model("again", sse_stream(whole_stream("one")))
+    hasty_upstream.on_model("again", sse_stream(whole_stream("one")))
     body = json.dumps(chat_body(PREFIX + "again", stream=True)).encode()
-    with open_chat(scripted_gateway, PREFIX + "again") as connection:
+    with open_chat(hasty_gateway, PREFIX + "again") as connection:
         read_until(connection, b"0\r\n\r\n")
-        connection.sendall(request_head(scripted_gateway, len(body)) + body)
+        connection.settimeout(1.5)
+        with pytest.raises(TimeoutError):  # Longer than a write may take: neither bytes nor an end come.
+            connection.recv(1)
+        connection.settimeout(PATIENCE_S)
+        connection.sendall(request_head(hasty_gateway, len(body)) + body)
         assert read_until(connection, b"0\r\n\r\n").startswith(b"HTTP/1.1 200 OK\r\n")
-    asked = [seen for seen in upstream.requests if "again" in str(seen.body)]
-    assert len(asked) == 2 and asked[0].connection == asked[1].connection
+    first, second = [seen for seen in hasty_upstream.requests if "again" in str(seen.body)]
+    assert first.connection == second.connection
+    assert "Traceback" not in hasty_gateway.log() and "Socket error" not in hasty_gateway.log()
+
+
+def test_a_client_that_stops_reading_is_dropped(
+    hasty_gateway: Gateway, hasty_upstream: ScriptedUpstream, session_database_url: str
+) -> None:
+    model = PREFIX + "flood"
+    hasty_upstream.on_model(model, sse_stream([chunk("x" * 100_000)] * 400))
+    with open_chat(hasty_gateway, model):
+        gone = hasty_upstream.wait_for(lambda seen: model in str(seen.body) and seen.gone_at is not None)
+        assert gone.bytes_sent < 40_000_000
+        assert wait_for_row_of(session_database_url, model)["outcome"] == "client_gone"
+    assert "Traceback" not in hasty_gateway.log()

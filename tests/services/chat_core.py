@@ -11,7 +11,8 @@ from typing import Any
 from app.config import Settings, load_settings
 from app.errors import GatewayError
 from app.services.client import ClientConnection
-from app.services.relay import Relay, Sightings
+from app.services.relay import Relay
+from app.services.sightings import Sightings
 from app.services.upstream import Answer, UpstreamClient
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import Script

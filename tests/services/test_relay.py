@@ -31,7 +31,7 @@ def wire(*events: Any) -> bytes:
 
 
 def test_a_stream_passes_byte_for_byte(upstream: ScriptedUpstream) -> None:
-    events = [chunk("hé"), chunk("llo 🌍"), chunk(finish="stop"), usage_chunk(), DONE]
+    events: list[Any] = [chunk("hé"), chunk("llo 🌍"), chunk(finish="stop"), usage_chunk(), DONE]
     outcome = run_relay(upstream, sse_stream(events), show_usage=True)
     assert outcome.text == wire(*events)
     assert outcome.ended == "stop" and outcome.error is None
@@ -58,7 +58,7 @@ def test_a_stream_passes_however_it_is_cut(
 
 def test_each_event_goes_out_before_the_next_comes_in(upstream: ScriptedUpstream) -> None:
     gates = [Gate(), Gate()]
-    events = [chunk("one"), wait_for(gates[0]), chunk("two", finish="stop"), wait_for(gates[1]), DONE]
+    events: list[Any] = [chunk("one"), wait_for(gates[0]), chunk("two", finish="stop"), wait_for(gates[1]), DONE]
     with open_relay(upstream, sse_stream(events)) as (relay, outcome, _):
         assert b"one" in next(relay)
         gates[0].open()
@@ -105,23 +105,23 @@ def test_usage_that_never_comes_is_unknown(upstream: ScriptedUpstream) -> None:
 @pytest.mark.parametrize("choices", [{"choices": []}, {"choices": None}, {}])
 def test_the_usage_event_is_shown_to_who_asked_for_it_alone(upstream: ScriptedUpstream, choices: Any) -> None:
     usage_only = {name: value for name, value in usage_chunk().items() if name != "choices"} | choices
-    events = [chunk("hi", finish="stop"), usage_only, DONE]
+    events: list[Any] = [chunk("hi", finish="stop"), usage_only, DONE]
     assert run_relay(upstream, sse_stream(events), show_usage=True).text == wire(*events)
     assert run_relay(upstream, sse_stream(events)).text == wire(events[0], DONE)
 
 
 def test_usage_beside_choices_is_never_hidden(upstream: ScriptedUpstream) -> None:
-    events = [chunk("hi", finish="stop", usage=USAGE), DONE]
+    events: list[Any] = [chunk("hi", finish="stop", usage=USAGE), DONE]
     assert run_relay(upstream, sse_stream(events)).text == wire(*events)
 
 
 def test_an_event_without_choices_and_usage_passes(upstream: ScriptedUpstream) -> None:
-    events = [{"id": "1", "choices": [], "prompt_filter_results": []}, chunk("hi", finish="stop"), DONE]
+    events: list[Any] = [{"id": "1", "choices": [], "prompt_filter_results": []}, chunk("hi", finish="stop"), DONE]
     assert run_relay(upstream, sse_stream(events)).text == wire(*events)
 
 
 def test_done_counts_once_every_choice_has_finished(upstream: ScriptedUpstream) -> None:
-    events = [chunk("a", index=0), chunk("b", index=2), chunk("c", index=1)]
+    events: list[Any] = [chunk("a", index=0), chunk("b", index=2), chunk("c", index=1)]
     events += [chunk(finish="length", index=index) for index in (1, 0, 2)]
     outcome = run_relay(upstream, sse_stream([*events, DONE]))
     assert outcome.text == wire(*events, DONE)
@@ -142,7 +142,7 @@ def test_an_empty_finish_reason_is_none(upstream: ScriptedUpstream) -> None:
 
 @pytest.mark.parametrize("together", [True, False])
 def test_nothing_follows_done(upstream: ScriptedUpstream, together: bool) -> None:
-    events = [chunk("hi", finish="stop"), DONE, chunk("more"), DONE]
+    events: list[Any] = [chunk("hi", finish="stop"), DONE, chunk("more"), DONE]
     outcome = run_relay(upstream, sse_stream(events, cut_at=100_000 if together else None))
     assert outcome.text == wire(*events[:2])
     assert outcome.ended == "stop" and outcome.error is None
@@ -157,21 +157,27 @@ def test_nothing_follows_done(upstream: ScriptedUpstream, together: bool) -> Non
         (b"id: 5\nretry: 100\n\n", False),
         (b"data: null\n\n", False),
         (b"data:\n\n", False),
-        (b"\n\n\n", False),
+        (b"\n\n", False),
     ],
 )
 def test_what_is_no_chunk_but_legal_does_not_end_a_stream(
     upstream: ScriptedUpstream, event: bytes, shown: bool
 ) -> None:
-    last = [chunk("hi", finish="stop"), DONE]
+    last: list[Any] = [chunk("hi", finish="stop"), DONE]
     outcome = run_relay(upstream, sse_stream([event, *last, event]))
     assert outcome.text == wire(*([event, *last] if shown else last))
     assert outcome.ended == "stop"
 
 
+def test_blank_lines_to_spare_do_not_end_a_stream(upstream: ScriptedUpstream) -> None:
+    events: list[Any] = [b"\n\n\n", chunk("hi"), b"\n", chunk(finish="stop"), b"\n\n\n", DONE]
+    outcome = run_relay(upstream, sse_stream(events))
+    assert outcome.ended == "stop" and outcome.seen.events == 2
+
+
 def test_events_of_many_lines_and_large_events_pass(upstream: ScriptedUpstream) -> None:
-    text = json.dumps(chunk("x" * 100_000))
-    spread = b"event: message\ndata: " + text[:20].encode() + b"\ndata: " + text[20:].encode() + b"\n\n"
+    start, comma, rest = json.dumps(chunk("x" * 100_000)).encode().partition(b",")
+    spread = b"event: message\ndata: " + start + comma + b"\ndata: " + rest + b"\n\n"
     outcome = run_relay(upstream, sse_stream([spread, chunk(finish="stop"), DONE], cut_at=5000))
     assert outcome.text.startswith(spread) and outcome.ended == "stop"
     assert outcome.seen.outputs == 1

@@ -109,11 +109,14 @@ def test_a_stream_ends_at_its_total_time_dripping_or_silent(upstream: ScriptedUp
 @pytest.mark.parametrize("begun", [False, True])
 def test_a_client_that_leaves_during_silence_is_noticed(upstream: ScriptedUpstream, begun: bool) -> None:
     script = sse_stream([*([LAST] if begun else []), hang()])
-    with open_relay(upstream, script, client=LeavingClient(2), STREAM_HEARTBEAT="0.02") as (relay, outcome, _):
-        blocks = []
-        for _ in range(2):
-            with pytest.raises(BrokenPipeError):
-                blocks += list(relay) if not blocks else [next(relay)]
+    client = LeavingClient(2)
+    with open_relay(upstream, script, client=client, STREAM_HEARTBEAT="0.02") as (relay, outcome, _):
+        with pytest.raises(BrokenPipeError):
+            list(relay)
+        looks = client.looks
+        with pytest.raises(BrokenPipeError):
+            next(relay)
+        assert client.looks == looks, "nobody waits for the provider once the client is gone"
         relay.close()
         upstream.wait_for(lambda seen: seen.gone_at is not None)
     assert isinstance(outcome.error, ClientGone)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from app.config import load_settings, use_settings
 from app.errors import BadRequest, ConfigurationMissing, NotFound, Unavailable
 from app.services import models, routing
 from app.services.models import refresh
@@ -129,6 +130,7 @@ def test_an_explicit_provider_decides(four: ScriptedUpstream, model: str, provid
         "acme-example/glm-5p3#acme-example/f0e1d2",
         "accounts/acme-example/models/support-bot@snapshot-7",
         "accounts/fireworks/models/GLM-5.3@7",
+        "accounts/fireworks/glm-5p3@7",
         "routers/glm-latest",
     ],
 )
@@ -246,6 +248,7 @@ def test_a_model_that_left_the_list_is_no_longer_resolved(fireworks: ScriptedUps
 
 def test_chat_alone_keeps_the_list_fresh(fireworks: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(routing, "_POKE_EVERY_S", 0.0)
+    models.get_listing(FIREWORKS)
     assert resolved("glm-5p3")[0] == "fireworks"
     models._fireworks_models_cache["timestamp"] -= 1801
     routing._memory.next_poke_s = 0.0
@@ -267,6 +270,7 @@ def test_what_is_remembered_of_names_is_bounded(fireworks: ScriptedUpstream, mon
 def test_other_settings_forget_what_was_resolved_under_the_old_ones(fireworks: ScriptedUpstream) -> None:
     assert resolved(DEEPSEEK) == ("fireworks", DEEPSEEK)
 
-    environment = provider_environment(root_of(fireworks), ["chutes"])
-    with catalogs_of(environment), pytest.raises(ConfigurationMissing):
+    use_settings(load_settings(provider_environment(root_of(fireworks), ["chutes"])))
+
+    with pytest.raises(ConfigurationMissing):
         resolve_model(DEEPSEEK)

@@ -1,4 +1,4 @@
-"""A body over a real socket: timeouts lose nothing, broken ends are noticed, and only whole bodies free a connection."""
+"""A body over a real socket: timeouts lose nothing, a broken end is noticed, and only a whole body frees its line."""
 
 from __future__ import annotations
 
@@ -76,14 +76,19 @@ def test_bytes_without_payload_do_not_buy_time(upstream: ScriptedUpstream) -> No
 @pytest.mark.parametrize("together", [True, False])
 def test_a_body_that_comes_with_the_head_or_after_it_is_the_same(upstream: ScriptedUpstream, together: bool) -> None:
     start = head(200, {"content-length": "5"})
-    script = [send(start + b"hello")] if together else [send(start), pause(0.02), send(b"he"), pause(0.02), send(b"llo")]
+    script = (
+        [send(start + b"hello")] if together else [send(start), pause(0.02), send(b"he"), pause(0.02), send(b"llo")]
+    )
     assert read_all(body_of(upstream, script)) == b"hello"
 
 
 def test_a_body_larger_than_one_read_comes_in_pieces(upstream: ScriptedUpstream) -> None:
     payload = bytes(range(256)) * 4000
     assert read_all(body_of(upstream, json_answer(payload))) == payload
-    assert read_all(body_of(upstream, [send(head(200, CHUNKED) + chunks(payload[:300_000], payload[300_000:]))])) == payload
+    assert (
+        read_all(body_of(upstream, [send(head(200, CHUNKED) + chunks(payload[:300_000], payload[300_000:]))]))
+        == payload
+    )
 
 
 @pytest.mark.parametrize(

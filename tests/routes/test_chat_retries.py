@@ -1,0 +1,183 @@
+"""Who tries again, when and how often: the gateway before the first byte and only where that is safe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.answers import chat_answer, chunk, json_answer, sse_stream, whole_stream
+from tests.support.chat import PREFIX, Seen, post_chat, wait_for_row
+from tests.support.gateway import Gateway, base_settings, running_gateway
+from tests.support.request_reader import SeenRequest
+from tests.support.scripted_upstream import ScriptedUpstream, refused_address
+from tests.support.scripts import Script, close, drip, reset, send
+from tests.support.waiting import wait_until
+
+OVERLOADED = json_answer({"error": {"message": "overloaded"}}, 503)
+
+
+def asked(upstream: ScriptedUpstream) -> list[SeenRequest]:
+    """Returns the chat requests that the provider saw."""
+    return [seen for seen in upstream.requests if seen.path.endswith("/chat/completions")]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_503_is_tried_again_and_the_attempt_is_on_the_row(
+    scripted_gateway: Gateway, upstream: ScriptedUpstream, session_database_url: str, stream: bool
+) -> None:
+    upstream.enqueue(OVERLOADED)
+    upstream.default = sse_stream(whole_stream("hi")) if stream else chat_answer("hi")
+    seen = post_chat(scripted_gateway, PREFIX + "again", stream=stream)
+    assert seen.status == 200 and len(asked(upstream)) == 2
+    row = wait_for_row(session_database_url, seen.request_id)
+    attempt, _ = row["attempts"]
+    assert (row["outcome"], row["upstream_status"], attempt["status"]) == ("ok", 200, 503)
+
+
+def test_the_pause_that_the_provider_asks_for_is_kept(scripted_gateway: Gateway, upstream: ScriptedUpstream) -> None:
+    upstream.enqueue(json_answer({"error": "slow down"}, 429, {"retry-after": "1"}))
+    assert post_chat(scripted_gateway, PREFIX + "pause").status == 200
+    first, second = asked(upstream)
+    assert second.received_at - first.received_at >= 1
+
+
+def test_a_long_pause_is_left_to_the_client(scripted_gateway: Gateway, upstream: ScriptedUpstream) -> None:
+    upstream.enqueue(json_answer({"error": "slow down"}, 503, {"retry-after": "20"}))
+    seen = post_chat(scripted_gateway, PREFIX + "pause")
+    assert (seen.status, seen.headers["retry-after"], len(asked(upstream))) == (503, "20", 1)
+    assert "x-should-retry" not in seen.headers
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 422, 501])
+def test_what_another_try_cannot_change_is_not_tried_again(
+    scripted_gateway: Gateway, upstream: ScriptedUpstream, status: int
+) -> None:
+    upstream.enqueue(json_answer({"error": {"message": "no"}}, status))
+    assert post_chat(scripted_gateway, PREFIX + "once").status != 200
+    assert len(asked(upstream)) == 1
+    assert post_chat(scripted_gateway, PREFIX + "once").status == 200  # So that no breaker opens.
+
+
+@pytest.mark.parametrize("ending", ["fin", "reset"])
+def test_nothing_is_tried_again_once_an_event_has_come(
+    scripted_gateway: Gateway, upstream: ScriptedUpstream, ending: str
+) -> None:
+    upstream.enqueue(sse_stream([chunk("one")], ending=ending))
+    assert post_chat(scripted_gateway, PREFIX + "begun", stream=True).cut
+    assert len(asked(upstream)) == 1
+
+
+def lost(gateway: Gateway, upstream: ScriptedUpstream, *, reused: bool, script: Script) -> Seen:
+    """Sends a request whose connection, reused or fresh, is ended by `script`."""
+    if reused:
+        upstream.enqueue(chat_answer("hi"))
+    else:
+        upstream.enqueue([*chat_answer("hi"), close()])
+    post_chat(gateway, PREFIX + "first")
+    if not reused:
+        wait_until(lambda: upstream.live_connections() == 0, what="no connection to reuse")
+    upstream.enqueue(script)
+    return post_chat(gateway, PREFIX + "second")
+
+
+@pytest.fixture(scope="module")
+def lone(
+    tree: Path, session_database_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Gateway, ScriptedUpstream]]:
+    """A gateway whose connections nobody else uses, and its upstream."""
+    place = tmp_path_factory.mktemp("lone-gateway")
+    with ScriptedUpstream() as upstream:
+        fireworks = {"FIREWORKS_BASE_URL": upstream.base_url, "FIREWORKS_API_KEY": "fw_test"}
+        with running_gateway(tree, place, base_settings(place, session_database_url) | fireworks) as gateway:
+            wait_until(lambda: '"catalog loaded"' in gateway.log(), what="the catalog")
+            yield gateway, upstream
+
+
+@pytest.mark.parametrize("how", ["FIN", "RST"])
+def test_a_kept_connection_that_breaks_is_replaced(
+    lone: tuple[Gateway, ScriptedUpstream], session_database_url: str, how: str
+) -> None:
+    gateway, upstream = lone
+    upstream.reset_scripts()
+    seen = lost(gateway, upstream, reused=True, script=[close() if how == "FIN" else reset()])
+    assert seen.status == 200 and len(asked(upstream)) == 3
+    assert asked(upstream)[1].reused and not asked(upstream)[2].reused
+    attempt, _ = wait_for_row(session_database_url, seen.request_id)["attempts"]
+    assert attempt["error"] == "upstream_connection_lost"
+
+
+BROKEN_ANSWERS: dict[str, tuple[bool, Script]] = {
+    "a fresh connection": (False, [close()]),
+    "a kept connection, in the middle of the head": (True, [send(b"HTTP/1.1 200 OK\r\ncontent-ty"), close()]),
+    "a kept connection, with no HTTP": (True, [send(b"hello\r\n\r\n"), close()]),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_ANSWERS)
+def test_a_request_that_may_have_been_served_is_not_sent_twice(
+    lone: tuple[Gateway, ScriptedUpstream], name: str
+) -> None:
+    gateway, upstream = lone
+    upstream.reset_scripts()
+    reused, script = BROKEN_ANSWERS[name]
+    seen = lost(gateway, upstream, reused=reused, script=script)
+    assert (seen.status, seen.error["code"]) == (502, "upstream_connection_lost")
+    assert len(asked(upstream)) == 2 and asked(upstream)[1].reused is reused
+
+
+def test_a_slow_head_is_one_answer(lone: tuple[Gateway, ScriptedUpstream]) -> None:
+    gateway, upstream = lone
+    upstream.reset_scripts()
+    body = b'{"choices": [{"message": {"content": "hi"}}]}'
+    upstream.enqueue([drip(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body, 9, 0.02)])
+    assert post_chat(gateway, PREFIX + "dripped").json["choices"][0]["message"]["content"] == "hi"
+
+
+@pytest.fixture(scope="module")
+def plain(
+    tree: Path, session_database_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Gateway, ScriptedUpstream]]:
+    """A gateway without retries: Fireworks is scripted, DeepInfra refuses connections."""
+    place = tmp_path_factory.mktemp("plain-gateway")
+    with ScriptedUpstream() as upstream, refused_address() as refusing:
+        fireworks = {"FIREWORKS_BASE_URL": upstream.base_url, "FIREWORKS_API_KEY": "fw_test"}
+        deepinfra = {"DEEPINFRA_BASE_URL": refusing, "DEEPINFRA_API_KEY": "di_test"}
+        settings = base_settings(place, session_database_url) | {"UPSTREAM_RETRIES": "0"} | fireworks | deepinfra
+        with running_gateway(tree, place, settings) as gateway:
+            yield gateway, upstream
+
+
+def test_retries_can_be_turned_off_and_then_the_sdk_may_retry(plain: tuple[Gateway, ScriptedUpstream]) -> None:
+    gateway, upstream = plain
+    upstream.on_model("off", OVERLOADED)
+    seen = post_chat(gateway, PREFIX + "off")
+    assert (seen.status, len(asked(upstream))) == (503, 1)
+    assert "x-should-retry" not in seen.headers and int(seen.headers["retry-after"]) > 0
+
+
+def test_a_suspended_account_fails_fast_until_a_probe_succeeds(
+    plain: tuple[Gateway, ScriptedUpstream], session_database_url: str
+) -> None:
+    gateway, upstream = plain
+    upstream.reset_scripts()
+    upstream.on_model("acct", json_answer({"error": {"message": "Account acme is suspended."}}, 412))
+    refused = [post_chat(gateway, PREFIX + "acct") for _ in range(4)]
+    assert [seen.status for seen in refused] == [503] * 4 and len(asked(upstream)) == 2
+    assert 0 < int(refused[-1].headers["retry-after"]) <= 5
+    assert all(seen.headers["x-should-retry"] == "false" for seen in refused)
+    row = wait_for_row(session_database_url, refused[-1].request_id)
+    assert (row["status"], row["outcome"], row["error_code"]) == (503, "upstream_error", "upstream_account_suspended")
+
+    upstream.on_model("acct", chat_answer("hi"))
+    wait_until(lambda: post_chat(gateway, PREFIX + "acct").status == 200, what="the probe")
+    assert asked(upstream)[2].received_at - asked(upstream)[1].received_at >= 4.5
+    assert post_chat(gateway, PREFIX + "acct").status == 200
+    assert '"breaker open"' in gateway.log() and '"breaker closed"' in gateway.log()
+
+
+def test_a_provider_that_refuses_connections_fails_fast_after_five(plain: tuple[Gateway, ScriptedUpstream]) -> None:
+    answers = [post_chat(plain[0], "m", provider="deepinfra") for _ in range(6)]
+    assert [(seen.status, seen.error["code"]) for seen in answers] == [(502, "upstream_unreachable")] * 6
+    assert ["retry-after" in seen.headers for seen in answers] == [False] * 5 + [True]

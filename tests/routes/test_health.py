@@ -1,0 +1,33 @@
+"""`/health` and `/ready`: alive, and fit for requests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.support.chat import request
+from tests.support.gateway import Gateway
+from tests.support.waiting import wait_until
+
+
+def test_health_says_ok_without_a_key(gateway: Gateway) -> None:
+    seen = request("GET", gateway.url + "/health")
+    assert (seen.status, seen.json) == (200, {"status": "ok"})
+    assert seen.headers["content-type"] == "application/json"
+
+
+def test_ready_shows_what_the_process_depends_on(gateway: Gateway) -> None:
+    def loaded() -> dict[str, Any] | None:
+        seen = request("GET", gateway.url + "/ready")
+        assert seen.status == 200
+        return seen.json if seen.json["catalogs"]["fireworks"]["models"] else None
+
+    shown = wait_until(loaded, what="the catalog")
+    assert shown["ready"] is True and shown["draining"] is False
+    assert shown["database"] == {"reachable": True}
+    assert shown["journal"]["writable"] is True and shown["journal"]["unrecorded"] == 0
+
+
+def test_they_take_no_other_method(gateway: Gateway) -> None:
+    for path in ("/health", "/ready"):
+        assert request("POST", gateway.url + path).status == 405
+        assert request("HEAD", gateway.url + path).status == 200
