@@ -1,0 +1,188 @@
+"""Settings: each bad value is named, empty counts as unset, and the process goes before the two files."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+import pytest
+
+from app.config import (
+    ROOT,
+    Settings,
+    SettingsError,
+    get_settings,
+    load_settings,
+    read_environment,
+    setting_names,
+    use_settings,
+)
+
+BAD_NUMBERS = ["x", "-1", "1.5", "1e3", "0x10", "²", "9" * 20, "9" * 5000, "1 0", "None"]
+BAD_SECONDS = ["x", "0", "-1", "nan", "inf", "86401", "1,5", "5s"]
+BAD_URLS = [
+    "api.fireworks.ai",
+    "ftp://host/v1",
+    "https://",
+    "http://:8000",
+    "https://host/v1?x=1",
+    "https://host/#x",
+    "http://host:port/",
+    "http://host:99999/",
+    "http://[::1/v1",
+    "http://host/v 1",
+    "http://host/\u00e9",
+]
+BAD: dict[str, list[str]] = {
+    "FIREWORKS_API_KEY": ["fw_test key", "fw_tést", "“fw_test”", "fw\u200b_test"],
+    "FEATHERLESS_API_KEY": ["a\tb"],
+    "DEEPINFRA_API_KEY": ["a b"],
+    "CHUTES_API_KEY": ["ü"],
+    "FIREWORKS_BASE_URL": BAD_URLS,
+    "FEATHERLESS_BASE_URL": BAD_URLS,
+    "DEEPINFRA_BASE_URL": BAD_URLS,
+    "CHUTES_BASE_URL": BAD_URLS,
+    "DATABASE_URL": ["sqlite:///x.db", "mysql://u:p@h/d", "postgresql+psycopg://h/d", "localhost", "postgresql:/h"],
+    "GATEWAY_API_KEY": ["two words", "schlüssel"],
+    "PORT": [*BAD_NUMBERS, "0", "65536"],
+    "WEB_CONCURRENCY": [*BAD_NUMBERS, "0", "257"],
+    "PUBLIC_STATS": ["maybe", "2", "truth"],
+    "PRICE_FILE": ["~nobody-has-this-name/prices.toml"],
+    "JOURNAL_DIR": ["~nobody-has-this-name/journal"],
+    "JOURNAL_FULL": ["drop", "Refuse"],
+    "RETENTION_DAYS": [*BAD_NUMBERS, "0"],
+    "MAX_BODY_BYTES": [*BAD_NUMBERS, "1023"],
+    "MAX_LIVE_REQUESTS": [*BAD_NUMBERS, "0"],
+    "UPSTREAM_CONNECT_TIMEOUT": BAD_SECONDS,
+    "UPSTREAM_FIRST_BYTE_TIMEOUT": BAD_SECONDS,
+    "UPSTREAM_IDLE_TIMEOUT": BAD_SECONDS,
+    "UPSTREAM_TOTAL_TIMEOUT": BAD_SECONDS,
+    "UPSTREAM_RETRIES": [*BAD_NUMBERS, "11"],
+    "STREAM_HEARTBEAT": BAD_SECONDS,
+    "CLIENT_SEND_TIMEOUT": BAD_SECONDS,
+    "GRACEFUL_TIMEOUT": BAD_SECONDS,
+    "DRAIN_TIMEOUT": BAD_SECONDS,
+}
+
+
+def test_every_setting_has_bad_values_here() -> None:
+    assert sorted(BAD) == sorted(setting_names())
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in BAD.items() for value in values])
+def test_a_bad_value_is_refused_by_the_name_of_its_setting(name: str, value: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings({name: value})
+    assert str(caught.value).startswith(name)
+    if "KEY" in name or name == "DATABASE_URL":
+        assert value not in str(caught.value), "a secret is not repeated"
+
+
+@pytest.mark.parametrize("name", setting_names())
+@pytest.mark.parametrize("value", ["", "  "])
+def test_an_empty_value_counts_as_unset(name: str, value: str) -> None:
+    assert load_settings({name: value}) == load_settings({})
+
+
+def test_the_documented_defaults() -> None:
+    settings = load_settings({})
+    assert settings.fireworks_api_key is None and settings.database_url is None and settings.gateway_api_key is None
+    assert settings.fireworks_base_url == "https://api.fireworks.ai/inference/v1"
+    assert (settings.port, settings.public_stats, settings.max_body_bytes) == (8000, False, 20 << 20)
+    assert settings.journal_dir == ROOT / "var/journal"
+    assert (settings.upstream_connect_timeout_s, settings.upstream_first_byte_timeout_s) == (5, 120)
+    assert (settings.upstream_idle_timeout_s, settings.upstream_total_timeout_s) == (60, 900)
+    assert (settings.stream_heartbeat_s, settings.upstream_retries) == (15, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "parsed"),
+    [
+        ("PORT", " 9000 ", 9000),
+        ("PUBLIC_STATS", "TRUE", True),
+        ("PUBLIC_STATS", "off", False),
+        ("STREAM_HEARTBEAT", "0.5", 0.5),
+        ("UPSTREAM_RETRIES", "0", 0),
+        ("FIREWORKS_BASE_URL", "http://127.0.0.1:4711/inference/v1/", "http://127.0.0.1:4711/inference/v1"),
+        ("FIREWORKS_BASE_URL", "http://[::1]:4711/v1", "http://[::1]:4711/v1"),
+        ("FIREWORKS_API_KEY", " fw_test\n", "fw_test"),
+        ("JOURNAL_DIR", "/tmp/journal", Path("/tmp/journal")),
+        ("JOURNAL_DIR", "elsewhere", ROOT / "elsewhere"),
+        ("JOURNAL_DIR", "~/journal", Path.home() / "journal"),
+        ("DATABASE_URL", "postgres://u:p%40@h:5432/d", "postgresql+psycopg2://u:p%40@h:5432/d"),
+        ("DATABASE_URL", "postgresql://h/d?sslmode=require", "postgresql+psycopg2://h/d?sslmode=require"),
+        ("DATABASE_URL", "postgresql+psycopg2://h/d", "postgresql+psycopg2://h/d"),
+    ],
+)
+def test_a_good_value_is_parsed(name: str, value: str, parsed: object) -> None:
+    row = next(row for row in dataclasses.fields(Settings) if row.metadata["name"] == name)
+    assert getattr(load_settings({name: value}), row.name) == parsed
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"UPSTREAM_FIRST_BYTE_TIMEOUT": "10", "UPSTREAM_TOTAL_TIMEOUT": "9"}, "UPSTREAM_TOTAL_TIMEOUT"),
+        ({"DRAIN_TIMEOUT": "25"}, "GRACEFUL_TIMEOUT"),
+        ({"DRAIN_TIMEOUT": "10", "GRACEFUL_TIMEOUT": "10"}, "GRACEFUL_TIMEOUT"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_both_named(values: dict[str, str], named: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(values)
+    assert named in str(caught.value) and next(iter(values)) in str(caught.value)
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with a `.env`, and a process environment without settings."""
+    for name in setting_names():
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / ".env").write_text("PORT=1001\nWEB_CONCURRENCY=3\nFIREWORKS_API_KEY=\nRETENTION_DAYS=5\n")
+    return tmp_path
+
+
+def test_the_process_goes_before_env_local_and_that_before_env(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place / ".env.local").write_text('PORT=1002\nFIREWORKS_API_KEY="fw_test"\nWEB_CONCURRENCY=4\nRETENTION_DAYS=\n')
+    monkeypatch.setenv("PORT", "1003")
+    settings = load_settings(read_environment(place))
+    assert (settings.port, settings.web_concurrency, settings.retention_days) == (1003, 4, 5)
+    assert settings.fireworks_api_key == "fw_test"
+
+
+@pytest.mark.parametrize("empty", ["", " "])
+def test_an_empty_value_of_the_process_hides_none_of_a_file(
+    place: Path, monkeypatch: pytest.MonkeyPatch, empty: str
+) -> None:
+    monkeypatch.setenv("PORT", empty)
+    assert load_settings(read_environment(place)).port == 1001
+
+
+def test_a_key_in_env_works_too(place: Path) -> None:
+    (place / ".env").write_text("FIREWORKS_API_KEY=fw_test\n")
+    assert load_settings(read_environment(place)).fireworks_api_key == "fw_test"
+
+
+def test_without_files_the_process_alone_counts(tmp_path: Path) -> None:
+    assert read_environment(tmp_path) == {name: value for name, value in os.environ.items() if value.strip()}
+
+
+def test_the_settings_of_a_process_are_read_once_and_can_be_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_settings(None)
+    try:
+        first = get_settings()
+        monkeypatch.setenv("PORT", "1234")
+        assert get_settings() is first
+        use_settings(None)
+        assert get_settings().port == 1234
+        mine = load_settings({"PORT": "4321"})
+        use_settings(mine)
+        assert get_settings() is mine
+    finally:
+        use_settings(None)
+
+
+def test_settings_never_change() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        load_settings({}).port = 1  # type: ignore[misc]

@@ -1,0 +1,158 @@
+"""What the documents print runs as printed: each curl by the real curl, and the README's lines of Python."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.gateway import Gateway, clean_environment
+from tests.support.waiting import PATIENCE_S
+
+README = (Path(__file__).resolve().parent.parent / "README.md").read_text()
+MODEL = "accounts/fireworks/models/deepseek-v3p1"
+pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+
+POST = """curl -X POST http://localhost:8000/v1/chat/completions \\
+  -H "Content-Type: application/json" \\
+  -H "Authorization: Bearer your_gatewayz_api_key" \\
+  -d '%s'"""
+WITH_PROVIDER = """{
+    "model": "accounts/fireworks/models/deepseek-v3p1",
+    "provider": "fireworks",
+    "messages": [
+      {"role": "user", "content": "Hello!"}
+    ]
+  }"""
+STREAMED = """{
+    "model": "accounts/fireworks/models/deepseek-v3p1",
+    "provider": "fireworks",
+    "messages": [
+      {"role": "user", "content": "Write a story"}
+    ],
+    "stream": true
+  }"""
+WITHOUT_PROVIDER = """{
+    "model": "accounts/fireworks/models/deepseek-v3p1",
+    "messages": [
+      {"role": "user", "content": "Hello!"}
+    ]
+  }"""
+DIRECT = """curl --request POST \\
+  --url https://api.fireworks.ai/inference/v1/chat/completions \\
+  -H 'Accept: application/json' \\
+  -H 'Content-Type: application/json' \\
+  -H 'Authorization: Bearer your_gatewayz_api_key' \\
+  --data '{
+    "model": "accounts/fireworks/models/deepseek-v3p1",
+    "max_tokens": 20480,
+    "top_p": 1,
+    "top_k": 40,
+    "presence_penalty": 0,
+    "frequency_penalty": 0,
+    "temperature": 0.6,
+    "messages": [
+        {
+            "role": "user",
+            "content": "Hello, how are you?"
+        }
+    ]
+  }'"""
+
+
+def run(gateway: Gateway, command: str, *options: str) -> str:
+    """Runs a documented command in a shell, with the gateway's address and key in place of the printed ones."""
+    command = command.replace("http://localhost:8000", gateway.url).replace("your_gatewayz_api_key", gateway.key)
+    command = command.replace("https://api.fireworks.ai/inference", gateway.url)
+    command = " ".join(["curl --silent --show-error --noproxy '*'", *options, command.removeprefix("curl ")])
+    environment = clean_environment() | {"GATEWAY_API_KEY": gateway.key}
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, env=environment, timeout=PATIENCE_S, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("body", [WITH_PROVIDER, WITHOUT_PROVIDER], ids=["with provider", "auto-detected"])
+def test_the_documented_chat_prints_a_completion(gateway: Gateway, body: str) -> None:
+    completion = json.loads(run(gateway, POST % body))
+    assert completion["object"] == "chat.completion" and completion["model"] == MODEL
+    (choice,) = completion["choices"]
+    assert choice["message"]["role"] == "assistant" and choice["message"]["content"].startswith("[sandbox] Hello!")
+    assert (choice["index"], choice["finish_reason"], choice["logprobs"]) == (0, "stop", None)
+    assert completion["usage"]["total_tokens"] > completion["usage"]["completion_tokens"] > 0
+
+
+@pytest.mark.parametrize("options", [[], ["-N"]], ids=["as printed", "unbuffered"])
+def test_the_documented_stream_prints_events_up_to_done(gateway: Gateway, options: list[str]) -> None:
+    events = [event for event in run(gateway, POST % STREAMED, *options).split("\n\n") if event]
+    assert events[-1] == "data: [DONE]" and len(events) > 3
+    chunks = [json.loads(event.removeprefix("data: ")) for event in events[:-1]]
+    assert all(chunk["object"] == "chat.completion.chunk" and chunk["choices"] for chunk in chunks)
+    text = "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks)
+    assert text.startswith("[sandbox]") and chunks[-1]["choices"][0]["finish_reason"] == "stop"
+
+
+def test_the_request_documented_for_fireworks_itself_works_here_too(gateway: Gateway) -> None:
+    completion = json.loads(run(gateway, DIRECT))
+    assert "Hello, how are you?" in completion["choices"][0]["message"]["content"]
+
+
+def test_the_documented_headers_are_on_an_answer(gateway: Gateway) -> None:
+    headers = run(gateway, POST % WITH_PROVIDER, "--dump-header - --output /dev/null").lower()
+    assert headers.startswith("http/1.1 200") and "content-type: application/json" in headers
+    assert "x-gateway-provider: fireworks" in headers and f"x-gateway-model: {MODEL}" in headers
+    assert re.search(r"x-request-id: [0-9a-f-]{36}", headers)
+
+
+def test_the_documented_catalog_lists_fireworks_models(gateway: Gateway) -> None:
+    listed = json.loads(run(gateway, "curl http://localhost:8000/api/catalog/models?gateway=fireworks"))
+    assert MODEL in [model["id"] for model in listed["data"]]
+
+
+def test_the_documented_model_is_found_by_its_short_path(gateway: Gateway) -> None:
+    url = "http://localhost:8000/api/catalog/model/accounts/fireworks/deepseek-v3p1?gateway=fireworks"
+    answer: dict[str, Any] = json.loads(run(gateway, f"curl {url}"))
+    assert (answer.get("data") or answer)["id"] == MODEL
+
+
+def test_the_documented_error_is_word_for_word(make_gateway: Any) -> None:
+    gateway = make_gateway()
+    for body in (WITH_PROVIDER, WITHOUT_PROVIDER, STREAMED):
+        error = json.loads(run(gateway, POST % body))["error"]
+        assert (error["message"], error["type"]) == ("Fireworks API key not configured", "configuration_error")
+        assert error["param"] == "FIREWORKS_API_KEY"
+    head = run(gateway, POST % WITH_PROVIDER, "--dump-header - --output /dev/null").lower()
+    assert head.startswith("http/1.1 503") and "x-should-retry: false" in head
+
+
+def blocks(language: str) -> list[str]:
+    """Returns the README's code blocks of a language."""
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_readmes_curl_prints_a_completion(gateway: Gateway) -> None:
+    (command,) = [block for block in blocks("bash") if "chat/completions" in block]
+    assert json.loads(run(gateway, command))["choices"][0]["message"]["content"].startswith("[sandbox]")
+
+
+def test_the_readmes_python_prints_a_story(gateway: Gateway, tmp_path: Path) -> None:
+    (lines,) = [block for block in blocks("python") if "OpenAI(" in block]
+    lines = lines.replace("http://localhost:8000", gateway.url).replace("your gateway key", gateway.key)
+    script = tmp_path / "readme.py"
+    script.write_text(lines)
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        capture_output=True,
+        text=True,
+        env=clean_environment(),
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert done.returncode == 0 and done.stdout.startswith("[sandbox]"), done.stderr

@@ -1,0 +1,72 @@
+"""The start of the gateway: one sentence where it cannot serve, and service where only its bookkeeping is away."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from app.db.schema import upgrade_schema
+from tests.support.chat import PREFIX, post_chat, request, wait_for_row
+from tests.support.gateway import GatewayDidNotBoot, base_settings, running_gateway, start_gateway
+from tests.support.postgres import Postgres, running_postgres
+from tests.support.scripted_upstream import ScriptedUpstream
+
+
+def refusal(tree: Path, place: Path, settings: dict[str, str]) -> str:
+    """Starts a gateway that must not boot, and returns what it says."""
+    with pytest.raises(GatewayDidNotBoot) as caught:
+        start_gateway(settings, root=tree, log=place / "log").kill()
+    assert caught.value.code not in {0, None}
+    return str(caught.value)
+
+
+def test_without_a_database_address_it_refuses_with_one_sentence(tree: Path, tmp_path: Path) -> None:
+    said = refusal(tree, tmp_path, {})
+    (line,) = said.strip().splitlines()
+    assert line.startswith("The gateway cannot start: DATABASE_URL is not set.")
+
+
+BAD_SETTINGS = {
+    "UPSTREAM_IDLE_TIMEOUT": "60s",
+    "FIREWORKS_BASE_URL": "api.fireworks.ai",
+    "DATABASE_URL": "mysql://localhost/x",
+    "DRAIN_TIMEOUT": "500",
+}
+
+
+@pytest.mark.parametrize("name", BAD_SETTINGS)
+def test_a_bad_setting_is_refused_with_one_sentence_that_names_it(tree: Path, tmp_path: Path, name: str) -> None:
+    settings = {"DATABASE_URL": "postgresql://localhost/x", name: BAD_SETTINGS[name]}
+    (line,) = refusal(tree, tmp_path, settings).strip().splitlines()
+    assert line.startswith("The gateway cannot start: ") and name in line and line.endswith(".")
+
+
+def test_a_schema_that_is_not_migrated_is_refused_with_the_command_that_helps(
+    tree: Path, tmp_path: Path, postgres: Postgres
+) -> None:
+    empty = postgres.create_database()
+    (line,) = refusal(tree, tmp_path, base_settings(tmp_path, empty)).strip().splitlines()
+    said = "The gateway cannot start: the database schema is not up to date. Run `flask --app wsgi db upgrade`."
+    assert line == said
+    postgres.drop_database(empty)
+
+
+def test_it_boots_and_serves_while_the_database_is_away_and_records_it_later(
+    tree: Path, tmp_path: Path, upstream: ScriptedUpstream
+) -> None:
+    fireworks = {"FIREWORKS_BASE_URL": upstream.base_url, "FIREWORKS_API_KEY": "fw_test"}
+    with running_postgres() as server:
+        url = server.create_database()
+        upgrade_schema(url)
+        server.kill()
+        secret = {"DATABASE_URL": url.replace("postgres@", "postgres:canary-password@")}
+        with running_gateway(tree, tmp_path, base_settings(tmp_path, url) | fireworks | secret) as gateway:
+            answers = [post_chat(gateway, PREFIX + "away") for _ in range(5)]
+            shown = request("GET", gateway.url + "/ready")
+            assert (shown.status, shown.json["database"]) == (200, {"reachable": False})
+            assert "database not reachable at boot" in gateway.log()
+            assert "canary-password" not in gateway.log() + shown.body.decode()
+            server.start()
+            for seen in answers:
+                assert wait_for_row(url, seen.request_id)["status"] == seen.status == 200

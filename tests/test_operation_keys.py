@@ -1,0 +1,112 @@
+"""Gateway keys as an operator makes and revokes them, and what happens to them while PostgreSQL is away."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from app.db.schema import upgrade_schema
+from app.services.auth import REVOCATION_S
+from app.services.keys import new_key
+from tests.support.chat import PREFIX, Seen, post_chat, rows_where, wait_for_row
+from tests.support.gateway import Gateway, base_settings, clean_environment, running_gateway
+from tests.support.postgres import Postgres, running_postgres
+from tests.support.scripted_upstream import ScriptedUpstream
+from tests.support.waiting import wait_until
+
+
+class Place(NamedTuple):
+    """A gateway in front of a scripted upstream, on a PostgreSQL that a test may stop."""
+
+    gateway: Gateway
+    postgres: Postgres
+    url: str
+    root: Path
+
+    def flask(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Runs `flask --app wsgi …` as an operator does, in a process of its own."""
+        environment = clean_environment() | {"DATABASE_URL": self.url}
+        command = [sys.executable, "-m", "flask", "--app", "wsgi", *arguments]
+        return subprocess.run(
+            command, cwd=self.root, env=environment, capture_output=True, text=True, timeout=30, check=False
+        )
+
+    def create_key(self, name: str) -> str:
+        """Returns a fresh key."""
+        done = self.flask("keys", "create", name)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def chat(self, key: str, model: str = "key-test") -> Seen:
+        """Sends a chat with a key."""
+        return post_chat(self.gateway, PREFIX + model, key=key)
+
+
+@pytest.fixture(scope="module")
+def place(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """The gateway of these tests."""
+    directory = tmp_path_factory.mktemp("keys-gateway")
+    with running_postgres() as postgres, ScriptedUpstream() as upstream:
+        url = postgres.create_database()
+        upgrade_schema(url)
+        fireworks = {"FIREWORKS_BASE_URL": upstream.base_url, "FIREWORKS_API_KEY": "fw_test"}
+        with running_gateway(tree, directory, base_settings(directory, url) | fireworks) as gateway:
+            yield Place(gateway, postgres, url, tree)
+
+
+def test_a_fresh_key_works_at_once_and_its_rows_bear_its_public_id(place: Place) -> None:
+    key = place.create_key("alice")
+    seen = place.chat(key)
+    assert seen.status == 200
+    row = wait_for_row(place.url, seen.request_id)
+    listed = place.flask("keys", "list").stdout
+    assert key.startswith(f"gw_{row['key_id']}_") and row["key_id"] in listed
+    assert key not in listed + place.gateway.log() + str(row)
+
+
+def test_a_revoked_key_stops_working_within_the_promised_time(place: Place) -> None:
+    key = place.create_key("bob")
+    assert place.chat(key).status == 200
+    done = place.flask("keys", "revoke", key.split("_")[1])
+    assert done.returncode == 0 and f"within {REVOCATION_S:g} seconds" in done.stdout
+    seen = wait_until(lambda: (answer := place.chat(key)).status != 200 and answer, REVOCATION_S, "the key to stop")
+    assert (seen.status, seen.error["type"], seen.error["code"]) == (401, "authentication_error", "invalid_api_key")
+    assert "revoked" in seen.error["message"]
+
+
+def test_a_well_formed_key_that_was_never_made_is_a_401(place: Place) -> None:
+    assert place.chat(new_key()).status == 401
+
+
+@pytest.mark.parametrize("how", ["killed", "frozen"])
+def test_while_postgres_is_away_known_keys_work_and_nothing_is_lost(place: Place, how: str) -> None:
+    key = place.create_key(how)
+    assert place.chat(key).status == 200
+    end, mend = {
+        "killed": (place.postgres.kill, place.postgres.start),
+        "frozen": (place.postgres.pause, place.postgres.resume),
+    }[how]
+    end()
+    try:
+        ids = {place.chat(key, f"while-{how}").request_id for _ in range(5)}
+        admin = place.chat(place.gateway.key, f"while-{how}")
+        unknown, malformed = place.chat(new_key()), place.chat("gw_mistyped")
+    finally:
+        mend()
+
+    assert admin.status == 200
+    assert (unknown.status, unknown.error["type"]) == (503, "unavailable_error")
+    assert int(unknown.headers["retry-after"]) > 0
+    assert (malformed.status, malformed.error["type"]) == (401, "authentication_error")
+    wanted = ids | {admin.request_id}
+    rows = wait_until(
+        lambda: len(found := rows_where(place.url, "model_requested", f"{PREFIX}while-{how}")) >= 6 and found,
+        what="the rows of the outage",
+    )
+    assert {row["request_id"] for row in rows} == wanted and {row["status"] for row in rows} == {200}
+    assert wait_until(lambda: place.chat(new_key()).status == 401, what="unknown keys to be unknown again")

@@ -1,0 +1,154 @@
+"""The stop and the reload: running answers finish, those that cannot are told, nobody is refused, nothing is left."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+import requests
+
+from tests.support.answers import DONE, chat_answer, chunk, sse_stream
+from tests.support.chat import PREFIX, Seen, post_chat, request, rows_where, wait_for_row, wait_for_row_of
+from tests.support.gateway import Gateway
+from tests.support.scripted_upstream import ScriptedUpstream
+from tests.support.scripts import Gate, Script, hang, pause, wait_for
+from tests.support.waiting import wait_until
+
+MakeGateway = Callable[..., Gateway]
+Running = tuple[threading.Thread, list[Seen]]
+# Past the drain there must be time to tell the clients and to ship the journal.
+SHORT_DRAIN = {"DRAIN_TIMEOUT": "1", "GRACEFUL_TIMEOUT": "6"}
+
+
+def scripted(upstream: ScriptedUpstream) -> dict[str, str]:
+    return {"FIREWORKS_BASE_URL": upstream.base_url, "FIREWORKS_API_KEY": "fw_test"}
+
+
+def begin(gateway: Gateway, upstream: ScriptedUpstream, model: str, **more: Any) -> Running:
+    """Sends a chat in the background, and returns once the provider has it."""
+    results: list[Seen] = []
+    thread = threading.Thread(target=lambda: results.append(post_chat(gateway, PREFIX + model, **more)))
+    thread.start()
+    upstream.wait_for(lambda seen: model in str(seen.body))
+    return thread, results
+
+
+def end(running: Running) -> Seen:
+    """Waits for the answer of a chat that runs in the background."""
+    running[0].join()
+    (seen,) = running[1]
+    return seen
+
+
+def refuses(gateway: Gateway) -> bool:
+    """Tells whether new connections are refused."""
+    try:
+        request("GET", gateway.url + "/health")
+        return False
+    except requests.ConnectionError:
+        return True
+
+
+def assert_gone(pids: list[int]) -> None:
+    left = [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
+    assert left == []
+
+
+def halves(gate: Gate) -> Script:
+    """Returns the script of a stream that waits in the middle."""
+    return sse_stream([chunk("one"), wait_for(gate), chunk("two", finish="stop"), DONE])
+
+
+def test_running_answers_are_finished_after_sigterm_and_idle_connections_do_not_hold_it_up(
+    make_gateway: MakeGateway, upstream: ScriptedUpstream, database_url: str
+) -> None:
+    gateway, gate = make_gateway(scripted(upstream)), Gate()
+    pids = [gateway.pid, *gateway.worker_pids()]
+    upstream.on_model("streamed", halves(gate))
+    upstream.on_model("whole", [wait_for(gate), *chat_answer("two")])
+    with requests.Session() as idle:
+        idle.trust_env = False
+        assert idle.get(gateway.url + "/health", timeout=20).status_code == 200
+        running = [begin(gateway, upstream, "streamed", stream=True), begin(gateway, upstream, "whole")]
+        gateway.send_signal(signal.SIGTERM)
+        wait_until(lambda: refuses(gateway), what="the listener to close")
+        gate.open()
+        answers = [end(one) for one in running]
+        ended_s = time.monotonic()
+        assert gateway.stop() == 0
+        # The idle connection would use up the grace time, which is 25 s.
+        assert time.monotonic() - ended_s < 20
+    assert_gone(pids)
+    for seen in answers:
+        assert b"two" in seen.body and not seen.cut
+        assert wait_for_row(database_url, seen.request_id)["outcome"] == "ok"
+    gate.close()
+
+
+def test_what_outlives_the_drain_is_ended_told_and_recorded(
+    make_gateway: MakeGateway, upstream: ScriptedUpstream, database_url: str
+) -> None:
+    gateway = make_gateway(scripted(upstream) | SHORT_DRAIN)
+    pids = [gateway.pid, *gateway.worker_pids()]
+    upstream.on_model("stream-silent", sse_stream([chunk("one")], ending="hang"))
+    upstream.on_model("stream-busy", sse_stream([step for _ in range(500) for step in (chunk("w"), pause(0.05))]))
+    upstream.on_model("waiting", [hang()])
+    upstream.on_model("long", sse_stream([chunk("one")], ending="hang"))
+    running = {
+        "stream-silent": begin(gateway, upstream, "stream-silent", stream=True),
+        "stream-busy": begin(gateway, upstream, "stream-busy", stream=True),
+        "waiting": begin(gateway, upstream, "waiting"),
+        "long": begin(gateway, upstream, "long", max_tokens=9_000),
+    }
+    assert gateway.stop() == 0
+    assert_gone(pids)
+    for model, one in running.items():
+        seen = end(one)
+        assert seen.error["type"] == "gateway_shutdown", model
+        assert (seen.status, seen.cut) == ((200, True) if model.startswith("stream") else (503, False))
+        row = wait_for_row_of(database_url, PREFIX + model)
+        assert (row["outcome"], row["status"]) == ("gateway_shutdown", seen.status)
+        gone = upstream.wait_for(lambda sent, model=model: model in str(sent.body) and sent.gone_at is not None)
+        assert not gone.finished
+
+
+def test_a_reload_under_load_refuses_nobody_and_lets_a_stream_finish(
+    make_gateway: MakeGateway, upstream: ScriptedUpstream, database_url: str
+) -> None:
+    gateway, gate = make_gateway(scripted(upstream), workers=2), Gate()
+    before = set(gateway.worker_pids())
+    upstream.default = [pause(0.1), *chat_answer("hi")]
+    upstream.on_model("survivor", halves(gate))
+    survivor = begin(gateway, upstream, "survivor", stream=True)
+    stop, answers = threading.Event(), list[Seen]()
+
+    def ask() -> None:
+        while not stop.is_set():
+            answers.append(post_chat(gateway, PREFIX + "reload"))
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: len(answers) > 5)
+    gateway.send_signal(signal.SIGHUP)
+    # One old worker is still there for the stream that it serves.
+    wait_until(lambda: len(before & set(gateway.worker_pids())) == 1, what="an old worker to end")
+    count = len(answers)
+    wait_until(lambda: len(answers) > count + 5)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    gate.open()
+    assert b"two" in end(survivor).body and not end(survivor).cut
+    assert {seen.status for seen in answers} == {200} and len(before) == 2
+    ids = {seen.request_id for seen in answers}
+    wait_until(lambda: recorded(database_url) == ids, what="the rows of all requests")
+    gate.close()
+
+
+def recorded(database_url: str) -> set[str]:
+    return {row["request_id"] for row in rows_where(database_url, "model_requested", PREFIX + "reload")}
