@@ -10,16 +10,18 @@ INSTALLED := .venv/installed
 run: $(INSTALLED)
 	@exec $(BIN)/python -m app.dev --die-with-parent
 
-# ARGS go to pytest: make test ARGS="-k stream -x".
+# Two processes side by side, because the tests wait more than they compute. ARGS go to pytest:
+# make test ARGS="-n 0 -k stream -x" for one process.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 test: $(INSTALLED)
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 # What CI runs besides the long proofs.
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 # The long proofs at full counts; `make test` runs the same ones at about a tenth.
 soak: $(INSTALLED)
@@ -30,6 +32,7 @@ bench: $(INSTALLED)
 
 # Pins the newest versions that pyproject.toml allows; where they are fetched from is not written down.
 lock: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check pip-tools
 	rm -f requirements.txt requirements-dev.txt
 	$(LOCK) --output-file requirements.txt pyproject.toml
 	$(LOCK) --extra dev --constraint requirements.txt --output-file requirements-dev.txt pyproject.toml
