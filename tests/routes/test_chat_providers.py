@@ -1,0 +1,85 @@
+"""Chat through each of the four providers, in front of the sandbox: named, and found by the model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import pytest
+
+from tests.support.catalogs import provider_environment
+from tests.support.chat import post_chat, wait_for_row
+from tests.support.gateway import Gateway, base_settings, running_gateway
+from tests.support.sandbox import Sandbox
+from tests.support.waiting import wait_until
+
+PROVIDERS = ["fireworks", "featherless", "deepinfra", "chutes"]
+
+
+@pytest.fixture(scope="module")
+def four(
+    tree: Path, tmp_path_factory: pytest.TempPathFactory, session_database_url: str, sandbox: Sandbox
+) -> Iterator[Gateway]:
+    """A gateway with all four providers on, its lists loaded."""
+    with ExitStack() as stack:
+        place = tmp_path_factory.mktemp("four")
+        providers = provider_environment(sandbox.url, key="sandbox")
+        settings = providers | base_settings(place, session_database_url)
+        gateway = stack.enter_context(running_gateway(tree, place, settings))
+        wait_until(lambda: all(state["models"] for state in _get(gateway, "/ready")["catalogs"].values()))
+        yield gateway
+
+
+def _get(gateway: Gateway, path: str) -> dict[str, Any]:
+    with urlopen(gateway.url + path, timeout=30) as answer:
+        body: dict[str, Any] = json.load(answer)
+    return body
+
+
+def _model_of(gateway: Gateway, provider: str) -> str:
+    """Returns a chat model that only this provider lists: of several, the look-up by id alone would be a 400."""
+    entries = _get(gateway, f"/api/catalog/models?gateway={provider}&limit=100")["data"]
+    for entry in entries:
+        model: str = entry["id"]
+        # Featherless does not tell base checkpoints from chat models, so its entries say null.
+        if (entry["capabilities"]["chat"] or model.endswith("Instruct")) and "sandbox-" not in model:
+            with suppress(HTTPError):
+                _get(gateway, f"/api/catalog/model/{model}")
+                return model
+    raise AssertionError(f"{provider} lists no chat model of its own")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_a_model_answers_with_its_provider_named_and_without(
+    four: Gateway, session_database_url: str, provider: str, stream: bool
+) -> None:
+    model = _model_of(four, provider)
+    for more in ({"provider": provider}, {}):
+        seen = post_chat(four, model, stream=stream, max_completion_tokens=50, **more)
+        assert seen.status == 200
+        assert seen.headers["x-gateway-provider"] == provider
+        row = wait_for_row(session_database_url, seen.request_id)
+        assert (row["gateway"], row["outcome"], row["model_served"]) == (provider, "ok", model)
+        assert row["usage_source"] == "provider" and row["completion_tokens"] > 0
+        if stream:
+            assert seen.body.endswith(b"data: [DONE]\n\n")
+
+
+def test_the_running_total_of_chutes_is_not_summed(four: Gateway, session_database_url: str) -> None:
+    model = _model_of(four, "chutes")
+    whole = post_chat(four, model, provider="chutes")
+    streamed = post_chat(four, model, provider="chutes", stream=True)
+    rows = [wait_for_row(session_database_url, seen.request_id) for seen in (whole, streamed)]
+    assert rows[0]["completion_tokens"] == rows[1]["completion_tokens"] > 1
+
+
+def test_a_model_that_its_named_provider_lacks_is_not_served_by_another(four: Gateway) -> None:
+    model = _model_of(four, "deepinfra")
+    seen = post_chat(four, model, provider="featherless")
+    assert seen.status == 404 and seen.error["code"] == "model_not_found"
