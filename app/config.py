@@ -190,9 +190,12 @@ def _parsed(row: Field[Any], value: str) -> Any:
 def _check_together(settings: Settings) -> None:
     if settings.upstream_first_byte_timeout_s > settings.upstream_total_timeout_s:
         raise SettingsError("UPSTREAM_FIRST_BYTE_TIMEOUT is above UPSTREAM_TOTAL_TIMEOUT, so it could never act.")
-    if settings.drain_timeout_s >= settings.graceful_timeout_s:
-        # Past the graceful timeout gunicorn kills the worker, and a killed stream ends without a word.
-        raise SettingsError("DRAIN_TIMEOUT must be below GRACEFUL_TIMEOUT, or running answers would be killed.")
+    # Past the graceful timeout, of which gunicorn takes the whole seconds, it kills the worker, and a killed stream
+    # ends without a word. The last waits notice the end of the drain within a second.
+    if settings.drain_timeout_s + 1 > int(settings.graceful_timeout_s):
+        raise SettingsError(
+            "DRAIN_TIMEOUT must be below GRACEFUL_TIMEOUT by a second at least, or running answers would be killed."
+        )
 
 
 _settings: Settings | None = None

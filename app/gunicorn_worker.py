@@ -20,6 +20,9 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from email.utils import formatdate
+from functools import cache, lru_cache
+from http import HTTPStatus
 from typing import Any
 
 import gevent
@@ -45,6 +48,8 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
     def init_process(self) -> None:
         """Prepares the process after the fork."""
         util.write_error = _write_json_error
+        util.http_date = _http_date
+        wsgi.base_environ = _base_environ
         self._waits: dict[_Idle, gevent.Greenlet] = {}
         super().init_process()
 
@@ -163,6 +168,23 @@ class _Response(wsgi.Response):  # type: ignore[misc]
             sent += self.sock.send(memoryview(data)[sent:])
 
 
+_make_base_environ = cache(wsgi.base_environ)
+
+
+def _base_environ(cfg: Any) -> dict[str, Any]:
+    """Returns what is the same for each request; gunicorn makes it anew, and a wrapper of its log with it."""
+    return dict(_make_base_environ(cfg))
+
+
+def _http_date() -> str:
+    return _format_date(int(time.time()))
+
+
+@lru_cache(maxsize=1)
+def _format_date(second: int) -> str:
+    return formatdate(second, usegmt=True)
+
+
 def _discard_rest(req: Any, sock: socket.socket, deadline_s: float) -> bool:
     """Reads what is left of a request's body, so that its client gets to read the answer; tells whether it was all."""
     try:
@@ -181,12 +203,12 @@ def _write_json_error(connection: socket.socket, status: int, reason: str, messa
     from app.errors import BadRequest, GatewayError
 
     error = GatewayError("The gateway failed on this request. Retry, and tell the operator.", status=status)
-    if status < 500:
+    if status != 500:  # 501 is for a transfer coding that nobody knows.
         text = (message or reason)[:200]
         error = BadRequest(f"This is not a valid HTTP request: {text}. Check the client.", status=status)
     body = error.to_json()
     head = (
-        f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: application/json\r\n"
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nConnection: close\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
     )
     connection.settimeout(5)  # A client that sends garbage may not read either.

@@ -11,6 +11,7 @@ import hmac
 import os
 import threading
 import time
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 from app.config import SettingsError, get_settings
@@ -54,6 +55,7 @@ class _Known:
         self.confirmed_s = time.monotonic()
         self.lock = threading.Lock()
         self.refreshing = False
+        self.lookups: dict[bytes, Future[Key | None]] = {}
 
 
 _known = _Known()
@@ -108,6 +110,30 @@ def _look_up(token: str, digest: bytes) -> Key:
     if not is_well_formed(token):
         hint = "Copy it again." if token.startswith(PREFIX) else "Use a gateway key, not the provider's."
         raise AuthenticationFailed(f"The gateway key is not valid. {hint}")
+    key = _shared_lookup(digest)
+    if key is None:
+        raise AuthenticationFailed("The gateway key is unknown or revoked. Ask the operator for a new one.")
+    return key
+
+
+def _shared_lookup(digest: bytes) -> Key | None:
+    """Asks the database, once for all requests that want to know the same: many clients may begin with one new key."""
+    lookups = _known_keys().lookups
+    lookup = lookups.get(digest)
+    if lookup is not None:
+        return lookup.result()
+    lookup = lookups[digest] = Future()
+    try:
+        lookup.set_result(_fetch_key(digest))
+    except Exception as error:
+        lookup.set_exception(error)
+    finally:
+        del lookups[digest]
+        lookup.cancel()  # Where this greenlet was killed: the others must not wait for it.
+    return lookup.result()
+
+
+def _fetch_key(digest: bytes) -> Key | None:
     try:
         with bounded(LOOKUP_TIMEOUT_S), get_engine().connect() as connection:
             row = select_key_by_digest(connection, digest)
@@ -117,7 +143,7 @@ def _look_up(token: str, digest: bytes) -> Key:
             "The gateway cannot check this key at the moment. Retry in a few seconds.", retry_after_s=5
         ) from error
     if row is None or row.revoked_at is not None:
-        raise AuthenticationFailed("The gateway key is unknown or revoked. Ask the operator for a new one.")
+        return None
     key = Key(row.id, row.name)
     _remember(digest, key)
     return key

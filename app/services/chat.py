@@ -146,7 +146,6 @@ def _relay(
     request: ChatRequest, activity: Activity, client: ClientConnection, answer: Answer, deadline_s: float
 ) -> Relay:
     def report(sightings: Sightings, error: GatewayError | None) -> None:
-        client.limit_sends(None)
         record_stream(activity, request, sightings, error)
 
     return Relay(

@@ -52,8 +52,8 @@ class Relay:
         settings: the timeouts.
         deadline_s: when the stream must be over, on the monotonic clock.
         show_usage: whether the client asked for the usage-only event.
-        report: called once at the end with what was seen and the error that ended it, None for a complete stream;
-            a client that left is reported as `ClientGone`.
+        report: called once, before the last block is handed out, with what was seen and the error that ended it, None
+            for a complete stream; a client that left is reported as `ClientGone` at the close.
     """
 
     def __init__(
@@ -80,6 +80,7 @@ class Relay:
         self._last_arrival_s = self._last_sent_s = time.monotonic()
         self._error: GatewayError | None = None
         self._ended = False
+        self._closed = False
         self._first: bytes | None = None
 
     @property
@@ -98,7 +99,7 @@ class Relay:
         try:
             self._first = self._next_block()
         except GatewayError as error:
-            self._last_words(error)
+            self._first = self._last_words(error)
         if self._error is not None and not self.sightings.events:
             raise self._error
 
@@ -109,6 +110,8 @@ class Relay:
         block, self._first = self._first or self._next(), None
         self._last_sent_s = time.monotonic()
         self.sightings.bytes_out += len(block)
+        if self._ended:
+            self._tell()  # Before the client can see the end, so that no answer which it has whole counts as lost.
         return block
 
     def _next(self) -> bytes:
@@ -237,17 +240,20 @@ class Relay:
 
     def close(self) -> None:
         """Ends the stream on both sides and reports; may be called more than once, and before the first event."""
-        report, self._report = self._report, None
-        if report is None:
+        if self._closed:
             return
+        self._closed = True
         if not self._ended and self._error is None:
             self._error = ClientGone()
-        try:
-            if self.sightings.done and not self._answer.body.complete:
-                self._read_tail()
-            self._answer.body.close()
-        finally:
-            report(self.sightings, self._error)  # Also when a worker that is killed gets no further than the tail.
+        self._tell()
+        if self.sightings.done and not self._answer.body.complete:
+            self._read_tail()
+        self._answer.body.close()
+
+    def _tell(self) -> None:
+        report, self._report = self._report, None
+        if report is not None:
+            report(self.sightings, self._error)
 
     def _read_tail(self) -> None:
         # Once: a provider that goes on after [DONE] is no use on a kept connection, and might go on for ever.

@@ -8,7 +8,6 @@ look at whether its client is still there.
 from __future__ import annotations
 
 import re
-import socket
 import time
 import zlib
 from typing import Any, Protocol
@@ -16,6 +15,7 @@ from typing import Any, Protocol
 from urllib3.response import HTTPResponse
 
 from app.errors import UpstreamCut
+from app.services.waits import Reader, make_reader
 from app.services.wire import RECEIVE_BYTES, Head
 
 # Chunk headers are a few hexadecimal digits. Extensions are legal, but nobody sends kilobytes of them.
@@ -171,6 +171,7 @@ class Body:
         self._response = response
         wire: tuple[Any, Head | None] = getattr(response, "wire", (None, None))
         self._connection, head = wire
+        self._reader: Reader | None = None  # Made when the head brought less than the whole body along.
         self._inflate = _decompressor(response.headers.get("content-encoding"))
         self._framing: _Framing = CloseFraming() if head is None else _framing(head)
         self._first = b"" if head is None else head.rest
@@ -221,9 +222,9 @@ class Body:
         try:
             if self._connection is None:
                 return self._response.read1(RECEIVE_BYTES, decode_content=False)
-            connection: socket.socket = self._connection.sock
-            connection.settimeout(timeout_s)
-            return connection.recv(RECEIVE_BYTES)
+            if self._reader is None:
+                self._reader = make_reader(self._connection.sock)
+            return self._reader.read(timeout_s)
         except TimeoutError:
             raise
         except OSError as error:
@@ -243,6 +244,8 @@ class Body:
         if connection is None:
             self._response.close()
             return
+        if self._reader is not None:
+            self._reader.close()
         if not (self.complete and self._keeps_alive) or self._framing.surplus:
             connection.close()
         self._response.release_conn()

@@ -15,7 +15,6 @@ from urllib.parse import urlencode, urlsplit
 import msgspec
 import requests
 from requests.adapters import HTTPAdapter
-from requests.structures import CaseInsensitiveDict
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
 
 from app.config import Settings
@@ -218,7 +217,7 @@ class UpstreamClient:
     ) -> Answer:
         request = requests.PreparedRequest()
         request.method, request.url, request.body = method, url, body
-        request.headers = CaseInsensitiveDict(self._headers | headers)
+        request.headers = self._headers | headers  # type: ignore[assignment]
         timeouts_s = (
             self.settings.upstream_connect_timeout_s,
             first_byte_timeout_s or self.settings.upstream_first_byte_timeout_s,

@@ -62,10 +62,17 @@ def send_request(
     lines = [f"{method} {target} HTTP/1.1\r\n", *(f"{name}: {value}\r\n" for name, value in headers.items()), "\r\n"]
     head = "".join(lines).encode("latin-1")
     if body is None or len(body) <= _COPY_BYTES:
-        connection.sendall(head + (body or b""))
+        _send(connection, head + (body or b""))
     else:
         connection.sendall(head)
         connection.sendall(body)
+
+
+def _send(connection: socket.socket, data: bytes) -> None:
+    # gevent's `sendall` asks for the size of the send buffer first; nearly always one `send` is all.
+    sent = connection.send(data)
+    if sent < len(data):
+        connection.sendall(memoryview(data)[sent:])
 
 
 def receive_head(connection: socket.socket, timeout_s: float) -> Head:
