@@ -43,11 +43,12 @@ def _get(gateway: Gateway, path: str) -> dict[str, Any]:
 
 def _model_of(gateway: Gateway, provider: str) -> str:
     """Returns a chat model that only this provider lists: of several, the look-up by id alone would be a 400."""
-    entries = _get(gateway, f"/api/catalog/models?gateway={provider}&limit=100")["data"]
+    # Featherless does not tell base checkpoints from chat models, so its entries say null and the name has to tell.
+    search = "&search=instruct" if provider == "featherless" else ""
+    entries = _get(gateway, f"/api/catalog/models?gateway={provider}&limit=100{search}")["data"]
     for entry in entries:
         model: str = entry["id"]
-        # Featherless does not tell base checkpoints from chat models, so its entries say null.
-        if (entry["capabilities"]["chat"] or model.endswith("Instruct")) and "sandbox-" not in model:
+        if (entry["capabilities"]["chat"] or search) and "sandbox-" not in model:
             with suppress(HTTPError):
                 _get(gateway, f"/api/catalog/model/{model}")
                 return model
