@@ -65,7 +65,12 @@ def test_each_event_goes_out_before_the_next_comes_in(upstream: ScriptedUpstream
         assert b"two" in next(relay)
         assert not upstream.requests[0].finished
         gates[1].open()
+        assert outcome.reports == []
         assert next(relay) == DONE
+        # A client that has the end has a record too, whatever becomes of the worker now.
+        assert outcome.error is None and outcome.seen.bytes_out == len(
+            wire(chunk("one"), chunk("two", finish="stop"), DONE)
+        )
         for _ in range(2):
             with pytest.raises(StopIteration):
                 next(relay)

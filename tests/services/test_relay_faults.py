@@ -112,8 +112,15 @@ def test_after_a_fault_every_further_step_is_a_broken_pipe(upstream: ScriptedUps
         for _ in range(3):
             with pytest.raises(BrokenPipeError):
                 next(relay)
-        assert isinstance(relay.error, UpstreamCut) and outcome.reports == []
+        assert isinstance(relay.error, UpstreamCut)
     assert len(outcome.reports) == 1
+
+
+def test_a_fault_after_an_event_that_the_client_does_not_get_is_still_told(upstream: ScriptedUpstream) -> None:
+    with open_relay(upstream, sse_stream([usage_chunk()])) as (relay, outcome, _):
+        relay.begin()
+        assert b'"error"' in next(relay)
+    assert isinstance(outcome.error, UpstreamCut)
 
 
 def test_closing_before_the_first_event_ends_the_request(upstream: ScriptedUpstream) -> None:

@@ -1,0 +1,1 @@
+"""Official clients in other languages, before the real gateway."""

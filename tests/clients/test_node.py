@@ -1,0 +1,140 @@
+"""The official `openai` package for Node: complete streams arrive, and whatever is cut raises."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import MakeGateway
+from tests.support.answers import DONE, chat_answer, chunk, error_event, json_answer, sse_stream, whole_stream
+from tests.support.chat import PREFIX
+from tests.support.gateway import Gateway
+from tests.support.scripted_upstream import ScriptedUpstream
+from tests.support.scripts import Script, hang
+from tests.support.tree import ROOT
+from tests.support.waiting import wait_until
+
+HERE = Path(__file__).parent
+# Outside of the tree's tracked files, and kept from run to run: fetching takes seconds and needs a network.
+PLACE = ROOT / "var" / "node-clients"
+_FETCH_TIMEOUT_S = 120
+
+STREAMS: dict[str, Script] = {
+    "complete": sse_stream(whole_stream("Grüße, ", "世界 ", "🌍"), cut_at=5),
+    "cut": sse_stream([chunk("one")], ending="fin"),
+    "cut-in-an-event": sse_stream([chunk("one"), b'data: {"choices": [{"del']),
+    "never-done": sse_stream([chunk("one"), chunk(finish="stop")]),
+    "error-event": sse_stream([chunk("one"), error_event(), DONE]),
+    "refused": json_answer({"error": {"message": "messages: too long"}}, 400),
+}
+
+
+@pytest.fixture(scope="module")
+def scripts_place() -> Path:
+    """The directory with our script and the package."""
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if node is None or npm is None:
+        pytest.skip("node and npm are not on PATH, so the official Node client is not tested")
+    wanted = json.loads((HERE / "package.json").read_text())["dependencies"]["openai"]
+    if _installed_version() != wanted:
+        PLACE.mkdir(parents=True, exist_ok=True)
+        shutil.copy(HERE / "package.json", PLACE)
+        # No scripts of packages are run.
+        command = [
+            npm,
+            "install",
+            "--ignore-scripts",
+            "--no-audit",
+            "--no-fund",
+            "--no-package-lock",
+            "--fetch-retries=0",
+        ]
+        try:
+            subprocess.run(command, cwd=PLACE, check=True, capture_output=True, timeout=_FETCH_TIMEOUT_S)
+        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+            pytest.skip(f"the official Node client could not be fetched: {error}")
+    shutil.copy(HERE / "ask.mjs", PLACE)
+    return PLACE
+
+
+def _installed_version() -> str | None:
+    package = PLACE / "node_modules" / "openai" / "package.json"
+    return json.loads(package.read_text())["version"] if package.exists() else None
+
+
+def begin(place: Path, gateway: Gateway, how: str, models: list[str]) -> subprocess.Popen[str]:
+    """Starts the client; `how` is "stream" or "whole"."""
+    names = [PREFIX + model for model in models]
+    command = ["node", str(place / "ask.mjs"), f"{gateway.url}/v1", gateway.key, how, *names]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def ask(place: Path, gateway: Gateway, how: str, models: list[str]) -> dict[str, dict[str, Any]]:
+    """Asks with the client and returns what it saw of each model."""
+    return finish(begin(place, gateway, how, models))
+
+
+def finish(process: subprocess.Popen[str]) -> dict[str, dict[str, Any]]:
+    """Waits for the client and returns what it saw of each model."""
+    output, _ = process.communicate(timeout=60)
+    return {seen["model"].removeprefix(PREFIX): seen for seen in json.loads(output)}
+
+
+@pytest.fixture(scope="module")
+def seen(
+    scripts_place: Path, scripted_gateway: Gateway, shared_upstream: ScriptedUpstream
+) -> Iterator[dict[str, dict[str, Any]]]:
+    """What the client saw of each stream."""
+    for name, script in STREAMS.items():
+        shared_upstream.on_model(f"node-{name}", script)
+    found = ask(scripts_place, scripted_gateway, "stream", [f"node-{name}" for name in STREAMS])
+    yield {name.removeprefix("node-"): value for name, value in found.items()}
+
+
+def test_a_complete_stream_arrives_whole(seen: dict[str, dict[str, Any]]) -> None:
+    complete = seen["complete"]
+    assert (complete["text"], complete["finish"], complete["error"]) == ("Grüße, 世界 🌍", "stop", None)
+
+
+@pytest.mark.parametrize("name", ["cut", "cut-in-an-event", "never-done"])
+def test_a_stream_that_was_cut_raises_after_what_came(seen: dict[str, dict[str, Any]], name: str) -> None:
+    assert seen[name]["text"] == "one"
+    assert seen[name]["error"]["known"] and seen[name]["error"]["code"] == "upstream_cut"
+
+
+def test_an_error_event_of_the_provider_raises(seen: dict[str, dict[str, Any]]) -> None:
+    assert seen["error-event"]["text"] == "one" and "overloaded" in seen["error-event"]["error"]["message"]
+
+
+def test_a_refusal_is_the_sdks_own_error_for_it(seen: dict[str, dict[str, Any]]) -> None:
+    error = seen["refused"]["error"]
+    assert (error["name"], error["status"]) == ("BadRequestError", 400) and "too long" in error["message"]
+
+
+def test_an_answer_that_is_not_streamed_arrives(
+    scripts_place: Path, scripted_gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    upstream.on_model("node-whole", chat_answer("Hello."))
+    assert ask(scripts_place, scripted_gateway, "whole", ["node-whole"])["node-whole"]["text"] == "Hello."
+
+
+def test_a_worker_that_is_killed_raises(
+    scripts_place: Path, make_gateway: MakeGateway, upstream: ScriptedUpstream
+) -> None:
+    gateway = make_gateway({"FIREWORKS_BASE_URL": upstream.base_url, "FIREWORKS_API_KEY": "fw_test"})
+    upstream.on_model("node-killed", sse_stream([chunk("one"), hang()]))
+    process = begin(scripts_place, gateway, "stream", ["node-killed"])
+    upstream.wait_for(lambda seen: "node-killed" in str(seen.body) and seen.bytes_sent > 200)
+    (worker,) = gateway.worker_pids()
+    os.kill(worker, signal.SIGKILL)
+    killed = finish(process)["node-killed"]
+    assert killed["finish"] is None and killed["error"]["message"]
+    wait_until(lambda: set(gateway.worker_pids()) - {worker}, what="another worker")

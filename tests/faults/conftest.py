@@ -1,0 +1,114 @@
+"""The gateways, doors and provider that the tests of faults share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from app.db.schema import upgrade_schema
+from tests.faults import leaving, own
+from tests.faults.cases import SECTIONS, SETTINGS
+from tests.faults.leaving import Left, observe_departures
+from tests.faults.nginx import NO_NGINX, Door, direct, running_nginx
+from tests.faults.observe import Observation, Observer
+from tests.faults.own import Ordeal
+from tests.support.gateway import base_settings, running_gateway
+from tests.support.postgres import running_postgres
+from tests.support.scripted_upstream import ScriptedUpstream, refused_address, unanswered_address
+
+
+@pytest.fixture(scope="session")
+def faulty_upstream() -> Iterator[ScriptedUpstream]:
+    """The provider that misbehaves by model name."""
+    with ScriptedUpstream() as upstream:
+        yield upstream
+
+
+@pytest.fixture(scope="session")
+def faults_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory for what these tests start."""
+    return tmp_path_factory.mktemp("faults")
+
+
+@pytest.fixture(scope="session")
+def hurried_doors(
+    tree: Path, session_database_url: str, faulty_upstream: ScriptedUpstream, faults_place: Path
+) -> Iterator[list[Door]]:
+    """The doors of a gateway with short timeouts: Fireworks misbehaves, DeepInfra refuses, Chutes never accepts."""
+    if NO_NGINX:
+        pytest.skip(NO_NGINX)
+    with ExitStack() as stack:
+        providers = {
+            "FIREWORKS_BASE_URL": faulty_upstream.base_url,
+            "FIREWORKS_API_KEY": "fw_test",
+            "DEEPINFRA_BASE_URL": stack.enter_context(refused_address()),
+            "DEEPINFRA_API_KEY": "di_test",
+            "CHUTES_BASE_URL": stack.enter_context(unanswered_address()),
+            "CHUTES_API_KEY": "ch_test",
+        }
+        settings = base_settings(faults_place, session_database_url) | SETTINGS | providers
+        gateway = stack.enter_context(running_gateway(tree, faults_place, settings))
+        yield [direct(gateway), stack.enter_context(running_nginx(gateway, faults_place / "nginx"))]
+
+
+@pytest.fixture(scope="session")
+def observations(
+    hurried_doors: list[Door], faulty_upstream: ScriptedUpstream, session_database_url: str
+) -> dict[str, Observation]:
+    """What was seen of every fault of the provider, by its name."""
+    faults = [fault for section in SECTIONS.values() for fault in section]
+    assert len({fault.name for fault in faults}) == len(faults)
+    return Observer(hurried_doors, faulty_upstream, session_database_url).observe(faults)
+
+
+@pytest.fixture(scope="session")
+def patient_doors(
+    tree: Path, session_database_url: str, faulty_upstream: ScriptedUpstream, faults_place: Path
+) -> Iterator[list[Door]]:
+    """The doors of a gateway that waits long for its provider and briefly for its clients."""
+    if NO_NGINX:
+        pytest.skip(NO_NGINX)
+    place = faults_place / "patient"
+    place.mkdir()
+    settings = base_settings(place, session_database_url) | leaving.SETTINGS
+    settings |= {"FIREWORKS_BASE_URL": faulty_upstream.base_url, "FIREWORKS_API_KEY": "fw_test"}
+    with (
+        running_gateway(tree, place, settings) as gateway,
+        running_nginx(gateway, place / "nginx", leaving.NGINX_CHANGES) as behind,
+    ):
+        yield [direct(gateway), behind]
+
+
+@pytest.fixture(scope="session")
+def departures(
+    patient_doors: list[Door], faulty_upstream: ScriptedUpstream, session_database_url: str
+) -> dict[str, Left]:
+    """What became of every client that left or stalled, by the departure's name."""
+    return observe_departures(patient_doors, faulty_upstream, session_database_url)
+
+
+@pytest.fixture(scope="session")
+def ordeal(tree: Path, faults_place: Path) -> Iterator[Ordeal]:
+    """What a gateway of its own, on a database server of its own, lived through."""
+    if NO_NGINX:
+        pytest.skip(NO_NGINX)
+    place = faults_place / "ordeal"
+    place.mkdir()
+    with ExitStack() as stack:
+        server = stack.enter_context(running_postgres())
+        url = server.create_database()
+        upgrade_schema(url)
+        upstreams = {provider: stack.enter_context(ScriptedUpstream()) for provider in own.BROKEN_CATALOGS}
+        settings = base_settings(place, url) | own.SETTINGS
+        for provider, upstream in upstreams.items():
+            upstream.on_path("/models", own.BROKEN_CATALOGS[provider][1])
+            settings[f"{provider.upper()}_BASE_URL"] = upstream.base_url
+            settings[f"{provider.upper()}_API_KEY"] = "fw_test"
+        gateway = stack.enter_context(running_gateway(tree, place, settings))
+        doors = [direct(gateway), stack.enter_context(running_nginx(gateway, place / "nginx"))]
+        story = Ordeal(gateway, doors, upstreams, server, url)
+        story.run()
+        yield story

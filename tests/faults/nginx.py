@@ -1,0 +1,95 @@
+"""Runs the real nginx with deploy/nginx.conf in front of a gateway, on a port and in a directory of the test's own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.dev.processes import start_child
+from tests.support.gateway import Gateway, free_port
+from tests.support.tree import ROOT
+from tests.support.waiting import wait_until
+
+CONFIGURATION = ROOT / "deploy" / "nginx.conf"
+NO_NGINX = "" if shutil.which("nginx") else "nginx is not on PATH, so what stands behind it is not tested"
+
+
+@dataclass(frozen=True)
+class Door:
+    """A way to a gateway: its own port or nginx' in front of it.
+
+    Attributes:
+        name: "direct" or "nginx".
+        key: the gateway's key.
+    """
+
+    name: str
+    port: int
+    key: str
+
+    @property
+    def url(self) -> str:
+        """The address of the door."""
+        return f"http://127.0.0.1:{self.port}"
+
+
+def direct(gateway: Gateway) -> Door:
+    """Returns the gateway's own door."""
+    return Door("direct", gateway.port, gateway.key)
+
+
+@contextmanager
+def running_nginx(gateway: Gateway, place: Path, changes: Mapping[str, str] = {}) -> Iterator[Door]:
+    """nginx in front of a gateway for the length of a `with` block.
+
+    Args:
+        gateway: what it passes requests to.
+        place: an empty directory for its configuration, logs and files.
+        changes: text of deploy/nginx.conf that must be there → what stands in its place, short timeouts for instance.
+    """
+    place.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    configuration = place / "nginx.conf"
+    configuration.write_text(_configuration(place, port, gateway.port, changes))
+    command = ["nginx", "-e", str(place / "error.log"), "-c", str(configuration), "-g", "daemon off;"]
+    child = start_child("nginx", command, output=place / "output.log")
+    try:
+        wait_until(lambda: _listens(port) or child.check(), what=f"nginx to listen: {place}")
+        yield Door("nginx", port, gateway.key)
+    finally:
+        child.stop()
+
+
+def _configuration(place: Path, port: int, gateway_port: int, changes: Mapping[str, str]) -> str:
+    own = {
+        # Started by root it would run as www-data, which may not enter a test's directory.
+        "user www-data;": "user root;" if os.geteuid() == 0 else "",
+        "/run/nginx.pid": str(place / "pid"),
+        "/var/log/nginx": str(place),
+        "worker_processes auto;": "worker_processes 1;",
+        "listen 80 default_server;": f"listen 127.0.0.1:{port} default_server;",
+        "server 127.0.0.1:8000 ": f"server 127.0.0.1:{gateway_port} ",
+        "http {\n": "http {\n" + "".join(f"    {kind}_temp_path {place / kind};\n" for kind in _TEMPORARY),
+    }
+    text = CONFIGURATION.read_text()
+    for old, new in (own | dict(changes)).items():
+        assert text.count(old) >= 1, f"deploy/nginx.conf has no {old!r}"
+        text = text.replace(old, new)
+    return text
+
+
+# What nginx was built with is put below /var/lib, where only root may write.
+_TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        return True
+    except OSError:
+        return False

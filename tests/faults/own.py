@@ -1,0 +1,239 @@
+"""What happens to requests while the gateway itself, its database or its catalogs fail, one after the other."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg2
+
+from app.services.breaker import THRESHOLDS
+from tests.faults.cases import FINISH, ONE
+from tests.faults.clients import Met, ask_curl, ask_sdk, meet
+from tests.faults.nginx import Door
+from tests.faults.observe import requests_for, what_provider_saw
+from tests.faults.scripts import answer, stream
+from tests.support.answers import DONE, catalog_answer, chat_answer, chunk
+from tests.support.chat import PREFIX, chat_body, open_chat, request, rows_where
+from tests.support.gateway import Gateway
+from tests.support.postgres import Postgres
+from tests.support.scripted_upstream import ScriptedUpstream
+from tests.support.scripts import Gate, Script, hang, wait_for
+from tests.support.waiting import wait_until
+
+# One worker, so that there is no doubt which one is signalled, and a drain that a test can wait for.
+SETTINGS = {
+    "GRACEFUL_TIMEOUT": "8",
+    "DRAIN_TIMEOUT": "2",
+    "STREAM_HEARTBEAT": "0.5",
+    "UPSTREAM_RETRIES": "1",
+    # As many as are under way at once in the worst of what follows.
+    "MAX_LIVE_REQUESTS": "24",
+}
+
+# How each provider's list of models fails in the gateway of this module.
+BROKEN_CATALOGS: dict[str, tuple[str, Script]] = {
+    "fireworks": ("is silent", [hang()]),
+    "featherless": ("answers 500", answer({"error": {"message": "oops"}}, 500)),
+    "deepinfra": ("sends garbage", answer(b"<html>")),
+    "chutes": ("sends an empty list", catalog_answer()),
+}
+
+
+@dataclass
+class Event:
+    """One thing that happened, and what the requests that were under way met.
+
+    Attributes:
+        name: as it stands in the table.
+        outcome: of the rows.
+        rows: what was recorded of the bare client's request; the rest is as in `observe.Observation`.
+        time: what bounds it, in words.
+    """
+
+    name: str
+    outcome: str
+    time: str
+    met: dict[str, Met] = field(default_factory=dict)
+    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+    provider: dict[str, str] = field(default_factory=dict)
+    sdk: dict[str, str] = field(default_factory=dict)
+    curl: dict[str, str] = field(default_factory=dict)
+
+
+class Ordeal:
+    """Lets one gateway live through it all.
+
+    Attributes:
+        events: what was seen, in order.
+        breakers: what `/ready` said of them when one was open.
+        health_when_full: the status of `/health` while the gateway had no room.
+    """
+
+    def __init__(
+        self, gateway: Gateway, doors: list[Door], upstreams: dict[str, ScriptedUpstream], postgres: Postgres, url: str
+    ) -> None:
+        self.events: list[Event] = []
+        self.breakers: list[dict[str, Any]] = []
+        self.health_when_full = 0
+        self._gateway = gateway
+        self._doors = doors
+        self._upstreams = upstreams
+        self._upstream = upstreams["fireworks"]
+        self._postgres = postgres
+        self._url = url
+        self._pool = ThreadPoolExecutor(32)
+
+    def run(self) -> None:
+        """Goes through everything; the gateway is stopped in the end."""
+        with self._pool:
+            self._live_without_catalogs()
+            self._live_without_postgres()
+            self._fail_fast()
+            self._be_full()
+            self._kill_worker()
+            self._reload()
+            self._stop()
+
+    def _live_without_catalogs(self) -> None:
+        for provider, (how, _) in BROKEN_CATALOGS.items():
+            event = Event(f"the catalog of a provider {how}", "ok", "at once")
+            requests = self._begin(event, f"catalog-{provider}-", chat_answer("Hi"), stream=False, provider=provider)
+            self._end([(event, requests)])
+
+    def _live_without_postgres(self) -> None:
+        self._postgres.stop()
+        event = Event("PostgreSQL is away", "ok", "at once; recorded when it is back")
+        requests = self._begin(event, "no-database-", stream([*FINISH, DONE]))
+        wait_until(lambda: len(event.met) + len(event.sdk) + len(event.curl) == len(requests), what="all answers")
+        self._postgres.start()
+        self._end([(event, requests)])
+
+    def _fail_fast(self) -> None:
+        event = Event("a provider has suspended the account, twice in a row", "upstream_error", "at once")
+        upstream = self._upstreams["chutes"]
+        upstream.on_model("suspended-", answer({"error": {"message": "pay"}}, 402))
+        for _ in range(THRESHOLDS["account"]):
+            meet(self._doors[0], chat_body("suspended-first", provider="chutes"))
+        self.breakers = self._get_ready()["breakers"]
+        self._end([(event, self._submit(event, "suspended-", True, "chutes"))])
+
+    def _be_full(self) -> None:
+        event = Event("`MAX_LIVE_REQUESTS` are being served", "rejected", "at once")
+        self._upstream.on_model("filler", stream([ONE], ending="hang"))
+        with ExitStack() as stack:
+            for number in range(int(SETTINGS["MAX_LIVE_REQUESTS"])):
+                stack.enter_context(open_chat(self._gateway, f"filler-{number}", provider="fireworks"))
+                wait_until(lambda: requests_for(self._upstream, f"filler-{number}"), what="the filler")  # noqa: B023
+            self._end([(event, self._submit(event, "overload-", True, "fireworks"))])
+            self.health_when_full = request("GET", self._gateway.url + "/health").status
+        wait_until(self._has_room, what="the gateway to have room again")
+
+    def _has_room(self) -> bool:
+        return meet(self._doors[0], chat_body("room", provider="fireworks")).status == 200
+
+    def _get_ready(self) -> Any:
+        return request("GET", self._gateway.url + "/ready").json
+
+    def _kill_worker(self) -> None:
+        streamed = Event("SIGKILL to the worker, in a stream", "lost", "at once")
+        whole = Event("SIGKILL to the worker, before an answer that is not streamed", "lost", "at once")
+        begun = [
+            (streamed, self._begin(streamed, "killed-stream-", stream([ONE], ending="hang"))),
+            (whole, self._begin(whole, "killed-whole-", [hang()], stream=False)),
+        ]
+        (worker,) = self._gateway.worker_pids()
+        os.kill(worker, signal.SIGKILL)
+        self._end(begun)
+
+    def _reload(self) -> None:
+        gate = Gate()
+        event = Event("SIGHUP, in a stream", "ok", "as long as it takes, at most `DRAIN_TIMEOUT`")
+        requests = self._begin(event, "reloaded-", stream([ONE, wait_for(gate), *FINISH[1:], DONE]))
+        before = self._gateway.worker_pids()
+        self._gateway.send_signal(signal.SIGHUP)
+        wait_until(lambda: set(self._gateway.worker_pids()) - set(before), what="a new worker")
+        gate.open()
+        self._end([(event, requests)])
+        gate.close()
+        wait_until(lambda: not set(self._gateway.worker_pids()) & set(before), what="the old worker to go")
+
+    def _stop(self) -> None:
+        gate = Gate()
+        drained = Event("SIGTERM, in a stream that ends in time", "ok", "as long as it takes, at most `DRAIN_TIMEOUT`")
+        cut = Event("SIGTERM, in a stream that does not", "gateway_shutdown", "`DRAIN_TIMEOUT` + 1 s")
+        busy = Event("SIGTERM, in a stream that never pauses", "gateway_shutdown", "`DRAIN_TIMEOUT` + 1 s")
+        whole = Event("SIGTERM, before an answer that is not streamed", "gateway_shutdown", "`DRAIN_TIMEOUT` + 1 s")
+        begun = [
+            (drained, self._begin(drained, "drained-", stream([ONE, wait_for(gate), *FINISH[1:], DONE]))),
+            (cut, self._begin(cut, "cut-", stream([ONE], ending="hang"))),
+            (
+                busy,
+                self._begin(busy, "busy-", stream([event for n in range(900) for event in (chunk(str(n)), _pause)])),
+            ),
+            (whole, self._begin(whole, "whole-", [hang()], stream=False)),
+        ]
+        self._gateway.send_signal(signal.SIGTERM)
+        gate.open()
+        self._end(begun)
+        gate.close()
+
+    def _begin(
+        self, event: Event, marker: str, script: Script, *, stream: bool = True, provider: str = "fireworks"
+    ) -> list[Future[None]]:
+        """Starts every client at every door, and returns once the provider has all the requests."""
+        upstream = self._upstreams[provider]
+        upstream.on_model(marker, script)
+        futures = self._submit(event, marker, stream, provider)
+        wait_until(lambda: _count(upstream, marker) >= len(futures), what=f"{marker} to reach the provider")
+        return futures
+
+    def _submit(self, event: Event, marker: str, stream: bool, provider: str) -> list[Future[None]]:
+        jobs: dict[str, Callable[..., None]] = {"bare": self._meet, "sdk": self._ask_sdk, "curl": self._ask_curl}
+        return [
+            self._pool.submit(job, event, door, f"{PREFIX}{marker}{door.name}-{name}", stream, provider)
+            for door in self._doors
+            for name, job in jobs.items()
+        ]
+
+    def _end(self, begun: list[tuple[Event, list[Future[None]]]]) -> None:
+        for event, futures in begun:
+            for future in futures:
+                future.result()
+            self.events.append(event)
+
+    def _meet(self, event: Event, door: Door, model: str, stream: bool, provider: str) -> None:
+        met = event.met[door.name] = meet(door, chat_body(model, stream=stream, provider=provider))
+        event.provider[door.name] = what_provider_saw(self._upstreams[provider], model)
+        # An answer that nginx gives has an id of nginx' own.
+        named = "x-gateway-provider" in met.headers or met.status in {429, 503}
+        wanted = ("request_id", met.headers["x-request-id"]) if named else ("model_requested", model)
+        rows: list[dict[str, Any]] = wait_until(lambda: self._rows(*wanted), 60, what=f"the row of {model}")
+        (event.rows[door.name],) = rows
+
+    def _rows(self, column: str, value: str) -> list[dict[str, Any]]:
+        try:
+            return rows_where(self._url, column, value)
+        except psycopg2.OperationalError:
+            return []  # The server is away, or just coming back.
+
+    def _ask_sdk(self, event: Event, door: Door, model: str, stream: bool, provider: str) -> None:
+        event.sdk[door.name] = ask_sdk(door, model, stream=stream, provider=provider)
+
+    def _ask_curl(self, event: Event, door: Door, model: str, stream: bool, provider: str) -> None:
+        event.curl[door.name] = ask_curl(door, model, stream=stream, provider=provider)
+
+
+def _count(upstream: ScriptedUpstream, marker: str) -> int:
+    return len(
+        {seen.json["model"] for seen in list(upstream.requests) if marker in str(seen.json and seen.json["model"])}
+    )
+
+
+def _pause(exchange: Any) -> None:
+    exchange.wait(0.05)

@@ -1,0 +1,133 @@
+"""docs/faults.md, made of what a test run saw; nothing in it changes from run to run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from tests.faults.cases import LIMITS_S, SETTINGS, Limit
+from tests.faults.leaving import Left
+from tests.faults.observe import Observation
+from tests.faults.own import Event
+
+# A departed client, a stalled write, a drain: what is promised of it is in the settings; a busy machine adds this.
+SLACK_S = 4.0
+
+INTRODUCTION = """# Faults
+
+What happens when something around the gateway fails: what a client sees directly and behind nginx (with
+[deploy/nginx.conf](../deploy/nginx.conf)), what the provider sees, what is recorded, and what bounds the time.
+**This page is written by the test run** (`UPDATE_FAULTS=1 make test ARGS=tests/faults`) from real processes: gunicorn,
+nginx, PostgreSQL, and a provider on a raw socket that does what each line says. A test fails when what is seen differs
+from this page.
+
+How to read it:
+
+- *unfinished*: the transfer has no end (no last chunk, or fewer bytes than announced), so every HTTP library knows.
+- *error event*: `data: {"error": {…}}`, never followed by `[DONE]`.
+- *openai* is the official Python SDK with its retries off, *curl* the exit code of `curl --fail-with-body`.
+- *hung up on*: the gateway closed the connection to the provider, which is what tells it to stop generating.
+- *recorded* is the row in PostgreSQL: outcome, where its token counts come from, how many attempts failed.
+- *time*: "at once" needs no timeout to act. A setting's name says which one ends the request; the settings of this run
+  are far shorter than the defaults.
+"""
+
+_LIMIT_WORDS: dict[Limit, str] = {
+    "at once": "at once",
+    "its own pace": "as long as it takes",
+    "connect": "`UPSTREAM_CONNECT_TIMEOUT`, twice",
+    "first byte": "`UPSTREAM_FIRST_BYTE_TIMEOUT`",
+    "idle": "`UPSTREAM_IDLE_TIMEOUT`",
+    "total": "`UPSTREAM_TOTAL_TIMEOUT`",
+}
+
+_COLUMNS = ("fault", "client, directly", "client behind nginx", "openai", "curl", "provider saw", "recorded", "time")
+
+
+def render(sections: Mapping[str, Iterable[Mapping[str, str]]]) -> str:
+    """Returns the page; a section's lines are mappings by the columns' names, absent ones are empty."""
+    settings = ", ".join(f"{name}={value}" for name, value in SETTINGS.items())
+    parts = [INTRODUCTION + f"\nSettings of this run: `{settings}`.\n"]
+    for title, lines in sections.items():
+        parts.append(f"## {title}\n\n" + _table(list(lines)))
+    return "\n".join(parts)
+
+
+def _table(lines: list[Mapping[str, str]]) -> str:
+    columns = [name for name in _COLUMNS if any(line.get(name) for line in lines)]
+    rows = [columns, ["---"] * len(columns), *([line.get(name) or "–" for name in columns] for line in lines)]
+    return "".join("| " + " | ".join(row) + " |\n" for row in rows)
+
+
+def line_of(seen: Observation) -> dict[str, str]:
+    """Returns the line of a provider's fault."""
+    words = {name: _stable(met.words) for name, met in seen.met.items()}
+    return {
+        "fault": seen.fault.name,
+        "client, directly": words["direct"],
+        "client behind nginx": _other(words["direct"], words["nginx"]),
+        "openai": _both(seen.sdk),
+        "curl": _both(seen.curl),
+        "provider saw": _both(seen.provider),
+        "recorded": _both({name: recorded(row) for name, row in seen.rows.items()}),
+        "time": _LIMIT_WORDS[seen.fault.limit],
+    }
+
+
+def departure_line(left: Left) -> dict[str, str]:
+    """Returns the line of a client's fault."""
+    words = {name: recorded(row) if row else "nothing" for name, row in left.rows.items()}
+    return {
+        "fault": left.departure.name,
+        "provider saw": _both(left.provider),
+        "recorded": _both(words),
+        "time": left.departure.bound,
+    }
+
+
+def event_line(event: Event) -> dict[str, str]:
+    """Returns the line of something that happened to the gateway itself."""
+    words = {name: _stable(met.words) for name, met in event.met.items()}
+    return {
+        "fault": event.name,
+        "client, directly": words["direct"],
+        "client behind nginx": _other(words["direct"], words["nginx"]),
+        "openai": _both(event.sdk),
+        "curl": _both(event.curl),
+        "provider saw": _both(event.provider),
+        "recorded": _both({name: recorded(row) for name, row in event.rows.items()}),
+        "time": event.time,
+    }
+
+
+def _stable(words: str) -> str:
+    """Returns the words without a count that depends on the moment."""
+    return re.sub(r"\d\d+ events", "events", words)
+
+
+def _other(first: str, second: str) -> str:
+    return "the same" if first == second else second
+
+
+def _both(words: Mapping[str, str]) -> str:
+    if len(set(words.values())) < 2:
+        return next(iter(words.values()), "")
+    return f"{words['direct']}; behind nginx {words['nginx']}"
+
+
+def recorded(row: Mapping[str, Any]) -> str:
+    """Returns a row in words."""
+    usage = {"none": "no usage", "counted": "usage counted", "provider": "the provider's usage"}[row["usage_source"]]
+    failed = failed_attempts(row)
+    return f"`{row['outcome']}`, {usage}" + (f", {failed} failed" if failed else "")
+
+
+def failed_attempts(row: Mapping[str, Any]) -> int:
+    """Returns how many attempts the row lists as failed."""
+    return sum(1 for attempt in row["attempts"] if attempt.get("error"))
+
+
+def least_s(limit: Limit) -> float:
+    """Returns how long a request that this limit ends takes at least, in seconds."""
+    return LIMITS_S[limit]

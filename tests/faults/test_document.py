@@ -1,0 +1,26 @@
+"""docs/faults.md says what was seen; UPDATE_FAULTS=1 writes it anew."""
+
+from __future__ import annotations
+
+import os
+
+from tests.faults.cases import SECTIONS
+from tests.faults.leaving import Left
+from tests.faults.observe import Observation
+from tests.faults.own import Ordeal
+from tests.faults.table import departure_line, event_line, line_of, render
+from tests.support.tree import ROOT
+
+PAGE = ROOT / "docs" / "faults.md"
+
+
+def test_the_page_says_what_was_seen(
+    observations: dict[str, Observation], departures: dict[str, Left], ordeal: Ordeal
+) -> None:
+    sections = {title: [line_of(observations[fault.name]) for fault in faults] for title, faults in SECTIONS.items()}
+    sections["The client"] = [departure_line(left) for left in departures.values()]
+    sections["The gateway, its database, its catalogs"] = [event_line(event) for event in ordeal.events]
+    page = render(sections)
+    if os.environ.get("UPDATE_FAULTS"):
+        PAGE.write_text(page)
+    assert page == PAGE.read_text(), "behaviour and docs/faults.md differ; UPDATE_FAULTS=1 writes what is seen"

@@ -1,0 +1,68 @@
+"""What must hold for every client that leaves or stalls, directly and behind nginx."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.faults.leaving import BOUNDS_S, DEPARTURES, SETTINGS, Caller, Left
+from tests.faults.nginx import Door
+from tests.faults.table import SLACK_S
+from tests.support.answers import chat_answer
+from tests.support.chat import PREFIX
+from tests.support.scripted_upstream import ScriptedUpstream
+
+NAMES = [departure.name for departure in DEPARTURES]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_row_tells_who_ended_it_and_what_was_used(departures: dict[str, Left], name: str) -> None:
+    departure, rows = departures[name].departure, departures[name].rows
+    for door, row in rows.items():
+        if departure.unseen_behind and door == "nginx":
+            assert row is None
+        else:
+            assert row is not None
+            assert (row["outcome"], row["usage_source"]) == (departure.outcome, departure.usage)
+            assert row["status"] == (499 if departure.outcome == "client_gone" else 200)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_provider_is_let_go_in_time(departures: dict[str, Left], name: str) -> None:
+    left = departures[name]
+    for took_s in left.took_s.values():
+        assert took_s is None or took_s < BOUNDS_S[left.departure.bound] + SLACK_S
+    if left.departure.outcome == "client_gone" and not left.departure.unseen_behind:
+        assert all("hung up on" in words for words in left.provider.values()) or "try again" in name
+
+
+def test_a_client_that_leaves_ends_the_retries(departures: dict[str, Left]) -> None:
+    assert departures["leaves while the gateway waits to try again"].provider == {
+        "direct": "1 request",
+        "nginx": "1 request",
+    }
+
+
+def test_a_client_that_does_not_read_holds_its_provider_back(departures: dict[str, Left]) -> None:
+    # What the kernels on the way take, in both directions; an endless stream would otherwise be in memory by now.
+    assert all(sent < 40_000_000 for sent in departures["stops reading a stream"].bytes_sent.values())
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_client_that_never_reads_is_dropped(
+    patient_doors: list[Door], faulty_upstream: ScriptedUpstream, number: int
+) -> None:
+    faulty_upstream.on_model("never-read-", chat_answer("x" * 30_000_000))
+    caller = Caller(patient_doors[number], faulty_upstream, f"{PREFIX}never-read-{number}", 900 + number)
+    with caller.connection as connection:
+        caller.ask(stream=False)
+        caller.await_provider()
+        time.sleep(float(SETTINGS["CLIENT_SEND_TIMEOUT"]) + 1.5)
+        received = 0
+        try:
+            while piece := connection.recv(1_000_000):
+                received += len(piece)
+        except ConnectionResetError:
+            pass
+    assert received < 30_000_000
