@@ -1,0 +1,176 @@
+"""Holds what clients saw, what the upstream counted and what the database has against each other, one by one."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from app.db.tables import OUTCOMES
+from tests.soak.kinds import ANSWER_USD, KINDS
+from tests.soak.load import CLIENTS, Visit
+from tests.support.books import Books, journal_directories
+from tests.support.chat import request
+from tests.support.gateway import Gateway
+from tests.support.waiting import wait_until
+
+Row = Mapping[str, Any]
+# From just before to just after something that ends requests.
+Times = tuple[float, float]
+
+# The gateway looks every second whether a client that waits is still there, and ships twice a second.
+_NOTICED_S = 2.0
+
+# The outcomes of requests that no provider need have counted.
+_UNCOUNTED = ("rejected", "lost", "client_gone", "gateway_shutdown")
+
+
+def select_rows(books: Books) -> list[Row]:
+    """Returns all rows of activity by column; fails where a request has two."""
+    rows: list[Row] = [dict(row._mapping) for row in books.select("SELECT * FROM activity ORDER BY started_at")]
+    twice = [one for one, number in Counter(row["request_id"] for row in rows).items() if number > 1]
+    assert not twice, f"{len(twice)} requests have several rows"
+    return rows
+
+
+def wait_until_settled(gateway: Gateway, place: Path, visits: Sequence[Visit], workers: int = 2) -> dict[str, Any]:
+    """Waits until all journals below `place` are shipped and the dead ones adopted; returns the integrity then.
+
+    The books in the database are as old as the last shipping, so they must know of all `visits` that had an answer.
+    """
+    answered = len({visit.request_id for visit in visits} - {None})
+
+    def settled() -> dict[str, Any]:
+        seen = request("GET", f"{gateway.url}/api/activity/integrity", headers=gateway.headers)
+        integrity: dict[str, Any] = seen.json if seen.status == 200 else {"started": -1}
+        over = integrity["started"] >= answered and integrity["in_flight"] == integrity["unshipped"] == 0
+        return integrity if over and len(journal_directories(place)) == workers else {}
+
+    time.sleep(_NOTICED_S)
+    integrity = wait_until(settled, 120, "the journals to be shipped and adopted")
+    assert integrity["balanced"] is True, integrity
+    assert (integrity["unrecorded"], integrity["rejected"]) == (0, 0), integrity
+    return integrity
+
+
+class Audit:
+    """The visits of a test beside the rows that they left; `check` fails where the two do not fit.
+
+    Args:
+        visits: all that clients did.
+        counted: how often the upstream read a request with each model name.
+        rows: all of activity.
+        kills: when workers were killed.
+        stops: when a whole gateway was told to stop, until it was gone.
+    """
+
+    def __init__(
+        self,
+        visits: Sequence[Visit],
+        counted: Mapping[str, int],
+        rows: Sequence[Row],
+        *,
+        kills: Sequence[Times] = (),
+        stops: Sequence[Times] = (),
+    ) -> None:
+        self.visits, self.counted, self.rows = visits, counted, rows
+        self._kills, self._stops = kills, stops
+        self._by_id = {str(row["request_id"]): row for row in rows}
+        self._by_model = {row["model_requested"]: row for row in rows if row["model_requested"] is not None}
+        self._nameless = [row for row in rows if row["model_requested"] is None]
+
+    def check(self) -> dict[str, int]:
+        """Fails unless every request is accounted for, once and truly; returns the figures."""
+        assert len(self._by_model) + len(self._nameless) == len(self.rows), "a request has two rows"
+        assert set(self._by_model) <= {visit.model for visit in self.visits}
+        assert set(self.counted) <= set(self._by_model), "the upstream served what has no row"
+        for row in self.rows:
+            self._check_row(row)
+        for visit in self.visits:
+            self._check_visit(visit, self._row_of(visit))
+        self._check_nameless()
+        return self._figures()
+
+    def check_ledger(self, integrity: Mapping[str, Any]) -> None:
+        """Fails unless the gateway's own books say the same."""
+        assert integrity["outcomes"] == Counter(row["outcome"] for row in self.rows)
+        assert integrity["started"] == len(self.rows) + integrity["unsent"]
+        unsent = [visit for visit in self.visits if self._row_of(visit) is None and self._is_hit(visit, self._kills)]
+        assert integrity["unsent"] <= len(unsent)
+
+    def _row_of(self, visit: Visit) -> Row | None:
+        return self._by_id.get(visit.request_id or "") or self._by_model.get(visit.model)
+
+    def _check_row(self, row: Row) -> None:
+        outcome, times = row["outcome"], self.counted.get(row["model_requested"], 0)
+        assert outcome in OUTCOMES
+        assert times or outcome in _UNCOUNTED, row
+        # Attempts are listed where the first one failed.
+        attempts = len(row["attempts"] or []) or int(row["upstream_status"] == 200)
+        if outcome == "ok":
+            assert (row["prompt_tokens"], row["completion_tokens"]) == (11, 3), row
+            assert (row["cost_usd"], row["cost_kind"]) == (Decimal(ANSWER_USD), "exact"), row
+        if outcome in {"client_gone", "gateway_shutdown"}:
+            assert times in {attempts, attempts + 1}, row  # The wait for an attempt's answer may have been left.
+        elif outcome != "lost":
+            assert times == attempts, row
+
+    def _check_visit(self, visit: Visit, row: Row | None) -> None:
+        left = visit.plan.leaves is not None
+        killed, stopped = self._is_hit(visit, self._kills), self._is_hit(visit, self._stops)
+        if row is None:
+            assert not visit.complete, visit
+            assert killed or stopped or self._may_have_no_row(visit), visit
+            return
+        allowed = {visit.outcome}
+        if visit.complete:
+            assert row["status"] == visit.status, (visit, row)
+        else:
+            allowed |= {"client_gone"} if left else set()
+            allowed |= {"lost"} if killed else set()
+            allowed |= {"gateway_shutdown"} if stopped else set()
+            breaks = KINDS[visit.plan.kind].stream and visit.outcome.startswith("upstream_")
+            assert left or killed or stopped or breaks, visit
+        assert row["outcome"] in allowed, (visit, row)
+
+    def _is_hit(self, visit: Visit, times: Sequence[Times]) -> bool:
+        later_s = _NOTICED_S if visit.plan.leaves else 0.0
+        return any(visit.overlaps(one, later_s) for one in times)
+
+    @staticmethod
+    def _may_have_no_row(visit: Visit) -> bool:
+        """Tells whether a client left so that its request was never read, or has a row without a model."""
+        return visit.plan.leaves is not None and (
+            visit.plan.abruptly or not visit.sent_all or visit.plan.kind == "garbled"
+        )
+
+    def _check_nameless(self) -> None:
+        """Checks the number of rows that cannot be told apart: of bodies that were not JSON or did not come whole."""
+        answered = {visit.request_id for visit in self.visits}
+        strangers = [row for row in self._nameless if str(row["request_id"]) not in answered]
+        assert {row["outcome"] for row in self._nameless} <= {"rejected", "client_gone", "gateway_shutdown"}
+        begun = [visit for visit in self.visits if visit.sent_head and self._row_of(visit) is None]
+        surely = [
+            visit
+            for visit in begun
+            if not (visit.plan.abruptly or self._is_hit(visit, self._kills) or self._is_hit(visit, self._stops))
+        ]
+        assert len(surely) <= len(strangers) <= len(begun)
+
+    def _figures(self) -> dict[str, int]:
+        outcomes = Counter(row["outcome"] for row in self.rows)
+        unsent = Counter(row["outcome"] for row in self.rows if not self.counted.get(row["model_requested"]))
+        assert unsent["rejected"] == outcomes["rejected"]
+        assert len(self.rows) == len(self.counted) + sum(unsent.values())
+        assert outcomes["lost"] <= len(self._kills) * CLIENTS
+        return {
+            "requests": len(self.visits),
+            "kills": len(self._kills),
+            "rows": len(self.rows),
+            "counted by the upstream": len(self.counted),
+            **{f"{name} without the upstream": number for name, number in sorted(unsent.items())},
+            **dict(sorted(outcomes.items())),
+        }

@@ -1,0 +1,65 @@
+"""What the long proofs share: an upstream that knows all kinds of requests, and a gateway in front of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from app.db.schema import upgrade_schema
+from tests.conftest import MakeGateway
+from tests.soak.kinds import PRICES, teach
+from tests.support.gateway import Gateway
+from tests.support.postgres import Postgres, running_postgres
+from tests.support.scripted_upstream import ScriptedUpstream
+
+MakeAudited = Callable[..., Gateway]
+
+
+@pytest.fixture
+def taught() -> Iterator[ScriptedUpstream]:
+    """An upstream of the test's own that answers each kind of request in its way."""
+    with ScriptedUpstream() as upstream:
+        teach(upstream)
+        yield upstream
+
+
+@pytest.fixture
+def audited_gateway(make_gateway: MakeGateway, taught: ScriptedUpstream, tmp_path: Path) -> MakeAudited:
+    """A function `(settings={})` that starts two workers before `taught`; their journals are in tmp_path/journal.
+
+    The upstream is asked once for each request unless the settings say otherwise, and every answer has a price.
+    """
+    prices = tmp_path / "prices.toml"
+    prices.write_text(PRICES)
+
+    def make(settings: Mapping[str, str] | None = None) -> Gateway:
+        chosen = {
+            "FIREWORKS_BASE_URL": taught.base_url,
+            "FIREWORKS_API_KEY": "fw_test",
+            "PRICE_FILE": str(prices),
+            "JOURNAL_DIR": str(tmp_path / "journal"),
+            "UPSTREAM_RETRIES": "0",
+        }
+        return make_gateway(chosen | dict(settings or {}), workers=2)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def victim() -> Iterator[Postgres]:
+    """A database server that tests may stop, kill and freeze, up again at their end."""
+    with running_postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def victim_url(victim: Postgres) -> Iterator[str]:
+    """The address of a fresh, migrated database on `victim`."""
+    url = victim.create_database()
+    upgrade_schema(url)
+    yield url
+    victim.resume()
+    if victim.pid is None:
+        victim.start()
