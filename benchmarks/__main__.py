@@ -1,0 +1,111 @@
+"""The command `python -m benchmarks`: runs the cases, prints the tables, and keeps the numbers."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from app.config import ROOT
+from app.dev.processes import Stopped
+from benchmarks.cases import CASES
+from benchmarks.chart import draw_chart
+from benchmarks.machine import CannotRun, describe_machine
+from benchmarks.peers import version_of
+from benchmarks.report import describe_company, render_tables, render_targets, write_document
+from benchmarks.results import Results, read_results
+from benchmarks.stage import Options, Stage
+
+_LATEST = ROOT / "benchmarks" / "results" / "latest.csv"
+_PEERS = {"nginx": "nginx", "litellm": "LiteLLM", "portkey": "Portkey"}
+_REPEATS, _QUICK_REPEATS = 5, 2
+
+
+def main() -> None:
+    """Reads the options, runs, and reports."""
+    options = _parse_options()
+    if options.report is not None:
+        results = read_results(options.report)
+    else:
+        results = Results()
+        try:
+            _run(options, results)
+        except (CannotRun, Stopped) as error:
+            sys.exit(f"The benchmark cannot run: {error}")
+        except KeyboardInterrupt:
+            print("\nInterrupted; what was measured so far:")
+    print("\n" + render_tables(results) + "\n\n" + render_targets(results) + "\n\n" + describe_company(results))
+    if options.publish:
+        _publish(results)
+
+
+def _parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="half as long, two repeats: for a look, not for quoting")
+    parser.add_argument("--cases", type=_words(CASES), default=list(CASES), help=f"some of: {','.join(CASES)}")
+    parser.add_argument("--peers", type=_words(_PEERS), default=["nginx"], help=f"some of: {','.join(_PEERS)}")
+    parser.add_argument("--repeat", type=int, help=f"how often; {_REPEATS} when not given")
+    parser.add_argument("--against", type=Path, help="another checkout of the gateway, to be measured beside this one")
+    parser.add_argument("--publish", action="store_true", help="write the figures into docs/")
+    parser.add_argument("--report", type=Path, help="measure nothing: report the numbers in this CSV")
+    return parser.parse_args()
+
+
+def _words(known: Mapping[str, object]) -> Callable[[str], list[str]]:
+    def parse(text: str) -> list[str]:
+        words = [word for word in text.split(",") if word]
+        if unknown := [word for word in words if word not in known]:
+            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is not one of {', '.join(known)}")
+        return words
+
+    return parse
+
+
+def _run(options: argparse.Namespace, results: Results) -> None:
+    repeats = options.repeat or (_QUICK_REPEATS if options.quick else _REPEATS)
+    peers = tuple(_PEERS[name] for name in options.peers)
+    with Stage(Options(options.quick, peers, options.against)) as stage:
+        results.facts |= _facts(repeats, peers, stage.place)
+        for repeat in range(1, repeats + 1):
+            for name in options.cases:
+                print(f"repeat {repeat} of {repeats}: {name}", flush=True)
+                try:
+                    CASES[name](stage, results)
+                except CannotRun as error:  # The other cases are worth having all the same.
+                    stage.skipped[f"case {name}"] = str(error)
+                    print(error, flush=True)
+                results.write(_LATEST)
+        results.facts |= {f"without {name}": reason.splitlines()[0] for name, reason in stage.skipped.items()}
+        results.write(_LATEST)
+
+
+def _facts(repeats: int, peers: tuple[str, ...], place: Path) -> dict[str, str]:
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    facts = {
+        "date": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}",
+        "machine": describe_machine(),
+        "commit": commit.stdout.strip() or "unknown",
+        "repeats": str(repeats),
+    }
+    return facts | {f"version of {name}": version for name in peers if (version := _version(name, place))}
+
+
+def _version(name: str, place: Path) -> str:
+    if name == "nginx":
+        said = subprocess.run(["/usr/sbin/nginx", "-v"], capture_output=True, text=True, check=False)
+        return said.stderr.strip().rpartition("/")[2]
+    return version_of(name, place)
+
+
+def _publish(results: Results) -> None:
+    docs = ROOT / "docs"
+    results.write(docs / "benchmarks.csv")
+    (docs / "benchmarks.svg").write_text(draw_chart(results))
+    write_document(docs / "benchmarks.md", results)
+
+
+if __name__ == "__main__":
+    main()

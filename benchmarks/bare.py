@@ -1,0 +1,30 @@
+"""A bare Flask route on the same gunicorn and worker class: the most that the gateway's framework can do.
+
+It calls no provider, checks no key and records nothing; it reads the body and answers what a provider would.
+"""
+
+from __future__ import annotations
+
+from flask import Flask, Response, request
+
+_ANSWER = (
+    b'{"id":"chatcmpl-6b2f0e1c9a","object":"chat.completion","created":1763800000,"choices":[{"index":0,"message":'
+    b'{"role":"assistant","content":"A gateway stands between programs and the models that they ask. It checks who is '
+    b'calling, passes the question on, and writes down what the answer cost."},"finish_reason":"stop"}],"usage":'
+    b'{"prompt_tokens":12,"completion_tokens":38,"total_tokens":50}}'
+)
+
+app = Flask(__name__, static_folder=None)
+
+
+@app.post("/v1/chat/completions")
+def answer() -> Response:
+    """Answers any body with the same completion."""
+    request.get_data(cache=False)
+    return Response(_ANSWER, content_type="application/json")
+
+
+@app.get("/health")
+def health() -> Response:
+    """Tells that it is up."""
+    return Response(b"{}", content_type="application/json")

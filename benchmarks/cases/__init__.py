@@ -1,0 +1,28 @@
+"""What is measured: each case measures its subjects in turn, once for each repeat.
+
+chat.py     requests and streams        resources.py   start, memory, recording, shipping
+catalog.py  lists of models, statistics
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from benchmarks.cases import catalog, chat, resources
+from benchmarks.results import Results
+from benchmarks.stage import Stage
+
+# By the name that --cases takes, in the order of a run.
+CASES: dict[str, Callable[[Stage, Results], None]] = {
+    "start": resources.measure_start,
+    "requests": chat.measure_requests,
+    "prompt": chat.measure_large_prompt,
+    "streams": chat.measure_streams,
+    "short": chat.measure_short_streams,
+    "tls": chat.measure_tls,
+    "recording": resources.measure_recording,
+    "workers": resources.measure_workers,
+    "catalog": catalog.measure_catalog,
+    "shipping": resources.measure_shipping,
+    "stats": catalog.measure_stats,
+}

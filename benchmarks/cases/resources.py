@@ -1,0 +1,83 @@
+"""What the gateway takes beside time: its start, its memory, and the price of recording."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+from benchmarks.cases.chat import PATH, PLAIN, measure, stream_load, warm_up
+from benchmarks.gateways import Gateway, clean_environment
+from benchmarks.machine import CannotRun, pinned
+from benchmarks.native import Load
+from benchmarks.peers import Peer
+from benchmarks.results import Results
+from benchmarks.stage import Stage
+
+_STREAMS = 1_000
+_SHIPPED_ROWS = 50_000
+
+
+def measure_start(stage: Stage, results: Results) -> None:
+    """From the start of gunicorn to its first answer, and the memory of a thousand streams in a fresh process."""
+    _measure_fresh(stage, results, "gateway", stage.settings())
+    try:
+        settings = stage.tls_settings()
+    except CannotRun as error:
+        stage.skipped["TLS"] = str(error)
+        return
+    _measure_fresh(stage, results, "gateway, provider over TLS", settings)
+
+
+def _measure_fresh(stage: Stage, results: Results, name: str, settings: dict[str, str]) -> None:
+    gateway = stage.start_gateway("fresh", settings=settings)
+    first_answer_s = gateway.boot_s + _ask_once(stage, gateway)
+    peer = Peer(name, gateway.port, {"Authorization": f"Bearer {stage.key}"}, gateway.child)
+    warm_up(stage, peer)
+    idle = gateway.used().memory_bytes
+    load = stream_load(stage, _STREAMS, 20)
+    callers = stage.run_load(Load(**vars(load) | {"port": peer.port, "headers": peer.headers}))
+    time.sleep(load.ramp_s + load.warmup_s + load.seconds * 0.8)
+    live = gateway.used().memory_bytes
+    callers.result()
+    gateway.child.stop()
+    measured = {
+        "first_answer_s": first_answer_s,
+        "idle_mb": idle / 1e6,
+        "kb_per_stream": (live - idle) / 1e3 / _STREAMS,
+    }
+    results.add("start and memory", name, measured)
+
+
+def _ask_once(stage: Stage, gateway: Gateway) -> float:
+    """Has one chat request answered with a key that the process has not seen; returns how long that took."""
+    headers = {"Authorization": f"Bearer {stage.key}"}
+    load = Load(gateway.port, PATH, headers, PLAIN, warmup_s=0.0, seconds=0.5)
+    return float(stage.run_load(load).result()["latency_max_ms"]) / 1000
+
+
+def measure_recording(stage: Stage, results: Results) -> None:
+    """The same requests with and without a record."""
+    load = Load(0, PATH, {}, PLAIN, 32, seconds=2.0 if stage.options.quick else 4.0)
+    measure(stage, results, "recording, 32 connections", ["gateway, not recording", "gateway"], load)
+
+
+def measure_workers(stage: Stage, results: Results) -> None:
+    """One worker and two, each free to run on either core beside the callers."""
+    load = Load(0, PATH, {}, PLAIN, 64, seconds=2.0 if stage.options.quick else 4.0)
+    names = ["gateway, one worker, any core", "gateway, two workers, any core"]
+    measure(stage, results, "workers, 64 connections", names, load)
+
+
+def measure_shipping(stage: Stage, results: Results) -> None:
+    """Rows that one process takes from its journal to PostgreSQL each second."""
+    journal = stage.place / f"shipping-{os.urandom(4).hex()}"
+    environment = clean_environment() | stage.settings() | {"JOURNAL_DIR": str(journal)}
+    rows = _SHIPPED_ROWS // 5 if stage.options.quick else _SHIPPED_ROWS
+    command = pinned([stage.cores.subject], [sys.executable, "-m", "benchmarks.shipping", str(rows)])
+    done = subprocess.run(command, cwd=stage.tree, env=environment, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise CannotRun(f"Shipping failed: {done.stderr.strip()[-500:]}")
+    results.add("shipping", "gateway", json.loads(done.stdout))

@@ -1,0 +1,140 @@
+"""Starts the gateway as an operator would: gunicorn with the repository's own configuration, everything on."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
+
+from app.dev.processes import Child, start_child
+from benchmarks.machine import CannotRun, Used, free_port, look_at, pinned
+
+# What the gateway consists of; a copy of it has no .env.local, whose settings would otherwise get into the run.
+_PARTS = ("app", "benchmarks", "migrations", "wsgi.py", "gunicorn.conf.py", ".env")
+_BOOT_TIMEOUT_S = 60.0
+# Looked at this often, the start-up time has an error of at most this many seconds.
+_BOOT_STEP_S = 0.005
+
+
+def copy_tree(tree: Path, to: Path) -> None:
+    """Copies what the gateway needs of a checkout, so that edits during a run do not get into it."""
+    shutil.rmtree(to, ignore_errors=True)
+    to.mkdir(parents=True)
+    for name in _PARTS:
+        source = tree / name
+        if source.is_dir():
+            shutil.copytree(source, to / name, ignore=shutil.ignore_patterns("__pycache__"))
+        elif source.exists():
+            shutil.copy(source, to / name)
+
+
+def clean_environment() -> dict[str, str]:
+    """Returns what any process needs of our environment, and no setting of the gateway."""
+    kept = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ")
+    return {name: os.environ[name] for name in kept if name in os.environ}
+
+
+def prepare_database(tree: Path, url: str) -> str:
+    """Migrates the database and returns a fresh gateway key from it."""
+    environment = clean_environment() | {"DATABASE_URL": url}
+
+    def flask(*words: str) -> str:
+        command = [sys.executable, "-m", "flask", "--app", "wsgi", *words]
+        done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise CannotRun(f"`flask {' '.join(words)}` failed: {done.stderr.strip()[-500:]}")
+        return done.stdout.strip()
+
+    flask("db", "upgrade")
+    return flask("keys", "create", "benchmark")
+
+
+@dataclass
+class Gateway:
+    """A running gateway.
+
+    Attributes:
+        port: where it listens.
+        boot_s: from the start of the process to its first answered request.
+    """
+
+    child: Child
+    port: int
+    boot_s: float
+
+    def workers(self) -> list[int]:
+        """Returns the process ids of its workers."""
+        return [child.pid for child in psutil.Process(self.child.process.pid).children()]
+
+    def used(self) -> Used:
+        """Returns what its workers have used."""
+        return look_at(self.workers())
+
+
+def start_gateway(
+    tree: Path,
+    place: Path,
+    settings: Mapping[str, str],
+    *,
+    cores: Sequence[int],
+    workers: int = 1,
+    application: str = "wsgi:app",
+    probe: str = "/health",
+) -> Gateway:
+    """Starts gunicorn in `tree` and returns when it answers.
+
+    Args:
+        tree: a copy made by `copy_tree`.
+        place: a directory of its own for the journal and the log.
+        settings: DATABASE_URL and the providers.
+        cores: the cores that it may run on.
+        workers: how many processes.
+        application: what gunicorn serves.
+        probe: the path that is asked until it answers.
+    """
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    port = free_port()
+    fixed = {"PORT": str(port), "WEB_CONCURRENCY": str(workers), "JOURNAL_DIR": str(place / "journal")}
+    command = pinned(cores, [sys.executable, "-m", "gunicorn", application])
+    started_s = time.monotonic()
+    child = start_child(
+        "gunicorn", command, environment=clean_environment() | dict(settings) | fixed, output=place / "log", cwd=tree
+    )
+    child.grace_s = 40.0  # Above the gateway's own graceful timeout.
+    wait_until_answers(child, port, probe, place / "log")
+    return Gateway(child, port, time.monotonic() - started_s)
+
+
+def wait_until_answers(child: Child, port: int, probe: str, log: Path, timeout_s: float = _BOOT_TIMEOUT_S) -> None:
+    """Asks for `probe` until the answer is a 200.
+
+    Raises:
+        CannotRun: the process ended, or the time is up.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    while not _answers(port, probe):
+        if child.process.poll() is not None or time.monotonic() > deadline_s:
+            said = log.read_text()[-1000:]
+            child.stop()
+            raise CannotRun(f"{child.name} did not start: {said}")
+        time.sleep(_BOOT_STEP_S)
+
+
+def _answers(port: int, probe: str) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", probe)
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()

@@ -1,0 +1,219 @@
+/*
+ * A provider that costs next to nothing: it answers chat requests as an OpenAI-compatible API does.
+ *
+ *   upstream            listens on a free port of 127.0.0.1 and prints it
+ *
+ * GET anything              the model list
+ * POST, not streamed        one completion, at once
+ * POST with "stream":true   Server-Sent Events: as many as the prompt says, at the pace that it says, then the event
+ *                           with the finish reason, the one with usage, and [DONE]
+ *
+ * The pace stands in the prompt ("events=000200 interval_us=020000"), because a prompt passes through any gateway
+ * unchanged. Each event's text is " #<number>@<time>@": the time in microseconds of the monotonic clock at which it
+ * was due. Due, not sent: if this process falls behind, the delay counts, and nothing slow makes itself look fast.
+ *
+ * One thread, epoll, and a look at all streams each millisecond.
+ */
+#include "common.h"
+
+enum { LARGEST_REQUEST = 8 << 20, BATCH = 512, TICK_MS = 1, LARGEST_EVENT = 512 };
+
+/* Both as in a real answer: the ids and names make an event as long as Fireworks' are, some 250 bytes. */
+#define ID "\"id\":\"chatcmpl-6b2f0e1c9a\",\"created\":1763800000,\"model\":\"" MODEL "\""
+#define MODEL "accounts/fireworks/models/deepseek-v3p1"
+#define CHUNK "data: {" ID ",\"object\":\"chat.completion.chunk\",\"choices\":["
+
+typedef struct connection {
+    int fd;
+    char *request; /* What has come of the request being read. */
+    size_t length, capacity;
+    size_t wanted; /* Length of the whole request, 0 while its head is incomplete. */
+    /* The stream being answered. */
+    int place; /* Index in `streams`, -1 while there is none. */
+    int events, sent;
+    int64_t interval_us, due_us;
+    char unsent[2 * LARGEST_EVENT]; /* The end of an event that the socket did not take. */
+    size_t unsent_length;
+} connection;
+
+static connection **streams;
+static int stream_count, stream_capacity;
+static int epoll;
+static char completion[2048], model_list[2048];
+static size_t completion_length, model_list_length;
+
+static void end_stream(connection *c) {
+    if (c->place < 0) return;
+    connection *last = streams[--stream_count];
+    streams[c->place] = last;
+    last->place = c->place;
+    c->place = -1;
+}
+
+static void drop(connection *c) {
+    end_stream(c);
+    close(c->fd);
+    free(c->request);
+    free(c);
+}
+
+/* Sends all of a short answer; a peer that does not take a kilobyte at once is gone. */
+static int send_whole(connection *c, const char *data, size_t length) {
+    return send(c->fd, data, length, MSG_NOSIGNAL) == (ssize_t)length ? 0 : -1;
+}
+
+/* The number behind `name=` in a prompt. */
+static int64_t prompt_number(const char *body, const char *name, int64_t otherwise) {
+    const char *found = strstr(body, name);
+    return found ? atoll(found + strlen(name)) : otherwise;
+}
+
+static int begin_stream(connection *c, const char *body) {
+    static const char head[] =
+        "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nx-request-id: bench\r\n"
+        "Transfer-Encoding: chunked\r\n\r\n";
+    if (stream_count == stream_capacity) {
+        stream_capacity = stream_capacity ? 2 * stream_capacity : 1024;
+        streams = realloc(streams, (size_t)stream_capacity * sizeof *streams);
+        if (!streams) die("Out of memory.");
+    }
+    c->place = stream_count;
+    streams[stream_count++] = c;
+    c->events = (int)prompt_number(body, "events=", 50);
+    c->interval_us = prompt_number(body, "interval_us=", 20000);
+    c->sent = 0;
+    c->unsent_length = 0;
+    c->due_us = now_us(); /* The first one at once: what passes until it arrives is the gateway's doing alone. */
+    return send_whole(c, head, sizeof head - 1);
+}
+
+/* Writes the stream's next piece as a chunk of the transfer coding; returns its length. */
+static size_t next_piece(connection *c, char *out) {
+    char event[LARGEST_EVENT];
+    int length, left = c->events - c->sent;
+    if (left > 0)
+        length = snprintf(event, sizeof event,
+                          CHUNK "{\"index\":0,\"delta\":{\"content\":\" #%d@%lld@\"},\"finish_reason\":null}]}\n\n",
+                          c->sent, (long long)c->due_us);
+    else if (left == 0)
+        length = snprintf(event, sizeof event, CHUNK "{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n");
+    else
+        length = snprintf(event, sizeof event,
+                          CHUNK "],\"usage\":{\"prompt_tokens\":12,\"completion_tokens\":%d,\"total_tokens\":%d}}\n\n"
+                                "data: [DONE]\n\n",
+                          c->events, c->events + 12);
+    int size = sprintf(out, "%x\r\n", (unsigned)length);
+    memcpy(out + size, event, (size_t)length);
+    size += length;
+    size += sprintf(out + size, left < 0 ? "\r\n0\r\n\r\n" : "\r\n");
+    return (size_t)size;
+}
+
+/* Sends what is due; -1 when the peer is gone. A socket that takes no more is tried again a tick later. */
+static int advance(connection *c, int64_t now) {
+    while (c->place >= 0 && (c->unsent_length || c->due_us <= now)) {
+        if (!c->unsent_length) c->unsent_length = next_piece(c, c->unsent);
+        ssize_t taken = send(c->fd, c->unsent, c->unsent_length, MSG_NOSIGNAL);
+        if (taken < 0) return errno == EAGAIN ? 0 : -1;
+        c->unsent_length -= (size_t)taken;
+        memmove(c->unsent, c->unsent + taken, c->unsent_length);
+        if (c->unsent_length) return 0;
+        c->sent++;
+        if (c->sent < c->events) c->due_us += c->interval_us; /* The two last pieces follow the last event at once. */
+        if (c->sent == c->events + 2) end_stream(c);
+    }
+    return 0;
+}
+
+static int answer(connection *c) {
+    const char *body = strstr(c->request, "\r\n\r\n") + 4;
+    if (!strncmp(c->request, "GET", 3)) return send_whole(c, model_list, model_list_length);
+    if (strstr(body, "\"stream\":true") || strstr(body, "\"stream\": true")) return begin_stream(c, body);
+    return send_whole(c, completion, completion_length);
+}
+
+/* How long the request is whose head is there, its body included; 0 while the head is incomplete. */
+static size_t request_length(connection *c) {
+    char *end = strstr(c->request, "\r\n\r\n");
+    if (!end) return 0;
+    char *field = strcasestr(c->request, "\r\ncontent-length:");
+    size_t body = field && field < end ? strtoul(field + 17, NULL, 10) : 0;
+    return (size_t)(end + 4 - c->request) + body;
+}
+
+static int receive(connection *c) {
+    if (c->length + 65536 > c->capacity) {
+        c->capacity = c->length + 131072;
+        if (c->capacity > LARGEST_REQUEST || !(c->request = realloc(c->request, c->capacity))) return -1;
+    }
+    ssize_t got = recv(c->fd, c->request + c->length, c->capacity - c->length - 1, 0);
+    if (got <= 0) return got < 0 && errno == EAGAIN ? 0 : -1;
+    c->length += (size_t)got;
+    c->request[c->length] = 0;
+    if (!c->wanted) c->wanted = request_length(c);
+    if (!c->wanted || c->length < c->wanted) return 0;
+    c->length = c->wanted = 0; /* Clients here send one request and wait for its answer. */
+    return answer(c);
+}
+
+static void accept_all(int listener) {
+    int fd;
+    while ((fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK)) >= 0) {
+        connection *c = calloc(1, sizeof *c);
+        if (!c) die("Out of memory.");
+        c->fd = fd;
+        c->place = -1;
+        send_at_once(fd);
+        watch(epoll, EPOLL_CTL_ADD, fd, EPOLLIN, c);
+    }
+}
+
+static int start_listening(void) {
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    struct sockaddr_in address = loopback(0);
+    socklen_t size = sizeof address;
+    if (bind(fd, (struct sockaddr *)&address, size) < 0 || listen(fd, 8192) < 0) die("listen: %s", strerror(errno));
+    getsockname(fd, (struct sockaddr *)&address, &size);
+    printf("%d\n", ntohs(address.sin_port));
+    fflush(stdout);
+    return fd;
+}
+
+static size_t make_answer(char *out, size_t size, const char *body) {
+    int length = snprintf(out, size,
+                          "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n"
+                          "x-request-id: bench\r\n\r\n%s",
+                          strlen(body), body);
+    return (size_t)length;
+}
+
+int main(void) {
+    completion_length = make_answer(
+        completion, sizeof completion,
+        "{" ID ",\"object\":\"chat.completion\",\"choices\":[{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":"
+        "\"A gateway stands between programs and the models that they ask. It checks who is calling, passes the question "
+        "on, and writes down what the answer cost.\"},\"finish_reason\":\"stop\"}],\"usage\":{\"prompt_tokens\":12,"
+        "\"completion_tokens\":38,\"total_tokens\":50}}");
+    model_list_length = make_answer(
+        model_list, sizeof model_list,
+        "{\"object\":\"list\",\"data\":[{\"id\":\"" MODEL "\",\"object\":\"model\",\"owned_by\":\"fireworks\",\"created\":"
+        "1755700000,\"kind\":\"HF_BASE_MODEL\",\"supports_chat\":true,\"supports_image_input\":false,\"supports_tools\":true,"
+        "\"context_length\":163840}]}");
+    epoll = epoll_create1(0);
+    int listener = start_listening();
+    watch(epoll, EPOLL_CTL_ADD, listener, EPOLLIN, NULL);
+    for (;;) {
+        struct epoll_event ready[BATCH];
+        int count = epoll_wait(epoll, ready, BATCH, stream_count ? TICK_MS : -1);
+        for (int i = 0; i < count; i++) {
+            connection *c = ready[i].data.ptr;
+            if (!c)
+                accept_all(listener);
+            else if (receive(c) < 0)
+                drop(c);
+        }
+        int64_t now = now_us();
+        for (int i = stream_count - 1; i >= 0; i--) /* Backwards: one that ends is replaced by one already seen. */
+            if (advance(streams[i], now) < 0) drop(streams[i]);
+    }
+}

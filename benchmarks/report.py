@@ -1,0 +1,117 @@
+"""Puts a run's numbers into words: tables in Markdown for the terminal and for docs/benchmarks.md."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+
+from benchmarks.results import Results, Summary
+from benchmarks.targets import TARGETS
+
+BEGIN, END = "<!-- written by make bench: begin -->", "<!-- written by make bench: end -->"
+
+# The columns of a table: heading, metric, and how many digits behind the point.
+_Columns = list[tuple[str, str, int]]
+_REQUESTS: _Columns = [
+    ("requests/s", "answers_per_s", 0),
+    ("p50 ms", "latency_p50_ms", 2),
+    ("p99 ms", "latency_p99_ms", 1),
+    ("CPU µs each", "cpu_us", 0),
+    ("failed", "errors", 0),
+]
+_STREAMS: _Columns = [
+    ("events/s", "events_per_s", 0),
+    ("first event p50 ms", "first_event_p50_ms", 1),
+    ("lag p50 ms", "lag_p50_ms", 1),
+    ("lag p99 ms", "lag_p99_ms", 1),
+    ("CPU µs each", "cpu_us", 1),
+    ("missing", "missing_events", 0),
+    ("failed", "errors", 0),
+]
+_OTHERS: _Columns = [
+    ("first answer s", "first_answer_s", 2),
+    ("memory MB", "idle_mb", 0),
+    ("KB a stream", "kb_per_stream", 1),
+    ("rows shipped/s", "shipped_per_s", 0),
+    ("memory MB", "memory_mb", 0),
+]
+
+
+def render_targets(results: Results) -> str:
+    """Returns the table of targets; those whose parts were not measured say so."""
+    lines = ["| target | bound | measured | |", "|---|---|---|---|"]
+    for target in TARGETS:
+        measured = target.measure(results)
+        bound = f"{'≥' if target.at_least else '≤'} {_figure(target.wanted)} {target.unit}".strip()
+        if measured is None:
+            lines.append(f"| {target.name} | {bound} | not measured | |")
+        else:
+            lines.append(
+                f"| {target.name} | {bound} | {_figure(measured)} {target.unit} | {target.verdict(measured)} |"
+            )
+    return "\n".join(lines)
+
+
+def _figure(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
+
+
+def render_tables(results: Results) -> str:
+    """Returns a table for each case: medians, and in brackets the least and the greatest."""
+    return "\n\n".join(f"**{_title(case)}**\n\n{_table(results, case)}" for case in results.cases())
+
+
+def _title(case: str) -> str:
+    return case.replace("1 connections", "1 connection").replace("1000 ", "1,000 ").replace("2000 ", "2,000 ")
+
+
+def _table(results: Results, case: str) -> str:
+    subjects = results.subjects(case)
+    wanted = _STREAMS if results.get(case, subjects[0], "events_per_s") else _REQUESTS
+    if not results.get(case, subjects[0], "answers_per_s"):
+        wanted = _OTHERS
+    columns = [column for column in wanted if any(results.get(case, subject, column[1]) for subject in subjects)]
+    lines = ["| | " + " | ".join(heading for heading, _, _ in columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for subject in subjects:
+        cells = [_cell(results.get(case, subject, metric), digits) for _, metric, digits in columns]
+        lines.append(f"| {subject} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(summary: Summary | None, digits: int) -> str:
+    if summary is None:
+        return "–"
+    median, low, high = (f"{value:,.{digits}f}" for value in (summary.median, summary.low, summary.high))
+    return median if low == high else f"{median} ({low}–{high})"
+
+
+def describe_company(results: Results) -> str:
+    """Returns a sentence on how much of the measured core other processes had; a quiet machine gives a few percent."""
+    shares = results.get_all("others_percent")
+    if not shares:
+        return ""
+    return (
+        f"Other processes had {statistics.median(shares):.0f} % of the measured core in the median, "
+        f"{max(shares):.0f} % at most."
+    )
+
+
+def render_document(results: Results) -> str:
+    """Returns what stands between the markers of docs/benchmarks.md."""
+    facts = [f"- {name}: {text}" for name, text in results.facts.items() if name != "stats"]
+    parts = [
+        "\n".join(facts),
+        render_targets(results),
+        describe_company(results),
+        "![requests and events per second](benchmarks.svg)",
+    ]
+    if "stats" in results.facts:
+        parts.append(f"```\n{results.facts['stats']}\n```")
+    return "\n\n".join([*parts, render_tables(results)])
+
+
+def write_document(path: Path, results: Results) -> None:
+    """Replaces what stands between the markers of the page."""
+    before, _, rest = path.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    path.write_text(f"{before}{BEGIN}\n\n{render_document(results)}\n\n{END}{after}")

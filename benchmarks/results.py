@@ -1,0 +1,74 @@
+"""The numbers of a run: a row for each thing measured in each repeat, kept as CSV, summed up as medians and ranges."""
+
+from __future__ import annotations
+
+import csv
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_COLUMNS = ("case", "subject", "repeat", "metric", "value")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What several repeats gave: the median, the least and the greatest."""
+
+    median: float
+    low: float
+    high: float
+
+
+class Results:
+    """All numbers of a run, and what is known of it besides: `facts`, text by name."""
+
+    def __init__(self) -> None:
+        self.facts: dict[str, str] = {}
+        self._values: dict[tuple[str, str, str], list[float]] = {}
+
+    def add(self, case: str, subject: str, measured: Mapping[str, Any]) -> None:
+        """Takes in what one repeat of a case gave for one subject; values that are no numbers are left out."""
+        for metric, value in measured.items():
+            if isinstance(value, int | float):
+                self._values.setdefault((case, subject, metric), []).append(float(value))
+
+    def get(self, case: str, subject: str, metric: str) -> Summary | None:
+        """Returns the summary of one metric, None where it was not measured."""
+        values = self._values.get((case, subject, metric))
+        return None if not values else Summary(statistics.median(values), min(values), max(values))
+
+    def get_all(self, metric: str) -> list[float]:
+        """Returns the values of one metric in all cases."""
+        return [value for (_, _, found), values in self._values.items() if found == metric for value in values]
+
+    def subjects(self, case: str) -> list[str]:
+        """Returns who took part in a case, in the order of their appearance."""
+        return list(dict.fromkeys(subject for found, subject, _ in self._values if found == case))
+
+    def cases(self) -> list[str]:
+        """Returns the cases, in the order of their appearance."""
+        return list(dict.fromkeys(case for case, _, _ in self._values))
+
+    def write(self, path: Path) -> None:
+        """Writes everything as CSV; facts are rows whose repeat is empty."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(_COLUMNS)
+            writer.writerows(("run", "", "", name, text) for name, text in self.facts.items())
+            for (case, subject, metric), values in self._values.items():
+                writer.writerows((case, subject, number, metric, value) for number, value in enumerate(values, start=1))
+
+
+def read_results(path: Path) -> Results:
+    """Returns what `Results.write` wrote."""
+    results = Results()
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            if row["repeat"]:
+                results.add(row["case"], row["subject"], {row["metric"]: float(row["value"])})
+            else:
+                results.facts[row["metric"]] = row["value"]
+    return results

@@ -1,0 +1,202 @@
+"""What runs during a benchmark: the provider, PostgreSQL, and whoever is measured, each started when it is needed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from app.config import ROOT
+from app.dev.postgres import EmbeddedPostgres
+from app.dev.sandbox import start_sandbox
+from benchmarks import peers
+from benchmarks.gateways import Gateway, copy_tree, prepare_database, start_gateway
+from benchmarks.machine import CannotRun, Cores, choose_cores
+from benchmarks.native import Load, LoadRun, compile_native, start_upstream
+from benchmarks.peers import Peer
+
+# After a load has gone the gateway still ends its streams and ships its records; the next one must not pay for that.
+SETTLE_S = 1.0
+# Where app/sandbox/providers.py plays each of them.
+_SANDBOX_PATHS = {
+    "FIREWORKS": "/inference/v1",
+    "FEATHERLESS": "/featherless/v1",
+    "DEEPINFRA": "/deepinfra/v1/openai",
+    "CHUTES": "/chutes/v1",
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command was asked for.
+
+    Attributes:
+        quick: shorter measurements, fewer repeats.
+        peers: names of those to compare with.
+        against: another checkout, measured beside this one.
+    """
+
+    quick: bool = False
+    peers: tuple[str, ...] = ("nginx",)
+    against: Path | None = None
+
+
+class Stage:
+    """The processes of one run; leaving the `with` block ends them."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.cores: Cores = choose_cores()
+        self.place = ROOT / "var" / "bench" / "run"
+        self.skipped: dict[str, str] = {}
+        self._stack = ExitStack()
+        self._peers: dict[str, Peer] = {}
+        self._gateways: dict[str, Gateway] = {}
+
+    def __enter__(self) -> Stage:
+        shutil.rmtree(self.place, ignore_errors=True)
+        self.place.mkdir(parents=True)
+        os.sched_setaffinity(0, {self.cores.rest})  # What is started without a core of its own runs there too.
+        try:
+            compile_native(self.place)
+            upstream, self.upstream_port = start_upstream(self.place, self.cores.rest)
+            self._stack.callback(upstream.stop)
+            self._start_postgres()
+            self.tree = self.place / "tree"
+            copy_tree(ROOT, self.tree)
+            self.key = prepare_database(self.tree, self.database_url)
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def _start_postgres(self) -> None:
+        server = EmbeddedPostgres(self.place / "postgres")
+        self._stack.callback(server.close)
+        self._stack.callback(server.child.stop)
+        self.database_url = server.url
+
+    def settings(self, base_url: str | None = None) -> dict[str, str]:
+        """Returns a gateway's settings: PostgreSQL, and the provider at `base_url` or, without one, the plain one."""
+        return {
+            "DATABASE_URL": self.database_url,
+            "FIREWORKS_API_KEY": "fw_REPLACE_ME",
+            "FIREWORKS_BASE_URL": base_url or f"http://127.0.0.1:{self.upstream_port}/inference/v1",
+        }
+
+    def start_gateway(
+        self,
+        name: str,
+        *,
+        settings: Mapping[str, str] | None = None,
+        cores: Sequence[int] = (),
+        workers: int = 1,
+        application: str = "wsgi:app",
+        tree: Path | None = None,
+    ) -> Gateway:
+        """Starts a gateway, on the core for what is measured unless told otherwise; it ends with the run."""
+        gateway = start_gateway(
+            tree or self.tree,
+            self.place / name,
+            settings or self.settings(),
+            cores=cores or [self.cores.subject],
+            workers=workers,
+            application=application,
+        )
+        self._stack.callback(gateway.child.stop)
+        return gateway
+
+    def get_gateway(self, name: str) -> Gateway:
+        """Returns the gateway called `name`, started if it is not running; see `_GATEWAYS`."""
+        if name not in self._gateways:
+            self._gateways[name] = _GATEWAYS[name](self)
+        return self._gateways[name]
+
+    def get_peer(self, name: str) -> Peer | None:
+        """Returns a subject by its name in tables, started if it is not running; None where it cannot be had."""
+        if name in self.skipped:
+            return None
+        if name not in self._peers:
+            try:
+                self._peers[name] = self._start_peer(name)
+            except (CannotRun, subprocess.CalledProcessError) as error:
+                self.skipped[name] = str(error)
+                print(f"{name} is left out: {error}", flush=True)
+                return None
+        return self._peers[name]
+
+    def _start_peer(self, name: str) -> Peer:
+        if name in _GATEWAYS:
+            gateway = self.get_gateway(name)
+            return Peer(name, gateway.port, {"Authorization": f"Bearer {self.key}"}, gateway.child)
+        if name == "direct":
+            return Peer(name, self.upstream_port)
+        start: dict[str, Callable[[], Peer]] = {
+            "bare Flask route": lambda: peers.start_bare_flask(self.place, self.cores.subject, ROOT),
+            "nginx": lambda: peers.start_nginx(self.place / "nginx", self.cores.subject, self.upstream_port),
+            "LiteLLM": lambda: peers.start_litellm(self.place, self.cores.subject, self.upstream_port),
+            "Portkey": lambda: peers.start_portkey(self.place, self.cores.subject, self.upstream_port),
+        }
+        peer = start[name]()
+        assert peer.child is not None
+        self._stack.callback(peer.child.stop)
+        return peer
+
+    def tls_settings(self) -> dict[str, str]:
+        """Returns the settings of a gateway whose provider is reached over TLS, through an nginx beside the load.
+
+        Raises:
+            CannotRun: nginx or openssl is missing.
+        """
+        if not hasattr(self, "_tls_front"):
+            self._certificate = peers.make_certificate(self.place)
+            place = self.place / "nginx-tls"
+            self._tls_front = peers.start_nginx(place, self.cores.rest, self.upstream_port, self._certificate)
+            assert self._tls_front.child is not None
+            self._stack.callback(self._tls_front.child.stop)
+            time.sleep(0.5)
+        url = f"https://localhost:{self._tls_front.port}/inference/v1"
+        return self.settings(url) | {"SSL_CERT_FILE": str(self._certificate)}
+
+    def catalog_settings(self) -> dict[str, str]:
+        """Returns the settings of a gateway with all four providers, played by the sandbox with its full lists."""
+        if not hasattr(self, "_sandbox_url"):
+            child, self._sandbox_url = start_sandbox(self.place / "sandbox.log")
+            self._stack.callback(child.stop)
+        settings = self.settings()
+        for name, path in _SANDBOX_PATHS.items():
+            settings |= {f"{name}_API_KEY": "sandbox", f"{name}_BASE_URL": self._sandbox_url + path}
+        return settings
+
+    def run_load(self, load: Load) -> LoadRun:
+        """Starts callers."""
+        return LoadRun(self.place, self.cores.rest, load)
+
+
+_GATEWAYS: dict[str, Callable[[Stage], Gateway]] = {
+    "gateway": lambda stage: stage.start_gateway("gateway"),
+    "gateway, provider over TLS": lambda stage: stage.start_gateway("tls", settings=stage.tls_settings()),
+    "gateway, not recording": lambda stage: stage.start_gateway("unrecorded", application="benchmarks.unrecorded:app"),
+    "gateway, one worker, any core": lambda stage: stage.start_gateway("one", cores=stage.cores.both),
+    "gateway, two workers, any core": lambda stage: stage.start_gateway("two", cores=stage.cores.both, workers=2),
+    "gateway, four catalogs": lambda stage: stage.start_gateway("catalogs", settings=stage.catalog_settings()),
+    "other checkout": lambda stage: _start_other(stage),
+}
+
+
+def _start_other(stage: Stage) -> Gateway:
+    assert stage.options.against is not None
+    tree = stage.place / "other-tree"
+    copy_tree(stage.options.against, tree)
+    return stage.start_gateway("other", tree=tree)

@@ -1,0 +1,127 @@
+"""What the gateway is held to: ratios within one run, and figures that depend little on the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from benchmarks.results import Results
+
+_ONE, _MANY = "requests, 1 connections", "requests, 32 connections"
+_CALM, _FULL = "1000 streams, 20 events/s each", "1000 streams, 50 events/s each"
+_TLS = "gateway, provider over TLS"
+_TWO, _SINGLE = "gateway, two workers, any core", "gateway, one worker, any core"
+
+
+@dataclass(frozen=True)
+class Target:
+    """One target.
+
+    Attributes:
+        name: what is measured.
+        wanted: the bound.
+        at_least: whether more is better.
+        unit: what stands behind the figures.
+        measure: computes it; None where something it needs was not measured.
+    """
+
+    name: str
+    wanted: float
+    at_least: bool
+    unit: str
+    measure: Callable[[Results], float | None]
+
+    def verdict(self, measured: float) -> str:
+        """Returns "met" or by how much it is missed."""
+        met = measured >= self.wanted if self.at_least else measured <= self.wanted
+        return "met" if met else f"missed by {abs(measured / self.wanted - 1):.0%}"
+
+
+def _median(results: Results, case: str, subject: str, metric: str) -> float | None:
+    summary = results.get(case, subject, metric)
+    return None if summary is None else summary.median
+
+
+def _ratio(case: str, metric: str, of: str, to: str, to_case: str = "") -> Callable[[Results], float | None]:
+    def measure(results: Results) -> float | None:
+        above, below = _median(results, case, of, metric), _median(results, to_case or case, to, metric)
+        return above / below if above is not None and below else None
+
+    return measure
+
+
+def _added_p50_ms(results: Results, subject: str = "gateway") -> float | None:
+    own, direct = (_median(results, _ONE, name, "latency_p50_ms") for name in (subject, "direct"))
+    return own - direct if own is not None and direct is not None else None
+
+
+def _added_to_litellms(results: Results) -> float | None:
+    own, theirs = _added_p50_ms(results), _added_p50_ms(results, "LiteLLM")
+    return own / theirs if own is not None and theirs else None
+
+
+def _events_to_litellms_best(results: Results) -> float | None:
+    own = _median(results, _FULL, "gateway", "events_per_s")
+    theirs = [_median(results, case, "LiteLLM", "events_per_s") for case in results.cases()]
+    best = max((value for value in theirs if value is not None), default=None)
+    return own / best if own is not None and best else None
+
+
+def _figure(case: str, subject: str, metric: str) -> Callable[[Results], float | None]:
+    return lambda results: _median(results, case, subject, metric)
+
+
+def _recording_cost(results: Results) -> float | None:
+    ratio = _ratio("recording, 32 connections", "answers_per_s", "gateway", "gateway, not recording")(results)
+    return None if ratio is None else (1 - ratio) * 100
+
+
+TARGETS = [
+    Target(
+        "requests/s at 32 connections, to LiteLLM's",
+        20,
+        True,
+        "×",
+        _ratio(_MANY, "answers_per_s", "gateway", "LiteLLM"),
+    ),
+    Target(
+        "requests/s at 32 connections, to Portkey's", 2, True, "×", _ratio(_MANY, "answers_per_s", "gateway", "Portkey")
+    ),
+    Target(
+        "requests/s at 32 connections, to a bare Flask route's",
+        0.35,
+        True,
+        "×",
+        _ratio(_MANY, "answers_per_s", "gateway", "bare Flask route"),
+    ),
+    Target("median latency added at one connection", 0.7, False, "ms", _added_p50_ms),
+    Target("median latency added at one connection, to LiteLLM's", 1 / 15, False, "×", _added_to_litellms),
+    Target("events/s of 1,000 streams × 50/s, to LiteLLM's best", 16, True, "×", _events_to_litellms_best),
+    Target("lag p99 of 1,000 streams × 20/s", 25, False, "ms", _figure(_CALM, "gateway", "lag_p99_ms")),
+    Target("events missing of 1,000 streams × 20/s", 0, False, "", _figure(_CALM, "gateway", "missing_events")),
+    Target("memory of a live stream", 40, False, "KB", _figure("start and memory", "gateway", "kb_per_stream")),
+    Target(
+        "memory of a live stream, over TLS",
+        100,
+        False,
+        "KB",
+        _figure("start and memory", _TLS, "kb_per_stream"),
+    ),
+    Target("requests/s over TLS to plain", 0.75, True, "×", _ratio(f"TLS: {_MANY}", "answers_per_s", _TLS, "gateway")),
+    Target(
+        "events/s of 1,000 × 50/s over TLS to plain",
+        0.75,
+        True,
+        "×",
+        _ratio(f"TLS: {_FULL}", "events_per_s", _TLS, "gateway"),
+    ),
+    Target(
+        "requests/s of two workers to one",
+        1.8,
+        True,
+        "×",
+        _ratio("workers, 64 connections", "answers_per_s", _TWO, _SINGLE),
+    ),
+    Target("start to first answer", 2, False, "s", _figure("start and memory", "gateway", "first_answer_s")),
+    Target("requests/s that recording costs", 8, False, "%", _recording_cost),
+]
