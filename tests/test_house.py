@@ -82,7 +82,14 @@ def test_imports_only_go_down(path: Path) -> None:
         ("alembic", {"app.db"}),
         (
             "gevent",
-            {"app.services.interrupts", "app.services.pool", "app.services.waits", "app.db.errors", "app.sandbox", "app.gunicorn_worker"},
+            {
+                "app.services.interrupts",
+                "app.services.pool",
+                "app.services.waits",
+                "app.db.errors",
+                "app.sandbox",
+                "app.gunicorn_worker",
+            },
         ),
         ("flask", {"app", "app.http", "app.routes", "app.cli"}),
     ],
