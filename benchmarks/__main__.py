@@ -69,6 +69,8 @@ def _run(options: argparse.Namespace, results: Results) -> None:
     peers = tuple(_PEERS[name] for name in options.peers)
     with Stage(Options(options.quick, peers, options.against)) as stage:
         results.facts |= _facts(repeats, peers, stage.place)
+        if options.quick:
+            results.facts["quick"] = "half the usual length of each measurement"
         for repeat in range(1, repeats + 1):
             for name in options.cases:
                 print(f"repeat {repeat} of {repeats}: {name}", flush=True)
@@ -83,7 +85,8 @@ def _run(options: argparse.Namespace, results: Results) -> None:
 
 
 def _facts(repeats: int, peers: tuple[str, ...], place: Path) -> dict[str, str]:
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    words = ["git", "describe", "--always", "--dirty=, with changes that are not committed"]
+    commit = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     facts = {
         "date": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}",
         "machine": describe_machine(),
