@@ -7,6 +7,7 @@ after the fork, and whatever was imported before that keeps locks that stop all 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,10 @@ def on_starting(server: Any) -> None:
 
 def post_fork(server: Any, worker: Any) -> None:
     """Lets libpq wait on gevent's loop; without it one slow query stops every request of the worker."""
+    # Until gunicorn sets its own, a second from here, the main process's handlers are in place: they put a signal into
+    # a queue that nobody reads here, and the main process, which sends it once, would wait for the graceful timeout.
+    signal.signal(signal.SIGTERM, worker.handle_exit)
+    signal.signal(signal.SIGQUIT, worker.handle_exit)
     from psycogreen.gevent import patch_psycopg
 
     patch_psycopg()

@@ -16,6 +16,7 @@ JSON: a request that is no HTTP never reaches the application, and gunicorn woul
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import time
 from collections.abc import Iterator
@@ -122,7 +123,9 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
             del self._waits[timeout]
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """Begins to stop: no new connections, and no waiting for idle ones."""
+        """Begins to stop: no new connections, and no waiting for idle ones. Before the first request it simply ends."""
+        if not self.booted:
+            os._exit(0)
         super().handle_exit(sig, frame)
         gevent.spawn(self._release_idle)
 

@@ -54,7 +54,7 @@ class Observer:
             self._upstream.on_model(f"fault-{number}-", seen.fault.script)
             for door in self._doors:
                 jobs.append((self._meet, seen, number, door))
-                if seen.fault.gateway is None:
+                if seen.fault.gateway is None and not seen.fault.is_costly:
                     jobs += [(self._ask_sdk, seen, number, door), (self._ask_curl, seen, number, door)]
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             for done in [pool.submit(job[0], *job[1:]) for job in jobs]:

@@ -36,6 +36,9 @@ SETTINGS = {
     "MAX_LIVE_REQUESTS": "24",
 }
 
+# Everything here is a sequence of starts and stops, which take long on a busy machine.
+_PATIENCE_S = 60.0
+
 # How each provider's list of models fails in the gateway of this module.
 BROKEN_CATALOGS: dict[str, tuple[str, Script]] = {
     "fireworks": ("is silent", [hang()]),
@@ -110,7 +113,11 @@ class Ordeal:
         self._postgres.stop()
         event = Event("PostgreSQL is away", "ok", "at once; recorded when it is back")
         requests = self._begin(event, "no-database-", stream([*FINISH, DONE]))
-        wait_until(lambda: len(event.met) + len(event.sdk) + len(event.curl) == len(requests), what="all answers")
+        wait_until(
+            lambda: len(event.met) + len(event.sdk) + len(event.curl) == len(requests),
+            what="all answers",
+            timeout_s=_PATIENCE_S,
+        )
         self._postgres.start()
         self._end([(event, requests)])
 
@@ -129,10 +136,12 @@ class Ordeal:
         with ExitStack() as stack:
             for number in range(int(SETTINGS["MAX_LIVE_REQUESTS"])):
                 stack.enter_context(open_chat(self._gateway, f"filler-{number}", provider="fireworks"))
-                wait_until(lambda: requests_for(self._upstream, f"filler-{number}"), what="the filler")  # noqa: B023
+                wait_until(
+                    lambda: requests_for(self._upstream, f"filler-{number}"), what="the filler", timeout_s=_PATIENCE_S
+                )  # noqa: B023
             self._end([(event, self._submit(event, "overload-", True, "fireworks"))])
             self.health_when_full = request("GET", self._gateway.url + "/health").status
-        wait_until(self._has_room, what="the gateway to have room again")
+        wait_until(self._has_room, what="the gateway to have room again", timeout_s=_PATIENCE_S)
 
     def _has_room(self) -> bool:
         return meet(self._doors[0], chat_body("room", provider="fireworks")).status == 200
@@ -157,11 +166,15 @@ class Ordeal:
         requests = self._begin(event, "reloaded-", stream([ONE, wait_for(gate), *FINISH[1:], DONE]))
         before = self._gateway.worker_pids()
         self._gateway.send_signal(signal.SIGHUP)
-        wait_until(lambda: set(self._gateway.worker_pids()) - set(before), what="a new worker")
+        wait_until(lambda: set(self._gateway.worker_pids()) - set(before), what="a new worker", timeout_s=_PATIENCE_S)
         gate.open()
         self._end([(event, requests)])
         gate.close()
-        wait_until(lambda: not set(self._gateway.worker_pids()) & set(before), what="the old worker to go")
+        wait_until(
+            lambda: not set(self._gateway.worker_pids()) & set(before),
+            what="the old worker to go",
+            timeout_s=_PATIENCE_S,
+        )
 
     def _stop(self) -> None:
         gate = Gate()
@@ -190,7 +203,11 @@ class Ordeal:
         upstream = self._upstreams[provider]
         upstream.on_model(marker, script)
         futures = self._submit(event, marker, stream, provider)
-        wait_until(lambda: _count(upstream, marker) >= len(futures), what=f"{marker} to reach the provider")
+        wait_until(
+            lambda: _count(upstream, marker) >= len(futures),
+            what=f"{marker} to reach the provider",
+            timeout_s=_PATIENCE_S,
+        )
         return futures
 
     def _submit(self, event: Event, marker: str, stream: bool, provider: str) -> list[Future[None]]:
@@ -213,7 +230,7 @@ class Ordeal:
         # An answer that nginx gives has an id of nginx' own.
         named = "x-gateway-provider" in met.headers or met.status in {429, 503}
         wanted = ("request_id", met.headers["x-request-id"]) if named else ("model_requested", model)
-        rows: list[dict[str, Any]] = wait_until(lambda: self._rows(*wanted), 60, what=f"the row of {model}")
+        rows: list[dict[str, Any]] = wait_until(lambda: self._rows(*wanted), _PATIENCE_S, what=f"the row of {model}")
         (event.rows[door.name],) = rows
 
     def _rows(self, column: str, value: str) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from tests.faults.observe import Observation
 from tests.faults.own import Event
 
 # A departed client, a stalled write, a drain: what is promised of it is in the settings; a busy machine adds this.
-SLACK_S = 4.0
+SLACK_S = 6.0
 
 INTRODUCTION = """# Faults
 

@@ -44,7 +44,8 @@ def test_an_error_has_the_one_shape_and_its_code(observations: dict[str, Observa
 def test_a_request_is_over_when_its_limit_says_so(observations: dict[str, Observation], name: str) -> None:
     limit = observations[name].fault.limit
     for met in observations[name].met.values():
-        assert least_s(limit) <= met.took_s < least_s(limit) + SLACK_S
+        assert least_s(limit) <= met.took_s
+        assert limit == "its own pace" or met.took_s < least_s(limit) + SLACK_S
 
 
 def test_a_silent_provider_leaves_the_client_with_heartbeats(observations: dict[str, Observation]) -> None:

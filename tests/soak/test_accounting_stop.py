@@ -20,7 +20,7 @@ from tests.support.soak import soak_count
 
 # Streams that do not end by themselves outlive the drain, and the rest of the grace time is for shipping.
 _SETTINGS = {"DRAIN_TIMEOUT": "1.5", "GRACEFUL_TIMEOUT": "6"}
-_WEIGHTS = {**MIXED, "silent": 0, "endless": 2}
+_WEIGHTS = {**MIXED, "silent": 0, "endless": 6}
 
 # How old a row may be before it must have been shipped: a round of the shipper takes half a second.
 _SHIPPED_WITHIN_S = 1.0
