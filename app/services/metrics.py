@@ -29,6 +29,8 @@ if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
 
 # More models than a gateway's users use, fewer than would trouble a Prometheus.
 MAX_MODELS = 200
+# The gateway's own codes are some twenty; a provider's refusals may carry words of its own.
+MAX_ERRORS = 100
 
 # From the gateway's own overhead to the longest answers: 5 ms to 15 min.
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900)
@@ -73,6 +75,7 @@ catalog_age_seconds = Gauge(
 )
 
 _models: set[str] = set()
+_errors: set[str] = set()
 
 
 def count_request(row: ActivityRow) -> None:
@@ -85,7 +88,8 @@ def count_request(row: ActivityRow) -> None:
     if row.completion_tokens is not None:
         _count_usage(row, provider)
     if row.outcome.startswith("upstream_"):
-        upstream_errors_total.labels(provider, row.error_code or row.error_type or "unknown").inc()
+        error = _bounded(_errors, MAX_ERRORS, row.error_code or row.error_type or "unknown")
+        upstream_errors_total.labels(provider, error).inc()
     if len(row.attempts) > 1:
         retries_total.labels(provider).inc(len(row.attempts) - 1)
 
@@ -96,7 +100,7 @@ def observe_overhead(stream: bool, seconds: float) -> None:
 
 
 def _count_usage(row: ActivityRow, provider: str) -> None:
-    model = _model_label(row.model_served or "unknown")
+    model = _bounded(_models, MAX_MODELS, row.model_served or "unknown")
     _tokens(provider, model, "prompt").inc(row.prompt_tokens or 0)
     _tokens(provider, model, "completion").inc(row.completion_tokens or 0)
     if row.cached_tokens:
@@ -107,12 +111,13 @@ def _count_usage(row: ActivityRow, provider: str) -> None:
         _cost(provider, row.cost_kind).inc(float(row.cost_usd))
 
 
-def _model_label(model: str) -> str:
-    if model not in _models:
-        if len(_models) >= MAX_MODELS:
+def _bounded(known: set[str], most: int, label: str) -> str:
+    """Returns a label that somebody else words, "other" once there are enough different ones."""
+    if label not in known:
+        if len(known) >= most:
             return "other"
-        _models.add(model)
-    return model
+        known.add(label)
+    return label
 
 
 # labels() takes a lock and builds a tuple of strings, which costs more than the increment itself.

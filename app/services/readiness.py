@@ -5,11 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from app.config import SettingsError, get_settings
-from app.db.engine import ping
+from app.db.engine import get_engine
+from app.db.errors import DatabaseError, bounded
+from app.db.schema import select_schema_state
 from app.services import drain
 from app.services.breaker import get_open_breakers
 from app.services.journal import get_journal_status
 from app.services.models import get_catalog_ages
+
+# A balancer asks every few seconds and gives up after some; a database that takes longer is as good as away.
+_PATIENCE_S = 1.0
 
 
 def get_readiness() -> dict[str, Any]:
@@ -24,15 +29,17 @@ def get_readiness() -> dict[str, Any]:
     return {
         "ready": serving and not drain.is_draining(),
         "draining": drain.is_draining(),
-        "database": {"reachable": _database_answers()},
+        "database": _database_state(),
         "journal": journal,
         "catalogs": get_catalog_ages(),
         "breakers": get_open_breakers(),
     }
 
 
-def _database_answers() -> bool:
+def _database_state() -> dict[str, Any]:
     try:
-        return ping()
-    except SettingsError:
-        return False
+        with bounded(_PATIENCE_S), get_engine().connect() as connection:
+            schema = select_schema_state(connection)
+    except (DatabaseError, SettingsError):
+        return {"reachable": False, "schema": None}
+    return {"reachable": True, "schema": schema.state}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import shutil
 import subprocess
 import time
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from tests.support.chat import chat_body
 
 # Bounds a hang; no fault here takes half of it.
 TIMEOUT_S = 30.0
+
+NO_CURL = "" if shutil.which("curl") else "curl is not on PATH, so what it says is not tested"
 
 _CURL_CODES = {0: "0", 18: "18 (partial)", 22: "22 (HTTP error)", 52: "52 (nothing)", 56: "56 (reset)"}
 

@@ -12,7 +12,7 @@ from app.db.schema import upgrade_schema
 from tests.faults import leaving, own
 from tests.faults.cases import SECTIONS, SETTINGS
 from tests.faults.leaving import Left, observe_departures
-from tests.faults.nginx import NO_NGINX, Door, direct, running_nginx
+from tests.faults.nginx import Door, doors_of
 from tests.faults.observe import Observation, Observer
 from tests.faults.own import Ordeal
 from tests.support.gateway import base_settings, running_gateway
@@ -38,8 +38,6 @@ def hurried_doors(
     tree: Path, session_database_url: str, faulty_upstream: ScriptedUpstream, faults_place: Path
 ) -> Iterator[list[Door]]:
     """The doors of a gateway with short timeouts: Fireworks misbehaves, DeepInfra refuses, Chutes never accepts."""
-    if NO_NGINX:
-        pytest.skip(NO_NGINX)
     with ExitStack() as stack:
         providers = {
             "FIREWORKS_BASE_URL": faulty_upstream.base_url,
@@ -51,7 +49,7 @@ def hurried_doors(
         }
         settings = base_settings(faults_place, session_database_url) | SETTINGS | providers
         gateway = stack.enter_context(running_gateway(tree, faults_place, settings))
-        yield [direct(gateway), stack.enter_context(running_nginx(gateway, faults_place / "nginx"))]
+        yield stack.enter_context(doors_of(gateway, faults_place / "nginx"))
 
 
 @pytest.fixture(scope="session")
@@ -69,17 +67,15 @@ def patient_doors(
     tree: Path, session_database_url: str, faulty_upstream: ScriptedUpstream, faults_place: Path
 ) -> Iterator[list[Door]]:
     """The doors of a gateway that waits long for its provider and briefly for its clients."""
-    if NO_NGINX:
-        pytest.skip(NO_NGINX)
     place = faults_place / "patient"
     place.mkdir()
     settings = base_settings(place, session_database_url) | leaving.SETTINGS
     settings |= {"FIREWORKS_BASE_URL": faulty_upstream.base_url, "FIREWORKS_API_KEY": "fw_test"}
     with (
         running_gateway(tree, place, settings) as gateway,
-        running_nginx(gateway, place / "nginx", leaving.NGINX_CHANGES) as behind,
+        doors_of(gateway, place / "nginx", leaving.NGINX_CHANGES) as doors,
     ):
-        yield [direct(gateway), behind]
+        yield doors
 
 
 @pytest.fixture(scope="session")
@@ -93,8 +89,6 @@ def departures(
 @pytest.fixture(scope="session")
 def ordeal(tree: Path, faults_place: Path) -> Iterator[Ordeal]:
     """What a gateway of its own, on a database server of its own, lived through."""
-    if NO_NGINX:
-        pytest.skip(NO_NGINX)
     place = faults_place / "ordeal"
     place.mkdir()
     with ExitStack() as stack:
@@ -108,7 +102,7 @@ def ordeal(tree: Path, faults_place: Path) -> Iterator[Ordeal]:
             settings[f"{provider.upper()}_BASE_URL"] = upstream.base_url
             settings[f"{provider.upper()}_API_KEY"] = "fw_test"
         gateway = stack.enter_context(running_gateway(tree, place, settings))
-        doors = [direct(gateway), stack.enter_context(running_nginx(gateway, place / "nginx"))]
+        doors = stack.enter_context(doors_of(gateway, place / "nginx"))
         story = Ordeal(gateway, doors, upstreams, server, url)
         story.run()
         yield story

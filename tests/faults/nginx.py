@@ -38,6 +38,16 @@ class Door:
         return f"http://127.0.0.1:{self.port}"
 
 
+@contextmanager
+def doors_of(gateway: Gateway, place: Path, changes: Mapping[str, str] = {}) -> Iterator[list[Door]]:
+    """The ways to a gateway for the length of a `with` block: its own port and, where there is one, nginx."""
+    if NO_NGINX:
+        yield [direct(gateway)]
+        return
+    with running_nginx(gateway, place, changes) as behind:
+        yield [direct(gateway), behind]
+
+
 def direct(gateway: Gateway) -> Door:
     """Returns the gateway's own door."""
     return Door("direct", gateway.port, gateway.key)

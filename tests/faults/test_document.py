@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 
+import pytest
+
 from tests.faults.cases import SECTIONS
+from tests.faults.clients import NO_CURL
 from tests.faults.leaving import Left
+from tests.faults.nginx import NO_NGINX
 from tests.faults.observe import Observation
 from tests.faults.own import Ordeal
 from tests.faults.table import departure_line, event_line, line_of, render
@@ -14,6 +18,7 @@ from tests.support.tree import ROOT
 PAGE = ROOT / "docs" / "faults.md"
 
 
+@pytest.mark.skipif(bool(NO_NGINX or NO_CURL), reason=NO_NGINX or NO_CURL)
 def test_the_page_says_what_was_seen(
     observations: dict[str, Observation], departures: dict[str, Left], ordeal: Ordeal
 ) -> None:

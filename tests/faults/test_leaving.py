@@ -7,7 +7,7 @@ import time
 import pytest
 
 from tests.faults.leaving import BOUNDS_S, DEPARTURES, SETTINGS, Caller, Left
-from tests.faults.nginx import Door
+from tests.faults.nginx import NO_NGINX, Door
 from tests.faults.table import SLACK_S
 from tests.support.answers import chat_answer
 from tests.support.chat import PREFIX
@@ -38,10 +38,8 @@ def test_the_provider_is_let_go_in_time(departures: dict[str, Left], name: str) 
 
 
 def test_a_client_that_leaves_ends_the_retries(departures: dict[str, Left]) -> None:
-    assert departures["leaves while the gateway waits to try again"].provider == {
-        "direct": "1 request",
-        "nginx": "1 request",
-    }
+    seen = departures["leaves while the gateway waits to try again"].provider
+    assert set(seen.values()) == {"1 request"}
 
 
 def test_a_client_that_does_not_read_holds_its_provider_back(departures: dict[str, Left]) -> None:
@@ -53,6 +51,8 @@ def test_a_client_that_does_not_read_holds_its_provider_back(departures: dict[st
 def test_a_client_that_never_reads_is_dropped(
     patient_doors: list[Door], faulty_upstream: ScriptedUpstream, number: int
 ) -> None:
+    if number >= len(patient_doors):
+        pytest.skip(NO_NGINX)
     faulty_upstream.on_model("never-read-", chat_answer("x" * 30_000_000))
     caller = Caller(patient_doors[number], faulty_upstream, f"{PREFIX}never-read-{number}", 900 + number)
     with caller.connection as connection:

@@ -6,7 +6,9 @@ import os
 import re
 import signal
 
+from app.services.metrics import MAX_ERRORS
 from tests.conftest import MakeGateway
+from tests.support.answers import json_answer
 from tests.support.chat import PREFIX, post_chat, request
 from tests.support.gateway import Gateway
 from tests.support.scripted_upstream import ScriptedUpstream
@@ -76,3 +78,17 @@ def test_names_that_a_client_makes_up_get_no_series(make_gateway: MakeGateway, u
     assert "junk" not in text
     # Other outcomes and kinds may appear, names may not.
     assert len(text.splitlines()) < before + 60
+
+
+def test_words_that_a_provider_makes_up_get_a_bounded_number_of_series(
+    make_gateway: MakeGateway, upstream: ScriptedUpstream
+) -> None:
+    settings = {"FIREWORKS_BASE_URL": upstream.base_url, "FIREWORKS_API_KEY": "fw_test"}
+    gateway = make_gateway(settings)
+    for number in range(MAX_ERRORS + 20):
+        refusal = json_answer({"error": {"message": "no", "code": f"made-up-{number}"}}, 400)
+        upstream.on_model(f"refused-{number}-", refusal)
+        assert post_chat(gateway, f"{PREFIX}refused-{number}-").status == 400
+    wait_until(lambda: total(scrape(gateway), "gateway_upstream_errors_total") == MAX_ERRORS + 20, what="the counts")
+    text = scrape(gateway)
+    assert text.count("made-up-") == MAX_ERRORS and 'error="other"' in text

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.clients import NO_CURL
 from tests.faults.leaving import Caller
 from tests.faults.nginx import NO_NGINX, Door, running_nginx
 from tests.support.answers import DONE, chat_answer, chunk, sse_stream
@@ -143,8 +144,8 @@ def test_a_slow_head_is_not_waited_for(scripted_gateway: Gateway, tmp_path: Path
 def test_tls_takes_the_lines_that_are_ready_for_it(
     scripted_gateway: Gateway, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not on PATH, so there is no certificate to serve TLS with")
+    if NO_CURL or shutil.which("openssl") is None:
+        pytest.skip(NO_CURL or "openssl is not on PATH, so there is no certificate to serve TLS with")
     make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1"]
     names = ["-subj", "/CN=localhost", "-keyout", str(tmp_path / "key.pem"), "-out", str(tmp_path / "cert.pem")]
     subprocess.run([*make, *names], check=True, capture_output=True)

@@ -8,7 +8,7 @@ from tests.faults.table import SLACK_S
 
 def test_every_request_has_its_row(ordeal: Ordeal) -> None:
     for event in ordeal.events:
-        assert [row["outcome"] for row in event.rows.values()] == [event.outcome] * 2, event.name
+        assert event.rows and {row["outcome"] for row in event.rows.values()} == {event.outcome}, event.name
 
 
 def test_no_client_takes_a_broken_answer_for_a_complete_one(ordeal: Ordeal) -> None:
@@ -18,7 +18,7 @@ def test_no_client_takes_a_broken_answer_for_a_complete_one(ordeal: Ordeal) -> N
             assert (met.status == 200 and met.ended == "complete") is is_fine, event.name
             assert is_fine or b"[DONE]" not in met.body
         assert {words == "completes" for words in event.sdk.values()} == {is_fine}, event.name
-        assert {words == "0" for words in event.curl.values()} == {is_fine}, event.name
+        assert {words == "0" for words in event.curl.values()} <= {is_fine}, event.name
 
 
 def test_nothing_is_sent_to_the_provider_twice_when_a_worker_dies(ordeal: Ordeal) -> None:

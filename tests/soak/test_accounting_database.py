@@ -54,7 +54,7 @@ class _Phases:
         for step in steps:
             step()
         self.times[name] = started_s, time.monotonic()
-        self.bytes[name] = [psutil.Process(pid).memory_info().rss for pid in self._workers]
+        self.bytes[name] = [_weigh(pid) for pid in self._workers]
 
     def p99_s(self, visits: Sequence[Visit]) -> dict[str, float]:
         """Returns the 99th percentile of the latencies of the requests that were under way in each."""
@@ -66,6 +66,15 @@ class _Phases:
         A full batch of rows is in memory some times over while it is sent; that is paid for once.
         """
         return {name: max(map(int.__sub__, sizes, self.bytes["stopped"])) for name, sizes in self.bytes.items()}
+
+
+def _weigh(pid: int) -> int:
+    """Returns the resident bytes of a process at rest: between two batches, as it were."""
+    sizes = []
+    for _ in range(5):
+        sizes.append(int(psutil.Process(pid).memory_info().rss))
+        time.sleep(0.1)
+    return min(sizes)
 
 
 def _p99_s(visits: list[Visit]) -> float:
