@@ -28,4 +28,15 @@ def test_the_page_says_what_was_seen(
     page = render(sections)
     if os.environ.get("UPDATE_FAULTS"):
         PAGE.write_text(page)
-    assert page == PAGE.read_text(), "behaviour and docs/faults.md differ; UPDATE_FAULTS=1 writes what is seen"
+    difference = "behaviour and docs/faults.md differ; UPDATE_FAULTS=1 writes what is seen"
+    assert _without_races(page) == _without_races(PAGE.read_text()), difference
+
+
+def _without_races(page: str) -> list[list[str]]:
+    """Returns the page's lines without the two columns that depend on which of two ends comes first.
+
+    Where a provider ends a connection that the gateway gives up too, either may be seen to hang up, and on a busy
+    machine something that needs no timeout may take as long as one.
+    """
+    rows = [line.split(" | ") for line in page.splitlines()]
+    return [[cell for number, cell in enumerate(row) if len(row) != 8 or number not in {5, 7}] for row in rows]
