@@ -21,8 +21,10 @@ Row = Mapping[str, Any]
 # From just before to just after something that ends requests.
 Times = tuple[float, float]
 
-# The gateway looks every second whether a client that waits is still there, and ships twice a second.
-_NOTICED_S = 2.0
+# The gateway looks every second whether a client that waits is still there; on a busy machine a second may be five.
+_NOTICED_S = 5.0
+# The shipper works twice a second.
+_SHIPPED_S = 2.0
 
 # The outcomes of requests that no provider need have counted.
 _UNCOUNTED = ("rejected", "lost", "client_gone", "gateway_shutdown")
@@ -49,7 +51,7 @@ def wait_until_settled(gateway: Gateway, place: Path, visits: Sequence[Visit], w
         over = integrity["started"] >= answered and integrity["in_flight"] == integrity["unshipped"] == 0
         return integrity if over and len(journal_directories(place)) == workers else {}
 
-    time.sleep(_NOTICED_S)
+    time.sleep(_SHIPPED_S)
     integrity = wait_until(settled, 120, "the journals to be shipped and adopted")
     assert integrity["balanced"] is True, integrity
     assert (integrity["unrecorded"], integrity["rejected"]) == (0, 0), integrity
@@ -125,7 +127,7 @@ class Audit:
             assert not visit.complete, visit
             assert killed or stopped or self._may_have_no_row(visit), visit
             return
-        allowed = {visit.outcome}
+        allowed = {"gateway_shutdown"} if stopped and visit.hears_of_stop else {visit.outcome}
         if visit.complete:
             assert row["status"] == visit.status, (visit, row)
         else:

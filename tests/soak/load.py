@@ -79,6 +79,11 @@ class Visit:
         return _is_complete(self.data)
 
     @property
+    def hears_of_stop(self) -> bool:
+        """Whether it was told that the gateway stops."""
+        return b'"gateway_shutdown"' in self.data
+
+    @property
     def head(self) -> str:
         """The answer's head in lower case, "" when it did not come whole."""
         top, end, _ = self.data.partition(b"\r\n\r\n")
