@@ -94,7 +94,7 @@ def test_a_cut_stream_ends_without_its_last_chunk(server: Server) -> None:
     for name, count in (("sandbox-cut-after-3", 3), ("sandbox-cut-after-7", 7), ("sandbox-cut-after-0", 0)):
         text, ended = read_raw(server, name)
         assert (text.count(b"data: "), ended) == (count, True)
-        assert b"200 OK" in text and not text.endswith(b"0\r\n\r\n")
+        assert b"200 OK" in text and not text.endswith(b"\r\n0\r\n\r\n")
     wait_until(lambda: server.get_stats()["streams_cut"] == cut + 3)
 
 
