@@ -68,7 +68,7 @@ def _run(options: argparse.Namespace, results: Results) -> None:
     repeats = options.repeat or (_QUICK_REPEATS if options.quick else _REPEATS)
     peers = tuple(_PEERS[name] for name in options.peers)
     with Stage(Options(options.quick, peers, options.against)) as stage:
-        results.facts |= _facts(repeats, peers, stage.place)
+        results.facts |= _facts(repeats)
         if options.quick:
             results.facts["quick"] = "half the usual length of each measurement"
         for repeat in range(1, repeats + 1):
@@ -80,20 +80,23 @@ def _run(options: argparse.Namespace, results: Results) -> None:
                     stage.skipped[f"case {name}"] = str(error)
                     print(error, flush=True)
                 results.write(_LATEST)
+        # Peers are installed when they are first needed, so only now.
+        results.facts |= {
+            f"version of {name}": _version(name, stage.place) for name in peers if name not in stage.skipped
+        }
         results.facts |= {f"without {name}": reason.splitlines()[0] for name, reason in stage.skipped.items()}
         results.write(_LATEST)
 
 
-def _facts(repeats: int, peers: tuple[str, ...], place: Path) -> dict[str, str]:
+def _facts(repeats: int) -> dict[str, str]:
     words = ["git", "describe", "--always", "--dirty=, with changes that are not committed"]
     commit = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
-    facts = {
+    return {
         "date": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}",
         "machine": describe_machine(),
         "commit": commit.stdout.strip() or "unknown",
         "repeats": str(repeats),
     }
-    return facts | {f"version of {name}": version for name in peers if (version := _version(name, place))}
 
 
 def _version(name: str, place: Path) -> str:
