@@ -10,9 +10,9 @@ INSTALLED := .venv/installed
 run: $(INSTALLED)
 	@exec $(BIN)/python -m app.dev --die-with-parent
 
-# Two processes side by side, because the tests wait more than they compute. ARGS go to pytest:
-# make test ARGS="-n 0 -k stream -x" for one process.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+# Three processes side by side, because the tests wait more than they compute; the files with the longest ones come
+# first (tests/conftest.py). ARGS go to pytest: make test ARGS="-n 0 -k stream -x" for one process.
+PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 test: $(INSTALLED)
 	$(PYTEST) $(ARGS)
 
