@@ -7,9 +7,10 @@ The map. Four ideas, and imports only go down:
     db/         SQL
     errors.py   every error a caller can meet, in one tree and one shape
 
-Beside them: `http.py` is what every request goes through, `config.py` reads the settings, `logs.py` writes one line a
-request, `boot.py`, `worker.py` and `gunicorn_worker.py` are what gunicorn calls, `cli/` holds the `flask` commands,
-`dev/` is what `make run` adds, and `sandbox/` is a local Fireworks to try things against. docs/design.md tells why.
+Beside them: `application.py` and `http.py` are what every request goes through, `config.py` reads the settings,
+`logs.py` writes one line a request, `boot.py`, `worker.py` and `gunicorn_worker.py` are what gunicorn calls, `cli/`
+holds the `flask` commands, `dev/` is what `make run` adds, and `sandbox/` is a local Fireworks to try things against.
+docs/design.md tells why.
 """
 
 from __future__ import annotations
@@ -33,14 +34,13 @@ def create_app(settings: Settings | None = None) -> Flask:
     """
     # Imported here, because gunicorn's main process reads `app.config` before gevent has patched anything, and so that
     # the sandbox and the Python client load only what they use.
-    from flask import Flask
-
+    from app.application import Application
     from app.cli import register_commands
     from app.http import CHECKS, set_up_http
     from app.routes import BLUEPRINTS
 
     use_settings(settings or get_settings())
-    app = Flask(__name__, static_folder=None)
+    app = Application(__name__, static_folder=None)
     app.url_map.merge_slashes = False  # Model ids hold slashes, and a redirect would be a page of HTML.
     set_up_http(app)
     for blueprint, access in BLUEPRINTS:
