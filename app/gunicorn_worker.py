@@ -51,6 +51,9 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
         util.write_error = _write_json_error
         util.http_date = _http_date
         wsgi.base_environ = _base_environ
+        # Each setting that gunicorn reads, some thirty a request, goes through __getattr__ to an object; now they are
+        # plain attributes.
+        self.cfg.__dict__.update({name: setting.get() for name, setting in self.cfg.settings.items()})
         self._waits: dict[_Idle, gevent.Greenlet] = {}
         super().init_process()
 
@@ -99,6 +102,8 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
 
     def _answer(self, environ: dict[str, Any], response: _Response) -> None:
         blocks = self.wsgi(environ, response.start_response)
+        if hasattr(blocks, "attach") and not self.cfg.is_ssl:
+            blocks.attach(response)
         try:
             for block in blocks:
                 response.write(block)
@@ -141,7 +146,7 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
 
 
 class _Response(wsgi.Response):  # type: ignore[misc]
-    """Holds the head back until there is something to send with it."""
+    """Holds the head back until there is something to send with it, and what a client does not take at once."""
 
     headers_sent: bool
     _held = b""
@@ -154,7 +159,26 @@ class _Response(wsgi.Response):  # type: ignore[misc]
             self.headers_sent = True
 
     def _emit_body(self, data: bytes) -> None:
-        self._send(b"%X\r\n%b\r\n" % (len(data), data) if self.chunked else data)
+        self._send(self._coded(data))
+
+    def _coded(self, data: bytes) -> bytes:
+        return b"%X\r\n%b\r\n" % (len(data), data) if self.chunked else data
+
+    def push(self, block: bytes) -> bool:
+        """Sends a block of the body as far as the client takes it at once; see `app.services.relay.Channel`."""
+        coded = self._coded(block)
+        try:
+            sent = os.write(
+                self.sock.fileno(), coded
+            )  # The socket's own `send` would wait, and gevent's loop must not.
+        except BlockingIOError:
+            sent = 0
+        self._held = coded[sent:]
+        return not self._held
+
+    def flush(self) -> None:
+        """Sends what the client did not take at once."""
+        self._send(b"")
 
     def close(self) -> None:
         """Ends the answer."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import threading
 import time
@@ -31,6 +32,17 @@ def start_worker(worker: Any) -> None:
     start_maintenance()
     threading.Thread(target=_update_gauges_forever, name="gauges", daemon=True).start()
     _drain_on_term(worker)
+    _calm_garbage_collector()
+
+
+def _calm_garbage_collector() -> None:
+    """Keeps the collector off what lives as long as the process, which it would walk through again and again.
+
+    A full collection of an application with its libraries and a thousand live streams takes some 100 ms, in which no
+    event is relayed.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _drain_on_term(worker: Any) -> None:

@@ -7,11 +7,9 @@ from itertools import chain
 
 from flask import Blueprint, Response, g, request
 
-from app.config import get_settings
 from app.errors import BadRequest, PermissionDenied
 from app.routes.answers import json_answer
 from app.routes.arguments import choose, read_arguments, read_number, read_time
-from app.services.client import ClientConnection
 from app.services.export import encode_csv, unfinished_on_failure
 from app.services.history import (
     MAX_PAGE_ROWS,
@@ -116,7 +114,6 @@ def _export(given: dict[str, str], wanted: ActivityFilter) -> Response:
             raise BadRequest(f"An export has all records, so it takes no {name}. Use from and to.", param=name)
     pieces = encode_csv(stream_pages(wanted))
     first = next(pieces)  # A database that is away is told before the answer has begun.
-    ClientConnection(request.environ.get("gunicorn.socket")).limit_sends(get_settings().client_send_timeout_s)
     headers = {**_HEADERS, "vary": "accept", "content-disposition": 'attachment; filename="activity.csv"'}
     body = unfinished_on_failure(chain([first], pieces))
     return Response(body, content_type=f"{_CSV}; charset=utf-8; header=present", headers=headers)

@@ -86,7 +86,6 @@ def _send(request: ChatRequest, activity: Activity, client: ClientConnection) ->
     activity.row.upstream_status, activity.row.upstream_request_id = answer.status, answer.request_id
     activity.row.model_served = request.model[:500]
     if request.stream:
-        client.limit_sends(settings.client_send_timeout_s)
         relay = _relay(request, activity, client, answer, deadline_s)
         try:
             relay.begin()

@@ -1,4 +1,4 @@
-"""The connection to the client: whether it is still there, and how long a write to it may block."""
+"""The connection to the client: whether it is still there."""
 
 from __future__ import annotations
 
@@ -13,16 +13,6 @@ class ClientConnection:
 
     def __init__(self, connection: socket.socket | None) -> None:
         self._socket = connection
-
-    def limit_sends(self, timeout_s: float | None) -> None:
-        """Makes a write fail when the client takes nothing for `timeout_s` seconds; gunicorn would wait forever.
-
-        None lifts the limit. It must be lifted at the end of the answer, because it also bounds gunicorn's wait for the
-        connection's next request.
-        """
-        if self._socket is not None:
-            with suppress(OSError):  # The connection is closed already.
-                self._socket.settimeout(timeout_s)
 
     def is_gone(self) -> bool:
         """Tells whether the client closed its side.

@@ -8,6 +8,7 @@ import socket
 import ssl
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache, cached_property
 from ssl import CertificateError, SSLError
 from typing import Any
@@ -16,7 +17,6 @@ import certifi
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, ProtocolError, ReadTimeoutError
 from urllib3.exceptions import SSLError as TLSError
-from urllib3.response import HTTPResponse
 
 from app.services.wire import Head, NoAnswer, receive_head, send_request
 
@@ -38,6 +38,25 @@ def tls_context() -> ssl.SSLContext:
     return context
 
 
+@dataclass(slots=True)
+class Reply:
+    """An answer whose head has been read; requests' and urllib3's own classes for one cost 40 µs a request.
+
+    Attributes:
+        head: its head.
+        connection: urllib3's connection, on which the body comes.
+        pool: where the connection belongs.
+    """
+
+    head: Head
+    connection: Any
+    pool: HttpPool
+
+    def release(self) -> None:
+        """Gives the connection back."""
+        self.pool._put_conn(self.connection)
+
+
 class HttpPool(HTTPConnectionPool):
     """urllib3's pool with an exchange of its own: no http.client, no redirects, no retries.
 
@@ -46,7 +65,7 @@ class HttpPool(HTTPConnectionPool):
 
     def urlopen(  # type: ignore[no-untyped-def, override]
         self, method, url, body=None, headers=None, timeout=None, **_others
-    ) -> HTTPResponse:
+    ) -> Reply:
         """Sends one request and returns its answer once the head is there; what it takes is what requests gives.
 
         Raises:
@@ -67,11 +86,7 @@ class HttpPool(HTTPConnectionPool):
             if translated is error:
                 raise
             raise translated from error
-        response = HTTPResponse(
-            body=b"", headers=head.headers, status=head.status, preload_content=False, connection=connection, pool=self
-        )
-        response.wire = (connection, head)  # type: ignore[attr-defined]
-        return response
+        return Reply(head, connection, self)
 
     def _connect(self, connection: Any, timeout_s: float) -> None:
         connection.timeout = timeout_s

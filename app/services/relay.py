@@ -1,8 +1,9 @@
 """A chat stream on its way from the provider to the client, and what it saw on the way.
 
-One greenlet does both directions: it waits for the provider's bytes with a deadline and hands them to gunicorn, which
-blocks while the client's socket is full. So the buffer between the two is the kernel's: a slow client slows its own
-provider connection and nothing else, and a stream costs no queue and no second greenlet.
+Events go from one socket to the other in gevent's loop, the moment they arrive. The request's greenlet sleeps
+meanwhile; it wakes up for what needs a decision or a wait: once a tick to look at the limits, at the end, and when the
+client's socket is full. Until that has room nothing more is read. So the buffer between the two is the kernel's: a slow
+client slows its own provider connection and nothing else, and a stream costs no queue and no second greenlet.
 """
 
 from __future__ import annotations
@@ -30,6 +31,18 @@ PRESENCE_CHECK_S = 1.0
 # After [DONE] the end of the transfer coding usually stands in the same packet; waiting this long for it saves a
 # TLS handshake on the next request, waiting longer would delay the end of the client's answer.
 _TAIL_WAIT_S = 0.05
+
+
+class Channel(Protocol):
+    """What carries the answer to the client, once its head has been sent."""
+
+    def push(self, block: bytes) -> bool:
+        """Sends `block` as far as the client takes it at once; returns whether it took all, else `flush` is due."""
+        ...
+
+    def flush(self) -> None:
+        """Waits until the client has taken what it did not take at once; OSError where it does not."""
+        ...
 
 
 class Client(Protocol):
@@ -82,6 +95,9 @@ class Relay:
         self._ended = False
         self._closed = False
         self._first: bytes | None = None
+        self._block = b""
+        self._channel: Channel | None = None
+        self._is_stuck = False
 
     @property
     def error(self) -> GatewayError | None:
@@ -102,6 +118,10 @@ class Relay:
             self._first = self._last_words(error)
         if self._error is not None and not self.sightings.events:
             raise self._error
+
+    def attach(self, channel: Channel) -> None:
+        """Lets events go straight to the client; called by who iterates, before it does, and who sends what it gets."""
+        self._channel = channel
 
     def __iter__(self) -> Relay:
         return self
@@ -136,57 +156,67 @@ class Relay:
         raise BrokenPipeError(errno.EPIPE, "the stream did not complete")
 
     def _next_block(self) -> bytes:
-        """Returns what the client gets next: whole events, or a heartbeat."""
+        """Returns what gunicorn is to send next: whole events, or a heartbeat. Meanwhile most events have passed by."""
         while True:
-            data = self._receive()
-            if data is None:
-                return HEARTBEAT
-            if not data:
-                raise self._premature_end()
-            events = self._splitter.feed(data)
-            block = self._examined(events) if events else b""
-            if self.sightings.done or self._error is not None:
-                self._ended = True
-                return block
-            if block:
-                return block
-            if self._heartbeat_is_due():  # Bytes that drip in without completing an event are a silence too.
-                return HEARTBEAT
-
-    def _receive(self) -> bytes | None:
-        """Waits for the provider's bytes; None when it is time for a heartbeat."""
-        while True:
+            self._check_time()
             try:
-                data = self._answer.body.receive(self._tick_s)
+                self._answer.body.pump(self._tick_s, self._take)
             except TimeoutError:
                 if self._heartbeat_is_due():
-                    return None
+                    return HEARTBEAT
                 continue
-            self._note_arrival()
-            return data
+            if self._is_stuck:
+                self._wait_for_client()
+                continue
+            block, self._block = self._block, b""
+            if not block and not self._ended:
+                raise self._premature_end()
+            return block
+
+    def _take(self, payload: bytes) -> bool:
+        """Takes in what arrived and passes it on; returns whether that was all, and the next piece may come."""
+        now_s = time.monotonic()
+        gap_s, self._last_arrival_s = now_s - self._last_arrival_s, now_s
+        if gap_s > self.sightings.longest_gap_s and self.sightings.events:
+            self.sightings.longest_gap_s = gap_s
+        events = self._splitter.feed(payload)
+        block = self._examined(events) if events else b""
+        self._ended = self.sightings.done or self._error is not None
+        if self._ended or self._channel is None:
+            self._block = block
+            return not (block or self._ended)
+        if not block:
+            return True
+        self._last_sent_s = now_s
+        self.sightings.bytes_out += len(block)
+        try:
+            self._is_stuck = not self._channel.push(block)
+        except OSError as error:
+            raise ClientGone from error
+        return not self._is_stuck
+
+    def _wait_for_client(self) -> None:
+        """Waits until a slow client has taken what was passed on; until then nothing is read from the provider."""
+        assert self._channel is not None
+        try:
+            self._channel.flush()
+        except OSError as error:
+            raise ClientGone from error
+        self._is_stuck = False
+
+    def _check_time(self) -> None:
+        drain.check()
+        if time.monotonic() >= self._deadline_s:
+            raise total_timeout(self._answer.title)
 
     def _heartbeat_is_due(self) -> bool:
-        """Looks around in a silence: raises what ends the stream, tells whether the client should hear something."""
-        drain.check()
+        """Looks around: raises what ends the stream, tells whether the client should hear something."""
         now_s = time.monotonic()
-        if now_s >= self._deadline_s:
-            raise total_timeout(self._answer.title)
         if now_s - self._last_arrival_s >= self._idle_timeout_s:
             raise idle_timeout(self._answer.title)
         if self._client.is_gone():
             raise ClientGone
         return now_s - self._last_sent_s >= self._heartbeat_s
-
-    def _note_arrival(self) -> None:
-        now_s = time.monotonic()
-        gap_s = now_s - self._last_arrival_s
-        if gap_s > self.sightings.longest_gap_s and self.sightings.events:
-            self.sightings.longest_gap_s = gap_s
-        self._last_arrival_s = now_s
-        if now_s >= self._deadline_s:
-            raise total_timeout(self._answer.title)
-        if drain.is_draining():
-            drain.check()
 
     def _examined(self, events: bytes) -> bytes:
         """Notes what the events say, and returns those that the client gets."""

@@ -20,19 +20,19 @@ _BLANK_LINE = re.compile(rb"\r\n\r\n|\n\n|\r\r|\n\r\n|\r\n\n")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 
 
-class PromptDetails(msgspec.Struct):
+class PromptDetails(msgspec.Struct, gc=False):
     """The part of `usage` that says how many prompt tokens came from the provider's cache."""
 
     cached_tokens: int | None = None
 
 
-class CompletionDetails(msgspec.Struct):
+class CompletionDetails(msgspec.Struct, gc=False):
     """The part of `usage` that says how many completion tokens were reasoning."""
 
     reasoning_tokens: int | None = None
 
 
-class Usage(msgspec.Struct):
+class Usage(msgspec.Struct, gc=False):
     """Tokens of one request as the provider counts them; `prompt_tokens` includes the cached ones."""
 
     prompt_tokens: int | None = None
@@ -41,7 +41,7 @@ class Usage(msgspec.Struct):
     completion_tokens_details: CompletionDetails | None = None
 
 
-class Delta(msgspec.Struct):
+class Delta(msgspec.Struct, gc=False):
     """What a chunk adds to one alternative; only whether there is something is looked at."""
 
     content: Any = None
@@ -55,7 +55,7 @@ class Delta(msgspec.Struct):
         return bool(self.content or self.reasoning_content or self.reasoning or self.tool_calls or self.function_call)
 
 
-class Choice(msgspec.Struct):
+class Choice(msgspec.Struct, gc=False):
     """One alternative's piece in a chunk."""
 
     index: int | None = None
@@ -63,7 +63,7 @@ class Choice(msgspec.Struct):
     delta: Delta | None = None
 
 
-class Chunk(msgspec.Struct):
+class Chunk(msgspec.Struct, gc=False):
     """What the gateway reads of a chat completion chunk.
 
     Reading an event into these records takes 2 µs, no more than the byte searches that could tell most events

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlencode, urlsplit
 
 import msgspec
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
+from urllib3.response import HTTPResponse
+from urllib3.util import Timeout
 
 from app.config import Settings
 from app.errors import UpstreamError, UpstreamTimeout, UpstreamUnreachable
-from app.services.pool import POOL_CLASSES, tls_context, was_reused
+from app.services.pool import POOL_CLASSES, Reply, tls_context, was_reused
 from app.services.transfer import Body
 from app.services.upstream_errors import error_from_answer, get_request_id
 
@@ -32,6 +34,14 @@ MAX_ERROR_BYTES = 64 << 10
 KEPT_CONNECTIONS = 1_000
 
 USER_AGENT = "llm-gateway/0.1"  # Featherless' edge turns default agents away with 404 "Gone.".
+
+
+class _Response(NamedTuple):
+    """What is used of a `requests.Response`, by the same names."""
+
+    status_code: int
+    headers: Mapping[str, str]
+    raw: Reply | HTTPResponse
 
 
 class _Adapter(HTTPAdapter):
@@ -55,24 +65,23 @@ class _Adapter(HTTPAdapter):
         """Returns the path and query."""
         return "/" + str(request.url).split("/", 3)[3]
 
-    def build_response(self, req: Any, resp: Any) -> requests.Response:
-        """Returns the answer without a cookie jar and without a second copy of its headers."""
-        response = requests.Response()
-        response.status_code, response.raw, response.headers = resp.status, resp, resp.headers
-        response.request, response.url = req, req.url
-        return response
+    def build_response(self, req: Any, resp: Any) -> Any:
+        """Returns of a `requests.Response` what is asked for here; the rest of one is a cookie jar and a lock."""
+        if isinstance(resp, Reply):
+            return _Response(resp.head.status, resp.head.headers, resp)
+        return super().build_response(req, resp)  # What a test double of the transport answers with.
 
 
 class Answer:
     """A provider's answer with status 2xx, its head read and its body not yet.
 
     Attributes:
-        headers: its headers, by name in any case.
+        headers: its headers, by name in lower case.
         request_id: the provider's id for the request, or None.
         body: to be received piece by piece, and closed.
     """
 
-    def __init__(self, title: str, response: requests.Response) -> None:
+    def __init__(self, title: str, response: _Response) -> None:
         self.title = title
         self.status = response.status_code
         self.headers = response.headers
@@ -153,6 +162,9 @@ class UpstreamClient:
         self.key_setting = key_setting
         self.settings = settings
         self._adapter = _Adapter(base_url)
+        self._timeout = Timeout(
+            connect=settings.upstream_connect_timeout_s, read=settings.upstream_first_byte_timeout_s
+        )
         self._headers = {
             "Authorization": f"Bearer {api_key}",
             "User-Agent": USER_AGENT,
@@ -218,12 +230,11 @@ class UpstreamClient:
         request = requests.PreparedRequest()
         request.method, request.url, request.body = method, url, body
         request.headers = self._headers | headers  # type: ignore[assignment]
-        timeouts_s = (
-            self.settings.upstream_connect_timeout_s,
-            first_byte_timeout_s or self.settings.upstream_first_byte_timeout_s,
-        )
+        timeout = self._timeout
+        if first_byte_timeout_s is not None:
+            timeout = Timeout(connect=timeout.connect_timeout, read=first_byte_timeout_s)
         try:
-            response = self._adapter.send(request, stream=True, timeout=timeouts_s)
+            response: Any = self._adapter.send(request, stream=True, timeout=timeout)  # type: ignore[arg-type]
         except (requests.RequestException, HTTPError, OSError, ValueError) as error:
             raise self._failure(error) from error
         if 200 <= response.status_code < 300:
@@ -254,7 +265,7 @@ class UpstreamClient:
         # it may have begun to serve it, and a second one would be paid for too.
         return _retryable(failure) if was_reused(error) else failure
 
-    def _refusal(self, response: requests.Response) -> UpstreamError:
+    def _refusal(self, response: _Response) -> UpstreamError:
         answer = Answer(self.title, response)
         try:
             # An error body is short; a provider that drips it is not worth waiting for.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import socket
+import time
 
 import pytest
 
@@ -151,16 +153,36 @@ def test_a_connection_serves_the_next_request_however_long_it_idled_after_a_stre
     hasty_upstream.on_model("again", sse_stream(whole_stream("one")))
     body = json.dumps(chat_body(PREFIX + "again", stream=True)).encode()
     with open_chat(hasty_gateway, PREFIX + "again") as connection:
-        read_until(connection, b"0\r\n\r\n")
+        read_until(connection, b"\r\n0\r\n\r\n")
         connection.settimeout(1.5)
         with pytest.raises(TimeoutError):  # Longer than a write may take: neither bytes nor an end come.
             connection.recv(1)
         connection.settimeout(PATIENCE_S)
         connection.sendall(request_head(hasty_gateway, len(body)) + body)
-        assert read_until(connection, b"0\r\n\r\n").startswith(b"HTTP/1.1 200 OK\r\n")
+        assert read_until(connection, b"\r\n0\r\n\r\n").startswith(b"HTTP/1.1 200 OK\r\n")
     first, second = [seen for seen in hasty_upstream.requests if "again" in str(seen.body)]
     assert first.connection == second.connection
     assert "Traceback" not in hasty_gateway.log() and "Socket error" not in hasty_gateway.log()
+
+
+@pytest.mark.parametrize("length", [900, 100_000])
+def test_a_client_that_falls_behind_gets_every_byte_in_order(
+    scripted_gateway: Gateway, upstream: ScriptedUpstream, session_database_url: str, length: int
+) -> None:
+    # More than all the buffers on the way hold, in events that fit into them and in events that do not.
+    events: list[Event] = [chunk(f"{number:06d}" + "x" * length) for number in range(20_000_000 // length)]
+    model = f"{PREFIX}behind-{length}"
+    upstream.on_model(model, sse_stream([*events, END, usage_chunk(), DONE]))
+    with open_chat(scripted_gateway, model, stream_options={"include_usage": True}) as connection:
+        upstream.wait_for(lambda seen: model in str(seen.body) and seen.bytes_sent > 0)
+        pause_s = 1.5  # Longer than a tick of the relay, so that it looks around while it is held up.
+        time.sleep(pause_s)
+        with http.client.HTTPResponse(connection) as answer:
+            answer.begin()
+            received = answer.read()
+    assert received == streamed_events(*events, END, usage_chunk(), DONE)
+    row = wait_for_row_of(session_database_url, model)
+    assert (row["outcome"], row["bytes_out"]) == ("ok", len(received))
 
 
 def test_a_client_that_stops_reading_is_dropped(

@@ -35,7 +35,7 @@ def test_a_chat_request_is_sent_as_it_is(upstream: ScriptedUpstream, monkeypatch
     client = client_for(upstream.base_url)
     answer = client.post_chat(body, stream=True)
     assert read(answer) == b"{}"
-    assert (answer.status, answer.request_id, answer.headers["X-Request-ID"]) == (200, "r-1", "r-1")
+    assert (answer.status, answer.request_id, answer.headers["x-request-id"]) == (200, "r-1", "r-1")
     read(client.post_chat(b"{}", stream=False))
     first, second = upstream.requests
     assert (first.method, first.path, first.body) == ("POST", "/inference/v1/chat/completions", body)
