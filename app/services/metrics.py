@@ -8,6 +8,7 @@ docs/metrics.md lists every metric.
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from functools import lru_cache
 from pathlib import Path
 
@@ -22,9 +23,10 @@ from app.services.models import get_catalog_ages
 from app.services.providers import PROVIDERS
 
 if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
-    # The library asks the system for the process id at each increment, in case of a fork. This module is loaded in a
-    # worker, which never forks.
+    # The library asks the system for the process id at each increment, in case of a fork, and takes a lock. This module
+    # is loaded in a worker, which never forks, and whose threads are greenlets: an increment switches to none.
     _PID = os.getpid()
+    values.Lock = nullcontext  # type: ignore[attr-defined, assignment]
     values.ValueClass = values.MultiProcessValue(lambda: _PID)  # type: ignore[no-untyped-call]
 
 # More models than a gateway's users use, fewer than would trouble a Prometheus.

@@ -15,10 +15,6 @@ from tests.faults.own import Ordeal
 from tests.faults.table import departure_line, event_line, line_of, render
 from tests.support.tree import ROOT
 
-# Everything here stands on one long run of one gateway. On a machine that is busy otherwise, one of its steps has been
-# seen to wait in vain for requests to reach the provider; until it is known why, CI shows the result and goes on.
-pytestmark = pytest.mark.xfail(os.environ.get("CI") == "true", reason="a step of the long run is racy", strict=False)
-
 PAGE = ROOT / "docs" / "faults.md"
 
 
