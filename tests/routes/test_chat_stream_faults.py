@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
 
 import pytest
 
+from tests.routes.met import Observed, meet_all
 from tests.support.answers import (
     DONE,
     Event,
@@ -21,7 +20,7 @@ from tests.support.answers import (
     usage_chunk,
     usage_of,
 )
-from tests.support.chat import PREFIX, Seen, post_chat, wait_for_row
+from tests.support.chat import PREFIX, post_chat, wait_for_row
 from tests.support.gateway import Gateway
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import Script, close, drip, hang, pause, reset, send
@@ -129,36 +128,17 @@ BROKEN = {
 }
 FAULTS = UNANSWERED | BROKEN
 
-
-@dataclass
-class Observed:
-    """One fault as it was met."""
-
-    fault: Fault
-    seen: Seen
-    row: dict[str, Any]
+AllObserved = dict[str, Observed[Fault]]
 
 
 @pytest.fixture(scope="module")
-def observed(
-    hasty_gateway: Gateway, hasty_upstream: ScriptedUpstream, session_database_url: str
-) -> Iterator[dict[str, Observed]]:
-    """All faults, met at the same time so that their timeouts pass together."""
-    for number, fault in enumerate(FAULTS.values()):
-        hasty_upstream.on_model(f"fault-{number}-", fault.script)
-
-    def meet(number: int) -> Observed:
-        seen = post_chat(hasty_gateway, f"{PREFIX}fault-{number}-", stream=True)
-        return Observed(list(FAULTS.values())[number], seen, wait_for_row(session_database_url, seen.request_id))
-
-    with ThreadPoolExecutor(len(FAULTS)) as pool:
-        yield dict(zip(FAULTS, pool.map(meet, range(len(FAULTS))), strict=True))
+def observed(hasty_gateway: Gateway, hasty_upstream: ScriptedUpstream, session_database_url: str) -> AllObserved:
+    """All faults as they were met."""
+    return meet_all(hasty_gateway, hasty_upstream, session_database_url, FAULTS, stream=True)
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_the_row_of_a_failed_stream_says_what_happened_and_what_it_used(
-    observed: dict[str, Observed], name: str
-) -> None:
+def test_the_row_of_a_failed_stream_says_what_happened_and_what_it_used(observed: AllObserved, name: str) -> None:
     fault, seen, row = observed[name].fault, observed[name].seen, observed[name].row
     assert (row["outcome"], row["status"], row["error_code"]) == (fault.outcome, fault.status, fault.code)
     assert (row["prompt_tokens"], row["completion_tokens"], row["usage_source"]) == fault.counted
@@ -167,7 +147,7 @@ def test_the_row_of_a_failed_stream_says_what_happened_and_what_it_used(
 
 
 @pytest.mark.parametrize("name", UNANSWERED)
-def test_a_failure_before_the_first_byte_is_a_real_http_error(observed: dict[str, Observed], name: str) -> None:
+def test_a_failure_before_the_first_byte_is_a_real_http_error(observed: AllObserved, name: str) -> None:
     fault, seen = observed[name].fault, observed[name].seen
     assert (seen.status, seen.cut) == (fault.status, False)
     assert seen.headers["content-type"] == "application/json"
@@ -176,7 +156,7 @@ def test_a_failure_before_the_first_byte_is_a_real_http_error(observed: dict[str
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_stream_that_breaks_ends_in_an_error_event_and_an_unfinished_transfer(
-    observed: dict[str, Observed], name: str
+    observed: AllObserved, name: str
 ) -> None:
     fault, seen = observed[name].fault, observed[name].seen
     assert (seen.status, seen.cut) == (200, True)
@@ -230,13 +210,13 @@ def test_a_reset_before_the_answer_is_an_http_error(
     assert wait_for_row(session_database_url, seen.request_id)["outcome"] == "upstream_error"
 
 
-def test_a_redirect_is_not_followed(observed: dict[str, Observed], hasty_upstream: ScriptedUpstream) -> None:
+def test_a_redirect_is_not_followed(observed: AllObserved, hasty_upstream: ScriptedUpstream) -> None:
     assert observed["redirects"].seen.headers["x-should-retry"] == "false"
     assert not [seen for seen in hasty_upstream.requests if seen.path.startswith("/elsewhere")]
 
 
 def test_a_provider_whose_answer_is_of_no_use_is_told_to_stop(
-    observed: dict[str, Observed], hasty_upstream: ScriptedUpstream
+    observed: AllObserved, hasty_upstream: ScriptedUpstream
 ) -> None:
     number = list(FAULTS).index("an unknown compression")
-    hasty_upstream.wait_for(lambda seen: f"fault-{number}-" in str(seen.body) and seen.gone_at is not None)
+    hasty_upstream.wait_for(lambda seen: f"streamed-fault-{number}-" in str(seen.body) and seen.gone_at is not None)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 
+from tests.routes.met import Observed, meet_all
 from tests.support.answers import chat_answer, head, json_answer
-from tests.support.chat import PREFIX, Seen, post_chat, wait_for_row
+from tests.support.chat import PREFIX, post_chat, wait_for_row
 from tests.support.gateway import Gateway
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import Script, close, hang, pause, reset, send
@@ -65,33 +64,17 @@ FAULTS = {
     "a message that is none": Fault(json_answer({"choices": [{"message": "hi"}]}), 502, "upstream_error", tries=0),
 }
 
-
-class Observed(NamedTuple):
-    """One fault as it was met."""
-
-    fault: Fault
-    seen: Seen
-    row: dict[str, Any]
+AllObserved = dict[str, Observed[Fault]]
 
 
 @pytest.fixture(scope="module")
-def observed(
-    hasty_gateway: Gateway, hasty_upstream: ScriptedUpstream, session_database_url: str
-) -> Iterator[dict[str, Observed]]:
-    """All faults, met at the same time so that their timeouts pass together."""
-    for number, fault in enumerate(FAULTS.values()):
-        hasty_upstream.on_model(f"unstreamed-{number}-", fault.script)
-
-    def meet(number: int) -> Observed:
-        seen = post_chat(hasty_gateway, f"{PREFIX}unstreamed-{number}-")
-        return Observed(list(FAULTS.values())[number], seen, wait_for_row(session_database_url, seen.request_id))
-
-    with ThreadPoolExecutor(len(FAULTS)) as pool:
-        yield dict(zip(FAULTS, pool.map(meet, range(len(FAULTS))), strict=True))
+def observed(hasty_gateway: Gateway, hasty_upstream: ScriptedUpstream, session_database_url: str) -> AllObserved:
+    """All faults as they were met."""
+    return meet_all(hasty_gateway, hasty_upstream, session_database_url, FAULTS, stream=False)
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_the_client_gets_the_right_status_in_the_one_shape(observed: dict[str, Observed], name: str) -> None:
+def test_the_client_gets_the_right_status_in_the_one_shape(observed: AllObserved, name: str) -> None:
     fault, seen, _ = observed[name]
     assert (seen.status, seen.error["type"]) == (fault.status, fault.kind)
     assert seen.error.keys() == {"message", "type", "param", "code"} and seen.json.keys() == {"error"}
@@ -99,7 +82,7 @@ def test_the_client_gets_the_right_status_in_the_one_shape(observed: dict[str, O
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_the_row_says_what_the_client_saw_and_each_attempt(observed: dict[str, Observed], name: str) -> None:
+def test_the_row_says_what_the_client_saw_and_each_attempt(observed: AllObserved, name: str) -> None:
     fault, seen, row = observed[name]
     assert (row["status"], row["error_type"], row["outcome"]) == (fault.status, fault.kind, fault.outcome)
     assert len(row["attempts"]) == fault.tries
@@ -108,37 +91,35 @@ def test_the_row_says_what_the_client_saw_and_each_attempt(observed: dict[str, O
 
 
 @pytest.mark.parametrize("name", [name for name, fault in FAULTS.items() if fault.tries == 3])
-def test_what_was_tried_in_vain_says_not_to_retry(observed: dict[str, Observed], name: str) -> None:
+def test_what_was_tried_in_vain_says_not_to_retry(observed: AllObserved, name: str) -> None:
     assert observed[name].seen.headers["x-should-retry"] == "false"
 
 
 @pytest.mark.parametrize("name", ["400", "404", "413", "422", "429"])
-def test_what_the_caller_can_mend_is_told_in_the_providers_words(observed: dict[str, Observed], name: str) -> None:
+def test_what_the_caller_can_mend_is_told_in_the_providers_words(observed: AllObserved, name: str) -> None:
     wording = "top_k: too big" if name == "422" else "As the provider words it"
     assert wording in observed[name].seen.error["message"]
 
 
 @pytest.mark.parametrize("name", ["401", "403"])
-def test_a_refusal_of_the_gateways_own_key_is_told_as_the_operators_concern(
-    observed: dict[str, Observed], name: str
-) -> None:
+def test_a_refusal_of_the_gateways_own_key_is_told_as_the_operators_concern(observed: AllObserved, name: str) -> None:
     seen = observed[name].seen
     assert "Your key for the gateway is fine" in seen.error["message"] and "FIREWORKS_API_KEY" in seen.error["message"]
     assert seen.headers["x-should-retry"] == "false"
 
 
-def test_a_suspended_account_is_not_named(observed: dict[str, Observed]) -> None:
+def test_a_suspended_account_is_not_named(observed: AllObserved) -> None:
     seen = observed["412"].seen
     assert "acme" not in seen.body.decode() and seen.headers["x-should-retry"] == "false"
 
 
-def test_a_rate_limit_says_how_long_to_wait(observed: dict[str, Observed]) -> None:
+def test_a_rate_limit_says_how_long_to_wait(observed: AllObserved) -> None:
     assert observed["429 for long"].seen.headers["retry-after"] == "30"
     assert "x-should-retry" not in observed["429 for long"].seen.headers
     assert int(observed["429"].seen.headers["retry-after"]) > 0
 
 
-def test_the_providers_request_id_is_on_the_row(observed: dict[str, Observed]) -> None:
+def test_the_providers_request_id_is_on_the_row(observed: AllObserved) -> None:
     assert (observed["500"].row["upstream_request_id"], observed["500"].row["upstream_status"]) == ("up-1", 500)
 
 
