@@ -75,9 +75,14 @@ def _refuse_duplicates(content: bytes, body: dict[str, Any]) -> None:
     was. Where escapes are written in an unusual way the numbers may differ for another reason, and a slower parser
     decides.
     """
-    written = _encode(body)
-    if content.count(b'"') - content.count(b'\\"') != written.count(b'"') - written.count(b'\\"'):
+    if _count_string_ends(content) != _count_string_ends(_encode(body)):
         json.loads(content, object_pairs_hook=_without_duplicates)
+
+
+def _count_string_ends(text: bytes) -> int:
+    quotes = text.count(b'"')
+    # Looking for two bytes takes 1 ms a megabyte, for one a hundredth of that, and most prompts have no backslash.
+    return quotes - text.count(b'\\"') if b"\\" in text else quotes
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
