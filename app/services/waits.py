@@ -118,9 +118,10 @@ class GreenReader(Reader):
 class TlsReader(GreenReader):
     """The same over TLS, which gives one record at a time: what is there already is taken together."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: ssl.SSLSocket) -> None:
         super().__init__(connection)
         connection.settimeout(0)
+        self._read = connection.read
 
     def pump(self, timeout_s: float, take: Take) -> None:
         # Records that OpenSSL has read already will not wake anybody up.
@@ -136,7 +137,7 @@ class TlsReader(GreenReader):
         size = 0
         while size < RECEIVE_BYTES:
             try:
-                piece = self._connection.recv(RECEIVE_BYTES)
+                piece = self._read(RECEIVE_BYTES)
             except ssl.SSLWantReadError:
                 if pieces:
                     break
