@@ -1,4 +1,4 @@
-"""A provider that speaks TLS with a certificate of its own making, for one request after another."""
+"""A provider that speaks TLS with a certificate of its own making, and gives every request the same answer."""
 
 from __future__ import annotations
 
@@ -48,9 +48,21 @@ def _serve(
         except OSError:
             return
         counts.append(0)
-        with plain, suppress(OSError), context.wrap_socket(plain, server_side=True) as connection:
-            while b"\r\n\r\n" in connection.recv(65_536):
-                counts[-1] += 1
-                for piece in pieces:
-                    connection.sendall(piece)
-                    time.sleep(every_s)
+        arguments = (plain, context, pieces, every_s, counts, len(counts) - 1)
+        threading.Thread(target=_answer, args=arguments, daemon=True).start()
+
+
+def _answer(
+    plain: socket.socket,
+    context: ssl.SSLContext,
+    pieces: Sequence[bytes],
+    every_s: float,
+    counts: list[int],
+    number: int,
+) -> None:
+    with plain, suppress(OSError), context.wrap_socket(plain, server_side=True) as connection:
+        while b"\r\n\r\n" in connection.recv(65_536):
+            counts[number] += 1
+            for piece in pieces:
+                connection.sendall(piece)
+                time.sleep(every_s)
