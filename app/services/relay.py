@@ -214,9 +214,11 @@ class Relay:
         now_s = time.monotonic()
         if now_s - self._last_arrival_s >= self._idle_timeout_s:
             raise idle_timeout(self._answer.title)
-        if self._client.is_gone():
+        unheard_s = now_s - self._last_sent_s
+        # A client that was sent something within the tick would have been missed then.
+        if unheard_s >= self._tick_s and self._client.is_gone():
             raise ClientGone
-        return now_s - self._last_sent_s >= self._heartbeat_s
+        return unheard_s >= self._heartbeat_s
 
     def _examined(self, events: bytes) -> bytes:
         """Notes what the events say, and returns those that the client gets."""

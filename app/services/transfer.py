@@ -32,7 +32,7 @@ class Body:
     def __init__(self, reply: Reply | HTTPResponse) -> None:
         self._reply = reply
         self._reader: Reader | None = None  # Made when the head brought less than the whole body along.
-        self._take: Take = bool
+        self._take: Take = bool  # Until `pump` is called.
         self._closed = False
         head = (
             reply.head if isinstance(reply, Reply) else Head(reply.status, dict(reply.headers), False, None, False, b"")

@@ -72,7 +72,7 @@ class GreenReader(Reader):
         self._timer: Any = None
         self._timer_s = 0.0
         self._greenlet: Any = None
-        self._take: Take = bool
+        self._take: Take = bool  # Until `pump` is called.
 
     def pump(self, timeout_s: float, take: Take) -> None:
         if timeout_s != self._timer_s:  # The relay waits in steps of one length, so the timer is seldom made anew.
