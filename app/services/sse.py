@@ -128,8 +128,8 @@ def _last_event_end(data: bytearray, start: int) -> int:
 def split_events(block: bytes) -> list[bytes]:
     """Cuts a block of whole events into single ones, each with the blank line that ends it."""
     if b"\r" not in block:
-        if block.startswith(b"data:") and block.find(b"\n\n") == len(block) - 2:
-            return [block]  # Nearly always.
+        if 0 < block.find(b"\n") == len(block) - 2:
+            return [block]  # Nearly always: one line.
         return [event + b"\n\n" for event in block.split(b"\n\n") if event.strip(b"\n")]
     events, start = [], 0
     for match in _BLANK_LINE.finditer(block):
