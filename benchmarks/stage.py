@@ -187,6 +187,8 @@ class Stage:
 _GATEWAYS: dict[str, Callable[[Stage], Gateway]] = {
     "gateway": lambda stage: stage.start_gateway("gateway"),
     "gateway, provider over TLS": lambda stage: stage.start_gateway("tls", settings=stage.tls_settings()),
+    # A process of its own, so that both have served nothing else before.
+    "gateway, recording": lambda stage: stage.start_gateway("recorded"),
     "gateway, not recording": lambda stage: stage.start_gateway("unrecorded", application="benchmarks.unrecorded:app"),
     "gateway, one worker, any core": lambda stage: stage.start_gateway("one", cores=stage.cores.both),
     "gateway, two workers, any core": lambda stage: stage.start_gateway("two", cores=stage.cores.both, workers=2),

@@ -72,7 +72,9 @@ def _figure(case: str, subject: str, metric: str) -> Callable[[Results], float |
 
 
 def _recording_cost(results: Results) -> float | None:
-    ratio = _ratio("recording, 32 connections", "answers_per_s", "gateway", "gateway, not recording")(results)
+    ratio = _ratio("recording, 32 connections", "answers_per_s", "gateway, recording", "gateway, not recording")(
+        results
+    )
     return None if ratio is None else (1 - ratio) * 100
 
 

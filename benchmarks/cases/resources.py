@@ -61,7 +61,7 @@ def _ask_once(stage: Stage, gateway: Gateway) -> float:
 def measure_recording(stage: Stage, results: Results) -> None:
     """The same requests with and without a record."""
     load = Load(0, PATH, {}, PLAIN, 32, seconds=2.0 if stage.options.quick else 4.0)
-    measure(stage, results, "recording, 32 connections", ["gateway, not recording", "gateway"], load)
+    measure(stage, results, "recording, 32 connections", ["gateway, not recording", "gateway, recording"], load)
 
 
 def measure_workers(stage: Stage, results: Results) -> None:

@@ -1,0 +1,66 @@
+"""The benchmark's bookkeeping: what is published is what was measured, and a missed target says so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from app.config import ROOT
+from benchmarks.chart import draw_chart
+from benchmarks.report import BEGIN, END, render_document, render_targets, write_document
+from benchmarks.results import Results, read_results
+from benchmarks.targets import TARGETS
+
+PUBLISHED = ROOT / "docs" / "benchmarks.csv"
+MANY = "requests, 32 connections"
+
+
+def results_of(values: dict[tuple[str, str, str], list[float]]) -> Results:
+    """Returns results with these values, a repeat each, by (case, subject, metric)."""
+    results = Results()
+    for (case, subject, metric), repeats in values.items():
+        for value in repeats:
+            results.add(case, subject, {metric: value})
+    return results
+
+
+def test_the_page_and_the_plot_show_the_numbers_of_the_file_beside_them() -> None:
+    results = read_results(PUBLISHED)
+    page = (ROOT / "docs" / "benchmarks.md").read_text()
+    assert page.partition(BEGIN)[2].partition(END)[0].strip() == render_document(results)
+    assert (ROOT / "docs" / "benchmarks.svg").read_text() == draw_chart(results)
+
+
+def test_every_target_was_measured_in_the_published_run() -> None:
+    results = read_results(PUBLISHED)
+    assert [target.name for target in TARGETS if target.measure(results) is None] == []
+
+
+def test_numbers_survive_the_file(tmp_path: Path) -> None:
+    results = results_of({("a case", "a, subject", "cpu_us"): [1.5, 0.1 + 0.2], ("b", "c", "errors"): [0.0]})
+    results.facts["machine"] = 'two "cores",\nand a line'
+    results.write(tmp_path / "all" / "numbers.csv")
+    again = read_results(tmp_path / "all" / "numbers.csv")
+    assert again.facts == results.facts and again.cases() == ["a case", "b"]
+    assert again.get("a case", "a, subject", "cpu_us") == results.get("a case", "a, subject", "cpu_us")
+
+
+@pytest.mark.parametrize(("own", "verdict"), [(2_100.0, "| 21 × | met |"), (1_500.0, "| 15 × | missed by 25% |")])
+def test_a_target_is_judged_by_the_medians(own: float, verdict: str) -> None:
+    results = results_of(
+        {(MANY, "gateway", "answers_per_s"): [1.0, own, own, 9e9, own], (MANY, "LiteLLM", "answers_per_s"): [100.0]}
+    )
+    lines = render_targets(results).splitlines()
+    assert next(line for line in lines if "to LiteLLM's" in line and "requests/s" in line).endswith(verdict)
+    assert next(line for line in lines if "Portkey" in line).endswith("| not measured | |")
+
+
+def test_only_what_stands_between_the_markers_is_written_anew(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    for _ in range(2):
+        write_document(page, results_of({(MANY, "gateway", "answers_per_s"): [1_234.0]}))
+    text = page.read_text()
+    assert text.startswith(f"before\n{BEGIN}\n") and text.endswith(f"\n{END}\nafter\n")
+    assert "old" not in text and text.count("| gateway | 1,234 |") == 1
