@@ -54,6 +54,11 @@ limit_request_field_size = 8_190
 
 def on_starting(server: Any) -> None:
     """Refuses to boot with one sentence when a setting is missing or the schema is not migrated."""
+    if server.cfg.is_ssl:
+        # Events are written to the client's socket itself, and looks at whether it is there are taken at it.
+        sys.exit(
+            "The gateway cannot start: it speaks plain HTTP; leave TLS to nginx (deploy/nginx.conf), not to certfile."
+        )
     Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).mkdir(parents=True, exist_ok=True)
     for file in Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).glob("*.db"):
         file.unlink()  # Counts of an earlier start; Prometheus expects a restart to begin at zero.

@@ -27,7 +27,8 @@ class _Response(Response):
 
     def __call__(self, environ: Any, start_response: Any) -> Iterable[bytes]:
         """Begins the answer of a WSGI request and returns its body's blocks."""
-        is_bytes = isinstance(self.response, list) and not self._on_close  # Then it knows its length, too.
+        # Whoever sets bytes sets their length; an answer without any may still need its headers put right, as 304 does.
+        is_bytes = isinstance(self.response, list) and self.response and not self._on_close
         if not is_bytes or environ["REQUEST_METHOD"] == "HEAD":
             return super().__call__(environ, start_response)
         start_response(self.status, self.headers.to_wsgi_list())

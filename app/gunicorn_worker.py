@@ -102,7 +102,7 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
 
     def _answer(self, environ: dict[str, Any], response: _Response) -> None:
         blocks = self.wsgi(environ, response.start_response)
-        if hasattr(blocks, "attach") and not self.cfg.is_ssl:
+        if hasattr(blocks, "attach"):
             blocks.attach(response)
         try:
             for block in blocks:

@@ -40,6 +40,12 @@ def test_another_method_is_a_405_that_says_which_are_taken(gateway: Gateway, met
     assert set(seen.headers["allow"].split(", ")) == {"POST", "OPTIONS"} and "POST" in seen.error["message"]
 
 
+def test_an_answer_without_a_body_says_so(gateway: Gateway) -> None:
+    seen = request("OPTIONS", gateway.url + CHAT, headers=gateway.headers)
+    assert (seen.status, seen.body, seen.headers["content-length"]) == (200, b"", "0")
+    assert "transfer-encoding" not in seen.headers
+
+
 MALFORMED = {
     "no HTTP": b"hello\r\n\r\n",
     "a header without a colon": b"GET /health HTTP/1.1\r\nhost gateway\r\n\r\n",

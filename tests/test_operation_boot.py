@@ -42,6 +42,14 @@ def test_a_bad_setting_is_refused_with_one_sentence_that_names_it(tree: Path, tm
     assert line.startswith("The gateway cannot start: ") and name in line and line.endswith(".")
 
 
+def test_tls_of_its_own_is_refused(tree: Path, tmp_path: Path) -> None:
+    given = {
+        "DATABASE_URL": "postgresql://localhost/x",
+        "GUNICORN_CMD_ARGS": f"--certfile={__file__} --keyfile={__file__}",
+    }
+    assert "The gateway cannot start: it speaks plain HTTP; leave TLS to nginx" in refusal(tree, tmp_path, given)
+
+
 def test_a_schema_that_is_not_migrated_is_refused_with_the_command_that_helps(
     tree: Path, tmp_path: Path, postgres: Postgres
 ) -> None:

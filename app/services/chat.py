@@ -117,7 +117,11 @@ def _headers(request: ChatRequest, answer: Answer, activity: Activity, upstream_
 
     For a stream the provider's time ends with its first event, which is when the head of ours is sent.
     """
-    headers = {name: value for name, value in answer.headers.items() if name.lower().startswith(_SHOWN_HEADERS)}
+    headers = {
+        name: value
+        for name, value in answer.headers.items()
+        if name.startswith(_SHOWN_HEADERS) and value.isprintable()  # gunicorn sends no control characters.
+    }
     headers["x-gateway-provider"] = request.provider.name
     # The provider words it, and a header takes little more than ASCII.
     headers["x-gateway-model"] = quote(activity.row.model_served or request.model, safe=string.punctuation + " ")

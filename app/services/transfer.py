@@ -136,6 +136,7 @@ class Body:
         closed, self._closed = self._closed, True
         if closed:
             return
+        self._take = bool  # Whose it was may hold this body.
         if self._reader is not None:
             self._reader.close()
         if not isinstance(self._reply, Reply):

@@ -50,7 +50,8 @@ def get_request_id(headers: Mapping[str, str], body: Any = None) -> str | None:
     """Returns the provider's id for a request: from the error body, else from a header, else None."""
     if isinstance(body, dict) and isinstance(body.get("request_id"), str):
         return str(body["request_id"])[:200]
-    return next((headers[name][:200] for name in _REQUEST_ID_HEADERS if headers.get(name)), None)
+    found = (headers.get(name, "") for name in _REQUEST_ID_HEADERS)
+    return next((value[:200] for value in found if value and value.isprintable()), None)
 
 
 def get_retry_after_s(headers: Mapping[str, str]) -> float | None:

@@ -72,6 +72,8 @@ class GreenReader(Reader):
         self._timer: Any = None
         self._timer_s = 0.0
         self._greenlet: Any = None
+        # Whether the connection's end has been met behind what was read last; it will wake nobody up.
+        self._is_over = False
         self._take: Take = bool  # Until `pump` is called.
 
     def pump(self, timeout_s: float, take: Take) -> None:
@@ -89,6 +91,8 @@ class GreenReader(Reader):
     def _on_arrival(self) -> None:
         try:
             wants_more = self._take(self._receive())
+            if wants_more and self._is_over:
+                wants_more = self._take(self._receive())
         except BlockingIOError:
             return  # The kernel may wake us for bytes that turn out to be damaged.
         except BaseException as error:
@@ -113,6 +117,8 @@ class GreenReader(Reader):
         self._arrival.close()
         if self._timer is not None:
             self._timer.close()
+        # What takes the pieces holds the body, which holds this: a cycle that only the collector would find.
+        self._take, self._greenlet = bool, None
 
 
 class TlsReader(GreenReader):
@@ -143,10 +149,12 @@ class TlsReader(GreenReader):
                     break
                 raise BlockingIOError from None
             except OSError:
+                self._is_over = True
                 if pieces:
                     break  # The next read meets it again.
                 raise
             if not piece:
+                self._is_over = True
                 break
             pieces.append(piece)
             size += len(piece)

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tests.support.answers import DONE, Event, chunk, event_bytes, sse_stream, usage_chunk, whole_stream
+from tests.support.answers import DONE, Event, chunk, event_bytes, json_answer, sse_stream, usage_chunk, whole_stream
 from tests.support.chat import (
     PREFIX,
     chat_body,
@@ -24,6 +24,8 @@ from tests.support.gateway import Gateway
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import Gate, Script, pause, send, wait_for
 from tests.support.waiting import PATIENCE_S
+
+ANSWER = {"choices": [{"message": {"content": "one"}, "finish_reason": "stop"}]}
 
 
 def streamed_events(*events: Event) -> bytes:
@@ -54,6 +56,21 @@ def test_headers_of_a_stream_keep_proxies_from_holding_it_back(
     assert seen.headers["x-gateway-provider"] == "fireworks"
     assert seen.headers["x-gateway-model"] == PREFIX + "headed"
     assert seen.headers["x-upstream-request-id"] == "up-1" != seen.headers["x-request-id"]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_headers_that_nobody_could_pass_on_are_left_out(
+    scripted_gateway: Gateway, upstream: ScriptedUpstream, stream: bool
+) -> None:
+    odd = {"fireworks-note": "a\x01b", "x-request-id": "up\x02", "cf-ray": "ray-1", "fireworks-prompt-tokens": "3"}
+    model = f"odd-headers-{stream}"
+    upstream.on_model(
+        model, sse_stream(whole_stream("one"), headers=odd) if stream else json_answer(ANSWER, headers=odd)
+    )
+    seen = post_chat(scripted_gateway, PREFIX + model, stream=stream)
+    assert (seen.status, seen.cut) == (200, False)
+    assert "fireworks-note" not in seen.headers and seen.headers["fireworks-prompt-tokens"] == "3"
+    assert seen.headers["x-upstream-request-id"] == "ray-1"
 
 
 # Made once, because each chunk says when it was made.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -194,3 +196,15 @@ def test_a_complete_stream_frees_its_connection(upstream: ScriptedUpstream) -> N
         relay.close()
         assert answer.body.complete
     upstream.wait_for(lambda seen: seen.finished)
+
+
+def test_a_stream_that_is_over_leaves_nothing_to_the_collector(upstream: ScriptedUpstream) -> None:
+    gc.disable()
+    try:
+        with open_relay(upstream, sse_stream(whole_stream("hello"))) as (relay, _, answer):
+            assert b"".join(relay).endswith(DONE)
+        held = [weakref.ref(relay), weakref.ref(answer.body)]
+        del relay, answer
+        assert [reference() for reference in held] == [None, None]
+    finally:
+        gc.enable()
