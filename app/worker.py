@@ -38,8 +38,7 @@ def start_worker(worker: Any) -> None:
 def _calm_garbage_collector() -> None:
     """Keeps the collector off what lives as long as the process, which it would walk through again and again.
 
-    A full collection of an application with its libraries and a thousand live streams takes some 100 ms, in which no
-    event is relayed.
+    While it walks, no event is relayed.
     """
     gc.collect()
     gc.freeze()

@@ -17,6 +17,7 @@ from tests.support.gateway import Gateway, base_settings, running_gateway
 from tests.support.postgres import Postgres, running_postgres
 from tests.support.sandbox import Sandbox, running_sandbox
 from tests.support.scripted_upstream import ScriptedUpstream
+from tests.support.tls_server import make_certificate
 from tests.support.tree import copy_tree
 
 MakeGateway = Callable[..., Gateway]
@@ -84,6 +85,15 @@ def upstream(shared_upstream: ScriptedUpstream) -> ScriptedUpstream:
     """A scripted upstream without scripts and without memory of earlier tests."""
     shared_upstream.reset_scripts()
     return shared_upstream
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that is its own authority, and its key."""
+    try:
+        return make_certificate(tmp_path_factory.mktemp("tls"))
+    except FileNotFoundError:
+        pytest.skip("openssl is not on the PATH, and a certificate is needed to speak TLS")
 
 
 @pytest.fixture(scope="session")

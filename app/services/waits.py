@@ -1,9 +1,9 @@
 """Waits for a provider's bytes, and hands on each piece the moment it is there.
 
 With gevent that happens in its loop, without a switch to the greenlet that waits: a stream's greenlet sleeps while its
-events pass, and wakes up when something is to be decided. A switch, the arming of a timer and a read that fails first
-would be half of what an event costs, 20,000 times a second on a busy worker. Where sockets are not gevent's (scripts,
-unit tests) the same is done in the thread that waits.
+events pass, and wakes up when something is to be decided. Two switches and the arming of a timer for each event, 20,000
+times a second on a busy worker, took a tenth more CPU time. Where sockets are not gevent's (scripts, unit tests) the
+same is done in the thread that waits.
 """
 
 from __future__ import annotations

@@ -19,9 +19,9 @@ from tests.support.waiting import wait_until
 _AT_ONCE = 36
 
 
-@dataclass
-class Observation:
-    """What one fault looked like; each mapping is by a door's name.
+@dataclass(kw_only=True)
+class Views:
+    """What everybody saw of one thing that went wrong; each mapping is by a door's name.
 
     Attributes:
         met: what the bare client saw.
@@ -30,12 +30,18 @@ class Observation:
         sdk, curl: what the others said; empty for faults that they do not meet.
     """
 
-    fault: Fault
     met: dict[str, Met] = field(default_factory=dict)
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     provider: dict[str, str] = field(default_factory=dict)
     sdk: dict[str, str] = field(default_factory=dict)
     curl: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Observation(Views):
+    """What one fault of the provider looked like."""
+
+    fault: Fault
 
 
 class Observer:

@@ -8,16 +8,16 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import psycopg2
 
 from app.services.breaker import THRESHOLDS
 from tests.faults.cases import FINISH, ONE
-from tests.faults.clients import NO_CURL, Met, ask_curl, ask_sdk, meet
+from tests.faults.clients import NO_CURL, ask_curl, ask_sdk, meet
 from tests.faults.nginx import Door
-from tests.faults.observe import what_provider_saw
+from tests.faults.observe import Views, what_provider_saw
 from tests.faults.scripts import answer, stream
 from tests.support.answers import DONE, catalog_answer, chat_answer, chunk
 from tests.support.chat import PREFIX, chat_body, open_chat, request, rows_where
@@ -50,24 +50,18 @@ BROKEN_CATALOGS: dict[str, tuple[str, Script]] = {
 
 
 @dataclass
-class Event:
+class Event(Views):
     """One thing that happened, and what the requests that were under way met.
 
     Attributes:
         name: as it stands in the table.
         outcome: of the rows.
-        rows: what was recorded of the bare client's request; the rest is as in `observe.Observation`.
         time: what bounds it, in words.
     """
 
     name: str
     outcome: str
     time: str
-    met: dict[str, Met] = field(default_factory=dict)
-    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
-    provider: dict[str, str] = field(default_factory=dict)
-    sdk: dict[str, str] = field(default_factory=dict)
-    curl: dict[str, str] = field(default_factory=dict)
 
 
 class Ordeal:

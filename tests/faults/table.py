@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.faults.cases import LIMITS_S, SETTINGS, Limit
 from tests.faults.leaving import Left
-from tests.faults.observe import Observation
+from tests.faults.observe import Observation, Views
 from tests.faults.own import Event
 
 # A departed client, a stalled write, a drain: what is promised of it is in the settings; a busy machine adds this.
@@ -62,16 +62,25 @@ def _table(lines: list[Mapping[str, str]]) -> str:
 
 def line_of(seen: Observation) -> dict[str, str]:
     """Returns the line of a provider's fault."""
-    words = {name: _stable(met.words) for name, met in seen.met.items()}
+    return _line(seen.fault.name, seen, _LIMIT_WORDS[seen.fault.limit])
+
+
+def event_line(event: Event) -> dict[str, str]:
+    """Returns the line of something that happened to the gateway itself."""
+    return _line(event.name, event, event.time)
+
+
+def _line(name: str, seen: Views, time: str) -> dict[str, str]:
+    words = {door: _stable(met.words) for door, met in seen.met.items()}
     return {
-        "fault": seen.fault.name,
+        "fault": name,
         "client, directly": words["direct"],
         "client behind nginx": _other(words["direct"], words["nginx"]),
         "openai": _both(seen.sdk),
         "curl": _both(seen.curl),
         "provider saw": _both(seen.provider),
-        "recorded": _both({name: recorded(row) for name, row in seen.rows.items()}),
-        "time": _LIMIT_WORDS[seen.fault.limit],
+        "recorded": _both({door: recorded(row) for door, row in seen.rows.items()}),
+        "time": time,
     }
 
 
@@ -83,21 +92,6 @@ def departure_line(left: Left) -> dict[str, str]:
         "provider saw": _both(left.provider),
         "recorded": _both(words),
         "time": left.departure.bound,
-    }
-
-
-def event_line(event: Event) -> dict[str, str]:
-    """Returns the line of something that happened to the gateway itself."""
-    words = {name: _stable(met.words) for name, met in event.met.items()}
-    return {
-        "fault": event.name,
-        "client, directly": words["direct"],
-        "client behind nginx": _other(words["direct"], words["nginx"]),
-        "openai": _both(event.sdk),
-        "curl": _both(event.curl),
-        "provider saw": _both(event.provider),
-        "recorded": _both({name: recorded(row) for name, row in event.rows.items()}),
-        "time": event.time,
     }
 
 

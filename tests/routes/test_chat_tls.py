@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import MakeGateway
-from tests.services.tls_server import make_certificate, tls_server
 from tests.support.answers import DONE, chunk, event_bytes, usage_chunk
 from tests.support.chat import PREFIX, post_chat
+from tests.support.tls_server import tls_server
 
 EVENTS = [
     *(event_bytes(chunk(f"{number} " + "x" * number * 300)) for number in range(60)),
@@ -19,14 +19,6 @@ EVENTS = [
 ]
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 WHOLE = [HEAD, *(b"%x\r\n%b\r\n" % (len(event), event) for event in EVENTS), b"0\r\n\r\n"]
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    try:
-        return make_certificate(tmp_path_factory.mktemp("tls"))
-    except FileNotFoundError:
-        pytest.skip("openssl is not on the PATH, and a certificate is needed to speak TLS")
 
 
 @pytest.mark.parametrize("every_s", [0.0, 0.01])

@@ -13,10 +13,10 @@ from app.services import pool
 from app.services.pool import tls_context, was_reused
 from app.services.upstream import UpstreamClient
 from tests.services.chat_core import client_for
-from tests.services.tls_server import make_certificate, tls_server
 from tests.support.answers import json_answer
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import Step, close, pause, reset, send
+from tests.support.tls_server import tls_server
 from tests.support.waiting import wait_until
 
 
@@ -111,14 +111,6 @@ def test_the_host_header_names_host_and_port(upstream: ScriptedUpstream, address
     ask(client_for(f"http://{address}:{upstream.port}/v1"))
     seen = upstream.requests[0]
     assert seen.headers["host"] == f"{address}:{upstream.port}" and seen.path == "/v1/chat/completions"
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    try:
-        return make_certificate(tmp_path_factory.mktemp("tls"))
-    except FileNotFoundError:
-        pytest.skip("openssl is not on the PATH, and a certificate is needed to speak TLS")
 
 
 @pytest.fixture
