@@ -25,7 +25,7 @@ os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", str(ROOT / "var" / "metrics" /
 bind = f"0.0.0.0:{settings.port}"
 workers = settings.web_concurrency
 # A thousand live streams per core need a greenlet each, not a thread: half the memory and twice the events.
-worker_class = "app.gunicorn_worker.GatewayWorker"
+worker_class = "app.server.worker_class.GatewayWorker"
 # Connections, idle ones too. Live requests are bounded by MAX_LIVE_REQUESTS with an answer that says so; at this
 # bound gunicorn stops accepting, which a caller sees as silence, so it stands well above.
 worker_connections = settings.max_live_requests * 2 + 1_000
@@ -64,7 +64,7 @@ def on_starting(server: Any) -> None:
         file.unlink()  # Counts of an earlier start; Prometheus expects a restart to begin at zero.
     child = os.fork()  # The check needs the database's libraries, which this process must not load.
     if child == 0:
-        from app.boot import check_boot
+        from app.server.preflight import check_boot
 
         reason = check_boot(settings)
         if reason is not None:
@@ -87,7 +87,7 @@ def post_fork(server: Any, worker: Any) -> None:
 
 def post_worker_init(worker: Any) -> None:
     """Starts what runs beside the requests."""
-    from app.worker import start_worker
+    from app.server.lifecycle import start_worker
 
     start_worker(worker)
 
@@ -100,6 +100,6 @@ def child_exit(server: Any, worker: Any) -> None:
 
 def worker_exit(server: Any, worker: Any) -> None:
     """Ships what can still be shipped; the rest stays in the journal for the next worker."""
-    from app.worker import stop_worker
+    from app.server.lifecycle import stop_worker
 
     stop_worker()

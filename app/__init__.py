@@ -3,14 +3,14 @@
 The map. Four ideas, and imports only go down:
 
     routes/     HTTP in and out; `routes/__init__.py` is the whole API as a table
-    services/   what is decided and who is called; `services/chat.py` is the story of one request
+    services/   what is decided, a package for each concern; `services/inference/pipeline.py` is the story of one request
+    upstream/   the HTTP client that speaks to providers
     db/         SQL
     errors.py   every error a caller can meet, in one tree and one shape
 
-Beside them: `application.py` and `http.py` are what every request goes through, `config.py` reads the settings,
-`logs.py` writes one line a request, `boot.py`, `worker.py` and `gunicorn_worker.py` are what gunicorn calls, `cli/`
-holds the `flask` commands, `dev/` is what `make run` adds, and `sandbox/` is a local Fireworks to try things against.
-docs/design.md tells why.
+Beside them: `web/` is what every HTTP request goes through, `server/` what gunicorn calls, `config.py` reads the
+settings, `logs.py` writes one line a request, `metrics.py` counts, `cli/` holds the `flask` commands, `dev/` is what
+`make run` adds, and `sandbox/` is a local Fireworks to try things against. docs/design.md tells why.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ def create_app(settings: Settings | None = None) -> Flask:
     """
     # Imported here, because gunicorn's main process reads `app.config` before gevent has patched anything, and so that
     # the sandbox and the Python client load only what they use.
-    from app.application import Application
     from app.cli import register_commands
-    from app.http import CHECKS, set_up_http
     from app.routes import BLUEPRINTS
+    from app.web.application import Application
+    from app.web.hooks import CHECKS, set_up_http
 
     use_settings(settings or get_settings())
     app = Application(__name__, static_folder=None)

@@ -31,7 +31,7 @@ from app.db.engine import create_engine_for
 from app.db.insert_sql import insert_activity_sql
 from app.db.partitions import insert_partitions
 from app.db.schema import upgrade_schema
-from app.services.maintenance import drop_days
+from app.services.reports.retention import drop_days
 from tests.support.gateway import Gateway, base_settings, running_gateway
 from tests.support.postgres import running_postgres
 from tests.support.sandbox import running_sandbox

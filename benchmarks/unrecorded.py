@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from app.services import activity
-from app.services.recorder import Recorder
+from app.services.journal.lifecycle import record as activity
+from app.services.journal.recorder import Recorder
 
 
 def _do_nothing(*_: Any) -> None:

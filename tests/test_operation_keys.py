@@ -11,8 +11,8 @@ from typing import NamedTuple
 import pytest
 
 from app.db.schema import upgrade_schema
-from app.services.auth import REVOCATION_S
-from app.services.keys import new_key
+from app.services.keys.authentication import REVOCATION_S
+from app.services.keys.keys import new_key
 from tests.support.chat import PREFIX, Seen, post_chat, rows_where, wait_for_row
 from tests.support.gateway import Gateway, base_settings, clean_environment, running_gateway
 from tests.support.postgres import Postgres, running_postgres

@@ -17,11 +17,11 @@ from app.cli.failures import plain_errors
 from app.cli.tables import format_stats
 from app.db.activity import ActivityFilter
 from app.db.tables import OUTCOMES
-from app.services.export import encode_csv
-from app.services.history import stream_pages
-from app.services.maintenance import drop_days, get_droppable_days, retention_end
-from app.services.providers import PROVIDERS
-from app.services.stats import ALL_GATEWAYS, TIME_RANGES, get_stats
+from app.services.providers.provider import PROVIDERS
+from app.services.reports.csv_export import encode_csv
+from app.services.reports.records import stream_pages
+from app.services.reports.retention import drop_days, get_droppable_days, retention_end
+from app.services.reports.stats import ALL_GATEWAYS, TIME_RANGES, get_stats
 
 # How often an export says how far it is, in seconds.
 PROGRESS_EVERY_S = 2.0

@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from app.cli.failures import plain_errors
-from app.services.auth import REVOCATION_S
-from app.services.keys import create_key, list_keys, revoke_key
+from app.services.keys.authentication import REVOCATION_S
+from app.services.keys.keys import create_key, list_keys, revoke_key
 
 
 @click.group("keys")

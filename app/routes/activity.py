@@ -8,10 +8,10 @@ from itertools import chain
 from flask import Blueprint, Response, g, request
 
 from app.errors import BadRequest, PermissionDenied
-from app.routes.answers import json_answer
-from app.routes.arguments import choose, read_arguments, read_number, read_time
-from app.services.export import encode_csv, unfinished_on_failure
-from app.services.history import (
+from app.services.journal.lifecycle import get_integrity
+from app.services.providers.provider import PROVIDERS
+from app.services.reports.csv_export import encode_csv, unfinished_on_failure
+from app.services.reports.records import (
     MAX_PAGE_ROWS,
     OUTCOMES,
     ActivityFilter,
@@ -20,8 +20,8 @@ from app.services.history import (
     read_page,
     stream_pages,
 )
-from app.services.journal import get_integrity
-from app.services.providers import PROVIDERS
+from app.web.query import choose, read_arguments, read_number, read_time
+from app.web.responses import json_answer
 
 bp = Blueprint("activity", __name__)
 

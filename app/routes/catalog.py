@@ -5,11 +5,11 @@ from __future__ import annotations
 from flask import Blueprint, Response, request
 
 from app.errors import BadRequest
-from app.routes.validators import conditional_answer
+from app.services.inference.routing import MAX_NAME_LENGTH, resolve_entry
 from app.services.models import get_providers_on
 from app.services.models.render import ALL_GATEWAYS, Query, render_list, render_model
-from app.services.providers import PROVIDERS, Provider
-from app.services.routing import MAX_NAME_LENGTH, resolve_entry
+from app.services.providers.provider import PROVIDERS, Provider
+from app.web.conditional import conditional_answer
 
 bp = Blueprint("catalog", __name__)
 

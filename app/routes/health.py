@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from flask import Blueprint, Response
 
-from app.routes.answers import json_answer
-from app.services.readiness import get_readiness
+from app.services.health.readiness import get_readiness
+from app.web.responses import json_answer
 
 bp = Blueprint("health", __name__)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from flask import Blueprint, Response
 
 from app.errors import BadRequest
-from app.routes.answers import json_answer
-from app.routes.validators import conditional_answer
+from app.services.inference.routing import MAX_NAME_LENGTH, resolve_entry
 from app.services.models import get_providers_on
 from app.services.models.render import render_openai_list, to_openai
-from app.services.routing import MAX_NAME_LENGTH, resolve_entry
+from app.web.conditional import conditional_answer
+from app.web.responses import json_answer
 
 bp = Blueprint("models", __name__)
 

@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 from flask import Blueprint, Response
 
 from app.errors import NotFound
-from app.routes.answers import json_answer
-from app.routes.arguments import choose, read_arguments
-from app.services.providers import PROVIDERS
-from app.services.stats import ALL_GATEWAYS, TIME_RANGES, get_stats
+from app.services.providers.provider import PROVIDERS
+from app.services.reports.stats import ALL_GATEWAYS, TIME_RANGES, get_stats
+from app.web.query import choose, read_arguments
+from app.web.responses import json_answer
 
 bp = Blueprint("stats", __name__)
 

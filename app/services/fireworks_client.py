@@ -19,12 +19,12 @@ import sseclient
 
 from app.config import get_settings
 from app.errors import UpstreamError
-from app.services.client import ClientConnection
-from app.services.completions import process_completion
-from app.services.parameters import stream_options_for
-from app.services.providers import FIREWORKS, get_client
-from app.services.relay import Relay
-from app.services.upstream import UpstreamClient
+from app.services.endpoints.chat_assembly import process_completion
+from app.services.inference.parameters import stream_options_for
+from app.services.providers.provider import FIREWORKS, get_client
+from app.services.streaming.client_connection import ClientConnection
+from app.services.streaming.relay import Relay
+from app.upstream.client import UpstreamClient
 
 
 class ChatObject(dict[str, Any]):

@@ -18,7 +18,7 @@ from sqlalchemy import Engine
 from app.cli.activity import activity_group
 from app.config import ROOT, load_settings, use_settings
 from app.db.engine import dispose_engine, get_engine
-from app.services.stats import get_stats
+from app.services.reports.stats import get_stats
 from tests.db.rows import Row, count, insert_rows, make_row
 
 DAY_S = 86_400

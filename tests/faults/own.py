@@ -13,7 +13,7 @@ from typing import Any
 
 import psycopg2
 
-from app.services.breaker import THRESHOLDS
+from app.services.inference.circuit_breaker import THRESHOLDS
 from tests.faults.cases import FINISH, ONE
 from tests.faults.clients import NO_CURL, ask_curl, ask_sdk, meet
 from tests.faults.nginx import Door

@@ -6,7 +6,7 @@ import os
 import re
 import signal
 
-from app.services.metrics import MAX_ERRORS
+from app.metrics import MAX_ERRORS
 from tests.conftest import MakeGateway
 from tests.support.answers import json_answer
 from tests.support.chat import PREFIX, post_chat, request

@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 
 from app.config import load_settings, use_settings
 from app.db.engine import create_engine_for, dispose_engine
-from app.services.keys import create_key
+from app.services.keys.keys import create_key
 from tests.db.rows import NOON, Row, insert_rows, make_row
 from tests.support.chat import Seen, request
 from tests.support.gateway import Gateway, base_settings, running_gateway

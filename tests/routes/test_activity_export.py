@@ -15,7 +15,7 @@ import pytest
 
 from app.db.engine import create_engine_for
 from app.db.schema import upgrade_schema
-from app.services.export import COLUMNS
+from app.services.reports.csv_export import COLUMNS
 from tests.conftest import MakeGateway
 from tests.db.history import insert_history
 from tests.db.rows import insert_rows, make_row

@@ -28,7 +28,7 @@ from app.services.fireworks_client import (
     make_fireworks_request_openai_stream,
     process_fireworks_response,
 )
-from tests.services.chat_core import KEY, settings_for
+from tests.services.inference.chat_core import KEY, settings_for
 
 BASE_URL = "https://api.fireworks.ai/inference/v1"
 CHAT_URL = BASE_URL + "/chat/completions"

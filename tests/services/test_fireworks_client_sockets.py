@@ -10,7 +10,7 @@ import pytest
 from app.config import use_settings
 from app.errors import UpstreamCut, UpstreamTimeout, UpstreamUnreachable
 from app.services.fireworks_client import make_fireworks_request_openai, make_fireworks_request_openai_stream
-from tests.services.chat_core import settings_for
+from tests.services.inference.chat_core import settings_for
 from tests.support.answers import chunk, sse_stream, whole_stream
 from tests.support.scripted_upstream import ScriptedUpstream, refused_address
 from tests.support.scripts import hang

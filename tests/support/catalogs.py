@@ -8,8 +8,9 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from app.config import load_settings, use_settings
-from app.services import models, pricing
-from app.services.providers import PROVIDERS
+from app.services import models
+from app.services.pricing import lookup as pricing
+from app.services.providers.provider import PROVIDERS
 from tests.support.answers import json_answer
 from tests.support.request_reader import SeenRequest
 from tests.support.scripted_upstream import ScriptedUpstream

@@ -113,7 +113,7 @@ class _Commands:
 
     def start(self) -> None:
         """Opens the journal, as a worker does before its first request."""
-        from app.services.journal import start_journal
+        from app.services.journal.lifecycle import start_journal
 
         start_journal()
 
@@ -152,7 +152,7 @@ class _Commands:
             os.write(self._refused, f"{activity.request_id}\n".encode())
 
     def _begin(self) -> Any:
-        from app.services.activity import begin_activity
+        from app.services.journal.record import begin_activity
 
         activity = begin_activity("env", "/v1/chat/completions")
         activity.row.gateway, activity.row.model_served = "fireworks", "accounts/fireworks/models/llama"
@@ -217,13 +217,13 @@ class _Commands:
 
     def status(self) -> dict[str, Any]:
         """Returns what `get_journal_status` says."""
-        from app.services.journal import get_journal_status
+        from app.services.journal.lifecycle import get_journal_status
 
         return get_journal_status()
 
     def integrity(self) -> dict[str, Any]:
         """Returns what `get_integrity` says."""
-        from app.services.journal import get_integrity
+        from app.services.journal.lifecycle import get_integrity
 
         return get_integrity()
 
@@ -249,7 +249,7 @@ class _Commands:
 
     def stop(self, deadline_s: float) -> bool:
         """Stops the journal, as a worker does at its end."""
-        from app.services.journal import stop_journal
+        from app.services.journal.lifecycle import stop_journal
 
         return stop_journal(deadline_s)
 

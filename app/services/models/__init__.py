@@ -23,7 +23,7 @@ from app.services.models.normalize import (
 )
 from app.services.models.refresh import Catalog
 from app.services.models.sources import SOURCES
-from app.services.providers import FIREWORKS, PROVIDERS, Provider, get_client, is_on
+from app.services.providers.provider import FIREWORKS, PROVIDERS, Provider, get_client, is_on
 
 __all__ = [
     "CatalogState",

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from app.services.pricing import Price, to_plain_text
+from app.services.pricing.lookup import Price, to_plain_text
 
 # None of these objects can be part of a reference cycle, so the collector need not walk over 22,000 of them (gc=False).
 

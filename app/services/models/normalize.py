@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
-from app.services.pricing import get_plausible, parse_number, parse_text, per_token, to_plain_text
-from app.services.providers import CHUTES, DEEPINFRA, FEATHERLESS, FIREWORKS, Provider
+from app.services.pricing.lookup import get_plausible, parse_number, parse_text, per_token, to_plain_text
+from app.services.providers.provider import CHUTES, DEEPINFRA, FEATHERLESS, FIREWORKS, Provider
 
 Entry = dict[str, Any]
 

@@ -9,7 +9,15 @@ from typing import Any
 
 from app.services.models.entry import Model, Pricing
 from app.services.models.pace import unhurried
-from app.services.pricing import STANDARD, Price, PriceTable, complete_price, get_plausible, parse_text, per_token
+from app.services.pricing.lookup import (
+    STANDARD,
+    Price,
+    PriceTable,
+    complete_price,
+    get_plausible,
+    parse_text,
+    per_token,
+)
 
 _SKUS = {
     "LLM input tokens (uncached)": "prompt",

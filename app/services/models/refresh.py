@@ -15,14 +15,14 @@ from typing import Any
 
 from app.errors import GatewayError, Unavailable, UpstreamError
 from app.logs import log_event
-from app.services import pricing
 from app.services.models.entry import Model, Packer
 from app.services.models.listing import Listing
 from app.services.models.pace import unhurried
 from app.services.models.prices import get_carried_prices
 from app.services.models.sources import Source, fetch_models
-from app.services.providers import Provider, get_client
-from app.services.upstream import UpstreamClient
+from app.services.pricing import lookup as pricing
+from app.services.providers.provider import Provider, get_client
+from app.upstream.client import UpstreamClient
 
 TTL_S = 1800
 

@@ -15,7 +15,7 @@ import msgspec
 from app.services import models
 from app.services.models.entry import Model
 from app.services.models.listing import Listing
-from app.services.providers import PROVIDERS, Provider
+from app.services.providers.provider import PROVIDERS, Provider
 
 ALL_GATEWAYS = "all"
 

@@ -27,8 +27,8 @@ from app.services.models.normalize import (
 )
 from app.services.models.pace import unhurried
 from app.services.models.prices import normalize_fireworks_prices
-from app.services.pricing import PriceTable
-from app.services.upstream import UpstreamClient
+from app.services.pricing.lookup import PriceTable
+from app.upstream.client import UpstreamClient
 
 Page = list[Any]
 

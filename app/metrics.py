@@ -1,0 +1,162 @@
+"""The counters and histograms for Prometheus, and the functions that count into them.
+
+They are right with several workers: each writes a memory-mapped file, and a scrape adds the files up. Gauges, which
+read the state of other packages, are in `app/services/health/gauges.py`.
+
+A request costs a handful of increments, 1 µs each; they are made once, from its finished record. Labels are bounded:
+a caller can choose model names, so only models that a provider's list has get a series, and at most MAX_MODELS.
+docs/metrics.md lists every metric.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import nullcontext
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest, values
+from prometheus_client.multiprocess import MultiProcessCollector
+
+if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+    # The library asks the system for the process id at each increment, in case of a fork, and takes a lock. This module
+    # is loaded in a worker, which never forks, and whose threads are greenlets: an increment switches to none.
+    _PID = os.getpid()
+    values.Lock = nullcontext  # type: ignore[attr-defined, assignment]
+    values.ValueClass = values.MultiProcessValue(lambda: _PID)  # type: ignore[no-untyped-call]
+
+# More models than a gateway's users use, fewer than would trouble a Prometheus.
+MAX_MODELS = 200
+# The gateway's own codes are some twenty; a provider's refusals may carry words of its own.
+MAX_ERRORS = 100
+
+# From the gateway's own overhead to the longest answers: 5 ms to 15 min.
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900)
+_OVERHEAD_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 1)
+
+requests_total = Counter("gateway_requests_total", "Finished requests.", ["route", "provider", "outcome"])
+tokens_total = Counter("gateway_tokens_total", "Tokens used.", ["provider", "model", "kind"])
+cost_total = Counter(
+    "gateway_cost_usd_total", "Cost of requests in USD; kind is exact or estimated.", ["provider", "kind"]
+)
+unpriced_total = Counter("gateway_unpriced_requests_total", "Requests with usage but no known price.", ["provider"])
+upstream_errors_total = Counter("gateway_upstream_errors_total", "Errors of providers.", ["provider", "error"])
+retries_total = Counter("gateway_upstream_retries_total", "Requests sent to a provider again.", ["provider"])
+ttft_seconds = Histogram(
+    "gateway_time_to_first_token_seconds", "Streams: until the first output.", ["provider"], buckets=_SECONDS
+)
+duration_seconds = Histogram(
+    "gateway_request_duration_seconds", "From request to end of answer.", ["provider", "stream"], buckets=_SECONDS
+)
+overhead_seconds = Histogram(
+    "gateway_overhead_seconds",
+    "The gateway's own time of a request before and after the provider's.",
+    ["stream"],
+    buckets=_OVERHEAD_SECONDS,
+)
+_models: set[str] = set()
+_errors: set[str] = set()
+
+
+class FinishedRequest(Protocol):
+    """What is counted of a request when it has finished: fields of its record, by the names of the columns."""
+
+    endpoint: str
+    gateway: str | None
+    outcome: str
+    stream: bool
+    duration_ms: float | None
+    ttft_ms: float | None
+    model_served: str | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    cached_tokens: int | None
+    cost_usd: str | None
+    cost_kind: str
+    error_type: str | None
+    error_code: str | None
+    attempts: list[Any]
+
+
+def count_request(row: FinishedRequest) -> None:
+    """Counts a finished request from its record."""
+    provider = row.gateway or "none"
+    _requests(row.endpoint, provider, row.outcome).inc()
+    _duration(provider, row.stream).observe((row.duration_ms or 0) / 1000)
+    if row.ttft_ms is not None:
+        _ttft(provider).observe(row.ttft_ms / 1000)
+    if row.completion_tokens is not None:
+        _count_usage(row, provider)
+    if row.outcome.startswith("upstream_"):
+        error = _bounded(_errors, MAX_ERRORS, row.error_code or row.error_type or "unknown")
+        upstream_errors_total.labels(provider, error).inc()
+    if len(row.attempts) > 1:
+        retries_total.labels(provider).inc(len(row.attempts) - 1)
+
+
+def observe_overhead(stream: bool, seconds: float) -> None:
+    """Takes in what the gateway itself spent on a request."""
+    _overhead(stream).observe(seconds)
+
+
+def _count_usage(row: FinishedRequest, provider: str) -> None:
+    model = _bounded(_models, MAX_MODELS, row.model_served or "unknown")
+    _tokens(provider, model, "prompt").inc(row.prompt_tokens or 0)
+    _tokens(provider, model, "completion").inc(row.completion_tokens or 0)
+    if row.cached_tokens:
+        _tokens(provider, model, "cached").inc(row.cached_tokens)
+    if row.cost_usd is None:
+        unpriced_total.labels(provider).inc()
+    else:
+        _cost(provider, row.cost_kind).inc(float(row.cost_usd))
+
+
+def _bounded(known: set[str], most: int, label: str) -> str:
+    """Returns a label that somebody else words, "other" once there are enough different ones."""
+    if label not in known:
+        if len(known) >= most:
+            return "other"
+        known.add(label)
+    return label
+
+
+# labels() takes a lock and builds a tuple of strings, which costs more than the increment itself.
+@lru_cache(maxsize=256)
+def _requests(route: str, provider: str, outcome: str) -> Counter:
+    return requests_total.labels(route, provider, outcome)
+
+
+@lru_cache(maxsize=1024)
+def _tokens(provider: str, model: str, kind: str) -> Counter:
+    return tokens_total.labels(provider, model, kind)
+
+
+@lru_cache(maxsize=32)
+def _cost(provider: str, kind: str) -> Counter:
+    return cost_total.labels(provider, kind)
+
+
+@lru_cache(maxsize=16)
+def _duration(provider: str, stream: bool) -> Histogram:
+    return duration_seconds.labels(provider, "true" if stream else "false")
+
+
+@lru_cache(maxsize=2)
+def _overhead(stream: bool) -> Histogram:
+    return overhead_seconds.labels("true" if stream else "false")
+
+
+@lru_cache(maxsize=16)
+def _ttft(provider: str) -> Histogram:
+    return ttft_seconds.labels(provider)
+
+
+def render_metrics() -> bytes:
+    """Returns the metrics of all workers in Prometheus' text format, of this process alone where there is only one."""
+    directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    if directory is None or not Path(directory).is_dir():
+        return generate_latest()
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return generate_latest(registry)

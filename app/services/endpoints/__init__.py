@@ -1,0 +1,1 @@
+"""What tells one inference endpoint from another."""

@@ -1,0 +1,1 @@
+"""Whether this process works, and what it counts."""

@@ -1,0 +1,1 @@
+"""The records of requests: on the local disk first, then in PostgreSQL."""

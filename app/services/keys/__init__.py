@@ -1,0 +1,1 @@
+"""Gateway keys, and the check of a caller's key."""

@@ -1,0 +1,1 @@
+"""The providers that the gateway can forward to."""

@@ -1,0 +1,1 @@
+"""Server-Sent Events from a provider to a client."""

@@ -1,0 +1,1 @@
+"""What every HTTP request goes through, and how routes read queries and answer."""

@@ -1,0 +1,201 @@
+"""A completion split into chunks in any way and collected again is the same completion; nothing is invented."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.services.endpoints.chat_assembly import CompletionCollector, process_completion
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+LOGPROBS = st.none() | st.lists(
+    st.fixed_dictionaries({"token": TEXTS, "logprob": st.floats(-9, 0), "top_logprobs": st.just([])}),
+    min_size=1,
+    max_size=4,
+).map(lambda rows: {"content": rows})
+CALLS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "id": st.uuids().map(str),
+            "type": st.just("function"),
+            "function": st.fixed_dictionaries({"name": TEXTS, "arguments": st.text(max_size=12)}),
+        }
+    ),
+    min_size=1,
+    max_size=3,
+)
+MESSAGES = st.fixed_dictionaries(
+    {"role": st.just("assistant"), "content": st.none() | TEXTS},
+    optional={"reasoning_content": TEXTS, "tool_calls": CALLS, "refusal": TEXTS},
+)
+COMPLETIONS = st.builds(
+    lambda choices, usage: {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "created": 1_795_348_800,
+        "model": "accounts/fireworks/models/m",
+        "choices": [{"index": index, **choice} for index, choice in enumerate(choices)],
+        "usage": usage,
+    },
+    st.lists(
+        st.fixed_dictionaries(
+            {"message": MESSAGES, "finish_reason": st.sampled_from(["stop", "length"]), "logprobs": LOGPROBS},
+            optional={"token_ids": st.lists(st.integers(0, 99), min_size=1, max_size=5)},
+        ),
+        min_size=1,
+        max_size=3,
+    ),
+    st.none() | st.fixed_dictionaries({"prompt_tokens": st.integers(0, 9), "completion_tokens": st.integers(0, 9)}),
+)
+
+
+def parts(draw: st.DrawFn, whole: Any) -> list[Any]:
+    """Cuts a text or a list into one to three pieces that are not empty."""
+    cuts = sorted({draw(st.integers(0, len(whole))) for _ in range(2)} - {0, len(whole)})
+    return [whole[start:end] for start, end in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
+
+
+def call_deltas(draw: st.DrawFn, index: int, call: dict[str, Any]) -> list[dict[str, Any]]:
+    first = {"index": index, "id": call["id"], "type": "function", "function": {"name": call["function"]["name"]}}
+    pieces = [{"index": index, "function": {"arguments": part}} for part in parts(draw, call["function"]["arguments"])]
+    if draw(st.booleans()):  # Some providers say the id and the name again, or say null, in each piece.
+        again = draw(st.sampled_from([None, call["id"]]))
+        pieces = [{**piece, "id": again} for piece in pieces]
+    return [{"tool_calls": [piece]} for piece in (first, *pieces)]
+
+
+def choice_pieces(draw: st.DrawFn, choice: dict[str, Any]) -> list[dict[str, Any]]:
+    message = choice["message"]
+    role = {"role": "assistant", "content": None} if draw(st.booleans()) else {"role": "assistant"}
+    deltas: list[dict[str, Any]] = [role]
+    for name in ("reasoning_content", "content", "refusal"):
+        deltas += [{name: part} for part in parts(draw, message.get(name) or "") if part]
+    for index, call in enumerate(message.get("tool_calls", [])):
+        deltas += call_deltas(draw, index, call)
+    pieces: list[dict[str, Any]] = [{"delta": delta, "finish_reason": None} for delta in deltas]
+    if choice["logprobs"] is not None:
+        rows = parts(draw, choice["logprobs"]["content"])
+        pieces += [{"delta": {}, "logprobs": {"content": row}} for row in rows]
+    pieces += [{"delta": {}, "token_ids": ids} for ids in parts(draw, choice.get("token_ids", [])) if ids]
+    pieces.append({"delta": {}, "finish_reason": choice["finish_reason"]})
+    return [{"index": choice["index"], **piece} for piece in pieces]
+
+
+@st.composite
+def split_completions(draw: st.DrawFn) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Draws a completion and the chunks of a stream of it, the choices' pieces interleaved at will."""
+    completion = draw(COMPLETIONS)
+    waiting = [choice_pieces(draw, choice) for choice in completion["choices"]]
+    envelope = {name: completion[name] for name in ("id", "created", "model")} | {"object": "chat.completion.chunk"}
+    chunks = []
+    while waiting := [pieces for pieces in waiting if pieces]:
+        turn = draw(st.lists(st.integers(0, len(waiting) - 1), min_size=1, max_size=len(waiting), unique=True))
+        chunks.append({**envelope, "choices": [waiting[which].pop(0) for which in turn], "usage": None})
+    chunks.append({**envelope, "choices": [], "usage": completion["usage"]})
+    return completion, chunks
+
+
+@settings(max_examples=60, deadline=None)
+@given(split_completions())
+def test_a_completion_split_in_any_way_is_collected_whole(drawn: tuple[dict[str, Any], list[dict[str, Any]]]) -> None:
+    completion, chunks = drawn
+    collector = CompletionCollector()
+    for chunk in json.loads(json.dumps(chunks)):
+        collector.add(chunk)
+    assert collector.completion() == completion
+
+
+@settings(max_examples=40, deadline=None)
+@given(COMPLETIONS)
+def test_a_whole_completion_is_not_changed(completion: dict[str, Any]) -> None:
+    before = copy.deepcopy(completion)
+    assert process_completion(completion) is completion
+    assert completion == before
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"finish_reason": "length"},
+        {"message": None, "finish_reason": "length"},
+        {"message": {"reasoning_content": "hm"}, "finish_reason": "length"},
+        {"message": {"role": "assistant", "tool_calls": []}, "finish_reason": "length"},
+    ],
+)
+def test_what_is_missing_is_null_and_not_missing(choice: dict[str, Any]) -> None:
+    completion = process_completion({"id": "1", "choices": [choice]})
+    assert completion["object"] == "chat.completion" and completion["usage"] is None
+    filled = completion["choices"][0]
+    assert filled["index"] == 0 and filled["logprobs"] is None and filled["finish_reason"] == "length"
+    assert filled["message"]["role"] == "assistant" and filled["message"]["content"] is None
+
+
+def test_choices_without_an_index_are_numbered() -> None:
+    completion = process_completion({"choices": [{"message": {"content": "a"}}, {"message": {"content": "b"}}]})
+    assert [choice["index"] for choice in completion["choices"]] == [0, 1]
+
+
+def collect(*deltas: dict[str, Any]) -> dict[str, Any]:
+    collector = CompletionCollector()
+    for delta in deltas:
+        collector.add({"id": "1", "choices": [{"delta": delta}]})
+    message: dict[str, Any] = collector.completion()["choices"][0]["message"]
+    return message
+
+
+def test_calls_without_an_index_are_told_apart_by_their_ids() -> None:
+    message = collect(
+        {"tool_calls": [{"id": "a", "function": {"name": "f", "arguments": "{"}}]},
+        {"tool_calls": [{"function": {"arguments": "}"}}]},
+        {"tool_calls": [{"id": "b", "function": {"name": "g", "arguments": "1"}}]},
+        {"tool_calls": [{"id": "b", "function": {"arguments": "2"}}]},
+    )
+    assert message["tool_calls"] == [
+        {"id": "a", "function": {"name": "f", "arguments": "{}"}},
+        {"id": "b", "function": {"name": "g", "arguments": "12"}},
+    ]
+
+
+def test_whole_calls_in_one_piece_are_all_kept() -> None:
+    calls = [{"id": name, "type": "function", "function": {"name": name, "arguments": "{}"}} for name in ("f", "g")]
+    assert collect({"tool_calls": calls})["tool_calls"] == calls
+    indexed = [{"index": index, **call} for index, call in enumerate(calls)]
+    assert collect({"tool_calls": indexed})["tool_calls"] == calls
+
+
+def test_the_old_function_call_grows_too() -> None:
+    message = collect({"function_call": {"name": "f", "arguments": ""}}, {"function_call": {"arguments": "{}"}})
+    assert message["function_call"] == {"name": "f", "arguments": "{}"}
+
+
+def test_the_logprobs_of_the_older_form_grow_too() -> None:
+    collector = CompletionCollector()
+    for token in ("a", "b"):
+        logprobs = {"tokens": [token], "token_logprobs": [-1.0], "text_offset": [0]}
+        collector.add({"choices": [{"index": 0, "delta": {"content": token}, "logprobs": logprobs}]})
+    expected = {"tokens": ["a", "b"], "token_logprobs": [-1.0, -1.0], "text_offset": [0, 0]}
+    assert collector.completion()["choices"][0]["logprobs"] == expected
+
+
+def test_running_totals_end_in_the_last_one() -> None:
+    collector = CompletionCollector()
+    for count in (1, 2, 3):
+        collector.add({"choices": [{"delta": {"content": "x"}}], "usage": {"completion_tokens": count}})
+    collector.add({"choices": [], "usage": None, "perf_metrics": {"prompt-tokens": 5}})
+    completion = collector.completion()
+    assert completion["usage"] == {"completion_tokens": 3} and completion["perf_metrics"] == {"prompt-tokens": 5}
+
+
+def test_asking_twice_gives_the_same() -> None:
+    collector = CompletionCollector()
+    collector.add({"id": "1", "choices": [{"delta": {"tool_calls": [{"index": 0, "id": "a"}]}}]})
+    assert copy.deepcopy(collector.completion()) == collector.completion()
+
+
+def test_no_chunk_with_a_choice_is_a_completion_without_choices() -> None:
+    assert CompletionCollector().completion() == {"object": "chat.completion", "choices": [], "usage": None}

@@ -1,0 +1,114 @@
+"""What the tests of the chat core share: settings with short waits, clients of a scripted upstream, and relays."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from app.config import Settings, load_settings
+from app.errors import GatewayError
+from app.services.streaming.client_connection import ClientConnection
+from app.services.streaming.relay import Relay
+from app.services.streaming.stream_summary import Sightings
+from app.upstream.client import Answer, UpstreamClient
+from tests.support.scripted_upstream import ScriptedUpstream
+from tests.support.scripts import Script
+
+KEY = "fw_test"
+
+# Long enough for a busy machine to answer, short enough that a test which hangs is noticed.
+_PATIENCE = {
+    "UPSTREAM_CONNECT_TIMEOUT": "5",
+    "UPSTREAM_FIRST_BYTE_TIMEOUT": "10",
+    "UPSTREAM_IDLE_TIMEOUT": "10",
+    "UPSTREAM_TOTAL_TIMEOUT": "20",
+}
+
+
+def settings_for(base_url: str, **changes: str) -> Settings:
+    """Returns settings with Fireworks at `base_url`; `changes` are by environment name."""
+    return load_settings({"FIREWORKS_API_KEY": KEY, "FIREWORKS_BASE_URL": base_url, **_PATIENCE, **changes})
+
+
+def client_for(base_url: str, **changes: str) -> UpstreamClient:
+    """Returns a client of its own for a provider at `base_url`, called Fireworks."""
+    settings = settings_for(base_url, **changes)
+    return UpstreamClient(
+        title="Fireworks", base_url=base_url, api_key=KEY, key_setting="FIREWORKS_API_KEY", settings=settings
+    )
+
+
+@dataclass
+class Outcome:
+    """What came of a relay.
+
+    Attributes:
+        blocks: what the client got.
+        ended: how the iteration ended: "stop", "broken pipe", or None when it was left.
+        reports: what was reported, once if all is well.
+    """
+
+    blocks: list[bytes] = field(default_factory=list)
+    ended: str | None = None
+    reports: list[tuple[Sightings, GatewayError | None]] = field(default_factory=list)
+
+    @property
+    def text(self) -> bytes:
+        """All that the client got."""
+        return b"".join(self.blocks)
+
+    @property
+    def seen(self) -> Sightings:
+        """What was reported as seen."""
+        assert len(self.reports) == 1, f"{len(self.reports)} reports"
+        return self.reports[0][0]
+
+    @property
+    def error(self) -> GatewayError | None:
+        """What was reported as the end, None for a complete stream."""
+        assert len(self.reports) == 1, f"{len(self.reports)} reports"
+        return self.reports[0][1]
+
+
+@contextmanager
+def open_relay(
+    upstream: ScriptedUpstream,
+    script: Script,
+    *,
+    client: Any = None,
+    show_usage: bool = False,
+    total_s: float = 20.0,
+    **changes: str,
+) -> Iterator[tuple[Relay, Outcome, Answer]]:
+    """Yields a relay over a real answer of `upstream`, the outcome that it reports to, and that answer."""
+    upstream.enqueue(script)
+    provider = client_for(upstream.base_url, **changes)
+    answer = provider.post_chat(b'{"model": "m"}', stream=True)
+    outcome = Outcome()
+    relay = Relay(
+        answer,
+        client=client or ClientConnection(None),
+        settings=provider.settings,
+        deadline_s=time.monotonic() + total_s,
+        show_usage=show_usage,
+        report=lambda seen, error: outcome.reports.append((seen, error)),
+    )
+    try:
+        yield relay, outcome, answer
+    finally:
+        relay.close()
+
+
+def run_relay(upstream: ScriptedUpstream, script: Script, **options: Any) -> Outcome:
+    """Iterates over a relay as gunicorn does, to its end, closes it, and returns what came of it."""
+    with open_relay(upstream, script, **options) as (relay, outcome, _):
+        try:
+            for block in relay:
+                outcome.blocks.append(block)
+            outcome.ended = "stop"
+        except BrokenPipeError:
+            outcome.ended = "broken pipe"
+    return outcome

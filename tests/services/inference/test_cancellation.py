@@ -1,0 +1,57 @@
+"""A wait for a provider ends when its client leaves, its time is up or the gateway stops, and not a moment later."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from app.services.inference import cancellation as interrupts
+from app.services.inference.cancellation import ends_early
+from app.services.streaming.client_connection import ClientConnection
+from tests.support.scripted_upstream import ScriptedUpstream
+from tests.support.scripts import hang
+from tests.support.tree import ROOT
+
+
+@pytest.fixture
+def upstream() -> Iterator[ScriptedUpstream]:
+    with ScriptedUpstream() as upstream:
+        yield upstream
+
+
+def run_case(case: str, upstream: ScriptedUpstream) -> str:
+    command = [sys.executable, "-m", "tests.services.streaming.gevent_waits", case, upstream.base_url]
+    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=60).stdout
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        ("client leaves", "ClientGone None"),
+        ("deadline", "UpstreamTimeout upstream_total_timeout"),
+        ("drain ends", "GatewayShutdown gateway_shutdown"),
+    ],
+)
+def test_a_wait_in_a_worker_ends_early_and_with_it_the_request(
+    upstream: ScriptedUpstream, case: str, expected: str
+) -> None:
+    upstream.default = [hang()]
+    assert run_case(case, upstream) == expected
+    upstream.wait_for(lambda seen: seen.gone_at is not None)
+
+
+def test_a_wait_that_is_over_is_left_alone(upstream: ScriptedUpstream) -> None:
+    assert run_case("client leaves afterwards", upstream) == "answered 0"
+
+
+def test_where_sockets_are_not_gevents_nothing_is_watched() -> None:
+    ours, theirs = socket.socketpair()
+    with ours:
+        theirs.close()
+        with ends_early(ClientConnection(ours), time.monotonic() - 1, "Fireworks"):
+            assert interrupts._waits == set()

@@ -1,0 +1,201 @@
+"""A breaker opens after failures in a row, fails fast, lets one probe through, and closes when that succeeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from app.errors import (
+    UpstreamAuthenticationFailed,
+    UpstreamCut,
+    UpstreamError,
+    UpstreamRefused,
+    UpstreamSuspended,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
+from app.services.inference import circuit_breaker as breaker
+from app.services.inference.circuit_breaker import (
+    FIRST_PAUSE_S,
+    LONGEST_PAUSE_S,
+    THRESHOLDS,
+    abandon_probe,
+    check_breakers,
+    failure_class,
+    get_open_breakers,
+    note_failure,
+    note_success,
+)
+
+UNREACHABLE = UpstreamUnreachable("No connection.")
+SUSPENDED = UpstreamSuspended("Suspended.")
+REFUSED_KEY = UpstreamAuthenticationFailed("Refused.", status=401)
+FAILURES: dict[str, UpstreamError] = {"connect": UNREACHABLE, "account": SUSPENDED, "key": REFUSED_KEY}
+
+
+class Clock:
+    """The monotonic clock of these tests."""
+
+    now_s = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
+    clock = Clock()
+    monkeypatch.setattr(breaker, "_breakers", {})
+    monkeypatch.setattr(breaker, "time", clock)
+    yield clock
+
+
+def open_breaker(kind: str, provider: str = "fireworks") -> None:
+    for _ in range(THRESHOLDS[kind]):
+        check_breakers(provider)
+        note_failure(provider, FAILURES[kind])
+
+
+def refusal(provider: str = "fireworks") -> UpstreamError | None:
+    try:
+        check_breakers(provider)
+    except UpstreamError as error:
+        return error
+    return None
+
+
+@pytest.mark.parametrize("kind", THRESHOLDS)
+def test_it_opens_after_enough_failures_in_a_row_and_says_what_the_last_one_was(kind: str) -> None:
+    for _ in range(THRESHOLDS[kind] - 1):
+        note_failure("fireworks", FAILURES[kind])
+    assert refusal() is None and get_open_breakers() == []
+    note_failure("fireworks", FAILURES[kind])
+    error, last = refusal(), FAILURES[kind]
+    assert error is not None and error is not last and type(error) is type(last)
+    assert (error.message, error.status, error.code, error.should_retry) == (
+        last.message,
+        last.status,
+        last.code,
+        last.should_retry,
+    )
+    assert error.retry_after_s == FIRST_PAUSE_S and "retry-after" in error.headers()
+    assert get_open_breakers() == [{"provider": "fireworks", "kind": kind, "retry_in_s": FIRST_PAUSE_S}]
+
+
+@pytest.mark.parametrize("kind", THRESHOLDS)
+def test_a_success_in_between_begins_the_count_anew(kind: str) -> None:
+    for _ in range(5):
+        for _ in range(THRESHOLDS[kind] - 1):
+            note_failure("fireworks", FAILURES[kind])
+        note_success("fireworks")
+    assert refusal() is None
+
+
+def test_providers_do_not_share_breakers() -> None:
+    open_breaker("account")
+    assert refusal("fireworks") is not None and refusal("deepinfra") is None
+    note_success("deepinfra")
+    assert refusal("fireworks") is not None
+
+
+def test_one_request_probes_and_the_others_go_on_failing_fast(clock: Clock) -> None:
+    open_breaker("connect")
+    clock.now_s += FIRST_PAUSE_S - 0.1
+    assert refusal() is not None
+    clock.now_s += 0.2
+    assert refusal() is None
+    for _ in range(10):
+        error = refusal()
+        assert error is not None and error.retry_after_s == 1.0
+    note_success("fireworks")
+    assert refusal() is None and get_open_breakers() == []
+
+
+def test_failed_probes_make_the_pause_longer_up_to_a_bound(clock: Clock) -> None:
+    open_breaker("connect")
+    pauses = []
+    for _ in range(8):
+        clock.now_s += LONGEST_PAUSE_S
+        assert refusal() is None
+        note_failure("fireworks", UNREACHABLE)
+        error = refusal()
+        assert error is not None
+        pauses.append(error.retry_after_s)
+    assert pauses == [10.0, 20.0, 40.0, 60.0, 60.0, 60.0, 60.0, 60.0]
+    clock.now_s += LONGEST_PAUSE_S
+    assert refusal() is None
+    note_success("fireworks")
+    open_breaker("connect")
+    again = refusal()
+    assert again is not None and again.retry_after_s == FIRST_PAUSE_S
+
+
+def test_requests_that_were_under_way_when_it_opened_do_not_make_the_pause_longer() -> None:
+    open_breaker("connect")
+    for _ in range(20):
+        note_failure("fireworks", UNREACHABLE)
+    error = refusal()
+    assert error is not None and error.retry_after_s == FIRST_PAUSE_S
+
+
+def test_a_probe_that_meets_another_failure_leaves_room_for_the_next_probe(clock: Clock) -> None:
+    open_breaker("connect")
+    clock.now_s += FIRST_PAUSE_S
+    assert refusal() is None
+    note_failure("fireworks", UpstreamError("500"))
+    assert refusal() is None
+
+
+def test_a_probe_that_is_given_up_leaves_room_for_the_next_probe(clock: Clock) -> None:
+    open_breaker("connect")
+    clock.now_s += FIRST_PAUSE_S
+    assert refusal() is None and refusal() is not None
+    abandon_probe("fireworks")
+    assert refusal() is None
+
+
+def test_a_breaker_that_still_waits_keeps_the_probe_of_another_back(clock: Clock) -> None:
+    open_breaker("connect")
+    clock.now_s += FIRST_PAUSE_S - 1
+    for _ in range(THRESHOLDS["account"]):
+        note_failure("fireworks", SUSPENDED)
+    clock.now_s += 1
+    assert refusal() is not None, "the account's breaker waits"
+    clock.now_s += FIRST_PAUSE_S
+    assert refusal() is None and refusal() is not None
+    note_success("fireworks")
+    assert get_open_breakers() == []
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (SUSPENDED, "account"),
+        (REFUSED_KEY, "key"),
+        (UpstreamUnreachable("x"), "connect"),
+        (UpstreamTimeout("x", code="upstream_connect_timeout"), "connect"),
+        (UpstreamUnreachable("x", code="upstream_tls_error"), "connect"),
+        (UpstreamUnreachable("x", code="upstream_connection_lost"), None),
+        (UpstreamTimeout("x", code="upstream_first_byte_timeout"), None),
+        (UpstreamRefused("x", status=429, type="rate_limit_error"), None),
+        (UpstreamError("x", status=503), None),
+        (UpstreamCut("x"), None),
+    ],
+)
+def test_only_what_the_next_request_cannot_change_counts(error: UpstreamError, kind: str | None) -> None:
+    assert failure_class(error) == kind
+    for _ in range(20):
+        note_failure("fireworks", error)
+    assert (refusal() is None) is (kind is None)
+
+
+def test_opening_and_closing_are_each_logged_once(capfd: pytest.CaptureFixture[str], clock: Clock) -> None:
+    open_breaker("account")
+    note_failure("fireworks", SUSPENDED)
+    clock.now_s += FIRST_PAUSE_S
+    check_breakers("fireworks")
+    note_success("fireworks")
+    note_success("fireworks")
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 2 and "breaker open" in lines[0] and "breaker closed" in lines[1]

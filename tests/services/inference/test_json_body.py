@@ -1,0 +1,195 @@
+"""Bodies are read as strict JSON: what two parsers could read differently is refused, and all else is read exactly."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.errors import BadRequest
+from app.services.inference.parameters import MAX_DEPTH, parse_body
+
+# Characters around which a count of quotes could go wrong stand in for many others.
+TEXTS = st.text(st.sampled_from('"\\/u0022c5{}[]:, \n\té🌍') | st.characters(exclude_categories=["Cs"]), max_size=8)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=12,
+)
+BODIES = st.dictionaries(TEXTS, VALUES, min_size=1, max_size=4)
+
+
+class Writer:
+    """Writes JSON with every character escaped in some allowed way, and doubles a key of the `doubled`-th object."""
+
+    def __init__(self, seed: int, doubled: int | None = None) -> None:
+        self.chance = random.Random(seed)
+        self.doubled = doubled
+        self.objects = 0
+
+    def write(self, value: Any) -> str:
+        blank = self.chance.choice(["", "", " ", "\n\t"])
+        if isinstance(value, str):
+            return '"' + "".join(map(self._character, value)) + '"'
+        if isinstance(value, list):
+            return "[" + blank + ",".join(map(self.write, value)) + "]"
+        if isinstance(value, dict):
+            return "{" + blank + ("," + blank).join(self._members(value)) + "}"
+        return json.dumps(value)
+
+    def _members(self, value: dict[str, Any]) -> list[str]:
+        number, self.objects = self.objects, self.objects + bool(value)
+        members = [f"{self.write(name)}:{self.write(content)}" for name, content in value.items()]
+        if value and number == self.doubled:
+            again = self.chance.choice([*value.values(), "x\\", '"', {}, 1])
+            where = self.chance.randint(0, len(members))
+            members.insert(where, f"{self.write(self.chance.choice(list(value)))}:{self.write(again)}")
+        return members
+
+    def _character(self, character: str) -> str:
+        way = self.chance.randrange(3)
+        if way == 0 or ord(character) < 0x20:
+            units = character.encode("utf-16-be")
+            return "".join(f"\\u{units[at] << 8 | units[at + 1]:04x}" for at in range(0, len(units), 2))
+        if character in '"\\' or (character == "/" and way == 1):
+            return "\\" + character
+        return character
+
+
+def count_objects(value: Any) -> int:
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return (isinstance(value, dict) and bool(value)) + sum(map(count_objects, children))
+
+
+@settings(max_examples=120, deadline=None)
+@given(BODIES, st.integers(0, 2**32))
+def test_a_body_without_a_key_twice_is_read_exactly(body: dict[str, Any], seed: int) -> None:
+    assert repr(parse_body(Writer(seed).write(body).encode())) == repr(body)
+
+
+@settings(max_examples=120, deadline=None)
+@given(BODIES, st.integers(0, 2**32), st.integers(0, 1000))
+def test_a_body_with_a_key_twice_at_any_depth_is_refused(body: dict[str, Any], seed: int, which: int) -> None:
+    written = Writer(seed, doubled=which % count_objects(body)).write(body).encode()
+    with pytest.raises(BadRequest) as caught:
+        parse_body(written)
+    assert (caught.value.code, caught.value.status) == ("duplicate_key", 400)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"a": 1, "a": 1}',
+        b'{"a": 1, "\\u0061": 2}',
+        b'{"a\\"": 1, "a\\u0022": 2}',
+        b'{"a\\\\": "\\\\", "a\\u005c": "\\\\"}',
+        b'{"x": {"y": [{"deep": 1, "z": {}, "deep": 2}]}}',
+        b'{"": 1, "": 2}',
+        b'{"a": "\\"\\"", "a": ""}',
+        b'{"a": "", "a": "\\"\\"\\"\\""}',
+        b'{"model": "cheap", "messages": [], "model": "dear"}',
+    ],
+)
+def test_a_key_twice_is_refused_however_it_is_written(body: bytes) -> None:
+    with pytest.raises(BadRequest) as caught:
+        parse_body(body)
+    assert caught.value.code == "duplicate_key" and caught.value.param is not None
+
+
+def nested(depth: int, opening: str, closing: str) -> bytes:
+    """Returns an object whose arrays or objects reach `depth` levels, the outermost one counted."""
+    inner = depth - 1
+    return f'{{"a":{opening * inner}1{closing * inner}}}'.encode()
+
+
+@pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])
+def test_a_body_may_be_nested_to_the_limit_and_no_deeper(opening: str, closing: str) -> None:
+    assert MAX_DEPTH == 64
+    assert parse_body(nested(64, opening, closing))
+    for depth in (65, 66, 500, 5_000, 500_000):
+        with pytest.raises(BadRequest, match="nested more than 64 levels"):
+            parse_body(nested(depth, opening, closing))
+
+
+def test_a_wide_body_is_not_a_deep_one() -> None:
+    assert parse_body(b'{"a": [' + b"{}," * 10_000 + b"[]]}")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b" ",
+        b"{",
+        b"[]",
+        b"null",
+        b'"text"',
+        b"5",
+        b"{}{}",
+        b'{"a": 1},',
+        b"{'a': 1}",
+        b'{"a": 1,}',
+        b"{a: 1}",
+        b'{"a": NaN}',
+        b'{"a": Infinity}',
+        b'{"a": -Infinity}',
+        b'{"a": 1e999}',
+        b'{"a": 01}',
+        b'{"a": .5}',
+        b'{"a": +1}',
+        b'{"a": 0x10}',
+        b'{"a": /* no */ 1}',
+        b'{"a": "\t"}',
+        b'{"a": "\x00"}',
+        b'{"a": "\\x41"}',
+        b'{"a": "\\ud800"}',
+        b'{"a": "\\udc00 text"}',
+        b'{"\\ud83d": 1}',
+        b'{"a": "\xff"}',
+        b'{"a": "\xc0\xaf"}',
+        b'{"a": "\xed\xa0\x80"}',
+        b'\xef\xbb\xbf{"a": 1}',
+        '{"a": 1}'.encode("utf-16"),
+        b'{"a": ' + b"9" * 5000 + b"}",
+        b"a=1&b=2",
+        b"--boundary\r\n",
+        b"\x1f\x8b\x08",
+    ],
+)
+def test_what_is_not_one_json_object_in_utf_8_is_a_400(body: bytes) -> None:
+    with pytest.raises(BadRequest) as caught:
+        parse_body(body)
+    assert (caught.value.status, caught.value.code) == (400, "invalid_json")
+    assert len(caught.value.message) < 300
+    caught.value.to_json()
+
+
+@pytest.mark.parametrize("number", ["18446744073709551616", "-9223372036854775809", "1" * 100, "1e-999", "-0.0", "0.1"])
+def test_numbers_are_read_exactly(number: str) -> None:
+    assert repr(parse_body(f'{{"a": {number}}}'.encode())) == repr({"a": json.loads(number)})
+
+
+def test_a_large_body_is_read_whole_with_plain_and_with_odd_escapes() -> None:
+    text = 'x"\\' * 350_000
+    for written in (json.dumps(text), '"' + "x\\u0022\\u005c" * 350_000 + '"'):
+        assert parse_body(b'{"a": ' + written.encode() + b', "b": "\\/"}') == {"a": text, "b": "/"}
+
+
+@pytest.mark.parametrize("character", [b"[", b'{"a":', b'"', b"\\", b"1", b"\xff"])
+def test_a_megabyte_of_anything_is_refused(character: bytes) -> None:
+    with pytest.raises(BadRequest):
+        parse_body(b'{"a":' + character * (1_000_000 // len(character)))
+
+
+@settings(max_examples=120, deadline=None)
+@given(st.binary(max_size=60) | TEXTS.map(str.encode))
+def test_no_bytes_raise_anything_but_a_400(body: bytes) -> None:
+    for content in (body, b'{"a":' + body + b"}"):
+        try:
+            assert isinstance(parse_body(content), dict)
+        except BadRequest as error:
+            assert error.status == 400

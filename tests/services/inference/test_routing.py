@@ -1,0 +1,277 @@
+"""Which provider serves a model: with one provider and with several, with lists and without."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from app.config import load_settings, use_settings
+from app.errors import BadRequest, ConfigurationMissing, NotFound, Unavailable
+from app.services import models
+from app.services.inference import routing
+from app.services.inference.routing import resolve_model
+from app.services.models import refresh
+from app.services.providers.provider import FIREWORKS
+from tests.support.answers import json_answer
+from tests.support.catalogs import (
+    BASE_PATHS,
+    FIREWORKS_LIST,
+    PRICES_PATH,
+    catalogs_of,
+    fireworks_rows,
+    list_answer,
+    pages_answer,
+    plain_rows,
+    provider_environment,
+    root_of,
+    seen_at,
+)
+from tests.support.scripted_upstream import ScriptedUpstream
+from tests.support.scripts import Script, hang
+from tests.support.waiting import wait_until
+
+DEEPSEEK = "accounts/fireworks/models/deepseek-v3p1"
+DOWN = json_answer({"error": {"message": "oops"}}, 500)
+
+
+@pytest.fixture
+def four(upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedUpstream]:
+    """All four providers on, each with a few models; two of them share one."""
+    monkeypatch.setattr(refresh, "REFRESH_SPREAD_S", 0.0)
+    lists: dict[str, Script] = {
+        "fireworks": list_answer(fireworks_rows("deepseek-v3p1", "glm-5p3")),
+        "featherless": pages_answer([plain_rows("acme/Quokka-3-8B", "zeta/Lynx")]),
+        "deepinfra": list_answer(plain_rows("deepseek-ai/DeepSeek-V3.1", "acme/Quokka-3-8B", "zeta/Heron")),
+        "chutes": list_answer(plain_rows("zeta/Heron-TEE", "Kestrel-Nano")),
+    }
+    for name, script in lists.items():
+        upstream.on_path(BASE_PATHS[name] + "/models", script)
+    upstream.on_path(PRICES_PATH, list_answer([]))
+    with catalogs_of(provider_environment(root_of(upstream))):
+        yield upstream
+
+
+@pytest.fixture
+def fireworks(upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedUpstream]:
+    """Only Fireworks on, with two models."""
+    monkeypatch.setattr(refresh, "REFRESH_SPREAD_S", 0.0)
+    upstream.on_path(FIREWORKS_LIST, list_answer(fireworks_rows("deepseek-v3p1", "glm-5p3")))
+    upstream.on_path(PRICES_PATH, list_answer([]))
+    with catalogs_of(provider_environment(root_of(upstream), ["fireworks"])):
+        yield upstream
+
+
+def resolved(model: str, provider: str | None = None) -> tuple[str, str]:
+    """Returns the provider's name and the id, as a pair."""
+    found = resolve_model(model, provider)
+    return found.provider.name, found.model_id
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        (DEEPSEEK, ("fireworks", DEEPSEEK)),
+        ("accounts/fireworks/deepseek-v3p1", ("fireworks", DEEPSEEK)),
+        ("deepseek-v3p1", ("fireworks", DEEPSEEK)),
+        ("DeepSeek-V3.1", ("fireworks", DEEPSEEK)),
+        ("Fireworks/deepseek-v3p1", ("fireworks", DEEPSEEK)),
+        ("zai-org/GLM-5.3", ("fireworks", "accounts/fireworks/models/glm-5p3")),
+        # An exact id comes before a name, so this one is DeepInfra's although Fireworks has the model too.
+        ("deepseek-ai/DeepSeek-V3.1", ("deepinfra", "deepseek-ai/DeepSeek-V3.1")),
+        ("zeta/Lynx", ("featherless", "zeta/Lynx")),
+        ("ZETA/lynx", ("featherless", "zeta/Lynx")),
+        ("Kestrel-Nano", ("chutes", "Kestrel-Nano")),
+        ("featherless/acme/Quokka-3-8B", ("featherless", "acme/Quokka-3-8B")),
+        ("deepinfra/acme/quokka-3-8b", ("deepinfra", "acme/Quokka-3-8B")),
+    ],
+)
+def test_without_a_provider_the_lists_decide(four: ScriptedUpstream, model: str, expected: tuple[str, str]) -> None:
+    assert resolved(model) == expected
+
+
+@pytest.mark.parametrize("name", ["accounts/fireworks/models/DeepSeek-V3.1", "accounts/fireworks/DEEPSEEK-V3P1"])
+def test_a_list_that_is_there_corrects_the_case_and_the_dots_of_an_accounts_id(
+    fireworks: ScriptedUpstream, name: str
+) -> None:
+    models.get_listing(FIREWORKS)
+
+    assert resolved(name) == ("fireworks", DEEPSEEK)
+
+
+@pytest.mark.parametrize(
+    ("model", "provider", "model_id"),
+    [
+        ("deepseek-ai/DeepSeek-V3.1", "fireworks", DEEPSEEK),
+        ("deepseek-v3p1", "fireworks", DEEPSEEK),
+        ("acme/Quokka-3-8B", "featherless", "acme/Quokka-3-8B"),
+        ("acme/Quokka-3-8B", "deepinfra", "acme/Quokka-3-8B"),
+        ("acme/quokka-3-8b", "deepinfra", "acme/Quokka-3-8B"),
+        # Forms that a provider takes and lists nowhere.
+        ("zeta/Heron:f0e1", "deepinfra", "zeta/Heron:f0e1"),
+        ("deploy_id:f0e1", "deepinfra", "deploy_id:f0e1"),
+        ("zeta/Heron-TEE:THINKING", "chutes", "zeta/Heron-TEE:THINKING"),
+        ("zeta/Heron-TEE,Kestrel-Nano:latency", "chutes", "zeta/Heron-TEE,Kestrel-Nano:latency"),
+        ("default", "chutes", "default"),
+    ],
+)
+def test_an_explicit_provider_decides(four: ScriptedUpstream, model: str, provider: str, model_id: str) -> None:
+    assert resolved(model, provider) == (provider, model_id)
+
+
+@pytest.mark.parametrize("provider", [None, "fireworks"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        "accounts/fireworks/models/not-listed-yet",
+        "accounts/fireworks/routers/glm-5p3-fast",
+        "accounts/acme-example/models/Support-Bot.v2",
+        "accounts/acme-example/deployments/f0e1d2",
+        "accounts/fireworks/models/glm-5p3#accounts/acme-example/deployments/f0e1d2",
+        "acme-example/glm-5p3#acme-example/f0e1d2",
+        "accounts/acme-example/models/support-bot@snapshot-7",
+        "accounts/fireworks/models/GLM-5.3@7",
+        "accounts/fireworks/glm-5p3@7",
+        "routers/glm-latest",
+    ],
+)
+def test_forms_that_only_fireworks_has_go_there_untouched(
+    four: ScriptedUpstream, model: str, provider: str | None
+) -> None:
+    assert resolved(model, provider) == ("fireworks", model)
+
+
+@pytest.mark.parametrize("model", ["deepseek-v3", "deepseek-v3p2", "somebody/DeepSeek-V3.1", "Quokka-3-8B", "lynx"])
+def test_a_different_model_is_never_guessed(four: ScriptedUpstream, model: str) -> None:
+    with pytest.raises(NotFound) as caught:
+        resolve_model(model)
+
+    assert (caught.value.status, caught.value.param, caught.value.code) == (404, "model", "model_not_found")
+
+
+@pytest.mark.parametrize("provider", [None, "fireworks"])
+def test_an_unknown_model_is_answered_with_the_nearest_names(four: ScriptedUpstream, provider: str | None) -> None:
+    with pytest.raises(NotFound, match="The nearest names are: accounts/fireworks/models/glm-5p3[,.]"):
+        resolve_model("glm-5p4", provider)
+
+
+def test_a_model_that_several_providers_serve_is_refused_and_they_are_listed(four: ScriptedUpstream) -> None:
+    with pytest.raises(BadRequest) as caught:
+        resolve_model("acme/Quokka-3-8B")
+
+    assert caught.value.status == 400
+    assert (caught.value.param, caught.value.code) == ("model", "ambiguous_model")
+    assert "featherless: acme/Quokka-3-8B; deepinfra: acme/Quokka-3-8B" in caught.value.message
+    assert '"provider": "featherless"' in caught.value.message
+
+
+def test_an_unknown_provider_is_refused_and_the_known_ones_are_listed(four: ScriptedUpstream) -> None:
+    with pytest.raises(BadRequest, match="fireworks, featherless, deepinfra, chutes"):
+        resolve_model("glm-5p3", "openai")
+
+
+@pytest.mark.parametrize(("model", "provider"), [("zeta/Lynx", "featherless"), ("anything", "chutes")])
+def test_a_provider_that_is_off_is_named_with_its_setting(
+    fireworks: ScriptedUpstream, model: str, provider: str
+) -> None:
+    with pytest.raises(ConfigurationMissing) as caught:
+        resolve_model(model, provider)
+
+    assert caught.value.param == f"{provider.upper()}_API_KEY"
+
+
+def test_an_accounts_id_says_that_fireworks_is_off(upstream: ScriptedUpstream) -> None:
+    environment = provider_environment(root_of(upstream), ["chutes"])
+
+    with catalogs_of(environment), pytest.raises(ConfigurationMissing, match="^Fireworks API key not configured$"):
+        resolve_model(DEEPSEEK)
+
+
+def test_with_no_provider_on_the_documented_sentence_is_said() -> None:
+    with catalogs_of({}), pytest.raises(ConfigurationMissing, match="^Fireworks API key not configured$"):
+        resolve_model("glm-5p3")
+
+
+@pytest.mark.parametrize("model", ["", "x" * 301])
+def test_a_name_without_letters_or_with_too_many_is_refused(fireworks: ScriptedUpstream, model: str) -> None:
+    with pytest.raises(BadRequest, match="from 1 to 300 characters"):
+        resolve_model(model)
+
+
+@pytest.mark.parametrize("provider", [None, "fireworks"])
+def test_with_a_hanging_catalog_an_accounts_id_goes_through_without_a_wait(
+    fireworks: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch, provider: str | None
+) -> None:
+    fireworks.on_path(FIREWORKS_LIST, [hang()])
+    monkeypatch.setattr(refresh, "COLD_WAIT_S", 3600.0)
+
+    assert resolved(DEEPSEEK, provider) == ("fireworks", DEEPSEEK)
+    assert resolved("accounts/fireworks/deepseek-v3p1", provider) == ("fireworks", DEEPSEEK)
+    assert resolved("acme-example/glm-5p3#acme-example/f0e1d2", provider)[0] == "fireworks"
+
+
+def test_without_a_catalog_a_name_is_refused_and_an_explicit_provider_gets_it_as_it_is(
+    fireworks: ScriptedUpstream,
+) -> None:
+    fireworks.on_path(FIREWORKS_LIST, DOWN)
+
+    with pytest.raises(Unavailable, match="could not be loaded"):
+        resolve_model("deepseek-v3p1")
+    assert resolved("deepseek-v3p1", "fireworks") == ("fireworks", "deepseek-v3p1")
+
+
+def test_a_list_that_is_missing_turns_not_found_into_try_again(four: ScriptedUpstream) -> None:
+    four.on_path(BASE_PATHS["chutes"] + "/models", DOWN)
+
+    assert resolved("glm-5p3") == ("fireworks", "accounts/fireworks/models/glm-5p3")
+    with pytest.raises(Unavailable, match="The model list of Chutes could not be loaded"):
+        resolve_model("Kestrel-Nano")
+
+
+def test_what_was_passed_as_it_is_is_resolved_anew_once_the_list_is_there(fireworks: ScriptedUpstream) -> None:
+    fireworks.on_path(FIREWORKS_LIST, DOWN)
+    assert resolved("deepseek-v3p1", "fireworks") == ("fireworks", "deepseek-v3p1")
+
+    fireworks.on_path(FIREWORKS_LIST, list_answer(fireworks_rows("deepseek-v3p1")))
+    models._catalogs["fireworks"].fetch()
+
+    assert resolved("deepseek-v3p1", "fireworks") == ("fireworks", DEEPSEEK)
+
+
+def test_a_model_that_left_the_list_is_no_longer_resolved(fireworks: ScriptedUpstream) -> None:
+    assert resolved("glm-5p3") == ("fireworks", "accounts/fireworks/models/glm-5p3")
+    fireworks.on_path(FIREWORKS_LIST, list_answer(fireworks_rows("deepseek-v3p1")))
+    models._catalogs["fireworks"].fetch()
+
+    with pytest.raises(NotFound):
+        resolve_model("glm-5p3")
+
+
+def test_chat_alone_keeps_the_list_fresh(fireworks: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(routing, "_POKE_EVERY_S", 0.0)
+    models.get_listing(FIREWORKS)
+    assert resolved("glm-5p3")[0] == "fireworks"
+    models._fireworks_models_cache["timestamp"] -= 1801
+    routing._memory.next_poke_s = 0.0
+
+    assert resolved("glm-5p3")[0] == "fireworks"
+
+    wait_until(lambda: len(seen_at(fireworks, FIREWORKS_LIST)) == 2, what="the refresh")
+
+
+def test_what_is_remembered_of_names_is_bounded(fireworks: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(routing, "_KEPT_RESOLUTIONS", 10)
+
+    for number in range(100):
+        resolve_model(f"accounts/acme-example/models/m-{number}")
+
+    assert len(routing._memory.resolved) <= 10
+
+
+def test_other_settings_forget_what_was_resolved_under_the_old_ones(fireworks: ScriptedUpstream) -> None:
+    assert resolved(DEEPSEEK) == ("fireworks", DEEPSEEK)
+
+    use_settings(load_settings(provider_environment(root_of(fireworks), ["chutes"])))
+
+    with pytest.raises(ConfigurationMissing):
+        resolve_model(DEEPSEEK)

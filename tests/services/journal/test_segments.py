@@ -1,0 +1,212 @@
+"""The journal's files: whole records, rotation, torn lines, locks."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.services.journal.recorder import Recorder
+from app.services.journal.segment_format import (
+    iterate_lines,
+    lock_directory,
+    parse_head,
+    read_counters,
+    read_lines,
+    remove_directory,
+    segment_numbers,
+    segment_path,
+)
+from app.services.journal.segment_reader import Position, Row, SegmentReader
+from app.services.journal.segment_writer import SEGMENT_BYTES
+
+
+def _row(request_id: str, padding: int = 600) -> bytes:
+    return json.dumps({"request_id": request_id, "padding": "x" * padding}).encode()
+
+
+def _ids(rows: list[Row]) -> list[str]:
+    return [json.loads(row.content)["request_id"] for row in rows]
+
+
+def _read_all(reader: SegmentReader) -> list[str]:
+    ids: list[str] = []
+    while rows := reader.read_batch():
+        ids += _ids(rows)
+        reader.settle(rows[-1].end)
+    return ids
+
+
+@pytest.fixture
+def recorder(tmp_path: Path) -> Recorder:
+    return Recorder(tmp_path)
+
+
+def test_final_records_are_read_in_order_and_start_records_are_not(recorder: Recorder) -> None:
+    for number in range(2000):
+        recorder.begin()
+        recorder.start(f"{number}", _row(f"{number}"))
+        recorder.end(f"{number}", _row(f"{number}"))
+    reader = SegmentReader(recorder.writer.directory, Position(1, 0))
+    assert _read_all(reader) == [f"{number}" for number in range(2000)]
+    assert reader.read_batch() == []
+
+
+def test_a_position_within_a_batch_is_where_reading_goes_on(recorder: Recorder) -> None:
+    for number in range(100):
+        recorder.end(f"{number}", _row(f"{number}"))
+    reader = SegmentReader(recorder.writer.directory, Position(1, 0))
+    rows = reader.read_batch()
+    place = rows[41].end
+    assert place is not None
+    assert _ids(SegmentReader(recorder.writer.directory, place).read_batch()) == _ids(rows[42:])
+
+
+def test_a_new_segment_begins_with_the_requests_in_flight_and_the_old_one_can_go(recorder: Recorder) -> None:
+    for number in range(3):
+        recorder.begin()
+        recorder.start(f"held-{number}", _row(f"held-{number}"))
+    _fill_segment(recorder)
+    reader = SegmentReader(recorder.writer.directory, Position(1, 0))
+    recorder.end("held-1", _row("held-1"))
+    shipped = _read_all(reader)
+    assert segment_numbers(recorder.writer.directory) == [2]
+    lines = list(iterate_lines(segment_path(recorder.writer.directory, 2)))
+    assert parse_head(lines[0]) == len(shipped) - sum(line.startswith(b"F") for line in lines)
+    starts = [json.loads(line[1:])["request_id"] for line in lines if line.startswith(b"S")]
+    assert starts[:3] == ["held-0", "held-1", "held-2"]
+    assert shipped[-1] == "held-1"
+
+
+def _fill_segment(recorder: Recorder) -> None:
+    number, before = 0, recorder.writer.segment
+    while recorder.writer.segment <= max(before, 1):
+        number += 1
+        recorder.begin()
+        recorder.start(f"f{number}", _row(f"f{number}", 50_000))
+        recorder.end(f"f{number}", _row(f"f{number}", 50_000))
+
+
+def test_more_requests_in_flight_than_a_segment_holds_do_not_rotate_at_each_record(recorder: Recorder) -> None:
+    for number in range(60):
+        recorder.begin()
+        recorder.start(f"{number}", _row(f"{number}", SEGMENT_BYTES // 30))
+    before = recorder.writer.segment
+    for number in range(20):
+        recorder.end(f"{number}", _row(f"{number}"))
+    assert recorder.writer.segment - before <= 1
+
+
+def test_a_last_line_without_its_end_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "0000000001.journal"
+    path.write_bytes(b'H{"finished":0}\nF' + _row("a") + b"\nF" + _row("b")[:-5])
+    assert len(read_lines(path, 0).lines) == 2
+    assert _read_all(SegmentReader(tmp_path, Position(1, 0))) == ["a"]
+
+
+def test_a_torn_line_in_the_middle_costs_that_line_alone(tmp_path: Path) -> None:
+    torn = b"F" + _row("torn")[:300]
+    content = b"\n".join([b"F" + _row("a"), torn, b"F" + _row("b"), b"\0\0\0", b"F\xff\xfe", b"", b"F" + _row("c")])
+    (tmp_path / "0000000001.journal").write_bytes(content + b"\n")
+    assert _read_all(SegmentReader(tmp_path, Position(1, 0))) == ["a", "b", "c"]
+
+
+def test_a_torn_end_does_not_hide_the_next_segment(tmp_path: Path) -> None:
+    (tmp_path / "0000000001.journal").write_bytes(b"F" + _row("a") + b"\nF{")
+    (tmp_path / "0000000003.journal").write_bytes(b"F" + _row("b") + b"\n")
+    assert _read_all(SegmentReader(tmp_path, Position(1, 0))) == ["a", "b"]
+
+
+@given(st.lists(st.integers(0, 40), max_size=30), st.integers(1, 60))
+def test_lines_come_whole_whatever_the_size_of_a_read(lengths: list[int], limit: int) -> None:
+    path = Path(os.environ.get("TMPDIR", "/tmp")) / f"lines-{os.getpid()}"
+    lines = [b"x" * length for length in lengths]
+    path.write_bytes(b"".join(line + b"\n" for line in lines) + b"torn")
+    found, offset = [], 0
+    while (read := read_lines(path, offset, limit)).lines:
+        found += read.lines
+        offset = read.end
+    path.unlink()
+    assert found == lines
+
+
+def test_a_locked_directory_is_not_given_to_another_process(tmp_path: Path) -> None:
+    directory = tmp_path / "worker"
+    lock = lock_directory(directory, create=True)
+    assert lock is not None
+    assert not _lock_elsewhere(directory)
+    os.close(lock)
+    assert _lock_elsewhere(directory)
+
+
+def _lock_elsewhere(directory: Path) -> bool:
+    code = "import sys, pathlib; from app.services.journal.segment_format import lock_directory as lock\n"
+    code += "sys.exit(lock(pathlib.Path(sys.argv[1])) is None)"
+    return subprocess.run([sys.executable, "-c", code, str(directory)], check=False).returncode == 0
+
+
+def test_a_lock_on_a_removed_directory_is_no_lock(tmp_path: Path) -> None:
+    directory = tmp_path / "worker"
+    first = lock_directory(directory, create=True)
+    assert first is not None
+    remove_directory(directory)
+    assert not directory.exists()
+    assert lock_directory(directory) is None
+    os.close(first)
+
+
+def test_counters_are_there_after_their_process_is_gone(tmp_path: Path) -> None:
+    code = """
+import os, pathlib, signal, sys
+from app.services.journal.recorder import Recorder
+recorder = Recorder(pathlib.Path(sys.argv[1]))
+for number in range(1000):
+    recorder.begin()
+    recorder.start(f"{number}", b"{}")
+recorder.go_uncovered()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    [directory] = tmp_path.iterdir()
+    assert read_counters(directory) == (1000, 0, 1)
+
+
+def test_deleted_files_are_noticed_and_the_requests_in_flight_survive(recorder: Recorder) -> None:
+    for name in ("gone", "held"):
+        recorder.begin()
+        recorder.start(name, _row(name))
+    recorder.end("gone", _row("gone"))
+    remove_directory(recorder.writer.directory)
+    recorder.check()
+    recorder.end("held", _row("held"))
+    counts = recorder.get_counts()
+    assert (counts.begun, counts.in_flight, counts.final_lines, counts.unrecorded) == (2, 0, 1, 1)
+    assert read_counters(recorder.writer.directory)[0] == 2
+    assert _read_all(SegmentReader(recorder.writer.directory, Position(1, 0))) == ["held"]
+
+
+def test_a_forked_child_does_not_write_the_journal_of_its_parent(tmp_path: Path) -> None:
+    code = """
+import os, sys
+from app.services.journal import lifecycle as journal
+parent = journal.start_journal()
+parent.begin(); parent.end("a", b'{"request_id": "a"}')
+directory = parent.writer.directory
+if os.fork() == 0:
+    child = journal.start_journal()
+    child.begin(); child.end("b", b'{"request_id": "b"}')
+    os._exit(0 if child.writer.directory != directory else 1)
+assert os.wait()[1] == 0
+from app.services.journal.segment_format import lock_directory
+assert lock_directory(directory) is None, "the child let go of the lock"
+assert b'"b"' not in next(directory.glob("*.journal")).read_bytes()
+"""
+    environment = {**os.environ, "JOURNAL_DIR": str(tmp_path), "DATABASE_URL": "postgresql://x@/x?host=/nonexistent"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,75 @@
+"""Keys: recognised by form and checksum, shown once, found by their digest, revoked."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import string
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.config import load_settings, use_settings
+from app.db.engine import get_engine
+from app.db.keys import select_key_by_digest
+from app.services.keys.keys import create_key, digest_of, is_well_formed, list_keys, new_key, revoke_key
+from tests.support.gateway import base_settings
+
+
+def test_a_key_has_the_form_that_scanners_search_for_and_is_its_own() -> None:
+    keys = {new_key() for _ in range(200)}
+    assert len(keys) == 200
+    for key in keys:
+        assert re.fullmatch(r"gw_[0-9A-Za-z]{10}_[0-9A-Za-z]{38}", key) and is_well_formed(key)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 51), st.sampled_from(string.digits + string.ascii_letters + "_-é "))
+def test_a_key_with_one_wrong_character_is_not_well_formed(position: int, wrong: str) -> None:
+    key = new_key()
+    mistyped = key[:position] + wrong + key[position + 1 :]
+    assert is_well_formed(mistyped) is (mistyped == key)
+
+
+@pytest.mark.parametrize("change", [str.upper, str.lower, str.swapcase, lambda key: key[:-1], lambda key: key + "0"])
+def test_a_key_that_was_copied_badly_is_not_well_formed(change: object) -> None:
+    assert not is_well_formed(change(new_key()))  # type: ignore[operator]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(max_size=60))
+def test_no_text_is_a_key_by_chance(text: str) -> None:
+    assert not is_well_formed(text) and not is_well_formed("gw_" + text)
+
+
+def test_two_characters_swapped_are_found() -> None:
+    for _ in range(50):
+        key = new_key()
+        for at in range(14, len(key) - 1):
+            swapped = key[:at] + key[at + 1] + key[at] + key[at + 2 :]
+            assert is_well_formed(swapped) is (swapped == key)
+
+
+def test_the_digest_is_of_the_whole_key() -> None:
+    assert digest_of("gw_test") == hashlib.sha256(b"gw_test").digest()
+
+
+def test_a_key_is_made_listed_and_revoked(database_url: str, tmp_path: Path) -> None:
+    use_settings(load_settings(base_settings(tmp_path, database_url)))
+    try:
+        key, row = create_key("laptop")
+        second, other = create_key("phone")
+        assert key.split("_")[1] == row.id and row.last_four == key[-4:] and row.name == "laptop"
+        assert [listed.id for listed in list_keys()] == [row.id, other.id]
+        with get_engine().connect() as connection:
+            assert select_key_by_digest(connection, digest_of(key)) == row
+        revoked = revoke_key(row.id)
+        assert revoked is not None and revoked.revoked_at is not None
+        assert revoke_key("nobody") is None
+        assert [listed.revoked_at is None for listed in list_keys()] == [False, True]
+        assert second not in str(list_keys()) and key not in str(list_keys())
+    finally:
+        get_engine().dispose()
+        use_settings(None)

@@ -1,0 +1,202 @@
+"""How the lists are read: Featherless' pages, Fireworks' price list beside its models, prices inside the others'."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from decimal import Decimal
+
+import pytest
+
+from app.errors import Unavailable
+from app.services import models
+from app.services.models import refresh, sources
+from app.services.pricing.lookup import get_price
+from app.services.providers.provider import CHUTES, DEEPINFRA, FEATHERLESS, FIREWORKS
+from tests.support.answers import json_answer
+from tests.support.catalogs import (
+    BASE_PATHS,
+    FIREWORKS_LIST,
+    PRICES_PATH,
+    catalogs_of,
+    fireworks_rows,
+    list_answer,
+    pages_answer,
+    plain_rows,
+    price_row,
+    provider_environment,
+    root_of,
+    seen_at,
+)
+from tests.support.scripted_upstream import ScriptedUpstream
+from tests.support.scripts import Script, hang
+from tests.support.waiting import wait_until
+
+FEATHERLESS_LIST = BASE_PATHS["featherless"] + "/models"
+GLM = "accounts/fireworks/models/glm-5p3"
+
+
+@pytest.fixture
+def providers(upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedUpstream]:
+    """All four providers turned on at a scripted upstream."""
+    monkeypatch.setattr(refresh, "REFRESH_SPREAD_S", 0.0)
+    upstream.on_path(FIREWORKS_LIST, list_answer(fireworks_rows("glm-5p3", "kimi-k3", "private")))
+    upstream.on_path(PRICES_PATH, list_answer([]))
+    with catalogs_of(provider_environment(root_of(upstream))):
+        yield upstream
+
+
+def test_pages_are_read_until_one_is_empty_and_each_model_is_kept_once(providers: ScriptedUpstream) -> None:
+    pages = [plain_rows("a/1", "a/2"), plain_rows("a/2", "a/3"), plain_rows("a/3", "a/4")]
+    providers.on_path(FEATHERLESS_LIST, pages_answer(pages))
+
+    listing = models.get_listing(FEATHERLESS)
+
+    assert [model.id for model in listing] == ["a/1", "a/2", "a/3", "a/4"]
+    asked = [seen.path.partition("?")[2] for seen in seen_at(providers, FEATHERLESS_LIST)]
+    assert asked == [f"page={number}&per_page=1000" for number in (1, 2, 3, 4)]
+
+
+def test_the_log_shows_the_progress_of_a_list_in_pages(
+    providers: ScriptedUpstream, capfd: pytest.CaptureFixture[str]
+) -> None:
+    providers.on_path(FEATHERLESS_LIST, pages_answer([plain_rows("a/1", "a/2"), plain_rows("a/3")]))
+
+    models.get_listing(FEATHERLESS)
+
+    lines = [line for line in capfd.readouterr().err.splitlines() if "catalog page" in line]
+    assert ['"page":1,"models":2' in lines[0], '"page":2,"models":3' in lines[1]] == [True, True]
+
+
+def test_a_server_that_does_not_page_is_asked_twice_and_not_for_ever(providers: ScriptedUpstream) -> None:
+    providers.on_path(FEATHERLESS_LIST, list_answer(plain_rows("a/1", "a/2")))
+
+    assert len(models.get_listing(FEATHERLESS)) == 2
+    assert len(seen_at(providers, FEATHERLESS_LIST)) == 2
+
+
+def test_a_list_without_an_end_is_given_up(providers: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "_MOST_PAGES", 5)
+    providers.on_path(FEATHERLESS_LIST, pages_answer([plain_rows(f"a/{number}") for number in range(9)]))
+
+    with pytest.raises(Unavailable, match="has no end"):
+        models.get_listing(FEATHERLESS)
+
+
+def test_a_list_that_takes_too_long_is_given_up(providers: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "_LIST_TIMEOUT_S", -1.0)
+    providers.on_path(FEATHERLESS_LIST, pages_answer([plain_rows("a/1"), plain_rows("a/2")]))
+
+    with pytest.raises(Unavailable, match="did not end within"):
+        models.get_listing(FEATHERLESS)
+
+
+def test_a_page_that_fails_fails_the_list_and_half_of_it_is_not_used(providers: ScriptedUpstream) -> None:
+    providers.enqueue(list_answer(plain_rows("a/1")), json_answer({"error": {"message": "oops"}}, 500))
+
+    with pytest.raises(Unavailable):
+        models.get_listing(FEATHERLESS)
+    assert models.peek_listing(FEATHERLESS) is None
+
+
+def test_an_unknown_name_never_makes_a_list_in_pages_be_fetched_again(providers: ScriptedUpstream) -> None:
+    providers.on_path(FEATHERLESS_LIST, pages_answer([plain_rows("a/1")]))
+    models.get_listing(FEATHERLESS)
+    models._catalogs["featherless"]._last_try_s -= 3600
+
+    assert not models.fetch_for_unknown([FEATHERLESS])
+    assert len(seen_at(providers, FEATHERLESS_LIST)) == 2
+
+
+def test_fireworks_prices_come_from_its_price_list_on_the_same_host(providers: ScriptedUpstream) -> None:
+    providers.on_path(PRICES_PATH, list_answer([price_row(GLM, "1.4", "0.26", "4.4")]))
+
+    model = models.get_listing(FIREWORKS).get(GLM)
+
+    assert model is not None
+    assert (model.pricing.prompt, model.pricing.completion, model.pricing.input_cache_read) == (
+        "0.0000014",
+        "0.0000044",
+        "0.00000026",
+    )
+    assert model.pricing_source == "fireworks"
+    assert model.pricing_date is not None
+    assert seen_at(providers, PRICES_PATH)[0].headers["authorization"] == "Bearer fw_test"
+
+
+@pytest.mark.parametrize(
+    "answer", [json_answer({}, 500), json_answer([]), list_answer([]), json_answer(b"<html>"), [hang()]]
+)
+def test_without_the_price_list_the_models_are_listed_all_the_same(
+    providers: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch, answer: Script
+) -> None:
+    monkeypatch.setattr(refresh, "_PRICES_TIMEOUT_COLD_S", 0.3)
+    providers.on_path(PRICES_PATH, answer)
+
+    listing = models.get_listing(FIREWORKS)
+
+    glm, private = listing.get(GLM), listing.get("accounts/fireworks/models/private")
+    assert glm is not None and str(glm.pricing_source).startswith("genai-prices ")
+    assert private is not None and (private.pricing.prompt, private.pricing_source) == (None, None)
+
+
+@pytest.mark.parametrize("answer", [json_answer({}, 500), list_answer([])])
+def test_prices_that_were_had_stay_when_the_price_list_fails(providers: ScriptedUpstream, answer: Script) -> None:
+    providers.on_path(PRICES_PATH, list_answer([price_row(GLM, "7", "0.5", "9")]))
+    first = models.get_listing(FIREWORKS)
+    providers.on_path(PRICES_PATH, answer)
+    models._catalogs["fireworks"].cache["timestamp"] -= 1801
+
+    wait_until(lambda: models.get_listing(FIREWORKS) is not first, what="the refresh")
+
+    price = get_price("fireworks", GLM)
+    assert price is not None
+    assert price.prompt == Decimal("0.000007")
+
+
+def test_a_rejected_list_changes_no_price(providers: ScriptedUpstream) -> None:
+    rows = [{"id": f"a/{number}", "pricing": {"prompt": 0.5, "completion": 1.0}} for number in range(10)]
+    providers.on_path(BASE_PATHS["chutes"] + "/models", list_answer(rows))
+    models.get_listing(CHUTES)
+    providers.on_path(
+        BASE_PATHS["chutes"] + "/models", list_answer([{**rows[0], "pricing": {"prompt": 5, "completion": 9}}])
+    )
+    models._catalogs["chutes"].cache["timestamp"] -= 1801
+
+    models.start_catalogs()
+    wait_until(lambda: models._catalogs["chutes"].last_error, what="the refresh to be rejected")
+
+    price = get_price("chutes", "a/0")
+    assert price is not None
+    assert price.prompt == Decimal("0.0000005")
+
+
+def test_the_same_number_is_a_million_times_more_at_one_provider_than_at_another(providers: ScriptedUpstream) -> None:
+    """0.5 USD per million at Chutes and DeepInfra, where `pricing.prompt` and `input_tokens` are numbers; and the
+    string "0.0000005" per token at Featherless, under the same key as Chutes': one price, three spellings."""
+    chutes = [{"id": "a/m", "pricing": {"prompt": 0.5, "completion": 2}}]
+    deepinfra = [{"id": "a/m", "metadata": {"pricing": {"input_tokens": 0.5, "output_tokens": 2}, "tags": ["chat"]}}]
+    featherless = [{"id": "a/m", "pricing": {"prompt": "0.0000005", "completion": "0.000002", "input": 0.5}}]
+    providers.on_path(BASE_PATHS["chutes"] + "/models", list_answer(chutes))
+    providers.on_path(BASE_PATHS["deepinfra"] + "/models", list_answer(deepinfra))
+    providers.on_path(FEATHERLESS_LIST, pages_answer([featherless]))
+
+    for provider in (CHUTES, DEEPINFRA, FEATHERLESS):
+        model = models.get_listing(provider).get("a/m")
+        price = get_price(provider.name, "a/m")
+        assert model is not None and price is not None
+        assert (model.pricing.prompt, model.pricing.completion) == ("0.0000005", "0.000002")
+        assert (price.prompt, price.completion, price.source) == (Decimal("5E-7"), Decimal("2E-6"), provider.name)
+
+
+def test_twenty_two_thousand_models_share_what_is_alike_among_them(providers: ScriptedUpstream) -> None:
+    rows = plain_rows(*(f"owner-{number % 90}/model-{number}" for number in range(22_000)))
+    pages = [list(itertools.islice(rows, start, start + 1000)) for start in range(0, 22_000, 1000)]
+    providers.on_path(FEATHERLESS_LIST, pages_answer(pages))
+
+    listing = models._catalogs["featherless"].fetch()
+
+    assert len(listing) == 22_000
+    assert len({id(model.architecture) for model in listing}) == 1
+    assert len({id(model.supported_parameters) for model in listing}) == 1
+    assert len({id(model.provider_slug) for model in listing}) == 90

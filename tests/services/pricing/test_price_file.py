@@ -1,0 +1,77 @@
+"""What is said of an operator's price file that is wrong: always which entry, and what it should be."""
+
+from __future__ import annotations
+
+import datetime
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from app.config import SettingsError
+from app.services.pricing.lookup import load_operator_prices
+from app.services.pricing.price_file import FilePrice, read_price_file
+from tests.support.catalogs import catalogs_of
+
+HEAD = 'unit = "usd_per_million_tokens"\n'
+GLM = '[fireworks."accounts/fireworks/models/glm-5p3"]\n'
+
+
+def test_entries_are_read_as_they_stand_there(tmp_path: Path) -> None:
+    path = tmp_path / "prices.toml"
+    path.write_text(HEAD + "date = 2026-11-01\n" + GLM + "prompt = 0.1\ncompletion = 3\n")
+
+    assert read_price_file(path) == [
+        FilePrice(
+            provider="fireworks",
+            model_id="accounts/fireworks/models/glm-5p3",
+            tier=None,
+            prompt=Decimal("0.1"),
+            completion=Decimal(3),
+            input_cache_read=None,
+            date=datetime.date(2026, 11, 1),
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("", 'it must say unit = "usd_per_million_tokens" at its top'),
+        ('unit = "usd_per_token"\n', "it says 'usd_per_token'"),
+        ("unit = usd", "cannot be read"),
+        (HEAD + 'date = "yesterday"\n', "write a day, as in date = 2026-11-01"),
+        (HEAD + "[openai.x]\nprompt = 1\ncompletion = 1\n", "unknown provider 'openai'; use fireworks"),
+        (HEAD + "fireworks = 3\n", "fireworks must hold tables"),
+        (HEAD + "[fireworks]\nglm = 3\n", "fireworks.'glm' must be a table"),
+        (HEAD + GLM + "prompt = 1\n", "glm-5p3': completion is missing"),
+        (HEAD + GLM + "prompt = 1\ncompletion = 1\ncached = 1\n", "glm-5p3': unknown 'cached'"),
+        (HEAD + GLM + 'prompt = "1"\ncompletion = 1\n', "glm-5p3': prompt is '1'; write a number"),
+        (HEAD + GLM + "prompt = true\ncompletion = 1\n", "prompt is True; write a number"),
+        (HEAD + GLM + "prompt = -1\ncompletion = 1\n", "prompt is -1; that is no price in USD per million"),
+        (HEAD + GLM + "prompt = nan\ncompletion = 1\n", "prompt is NaN; that is no price"),
+        (HEAD + GLM + "prompt = inf\ncompletion = 1\n", "prompt is Infinity; that is no price"),
+        (
+            HEAD + GLM + "prompt = 0.0000014\ncompletion = 1\n",
+            "prompt is 0.0000014; that is no price in USD per million",
+        ),
+        (HEAD + GLM + "prompt = 1400000\ncompletion = 1\n", "prompt is 1400000; that is no price in USD per million"),
+        (HEAD + "[fireworks.glm-5.3]\nprompt = 1\ncompletion = 1\n", "Is the model id in quotes?"),
+    ],
+)
+def test_a_file_that_is_wrong_stops_the_boot_with_the_entry_named(tmp_path: Path, content: str, complaint: str) -> None:
+    path = tmp_path / "prices.toml"
+    path.write_text(content)
+
+    with catalogs_of({"PRICE_FILE": str(path)}), pytest.raises(SettingsError) as caught:
+        load_operator_prices()
+
+    assert str(caught.value).startswith(f"PRICE_FILE {path}")
+    assert complaint in str(caught.value)
+
+
+def test_a_file_that_is_not_there_stops_the_boot(tmp_path: Path) -> None:
+    environment = {"PRICE_FILE": str(tmp_path / "none.toml")}
+
+    with catalogs_of(environment), pytest.raises(SettingsError, match=r"none\.toml cannot be read"):
+        load_operator_prices()

@@ -1,0 +1,109 @@
+"""Upkeep makes room ahead of need and drops what is old; no statistic changes by it, and a failure stops nothing."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, text
+
+from app.config import ROOT, load_settings, use_settings
+from app.db.engine import dispose_engine, get_engine
+from app.db.partitions import DAYS_AHEAD, PARTITION_LOCK, select_partition_days
+from app.services.reports.records import get_usage
+from app.services.reports.retention import get_droppable_days, maintain
+from app.services.reports.stats import TIME_RANGES, get_stats
+from tests.db.rows import NOON, count, insert_rows, make_row
+from tests.support.postgres import Postgres
+from tests.support.waiting import wait_until
+
+DAY = timedelta(days=1)
+TODAY = NOON.date()
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    """The test's own database is the one in this process's settings, which keep seven days."""
+    use_settings(load_settings({"DATABASE_URL": database_url, "RETENTION_DAYS": "7"}))
+    yield get_engine()
+    dispose_engine()
+    use_settings(None)
+
+
+def test_a_round_makes_the_days_ahead_and_drops_those_past_retention(engine: Engine) -> None:
+    insert_rows(engine, [make_row(after_s=-back * 86_400) for back in range(12)])
+    assert get_droppable_days((NOON - 7 * DAY).date()) == [TODAY - back * DAY for back in range(11, 7, -1)]
+    assert maintain(NOON)
+    with engine.connect() as connection:
+        days = select_partition_days(connection)
+    assert days == [TODAY + offset * DAY for offset in range(-7, DAYS_AHEAD + 1)]
+    assert count(engine, "activity") == 8
+
+
+def test_all_statistics_are_identical_before_and_after_rows_are_dropped(engine: Engine) -> None:
+    chance = random.Random(3)
+    moments = [-chance.random() * 40 * 86_400 for _ in range(1_500)]
+    insert_rows(engine, [make_row(after_s=at, key_id=f"key-{int(-at) % 5}", ttft_ms=100 + -at % 900) for at in moments])
+    before = _all_numbers()
+    assert maintain(NOON)
+    assert 0 < count(engine, "activity") < 500
+    assert _all_numbers() == before
+
+
+def _all_numbers() -> list[Any]:
+    windows = [get_stats(gateway, name, NOON) for gateway in ("all", "fireworks") for name in TIME_RANGES]
+    return [windows, [get_usage(key, TODAY - 60 * DAY, TODAY + DAY) for key in (None, "key-1")]]
+
+
+def test_a_database_that_is_away_fails_the_round_and_is_said_in_the_log(capfd: pytest.CaptureFixture[str]) -> None:
+    use_settings(load_settings({"DATABASE_URL": "postgresql://nobody@/nothing?host=/nowhere"}))
+    try:
+        assert not maintain(NOON)
+    finally:
+        dispose_engine()
+        use_settings(None)
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    assert [line["event"] for line in lines] == ["maintenance failed"] * 3
+    assert all("/nowhere" in line["reason"] for line in lines)
+
+
+def test_a_step_that_fails_does_not_keep_the_next_from_its_work(engine: Engine) -> None:
+    insert_rows(engine, [make_row(after_s=-40 * 86_400), make_row()])
+    with engine.connect() as other:
+        # Another worker is at the partitions, and does not finish.
+        other.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": PARTITION_LOCK})
+        assert not maintain(NOON)
+    assert count(engine, "usage_rollup_minute") == 1
+    assert maintain(NOON)
+
+
+STARTED_IN_A_WORKER = """
+from gevent import monkey; monkey.patch_all()
+from psycogreen.gevent import patch_psycopg; patch_psycopg()
+import sys, time
+from app.services.reports.retention import start_maintenance
+start_maintenance(); start_maintenance()
+time.sleep(float(sys.argv[1]))
+"""
+
+
+def test_a_worker_does_it_at_once_and_beside_its_requests(database_url: str, postgres: Postgres) -> None:
+    environment = {"DATABASE_URL": database_url, "PATH": "/usr/bin"}
+    command = [sys.executable, "-W", "error", "-c", STARTED_IN_A_WORKER, "30"]
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as worker:
+        try:
+            name = database_url.rpartition("/")[2].partition("?")[0]
+            today = datetime.now(UTC).date()
+            sql = f"SELECT 1 FROM pg_class WHERE relname = 'activity_p{today + DAYS_AHEAD * DAY:%Y%m%d}'"
+            wait_until(lambda: postgres.execute(sql, name), what="the partition of the last day ahead")
+        finally:
+            worker.kill()
+        assert worker.stderr is not None
+        events = [json.loads(line)["event"] for line in worker.stderr.read().splitlines()]
+    assert events == ["partitions made"] or events == []

@@ -1,0 +1,234 @@
+"""Statistics are what SQL counts over the rows of activity, for every window, to the minute; unknown is never zero."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, text
+
+from app.config import load_settings, use_settings
+from app.db.engine import dispose_engine, get_engine
+from app.db.tables import OUTCOMES
+from app.services.providers.provider import PROVIDERS
+from app.services.reports.stats import ALL_GATEWAYS, TIME_RANGES, get_stats
+from tests.db.rows import NOON, Row, insert_rows, make_row
+from tests.support.postgres import Postgres
+
+DAY_S = 86_400
+# In the midst of a minute, of an hour and of a day.
+NOW = NOON + timedelta(minutes=17, seconds=33)
+GATEWAYS = [*PROVIDERS, None]
+UNPRICED = {"cost_kind": "unknown", "cost_usd": None}
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    """The test's own database is the one in this process's settings."""
+    yield from _settled(database_url)
+
+
+@pytest.fixture(scope="module")
+def history_url(postgres: Postgres, migrated_template: str) -> Iterator[str]:
+    """Three thousand requests of every kind over the 45 days before NOW, crowded towards its end."""
+    url = postgres.create_database(template=migrated_template)
+    chance = random.Random(11)
+    for engine in _settled(url):
+        insert_rows(engine, [_random_row(chance) for _ in range(3_000)])
+    yield url
+    postgres.drop_database(url)
+
+
+@pytest.fixture
+def history(history_url: str) -> Iterator[Engine]:
+    """That history is in the database of this process's settings."""
+    yield from _settled(history_url)
+
+
+def _settled(url: str) -> Iterator[Engine]:
+    use_settings(load_settings({"DATABASE_URL": url}))
+    yield get_engine()
+    dispose_engine()
+    use_settings(None)
+
+
+def _random_row(chance: random.Random) -> Row:
+    kind = chance.choice(["exact", "exact", "estimated", "unknown"])
+    outcome = chance.choice(["ok"] * 8 + list(OUTCOMES))
+    refused = outcome == "rejected"
+    return make_row(
+        after_s=17 * 60
+        + 30
+        - chance.choice([0, 60, 3_600, DAY_S, 7 * DAY_S, 30 * DAY_S, 45 * DAY_S]) * chance.random(),
+        key_id=chance.choice(["key-1", "key-2", "key-3", "env"]),
+        gateway=None if refused else chance.choice(GATEWAYS),
+        model_served=None if refused else chance.choice(["a", "b", "c", "d"]),
+        outcome=outcome,
+        error_type=None if outcome == "ok" else chance.choice([None, "upstream_error", "rate_limit_error"]),
+        prompt_tokens=chance.choice([None, chance.randrange(1, 5_000)]),
+        completion_tokens=chance.choice([None, chance.randrange(1, 900)]),
+        cost_kind="unknown" if refused else kind,
+        cost_usd=None if refused or kind == "unknown" else Decimal(chance.randrange(10**12)).scaleb(-15),
+        duration_ms=chance.choice([None, chance.lognormvariate(7, 2)]),
+        ttft_ms=chance.choice([None, chance.lognormvariate(5, 2)]),
+        tokens_per_second=chance.choice([None, chance.uniform(5, 200)]),
+    )
+
+
+COUNTED = """
+    SELECT count(*) AS total_requests,
+        count(*) FILTER (WHERE outcome = 'ok') AS successful_requests,
+        count(*) FILTER (WHERE outcome <> 'ok') AS failed_requests,
+        coalesce(sum(coalesce(prompt_tokens, 0) + coalesce(completion_tokens, 0)), 0) AS total_tokens,
+        coalesce(sum(prompt_tokens), 0) AS prompt_tokens,
+        coalesce(sum(completion_tokens), 0) AS completion_tokens,
+        coalesce(sum(cached_tokens), 0) AS cached_tokens,
+        coalesce(sum(cost_usd) FILTER (WHERE cost_kind = 'exact'), 0) AS total_cost,
+        coalesce(sum(cost_usd) FILTER (WHERE cost_kind = 'estimated'), 0) AS estimated_cost,
+        count(*) FILTER (WHERE cost_kind = 'unknown' AND outcome <> 'rejected') AS unpriced_requests,
+        count(DISTINCT key_id) AS unique_users,
+        count(DISTINCT model_served) AS unique_models,
+        avg(cost_usd) AS avg_cost_per_request,
+        sum(completion_tokens) FILTER (WHERE tokens_per_second IS NOT NULL) /
+            sum(completion_tokens / tokens_per_second) AS avg_speed_tokens_per_sec
+    FROM activity WHERE {chosen}"""
+
+
+@pytest.mark.parametrize("gateway", [ALL_GATEWAYS, *PROVIDERS])
+@pytest.mark.parametrize("time_range", TIME_RANGES)
+def test_statistics_are_what_sql_counts_over_the_rows(history: Engine, gateway: str, time_range: str) -> None:
+    stats = get_stats(gateway, time_range, NOW)
+    chosen = _Chosen(history, gateway, stats["from"], stats["to"])
+    counted = chosen.select(COUNTED)[0]
+    assert counted["total_requests"] > 20
+    for name, value in counted.items():
+        assert float(stats[name]) == pytest.approx(float(value), rel=1e-3 if name.startswith("avg") else 1e-12), name
+    assert stats["avg_tokens_per_request"] == round(stats["total_tokens"] / stats["total_requests"], 2)
+    _check_groups(stats, chosen)
+    _check_percentiles(stats, chosen)
+    _check_series(stats, chosen)
+
+
+def _check_groups(stats: dict[str, Any], chosen: _Chosen) -> None:
+    assert {name: count for name, count in stats["outcomes"].items() if count} == chosen.counts("outcome")
+    assert set(stats["outcomes"]) == set(OUTCOMES)
+    errors = {name: count for name, count in chosen.counts("error_type").items() if name is not None}
+    assert stats["errors"] == errors
+    assert {row["model"]: row["requests"] for row in stats["models"]} == chosen.counts("model_served")
+    assert stats["models"][0]["requests"] == max(chosen.counts("model_served").values())
+    named = [row["model"] for row in stats["models"] if row["model"]]
+    assert stats["top_model"] == named[0]
+    for name in ("total_tokens", "total_cost", "estimated_cost", "cached_tokens"):
+        assert sum(row[name] or 0 for row in stats["models"]) == stats[name]
+
+
+def _check_percentiles(stats: dict[str, Any], chosen: _Chosen) -> None:
+    for name in ("ttft_ms", "duration_ms"):
+        rows = chosen.select(
+            f"SELECT {name} AS ms FROM activity WHERE {{chosen}} AND {name} IS NOT NULL "
+            "AND outcome NOT IN ('rejected', 'lost') ORDER BY 1"
+        )
+        for label, quantile in {"p50": 0.5, "p95": 0.95, "p99": 0.99}.items():
+            exact = rows[int(quantile * (len(rows) - 1))]["ms"]
+            assert stats[name][label] == pytest.approx(exact, rel=stats["percentile_error"])
+
+
+def _check_series(stats: dict[str, Any], chosen: _Chosen) -> None:
+    step = timedelta(seconds=stats["series_step_s"])
+    starts = [row["start"] for row in stats["series"]]
+    assert starts == [starts[0] + number * step for number in range(len(starts))]
+    assert starts[0] <= stats["from"] < starts[0] + step and starts[-1] < stats["to"] <= starts[-1] + step
+    for name, total in {"requests": "total_requests", "tokens": "total_tokens", "cost": "total_cost"}.items():
+        assert sum(row[name] or 0 for row in stats["series"]) == stats[total]
+    for row in stats["series"]:
+        within = f"started_at >= '{row['start']}' AND started_at < '{row['start'] + step}'"
+        sql = f"SELECT count(*) AS n, count(*) FILTER (WHERE outcome <> 'ok') AS errors FROM activity WHERE {within}"
+        assert chosen.select(sql + " AND {chosen}")[0] == {"n": row["requests"], "errors": row["errors"]}
+
+
+class _Chosen:
+    """The rows of activity that a window of a gateway's statistics is about."""
+
+    def __init__(self, engine: Engine, gateway: str, start: datetime, end: datetime) -> None:
+        self._engine = engine
+        self._where = "started_at >= :start AND started_at < :end AND (:gateway = 'all' OR gateway = :gateway)"
+        self._values = {"start": start, "end": end, "gateway": gateway}
+
+    def select(self, sql: str) -> list[dict[str, Any]]:
+        with self._engine.connect() as connection:
+            rows = connection.execute(text(sql.format(chosen=self._where)), self._values)
+            return [dict(row) for row in rows.mappings()]
+
+    def counts(self, column: str) -> dict[str | None, int]:
+        sql = f"SELECT {column} AS name, count(*) AS n FROM activity WHERE {{chosen}} GROUP BY 1"
+        return {row["name"]: row["n"] for row in self.select(sql)}
+
+
+@pytest.mark.parametrize("time_range", ["1h", "24h", "7d", "30d"])
+def test_a_window_is_as_long_as_it_says_and_begins_at_its_first_minute(engine: Engine, time_range: str) -> None:
+    length_s = {"1h": 3_600, "24h": DAY_S, "7d": 7 * DAY_S, "30d": 30 * DAY_S}[time_range]
+    end_s = 18 * 60  # The end of the minute in which NOW lies.
+    for after_s in (end_s - length_s - 0.001, end_s - length_s, end_s - 0.001, end_s):
+        insert_rows(engine, [make_row(after_s=after_s)])
+    stats = get_stats("fireworks", time_range, NOW)
+    assert stats["total_requests"] == 2
+    assert stats["from"] == NOON + timedelta(seconds=end_s - length_s)
+    assert stats["to"] - stats["from"] == timedelta(seconds=length_s)
+
+
+def test_a_window_without_requests_is_known_to_be_empty(engine: Engine) -> None:
+    for time_range in TIME_RANGES:
+        stats = get_stats("chutes", time_range, NOW)
+        assert [stats[name] for name in ("total_requests", "total_tokens", "total_cost", "unique_users")] == [0] * 4
+        assert stats["ttft_ms"] == {"p50": None, "p95": None, "p99": None}
+        averages = ("avg_speed_tokens_per_sec", "avg_tokens_per_request", "avg_cost_per_request", "top_model")
+        assert [stats[name] for name in averages] == [None] * 4
+        assert stats["models"] == [] and not any(row["requests"] for row in stats["series"])
+
+
+def test_costs_that_nobody_knows_are_null_and_counted(engine: Engine) -> None:
+    insert_rows(engine, [make_row(**UNPRICED) for _ in range(3)])
+    stats = get_stats("all", "1h", NOW)
+    assert stats["total_requests"] == stats["unpriced_requests"] == 3
+    assert stats["total_cost"] is stats["estimated_cost"] is stats["avg_cost_per_request"] is None
+    assert stats["models"][0]["total_cost"] is None
+    assert {row["cost"] for row in stats["series"] if row["requests"]} == {None}
+    assert {row["cost"] for row in stats["series"] if not row["requests"]} == {0}
+
+
+def test_exact_estimated_and_unknown_costs_stay_apart(engine: Engine) -> None:
+    estimated = make_row(cost_kind="estimated", cost_usd=Decimal("0.5"))
+    insert_rows(engine, [make_row(cost_usd=Decimal("1.25")), make_row(cost_usd=Decimal(2)), estimated])
+    insert_rows(engine, [make_row(**UNPRICED)])
+    stats = get_stats("all", "1h", NOW)
+    assert (stats["total_cost"], stats["estimated_cost"], stats["unpriced_requests"]) == (
+        Decimal("3.25"),
+        Decimal("0.5"),
+        1,
+    )
+    assert stats["avg_cost_per_request"] == Decimal("1.25")
+
+
+def test_tokens_that_nobody_knows_are_null(engine: Engine) -> None:
+    unknown = {"prompt_tokens": None, "completion_tokens": None, "cached_tokens": None, "tokens_per_second": None}
+    insert_rows(engine, [make_row(usage_source="none", **unknown, **UNPRICED)])
+    stats = get_stats("all", "1h", NOW)
+    names = ("total_tokens", "prompt_tokens", "completion_tokens", "cached_tokens", "avg_tokens_per_request")
+    assert [stats[name] for name in names] == [None] * 5
+
+
+def test_what_the_gateway_refused_lacks_no_price(engine: Engine) -> None:
+    insert_rows(engine, [make_row(outcome="rejected", model_served=None, gateway=None, **UNPRICED)])
+    stats = get_stats("all", "1h", NOW)
+    assert (stats["failed_requests"], stats["unpriced_requests"], stats["total_cost"]) == (1, 0, 0)
+    assert stats["top_model"] is None and stats["unique_models"] == 0
+
+
+def test_requests_before_a_gateway_was_chosen_count_for_all_of_them_alone(engine: Engine) -> None:
+    insert_rows(engine, [make_row(outcome="rejected", model_served=None, gateway=None, **UNPRICED), make_row()])
+    counts = {name: get_stats(name, "1h", NOW)["total_requests"] for name in (ALL_GATEWAYS, "fireworks", "chutes")}
+    assert counts == {ALL_GATEWAYS: 2, "fireworks": 1, "chutes": 0}

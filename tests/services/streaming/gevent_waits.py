@@ -1,0 +1,49 @@
+"""Waits for a provider in a process that gevent has patched, as gunicorn's workers are; run with a case's name.
+
+Prints one word: the error that ended the wait, or "answered".
+"""
+
+from __future__ import annotations
+
+from gevent import monkey
+
+monkey.patch_all()
+
+import socket  # noqa: E402
+import sys  # noqa: E402
+import time  # noqa: E402
+
+import gevent  # noqa: E402
+
+from app import shutdown as drain  # noqa: E402
+from app.errors import GatewayError  # noqa: E402
+from app.services.inference import cancellation as interrupts  # noqa: E402
+from app.services.inference.cancellation import ends_early  # noqa: E402
+from app.services.streaming.client_connection import ClientConnection  # noqa: E402
+from tests.services.inference.chat_core import client_for  # noqa: E402
+
+
+def run(case: str, base_url: str) -> str:
+    """Returns what became of a request to a provider that is silent for most cases."""
+    vars(interrupts)["PRESENCE_CHECK_S"] = 0.02
+    ours, theirs = socket.socketpair()
+    deadline_s = time.monotonic() + (0.1 if case == "deadline" else 60)
+    if case == "client leaves":
+        gevent.spawn_later(0.1, theirs.close)
+    if case == "drain ends":
+        gevent.spawn_later(0.05, drain.begin, 0.05)
+    client = client_for(base_url)
+    try:
+        with ends_early(ClientConnection(ours), deadline_s, "Fireworks"):
+            answer = client.post_chat(b"{}", stream=False)
+    except GatewayError as error:
+        return f"{type(error).__name__} {error.code}"
+    # Whatever happens after the wait is none of the watcher's business.
+    theirs.close()
+    gevent.sleep(0.1)
+    answer.read(idle_timeout_s=10, deadline_s=time.monotonic() + 10)
+    return f"answered {len(interrupts._waits)}"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(run(sys.argv[1], sys.argv[2]))

@@ -1,0 +1,202 @@
+"""Events cut anywhere, with any line ends, are the same events; what is no event of a chat stream is found."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.errors import UpstreamCut
+from app.services.streaming import sse
+from app.services.streaming.sse import EventSplitter, decode_chunk, event_data, split_events
+
+LINE_ENDS = [b"\n", b"\r\n", b"\r"]
+
+TEXTS = st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"]), max_size=30) | st.sampled_from(
+    ["é🌍", "\u2028\u0085\x0b\x0c", "data: x", ":", " ", "[DONE]"]
+)
+
+
+@st.composite
+def events(draw: st.DrawFn) -> tuple[list[str], str | None]:
+    """Draws the lines of one event and its data: comments, data with and without a space, over several lines."""
+    values = draw(st.lists(TEXTS, max_size=3))
+    lines = [draw(st.sampled_from(["data: ", "data:"])) + value for value in values]
+    # One space after the colon is syntax, so a value that begins with one keeps it only behind another.
+    data = [line[5:].removeprefix(" ") for line in lines]
+    for more in draw(st.lists(st.sampled_from([": a comment", ":", "event: ping", "id: 7", "retry: 10"]), max_size=2)):
+        lines.insert(draw(st.integers(0, len(lines))), more)
+    return lines or [": keep-alive"], "\n".join(data) if values else None
+
+
+def split_in_pieces(stream: bytes, positions: list[int]) -> list[bytes]:
+    splitter = EventSplitter()
+    edges = [0, *sorted(position % (len(stream) + 1) for position in positions), len(stream)]
+    found = []
+    for start, end in zip(edges, edges[1:], strict=False):
+        block = splitter.feed(stream[start:end])
+        found += split_events(block)
+    assert splitter.rest.strip(b"\r\n") == b""
+    return found
+
+
+@settings(max_examples=120, deadline=None)
+@given(st.lists(events(), max_size=5), st.sampled_from(LINE_ENDS), st.lists(st.integers(0, 10_000), max_size=8))
+def test_events_cut_anywhere_are_the_same_events(
+    drawn: list[tuple[list[str], str | None]], end: bytes, positions: list[int]
+) -> None:
+    stream = b"".join(line.encode() + end for lines, _ in drawn for line in [*lines, ""])
+    found = split_in_pieces(stream, positions)
+    assert b"".join(found) == stream
+    assert [event_data(event) for event in found] == [None if data is None else data.encode() for _, data in drawn]
+
+
+@pytest.mark.parametrize("end", LINE_ENDS)
+def test_a_stream_cut_in_two_at_any_byte_has_the_same_events(end: bytes) -> None:
+    lines = [
+        b'data: {"text": "h\xc3\xa9llo \xf0\x9f\x8c\x8d"}',
+        b"",
+        b": ping",
+        b"",
+        b"data:[1,",
+        b"data: 2]",
+        b"",
+        b"",
+    ]
+    stream = end.join(lines)
+    for position in range(len(stream) + 1):
+        found = split_in_pieces(stream, [position])
+        assert [event_data(event) for event in found] == ['{"text": "héllo 🌍"}'.encode(), None, b"[1,\n2]"]
+
+
+@pytest.mark.parametrize("end", LINE_ENDS)
+def test_the_last_event_is_out_with_its_last_byte(end: bytes) -> None:
+    splitter = EventSplitter()
+    event = b"data: [DONE]" + end + end
+    assert splitter.feed(event) == event and splitter.rest == b""
+
+
+@pytest.mark.parametrize("end", LINE_ENDS)
+def test_more_blank_lines_than_needed_are_no_events(end: bytes) -> None:
+    stream = end * 3 + b"data: 1" + end * 5 + b"data: 2" + end * 4
+    for position in range(len(stream)):
+        found = split_in_pieces(stream, [position])
+        assert [event_data(event) for event in found] == [b"1", b"2"], position
+
+
+def test_an_event_that_has_not_ended_is_kept_back() -> None:
+    splitter = EventSplitter()
+    assert splitter.feed(b"data: one\n\ndata: tw") == b"data: one\n\n"
+    assert splitter.rest == b"data: tw"
+    assert splitter.feed(b"") == b""
+    assert splitter.feed(b"o\n") == b""
+    assert splitter.feed(b"\n") == b"data: two\n\n"
+
+
+def test_an_event_without_an_end_is_refused_once_it_is_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sse, "MAX_EVENT_BYTES", 1000)
+    splitter = EventSplitter()
+    splitter.feed(b"data: " + b"x" * 900)
+    with pytest.raises(UpstreamCut, match="more than 1000 bytes"):
+        splitter.feed(b"x" * 200)
+
+
+def test_a_large_event_in_many_pieces_comes_out_whole() -> None:
+    stream = b'data: {"text": "' + b"x" * 100_000 + b'"}\n\n'
+    assert split_in_pieces(stream, list(range(0, 100_000, 1000))) == [stream]
+
+
+@pytest.mark.parametrize(
+    ("event", "data"),
+    [
+        (b'data: {"a": 1}\n\n', b'{"a": 1}'),
+        (b'data:{"a": 1}\r\n\r\n', b'{"a": 1}'),
+        (b'data: {"a":\ndata: 1}\n\n', b'{"a":\n1}'),
+        (b"data:  two spaces\n\n", b" two spaces"),
+        (b": comment\ndata: 1\n\n", b"1"),
+        (b"event: x\ndata: 1\nid: 3\n\n", b"1"),
+        (b"data:\n\n", b""),
+        (b": only a comment\n\n", None),
+        (b"event: ping\n\n", None),
+        (b"database: 1\n\n", None),
+        (b" data: 1\n\n", None),
+    ],
+)
+def test_the_data_of_an_event_is_what_its_data_lines_say(event: bytes, data: bytes | None) -> None:
+    assert event_data(event) == data
+
+
+def test_a_chunk_is_read_for_what_the_gateway_must_know() -> None:
+    chunk = decode_chunk(
+        b'{"id": "c", "model": "m", "choices": [{"index": 1, "delta": {"content": "hi"}, "finish_reason": "stop"}],'
+        b' "usage": {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8, "prompt_tokens_details":'
+        b' {"cached_tokens": 4}, "completion_tokens_details": {"reasoning_tokens": 2}}, "unknown": {"x": [1]}}'
+    )
+    assert chunk.model == "m" and chunk.error is None
+    assert chunk.choices is not None and chunk.usage is not None
+    choice, usage = chunk.choices[0], chunk.usage
+    assert (choice.index, choice.finish_reason) == (1, "stop") and choice.delta is not None
+    assert choice.delta.content == "hi"
+    assert usage.prompt_tokens_details is not None and usage.completion_tokens_details is not None
+    assert (usage.prompt_tokens, usage.completion_tokens) == (5, 3)
+    assert (usage.prompt_tokens_details.cached_tokens, usage.completion_tokens_details.reasoning_tokens) == (4, 2)
+
+
+@pytest.mark.parametrize(
+    ("delta", "expected"),
+    [
+        ({}, False),
+        ({"role": "assistant"}, False),
+        ({"role": "assistant", "content": ""}, False),
+        ({"content": None}, False),
+        ({"tool_calls": []}, False),
+        ({"content": " "}, True),
+        ({"reasoning_content": "hm"}, True),
+        ({"reasoning": "hm"}, True),
+        ({"tool_calls": [{"index": 0}]}, True),
+        ({"function_call": {"name": "f"}}, True),
+    ],
+)
+def test_only_what_the_model_produced_counts_as_output(delta: dict[str, Any], expected: bool) -> None:
+    choices = decode_chunk(json.dumps({"choices": [{"delta": delta}]}).encode()).choices
+    assert choices is not None and choices[0].delta is not None
+    assert choices[0].delta.has_output() is expected
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"[]",
+        b"null",
+        b'"text"',
+        b"{",
+        b"<html>",
+        b'{"choices": {}}',
+        b'{"choices": [null]}',
+        b'{"choices": [{"delta": "text"}]}',
+        b'{"usage": 5}',
+        b'{"model": "\xff"}',
+        b'{"choices": [{"delta": {"content": "\xff"}}]}',
+        b'{"model": NaN}',
+        b'{"deep": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b"{} {}",
+    ],
+)
+def test_what_is_no_chunk_is_a_cut(data: bytes) -> None:
+    with pytest.raises(UpstreamCut):
+        decode_chunk(data)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(max_size=60))
+def test_no_bytes_raise_anything_else(data: bytes) -> None:
+    for event in split_events(EventSplitter().feed(data + b"\n\n")):
+        found = event_data(event)
+        try:
+            decode_chunk(found or b"")
+        except UpstreamCut:
+            continue

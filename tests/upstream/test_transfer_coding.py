@@ -1,0 +1,134 @@
+"""The framings of a message body, cut at every byte: the payload is the same, and no beginning passes for a whole."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.errors import UpstreamCut
+from app.upstream.transfer_coding import ChunkedFraming, CloseFraming, LengthFraming
+
+BODY = b'5;name=value\r\nhello\r\n00A\r\n, wide\r\n\r\n\r\n1\r\n!\r\n0;last="a;b"\r\nX-Trailer: 1\r\nx-more:\r\n\r\n'
+PAYLOAD = b"hello, wide\r\n\r\n!"
+
+EXTENSIONS = st.sampled_from(["", ";a", "; a=b", ';q="x;y"', " ", ";" + "e" * 300])
+TRAILERS = st.lists(st.sampled_from(["x-checksum: 1", "server-timing: a;dur=1", "x:"]), max_size=3)
+
+
+@st.composite
+def chunked_bodies(draw: st.DrawFn) -> tuple[bytes, bytes]:
+    """Draws a body in chunked coding and its payload."""
+    pieces = draw(st.lists(st.binary(min_size=1, max_size=40), max_size=6))
+    coded = b""
+    for piece in pieces:
+        size = f"{len(piece):{draw(st.sampled_from(['x', 'X', '04x']))}}"
+        coded += f"{size}{draw(EXTENSIONS)}\r\n".encode() + piece + b"\r\n"
+    last = "0" * draw(st.integers(1, 5)) + draw(EXTENSIONS)
+    coded += "\r\n".join([last, *draw(TRAILERS), "", ""]).encode()
+    return coded, b"".join(pieces)
+
+
+def cut(data: bytes, positions: list[int]) -> list[bytes]:
+    edges = [0, *sorted(position % (len(data) + 1) for position in positions), len(data)]
+    return [data[start:end] for start, end in zip(edges, edges[1:], strict=False) if start < end]
+
+
+@pytest.mark.parametrize("position", range(len(BODY)))
+def test_a_chunked_body_cut_in_two_at_any_byte_has_the_same_payload(position: int) -> None:
+    framing = ChunkedFraming()
+    first = framing.feed(BODY[:position])
+    assert not framing.done and not framing.end()
+    assert first + framing.feed(BODY[position:]) == PAYLOAD
+    assert framing.done and framing.end()
+
+
+@settings(max_examples=150, deadline=None)
+@given(chunked_bodies(), st.lists(st.integers(0, 10_000), max_size=12))
+def test_any_chunked_body_in_any_pieces_has_its_payload(body: tuple[bytes, bytes], positions: list[int]) -> None:
+    coded, payload = body
+    framing = ChunkedFraming()
+    assert b"".join(framing.feed(piece) for piece in cut(coded, positions)) == payload
+    assert framing.done
+
+
+@settings(max_examples=100, deadline=None)
+@given(chunked_bodies(), st.integers(0, 10_000))
+def test_no_beginning_of_a_chunked_body_passes_for_all_of_it(body: tuple[bytes, bytes], position: int) -> None:
+    coded, payload = body
+    framing = ChunkedFraming()
+    assert payload.startswith(framing.feed(coded[: position % len(coded)]))
+    assert not framing.done and not framing.end()
+
+
+def test_a_chunked_body_byte_by_byte_has_its_payload() -> None:
+    framing = ChunkedFraming()
+    assert b"".join(framing.feed(BODY[at : at + 1]) for at in range(len(BODY))) == PAYLOAD
+    assert framing.done
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"zz\r\n",
+        b"\r\n",
+        b"-5\r\nhello\r\n",
+        b"+5\r\nhello\r\n",
+        b"0x5\r\nhello\r\n",
+        b"1_0\r\n",
+        b"5 5\r\nhello",
+        b"\xc2\xb2\r\n",
+        b"5\r\nhelloX\r\n",
+        b"5\r\nhello5\r\nhello\r\n",
+        b"data: {}\n\n",
+        b"HTTP/1.1 200 OK\r\n",
+        b"a" * 2000,
+        b"5;" + b"e" * 2000,
+        b"f" * 100 + b"\r\n",
+    ],
+)
+def test_what_is_not_chunked_coding_is_refused(garbage: bytes) -> None:
+    with pytest.raises(UpstreamCut):
+        ChunkedFraming().feed(garbage)
+
+
+def test_bytes_behind_the_end_leave_the_answer_whole_and_the_connection_useless() -> None:
+    framing = ChunkedFraming()
+    assert framing.feed(b"5\r\nhello\r\n0\r\n\r\n\r\n") == b"hello"
+    assert framing.done and framing.surplus
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.binary(max_size=30), max_size=8))
+def test_garbage_is_refused_or_waited_for_but_nothing_else_is_raised(pieces: list[bytes]) -> None:
+    framing = ChunkedFraming()
+    try:
+        for piece in pieces:
+            framing.feed(piece)
+    except UpstreamCut:
+        return
+    assert framing.end() == framing.done
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(max_size=100), st.lists(st.integers(0, 100), max_size=6))
+def test_a_body_of_a_known_length_ends_with_its_last_byte(payload: bytes, positions: list[int]) -> None:
+    framing = LengthFraming(len(payload))
+    received = b""
+    for piece in cut(payload, positions):
+        assert not framing.done and not framing.end()
+        received += framing.feed(piece)
+    assert received == payload and framing.done and framing.end()
+
+
+def test_bytes_after_the_announced_length_are_not_part_of_the_body() -> None:
+    framing = LengthFraming(4)
+    assert framing.feed(b"bodyHTTP/1.1") == b"body"
+    assert framing.done
+
+
+def test_a_body_without_a_length_lasts_until_the_connection_ends() -> None:
+    framing = CloseFraming()
+    assert framing.feed(b"some") + framing.feed(b"thing") == b"something"
+    assert not framing.done
+    assert framing.end() and framing.done
