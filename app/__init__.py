@@ -3,7 +3,7 @@
 The map. Four ideas, and imports only go down:
 
     routes/     HTTP in and out; `routes/__init__.py` is the whole API as a table
-    services/   what is decided, a package for each concern; `services/inference/pipeline.py` is the story of one request
+    services/   what is decided, a package for each concern; `inference/pipeline.py` is the story of one request
     upstream/   the HTTP client that speaks to providers
     db/         SQL
     errors.py   every error a caller can meet, in one tree and one shape
@@ -17,7 +17,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from app.config import Settings, get_settings, use_settings
+from app.config import Settings
+from app.runtime import get_settings, use_settings
 
 if TYPE_CHECKING:
     from flask import Flask

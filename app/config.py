@@ -196,24 +196,3 @@ def _check_together(settings: Settings) -> None:
         raise SettingsError(
             "DRAIN_TIMEOUT must be below GRACEFUL_TIMEOUT by a second at least, or running answers would be killed."
         )
-
-
-_settings: Settings | None = None
-
-
-def get_settings() -> Settings:
-    """Returns the settings of this process, reading them at the first call.
-
-    Raises:
-        SettingsError: a setting is malformed.
-    """
-    global _settings
-    if _settings is None:
-        _settings = load_settings()
-    return _settings
-
-
-def use_settings(settings: Settings | None) -> None:
-    """Makes `settings` those of this process; None forgets them, so that the next `get_settings` reads anew."""
-    global _settings
-    _settings = settings

@@ -1,32 +1,44 @@
-"""Whether this process is stopping, and until when running answers may go on."""
+"""Whether this process is stopping, and until when running answers may go on.
+
+The drain is the time between the signal to stop and the end of the answers that are still running.
+"""
 
 from __future__ import annotations
 
 import time
 
 from app.errors import GatewayShutdown
+from app.runtime import Component, Runtime, get_component
 
-_deadline_s: float | None = None
+
+class Drain(Component):
+    """The drain of one process.
+
+    Attributes:
+        deadline_s: when it ends, on the monotonic clock; None while the process is not stopping.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        super().__init__(runtime)
+        self.deadline_s: float | None = None
 
 
-def begin(drain_timeout_s: float) -> None:
-    """Starts the drain: running answers may go on for `drain_timeout_s` seconds. Beginning again changes nothing."""
-    global _deadline_s
-    if _deadline_s is None:
-        _deadline_s = time.monotonic() + drain_timeout_s
+def start_drain(timeout_s: float) -> None:
+    """Lets running answers go on for `timeout_s` seconds from now. A drain that has started is not changed."""
+    drain = get_component(Drain)
+    if drain.deadline_s is None:
+        drain.deadline_s = time.monotonic() + timeout_s
 
 
 def is_draining() -> bool:
     """Tells whether the process is stopping."""
-    return _deadline_s is not None
+    return get_component(Drain).deadline_s is not None
 
 
-def check() -> None:
-    """Raises GatewayShutdown when the drain time is over."""
-    if _deadline_s is not None and time.monotonic() >= _deadline_s:
-        raise shutdown_error()
-
-
-def shutdown_error() -> GatewayShutdown:
-    """Returns the error that ends an answer which outlives the drain time."""
-    return GatewayShutdown("The gateway is being restarted and could not finish this answer. Retry.", retry_after_s=1)
+def raise_if_drained() -> None:
+    """Raises GatewayShutdown when the drain is over."""
+    deadline_s = get_component(Drain).deadline_s
+    if deadline_s is not None and time.monotonic() >= deadline_s:
+        raise GatewayShutdown(
+            "The gateway is being restarted and could not finish this answer. Retry.", retry_after_s=1
+        )

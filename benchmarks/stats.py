@@ -25,12 +25,13 @@ from pathlib import Path
 from sqlalchemy import Engine, text
 from sqlalchemy.dialects import postgresql
 
-from app.config import load_settings, use_settings
+from app.config import load_settings
 from app.db import tables
 from app.db.engine import create_engine_for
 from app.db.insert_sql import insert_activity_sql
 from app.db.partitions import insert_partitions
 from app.db.schema import upgrade_schema
+from app.runtime import use_settings
 from app.services.reports.retention import drop_days
 from tests.support.gateway import Gateway, base_settings, running_gateway
 from tests.support.postgres import running_postgres

@@ -11,8 +11,9 @@ import pytest
 from flask.testing import FlaskClient
 
 from app import create_app
-from app.config import load_settings, use_settings
+from app.config import load_settings
 from app.db.schema import upgrade_schema
+from app.runtime import use_settings
 from tests.support.gateway import Gateway, base_settings, running_gateway
 from tests.support.postgres import Postgres, running_postgres
 from tests.support.sandbox import Sandbox, running_sandbox
@@ -35,6 +36,13 @@ _LONGEST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts the longest files first; they keep their order otherwise."""
     items.sort(key=lambda item: not item.nodeid.startswith(_LONGEST))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_runtime_is_left() -> Iterator[None]:
+    """Takes away the state that a file of tests left in this process, so that no file depends on another."""
+    yield
+    use_settings(None)
 
 
 @pytest.fixture(scope="session")

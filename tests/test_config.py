@@ -12,12 +12,11 @@ from app.config import (
     ROOT,
     Settings,
     SettingsError,
-    get_settings,
     load_settings,
     read_environment,
     setting_names,
-    use_settings,
 )
+from app.runtime import get_settings, use_settings
 
 BAD_NUMBERS = ["x", "-1", "1.5", "1e3", "0x10", "²", "9" * 20, "9" * 5000, "1 0", "None"]
 BAD_SECONDS = ["x", "0", "-1", "nan", "inf", "86401", "1,5", "5s"]

@@ -11,14 +11,15 @@ import pytest
 from flask import Flask
 
 from app import create_app
-from app.config import load_settings, setting_names, use_settings
+from app.config import load_settings, setting_names
 from app.routes import BLUEPRINTS
+from app.runtime import use_settings
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted(path for path in (ROOT / "app").rglob("*.py"))
 README = (ROOT / "README.md").read_text()
 
-LEAVES = {"config", "errors", "logs", "metrics", "shutdown"}
+LEAVES = {"config", "errors", "logs", "metrics", "runtime", "shutdown", "yielding"}
 SERVICES = {
     "services.endpoints",
     "services.fireworks_client",

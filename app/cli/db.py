@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from app.cli.failures import plain_errors
-from app.config import SettingsError, get_settings
+from app.config import SettingsError
 from app.db.schema import (
     SchemaState,
     compare_schema,
@@ -13,6 +13,7 @@ from app.db.schema import (
     fetch_schema_state,
     upgrade_schema,
 )
+from app.runtime import get_settings
 
 
 @click.group("db")

@@ -15,8 +15,9 @@ from contextlib import contextmanager
 
 from sqlalchemy import Connection, Engine, create_engine, text
 
-from app.config import SettingsError, get_settings
+from app.config import SettingsError
 from app.db.errors import DatabaseError, bounded
+from app.runtime import get_settings
 
 # One for the shipper, one for maintenance, three for key lookups and statistics. PostgreSQL pays a process for
 # each connection and small hosted plans allow 20, so four workers and a release phase fit.

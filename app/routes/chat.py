@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, g, request
 
-from app.config import get_settings
 from app.errors import BadRequest, BodyTooLarge, ClientGone, GatewayError
+from app.runtime import get_settings
 from app.services.inference.admission import admit
 from app.services.inference.metering import record_error
 from app.services.inference.pipeline import answer_chat

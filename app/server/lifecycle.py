@@ -10,13 +10,13 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from app import shutdown as drain
-from app.config import get_settings
 from app.logs import log_event
+from app.runtime import get_settings
 from app.services.health.gauges import update_gauges
 from app.services.journal.lifecycle import start_journal, stop_journal
 from app.services.models import start_catalogs
 from app.services.reports.retention import start_maintenance
+from app.shutdown import start_drain
 
 # Prometheus asks every 15 s or more, so its picture of a worker is that old at most.
 GAUGES_EVERY_S = 5.0
@@ -49,7 +49,7 @@ def _drain_on_term(worker: Any) -> None:
     handler: Callable[[int, FrameType | None], Any] = worker.handle_exit
 
     def begin_drain(signum: int, frame: FrameType | None) -> None:
-        drain.begin(get_settings().drain_timeout_s)
+        start_drain(get_settings().drain_timeout_s)
         handler(signum, frame)
 
     signal.signal(signal.SIGTERM, begin_drain)

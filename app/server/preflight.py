@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from app.config import Settings, SettingsError, use_settings
+from app.config import Settings, SettingsError
 from app.db.schema import SchemaError, fetch_schema_state
 from app.logs import log_event
+from app.runtime import use_settings
 from app.services.pricing.lookup import load_operator_prices
 
 

@@ -64,7 +64,7 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
             StopIteration: the connection is over.
             OSError: it broke.
         """
-        from app.config import get_settings
+        from app.runtime import get_settings
 
         patience_s = get_settings().client_send_timeout_s
         sock.settimeout(patience_s)

@@ -17,8 +17,8 @@ from typing import Any
 import msgspec
 import sseclient
 
-from app.config import get_settings
 from app.errors import UpstreamError
+from app.runtime import get_settings
 from app.services.endpoints.chat_assembly import process_completion
 from app.services.inference.parameters import stream_options_for
 from app.services.providers.provider import FIREWORKS, get_client

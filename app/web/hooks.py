@@ -8,11 +8,11 @@ from collections.abc import Callable
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 
-from app.config import get_settings
 from app.db.errors import DatabaseError, describe_error
 from app.errors import BadRequest, BodyTooLarge, GatewayError, MethodNotAllowed, NotFound, Unavailable
 from app.logs import log_event
 from app.routes import Access
+from app.runtime import get_settings
 from app.services.journal.record import new_request_id
 from app.services.keys.authentication import authenticate
 

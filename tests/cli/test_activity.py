@@ -16,8 +16,9 @@ from click.testing import CliRunner, Result
 from sqlalchemy import Engine
 
 from app.cli.activity import activity_group
-from app.config import ROOT, load_settings, use_settings
+from app.config import ROOT, load_settings
 from app.db.engine import dispose_engine, get_engine
+from app.runtime import use_settings
 from app.services.reports.stats import get_stats
 from tests.db.rows import Row, count, insert_rows, make_row
 

@@ -8,8 +8,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from app.cli.db import db_group
-from app.config import load_settings, use_settings
+from app.config import load_settings
 from app.db.schema import get_head
+from app.runtime import use_settings
 from tests.support.postgres import Postgres
 
 

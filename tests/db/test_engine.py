@@ -11,8 +11,9 @@ from subprocess import PIPE
 import pytest
 from sqlalchemy import Engine, text
 
-from app.config import ROOT, SettingsError, load_settings, use_settings
+from app.config import ROOT, SettingsError, load_settings
 from app.db.engine import POOL_SIZE, create_engine_for, dispose_engine, get_engine, ping
+from app.runtime import use_settings
 from tests.support.postgres import Postgres
 
 

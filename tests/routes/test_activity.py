@@ -11,8 +11,9 @@ from urllib.parse import quote
 import pytest
 from sqlalchemy import Engine
 
-from app.config import load_settings, use_settings
+from app.config import load_settings
 from app.db.engine import create_engine_for, dispose_engine
+from app.runtime import use_settings
 from app.services.keys.keys import create_key
 from tests.db.rows import NOON, Row, insert_rows, make_row
 from tests.support.chat import Seen, request

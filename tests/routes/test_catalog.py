@@ -11,7 +11,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from app import create_app
-from app.config import get_settings
+from app.runtime import get_settings
 from app.services import models
 from app.services.models import refresh
 from tests.support.answers import json_answer

@@ -10,7 +10,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from app import create_app
-from app.config import get_settings
+from app.runtime import get_settings
 from tests.support.catalogs import (
     BASE_PATHS,
     FIREWORKS_LIST,

@@ -10,7 +10,6 @@ import pytest
 import requests
 import responses
 
-from app.config import use_settings
 from app.errors import (
     ConfigurationMissing,
     UpstreamAuthenticationFailed,
@@ -21,6 +20,7 @@ from app.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
+from app.runtime import use_settings
 from app.services.fireworks_client import (
     ChatObject,
     get_fireworks_client,

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.config import use_settings
 from app.errors import UpstreamCut, UpstreamTimeout, UpstreamUnreachable
+from app.runtime import use_settings
 from app.services.fireworks_client import make_fireworks_request_openai, make_fireworks_request_openai_stream
 from tests.services.inference.chat_core import settings_for
 from tests.support.answers import chunk, sse_stream, whole_stream

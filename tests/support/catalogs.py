@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from app.config import load_settings, use_settings
+from app.config import load_settings
+from app.runtime import use_settings
 from app.services import models
 from app.services.pricing import lookup as pricing
 from app.services.providers.provider import PROVIDERS

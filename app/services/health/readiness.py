@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from app import shutdown as drain
-from app.config import SettingsError, get_settings
+from app.config import SettingsError
 from app.db.engine import get_engine
 from app.db.errors import DatabaseError, bounded
 from app.db.schema import select_schema_state
+from app.runtime import get_settings
 from app.services.inference.circuit_breaker import get_open_breakers
 from app.services.journal.lifecycle import get_journal_status
 from app.services.models import get_catalog_ages
+from app.shutdown import is_draining
 
 # A balancer asks every few seconds and gives up after some; a database that takes longer is as good as away.
 _PATIENCE_S = 1.0
@@ -27,8 +28,8 @@ def get_readiness() -> dict[str, Any]:
     journal = get_journal_status()
     serving = journal["writable"] or get_settings().journal_full == "serve"
     return {
-        "ready": serving and not drain.is_draining(),
-        "draining": drain.is_draining(),
+        "ready": serving and not is_draining(),
+        "draining": is_draining(),
         "database": _database_state(),
         "journal": journal,
         "catalogs": get_catalog_ages(),

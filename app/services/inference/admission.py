@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from app.config import get_settings
 from app.errors import Unavailable
+from app.runtime import get_settings
 
 _live = {True: 0, False: 0}  # By whether the client asked for a stream.
 

@@ -12,10 +12,10 @@ import time
 from contextlib import AbstractContextManager
 from typing import Any
 
-from app import shutdown as drain
 from app.errors import ClientGone, GatewayError
 from app.services.streaming.client_connection import ClientConnection
 from app.services.streaming.relay import PRESENCE_CHECK_S
+from app.shutdown import raise_if_drained
 from app.upstream.client import total_timeout
 
 
@@ -33,7 +33,7 @@ class _Wait:
 
     def reason_to_end(self) -> GatewayError | None:
         try:
-            drain.check()
+            raise_if_drained()
         except GatewayError as error:
             return error
         if time.monotonic() >= self.deadline_s:

@@ -14,9 +14,9 @@ from urllib.parse import quote
 
 import msgspec
 
-from app.config import get_settings
 from app.errors import ClientGone, GatewayError, UpstreamError
 from app.metrics import observe_overhead
+from app.runtime import get_settings
 from app.services.endpoints.chat_assembly import CompletionCollector, process_completion
 from app.services.inference.cancellation import ends_early
 from app.services.inference.chat_request import ChatRequest, read_chat_request

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from heapq import nlargest
 from typing import NamedTuple
 
-from app.config import Settings, get_settings
+from app.config import Settings
 from app.errors import BadRequest, NotFound, Unavailable
+from app.runtime import get_settings
 from app.services import models
 from app.services.models import Listing, Model
 from app.services.models.names import is_fireworks_form

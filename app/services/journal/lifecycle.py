@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from app.config import get_settings
 from app.db.engine import READ_PATIENCE_S, get_engine
 from app.db.errors import bounded
 from app.db.ledger import select_integrity
+from app.runtime import get_settings
 from app.services.journal.recorder import Recorder
 from app.services.journal.segment_format import remove_directory
 from app.services.journal.shipper import Shipper

@@ -13,9 +13,9 @@ from typing import Any
 
 import msgspec
 
-from app.config import get_settings
 from app.errors import Unavailable
 from app.logs import log_event
+from app.runtime import get_settings
 from app.services.journal.lifecycle import start_journal
 from app.services.journal.recorder import Recorder
 

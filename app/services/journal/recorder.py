@@ -16,8 +16,8 @@ from collections import deque
 from pathlib import Path
 from typing import NamedTuple
 
-from app.config import get_settings
 from app.logs import log_event
+from app.runtime import get_settings
 from app.services.journal.segment_format import encode_counters, encode_head
 from app.services.journal.segment_writer import SegmentWriter
 

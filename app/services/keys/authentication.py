@@ -14,12 +14,13 @@ import time
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from app.config import SettingsError, get_settings
+from app.config import SettingsError
 from app.db.engine import get_engine
 from app.db.errors import DatabaseError, bounded, describe_error
 from app.db.keys import select_key_by_digest, select_live_digests
 from app.errors import AuthenticationFailed, Unavailable
 from app.logs import log_event
+from app.runtime import get_settings
 from app.services.keys.keys import PREFIX, digest_of, is_well_formed
 
 # How often the keys in memory are compared with the database, in seconds.

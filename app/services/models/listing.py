@@ -17,7 +17,7 @@ import msgspec
 
 from app.services.models.entry import Model
 from app.services.models.names import Naming, fold_version
-from app.services.models.pace import unhurried
+from app.yielding import with_pauses
 
 # The nearest names are looked for in the answer to anybody's mistake, so their time is bounded to about 5 ms: so many
 # parts of the asked name are looked for, so many models with the rarest of them weighed, and so many compared letter by
@@ -48,7 +48,7 @@ class Listing(Sequence[Model]):
         self._by_key: dict[str, tuple[Model, ...]] = {}
         self._texts: list[str] = []
         digest = hashlib.blake2b(digest_size=12)
-        for model in unhurried(self._models):
+        for model in with_pauses(self._models):
             self._add_keys(model)
             digest.update(msgspec.json.encode(model))
         self.version = digest.hexdigest()

@@ -8,7 +8,6 @@ from decimal import Decimal
 from typing import Any
 
 from app.services.models.entry import Model, Pricing
-from app.services.models.pace import unhurried
 from app.services.pricing.lookup import (
     STANDARD,
     Price,
@@ -18,6 +17,7 @@ from app.services.pricing.lookup import (
     parse_text,
     per_token,
 )
+from app.yielding import with_pauses
 
 _SKUS = {
     "LLM input tokens (uncached)": "prompt",
@@ -90,7 +90,7 @@ def get_carried_prices(models: Iterable[Model], today: datetime.date) -> PriceTa
     # A list of 22,000 models has some dozens of prices, and their objects are shared.
     known: dict[Pricing, Price | None] = {}
     prices: dict[tuple[str, str], Price] = {}
-    for model in unhurried(models):
+    for model in with_pauses(models):
         if model.pricing not in known:
             known[model.pricing] = _to_price(model.pricing, model.source_gateway, today)
         price = known[model.pricing]

@@ -17,12 +17,12 @@ from app.errors import GatewayError, Unavailable, UpstreamError
 from app.logs import log_event
 from app.services.models.entry import Model, Packer
 from app.services.models.listing import Listing
-from app.services.models.pace import unhurried
 from app.services.models.prices import get_carried_prices
 from app.services.models.sources import Source, fetch_models
 from app.services.pricing import lookup as pricing
 from app.services.providers.provider import Provider, get_client
 from app.upstream.client import UpstreamClient
+from app.yielding import with_pauses
 
 TTL_S = 1800
 
@@ -194,7 +194,7 @@ class Catalog:
         self._check_length(len(models))
         self._set_prices(client, models)
         name = self.provider.name
-        priced = [packer.priced(model, pricing.get_price(name, model.id)) for model in unhurried(models)]
+        priced = [packer.priced(model, pricing.get_price(name, model.id)) for model in with_pauses(models)]
         listing = Listing(priced, self.source.naming)
         duration_s = round(time.monotonic() - started_s, 3)
         log_event("catalog loaded", provider=name, models=len(listing), duration_s=duration_s)

@@ -25,10 +25,10 @@ from app.services.models.normalize import (
     normalize_featherless_model,
     normalize_fireworks_model,
 )
-from app.services.models.pace import unhurried
 from app.services.models.prices import normalize_fireworks_prices
 from app.services.pricing.lookup import PriceTable
 from app.upstream.client import UpstreamClient
+from app.yielding import with_pauses
 
 Page = list[Any]
 
@@ -127,7 +127,7 @@ def fetch_models(client: UpstreamClient, source: Source, packer: Packer) -> list
 
 def _add_page(models: dict[str, Model], page: Page, source: Source, packer: Packer) -> None:
     unreadable = 0
-    for raw in unhurried(page):
+    for raw in with_pauses(page):
         if not isinstance(raw, dict) or not isinstance(raw.get("id"), str) or not raw["id"]:
             unreadable += 1
         elif raw["id"] not in models:

@@ -19,7 +19,8 @@ from typing import Any
 
 import msgspec
 
-from app.config import Settings, get_settings
+from app.config import Settings
+from app.runtime import get_settings
 from app.services.pricing.price_file import read_price_file
 
 # The tier of a request that names none, or one that is billed alike.

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from app.config import Settings, get_settings
+from app.config import Settings
 from app.errors import BadRequest, ConfigurationMissing
+from app.runtime import get_settings
 from app.upstream.client import UpstreamClient
 
 # OpenAI's chat parameters that none of the four providers knows. Fireworks answers each with 400 "Extra inputs are

@@ -12,12 +12,12 @@ from typing import Any
 
 import msgspec
 
-from app import shutdown as drain
 from app.db.errors import DatabaseError, describe_error
 from app.db.tables import activity
 from app.errors import GatewayShutdown
 from app.logs import log_event
 from app.services.reports.totals import plain_usd
+from app.shutdown import raise_if_drained
 
 COLUMNS = tuple(column.name for column in activity.columns)
 
@@ -78,7 +78,7 @@ def unfinished_on_failure(pieces: Iterator[bytes]) -> Iterator[bytes]:
     try:
         for piece in pieces:
             yield piece
-            drain.check()
+            raise_if_drained()
     except (DatabaseError, GatewayShutdown) as error:
         log_event("export broken off", level="warning", reason=describe_error(error)[:300])
         raise BrokenPipeError(errno.EPIPE, "the export did not complete") from error

@@ -12,12 +12,12 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 
-from app.config import get_settings
 from app.db.engine import get_engine, reading
 from app.db.errors import bounded, describe_error
 from app.db.partitions import drop_partitions, insert_partitions_ahead, select_partition_days
 from app.db.rollups import delete_fine_rollups
 from app.logs import log_event
+from app.runtime import get_settings
 
 # Days end once a day; an hour keeps what is deleted at a time small.
 EVERY_S = 3_600.0

@@ -14,12 +14,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn, Protocol
 
-from app import shutdown as drain
 from app.config import Settings
 from app.errors import ClientGone, GatewayError, UpstreamCut, UpstreamError
 from app.logs import log_event
 from app.services.streaming.sse import EventSplitter, decode_chunk, event_data, split_events
 from app.services.streaming.stream_summary import Sightings
+from app.shutdown import raise_if_drained
 from app.upstream.client import Answer, idle_timeout, total_timeout
 
 HEARTBEAT = b": keep-alive\n\n"
@@ -206,7 +206,7 @@ class Relay:
         self._is_stuck = False
 
     def _check_time(self) -> None:
-        drain.check()
+        raise_if_drained()
         if time.monotonic() >= self._deadline_s:
             raise total_timeout(self._answer.title)
 

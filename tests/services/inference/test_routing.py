@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.config import load_settings, use_settings
+from app.config import load_settings
 from app.errors import BadRequest, ConfigurationMissing, NotFound, Unavailable
+from app.runtime import use_settings
 from app.services import models
 from app.services.inference import routing
 from app.services.inference.routing import resolve_model

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from app.config import load_settings, use_settings
+from app.config import load_settings
 from app.db.tables import OUTCOMES, activity
 from app.errors import Unavailable
+from app.runtime import use_settings
 from app.services.journal import record as subject
 from app.services.journal.record import Activity, ActivityRow, new_request_id
 from app.services.journal.recorder import Recorder

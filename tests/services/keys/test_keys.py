@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.config import load_settings, use_settings
+from app.config import load_settings
 from app.db.engine import get_engine
 from app.db.keys import select_key_by_digest
+from app.runtime import use_settings
 from app.services.keys.keys import create_key, digest_of, is_well_formed, list_keys, new_key, revoke_key
 from tests.support.gateway import base_settings
 

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
-from app.config import ROOT, load_settings, use_settings
+from app.config import ROOT, load_settings
 from app.db.engine import dispose_engine, get_engine
 from app.db.partitions import DAYS_AHEAD, PARTITION_LOCK, select_partition_days
+from app.runtime import use_settings
 from app.services.reports.records import get_usage
 from app.services.reports.retention import get_droppable_days, maintain
 from app.services.reports.stats import TIME_RANGES, get_stats

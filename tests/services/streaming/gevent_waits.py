@@ -15,11 +15,11 @@ import time  # noqa: E402
 
 import gevent  # noqa: E402
 
-from app import shutdown as drain  # noqa: E402
 from app.errors import GatewayError  # noqa: E402
 from app.services.inference import cancellation as interrupts  # noqa: E402
 from app.services.inference.cancellation import ends_early  # noqa: E402
 from app.services.streaming.client_connection import ClientConnection  # noqa: E402
+from app.shutdown import start_drain  # noqa: E402
 from tests.services.inference.chat_core import client_for  # noqa: E402
 
 
@@ -31,7 +31,7 @@ def run(case: str, base_url: str) -> str:
     if case == "client leaves":
         gevent.spawn_later(0.1, theirs.close)
     if case == "drain ends":
-        gevent.spawn_later(0.05, drain.begin, 0.05)
+        gevent.spawn_later(0.05, start_drain, 0.05)
     client = client_for(base_url)
     try:
         with ends_early(ClientConnection(ours), deadline_s, "Fireworks"):

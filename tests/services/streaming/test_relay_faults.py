@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from app import shutdown as drain
 from app.errors import ClientGone, GatewayShutdown, UpstreamCut
+from app.runtime import use_settings
+from app.shutdown import start_drain
 from tests.services.inference.chat_core import Outcome, open_relay, run_relay
 from tests.support.answers import DONE, chunk, error_event, event_bytes, sse_stream, usage_chunk, whole_stream
 from tests.support.scripted_upstream import ScriptedUpstream
@@ -153,16 +154,13 @@ def test_a_provider_that_goes_on_after_done_does_not_hold_the_end_up(upstream: S
     upstream.wait_for(lambda seen: seen.gone_at is not None)
 
 
-def test_a_drain_that_is_over_ends_a_stream_with_its_own_error(
-    upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(drain, "_deadline_s", None)
+def test_a_drain_that_is_over_ends_a_stream_with_its_own_error(upstream: ScriptedUpstream) -> None:
     with open_relay(upstream, sse_stream([chunk("hi"), hang()])) as (relay, outcome, _):
         outcome.blocks.append(next(relay))
-        drain.begin(60.0)
-        monkeypatch.setattr(drain, "_deadline_s", 0.0)
+        start_drain(0.0)
         outcome.blocks.append(next(relay))
         with pytest.raises(BrokenPipeError):
             next(relay)
+    use_settings(None)  # The process of the tests does not stop.
     assert last_error(outcome)["type"] == "gateway_shutdown"
     assert isinstance(outcome.error, GatewayShutdown)
