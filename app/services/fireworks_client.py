@@ -24,7 +24,7 @@ from app.services.inference.parameters import stream_options_for
 from app.services.providers.provider import FIREWORKS, get_client
 from app.services.streaming.client_connection import ClientConnection
 from app.services.streaming.relay import Relay
-from app.upstream.client import UpstreamClient
+from app.upstream import UpstreamClient
 
 
 class ChatObject(dict[str, Any]):
@@ -70,7 +70,7 @@ def make_fireworks_request_openai(messages: list[dict[str, Any]], model: str, **
     """
     settings = get_settings()
     body = {**params, "model": model, "messages": messages, "stream": False}
-    answer = get_fireworks_client().post_chat(msgspec.json.encode(body), stream=False)
+    answer = get_fireworks_client().post("/chat/completions", msgspec.json.encode(body), stream=False)
     deadline_s = time.monotonic() + settings.upstream_total_timeout_s
     completion = answer.read_json(idle_timeout_s=settings.upstream_idle_timeout_s, deadline_s=deadline_s)
     if not isinstance(completion, dict):
@@ -93,7 +93,7 @@ def make_fireworks_request_openai_stream(messages: list[dict[str, Any]], model: 
     body = {**params, "model": model, "messages": messages, "stream": True}
     show_usage = bool((params.get("stream_options") or {}).get("include_usage"))
     body["stream_options"] = stream_options_for(body)
-    answer = get_fireworks_client().post_chat(msgspec.json.encode(body), stream=True)
+    answer = get_fireworks_client().post("/chat/completions", msgspec.json.encode(body), stream=True)
     relay = Relay(
         answer,
         client=ClientConnection(None),

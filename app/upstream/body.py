@@ -1,154 +1,139 @@
-"""Reads the body of a provider's answer off its socket, as the bytes arrive and with a limit on each wait.
+"""The body of a response, received from its socket as the bytes arrive and with a limit on each wait.
 
-The readers of urllib3 and http.client cannot be asked twice: after one timeout Python's socket file refuses further
-reads, and a timeout in the middle of a chunk header loses bytes. A stream must survive many timeouts, one for each
-look at whether its client is still there.
+The readers of urllib3 and http.client cannot be used for this: after one timeout Python's socket file refuses further
+reads, and a timeout in the middle of a chunk header loses bytes. A stream needs many timeouts, one for each check
+whether the client is still connected.
 """
 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from typing import Any
 
-from urllib3.response import HTTPResponse
-
 from app.errors import UpstreamCut
-from app.upstream.connection_pool import Reply
-from app.upstream.http1 import RECEIVE_BYTES, Head
-from app.upstream.socket_reader import Reader, Take, make_reader
-from app.upstream.transfer_coding import framing_of
+from app.upstream.connection_pool import PooledResponse
+from app.upstream.socket_reader import SocketReader, ignore_data, make_reader
+from app.upstream.transfer_coding import make_decoder
+
+# A callback that gets the next piece of a body, and returns whether it wants more. It must not wait for anything.
+OnPayload = Callable[[bytes], bool]
 
 
 class Body:
-    """The body of one answer: `receive` it piece by piece, then `close` it.
+    """The body of one response: receive it, then close it.
 
-    Closing gives the connection back to the pool when the body was read to its end, and ends it otherwise, which
-    is what tells a provider to stop generating.
+    Closing a complete body gives the connection back to the pool. Closing an incomplete one closes the connection,
+    which tells the provider to stop generating.
 
     Args:
-        reply: the answer as `pool.py` gives it, or urllib3's, as test doubles of the transport do.
+        response: the response, of which the head has been received.
+
+    Attributes:
+        complete: whether the end of the body has been received.
     """
 
-    def __init__(self, reply: Reply | HTTPResponse) -> None:
-        self._reply = reply
-        self._reader: Reader | None = None  # Made when the head brought less than the whole body along.
-        self._take: Take = bool  # Until `pump` is called.
-        self._closed = False
-        head = (
-            reply.head if isinstance(reply, Reply) else Head(reply.status, dict(reply.headers), False, None, False, b"")
-        )
-        self._inflate = _decompressor(head.headers.get("content-encoding"))
-        self._framing = framing_of(head)
-        self._first = head.rest
-        self._keeps_alive = head.keeps_alive
-        self._error: UpstreamCut | None = None  # What is wrong behind the payload that was returned last.
-        self.complete = self._framing.done
+    def __init__(self, response: PooledResponse) -> None:
+        head = response.head
+        self._response = response
+        self._reader: SocketReader | None = None  # Made when the body did not arrive together with the head.
+        self._on_payload: OnPayload = ignore_data
+        self._is_closed = False
+        self._decompressor = _make_decompressor(head.headers.get("content-encoding"))
+        self._decoder = make_decoder(head)
+        self._start = head.body_start
+        self.complete = self._decoder.complete
 
     def receive(self, timeout_s: float) -> bytes:
-        """Returns the next bytes of the body as soon as any are there; `b""` once it is complete.
+        """Returns the next piece of the body as soon as there is one; `b""` once the body is complete.
 
         Args:
             timeout_s: how long to wait, in seconds.
 
         Raises:
-            TimeoutError: nothing arrived in time; it may be asked again.
-            UpstreamCut: the connection ended or broke before the body was complete, or its coding is broken.
+            TimeoutError: nothing arrived in time. The next call goes on where this one stopped.
+            UpstreamCut: the connection ended or broke before the body was complete, or the body is not valid.
         """
         pieces: list[bytes] = []
 
-        def take(payload: bytes) -> bool:
+        def on_payload(payload: bytes) -> bool:
             pieces.append(payload)
             return False
 
-        self.pump(timeout_s, take)
+        self.receive_each(timeout_s, on_payload)
         return pieces[0] if pieces else b""
 
-    def pump(self, timeout_s: float, take: Take) -> None:
-        """Hands the body to `take`, piece by piece as it arrives, until that wants no more or the body is complete.
+    def receive_each(self, timeout_s: float, on_payload: OnPayload) -> None:
+        """Calls `on_payload` with each piece as it arrives, until it wants no more or the body is complete.
 
         Args:
-            timeout_s: after which time to return in any case, in seconds.
-            take: gets each piece, never an empty one, and returns whether it wants the next. It must not wait.
+            timeout_s: when to stop in any case, in seconds from now.
+            on_payload: gets each piece, which is never empty.
 
         Raises:
-            TimeoutError: `take` still wants more after that time, however much has arrived; it may be called again.
+            TimeoutError: the time is over and `on_payload` still wants more, even if data has arrived. The next call
+                goes on where this one stopped.
             UpstreamCut: as for `receive`.
-            Exception: whatever `take` raised.
+            Exception: whatever `on_payload` raised.
         """
-        self._take = take
-        if self._error is not None:
-            raise self._error
-        if self._first:
-            data, self._first = self._first, b""
-            if not self._offer(data):
+        self._on_payload = on_payload
+        if self._decoder.error is not None:
+            raise self._decoder.error
+        if self._start:
+            data, self._start = self._start, b""
+            if not self._on_data(data):
                 return
-        while not self.complete and self._read(timeout_s):
-            pass
+        if not self.complete:
+            self._receive_from_socket(timeout_s)
 
-    def _read(self, timeout_s: float) -> bool:
-        """Reads until `take` wants no more; returns whether to go on."""
+    def _receive_from_socket(self, timeout_s: float) -> None:
+        if self._reader is None:
+            self._reader = make_reader(self._response.connection.sock)
         try:
-            if not isinstance(self._reply, Reply):
-                return self._offer(self._reply.read1(RECEIVE_BYTES, decode_content=False))
-            if self._reader is None:
-                self._reader = make_reader(self._reply.connection.sock)
-            self._reader.pump(timeout_s, self._offer)
-            return False
+            self._reader.receive_each(timeout_s, self._on_data)
         except TimeoutError:
             raise
         except OSError as error:
-            message = "The connection to the provider broke before its answer was complete. Retry."
+            message = "The connection to the provider broke before the response was complete. Retry."
             raise UpstreamCut(message) from error
 
-    def _offer(self, data: bytes) -> bool:
-        """Takes raw bytes in, and returns whether to go on."""
-        if not data and not self._framing.end():
-            raise UpstreamCut("The provider closed the connection before its answer was complete. Retry.")
-        try:
-            payload = self._framing.feed(data)
-        except UpstreamCut as error:
-            payload = self._salvaged(error)
-        self.complete = self._framing.done
-        if self._inflate is not None:
-            payload = self._inflated(payload)
-        if payload and not self._take(payload):
+    def _on_data(self, data: bytes) -> bool:
+        """Decodes raw bytes and passes the payload on; returns whether more is wanted."""
+        if not data and not self._decoder.finish():
+            raise UpstreamCut("The provider closed the connection before the response was complete. Retry.")
+        payload = self._decoder.decode(data)
+        self.complete = self._decoder.complete
+        if self._decompressor is not None:
+            payload = self._decompress(payload)
+        if payload and not self._on_payload(payload):
             return False
-        if self._error is not None:
-            raise self._error
+        # An error in the coding comes after the payload before it: those events count, and the client gets them.
+        if self._decoder.error is not None:
+            raise self._decoder.error
         return not self.complete
 
-    def _salvaged(self, error: UpstreamCut) -> bytes:
-        """Returns what stood before `error`: events that came in one packet with it are told and counted first."""
-        if not self._framing.salvaged:
-            raise error
-        self._error = error
-        return self._framing.salvaged
-
-    def _inflated(self, payload: bytes) -> bytes:
+    def _decompress(self, payload: bytes) -> bytes:
         try:
-            inflated: bytes = self._inflate.decompress(payload)
-            return inflated
+            decompressed: bytes = self._decompressor.decompress(payload)
+            return decompressed
         except zlib.error as error:
-            raise UpstreamCut("The provider's answer is not valid in the coding that it names.") from error
+            message = "The provider's response is not valid in the content encoding that it declares."
+            raise UpstreamCut(message) from error
 
     def close(self) -> None:
-        """Ends the use of the connection; may be called more than once."""
-        closed, self._closed = self._closed, True
-        if closed:
+        """Stops reading and gives up the connection; may be called more than once."""
+        if self._is_closed:
             return
-        self._take = bool  # Whose it was may hold this body.
+        self._is_closed = True
+        self._on_payload = ignore_data  # The callback may hold this body: no reference cycle stays behind.
         if self._reader is not None:
             self._reader.close()
-        if not isinstance(self._reply, Reply):
-            self._reply.close()
-            return
-        if not (self.complete and self._keeps_alive) or self._framing.surplus:
-            self._reply.connection.close()
-        self._reply.release()
+        keeps_alive = self._response.head.keeps_alive
+        self._response.release(reusable=self.complete and keeps_alive and not self._decoder.has_excess)
 
 
-def _decompressor(coding: str | None) -> Any:
-    """Returns a decompressor, or None for a plain body; we ask for identity, but some proxies compress anyway."""
+def _make_decompressor(coding: str | None) -> Any:
+    """Returns a decompressor, or None for a plain body. We request no compression, but some proxies compress anyway."""
     if not coding or coding.lower() == "identity":
         return None
     if coding.lower() in {"gzip", "x-gzip", "deflate"}:
@@ -158,10 +143,10 @@ def _decompressor(coding: str | None) -> Any:
 
 
 class _UnknownCoding:
-    """Refuses a body when it is read and not before: the connection must be closed, and the status may say enough."""
+    """Raises when the body is received, not earlier: of an error response the status may be all that is needed."""
 
     def __init__(self, coding: str) -> None:
         self._coding = coding
 
     def decompress(self, payload: bytes) -> bytes:
-        raise UpstreamCut(f"The provider's answer is compressed as {self._coding[:20]!r}, which was not asked for.")
+        raise UpstreamCut(f"The provider's response is compressed as {self._coding[:20]!r}, which was not requested.")

@@ -1,4 +1,4 @@
-"""The connections to a provider: one TLS context for all of them, and none kept idle until the provider drops it."""
+"""The pool of connections to a provider. It shares one TLS context, and closes idle connections before the provider."""
 
 from __future__ import annotations
 
@@ -12,26 +12,31 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from ssl import CertificateError, SSLError
 from typing import Any
+from urllib.parse import urlsplit
 
 import certifi
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, ProtocolError, ReadTimeoutError
 from urllib3.exceptions import SSLError as TLSError
 
-from app.upstream.http1 import Head, NoAnswer, receive_head, send_request
+from app.upstream.http1 import NoResponse, ResponseHead, receive_head, send_request
 
 # Edges in front of providers close idle connections after a minute or more (Cloudflare: 100 s and up, Envoy: one
-# hour, nginx: 75 s by default, Node: 5 s). A request sent into a closing connection fails after it may have been
-# read, so we leave first. Those that close earlier are met by one retry of a reused connection.
+# hour, nginx: 75 s by default, Node: 5 s). A request that is sent while the provider closes the connection fails, and
+# may have been read; so the gateway closes first. A provider that closes earlier is met by one retry of a request on
+# a reused connection.
 MAX_IDLE_S = 30.0
+
+# New connections are opened as requests need them; this only bounds how many are kept for later requests.
+_MAX_KEPT_CONNECTIONS = 1_000
 
 
 @cache
-def tls_context() -> ssl.SSLContext:
-    """Returns the process's one TLS context: the system's authorities (or SSL_CERT_FILE's) and certifi's.
+def get_tls_context() -> ssl.SSLContext:
+    """Returns the TLS context of the process: it trusts the system's authorities (or SSL_CERT_FILE's) and certifi's.
 
-    Left to itself urllib3 builds a context for each new connection; a thousand streams over TLS then cost 690 MB
-    instead of 96 MB, measured.
+    By default urllib3 builds a context for each new connection; 1,000 streams over TLS then cost 690 MB instead of
+    96 MB, measured.
     """
     context = ssl.create_default_context()
     context.load_verify_locations(certifi.where())
@@ -39,87 +44,98 @@ def tls_context() -> ssl.SSLContext:
 
 
 @dataclass(slots=True)
-class Reply:
-    """An answer whose head has been read; requests' and urllib3's own classes for one bring a cookie jar and locks.
+class PooledResponse:
+    """A response whose head has been received; the classes of requests and urllib3 bring a cookie jar and locks.
 
     Attributes:
         head: its head.
-        connection: urllib3's connection, on which the body comes.
-        pool: where the connection belongs.
+        connection: urllib3's connection, on which the body arrives.
+        pool: the pool that the connection belongs to.
     """
 
-    head: Head
+    head: ResponseHead
     connection: Any
     pool: HttpPool
 
-    def release(self) -> None:
-        """Gives the connection back."""
+    def release(self, *, reusable: bool) -> None:
+        """Gives the connection back to the pool, closed unless it is `reusable`."""
+        if not reusable:
+            self.connection.close()
         self.pool._put_conn(self.connection)
 
 
-class HttpPool(HTTPConnectionPool):
-    """urllib3's pool with an exchange of its own: no http.client, no redirects, no retries.
+class ReusedConnectionBroken(ProtocolError):
+    """A connection that had served a request before broke before the first byte of the response."""
 
-    Connections that were idle for too long, or that the provider closed meanwhile, are not used.
+
+class HttpPool(HTTPConnectionPool):
+    """urllib3's pool with an HTTP/1.1 of its own: no http.client, no redirects, no retries.
+
+    Connections that were idle for too long, or that the provider has closed meanwhile, are not used again.
     """
 
     def urlopen(  # type: ignore[no-untyped-def, override]
         self, method, url, body=None, headers=None, timeout=None, **_others
-    ) -> Reply:
-        """Sends one request and returns its answer once the head is there; what it takes is what requests gives.
+    ) -> PooledResponse:
+        """Sends one request and returns the response once its head is there. The parameters are those of urllib3.
 
         Raises:
-            NewConnectionError, ConnectTimeoutError: there was no connection.
-            ReadTimeoutError: the head did not come in time.
-            ProtocolError: the connection broke, or what came is not HTTP; `was_reused` tells of which connection.
+            NewConnectionError, ConnectTimeoutError: no connection could be made.
+            SSLError: the TLS handshake failed.
+            ReadTimeoutError: the head did not arrive in time.
+            ReusedConnectionBroken: the provider closed a kept connection at the same time.
+            ProtocolError: the connection broke, or the response is not HTTP.
         """
         connection = self._get_conn()
-        reused = connection.sock is not None
+        was_open = connection.sock is not None
         try:
-            if not reused:
+            if not was_open:
                 self._connect(connection, timeout.connect_timeout)
-            head = self._exchange(connection, method, url, headers, body, timeout.read_timeout)
+            head = self._send_and_receive_head(connection, method, url, headers, body, timeout.read_timeout)
         except BaseException as error:
             connection.close()
             self._put_conn(connection)
-            translated = self._translated(error, url, reused)
+            translated = self._translate_error(error, url, was_open)
             if translated is error:
                 raise
             raise translated from error
-        return Reply(head, connection, self)
+        return PooledResponse(head, connection, self)
 
     def _connect(self, connection: Any, timeout_s: float) -> None:
         connection.timeout = timeout_s
         try:
             connection.connect()
-        except TimeoutError as error:  # In the TLS handshake; urllib3 translates those before it.
+        except TimeoutError as error:  # In the TLS handshake; urllib3 translates earlier ones.
             raise ConnectTimeoutError(connection, "The TLS handshake took too long.") from error
 
-    def _exchange(self, connection: Any, method: str, url: str, headers: Any, body: Any, timeout_s: float) -> Head:
-        # Writing may block while the provider reads slowly; it gets as long as the answer's head does.
+    def _send_and_receive_head(
+        self, connection: Any, method: str, url: str, headers: Any, body: Any, timeout_s: float
+    ) -> ResponseHead:
+        # Writing may block while the provider reads slowly; the limit is the same as for the head of the response.
         connection.sock.settimeout(timeout_s)
-        # A provider that refuses a large body answers and closes before it has read all of it; the answer counts.
+        # A provider that refuses a large body responds and closes before it has read all of it; the response counts.
         with suppress(BrokenPipeError, ConnectionResetError):
             send_request(connection.sock, method, url, {"Host": self._host_header, **headers}, body)
         return receive_head(connection.sock, timeout_s)
 
-    def _translated(self, error: BaseException, url: str, reused: bool) -> BaseException:
+    def _translate_error(self, error: BaseException, url: str, was_open: bool) -> BaseException:
+        """Returns the error of urllib3 that requests expects for `error`, or `error` itself."""
         if isinstance(error, TimeoutError):
             return ReadTimeoutError(self, url, "Read timed out.")
-        if isinstance(error, SSLError | CertificateError) and not reused:
-            return TLSError(error)  # Of the handshake; later it is a broken connection like any other.
+        if isinstance(error, SSLError | CertificateError) and not was_open:
+            return TLSError(error)  # In the handshake. Later it is a broken connection like any other.
+        # After the first byte of a response the request has been read, and may have to be paid for.
+        if was_open and isinstance(error, OSError | NoResponse):
+            return ReusedConnectionBroken("The connection broke before the response.", error)
         if isinstance(error, OSError | ProtocolError):
-            broken = ProtocolError("The connection broke before the answer.", error)
-            # Once a byte of the answer has come, the request was read and may be paid for.
-            broken.on_reused_connection = reused and isinstance(error, OSError | NoAnswer)  # type: ignore[attr-defined]
-            return broken
+            return ProtocolError("The connection broke before the response.", error)
         return error
 
     @cached_property
     def _host_header(self) -> str:
-        default = {"http": 80, "https": 443}[self.scheme]
+        default_port = {"http": 80, "https": 443}[self.scheme]
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port in {None, default} else f"{host}:{self.port}"
+        return host if self.port in {None, default_port} else f"{host}:{self.port}"
 
     def _put_conn(self, conn: Any) -> None:
         conn.idle_since_s = time.monotonic()
@@ -133,38 +149,44 @@ class HttpPool(HTTPConnectionPool):
         if conn is None:
             return self._new_conn()
         if conn.sock is not None and (time.monotonic() - conn.idle_since_s > MAX_IDLE_S or _has_input(conn.sock)):
-            conn.close()  # It connects anew when it is used.
+            conn.close()  # It connects again when it is used.
         return conn
-
-
-def _has_input(connection: socket.socket) -> bool:
-    """Tells whether an idle connection has something to read, which can only be its end."""
-    poll = _poll_class()()
-    poll.register(connection.fileno(), select.POLLIN)
-    return bool(poll.poll(0))
-
-
-@cache
-def _poll_class() -> Any:
-    # gevent's poll() is made to wait and costs 50 µs; this is one system call that does not wait.
-    from gevent.monkey import get_original
-
-    return get_original("select", "poll")
 
 
 class HttpsPool(HttpPool, HTTPSConnectionPool):
     """The same over TLS."""
 
 
-POOL_CLASSES = {"http": HttpPool, "https": HttpsPool}
+def make_pool(base_url: str) -> HttpPool:
+    """Returns a pool for the host of `base_url`, which begins with http:// or https://."""
+    parts = urlsplit(base_url)
+    host = parts.hostname or ""
+    if parts.scheme == "https":
+        return HttpsPool(host, parts.port, maxsize=_MAX_KEPT_CONNECTIONS, ssl_context=get_tls_context())
+    return HttpPool(host, parts.port, maxsize=_MAX_KEPT_CONNECTIONS)
 
 
-def was_reused(error: BaseException) -> bool:
-    """Tells whether `error`, or one that it wraps, broke a connection that had served a request before."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if getattr(seen, "on_reused_connection", False):
+def broke_reused_connection(error: BaseException) -> bool:
+    """Tells whether `error` is a ReusedConnectionBroken or wraps one, as the errors of requests do."""
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, ReusedConnectionBroken):
             return True
-        wrapped = next((arg for arg in seen.args if isinstance(arg, BaseException)), None)
-        seen = wrapped or seen.__cause__ or seen.__context__
+        wrapped = next((arg for arg in inner.args if isinstance(arg, BaseException)), None)
+        inner = wrapped or inner.__cause__ or inner.__context__
     return False
+
+
+def _has_input(connection: socket.socket) -> bool:
+    """Tells whether there is something to read on an idle connection; that can only be its end."""
+    poll = _get_poll_class()()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
+
+
+@cache
+def _get_poll_class() -> Any:
+    # gevent's poll() is made for waiting and costs 50 µs; this one is a single system call that does not wait.
+    from gevent.monkey import get_original
+
+    return get_original("select", "poll")

@@ -1,9 +1,9 @@
-"""Waits for a provider's bytes, and hands on each piece the moment it is there.
+"""Readers that wait for bytes on a socket and pass each piece to a callback as soon as it has arrived.
 
-With gevent that happens in its loop, without a switch to the greenlet that waits: a stream's greenlet sleeps while its
-events pass, and wakes up when something is to be decided. Two switches and the arming of a timer for each event, 20,000
-times a second on a busy worker, took a tenth more CPU time. Where sockets are not gevent's (scripts, unit tests) the
-same is done in the thread that waits.
+Under gevent the callback runs in the event loop, without a switch to the greenlet that waits: the greenlet of a stream
+sleeps while events pass through, and wakes up when there is something to decide. Two switches and a new timer for each
+event, at 20,000 events per second on a busy worker, took a tenth more CPU time. With sockets of the standard library
+(scripts, unit tests) the same happens in the waiting thread.
 """
 
 from __future__ import annotations
@@ -17,33 +17,42 @@ from typing import Any
 
 from app.upstream.http1 import RECEIVE_BYTES
 
-# Takes a piece, `b""` at the connection's end, and returns whether it wants the next one. It runs in gevent's loop, so
-# it may not wait for anything.
-Take = Callable[[bytes], bool]
+# A callback that gets the next piece, or `b""` at the end of the connection, and returns whether it wants more.
+# It runs in gevent's event loop, so it must not wait for anything.
+OnData = Callable[[bytes], bool]
 
 
-def make_reader(connection: socket.socket) -> Reader:
-    """Returns what reads `connection` from now on; close it before the connection is used in another way."""
-    from gevent import socket as green
+def make_reader(connection: socket.socket) -> SocketReader:
+    """Returns a reader for `connection`. It must be closed before the connection is used in another way."""
+    from gevent import socket as gevent_socket
 
-    if not isinstance(connection, green.socket):
-        return Reader(connection)
-    return TlsReader(connection) if isinstance(connection, ssl.SSLSocket) else GreenReader(connection)
+    if not isinstance(connection, gevent_socket.socket):
+        return SocketReader(connection)
+    return GeventTlsReader(connection) if isinstance(connection, ssl.SSLSocket) else GeventReader(connection)
 
 
-class Reader:
+def ignore_data(data: bytes) -> bool:
+    """Stands in for a callback where there is none; wants no data."""
+    return False
+
+
+class SocketReader:
     """Reads a socket of the standard library."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
 
-    def pump(self, timeout_s: float, take: Take) -> None:
-        """Hands pieces to `take` until it wants no more.
+    def receive_each(self, timeout_s: float, on_data: OnData) -> None:
+        """Calls `on_data` with each piece as it arrives, until it wants no more.
+
+        Args:
+            timeout_s: when to stop in any case, in seconds from now.
+            on_data: the callback.
 
         Raises:
-            TimeoutError: it still wants more after `timeout_s` seconds, however much has arrived.
+            TimeoutError: the time is over and `on_data` still wants more, even if data has arrived.
             OSError: the connection broke.
-            Exception: whatever `take` raised.
+            Exception: whatever `on_data` raised.
         """
         deadline_s = time.monotonic() + timeout_s
         wants_more = True
@@ -52,14 +61,14 @@ class Reader:
             if left_s <= 0:
                 raise TimeoutError
             self._connection.settimeout(left_s)
-            wants_more = take(self._connection.recv(RECEIVE_BYTES))
+            wants_more = on_data(self._connection.recv(RECEIVE_BYTES))
 
     def close(self) -> None:
-        """Lets go of the connection, which stays open."""
+        """Stops reading. The connection stays open."""
 
 
-class GreenReader(Reader):
-    """Reads a socket of gevent's."""
+class GeventReader(SocketReader):
+    """Reads a socket of gevent in its event loop."""
 
     def __init__(self, connection: socket.socket) -> None:
         from gevent import get_hub, getcurrent
@@ -68,33 +77,33 @@ class GreenReader(Reader):
         self._hub = get_hub()
         self._getcurrent = getcurrent
         self._descriptor = connection.fileno()
-        self._arrival = self._hub.loop.io(self._descriptor, 1)  # 1 is READ in gevent's loops.
+        self._watcher = self._hub.loop.io(self._descriptor, 1)  # 1 is READ in gevent's loops.
         self._timer: Any = None
         self._timer_s = 0.0
         self._greenlet: Any = None
-        # Whether the connection's end has been met behind what was read last; it will wake nobody up.
-        self._is_over = False
-        self._take: Take = bool  # Until `pump` is called.
+        # True when the end of the connection was met while reading; the watcher does not report it again.
+        self._at_end = False
+        self._on_data: OnData = ignore_data
 
-    def pump(self, timeout_s: float, take: Take) -> None:
-        if timeout_s != self._timer_s:  # The relay waits in steps of one length, so the timer is seldom made anew.
+    def receive_each(self, timeout_s: float, on_data: OnData) -> None:
+        if timeout_s != self._timer_s:  # The relay always waits equally long, so a new timer is seldom needed.
             self._set_timer(timeout_s)
-        self._take, self._greenlet = take, self._getcurrent()
-        self._arrival.start(self._on_arrival)
+        self._on_data, self._greenlet = on_data, self._getcurrent()
+        self._watcher.start(self._on_readable)
         self._timer.again(self._on_timeout)
         try:
             self._hub.switch()
         finally:
-            self._arrival.stop()
+            self._watcher.stop()
             self._timer.stop()
 
-    def _on_arrival(self) -> None:
+    def _on_readable(self) -> None:
         try:
-            wants_more = self._take(self._receive())
-            if wants_more and self._is_over:
-                wants_more = self._take(self._receive())
+            wants_more = self._on_data(self._receive())
+            if wants_more and self._at_end:
+                wants_more = self._on_data(self._receive())
         except BlockingIOError:
-            return  # The kernel may wake us for bytes that turn out to be damaged.
+            return  # The kernel may report bytes that then turn out to be damaged.
         except BaseException as error:
             self._greenlet.throw(error)
         else:
@@ -105,7 +114,7 @@ class GreenReader(Reader):
         self._greenlet.throw(TimeoutError())
 
     def _receive(self) -> bytes:
-        """Returns what is there; raises BlockingIOError where nothing is."""
+        """Returns the bytes that are there; raises BlockingIOError if there are none."""
         return os.read(self._descriptor, RECEIVE_BYTES)
 
     def _set_timer(self, timeout_s: float) -> None:
@@ -114,29 +123,29 @@ class GreenReader(Reader):
         self._timer, self._timer_s = self._hub.loop.timer(0.0, timeout_s), timeout_s
 
     def close(self) -> None:
-        self._arrival.close()
+        self._watcher.close()
         if self._timer is not None:
             self._timer.close()
-        # What takes the pieces holds the body, which holds this: a cycle that only the collector would find.
-        self._take, self._greenlet = bool, None
+        # Breaks a reference cycle (callback, body, reader) that only the garbage collector would find.
+        self._on_data, self._greenlet = ignore_data, None
 
 
-class TlsReader(GreenReader):
-    """The same over TLS, which gives one record at a time: what is there already is taken together."""
+class GeventTlsReader(GeventReader):
+    """The same over TLS. OpenSSL returns one record at a time; all records that have arrived are read together."""
 
     def __init__(self, connection: ssl.SSLSocket) -> None:
         super().__init__(connection)
         connection.settimeout(0)
         self._read = connection.read
 
-    def pump(self, timeout_s: float, take: Take) -> None:
-        # Records that OpenSSL has read already will not wake anybody up.
+    def receive_each(self, timeout_s: float, on_data: OnData) -> None:
+        # The watcher does not report records that OpenSSL has already read from the socket.
         try:
-            if not take(self._receive()):
+            if not on_data(self._receive()):
                 return
         except BlockingIOError:
             pass
-        super().pump(timeout_s, take)
+        super().receive_each(timeout_s, on_data)
 
     def _receive(self) -> bytes:
         pieces: list[bytes] = []
@@ -149,12 +158,12 @@ class TlsReader(GreenReader):
                     break
                 raise BlockingIOError from None
             except OSError:
-                self._is_over = True
+                self._at_end = True
                 if pieces:
-                    break  # The next read meets it again.
+                    break  # The next read raises the error again.
                 raise
             if not piece:
-                self._is_over = True
+                self._at_end = True
                 break
             pieces.append(piece)
             size += len(piece)

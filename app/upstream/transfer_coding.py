@@ -1,4 +1,4 @@
-"""Where the body of an HTTP/1.1 message ends, told from its bytes in whatever pieces they come (RFC 9112 section 6)."""
+"""Decoders that find the payload and the end of an HTTP/1.1 body (RFC 9112 section 6) in pieces cut at any byte."""
 
 from __future__ import annotations
 
@@ -6,147 +6,151 @@ import re
 from typing import Protocol
 
 from app.errors import UpstreamCut
-from app.upstream.http1 import Head
+from app.upstream.http1 import ResponseHead
 
-# Chunk headers are a few hexadecimal digits. Extensions are legal, but nobody sends kilobytes of them.
+# Chunk headers are a few hexadecimal digits. Extensions are legal, but no provider sends kilobytes of them.
 _MAX_CHUNK_HEADER_BYTES = 1_024
 
 _HEX_DIGITS = re.compile(rb"[0-9A-Fa-f]{1,16}")
 _WHOLE_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
 
 
-class Framing(Protocol):
-    """Takes raw bytes of a message body and returns its payload; `done` once the message has ended.
+class BodyDecoder(Protocol):
+    """Decodes the body of one response.
 
-    `surplus` tells that bytes came behind the end, which leaves the connection good for nothing. When `feed` raises,
-    `salvaged` is the payload in those bytes that stood before what is wrong.
+    Attributes:
+        complete: whether the body has ended.
+        has_excess: whether bytes followed the end. The connection cannot be used again then.
+        error: set when invalid bytes were met. What `decode` returned before and with them is valid.
     """
 
-    done: bool
-    surplus: bool
-    salvaged: bytes
+    complete: bool
+    has_excess: bool
+    error: UpstreamCut | None
 
-    def feed(self, data: bytes) -> bytes: ...
+    def decode(self, data: bytes) -> bytes:
+        """Returns the payload in the next raw bytes."""
+        ...
 
-    def end(self) -> bool:
-        """Tells whether the connection's end is a proper end of the message."""
+    def finish(self) -> bool:
+        """Notes that the connection has ended; returns whether the body is complete."""
         ...
 
 
-class ChunkedFraming:
-    """Decodes the chunked transfer coding (RFC 9112 section 7.1) from pieces cut at any byte."""
+class ChunkedDecoder:
+    """Decodes a body in the chunked transfer coding (RFC 9112 section 7.1)."""
 
     def __init__(self) -> None:
-        self.done = False
-        self.surplus = False
-        self.salvaged = b""
-        self._held = b""  # An incomplete chunk header or line end.
-        self._left = 0  # Payload bytes still to come of the current chunk.
-        self._in_chunk = False  # True until the line end behind the payload has been seen.
+        self.complete = False
+        self.has_excess = False
+        self.error: UpstreamCut | None = None
+        self._partial_line = b""  # The beginning of a chunk header, trailer or line end.
+        self._chunk_bytes_left = 0
+        self._in_chunk = False  # True until the line end after the chunk's payload.
         self._in_trailer = False
 
-    def feed(self, data: bytes) -> bytes:
-        """Returns the payload in `data`; raises UpstreamCut where it is not chunked coding."""
-        if self._held:
-            data, self._held = self._held + data, b""
-        elif not (self._left or self._in_chunk or self._in_trailer):
+    def decode(self, data: bytes) -> bytes:
+        if self._partial_line:
+            data, self._partial_line = self._partial_line + data, b""
+        elif not (self._chunk_bytes_left or self._in_chunk or self._in_trailer):
             whole = _WHOLE_CHUNK.match(data)
             if whole is not None and int(whole[1], 16) == len(data) - whole.end() - 2 > 0 and data.endswith(b"\r\n"):
-                return data[whole.end() : -2]  # Nearly always: one event, one chunk, one packet.
+                return data[whole.end() : -2]  # The usual case: one event in one chunk in one packet.
         payload: list[bytes] = []
         try:
-            self._decode(data, payload)
-        except UpstreamCut:
-            self.salvaged = b"".join(payload)
-            raise
+            self._decode_chunks(data, payload)
+        except UpstreamCut as error:
+            self.error = error
         return payload[0] if len(payload) == 1 else b"".join(payload)
 
-    def _decode(self, data: bytes, payload: list[bytes]) -> None:
+    def _decode_chunks(self, data: bytes, payload: list[bytes]) -> None:
+        """Appends the payload in `data` to `payload`; raises UpstreamCut at the first invalid line."""
         position, size = 0, len(data)
-        while position < size and not self.done:
-            if self._left:
-                piece = data[position : position + self._left]
+        while position < size and not self.complete:
+            if self._chunk_bytes_left:
+                piece = data[position : position + self._chunk_bytes_left]
                 payload.append(piece)
                 position += len(piece)
-                self._left -= len(piece)
+                self._chunk_bytes_left -= len(piece)
                 continue
             line_end = data.find(b"\n", position)
             if line_end < 0:
-                self._hold(data[position:])
+                self._keep_partial_line(data[position:])
                 break
-            self._take_line(data[position:line_end].rstrip(b"\r"))
+            self._parse_line(data[position:line_end].rstrip(b"\r"))
             position = line_end + 1
-        self.surplus = position < size
+        self.has_excess = position < size
 
-    def _hold(self, rest: bytes) -> None:
-        if len(rest) > _MAX_CHUNK_HEADER_BYTES:
-            raise UpstreamCut("The provider's answer is not valid chunked coding.")
-        self._held = rest
+    def _keep_partial_line(self, line: bytes) -> None:
+        if len(line) > _MAX_CHUNK_HEADER_BYTES:
+            raise _make_coding_error()
+        self._partial_line = line
 
-    def _take_line(self, line: bytes) -> None:
+    def _parse_line(self, line: bytes) -> None:
         if self._in_trailer:
-            self.done = not line
+            self.complete = not line
         elif self._in_chunk:
             if line:
-                raise UpstreamCut("The provider's answer is not valid chunked coding.")
+                raise _make_coding_error()
             self._in_chunk = False
         else:
-            self._left = self._chunk_size(line)
-            self._in_chunk = self._left > 0
-            self._in_trailer = self._left == 0
+            self._chunk_bytes_left = _parse_chunk_size(line)
+            self._in_chunk = self._chunk_bytes_left > 0
+            self._in_trailer = self._chunk_bytes_left == 0
 
-    def _chunk_size(self, line: bytes) -> int:
-        digits = line.partition(b";")[0].strip()
-        try:
-            # int() alone would take signs, underscores and "0x".
-            if not _HEX_DIGITS.fullmatch(digits):
-                raise ValueError
-            return int(digits, 16)
-        except ValueError:
-            raise UpstreamCut("The provider's answer is not valid chunked coding.") from None
-
-    def end(self) -> bool:
-        return self.done
+    def finish(self) -> bool:
+        return self.complete
 
 
-class LengthFraming:
-    """A body of a length that the head announced."""
+def _parse_chunk_size(line: bytes) -> int:
+    digits = line.partition(b";")[0].strip()
+    if not _HEX_DIGITS.fullmatch(digits):  # int() alone would also accept signs, underscores and "0x".
+        raise _make_coding_error()
+    return int(digits, 16)
 
-    salvaged = b""
+
+def _make_coding_error() -> UpstreamCut:
+    return UpstreamCut("The provider's response is not valid chunked transfer coding.")
+
+
+class LengthDecoder:
+    """Decodes a body whose length is given in the head."""
+
+    error: UpstreamCut | None = None
 
     def __init__(self, length: int) -> None:
-        self.surplus = False
-        self._left = length
-        self.done = length == 0
+        self.complete = length == 0
+        self.has_excess = False
+        self._bytes_left = length
 
-    def feed(self, data: bytes) -> bytes:
-        payload = data[: self._left]
-        self._left -= len(payload)
-        self.done = self._left == 0
-        self.surplus = len(payload) < len(data)
+    def decode(self, data: bytes) -> bytes:
+        payload = data[: self._bytes_left]
+        self._bytes_left -= len(payload)
+        self.complete = self._bytes_left == 0
+        self.has_excess = len(payload) < len(data)
         return payload
 
-    def end(self) -> bool:
-        return self.done
+    def finish(self) -> bool:
+        return self.complete
 
 
-class CloseFraming:
-    """A body that lasts until the connection closes, as with HTTP/1.0."""
+class CloseDecoder:
+    """Decodes a body that ends with the connection, as in HTTP/1.0."""
 
-    done = False
-    surplus = False
-    salvaged = b""
+    complete = False
+    has_excess = False
+    error: UpstreamCut | None = None
 
-    def feed(self, data: bytes) -> bytes:
+    def decode(self, data: bytes) -> bytes:
         return data
 
-    def end(self) -> bool:
-        self.done = True
+    def finish(self) -> bool:
+        self.complete = True
         return True
 
 
-def framing_of(head: Head) -> Framing:
-    """Returns the framing that the head of an answer announces."""
-    if head.chunked:
-        return ChunkedFraming()
-    return CloseFraming() if head.length is None else LengthFraming(head.length)
+def make_decoder(head: ResponseHead) -> BodyDecoder:
+    """Returns a decoder for the body that the head of a response announces."""
+    if head.is_chunked:
+        return ChunkedDecoder()
+    return CloseDecoder() if head.content_length is None else LengthDecoder(head.content_length)

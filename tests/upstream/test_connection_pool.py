@@ -1,4 +1,4 @@
-"""Connections: kept while good, left before the provider leaves them, and over TLS only with who it should be."""
+"""Connections: kept while they are good, closed before the provider closes them, and verified over TLS."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from app.errors import UpstreamRefused, UpstreamUnreachable
+from app.upstream import UpstreamClient
 from app.upstream import connection_pool as pool
-from app.upstream.client import UpstreamClient
-from app.upstream.connection_pool import tls_context, was_reused
+from app.upstream.connection_pool import broke_reused_connection, get_tls_context
 from tests.services.inference.chat_core import client_for
 from tests.support.answers import json_answer
 from tests.support.scripted_upstream import ScriptedUpstream
@@ -27,7 +27,7 @@ def upstream() -> Iterator[ScriptedUpstream]:
 
 
 def ask(client: UpstreamClient) -> bytes:
-    return client.post_chat(b"{}", stream=False).read(idle_timeout_s=10, deadline_s=1e12)
+    return client.post("/chat/completions", b"{}", stream=False).read(idle_timeout_s=10, deadline_s=1e12)
 
 
 def test_one_connection_serves_request_after_request(upstream: ScriptedUpstream) -> None:
@@ -39,9 +39,9 @@ def test_one_connection_serves_request_after_request(upstream: ScriptedUpstream)
 
 def test_requests_side_by_side_have_a_connection_each_and_all_are_kept(upstream: ScriptedUpstream) -> None:
     client = client_for(upstream.base_url)
-    answers = [client.post_chat(b"{}", stream=False) for _ in range(20)]
-    for answer in answers:
-        answer.read(idle_timeout_s=10, deadline_s=1e12)
+    received = [client.post("/chat/completions", b"{}", stream=False) for _ in range(20)]
+    for response in received:
+        response.read(idle_timeout_s=10, deadline_s=1e12)
     assert upstream.connections == 20
     for _ in range(20):
         ask(client)
@@ -63,7 +63,7 @@ def test_a_connection_that_was_idle_for_long_is_not_used(
     ("end", "left_open"),
     [(close(), 0), (reset(), 0), (send(b"HTTP/1.1 408 Request Timeout\r\n\r\n"), 1)],
 )
-def test_a_connection_that_the_provider_left_meanwhile_is_not_used(
+def test_a_connection_that_the_provider_closed_meanwhile_is_not_used(
     upstream: ScriptedUpstream, end: Step, left_open: int
 ) -> None:
     client = client_for(upstream.base_url)
@@ -71,7 +71,7 @@ def test_a_connection_that_the_provider_left_meanwhile_is_not_used(
     ask(client)
     upstream.wait_for(lambda seen: seen.finished)
     wait_until(lambda: upstream.live_connections() == left_open)
-    client.post_chat(b"{}", stream=False).body.close()
+    client.post("/chat/completions", b"{}", stream=False).body.close()
     assert not upstream.requests[1].reused
 
 
@@ -86,10 +86,10 @@ def test_a_kept_connection_that_breaks_under_a_request_is_told_apart_from_a_fres
         with pytest.raises(UpstreamUnreachable) as caught:
             ask(client)
         assert upstream.requests[-1].reused is reused
-        assert was_reused(caught.value) is reused and caught.value.is_retryable is reused
+        assert broke_reused_connection(caught.value) is reused and caught.value.is_retryable is reused
 
 
-def test_a_kept_connection_that_breaks_inside_an_answer_is_not_asked_again(upstream: ScriptedUpstream) -> None:
+def test_a_kept_connection_that_breaks_inside_a_response_is_not_retryable(upstream: ScriptedUpstream) -> None:
     client = client_for(upstream.base_url)
     upstream.enqueue(json_answer({}), [send(b"HTTP/1.1 200 OK\r\n"), close()])
     ask(client)
@@ -98,11 +98,11 @@ def test_a_kept_connection_that_breaks_inside_an_answer_is_not_asked_again(upstr
     assert upstream.requests[1].reused and not caught.value.is_retryable
 
 
-def test_an_answer_that_comes_before_the_request_was_read_counts(upstream: ScriptedUpstream) -> None:
+def test_a_response_that_comes_before_the_request_was_read_counts(upstream: ScriptedUpstream) -> None:
     upstream.on_accept = [*json_answer({"error": "too large"}, 413, {"connection": "close"}), close()]
     client = client_for(upstream.base_url)
     with pytest.raises(UpstreamRefused) as caught:
-        client.post_chat(b"x" * 3_000_000, stream=False)
+        client.post("/chat/completions", b"x" * 3_000_000, stream=False)
     assert caught.value.status == 413
 
 
@@ -117,9 +117,9 @@ def test_the_host_header_names_host_and_port(upstream: ScriptedUpstream, address
 def trusted(certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, Path]]:
     """The certificate, as an authority of this process for the time of one test."""
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
-    tls_context.cache_clear()
+    get_tls_context.cache_clear()
     yield certificate
-    tls_context.cache_clear()
+    get_tls_context.cache_clear()
 
 
 PIECES = [b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r", b"\nhel", b"lo\r\n", b"0\r\n\r\n"]
@@ -130,13 +130,13 @@ def test_tls_works_with_the_authority_of_the_environment_and_keeps_its_connectio
         client = client_for(f"https://127.0.0.1:{port}/v1")
         assert [ask(client) for _ in range(3)] == [b"hello"] * 3
         assert counts == [3]
-        client._adapter._pool.close()
+        client.close()
 
 
 def test_many_timeouts_lose_nothing_over_tls(trusted: tuple[Path, Path]) -> None:
     with tls_server(*trusted, PIECES, every_s=0.03) as (port, _):
         client = client_for(f"https://127.0.0.1:{port}/v1")
-        body = client.post_chat(b"{}", stream=True).body
+        body = client.post("/chat/completions", b"{}", stream=True).body
         received, timeouts = b"", 0
         while not body.complete:
             try:
@@ -145,11 +145,11 @@ def test_many_timeouts_lose_nothing_over_tls(trusted: tuple[Path, Path]) -> None
                 timeouts += 1
         assert received == b"hello" and timeouts >= 5
         body.close()
-        client._adapter._pool.close()
+        client.close()
 
 
 def test_an_unknown_authority_is_refused(certificate: tuple[Path, Path]) -> None:
-    tls_context.cache_clear()
+    get_tls_context.cache_clear()
     with tls_server(*certificate, PIECES) as (port, counts), pytest.raises(UpstreamUnreachable) as caught:
         ask(client_for(f"https://127.0.0.1:{port}/v1"))
     assert caught.value.code == "upstream_tls_error" and not caught.value.is_retryable
@@ -162,7 +162,7 @@ def test_a_certificate_of_another_host_is_refused(trusted: tuple[Path, Path]) ->
     assert caught.value.code == "upstream_tls_error" and sum(counts) == 0
 
 
-def test_a_provider_without_tls_is_told_as_a_tls_error(upstream: ScriptedUpstream) -> None:
+def test_a_provider_without_tls_is_a_tls_error(upstream: ScriptedUpstream) -> None:
     upstream.on_accept = [send(b"HTTP/1.1 400 Bad Request\r\n\r\n"), close()]
     with pytest.raises(UpstreamUnreachable) as caught:
         ask(client_for(f"https://127.0.0.1:{upstream.port}/v1"))
@@ -170,5 +170,5 @@ def test_a_provider_without_tls_is_told_as_a_tls_error(upstream: ScriptedUpstrea
 
 
 def test_there_is_one_context_and_it_checks_names() -> None:
-    assert tls_context() is tls_context()
-    assert tls_context().verify_mode == ssl.CERT_REQUIRED and tls_context().check_hostname
+    assert get_tls_context() is get_tls_context()
+    assert get_tls_context().verify_mode == ssl.CERT_REQUIRED and get_tls_context().check_hostname

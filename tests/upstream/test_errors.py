@@ -1,4 +1,4 @@
-"""A provider's error answer: classified by its status alone, in whichever shape it comes, and never too frank."""
+"""Error responses: classified by status alone, read in every known shape, and shown without secrets."""
 
 from __future__ import annotations
 
@@ -13,12 +13,8 @@ from hypothesis import strategies as st
 from requests.structures import CaseInsensitiveDict
 
 from app.errors import UpstreamError
-from app.upstream.errors import (
-    error_from_answer,
-    get_request_id,
-    get_retry_after_s,
-    process_error_message,
-)
+from app.upstream.error_body import parse_error_body
+from app.upstream.errors import get_retry_after_s, make_response_error
 
 SAID = "Something specific is wrong"
 HTML = b"<html><head><title>502 Bad Gateway</title></head><body>cloudflare</body></html>"
@@ -74,9 +70,17 @@ TABLE: dict[int, tuple[int, str, str | None, bool, bool | None, bool]] = {
 }
 
 
-def error_of(status: int, body: Any = None, headers: dict[str, str] | None = None) -> UpstreamError:
-    content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return error_from_answer("Fireworks", "FIREWORKS_API_KEY", status, CaseInsensitiveDict(headers or {}), content)
+def error_of(
+    status: int, body: Any = None, headers: dict[str, str] | None = None, request_id: str | None = None
+) -> UpstreamError:
+    return make_response_error(
+        "Fireworks",
+        "FIREWORKS_API_KEY",
+        status=status,
+        headers=CaseInsensitiveDict(headers or {}),
+        request_id=request_id,
+        content=body if isinstance(body, bytes) else json.dumps(body).encode(),
+    )
 
 
 @pytest.mark.parametrize("status", TABLE)
@@ -100,7 +104,7 @@ def check_message(status: int, body: Any, speaks: bool) -> None:
     error = error_of(status, body)
     assert (error.status, error.type) == TABLE[status][:2] or (status == 412 and not speaks and error.status == 503)
     assert len(error.message) > 20 and "<" not in error.message and "None" not in error.message
-    # What the caller can mend is told in the provider's words; what the operator must, in ours.
+    # Errors that the caller can correct keep the provider's message; those for the operator have the gateway's.
     if speaks and status not in {302, 401, 402, 403}:
         assert SAID in error.message
     assert set(json.loads(error.to_json())["error"]) == {"message", "type", "param", "code"}
@@ -108,13 +112,13 @@ def check_message(status: int, body: Any, speaks: bool) -> None:
 
 @pytest.mark.parametrize("shape", [name for name, (_, speaks) in SHAPES.items() if speaks])
 def test_the_message_is_found_in_every_shape(shape: str) -> None:
-    message = process_error_message(json.dumps(SHAPES[shape][0]).encode())[0]
+    message = parse_error_body(json.dumps(SHAPES[shape][0]).encode()).message
     assert message is not None and SAID in message
 
 
-def test_a_list_of_field_errors_is_told_field_by_field() -> None:
+def test_a_list_of_field_errors_is_one_message() -> None:
     rows = [{"loc": ["body", "messages", 0], "msg": "bad"}, {"loc": ["body"], "msg": "worse"}, "x", {"msg": "worst"}]
-    assert process_error_message(json.dumps({"detail": rows}).encode())[0] == "messages.0: bad; worse; worst"
+    assert parse_error_body(json.dumps({"detail": rows}).encode()).message == "messages.0: bad; worse; worst"
 
 
 def test_the_parameter_and_the_code_of_a_refusal_are_kept() -> None:
@@ -142,7 +146,7 @@ def test_the_parameter_and_the_code_of_a_refusal_are_kept() -> None:
     ],
     ids=str,
 )
-def test_odd_bodies_break_nothing(body: Any) -> None:
+def test_an_unknown_shape_still_makes_an_error(body: Any) -> None:
     error = error_of(400, body)
     assert error.status == 400 and error.message and (error.param is None or isinstance(error.param, str))
 
@@ -163,12 +167,12 @@ def test_the_name_of_a_suspended_account_is_never_shown(status: int, said: str) 
     assert "acme" not in error.to_json().decode() and "operator" in error.message
 
 
-def test_a_412_about_something_else_is_told() -> None:
+def test_a_412_about_something_else_keeps_its_message() -> None:
     error = error_of(412, {"error": {"message": "accounts/fireworks/models/x: LoRA failed to load"}})
     assert error.status == 502 and "LoRA failed to load" in error.message
 
 
-def test_a_refused_key_is_said_to_be_the_gateways() -> None:
+def test_a_refused_key_is_named_as_the_gateways() -> None:
     for status in (401, 403):
         error = error_of(status, {"error": {"message": "The API key you provided is invalid."}})
         assert "gateway's own API key" in error.message and "FIREWORKS_API_KEY" in error.message
@@ -176,15 +180,15 @@ def test_a_refused_key_is_said_to_be_the_gateways() -> None:
 
 
 @pytest.mark.parametrize("status", [400, 404, 422, 429, 500, 503])
-def test_secrets_in_a_message_never_pass(status: int) -> None:
-    # Put together here, so that no scanner takes them for keys.
+def test_secrets_in_a_message_are_redacted(status: int) -> None:
+    # Assembled here so that secret scanners do not report them.
     secrets = " ".join(prefix + "Canary" * 3 for prefix in ("fw_", "gw_", "sk-", "rc_", "cpk_"))
     said = f"Wrong: {secrets} 'Bearer Canary-token' postgresql://me:Canary@db/x\n{secrets}"
     shown = error_of(status, {"error": {"message": said, "param": "model"}}).to_json().decode()
     assert "Canary" not in shown and "[redacted]" in shown
 
 
-def test_a_secret_at_the_cut_of_a_long_message_does_not_pass() -> None:
+def test_a_secret_at_the_cut_of_a_long_message_is_redacted() -> None:
     for length in range(1960, 2000):
         error = error_of(400, {"error": {"message": "x" * length + " fw_" + "Canary" * 3}})
         assert "Canary" not in error.message and len(error.message) <= 2000
@@ -221,7 +225,7 @@ def test_the_pause_may_end_at_a_date() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "soon", "-1", "²", "nan", "1 minute", "Wed, 99 Oct 2015 07:28:00 GMT", "Mon, 1"])
-def test_a_pause_that_is_none_is_not_invented(text: str) -> None:
+def test_a_malformed_pause_is_ignored(text: str) -> None:
     assert get_retry_after_s({"retry-after": text}) is None
     assert get_retry_after_s({"retry-after-ms": "nan" if text == "nan" else "x" + text}) is None
 
@@ -234,10 +238,8 @@ def test_no_header_breaks_the_reading_of_a_pause(text: str, milliseconds: str) -
 
 
 def test_the_request_id_is_taken_from_the_body_before_the_headers() -> None:
-    headers = CaseInsensitiveDict({"X-Fireworks-Request-Id": "two", "cf-ray": "three"})
-    assert get_request_id(headers, {"request_id": "one"}) == "one"
-    assert get_request_id(headers, {"request_id": 5}) == "two"
-    assert get_request_id({"cf-ray": "three"}) == "three"
-    assert get_request_id({}, [1]) is None
-    assert get_request_id({"x-request-id": "x" * 500}) == "x" * 200
-    assert error_of(500, {"error": SAID, "request_id": "one"}).upstream_request_id == "one"
+    assert error_of(500, {"error": SAID, "request_id": "one"}, request_id="two").upstream_request_id == "one"
+    assert error_of(500, {"error": [SAID], "request_id": "x" * 500}).upstream_request_id == "x" * 200
+    for body in ({"error": SAID, "request_id": 5}, {"error": SAID}, [1], HTML):
+        assert error_of(500, body, request_id="two").upstream_request_id == "two"
+        assert error_of(500, body).upstream_request_id is None

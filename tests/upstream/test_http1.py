@@ -1,4 +1,4 @@
-"""Requests as bytes, and heads of answers cut at every byte: what is not plainly a head is refused."""
+"""Requests as bytes, and heads of responses cut at every byte: a malformed head is refused."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from urllib3.exceptions import ProtocolError
 
-from app.upstream.http1 import Head, receive_head, send_request
+from app.upstream.http1 import ResponseHead, receive_head, send_request
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
         yield ours, theirs
 
 
-def head_of(data: bytes, timeout_s: float = 5.0) -> Head:
+def head_of(data: bytes, timeout_s: float = 5.0) -> ResponseHead:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         theirs.sendall(data)
@@ -30,14 +30,14 @@ def head_of(data: bytes, timeout_s: float = 5.0) -> Head:
         return receive_head(ours, timeout_s)
 
 
-ANSWER = (
+RESPONSE = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nX-Empty:\r\nx-blank: \t a b \t \r\n"
     b"Transfer-Encoding: chunked\r\nvia: one\r\nVia: two\r\n\r\n5\r\nhello"
 )
 
 
-def check(head: Head) -> None:
-    assert (head.status, head.chunked, head.length, head.keeps_alive) == (200, True, None, True)
+def check(head: ResponseHead) -> None:
+    assert (head.status, head.is_chunked, head.content_length, head.keeps_alive) == (200, True, None, True)
     assert head.headers == {
         "content-type": "text/event-stream",
         "x-empty": "",
@@ -47,15 +47,15 @@ def check(head: Head) -> None:
     }
 
 
-def test_a_head_is_read_and_what_follows_it_is_kept() -> None:
-    head = head_of(ANSWER)
+def test_a_head_is_read_and_the_bytes_after_it_are_kept() -> None:
+    head = head_of(RESPONSE)
     check(head)
-    assert head.rest == b"5\r\nhello"
+    assert head.body_start == b"5\r\nhello"
 
 
 def test_a_head_in_pieces_cut_at_any_byte_is_the_same(pair: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = pair
-    whole = ANSWER[: ANSWER.index(b"\r\n\r\n") + 4]
+    whole = RESPONSE[: RESPONSE.index(b"\r\n\r\n") + 4]
     for position in range(1, len(whole)):
         theirs.sendall(whole[:position])
         later = threading.Timer(0.001, theirs.sendall, [whole[position:]])
@@ -65,7 +65,7 @@ def test_a_head_in_pieces_cut_at_any_byte_is_the_same(pair: tuple[socket.socket,
 
 
 @pytest.mark.parametrize(
-    ("answer", "status", "keeps_alive", "length", "chunked"),
+    ("response", "status", "keeps_alive", "length", "chunked"),
     [
         (b"HTTP/1.1 200 OK\r\n\r\n", 200, True, None, False),
         (b"HTTP/1.1 200\r\ncontent-length: 0\r\n\r\n", 200, True, 0, False),
@@ -81,15 +81,20 @@ def test_a_head_in_pieces_cut_at_any_byte_is_the_same(pair: tuple[socket.socket,
         (b"HTTP/1.1 103 Early Hints\r\nlink: a\r\n\r\n" * 3 + b"HTTP/1.1 429 No\r\n\r\n", 429, True, None, False),
     ],
 )
-def test_the_head_says_how_long_the_body_is_and_what_becomes_of_the_connection(
-    answer: bytes, status: int, keeps_alive: bool, length: int | None, chunked: bool
+def test_the_head_tells_the_length_of_the_body_and_whether_the_connection_is_kept(
+    response: bytes, status: int, keeps_alive: bool, length: int | None, chunked: bool
 ) -> None:
-    head = head_of(answer)
-    assert (head.status, head.keeps_alive, head.length, head.chunked) == (status, keeps_alive, length, chunked)
+    head = head_of(response)
+    assert (head.status, head.keeps_alive, head.content_length, head.is_chunked) == (
+        status,
+        keeps_alive,
+        length,
+        chunked,
+    )
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "response",
     [
         b"",
         b"HTTP/1.1 200 OK\r\n",
@@ -120,13 +125,13 @@ def test_the_head_says_how_long_the_body_is_and_what_becomes_of_the_connection(
         b"HTTP/1.1 200 OK\r\na: " + b"x" * 70_000 + b"\r\n",
     ],
 )
-def test_what_is_not_plainly_a_head_is_refused(answer: bytes) -> None:
+def test_a_malformed_head_is_refused(response: bytes) -> None:
     with pytest.raises(ProtocolError):
-        head_of(answer)
+        head_of(response)
 
 
 def test_thousands_of_blanks_are_part_of_a_value() -> None:
-    # A pattern that goes back over blanks takes half a minute for this.
+    # A pattern that backtracks over blanks takes half a minute for this.
     assert head_of(b"HTTP/1.1 200 OK\r\na: x" + b" " * 60_000 + b"y\r\n\r\n").headers == {"a": "x" + " " * 60_000 + "y"}
     with pytest.raises(ProtocolError):
         head_of(b"HTTP/1.1 200 OK\r\na: " + b" " * 60_000 + b"\x00\r\n\r\n")

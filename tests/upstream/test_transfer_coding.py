@@ -1,4 +1,4 @@
-"""The framings of a message body, cut at every byte: the payload is the same, and no beginning passes for a whole."""
+"""Bodies cut at every byte: the payload is always the same, and a beginning never counts as a complete body."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.errors import UpstreamCut
-from app.upstream.transfer_coding import ChunkedFraming, CloseFraming, LengthFraming
+from app.upstream.transfer_coding import ChunkedDecoder, CloseDecoder, LengthDecoder
 
 BODY = b'5;name=value\r\nhello\r\n00A\r\n, wide\r\n\r\n\r\n1\r\n!\r\n0;last="a;b"\r\nX-Trailer: 1\r\nx-more:\r\n\r\n'
 PAYLOAD = b"hello, wide\r\n\r\n!"
@@ -36,35 +36,35 @@ def cut(data: bytes, positions: list[int]) -> list[bytes]:
 
 @pytest.mark.parametrize("position", range(len(BODY)))
 def test_a_chunked_body_cut_in_two_at_any_byte_has_the_same_payload(position: int) -> None:
-    framing = ChunkedFraming()
-    first = framing.feed(BODY[:position])
-    assert not framing.done and not framing.end()
-    assert first + framing.feed(BODY[position:]) == PAYLOAD
-    assert framing.done and framing.end()
+    decoder = ChunkedDecoder()
+    first = decoder.decode(BODY[:position])
+    assert not decoder.complete and not decoder.finish()
+    assert first + decoder.decode(BODY[position:]) == PAYLOAD
+    assert decoder.complete and decoder.finish()
 
 
 @settings(max_examples=150, deadline=None)
 @given(chunked_bodies(), st.lists(st.integers(0, 10_000), max_size=12))
 def test_any_chunked_body_in_any_pieces_has_its_payload(body: tuple[bytes, bytes], positions: list[int]) -> None:
     coded, payload = body
-    framing = ChunkedFraming()
-    assert b"".join(framing.feed(piece) for piece in cut(coded, positions)) == payload
-    assert framing.done
+    decoder = ChunkedDecoder()
+    assert b"".join(decoder.decode(piece) for piece in cut(coded, positions)) == payload
+    assert decoder.complete
 
 
 @settings(max_examples=100, deadline=None)
 @given(chunked_bodies(), st.integers(0, 10_000))
-def test_no_beginning_of_a_chunked_body_passes_for_all_of_it(body: tuple[bytes, bytes], position: int) -> None:
+def test_a_beginning_of_a_chunked_body_is_never_complete(body: tuple[bytes, bytes], position: int) -> None:
     coded, payload = body
-    framing = ChunkedFraming()
-    assert payload.startswith(framing.feed(coded[: position % len(coded)]))
-    assert not framing.done and not framing.end()
+    decoder = ChunkedDecoder()
+    assert payload.startswith(decoder.decode(coded[: position % len(coded)]))
+    assert not decoder.complete and not decoder.finish()
 
 
 def test_a_chunked_body_byte_by_byte_has_its_payload() -> None:
-    framing = ChunkedFraming()
-    assert b"".join(framing.feed(BODY[at : at + 1]) for at in range(len(BODY))) == PAYLOAD
-    assert framing.done
+    decoder = ChunkedDecoder()
+    assert b"".join(decoder.decode(BODY[at : at + 1]) for at in range(len(BODY))) == PAYLOAD
+    assert decoder.complete
 
 
 @pytest.mark.parametrize(
@@ -87,48 +87,54 @@ def test_a_chunked_body_byte_by_byte_has_its_payload() -> None:
         b"f" * 100 + b"\r\n",
     ],
 )
-def test_what_is_not_chunked_coding_is_refused(garbage: bytes) -> None:
-    with pytest.raises(UpstreamCut):
-        ChunkedFraming().feed(garbage)
+def test_invalid_chunked_coding_is_an_error(garbage: bytes) -> None:
+    decoder = ChunkedDecoder()
+    decoder.decode(garbage)
+    assert isinstance(decoder.error, UpstreamCut) and not decoder.complete
 
 
-def test_bytes_behind_the_end_leave_the_answer_whole_and_the_connection_useless() -> None:
-    framing = ChunkedFraming()
-    assert framing.feed(b"5\r\nhello\r\n0\r\n\r\n\r\n") == b"hello"
-    assert framing.done and framing.surplus
+def test_the_payload_before_an_error_is_not_lost() -> None:
+    decoder = ChunkedDecoder()
+    assert decoder.decode(b"5\r\nhello\r\n2\r\n, \r\nzz\r\n") == b"hello, "
+    assert isinstance(decoder.error, UpstreamCut)
+
+
+def test_bytes_after_the_end_do_not_change_the_payload_and_are_reported() -> None:
+    decoder = ChunkedDecoder()
+    assert decoder.decode(b"5\r\nhello\r\n0\r\n\r\n\r\n") == b"hello"
+    assert decoder.complete and decoder.has_excess
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.binary(max_size=30), max_size=8))
-def test_garbage_is_refused_or_waited_for_but_nothing_else_is_raised(pieces: list[bytes]) -> None:
-    framing = ChunkedFraming()
-    try:
-        for piece in pieces:
-            framing.feed(piece)
-    except UpstreamCut:
-        return
-    assert framing.end() == framing.done
+def test_garbage_is_an_error_or_incomplete_and_raises_nothing(pieces: list[bytes]) -> None:
+    decoder = ChunkedDecoder()
+    for piece in pieces:
+        decoder.decode(piece)
+        if decoder.error is not None:
+            return
+    assert decoder.finish() == decoder.complete
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=100), st.lists(st.integers(0, 100), max_size=6))
 def test_a_body_of_a_known_length_ends_with_its_last_byte(payload: bytes, positions: list[int]) -> None:
-    framing = LengthFraming(len(payload))
+    decoder = LengthDecoder(len(payload))
     received = b""
     for piece in cut(payload, positions):
-        assert not framing.done and not framing.end()
-        received += framing.feed(piece)
-    assert received == payload and framing.done and framing.end()
+        assert not decoder.complete and not decoder.finish()
+        received += decoder.decode(piece)
+    assert received == payload and decoder.complete and decoder.finish()
 
 
 def test_bytes_after_the_announced_length_are_not_part_of_the_body() -> None:
-    framing = LengthFraming(4)
-    assert framing.feed(b"bodyHTTP/1.1") == b"body"
-    assert framing.done
+    decoder = LengthDecoder(4)
+    assert decoder.decode(b"bodyHTTP/1.1") == b"body"
+    assert decoder.complete
 
 
 def test_a_body_without_a_length_lasts_until_the_connection_ends() -> None:
-    framing = CloseFraming()
-    assert framing.feed(b"some") + framing.feed(b"thing") == b"something"
-    assert not framing.done
-    assert framing.end() and framing.done
+    decoder = CloseDecoder()
+    assert decoder.decode(b"some") + decoder.decode(b"thing") == b"something"
+    assert not decoder.complete
+    assert decoder.finish() and decoder.complete

@@ -16,7 +16,7 @@ from app.errors import ClientGone, GatewayError
 from app.services.streaming.client_connection import ClientConnection
 from app.services.streaming.relay import PRESENCE_CHECK_S
 from app.shutdown import raise_if_drained
-from app.upstream.client import total_timeout
+from app.upstream import make_total_timeout
 
 
 class _Wait:
@@ -37,7 +37,7 @@ class _Wait:
         except GatewayError as error:
             return error
         if time.monotonic() >= self.deadline_s:
-            return total_timeout(self.title)
+            return make_total_timeout(self.title)
         return ClientGone() if self.client.is_gone() else None
 
     def end(self, reason: GatewayError) -> None:

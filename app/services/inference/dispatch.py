@@ -8,7 +8,7 @@ from typing import Any
 
 from app.errors import UpstreamError
 from app.services.inference.circuit_breaker import abandon_probe, check_breakers, note_failure, note_success
-from app.upstream.client import Answer, UpstreamClient
+from app.upstream import Response, UpstreamClient
 
 # The pauses grow from here, each drawn evenly from zero to its bound ("full jitter": Brooker, "Exponential Backoff
 # and Jitter", AWS Architecture Blog, 2015), so that clients that failed together do not come back together.
@@ -28,7 +28,7 @@ def post_chat_with_retries(
     retries: int,
     deadline_s: float,
     attempts: list[Any],
-) -> Answer:
+) -> Response:
     """Sends a chat request, and again after a failure that left nothing behind.
 
     Args:
@@ -47,7 +47,7 @@ def post_chat_with_retries(
         check_breakers(provider)  # Its refusal is no attempt: nothing was sent, and no probe of a breaker failed.
         started_s = time.monotonic()
         try:
-            answer = client.post_chat(body, stream=stream)
+            answer = client.post("/chat/completions", body, stream=stream)
         except UpstreamError as error:
             pause_s = _note(error, provider, attempts, started_s)
             if len(attempts) > retries or pause_s is None or time.monotonic() + pause_s >= deadline_s:

@@ -28,7 +28,7 @@ from app.services.streaming.client_connection import ClientConnection
 from app.services.streaming.relay import Relay
 from app.services.streaming.sse import event_data, split_events
 from app.services.streaming.stream_summary import Sightings
-from app.upstream.client import Answer
+from app.upstream import Response
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
@@ -99,7 +99,7 @@ def _send(request: ChatRequest, activity: Activity, client: ClientConnection) ->
 
 
 def _receive(
-    request: ChatRequest, activity: Activity, client: ClientConnection, answer: Answer, deadline_s: float
+    request: ChatRequest, activity: Activity, client: ClientConnection, answer: Response, deadline_s: float
 ) -> dict[str, Any]:
     """Waits for the whole answer and returns it, recorded."""
     if request.stream_upstream:
@@ -112,7 +112,7 @@ def _receive(
     return checked
 
 
-def _headers(request: ChatRequest, answer: Answer, activity: Activity, upstream_s: float) -> dict[str, str]:
+def _headers(request: ChatRequest, answer: Response, activity: Activity, upstream_s: float) -> dict[str, str]:
     """Returns the headers that tell the client who served it, and how long the provider and the gateway took.
 
     For a stream the provider's time ends with its first event, which is when the head of ours is sent.
@@ -146,7 +146,7 @@ def _is_choice(choice: Any) -> bool:
 
 
 def _relay(
-    request: ChatRequest, activity: Activity, client: ClientConnection, answer: Answer, deadline_s: float
+    request: ChatRequest, activity: Activity, client: ClientConnection, answer: Response, deadline_s: float
 ) -> Relay:
     def report(sightings: Sightings, error: GatewayError | None) -> None:
         record_stream(activity, request, sightings, error)
@@ -162,7 +162,7 @@ def _relay(
 
 
 def _collect(
-    request: ChatRequest, activity: Activity, client: ClientConnection, answer: Answer, deadline_s: float
+    request: ChatRequest, activity: Activity, client: ClientConnection, answer: Response, deadline_s: float
 ) -> dict[str, Any]:
     """Reads a stream to its end and returns it as one completion; what goes wrong is a real HTTP error still."""
     collector = CompletionCollector()

@@ -21,7 +21,7 @@ from app.services.models.prices import get_carried_prices
 from app.services.models.sources import Source, fetch_models
 from app.services.pricing import lookup as pricing
 from app.services.providers.provider import Provider, get_client
-from app.upstream.client import UpstreamClient
+from app.upstream import UpstreamClient
 from app.yielding import with_pauses
 
 TTL_S = 1800

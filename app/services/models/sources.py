@@ -27,7 +27,7 @@ from app.services.models.normalize import (
 )
 from app.services.models.prices import normalize_fireworks_prices
 from app.services.pricing.lookup import PriceTable
-from app.upstream.client import UpstreamClient
+from app.upstream import UpstreamClient
 from app.yielding import with_pauses
 
 Page = list[Any]

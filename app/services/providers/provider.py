@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from app.config import Settings
 from app.errors import BadRequest, ConfigurationMissing
 from app.runtime import get_settings
-from app.upstream.client import UpstreamClient
+from app.upstream import UpstreamClient
 
 # OpenAI's chat parameters that none of the four providers knows. Fireworks answers each with 400 "Extra inputs are
 # not permitted"; they carry nothing a provider without OpenAI's storage, audio or web search could act on.
@@ -157,6 +157,7 @@ def get_client(provider: Provider) -> UpstreamClient:
             api_key=key,
             key_setting=provider.key_setting,
             settings=settings,
+            request_id_headers=("x-request-id", "x-fireworks-request-id", "x-chutes-invocationid", "cf-ray"),
         )
         _clients[provider.name] = client
     return client

@@ -20,7 +20,7 @@ from app.logs import log_event
 from app.services.streaming.sse import EventSplitter, decode_chunk, event_data, split_events
 from app.services.streaming.stream_summary import Sightings
 from app.shutdown import raise_if_drained
-from app.upstream.client import Answer, idle_timeout, total_timeout
+from app.upstream import Response, make_idle_timeout, make_total_timeout
 
 HEARTBEAT = b": keep-alive\n\n"
 
@@ -72,7 +72,7 @@ class Relay:
 
     def __init__(
         self,
-        answer: Answer,
+        answer: Response,
         *,
         client: Client,
         settings: Settings,
@@ -161,7 +161,7 @@ class Relay:
         while True:
             self._check_time()
             try:
-                self._answer.body.pump(self._tick_s, self._take)
+                self._answer.body.receive_each(self._tick_s, self._take)
             except TimeoutError:
                 if self._heartbeat_is_due():
                     return HEARTBEAT
@@ -208,13 +208,13 @@ class Relay:
     def _check_time(self) -> None:
         raise_if_drained()
         if time.monotonic() >= self._deadline_s:
-            raise total_timeout(self._answer.title)
+            raise make_total_timeout(self._answer.title)
 
     def _heartbeat_is_due(self) -> bool:
         """Looks around: raises what ends the stream, tells whether the client should hear something."""
         now_s = time.monotonic()
         if now_s - self._last_arrival_s >= self._idle_timeout_s:
-            raise idle_timeout(self._answer.title)
+            raise make_idle_timeout(self._answer.title)
         unheard_s = now_s - self._last_sent_s
         # While events flow, the second write to a departed client fails, and a look would be a system call for nothing.
         if unheard_s >= self._tick_s / 2 and self._client.is_gone():

@@ -13,7 +13,7 @@ from app.errors import GatewayError
 from app.services.streaming.client_connection import ClientConnection
 from app.services.streaming.relay import Relay
 from app.services.streaming.stream_summary import Sightings
-from app.upstream.client import Answer, UpstreamClient
+from app.upstream import Response, UpstreamClient
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import Script
 
@@ -82,11 +82,11 @@ def open_relay(
     show_usage: bool = False,
     total_s: float = 20.0,
     **changes: str,
-) -> Iterator[tuple[Relay, Outcome, Answer]]:
+) -> Iterator[tuple[Relay, Outcome, Response]]:
     """Yields a relay over a real answer of `upstream`, the outcome that it reports to, and that answer."""
     upstream.enqueue(script)
     provider = client_for(upstream.base_url, **changes)
-    answer = provider.post_chat(b'{"model": "m"}', stream=True)
+    answer = provider.post("/chat/completions", b'{"model": "m"}', stream=True)
     outcome = Outcome()
     relay = Relay(
         answer,

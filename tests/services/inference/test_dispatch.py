@@ -12,7 +12,7 @@ from app.errors import ClientGone, UpstreamError, UpstreamRefused, UpstreamSuspe
 from app.services.inference import circuit_breaker as breaker
 from app.services.inference import dispatch as subject
 from app.services.inference.dispatch import FIRST_PAUSE_S, LONGEST_PAUSE_S, post_chat_with_retries
-from app.upstream.client import Answer, UpstreamClient
+from app.upstream import Response, UpstreamClient
 from tests.services.inference.chat_core import client_for
 from tests.support.answers import chat_answer, json_answer
 from tests.support.scripted_upstream import ScriptedUpstream, refused_address
@@ -46,7 +46,7 @@ def upstream() -> Iterator[ScriptedUpstream]:
         yield upstream
 
 
-def post(client: UpstreamClient, attempts: list[Any], retries: int = 2, seconds: float = 60.0) -> Answer:
+def post(client: UpstreamClient, attempts: list[Any], retries: int = 2, seconds: float = 60.0) -> Response:
     return post_chat_with_retries(
         client,
         "fireworks",
@@ -212,7 +212,7 @@ def test_a_client_that_leaves_during_a_probe_gives_it_up(upstream: ScriptedUpstr
     state.open_until_s = 0.0
 
     class Leaving:
-        def post_chat(self, body: bytes, *, stream: bool) -> Answer:
+        def post(self, path: str, body: bytes, *, stream: bool) -> Response:
             assert state.probing
             raise ClientGone
 

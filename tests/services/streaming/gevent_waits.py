@@ -35,7 +35,7 @@ def run(case: str, base_url: str) -> str:
     client = client_for(base_url)
     try:
         with ends_early(ClientConnection(ours), deadline_s, "Fireworks"):
-            answer = client.post_chat(b"{}", stream=False)
+            answer = client.post("/chat/completions", b"{}", stream=False)
     except GatewayError as error:
         return f"{type(error).__name__} {error.code}"
     # Whatever happens after the wait is none of the watcher's business.

@@ -1,0 +1,101 @@
+"""A provider's response whose head has been received: its status, its headers, and its body still to be received."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from app.errors import UpstreamError
+from app.upstream.body import Body
+from app.upstream.connection_pool import PooledResponse
+from app.upstream.errors import MAX_REQUEST_ID_CHARACTERS, make_idle_timeout, make_total_timeout
+
+# The limit on a body that is read whole, so that no provider can fill the memory. The longest completions with
+# logprobs are a few megabytes.
+MAX_RESPONSE_BYTES = 64 << 20
+
+
+class Response:
+    """A provider's response.
+
+    Args:
+        title: the provider's name in error messages.
+        pooled: the response as the connection pool returned it.
+        request_id_headers: the headers that may hold the provider's id for the request, in order of preference.
+
+    Attributes:
+        title: as above.
+        status: the HTTP status.
+        headers: by name in lower case.
+        request_id: the provider's id for the request, or None.
+        body: to be received, and closed in any case.
+    """
+
+    def __init__(self, title: str, pooled: PooledResponse, request_id_headers: Sequence[str]) -> None:
+        self.title = title
+        self.status = pooled.head.status
+        self.headers: Mapping[str, str] = pooled.head.headers
+        self.request_id = get_request_id(self.headers, request_id_headers)
+        self.body = Body(pooled)
+
+    def read(self, *, idle_timeout_s: float, deadline_s: float, max_bytes: int = MAX_RESPONSE_BYTES) -> bytes:
+        """Returns the whole body, and closes it.
+
+        Args:
+            idle_timeout_s: the longest wait between two pieces, in seconds.
+            deadline_s: when the body must be complete, on the monotonic clock.
+            max_bytes: the largest size to accept.
+
+        Raises:
+            UpstreamTimeout: one of the two time limits was reached.
+            UpstreamCut: the body ended before it was complete, or is not valid.
+            UpstreamError: the body is larger than `max_bytes`.
+        """
+        pieces, size = [], 0
+        try:
+            while piece := self._receive(idle_timeout_s, deadline_s):
+                pieces.append(piece)
+                size += len(piece)
+                if size > max_bytes:
+                    raise UpstreamError(
+                        f"{self.title} sent more than {max_bytes} bytes, which the gateway does not accept."
+                    )
+            return b"".join(pieces)
+        finally:
+            self.body.close()
+
+    def _receive(self, idle_timeout_s: float, deadline_s: float) -> bytes:
+        left_s = deadline_s - time.monotonic()
+        try:
+            return self.body.receive(max(0.001, min(idle_timeout_s, left_s)))
+        except TimeoutError:
+            if left_s <= idle_timeout_s:
+                raise make_total_timeout(self.title) from None
+            raise make_idle_timeout(self.title) from None
+
+    def read_json(self, *, idle_timeout_s: float, deadline_s: float, max_bytes: int = MAX_RESPONSE_BYTES) -> Any:
+        """Returns the whole body decoded as JSON, and closes it. Arguments as for `read`.
+
+        Raises:
+            UpstreamError: as for `read`, or the body is not JSON.
+        """
+        content = self.read(idle_timeout_s=idle_timeout_s, deadline_s=deadline_s, max_bytes=max_bytes)
+        try:
+            return msgspec.json.decode(content)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise UpstreamError(
+                f"{self.title} sent a response that is not JSON. Retry; if this persists, the operator should check "
+                "the provider's base URL."
+            ) from error
+
+
+def get_request_id(headers: Mapping[str, str], names: Sequence[str]) -> str | None:
+    """Returns the value of the first of the headers `names` that holds a printable one, or None."""
+    for name in names:
+        value = headers.get(name)
+        if value and value.isprintable():
+            return value[:MAX_REQUEST_ID_CHARACTERS]
+    return None
