@@ -57,7 +57,7 @@ class _SubstituteResponse(PooledResponse):
 
     def __init__(self, request: Any, response: HTTPResponse, pool: HttpPool) -> None:
         content = response.read(decode_content=False)
-        headers = {name.lower(): value for name, value in response.headers.items()}
+        headers = {name.lower(): response.headers[name] for name in response.headers}  # Repeated ones joined.
         head = ResponseHead(response.status, headers, True, len(content), False, content)
         super().__init__(head, pool._get_conn(), pool)
         self.request, self.status_code, self.headers = request, response.status, headers

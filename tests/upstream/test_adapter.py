@@ -28,6 +28,14 @@ def test_a_registered_response_is_read_like_a_real_one() -> None:
 
 
 @responses.activate
+def test_repeated_headers_are_joined_as_in_a_real_response() -> None:
+    responses.post(URL, body=b"{}", headers=[("Via", "one"), ("via", "two")])  # type: ignore[arg-type]
+    response = client_for(BASE_URL).post("/chat/completions", b"{}", stream=False)
+    assert response.headers["via"] == "one, two"
+    response.body.close()
+
+
+@responses.activate
 def test_a_registered_error_is_an_error() -> None:
     responses.post(URL, json={"error": {"message": "No"}}, status=429, headers={"Retry-After": "7"})
     with pytest.raises(UpstreamRefused) as caught:

@@ -48,6 +48,16 @@ def test_requests_side_by_side_have_a_connection_each_and_all_are_kept(upstream:
     assert upstream.connections == 20
 
 
+def test_a_closed_client_keeps_no_connection_but_lets_responses_end(upstream: ScriptedUpstream) -> None:
+    client = client_for(upstream.base_url)
+    in_use = client.post("/chat/completions", b"{}", stream=False)
+    ask(client)
+    client.close()
+    wait_until(lambda: upstream.live_connections() == 1)
+    in_use.read(idle_timeout_s=10, deadline_s=1e12)
+    wait_until(lambda: upstream.live_connections() == 0)
+
+
 def test_a_connection_that_was_idle_for_long_is_not_used(
     upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
