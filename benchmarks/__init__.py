@@ -6,5 +6,7 @@
     native.py      compiles and runs native/upstream.c (the provider) and native/load.c (the callers)
     machine.py     which process runs on which core, and what it used
 
+Beside them: trace.py prints which files a chat request goes through (`python -m benchmarks.trace`).
+
 docs/benchmarks.md has the figures of one run and says how to read them.
 """

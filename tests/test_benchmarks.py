@@ -11,6 +11,7 @@ from benchmarks.chart import draw_chart
 from benchmarks.report import BEGIN, END, render_document, render_targets, write_document
 from benchmarks.results import Results, read_results
 from benchmarks.targets import TARGETS
+from benchmarks.trace import Sent, find_way
 
 PUBLISHED = ROOT / "docs" / "benchmarks.csv"
 MANY = "requests, 32 connections"
@@ -64,3 +65,22 @@ def test_only_what_stands_between_the_markers_is_written_anew(tmp_path: Path) ->
     text = page.read_text()
     assert text.startswith(f"before\n{BEGIN}\n") and text.endswith(f"\n{END}\nafter\n")
     assert "old" not in text and text.count("| gateway | 1,234 |") == 1
+
+
+def test_a_traced_request_has_its_own_calls_and_those_of_greenlets_that_it_started() -> None:
+    connection, hub, shipper, child = 1, 2, 3, 4
+    calls = [
+        (0.5, connection, "before.py", "end"),
+        (0.6, shipper, "shipper.py", "ship"),
+        (1.0, connection, "route.py", "view"),
+        (1.1, connection, "service.py", "ask"),
+        (1.2, connection, "service.py", "wait"),
+        (1.3, shipper, "shipper.py", "ship"),
+        (1.4, hub, "relay.py", "pass_on"),
+        (1.5, child, "route.py", "respond"),
+        (9.0, connection, "after.py", "begin"),
+    ]
+    way = find_way({"calls": calls, "connection": connection, "hub": hub}, Sent(1.0, 2.0))
+    assert way.entries == {"route.py": 2, "service.py": 1, "relay.py": 1}
+    assert way.steps == [("route.py", "view"), ("service.py", "ask"), ("relay.py", "pass_on"), ("route.py", "respond")]
+    assert way.switches == 3

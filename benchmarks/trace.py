@@ -1,0 +1,245 @@
+"""Prints the way of one warm chat request through the files of app/: `python -m benchmarks.trace`.
+
+The gateway runs as it is shipped: gunicorn with its own configuration and worker class, an embedded PostgreSQL, and a
+small provider in this process. Its worker carries a profiler (traced.py). Several requests go over one connection
+first, so that the key is known, the model list is loaded and a connection to the provider is open. Then one request is
+traced whose answer comes whole, and one whose answer is a stream of 50 content events, each in a packet of its own.
+
+What is counted: calls of Python functions whose code is in app/, lambdas, comprehensions and each resumption of a
+generator included, from the first byte of the request until the worker waits for the next one. They are counted in the
+greenlet that serves the connection, in gevent's hub, which relays events, and in greenlets that the request starts.
+
+What is not counted: calls of libraries, work beside the request (shipping the journal, the gauges), and returns. A file
+that calls another one and then goes on is not entered again, but when it calls a function of its own it is.
+
+    files entered   how many files had at least one call
+    switches        how many calls were of another file than the call before
+    entries         how many of these switches led to this file; for the first file, its first call too
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from app.config import ROOT
+from app.dev.postgres import EmbeddedPostgres
+from benchmarks.gateways import copy_tree, prepare_database, start_gateway
+from benchmarks.machine import choose_cores
+from benchmarks.peers import MODEL
+
+EVENTS = 50
+# Long enough for the worker to relay an event before the next one comes, also with a profiler and a busy machine.
+_EVENT_INTERVAL_S = 0.005
+# After an answer the worker still finishes the record and turns to the connection again.
+_SETTLE_S = 0.3
+_WARM_UP_REQUESTS = 3
+
+_USAGE = {"prompt_tokens": 12, "completion_tokens": EVENTS, "total_tokens": 12 + EVENTS}
+_HEAD = {"id": "chatcmpl-trace", "created": 1_763_800_000, "model": MODEL}
+
+
+class _Provider(BaseHTTPRequestHandler):
+    """Answers as Fireworks does: a list of one model, and completions of `EVENTS` words."""
+
+    protocol_version = "HTTP/1.1"
+    # An event is a packet of its own; Nagle's algorithm would hold it back for the answer to the one before.
+    disable_nagle_algorithm = True
+
+    def do_GET(self) -> None:
+        self._send({"object": "list", "data": [{"id": MODEL, "object": "model", "supports_chat": True}]})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if body.get("stream"):
+            self._send_stream()
+            return
+        message = {"role": "assistant", "content": "word " * EVENTS}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        self._send(_HEAD | {"object": "chat.completion", "choices": [choice], "usage": _USAGE})
+
+    def _send(self, answer: dict[str, Any]) -> None:
+        body = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _send_stream(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream; charset=utf-8")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for event in _events():
+            self.wfile.write(b"%x\r\n%b\r\n" % (len(event), event))
+            time.sleep(_EVENT_INTERVAL_S)
+        self.wfile.write(b"0\r\n\r\n")
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Keeps the server quiet."""
+
+
+def _events() -> Iterator[bytes]:
+    """Yields the events of a streamed answer: `EVENTS` with a word, the one that ends it, usage, and [DONE]."""
+    word = {"index": 0, "delta": {"content": "word "}, "finish_reason": None}
+    end = {"index": 0, "delta": {}, "finish_reason": "stop"}
+    for choices in [*[[word]] * EVENTS, [end]]:
+        yield _event({"choices": choices})
+    yield _event({"choices": [], "usage": _USAGE})
+    yield b"data: [DONE]\n\n"
+
+
+def _event(rest: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(_HEAD | {"object": "chat.completion.chunk"} | rest).encode() + b"\n\n"
+
+
+@contextmanager
+def _running_provider() -> Iterator[str]:
+    """A provider for the length of a `with` block; yields its base URL."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Provider)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/inference/v1"
+    finally:
+        server.shutdown()
+
+
+@dataclass
+class Way:
+    """The way of one request.
+
+    Attributes:
+        entries: how often each file was entered, in the order of first entry.
+        steps: every entry in turn, the file and the function that was entered.
+    """
+
+    entries: dict[str, int] = field(default_factory=dict)
+    steps: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def switches(self) -> int:
+        """How often the program went from one file to another."""
+        return len(self.steps) - 1
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A request that was sent, and when, in seconds on the monotonic clock that all processes share."""
+
+    began_s: float
+    ended_s: float
+
+
+class Caller:
+    """A client with one connection and a key."""
+
+    def __init__(self, port: int, key: str) -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        self._headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+
+    def chat(self, *, stream: bool) -> Sent:
+        """Sends a chat request and reads its answer; returns when that was."""
+        body = {"model": MODEL, "stream": stream, "messages": [{"role": "user", "content": "Hello!"}]}
+        began_s = time.monotonic()
+        self._ask("POST", "/v1/chat/completions", json.dumps(body))
+        return Sent(began_s, time.monotonic())
+
+    def get_calls(self) -> dict[str, Any]:
+        """Returns what the worker's profiler noted; see traced.py."""
+        calls: dict[str, Any] = json.loads(self._ask("GET", "/trace"))
+        return calls
+
+    def _ask(self, method: str, path: str, body: str | None = None) -> bytes:
+        self._connection.request(method, path, body, self._headers)
+        answer = self._connection.getresponse()
+        content = answer.read()
+        if answer.status != 200:
+            sys.exit(f"{path} was answered with {answer.status}: {content.decode(errors='replace')}")
+        return content
+
+
+def find_way(traced: dict[str, Any], sent: Sent) -> Way:
+    """Returns the way of one request.
+
+    Args:
+        traced: what the worker's profiler noted.
+        sent: the request; the worker served no other one then.
+    """
+    own = {traced["connection"], traced["hub"]}
+    others = {who for when_s, who, _, _ in traced["calls"] if when_s < sent.began_s} - own
+    way, last = Way(), None
+    for when_s, who, file, function in traced["calls"]:
+        if sent.began_s <= when_s < sent.ended_s + _SETTLE_S and who not in others and file != last:
+            way.entries[file] = way.entries.get(file, 0) + 1
+            way.steps.append((file, function))
+            last = file
+    return way
+
+
+def trace(tree: Path) -> dict[str, Way]:
+    """Returns the way of an unstreamed and of a streamed request through the gateway of a checkout."""
+    with ExitStack() as stack:
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="trace-", ignore_cleanup_errors=True)))
+        place.chmod(0o711)  # As root, PostgreSQL runs as another account, which has to pass through.
+        copy_tree(tree, place / "tree")
+        if tree != ROOT:
+            shutil.copy(Path(__file__).with_name("traced.py"), place / "tree" / "benchmarks")
+        database = EmbeddedPostgres(place / "postgres")
+        stack.callback(database.close)
+        stack.callback(database.child.stop)
+        settings = {
+            "DATABASE_URL": database.url,
+            "FIREWORKS_API_KEY": "fw_REPLACE_ME",
+            "FIREWORKS_BASE_URL": stack.enter_context(_running_provider()),
+        }
+        key = prepare_database(place / "tree", database.url)
+        gateway = start_gateway(
+            place / "tree", place / "gateway", settings, cores=choose_cores().both, application="benchmarks.traced:app"
+        )
+        stack.callback(gateway.child.stop)
+        return _trace(Caller(gateway.port, key))
+
+
+def _trace(caller: Caller) -> dict[str, Way]:
+    sent = {}
+    for name, stream in {"Not streamed": False, f"Streamed, {EVENTS} content events": True}.items():
+        for _ in range(_WARM_UP_REQUESTS):
+            caller.chat(stream=stream)
+        time.sleep(_SETTLE_S)
+        sent[name] = caller.chat(stream=stream)
+        time.sleep(_SETTLE_S)
+    calls = caller.get_calls()
+    return {name: find_way(calls, request) for name, request in sent.items()}
+
+
+def main() -> None:
+    """Prints both ways."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.trace", description="The files of one chat request.")
+    parser.add_argument("--tree", type=Path, default=ROOT, help="another checkout to trace instead of this one")
+    parser.add_argument("--steps", action="store_true", help="print each entry in turn, with its function")
+    options = parser.parse_args()
+    for name, way in trace(options.tree.resolve()).items():
+        print(f"\n{name}\n\n{'entries':>9}  file")
+        for file, entries in way.entries.items():
+            print(f"{entries:>9}  app/{file}")
+        if options.steps:
+            print("\n" + "\n".join(f"{number:>9}  app/{file}  {what}" for number, (file, what) in enumerate(way.steps)))
+        print(f"\nfiles entered: {len(way.entries)}, switches: {way.switches}")
+
+
+if __name__ == "__main__":
+    main()
