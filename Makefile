@@ -2,56 +2,69 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+
+# What each level installs: its own list, and those of the levels before it.
+RUN_LISTS := requirements.txt requirements-run.txt
+TEST_LISTS := $(RUN_LISTS) requirements-test.txt
+CHECK_LISTS := $(TEST_LISTS) requirements-check.txt
 INSTALLED := .venv/installed
 
 .PHONY: run test check soak bench lock clean
 
 # The gateway on http://localhost:8000 with its own PostgreSQL, in the foreground until Ctrl-C.
-run: $(INSTALLED)
+run: $(INSTALLED)-run
 	@exec $(BIN)/python -m app.dev --die-with-parent
 
 # Three processes side by side, because the tests wait more than they compute; the files with the longest ones come
 # first (tests/conftest.py). ARGS go to pytest: make test ARGS="-n 0 -k stream -x" for one process.
 PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
-test: $(INSTALLED)
+test: $(INSTALLED)-test
 	$(PYTEST) $(ARGS)
 
-# What CI runs besides the long proofs.
-check: $(INSTALLED)
+# What CI runs besides the long tests.
+check: $(INSTALLED)-check
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(PYTEST) $(ARGS)
 
-# The long proofs at full counts; `make test` runs the same ones at about a tenth.
-soak: $(INSTALLED)
+# The long tests at full counts; `make test` runs the same ones at about a tenth.
+soak: $(INSTALLED)-test
 	SOAK=1 $(BIN)/python -m pytest -m soak $(ARGS)
 
-bench: $(INSTALLED)
+bench: $(INSTALLED)-run
 	$(BIN)/python -m benchmarks $(ARGS)
 
-# Pins the newest versions that pyproject.toml allows; where they are fetched from is not written down.
-lock: $(INSTALLED)
+# Pins the newest versions that pyproject.toml allows, without the address of an index. pip-compile writes a level
+# together with those before it, whose pins it keeps (--constraint); awk drops what they have already.
+lock: $(INSTALLED)-run
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check pip-tools
-	rm -f requirements.txt requirements-dev.txt
+	rm -f requirements*.txt
 	$(LOCK) --output-file requirements.txt pyproject.toml
-	$(LOCK) --extra dev --constraint requirements.txt --output-file requirements-dev.txt pyproject.toml
+	$(call LOCK_LEVEL,run,requirements.txt)
+	$(call LOCK_LEVEL,test,$(RUN_LISTS))
+	$(call LOCK_LEVEL,check,$(TEST_LISTS))
 
 LOCK = CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras \
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-emit-options
+LOCK_LEVEL = $(LOCK) --extra $(1) $(addprefix --constraint ,$(2)) --output-file .venv/lock.txt pyproject.toml && \
+	awk 'FILENAME != ".venv/lock.txt" { pinned[$$1]; next } /^[a-z0-9]/ { known = $$1 in pinned } !known' \
+	$(2) .venv/lock.txt > requirements-$(1).txt && rm .venv/lock.txt
 
 # The database of `make run` and the keys in .env.local stay.
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# requirements-dev.txt holds what requirements.txt does, at the same versions.
-$(INSTALLED): requirements.txt requirements-dev.txt
+$(INSTALLED)-run: $(RUN_LISTS)
+$(INSTALLED)-test: $(TEST_LISTS)
+$(INSTALLED)-check: $(CHECK_LISTS)
+$(INSTALLED)-%:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or later is needed; name it with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 		{ echo "Python's venv module is missing; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@echo "Installing the pinned requirements into .venv; this happens once and takes about a minute."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	@echo "Installing what \`make $*\` needs into .venv; this happens once and takes up to a minute."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes $(addprefix -r ,$^)
 	@touch $@

