@@ -154,6 +154,13 @@ def setting_names() -> list[str]:
     return [row.metadata["name"] for row in fields(Settings)]
 
 
+def provider_names() -> list[str]:
+    """Returns the names of the providers, in the order of `Settings`: `x` has the fields `x_api_key`, `x_base_url`."""
+    names = [row.name for row in fields(Settings)]
+    bases = [name.removesuffix("_api_key") for name in names if name.endswith("_api_key")]
+    return [base for base in bases if f"{base}_base_url" in names]
+
+
 def read_environment(root: Path = ROOT) -> dict[str, str]:
     """Returns name → text from the process environment, then `.env.local`, then `.env`; empty counts as unset."""
     sources: list[Mapping[str, str | None]] = [

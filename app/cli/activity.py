@@ -17,7 +17,7 @@ from app.cli.failures import plain_errors
 from app.cli.tables import format_stats
 from app.db.activity import ActivityFilter
 from app.db.tables import OUTCOMES
-from app.services.providers.provider import PROVIDERS
+from app.services.providers import PROVIDERS
 from app.services.reports.csv_export import encode_csv
 from app.services.reports.records import stream_pages
 from app.services.reports.retention import drop_days, get_droppable_days, retention_end

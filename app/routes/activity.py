@@ -9,7 +9,7 @@ from flask import Blueprint, Response, g, request
 
 from app.errors import BadRequest, PermissionDenied
 from app.services.journal.lifecycle import get_integrity
-from app.services.providers.provider import PROVIDERS
+from app.services.providers import PROVIDERS
 from app.services.reports.csv_export import encode_csv, unfinished_on_failure
 from app.services.reports.records import (
     MAX_PAGE_ROWS,

@@ -5,10 +5,9 @@ from __future__ import annotations
 from flask import Blueprint, Response, request
 
 from app.errors import BadRequest
-from app.services.inference.routing import MAX_NAME_LENGTH, resolve_entry
-from app.services.models import get_providers_on
-from app.services.models.render import ALL_GATEWAYS, Query, render_list, render_model
-from app.services.providers.provider import PROVIDERS, Provider
+from app.services.inference.routing import resolve_entry
+from app.services.models import MAX_MODEL_NAME_CHARACTERS, ListQuery, render_list, render_model
+from app.services.providers import ALL_GATEWAYS, PROVIDERS, Provider, get_configured_providers
 from app.web.conditional import conditional_answer
 
 bp = Blueprint("catalog", __name__)
@@ -31,16 +30,16 @@ def list_models() -> Response:
 @bp.get("/api/catalog/model/<path:model_id>")
 def get_model(model_id: str) -> Response:
     """Shows one model, by its id or by a name that people write for it."""
-    if len(model_id) > MAX_NAME_LENGTH:
-        raise BadRequest(f"A model's name has at most {MAX_NAME_LENGTH} characters.", param="model")
+    if len(model_id) > MAX_MODEL_NAME_CHARACTERS:
+        raise BadRequest(f"A model's name has at most {MAX_MODEL_NAME_CHARACTERS} characters.", param="model")
     return conditional_answer(render_model(*resolve_entry(model_id, _providers(_read_gateway()))))
 
 
-def _read_query() -> Query:
+def _read_query() -> ListQuery:
     search = request.args.get("search", "").strip()
     if len(search) > _MAX_SEARCH_LENGTH:
         raise BadRequest(f"search has at most {_MAX_SEARCH_LENGTH} characters.", param="search")
-    return Query(
+    return ListQuery(
         gateway=_read_gateway(),
         provider=request.args.get("provider", "").strip().lower()[:_MAX_SEARCH_LENGTH],
         search=search.lower(),
@@ -71,4 +70,4 @@ def _read_number(name: str, default: int, least: int, most: int) -> int:
 
 
 def _providers(gateway: str) -> list[Provider]:
-    return get_providers_on() if gateway == ALL_GATEWAYS else [PROVIDERS[gateway]]
+    return get_configured_providers() if gateway == ALL_GATEWAYS else [PROVIDERS[gateway]]

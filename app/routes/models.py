@@ -5,9 +5,9 @@ from __future__ import annotations
 from flask import Blueprint, Response
 
 from app.errors import BadRequest
-from app.services.inference.routing import MAX_NAME_LENGTH, resolve_entry
-from app.services.models import get_providers_on
-from app.services.models.render import render_openai_list, to_openai
+from app.services.inference.routing import resolve_entry
+from app.services.models import MAX_MODEL_NAME_CHARACTERS, make_openai_model, render_openai_list
+from app.services.providers import get_configured_providers
 from app.web.conditional import conditional_answer
 from app.web.responses import json_answer
 
@@ -23,7 +23,7 @@ def list_models() -> Response:
 @bp.get("/v1/models/<path:model_id>")
 def retrieve_model(model_id: str) -> Response:
     """Shows one model, by its id or by a name that people write for it."""
-    if len(model_id) > MAX_NAME_LENGTH:
-        raise BadRequest(f"A model's name has at most {MAX_NAME_LENGTH} characters.", param="model")
-    _, model = resolve_entry(model_id, get_providers_on())
-    return json_answer(to_openai(model, model.id))
+    if len(model_id) > MAX_MODEL_NAME_CHARACTERS:
+        raise BadRequest(f"A model's name has at most {MAX_MODEL_NAME_CHARACTERS} characters.", param="model")
+    _, model = resolve_entry(model_id, get_configured_providers())
+    return json_answer(make_openai_model(model, model.id))

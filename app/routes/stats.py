@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from flask import Blueprint, Response
 
 from app.errors import NotFound
-from app.services.providers.provider import PROVIDERS
+from app.services.providers import PROVIDERS
 from app.services.reports.stats import ALL_GATEWAYS, TIME_RANGES, get_stats
 from app.web.query import choose, read_arguments
 from app.web.responses import json_answer

@@ -14,7 +14,7 @@ from app.logs import log_event
 from app.runtime import get_settings
 from app.services.health.gauges import update_gauges
 from app.services.journal.lifecycle import start_journal, stop_journal
-from app.services.models import start_catalogs
+from app.services.models import refresh_if_due
 from app.services.reports.retention import start_maintenance
 from app.shutdown import start_drain
 
@@ -28,7 +28,7 @@ _SHIPPING_SHARE = 0.6
 def start_worker(worker: Any) -> None:
     """Opens the journal, fetches the catalogs in the background, and listens for the signal to drain."""
     start_journal()
-    start_catalogs()
+    refresh_if_due()
     start_maintenance()
     threading.Thread(target=_update_gauges_forever, name="gauges", daemon=True).start()
     _drain_on_term(worker)

@@ -6,7 +6,7 @@ from app.config import Settings, SettingsError
 from app.db.schema import SchemaError, fetch_schema_state
 from app.logs import log_event
 from app.runtime import use_settings
-from app.services.pricing.lookup import load_operator_prices
+from app.services.pricing import load_operator_prices
 
 
 def check_boot(settings: Settings) -> str | None:

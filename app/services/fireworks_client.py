@@ -21,7 +21,7 @@ from app.errors import UpstreamError
 from app.runtime import get_settings
 from app.services.endpoints.chat_assembly import process_completion
 from app.services.inference.parameters import stream_options_for
-from app.services.providers.provider import FIREWORKS, get_client
+from app.services.providers import get_client, get_provider
 from app.services.streaming.client_connection import ClientConnection
 from app.services.streaming.relay import Relay
 from app.upstream import UpstreamClient
@@ -50,7 +50,7 @@ def get_fireworks_client() -> UpstreamClient:
     Raises:
         ConfigurationMissing: FIREWORKS_API_KEY is not set.
     """
-    return get_client(FIREWORKS)
+    return get_client(get_provider("fireworks"))
 
 
 def make_fireworks_request_openai(messages: list[dict[str, Any]], model: str, **params: Any) -> ChatObject:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Response, request
 
-from app.services.models.render import Rendered
+from app.services.models import Rendered
 
 # Clients may keep the answer but ask each time whether it still holds, which costs a 304 without a body.
 _CACHE_CONTROL = "no-cache"
@@ -23,7 +23,7 @@ def conditional_answer(rendered: Rendered) -> Response:
         return Response(status=304, headers=headers)
     if packs:
         headers["content-encoding"] = "gzip"
-    body = rendered.get_packed() if packs else rendered.body
+    body = rendered.get_gzipped() if packs else rendered.body
     return Response(body, content_type="application/json", headers=headers)
 
 

@@ -11,9 +11,11 @@ import pytest
 from flask.testing import FlaskClient
 
 from app import create_app
-from app.runtime import get_settings
+from app.runtime import get_component, get_settings
 from app.services import models
-from app.services.models import refresh
+from app.services.models import cache, representations
+from app.services.models.catalog import get_catalog
+from app.services.providers.fireworks import PROVIDER as FIREWORKS
 from tests.support.answers import json_answer
 from tests.support.catalogs import (
     BASE_PATHS,
@@ -39,7 +41,7 @@ DOWN = json_answer({"error": {"message": "oops"}}, 500)
 @pytest.fixture
 def upstream_lists(upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch) -> ScriptedUpstream:
     """A scripted upstream with thirty Fireworks models, three of Featherless, and one that two providers share."""
-    monkeypatch.setattr(refresh, "REFRESH_SPREAD_S", 0.0)
+    monkeypatch.setattr(cache, "REFRESH_SPREAD_S", 0.0)
     upstream.on_path(FIREWORKS_LIST, list_answer(fireworks_rows(*SLUGS)))
     upstream.on_path(PRICES_PATH, list_answer([price_row(GLM, "1.4", "0.26", "4.4")]))
     upstream.on_path(BASE_PATHS["featherless"] + "/models", pages_answer([plain_rows("a/One", "a/Two", "b/Three")]))
@@ -200,7 +202,7 @@ def test_the_etag_follows_the_list_and_the_query(client: FlaskClient, upstream_l
     assert len(set(etags)) == 4
 
     upstream_lists.on_path(FIREWORKS_LIST, list_answer(fireworks_rows(*SLUGS, "new")))
-    models._catalogs["fireworks"].fetch()
+    get_catalog(FIREWORKS).fetch()
 
     changed = [client.get(path).headers["etag"] for path in paths]
     assert [new == old for new, old in zip(changed, etags, strict=True)] == [False, False, True, False]
@@ -234,14 +236,13 @@ def test_openais_list_has_a_strong_etag_of_its_own_for_each_of_its_forms(client:
 
 
 def test_what_is_kept_of_answers_is_bounded(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    from app.services.models import render
-
-    monkeypatch.setattr(render, "_KEPT_BYTES", 60_000)
+    monkeypatch.setattr(representations, "_MAX_KEPT_BYTES", 60_000)
     for limit in range(1, 31):
         assert get(client, f"/api/catalog/models?gateway=fireworks&limit={limit}")["returned"] == limit
 
-    assert render._kept._bytes <= 60_000
-    assert render._kept._bytes == sum(answer.size for _, answer in render._kept._answers.values())
+    rendered_cache = get_component(representations.RenderedCache)
+    assert rendered_cache._bytes <= 60_000
+    assert rendered_cache._bytes == sum(rendered.size for _, rendered in rendered_cache._kept.values())
 
 
 def test_a_failing_refresh_shows_as_stale_with_its_age(client: FlaskClient, upstream_lists: ScriptedUpstream) -> None:
@@ -251,7 +252,7 @@ def test_a_failing_refresh_shows_as_stale_with_its_age(client: FlaskClient, upst
     models._fireworks_models_cache["timestamp"] -= 2000
 
     stale = client.get(path)
-    wait_until(lambda: models._catalogs["fireworks"].last_error, what="the refresh to fail")
+    wait_until(lambda: get_catalog(FIREWORKS).last_error, what="the refresh to fail")
 
     body = get(client, path)
     assert (body["stale"], body["age_s"] >= 2000, body["total"]) == (True, True, 30)

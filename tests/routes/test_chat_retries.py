@@ -91,7 +91,7 @@ def lone(
     with ScriptedUpstream() as upstream:
         fireworks = {"FIREWORKS_BASE_URL": upstream.base_url, "FIREWORKS_API_KEY": "fw_test"}
         with running_gateway(tree, place, base_settings(place, session_database_url) | fireworks) as gateway:
-            wait_until(lambda: '"catalog loaded"' in gateway.log(), what="the catalog")
+            wait_until(lambda: '"catalog_loaded"' in gateway.log(), what="the catalog")
             yield gateway, upstream
 
 

@@ -8,10 +8,9 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from app.config import load_settings
-from app.runtime import use_settings
-from app.services import models
-from app.services.pricing import lookup as pricing
-from app.services.providers.provider import PROVIDERS
+from app.runtime import get_runtime, use_settings
+from app.services.models.catalog import Catalogs
+from app.services.providers import PROVIDERS
 from tests.support.answers import json_answer
 from tests.support.request_reader import SeenRequest
 from tests.support.scripted_upstream import ScriptedUpstream
@@ -29,34 +28,27 @@ FIREWORKS_LIST = "/inference/v1/models"
 
 
 def provider_environment(root: str, names: Sequence[str] = tuple(BASE_PATHS), key: str = "fw_test") -> dict[str, str]:
-    """Returns the settings that turn these providers on and point them below `root`."""
+    """Returns the settings that configure these providers and point them below `root`."""
     environment = {"GATEWAY_API_KEY": "gw_test"}
     for name in names:
-        environment[PROVIDERS[name].key_setting] = key
-        environment[PROVIDERS[name].base_url_setting] = root + BASE_PATHS[name]
+        environment[f"{name.upper()}_API_KEY"] = key
+        environment[f"{name.upper()}_BASE_URL"] = root + BASE_PATHS[name]
     return environment
 
 
 @contextmanager
 def catalogs_of(environment: dict[str, str]) -> Iterator[None]:
-    """This process with these settings and without any list or price from before, and without theirs afterwards."""
+    """This process with these settings in a runtime of its own, without any list or price from before or afterwards."""
     use_settings(load_settings(environment))
-    _forget()
     try:
         yield
     finally:
-        for catalog in models._catalogs.values():
-            if (flight := catalog._flight) is not None:
-                # What is about to land reads the settings; what hangs will fail before it does.
-                flight.done.wait(0.3)
-        _forget()
+        if (catalogs := get_runtime().find(Catalogs)) is not None:
+            for provider in PROVIDERS.values():
+                if (fetch := catalogs.get_catalog(provider).fetch_under_way) is not None:
+                    # A fetch that is about to end would send its next request in the middle of another test.
+                    fetch.done.wait(0.3)
         use_settings(None)
-
-
-def _forget() -> None:
-    models.forget_catalogs()
-    for name in PROVIDERS:
-        pricing.set_listed_prices(name, {})
 
 
 def root_of(upstream: ScriptedUpstream) -> str:

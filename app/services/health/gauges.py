@@ -7,8 +7,8 @@ from prometheus_client import Gauge
 from app.services.inference.admission import get_live
 from app.services.inference.circuit_breaker import THRESHOLDS, get_open_breakers
 from app.services.journal.lifecycle import get_journal_status
-from app.services.models import get_catalog_ages
-from app.services.providers.provider import PROVIDERS
+from app.services.models import get_catalog_states
+from app.services.providers import PROVIDERS
 
 live_requests = Gauge("gateway_live_requests", "Requests being served.", ["stream"], multiprocess_mode="livesum")
 breaker_open = Gauge(
@@ -36,7 +36,7 @@ def update_gauges() -> None:
     journal_backlog_bytes.set(journal["backlog_bytes"])
     journal_oldest_seconds.set(journal["oldest_age_s"] or 0)
     journal_unrecorded.set(journal["unrecorded"])
-    for provider, state in get_catalog_ages().items():
+    for provider, state in get_catalog_states().items():
         if state.age_s is not None:
             catalog_age_seconds.labels(provider).set(state.age_s)
     for stream, count in get_live().items():

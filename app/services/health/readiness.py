@@ -11,7 +11,7 @@ from app.db.schema import select_schema_state
 from app.runtime import get_settings
 from app.services.inference.circuit_breaker import get_open_breakers
 from app.services.journal.lifecycle import get_journal_status
-from app.services.models import get_catalog_ages
+from app.services.models import get_catalog_states
 from app.shutdown import is_draining
 
 # A balancer asks every few seconds and gives up after some; a database that takes longer is as good as away.
@@ -32,7 +32,7 @@ def get_readiness() -> dict[str, Any]:
         "draining": is_draining(),
         "database": _database_state(),
         "journal": journal,
-        "catalogs": get_catalog_ages(),
+        "catalogs": get_catalog_states(),
         "breakers": get_open_breakers(),
     }
 

@@ -12,8 +12,8 @@ from app.services.inference.admission import become_stream
 from app.services.inference.parameters import check_parameters, fit_to_provider, parse_body, stream_options_for
 from app.services.inference.routing import resolve_model
 from app.services.journal.record import Activity
-from app.services.models import peek_listing
-from app.services.providers.provider import Provider, get_client, get_provider
+from app.services.models import peek_model_list
+from app.services.providers import Provider, get_client, get_provider
 
 _encode = msgspec.json.Encoder().encode
 
@@ -70,8 +70,8 @@ def read_chat_request(content: bytes, activity: Activity) -> ChatRequest:
     resolved = resolve_model(asked_model, provider_name or None)
     provider, model = resolved.provider, resolved.model_id
     row.gateway = provider.name
-    listing = peek_listing(provider)
-    if listing is not None and listing.get(model) is not None:
+    model_list = peek_model_list(provider)
+    if model_list is not None and model_list.get(model) is not None:
         row.model_served = model  # A name that only the caller vouches for waits until the provider has answered.
     check_parameters(body, provider)
     body.pop("provider", None)
@@ -121,6 +121,6 @@ def _text(body: dict[str, Any], name: str, *, required: bool = False) -> str:
 
 
 def _must_stream(body: dict[str, Any], provider: Provider) -> bool:
-    limit = provider.max_unstreamed_tokens
+    limit = provider.serves["chat"].max_unstreamed_tokens
     asked = max(body.get("max_tokens") or 0, body.get("max_completion_tokens") or 0)
     return limit is not None and asked > limit

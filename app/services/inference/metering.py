@@ -14,7 +14,7 @@ from app.metrics import count_request
 from app.services.inference.admission import release
 from app.services.inference.chat_request import ChatRequest
 from app.services.journal.record import Activity
-from app.services.pricing.lookup import compute_cost, get_price
+from app.services.pricing import compute_cost, get_price
 from app.services.streaming.sse import Usage
 from app.services.streaming.stream_summary import Sightings
 
@@ -29,7 +29,7 @@ def record_completion(
         row.model_served = completion["model"][:500]
     row.finish_reason = _finish_reason(choices)
     _put_usage(activity, request, _usage(completion.get("usage")))
-    generation_s = _server_generation_s(headers) or time.monotonic() - activity.started_s
+    generation_s = request.provider.get_generation_s(headers) or time.monotonic() - activity.started_s
     _put_speed(activity, generation_s)
     _finish(activity, "ok", 200)
 
@@ -38,15 +38,6 @@ def _finish_reason(choices: list[Any]) -> str | None:
     first = choices[0] if choices else None
     reason = first.get("finish_reason") if isinstance(first, dict) else None
     return reason[:100] if isinstance(reason, str) else None
-
-
-def _server_generation_s(headers: Mapping[str, str]) -> float | None:
-    """Returns how long Fireworks generated, from its two timing headers; None where they are missing."""
-    try:
-        total_s = float(headers["fireworks-server-processing-time"])
-        return max(total_s - float(headers["fireworks-server-time-to-first-token"]), 0.0) or None
-    except (KeyError, ValueError):
-        return None
 
 
 def record_stream(activity: Activity, request: ChatRequest, seen: Sightings, error: GatewayError | None) -> None:
@@ -107,7 +98,7 @@ def _put_usage(activity: Activity, request: ChatRequest, usage: Usage | None) ->
 def _put_cost(activity: Activity, request: ChatRequest, kind: str) -> None:
     """Puts the cost on the record, `kind` being what it is if the price is known."""
     row = activity.row
-    price = get_price(request.provider.name, request.model, request.service_tier)
+    price = get_price(request.provider.billing, request.model, request.service_tier)
     if price is None or row.prompt_tokens is None or row.completion_tokens is None:
         return
     cost = compute_cost(price, row.prompt_tokens, row.cached_tokens or 0, row.completion_tokens)

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import msgspec
 
 from app.errors import BadRequest
-from app.services.providers.provider import Provider
+from app.services.providers import Provider
 
 # Real requests nest tools' JSON schemas a dozen levels deep; parsers recurse, so a bound is needed somewhere.
 MAX_DEPTH = 64
@@ -113,9 +113,10 @@ def check_parameters(body: dict[str, Any], provider: Provider) -> None:
         value = body.get(name)
         if value is not None:
             check(name, value)
-    top_k = body.get("top_k")
-    if top_k is not None:
-        _integer(*provider.top_k_range)("top_k", top_k)
+    for name, (least, most) in provider.serves["chat"].ranges.items():
+        value = body.get(name)
+        if value is not None:
+            _integer(least, most)(name, value)
 
 
 def _refuse(param: str, must: str) -> NoReturn:
@@ -157,7 +158,7 @@ def _object(name: str, value: Any) -> None:
         _refuse(name, "must be an object")
 
 
-# The documented parameters; the ranges are Fireworks' and OpenAI's. `top_k` differs by provider.
+# The documented parameters; the ranges are Fireworks' and OpenAI's. Ranges that differ by provider are in its record.
 _CHECKS: dict[str, Callable[[str, Any], None]] = {
     "max_tokens": _integer(1),
     "max_completion_tokens": _integer(1),
@@ -178,17 +179,19 @@ def fit_to_provider(body: dict[str, Any], provider: Provider) -> list[str]:
     Returns:
         The names of what was left out, each once, as `x-gateway-dropped-params` shows them.
     """
-    dropped = [name for name in body if name in provider.dropped_params]
-    tier = body.get("service_tier")
-    if tier is not None and provider.service_tiers is not None and tier not in provider.service_tiers:
-        dropped.append("service_tier")
+    support = provider.serves["chat"]
+    dropped = [name for name in body if name in support.dropped_fields]
+    for name, accepted in support.accepted_values.items():
+        value = body.get(name)
+        if value is not None and value not in accepted:
+            dropped.append(name)
     for name in dropped:
         del body[name]
-    for name, new_name in provider.renamed_params.items():
+    for name, new_name in support.renamed_fields.items():
         if name in body and new_name not in body:
             body[new_name] = body.pop(name)
-    if provider.dropped_message_fields:
-        dropped += _drop_message_fields(body["messages"], provider.dropped_message_fields)
+    if support.dropped_message_fields:
+        dropped += _drop_message_fields(body["messages"], support.dropped_message_fields)
     return dropped
 
 

@@ -23,7 +23,7 @@ from app.services.inference.chat_request import ChatRequest, read_chat_request
 from app.services.inference.dispatch import post_chat_with_retries
 from app.services.inference.metering import record_completion, record_error, record_stream
 from app.services.journal.record import Activity
-from app.services.providers.provider import Provider, get_client
+from app.services.providers import Provider, get_client
 from app.services.streaming.client_connection import ClientConnection
 from app.services.streaming.relay import Relay
 from app.services.streaming.sse import event_data, split_events
@@ -32,9 +32,6 @@ from app.upstream import Response
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
-
-# What a caller may see of the provider's headers: its limits and its own measurements, nothing about its network.
-_SHOWN_HEADERS = ("x-ratelimit-", "fireworks-")
 
 
 @dataclass(slots=True)
@@ -120,7 +117,8 @@ def _headers(request: ChatRequest, answer: Response, activity: Activity, upstrea
     headers = {
         name: value
         for name, value in answer.headers.items()
-        if name.startswith(_SHOWN_HEADERS) and value.isprintable()  # gunicorn sends no control characters.
+        if name.startswith(request.provider.shown_headers)
+        and value.isprintable()  # gunicorn sends no control characters.
     }
     headers["x-gateway-provider"] = request.provider.name
     # The provider words it, and a header takes little more than ASCII.

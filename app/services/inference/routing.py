@@ -11,13 +11,15 @@ from app.config import Settings
 from app.errors import BadRequest, NotFound, Unavailable
 from app.runtime import get_settings
 from app.services import models
-from app.services.models import Listing, Model
-from app.services.models.names import is_fireworks_form
-from app.services.models.sources import SOURCES
-from app.services.providers.provider import FIREWORKS, PROVIDERS, Provider, get_client, get_provider
-
-# Longer than any provider's id with a deployment behind it, and short enough to repeat in an error message.
-MAX_NAME_LENGTH = 300
+from app.services.models import MAX_MODEL_NAME_CHARACTERS, Model, ModelList
+from app.services.providers import (
+    PROVIDERS,
+    Provider,
+    get_client,
+    get_configured_providers,
+    get_provider,
+    is_configured,
+)
 
 # Callers choose the names, so what is remembered of them is bounded; a gateway's users use some dozens.
 _KEPT_RESOLUTIONS = 4_096
@@ -51,9 +53,9 @@ _memory = _Memory()
 def resolve_model(model: str, provider_name: str | None = None) -> Resolved:
     """Returns the provider that serves `model` and the id that it has there.
 
-    An explicit provider decides. Otherwise: the `accounts/` form is Fireworks'; then an exact id in a list; then the
-    names people write (`deepseek-v3p1`, `fireworks/deepseek-v3p1`, `deepseek-ai/DeepSeek-V3.1`), in any case. With an
-    `accounts/` id it never waits for a list.
+    An explicit provider decides. Otherwise: a form that only one provider has (`accounts/…` is Fireworks'); then an
+    exact id in a list; then the names people write (`deepseek-v3p1`, `fireworks/deepseek-v3p1`,
+    `deepseek-ai/DeepSeek-V3.1`), in any case. With a provider's own form it never waits for a list.
 
     Args:
         model: the request's `model`.
@@ -82,7 +84,7 @@ def _refresh_memory() -> None:
     now_s = time.monotonic()
     if now_s >= _memory.next_poke_s:
         _memory.next_poke_s = now_s + _POKE_EVERY_S
-        models.start_catalogs()
+        models.refresh_if_due()
     settings, generation = get_settings(), models.get_generation()
     if generation != _memory.generation or settings is not _memory.settings:
         _memory.settings, _memory.generation = settings, generation
@@ -90,44 +92,44 @@ def _refresh_memory() -> None:
 
 
 def _resolve(model: str, provider_name: str | None) -> Resolved:
-    if not 0 < len(model) <= MAX_NAME_LENGTH:
-        raise BadRequest(f"model must have from 1 to {MAX_NAME_LENGTH} characters.", param="model")
+    if not 0 < len(model) <= MAX_MODEL_NAME_CHARACTERS:
+        raise BadRequest(f"model must have from 1 to {MAX_MODEL_NAME_CHARACTERS} characters.", param="model")
     if provider_name is not None:
         return _resolve_at(get_provider(provider_name), model)
-    if model.startswith("accounts/") or (is_fireworks_form(model) and FIREWORKS in models.get_providers_on()):
-        return _resolve_at(FIREWORKS, model)
-    provider, found = resolve_entry(model, models.get_providers_on())
+    claimant = next((provider for provider in PROVIDERS.values() if _claims(provider, model)), None)
+    if claimant is not None:
+        return _resolve_at(claimant, model)
+    provider, found = resolve_entry(model, get_configured_providers())
     return Resolved(provider, found.id)
+
+
+def _claims(provider: Provider, model: str) -> bool:
+    naming = provider.naming
+    return naming.claims(model) or (naming.claims_if_configured(model) and is_configured(provider))
 
 
 def _resolve_at(provider: Provider, model: str) -> Resolved:
     """Resolves at one provider, which the caller or the name's form decided."""
     get_client(provider)
-    if provider is FIREWORKS and model.startswith("accounts/"):
-        return Resolved(provider, _account_id(model))
-    if SOURCES[provider.name].naming.is_unlisted(model):
+    naming = provider.naming
+    if naming.claims(model):
+        return Resolved(provider, naming.get_canonical_id(model, lambda name: _find_ids(provider, name)))
+    if naming.is_unlisted(model):
         return Resolved(provider, model)
     try:
-        models.get_listing(provider)
+        models.get_model_list(provider)
     except Unavailable:
         return Resolved(provider, model)  # The provider itself knows best while we know nothing.
     return Resolved(provider, resolve_entry(model, [provider])[1].id)
 
 
-def _account_id(model: str) -> str:
-    """Returns an `accounts/` id as Fireworks writes it; what the list does not know is left as it is."""
-    if not model.startswith("accounts/fireworks/") or "#" in model or "@" in model:
-        return model
-    listing = models.peek_listing(FIREWORKS)
-    found = listing.find(model) if listing is not None else ()
-    if len(found) == 1:
-        return found[0].id
-    account, _, rest = model.rpartition("/")
-    # `accounts/fireworks/x` is no form of Fireworks' own, and can mean nothing but its model x.
-    return f"{account}/models/{rest}" if account == "accounts/fireworks" and rest else model
+def _find_ids(provider: Provider, name: str) -> list[str]:
+    """Returns the ids that a name can mean in the provider's list, if the list is here; never waits for it."""
+    model_list = models.peek_model_list(provider)
+    return [model.id for model in model_list.find(name)] if model_list is not None else []
 
 
-Listings = Sequence[tuple[Provider, Listing]]
+ModelLists = Sequence[tuple[Provider, ModelList]]
 Found = list[tuple[Provider, Model]]
 
 
@@ -139,30 +141,30 @@ def resolve_entry(name: str, providers: Sequence[Provider]) -> tuple[Provider, M
         NotFound: it means none; the text names the nearest.
         Unavailable: it means none, and some list could not be had.
     """
-    listings, missing = models.get_listings(providers)
-    found = _find(name, listings)
+    model_lists, missing = models.get_model_lists(providers)
+    found = _find(name, model_lists)
     if not found and models.fetch_for_unknown(providers):
-        listings, missing = models.get_listings(providers)
-        found = _find(name, listings)
+        model_lists, missing = models.get_model_lists(providers)
+        found = _find(name, model_lists)
     if len(found) == 1:
         return found[0]
     if found:
         raise _ambiguous(name, found)
     if missing is not None:
         raise missing
-    raise _not_found(name, listings)
+    raise _not_found(name, model_lists)
 
 
-def _find(name: str, listings: Listings) -> Found:
-    exact = [(provider, model) for provider, listing in listings if (model := listing.get(name)) is not None]
-    named = exact or [(provider, model) for provider, listing in listings for model in listing.find(name)]
+def _find(name: str, model_lists: ModelLists) -> Found:
+    exact = [(provider, model) for provider, model_list in model_lists if (model := model_list.get(name)) is not None]
+    named = exact or [(provider, model) for provider, model_list in model_lists for model in model_list.find(name)]
     if named:
         return named
     # `deepinfra/Org/Name` says where to look for `Org/Name`.
     word, _, rest = name.partition("/")
     if word.lower() not in PROVIDERS:
         return []
-    return [(at, model) for at, listing in listings if at.name == word.lower() for model in listing.find(rest)]
+    return [(at, model) for at, model_list in model_lists if at.name == word.lower() for model in model_list.find(rest)]
 
 
 def _ambiguous(name: str, found: Found) -> BadRequest:
@@ -175,10 +177,10 @@ def _ambiguous(name: str, found: Found) -> BadRequest:
     )
 
 
-def _not_found(name: str, listings: Listings) -> NotFound:
-    scored = [near for _, listing in listings for near in listing.nearest(name, _NAMES_SHOWN)]
+def _not_found(name: str, model_lists: ModelLists) -> NotFound:
+    scored = [near for _, model_list in model_lists for near in model_list.get_nearest(name, _NAMES_SHOWN)]
     nearest = list(dict.fromkeys(model_id for _, model_id in nlargest(_NAMES_SHOWN, scored)))
-    where = ", ".join(provider.title for provider, _ in listings)
+    where = ", ".join(provider.title for provider, _ in model_lists)
     hint = f" The nearest names are: {', '.join(nearest)}." if nearest else ""
     return NotFound(
         f"Model {name!r} is not served by {where}.{hint} GET /api/catalog/models lists them all.",

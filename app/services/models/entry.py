@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 import msgspec
 
-from app.services.pricing.lookup import Price, to_plain_text
+from app.services.pricing import Price, to_plain_text
+
+# Longer than any provider's id with a deployment behind it, and short enough to repeat in an error message.
+MAX_MODEL_NAME_CHARACTERS = 300
 
 # None of these objects can be part of a reference cycle, so the collector need not walk over 22,000 of them (gc=False).
 
@@ -74,10 +78,10 @@ class Model(msgspec.Struct, frozen=True, gc=False):
 _UNKNOWN_PRICING = Pricing(None, None, None)
 
 
-class Packer:
-    """Turns entries into `Model`s that share whatever is alike among them.
+class ModelPacker:
+    """Turns entries into `Model`s that share equal parts.
 
-    A list of 22,000 has some dozens of distinct architectures, prices and parameter lists; sharing them brings an
+    A list of 22,000 has some dozens of distinct architectures, prices and parameter lists. Sharing them brings an
     entry from 2.6 KB as dicts to about 0.4 KB.
     """
 
@@ -85,7 +89,7 @@ class Packer:
         self._shared: dict[Any, Any] = {}
 
     def pack(self, entry: Mapping[str, Any]) -> Model:
-        """Returns the entry, a dict as the normalisers make it, as a `Model`."""
+        """Returns an entry, a dict as the normalisers make it, as a `Model`."""
         model = msgspec.convert(entry, Model)
         share = self._shared.setdefault
         changes: dict[str, Any] = {
@@ -99,7 +103,7 @@ class Packer:
         }
         return msgspec.structs.replace(model, **changes)
 
-    def priced(self, model: Model, price: Price | None) -> Model:
+    def set_price(self, model: Model, price: Price | None) -> Model:
         """Returns the model with `price` as its price, unknown where that is None."""
         if price is None:
             return msgspec.structs.replace(model, pricing=_UNKNOWN_PRICING, pricing_source=None, pricing_date=None)
@@ -117,4 +121,17 @@ def to_pricing(price: Price) -> Pricing:
         prompt=to_plain_text(price.prompt),
         completion=to_plain_text(price.completion),
         input_cache_read=None if cached is None else to_plain_text(cached),
+    )
+
+
+def to_price(pricing: Pricing, source: str, date: datetime.date) -> Price | None:
+    """Returns the decimal strings of an entry as a price, None where they do not tell it."""
+    if pricing.prompt is None or pricing.completion is None:
+        return None
+    return Price(
+        prompt=Decimal(pricing.prompt),
+        completion=Decimal(pricing.completion),
+        input_cache_read=None if pricing.input_cache_read is None else Decimal(pricing.input_cache_read),
+        source=source,
+        date=date,
     )

@@ -1,6 +1,6 @@
-"""The operator's own price list: what PRICE_FILE may hold, and a reader that names whatever is wrong in it.
+"""The operator's own price list: the format of PRICE_FILE, and a reader that names every wrong entry.
 
-unit = "usd_per_million_tokens"          # the only unit; it stands here so that nobody has to remember it
+unit = "usd_per_million_tokens"          # the only unit; the file states it so that it cannot be mistaken
 date = 2026-11-01                        # optional: since when these prices hold
 
 [fireworks."accounts/fireworks/models/glm-5p3"]
@@ -15,29 +15,36 @@ completion = 5.50
 [featherless."*"]                        # every model of a provider without an entry of its own: a flat plan
 prompt = 0
 completion = 0
+
+The file is read by `tomllib` and checked here, not by `msgspec.toml`: that reads an amount as a float, which rounds it
+to 17 digits, takes a number in quotes for a number, and does not name the table in its errors
+(`$[...][...].prompt`).
 """
 
 from __future__ import annotations
 
 import datetime
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from app.config import SettingsError
-from app.services.providers.provider import PROVIDERS
 
 UNIT = "usd_per_million_tokens"
 
-# The dearest models cost 600 USD per million tokens and the cheapest cached ones 0.0028. Outside of these limits a
-# number is in another unit, and a bill wrong by a power of ten is worse than a refused start.
-_LEAST_USD_PER_MILLION = Decimal("0.0005")
-_MOST_USD_PER_MILLION = Decimal("10000")
+# The model id of an entry that holds for every model of its provider without an entry of its own.
+ANY_MODEL = "*"
 
-_PRICE_KEYS = ("prompt", "completion", "input_cache_read")
+# The dearest models cost 600 USD per million tokens and the cheapest cached ones 0.0028. A number outside of these
+# limits is in another unit, and a bill that is wrong by a power of ten is worse than a refused start.
+_MIN_USD_PER_MILLION = Decimal("0.0005")
+_MAX_USD_PER_MILLION = Decimal("10000")
+
+_HEAD_FIELDS = ("unit", "date")
+_AMOUNT_FIELDS = ("prompt", "completion", "input_cache_read")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +60,12 @@ class FilePrice:
     date: datetime.date | None
 
 
-def read_price_file(path: Path) -> list[FilePrice]:
-    """Returns the file's entries.
+def read_price_file(path: Path, provider_names: Sequence[str]) -> list[FilePrice]:
+    """Returns the entries of the file.
+
+    Args:
+        path: the file.
+        provider_names: the providers that it may hold tables of.
 
     Raises:
         SettingsError: it cannot be read, or an entry is wrong; the text names it.
@@ -64,23 +75,24 @@ def read_price_file(path: Path) -> list[FilePrice]:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SettingsError(f"PRICE_FILE {path} cannot be read: {error}.") from error
     try:
-        return list(_entries(document))
+        return list(_read_entries(document, provider_names))
     except ValueError as error:
         raise SettingsError(f"PRICE_FILE {path}: {error}") from error
 
 
-def _entries(document: dict[str, Any]) -> Iterator[FilePrice]:
-    date = _checked_head(document)
+def _read_entries(document: dict[str, Any], provider_names: Sequence[str]) -> Iterator[FilePrice]:
+    date = _read_head(document)
     for provider, models in document.items():
-        if provider in ("unit", "date"):
+        if provider in _HEAD_FIELDS:
             continue
-        for model_id, table in _tables(provider, models):
-            for tier, values in _tiers(table):
-                where = f"{provider}.{model_id!r}" + (f".{tier}" if tier else "")
-                yield FilePrice(provider, model_id, tier, *_prices(where, values), date)
+        if provider not in provider_names:
+            raise ValueError(f"unknown provider {provider!r}; use {', '.join(provider_names)}.")
+        for model_id, tier, table in _read_tables(provider, models):
+            where = f"{provider}.{model_id!r}" + (f".{tier}" if tier else "")
+            yield FilePrice(provider, model_id, tier, *_read_amounts(where, table), date)
 
 
-def _checked_head(document: dict[str, Any]) -> datetime.date | None:
+def _read_head(document: dict[str, Any]) -> datetime.date | None:
     if document.get("unit") != UNIT:
         raise ValueError(f'it must say unit = "{UNIT}" at its top; it says {document.get("unit")!r}.')
     date = document.get("date")
@@ -89,41 +101,37 @@ def _checked_head(document: dict[str, Any]) -> datetime.date | None:
     return date
 
 
-def _tables(provider: str, models: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    if provider not in PROVIDERS:
-        raise ValueError(f"unknown provider {provider!r}; use {', '.join(PROVIDERS)}.")
+def _read_tables(provider: str, models: Any) -> Iterator[tuple[str, str | None, dict[str, Any]]]:
+    """Yields (model id, tier, table); the tier is None for the model's own table."""
     if not isinstance(models, dict):
         raise ValueError(f'{provider} must hold tables, as in [{provider}."model id"].')
     for model_id, table in models.items():
         if not isinstance(table, dict):
             raise ValueError(f'{provider}.{model_id!r} must be a table, as in [{provider}."model id"].')
-        yield model_id, table
+        yield model_id, None, {key: value for key, value in table.items() if not isinstance(value, dict)}
+        yield from ((model_id, key, value) for key, value in table.items() if isinstance(value, dict))
 
 
-def _tiers(table: dict[str, Any]) -> Iterator[tuple[str | None, dict[str, Any]]]:
-    yield None, {key: value for key, value in table.items() if not isinstance(value, dict)}
-    yield from ((tier, values) for tier, values in table.items() if isinstance(values, dict))
-
-
-def _prices(where: str, values: dict[str, Any]) -> tuple[Decimal, Decimal, Decimal | None]:
-    unknown = sorted(values.keys() - set(_PRICE_KEYS))
+def _read_amounts(where: str, table: dict[str, Any]) -> tuple[Decimal, Decimal, Decimal | None]:
+    """Returns the amounts of one table in the order of _AMOUNT_FIELDS; the last may be missing."""
+    unknown = sorted(table.keys() - set(_AMOUNT_FIELDS))
     if unknown:
-        raise ValueError(f"{where}: unknown {unknown[0]!r}; use {', '.join(_PRICE_KEYS)}.")
-    for key in ("prompt", "completion"):
-        if key not in values:
+        raise ValueError(f"{where}: unknown {unknown[0]!r}; use {', '.join(_AMOUNT_FIELDS)}.")
+    for name in ("prompt", "completion"):
+        if name not in table:
             # An id with a dot in it and without quotes makes nested tables, and ends here too.
-            raise ValueError(f"{where}: {key} is missing. (Is the model id in quotes?)")
-    prices = {key: _checked_price(f"{where}: {key}", value) for key, value in values.items()}
-    return prices["prompt"], prices["completion"], prices.get("input_cache_read")
+            raise ValueError(f"{where}: {name} is missing. (Is the model id in quotes?)")
+    amounts = {name: _read_amount(f"{where}: {name}", value) for name, value in table.items()}
+    return amounts["prompt"], amounts["completion"], amounts.get("input_cache_read")
 
 
-def _checked_price(where: str, value: Any) -> Decimal:
+def _read_amount(where: str, value: Any) -> Decimal:
     if isinstance(value, bool) or not isinstance(value, int | Decimal):
         raise ValueError(f"{where} is {value!r}; write a number of USD per million tokens.")
-    price = Decimal(value)
-    if price.is_nan() or (price != 0 and not _LEAST_USD_PER_MILLION <= price <= _MOST_USD_PER_MILLION):
+    amount = Decimal(value)
+    if amount.is_nan() or (amount != 0 and not _MIN_USD_PER_MILLION <= amount <= _MAX_USD_PER_MILLION):
         raise ValueError(
             f"{where} is {value}; that is no price in USD per million tokens "
-            f"({_LEAST_USD_PER_MILLION} to {_MOST_USD_PER_MILLION}, or 0 where it costs nothing)."
+            f"({_MIN_USD_PER_MILLION} to {_MAX_USD_PER_MILLION}, or 0 where it costs nothing)."
         )
-    return price
+    return amount

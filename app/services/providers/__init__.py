@@ -1,1 +1,30 @@
-"""The providers that the gateway can forward to."""
+"""The providers that the gateway can forward to. A file each holds everything that is particular to one of them.
+
+provider.py      the record: what the rest of the gateway knows of a provider
+registry.py      all providers, and the HTTP client for each
+naming.py        the names of models
+pages.py         reading a provider's list of models
+entry_fields.py  from a provider's list entry to the catalog's
+
+To add the provider `x`, add `x_api_key` and `x_base_url` to `Settings`, and a module `x.py` here with its `PROVIDER`.
+"""
+
+from __future__ import annotations
+
+from app.services.providers.entry_fields import Entry
+from app.services.providers.naming import Naming, fold_version
+from app.services.providers.provider import EndpointSupport, Provider
+from app.services.providers.registry import (
+    ALL_GATEWAYS,
+    PROVIDERS,
+    ProviderClients,
+    get_client,
+    get_configured_providers,
+    get_provider,
+    is_configured,
+)
+
+__all__ = [
+    "ALL_GATEWAYS", "PROVIDERS", "EndpointSupport", "Entry", "Naming", "Provider", "ProviderClients", "fold_version",
+    "get_client", "get_configured_providers", "get_provider", "is_configured",
+]  # fmt: skip

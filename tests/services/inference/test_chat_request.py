@@ -16,8 +16,8 @@ from app.services.inference import admission
 from app.services.inference.chat_request import ChatRequest, read_chat_request
 from app.services.journal.record import Activity, ActivityRow, new_request_id
 from app.services.journal.recorder import Recorder
-from app.services.models import get_listing, refresh
-from app.services.providers.provider import FIREWORKS
+from app.services.models import cache, get_model_list
+from app.services.providers.fireworks import PROVIDER as FIREWORKS
 from tests.support.catalogs import (
     FIREWORKS_LIST,
     PRICES_PATH,
@@ -37,11 +37,11 @@ BODY: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content":
 def fireworks() -> Iterator[None]:
     """Only Fireworks on, with one model, whose list is there."""
     with ScriptedUpstream() as upstream, pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(refresh, "REFRESH_SPREAD_S", 0.0)
+        monkeypatch.setattr(cache, "REFRESH_SPREAD_S", 0.0)
         upstream.on_path(FIREWORKS_LIST, list_answer(fireworks_rows("deepseek-v3p1")))
         upstream.on_path(PRICES_PATH, list_answer([]))
         with catalogs_of(provider_environment(root_of(upstream), ["fireworks"])):
-            get_listing(FIREWORKS)
+            get_model_list(FIREWORKS)
             yield
 
 

@@ -11,16 +11,13 @@ from hypothesis import strategies as st
 
 from app.errors import BadRequest
 from app.services.inference.parameters import check_parameters, fit_to_provider, stream_options_for
-from app.services.providers.provider import (
-    CHUTES,
-    DEEPINFRA,
-    FEATHERLESS,
-    FIREWORKS,
-    OPENAI_ONLY_MESSAGE_FIELDS,
-    OPENAI_ONLY_PARAMS,
-    PROVIDERS,
-    Provider,
-)
+from app.services.providers import PROVIDERS, Provider
+from app.services.providers.chutes import PROVIDER as CHUTES
+from app.services.providers.deepinfra import PROVIDER as DEEPINFRA
+from app.services.providers.featherless import PROVIDER as FEATHERLESS
+from app.services.providers.fireworks import OPENAI_ONLY_MESSAGE_FIELDS
+from app.services.providers.fireworks import PROVIDER as FIREWORKS
+from app.services.providers.provider import OPENAI_ONLY_FIELDS
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 GOOD: dict[str, list[Any]] = {
@@ -98,7 +95,7 @@ def test_messages_may_not_be_missing() -> None:
 
 def test_what_fireworks_refuses_is_left_out_and_named() -> None:
     body: dict[str, Any] = {"model": "m", "messages": copy.deepcopy(MESSAGES), "temperature": 1}
-    body |= dict.fromkeys(OPENAI_ONLY_PARAMS, True) | {"service_tier": "scale"}
+    body |= dict.fromkeys(OPENAI_ONLY_FIELDS, True) | {"service_tier": "scale"}
     body["messages"] += [{"role": "assistant", "content": None} | dict.fromkeys(OPENAI_ONLY_MESSAGE_FIELDS, "x")]
     dropped = fit_to_provider(body, FIREWORKS)
     assert body == {
@@ -106,7 +103,7 @@ def test_what_fireworks_refuses_is_left_out_and_named() -> None:
         "messages": [*MESSAGES, {"role": "assistant", "content": None}],
         "temperature": 1,
     }
-    names = {f"messages[].{name}" for name in OPENAI_ONLY_MESSAGE_FIELDS} | OPENAI_ONLY_PARAMS | {"service_tier"}
+    names = {f"messages[].{name}" for name in OPENAI_ONLY_MESSAGE_FIELDS} | OPENAI_ONLY_FIELDS | {"service_tier"}
     assert set(dropped) == names and len(dropped) == len(names)
 
 
@@ -158,7 +155,7 @@ def test_nothing_but_what_is_named_is_changed(
                 message.pop(name.removeprefix("messages[]."), None)
         else:
             del before[name]
-    for name, new_name in provider.renamed_params.items():
+    for name, new_name in provider.serves["chat"].renamed_fields.items():
         if name in before and new_name not in before:
             before[new_name] = before.pop(name)
     assert repr(sorted(body.items())) == repr(sorted(before.items()))

@@ -12,8 +12,9 @@ from app.runtime import use_settings
 from app.services import models
 from app.services.inference import routing
 from app.services.inference.routing import resolve_model
-from app.services.models import refresh
-from app.services.providers.provider import FIREWORKS
+from app.services.models import cache
+from app.services.models.catalog import get_catalog
+from app.services.providers.fireworks import PROVIDER as FIREWORKS
 from tests.support.answers import json_answer
 from tests.support.catalogs import (
     BASE_PATHS,
@@ -39,7 +40,7 @@ DOWN = json_answer({"error": {"message": "oops"}}, 500)
 @pytest.fixture
 def four(upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedUpstream]:
     """All four providers on, each with a few models; two of them share one."""
-    monkeypatch.setattr(refresh, "REFRESH_SPREAD_S", 0.0)
+    monkeypatch.setattr(cache, "REFRESH_SPREAD_S", 0.0)
     lists: dict[str, Script] = {
         "fireworks": list_answer(fireworks_rows("deepseek-v3p1", "glm-5p3")),
         "featherless": pages_answer([plain_rows("acme/Quokka-3-8B", "zeta/Lynx")]),
@@ -56,7 +57,7 @@ def four(upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch) -> Iterato
 @pytest.fixture
 def fireworks(upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedUpstream]:
     """Only Fireworks on, with two models."""
-    monkeypatch.setattr(refresh, "REFRESH_SPREAD_S", 0.0)
+    monkeypatch.setattr(cache, "REFRESH_SPREAD_S", 0.0)
     upstream.on_path(FIREWORKS_LIST, list_answer(fireworks_rows("deepseek-v3p1", "glm-5p3")))
     upstream.on_path(PRICES_PATH, list_answer([]))
     with catalogs_of(provider_environment(root_of(upstream), ["fireworks"])):
@@ -95,7 +96,7 @@ def test_without_a_provider_the_lists_decide(four: ScriptedUpstream, model: str,
 def test_a_list_that_is_there_corrects_the_case_and_the_dots_of_an_accounts_id(
     fireworks: ScriptedUpstream, name: str
 ) -> None:
-    models.get_listing(FIREWORKS)
+    models.get_model_list(FIREWORKS)
 
     assert resolved(name) == ("fireworks", DEEPSEEK)
 
@@ -204,7 +205,7 @@ def test_with_a_hanging_catalog_an_accounts_id_goes_through_without_a_wait(
     fireworks: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch, provider: str | None
 ) -> None:
     fireworks.on_path(FIREWORKS_LIST, [hang()])
-    monkeypatch.setattr(refresh, "COLD_WAIT_S", 3600.0)
+    monkeypatch.setattr(cache, "COLD_WAIT_S", 3600.0)
 
     assert resolved(DEEPSEEK, provider) == ("fireworks", DEEPSEEK)
     assert resolved("accounts/fireworks/deepseek-v3p1", provider) == ("fireworks", DEEPSEEK)
@@ -234,7 +235,7 @@ def test_what_was_passed_as_it_is_is_resolved_anew_once_the_list_is_there(firewo
     assert resolved("deepseek-v3p1", "fireworks") == ("fireworks", "deepseek-v3p1")
 
     fireworks.on_path(FIREWORKS_LIST, list_answer(fireworks_rows("deepseek-v3p1")))
-    models._catalogs["fireworks"].fetch()
+    get_catalog(FIREWORKS).fetch()
 
     assert resolved("deepseek-v3p1", "fireworks") == ("fireworks", DEEPSEEK)
 
@@ -242,7 +243,7 @@ def test_what_was_passed_as_it_is_is_resolved_anew_once_the_list_is_there(firewo
 def test_a_model_that_left_the_list_is_no_longer_resolved(fireworks: ScriptedUpstream) -> None:
     assert resolved("glm-5p3") == ("fireworks", "accounts/fireworks/models/glm-5p3")
     fireworks.on_path(FIREWORKS_LIST, list_answer(fireworks_rows("deepseek-v3p1")))
-    models._catalogs["fireworks"].fetch()
+    get_catalog(FIREWORKS).fetch()
 
     with pytest.raises(NotFound):
         resolve_model("glm-5p3")
@@ -250,7 +251,7 @@ def test_a_model_that_left_the_list_is_no_longer_resolved(fireworks: ScriptedUps
 
 def test_chat_alone_keeps_the_list_fresh(fireworks: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(routing, "_POKE_EVERY_S", 0.0)
-    models.get_listing(FIREWORKS)
+    models.get_model_list(FIREWORKS)
     assert resolved("glm-5p3")[0] == "fireworks"
     models._fireworks_models_cache["timestamp"] -= 1801
     routing._memory.next_poke_s = 0.0

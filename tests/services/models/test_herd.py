@@ -23,14 +23,14 @@ WORKER = """
 from gevent import monkey; monkey.patch_all()
 import gevent
 from app.services import models
-from app.services.models import refresh
-from app.services.providers.provider import FIREWORKS
+from app.services.models import cache
+from app.services.providers.fireworks import PROVIDER as FIREWORKS
 from app.services.inference.routing import resolve_model
 
-refresh.REFRESH_SPREAD_S = 0.0
+cache.REFRESH_SPREAD_S = 0.0
 def look(number):
     resolved = resolve_model(f"model-{number % 2}")
-    return resolved.model_id, [model.name for model in models.get_listing(FIREWORKS)]
+    return resolved.model_id, [model.name for model in models.get_model_list(FIREWORKS)]
 
 assert look(0)[1] == ["model-0", "model-1"]
 models._fireworks_models_cache["timestamp"] -= 1801
@@ -38,7 +38,7 @@ tasks = [gevent.spawn(look, number) for number in range(500)]
 gevent.joinall(tasks, raise_error=True)
 assert all(task.value[1] == ["model-0", "model-1"] for task in tasks)
 print("served", len(tasks), flush=True)
-while len(models.get_listing(FIREWORKS)) != 3:
+while len(models.get_model_list(FIREWORKS)) != 3:
     gevent.sleep(0.01)
 print("refreshed", flush=True)
 """

@@ -17,7 +17,8 @@ from app.services.models import (
     fetch_specific_model_from_fireworks,
     normalize_fireworks_model,
 )
-from app.services.providers.provider import FIREWORKS
+from app.services.models.catalog import get_catalog
+from app.services.providers.fireworks import PROVIDER as FIREWORKS
 from tests.support.answers import json_answer
 from tests.support.catalogs import (
     FIREWORKS_LIST,
@@ -66,7 +67,7 @@ def test_a_fetch_goes_to_the_provider_each_time_it_is_called(fireworks: Scripted
     fireworks.on_path(FIREWORKS_LIST, list_answer(fireworks_rows("kimi-k3")))
 
     assert [entry["name"] for entry in fetch_models_from_fireworks()] == ["kimi-k3"]
-    assert [model.name for model in models.get_listing(FIREWORKS)] == ["kimi-k3"]
+    assert [model.name for model in models.get_model_list(FIREWORKS)] == ["kimi-k3"]
 
 
 @pytest.mark.parametrize(
@@ -97,8 +98,8 @@ def test_a_specific_model_can_be_named_in_two_parts(fireworks: ScriptedUpstream)
 def test_within_the_ttl_nothing_goes_upstream(fireworks: ScriptedUpstream) -> None:
     for _ in range(50):
         fetch_specific_model_from_fireworks("glm-5p3")
-        models.get_listing(FIREWORKS)
-        models.start_catalogs()
+        models.get_model_list(FIREWORKS)
+        models.refresh_if_due()
 
     assert len(seen_at(fireworks, FIREWORKS_LIST)) == 1
 
@@ -108,7 +109,7 @@ def test_an_unknown_name_is_asked_for_upstream_at_most_once_a_minute(fireworks: 
         assert fetch_specific_model_from_fireworks("llama-9") is None
     assert len(seen_at(fireworks, FIREWORKS_LIST)) == 1, "the list had just been fetched"
 
-    models._catalogs["fireworks"]._last_try_s -= 61
+    get_catalog(FIREWORKS)._last_try_s -= 61
     for _ in range(20):
         assert fetch_specific_model_from_fireworks("llama-9") is None
     assert len(seen_at(fireworks, FIREWORKS_LIST)) == 2
@@ -117,7 +118,7 @@ def test_an_unknown_name_is_asked_for_upstream_at_most_once_a_minute(fireworks: 
 def test_a_new_model_is_found_before_the_ttl_is_over(fireworks: ScriptedUpstream) -> None:
     assert fetch_specific_model_from_fireworks("llama-9") is None
     fireworks.on_path(FIREWORKS_LIST, list_answer(fireworks_rows("deepseek-v3p1", "glm-5p3", "llama-9")))
-    models._catalogs["fireworks"]._last_try_s -= 61
+    get_catalog(FIREWORKS)._last_try_s -= 61
 
     entry = fetch_specific_model_from_fireworks("llama-9")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from app.config import SettingsError
-from app.services.pricing.lookup import load_operator_prices
+from app.services.pricing import load_operator_prices
 from app.services.pricing.price_file import FilePrice, read_price_file
 from tests.support.catalogs import catalogs_of
 
@@ -21,7 +21,7 @@ def test_entries_are_read_as_they_stand_there(tmp_path: Path) -> None:
     path = tmp_path / "prices.toml"
     path.write_text(HEAD + "date = 2026-11-01\n" + GLM + "prompt = 0.1\ncompletion = 3\n")
 
-    assert read_price_file(path) == [
+    assert read_price_file(path, ["fireworks"]) == [
         FilePrice(
             provider="fireworks",
             model_id="accounts/fireworks/models/glm-5p3",
@@ -32,6 +32,15 @@ def test_entries_are_read_as_they_stand_there(tmp_path: Path) -> None:
             date=datetime.date(2026, 11, 1),
         )
     ]
+
+
+def test_amounts_are_exact_decimals_and_never_went_through_a_float(tmp_path: Path) -> None:
+    path = tmp_path / "prices.toml"
+    path.write_text(HEAD + GLM + "prompt = 0.12345678901234567890123\ncompletion = 1.10\n")
+
+    (entry,) = read_price_file(path, ["fireworks"])
+
+    assert (str(entry.prompt), str(entry.completion)) == ("0.12345678901234567890123", "1.10")
 
 
 @pytest.mark.parametrize(

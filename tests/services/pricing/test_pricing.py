@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
-from app.services.models.prices import normalize_fireworks_prices
-from app.services.pricing import lookup as pricing
-from app.services.pricing.lookup import STANDARD, Price, compute_cost, get_price, set_listed_prices, to_plain_text
+from app.runtime import get_component
+from app.services.pricing import STANDARD_TIER, Price, Prices, PriceTable, compute_cost, packaged, to_plain_text
+from app.services.pricing import get_price as get_price_of
+from app.services.providers import PROVIDERS
+from app.services.providers.fireworks import normalize_fireworks_prices
 from tests.support.catalogs import catalogs_of, price_row
 
 GLM = "accounts/fireworks/models/glm-5p3"
@@ -34,6 +36,16 @@ def no_prices() -> Iterator[None]:
     """No provider on, no price file, no listed price."""
     with catalogs_of({}):
         yield
+
+
+def get_price(provider_name: str, model_id: str, tier: str | None = None) -> Price | None:
+    """Returns the price by the provider's own billing rules."""
+    return get_price_of(PROVIDERS[provider_name].billing, model_id, tier)
+
+
+def set_listed_prices(provider_name: str, prices: PriceTable) -> None:
+    """Makes these the prices of the provider's own list."""
+    get_component(Prices).set_listed_prices(provider_name, prices)
 
 
 def list_fireworks_prices(*rows: dict[str, Any]) -> None:
@@ -99,7 +111,7 @@ def test_a_priority_price_that_is_not_listed_is_unknown_and_not_the_standard_one
 
 
 def test_another_providers_tier_has_no_known_price() -> None:
-    set_listed_prices("deepinfra", {("a/m", STANDARD): GLM_PRICE})
+    set_listed_prices("deepinfra", {("a/m", STANDARD_TIER): GLM_PRICE})
 
     assert get_price("deepinfra", "a/m", "flex") is None
     assert get_price("deepinfra", "a/m", "default") == GLM_PRICE
@@ -148,7 +160,7 @@ def test_a_row_that_is_no_price_is_left_out(row: Any) -> None:
 
     prices = normalize_fireworks_prices([row, price_row(other, "1", None, "2")], TODAY)
 
-    assert list(prices) == [(other, STANDARD)]
+    assert list(prices) == [(other, STANDARD_TIER)]
 
 
 def test_fireworks_rule_of_half_price_for_cached_tokens_is_applied_and_said() -> None:
@@ -161,7 +173,7 @@ def test_fireworks_rule_of_half_price_for_cached_tokens_is_applied_and_said() ->
 
 
 def test_other_providers_without_a_cached_price_get_no_rule() -> None:
-    set_listed_prices("chutes", {("a/m", STANDARD): Price(Decimal(1), Decimal(1), None, "chutes", None)})
+    set_listed_prices("chutes", {("a/m", STANDARD_TIER): Price(Decimal(1), Decimal(1), None, "chutes", None)})
 
     price = get_price("chutes", "a/m")
 
@@ -228,9 +240,9 @@ def test_the_operators_price_comes_before_every_other(tmp_path: Path) -> None:
 
 
 def test_a_price_is_looked_up_in_the_package_once_a_day() -> None:
-    pricing._look_up_packaged_price.cache_clear()
+    packaged._look_up.cache_clear()
 
     for _ in range(100):
         get_price("fireworks", "accounts/fireworks/models/gpt-oss-20b")
 
-    assert pricing._look_up_packaged_price.cache_info().misses == 1
+    assert packaged._look_up.cache_info().misses == 1

@@ -15,7 +15,7 @@ from app.config import load_settings
 from app.db.engine import dispose_engine, get_engine
 from app.db.tables import OUTCOMES
 from app.runtime import use_settings
-from app.services.providers.provider import PROVIDERS
+from app.services.providers import PROVIDERS
 from app.services.reports.stats import ALL_GATEWAYS, TIME_RANGES, get_stats
 from tests.db.rows import NOON, Row, insert_rows, make_row
 from tests.support.postgres import Postgres

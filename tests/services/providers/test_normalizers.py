@@ -6,12 +6,10 @@ from typing import Any
 
 import pytest
 
-from app.services.models import (
-    normalize_chutes_model,
-    normalize_deepinfra_model,
-    normalize_featherless_model,
-    normalize_fireworks_model,
-)
+from app.services.providers.chutes import normalize_chutes_model
+from app.services.providers.deepinfra import normalize_deepinfra_model
+from app.services.providers.featherless import normalize_featherless_model
+from app.services.providers.fireworks import normalize_fireworks_model
 
 FIREWORKS_CHAT = {
     "id": "accounts/fireworks/models/kimi-k3",

@@ -6,24 +6,24 @@ from typing import Any
 
 import pytest
 
-from app.services.models.entry import Packer
-from app.services.models.listing import Listing
-from app.services.models.sources import SOURCES
+from app.services.models import ModelList
+from app.services.models.entry import ModelPacker
+from app.services.providers import get_provider
 from tests.support.catalogs import fireworks_rows, plain_rows
 
 
-def make_listing(provider: str, rows: list[dict[str, Any]]) -> Listing:
+def make_model_list(provider_name: str, rows: list[dict[str, Any]]) -> ModelList:
     """Returns a list of these raw entries."""
-    source, packer = SOURCES[provider], Packer()
-    return Listing([packer.pack(source.normalize(row)) for row in rows], source.naming)
+    provider, packer = get_provider(provider_name), ModelPacker()
+    return ModelList([packer.pack(provider.normalize(row)) for row in rows], provider.naming)
 
 
-FIREWORKS = make_listing(
+FIREWORKS = make_model_list(
     "fireworks",
     fireworks_rows("deepseek-v3", "deepseek-v3p1", "qwen2p5-vl-32b", "qwen2p5-32b", "kimi-k3")
     + [{"id": "accounts/acme-example/models/support-bot-v2"}, {"id": "accounts/acme-example/models/kimi-k3"}],
 )
-FEATHERLESS = make_listing(
+FEATHERLESS = make_model_list(
     "featherless",
     plain_rows("acme/Quokka-3-32B-Instruct", "acme/Quokka-3-8B-Instruct", "zeta/Quokka-3-8B", "zeta/Lynx-2.5-Chat"),
 )
@@ -107,11 +107,11 @@ def test_search_finds_fireworks_models_by_either_spelling_of_a_version(words: st
 def test_search_looks_into_descriptions() -> None:
     rows = [{"id": "a/b", "metadata": {"description": "Good at Gardening.", "tags": ["chat"]}}, {"id": "a/c"}]
 
-    assert [model.id for model in make_listing("deepinfra", rows).search("gardening")] == ["a/b"]
+    assert [model.id for model in make_model_list("deepinfra", rows).search("gardening")] == ["a/b"]
 
 
 @pytest.mark.parametrize(
-    ("listing", "name", "nearest"),
+    ("model_list", "name", "nearest"),
     [
         (FIREWORKS, "deepseek-v3p2", "accounts/fireworks/models/deepseek-v3"),
         (FIREWORKS, "somebody/DeepSeek-V3.1", "accounts/fireworks/models/deepseek-v3p1"),
@@ -121,26 +121,26 @@ def test_search_looks_into_descriptions() -> None:
         (FEATHERLESS, "lynx-2.5-chat", "zeta/Lynx-2.5-Chat"),
     ],
 )
-def test_the_nearest_name_comes_first(listing: Listing, name: str, nearest: str) -> None:
-    assert nearest in [model_id for _, model_id in listing.nearest(name, 5)][:2]
+def test_the_nearest_name_comes_first(model_list: ModelList, name: str, nearest: str) -> None:
+    assert nearest in [model_id for _, model_id in model_list.get_nearest(name, 5)][:2]
 
 
 def test_nothing_is_near_to_nonsense() -> None:
-    assert FEATHERLESS.nearest("xxxxxxxx-zzzz-0", 5) == []
-    assert FEATHERLESS.nearest("", 5) == []
-    assert FEATHERLESS.nearest("/", 5) == []
+    assert FEATHERLESS.get_nearest("xxxxxxxx-zzzz-0", 5) == []
+    assert FEATHERLESS.get_nearest("", 5) == []
+    assert FEATHERLESS.get_nearest("/", 5) == []
 
 
 def test_the_nearest_names_are_found_among_many_that_share_a_common_word() -> None:
     crowd = plain_rows(*(f"owner/Model-{number}-Instruct" for number in range(5_000)), "zeta/Quokka-Instruct")
 
-    assert make_listing("featherless", crowd).nearest("zeta/Quoka-Instruct", 1)[0][1] == "zeta/Quokka-Instruct"
+    assert make_model_list("featherless", crowd).get_nearest("zeta/Quoka-Instruct", 1)[0][1] == "zeta/Quokka-Instruct"
 
 
 def test_equal_lists_have_equal_versions_and_any_change_makes_another() -> None:
     rows = fireworks_rows("a", "b")
-    version = make_listing("fireworks", rows).version
+    version = make_model_list("fireworks", rows).version
 
-    assert make_listing("fireworks", fireworks_rows("a", "b")).version == version
-    assert make_listing("fireworks", fireworks_rows("b", "a")).version != version
-    assert make_listing("fireworks", [rows[0], {**rows[1], "context_length": 5}]).version != version
+    assert make_model_list("fireworks", fireworks_rows("a", "b")).version == version
+    assert make_model_list("fireworks", fireworks_rows("b", "a")).version != version
+    assert make_model_list("fireworks", [rows[0], {**rows[1], "context_length": 5}]).version != version

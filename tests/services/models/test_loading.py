@@ -10,9 +10,14 @@ import pytest
 
 from app.errors import Unavailable
 from app.services import models
-from app.services.models import refresh, sources
-from app.services.pricing.lookup import get_price
-from app.services.providers.provider import CHUTES, DEEPINFRA, FEATHERLESS, FIREWORKS
+from app.services.models import cache, loading
+from app.services.models.catalog import get_catalog
+from app.services.pricing import get_price
+from app.services.providers import featherless
+from app.services.providers.chutes import PROVIDER as CHUTES
+from app.services.providers.deepinfra import PROVIDER as DEEPINFRA
+from app.services.providers.featherless import PROVIDER as FEATHERLESS
+from app.services.providers.fireworks import PROVIDER as FIREWORKS
 from tests.support.answers import json_answer
 from tests.support.catalogs import (
     BASE_PATHS,
@@ -38,8 +43,8 @@ GLM = "accounts/fireworks/models/glm-5p3"
 
 @pytest.fixture
 def providers(upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedUpstream]:
-    """All four providers turned on at a scripted upstream."""
-    monkeypatch.setattr(refresh, "REFRESH_SPREAD_S", 0.0)
+    """All four providers configured at a scripted upstream."""
+    monkeypatch.setattr(cache, "REFRESH_SPREAD_S", 0.0)
     upstream.on_path(FIREWORKS_LIST, list_answer(fireworks_rows("glm-5p3", "kimi-k3", "private")))
     upstream.on_path(PRICES_PATH, list_answer([]))
     with catalogs_of(provider_environment(root_of(upstream))):
@@ -50,9 +55,9 @@ def test_pages_are_read_until_one_is_empty_and_each_model_is_kept_once(providers
     pages = [plain_rows("a/1", "a/2"), plain_rows("a/2", "a/3"), plain_rows("a/3", "a/4")]
     providers.on_path(FEATHERLESS_LIST, pages_answer(pages))
 
-    listing = models.get_listing(FEATHERLESS)
+    model_list = models.get_model_list(FEATHERLESS)
 
-    assert [model.id for model in listing] == ["a/1", "a/2", "a/3", "a/4"]
+    assert [model.id for model in model_list] == ["a/1", "a/2", "a/3", "a/4"]
     asked = [seen.path.partition("?")[2] for seen in seen_at(providers, FEATHERLESS_LIST)]
     assert asked == [f"page={number}&per_page=1000" for number in (1, 2, 3, 4)]
 
@@ -62,47 +67,47 @@ def test_the_log_shows_the_progress_of_a_list_in_pages(
 ) -> None:
     providers.on_path(FEATHERLESS_LIST, pages_answer([plain_rows("a/1", "a/2"), plain_rows("a/3")]))
 
-    models.get_listing(FEATHERLESS)
+    models.get_model_list(FEATHERLESS)
 
-    lines = [line for line in capfd.readouterr().err.splitlines() if "catalog page" in line]
+    lines = [line for line in capfd.readouterr().err.splitlines() if "catalog_page_loaded" in line]
     assert ['"page":1,"models":2' in lines[0], '"page":2,"models":3' in lines[1]] == [True, True]
 
 
 def test_a_server_that_does_not_page_is_asked_twice_and_not_for_ever(providers: ScriptedUpstream) -> None:
     providers.on_path(FEATHERLESS_LIST, list_answer(plain_rows("a/1", "a/2")))
 
-    assert len(models.get_listing(FEATHERLESS)) == 2
+    assert len(models.get_model_list(FEATHERLESS)) == 2
     assert len(seen_at(providers, FEATHERLESS_LIST)) == 2
 
 
 def test_a_list_without_an_end_is_given_up(providers: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "_MOST_PAGES", 5)
+    monkeypatch.setattr(featherless, "_MAX_PAGES", 5)
     providers.on_path(FEATHERLESS_LIST, pages_answer([plain_rows(f"a/{number}") for number in range(9)]))
 
     with pytest.raises(Unavailable, match="has no end"):
-        models.get_listing(FEATHERLESS)
+        models.get_model_list(FEATHERLESS)
 
 
 def test_a_list_that_takes_too_long_is_given_up(providers: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "_LIST_TIMEOUT_S", -1.0)
+    monkeypatch.setattr(loading, "_LIST_TIMEOUT_S", -1.0)
     providers.on_path(FEATHERLESS_LIST, pages_answer([plain_rows("a/1"), plain_rows("a/2")]))
 
     with pytest.raises(Unavailable, match="did not end within"):
-        models.get_listing(FEATHERLESS)
+        models.get_model_list(FEATHERLESS)
 
 
 def test_a_page_that_fails_fails_the_list_and_half_of_it_is_not_used(providers: ScriptedUpstream) -> None:
     providers.enqueue(list_answer(plain_rows("a/1")), json_answer({"error": {"message": "oops"}}, 500))
 
     with pytest.raises(Unavailable):
-        models.get_listing(FEATHERLESS)
-    assert models.peek_listing(FEATHERLESS) is None
+        models.get_model_list(FEATHERLESS)
+    assert models.peek_model_list(FEATHERLESS) is None
 
 
 def test_an_unknown_name_never_makes_a_list_in_pages_be_fetched_again(providers: ScriptedUpstream) -> None:
     providers.on_path(FEATHERLESS_LIST, pages_answer([plain_rows("a/1")]))
-    models.get_listing(FEATHERLESS)
-    models._catalogs["featherless"]._last_try_s -= 3600
+    models.get_model_list(FEATHERLESS)
+    get_catalog(FEATHERLESS)._last_try_s -= 3600
 
     assert not models.fetch_for_unknown([FEATHERLESS])
     assert len(seen_at(providers, FEATHERLESS_LIST)) == 2
@@ -111,7 +116,7 @@ def test_an_unknown_name_never_makes_a_list_in_pages_be_fetched_again(providers:
 def test_fireworks_prices_come_from_its_price_list_on_the_same_host(providers: ScriptedUpstream) -> None:
     providers.on_path(PRICES_PATH, list_answer([price_row(GLM, "1.4", "0.26", "4.4")]))
 
-    model = models.get_listing(FIREWORKS).get(GLM)
+    model = models.get_model_list(FIREWORKS).get(GLM)
 
     assert model is not None
     assert (model.pricing.prompt, model.pricing.completion, model.pricing.input_cache_read) == (
@@ -130,12 +135,12 @@ def test_fireworks_prices_come_from_its_price_list_on_the_same_host(providers: S
 def test_without_the_price_list_the_models_are_listed_all_the_same(
     providers: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch, answer: Script
 ) -> None:
-    monkeypatch.setattr(refresh, "_PRICES_TIMEOUT_COLD_S", 0.3)
+    monkeypatch.setattr(loading, "_PRICES_TIMEOUT_COLD_S", 0.3)
     providers.on_path(PRICES_PATH, answer)
 
-    listing = models.get_listing(FIREWORKS)
+    model_list = models.get_model_list(FIREWORKS)
 
-    glm, private = listing.get(GLM), listing.get("accounts/fireworks/models/private")
+    glm, private = model_list.get(GLM), model_list.get("accounts/fireworks/models/private")
     assert glm is not None and str(glm.pricing_source).startswith("genai-prices ")
     assert private is not None and (private.pricing.prompt, private.pricing_source) == (None, None)
 
@@ -143,13 +148,13 @@ def test_without_the_price_list_the_models_are_listed_all_the_same(
 @pytest.mark.parametrize("answer", [json_answer({}, 500), list_answer([])])
 def test_prices_that_were_had_stay_when_the_price_list_fails(providers: ScriptedUpstream, answer: Script) -> None:
     providers.on_path(PRICES_PATH, list_answer([price_row(GLM, "7", "0.5", "9")]))
-    first = models.get_listing(FIREWORKS)
+    first = models.get_model_list(FIREWORKS)
     providers.on_path(PRICES_PATH, answer)
-    models._catalogs["fireworks"].cache["timestamp"] -= 1801
+    get_catalog(FIREWORKS).cache["timestamp"] -= 1801
 
-    wait_until(lambda: models.get_listing(FIREWORKS) is not first, what="the refresh")
+    wait_until(lambda: models.get_model_list(FIREWORKS) is not first, what="the refresh")
 
-    price = get_price("fireworks", GLM)
+    price = get_price(FIREWORKS.billing, GLM)
     assert price is not None
     assert price.prompt == Decimal("0.000007")
 
@@ -157,16 +162,16 @@ def test_prices_that_were_had_stay_when_the_price_list_fails(providers: Scripted
 def test_a_rejected_list_changes_no_price(providers: ScriptedUpstream) -> None:
     rows = [{"id": f"a/{number}", "pricing": {"prompt": 0.5, "completion": 1.0}} for number in range(10)]
     providers.on_path(BASE_PATHS["chutes"] + "/models", list_answer(rows))
-    models.get_listing(CHUTES)
+    models.get_model_list(CHUTES)
     providers.on_path(
         BASE_PATHS["chutes"] + "/models", list_answer([{**rows[0], "pricing": {"prompt": 5, "completion": 9}}])
     )
-    models._catalogs["chutes"].cache["timestamp"] -= 1801
+    get_catalog(CHUTES).cache["timestamp"] -= 1801
 
-    models.start_catalogs()
-    wait_until(lambda: models._catalogs["chutes"].last_error, what="the refresh to be rejected")
+    models.refresh_if_due()
+    wait_until(lambda: get_catalog(CHUTES).last_error, what="the refresh to be rejected")
 
-    price = get_price("chutes", "a/0")
+    price = get_price(CHUTES.billing, "a/0")
     assert price is not None
     assert price.prompt == Decimal("0.0000005")
 
@@ -182,8 +187,8 @@ def test_the_same_number_is_a_million_times_more_at_one_provider_than_at_another
     providers.on_path(FEATHERLESS_LIST, pages_answer([featherless]))
 
     for provider in (CHUTES, DEEPINFRA, FEATHERLESS):
-        model = models.get_listing(provider).get("a/m")
-        price = get_price(provider.name, "a/m")
+        model = models.get_model_list(provider).get("a/m")
+        price = get_price(provider.billing, "a/m")
         assert model is not None and price is not None
         assert (model.pricing.prompt, model.pricing.completion) == ("0.0000005", "0.000002")
         assert (price.prompt, price.completion, price.source) == (Decimal("5E-7"), Decimal("2E-6"), provider.name)
@@ -194,9 +199,9 @@ def test_twenty_two_thousand_models_share_what_is_alike_among_them(providers: Sc
     pages = [list(itertools.islice(rows, start, start + 1000)) for start in range(0, 22_000, 1000)]
     providers.on_path(FEATHERLESS_LIST, pages_answer(pages))
 
-    listing = models._catalogs["featherless"].fetch()
+    model_list = get_catalog(FEATHERLESS).fetch()
 
-    assert len(listing) == 22_000
-    assert len({id(model.architecture) for model in listing}) == 1
-    assert len({id(model.supported_parameters) for model in listing}) == 1
-    assert len({id(model.provider_slug) for model in listing}) == 90
+    assert len(model_list) == 22_000
+    assert len({id(model.architecture) for model in model_list}) == 1
+    assert len({id(model.supported_parameters) for model in model_list}) == 1
+    assert len({id(model.provider_slug) for model in model_list}) == 90

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections.abc import Iterator
@@ -9,10 +10,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from app.config import load_settings
 from app.errors import Unavailable
+from app.runtime import use_settings
 from app.services import models
-from app.services.models import refresh, sources
-from app.services.providers.provider import FIREWORKS
+from app.services.models import cache
+from app.services.models.cache import Catalog
+from app.services.models.catalog import get_catalog
+from app.services.providers import pages
+from app.services.providers.fireworks import PROVIDER as FIREWORKS
 from tests.support.answers import json_answer
 from tests.support.catalogs import (
     FIREWORKS_LIST,
@@ -28,7 +34,6 @@ from tests.support.scripts import Gate, Script, close, hang, reset, send, wait_f
 from tests.support.waiting import wait_until
 
 GOOD = [f"model-{number}" for number in range(10)]
-CATALOG = models._catalogs["fireworks"]
 
 FAULTS: dict[str, Script] = {
     "a refused key": json_answer({"error": {"message": "bad key"}}, 401),
@@ -45,27 +50,31 @@ FAULTS: dict[str, Script] = {
     "less than half the list": list_answer(fireworks_rows(*GOOD[:4])),
     "a connection closed early": [send(b"HTTP/1.1 200 OK\r\ncontent-length: 900\r\n\r\n{"), close()],
     "a reset": [reset()],
-    "an answer that never comes": [hang()],
-    "an answer that never ends": [send(b"HTTP/1.1 200 OK\r\ncontent-length: 900\r\n\r\n{"), hang()],
+    "a response that never comes": [hang()],
+    "a response that never ends": [send(b"HTTP/1.1 200 OK\r\ncontent-length: 900\r\n\r\n{"), hang()],
 }
 
 
 @pytest.fixture
 def fireworks(upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedUpstream]:
     """An upstream that lists ten models, Fireworks turned on, and short waits."""
-    monkeypatch.setattr(refresh, "REFRESH_SPREAD_S", 0.0)
-    monkeypatch.setattr(sources, "_PAGE_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(cache, "REFRESH_SPREAD_S", 0.0)
+    monkeypatch.setattr(pages, "PAGE_TIMEOUT_S", 0.5)
     upstream.on_path(FIREWORKS_LIST, list_answer(fireworks_rows(*GOOD)))
     with catalogs_of(provider_environment(root_of(upstream), ["fireworks"])):
         yield upstream
 
 
+def _catalog() -> Catalog:
+    return get_catalog(FIREWORKS)
+
+
 def _expire() -> None:
-    CATALOG.cache["timestamp"] -= 1801
+    _catalog().cache["timestamp"] -= 1801
 
 
 def _names() -> list[str]:
-    return [model.name for model in models.get_listing(FIREWORKS)]
+    return [model.name for model in models.get_model_list(FIREWORKS)]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -75,8 +84,8 @@ def test_a_fault_never_replaces_a_good_list(fireworks: ScriptedUpstream, fault: 
     _expire()
 
     assert _names() == GOOD
-    wait_until(lambda: CATALOG.last_error, what="the refresh to fail")
-    state = models.get_catalog_ages()["fireworks"]
+    wait_until(lambda: _catalog().last_error, what="the refresh to fail")
+    state = models.get_catalog_states()["fireworks"]
     assert _names() == GOOD
     assert state.stale
     assert state.age_s is not None and state.age_s > 1800
@@ -88,36 +97,36 @@ def test_a_cold_start_with_a_fault_is_refused_and_then_refused_at_once(fireworks
     fireworks.on_path(FIREWORKS_LIST, FAULTS[fault])
 
     with pytest.raises(Unavailable) as caught:
-        models.get_listing(FIREWORKS)
+        models.get_model_list(FIREWORKS)
     assert caught.value.status == 503
     assert caught.value.retry_after_s is not None and 0 < caught.value.retry_after_s <= 5
     assert "The model list of Fireworks could not be loaded: " in caught.value.message
 
     for _ in range(20):
         with pytest.raises(Unavailable):
-            models.get_listing(FIREWORKS)
+            models.get_model_list(FIREWORKS)
     assert len(seen_at(fireworks, FIREWORKS_LIST)) == 1, "within the pause nobody asks again"
 
 
 def test_callers_of_a_hanging_first_fetch_wait_together_and_only_once(
     fireworks: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(refresh, "COLD_WAIT_S", 0.2)
-    monkeypatch.setattr(sources, "_PAGE_TIMEOUT_S", 20.0)
+    monkeypatch.setattr(cache, "COLD_WAIT_S", 0.2)
+    monkeypatch.setattr(pages, "PAGE_TIMEOUT_S", 20.0)
     gate = Gate()
     fireworks.on_path(FIREWORKS_LIST, [wait_for(gate), *list_answer(fireworks_rows(*GOOD))])
 
     with ThreadPoolExecutor(20) as pool:
-        refused = [pool.submit(models.get_listing, FIREWORKS).exception() for _ in range(20)]
+        refused = [pool.submit(models.get_model_list, FIREWORKS).exception() for _ in range(20)]
     assert all(isinstance(error, Unavailable) and "is still being loaded" in error.message for error in refused)
     # The wait counts from the fetch's start, so whoever comes later is refused without any wait.
     monkeypatch.setattr(threading.Event, "wait", _fail_on_a_wait)
     with pytest.raises(Unavailable):
-        models.get_listing(FIREWORKS)
+        models.get_model_list(FIREWORKS)
     monkeypatch.undo()
 
     gate.open()
-    wait_until(lambda: CATALOG.cache["data"], what="the list")
+    wait_until(lambda: _catalog().cache["data"], what="the list")
     assert _names() == GOOD
     assert len(seen_at(fireworks, FIREWORKS_LIST)) == 1
 
@@ -150,7 +159,7 @@ def test_after_the_ttl_the_old_list_is_served_while_one_refresh_runs(fireworks: 
     gate.open()
 
     wait_until(lambda: "new" in _names(), what="the new list")
-    assert not models.get_catalog_ages()["fireworks"].stale
+    assert not models.get_catalog_states()["fireworks"].stale
     assert len(seen_at(fireworks, FIREWORKS_LIST)) == 2
 
 
@@ -160,36 +169,36 @@ def test_after_a_failure_the_next_try_waits_longer_each_time(fireworks: Scripted
     _expire()
 
     for tries, pause_s in enumerate([60, 120, 240, 480, 900, 900], start=1):
-        models.start_catalogs()
-        wait_until(lambda tries=tries: CATALOG._failures == tries, what="the refresh to fail")  # type: ignore[misc]
-        models.start_catalogs()
+        models.refresh_if_due()
+        wait_until(lambda tries=tries: _catalog()._failures == tries, what="the refresh to fail")  # type: ignore[misc]
+        models.refresh_if_due()
         assert len(seen_at(fireworks, FIREWORKS_LIST)) == 1 + tries, "within the pause nobody asks again"
         # The pause began a moment ago, so a little of it may be over.
-        assert 0.7 * pause_s < CATALOG._next_try_s - time.monotonic() <= pause_s
-        CATALOG._next_try_s = 0.0
+        assert 0.7 * pause_s < _catalog()._next_try_s - time.monotonic() <= pause_s
+        _catalog()._next_try_s = 0.0
 
 
 def test_a_list_that_comes_back_ends_the_pause_and_the_staleness(fireworks: ScriptedUpstream) -> None:
     assert _names() == GOOD
     fireworks.on_path(FIREWORKS_LIST, FAULTS["an internal error"])
     _expire()
-    models.start_catalogs()
-    wait_until(lambda: CATALOG.last_error, what="the refresh to fail")
+    models.refresh_if_due()
+    wait_until(lambda: _catalog().last_error, what="the refresh to fail")
 
     fireworks.on_path(FIREWORKS_LIST, list_answer(fireworks_rows(*GOOD, "new")))
-    CATALOG._next_try_s = 0.0
+    _catalog()._next_try_s = 0.0
 
     wait_until(lambda: "new" in _names(), what="the new list")
-    state = models.get_catalog_ages()["fireworks"]
+    state = models.get_catalog_states()["fireworks"]
     assert (state.stale, state.error, state.models) == (False, None, 11)
 
 
 def test_a_list_that_stays_short_for_a_day_is_believed(fireworks: ScriptedUpstream) -> None:
     assert _names() == GOOD
     fireworks.on_path(FIREWORKS_LIST, FAULTS["less than half the list"])
-    CATALOG.cache["timestamp"] -= 86_401
+    _catalog().cache["timestamp"] -= 86_401
 
-    models.start_catalogs()
+    models.refresh_if_due()
 
     wait_until(lambda: _names() == GOOD[:4], what="the short list")
 
@@ -209,15 +218,43 @@ def test_one_unreadable_entry_does_not_cost_the_others(fireworks: ScriptedUpstre
     assert _names() == ["odd", *GOOD]
 
 
-def test_a_fetch_that_was_forgotten_changes_nothing(fireworks: ScriptedUpstream) -> None:
+def test_a_fetch_that_ends_in_a_closed_runtime_changes_nothing(fireworks: ScriptedUpstream) -> None:
     gate = Gate()
     fireworks.on_path(FIREWORKS_LIST, [wait_for(gate), *list_answer(fireworks_rows(*GOOD))])
-    models.start_catalogs()
-    flight = CATALOG._flight
-    assert flight is not None
-    models.forget_catalogs()
+    models.refresh_if_due()
+    fetch = _catalog().fetch_under_way
+    assert fetch is not None
+    use_settings(load_settings({}))
 
     gate.open()
-    flight.done.wait(20)
+    fetch.done.wait(20)
 
-    assert CATALOG.cache["data"] is None
+    assert models._fireworks_models_cache["data"] is None
+    assert _catalog().cache["data"] is None
+
+
+def test_a_refresh_that_waits_for_its_turn_ends_with_its_runtime(
+    fireworks: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert _names() == GOOD
+    monkeypatch.setattr(random, "uniform", lambda least, most: 3600.0)
+    _expire()
+    models.refresh_if_due()
+    fetch = _catalog().fetch_under_way
+    assert fetch is not None
+
+    use_settings(load_settings({}))
+
+    assert fetch.done.wait(20)
+    assert len(seen_at(fireworks, FIREWORKS_LIST)) == 1
+
+
+def test_a_new_runtime_begins_without_the_lists_of_the_old_one(fireworks: ScriptedUpstream) -> None:
+    assert _names() == GOOD
+
+    use_settings(load_settings(provider_environment(root_of(fireworks), ["fireworks"])))
+
+    assert models._fireworks_models_cache["data"] is None
+    assert _names() == GOOD
+    assert len(seen_at(fireworks, FIREWORKS_LIST)) == 2
+    assert models._fireworks_models_cache["data"] is models.get_model_list(FIREWORKS)

@@ -1,0 +1,135 @@
+"""The catalog of this process: every provider's list of models.
+
+`fetch_` functions go to the provider, `get_` functions answer from what this process holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from app.errors import Unavailable
+from app.runtime import Component, Runtime, get_component
+from app.services.models.cache import Catalog
+from app.services.models.model_list import ModelList
+from app.services.providers import PROVIDERS, Provider, get_client, is_configured
+
+
+class CatalogState(msgspec.Struct, frozen=True):
+    """The state of one provider's list.
+
+    Attributes:
+        models: how many it has; 0 without a list.
+        age_s: seconds since it was fetched; None without a list.
+        stale: whether it is older than its TTL, or missing.
+        error: why the last fetch failed; None where it did not.
+    """
+
+    models: int
+    age_s: float | None
+    stale: bool
+    error: str | None
+
+
+class Catalogs(Component):
+    """The cached lists of this process, one for each provider."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        super().__init__(runtime)
+        self._catalogs = {provider.name: Catalog(provider, runtime) for provider in PROVIDERS.values()}
+
+    def close(self) -> None:
+        """Forgets all lists; a fetch still under way will be ignored."""
+        for catalog in self._catalogs.values():
+            catalog.close()
+
+    def abandon(self) -> None:
+        """Forgets all lists in a forked child."""
+        for catalog in self._catalogs.values():
+            catalog.abandon()
+
+    def get_catalog(self, provider: Provider) -> Catalog:
+        """Returns the cached list of a provider."""
+        return self._catalogs[provider.name]
+
+    def get_generation(self) -> int:
+        """Returns a number that changes whenever any list does."""
+        return sum(catalog.generation for catalog in self._catalogs.values())
+
+
+def get_catalog(provider: Provider) -> Catalog:
+    """Returns this process's cached list of a provider."""
+    return get_component(Catalogs).get_catalog(provider)
+
+
+def get_model_list(provider: Provider) -> ModelList:
+    """Returns a provider's list. In a process that has none yet, waits for the first one for a few seconds.
+
+    Raises:
+        ConfigurationMissing: the provider's key is not set.
+        Unavailable: there is no list.
+    """
+    get_client(provider)  # Raises where the key is not set.
+    return get_catalog(provider).get()
+
+
+def get_model_lists(
+    providers: Sequence[Provider],
+) -> tuple[list[tuple[Provider, ModelList]], Unavailable | None]:
+    """Returns the lists of these providers that are available, and the error of one that is not.
+
+    Raises:
+        ConfigurationMissing: the key of one is not set.
+    """
+    for provider in providers:
+        peek_model_list(provider)  # All that are missing load side by side, so the waits below are one wait.
+    available: list[tuple[Provider, ModelList]] = []
+    missing: Unavailable | None = None
+    for provider in providers:
+        try:
+            available.append((provider, get_model_list(provider)))
+        except Unavailable as error:
+            missing = error
+    return available, missing
+
+
+def peek_model_list(provider: Provider) -> ModelList | None:
+    """Returns a provider's list if this process has one, and starts a refresh if one is due; never waits."""
+    return get_catalog(provider).peek() if is_configured(provider) else None
+
+
+def refresh_if_due() -> None:
+    """Starts to fetch, in the background, each configured provider's list that is missing or older than its TTL."""
+    for provider in PROVIDERS.values():
+        peek_model_list(provider)
+
+
+def fetch_for_unknown(providers: Sequence[Provider]) -> bool:
+    """Fetches these providers' lists again for a name that none knows, each at most once a minute.
+
+    Returns:
+        Whether any was fetched, so that looking again makes sense.
+    """
+    fetched = [get_catalog(provider).fetch_for_unknown() for provider in providers]
+    return any(fetched)
+
+
+def get_generation() -> int:
+    """Returns a number that changes whenever any list of this process does."""
+    return get_component(Catalogs).get_generation()
+
+
+def get_catalog_states() -> dict[str, CatalogState]:
+    """Returns the state of the list of each configured provider, by the provider's name."""
+    return {name: _make_state(get_catalog(provider)) for name, provider in PROVIDERS.items() if is_configured(provider)}
+
+
+def _make_state(catalog: Catalog) -> CatalogState:
+    data, error = catalog.cache["data"], catalog.last_error
+    return CatalogState(
+        models=0 if data is None else len(data),
+        age_s=catalog.age_s,
+        stale=catalog.is_stale,
+        error=None if error is None else error.message,
+    )

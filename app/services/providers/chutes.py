@@ -1,0 +1,80 @@
+"""Chutes: language models on other people's machines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from app.services.pricing import Billing
+from app.services.providers.entry_fields import (
+    Entry,
+    get_owner,
+    make_entry,
+    make_parameters,
+    read_count,
+    read_mapping,
+    read_text,
+    read_usd_per_million,
+    read_words,
+)
+from app.services.providers.naming import make_hugging_face_naming
+from app.services.providers.pages import fetch_single_page
+from app.services.providers.provider import OPEN_TOP_K, OPENAI_ONLY_FIELDS, EndpointSupport, Provider
+
+
+def normalize_chutes_model(raw: Mapping[str, Any]) -> Entry:
+    """Returns Chutes' entry in the catalog's form. `pricing.prompt` is a *number* in USD per million tokens.
+
+    The list holds language models only. `created` is the time of the list's last refresh, so it is left out.
+    """
+    pricing = read_mapping(raw.get("pricing"))
+    inputs = read_words(raw.get("input_modalities"))
+    features = raw.get("supported_features")
+    tools = "tools" in features if isinstance(features, list) else None
+    parameters = read_words(raw.get("supported_sampling_parameters"))
+    return make_entry(
+        PROVIDER,
+        str(raw["id"]),
+        {**raw, "created": None},
+        # The override may be below the engine's own limit, and it is what is enforced.
+        context_length=read_count(raw.get("context_length")) or read_count(raw.get("max_model_len")),
+        inputs=inputs or ["text"],
+        outputs=read_words(raw.get("output_modalities")) or ["text"],
+        prices=(
+            read_usd_per_million(pricing.get("prompt")),
+            read_usd_per_million(pricing.get("completion")),
+            read_usd_per_million(pricing.get("input_cache_read")),
+        ),
+        parameters=make_parameters(parameters, tools) if parameters else None,
+        capabilities=(True, tools, "image" in inputs if inputs else None, False, False),
+        # A few ids have no owner in them; `root` names the weights, owner first.
+        publisher=get_owner(str(raw["id"])) or get_owner(read_text(raw.get("root")) or ""),
+    )
+
+
+def is_unlisted(name: str) -> bool:
+    """Tells whether `name` is a form that Chutes takes without listing it.
+
+    These are pools (`a,b:latency`), `:THINKING`, and names without an owner: a chute's UUID, an account's own alias.
+    """
+    return ":" in name or "," in name or "/" not in name
+
+
+PROVIDER = Provider(
+    name="chutes",
+    title="Chutes",
+    site_url="https://chutes.ai",
+    serves={
+        "chat": EndpointSupport(
+            path="/chat/completions",
+            dropped_fields=OPENAI_ONLY_FIELDS,
+            renamed_fields={"max_completion_tokens": "max_tokens"},
+            ranges={"top_k": OPEN_TOP_K},
+        )
+    },
+    fetch_pages=fetch_single_page,
+    normalize=normalize_chutes_model,
+    naming=make_hugging_face_naming(is_unlisted),
+    billing=Billing(name="chutes"),
+    request_id_headers=("x-request-id", "x-chutes-invocationid", "cf-ray"),
+)

@@ -1,0 +1,99 @@
+"""DeepInfra: Hugging Face models by the token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+from app.services.pricing import Billing
+from app.services.providers.entry_fields import (
+    COMMON_PARAMETERS,
+    Entry,
+    make_entry,
+    make_parameters,
+    read_count,
+    read_mapping,
+    read_text,
+    read_usd_per_million,
+    read_words,
+)
+from app.services.providers.naming import make_hugging_face_naming
+from app.services.providers.pages import fetch_single_page
+from app.services.providers.provider import OPEN_TOP_K, OPENAI_ONLY_FIELDS, EndpointSupport, Provider
+
+_CHAT_PARAMETERS = (*COMMON_PARAMETERS, "logprobs", "n", "reasoning_effort", "response_format")
+
+# The tags that tell the kind of a model, each with what goes in and out.
+_KINDS: Mapping[str, tuple[list[str], list[str]]] = {
+    "chat": (["text"], ["text"]),
+    "embed": (["text"], ["embeddings"]),
+    "rerank": (["text"], ["rerank"]),
+    "image-gen": (["text"], ["image"]),
+    "video-gen": (["text"], ["video"]),
+    "tts": (["text"], ["audio"]),
+    "stt": (["audio"], ["text"]),
+}
+
+
+def normalize_deepinfra_model(raw: Mapping[str, Any]) -> Entry:
+    """Returns DeepInfra's entry in the catalog's form. `metadata.pricing` holds numbers in USD per million tokens.
+
+    `metadata` may be null; then only the id is known. `created` is 0 where unknown.
+    """
+    metadata = read_mapping(raw.get("metadata"))
+    tags = read_words(metadata.get("tags"))
+    kind = next((kind for kind in _KINDS if kind in tags), None)
+    inputs, outputs = _KINDS[kind] if kind else (None, None)
+    sees = bool({"vlm", "vision"} & set(tags)) if kind else None
+    return make_entry(
+        PROVIDER,
+        str(raw["id"]),
+        raw,
+        description=read_text(metadata.get("description")),
+        context_length=read_count(metadata.get("context_length")),
+        inputs=inputs and ([*inputs, "image"] if sees else inputs),
+        outputs=outputs,
+        prices=_read_prices(read_mapping(metadata.get("pricing")), kind),
+        parameters=make_parameters(_CHAT_PARAMETERS, None) if kind == "chat" else None,
+        capabilities=_get_capabilities(kind, sees),
+    )
+
+
+def _read_prices(pricing: Mapping[str, Any], kind: str | None) -> tuple[Decimal | None, Decimal | None, Decimal | None]:
+    completion = read_usd_per_million(pricing.get("output_tokens"))
+    if kind in ("embed", "rerank") and completion is None:
+        completion = Decimal(0)  # They produce no completion tokens, so the list leaves the price of these out.
+    prompt, cached = pricing.get("input_tokens"), pricing.get("cache_read_tokens")
+    return read_usd_per_million(prompt), completion, read_usd_per_million(cached)
+
+
+def _get_capabilities(kind: str | None, sees: bool | None) -> tuple[bool | None, ...]:
+    if kind is None:
+        return (None,) * 5
+    # No tag tells about tools; only a model that does not chat surely has none.
+    return kind == "chat", None if kind == "chat" else False, sees, kind == "embed", kind == "rerank"
+
+
+def is_unlisted(name: str) -> bool:
+    """Tells whether `name` is a form that DeepInfra takes without listing it: `MODEL:VERSION`, `deploy_id:ID`."""
+    return ":" in name
+
+
+PROVIDER = Provider(
+    name="deepinfra",
+    title="DeepInfra",
+    site_url="https://deepinfra.com",
+    serves={
+        "chat": EndpointSupport(
+            path="/chat/completions",
+            dropped_fields=OPENAI_ONLY_FIELDS,
+            renamed_fields={"max_completion_tokens": "max_tokens"},
+            ranges={"top_k": OPEN_TOP_K},
+        )
+    },
+    fetch_pages=fetch_single_page,
+    normalize=normalize_deepinfra_model,
+    naming=make_hugging_face_naming(is_unlisted),
+    billing=Billing(name="deepinfra"),
+)

@@ -1,0 +1,141 @@
+"""From a provider's list entry to the catalog's: the builder and the readers that the normalisers share.
+
+A catalog entry is a dict with the fields of `Model` in app/services/models/entry.py. A field that the provider does not
+state is None: no zero, no guess. Prices are decimal strings in USD per token, whatever unit the list has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+from app.services.pricing import drop_implausible, parse_number, parse_text, per_million_to_per_token, to_plain_text
+from app.services.providers.provider import Provider
+
+Entry = dict[str, Any]
+
+# What each provider's reference documents for chat completions, under OpenRouter's names where those exist.
+COMMON_PARAMETERS = (
+    "frequency_penalty",
+    "max_tokens",
+    "min_p",
+    "presence_penalty",
+    "repetition_penalty",
+    "seed",
+    "stop",
+    "stream",
+    "temperature",
+    "top_k",
+    "top_p",
+)
+_TOOL_PARAMETERS = ("tool_choice", "tools")
+
+
+def make_entry(
+    provider: Provider,
+    model_id: str,
+    raw: Mapping[str, Any],
+    *,
+    context_length: int | None,
+    inputs: Sequence[str] | None,
+    outputs: Sequence[str] | None,
+    parameters: Sequence[str] | None,
+    capabilities: tuple[bool | None, ...],
+    prices: tuple[Decimal | None, Decimal | None, Decimal | None] = (None, None, None),
+    canonical_slug: str | None = None,
+    name: str | None = None,
+    description: str | None = None,
+    publisher: str | None = None,
+) -> Entry:
+    """Returns a catalog entry.
+
+    Args:
+        provider: who serves the model.
+        model_id: the provider's id.
+        raw: the provider's own entry; only `created` is read from it.
+        context_length: in tokens.
+        inputs, outputs: modalities.
+        parameters: names of the supported request fields.
+        capabilities: chat, tools, vision, embeddings, rerank.
+        prices: of a prompt token, a completion token and a cached prompt token, in USD.
+        canonical_slug: the id in its short form; the id itself when not given.
+        name: for people; the last part of the id when not given.
+        description: for people.
+        publisher: who publishes the model; the owner in the id when not given.
+    """
+    known = _is_price(prices)
+    texts = [to_plain_text(price) if known and price is not None else None for price in prices]
+    return {
+        "id": model_id,
+        "canonical_slug": canonical_slug or model_id.lower(),
+        "name": name or model_id.rpartition("/")[2],
+        "created": read_count(raw.get("created")),
+        "description": description,
+        "context_length": context_length,
+        "architecture": {
+            "modality": f"{'+'.join(inputs)}->{'+'.join(outputs)}" if inputs and outputs else None,
+            "input_modalities": inputs,
+            "output_modalities": outputs,
+        },
+        "pricing": dict(zip(("prompt", "completion", "input_cache_read"), texts, strict=True)),
+        "pricing_source": provider.name if known else None,
+        "pricing_date": None,
+        "supported_parameters": parameters,
+        "capabilities": dict(zip(("chat", "tools", "vision", "embeddings", "rerank"), capabilities, strict=True)),
+        "provider_slug": publisher or get_owner(model_id) or provider.name,
+        "provider_site_url": provider.site_url,
+        "source_gateway": provider.name,
+    }
+
+
+def _is_price(prices: tuple[Decimal | None, Decimal | None, Decimal | None]) -> bool:
+    """Tells whether both token prices are stated; zero for both means that the list does not know them."""
+    prompt, completion, _ = prices
+    return prompt is not None and completion is not None and (prompt > 0 or completion > 0)
+
+
+def read_usd_per_million(value: object) -> Decimal | None:
+    """Returns USD per token for a JSON number of USD per million tokens."""
+    amount = parse_number(value)
+    return None if amount is None else drop_implausible(per_million_to_per_token(amount))
+
+
+def read_usd_per_token(value: object) -> Decimal | None:
+    """Returns USD per token for a JSON string of USD per token."""
+    return drop_implausible(parse_text(value))
+
+
+def make_parameters(names: Sequence[str], tools: bool | None) -> list[str]:
+    """Returns the sorted names of a model's request fields, those of tools included where it has tools."""
+    return sorted({*names, *(_TOOL_PARAMETERS if tools else ())})
+
+
+def get_owner(model_id: str) -> str | None:
+    """Returns the part before the first slash, None without one."""
+    return model_id.partition("/")[0] if "/" in model_id else None
+
+
+def read_mapping(value: object) -> Mapping[str, Any]:
+    """Returns a JSON object, an empty one for anything else."""
+    return value if isinstance(value, dict) else {}
+
+
+def read_words(value: object) -> list[str]:
+    """Returns the strings of a JSON list, none for anything else."""
+    return [word for word in value if isinstance(word, str)] if isinstance(value, list) else []
+
+
+def read_text(value: object) -> str | None:
+    """Returns a JSON string that is not empty, None for anything else."""
+    return value if isinstance(value, str) and value else None
+
+
+def read_flag(value: object, default: bool | None = None) -> bool | None:
+    """Returns a JSON boolean, `default` for anything else."""
+    return value if isinstance(value, bool) else default
+
+
+def read_count(value: object) -> int | None:
+    """Returns a whole JSON number above zero, None for anything else."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None

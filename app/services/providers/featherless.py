@@ -1,0 +1,81 @@
+"""Featherless: Hugging Face models by the thousand, for a flat price."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from app.errors import UpstreamError
+from app.services.pricing import Billing
+from app.services.providers.entry_fields import (
+    COMMON_PARAMETERS,
+    Entry,
+    make_entry,
+    make_parameters,
+    read_count,
+    read_flag,
+    read_mapping,
+    read_usd_per_token,
+    read_words,
+)
+from app.services.providers.naming import make_hugging_face_naming
+from app.services.providers.pages import PAGE_TIMEOUT_S, Page, read_page
+from app.services.providers.provider import OPEN_TOP_K, OPENAI_ONLY_FIELDS, EndpointSupport, Provider
+from app.upstream import UpstreamClient
+
+_PER_PAGE = 1_000  # The most that Featherless gives.
+
+# The last page is known only by being empty. The list has 23; at four times as many, something is wrong.
+_MAX_PAGES = 100
+
+
+def fetch_pages(client: UpstreamClient) -> Iterator[Page]:
+    """Yields page after page, and does not end by itself: `total_pages` counts models that are not there.
+
+    Raises:
+        UpstreamError: one of its subclasses; also after _MAX_PAGES pages.
+    """
+    for number in range(1, _MAX_PAGES + 1):
+        params = {"page": str(number), "per_page": str(_PER_PAGE)}
+        yield read_page(client, client.fetch_json("/models", params, timeout_s=PAGE_TIMEOUT_S))
+    raise UpstreamError(f"The model list of {client.title} has no end: page {_MAX_PAGES} still holds models.")
+
+
+def normalize_featherless_model(raw: Mapping[str, Any]) -> Entry:
+    """Returns Featherless' entry in the catalog's form. `pricing.prompt` is a string in USD per token."""
+    pricing = read_mapping(raw.get("pricing"))
+    words = read_words(raw.get("output_modalities")) or ["text"]
+    outputs = ["embeddings" if word == "embedding" else word for word in words]
+    embeds = "embeddings" in outputs
+    tools = read_flag(read_mapping(raw.get("features")).get("tool_use"))
+    inputs = read_words(raw.get("input_modalities"))
+    sees = read_flag(raw.get("vision_supported"), "image" in inputs if inputs else None)
+    return make_entry(
+        PROVIDER,
+        str(raw["id"]),
+        raw,
+        context_length=read_count(raw.get("context_length")),
+        inputs=inputs or (["text", "image"] if sees else ["text"]),
+        outputs=outputs,
+        prices=(read_usd_per_token(pricing.get("prompt")), read_usd_per_token(pricing.get("completion")), None),
+        parameters=[] if embeds else make_parameters(COMMON_PARAMETERS, tools),
+        # Base checkpoints are listed among the chat models and nothing tells them apart, so `chat` is unknown.
+        capabilities=(False if embeds else None, tools, sees, embeds, False),
+    )
+
+
+PROVIDER = Provider(
+    name="featherless",
+    title="Featherless",
+    site_url="https://featherless.ai",
+    serves={
+        "chat": EndpointSupport(
+            path="/chat/completions", dropped_fields=OPENAI_ONLY_FIELDS, ranges={"top_k": OPEN_TOP_K}
+        )
+    },
+    fetch_pages=fetch_pages,
+    is_paged=True,
+    normalize=normalize_featherless_model,
+    naming=make_hugging_face_naming(),
+    billing=Billing(name="featherless"),
+)

@@ -1,0 +1,263 @@
+"""Fireworks: its own model ids below accounts, a price list beside its model list, and a stricter request schema."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable, Iterator, Mapping
+from decimal import Decimal
+from typing import Any
+
+from app.errors import UpstreamError
+from app.services.pricing import (
+    STANDARD_TIER,
+    Billing,
+    Price,
+    PriceTable,
+    drop_implausible,
+    parse_text,
+    per_million_to_per_token,
+)
+from app.services.providers.entry_fields import (
+    COMMON_PARAMETERS,
+    Entry,
+    make_entry,
+    make_parameters,
+    read_count,
+    read_flag,
+    read_words,
+)
+from app.services.providers.naming import FindIds, Naming, fold_version
+from app.services.providers.pages import fetch_single_page, read_page
+from app.services.providers.provider import OPENAI_ONLY_FIELDS, EndpointSupport, Provider
+from app.upstream import UpstreamClient
+
+# Fields of OpenAI's message objects that Fireworks' schema forbids. Clients replay them from earlier responses.
+OPENAI_ONLY_MESSAGE_FIELDS = frozenset({"name", "refusal", "annotations", "audio"})
+
+_CHAT_PARAMETERS = (
+    *COMMON_PARAMETERS,
+    "logit_bias",
+    "logprobs",
+    "n",
+    "reasoning_effort",
+    "response_format",
+    "top_logprobs",
+)
+
+# `supports_chat` is true for embedding and reranking models as well, so `kind` decides first.
+_OUTPUTS = {"EMBEDDING_MODEL": "embeddings", "FLUMINA_BASE_MODEL": "image", "FLUMINA_ADDON": "image"}
+
+# Who publishes which family on Hugging Face. `deepseek-ai/DeepSeek-V3.1` is Fireworks' deepseek-v3p1 because its maker
+# wrote it; somebody else's repository of the same name is another model, and stays unknown.
+_MAKERS: dict[str, tuple[str, ...]] = {
+    "deepseek-ai": ("deepseek",),
+    "google": ("gemma",),
+    "meta-llama": ("llama",),
+    "microsoft": ("phi",),
+    "minimaxai": ("minimax",),
+    "mistralai": ("codestral", "devstral", "magistral", "ministral", "mistral", "mixtral", "pixtral"),
+    "moonshotai": ("kimi",),
+    "nvidia": ("nemotron",),
+    "openai": ("gpt-oss",),
+    "qwen": ("qwen", "qwq"),
+    "thudm": ("glm",),
+    "zai-org": ("glm",),
+}
+
+_SKUS = {
+    "LLM input tokens (uncached)": "prompt",
+    "LLM input tokens (cached)": "input_cache_read",
+    "LLM output tokens": "completion",
+}
+
+
+def normalize_fireworks_model(raw: Mapping[str, Any]) -> Entry:
+    """Returns Fireworks' entry in the catalog's form. Its model list states no prices."""
+    model_id = str(raw["id"])
+    account, _, slug = model_id.removeprefix("accounts/").replace("/models/", "/").partition("/")
+    output = _OUTPUTS.get(str(raw.get("kind")), "text")
+    rerank = output == "embeddings" and "rerank" in slug.lower()
+    chats = read_flag(raw.get("supports_chat")) if output == "text" else False
+    tools = read_flag(raw.get("supports_tools")) if output == "text" else False
+    sees = read_flag(raw.get("supports_image_input")) if output == "text" else False
+    return make_entry(
+        PROVIDER,
+        model_id,
+        raw,
+        canonical_slug=f"{account}/{slug}".rstrip("/").lower(),
+        name=slug or model_id,
+        context_length=read_count(raw.get("context_length")),
+        inputs=["text", "image"] if sees else ["text"],
+        outputs=["rerank"] if rerank else [output],
+        parameters=make_parameters(_CHAT_PARAMETERS, tools) if chats else [],
+        capabilities=(chats, tools, sees, output == "embeddings" and not rerank, rerank),
+        publisher=account or PROVIDER.name,
+    )
+
+
+def get_keys(model_id: str) -> list[str]:
+    """Returns the keys of an id: `accounts/fireworks/models/kimi-k3` is known as `fireworks/kimi-k3` and `kimi-k3`.
+
+    Fireworks writes the dots of a version as `p` (DeepSeek-V3.1 is `deepseek-v3p1`); keys have dots again.
+    """
+    parts = fold_version(model_id).split("/")
+    if len(parts) == 4 and parts[0] == "accounts" and parts[2] == "models":
+        return [f"{parts[1]}/{parts[3]}", parts[3]]
+    return [fold_version(model_id)]
+
+
+def get_asked_keys(name: str) -> list[str]:
+    """Returns the keys that a caller's name may mean; a maker's Hugging Face id means Fireworks' model of it."""
+    folded = fold_version(name)
+    short = folded.removeprefix("accounts/").replace("/models/", "/")
+    owner, slash, slug = short.partition("/")
+    if folded.startswith("accounts/") or not slash:
+        return [short]
+    if slug.startswith(_MAKERS.get(owner, ())):
+        return [short, f"fireworks/{slug}"]
+    return [short]
+
+
+def is_account_id(name: str) -> bool:
+    """Tells whether `name` is an account's: a model, a router or a deployment below `accounts/`."""
+    return name.startswith("accounts/")
+
+
+def is_own_form(name: str) -> bool:
+    """Tells whether `name` can only be Fireworks': an account's model, a deployment, a snapshot, a router.
+
+    No Hugging Face id holds a `#` or an `@`.
+    """
+    return name.startswith(("accounts/", "routers/")) or "#" in name or "@" in name
+
+
+def get_canonical_id(name: str, find_ids: FindIds) -> str:
+    """Returns an `accounts/` id as Fireworks writes it; one that its list does not know stays as it is."""
+    if not name.startswith("accounts/fireworks/") or "#" in name or "@" in name:
+        return name
+    ids = find_ids(name)
+    if len(ids) == 1:
+        return ids[0]
+    account, _, rest = name.rpartition("/")
+    # `accounts/fireworks/x` is not one of Fireworks' own forms, and can mean nothing but its model x.
+    return f"{account}/models/{rest}" if account == "accounts/fireworks" and rest else name
+
+
+def fetch_prices(client: UpstreamClient, timeout_s: float) -> PriceTable:
+    """Fetches Fireworks' price list, which stands beside the inference API on the same host.
+
+    Raises:
+        UpstreamError: one of its subclasses; also where the list holds no price.
+    """
+    root = client.base_url.removesuffix("/inference/v1")
+    rows = read_page(client, client.fetch_json(root + "/v1/serverless/models", timeout_s=timeout_s))
+    prices = normalize_fireworks_prices(rows, datetime.datetime.now(datetime.UTC).date())
+    if not prices:
+        raise UpstreamError(f"The price list of {client.title} holds no price.")
+    return prices
+
+
+def normalize_fireworks_prices(rows: Iterable[Any], today: datetime.date) -> PriceTable:
+    """Returns the prices of Fireworks' `/v1/serverless/models`, one row for each way to be served.
+
+    Amounts are strings in USD per 1M tokens. A row's price holds for what is *sent* as `model`: its
+    `usage_identifier` (a router) where it has one, else its `id`; its `aliases`; and its `service_tier`.
+    """
+    valid = [row for row in rows if isinstance(row, dict) and isinstance(row.get("id"), str)]
+    aliases = {row["id"]: read_words(row.get("aliases")) for row in valid if _is_standard(row)}
+    prices: dict[tuple[str, str], Price] = {}
+    for row in valid:
+        price = _read_price(row, today)
+        if price is not None:
+            prices.update({(sent, _read_tier(row)): price for sent in _get_sent_names(row, aliases)})
+    return prices
+
+
+def _is_standard(row: Mapping[str, Any]) -> bool:
+    return bool(row.get("serverless_mode", "standard") == "standard")
+
+
+def _read_tier(row: Mapping[str, Any]) -> str:
+    tier = row.get("service_tier")
+    return tier if isinstance(tier, str) and tier != "default" else STANDARD_TIER
+
+
+def _get_sent_names(row: Mapping[str, Any], aliases: Mapping[str, list[str]]) -> Iterator[str]:
+    router = row.get("usage_identifier")
+    if isinstance(router, str):
+        yield router
+    elif _is_standard(row) or _read_tier(row) != STANDARD_TIER:
+        yield row["id"]
+        # An alias costs what its model costs, in each tier.
+        yield from aliases.get(row["id"], [])
+    # A row with neither is a mode that nothing in a request can ask for, so no request has its price.
+
+
+def _read_price(row: Mapping[str, Any], today: datetime.date) -> Price | None:
+    amounts: dict[str, Decimal] = {}
+    pricing = row.get("pricing")
+    for part in pricing if isinstance(pricing, list) else []:
+        name = _SKUS.get(str(part.get("sku"))) if isinstance(part, dict) else None
+        amount = parse_text(part.get("amount")) if name and part.get("unit") == "1M tokens" else None
+        price = None if amount is None else drop_implausible(per_million_to_per_token(amount))
+        if name and price is not None:
+            amounts[name] = price
+    if "prompt" not in amounts or "completion" not in amounts:
+        return None
+    stated = Price(
+        prompt=amounts["prompt"],
+        completion=amounts["completion"],
+        input_cache_read=amounts.get("input_cache_read"),
+        source=PROVIDER.name,
+        date=today,
+    )
+    return PROVIDER.billing.complete(stated)
+
+
+def get_generation_s(headers: Mapping[str, str]) -> float | None:
+    """Returns how long Fireworks generated, in seconds, from its two timing headers; None where they are missing."""
+    try:
+        total_s = float(headers["fireworks-server-processing-time"])
+        return max(total_s - float(headers["fireworks-server-time-to-first-token"]), 0.0) or None
+    except (KeyError, ValueError):
+        return None
+
+
+PROVIDER = Provider(
+    name="fireworks",
+    title="Fireworks",
+    site_url="https://fireworks.ai",
+    serves={
+        "chat": EndpointSupport(
+            path="/chat/completions",
+            dropped_fields=OPENAI_ONLY_FIELDS,
+            dropped_message_fields=OPENAI_ONLY_MESSAGE_FIELDS,
+            accepted_values={"service_tier": frozenset({"auto", "default", "flex", "priority"})},
+            ranges={"top_k": (0, 100)},
+            # "Requests with max_tokens > 4096 must have stream=true" is its 400 for a larger unstreamed request.
+            max_unstreamed_tokens=4096,
+        )
+    },
+    fetch_pages=fetch_single_page,
+    normalize=normalize_fireworks_model,
+    naming=Naming(
+        get_keys=get_keys,
+        get_asked_keys=get_asked_keys,
+        is_unlisted=is_own_form,
+        claims=is_account_id,
+        claims_if_configured=is_own_form,
+        get_canonical_id=get_canonical_id,
+    ),
+    billing=Billing(
+        name="fireworks",
+        # Fireworks takes every tier that it does not know as `default`.
+        priced_tiers=frozenset({"priority"}),
+        # Its price page: "cached input tokens are priced at 50 % of input tokens" unless a model lists its own price.
+        cached_share=Decimal("0.5"),
+        cached_rule="half-price-cache",
+    ),
+    fetch_prices=fetch_prices,
+    shown_headers=("x-ratelimit-", "fireworks-"),
+    request_id_headers=("x-request-id", "x-fireworks-request-id", "cf-ray"),
+    get_generation_s=get_generation_s,
+)

@@ -1,0 +1,62 @@
+"""The names that people write for a model, and the keys under which a list knows it.
+
+Two names mean the same model only when their keys are equal; likeness never counts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+_VERSION_P = re.compile(r"(?<=\d)p(?=\d)")
+
+FindIds = Callable[[str], Sequence[str]]  # a name → the ids that it can mean in the provider's list, if one is here
+
+
+def _never(name: str) -> bool:
+    return False
+
+
+def _as_written(name: str, find_ids: FindIds) -> str:
+    return name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Naming:
+    """How one provider's models are named.
+
+    Attributes:
+        get_keys: id → the keys under which the model is known, in lower case.
+        get_asked_keys: what a caller wrote → the keys that it may mean, best first.
+        is_unlisted: tells whether a name has a form that the provider takes without listing it. Such a name is sent as
+            it is to a caller's explicit provider.
+        claims: tells whether a name can only be this provider's, whether its key is set or not.
+        claims_if_configured: the same, but only while its key is set.
+        get_canonical_id: a claimed name → the id as the provider writes it; a name that its list does not know stays
+            as it is.
+    """
+
+    get_keys: Callable[[str], Sequence[str]]
+    get_asked_keys: Callable[[str], Sequence[str]]
+    is_unlisted: Callable[[str], bool] = _never
+    claims: Callable[[str], bool] = _never
+    claims_if_configured: Callable[[str], bool] = _never
+    get_canonical_id: Callable[[str, FindIds], str] = _as_written
+
+
+def make_hugging_face_naming(is_unlisted: Callable[[str], bool] = _never) -> Naming:
+    """Returns the naming of a provider whose ids are Hugging Face's.
+
+    Providers know such an id in one case only, so a name in another case is brought into theirs.
+    """
+    return Naming(get_keys=_lower_case, get_asked_keys=_lower_case, is_unlisted=is_unlisted)
+
+
+def _lower_case(name: str) -> Sequence[str]:
+    return [name.lower()]
+
+
+def fold_version(name: str) -> str:
+    """Returns `name` in lower case, with a `p` between two digits as the dot that it stands for (`v3p1` is v3.1)."""
+    return _VERSION_P.sub(".", name.lower())
