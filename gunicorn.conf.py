@@ -64,9 +64,9 @@ def on_starting(server: Any) -> None:
         file.unlink()  # Counts of an earlier start; Prometheus expects a restart to begin at zero.
     child = os.fork()  # The check needs the database's libraries, which this process must not load.
     if child == 0:
-        from app.server.preflight import check_boot
+        from app.server.preflight import find_boot_problem
 
-        reason = check_boot(settings)
+        reason = find_boot_problem(settings)
         if reason is not None:
             os.write(2, f"The gateway cannot start: {reason}\n".encode())
         os._exit(0 if reason is None else 1)

@@ -37,8 +37,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     # the sandbox and the Python client load only what they use.
     from app.cli import register_commands
     from app.routes import BLUEPRINTS
-    from app.web.application import Application
-    from app.web.hooks import CHECKS, set_up_http
+    from app.web import CHECKS, Application, set_up_http
 
     use_settings(settings or get_settings())
     app = Application(__name__, static_folder=None)

@@ -17,6 +17,9 @@ from dotenv import dotenv_values
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# The word for all providers together, where a caller names a gateway. No provider may be called so.
+ALL_GATEWAYS = "all"
+
 
 class SettingsError(Exception):
     """A setting is missing, malformed or contradicts another; the text names it and says what it may be."""

@@ -11,12 +11,13 @@ docs/metrics.md lists every metric.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest, values
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
 from prometheus_client.multiprocess import MultiProcessCollector
 
 if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
@@ -93,6 +94,15 @@ def count_request(row: FinishedRequest) -> None:
         upstream_errors_total.labels(provider, error).inc()
     if len(row.attempts) > 1:
         retries_total.labels(provider).inc(len(row.attempts) - 1)
+
+
+def make_gauge(name: str, documentation: str, mode: Literal["livesum", "livemax"], labels: Sequence[str] = ()) -> Gauge:
+    """Returns a new gauge whose value is the sum or the maximum over living workers.
+
+    Gauges are made through this module, because prometheus_client must be set up for several processes, as above,
+    before the first metric is made: a metric made earlier would not be shared.
+    """
+    return Gauge(name, documentation, labels, multiprocess_mode=mode)
 
 
 def observe_overhead(stream: bool, seconds: float) -> None:

@@ -1,4 +1,7 @@
-"""The commands of `flask --app wsgi …`: keys, the database, activity."""
+"""The commands of `flask --app wsgi …`: keys, the database, activity.
+
+activity.py, db.py and keys.py hold the commands, errors.py how they fail, tables.py how they print statistics.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from flask import Flask
 from app.cli.activity import activity_group
 from app.cli.db import db_group
 from app.cli.keys import keys_group
+
+__all__ = ["register_commands"]
 
 
 def register_commands(app: Flask) -> None:

@@ -1,4 +1,4 @@
-"""`flask activity`: exports what was recorded, drops what is old, and shows statistics."""
+"""`flask activity`: exports records, drops old ones, and shows statistics."""
 
 from __future__ import annotations
 
@@ -13,20 +13,26 @@ from typing import Any, BinaryIO
 
 import click
 
-from app.cli.failures import plain_errors
+from app.cli.errors import plain_errors
 from app.cli.tables import format_stats
-from app.db.activity import ActivityFilter
-from app.db.tables import OUTCOMES
+from app.config import ALL_GATEWAYS
 from app.services.providers import PROVIDERS
-from app.services.reports.csv_export import encode_csv
-from app.services.reports.records import stream_pages
-from app.services.reports.retention import drop_days, get_droppable_days, retention_end
-from app.services.reports.stats import ALL_GATEWAYS, TIME_RANGES, get_stats
+from app.services.reports import (
+    DEFAULT_TIME_RANGE,
+    OUTCOMES,
+    TIME_RANGES,
+    ActivityFilter,
+    drop_days,
+    encode_csv,
+    get_droppable_days,
+    retention_end,
+    select_stats,
+    stream_activity_pages,
+)
 
-# How often an export says how far it is, in seconds.
-PROGRESS_EVERY_S = 2.0
-# Where nobody watches, in a log for instance, once in a while is enough.
-_UNWATCHED_EVERY_S = 30.0
+# Seconds between progress messages on a terminal, and elsewhere, where each of them stays as a line of a log.
+_TERMINAL_PROGRESS_S = 2.0
+_LOG_PROGRESS_S = 30.0
 
 _DAY = click.DateTime(["%Y-%m-%d"])
 _TIME = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S"])
@@ -44,27 +50,25 @@ def activity_group() -> None:
 @click.option("--gateway", type=click.Choice(list(PROVIDERS)))
 @click.option("--key", "key_id", help="The id of a key, as `flask keys list` shows it; env for GATEWAY_API_KEY.")
 @click.option("--outcome", type=click.Choice(OUTCOMES))
-@click.option(
-    "--output", type=click.Path(dir_okay=False, path_type=Path), help="A file; standard output when left out."
-)
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="A file; standard output by default.")
 def export_command(start: datetime | None, end: datetime | None, output: Path | None, **chosen: str | None) -> None:
     """Write records as CSV, newest first."""
-    wanted = ActivityFilter(start=_utc(start), end=_utc(end), **chosen)
-    with plain_errors(), _destination(output) as file:
-        for piece in encode_csv(_watched(stream_pages(wanted))):
+    records = ActivityFilter(start=_set_utc(start), end=_set_utc(end), **chosen)
+    with plain_errors(), _open_output(output) as file:
+        for piece in encode_csv(_report_progress(stream_activity_pages(records))):
             file.write(piece)
 
 
-def _utc(moment: datetime | None) -> datetime | None:
+def _set_utc(moment: datetime | None) -> datetime | None:
     return None if moment is None else moment.replace(tzinfo=UTC)
 
 
 @contextmanager
-def _destination(output: Path | None) -> Iterator[BinaryIO]:
+def _open_output(output: Path | None) -> Iterator[BinaryIO]:
     if output is None:
         yield sys.stdout.buffer
         return
-    # What stands under the name is always a whole export.
+    # Renamed when complete, so that a file with the name asked for is always a whole export.
     unfinished = output.with_name(f".{output.name}.{os.getpid()}")
     try:
         with unfinished.open("wb") as file:
@@ -76,33 +80,39 @@ def _destination(output: Path | None) -> Iterator[BinaryIO]:
         unfinished.unlink(missing_ok=True)
 
 
-def _watched(pages: Iterator[list[dict[str, Any]]]) -> Iterator[list[dict[str, Any]]]:
-    """Says on standard error how far the export is; how much there is in all would take as long to find out."""
-    watched = sys.stderr.isatty()
-    rows, told_s, ending = 0, time.monotonic(), "\r" if watched else "\n"
+def _report_progress(pages: Iterator[list[dict[str, Any]]]) -> Iterator[list[dict[str, Any]]]:
+    """Yields the pages and writes on standard error how many rows they had.
+
+    It shows no percentage, because counting all rows would take as long as exporting them.
+    """
+    on_terminal = sys.stderr.isatty()
+    pause_s, ending = (_TERMINAL_PROGRESS_S, "\r") if on_terminal else (_LOG_PROGRESS_S, "\n")
+    rows, reported_s = 0, time.monotonic()
     for page in pages:
         yield page
         rows += len(page)
-        if time.monotonic() - told_s >= (PROGRESS_EVERY_S if watched else _UNWATCHED_EVERY_S):
-            told_s = time.monotonic()
+        if time.monotonic() - reported_s >= pause_s:
+            reported_s = time.monotonic()
             click.echo(f"{rows:,} records, back to {page[-1]['started_at']:%Y-%m-%d %H:%M}{ending}", nl=False, err=True)
-    # The spaces cover what the last line left on a terminal.
-    click.echo(f"{rows:,} records exported.{' ' * 30 if watched else ''}", err=True)
+    # The spaces overwrite the rest of the last progress message on a terminal.
+    click.echo(f"{rows:,} records exported.{' ' * 30 if on_terminal else ''}", err=True)
 
 
 @activity_group.command("purge")
-@click.option("--before", type=_DAY, help="The first day (UTC) that stays; by default what RETENTION_DAYS says.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--before", type=_DAY, help="The first day (UTC) to keep; by default RETENTION_DAYS decides.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def purge_command(before: datetime | None, yes: bool) -> None:
     """Drop the records of old days. Statistics and totals stay as they are."""
     today = datetime.now(UTC).date()
     first_kept = retention_end(today) if before is None else before.date()
     if first_kept > today:
-        raise click.ClickException("The day that is under way cannot be dropped; the latest --before is today.")
+        raise click.ClickException("The current day cannot be dropped; the latest --before is today.")
     with plain_errors():
         days = get_droppable_days(first_kept)
         if days and not yes:
-            click.confirm(f"{len(days)} days of records ({days[0]} to {days[-1]}) will be gone. Go on?", abort=True)
+            click.confirm(
+                f"{len(days)} days of records ({days[0]} to {days[-1]}) will be dropped. Continue?", abort=True
+            )
         _drop(days, first_kept)
 
 
@@ -117,9 +127,9 @@ def _drop(days: list[date], first_kept: date) -> None:
 
 @activity_group.command("stats")
 @click.option("--gateway", type=click.Choice([*PROVIDERS, ALL_GATEWAYS]), default=ALL_GATEWAYS, show_default=True)
-@click.option("--time-range", type=click.Choice(list(TIME_RANGES)), default="24h", show_default=True)
+@click.option("--time-range", type=click.Choice(list(TIME_RANGES)), default=DEFAULT_TIME_RANGE, show_default=True)
 def stats_command(gateway: str, time_range: str) -> None:
     """Show statistics as tables."""
     with plain_errors():
-        stats = get_stats(gateway, time_range, datetime.now(UTC))
+        stats = select_stats(gateway, time_range, datetime.now(UTC))
     click.echo(format_stats(stats))

@@ -1,10 +1,10 @@
-"""`flask db`: migrates the database, and says where it stands."""
+"""`flask db`: migrates the database and shows its schema's state."""
 
 from __future__ import annotations
 
 import click
 
-from app.cli.failures import plain_errors
+from app.cli.errors import plain_errors
 from app.config import SettingsError
 from app.db.schema import (
     SchemaState,
@@ -18,13 +18,13 @@ from app.runtime import get_settings
 
 @click.group("db")
 def db_group() -> None:
-    """Migrate the database, or see where it stands."""
+    """Migrate the database, or show the state of its schema."""
 
 
 @db_group.command("upgrade")
 @click.argument("revision", default="head")
 def upgrade_command(revision: str) -> None:
-    """Migrate up to REVISION, by default the newest. Safe to run twice at once."""
+    """Migrate up to REVISION, by default the newest. Two runs at once are safe."""
     with plain_errors():
         upgrade_schema(_database_url(), revision)
         click.echo(_describe(fetch_schema_state(_database_url())))
@@ -32,9 +32,9 @@ def upgrade_command(revision: str) -> None:
 
 @db_group.command("downgrade")
 @click.argument("revision")
-@click.confirmation_option(prompt="Tables made by later migrations are dropped with all they hold. Go on?")
+@click.confirmation_option(prompt="Tables made by later migrations are dropped with their data. Continue?")
 def downgrade_command(revision: str) -> None:
-    """Take migrations back down to REVISION ("base" for all)."""
+    """Migrate down to REVISION ("base" undoes all migrations)."""
     with plain_errors():
         downgrade_schema(_database_url(), revision)
         click.echo(_describe(fetch_schema_state(_database_url())))
@@ -42,7 +42,7 @@ def downgrade_command(revision: str) -> None:
 
 @db_group.command("current")
 def current_command() -> None:
-    """Say which migration is in place. Exit code 1 when `flask db upgrade` is needed."""
+    """Show which migration is in place. Exit code 1 when `flask db upgrade` is needed."""
     with plain_errors():
         state = fetch_schema_state(_database_url())
     click.echo(_describe(state))
@@ -56,7 +56,9 @@ def check_command() -> None:
         differences = compare_schema(_database_url())
     for difference in differences:
         click.echo(repr(difference))
-    click.echo(f"{len(differences)} differences" if differences else "the database is as the code expects")
+    click.echo(
+        f"{len(differences)} differences" if differences else "the database has the tables that the code expects"
+    )
     raise SystemExit(1 if differences else 0)
 
 
@@ -69,4 +71,4 @@ def _database_url() -> str:
 
 def _describe(state: SchemaState) -> str:
     in_place = f"migration {state.current} is in place" if state.current else "no migration is in place"
-    return f"schema {state.state}: {in_place}, {state.head} is the newest that this code knows"
+    return f"schema {state.state}: {in_place}, {state.head} is the newest this code knows"

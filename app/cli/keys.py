@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from app.cli.failures import plain_errors
+from app.cli.errors import plain_errors
 from app.services.keys.authentication import REVOCATION_S
 from app.services.keys.keys import create_key, list_keys, revoke_key
 
@@ -17,16 +17,16 @@ def keys_group() -> None:
 @keys_group.command("create")
 @click.argument("name")
 def create_command(name: str) -> None:
-    """Create a key for NAME and show it, this once."""
+    """Create a key for NAME. It is shown only now."""
     with plain_errors():
         key, row = create_key(name)
     click.echo(key)
-    click.echo(f"Id {row.id}, for {row.name!r}. Store the key now: only its digest is kept.", err=True)
+    click.echo(f"Id {row.id}, for {row.name!r}. Store the key now: the gateway keeps only its digest.", err=True)
 
 
 @keys_group.command("list")
 def list_command() -> None:
-    """List all keys by their public ids."""
+    """List all keys with their ids."""
     with plain_errors():
         rows = list_keys()
     click.echo(f"{'ID':12} {'NAME':24} {'ENDS IN':8} {'CREATED':20} REVOKED")
@@ -42,5 +42,5 @@ def revoke_command(public_id: str) -> None:
     with plain_errors():
         row = revoke_key(public_id)
     if row is None:
-        raise click.ClickException(f"There is no key with the id {public_id!r}. `flask keys list` shows all.")
+        raise click.ClickException(f"There is no key with the id {public_id!r}. `flask keys list` shows all keys.")
     click.echo(f"Revoked {row.id} ({row.name}). It stops working within {REVOCATION_S:g} seconds.")

@@ -1,19 +1,15 @@
-"""The HTTP API as a table: every blueprint, what it serves, and when it asks for a gateway key.
+"""The HTTP API as a table: every blueprint, what it serves, and whether it requires a gateway key.
 
-Routes are thin: they take a request apart, call a service and put its answer into HTTP. What they raise becomes the
-one error shape in `app/__init__.py`.
+A route reads the request, calls a service and writes the response. Errors that it raises become the error shape of
+`app/errors.py`.
 """
 
 from __future__ import annotations
 
-from typing import Literal
-
 from flask import Blueprint
 
 from app.routes import activity, catalog, chat, health, metrics, models, stats
-
-# When a blueprint asks for a gateway key: always, never, or unless PUBLIC_STATS is true.
-Access = Literal["key", "open", "public_stats"]
+from app.web import Access
 
 BLUEPRINTS: list[tuple[Blueprint, Access]] = [
     (chat.bp, "key"),  # POST /v1/chat/completions
@@ -24,3 +20,5 @@ BLUEPRINTS: list[tuple[Blueprint, Access]] = [
     (health.bp, "open"),  # GET /health, /ready
     (metrics.bp, "open"),  # GET /metrics
 ]
+
+__all__ = ["BLUEPRINTS"]

@@ -1,98 +1,125 @@
-"""`GET /api/activity`, `/api/activity/integrity` and `/api/usage`: what was recorded, to the key that it was about."""
+"""`GET /api/activity`, `/api/activity/integrity` and `/api/usage`: a key's own records, or all to the operator."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, date, datetime, timedelta
 from itertools import chain
+from typing import Annotated
 
+import msgspec
 from flask import Blueprint, Response, g, request
 
 from app.errors import BadRequest, PermissionDenied
 from app.services.journal.lifecycle import get_integrity
 from app.services.providers import PROVIDERS
-from app.services.reports.csv_export import encode_csv, unfinished_on_failure
-from app.services.reports.records import (
+from app.services.reports import (
     MAX_PAGE_ROWS,
+    MAX_USAGE_DAYS,
     OUTCOMES,
     ActivityFilter,
-    CursorInvalid,
-    get_usage,
-    read_page,
-    stream_pages,
+    break_on_failure,
+    encode_csv,
+    select_activity_page,
+    select_usage_report,
+    stream_activity_pages,
 )
-from app.web.query import choose, read_arguments, read_number, read_time
-from app.web.responses import json_answer
+from app.web import json_response, one_of, read_query
 
 bp = Blueprint("activity", __name__)
 
 DEFAULT_PAGE_ROWS = 100
 DEFAULT_USAGE_DAYS = 30
-# A year of fifty models is 18,000 rows of 300 bytes.
-MAX_USAGE_DAYS = 366
 
-_CSV, _JSON = "text/csv", "application/json"
+_JSON, _CSV = "application/json", "text/csv"
 _FORMATS = {"csv": _CSV, "json": _JSON}
 
-# It is one key's own business, and what is true changes with every request.
+# Records are private to their key and change with every request, so nothing may cache them.
 _HEADERS = {"cache-control": "no-store"}
+
+
+class ActivityQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """The parameters of `/api/activity`. One that is None does not restrict the records.
+
+    Attributes:
+        start, end: `from` (included) and `to` (excluded) in the query.
+        model: the whole name of the model that was served or, where none was, requested.
+        key: the id of a gateway key; only the operator may name another than their own.
+        limit: the most records of a page, DEFAULT_PAGE_ROWS if None; not for an export.
+        cursor: `next_cursor` of the page before; not for an export.
+        format: wins over the Accept header.
+    """
+
+    start: datetime | None = msgspec.field(name="from", default=None)
+    end: datetime | None = msgspec.field(name="to", default=None)
+    model: str | None = None
+    gateway: Annotated[str, one_of(PROVIDERS)] | None = None
+    key: str | None = None
+    outcome: Annotated[str, one_of(OUTCOMES)] | None = None
+    limit: Annotated[int, msgspec.Meta(ge=1, le=MAX_PAGE_ROWS)] | None = None
+    cursor: str | None = None
+    format: Annotated[str, one_of(_FORMATS)] | None = None
+
+    def __post_init__(self) -> None:
+        if self.start is not None and self.end is not None and self.start >= self.end:
+            raise BadRequest("from must be before to; from is included and to is not.", param="from")
+
+
+class UsageQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """The parameters of `/api/usage`.
+
+    Attributes:
+        start, end: `from` (included) and `to` (excluded) in the query; by default the last DEFAULT_USAGE_DAYS days.
+        key: the id of a gateway key; only the operator may name another than their own.
+    """
+
+    start: date | None = msgspec.field(name="from", default=None)
+    end: date | None = msgspec.field(name="to", default=None)
+    key: str | None = None
 
 
 @bp.get("/api/activity")
 def list_activity() -> Response:
-    """Lists records, newest first: a page as JSON, or all of them as CSV."""
-    given = read_arguments("from", "to", "model", "gateway", "key", "outcome", "limit", "cursor", "format")
-    wanted = _read_filter(given)
-    if _wants_csv(given):
-        return _export(given, wanted)
-    limit = read_number(given, "limit", DEFAULT_PAGE_ROWS, 1, MAX_PAGE_ROWS)
-    try:
-        rows, next_cursor = read_page(wanted, given.get("cursor"), limit)
-    except CursorInvalid:
-        raise BadRequest("cursor must be the next_cursor of an earlier answer.", param="cursor") from None
-    body = {"object": "list", "data": rows, "has_more": next_cursor is not None, "next_cursor": next_cursor}
-    return json_answer(body, headers=_HEADERS | {"vary": "accept"})
+    """Returns records, newest first: a page as JSON, or all of them as CSV."""
+    query = read_query(ActivityQuery)
+    chosen = ActivityFilter(
+        start=query.start,
+        end=query.end,
+        model=query.model,
+        gateway=query.gateway,
+        key_id=_get_readable_key(query.key),
+        outcome=query.outcome,
+    )
+    if _get_content_type(query) == _CSV:
+        return _export(query, chosen)
+    page = select_activity_page(chosen, query.cursor, query.limit or DEFAULT_PAGE_ROWS)
+    return json_response(page, headers=_HEADERS | {"vary": "accept"})
 
 
 @bp.get("/api/activity/integrity")
 def show_integrity() -> Response:
-    """Shows what became of every request that was ever begun."""
+    """Returns what became of every request that was ever begun."""
     if not g.key.is_admin:
-        raise PermissionDenied("The books are about all keys, so only the operator's key may read them.")
-    return json_answer(get_integrity(), headers=_HEADERS)
+        raise PermissionDenied("This report covers all keys, so only the operator's key may read it.")
+    return json_response(get_integrity(), headers=_HEADERS)
 
 
 @bp.get("/api/usage")
 def show_usage() -> Response:
-    """Shows totals by day, gateway and model: a key's own or, for the operator, one key's or everyone's."""
-    given = read_arguments("from", "to", "key")
-    today = datetime.combine(datetime.now(UTC), time(), UTC)
-    end = read_time(given, "to") or today + timedelta(days=1)
-    first = read_time(given, "from") or end - timedelta(days=DEFAULT_USAGE_DAYS)
-    for name, moment in {"from": first, "to": end}.items():
-        if moment.time() != time():
-            raise BadRequest(f"{name} must be a whole day (UTC), such as 2026-03-14.", param=name)
-    if not timedelta(0) < end - first <= timedelta(days=MAX_USAGE_DAYS):
+    """Returns totals by day, gateway and model: of one key or, to the operator, of all keys."""
+    query = read_query(UsageQuery)
+    end = query.end or datetime.now(UTC).date() + timedelta(days=1)
+    start = query.start or end - timedelta(days=DEFAULT_USAGE_DAYS)
+    if not timedelta(0) < end - start <= timedelta(days=MAX_USAGE_DAYS):
         raise BadRequest(f"from must be before to, by at most {MAX_USAGE_DAYS} days.", param="from")
-    return json_answer(get_usage(_read_key(given), first.date(), end.date()), headers=_HEADERS)
+    return json_response(select_usage_report(_get_readable_key(query.key), start, end), headers=_HEADERS)
 
 
-def _read_filter(given: dict[str, str]) -> ActivityFilter:
-    start, end = read_time(given, "from"), read_time(given, "to")
-    if start is not None and end is not None and start >= end:
-        raise BadRequest("from must be before to; from is included and to is not.", param="from")
-    return ActivityFilter(
-        start=start,
-        end=end,
-        model=given.get("model"),
-        gateway=choose(given, "gateway", PROVIDERS),
-        key_id=_read_key(given),
-        outcome=choose(given, "outcome", OUTCOMES),
-    )
+def _get_readable_key(asked: str | None) -> str | None:
+    """Returns the id of the key whose records the caller reads, None for all keys.
 
-
-def _read_key(given: dict[str, str]) -> str | None:
-    """Returns the id of the key whose records are wanted, None for all of them."""
-    asked = given.get("key")
+    Raises:
+        PermissionDenied: a caller who is not the operator asked for another key's records.
+    """
     if g.key.is_admin:
         return asked
     if asked not in {None, g.key.id}:
@@ -101,19 +128,18 @@ def _read_key(given: dict[str, str]) -> str | None:
     return own
 
 
-def _wants_csv(given: dict[str, str]) -> bool:
-    name = choose(given, "format", _FORMATS)
-    if name is not None:
-        return _FORMATS[name] == _CSV
-    return request.accept_mimetypes.best_match([_JSON, _CSV], _JSON) == _CSV
+def _get_content_type(query: ActivityQuery) -> str:
+    if query.format is not None:
+        return _FORMATS[query.format]
+    return request.accept_mimetypes.best_match([_JSON, _CSV], _JSON)
 
 
-def _export(given: dict[str, str], wanted: ActivityFilter) -> Response:
-    for name in ("limit", "cursor"):
-        if name in given:
+def _export(query: ActivityQuery, chosen: ActivityFilter) -> Response:
+    for name, value in {"limit": query.limit, "cursor": query.cursor}.items():
+        if value is not None:
             raise BadRequest(f"An export has all records, so it takes no {name}. Use from and to.", param=name)
-    pieces = encode_csv(stream_pages(wanted))
-    first = next(pieces)  # A database that is away is told before the answer has begun.
+    pieces = encode_csv(stream_activity_pages(chosen))
+    first = next(pieces)  # Read before the response starts, so that an absent database is an error response.
     headers = {**_HEADERS, "vary": "accept", "content-disposition": 'attachment; filename="activity.csv"'}
-    body = unfinished_on_failure(chain([first], pieces))
+    body = break_on_failure(chain([first], pieces))
     return Response(body, content_type=f"{_CSV}; charset=utf-8; header=present", headers=headers)

@@ -1,4 +1,4 @@
-"""`GET /metrics`: Prometheus' text format."""
+"""`GET /metrics`: the metrics in Prometheus' text format."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ bp = Blueprint("metrics", __name__)
 
 @bp.get("/metrics")
 def metrics() -> Response:
-    """Shows the metrics of all workers."""
+    """Returns the metrics of all workers."""
     return Response(render_metrics(), content_type="text/plain; version=0.0.4; charset=utf-8")

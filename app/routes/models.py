@@ -1,4 +1,4 @@
-"""`GET /v1/models` and `/v1/models/<id>`: the catalog in OpenAI's form, for its SDKs."""
+"""`GET /v1/models` and `/v1/models/<id>`: the catalog in OpenAI's form, for OpenAI's SDKs."""
 
 from __future__ import annotations
 
@@ -8,22 +8,21 @@ from app.errors import BadRequest
 from app.services.inference.routing import resolve_entry
 from app.services.models import MAX_MODEL_NAME_CHARACTERS, make_openai_model, render_openai_list
 from app.services.providers import get_configured_providers
-from app.web.conditional import conditional_answer
-from app.web.responses import json_answer
+from app.web import conditional_response, json_response
 
 bp = Blueprint("models", __name__)
 
 
 @bp.get("/v1/models")
 def list_models() -> Response:
-    """Lists every model of every provider that is on."""
-    return conditional_answer(render_openai_list())
+    """Returns every model of every provider that is configured."""
+    return conditional_response(render_openai_list())
 
 
 @bp.get("/v1/models/<path:model_id>")
 def retrieve_model(model_id: str) -> Response:
-    """Shows one model, by its id or by a name that people write for it."""
+    """Returns one model, by its id or by another name that people use for it."""
     if len(model_id) > MAX_MODEL_NAME_CHARACTERS:
         raise BadRequest(f"A model's name has at most {MAX_MODEL_NAME_CHARACTERS} characters.", param="model")
     _, model = resolve_entry(model_id, get_configured_providers())
-    return json_answer(make_openai_model(model, model.id))
+    return json_response(make_openai_model(model, model.id))

@@ -1,36 +1,44 @@
-"""`GET /api/catalog/gateway/<gateway>/stats`: what went through a gateway in a window of time."""
+"""`GET /api/catalog/gateway/<gateway>/stats`: statistics of a gateway over a window of time."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Annotated
 
+import msgspec
 from flask import Blueprint, Response
 
 from app.errors import NotFound
-from app.services.providers import PROVIDERS
-from app.services.reports.stats import ALL_GATEWAYS, TIME_RANGES, get_stats
-from app.web.query import choose, read_arguments
-from app.web.responses import json_answer
+from app.routes.catalog import GATEWAYS, UNKNOWN_GATEWAY
+from app.services.reports import DEFAULT_TIME_RANGE, TIME_RANGES, Stats, select_stats
+from app.web import json_response, one_of, read_query
 
 bp = Blueprint("stats", __name__)
 
-DEFAULT_TIME_RANGE = "24h"
-
-# Numbers of this minute: neither a browser nor a proxy may keep them.
+# The numbers are those of this minute, so neither browsers nor proxies may keep them.
 _HEADERS = {"cache-control": "no-store"}
+
+
+class StatsQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """The parameters of the statistics: the length of the window, which ends now."""
+
+    time_range: Annotated[str, one_of(TIME_RANGES)] = DEFAULT_TIME_RANGE
+
+
+class StatsBody(msgspec.Struct, frozen=True, kw_only=True):
+    """The response: the statistics, and when they were read."""
+
+    success: bool = True
+    timestamp: datetime
+    data: Stats
 
 
 @bp.get("/api/catalog/gateway/<gateway>/stats")
 def show_stats(gateway: str) -> Response:
-    """Shows the statistics of one gateway, or of `all`; `time_range` is one of TIME_RANGES."""
-    if gateway != ALL_GATEWAYS and gateway not in PROVIDERS:
-        raise NotFound(
-            f"Unknown gateway {gateway[:100]!r}. Use one of: {', '.join(PROVIDERS)}, {ALL_GATEWAYS}.",
-            param="gateway",
-            code="unknown_gateway",
-        )
-    time_range = choose(read_arguments("time_range"), "time_range", TIME_RANGES) or DEFAULT_TIME_RANGE
-    now = datetime.now(UTC)
-    return json_answer(
-        {"success": True, "timestamp": now, "data": get_stats(gateway, time_range, now)}, headers=_HEADERS
-    )
+    """Returns the statistics of one gateway, or of all of them together."""
+    if gateway not in GATEWAYS:
+        message = UNKNOWN_GATEWAY.format(value=gateway[:100], choices=", ".join(GATEWAYS))
+        raise NotFound(message, param="gateway", code="unknown_gateway")
+    query, now = read_query(StatsQuery), datetime.now(UTC)
+    body = StatsBody(timestamp=now, data=select_stats(gateway, query.time_range, now))
+    return json_response(body, headers=_HEADERS)

@@ -12,10 +12,10 @@ from typing import Any
 
 from app.logs import log_event
 from app.runtime import get_settings
-from app.services.health.gauges import update_gauges
+from app.services.health import update_gauges
 from app.services.journal.lifecycle import start_journal, stop_journal
 from app.services.models import refresh_if_due
-from app.services.reports.retention import start_maintenance
+from app.services.reports import start_maintenance
 from app.shutdown import start_drain
 
 # Prometheus asks every 15 s or more, so its picture of a worker is that old at most.
@@ -60,7 +60,7 @@ def _update_gauges_forever() -> None:
         try:
             update_gauges()
         except Exception as error:
-            log_event("gauges not updated", level="error", error=error)
+            log_event("gauge_update_failed", level="error", error=error)
         time.sleep(GAUGES_EVERY_S)
 
 

@@ -1,32 +1,21 @@
-"""What must be in place before the gateway serves: checked once, in gunicorn's main process."""
+"""The checks before the gateway starts, done once by gunicorn's main process in a child of its own."""
 
 from __future__ import annotations
 
-from app.config import Settings, SettingsError
-from app.db.schema import SchemaError, fetch_schema_state
+from app.config import Settings
 from app.logs import log_event
 from app.runtime import use_settings
-from app.services.pricing import load_operator_prices
+from app.services.health import CHECKS
 
 
-def check_boot(settings: Settings) -> str | None:
-    """Returns the reason not to start, in one sentence, or None.
-
-    A database that does not answer is no reason: requests are journaled and keys of the environment work, and a
-    gateway that starts beats one that waits for its bookkeeping. `/ready` and the log say so.
-    """
+def find_boot_problem(settings: Settings) -> str | None:
+    """Returns the reason not to start, in one sentence, or None. Problems that do not block the start are logged."""
     use_settings(settings)
-    try:
-        load_operator_prices()
-    except SettingsError as error:
-        return str(error)
-    if settings.database_url is None:
-        return "DATABASE_URL is not set. Set it to a PostgreSQL address, or use `make run`, which brings its own."
-    try:
-        state = fetch_schema_state(settings.database_url)
-    except SchemaError as error:
-        log_event("database not reachable at boot", level="warning", reason=str(error)[:300])
-        return None
-    if state.state in {"missing", "behind"}:
-        return "the database schema is not up to date. Run `flask --app wsgi db upgrade`."
+    for check in CHECKS:
+        finding = check.run() if check.at_boot else None
+        if finding is None or finding.problem is None:
+            continue
+        if finding.blocks == "boot":
+            return finding.problem
+        log_event("boot_check_failed", level="warning", check=check.name, reason=finding.problem[:300])
     return None

@@ -1,1 +1,26 @@
-"""What every HTTP request goes through, and how routes read queries and answer."""
+"""What routes and the application need of HTTP: hooks of every request, access, typed queries, responses.
+
+application.py  Flask without what a JSON API does not use
+hooks.py        request id, error shape, log line
+access.py       which routes require a gateway key
+query.py        query strings read into typed Structs
+responses.py    JSON, ETag, gzip
+"""
+
+from app.web.access import CHECKS, Access, require_key
+from app.web.application import Application
+from app.web.hooks import set_up_http
+from app.web.query import one_of, read_query
+from app.web.responses import conditional_response, json_response
+
+__all__ = [
+    "CHECKS",
+    "Access",
+    "Application",
+    "conditional_response",
+    "json_response",
+    "one_of",
+    "read_query",
+    "require_key",
+    "set_up_http",
+]

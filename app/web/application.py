@@ -1,6 +1,7 @@
-"""Flask less what a JSON API has no use for: sessions, hosts, absolute URLs, and redirects to them.
+"""Flask without what a JSON API does not use: sessions, hosts, absolute URLs, and redirects to them.
 
-They are a third of what Flask costs a request; and a request's host is what a caller wrote, so nothing hangs on it.
+They account for a third of Flask's cost per request. The Host header is whatever the caller wrote, so no route
+depends on it.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ _NULL_SESSION = NullSession()
 
 
 class _NoSessions(SessionInterface):
-    """Hands out the one session that nobody can write to."""
+    """Gives every request the same read-only session."""
 
     def open_session(self, app: Flask, request: Request) -> NullSession:
         return _NULL_SESSION
 
 
 class _Response(Response):
-    """Answers with its headers as they are."""
+    """A response whose headers are sent as they were set, if its body is bytes."""
 
     def __call__(self, environ: Any, start_response: Any) -> Iterable[bytes]:
-        """Begins the answer of a WSGI request and returns its body's blocks."""
-        # Whoever sets bytes sets their length; an answer without any may still need its headers put right, as 304 does.
+        """Starts the WSGI response and returns the blocks of its body."""
+        # Werkzeug sets the length of a body of bytes. Without one it may have to correct the headers, as for a 304.
         is_bytes = isinstance(self.response, list) and self.response and not self._on_close
         if not is_bytes or environ["REQUEST_METHOD"] == "HEAD":
             return super().__call__(environ, start_response)
@@ -37,13 +38,13 @@ class _Response(Response):
 
 
 class Application(Flask):
-    """The WSGI application that `app.create_app` fills with routes."""
+    """The WSGI application; `app.create_app` registers its routes."""
 
     session_interface = _NoSessions()
     response_class = _Response
 
     def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
-        """Returns what finds the route of a request, by its method and path alone."""
+        """Returns an adapter that finds the route of a request by its method and path alone."""
         if request is None:
             return None
         return MapAdapter(self.url_map, "gateway", "", "", "http", request.path, request.method)

@@ -1,9 +1,8 @@
-"""What every HTTP request goes through: a request id, the key check, the one error shape, one line in the log."""
+"""What every HTTP request goes through: a request id, the one error shape, one line in the log."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
@@ -11,10 +10,8 @@ from werkzeug.exceptions import HTTPException
 from app.db.errors import DatabaseError, describe_error
 from app.errors import BadRequest, BodyTooLarge, GatewayError, MethodNotAllowed, NotFound, Unavailable
 from app.logs import log_event
-from app.routes import Access
 from app.runtime import get_settings
 from app.services.journal.record import new_request_id
-from app.services.keys.authentication import authenticate
 
 
 def set_up_http(app: Flask) -> None:
@@ -22,24 +19,6 @@ def set_up_http(app: Flask) -> None:
     app.before_request(_begin)
     app.after_request(_finish)
     app.register_error_handler(Exception, _answer_error)
-
-
-def require_key() -> None:
-    """Checks the caller's gateway key before a route that needs one; `g.key` is whose it is."""
-    g.key = authenticate(request.headers.get("Authorization"))
-
-
-def _require_key_for_stats() -> None:
-    if not get_settings().public_stats:
-        require_key()
-
-
-# What runs before the routes of a blueprint, by its word in app/routes/__init__.py.
-CHECKS: dict[Access, list[Callable[[], None]]] = {
-    "open": [],
-    "key": [require_key],
-    "public_stats": [_require_key_for_stats],
-}
 
 
 def _begin() -> None:

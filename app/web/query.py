@@ -1,28 +1,84 @@
-"""What stands behind the question mark: read strictly, because a filter that is misspelt would give a wrong report."""
+"""Query strings read into Structs: the fields of a Struct are the parameters, with their types, ranges and defaults.
+
+    class StatsQuery(msgspec.Struct, kw_only=True):
+        time_range: Annotated[str, one_of(TIME_RANGES)] = "24h"
+
+    query = read_query(StatsQuery)
+
+A field may be a str, an int with both ends of its range, a date or a datetime, each of them or None. Names that Python
+reserves are given with `msgspec.field(name="from")`. msgspec's own converter is not used, because its messages do not
+show the value, and because times are read more leniently here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from datetime import UTC, datetime
+from collections.abc import Callable, Collection
+from datetime import UTC, date, datetime, time
+from functools import cache, partial
+from typing import Any, NamedTuple, TypeVar
 
+import msgspec
 from flask import request
+from msgspec import inspect
 
 from app.errors import BadRequest
 
 # As many characters as the database keeps of a text.
-_MOST_CHARACTERS = 200
+_MAX_CHARACTERS = 200
 
-# Nothing was recorded in others, and some days away from the year 1 or 9999 arithmetic with dates fails.
+# No records are from other years, and arithmetic with dates fails within days of the years 1 and 9999.
 _YEARS = range(2000, 2200)
 
+_CHOICE_MESSAGE = "{name} is {value!r}; it must be one of: {choices}."
 
-def read_arguments(*known: str) -> dict[str, str]:
-    """Returns the query's arguments by name, without the empty ones.
+Kind = TypeVar("Kind", bound=msgspec.Struct)
+
+
+class _Parameter(NamedTuple):
+    """One parameter: its name in the query, the Struct's field, and the function that converts and checks a text."""
+
+    name: str
+    field: str
+    convert: Callable[[str, str], Any]
+    is_number: bool
+
+
+def one_of(choices: Collection[str], *, message: str = _CHOICE_MESSAGE, code: str | None = None) -> msgspec.Meta:
+    """Returns the annotation of a text that must be one of `choices`.
+
+    Args:
+        choices: what is allowed, in the order in which messages list it.
+        message: what a caller reads about another value; may contain {name}, {value} and {choices}.
+        code: the error's code.
+    """
+    return msgspec.Meta(extra_json_schema={"enum": list(choices)}, extra={"message": message, "code": code})
+
+
+def read_query(kind: type[Kind], *, strict: bool = True) -> Kind:
+    """Returns the query string of the current request as an instance of `kind`.
+
+    An empty value counts as not given; when not strict, an empty number is an error.
+
+    Args:
+        kind: a Struct whose fields are the parameters.
+        strict: whether unknown parameters, repeated ones, and texts that no record can have are errors. A misspelt
+            filter that were ignored would give a wrong report.
 
     Raises:
-        BadRequest: one is not among `known`, stands there twice, or cannot be any value.
+        BadRequest: a parameter is not as `kind` or `strict` requires; `param` names it.
     """
-    given: dict[str, str] = {}
+    parameters = _get_parameters(kind)
+    if strict:
+        _check_strictly([parameter.name for parameter in parameters])
+    values = {}
+    for parameter in parameters:
+        text = request.args.get(parameter.name)
+        if text or (text is not None and parameter.is_number and not strict):
+            values[parameter.field] = parameter.convert(parameter.name, text)
+    return kind(**values)
+
+
+def _check_strictly(known: list[str]) -> None:
     for name, values in request.args.lists():
         if name not in known:
             raise BadRequest(
@@ -30,58 +86,81 @@ def read_arguments(*known: str) -> dict[str, str]:
             )
         if len(values) > 1:
             raise BadRequest(f"{name} is given {len(values)} times. Give it once.", param=name)
-        if len(values[0]) > _MOST_CHARACTERS or "\0" in values[0]:
-            raise BadRequest(f"{name} must have at most {_MOST_CHARACTERS} characters, none of them NUL.", param=name)
-        if values[0]:
-            given[name] = values[0]
-    return given
+        if len(values[0]) > _MAX_CHARACTERS or "\0" in values[0]:
+            raise BadRequest(f"{name} must have at most {_MAX_CHARACTERS} characters, none of them NUL.", param=name)
 
 
-def choose(given: dict[str, str], name: str, choices: Collection[str]) -> str | None:
-    """Returns the argument `name`, None where it is not given.
-
-    Raises:
-        BadRequest: it is none of `choices`.
-    """
-    value = given.get(name)
-    if value is not None and value not in choices:
-        raise BadRequest(f"{name} is {value!r}; it must be one of: {', '.join(choices)}.", param=name)
-    return value
+@cache
+def _get_parameters(kind: type[msgspec.Struct]) -> tuple[_Parameter, ...]:
+    info = inspect.type_info(kind)
+    assert isinstance(info, inspect.StructType)
+    return tuple(_make_parameter(field) for field in info.fields)
 
 
-def read_number(given: dict[str, str], name: str, default: int, least: int, most: int) -> int:
-    """Returns the whole number `name`.
+def _make_parameter(field: inspect.Field) -> _Parameter:
+    kind = field.type
+    if isinstance(kind, inspect.UnionType):
+        (kind,) = [part for part in kind.types if not isinstance(part, inspect.NoneType)]
+    is_number = isinstance(kind, inspect.IntType)
+    return _Parameter(field.encode_name, field.name, _make_converter(kind), is_number)
 
-    Raises:
-        BadRequest: it is none, or not within `least` and `most`.
-    """
-    text = given.get(name)
-    if text is None:
-        return default
-    # int() also takes "１", "1_0" and " 1", none of which anybody means.
-    if not text.isascii() or not text.isdigit() or not least <= int(text) <= most:
-        raise BadRequest(f"{name} is {text!r}; it must be a whole number from {least} to {most}.", param=name)
+
+def _make_converter(kind: inspect.Type) -> Callable[[str, str], Any]:
+    if isinstance(kind, inspect.Metadata):
+        schema, extra = kind.extra_json_schema or {}, kind.extra or {}
+        return partial(_convert_choice, choices=schema["enum"], message=extra["message"], code=extra["code"])
+    if isinstance(kind, inspect.IntType) and kind.ge is not None and kind.le is not None:
+        return partial(_convert_number, minimum=kind.ge, maximum=kind.le)
+    if isinstance(kind, inspect.StrType):
+        return partial(_convert_text, max_length=kind.max_length)
+    if isinstance(kind, inspect.DateTimeType):
+        return _convert_time
+    if isinstance(kind, inspect.DateType):
+        return _convert_day
+    raise TypeError(f"a query parameter cannot be {kind}")
+
+
+def _convert_choice(name: str, text: str, *, choices: list[str], message: str, code: str | None) -> str:
+    if text not in choices:
+        shown = message.format(name=name, value=text[:_MAX_CHARACTERS], choices=", ".join(choices))
+        raise BadRequest(shown, param=name, code=code)
+    return text
+
+
+def _convert_number(name: str, text: str, *, minimum: int, maximum: int) -> int:
+    # int() also accepts "１", "1_0" and " 1", and fails on thousands of digits.
+    is_digits = text.isascii() and text.isdigit() and len(text) <= _MAX_CHARACTERS
+    if not is_digits or not minimum <= int(text) <= maximum:
+        shown = text[:_MAX_CHARACTERS]
+        raise BadRequest(f"{name} is {shown!r}; it must be a whole number from {minimum} to {maximum}.", param=name)
     return int(text)
 
 
-def read_time(given: dict[str, str], name: str) -> datetime | None:
-    """Returns the time `name` in UTC, None where it is not given; one without an offset is UTC already.
+def _convert_text(name: str, text: str, *, max_length: int | None) -> str:
+    if max_length is not None and len(text.strip()) > max_length:
+        raise BadRequest(f"{name} has at most {max_length} characters.", param=name)
+    return text
 
-    Raises:
-        BadRequest: it is not ISO 8601.
-    """
-    text = given.get(name)
-    if text is None:
-        return None
-    # In a URL a plus sign that is not escaped arrives as a space; the one before the time may be meant.
-    text = text[:11] + text[11:].replace(" ", "+")
+
+def _convert_time(name: str, text: str) -> datetime:
+    """Returns an ISO 8601 time in UTC; a time without an offset is UTC already."""
+    # An unescaped plus sign in a URL arrives as a space. Only the space between date and time may be meant.
+    unspaced = text[:11] + text[11:].replace(" ", "+")
     try:
-        moment = datetime.fromisoformat(text)
+        moment = datetime.fromisoformat(unspaced)
         if moment.year in _YEARS:
             return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except ValueError:
         pass
+    shown = text[:_MAX_CHARACTERS]
     raise BadRequest(
-        f"{name} is {given[name]!r}; it must be a time in ISO 8601, such as 2026-03-14 or 2026-03-14T15:09:26Z.",
-        param=name,
+        f"{name} is {shown!r}; it must be a time in ISO 8601, such as 2026-03-14 or 2026-03-14T15:09:26Z.", param=name
     )
+
+
+def _convert_day(name: str, text: str) -> date:
+    """Returns a whole UTC day, written as a date or as the time at which it begins."""
+    moment = _convert_time(name, text)
+    if moment.time() != time():
+        raise BadRequest(f"{name} must be a whole day (UTC), such as 2026-03-14.", param=name)
+    return moment.date()

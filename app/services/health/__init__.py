@@ -1,1 +1,12 @@
-"""Whether this process works, and what it counts."""
+"""Whether the gateway works: checks, readiness, and the gauges for Prometheus.
+
+checks.py     the list of checks, for the start and for `/ready`
+readiness.py  whether this process should get requests
+gauges.py     the state of this worker as metrics
+"""
+
+from app.services.health.checks import CHECKS, Check, Finding
+from app.services.health.gauges import update_gauges
+from app.services.health.readiness import Readiness, get_readiness
+
+__all__ = ["CHECKS", "Check", "Finding", "Readiness", "get_readiness", "update_gauges"]

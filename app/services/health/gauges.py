@@ -1,47 +1,65 @@
-"""The gauges for Prometheus: the present state of this worker, read from each package every few seconds."""
+"""The gauges for Prometheus: the state of this worker, written every few seconds.
+
+They pull from other packages, so they are here and not in `app/metrics.py`, into which other packages push.
+"""
 
 from __future__ import annotations
 
-from prometheus_client import Gauge
+from functools import cache
 
+from app.metrics import make_gauge
 from app.services.inference.admission import get_live
 from app.services.inference.circuit_breaker import THRESHOLDS, get_open_breakers
 from app.services.journal.lifecycle import get_journal_status
 from app.services.models import get_catalog_states
 from app.services.providers import PROVIDERS
 
-live_requests = Gauge("gateway_live_requests", "Requests being served.", ["stream"], multiprocess_mode="livesum")
-breaker_open = Gauge(
-    "gateway_breaker_open", "1 while requests fail fast.", ["provider", "kind"], multiprocess_mode="livemax"
-)
-journal_backlog_rows = Gauge(
-    "gateway_journal_backlog_rows", "Records not yet in the database.", multiprocess_mode="livesum"
-)
-journal_backlog_bytes = Gauge("gateway_journal_backlog_bytes", "Their size.", multiprocess_mode="livesum")
-journal_oldest_seconds = Gauge(
-    "gateway_journal_oldest_age_seconds", "Age of the oldest of them.", multiprocess_mode="livemax"
-)
-journal_unrecorded = Gauge(
-    "gateway_journal_unrecorded_requests", "Requests served without a record.", multiprocess_mode="livesum"
-)
-catalog_age_seconds = Gauge(
-    "gateway_catalog_age_seconds", "Age of a provider's list.", ["provider"], multiprocess_mode="livemax"
-)
+
+class _Gauges:
+    """The gauges, which prometheus_client allows to be made only once in a process."""
+
+    def __init__(self) -> None:
+        self.live_requests = make_gauge("gateway_live_requests", "Requests being served.", "livesum", ["stream"])
+        self.breaker_open = make_gauge(
+            "gateway_breaker_open", "1 while requests fail fast.", "livemax", ["provider", "kind"]
+        )
+        self.journal_backlog_rows = make_gauge(
+            "gateway_journal_backlog_rows", "Records not yet in the database.", "livesum"
+        )
+        self.journal_backlog_bytes = make_gauge("gateway_journal_backlog_bytes", "Their size.", "livesum")
+        self.journal_oldest_age = make_gauge(
+            "gateway_journal_oldest_age_seconds", "Age of the oldest of them.", "livemax"
+        )
+        self.journal_unrecorded = make_gauge(
+            "gateway_journal_unrecorded_requests", "Requests served without a record.", "livesum"
+        )
+        self.catalog_age = make_gauge(
+            "gateway_catalog_age_seconds", "Age of a provider's list.", "livemax", ["provider"]
+        )
+
+
+# Not made at import: a gauge is a file for this process, and the process that checks the start must not leave one.
+_get_gauges = cache(_Gauges)
 
 
 def update_gauges() -> None:
-    """Writes this worker's present state; called every few seconds, so that a scrape of another worker sees it."""
-    journal = get_journal_status()
-    journal_backlog_rows.set(journal["backlog_rows"])
-    journal_backlog_bytes.set(journal["backlog_bytes"])
-    journal_oldest_seconds.set(journal["oldest_age_s"] or 0)
-    journal_unrecorded.set(journal["unrecorded"])
-    for provider, state in get_catalog_states().items():
-        if state.age_s is not None:
-            catalog_age_seconds.labels(provider).set(state.age_s)
+    """Writes the state of this worker; called every few seconds, so that a scrape of another worker sees it."""
+    gauges = _get_gauges()
+    _update_journal(gauges)
+    for name, catalog in get_catalog_states().items():
+        if catalog.age_s is not None:
+            gauges.catalog_age.labels(name).set(catalog.age_s)
     for stream, count in get_live().items():
-        live_requests.labels("true" if stream else "false").set(count)
-    opened = {(breaker["provider"], breaker["kind"]) for breaker in get_open_breakers()}
+        gauges.live_requests.labels("true" if stream else "false").set(count)
+    open_breakers = {(breaker["provider"], breaker["kind"]) for breaker in get_open_breakers()}
     for provider in PROVIDERS:
         for kind in THRESHOLDS:
-            breaker_open.labels(provider, kind).set((provider, kind) in opened)
+            gauges.breaker_open.labels(provider, kind).set((provider, kind) in open_breakers)
+
+
+def _update_journal(gauges: _Gauges) -> None:
+    status = get_journal_status()
+    gauges.journal_backlog_rows.set(status["backlog_rows"])
+    gauges.journal_backlog_bytes.set(status["backlog_bytes"])
+    gauges.journal_oldest_age.set(status["oldest_age_s"] or 0)
+    gauges.journal_unrecorded.set(status["unrecorded"])

@@ -1,46 +1,42 @@
-"""Whether this process should get requests, and the state of what it depends on."""
+"""Whether this process should get requests, with the state of what it depends on."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from app.config import SettingsError
-from app.db.engine import get_engine
-from app.db.errors import DatabaseError, bounded
-from app.db.schema import select_schema_state
-from app.runtime import get_settings
-from app.services.inference.circuit_breaker import get_open_breakers
-from app.services.journal.lifecycle import get_journal_status
-from app.services.models import get_catalog_states
+import msgspec
+
+from app.services.health.checks import CHECKS, DatabaseState
+from app.services.models import CatalogState
 from app.shutdown import is_draining
 
-# A balancer asks every few seconds and gives up after some; a database that takes longer is as good as away.
-_PATIENCE_S = 1.0
 
+class Readiness(msgspec.Struct, frozen=True, kw_only=True):
+    """The state of this process.
 
-def get_readiness() -> dict[str, Any]:
-    """Returns `ready` and the state of each dependency.
-
-    Only what makes this process unable to serve takes it out of service: draining, or a journal that refuses. A
-    database that is away does not, because requests are journaled; taking every worker out of service for it would
-    turn an outage of the bookkeeping into an outage of the gateway.
+    Attributes:
+        ready: whether it should get requests: it is not draining, and no check found a problem that blocks requests.
+        draining: whether it is stopping.
+        database: whether the database answers. An absent one does not make the process unready.
+        journal: how the journal of this process does.
+        catalogs: the model list of each configured provider.
+        breakers: the open circuit breakers.
     """
-    journal = get_journal_status()
-    serving = journal["writable"] or get_settings().journal_full == "serve"
-    return {
-        "ready": serving and not is_draining(),
-        "draining": is_draining(),
-        "database": _database_state(),
-        "journal": journal,
-        "catalogs": get_catalog_states(),
-        "breakers": get_open_breakers(),
-    }
+
+    ready: bool
+    draining: bool
+    database: DatabaseState
+    journal: dict[str, Any]
+    catalogs: dict[str, CatalogState]
+    breakers: list[dict[str, object]]
 
 
-def _database_state() -> dict[str, Any]:
-    try:
-        with bounded(_PATIENCE_S), get_engine().connect() as connection:
-            schema = select_schema_state(connection)
-    except (DatabaseError, SettingsError):
-        return {"reachable": False, "schema": None}
-    return {"reachable": True, "schema": schema.state}
+def get_readiness() -> Readiness:
+    """Returns the state of this process, from the checks that `/ready` shows."""
+    findings = {check.name: check.run() for check in CHECKS if check.in_ready}
+    draining = is_draining()
+    return Readiness(
+        ready=not draining and all(finding.blocks != "requests" for finding in findings.values()),
+        draining=draining,
+        **{name: finding.state for name, finding in findings.items()},
+    )

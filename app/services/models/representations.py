@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from app.config import ALL_GATEWAYS
 from app.runtime import Component, Runtime, get_component
 from app.services.models.catalog import get_catalog_states, get_model_lists
 from app.services.models.entry import Model
 from app.services.models.model_list import ModelList
-from app.services.providers import ALL_GATEWAYS, PROVIDERS, Provider, get_configured_providers
+from app.services.providers import PROVIDERS, Provider, get_configured_providers
 
 # A thousand models, the most that a page holds, are 0.7 MB, and all 22,000 in OpenAI's form 2.5 MB. This is enough for
 # the few lists that clients ask for again and again, and bounds what a caller who varies the query can make us keep.

@@ -15,7 +15,6 @@ from app.services.providers.entry_fields import Entry
 from app.services.providers.naming import Naming, fold_version
 from app.services.providers.provider import EndpointSupport, Provider
 from app.services.providers.registry import (
-    ALL_GATEWAYS,
     PROVIDERS,
     ProviderClients,
     get_client,
@@ -25,6 +24,6 @@ from app.services.providers.registry import (
 )
 
 __all__ = [
-    "ALL_GATEWAYS", "PROVIDERS", "EndpointSupport", "Entry", "Naming", "Provider", "ProviderClients", "fold_version",
+    "PROVIDERS", "EndpointSupport", "Entry", "Naming", "Provider", "ProviderClients", "fold_version",
     "get_client", "get_configured_providers", "get_provider", "is_configured",
 ]  # fmt: skip

@@ -15,9 +15,6 @@ from app.runtime import Component, Runtime, get_component, get_settings
 from app.services.providers.provider import Provider
 from app.upstream import UpstreamClient
 
-# The word for all providers together, where a caller names a gateway.
-ALL_GATEWAYS = "all"
-
 
 def _import_provider(name: str) -> Provider:
     provider: Provider = import_module(f"app.services.providers.{name}").PROVIDER

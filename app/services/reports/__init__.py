@@ -1,1 +1,38 @@
-"""What was recorded, read back."""
+"""What was recorded, read back from the database, and how long it is kept.
+
+stats.py: statistics over a window of time. records.py: records in pages, and usage by day. csv_export.py: records as
+CSV. totals.py: tokens and costs, which all reports share. retention.py: partitions are made ahead and dropped when old.
+"""
+
+from app.db.activity import ActivityFilter
+from app.db.tables import OUTCOMES
+from app.services.reports.csv_export import break_on_failure, encode_csv
+from app.services.reports.records import (
+    MAX_PAGE_ROWS,
+    MAX_USAGE_DAYS,
+    select_activity_page,
+    select_usage_report,
+    stream_activity_pages,
+)
+from app.services.reports.retention import drop_days, get_droppable_days, retention_end, start_maintenance
+from app.services.reports.stats import DEFAULT_TIME_RANGE, TIME_RANGES, Stats, select_stats
+
+__all__ = [
+    "DEFAULT_TIME_RANGE",
+    "MAX_PAGE_ROWS",
+    "MAX_USAGE_DAYS",
+    "OUTCOMES",
+    "TIME_RANGES",
+    "ActivityFilter",
+    "Stats",
+    "break_on_failure",
+    "drop_days",
+    "encode_csv",
+    "get_droppable_days",
+    "retention_end",
+    "select_activity_page",
+    "select_stats",
+    "select_usage_report",
+    "start_maintenance",
+    "stream_activity_pages",
+]

@@ -1,4 +1,4 @@
-"""What was recorded, read back: pages of activity, and what a key has used day by day."""
+"""Records of requests, read back in pages, and what keys used day by day."""
 
 from __future__ import annotations
 
@@ -7,51 +7,116 @@ import binascii
 import struct
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
-from app.db.activity import ActivityCursor, select_activity, stream_activity
-from app.db.activity import ActivityFilter as ActivityFilter  # Routes say with it what is wanted.
+import msgspec
+
+from app.db.activity import ActivityCursor, ActivityFilter, select_activity, stream_activity
 from app.db.day_usage import DayUsageRow, select_day_usage
 from app.db.engine import reading
 from app.db.rollups import KeyUsageRow, select_key_usage, sum_up
-from app.db.tables import OUTCOMES as OUTCOMES
-from app.services.reports.totals import describe_totals, plain_usd
+from app.errors import BadRequest
+from app.services.reports.totals import make_totals, normalize_usd
 
-# A page is read and encoded in one go, some 40 ms for this many, which every stream of the worker waits for.
+# A page is read and encoded in one go. For this many rows that takes some 40 ms, in which the worker relays nothing.
 MAX_PAGE_ROWS = 1_000
 
-# An export reads page after page, so its pages hold up the streams for some 5 ms only.
+# An export reads page after page, so its pages are small: each delays the worker's streams by some 5 ms only.
 EXPORT_PAGE_ROWS = 200
 
-# The microseconds since the epoch and the id, 24 bytes that base64 turns into 32 characters without padding.
+# A year of fifty models is 18,000 rows of 300 bytes.
+MAX_USAGE_DAYS = 366
+
+# The microseconds since the epoch and the id: 24 bytes, which base64 turns into 32 characters without padding.
 _CURSOR = struct.Struct(">q16s")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class CursorInvalid(ValueError):
-    """The text is no cursor of ours."""
+class ActivityPage(msgspec.Struct, frozen=True, kw_only=True):
+    """One page of records.
+
+    Attributes:
+        data: newest first; the columns of the table activity by name.
+        next_cursor: the cursor of the next page; None on the last page.
+    """
+
+    object: Literal["list"] = "list"
+    data: list[dict[str, Any]]
+    has_more: bool
+    next_cursor: str | None
 
 
-def read_page(wanted: ActivityFilter, cursor: str | None, limit: int) -> tuple[list[dict[str, Any]], str | None]:
-    """Returns up to `limit` rows, newest first, and the cursor of the page after them, None when there is none.
+class UsageDay(msgspec.Struct, frozen=True, kw_only=True):
+    """What was used on one UTC day with one model at one gateway.
+
+    Attributes:
+        gateway, model: None for requests that none was chosen for.
+        errors: requests with another outcome than ok.
+
+    Tokens and costs are those of `totals.make_totals`.
+    """
+
+    day: date
+    gateway: str | None
+    model: str | None
+    requests: int
+    errors: int
+    total_tokens: int | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    cached_tokens: int | None
+    total_cost: Decimal | None
+    estimated_cost: Decimal | None
+    unpriced_requests: int
+
+
+class UsageReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What a key used, or all keys together.
+
+    Attributes:
+        key: the key's id; None for all keys.
+        start, end: `from` and `to` in JSON: the first day, and the day after the last.
+        days: newest day first, and within a day the most requests first.
+
+    Tokens and costs are those of `totals.make_totals`.
+    """
+
+    key: str | None
+    start: date = msgspec.field(name="from")
+    end: date = msgspec.field(name="to")
+    total_requests: int
+    total_tokens: int | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    cached_tokens: int | None
+    total_cost: Decimal | None
+    estimated_cost: Decimal | None
+    unpriced_requests: int
+    days: list[UsageDay]
+
+
+def select_activity_page(chosen: ActivityFilter, cursor: str | None, limit: int) -> ActivityPage:
+    """Returns up to `limit` records, newest first.
 
     Args:
-        wanted: which rows.
-        cursor: what an earlier call returned; None begins with the newest row.
+        chosen: which records.
+        cursor: `next_cursor` of the page before; None for the first page.
         limit: at most MAX_PAGE_ROWS.
 
     Raises:
-        CursorInvalid: the cursor was not made here.
+        BadRequest: the cursor is not one of ours.
         DatabaseError: the database is away or slow.
     """
     after = None if cursor is None else _decode_cursor(cursor)
     with reading() as connection:
-        # One row more tells whether there is a next page.
-        rows = select_activity(connection, wanted, after=after, limit=limit + 1)
-    last = rows[limit - 1] if len(rows) > limit else None
-    return [_plain(row) for row in rows[:limit]], None if last is None else _encode_cursor(last)
+        # One row more shows whether there is a next page.
+        rows = select_activity(connection, chosen, after=after, limit=limit + 1)
+    has_more = len(rows) > limit
+    next_cursor = _encode_cursor(rows[limit - 1]) if has_more else None
+    return ActivityPage(data=[_make_record(row) for row in rows[:limit]], has_more=has_more, next_cursor=next_cursor)
 
 
 def _decode_cursor(text: str) -> ActivityCursor:
@@ -59,7 +124,7 @@ def _decode_cursor(text: str) -> ActivityCursor:
         microseconds, request_id = _CURSOR.unpack(base64.b64decode(text, altchars=b"-_", validate=True))
         started_at = _EPOCH + timedelta(microseconds=microseconds)
     except (binascii.Error, struct.error, ValueError, OverflowError) as error:
-        raise CursorInvalid(text) from error
+        raise BadRequest("cursor must be the next_cursor of an earlier response.", param="cursor") from error
     return ActivityCursor(started_at, UUID(bytes=request_id))
 
 
@@ -68,42 +133,42 @@ def _encode_cursor(row: dict[str, Any]) -> str:
     return base64.urlsafe_b64encode(_CURSOR.pack(microseconds, row["request_id"].bytes)).decode()
 
 
-def _plain(row: dict[str, Any]) -> dict[str, Any]:
+def _make_record(row: dict[str, Any]) -> dict[str, Any]:
     cost = row["cost_usd"]
-    return row if cost is None else row | {"cost_usd": plain_usd(cost)}
+    return row if cost is None else row | {"cost_usd": normalize_usd(cost)}
 
 
-def stream_pages(wanted: ActivityFilter) -> Iterator[list[dict[str, Any]]]:
-    """Yields all rows wanted, newest first, some hundred at a time; nothing is held open in between.
+def stream_activity_pages(chosen: ActivityFilter) -> Iterator[list[dict[str, Any]]]:
+    """Yields all chosen rows, newest first, EXPORT_PAGE_ROWS at a time; no connection is held between pages.
 
     Raises:
         DatabaseError: the database is away or slow.
     """
-    rows = stream_activity(reading, wanted, page_rows=EXPORT_PAGE_ROWS)
+    rows = stream_activity(reading, chosen, page_rows=EXPORT_PAGE_ROWS)
     while page := list(islice(rows, EXPORT_PAGE_ROWS)):
         yield page
 
 
-def get_usage(key_id: str | None, first: date, end: date) -> dict[str, Any]:
-    """Returns what a key used by UTC day, gateway and model, newest day first, and the totals.
+def select_usage_report(key_id: str | None, start: date, end: date) -> UsageReport:
+    """Returns what was used by UTC day, gateway and model, and the totals.
 
     Args:
         key_id: the key, or None for all keys together.
-        first, end: the first day, and the one after the last.
+        start, end: the first day, and the day after the last.
 
     Raises:
         DatabaseError: the database is away or slow.
     """
-    rows = _select_days(key_id, first, end - timedelta(days=1))
+    rows = _select_days(key_id, start, end - timedelta(days=1))
     total = sum_up(row.sums for row in rows)
-    return {
-        "key": key_id,
-        "from": first,
-        "to": end,
-        "total_requests": total.requests,
-        **describe_totals(total),
-        "days": [_describe_day(row) for row in rows],
-    }
+    return UsageReport(
+        key=key_id,
+        start=start,
+        end=end,
+        total_requests=total.requests,
+        **make_totals(total),
+        days=[_make_day(row) for row in rows],
+    )
 
 
 def _select_days(key_id: str | None, first: date, last: date) -> Sequence[DayUsageRow | KeyUsageRow]:
@@ -116,12 +181,12 @@ def _select_days(key_id: str | None, first: date, last: date) -> Sequence[DayUsa
     return sorted(rows, key=lambda row: (row.day, row.sums.requests), reverse=True)
 
 
-def _describe_day(row: DayUsageRow | KeyUsageRow) -> dict[str, Any]:
-    return {
-        "day": row.day,
-        "gateway": row.gateway or None,
-        "model": row.model or None,
-        "requests": row.sums.requests,
-        "errors": row.sums.requests - row.sums.ok_requests,
-        **describe_totals(row.sums),
-    }
+def _make_day(row: DayUsageRow | KeyUsageRow) -> UsageDay:
+    return UsageDay(
+        day=row.day,
+        gateway=row.gateway or None,
+        model=row.model or None,
+        requests=row.sums.requests,
+        errors=row.sums.requests - row.sums.ok_requests,
+        **make_totals(row.sums),
+    )

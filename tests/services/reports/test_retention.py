@@ -17,9 +17,9 @@ from app.config import ROOT, load_settings
 from app.db.engine import dispose_engine, get_engine
 from app.db.partitions import DAYS_AHEAD, PARTITION_LOCK, select_partition_days
 from app.runtime import use_settings
-from app.services.reports.records import get_usage
+from app.services.reports.records import select_usage_report
 from app.services.reports.retention import get_droppable_days, maintain
-from app.services.reports.stats import TIME_RANGES, get_stats
+from app.services.reports.stats import TIME_RANGES, select_stats
 from tests.db.rows import NOON, count, insert_rows, make_row
 from tests.support.postgres import Postgres
 from tests.support.waiting import wait_until
@@ -58,8 +58,8 @@ def test_all_statistics_are_identical_before_and_after_rows_are_dropped(engine: 
 
 
 def _all_numbers() -> list[Any]:
-    windows = [get_stats(gateway, name, NOON) for gateway in ("all", "fireworks") for name in TIME_RANGES]
-    return [windows, [get_usage(key, TODAY - 60 * DAY, TODAY + DAY) for key in (None, "key-1")]]
+    windows = [select_stats(gateway, name, NOON) for gateway in ("all", "fireworks") for name in TIME_RANGES]
+    return [windows, [select_usage_report(key, TODAY - 60 * DAY, TODAY + DAY) for key in (None, "key-1")]]
 
 
 def test_a_database_that_is_away_fails_the_round_and_is_said_in_the_log(capfd: pytest.CaptureFixture[str]) -> None:

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
-from app.config import load_settings
+from app.config import ALL_GATEWAYS, load_settings
 from app.db.engine import dispose_engine, get_engine
 from app.db.tables import OUTCOMES
 from app.runtime import use_settings
 from app.services.providers import PROVIDERS
-from app.services.reports.stats import ALL_GATEWAYS, TIME_RANGES, get_stats
+from app.services.reports import TIME_RANGES, Stats, select_stats
+from app.services.reports.stats import Percentiles
 from tests.db.rows import NOON, Row, insert_rows, make_row
 from tests.support.postgres import Postgres
 
@@ -102,32 +103,34 @@ COUNTED = """
 @pytest.mark.parametrize("gateway", [ALL_GATEWAYS, *PROVIDERS])
 @pytest.mark.parametrize("time_range", TIME_RANGES)
 def test_statistics_are_what_sql_counts_over_the_rows(history: Engine, gateway: str, time_range: str) -> None:
-    stats = get_stats(gateway, time_range, NOW)
-    chosen = _Chosen(history, gateway, stats["from"], stats["to"])
+    stats = select_stats(gateway, time_range, NOW)
+    chosen = _Chosen(history, gateway, stats.start, stats.end)
     counted = chosen.select(COUNTED)[0]
     assert counted["total_requests"] > 20
     for name, value in counted.items():
-        assert float(stats[name]) == pytest.approx(float(value), rel=1e-3 if name.startswith("avg") else 1e-12), name
-    assert stats["avg_tokens_per_request"] == round(stats["total_tokens"] / stats["total_requests"], 2)
+        assert float(getattr(stats, name)) == pytest.approx(
+            float(value), rel=1e-3 if name.startswith("avg") else 1e-12
+        ), name
+    assert stats.avg_tokens_per_request == round(stats.total_tokens / stats.total_requests, 2)
     _check_groups(stats, chosen)
     _check_percentiles(stats, chosen)
     _check_series(stats, chosen)
 
 
-def _check_groups(stats: dict[str, Any], chosen: _Chosen) -> None:
-    assert {name: count for name, count in stats["outcomes"].items() if count} == chosen.counts("outcome")
-    assert set(stats["outcomes"]) == set(OUTCOMES)
+def _check_groups(stats: Stats, chosen: _Chosen) -> None:
+    assert {name: count for name, count in stats.outcomes.items() if count} == chosen.counts("outcome")
+    assert set(stats.outcomes) == set(OUTCOMES)
     errors = {name: count for name, count in chosen.counts("error_type").items() if name is not None}
-    assert stats["errors"] == errors
-    assert {row["model"]: row["requests"] for row in stats["models"]} == chosen.counts("model_served")
-    assert stats["models"][0]["requests"] == max(chosen.counts("model_served").values())
-    named = [row["model"] for row in stats["models"] if row["model"]]
-    assert stats["top_model"] == named[0]
+    assert stats.errors == errors
+    assert {row.model: row.requests for row in stats.models} == chosen.counts("model_served")
+    assert stats.models[0].requests == max(chosen.counts("model_served").values())
+    named = [row.model for row in stats.models if row.model]
+    assert stats.top_model == named[0]
     for name in ("total_tokens", "total_cost", "estimated_cost", "cached_tokens"):
-        assert sum(row[name] or 0 for row in stats["models"]) == stats[name]
+        assert sum(getattr(row, name) or 0 for row in stats.models) == getattr(stats, name)
 
 
-def _check_percentiles(stats: dict[str, Any], chosen: _Chosen) -> None:
+def _check_percentiles(stats: Stats, chosen: _Chosen) -> None:
     for name in ("ttft_ms", "duration_ms"):
         rows = chosen.select(
             f"SELECT {name} AS ms FROM activity WHERE {{chosen}} AND {name} IS NOT NULL "
@@ -135,20 +138,20 @@ def _check_percentiles(stats: dict[str, Any], chosen: _Chosen) -> None:
         )
         for label, quantile in {"p50": 0.5, "p95": 0.95, "p99": 0.99}.items():
             exact = rows[int(quantile * (len(rows) - 1))]["ms"]
-            assert stats[name][label] == pytest.approx(exact, rel=stats["percentile_error"])
+            assert getattr(getattr(stats, name), label) == pytest.approx(exact, rel=stats.percentile_error)
 
 
-def _check_series(stats: dict[str, Any], chosen: _Chosen) -> None:
-    step = timedelta(seconds=stats["series_step_s"])
-    starts = [row["start"] for row in stats["series"]]
+def _check_series(stats: Stats, chosen: _Chosen) -> None:
+    step = timedelta(seconds=stats.series_step_s)
+    starts = [row.start for row in stats.series]
     assert starts == [starts[0] + number * step for number in range(len(starts))]
-    assert starts[0] <= stats["from"] < starts[0] + step and starts[-1] < stats["to"] <= starts[-1] + step
+    assert starts[0] <= stats.start < starts[0] + step and starts[-1] < stats.end <= starts[-1] + step
     for name, total in {"requests": "total_requests", "tokens": "total_tokens", "cost": "total_cost"}.items():
-        assert sum(row[name] or 0 for row in stats["series"]) == stats[total]
-    for row in stats["series"]:
-        within = f"started_at >= '{row['start']}' AND started_at < '{row['start'] + step}'"
+        assert sum(getattr(row, name) or 0 for row in stats.series) == getattr(stats, total)
+    for row in stats.series:
+        within = f"started_at >= '{row.start}' AND started_at < '{row.start + step}'"
         sql = f"SELECT count(*) AS n, count(*) FILTER (WHERE outcome <> 'ok') AS errors FROM activity WHERE {within}"
-        assert chosen.select(sql + " AND {chosen}")[0] == {"n": row["requests"], "errors": row["errors"]}
+        assert chosen.select(sql + " AND {chosen}")[0] == {"n": row.requests, "errors": row.errors}
 
 
 class _Chosen:
@@ -175,61 +178,63 @@ def test_a_window_is_as_long_as_it_says_and_begins_at_its_first_minute(engine: E
     end_s = 18 * 60  # The end of the minute in which NOW lies.
     for after_s in (end_s - length_s - 0.001, end_s - length_s, end_s - 0.001, end_s):
         insert_rows(engine, [make_row(after_s=after_s)])
-    stats = get_stats("fireworks", time_range, NOW)
-    assert stats["total_requests"] == 2
-    assert stats["from"] == NOON + timedelta(seconds=end_s - length_s)
-    assert stats["to"] - stats["from"] == timedelta(seconds=length_s)
+    stats = select_stats("fireworks", time_range, NOW)
+    assert stats.total_requests == 2
+    assert stats.start == NOON + timedelta(seconds=end_s - length_s)
+    assert stats.end - stats.start == timedelta(seconds=length_s)
 
 
 def test_a_window_without_requests_is_known_to_be_empty(engine: Engine) -> None:
     for time_range in TIME_RANGES:
-        stats = get_stats("chutes", time_range, NOW)
-        assert [stats[name] for name in ("total_requests", "total_tokens", "total_cost", "unique_users")] == [0] * 4
-        assert stats["ttft_ms"] == {"p50": None, "p95": None, "p99": None}
+        stats = select_stats("chutes", time_range, NOW)
+        assert [getattr(stats, name) for name in ("total_requests", "total_tokens", "total_cost", "unique_users")] == [
+            0
+        ] * 4
+        assert stats.ttft_ms == Percentiles(None, None, None)
         averages = ("avg_speed_tokens_per_sec", "avg_tokens_per_request", "avg_cost_per_request", "top_model")
-        assert [stats[name] for name in averages] == [None] * 4
-        assert stats["models"] == [] and not any(row["requests"] for row in stats["series"])
+        assert [getattr(stats, name) for name in averages] == [None] * 4
+        assert stats.models == [] and not any(row.requests for row in stats.series)
 
 
 def test_costs_that_nobody_knows_are_null_and_counted(engine: Engine) -> None:
     insert_rows(engine, [make_row(**UNPRICED) for _ in range(3)])
-    stats = get_stats("all", "1h", NOW)
-    assert stats["total_requests"] == stats["unpriced_requests"] == 3
-    assert stats["total_cost"] is stats["estimated_cost"] is stats["avg_cost_per_request"] is None
-    assert stats["models"][0]["total_cost"] is None
-    assert {row["cost"] for row in stats["series"] if row["requests"]} == {None}
-    assert {row["cost"] for row in stats["series"] if not row["requests"]} == {0}
+    stats = select_stats("all", "1h", NOW)
+    assert stats.total_requests == stats.unpriced_requests == 3
+    assert stats.total_cost is stats.estimated_cost is stats.avg_cost_per_request is None
+    assert stats.models[0].total_cost is None
+    assert {row.cost for row in stats.series if row.requests} == {None}
+    assert {row.cost for row in stats.series if not row.requests} == {0}
 
 
 def test_exact_estimated_and_unknown_costs_stay_apart(engine: Engine) -> None:
     estimated = make_row(cost_kind="estimated", cost_usd=Decimal("0.5"))
     insert_rows(engine, [make_row(cost_usd=Decimal("1.25")), make_row(cost_usd=Decimal(2)), estimated])
     insert_rows(engine, [make_row(**UNPRICED)])
-    stats = get_stats("all", "1h", NOW)
-    assert (stats["total_cost"], stats["estimated_cost"], stats["unpriced_requests"]) == (
+    stats = select_stats("all", "1h", NOW)
+    assert (stats.total_cost, stats.estimated_cost, stats.unpriced_requests) == (
         Decimal("3.25"),
         Decimal("0.5"),
         1,
     )
-    assert stats["avg_cost_per_request"] == Decimal("1.25")
+    assert stats.avg_cost_per_request == Decimal("1.25")
 
 
 def test_tokens_that_nobody_knows_are_null(engine: Engine) -> None:
     unknown = {"prompt_tokens": None, "completion_tokens": None, "cached_tokens": None, "tokens_per_second": None}
     insert_rows(engine, [make_row(usage_source="none", **unknown, **UNPRICED)])
-    stats = get_stats("all", "1h", NOW)
+    stats = select_stats("all", "1h", NOW)
     names = ("total_tokens", "prompt_tokens", "completion_tokens", "cached_tokens", "avg_tokens_per_request")
-    assert [stats[name] for name in names] == [None] * 5
+    assert [getattr(stats, name) for name in names] == [None] * 5
 
 
 def test_what_the_gateway_refused_lacks_no_price(engine: Engine) -> None:
     insert_rows(engine, [make_row(outcome="rejected", model_served=None, gateway=None, **UNPRICED)])
-    stats = get_stats("all", "1h", NOW)
-    assert (stats["failed_requests"], stats["unpriced_requests"], stats["total_cost"]) == (1, 0, 0)
-    assert stats["top_model"] is None and stats["unique_models"] == 0
+    stats = select_stats("all", "1h", NOW)
+    assert (stats.failed_requests, stats.unpriced_requests, stats.total_cost) == (1, 0, 0)
+    assert stats.top_model is None and stats.unique_models == 0
 
 
 def test_requests_before_a_gateway_was_chosen_count_for_all_of_them_alone(engine: Engine) -> None:
     insert_rows(engine, [make_row(outcome="rejected", model_served=None, gateway=None, **UNPRICED), make_row()])
-    counts = {name: get_stats(name, "1h", NOW)["total_requests"] for name in (ALL_GATEWAYS, "fireworks", "chutes")}
+    counts = {name: select_stats(name, "1h", NOW).total_requests for name in (ALL_GATEWAYS, "fireworks", "chutes")}
     assert counts == {ALL_GATEWAYS: 2, "fireworks": 1, "chutes": 0}

@@ -1,4 +1,4 @@
-"""How a command fails: with a sentence and exit code 1, because an operator has no use for a traceback."""
+"""Errors of commands: one sentence and exit code 1 instead of a traceback."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def plain_errors() -> Iterator[None]:
     """Turns a missing setting, an absent database or a wrong schema into one sentence.
 
     Raises:
-        click.ClickException: what was raised inside, in words.
+        click.ClickException: with that sentence; secrets are redacted.
     """
     try:
         yield
     except (SchemaError, SettingsError) as error:
         raise click.ClickException(redact(str(error))) from error
     except DatabaseError as error:
-        raise click.ClickException(f"The database did not do it: {redact(describe_error(error))}") from error
+        raise click.ClickException(f"The database request failed: {redact(describe_error(error))}") from error

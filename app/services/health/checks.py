@@ -1,0 +1,109 @@
+"""The checks of what the gateway depends on: one list for the start, for `/ready`, and for whoever asks later."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgspec
+
+from app.config import SettingsError
+from app.db.engine import get_engine
+from app.db.errors import DatabaseError, bounded, describe_error
+from app.db.schema import select_schema_state
+from app.runtime import get_settings
+from app.services.inference.circuit_breaker import get_open_breakers
+from app.services.journal.lifecycle import get_journal_status
+from app.services.models import get_catalog_states
+from app.services.pricing import load_operator_prices
+
+# A load balancer asks every few seconds and gives up after some. For it a slower database is an absent one.
+_DATABASE_TIMEOUT_S = 1.0
+
+
+class DatabaseState(msgspec.Struct, frozen=True):
+    """Whether the database answers, and where its schema stands: a state of app.db.schema.SchemaState, or None."""
+
+    reachable: bool
+    schema: str | None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check found.
+
+    Attributes:
+        state: the state of what was checked, as `/ready` shows it.
+        problem: what is wrong and what to do about it, in one sentence; None if nothing is.
+        blocks: what the gateway may not do because of the problem: start ("boot") or serve ("requests").
+    """
+
+    state: Any = None
+    problem: str | None = None
+    blocks: Literal["boot", "requests"] | None = None
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check.
+
+    Attributes:
+        name: what it is about; a field of Readiness where `in_ready` is true.
+        run: does it.
+        at_boot: whether it is done once before the workers start, when there is no journal and no catalog yet.
+        in_ready: whether it is cheap enough to be done for each request to `/ready`.
+    """
+
+    name: str
+    run: Callable[[], Finding]
+    at_boot: bool = False
+    in_ready: bool = False
+
+
+def _check_prices() -> Finding:
+    try:
+        load_operator_prices()
+    except SettingsError as error:
+        return Finding(problem=str(error), blocks="boot")
+    return Finding()
+
+
+def _check_database() -> Finding:
+    """Checks that the database answers and is migrated.
+
+    An absent database blocks nothing: requests are journaled, and keys from the environment work. Refusing requests
+    for it would turn an outage of the accounting into an outage of the gateway.
+    """
+    if get_settings().database_url is None:
+        problem = "DATABASE_URL is not set. Set it to a PostgreSQL address, or use `make run`, which brings its own."
+        return Finding(DatabaseState(reachable=False, schema=None), problem, blocks="boot")
+    try:
+        with bounded(_DATABASE_TIMEOUT_S), get_engine().connect() as connection:
+            schema = select_schema_state(connection).state
+    except DatabaseError as error:
+        problem = f"the database does not answer: {describe_error(error)}"
+        return Finding(DatabaseState(reachable=False, schema=None), problem)
+    state = DatabaseState(reachable=True, schema=schema)
+    if schema in {"missing", "behind"}:
+        return Finding(
+            state, "the database schema is not up to date. Run `flask --app wsgi db upgrade`.", blocks="boot"
+        )
+    return Finding(state)
+
+
+def _check_journal() -> Finding:
+    status = get_journal_status()
+    if status["writable"]:
+        return Finding(status)
+    problem = f"the journal cannot be written: {status['last_error']}"
+    return Finding(status, problem, blocks=None if get_settings().journal_full == "serve" else "requests")
+
+
+CHECKS = (
+    Check("prices", _check_prices, at_boot=True),
+    Check("database", _check_database, at_boot=True, in_ready=True),
+    Check("journal", _check_journal, in_ready=True),
+    Check("catalogs", lambda: Finding(get_catalog_states()), in_ready=True),
+    Check("breakers", lambda: Finding(get_open_breakers()), in_ready=True),
+)

@@ -1,0 +1,103 @@
+"""Query strings are read into Structs, and a wrong value is refused with a message that says what it must be."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+from typing import Annotated
+from urllib.parse import urlencode
+
+import msgspec
+import pytest
+from flask import Flask
+
+from app.errors import BadRequest
+from app.web import one_of, read_query
+
+
+class Sample(msgspec.Struct, kw_only=True):
+    """One parameter of each type."""
+
+    start: datetime | None = msgspec.field(name="from", default=None)
+    day: date | None = None
+    limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
+    kind: Annotated[str, one_of(("b", "a"))] | None = None
+    gateway: Annotated[str, one_of(("x", "y"), message="No {value!r}. Use {choices}.", code="unknown_gateway")] = "x"
+    search: Annotated[str, msgspec.Meta(max_length=5)] = ""
+
+
+app = Flask(__name__)
+
+
+def read(query: str | dict[str, str] | list[tuple[str, str]], *, strict: bool = True) -> Sample:
+    """Returns what `read_query` makes of a query string."""
+    text = query if isinstance(query, str) else urlencode(query)
+    with app.test_request_context("/?" + text):
+        return read_query(Sample, strict=strict)
+
+
+def refused(query: str | dict[str, str] | list[tuple[str, str]], *, strict: bool = True) -> BadRequest:
+    """Returns the error that `read_query` raises."""
+    with pytest.raises(BadRequest) as caught:
+        read(query, strict=strict)
+    return caught.value
+
+
+def test_what_is_not_given_or_empty_has_its_default() -> None:
+    assert read("") == read("limit=&kind=&from=&gateway=") == Sample()
+
+
+def test_values_have_the_types_of_their_fields() -> None:
+    given = read({"from": "2026-03-14T15:09:26+01:00", "day": "2026-03-14", "limit": "7", "kind": "a", "search": "s"})
+    moment = datetime(2026, 3, 14, 14, 9, 26, tzinfo=UTC)
+    assert given == Sample(start=moment, day=date(2026, 3, 14), limit=7, kind="a", search="s")
+
+
+@pytest.mark.parametrize("text", ["2026-03-14T15:09:26%2B01:00", "2026-03-14T15:09:26+01:00", "2026-03-14 14:09:26"])
+def test_a_plus_sign_that_arrives_as_a_space_is_still_an_offset(text: str) -> None:
+    assert read(f"from={text}").start == datetime(2026, 3, 14, 14, 9, 26, tzinfo=UTC)
+
+
+MESSAGES = {
+    "limit=x": ("limit", "limit is 'x'; it must be a whole number from 1 to 1000."),
+    "limit=1001": ("limit", "limit is '1001'; it must be a whole number from 1 to 1000."),
+    "limit=%EF%BC%91": ("limit", "limit is '１'; it must be a whole number from 1 to 1000."),
+    "kind=c": ("kind", "kind is 'c'; it must be one of: b, a."),
+    "gateway=z": ("gateway", "No 'z'. Use x, y."),
+    "search=longer": ("search", "search has at most 5 characters."),
+    "from=soon": (
+        "from",
+        "from is 'soon'; it must be a time in ISO 8601, such as 2026-03-14 or 2026-03-14T15:09:26Z.",
+    ),
+    "from=0001-01-01": (
+        "from",
+        "from is '0001-01-01'; it must be a time in ISO 8601, such as 2026-03-14 or 2026-03-14T15:09:26Z.",
+    ),
+    "day=2026-03-14T12:00": ("day", "day must be a whole day (UTC), such as 2026-03-14."),
+}
+
+
+@pytest.mark.parametrize("query", MESSAGES)
+def test_a_wrong_value_is_refused_with_what_it_must_be(query: str) -> None:
+    for strict in (True, False):
+        error = refused(query, strict=strict)
+        assert (error.param, error.message) == MESSAGES[query]
+    assert refused("gateway=z").code == "unknown_gateway"
+
+
+def test_strictly_unknown_and_repeated_parameters_are_refused() -> None:
+    unknown = "There is no parameter 'page' here. There are: from, day, limit, kind, gateway, search."
+    assert (refused("page=1").param, refused("page=1").message) == ("page", unknown)
+    assert refused("limit=1&limit=2").message == "limit is given 2 times. Give it once."
+    for query in ({"search": "\0"}, {"search": "x" * 201}):
+        assert refused(query).message == "search must have at most 200 characters, none of them NUL."
+
+
+def test_leniently_they_are_ignored_and_an_empty_number_is_refused() -> None:
+    assert read("page=1&limit=1&limit=2&gateway=", strict=False) == Sample(limit=1)
+    assert refused("limit=", strict=False).message == "limit is ''; it must be a whole number from 1 to 1000."
+
+
+@pytest.mark.parametrize("digits", [201, 5_000])
+def test_a_number_of_any_length_is_refused_with_a_short_message(digits: int) -> None:
+    error = refused({"limit": "1" * digits}, strict=False)
+    assert error.param == "limit" and len(error.message) < 300
