@@ -1,4 +1,4 @@
-"""What a worker process does beside answering requests: it starts with gunicorn's worker and stops with it."""
+"""What a worker does beside serving requests: what starts with it, the drain, and what its end waits for."""
 
 from __future__ import annotations
 
@@ -18,41 +18,41 @@ from app.services.models import refresh_if_due
 from app.services.reports import start_maintenance
 from app.shutdown import start_drain
 
-# Prometheus asks every 15 s or more, so its picture of a worker is that old at most.
+# Prometheus scrapes every 15 s or more; a gauge is at most this much older than the scrape.
 GAUGES_EVERY_S = 5.0
 
-# What is left of gunicorn's graceful time after the drain, for shipping the journal; the rest is for its own exit.
+# The share of gunicorn's graceful time after the drain in which the journal is shipped; the rest is for its own exit.
 _SHIPPING_SHARE = 0.6
 
 
 def start_worker(worker: Any) -> None:
-    """Opens the journal, fetches the catalogs in the background, and listens for the signal to drain."""
+    """Opens the journal, starts the background threads, and drains on the signal to stop."""
     start_journal()
     refresh_if_due()
     start_maintenance()
     threading.Thread(target=_update_gauges_forever, name="gauges", daemon=True).start()
     _drain_on_term(worker)
-    _calm_garbage_collector()
+    _freeze_long_lived_objects()
 
 
-def _calm_garbage_collector() -> None:
-    """Keeps the collector off what lives as long as the process, which it would walk through again and again.
+def _freeze_long_lived_objects() -> None:
+    """Excludes everything that exists now from garbage collection.
 
-    While it walks, no event is relayed.
+    Most of it lives as long as the process, and while the collector examines it, no event is relayed.
     """
     gc.collect()
     gc.freeze()
 
 
 def _drain_on_term(worker: Any) -> None:
-    """Begins the drain when gunicorn's own handler is called, whose work goes on as before."""
+    """Starts the drain on SIGTERM, before gunicorn's own handler."""
     handler: Callable[[int, FrameType | None], Any] = worker.handle_exit
 
-    def begin_drain(signum: int, frame: FrameType | None) -> None:
+    def on_term(signum: int, frame: FrameType | None) -> None:
         start_drain(get_settings().drain_timeout_s)
         handler(signum, frame)
 
-    signal.signal(signal.SIGTERM, begin_drain)
+    signal.signal(signal.SIGTERM, on_term)
 
 
 def _update_gauges_forever() -> None:
@@ -65,6 +65,6 @@ def _update_gauges_forever() -> None:
 
 
 def stop_worker() -> None:
-    """Ships what can be shipped before gunicorn's patience ends."""
+    """Ships what can be shipped of the journal before gunicorn kills the worker."""
     settings = get_settings()
     stop_journal((settings.graceful_timeout_s - settings.drain_timeout_s) * _SHIPPING_SHARE)
