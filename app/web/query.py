@@ -62,14 +62,14 @@ def read_query(kind: type[Kind], *, strict: bool = True) -> Kind:
     Args:
         kind: a Struct whose fields are the parameters.
         strict: whether unknown parameters, repeated ones, and texts that no record can have are errors. A misspelt
-            filter that were ignored would give a wrong report.
+            filter that was ignored would give a wrong report.
 
     Raises:
         BadRequest: a parameter is not as `kind` or `strict` requires; `param` names it.
     """
     parameters = _get_parameters(kind)
     if strict:
-        _check_strictly([parameter.name for parameter in parameters])
+        _raise_if_unknown_or_repeated([parameter.name for parameter in parameters])
     values = {}
     for parameter in parameters:
         text = request.args.get(parameter.name)
@@ -78,7 +78,7 @@ def read_query(kind: type[Kind], *, strict: bool = True) -> Kind:
     return kind(**values)
 
 
-def _check_strictly(known: list[str]) -> None:
+def _raise_if_unknown_or_repeated(known: list[str]) -> None:
     for name, values in request.args.lists():
         if name not in known:
             raise BadRequest(

@@ -1,4 +1,4 @@
-"""`flask activity` exports, purges and shows what the endpoints do, and fails with a sentence."""
+"""`flask activity` exports and purges records and shows statistics, and its errors are one sentence."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 
 @pytest.fixture
 def engine(database_url: str) -> Iterator[Engine]:
-    """The test's own database is the one in this process's settings, which keep three days."""
+    """Makes the test's own database the one of this process's settings, with a retention of three days."""
     use_settings(load_settings({"DATABASE_URL": database_url, "RETENTION_DAYS": "3"}))
     yield get_engine()
     dispose_engine()
@@ -37,7 +37,7 @@ def engine(database_url: str) -> Iterator[Engine]:
 
 @pytest.fixture
 def rows(engine: Engine) -> list[Row]:
-    """Ten requests, one at the beginning of each of the last ten days, newest first."""
+    """Inserts ten requests, one at the start of each of the last ten days, and returns them newest first."""
     rows = [
         make_row(started_at=TODAY - timedelta(days=back), key_id=f"key-{back % 2}", model_served=f"model {back % 3}")
         for back in range(10)
@@ -66,7 +66,7 @@ def test_an_export_that_cannot_be_written_is_refused(rows: list[Row], tmp_path: 
     assert result.exit_code == 1 and "cannot be written: No such file" in result.stderr
 
 
-def test_a_reader_that_has_seen_enough_ends_an_export_quietly(rows: list[Row], database_url: str) -> None:
+def test_a_reader_that_stops_reading_ends_an_export_quietly(rows: list[Row], database_url: str) -> None:
     command = f"{sys.executable} -m flask --app wsgi activity export | head -1"
     environment = {**os.environ, "DATABASE_URL": database_url}
     done = subprocess.run(command, shell=True, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
@@ -95,7 +95,7 @@ def test_a_purge_asks_first(rows: list[Row], engine: Engine) -> None:
     assert count(engine, "activity") == 10
 
 
-def test_the_day_that_is_under_way_cannot_be_dropped(rows: list[Row], engine: Engine) -> None:
+def test_the_current_day_cannot_be_dropped(rows: list[Row], engine: Engine) -> None:
     result = _run("purge", "--before", f"{TODAY + timedelta(days=1):%Y-%m-%d}", "--yes")
     assert result.exit_code == 1 and "current day" in result.stderr
     assert count(engine, "activity") == 10
@@ -112,14 +112,14 @@ def test_statistics_are_shown_as_a_table(rows: list[Row], time_range: str) -> No
     assert sum(line[:1] == ["model"] for line in lines) == len(stats.models)
 
 
-def test_statistics_of_nothing_are_dashes_and_no_error(engine: Engine) -> None:
+def test_statistics_without_requests_are_dashes(engine: Engine) -> None:
     result = _run("stats", "--time-range", "all")
     assert result.exit_code == 0
     assert ["tokens", "per", "second", "-"] in [line.split() for line in result.stdout.splitlines()]
 
 
 @pytest.mark.parametrize("command", [["export"], ["purge", "--yes"], ["stats"]])
-def test_what_stands_in_the_way_is_said_in_a_sentence(command: list[str]) -> None:
+def test_an_unusable_database_is_reported_in_one_sentence(command: list[str]) -> None:
     away = "postgresql://nobody@/nothing?host=/nowhere"
     for settings, words in [({}, "DATABASE_URL is not set"), ({"DATABASE_URL": away}, "No such file")]:
         use_settings(load_settings(settings))

@@ -1,4 +1,4 @@
-"""`GET /api/activity` and `/api/usage` show a key its own records, in pages that neither skip nor repeat any."""
+"""`GET /api/activity` and `/api/usage` return a key's own records, in pages that neither skip nor repeat any."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DAY = timedelta(days=1)
 
 
 class Place:
-    """A gateway whose database has a history of two keys.
+    """A gateway whose database has records of two keys.
 
     Attributes:
         rows: newest first.
@@ -35,7 +35,7 @@ class Place:
         self.gateway, self.rows, self.own, self.own_id = gateway, rows, own, own_id
 
     def ask(self, path: str, key: str | None = None) -> Seen:
-        """Asks with the admin key, or with `key`."""
+        """Sends a GET with the operator's key, or with `key`."""
         headers = {"Authorization": f"Bearer {key or self.gateway.key}"}
         return request("GET", self.gateway.url + path, headers=headers)
 
@@ -44,7 +44,7 @@ class Place:
 def place(
     tree: Any, postgres: Postgres, migrated_template: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Place]:
-    """The gateway that these tests share, with 300 records; nobody writes more."""
+    """The gateway that these tests share; no test adds to its 300 records."""
     url = postgres.create_database(template=migrated_template)
     directory = tmp_path_factory.mktemp("history")
     settings = base_settings(directory, url)
@@ -111,7 +111,7 @@ def test_a_key_sees_its_own_records_alone(place: Place) -> None:
         assert (seen.status, seen.error["type"]) == (403, "permission_error")
 
 
-def test_a_cursor_of_the_operators_shows_a_key_nothing_of_others(place: Place) -> None:
+def test_a_cursor_from_the_operator_shows_a_key_its_own_records_alone(place: Place) -> None:
     cursor = place.ask("/api/activity?limit=1").json["next_cursor"]
     page = place.ask(f"/api/activity?limit=1000&cursor={cursor}", place.own).json
     assert {row["key_id"] for row in page["data"]} == {place.own_id}
@@ -177,7 +177,7 @@ def _moment(text: str) -> datetime:
         ("format=csv&limit=5", "limit"),
     ],
 )
-def test_what_cannot_be_meant_is_refused_by_name(place: Place, query: str, param: str) -> None:
+def test_a_wrong_parameter_is_refused_by_name(place: Place, query: str, param: str) -> None:
     seen = place.ask(f"/api/activity?{query}")
     assert (seen.status, seen.error["type"], seen.error["param"]) == (400, "invalid_request_error", param)
 
@@ -198,7 +198,7 @@ def test_usage_is_the_sum_of_the_records_by_day_gateway_and_model(place: Place) 
         assert [row["day"] for row in usage["days"]] == sorted((row["day"] for row in usage["days"]), reverse=True)
 
 
-def test_usage_is_of_the_last_thirty_days_where_nothing_is_said(place: Place) -> None:
+def test_usage_is_of_the_last_thirty_days_by_default(place: Place) -> None:
     usage = place.ask("/api/usage").json
     assert datetime.fromisoformat(usage["to"]) - datetime.fromisoformat(usage["from"]) == 30 * DAY
     assert usage["from"] > f"{NOON:%Y-%m-%d}" and usage["total_requests"] == 0 and usage["total_cost"] == 0
@@ -211,7 +211,7 @@ def test_usage_takes_whole_days_up_to_a_year(place: Place, query: str) -> None:
     assert (place.ask(f"/api/usage?{query}").status, place.ask("/api/usage?day=1").status) == (400, 400)
 
 
-def test_the_books_are_shown_to_the_operator(place: Place) -> None:
+def test_integrity_is_shown_to_the_operator(place: Place) -> None:
     books = place.ask("/api/activity/integrity").json
     assert sum(books["outcomes"].values()) == len(place.rows)
     parts = {"in_flight", "unshipped", "unrecorded", "rejected", "unsent"}

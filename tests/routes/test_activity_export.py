@@ -1,4 +1,4 @@
-"""An export has every record, whatever its size, in constant memory; one that is cut short does not look whole."""
+"""An export has every record and takes constant memory, whatever its size; a cut one does not look complete."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from tests.support.postgres import Postgres, running_postgres
 from tests.support.waiting import wait_until
 
 ROWS = 50_000
-# An export in memory would be 15 MB of text and a hundred of rows; a worker's own ups and downs are a few.
+# An export held in memory would take 15 MB of text and 100 MB of rows. A worker's memory varies by a few.
 MOST_GROWTH_BYTES = 25 << 20
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Postgres]:
-    """A database server that may be hurt, with fifty thousand records."""
+    """A database server of these tests' own, which they may kill, with 50,000 records."""
     with running_postgres() as server:
         upgrade_schema(server.url)
         engine = create_engine_for(server.url)
@@ -42,7 +42,7 @@ def server() -> Iterator[Postgres]:
 
 @pytest.fixture(scope="module")
 def large(tree: Any, server: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """A gateway with one worker before that server."""
+    """A gateway with one worker that uses that server."""
     place = tmp_path_factory.mktemp("export")
     with running_gateway(tree, place, base_settings(place, server.url)) as gateway:
         yield gateway
@@ -50,7 +50,7 @@ def large(tree: Any, server: Postgres, tmp_path_factory: pytest.TempPathFactory)
 
 def test_fifty_thousand_records_are_exported_in_constant_memory(large: Gateway) -> None:
     worker = psutil.Process(large.worker_pids()[0])
-    assert len(_export(large, "&from=2026-03-14T23:00")) > 100  # Whatever is loaded once is loaded now.
+    assert len(_export(large, "&from=2026-03-14T23:00")) > 100  # What is loaded at first use is loaded now.
     before = worker.memory_info().rss
     rows = _export(large)
     assert len(rows) == ROWS == len({row["request_id"] for row in rows})
@@ -63,7 +63,7 @@ def test_a_client_that_leaves_ends_its_export(large: Gateway) -> None:
     worker = psutil.Process(large.worker_pids()[0])
     with _reading(large) as connection:
         read_until(connection, b"request_id")
-    # Were it still exporting, it would take processor time.
+    # An export that went on would use the processor.
     wait_until(lambda: worker.cpu_percent(interval=0.5) < 25, what="the worker to be idle")
     assert len(_export(large, "&from=2026-03-14T23:00")) > 100
 
@@ -75,7 +75,7 @@ def test_an_export_that_is_read_slowly_holds_no_connection_to_the_database(large
         wait_until(lambda: server.execute(in_use)[0][0] == 0, what="no transaction to be open")
 
 
-def test_an_export_that_loses_its_database_is_cut_and_does_not_look_whole(large: Gateway, server: Postgres) -> None:
+def test_an_export_that_loses_its_database_is_cut_and_does_not_look_complete(large: Gateway, server: Postgres) -> None:
     with _reading(large) as connection:
         received = read_until(connection, b"request_id")
         server.kill()
@@ -91,7 +91,7 @@ def test_an_export_that_loses_its_database_is_cut_and_does_not_look_whole(large:
     assert len(_export(large)) == ROWS
 
 
-def test_a_spreadsheet_takes_no_text_of_a_caller_for_a_formula(make_gateway: MakeGateway, database_url: str) -> None:
+def test_text_from_callers_cannot_become_a_formula(make_gateway: MakeGateway, database_url: str) -> None:
     names = ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "a,b", 'say "hi"', "two\nlines", "plain"]
     engine = create_engine_for(database_url)
     insert_rows(engine, [make_row(after_s=-number, model_served=name) for number, name in enumerate(names)])
@@ -105,7 +105,7 @@ def test_a_spreadsheet_takes_no_text_of_a_caller_for_a_formula(make_gateway: Mak
     assert (rows[9]["cost_usd"], rows[9]["stream"], rows[9]["reasoning_tokens"]) == ("", "false", "")
 
 
-def test_an_export_of_nothing_has_the_names_of_the_columns(gateway: Gateway) -> None:
+def test_an_export_without_records_has_the_header_line(gateway: Gateway) -> None:
     seen = request(
         "GET", f"{gateway.url}/api/activity?format=csv&from=2001-01-01&to=2001-01-02", headers=gateway.headers
     )
@@ -125,7 +125,7 @@ def test_an_export_of_nothing_has_the_names_of_the_columns(gateway: Gateway) -> 
         ("text/html", "", "application/json"),
     ],
 )
-def test_the_form_is_chosen_by_format_or_else_by_accept(gateway: Gateway, accept: str, query: str, form: str) -> None:
+def test_the_format_parameter_wins_over_the_accept_header(gateway: Gateway, accept: str, query: str, form: str) -> None:
     seen = request("GET", f"{gateway.url}/api/activity{query}", headers=gateway.headers | {"Accept": accept})
     assert seen.headers["content-type"].partition(";")[0] == form
     assert seen.headers["vary"] == "accept"
@@ -138,7 +138,7 @@ def _export(gateway: Gateway, query: str = "") -> list[dict[str, str]]:
 
 
 def _reading(gateway: Gateway) -> socket.socket:
-    """Asks for an export over a socket that takes little at a time."""
+    """Requests an export over a socket with a small receive buffer."""
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32_768)
     connection.settimeout(PATIENCE_S)

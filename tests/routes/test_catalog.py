@@ -1,4 +1,4 @@
-"""The catalog over HTTP: lists, pages, searches, one model, and what is said when something is wrong."""
+"""The catalog over HTTP: lists, pages, searches, conditional requests, and errors."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def upstream_lists(upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture
 def client(upstream_lists: ScriptedUpstream) -> Iterator[FlaskClient]:
-    """The application with Fireworks, Featherless and Chutes on."""
+    """The application with Fireworks, Featherless and Chutes configured."""
     names = ["fireworks", "featherless", "chutes"]
     with catalogs_of(provider_environment(root_of(upstream_lists), names)):
         yield create_app(get_settings()).test_client()
@@ -183,14 +183,14 @@ def test_a_gateway_without_a_key_names_its_setting(client: FlaskClient) -> None:
         assert error["message"] == "DeepInfra API key not configured"
 
 
-def test_a_list_that_has_not_changed_is_answered_with_304(client: FlaskClient) -> None:
+def test_an_unchanged_list_is_a_304(client: FlaskClient) -> None:
     path = "/api/catalog/models?gateway=fireworks"
     first = client.get(path)
 
     again = client.get(path, headers={"If-None-Match": first.headers["etag"]})
 
     assert (again.status_code, again.data) == (304, b"")
-    # A cache takes a 304's headers over into what it holds, which is JSON of some length.
+    # A cache copies the headers of a 304 into the response that it stores, which has a body.
     assert not {"content-type", "content-length"} & {name.lower() for name, _ in again.headers}
     assert again.headers["etag"] == first.headers["etag"]
     assert client.get(path, headers={"If-None-Match": '"something-else"'}).status_code == 200
@@ -208,7 +208,7 @@ def test_the_etag_follows_the_list_and_the_query(client: FlaskClient, upstream_l
     assert [new == old for new, old in zip(changed, etags, strict=True)] == [False, False, True, False]
 
 
-def test_a_list_is_packed_for_those_who_ask(client: FlaskClient) -> None:
+def test_a_list_is_compressed_for_clients_that_accept_gzip(client: FlaskClient) -> None:
     path = "/api/catalog/models?gateway=fireworks"
 
     packed = client.get(path, headers={"Accept-Encoding": "br, gzip"})
@@ -220,7 +220,7 @@ def test_a_list_is_packed_for_those_who_ask(client: FlaskClient) -> None:
     assert len(packed.data) < len(plain.data) / 4
 
 
-def test_openais_list_has_a_strong_etag_of_its_own_for_each_of_its_forms(client: FlaskClient) -> None:
+def test_openais_list_has_a_strong_etag_for_each_encoding(client: FlaskClient) -> None:
     key = {"Authorization": "Bearer gw_test"}
     forms = [key, key | {"Accept-Encoding": "gzip"}]
     answers = [client.get("/v1/models", headers=form) for form in forms]
@@ -230,12 +230,12 @@ def test_openais_list_has_a_strong_etag_of_its_own_for_each_of_its_forms(client:
     assert plain != packed
     assert gzip.decompress(answers[1].data) == answers[0].data
     for form, etag in zip(forms, (plain, packed), strict=True):
-        # A proxy that repacks the answer makes the validator weak, and it still counts.
+        # A proxy that compresses the response makes the validator weak, and it must still match.
         for asked in (etag, f"W/{etag}"):
             assert client.get("/v1/models", headers=form | {"If-None-Match": asked}).status_code == 304
 
 
-def test_what_is_kept_of_answers_is_bounded(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_of_responses_is_bounded(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(representations, "_MAX_KEPT_BYTES", 60_000)
     for limit in range(1, 31):
         assert get(client, f"/api/catalog/models?gateway=fireworks&limit={limit}")["returned"] == limit

@@ -1,4 +1,4 @@
-"""One model over HTTP, in the catalog's form and in OpenAI's, under every name and however its id is encoded."""
+"""One model over HTTP, in the catalog's form and in OpenAI's, by every name and with every encoding of its id."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ KEY = {"Authorization": "Bearer gw_test"}
 
 @pytest.fixture
 def client(upstream: ScriptedUpstream) -> Iterator[FlaskClient]:
-    """The application with three providers on; two of them serve `a/One`, and Fireworks lists an id with # and @."""
+    """The application with three providers: two of them serve `a/One`, and Fireworks lists an id with # and @."""
     upstream.on_path(FIREWORKS_LIST, list_answer(fireworks_rows("deepseek-v3p1", "glm-5p3") + plain_rows(ODD)))
     upstream.on_path(BASE_PATHS["deepinfra"] + "/models", list_answer(plain_rows("a/One", "a/Two")))
     upstream.on_path(BASE_PATHS["chutes"] + "/models", list_answer(plain_rows("a/One")))
@@ -100,7 +100,7 @@ def test_a_name_that_is_too_long_is_refused(client: FlaskClient) -> None:
         assert get(client, path + "x" * 301, 400)["error"]["param"] == "model"
 
 
-def test_a_model_that_has_not_changed_is_answered_with_304(client: FlaskClient) -> None:
+def test_an_unchanged_model_is_a_304(client: FlaskClient) -> None:
     path = "/api/catalog/model/glm-5p3"
     etag = client.get(path).headers["etag"]
 

@@ -1,4 +1,4 @@
-"""`/health` and `/ready`: alive, and fit for requests."""
+"""`/health` and `/ready`: whether the process is alive, and whether it should get requests."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_ready_shows_what_the_process_depends_on(gateway: Gateway) -> None:
     assert shown["journal"]["writable"] is True and shown["journal"]["unrecorded"] == 0
 
 
-def test_they_take_no_other_method(gateway: Gateway) -> None:
+def test_they_allow_get_and_head_alone(gateway: Gateway) -> None:
     for path in ("/health", "/ready"):
         assert request("POST", gateway.url + path).status == 405
         assert request("HEAD", gateway.url + path).status == 200

@@ -1,4 +1,4 @@
-"""`GET /api/catalog/gateway/<gateway>/stats` counts what clients did; PUBLIC_STATS says who may ask."""
+"""`GET /api/catalog/gateway/<gateway>/stats` counts requests; PUBLIC_STATS decides who may read it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.waiting import wait_until
 
 MODEL = "accounts/fireworks/models/deepseek-v3p1"
 
-# Every field of the contract, in its order.
+# The fields of the contract, in their order.
 FIELDS = (
     "gateway time_range from to total_requests successful_requests failed_requests total_tokens "
     "prompt_tokens completion_tokens cached_tokens total_cost estimated_cost unpriced_requests "
@@ -25,7 +25,7 @@ FIELDS = (
 )
 
 
-def test_what_clients_did_is_counted_a_moment_later(make_gateway: MakeGateway, sandbox: Sandbox) -> None:
+def test_requests_are_counted_a_moment_later(make_gateway: MakeGateway, sandbox: Sandbox) -> None:
     gateway = make_gateway(sandbox.settings)
     whole = post_chat(gateway, MODEL).json["usage"]
     streamed = post_chat(gateway, MODEL, stream=True, stream_options={"include_usage": True})
@@ -56,7 +56,7 @@ def _wait_for_requests(gateway: Gateway, name: str, count: int) -> dict[str, Any
     return wait_until(counted, what=f"{count} requests in the statistics")
 
 
-def test_the_documented_address_is_answered_with_a_timestamp(gateway: Gateway) -> None:
+def test_the_response_has_a_timestamp_inside_the_window(gateway: Gateway) -> None:
     seen = _ask(gateway, "fireworks")
     assert seen.headers["content-type"] == "application/json" and seen.headers["cache-control"] == "no-store"
     body = seen.json
@@ -66,7 +66,7 @@ def test_the_documented_address_is_answered_with_a_timestamp(gateway: Gateway) -
 
 
 @pytest.mark.parametrize("time_range", ["1h", "24h", "7d", "30d", "all"])
-def test_every_time_range_is_answered(gateway: Gateway, time_range: str) -> None:
+def test_every_time_range_is_accepted(gateway: Gateway, time_range: str) -> None:
     assert _data(_ask(gateway, "all", f"?time_range={time_range}"))["time_range"] == time_range
 
 
@@ -78,7 +78,7 @@ def test_any_other_time_range_is_refused_with_a_list_of_them(gateway: Gateway, t
         assert "1h, 24h, 7d, 30d, all" in seen.error["message"]
 
 
-def test_a_parameter_that_does_not_exist_is_not_overlooked(gateway: Gateway) -> None:
+def test_an_unknown_parameter_is_refused(gateway: Gateway) -> None:
     seen = _ask(gateway, "fireworks", "?range=1h")
     assert seen.status == 400 and "time_range" in seen.error["message"]
 
@@ -89,13 +89,13 @@ def test_an_unknown_gateway_is_refused_with_a_list_of_them(gateway: Gateway) -> 
     assert "fireworks, featherless, deepinfra, chutes, all" in seen.error["message"]
 
 
-def test_without_a_key_statistics_are_for_nobody_by_default(gateway: Gateway) -> None:
+def test_statistics_require_a_key_by_default(gateway: Gateway) -> None:
     for headers in ({}, {"Authorization": "Bearer gw_wrong"}):
         seen = _ask(gateway, "fireworks", headers=headers)
         assert (seen.status, seen.error["type"]) == (401, "authentication_error")
 
 
-def test_public_statistics_are_for_everybody_and_activity_still_is_not(make_gateway: MakeGateway) -> None:
+def test_public_statistics_require_no_key_and_activity_still_does(make_gateway: MakeGateway) -> None:
     gateway = make_gateway({"PUBLIC_STATS": "true"})
     assert _data(_ask(gateway, "fireworks", headers={}))["total_requests"] == 0
     for path in ("/api/activity", "/api/activity/integrity", "/api/usage"):

@@ -1,4 +1,4 @@
-"""What every request goes through, whatever its path: one error shape, a request id, one line in the log."""
+"""Every request, whatever its path, has the one error shape, a request id, and one line in the log."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CHAT = "/v1/chat/completions"
 
 
 def lines_of(gateway: Gateway, request_id: str) -> list[dict[str, Any]]:
-    """Returns the log lines of one request, waiting until there is one."""
+    """Waits for the log line of a request, and returns all that it has."""
 
     def found() -> list[dict[str, Any]]:
         lines = [line for line in gateway.log().splitlines() if request_id in line]
@@ -27,20 +27,20 @@ def lines_of(gateway: Gateway, request_id: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("path", ["/", "/v1", "/v1/chat", "/v1/completions", "/nowhere", CHAT + "/", "/%00", "/a b"])
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_an_unknown_path_is_a_404_in_the_one_shape(gateway: Gateway, path: str, method: str) -> None:
+def test_an_unknown_path_is_a_404_in_the_one_error_shape(gateway: Gateway, path: str, method: str) -> None:
     seen = request(method, gateway.url + path)
     assert (seen.status, seen.error["type"], seen.error["code"]) == (404, "not_found_error", "unknown_path")
     assert seen.headers["content-type"] == "application/json" and seen.request_id
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH"])
-def test_another_method_is_a_405_that_says_which_are_taken(gateway: Gateway, method: str) -> None:
+def test_another_method_is_a_405_that_lists_the_allowed_ones(gateway: Gateway, method: str) -> None:
     seen = request(method, gateway.url + CHAT, headers=gateway.headers)
     assert (seen.status, seen.error["type"]) == (405, "invalid_request_error")
     assert set(seen.headers["allow"].split(", ")) == {"POST", "OPTIONS"} and "POST" in seen.error["message"]
 
 
-def test_an_answer_without_a_body_says_so(gateway: Gateway) -> None:
+def test_a_response_without_a_body_has_length_zero(gateway: Gateway) -> None:
     seen = request("OPTIONS", gateway.url + CHAT, headers=gateway.headers)
     assert (seen.status, seen.body, seen.headers["content-length"]) == (200, b"", "0")
     assert "transfer-encoding" not in seen.headers
@@ -63,30 +63,30 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("name", MALFORMED)
-def test_what_is_not_http_is_refused_without_html_and_the_connection_closed(gateway: Gateway, name: str) -> None:
+def test_a_request_that_is_not_http_is_refused_in_json_and_its_connection_closed(gateway: Gateway, name: str) -> None:
     with socket.create_connection(("127.0.0.1", gateway.port), timeout=20) as connection:
         connection.sendall(MALFORMED[name])
-        answer = b""
+        response = b""
         while piece := connection.recv(65_536):
-            answer += piece
-    head, _, body = answer.partition(b"\r\n\r\n")
+            response += piece
+    head, _, body = response.partition(b"\r\n\r\n")
     assert head.startswith((b"HTTP/1.1 4", b"HTTP/1.1 5"))
     assert json.loads(body)["error"].keys() == {"message", "type", "param", "code"}
     assert request("GET", gateway.url + "/health").status == 200
 
 
-def test_a_body_whose_chunks_are_broken_is_a_400(gateway: Gateway) -> None:
+def test_a_body_with_broken_chunks_is_a_400(gateway: Gateway) -> None:
     head = (
         f"POST {CHAT} HTTP/1.1\r\nhost: gateway\r\nauthorization: Bearer {gateway.key}\r\n"
         "transfer-encoding: chunked\r\n\r\nzz\r\n"
     )
     with socket.create_connection(("127.0.0.1", gateway.port), timeout=20) as connection:
         connection.sendall(head.encode())
-        answer = connection.recv(65_536)
-    assert answer.startswith(b"HTTP/1.1 400 ")
+        response = connection.recv(65_536)
+    assert response.startswith(b"HTTP/1.1 400 ")
 
 
-def test_every_answer_has_a_request_id_of_its_own(gateway: Gateway) -> None:
+def test_every_response_has_its_own_request_id(gateway: Gateway) -> None:
     urls = [gateway.url + path for path in ("/health", "/ready", "/nowhere", "/v1/models", "/health")]
     ids = [request("GET", url).request_id for url in urls]
     assert len(set(ids)) == 5 and all(len(one) == 36 for one in ids)
@@ -101,7 +101,7 @@ def test_each_request_is_one_line_of_json_in_the_log(gateway: Gateway, path: str
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_chat_is_one_line_that_says_what_it_used(gateway: Gateway, stream: bool) -> None:
+def test_a_chat_is_one_log_line_with_its_usage(gateway: Gateway, stream: bool) -> None:
     seen = post_chat(gateway, PREFIX + "deepseek-v3p1", stream=stream)
     (line,) = lines_of(gateway, seen.request_id)
     assert (line["event"], line["path"], line["status"], line["outcome"]) == ("request", CHAT, 200, "ok")
@@ -109,7 +109,7 @@ def test_a_chat_is_one_line_that_says_what_it_used(gateway: Gateway, stream: boo
     assert line["prompt_tokens"] > 0 and line["completion_tokens"] > 0 and line["cost_usd"]
 
 
-def test_failed_chats_are_one_line_each_and_never_a_traceback(gateway: Gateway) -> None:
+def test_a_failed_chat_is_one_log_line_without_a_traceback(gateway: Gateway) -> None:
     failed = [
         post_chat(gateway, PREFIX + "sandbox-500"),
         post_chat(gateway, PREFIX + "sandbox-reset-after-3", stream=True),

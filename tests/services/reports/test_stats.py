@@ -1,4 +1,4 @@
-"""Statistics are what SQL counts over the rows of activity, for every window, to the minute; unknown is never zero."""
+"""Statistics agree with SQL over the rows of activity, for every window and to the minute; unknown is never zero."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.db.rows import NOON, Row, insert_rows, make_row
 from tests.support.postgres import Postgres
 
 DAY_S = 86_400
-# In the midst of a minute, of an hour and of a day.
+# In the middle of a minute, of an hour and of a day.
 NOW = NOON + timedelta(minutes=17, seconds=33)
 GATEWAYS = [*PROVIDERS, None]
 UNPRICED = {"cost_kind": "unknown", "cost_usd": None}
@@ -30,16 +30,16 @@ UNPRICED = {"cost_kind": "unknown", "cost_usd": None}
 
 @pytest.fixture
 def engine(database_url: str) -> Iterator[Engine]:
-    """The test's own database is the one in this process's settings."""
-    yield from _settled(database_url)
+    """Makes the test's own database the one of this process's settings."""
+    yield from _with_database(database_url)
 
 
 @pytest.fixture(scope="module")
 def history_url(postgres: Postgres, migrated_template: str) -> Iterator[str]:
-    """Three thousand requests of every kind over the 45 days before NOW, crowded towards its end."""
+    """A database with 3,000 requests of every kind over the 45 days before NOW, most of them near its end."""
     url = postgres.create_database(template=migrated_template)
     chance = random.Random(11)
-    for engine in _settled(url):
+    for engine in _with_database(url):
         insert_rows(engine, [_random_row(chance) for _ in range(3_000)])
     yield url
     postgres.drop_database(url)
@@ -47,11 +47,11 @@ def history_url(postgres: Postgres, migrated_template: str) -> Iterator[str]:
 
 @pytest.fixture
 def history(history_url: str) -> Iterator[Engine]:
-    """That history is in the database of this process's settings."""
-    yield from _settled(history_url)
+    """Makes that database the one of this process's settings."""
+    yield from _with_database(history_url)
 
 
-def _settled(url: str) -> Iterator[Engine]:
+def _with_database(url: str) -> Iterator[Engine]:
     use_settings(load_settings({"DATABASE_URL": url}))
     yield get_engine()
     dispose_engine()
@@ -102,7 +102,7 @@ COUNTED = """
 
 @pytest.mark.parametrize("gateway", [ALL_GATEWAYS, *PROVIDERS])
 @pytest.mark.parametrize("time_range", TIME_RANGES)
-def test_statistics_are_what_sql_counts_over_the_rows(history: Engine, gateway: str, time_range: str) -> None:
+def test_statistics_agree_with_sql_over_the_rows(history: Engine, gateway: str, time_range: str) -> None:
     stats = select_stats(gateway, time_range, NOW)
     chosen = _Chosen(history, gateway, stats.start, stats.end)
     counted = chosen.select(COUNTED)[0]
@@ -155,7 +155,7 @@ def _check_series(stats: Stats, chosen: _Chosen) -> None:
 
 
 class _Chosen:
-    """The rows of activity that a window of a gateway's statistics is about."""
+    """The rows of activity of a gateway in a window."""
 
     def __init__(self, engine: Engine, gateway: str, start: datetime, end: datetime) -> None:
         self._engine = engine
@@ -173,7 +173,7 @@ class _Chosen:
 
 
 @pytest.mark.parametrize("time_range", ["1h", "24h", "7d", "30d"])
-def test_a_window_is_as_long_as_it_says_and_begins_at_its_first_minute(engine: Engine, time_range: str) -> None:
+def test_a_window_has_its_length_to_the_minute(engine: Engine, time_range: str) -> None:
     length_s = {"1h": 3_600, "24h": DAY_S, "7d": 7 * DAY_S, "30d": 30 * DAY_S}[time_range]
     end_s = 18 * 60  # The end of the minute in which NOW lies.
     for after_s in (end_s - length_s - 0.001, end_s - length_s, end_s - 0.001, end_s):
@@ -196,7 +196,7 @@ def test_a_window_without_requests_is_known_to_be_empty(engine: Engine) -> None:
         assert stats.models == [] and not any(row.requests for row in stats.series)
 
 
-def test_costs_that_nobody_knows_are_null_and_counted(engine: Engine) -> None:
+def test_unknown_costs_are_null_and_counted(engine: Engine) -> None:
     insert_rows(engine, [make_row(**UNPRICED) for _ in range(3)])
     stats = select_stats("all", "1h", NOW)
     assert stats.total_requests == stats.unpriced_requests == 3
@@ -219,7 +219,7 @@ def test_exact_estimated_and_unknown_costs_stay_apart(engine: Engine) -> None:
     assert stats.avg_cost_per_request == Decimal("1.25")
 
 
-def test_tokens_that_nobody_knows_are_null(engine: Engine) -> None:
+def test_unknown_tokens_are_null(engine: Engine) -> None:
     unknown = {"prompt_tokens": None, "completion_tokens": None, "cached_tokens": None, "tokens_per_second": None}
     insert_rows(engine, [make_row(usage_source="none", **unknown, **UNPRICED)])
     stats = select_stats("all", "1h", NOW)
@@ -227,14 +227,14 @@ def test_tokens_that_nobody_knows_are_null(engine: Engine) -> None:
     assert [getattr(stats, name) for name in names] == [None] * 5
 
 
-def test_what_the_gateway_refused_lacks_no_price(engine: Engine) -> None:
+def test_a_rejected_request_is_not_unpriced(engine: Engine) -> None:
     insert_rows(engine, [make_row(outcome="rejected", model_served=None, gateway=None, **UNPRICED)])
     stats = select_stats("all", "1h", NOW)
     assert (stats.failed_requests, stats.unpriced_requests, stats.total_cost) == (1, 0, 0)
     assert stats.top_model is None and stats.unique_models == 0
 
 
-def test_requests_before_a_gateway_was_chosen_count_for_all_of_them_alone(engine: Engine) -> None:
+def test_a_request_without_a_gateway_counts_only_for_all_of_them(engine: Engine) -> None:
     insert_rows(engine, [make_row(outcome="rejected", model_served=None, gateway=None, **UNPRICED), make_row()])
     counts = {name: select_stats(name, "1h", NOW).total_requests for name in (ALL_GATEWAYS, "fireworks", "chutes")}
     assert counts == {ALL_GATEWAYS: 2, "fireworks": 1, "chutes": 0}

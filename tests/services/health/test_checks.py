@@ -1,0 +1,74 @@
+"""The checks decide whether the gateway may start and serve; an absent database prevents neither."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.config import load_settings
+from app.runtime import use_settings
+from app.server.preflight import find_boot_problem
+from app.services.health import CHECKS, Readiness, checks, get_readiness
+from app.services.health.checks import DatabaseState
+from app.shutdown import start_drain
+from tests.support.postgres import Postgres
+
+AWAY = "postgresql://nobody@/nothing?host=/nowhere"
+Ready = Callable[..., Readiness]
+
+
+@pytest.fixture
+def ready(monkeypatch: pytest.MonkeyPatch) -> Iterator[Ready]:
+    """Returns a function that takes settings and the journal's state, and returns the readiness."""
+
+    def make(writable: bool = True, **settings: str) -> Readiness:
+        use_settings(load_settings({"DATABASE_URL": AWAY, **settings}))
+        journal: dict[str, Any] = {"writable": writable, "last_error": "OSError: no space left"}
+        monkeypatch.setattr(checks, "get_journal_status", lambda: journal)
+        return get_readiness()
+
+    yield make
+    use_settings(None)
+
+
+def test_an_absent_database_does_not_make_the_process_unready(ready: Ready) -> None:
+    readiness = ready()
+    assert readiness.ready and readiness.database == DatabaseState(reachable=False, schema=None)
+
+
+def test_a_journal_that_cannot_be_written_makes_it_unready_if_it_refuses(ready: Ready) -> None:
+    assert not ready(writable=False, JOURNAL_FULL="refuse").ready
+    assert ready(writable=False, JOURNAL_FULL="serve").ready
+
+
+def test_a_draining_process_is_not_ready(ready: Ready) -> None:
+    assert ready().ready
+    start_drain(60)
+    readiness = get_readiness()
+    assert (readiness.ready, readiness.draining) == (False, True)
+
+
+def test_readiness_has_a_field_for_each_check_that_it_shows() -> None:
+    shown = [check.name for check in CHECKS if check.in_ready]
+    assert list(Readiness.__struct_fields__) == ["ready", "draining", *shown]
+
+
+def test_the_start_is_blocked_by_problems_that_only_the_operator_can_fix(
+    postgres: Postgres, migrated_template: str, database_url: str, tmp_path: Path
+) -> None:
+    empty = postgres.create_database()
+    prices = tmp_path / "prices.toml"
+    prices.write_text("nonsense")
+    try:
+        assert find_boot_problem(load_settings({"DATABASE_URL": database_url})) is None
+        assert find_boot_problem(load_settings({"DATABASE_URL": AWAY})) is None
+        assert "DATABASE_URL" in (find_boot_problem(load_settings({})) or "")
+        assert "flask --app wsgi db upgrade" in (find_boot_problem(load_settings({"DATABASE_URL": empty})) or "")
+        settings = load_settings({"DATABASE_URL": database_url, "PRICE_FILE": str(prices)})
+        assert "prices.toml" in (find_boot_problem(settings) or "")
+    finally:
+        use_settings(None)
+        postgres.drop_database(empty)
