@@ -105,7 +105,10 @@ def test_search_finds_fireworks_models_by_either_spelling_of_a_version(words: st
 
 
 def test_search_looks_into_descriptions() -> None:
-    rows = [{"id": "a/b", "metadata": {"description": "Good at Gardening.", "tags": ["chat"]}}, {"id": "a/c"}]
+    rows: list[dict[str, Any]] = [
+        {"id": "a/b", "metadata": {"description": "Good at Gardening.", "tags": ["chat"]}},
+        {"id": "a/c"},
+    ]
 
     assert [model.id for model in make_model_list("deepinfra", rows).search("gardening")] == ["a/b"]
 
