@@ -9,8 +9,8 @@ import json
 import sys
 import time
 
-from app.services.journal.lifecycle import start_journal, stop_journal
-from app.services.journal.record import begin_activity
+from app.services.inference.activity import begin_activity
+from app.services.journal import start_journal, stop_journal
 
 _PATIENCE_S = 300.0
 

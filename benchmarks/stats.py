@@ -26,8 +26,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.dialects import postgresql
 
 from app.config import load_settings
-from app.db import tables
-from app.db.engine import create_engine_for
+from app.db import create_engine_for, tables
 from app.db.insert_sql import insert_activity_sql
 from app.db.partitions import insert_partitions
 from app.db.schema import upgrade_schema

@@ -11,8 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from app.db.schema import upgrade_schema
-from app.services.keys.authentication import REVOCATION_S
-from app.services.keys.keys import new_key
+from app.services.keys import REVOCATION_S, new_key
 from tests.support.chat import PREFIX, Seen, post_chat, rows_where, wait_for_row
 from tests.support.gateway import Gateway, base_settings, clean_environment, running_gateway
 from tests.support.postgres import Postgres, running_postgres
@@ -94,16 +93,16 @@ def test_while_postgres_is_away_known_keys_work_and_nothing_is_lost(place: Place
     end()
     try:
         ids = {place.chat(key, f"while-{how}").request_id for _ in range(5)}
-        admin = place.chat(place.gateway.key, f"while-{how}")
+        operator = place.chat(place.gateway.key, f"while-{how}")
         unknown, malformed = place.chat(new_key()), place.chat("gw_mistyped")
     finally:
         mend()
 
-    assert admin.status == 200
+    assert operator.status == 200
     assert (unknown.status, unknown.error["type"]) == (503, "unavailable_error")
     assert int(unknown.headers["retry-after"]) > 0
     assert (malformed.status, malformed.error["type"]) == (401, "authentication_error")
-    wanted = ids | {admin.request_id}
+    wanted = ids | {operator.request_id}
     rows = wait_until(
         lambda: len(found := rows_where(place.url, "model_requested", f"{PREFIX}while-{how}")) >= 6 and found,
         what="the rows of the outage",

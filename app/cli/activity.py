@@ -24,8 +24,8 @@ from app.services.reports import (
     ActivityFilter,
     drop_days,
     encode_csv,
-    get_droppable_days,
-    retention_end,
+    get_first_kept_day,
+    select_droppable_days,
     select_stats,
     stream_activity_pages,
 )
@@ -104,11 +104,11 @@ def _report_progress(pages: Iterator[list[dict[str, Any]]]) -> Iterator[list[dic
 def purge_command(before: datetime | None, yes: bool) -> None:
     """Drop the records of old days. Statistics and totals stay as they are."""
     today = datetime.now(UTC).date()
-    first_kept = retention_end(today) if before is None else before.date()
+    first_kept = get_first_kept_day(today) if before is None else before.date()
     if first_kept > today:
         raise click.ClickException("The current day cannot be dropped; the latest --before is today.")
     with plain_errors():
-        days = get_droppable_days(first_kept)
+        days = select_droppable_days(first_kept)
         if days and not yes:
             click.confirm(
                 f"{len(days)} days of records ({days[0]} to {days[-1]}) will be dropped. Continue?", abort=True

@@ -10,7 +10,7 @@ from app.db.schema import (
     SchemaState,
     compare_schema,
     downgrade_schema,
-    fetch_schema_state,
+    select_schema_state_of,
     upgrade_schema,
 )
 from app.runtime import get_settings
@@ -27,7 +27,7 @@ def upgrade_command(revision: str) -> None:
     """Migrate up to REVISION, by default the newest. Two runs at once are safe."""
     with plain_errors():
         upgrade_schema(_database_url(), revision)
-        click.echo(_describe(fetch_schema_state(_database_url())))
+        click.echo(_describe(select_schema_state_of(_database_url())))
 
 
 @db_group.command("downgrade")
@@ -37,14 +37,14 @@ def downgrade_command(revision: str) -> None:
     """Migrate down to REVISION ("base" undoes all migrations)."""
     with plain_errors():
         downgrade_schema(_database_url(), revision)
-        click.echo(_describe(fetch_schema_state(_database_url())))
+        click.echo(_describe(select_schema_state_of(_database_url())))
 
 
 @db_group.command("current")
 def current_command() -> None:
     """Show which migration is in place. Exit code 1 when `flask db upgrade` is needed."""
     with plain_errors():
-        state = fetch_schema_state(_database_url())
+        state = select_schema_state_of(_database_url())
     click.echo(_describe(state))
     raise SystemExit(0 if state.state in {"current", "ahead"} else 1)
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import click
 
 from app.config import SettingsError
-from app.db.errors import DatabaseError, describe_error
+from app.db import DatabaseError, describe_error
 from app.db.schema import SchemaError
 from app.logs import redact
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import click
 
 from app.cli.errors import plain_errors
-from app.services.keys.authentication import REVOCATION_S
-from app.services.keys.keys import create_key, list_keys, revoke_key
+from app.services.keys import REVOCATION_S, create_key, list_keys, revoke_key
 
 
 @click.group("keys")

@@ -1,4 +1,4 @@
-"""Rows of activity: written in batches together with the sums derived from them, and read newest first."""
+"""The table activity: rows are written in batches together with their sums, and read newest first."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from sqlalchemy import ColumnElement, Connection, Engine, literal, select, tuple
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from app.db.insert_sql import insert_activity_sql, select_days_sql
-from app.db.ledger import UPSERT_LEDGER, LedgerLine, encode_ledger
+from app.db.ledger import UPSERT_LEDGER, LedgerLine, encode_ledger_line
 from app.db.partitions import insert_partitions
 from app.db.tables import activity, activity_model
 
-# A page of an export is some 2 MB in memory and takes the database some 20 ms.
+# A page of an export is about 2 MB in memory and takes the database about 20 ms.
 EXPORT_PAGE_ROWS = 2_000
 
 _INSERT = insert_activity_sql()
@@ -26,14 +26,14 @@ _SELECT_DAYS = select_days_sql()
 
 
 class UnacceptableRows(Exception):
-    """At least one row of the batch is such that PostgreSQL will never take it; none of the batch was written.
+    """PostgreSQL will never accept at least one row of the batch; no row of the batch was written.
 
-    Halving the batch finds the row.
+    Sending halves of the batch finds the row.
     """
 
 
 class ActivityCursor(NamedTuple):
-    """The last row of a page: the next page begins after it."""
+    """The last row of a page; the next page begins after it."""
 
     started_at: datetime
     request_id: UUID
@@ -41,7 +41,7 @@ class ActivityCursor(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ActivityFilter:
-    """Which rows of activity are wanted; a field that is None does not choose.
+    """Which rows of activity to select; a field that is None does not restrict.
 
     Attributes:
         start: the earliest time of a request's start, with a timezone, included.
@@ -59,25 +59,25 @@ class ActivityFilter:
 
 
 def insert_activity(engine: Engine, rows: Sequence[bytes], line: LedgerLine | None = None) -> int:
-    """Writes rows and their sums in one transaction, and returns how many were not there before.
+    """Writes rows and their sums in one transaction, and returns how many rows were new.
 
-    Rows that are there already, by started_at and request_id, and rows that the batch repeats are skipped, so a
-    batch whose fate is unknown can be sent again. That holds while their day's partition exists: a batch that is
-    repeated after retention has dropped its day is counted twice.
+    Rows that are in the table already, by started_at and request_id, and repeated rows of the batch are skipped, so a
+    batch whose result is unknown can be sent again. This holds while the partition of their day exists: a batch that
+    is repeated after retention has dropped its day is counted twice.
 
     Args:
-        rows: JSON objects in UTF-8 with the names of activity's columns; absent names are NULL, unknown ones are
-            ignored, times are ISO 8601 with an offset. Texts are cut to 200 characters.
-        line: the ledger's line of the worker that ships them, written with them.
+        rows: JSON objects in UTF-8 with the column names of activity. Absent names are NULL, unknown ones are
+            ignored, times are ISO 8601 with an offset. Texts are cut to MAX_TEXT_CHARACTERS of app/db/tables.py.
+        line: the ledger line of the worker that ships the rows, written in the same transaction.
 
     Raises:
-        UnacceptableRows: some row is malformed, out of range, or holds a NUL character.
-        sqlalchemy.exc.SQLAlchemyError: the database is away, slow or locked; send the batch again later.
+        UnacceptableRows: a row is malformed, out of range, or holds a NUL character.
+        DatabaseError: the database is away, slow or locked; send the batch again later.
     """
     try:
         parameters = {"rows": (b"[" + b",".join(rows) + b"]").decode()}
         if line is not None:
-            parameters["ledger"] = encode_ledger(line)
+            parameters["ledger"] = encode_ledger_line(line)
         try:
             return _insert(engine, parameters)
         except IntegrityError as error:
@@ -98,7 +98,7 @@ def select_activity(
     after: ActivityCursor | None = None,
     limit: int = 100,
 ) -> list[dict[str, Any]]:
-    """Returns up to `limit` rows, newest first, that come after the cursor; every column of activity by name."""
+    """Returns up to `limit` rows after the cursor, newest first; every column of activity by name."""
     newest_first = [activity.c.started_at.desc(), activity.c.request_id.desc()]
     query = select(activity).where(*_conditions(wanted, after)).order_by(*newest_first).limit(limit)
     return [dict(row) for row in connection.execute(query).mappings()]
@@ -110,14 +110,16 @@ def stream_activity(
     *,
     page_rows: int = EXPORT_PAGE_ROWS,
 ) -> Iterator[dict[str, Any]]:
-    """Yields all rows wanted, newest first, in constant memory.
+    """Yields all selected rows, newest first, in constant memory.
 
-    It reads page by page along the primary key and holds no connection and no snapshot in between: a reader may
-    be as slow as it likes without keeping the database from cleaning up. Rows that arrive meanwhile are seen if
-    their start is older than where the reader is.
+    Reads page by page along the primary key and holds no connection and no snapshot between pages, so a slow reader
+    does not keep the database from cleaning up. Rows that arrive meanwhile are seen if they started before the
+    reader's position.
 
     Args:
-        connect: gives the connection for a page, for instance `engine.connect`.
+        connect: opens the connection for a page, for instance `engine.connect`.
+        wanted: which rows.
+        page_rows: how many rows are read at a time.
     """
     after = None
     while True:
@@ -130,20 +132,20 @@ def stream_activity(
 
 
 def _insert(engine: Engine, parameters: dict[str, str]) -> int:
-    # The statement commits itself: no lock waits for a COMMIT from a client that may have gone.
+    # The statement commits itself, so no lock depends on a COMMIT from a client that may be gone.
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         statement = _INSERT_WITH_LEDGER if "ledger" in parameters else _INSERT
         return int(connection.exec_driver_sql(statement, parameters).scalar_one())
 
 
 def _is_missing_partition(error: IntegrityError) -> bool:
-    # PostgreSQL reports it as a check violation that names the partitioned table and no constraint.
+    # PostgreSQL reports a missing partition as a check violation without a constraint's name.
     diagnostics = getattr(error.orig, "diag", None)
     return getattr(error.orig, "pgcode", None) == "23514" and not getattr(diagnostics, "constraint_name", None)
 
 
 def _reason(error: DBAPIError) -> str:
-    # The first line alone: details quote the row, and SQLAlchemy's own text the whole statement.
+    # Only the first line: the details quote the row, and SQLAlchemy's own text repeats the whole statement.
     return str(error.orig).strip().partition("\n")[0]
 
 
@@ -162,13 +164,13 @@ def _conditions(wanted: ActivityFilter, after: ActivityCursor | None) -> list[Co
         rows.key_id: wanted.key_id,
         rows.outcome: wanted.outcome,
     }
-    chosen = [column == value for column, value in equal.items() if value is not None]
+    conditions = [column == value for column, value in equal.items() if value is not None]
     if wanted.start is not None:
-        chosen.append(rows.started_at >= wanted.start)
+        conditions.append(rows.started_at >= wanted.start)
     if wanted.end is not None:
-        chosen.append(rows.started_at < wanted.end)
+        conditions.append(rows.started_at < wanted.end)
     if after is not None:
-        # The first condition follows from the second, but it is the one by which PostgreSQL leaves out partitions.
-        chosen.append(rows.started_at <= after.started_at)
-        chosen.append(tuple_(rows.started_at, rows.request_id) < tuple_(*map(literal, after)))
-    return chosen
+        # The first condition follows from the second, but PostgreSQL needs it to prune partitions.
+        conditions.append(rows.started_at <= after.started_at)
+        conditions.append(tuple_(rows.started_at, rows.request_id) < tuple_(*map(literal, after)))
+    return conditions

@@ -1,4 +1,4 @@
-"""Sums of all keys together by UTC day, gateway and model; app/db/rollups.py has those of a single key."""
+"""Sums over all keys by UTC day, gateway and model; app/db/rollups.py has the sums of a single key."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class DayUsageRow(NamedTuple):
 def select_day_usage(connection: Connection, *, first: date, last: date) -> list[DayUsageRow]:
     """Returns the sums from `first` to `last` (both included), oldest first.
 
-    The rollup by key would give the same sums, but reading it takes longer the more keys there are.
+    The rollup by key would give the same sums, but reading it takes longer with every key.
     """
     table = model_rollup.c
     query = select(table.start, table.gateway, table.model, *[table[name] for name in Sums._fields]).where(

@@ -1,4 +1,4 @@
-"""How the database fails, as the services see it: one name for its errors, and the bound on waiting for it."""
+"""Errors of the database under one name, and a limit on the time that a caller waits for it."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import gevent
 from gevent import monkey
 from sqlalchemy.exc import SQLAlchemyError
 
-# Whatever an absent, slow or refusing database makes SQLAlchemy raise. It has a name here because only this package
-# knows SQLAlchemy.
+# Base class of everything that SQLAlchemy raises when the database is away, slow or refuses a statement. Services
+# catch it under this name, because only this package imports SQLAlchemy.
 DatabaseError = SQLAlchemyError
 
 
 class DatabaseSilent(DatabaseError):
-    """The database did not answer in the time it was given; what was asked of it may still happen."""
+    """The database did not answer within the time limit. The statement may still be carried out."""
 
 
 @contextmanager
-def bounded(patience_s: float) -> Iterator[None]:
-    """Bounds what is done inside to `patience_s` seconds.
+def time_limit(seconds: float) -> Iterator[None]:
+    """Ends database work in the `with` block after `seconds`.
 
-    Only leaving the wait from outside helps against a server that is frozen with its connections open, and only
-    gevent can do that. The connection that was waited on is closed, which gives its place in the pool back. Where
-    gevent has not patched sockets, as in the commands of `flask`, libpq's connect_timeout is the only bound.
+    A server that is frozen keeps its connections open, so only a timeout from outside ends the wait, and only gevent
+    can interrupt it. The connection that was waited on is closed, which frees its place in the pool. Without gevent's
+    patches, as in the commands of `flask`, this sets no limit and libpq's connect_timeout is the only one.
 
     Raises:
         DatabaseSilent: the time is over.
@@ -32,13 +32,13 @@ def bounded(patience_s: float) -> Iterator[None]:
     if not monkey.is_module_patched("socket"):
         yield
         return
-    with gevent.Timeout(patience_s) as timeout:
+    with gevent.Timeout(seconds) as timeout:
         try:
             yield
         except gevent.Timeout as expired:
             if expired is not timeout:
                 raise
-            raise DatabaseSilent(f"the database did not answer within {patience_s:g} s") from None
+            raise DatabaseSilent(f"the database did not answer within {seconds:g} s") from None
 
 
 def describe_error(error: Exception) -> str:

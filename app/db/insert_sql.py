@@ -1,12 +1,12 @@
-"""The one statement that writes activity and everything that is derived from it, as text.
+"""The SQL text of the statement that writes rows of activity and all sums derived from them.
 
-It is one statement so that it is one transaction and one round trip, and so that its lock is never held by a
-client that has gone silent. Rows that are there already are skipped, and only the rows that are really inserted
-reach the rollups, so a replay changes nothing.
+It is one statement so that it is one transaction and one round trip, and so that a client that stops answering never
+holds its lock. Rows that are in the table already are skipped, and only the rows really inserted reach the rollups,
+so sending a batch again changes nothing.
 
-The advisory lock lets one batch in at a time: batches update the same rollup rows, and in different orders they
-would deadlock. READ COMMITTED makes this sound although the statement's snapshot is older than the lock: ON CONFLICT
-acts on the newest committed row, whether the snapshot shows it or not.
+An advisory lock admits one batch at a time: batches update the same rollup rows and would deadlock if they did so in
+different orders. The statement's snapshot is older than the lock. That is safe under READ COMMITTED, because
+ON CONFLICT acts on the newest committed row even if the snapshot does not show it.
 """
 
 from __future__ import annotations
@@ -17,18 +17,14 @@ from sqlalchemy.dialects import postgresql
 from app.db import tables
 from app.db.histogram import BUCKET_SQL
 
-# "activity" in ASCII, cut to 32 bits; unlike every other advisory lock number of the gateway.
+# "activity" in ASCII, cut to 32 bits; no other advisory lock of the gateway has this number.
 INSERT_LOCK = 0x61637469
 
-# A row must never be refused, nor an index entry exceed PostgreSQL's 2.7 kB, because a client or provider sent a
-# long word; the longest real model name is under 100 characters.
-MOST_CHARACTERS = 200
+# A speed below one token in 1,000 s is a broken measurement and would overflow the sum of times.
+MIN_TOKENS_PER_SECOND = 0.001
 
-# A slower speed than a token in 1,000 s is a broken measurement and would overflow the sum of times.
-LEAST_TOKENS_PER_SECOND = 0.001
-
-# Names that only the client vouches for are dropped: one that was refused, or that the provider does not have.
-# Without this a client could make the rollups, which are kept for ever, grow by inventing models.
+# A model name that only the client gave is not counted: the request was refused, or the provider has no such model.
+# Otherwise a client could grow the rollups, which are kept for ever, by inventing models.
 _MODEL = """CASE
     WHEN model_served IS NOT NULL THEN model_served
     WHEN outcome = 'rejected' OR status = 404 THEN ''
@@ -43,7 +39,7 @@ _SUMS = {
     "reasoning_tokens": "coalesce(sum(reasoning_tokens), 0)",
     "cost_exact": "coalesce(sum(cost_usd) FILTER (WHERE cost_kind = 'exact'), 0)",
     "cost_estimated": "coalesce(sum(cost_usd) FILTER (WHERE cost_kind = 'estimated'), 0)",
-    # What the gateway refused went to nobody, so it lacks no price.
+    # A request that the gateway refused went to no provider, so its price is not missing.
     "unpriced_requests": "count(*) FILTER (WHERE cost_kind = 'unknown' AND outcome <> 'rejected')",
     "speed_tokens": "coalesce(sum(completion_tokens) FILTER (WHERE speed_known), 0)",
     "speed_ms": "coalesce(sum(completion_tokens * 1000 / tokens_per_second) FILTER (WHERE speed_known), 0)",
@@ -54,7 +50,7 @@ _LEVELS = """CROSS JOIN LATERAL (VALUES
     ('hour', date_trunc('hour', minute, 'UTC')),
     ('day', date_trunc('day', minute, 'UTC'))) AS levels (level, start)"""
 
-# Time to refuse a request is no latency of a provider, and of a lost request nobody saw the end.
+# Rejected requests measure no provider, and the end of a lost request was not seen.
 _TIMED = "outcome NOT IN ('rejected', 'lost')"
 
 
@@ -64,7 +60,7 @@ def insert_activity_sql(source: str | None = None, also: str | None = None) -> s
     Args:
         source: an item of a FROM clause with the columns of activity; by default the parameter `rows`, a JSON
             array of objects.
-        also: an INSERT that is to be carried out with it, or not at all.
+        also: an INSERT that is carried out in the same statement.
     """
     sums = ", ".join(f"{expression} AS {name}" for name, expression in _SUMS.items())
     by_minute = f"(SELECT *, {_DAY} AS day FROM counted) AS counted"
@@ -86,7 +82,7 @@ SELECT count(*) FROM inserted"""
 def select_days_sql() -> str:
     """Returns the query for the UTC days of the rows in the parameter `rows`, a JSON array as above.
 
-    A clock that is off by decades gets no partition; no request was made then.
+    Days that only a wrong clock can give, before 2020 or after 2119, are left out and get no partition.
     """
     return """
 SELECT DISTINCT CAST(started_at AT TIME ZONE 'UTC' AS date) AS day
@@ -96,7 +92,7 @@ WHERE started_at >= '2020-01-01 00:00+00' AND started_at < '2120-01-01 00:00+00'
 
 _DAY = "CAST(minute AT TIME ZONE 'UTC' AS date)"
 
-# Counted by minute first: the levels then multiply the buckets and not the rows.
+# Rows are counted by minute first, so that the three levels multiply the buckets and not the rows.
 _BUCKETS = f"""
             SELECT minute, gateway, metric, {BUCKET_SQL.format(value="value_ms")} AS bucket, count(*) AS count
             FROM inserted
@@ -120,15 +116,15 @@ def _insert_rows(source: str) -> str:
     RETURNING date_trunc('minute', started_at, 'UTC') AS minute, coalesce(gateway, '') AS gateway,
         {_MODEL} AS model, key_id, outcome, coalesce(error_type, '') AS error_type, cost_kind, cost_usd,
         prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, tokens_per_second, ttft_ms, duration_ms,
-        coalesce(tokens_per_second >= {LEAST_TOKENS_PER_SECOND} AND completion_tokens > 0, false) AS speed_known"""
+        coalesce(tokens_per_second >= {MIN_TOKENS_PER_SECOND} AND completion_tokens > 0, false) AS speed_known"""
 
 
 def _value(column: Column[object]) -> str:
-    return f"left({column.name}, {MOST_CHARACTERS})" if isinstance(column.type, Text) else column.name
+    return f"left({column.name}, {tables.MAX_TEXT_CHARACTERS})" if isinstance(column.type, Text) else column.name
 
 
 def _upsert_sums(table: Table, source: str) -> str:
-    """Returns the upsert that adds the sums in the FROM item `source`, by the table's primary key."""
+    """Returns the upsert that adds the sums of the FROM item `source` to a table, by its primary key."""
     key = ", ".join(column.name for column in table.primary_key)
     return f"""
     INSERT INTO {table.name} ({key}, {", ".join(_SUMS)})

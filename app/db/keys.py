@@ -1,4 +1,4 @@
-"""Gateway keys as rows: their digests, never the keys themselves."""
+"""The table api_key: digests of gateway keys, never the keys themselves."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ _COLUMNS = [api_key.c[name] for name in KeyRow._fields]
 
 
 def insert_key(connection: Connection, *, id: str, name: str, digest: bytes, last_four: str) -> KeyRow:
-    """Adds a key; `digest` is the SHA-256 of the whole key, 32 bytes.
+    """Adds a key and returns its row; `digest` is the SHA-256 of the whole key, 32 bytes.
 
     Raises:
-        sqlalchemy.exc.IntegrityError: the id or the digest is there already.
+        DatabaseError: the id or the digest exists already, or the database is away.
     """
     values = {"id": id, "name": name, "digest": digest, "last_four": last_four}
     return KeyRow(*connection.execute(insert(api_key).values(values).returning(*_COLUMNS)).one())
 
 
 def select_key_by_digest(connection: Connection, digest: bytes) -> KeyRow | None:
-    """Returns the key with that digest, revoked or not, None when there is none."""
+    """Returns the key with this digest, revoked or not; None when there is none."""
     row = connection.execute(select(*_COLUMNS).where(api_key.c.digest == digest)).first()
     return None if row is None else KeyRow(*row)
 
@@ -47,7 +47,7 @@ def select_keys(connection: Connection) -> list[KeyRow]:
 
 
 def update_key_revoked(connection: Connection, id: str) -> KeyRow | None:
-    """Revokes a key and returns it, None when there is no such id; a second call keeps the first time."""
+    """Revokes a key and returns it; None when there is no such id. A second call keeps the first time."""
     revoked_at = func.coalesce(api_key.c.revoked_at, func.now())
     query = update(api_key).where(api_key.c.id == id).values(revoked_at=revoked_at).returning(*_COLUMNS)
     row = connection.execute(query).first()
@@ -55,6 +55,6 @@ def update_key_revoked(connection: Connection, id: str) -> KeyRow | None:
 
 
 def select_live_digests(connection: Connection, digests: Sequence[bytes]) -> set[bytes]:
-    """Returns those of `digests` that belong to a key which is not revoked."""
+    """Returns those of `digests` whose key exists and is not revoked."""
     query = select(api_key.c.digest).where(api_key.c.digest.in_(digests), api_key.c.revoked_at.is_(None))
     return {bytes(digest) for digest in connection.execute(query).scalars()}

@@ -1,11 +1,11 @@
-"""The ledger: what each worker says became of its requests, to be held against the rows of activity.
+"""The table worker_ledger: each worker's counts of what became of its requests, to compare with the rows of activity.
 
-For every worker, at every moment that a reader can see,
+In every snapshot, for every worker,
 
     started = rows + in_flight + unshipped + unrecorded + rejected + unsent
 
-because a worker's line is written by the statement that writes its rows. `select_integrity` adds the lines up and
-compares them with the rollups, which count the rows themselves and outlive them.
+because the statement that writes a worker's rows also writes its ledger line. `select_integrity` returns the sums of
+all lines and the counts of rows in the rollups, which retention does not drop.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from sqlalchemy import Engine, select, text
+from sqlalchemy import Connection, Engine, select, text
 
 from app.db.tables import worker_ledger
 
 
 class LedgerLine(msgspec.Struct, frozen=True, kw_only=True):
-    """What one worker says of itself; the fields are the columns of worker_ledger, explained there."""
+    """The counts of one worker; app/db/tables.py explains the columns of worker_ledger."""
 
     worker_id: str
     version: int
@@ -38,8 +38,8 @@ _COLUMNS = ", ".join(LedgerLine.__struct_fields__)
 _TYPES = ", ".join(f"{name} {'text' if name == 'worker_id' else 'bigint'}" for name in LedgerLine.__struct_fields__)
 _CHANGES = ", ".join(f"{name} = excluded.{name}" for name in LedgerLine.__struct_fields__ if name != "worker_id")
 
-# A worker that gave up waiting for an answer has sent its next line when the first one is carried out after all:
-# the version keeps the older from replacing the newer.
+# A statement that a worker stopped waiting for may be carried out after the worker's next one. The version keeps the
+# older line from replacing the newer.
 UPSERT_LEDGER = f"""
     INSERT INTO worker_ledger ({_COLUMNS})
     SELECT {_COLUMNS} FROM jsonb_to_record(CAST(%(ledger)s AS jsonb)) AS line ({_TYPES})
@@ -58,27 +58,26 @@ _SELECT_INTEGRITY = text("""
         ) AS counted) AS outcomes""")
 
 
-def encode_ledger(line: LedgerLine) -> str:
+def encode_ledger_line(line: LedgerLine) -> str:
     """Returns the parameter `ledger` of UPSERT_LEDGER."""
     return msgspec.json.encode(line).decode()
 
 
 def upsert_ledger(engine: Engine, line: LedgerLine) -> None:
-    """Writes a worker's line, unless a newer one is there."""
+    """Writes a worker's line unless the table has a newer one."""
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.exec_driver_sql(UPSERT_LEDGER, {"ledger": encode_ledger(line)})
+        connection.exec_driver_sql(UPSERT_LEDGER, {"ledger": encode_ledger_line(line)})
 
 
-def select_ledger(engine: Engine, worker_id: str) -> LedgerLine | None:
-    """Returns a worker's line, None if it never wrote one."""
+def select_ledger_line(engine: Engine, worker_id: str) -> LedgerLine | None:
+    """Returns a worker's line; None if it never wrote one."""
     columns = [worker_ledger.c[name] for name in LedgerLine.__struct_fields__]
     with engine.connect() as connection:
         row = connection.execute(select(*columns).where(worker_ledger.c.worker_id == worker_id)).first()
     return None if row is None else LedgerLine(**row._mapping)
 
 
-def select_integrity(engine: Engine) -> tuple[dict[str, int], dict[str, int]]:
+def select_integrity(connection: Connection) -> tuple[dict[str, int], dict[str, int]]:
     """Returns the sums of all lines by column name, and the number of rows by outcome, from one snapshot."""
-    with engine.connect() as connection:
-        row: Any = connection.execute(_SELECT_INTEGRITY).one()
+    row: Any = connection.execute(_SELECT_INTEGRITY).one()
     return row.ledger, row.outcomes or {}

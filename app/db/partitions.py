@@ -1,8 +1,8 @@
-"""The daily partitions of activity: made ahead of need, made on demand, and dropped when retention has passed.
+"""The daily partitions of activity: made some days ahead or on demand, and dropped after RETENTION_DAYS.
 
-There is no DEFAULT partition: with one, PostgreSQL refuses to detach another without blocking traffic, and rows
-that strayed into it must be moved before their day can have a partition. A row whose day has none makes it.
-The sums in the rollups do not change when a partition goes.
+There is no DEFAULT partition. With one, PostgreSQL cannot detach another partition without blocking traffic, and rows
+in it must be moved before their day can get a partition. Instead, inserting a row of a day without a partition makes
+the partition. Dropping a partition does not change the sums in the rollups.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from datetime import date, timedelta
 
 from sqlalchemy import Connection, Engine, text
 
-# Three days give the operator a weekend before anything is made on demand, which merely costs a retried batch.
+# Three days cover a weekend. After that, partitions are made on demand, which only costs a repeated batch.
 DAYS_AHEAD = 3
 
-# "part" in ASCII: one worker changes partitions at a time.
+# "part" in ASCII; with this advisory lock one worker at a time changes partitions.
 PARTITION_LOCK = 0x70617274
 
-# Names end in the day, so that the day is known also of a table that is detached already.
+# Names end in the day, so that the day of a detached table is known too.
 _NAME = "activity_p%Y%m%d"
 _PATTERN = r"^activity_p\d{8}$"
 
@@ -34,20 +34,20 @@ _SELECT_PARTITIONS = text("""
 
 
 def insert_partitions(connection: Connection, days: list[date]) -> list[date]:
-    """Makes the partitions of these UTC days that are missing, and returns their days.
+    """Makes the missing partitions of these UTC days and returns the days made.
 
-    Attaching a finished table takes a lock that neither readers nor writers of activity wait for, unlike
-    CREATE TABLE … PARTITION OF. It must be the first thing that the caller's transaction does: it waits for
-    another worker that changes partitions, which may be waiting for everyone that has touched activity.
+    Attaching a finished table takes a lock that readers and writers of activity do not wait for, unlike
+    CREATE TABLE … PARTITION OF. Call this first in a transaction: it waits for other workers that change partitions,
+    and those may wait for transactions that have used activity.
 
     Raises:
-        sqlalchemy.exc.OperationalError: another worker was at it for longer than the lock timeout.
+        DatabaseError: another worker held the lock for longer than the lock timeout, or the database is away.
     """
     connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": PARTITION_LOCK})
     missing = sorted(set(days) - set(select_partition_days(connection)))
     for day in missing:
         name, next_day = day.strftime(_NAME), day + timedelta(days=1)
-        # The table exists when a worker died between detaching and dropping it; its rows then come back.
+        # If a worker died between detaching and dropping, the table still exists and its rows come back.
         connection.exec_driver_sql(f"CREATE TABLE IF NOT EXISTS {name} (LIKE activity INCLUDING ALL)")
         bounds = f"FROM ('{day} 00:00+00') TO ('{next_day} 00:00+00')"
         connection.exec_driver_sql(f"ALTER TABLE activity ATTACH PARTITION {name} FOR VALUES {bounds}")
@@ -68,15 +68,14 @@ def select_partition_days(connection: Connection) -> list[date]:
 
 
 def drop_partitions(engine: Engine, before: date) -> Iterator[date]:
-    """Drops the partitions of UTC days before `before`, oldest first, and yields each day when it is gone.
+    """Drops the partitions of UTC days before `before`, oldest first, and yields each day after its drop.
 
-    No request waits for it: DETACH CONCURRENTLY blocks neither readers nor writers of the other days. Where
-    another worker is at it, this one leaves it to that worker and yields no more. A drop that was interrupted is
-    finished by the next call.
+    No request waits for it: DETACH CONCURRENTLY blocks neither readers nor writers of the other days. If another
+    worker is dropping partitions, this call ends. The next call finishes a drop that was interrupted.
 
     Raises:
-        sqlalchemy.exc.OperationalError: a transaction that uses activity outlasted the lock timeout; the
-            partition is then out of sight already, and the next call drops it.
+        DatabaseError: the database is away, or a transaction that uses activity outlasted the lock timeout. The
+            partition is then detached already, and the next call drops it.
     """
     with _autocommit(engine) as connection:
         for name, attached, half_detached in _droppable(connection, before):
@@ -91,14 +90,14 @@ def drop_partitions(engine: Engine, before: date) -> Iterator[date]:
 
 @contextmanager
 def _autocommit(engine: Engine) -> Iterator[Connection]:
-    # DETACH CONCURRENTLY is two transactions of its own and refuses to be part of another.
+    # DETACH CONCURRENTLY runs two transactions of its own and cannot be part of another.
     with engine.connect() as connection:
         yield connection.execution_options(isolation_level="AUTOCOMMIT")
 
 
 def _droppable(connection: Connection, before: date) -> list[tuple[str, bool, bool]]:
     rows = connection.execute(_SELECT_PARTITIONS, {"pattern": _PATTERN}).all()
-    # A table that is no longer attached was being dropped when its worker died, whatever its day.
+    # A detached table of any day was being dropped when its worker died.
     return [
         (row.name, row.attached, row.half_detached)
         for row in rows

@@ -1,8 +1,7 @@
-"""Sums and histograms of activity over a window, read from the rollups alone.
+"""Sums and histograms of activity over a time window, read only from the rollups.
 
-A window whose rows of activity retention has dropped therefore reads the same as before. Minutes and hours are only
-needed at the ends of windows that reach back from now, 30 days at most; older ones are deleted, and a window that
-begins earlier begins with its UTC day.
+Statistics therefore stay the same when retention drops rows of activity. Minutes and hours are needed only at the two
+ends of windows of up to 30 days before now; older ones are deleted, and an older window begins at a UTC midnight.
 """
 
 from __future__ import annotations
@@ -35,17 +34,17 @@ from app.db.insert_sql import INSERT_LOCK
 from app.db.tables import key_seen, key_usage, latency_rollup, model_rollup, usage_rollup
 from app.db.windows import Span, compose_window
 
-# The longest window that reaches back from now is 30 days; two more let a late reader and a slow clock be.
+# The longest window before now that is exact to the minute has 30 days; two more allow for slow clocks.
 FINE_LEVELS_KEPT = timedelta(days=32)
 
-# A batch of deletions holds back the batches of inserts, and so many take some ten milliseconds.
+# Inserts wait while a batch is deleted; one of this size takes about ten milliseconds.
 DELETE_BATCH_ROWS = 5_000
 
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 class Sums(NamedTuple):
-    """What is added up. Costs are in USD; tokens per second are `speed_tokens` / `speed_ms` × 1000."""
+    """Sums over requests. Costs are in USD; tokens per second are `speed_tokens` / `speed_ms` × 1000."""
 
     requests: int = 0
     ok_requests: int = 0
@@ -61,7 +60,7 @@ class Sums(NamedTuple):
 
 
 class OutcomeRow(NamedTuple):
-    """Sums of one outcome and error type; '' where there was no error."""
+    """Sums of one outcome and error type; the error type is '' where there was none."""
 
     outcome: str
     error_type: str
@@ -69,7 +68,7 @@ class OutcomeRow(NamedTuple):
 
 
 class ModelRow(NamedTuple):
-    """Sums of one model; '' where a request had none or one that does not exist."""
+    """Sums of one model; '' stands for requests without a model that exists."""
 
     model: str
     sums: Sums
@@ -95,15 +94,15 @@ class KeyUsageRow(NamedTuple):
 
 @dataclass(frozen=True)
 class Usage:
-    """All that statistics need of one window.
+    """All sums of one window that statistics need.
 
     Attributes:
-        outcomes: sums by outcome × error type; their sum is that of all requests.
+        outcomes: sums by outcome × error type; together they are the sums of all requests.
         models: sums by model, most requests first.
         series: sums by step × outcome, oldest first; steps without requests are absent.
         keys: how many different keys made requests.
         histograms: metric ("ttft", "duration") → bucket → count; app/db/histogram.py reads percentiles from them.
-            Requests that the gateway refused, and lost ones, are not timed.
+            Rejected and lost requests are left out.
     """
 
     outcomes: list[OutcomeRow]
@@ -142,7 +141,7 @@ def select_usage(
 
 
 def sum_up(sums: Iterable[Sums]) -> Sums:
-    """Returns the sum of sums, all zero for none."""
+    """Returns the total of several sums; zeros for none."""
     columns = zip(Sums(), *sums, strict=True)
     return Sums(*(sum(column) for column in columns))
 
@@ -150,7 +149,7 @@ def sum_up(sums: Iterable[Sums]) -> Sums:
 def select_key_usage(
     connection: Connection, *, first: date, last: date, key_id: str | None = None
 ) -> list[KeyUsageRow]:
-    """Returns the sums of one key, or of all, by UTC day from `first` to `last` (both included), gateway, model."""
+    """Returns the sums of one key, or of each, by UTC day (`first` to `last`, both included), gateway and model."""
     table = key_usage.c
     query = select(table.key_id, table.day, table.gateway, table.model, *[table[name] for name in Sums._fields])
     query = query.where(table.day.between(first, last)).order_by(*key_usage.primary_key.columns)
@@ -160,24 +159,24 @@ def select_key_usage(
 
 
 def select_outcome_counts(connection: Connection) -> dict[str, int]:
-    """Returns outcome → number of requests since the beginning, purged ones included."""
+    """Returns outcome → number of all requests ever recorded, including dropped rows."""
     count = cast(func.sum(usage_rollup.c.requests), BigInteger)
     query = select(usage_rollup.c.outcome, count).where(usage_rollup.c.level == "day")
     return {row[0]: row[1] for row in connection.execute(query.group_by(usage_rollup.c.outcome))}
 
 
 def select_first_day(connection: Connection) -> date | None:
-    """Returns the UTC day of the oldest request ever counted, None when there is none."""
+    """Returns the UTC day of the oldest request ever counted; None when there is none."""
     query = select(func.min(usage_rollup.c.start)).where(usage_rollup.c.level == "day")
     oldest: datetime | None = connection.execute(query).scalar()
     return None if oldest is None else oldest.astimezone(UTC).date()
 
 
 def delete_fine_rollups(engine: Engine, now: datetime) -> int:
-    """Deletes minutes and hours older than `FINE_LEVELS_KEPT` before `now`; returns how many rows went.
+    """Deletes minute and hour rows older than `FINE_LEVELS_KEPT` before `now`; returns the number of deleted rows.
 
-    Days are kept for ever. It works in small batches, each under the insert lock, so that it neither deadlocks
-    with an insert of late rows nor keeps one waiting.
+    Day rows are kept for ever. Rows are deleted in small batches, each under the insert lock, so that this neither
+    deadlocks with an insert of late rows nor delays it for long.
     """
     deleted = 0
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
@@ -192,7 +191,7 @@ def _select_outcomes(
 ) -> tuple[list[OutcomeRow], list[SeriesRow]]:
     rows = _rows_in(usage_rollup, spans, gateway, ["start", "outcome", "error_type", *Sums._fields])
     bucket = func.date_bin(literal(step), rows.c.start, literal(_EPOCH)).label("bucket")
-    # One pass over the rows makes both groupings; in a row of the first, the bucket is NULL.
+    # One pass over the rows computes both groupings; rows of the first have no bucket.
     sets = func.grouping_sets(tuple_(rows.c.outcome, rows.c.error_type), tuple_(rows.c.outcome, bucket))
     query = select(rows.c.outcome, rows.c.error_type, bucket, *_sums(rows)).group_by(sets).order_by(bucket)
     result = connection.execute(query).all()
@@ -224,12 +223,12 @@ def _select_histograms(connection: Connection, spans: list[Span], gateway: str |
 
 
 def _sums(rows: Subquery) -> list[ColumnElement[Any]]:
-    # PostgreSQL makes a sum of bigint a numeric, which the driver would read as a Decimal.
+    # PostgreSQL's sum of bigint is numeric, which the driver would return as a Decimal.
     return [cast(func.sum(rows.c[name]), usage_rollup.c[name].type) for name in Sums._fields]
 
 
 def _rows_in(table: Table, spans: list[Span], gateway: str | None, names: list[str]) -> Subquery:
-    """Returns the table's rows in the spans: one range of the primary key of one partition for each."""
+    """Returns the table's rows in the spans; each span is one primary key range of one partition."""
     columns = table.c
     queries = []
     for span in spans:

@@ -1,6 +1,6 @@
-"""Which migration the database has, which one this code knows, and how to get from one to the other.
+"""Migrations: which one the database has, which ones this code has, upgrades and downgrades.
 
-A revision's id is the number that its file's name begins with, so the head is known without importing Alembic,
+A revision's id is the number at the start of its file name, so the newest one is known without importing Alembic,
 which a worker never needs.
 """
 
@@ -22,17 +22,18 @@ if TYPE_CHECKING:
 
 MIGRATIONS = ROOT / "migrations"
 
-# The partitions of the partitioned tables: made by migrations and by app/db/partitions.py, in no metadata.
+# Partitions are made by migrations and by app/db/partitions.py; SQLAlchemy's metadata does not have them.
 PARTITION_NAME = r"(activity_p\d{8}|(usage_rollup|model_rollup|key_seen|latency_rollup)_(minute|hour|day))"
 
 
 class SchemaState(NamedTuple):
-    """Where a database stands.
+    """The revision of a database compared with this code's.
 
-    state: "missing" (never migrated), "behind", "current", or "ahead": newer code has migrated it, which this
-        code runs with, because migrations must work with the code before them.
-    current: the revision in place, None when missing.
-    head: the newest revision that this code knows.
+    Attributes:
+        state: "missing" (never migrated), "behind", "current", or "ahead". This code also runs with a schema that is
+            ahead, because every migration must work with the code before it.
+        current: the revision of the database; None when missing.
+        head: the newest revision that this code knows.
     """
 
     state: Literal["missing", "behind", "current", "ahead"]
@@ -41,7 +42,7 @@ class SchemaState(NamedTuple):
 
 
 class SchemaError(Exception):
-    """The database could not be reached, migrated or compared; the text says why."""
+    """The database could not be reached, migrated or compared; the message says why."""
 
 
 def get_head() -> str:
@@ -50,7 +51,7 @@ def get_head() -> str:
 
 
 def select_schema_state(connection: Connection) -> SchemaState:
-    """Compares the revision in the database with the newest one known to this code."""
+    """Returns the revision of the database compared with the newest one of this code."""
     head = get_head()
     current = _select_revision(connection)
     if current is None:
@@ -60,43 +61,43 @@ def select_schema_state(connection: Connection) -> SchemaState:
     return SchemaState("behind" if current < head else "ahead", current, head)
 
 
-def fetch_schema_state(database_url: str) -> SchemaState:
-    """Compares as `select_schema_state` does, over a connection of its own.
+def select_schema_state_of(database_url: str) -> SchemaState:
+    """Returns what `select_schema_state` does, over a new connection.
 
     Raises:
         SchemaError: the database is away.
     """
-    with _explained(), _connection(database_url) as connection:
+    with _schema_errors(), _connection(database_url) as connection:
         return select_schema_state(connection)
 
 
 def upgrade_schema(database_url: str, revision: str = "head") -> None:
-    """Migrates the database up to `revision`; a second call at the same time waits and then finds nothing to do.
+    """Migrates the database up to `revision`. A concurrent call waits and then finds nothing to do.
 
     Raises:
-        SchemaError: the database is away, or a lock was held for too long; nothing is half done, since every
-            migration is a transaction, and calling again is safe.
+        SchemaError: the database is away, or a lock was held for too long. Every migration is a transaction, so
+            calling again is safe.
     """
     from alembic import command
 
-    with _explained():
+    with _schema_errors():
         command.upgrade(_config(database_url), revision)
 
 
 def downgrade_schema(database_url: str, revision: str) -> None:
-    """Takes migrations back down to `revision` ("base" for all of them); the data in their tables is gone.
+    """Reverts migrations down to `revision` ("base" for all); the data in their tables is lost.
 
     Raises:
         SchemaError: as `upgrade_schema`.
     """
     from alembic import command
 
-    with _explained():
+    with _schema_errors():
         command.downgrade(_config(database_url), revision)
 
 
 def compare_schema(database_url: str) -> list[Any]:
-    """Returns Alembic's list of differences between app/db/tables.py and the database, [] when they agree.
+    """Returns Alembic's list of differences between app/db/tables.py and the database; [] when they agree.
 
     Alembic compares tables, columns, types, unique constraints and indexes, not CHECK constraints.
 
@@ -109,7 +110,7 @@ def compare_schema(database_url: str) -> list[Any]:
     from app.db.tables import metadata
 
     options = {"include_name": _is_ours, "compare_type": True, "compare_server_default": True}
-    with _explained(), _connection(database_url) as connection:
+    with _schema_errors(), _connection(database_url) as connection:
         return list(compare_metadata(MigrationContext.configure(connection, opts=options), metadata))
 
 
@@ -122,14 +123,14 @@ def _select_revision(connection: Connection) -> str | None:
 
 @contextmanager
 def _connection(database_url: str) -> Iterator[Connection]:
-    # A command makes one connection and ends: a pool would only keep it open.
+    # A command uses one connection and ends; a pool would only keep it open.
     engine = create_engine(database_url, poolclass=NullPool, connect_args={"connect_timeout": 5})
     with engine.connect() as connection:
         yield connection
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
+def _schema_errors() -> Iterator[None]:
     from alembic.util import CommandError
 
     try:

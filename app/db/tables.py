@@ -1,4 +1,4 @@
-"""The tables, as SQLAlchemy sees them; `migrations/` makes them, and `flask db check` holds the two together.
+"""The tables for SQLAlchemy. `migrations/` makes them, and `flask db check` compares the two.
 
     api_key         one gateway key: its digest, never the key itself
     activity        one inference request; partitioned by UTC day (app/db/partitions.py)
@@ -7,11 +7,11 @@
     key_seen        which keys made requests, by minute, hour and day × gateway
     key_usage       sums of activity by day × key × gateway × model
     latency_rollup  histograms of activity by minute, hour and day × gateway × metric
-    worker_ledger   what each worker says became of its requests (app/db/ledger.py)
+    worker_ledger   each worker's counts of its requests (app/db/ledger.py)
 
-The five after activity are written by the statement that writes activity, and outlive it. They are margins and not
-one cube: outcome × model × key would make the minutes as numerous as the requests, and no statistic asks for it.
-Those with a level are list-partitioned by it, so that the few day rows do not lie scattered among the minutes.
+The statement that writes activity also writes the five tables after it, which retention does not drop. Each is a
+separate grouping: one table of outcome × model × key would have as many minute rows as there are requests, and no
+statistic needs it. Tables with a level are list-partitioned by it, so that the few day rows are stored together.
 
 Days are UTC days. Absent text is '' in the rollups, because NULLs would never conflict in a primary key.
 """
@@ -59,11 +59,14 @@ COST_KINDS = ("exact", "estimated", "unknown")
 LEVELS = ("minute", "hour", "day")
 METRICS = ("ttft", "duration")
 
-# Bounds far above anything real: a provider's absurd number must not bring a rollup's sum near the end of its
-# type, where it would stop every later insert. 10^12 tokens are a century of one fast stream, 10^11 ms are
-# three years.
-MOST_TOKENS = 10**12
-MOST_MS = 10**11
+# Bounds far above real values: a provider's wrong number must not bring a rollup's sum near the limit of its type,
+# where it would stop every later insert. 10^12 tokens are a century of one fast stream, 10^11 ms are three years.
+MAX_TOKENS = 10**12
+MAX_MS = 10**11
+
+# Texts are cut to this length, so that a long value cannot fail the insert: an index entry has at most 2.7 kB. The
+# longest real model name has under 100 characters.
+MAX_TEXT_CHARACTERS = 200
 
 metadata = MetaData(
     naming_convention={
@@ -76,7 +79,7 @@ metadata = MetaData(
 
 
 def _sums() -> list[Column[Any]]:
-    # app/db/insert_sql.py fills the measures by these names.
+    # app/db/insert_sql.py computes the sums by these names.
     return [
         Column("requests", BigInteger, nullable=False),
         Column("ok_requests", BigInteger, nullable=False),
@@ -146,34 +149,34 @@ activity = Table(
     Column("bytes_out", BigInteger),
     Column("longest_gap_ms", Double),
     Column("client_retry", Integer),
-    # The time comes first: the primary key is then also the index of "newest first", walked backwards.
+    # The time comes first, so that the primary key read backwards is the order "newest first".
     PrimaryKeyConstraint("started_at", "request_id"),
     _one_of("outcome", OUTCOMES),
     _one_of("usage_source", USAGE_SOURCES),
     _one_of("cost_kind", COST_KINDS),
-    _between("prompt_tokens", MOST_TOKENS),
-    _between("completion_tokens", MOST_TOKENS),
-    _between("cached_tokens", MOST_TOKENS),
-    _between("reasoning_tokens", MOST_TOKENS),
-    _between("duration_ms", MOST_MS),
-    _between("ttft_ms", MOST_MS),
+    _between("prompt_tokens", MAX_TOKENS),
+    _between("completion_tokens", MAX_TOKENS),
+    _between("cached_tokens", MAX_TOKENS),
+    _between("reasoning_tokens", MAX_TOKENS),
+    _between("duration_ms", MAX_MS),
+    _between("ttft_ms", MAX_MS),
     CheckConstraint("cost_usd >= 0", name="cost_usd"),
-    # An unknown cost is NULL and never zero, and a known one says how it is known.
+    # An unknown cost is NULL and never zero; a known one is exact or estimated.
     CheckConstraint("(cost_kind = 'unknown') = (cost_usd IS NULL)", name="cost_known"),
     postgresql_partition_by="RANGE (started_at)",
 )
 
 
 def activity_model() -> ColumnElement[str]:
-    """The one name by which activity is filtered by model and counted: served or, failing that, requested."""
+    """Returns the model of a row for filters and counts: the one served or, without one, the one requested."""
     return func.coalesce(activity.c.model_served, activity.c.model_requested)
 
 
-# request_id is left out of them: rows of one microsecond are few, and an incremental sort orders those.
+# These indexes leave out request_id: few rows share a microsecond, and an incremental sort orders those.
 Index("ix_activity_key_id_started_at", activity.c.key_id, activity.c.started_at)
 Index("ix_activity_model_started_at", activity_model(), activity.c.started_at)
 Index("ix_activity_gateway_started_at", activity.c.gateway, activity.c.started_at)
-# Nearly every row is "ok", so a walk of the primary key finds those; the index is for the few others.
+# Nearly every row is "ok" and is found by the primary key; this index is for the few others.
 Index(
     "ix_activity_outcome_started_at",
     activity.c.outcome,
@@ -225,7 +228,7 @@ key_usage = Table(
     Column("gateway", Text, nullable=False),
     Column("model", Text, nullable=False),
     *_sums(),
-    # The key comes first because a key asks for its own usage; only operators ask for the days of all keys.
+    # The key comes first because a key reads its own usage; only the operator reads the days of all keys.
     PrimaryKeyConstraint("key_id", "day", "gateway", "model"),
 )
 
@@ -236,7 +239,8 @@ latency_rollup = Table(
     Column("start", DateTime(timezone=True), nullable=False),
     Column("gateway", Text, nullable=False),
     Column("metric", Text, nullable=False),
-    # A row per bucket would be ten times the bytes: a minute of few requests fills nearly a bucket with each.
+    # Arrays, because a row per bucket would take ten times the bytes: in a quiet minute nearly every request has a
+    # bucket of its own.
     Column("buckets", ARRAY(SmallInteger), nullable=False, comment="ascending; see app/db/histogram.py"),
     Column("counts", ARRAY(BigInteger), nullable=False, comment="of the buckets, in their order"),
     PrimaryKeyConstraint("level", "start", "gateway", "metric"),

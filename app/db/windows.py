@@ -1,7 +1,7 @@
-"""Windows of time, taken apart into runs of rollup rows.
+"""Splits a time window into runs of rollup rows.
 
-A window exact to the minute is made of few rows: whole days in its middle, then the hours and the minutes that are
-left over at its two ends. So 30 days and "all" read about as many rows as 24 hours.
+A window that is exact to the minute needs few rows: whole days in its middle, then the hours and minutes that are left
+at its two ends. So 30 days and "all" read about as many rows as 24 hours.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ def ensure_gateway_key(root: Path = ROOT) -> bool:
     """
     if read_environment(root).get("GATEWAY_API_KEY"):
         return False
-    from app.services.keys.keys import new_key
+    from app.services.keys import new_key
 
     path = root / ".env.local"
     before = path.read_text() if path.exists() else ""

@@ -10,7 +10,7 @@ import msgspec
 from flask import Blueprint, Response, g, request
 
 from app.errors import BadRequest, PermissionDenied
-from app.services.journal.lifecycle import get_integrity
+from app.services.journal import get_integrity
 from app.services.providers import PROVIDERS
 from app.services.reports import (
     MAX_PAGE_ROWS,
@@ -98,7 +98,7 @@ def list_activity() -> Response:
 @bp.get("/api/activity/integrity")
 def show_integrity() -> Response:
     """Returns what became of every request that was ever begun."""
-    if not g.key.is_admin:
+    if not g.key.is_operator:
         raise PermissionDenied("This report covers all keys, so only the operator's key may read it.")
     return json_response(get_integrity(), headers=_HEADERS)
 
@@ -120,7 +120,7 @@ def _get_readable_key(asked: str | None) -> str | None:
     Raises:
         PermissionDenied: a caller who is not the operator asked for another key's records.
     """
-    if g.key.is_admin:
+    if g.key.is_operator:
         return asked
     if asked not in {None, g.key.id}:
         raise PermissionDenied("A key may read its own records only. Leave `key` out.")

@@ -6,10 +6,10 @@ from flask import Blueprint, Response, g, request
 
 from app.errors import BadRequest, BodyTooLarge, ClientGone, GatewayError
 from app.runtime import get_settings
+from app.services.inference.activity import Activity, begin_activity
 from app.services.inference.admission import admit
 from app.services.inference.metering import record_error
 from app.services.inference.pipeline import answer_chat
-from app.services.journal.record import Activity, begin_activity
 from app.services.streaming.client_connection import ClientConnection
 
 bp = Blueprint("chat", __name__)

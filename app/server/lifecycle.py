@@ -13,9 +13,9 @@ from typing import Any
 from app.logs import log_event
 from app.runtime import get_settings
 from app.services.health import update_gauges
-from app.services.journal.lifecycle import start_journal, stop_journal
+from app.services.journal import start_journal, stop_journal
 from app.services.models import refresh_if_due
-from app.services.reports import start_maintenance
+from app.services.reports import start_retention
 from app.shutdown import start_drain
 
 # Prometheus scrapes every 15 s or more; a gauge is at most this much older than the scrape.
@@ -29,7 +29,7 @@ def start_worker(worker: Any) -> None:
     """Opens the journal, starts the background threads, and drains on the signal to stop."""
     start_journal()
     refresh_if_due()
-    start_maintenance()
+    start_retention()
     threading.Thread(target=_update_gauges_forever, name="gauges", daemon=True).start()
     _drain_on_term(worker)
     _freeze_long_lived_objects()

@@ -17,7 +17,7 @@ from sqlalchemy import Engine
 
 from app.cli.activity import activity_group
 from app.config import ROOT, load_settings
-from app.db.engine import dispose_engine, get_engine
+from app.db import get_engine
 from app.runtime import use_settings
 from app.services.reports import select_stats
 from tests.db.rows import Row, count, insert_rows, make_row
@@ -31,7 +31,6 @@ def engine(database_url: str) -> Iterator[Engine]:
     """Makes the test's own database the one of this process's settings, with a retention of three days."""
     use_settings(load_settings({"DATABASE_URL": database_url, "RETENTION_DAYS": "3"}))
     yield get_engine()
-    dispose_engine()
     use_settings(None)
 
 
@@ -126,7 +125,6 @@ def test_an_unusable_database_is_reported_in_one_sentence(command: list[str]) ->
         try:
             result = _run(*command)
         finally:
-            dispose_engine()
             use_settings(None)
         assert result.exit_code == 1
         assert result.stderr.startswith("Error: ") and words in result.stderr

@@ -21,8 +21,8 @@ from app.db.schema import (
     SchemaError,
     compare_schema,
     downgrade_schema,
-    fetch_schema_state,
     get_head,
+    select_schema_state_of,
     upgrade_schema,
 )
 from app.db.tables import metadata
@@ -87,7 +87,7 @@ def test_down_and_up_again_makes_the_same_schema(database_url: str) -> None:
     before = _dump(database_url)
     for path in reversed(VERSIONS):
         downgrade_schema(database_url, "-1")
-        state = fetch_schema_state(database_url)
+        state = select_schema_state_of(database_url)
         assert state.current == (None if path is VERSIONS[0] else f"{int(path.name[:4]) - 1:04}")
     left = _execute(database_url, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
     assert left == [("alembic_version",)]
@@ -102,7 +102,7 @@ def test_upgrades_at_once_all_succeed_and_migrate_once(empty_url: str) -> None:
     started = [subprocess.Popen(command, cwd=MIGRATIONS.parent, stderr=subprocess.PIPE, text=True) for _ in range(3)]
     errors = [process.communicate(timeout=60)[1] for process in started]
     assert [process.returncode for process in started] == [0, 0, 0], errors
-    assert fetch_schema_state(empty_url).state == "current"
+    assert select_schema_state_of(empty_url).state == "current"
 
 
 def test_an_upgrade_gives_up_when_traffic_holds_a_lock(database_url: str) -> None:
@@ -113,20 +113,20 @@ def test_an_upgrade_gives_up_when_traffic_holds_a_lock(database_url: str) -> Non
         connection.execute(text("LOCK TABLE alembic_version IN ACCESS EXCLUSIVE MODE"))
         with pytest.raises(SchemaError, match="lock timeout"):
             upgrade_schema(database_url)
-    assert fetch_schema_state(database_url).current == "0001"
+    assert select_schema_state_of(database_url).current == "0001"
 
 
 def test_the_state_of_a_database_is_told(empty_url: str) -> None:
     head = get_head()
-    assert fetch_schema_state(empty_url) == ("missing", None, head)
+    assert select_schema_state_of(empty_url) == ("missing", None, head)
     upgrade_schema(empty_url, "0001")
-    assert fetch_schema_state(empty_url) == ("behind", "0001", head)
+    assert select_schema_state_of(empty_url) == ("behind", "0001", head)
     upgrade_schema(empty_url)
-    assert fetch_schema_state(empty_url) == ("current", head, head)
+    assert select_schema_state_of(empty_url) == ("current", head, head)
     _execute(empty_url, "UPDATE alembic_version SET version_num = '9999'")
-    assert fetch_schema_state(empty_url) == ("ahead", "9999", head)
+    assert select_schema_state_of(empty_url) == ("ahead", "9999", head)
     _execute(empty_url, "DELETE FROM alembic_version")
-    assert fetch_schema_state(empty_url) == ("missing", None, head)
+    assert select_schema_state_of(empty_url) == ("missing", None, head)
 
 
 def test_migrating_a_database_that_is_away_says_so_in_one_sentence(tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ import pytest
 from sqlalchemy import Engine
 
 from app.config import load_settings
-from app.db.engine import create_engine_for, dispose_engine
+from app.db import create_engine_for
 from app.runtime import use_settings
-from app.services.keys.keys import create_key
+from app.services.keys import create_key
 from tests.db.rows import NOON, Row, insert_rows, make_row
 from tests.support.chat import Seen, request
 from tests.support.gateway import Gateway, base_settings, running_gateway
@@ -50,7 +50,6 @@ def place(
     settings = base_settings(directory, url)
     use_settings(load_settings(settings))
     own, key = create_key("first")
-    dispose_engine()
     use_settings(None)
     engine = create_engine_for(url)
     rows = _insert_history(engine, key.id)

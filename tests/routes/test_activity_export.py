@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from app.db.engine import create_engine_for
+from app.db import create_engine_for
 from app.db.schema import upgrade_schema
 from app.services.reports.csv_export import COLUMNS
 from tests.conftest import MakeGateway

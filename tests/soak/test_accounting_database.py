@@ -14,7 +14,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
 from app.db.keys import insert_key
-from app.services.keys.keys import digest_of, new_key
+from app.services.keys import digest_of, new_key
 from tests.soak.audit import select_rows, wait_until_settled
 from tests.soak.brute_force import check_statistics
 from tests.soak.conftest import MakeAudited

@@ -39,7 +39,8 @@ class Books:
 
     def integrity(self) -> tuple[dict[str, int], dict[str, int]]:
         """Returns the ledger's sums and the rows by outcome, from one snapshot."""
-        return select_integrity(self._engine)
+        with self._engine.connect() as connection:
+            return select_integrity(connection)
 
     def check_balance(self) -> dict[str, int]:
         """Fails where requests begun are not the sum of what became of them; returns the ledger's sums."""

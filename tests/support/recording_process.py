@@ -112,8 +112,8 @@ class _Commands:
         self._refused = os.open(os.environ["REFUSED_FILE"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
     def start(self) -> None:
-        """Opens the journal, as a worker does before its first request."""
-        from app.services.journal.lifecycle import start_journal
+        """Starts the journal, as a worker does before its first request; later calls do nothing."""
+        from app.services.journal import start_journal
 
         start_journal()
 
@@ -152,8 +152,9 @@ class _Commands:
             os.write(self._refused, f"{activity.request_id}\n".encode())
 
     def _begin(self) -> Any:
-        from app.services.journal.record import begin_activity
+        from app.services.inference.activity import begin_activity
 
+        self.start()
         activity = begin_activity("env", "/v1/chat/completions")
         activity.row.gateway, activity.row.model_served = "fireworks", "accounts/fireworks/models/llama"
         return activity
@@ -217,15 +218,21 @@ class _Commands:
 
     def status(self) -> dict[str, Any]:
         """Returns what `get_journal_status` says."""
-        from app.services.journal.lifecycle import get_journal_status
+        import msgspec
 
-        return get_journal_status()
+        from app.services.journal import get_journal_status
+
+        status: dict[str, Any] = msgspec.to_builtins(get_journal_status())
+        return status
 
     def integrity(self) -> dict[str, Any]:
         """Returns what `get_integrity` says."""
-        from app.services.journal.lifecycle import get_integrity
+        import msgspec
 
-        return get_integrity()
+        from app.services.journal import get_integrity
+
+        integrity: dict[str, Any] = msgspec.to_builtins(get_integrity())
+        return integrity
 
     def memory_bytes(self) -> int:
         """Returns the resident set size."""
@@ -247,11 +254,11 @@ class _Commands:
             longest_s, last_s = max(longest_s, now_s - last_s), now_s
         return longest_s
 
-    def stop(self, deadline_s: float) -> bool:
+    def stop(self, patience_s: float) -> bool:
         """Stops the journal, as a worker does at its end."""
-        from app.services.journal.lifecycle import stop_journal
+        from app.services.journal import stop_journal
 
-        return stop_journal(deadline_s)
+        return stop_journal(patience_s)
 
 
 def main() -> None:

@@ -9,8 +9,8 @@ from typing import Any, Literal
 import msgspec
 
 from app.config import SettingsError
-from app.db.engine import get_engine
-from app.db.errors import DatabaseError, bounded, describe_error
+from app.db import DatabaseError, describe_error, time_limit
+from app.db import get_engine
 from app.db.schema import select_schema_state
 from app.runtime import get_settings
 from app.services.inference.circuit_breaker import get_open_breakers
@@ -79,7 +79,7 @@ def _check_database() -> Finding:
         problem = "DATABASE_URL is not set. Set it to a PostgreSQL address, or use `make run`, which brings its own."
         return Finding(DatabaseState(reachable=False, schema=None), problem, blocks="boot")
     try:
-        with bounded(_DATABASE_TIMEOUT_S), get_engine().connect() as connection:
+        with time_limit(_DATABASE_TIMEOUT_S), get_engine().connect() as connection:
             schema = select_schema_state(connection).state
     except DatabaseError as error:
         problem = f"the database does not answer: {describe_error(error)}"
@@ -94,9 +94,9 @@ def _check_database() -> Finding:
 
 def _check_journal() -> Finding:
     status = get_journal_status()
-    if status["writable"]:
+    if status.writable:
         return Finding(status)
-    problem = f"the journal cannot be written: {status['last_error']}"
+    problem = f"the journal cannot be written: {status.last_error}"
     return Finding(status, problem, blocks=None if get_settings().journal_full == "serve" else "requests")
 
 

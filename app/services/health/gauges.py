@@ -10,7 +10,7 @@ from functools import cache
 from app.metrics import make_gauge
 from app.services.inference.admission import get_live
 from app.services.inference.circuit_breaker import THRESHOLDS, get_open_breakers
-from app.services.journal.lifecycle import get_journal_status
+from app.services.journal import get_journal_status
 from app.services.models import get_catalog_states
 from app.services.providers import PROVIDERS
 
@@ -59,7 +59,7 @@ def update_gauges() -> None:
 
 def _update_journal(gauges: _Gauges) -> None:
     status = get_journal_status()
-    gauges.journal_backlog_rows.set(status["backlog_rows"])
-    gauges.journal_backlog_bytes.set(status["backlog_bytes"])
-    gauges.journal_oldest_age.set(status["oldest_age_s"] or 0)
-    gauges.journal_unrecorded.set(status["unrecorded"])
+    gauges.journal_backlog_rows.set(status.backlog_rows)
+    gauges.journal_backlog_bytes.set(status.backlog_bytes)
+    gauges.journal_oldest_age.set(status.oldest_age_s or 0)
+    gauges.journal_unrecorded.set(status.unrecorded)

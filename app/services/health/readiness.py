@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 from app.services.health.checks import CHECKS, DatabaseState
+from app.services.journal import JournalStatus
 from app.services.models import CatalogState
 from app.shutdown import is_draining
 
@@ -26,7 +25,7 @@ class Readiness(msgspec.Struct, frozen=True, kw_only=True):
     ready: bool
     draining: bool
     database: DatabaseState
-    journal: dict[str, Any]
+    journal: JournalStatus
     catalogs: dict[str, CatalogState]
     breakers: list[dict[str, object]]
 

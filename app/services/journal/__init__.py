@@ -1,1 +1,37 @@
-"""The records of requests: on the local disk first, then in PostgreSQL."""
+"""Records of requests, written to the local disk first and then shipped to PostgreSQL.
+
+    lifecycle.py        the journal of a process: begins, writes and ships records, and reports its state
+    record.py           the record of a request, and its limits
+    recorder.py         counts requests and writes their lines
+    segment_writer.py, segment_reader.py, segment_format.py   the files
+    delivery.py         writes rows and a ledger line to PostgreSQL in one statement
+    shipper.py          delivers this process's rows          orphans.py   and those of dead workers
+
+A record survives the death of its process by any signal, and any outage of PostgreSQL. It does not survive a power cut
+within the half minute before the kernel writes it to the disk, or the loss of the disk.
+"""
+
+from app.services.journal.lifecycle import (
+    Integrity,
+    Journal,
+    JournalStatus,
+    get_integrity,
+    get_journal_status,
+    start_journal,
+    stop_journal,
+)
+from app.services.journal.record import MAX_ATTEMPTS, MAX_TEXT_CHARACTERS, ActivityRecord, new_request_id
+
+__all__ = [
+    "MAX_ATTEMPTS",
+    "MAX_TEXT_CHARACTERS",
+    "ActivityRecord",
+    "Integrity",
+    "Journal",
+    "JournalStatus",
+    "get_integrity",
+    "get_journal_status",
+    "new_request_id",
+    "start_journal",
+    "stop_journal",
+]

@@ -1,7 +1,7 @@
-"""Takes rows of a journal into the database together with the ledger's line, whatever the rows are.
+"""Writes rows of a journal to PostgreSQL together with the ledger line of their worker.
 
-A delivery knows where in a journal it stands and what its worker's line in the ledger says once more rows are in.
-There is one of the worker itself (shipper.py) and one for each dead worker (orphans.py).
+A delivery knows up to which position of a journal rows are delivered, and what the worker's ledger line says after the
+next rows. There is one for the process's own journal (shipper.py) and one for each dead worker's (orphans.py).
 """
 
 from __future__ import annotations
@@ -12,94 +12,97 @@ from pathlib import Path
 
 import msgspec
 
+from app.db import Database, time_limit
 from app.db.activity import UnacceptableRows, insert_activity
-from app.db.engine import get_engine
-from app.db.errors import bounded
 from app.db.ledger import LedgerLine, upsert_ledger
 from app.logs import log_event
+from app.runtime import Runtime
 from app.services.journal.segment_reader import Row
 
-# Above the 10 s after which the server itself ends a statement: what reaches this is a server that is frozen or cut
-# off, and the connection to it is given up.
-DATABASE_PATIENCE_S = 12.0
+# Above the 10 s after which the server ends a statement. If a statement takes longer, the server is frozen or cut off,
+# and its connection is given up.
+STATEMENT_TIME_LIMIT_S = 12.0
 
 
 class Delivery(ABC):
-    """What is to be delivered of one worker's journal.
+    """The delivery of one worker's journal.
+
+    Args:
+        runtime: gives the database and JOURNAL_DIR.
+        worker_id: whose journal it is.
 
     Attributes:
-        root: JOURNAL_DIR.
-        worker_id: whose journal it is.
-        rejected: rows that PostgreSQL refused so far.
+        version: of the ledger line; each statement has a higher one.
+        rejected: rows that PostgreSQL has refused so far.
     """
 
-    def __init__(self, root: Path, worker_id: str) -> None:
-        self.root = root
+    def __init__(self, runtime: Runtime, worker_id: str) -> None:
+        self.runtime = runtime
         self.worker_id = worker_id
         self.version = 0
         self.rejected = 0
-        self._written: LedgerLine | None = None
+        self._written_line: LedgerLine | None = None
 
     @abstractmethod
-    def make_line(self, rows: Sequence[Row]) -> LedgerLine:
-        """Returns the ledger's line that is true once `rows`, the next ones, are in the database."""
+    def make_ledger_line(self, rows: Sequence[Row]) -> LedgerLine:
+        """Returns the ledger line that is true once `rows`, the next ones, are in the database."""
 
     @abstractmethod
-    def settle(self, rows: Sequence[Row]) -> None:
-        """Takes note that nothing more is to be done for `rows`, the next ones."""
+    def mark_delivered(self, rows: Sequence[Row]) -> None:
+        """Moves the position behind `rows`, the next ones: they are in the database or rejected by it."""
 
     def deliver(self, rows: Sequence[Row]) -> None:
-        """Delivers the next rows; a row that PostgreSQL will never take goes to rejected.jsonl.
+        """Writes the next rows to the database. Rows that PostgreSQL will never accept go to rejected.jsonl.
 
         Raises:
-            Exception: the database is away; some of the rows may be in, and are settled then.
+            Exception: the database is away. Some rows may be in it; those are marked as delivered.
         """
         if not rows:
             return
         self.version += 1
-        line = self.make_line(rows)
+        line = self.make_ledger_line(rows)
         try:
-            with bounded(DATABASE_PATIENCE_S):
-                insert_activity(get_engine(), [row.content for row in rows], line)
+            with time_limit(STATEMENT_TIME_LIMIT_S):
+                insert_activity(self.runtime.get(Database).engine, [row.content for row in rows], line)
         except UnacceptableRows as error:
-            self._divide(rows, error)
+            self._deliver_halves(rows, error)
             return
-        self._written = line
-        self.settle(rows)
+        self._written_line = line
+        self.mark_delivered(rows)
 
-    def _divide(self, rows: Sequence[Row], error: UnacceptableRows) -> None:
+    def _deliver_halves(self, rows: Sequence[Row], error: UnacceptableRows) -> None:
         if len(rows) == 1:
-            _keep_rejected(self.root, rows[0], str(error))
+            _write_rejected(self.runtime.settings.journal_dir, rows[0], str(error))
             self.rejected += 1
-            self.settle(rows)
+            self.mark_delivered(rows)
             return
-        # The first half is settled before the second is tried, so that the position never leaves out a row.
+        # The first half is marked before the second is tried, so that the position never skips a row.
         middle = len(rows) // 2
         self.deliver(rows[:middle])
         self.deliver(rows[middle:])
 
-    def deliver_line(self) -> None:
-        """Writes the ledger's line if it says anything new.
+    def write_ledger(self) -> None:
+        """Writes the ledger line if it differs from the last one written.
 
         Raises:
             Exception: the database is away.
         """
-        line = self.make_line([])
-        if not line.started or line == self._written:
+        line = self.make_ledger_line([])
+        if not line.started or line == self._written_line:
             return
         self.version += 1
-        line = self.make_line([])
-        with bounded(DATABASE_PATIENCE_S):
-            upsert_ledger(get_engine(), line)
-        self._written = line
+        line = self.make_ledger_line([])
+        with time_limit(STATEMENT_TIME_LIMIT_S):
+            upsert_ledger(self.runtime.get(Database).engine, line)
+        self._written_line = line
 
 
-def _keep_rejected(root: Path, row: Row, reason: str) -> None:
-    # The log has the row too: the file may be on the very disk that is full.
+def _write_rejected(root: Path, row: Row, reason: str) -> None:
+    # The row is logged too, because the file may be on the disk that is full.
     content = row.content.decode(errors="replace")
     log_event("activity_row_rejected", level="error", reason=reason, row=content)
     try:
         with (root / "rejected.jsonl").open("ab", buffering=0) as file:
             file.write(msgspec.json.encode({"reason": reason, "row": content}) + b"\n")
     except OSError as error:
-        log_event("rejected_file_not_writable", level="error", error=error)
+        log_event("rejected_file_write_failed", level="error", error=error)

@@ -1,141 +1,203 @@
-"""The journal of this process: opened, shipped, asked how it is, and closed.
-
-    recorder.py         counts the requests and writes their records
-    segment_writer.py   appends records to files      segments.py   what the files look like
-    segment_reader.py   reads them back
-    delivery.py         rows and the ledger's line go to PostgreSQL in one statement
-    shipper.py          does that for this worker     adoption.py   and for workers that died
-
-Records survive the death of the process by any signal and any outage of PostgreSQL. They do not survive a power cut
-within the half minute before the kernel writes them to the disk, nor the loss of the disk.
-"""
+"""The journal of a process: records requests, ships the records while it runs, and reports its state."""
 
 from __future__ import annotations
 
-import os
 import time
 from datetime import datetime
-from typing import Any, NamedTuple
 
 import msgspec
 
-from app.db.engine import READ_PATIENCE_S, get_engine
-from app.db.errors import bounded
+from app.db import read_connection
 from app.db.ledger import select_integrity
-from app.runtime import get_settings
+from app.errors import Unavailable
+from app.logs import log_event
+from app.runtime import Component, Runtime, get_component
+from app.services.journal.record import ActivityRecord, encode_record, make_record
 from app.services.journal.recorder import Recorder
 from app.services.journal.segment_format import remove_directory
 from app.services.journal.shipper import Shipper
 
+# The journal looks twice a second whether the disk has room again. A disk that is full for longer needs an operator.
+RETRY_AFTER_S = 5.0
 
-class _Journal(NamedTuple):
-    recorder: Recorder
-    shipper: Shipper
-
-
-_journal: _Journal | None = None
+# How long a journal that is closed waits for the statement under way. It only happens in tests: a worker stops first.
+_CLOSE_PATIENCE_S = 1.0
 
 
-def start_journal() -> Recorder:
-    """Starts the journal and its shipping in this process, unless they run; returns what records requests.
+class JournalStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The state of a process's journal.
 
-    Call it in a worker, never before the fork: threads do not survive it.
-    """
-    global _journal
-    if _journal is None:
-        root = get_settings().journal_dir
-        recorder = Recorder(root)
-        _journal = _Journal(recorder, Shipper(root, recorder))
-    return _journal.recorder
-
-
-def stop_journal(deadline_s: float) -> bool:
-    """Ships what can be shipped within `deadline_s` seconds and lets go of the files.
-
-    Returns:
-        Whether everything was shipped. What was not is adopted by another worker, or by the next to start.
-    """
-    global _journal
-    if _journal is None:
-        return True
-    recorder, shipper = _journal
-    drained = shipper.stop(deadline_s)
-    _journal = None
-    if drained:
-        # Before the lock is let go, so that nobody adopts it meanwhile.
-        remove_directory(recorder.writer.directory)
-    recorder.close()
-    return drained
-
-
-def get_journal_status() -> dict[str, Any]:
-    """Returns how the journal of this process fares.
-
-    Returns:
-        writable: whether the last attempt to write succeeded.
-        backlog_rows, backlog_bytes, oldest_age_s: rows that are not in the database yet, the length of the files
-            that hold them, and how long ago the oldest of them ended (None without any).
+    Attributes:
+        writable: whether the last write succeeded.
+        backlog_rows: rows that are not in the database yet.
+        backlog_bytes: the length of the files that hold them.
+        oldest_age_s: seconds since the oldest of their requests ended; None without any.
         unrecorded: requests without a row, because neither disk nor memory had room.
         rejected_rows: rows that PostgreSQL refused; they are in rejected.jsonl.
-        shipped_rows: rows taken to the database.
-        last_error: why writing or shipping fails now, None when both work.
+        shipped_rows: rows written to the database.
+        last_error: why writing or shipping fails now; None when both work.
     """
-    start_journal()
-    assert _journal is not None
-    recorder, shipper = _journal
-    line = shipper.own.make_line([])
-    error = recorder.error or shipper.error
-    return {
-        "writable": recorder.error is None,
-        "backlog_rows": line.unshipped,
-        "backlog_bytes": shipper.own.reader.backlog_bytes() if line.unshipped else 0,
-        "oldest_age_s": _oldest_age_s(shipper) if line.unshipped else None,
-        "unrecorded": line.unrecorded,
-        "rejected_rows": line.rejected,
-        "shipped_rows": recorder.shipped_lines + line.direct - line.rejected,
-        "last_error": None if error is None else f"{type(error).__name__}: {error}".partition("\n")[0],
-    }
+
+    writable: bool
+    backlog_rows: int
+    backlog_bytes: int
+    oldest_age_s: float | None
+    unrecorded: int
+    rejected_rows: int
+    shipped_rows: int
+    last_error: str | None
 
 
-class _Ended(msgspec.Struct):
+class Integrity(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of all requests ever begun by all workers that share the database.
+
+    Attributes:
+        started: requests begun, as the workers counted them.
+        outcomes: outcome → rows, as the rollups counted them.
+        in_flight, unshipped, unrecorded, rejected, unsent: requests without a row; see worker_ledger in
+            app/db/tables.py.
+        balanced: whether started is the sum of all others.
+    """
+
+    started: int
+    outcomes: dict[str, int]
+    in_flight: int
+    unshipped: int
+    unrecorded: int
+    rejected: int
+    unsent: int
+    balanced: bool
+
+
+class Journal(Component):
+    """Records the requests of this process and ships the records.
+
+    A request is begun, written before a provider is called, and written finally when it has ended. Recording works at
+    once; shipping begins with `start`, which a worker calls after the fork.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        super().__init__(runtime)
+        self._recorder = Recorder(self.settings.journal_dir, self.settings.journal_full)
+        self._shipper = Shipper(runtime, self._recorder)
+
+    def begin(self, key_id: str, endpoint: str) -> ActivityRecord:
+        """Counts a request as begun and returns its record.
+
+        Args:
+            key_id: the public id of the gateway key.
+            endpoint: the path of the route.
+        """
+        self._recorder.count_begun()
+        return make_record(key_id, endpoint)
+
+    def write_start(self, record: ActivityRecord) -> None:
+        """Writes a record right before the provider is called. If the process dies, the request is `lost`.
+
+        Raises:
+            Unavailable: the journal cannot be written, and JOURNAL_FULL is "refuse".
+        """
+        try:
+            self._recorder.write_start(record.request_id, encode_record(record))
+        except OSError as error:
+            if self.settings.journal_full == "refuse":
+                raise Unavailable(
+                    "The gateway cannot record requests now, so it takes none. Retry; if it lasts, tell its operator.",
+                    code="journal_unavailable",
+                    retry_after_s=RETRY_AFTER_S,
+                ) from error
+            self._recorder.count_sent_without_start()
+
+    def write_final(self, record: ActivityRecord) -> None:
+        """Writes the record of a request that has ended. Call it once for each `begin`; it never raises."""
+        try:
+            self._recorder.write_final(record.request_id, encode_record(record))
+        except Exception as error:
+            # A fault of ours must not cost the client its response. The request stays counted as in flight.
+            log_event("record_write_failed", level="error", error=error, request_id=record.request_id)
+
+    def start(self) -> None:
+        """Starts shipping; later calls do nothing."""
+        self._shipper.start()
+
+    def stop(self, patience_s: float) -> bool:
+        """Ships for up to `patience_s` seconds and closes the files; returns whether everything is shipped.
+
+        Otherwise another worker, or the next one to start, adopts the rest.
+        """
+        drained = self._shipper.stop(patience_s)
+        if drained:
+            # While the lock is still held, so that no other worker adopts the directory.
+            remove_directory(self._recorder.writer.directory)
+        self._recorder.close()
+        return drained
+
+    def get_status(self) -> JournalStatus:
+        """Returns the state of the journal."""
+        own = self._shipper.own
+        line = own.make_ledger_line([])
+        error = self._recorder.error or self._shipper.error
+        return JournalStatus(
+            writable=self._recorder.error is None,
+            backlog_rows=line.unshipped,
+            backlog_bytes=own.reader.measure_backlog_bytes() if line.unshipped else 0,
+            oldest_age_s=_compute_age_s(own.read_oldest()) if line.unshipped else None,
+            unrecorded=line.unrecorded,
+            rejected_rows=line.rejected,
+            shipped_rows=self._recorder.shipped_lines + line.direct - line.rejected,
+            last_error=None if error is None else f"{type(error).__name__}: {error}".partition("\n")[0],
+        )
+
+    def close(self) -> None:
+        """Ends shipping and releases the files; what is not shipped stays there."""
+        self._shipper.stop(_CLOSE_PATIENCE_S)
+        self._recorder.close()
+
+    def abandon(self) -> None:
+        """Closes a forked child's copies of the descriptors; the parent's keep the lock."""
+        self._recorder.writer.close()
+
+
+class _EndedRow(msgspec.Struct):
     started_at: datetime
     duration_ms: float | None = None
 
 
-def _oldest_age_s(shipper: Shipper) -> float | None:
-    content = shipper.own.peek()
+def _compute_age_s(content: bytes | None) -> float | None:
+    """Returns the seconds since the request of a row ended."""
     if content is None:
         return None
-    row = msgspec.json.decode(content, type=_Ended)
+    row = msgspec.json.decode(content, type=_EndedRow)
     return max(0.0, time.time() - row.started_at.timestamp() - (row.duration_ms or 0) / 1000)
 
 
-def get_integrity() -> dict[str, Any]:
-    """Returns what became of all requests ever begun, by all workers that share the database, from one snapshot.
+def start_journal() -> None:
+    """Starts shipping this process's records. A worker calls it once, after the fork."""
+    get_component(Journal).start()
+
+
+def stop_journal(patience_s: float) -> bool:
+    """Ships the records of this process for up to `patience_s` seconds and closes its files.
 
     Returns:
-        started: requests begun, as the workers counted them.
-        outcomes: rows by outcome, as the rollups counted them.
-        in_flight, unshipped, unrecorded, rejected, unsent: requests without a row; app/db/tables.py explains each.
-        balanced: whether started is the sum of the rest.
+        Whether everything is shipped. Another worker, or the next one to start, adopts the rest.
+    """
+    return get_component(Journal).stop(patience_s)
+
+
+def get_journal_status() -> JournalStatus:
+    """Returns the state of this process's journal."""
+    return get_component(Journal).get_status()
+
+
+def get_integrity() -> Integrity:
+    """Returns what became of all requests ever begun, by all workers that share the database, from one snapshot.
 
     Raises:
         DatabaseError: the database is away.
     """
-    with bounded(READ_PATIENCE_S):
-        ledger, outcomes = select_integrity(get_engine())
+    with read_connection() as connection:
+        ledger, outcomes = select_integrity(connection)
     started = ledger.pop("started")
     balanced = started == sum(ledger.values()) + sum(outcomes.values())
-    return {"started": started, "outcomes": outcomes, **ledger, "balanced": balanced}
-
-
-def _forget_after_fork() -> None:
-    # A forked child must not write its parent's journal. Closing its copies of the descriptors leaves the lock with
-    # the parent, because flock's locks go with the last copy.
-    global _journal
-    if _journal is not None:
-        _journal.recorder.writer.close()
-        _journal = None
-
-
-os.register_at_fork(after_in_child=_forget_after_fork)
+    return Integrity(started=started, outcomes=outcomes, **ledger, balanced=balanced)

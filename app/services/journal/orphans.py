@@ -1,7 +1,7 @@
-"""Takes over the journals of workers that died: what they finished is shipped, what they did not finish is `lost`.
+"""Adopts the journals of dead workers: ships what they finished, and records what they did not finish as `lost`.
 
-Every live worker looks for directories whose lock is free; the lock decides who gets one. Nothing here has to happen
-only once: an adopter that dies in the middle leaves a directory that the next one adopts from where the ledger says.
+Every live worker looks for directories without a lock; the lock decides which worker adopts one. Adoption can be
+interrupted at any point: if an adopter dies, another one continues from the position in the ledger.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
-from app.db.engine import get_engine
-from app.db.errors import bounded
-from app.db.ledger import LedgerLine, select_ledger
+from app.db import Database, time_limit
+from app.db.ledger import LedgerLine, select_ledger_line
 from app.logs import log_event
-from app.services.journal.delivery import DATABASE_PATIENCE_S, Delivery
+from app.runtime import Runtime
+from app.services.journal.delivery import STATEMENT_TIME_LIMIT_S, Delivery
 from app.services.journal.segment_format import (
     iterate_lines,
     lock_directory,
@@ -29,126 +29,135 @@ from app.services.journal.segment_format import (
 )
 from app.services.journal.segment_reader import BATCH_ROWS, Position, Row, SegmentReader
 
-# A dead worker's rows are in the statistics after this, and a look costs one lock call for each worker.
-SEARCH_PAUSE_S = 5.0
+# A dead worker's rows reach the statistics after at most this time. A search costs one lock call for each worker.
+SEARCH_INTERVAL_S = 5.0
 
-# A statement that the dead worker had sent may still be carried out with a version a little above what we read.
+# A statement that the dead worker sent may be carried out later, with a version a little above the one in the ledger.
 _VERSION_MARGIN = 1_000_000
 
 
-class Orphanage:
-    """Finds and delivers the journals of dead workers, one after the other."""
+class OrphanAdopter:
+    """Finds the journals of dead workers and delivers them, one after the other.
 
-    def __init__(self, root: Path, own_id: str) -> None:
-        self._root = root
+    Args:
+        runtime: gives the database and JOURNAL_DIR.
+        own_id: the worker id of this process, whose journal is not an orphan.
+    """
+
+    def __init__(self, runtime: Runtime, own_id: str) -> None:
+        self._runtime = runtime
         self._own_id = own_id
-        self._adopted: AdoptedDelivery | None = None
+        self._adopted: OrphanDelivery | None = None
         self._search_at_s = 0.0
 
     def deliver_next(self) -> bool:
-        """Delivers one batch of an abandoned journal, if there is any; returns whether there was one.
+        """Delivers one batch of an orphaned journal; returns whether there was one.
 
         Raises:
-            Exception: the database is away; the next call goes on.
+            Exception: the database is away; the next call continues.
         """
         if self._adopted is None and time.monotonic() >= self._search_at_s:
-            self._adopted = self._find()
+            self._adopted = self._adopt()
         if self._adopted is None:
             return False
         if not self._adopted.deliver_next():
             self._adopted = None
         return True
 
-    def _find(self) -> AdoptedDelivery | None:
-        for directory in sorted(self._root.glob("[0-9a-f]" * 32)):
+    def _adopt(self) -> OrphanDelivery | None:
+        for directory in sorted(self._runtime.settings.journal_dir.glob("[0-9a-f]" * 32)):
             if directory.name == self._own_id:
                 continue
             lock = lock_directory(directory)
             if lock is not None:
-                return AdoptedDelivery(self._root, directory, lock)
-        self._search_at_s = time.monotonic() + SEARCH_PAUSE_S
+                return OrphanDelivery(self._runtime, directory, lock)
+        self._search_at_s = time.monotonic() + SEARCH_INTERVAL_S
         return None
 
     def close(self) -> None:
-        """Leaves what is being adopted to others."""
+        """Leaves an unfinished adoption to other workers."""
         if self._adopted is not None:
             self._adopted.release()
         self._adopted = None
 
 
-class AdoptedDelivery(Delivery):
-    """The delivery of a journal whose worker is dead; `lock` is the descriptor of its lock."""
+class OrphanDelivery(Delivery):
+    """The delivery of a dead worker's journal; `lock` is the descriptor that holds its lock."""
 
-    def __init__(self, root: Path, directory: Path, lock: int) -> None:
-        super().__init__(root, directory.name)
+    def __init__(self, runtime: Runtime, directory: Path, lock: int) -> None:
+        super().__init__(runtime, directory.name)
         self.directory = directory
         self._lock = lock
-        self._books: _Books | None = None
+        self._journal: _OrphanedJournal | None = None
 
     def deliver_next(self) -> bool:
-        """Delivers the next batch; removes the journal and returns False when there is none.
+        """Delivers the next batch. If there is none, removes the journal and returns False.
 
         Raises:
             Exception: the database is away.
         """
-        if self._books is None:
-            with bounded(DATABASE_PATIENCE_S):
-                base = select_ledger(get_engine(), self.worker_id)
-            self._books = _Books(self.directory, base or LedgerLine(worker_id=self.worker_id, version=0))
-            self.version = self._books.base.version + _VERSION_MARGIN
-            self.rejected = self._books.base.rejected
-        rows = self._books.reader.read_batch() or self._books.lost_rows()
+        journal = self._read_journal() if self._journal is None else self._journal
+        rows = journal.reader.read_batch() or journal.make_lost_rows()
         if rows:
             self.deliver(rows)
             return True
-        self.deliver_line()
-        log_event("journal_adopted", worker_id=self.worker_id, started=self._books.started, lost=self._books.lost)
+        self.write_ledger()
+        log_event("journal_adopted", worker_id=self.worker_id, started=journal.started, lost=journal.lost)
         remove_directory(self.directory)
         self.release()
         return False
 
-    def make_line(self, rows: Sequence[Row]) -> LedgerLine:
-        assert self._books is not None
-        return self._books.make_line(rows, self.version, self.rejected)
+    def _read_journal(self) -> _OrphanedJournal:
+        with time_limit(STATEMENT_TIME_LIMIT_S):
+            line = select_ledger_line(self.runtime.get(Database).engine, self.worker_id)
+        journal = _OrphanedJournal(self.directory, line or LedgerLine(worker_id=self.worker_id, version=0))
+        self.version = journal.last_line.version + _VERSION_MARGIN
+        self.rejected = journal.last_line.rejected
+        self._journal = journal
+        return journal
 
-    def settle(self, rows: Sequence[Row]) -> None:
-        assert self._books is not None
-        self._books.settle(rows)
+    def make_ledger_line(self, rows: Sequence[Row]) -> LedgerLine:
+        assert self._journal is not None
+        return self._journal.make_ledger_line(rows, self.version, self.rejected)
+
+    def mark_delivered(self, rows: Sequence[Row]) -> None:
+        assert self._journal is not None
+        self._journal.mark_delivered(rows)
 
     def release(self) -> None:
-        """Lets others have the journal."""
+        """Releases the lock, so that other workers may adopt the journal."""
         os.close(self._lock)
 
 
-class _Books:
-    """What the files and the ledger say of a dead worker.
+class _OrphanedJournal:
+    """The state of a dead worker's requests, from its files and its last ledger line.
 
     Attributes:
-        base: the last line that it wrote into the ledger.
-        reader: its F lines behind the place that `base` names.
+        last_line: the last line that the worker wrote into the ledger.
+        reader: reads its F lines after the position in `last_line`.
         started: requests that it began.
-        lost: requests that it did not finish after a provider had been asked.
+        lost: requests that it sent to a provider and did not finish.
     """
 
-    def __init__(self, directory: Path, base: LedgerLine) -> None:
-        self.base = base
-        self.reader = SegmentReader(directory, Position(base.segment, base.byte_offset))
+    def __init__(self, directory: Path, last_line: LedgerLine) -> None:
+        self.last_line = last_line
+        self.reader = SegmentReader(directory, Position(last_line.segment, last_line.byte_offset))
         self._starts: dict[str, bytes] = {}
         self._final_lines = 0
         self._unshipped = 0
-        self._scan(directory)
+        self._read_segments(directory)
         self.lost = len(self._starts)
         counters = read_counters(directory)
         self._unrecorded = counters.unrecorded
-        accounted = self._final_lines + self.lost + self._unrecorded + base.direct
+        accounted = self._final_lines + self.lost + self._unrecorded + last_line.direct
         # After a power cut the counters may be older than the lines.
         self.started = max(counters.begun, accounted)
         self._unsent = self.started - accounted
-        if counters.uncovered:
-            # Some went to a provider although the journal could not be written: these may be among them.
+        if counters.sent_without_start:
+            # Some requests were sent to a provider without an S line; those that are unaccounted for may be among them.
             self._unrecorded, self._unsent = self._unrecorded + self._unsent, 0
 
-    def _scan(self, directory: Path) -> None:
+    def _read_segments(self, directory: Path) -> None:
         numbers = segment_numbers(directory)
         for number in numbers:
             end = 0
@@ -156,9 +165,9 @@ class _Books:
                 end += len(line) + 1
                 if number == numbers[0] and end == len(line) + 1:
                     self._final_lines += parse_head(line) or 0
-                self._take(line, Position(number, end))
+                self._count_line(line, Position(number, end))
 
-    def _take(self, line: bytes, end: Position) -> None:
+    def _count_line(self, line: bytes, end: Position) -> None:
         if not line.startswith((b"S", b"F")):
             return
         request_id = parse_request_id(line)
@@ -171,16 +180,16 @@ class _Books:
         self._final_lines += 1
         self._unshipped += end > self.reader.position
 
-    def lost_rows(self) -> list[Row]:
-        """Returns the next rows of requests that did not end: their S rows, as they stand."""
+    def make_lost_rows(self) -> list[Row]:
+        """Returns the next rows of requests that did not end. These are the rows of their S lines."""
         return [Row(content, None) for content in islice(self._starts.values(), BATCH_ROWS)]
 
-    def make_line(self, rows: Sequence[Row], version: int, rejected: int) -> LedgerLine:
-        """Returns the ledger's line that is true once `rows` are in the database."""
+    def make_ledger_line(self, rows: Sequence[Row], version: int, rejected: int) -> LedgerLine:
+        """Returns the ledger line that is true once `rows` are in the database."""
         lost = sum(row.end is None for row in rows)
         position = (rows[-1].end if rows else None) or self.reader.position
         return LedgerLine(
-            worker_id=self.base.worker_id,
+            worker_id=self.last_line.worker_id,
             version=version,
             started=self.started,
             in_flight=len(self._starts) - lost,
@@ -188,16 +197,16 @@ class _Books:
             unrecorded=self._unrecorded,
             rejected=rejected,
             unsent=self._unsent,
-            direct=self.base.direct,
+            direct=self.last_line.direct,
             segment=position.segment,
             byte_offset=position.offset,
         )
 
-    def settle(self, rows: Sequence[Row]) -> None:
-        """Takes note that `rows`, the next ones, are in the database."""
+    def mark_delivered(self, rows: Sequence[Row]) -> None:
+        """Moves the position behind `rows`, the next ones."""
         if rows[-1].end is not None:
             self._unshipped -= len(rows)
-            self.reader.settle(rows[-1].end)
+            self.reader.advance(rows[-1].end)
             return
         for request_id in list(islice(self._starts, len(rows))):
             del self._starts[request_id]

@@ -1,9 +1,7 @@
-"""What this worker knows of its requests: each is on the local disk before a provider sees it, and when it ends.
+"""Counts the requests of this process and writes their lines to the journal.
 
-Nothing grows in memory while PostgreSQL is away. While the disk is full or broken, memory holds at most
-MOST_ROWS_IN_MEMORY rows beside those of the requests in flight; what finds no room there is counted.
-
-shipper.py takes the records to PostgreSQL; orphans.py does so for workers that died.
+While PostgreSQL is away nothing grows in memory. While the disk is full or broken, memory holds one line for each
+request in flight and at most MAX_MEMORY_ROWS rows more; rows beyond that are counted as unrecorded.
 """
 
 from __future__ import annotations
@@ -17,26 +15,25 @@ from pathlib import Path
 from typing import NamedTuple
 
 from app.logs import log_event
-from app.runtime import get_settings
 from app.services.journal.segment_format import encode_counters, encode_head
 from app.services.journal.segment_writer import SegmentWriter
 
-# 8 MB of rows of 800 bytes: a worker's memory must not decide how long a disk may be full.
-MOST_ROWS_IN_MEMORY = 10_000
+# 8 MB of rows of 800 bytes: a full disk must not fill the memory of a worker too.
+MAX_MEMORY_ROWS = 10_000
 
-# A journal that cannot be written is complained about at this pace for as long as that lasts.
-COMPLAINT_PAUSE_S = 60.0
+# A failure that lasts, of the disk or of the database, is logged again after this many seconds.
+REPORT_INTERVAL_S = 60.0
 
 
 class Counts(NamedTuple):
-    """What became of the requests that this worker began, all taken at one instant.
+    """Counts of the requests that this process began, all of one instant.
 
-    begun = in_flight + final_lines + in_memory + unrecorded + what went from memory to the database directly.
+    begun = in_flight + final_lines + in_memory + unrecorded + rows that were delivered from memory.
 
     Attributes:
-        begun: requests that were begun.
-        in_flight: those that have not ended.
-        final_lines: F lines in the segments, those that are gone included.
+        begun: requests begun.
+        in_flight: requests that have not ended.
+        final_lines: F lines written, including those in segments that are removed.
         in_memory: rows that wait for the disk.
         unrecorded: requests without a row, because neither disk nor memory had room.
     """
@@ -49,45 +46,51 @@ class Counts(NamedTuple):
 
 
 class Recorder:
-    """The books of one process; `app.services.journal.start_journal` makes them.
+    """Writes the lines of one process into a directory of its own.
+
+    Args:
+        root: JOURNAL_DIR.
+        policy: JOURNAL_FULL, for the log.
 
     Attributes:
-        worker_id: the name of its directory.
+        worker_id: the name of the directory.
         writer: its segments.
-        error: why the last write failed, None when it succeeded.
-        shipped_lines: F lines whose fate in the database is settled; the shipper counts them.
+        error: why the last write failed; None when it succeeded.
+        shipped_lines: F lines that are in the database or rejected by it. The shipper counts them.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, policy: str) -> None:
         self.worker_id = uuid.uuid4().hex
-        self.writer = SegmentWriter(root / self.worker_id, self._opening, self._counters)
+        self.writer = SegmentWriter(root / self.worker_id, self._encode_opening, self._encode_counters)
         self.error: OSError | None = None
         self.shipped_lines = 0
+        self._policy = policy
         self._begun = 0
         self._in_flight = 0
         self._unrecorded = 0
-        self._uncovered = 0
+        self._sent_without_start = 0
         self._final_lines = 0
-        # The S lines of requests whose F line is not on the disk: the next segment begins with them.
+        # S lines of requests without an F line on the disk; each new segment begins with them.
         self._starts: dict[str, bytes] = {}
-        # F lines that could not be written although their S line is: as many as requests were in flight, at most.
-        self._late: dict[str, bytes] = {}
-        # F lines without an S line that could not be written: refused requests, and all with JOURNAL_FULL=serve.
-        self._memory: deque[bytes] = deque()
-        self._complain_at_s = 0.0
-        self._complained = False
-        # Under gevent a lock of greenlets. Nothing that switches greenlets is done while it is held.
+        # F lines that failed to be written although their S line is on the disk. At most one for each request in
+        # flight; they wait for the disk, because the S line alone would make the request lost.
+        self._waiting_finals: dict[str, bytes] = {}
+        # F lines that failed to be written and have no S line: of refused requests, and of all with JOURNAL_FULL=serve.
+        self._memory_finals: deque[bytes] = deque()
+        self._report_at_s = 0.0
+        self._reported = False
+        # Under gevent this is a lock between greenlets. Code that holds it must not switch to another greenlet.
         self._lock = threading.Lock()
 
-    def begin(self) -> None:
+    def count_begun(self) -> None:
         """Counts a request as begun and in flight."""
         with self._lock:
             self._begun += 1
             self._in_flight += 1
-            self.writer.save_counters()
+            self.writer.write_counters()
 
-    def start(self, request_id: str, row: bytes) -> None:
-        """Records that a request is about to go to a provider; `row` is what is true if it never ends.
+    def write_start(self, request_id: str, row: bytes) -> None:
+        """Writes the S line of a request that is about to be sent to a provider; `row` holds if it never ends.
 
         Raises:
             OSError: the journal cannot be written.
@@ -97,46 +100,46 @@ class Recorder:
             self._append(line)
             self._starts[request_id] = line
 
-    def go_uncovered(self) -> None:
-        """Counts a request that goes to a provider although `start` failed."""
+    def count_sent_without_start(self) -> None:
+        """Counts a request that is sent to a provider although `write_start` failed."""
         with self._lock:
-            self._uncovered += 1
-            self.writer.save_counters()
+            self._sent_without_start += 1
+            self.writer.write_counters()
 
-    def end(self, request_id: str, row: bytes) -> None:
-        """Records how a request ended, once for each `begin`; a row that finds no room is counted."""
+    def write_final(self, request_id: str, row: bytes) -> None:
+        """Writes the F line of a request, once for each `count_begun`. If the disk takes no more, memory holds it."""
         line = b"F" + row + b"\n"
         with self._lock:
             self._in_flight -= 1
             try:
                 self._append(line)
             except OSError:
-                self._keep(request_id, line)
+                self._hold_in_memory(request_id, line)
             else:
                 self._final_lines += 1
                 self._starts.pop(request_id, None)
 
-    def _append(self, record: bytes) -> None:
+    def _append(self, line: bytes) -> None:
         try:
-            self.writer.append(record)
+            self.writer.append(line)
         except OSError as error:
             self.error = error
             raise
         self.error = None
 
-    def _keep(self, request_id: str, line: bytes) -> None:
+    def _hold_in_memory(self, request_id: str, line: bytes) -> None:
         if request_id in self._starts:
-            self._late[request_id] = line
-        elif len(self._memory) < MOST_ROWS_IN_MEMORY:
-            self._memory.append(line)
+            self._waiting_finals[request_id] = line
+        elif len(self._memory_finals) < MAX_MEMORY_ROWS:
+            self._memory_finals.append(line)
         else:
             self._unrecorded += 1
-            self.writer.save_counters()
+            self.writer.write_counters()
 
-    def _counters(self) -> bytes:
-        return encode_counters(self._begun, self._unrecorded, self._uncovered)
+    def _encode_counters(self) -> bytes:
+        return encode_counters(self._begun, self._unrecorded, self._sent_without_start)
 
-    def _opening(self) -> bytes:
+    def _encode_opening(self) -> bytes:
         return encode_head(self._final_lines) + b"".join(self._starts.values())
 
     def get_counts(self) -> Counts:
@@ -146,53 +149,53 @@ class Recorder:
                 begun=self._begun,
                 in_flight=self._in_flight,
                 final_lines=self._final_lines,
-                in_memory=len(self._late) + len(self._memory),
+                in_memory=len(self._waiting_finals) + len(self._memory_finals),
                 unrecorded=self._unrecorded,
             )
 
     def get_memory_rows(self, limit: int) -> list[bytes]:
-        """Returns up to `limit` rows that are in memory alone, oldest first; `forget_memory_rows` takes them out."""
+        """Returns up to `limit` rows that are only in memory, oldest first."""
         with self._lock:
-            return [line[1:-1] for line in itertools.islice(self._memory, limit)]
+            return [line[1:-1] for line in itertools.islice(self._memory_finals, limit)]
 
-    def forget_memory_rows(self, count: int) -> None:
-        """Takes out the `count` oldest rows in memory, because they are in the database."""
+    def remove_memory_rows(self, count: int) -> None:
+        """Removes the `count` oldest rows that are only in memory; call it after their delivery."""
         with self._lock:
             for _ in range(count):
-                self._memory.popleft()
+                self._memory_finals.popleft()
 
-    def check(self) -> None:
-        """Writes what waits in memory once the disk takes it again, and says in the log how the journal fares.
+    def flush_and_probe(self) -> None:
+        """Writes the lines held in memory if the disk takes them, and sets `error` to the state of the disk.
 
-        The shipper calls it at once and then twice a second, so that a journal that cannot be written is known before
-        the first request, and one that can be written again is known although requests stay away.
+        The shipper calls this at its start and then twice a second. So a journal that cannot be written is known
+        before the first request, and its recovery is noticed even without requests.
         """
         with self._lock:
-            failed_before = self.error
-            removed = self._leave_removed_segment()
+            previous_error = self.error
+            lost_rows = self._restart_if_removed()
             try:
                 self._flush()
-                if failed_before is not None or not self.writer.is_open():
+                if previous_error is not None or not self.writer.is_open():
                     self.writer.probe()
                 self.error = None
             except OSError as error:
                 self.error = error
-        if removed is not None:
-            log_event("journal_deleted", level="error", directory=str(self.writer.directory), rows=removed)
-        self._complain(failed_before)
+        if lost_rows is not None:
+            log_event("journal_deleted", level="error", directory=str(self.writer.directory), rows=lost_rows)
+        self._report(previous_error)
 
     def _flush(self) -> None:
-        for request_id in list(self._late):
-            self.writer.append(self._late[request_id])
+        for request_id in list(self._waiting_finals):
+            self.writer.append(self._waiting_finals[request_id])
             self._final_lines += 1
-            del self._late[request_id], self._starts[request_id]
-        while self._memory:
-            self.writer.append(self._memory[0])
+            del self._waiting_finals[request_id], self._starts[request_id]
+        while self._memory_finals:
+            self.writer.append(self._memory_finals[0])
             self._final_lines += 1
-            self._memory.popleft()
+            self._memory_finals.popleft()
 
-    def _leave_removed_segment(self) -> int | None:
-        """Begins anew where somebody has deleted the files; returns how many rows went with them."""
+    def _restart_if_removed(self) -> int | None:
+        """Closes the segments if somebody has deleted them; returns how many unshipped rows were lost, else None."""
         if not self.writer.is_removed():
             return None
         self.writer.close()
@@ -201,28 +204,29 @@ class Recorder:
         self._unrecorded += lost
         return lost
 
-    def _complain(self, failed_before: OSError | None) -> None:
-        error = self.error or failed_before
+    def _report(self, previous_error: OSError | None) -> None:
+        """Logs a failing disk every REPORT_INTERVAL_S, and its recovery once."""
+        error = self.error or previous_error
         if error is None:
             return
         counts = self.get_counts()
-        if time.monotonic() >= self._complain_at_s:
-            self._complain_at_s = time.monotonic() + COMPLAINT_PAUSE_S
-            self._complained = True
+        if time.monotonic() >= self._report_at_s:
+            self._report_at_s = time.monotonic() + REPORT_INTERVAL_S
+            self._reported = True
             log_event(
-                "journal_not_writable",
+                "journal_write_failed",
                 level="error",
                 reason=str(error),
                 directory=str(self.writer.directory),
-                policy=get_settings().journal_full,
+                policy=self._policy,
                 rows_in_memory=counts.in_memory,
                 unrecorded=counts.unrecorded,
             )
-        if self.error is None and self._complained:
-            self._complained = False
-            log_event("journal_writable_again", unrecorded=counts.unrecorded)
+        if self.error is None and self._reported:
+            self._reported = False
+            log_event("journal_write_resumed", unrecorded=counts.unrecorded)
 
     def close(self) -> None:
-        """Lets go of the directory, which other workers may adopt from then on."""
+        """Releases the directory, which other workers may adopt from then on."""
         with self._lock:
             self.writer.close()

@@ -1,4 +1,4 @@
-"""The files of the journal: directories with a lock, counters, and segments of lines.
+"""The files of the journal: a directory for each worker, with a lock, counters, and segments of lines.
 
     JOURNAL_DIR/
         rejected.jsonl            rows that PostgreSQL refused
@@ -9,8 +9,8 @@
 
 A line is one record: a letter, a JSON object, a line feed.
 
-    H {"finished": n}             the head of a segment: how many F lines the segments before it held
-    S {row of activity}           a request is about to go to a provider; the row says what is true if it never ends
+    H {"finished": n}             the head of a segment: the number of F lines in all segments before it
+    S {row of activity}           a request is about to be sent to a provider; the row holds if it never ends
     F {row of activity}           a request has ended
 
 A request has at most one F line in all segments. Its S line may be repeated at the head of later segments.
@@ -34,33 +34,33 @@ _COUNTERS = struct.Struct("<3Q")
 SUFFIX = ".journal"
 _NUMBER_DIGITS = 10
 
-# One read: some 400 records, two milliseconds of a worker's time with their parsing.
+# About 400 records; reading and parsing them takes two milliseconds.
 READ_BYTES = 256 * 1024
 
 
 class Counters(NamedTuple):
-    """Counts of a worker that its death by any signal does not take along.
+    """Counts of a worker's requests that survive its death by any signal.
 
     Attributes:
-        begun: requests that it began.
-        unrecorded: those that ended without a row, because neither disk nor memory had room.
-        uncovered: those that went to a provider although their S line could not be written.
+        begun: requests begun.
+        unrecorded: requests that ended without a row, because neither disk nor memory had room.
+        sent_without_start: requests sent to a provider although their S line could not be written.
     """
 
     begun: int = 0
     unrecorded: int = 0
-    uncovered: int = 0
+    sent_without_start: int = 0
 
 
 class Lines(NamedTuple):
-    """Whole lines read from a segment, without their line feeds; `end` is the offset behind the last of them."""
+    """Whole lines of a segment without their line feeds; `end` is the offset after the last one, in bytes."""
 
     lines: list[bytes]
     end: int
 
 
 def read_counters(directory: Path) -> Counters:
-    """Returns the counts of a dead worker; zeros where it did not live to write them."""
+    """Returns the counts of a dead worker; zeros if it died before it wrote them."""
     try:
         content = (directory / COUNTERS).read_bytes()
     except FileNotFoundError:
@@ -68,15 +68,22 @@ def read_counters(directory: Path) -> Counters:
     return Counters(*_COUNTERS.unpack(content[: _COUNTERS.size].ljust(_COUNTERS.size, b"\0")))
 
 
-def encode_counters(begun: int, unrecorded: int, uncovered: int) -> bytes:
-    """Returns what is to stand in the file of counters. Within one page, the kernel writes it whole or not at all."""
-    return _COUNTERS.pack(begun, unrecorded, uncovered)
+def encode_counters(begun: int, unrecorded: int, sent_without_start: int) -> bytes:
+    """Returns the content of the file of counters. It lies within one page, so the kernel writes all of it or none."""
+    return _COUNTERS.pack(begun, unrecorded, sent_without_start)
 
 
 def lock_directory(directory: Path, *, create: bool = False) -> int | None:
-    """Locks a worker's directory and returns the descriptor that holds the lock; None if another process has it.
+    """Locks a worker's directory and returns the descriptor that holds the lock.
 
-    None too where the directory is not there, or was removed while we came for the lock.
+    Returns None if another process has the lock, or if the directory is missing or is removed meanwhile.
+
+    Args:
+        directory: the worker's directory.
+        create: whether to make the directory first.
+
+    Raises:
+        OSError: the directory or its lock file cannot be made.
     """
     if create:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -86,7 +93,7 @@ def lock_directory(directory: Path, *, create: bool = False) -> int | None:
         return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Whoever had it before may have removed the file: then the lock is on a file that nobody else can find.
+        # The previous owner may have removed the file. Then this lock is on a file that no other process can open.
         if os.stat(directory / "lock").st_ino == os.fstat(descriptor).st_ino:
             return descriptor
     except OSError:
@@ -96,13 +103,13 @@ def lock_directory(directory: Path, *, create: bool = False) -> int | None:
 
 
 def remove_directory(directory: Path) -> None:
-    """Removes a worker's directory whose lock the caller holds; what is missing is fine."""
-    for path in sorted(directory.iterdir(), key=lambda path: path.name == "lock"):
+    """Removes a worker's directory, whose lock the caller holds. Missing files and a missing directory are fine."""
+    for path in sorted(directory.glob("*"), key=lambda path: path.name == "lock"):
         path.unlink(missing_ok=True)
     try:
         directory.rmdir()
     except OSError:
-        # Another process came for the lock in between and will find the directory empty.
+        # Another process has made the lock file again; it will find the directory empty and remove it.
         return
 
 
@@ -118,14 +125,14 @@ def segment_numbers(directory: Path) -> list[int]:
 
 
 def encode_head(finished: int) -> bytes:
-    """Returns the line that opens a segment."""
+    """Returns the first line of a segment."""
     return b'H{"finished":%d}\n' % finished
 
 
 def read_lines(path: Path, offset: int, limit: int = READ_BYTES) -> Lines:
-    """Reads whole lines from `offset` on: about `limit` bytes of them, and at least one if there is one.
+    """Returns whole lines from `offset` on: about `limit` bytes, and at least one line if there is one.
 
-    A last line without its line feed is not returned: it is still being written, or its writer died.
+    A last line without a line feed is left out: it is still being written, or its writer died.
 
     Raises:
         OSError: the segment cannot be read.
@@ -150,7 +157,7 @@ def iterate_lines(path: Path, offset: int = 0) -> Iterator[bytes]:
             return
         yield from read.lines
         offset = read.end
-        # Under gevent the requests get their turn: a gigabyte takes seconds.
+        # Lets other greenlets run, because a gigabyte takes seconds.
         time.sleep(0)
 
 
@@ -167,7 +174,7 @@ _decode_head = msgspec.json.Decoder(_Head).decode
 
 
 def parse_request_id(line: bytes) -> str | None:
-    """Returns the request id of an S or F line, None where the line is torn or garbage."""
+    """Returns the request id of an S or F line; None if the line is torn or damaged."""
     try:
         return _decode_record(line[1:]).request_id
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -175,7 +182,7 @@ def parse_request_id(line: bytes) -> str | None:
 
 
 def parse_head(line: bytes) -> int | None:
-    """Returns the count in an H line, None where the line is something else."""
+    """Returns the number in an H line; None if it is another line."""
     try:
         return _decode_head(line[1:]).finished if line.startswith(b"H") else None
     except (msgspec.DecodeError, UnicodeDecodeError):

@@ -1,4 +1,4 @@
-"""Reads a worker's segments in order, and drops those whose rows are all in the database."""
+"""Reads a worker's segments in order and removes those whose rows are all delivered."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import NamedTuple
 from app.logs import log_event
 from app.services.journal.segment_format import parse_request_id, read_lines, segment_numbers, segment_path
 
-# A statement with so many rows takes PostgreSQL some 20 ms and this process 2 ms. Larger ones gain little and make
-# everybody else wait for their turn.
+# A statement with this many rows takes PostgreSQL about 20 ms and this process 2 ms. Larger ones gain little and make
+# the statements of other workers wait longer.
 BATCH_ROWS = 500
 
 
 class Position(NamedTuple):
-    """A place in a journal; what lies before byte `offset` of segment number `segment` is settled."""
+    """A place in a journal: byte `offset` of segment number `segment`."""
 
     segment: int
     offset: int
@@ -25,7 +25,7 @@ class Row(NamedTuple):
 
     Attributes:
         content: the JSON object.
-        end: where its line ends; None for a row that is in memory alone.
+        end: the end of its F line; None for a row without one.
     """
 
     content: bytes
@@ -36,7 +36,7 @@ class SegmentReader:
     """Reads the F lines of one directory, from a position on.
 
     Attributes:
-        position: everything before it is settled; the caller moves it with `settle`.
+        position: all rows before it are delivered; the caller moves it with `advance`.
     """
 
     def __init__(self, directory: Path, position: Position) -> None:
@@ -44,7 +44,7 @@ class SegmentReader:
         self.position = position
 
     def read_batch(self) -> list[Row]:
-        """Returns the next final rows behind the position, some BATCH_ROWS of them; [] when there are none now.
+        """Returns about BATCH_ROWS final rows after the position; [] when there are none now.
 
         Raises:
             OSError: a segment cannot be read.
@@ -52,7 +52,7 @@ class SegmentReader:
         rows: list[Row] = []
         place = self.position
         while len(rows) < BATCH_ROWS:
-            # The list is made before the segment is read: a segment that has a successor by then is complete.
+            # Listed before the segment is read: if it has a successor now, it is complete.
             later = [number for number in segment_numbers(self.directory) if number > place.segment]
             try:
                 lines, end = read_lines(segment_path(self.directory, place.segment), place.offset)
@@ -66,11 +66,11 @@ class SegmentReader:
             else:
                 break
             if not rows:
-                self.settle(place)
+                self.advance(place)
         return rows
 
-    def peek(self) -> bytes | None:
-        """Returns the first final row behind the position, None if there is none within one read of it."""
+    def read_first(self) -> bytes | None:
+        """Returns the first final row after the position; None if there is none within READ_BYTES."""
         path = segment_path(self.directory, self.position.segment)
         try:
             lines = read_lines(path, self.position.offset).lines
@@ -78,18 +78,16 @@ class SegmentReader:
             return None
         return next((line[1:] for line in lines if line.startswith(b"F") and parse_request_id(line)), None)
 
-    def settle(self, position: Position | None) -> None:
-        """Moves the position forward and removes the segments that lie before it."""
-        if position is None:
-            return
+    def advance(self, position: Position) -> None:
+        """Moves the position forward and removes the segments before it."""
         if position.segment != self.position.segment:
             for number in segment_numbers(self.directory):
                 if number < position.segment:
                     segment_path(self.directory, number).unlink(missing_ok=True)
         self.position = position
 
-    def backlog_bytes(self) -> int:
-        """Returns how many bytes of segments lie behind the position; S lines count too."""
+    def measure_backlog_bytes(self) -> int:
+        """Returns the bytes of all segments after the position, S lines included."""
         numbers = [number for number in segment_numbers(self.directory) if number >= self.position.segment]
         sizes = {number: _size(segment_path(self.directory, number)) for number in numbers}
         return sum(sizes.values()) - (self.position.offset if self.position.segment in sizes else 0)
@@ -103,9 +101,9 @@ def _final_rows(lines: list[bytes], place: Position) -> list[Row]:
         if not line.startswith(b"F"):
             continue
         if parse_request_id(line) is None:
-            # The disk was full on the way, and the whole line comes later; or the file is damaged.
+            # The disk was full in the middle of the line and the whole line follows, or the file is damaged.
             text = line[:1000].decode(errors="replace")
-            log_event("journal_line_unreadable", level="error", line=text, segment=place.segment, end=offset)
+            log_event("journal_line_skipped", level="error", line=text, segment=place.segment, end=offset)
             continue
         rows.append(Row(line[1:], Position(place.segment, offset)))
     return rows

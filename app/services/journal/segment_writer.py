@@ -1,8 +1,8 @@
-"""Appends records to the segments of one directory, each record whole or not at all.
+"""Appends lines to the segments of one directory, each line whole or not at all.
 
-A record is one `write` to a file opened for appending, about 1.5 µs. It is then in the kernel's page cache: it
-survives the death of the process by any signal, and of PostgreSQL, but not of the machine's kernel or power, because
-nothing waits for the disk (`fsync`). The kernel writes it out within half a minute.
+A line is one `write` to a file opened for appending, about 1.5 µs. It is then in the kernel's page cache, so it
+survives the death of the process by any signal, but not a power cut or a crash of the kernel: there is no `fsync`.
+The kernel writes it to the disk within half a minute.
 """
 
 from __future__ import annotations
@@ -16,76 +16,78 @@ from pathlib import Path
 
 from app.services.journal.segment_format import COUNTERS, lock_directory, segment_path
 
-# Large enough that carrying over the requests in flight is rare, small enough that a segment is read in 20 ms.
+# Large enough that the S lines of requests in flight are rarely repeated, small enough to be read in 20 ms.
 SEGMENT_BYTES = 4 * 1024 * 1024
 
-# Where no new segment can be made the old one goes on for so long until the next try.
+# If a new segment cannot be made, the old one takes this much more before the next attempt.
 _RETRY_ROTATION_BYTES = SEGMENT_BYTES // 4
 
-# A directory that cannot be made is tried again at this pace, not by each request.
-_OPEN_PAUSE_S = 1.0
+# If the directory cannot be made, the next attempt is this many seconds later, and not at each request.
+_OPEN_RETRY_S = 1.0
 
-# A record is mostly under 1 kB. Free space within the last block must not pass for room.
+# More than the free part of a file's last block, which is no sign of free space on the disk. Most lines are under 1 kB.
 _PROBE_BYTES = 4096
 
 
 class SegmentWriter:
-    """Writes one directory, which it makes and locks at the first append; it is not thread-safe.
+    """Writes one directory, which it makes and locks at the first append. It is not thread-safe.
 
     Args:
         directory: the worker's directory.
-        get_opening: returns what a new segment begins with: its head and the S lines still needed.
-        get_counters: returns what the file of counters is to hold.
+        encode_opening: returns the beginning of a new segment: its head and the S lines still needed.
+        encode_counters: returns the content of the file of counters.
 
     Attributes:
         segment: the number of the segment being written, 0 before the first.
         size: its length in bytes.
     """
 
-    def __init__(self, directory: Path, get_opening: Callable[[], bytes], get_counters: Callable[[], bytes]) -> None:
+    def __init__(
+        self, directory: Path, encode_opening: Callable[[], bytes], encode_counters: Callable[[], bytes]
+    ) -> None:
         self.directory = directory
         self.segment = 0
         self.size = 0
-        self._get_opening = get_opening
-        self._get_counters = get_counters
+        self._encode_opening = encode_opening
+        self._encode_counters = encode_counters
         self._descriptor = -1
         self._counters_descriptor = -1
         self._lock_descriptor = -1
         self._rotate_at = 0
         self._torn = False
         self._opening_error: OSError | None = None
-        self._open_at_s = 0.0
+        self._retry_open_at_s = 0.0
 
-    def append(self, record: bytes) -> None:
-        """Writes one record, which ends in a line feed.
+    def append(self, line: bytes) -> None:
+        """Writes one line, which ends in a line feed.
 
         Raises:
-            OSError: it could not be written; nothing of it will be read.
+            OSError: it could not be written; no part of it will be read.
         """
         if self.size >= self._rotate_at:
             self._rotate()
         if self._torn:
-            record = b"\n" + record
-        written = os.write(self._descriptor, record)
-        if written != len(record):
-            # The disk became full on the way.
-            self._take_back(written)
+            line = b"\n" + line
+        written = os.write(self._descriptor, line)
+        if written != len(line):
+            # The disk became full in the middle of the line.
+            self._undo_write(written)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.size += written
         self._torn = False
 
-    def _take_back(self, written: int) -> None:
+    def _undo_write(self, written: int) -> None:
         try:
             os.ftruncate(self._descriptor, self.size)
         except OSError:
-            # A line feed before the next record will end it, and no reader takes it for a record.
+            # The next line begins with a line feed, which makes a line of this part; readers skip it.
             self.size += written
             self._torn = True
 
     def _rotate(self) -> None:
         if self._lock_descriptor < 0:
             self._open()
-        opening = self._get_opening()
+        opening = self._encode_opening()
         try:
             descriptor = _create_file(segment_path(self.directory, self.segment + 1), opening)
         except OSError:
@@ -102,9 +104,9 @@ class SegmentWriter:
 
     def _open(self) -> None:
         now_s = time.monotonic()
-        if self._opening_error is not None and now_s < self._open_at_s:
+        if self._opening_error is not None and now_s < self._retry_open_at_s:
             raise self._opening_error
-        self._open_at_s = now_s + _OPEN_PAUSE_S
+        self._retry_open_at_s = now_s + _OPEN_RETRY_S
         try:
             self._lock_descriptor = _lock_new_directory(self.directory)
             self._counters_descriptor = os.open(self.directory / COUNTERS, os.O_WRONLY | os.O_CREAT, 0o600)
@@ -113,34 +115,38 @@ class SegmentWriter:
             self._close_lock()
             raise
         self._opening_error = None
-        self.save_counters()
+        self.write_counters()
 
-    def save_counters(self) -> None:
-        """Writes the counters, 1 µs; where that fails they go with the next change."""
+    def write_counters(self) -> None:
+        """Writes the counters (1 µs). If that fails, the next change writes them."""
         if self._counters_descriptor >= 0:
             with suppress(OSError):
-                os.pwrite(self._counters_descriptor, self._get_counters(), 0)
+                os.pwrite(self._counters_descriptor, self._encode_counters(), 0)
 
     def probe(self) -> None:
-        """Raises OSError where there is no room for another record; writes none."""
+        """Writes some bytes and takes them back, to see whether the disk has room.
+
+        Raises:
+            OSError: there is no room, or the directory cannot be made.
+        """
         if self._descriptor < 0:
             self._rotate()
-        # Without a line feed no reader takes it for a line.
+        # Without a line feed, readers ignore it.
         written = os.write(self._descriptor, b" " * _PROBE_BYTES)
-        self._take_back(written)
+        self._undo_write(written)
         if written != _PROBE_BYTES:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def is_open(self) -> bool:
-        """Tells whether there is a segment that records are appended to."""
+        """Returns whether there is a segment to append to."""
         return self._descriptor >= 0
 
     def is_removed(self) -> bool:
-        """Tells whether somebody has deleted the segment being written, so that appending to it is in vain."""
+        """Returns whether the segment being written has been deleted, so that lines in it would be lost."""
         return self._descriptor >= 0 and os.fstat(self._descriptor).st_nlink == 0
 
     def close(self) -> None:
-        """Lets go of the directory and its lock; the next append makes and locks it again."""
+        """Closes the files and releases the lock; the next append makes and locks the directory again."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
         self._descriptor, self._rotate_at, self._torn = -1, 0, False
@@ -154,7 +160,7 @@ class SegmentWriter:
 
 
 def _lock_new_directory(directory: Path) -> int:
-    # A directory without its lock looks abandoned, and another worker may remove it before we have the lock.
+    # Before it is locked, a new directory looks like an orphan, and another worker may remove it.
     for _ in range(3):
         descriptor = lock_directory(directory, create=True)
         if descriptor is not None:
@@ -163,7 +169,11 @@ def _lock_new_directory(directory: Path) -> int:
 
 
 def _create_file(path: Path, content: bytes) -> int:
-    """Makes a file that holds `content`, and returns a descriptor that appends to it; on OSError there is no file."""
+    """Makes a file with `content` and returns a descriptor that appends to it.
+
+    Raises:
+        OSError: the file cannot be made or written; then there is no file.
+    """
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
         if os.write(descriptor, content) != len(content):

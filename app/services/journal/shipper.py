@@ -1,7 +1,7 @@
-"""Takes this worker's records from its journal to PostgreSQL, beside its requests and for as long as it lives.
+"""Ships the records of this process from its journal to PostgreSQL, in the background.
 
-The file is the queue. A batch is read, written with one statement, and only then forgotten; how long that takes or
-how often it fails costs no request anything, and no memory.
+The journal's files are the queue. Rows are read in batches, and the position moves on after a batch is in the
+database. So a slow or absent database delays no request and costs no memory.
 """
 
 from __future__ import annotations
@@ -10,38 +10,36 @@ import random
 import threading
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from app.db.ledger import LedgerLine
 from app.logs import log_event
+from app.runtime import Runtime
 from app.services.journal.delivery import Delivery
-from app.services.journal.orphans import Orphanage
-from app.services.journal.recorder import Recorder
+from app.services.journal.orphans import OrphanAdopter
+from app.services.journal.recorder import REPORT_INTERVAL_S, Recorder
 from app.services.journal.segment_reader import BATCH_ROWS, Position, Row, SegmentReader
 
-# How old a row is when the statistics see it, on average. A batch twice a second costs next to nothing.
-TICK_S = 0.5
+# The time between two batches, and about the delay of the statistics. Two small batches a second cost next to nothing.
+BATCH_INTERVAL_S = 0.5
 
-# The pause after a failure doubles up to this, so that a database that is back is noticed within seconds.
-MOST_PAUSE_S = 5.0
-
-# A database that stays away is complained about at this pace.
-COMPLAINT_PAUSE_S = 60.0
+# The pause after a failure doubles up to this, so that a database that is back is used again within seconds.
+MAX_PAUSE_S = 5.0
 
 
 class OwnDelivery(Delivery):
-    """The delivery of the journal that this process is writing."""
+    """The delivery of the journal that this process writes."""
 
-    def __init__(self, root: Path, recorder: Recorder) -> None:
-        super().__init__(root, recorder.worker_id)
+    def __init__(self, runtime: Runtime, recorder: Recorder) -> None:
+        super().__init__(runtime, recorder.worker_id)
         self.recorder = recorder
         self.reader = SegmentReader(recorder.writer.directory, Position(1, 0))
-        self.direct = 0
+        self._delivered_from_memory = 0
 
-    def next_rows(self) -> list[Row]:
-        """Returns the next rows to deliver.
+    def read_rows(self) -> list[Row]:
+        """Returns the next rows to deliver. While the disk fails, rows that are only in memory come first.
 
-        Rows that are in memory because the disk takes nothing go first, past the journal.
+        Raises:
+            OSError: a segment cannot be read.
         """
         if self.recorder.error is not None:
             in_memory = self.recorder.get_memory_rows(BATCH_ROWS)
@@ -49,121 +47,127 @@ class OwnDelivery(Delivery):
                 return [Row(content, None) for content in in_memory]
         return self.reader.read_batch()
 
-    def peek(self) -> bytes | None:
-        """Returns the oldest row that is not in the database, None if there is none."""
-        row = self.reader.peek()
+    def read_oldest(self) -> bytes | None:
+        """Returns the oldest row that is not in the database; None if there is none."""
+        row = self.reader.read_first()
         if row is not None:
             return row
         return next(iter(self.recorder.get_memory_rows(1)), None)
 
-    def make_line(self, rows: Sequence[Row]) -> LedgerLine:
+    def make_ledger_line(self, rows: Sequence[Row]) -> LedgerLine:
         counts = self.recorder.get_counts()
-        on_their_way = counts.final_lines - self.recorder.shipped_lines + counts.in_memory
+        unshipped = counts.final_lines - self.recorder.shipped_lines + counts.in_memory
         position = (rows[-1].end if rows else None) or self.reader.position
         return LedgerLine(
             worker_id=self.worker_id,
             version=self.version,
             started=counts.begun,
             in_flight=counts.in_flight,
-            unshipped=on_their_way - len(rows),
+            unshipped=unshipped - len(rows),
             unrecorded=counts.unrecorded,
             rejected=self.rejected,
-            direct=self.direct + sum(row.end is None for row in rows),
+            direct=self._delivered_from_memory + sum(row.end is None for row in rows),
             segment=position.segment,
             byte_offset=position.offset,
         )
 
-    def settle(self, rows: Sequence[Row]) -> None:
-        last = rows[-1].end
-        if last is None:
-            self.recorder.forget_memory_rows(len(rows))
-            self.direct += len(rows)
+    def mark_delivered(self, rows: Sequence[Row]) -> None:
+        end = rows[-1].end
+        if end is None:
+            self.recorder.remove_memory_rows(len(rows))
+            self._delivered_from_memory += len(rows)
         else:
             self.recorder.shipped_lines += len(rows)
-            self.reader.settle(last)
+            self.reader.advance(end)
 
 
 class Shipper:
-    """Ships from a thread of its own (a greenlet, where gevent has patched threads) until it is stopped.
+    """Ships in a thread of its own (a greenlet where gevent has patched threads) from `start` to `stop`.
 
     Attributes:
         own: the delivery of this process's journal.
-        error: why the last attempt failed, None when it did not.
+        error: why the last attempt failed; None when it succeeded.
     """
 
-    def __init__(self, root: Path, recorder: Recorder) -> None:
-        self.own = OwnDelivery(root, recorder)
+    def __init__(self, runtime: Runtime, recorder: Recorder) -> None:
+        self.own = OwnDelivery(runtime, recorder)
         self.error: Exception | None = None
-        self._orphanage = Orphanage(root, recorder.worker_id)
         self._recorder = recorder
+        self._adopter = OrphanAdopter(runtime, recorder.worker_id)
         self._failures = 0
         self._retry_at_s = 0.0
-        self._complain_at_s = 0.0
+        self._report_at_s = 0.0
         self._stopping = threading.Event()
         self._deadline_s = float("inf")
-        self._thread = threading.Thread(target=self._run, name="journal-shipper", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Starts shipping; later calls do nothing."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="journal-shipper", daemon=True)
+            self._thread.start()
 
     def stop(self, patience_s: float) -> bool:
-        """Ships what can be shipped within `patience_s` seconds, and returns whether that was everything."""
+        """Ships for up to `patience_s` seconds more, and returns whether everything is shipped."""
         self._deadline_s = time.monotonic() + patience_s
         self._stopping.set()
-        self._thread.join(patience_s)
-        ended = not self._thread.is_alive()
-        if ended:
-            self._orphanage.close()
-        return ended and self._is_drained()
+        if self._thread is not None:
+            self._thread.join(patience_s)
+            if self._thread.is_alive():
+                return False
+        self._adopter.close()
+        return self._is_drained()
 
     def _is_drained(self) -> bool:
-        line = self.own.make_line([])
+        line = self.own.make_ledger_line([])
         return not (line.in_flight or line.unshipped or self.error)
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            more = self._step()
-            self._stopping.wait(0 if more else TICK_S)
-        while time.monotonic() < self._deadline_s and self._step():
+            more = self._ship_round()
+            self._stopping.wait(0 if more else BATCH_INTERVAL_S)
+        while time.monotonic() < self._deadline_s and self._ship_round():
             pass
 
-    def _step(self) -> bool:
-        """Does one round of work; returns whether there is more to do at once."""
+    def _ship_round(self) -> bool:
+        """Ships a batch of this process's and one of a dead worker's rows; returns whether there are more now."""
         try:
-            self._recorder.check()
+            self._recorder.flush_and_probe()
             if time.monotonic() < self._retry_at_s and not self._stopping.is_set():
                 return False
-            more = self._ship()
+            more = self._ship_batches()
         except Exception as error:
-            self._note_failure(error)
+            self._on_failure(error)
             return False
-        self._note_success()
+        self._on_success()
         return more
 
-    def _ship(self) -> bool:
-        rows = self.own.next_rows()
+    def _ship_batches(self) -> bool:
+        rows = self.own.read_rows()
         self.own.deliver(rows)
         if len(rows) < BATCH_ROWS:
-            self.own.deliver_line()
-        adopted = not self._stopping.is_set() and self._orphanage.deliver_next()
+            self.own.write_ledger()
+        adopted = not self._stopping.is_set() and self._adopter.deliver_next()
         return len(rows) >= BATCH_ROWS or adopted
 
-    def _note_failure(self, error: Exception) -> None:
+    def _on_failure(self, error: Exception) -> None:
         self.error = error
         self._failures += 1
-        # Workers that failed together must not come back together.
-        pause_s = min(MOST_PAUSE_S, TICK_S * 2 ** min(self._failures, 10)) * random.uniform(0.5, 1.0)
+        # The pause is random, so that workers that failed together do not retry together.
+        pause_s = min(MAX_PAUSE_S, BATCH_INTERVAL_S * 2 ** min(self._failures, 10)) * random.uniform(0.5, 1.0)
         self._retry_at_s = time.monotonic() + pause_s
-        if time.monotonic() >= self._complain_at_s:
-            self._complain_at_s = time.monotonic() + COMPLAINT_PAUSE_S
-            backlog = self.own.make_line([]).unshipped
-            log_event("shipping_failed", level="error", reason=_reason(error), backlog_rows=backlog)
+        if time.monotonic() >= self._report_at_s:
+            self._report_at_s = time.monotonic() + REPORT_INTERVAL_S
+            backlog = self.own.make_ledger_line([]).unshipped
+            log_event("shipping_failed", level="error", reason=_describe(error), backlog_rows=backlog)
 
-    def _note_success(self) -> None:
+    def _on_success(self) -> None:
         if self.error is not None:
-            log_event("shipping_resumed", backlog_rows=self.own.make_line([]).unshipped)
-        self.error, self._failures, self._complain_at_s = None, 0, 0.0
+            log_event("shipping_resumed", backlog_rows=self.own.make_ledger_line([]).unshipped)
+        self.error, self._failures, self._report_at_s = None, 0, 0.0
 
 
-def _reason(error: Exception) -> str:
-    # The first line says it; SQLAlchemy's others repeat the statement.
+def _describe(error: Exception) -> str:
+    # The first line is enough; further lines of SQLAlchemy's repeat the statement.
     text = str(error).partition("\n")[0]
     return f"{type(error).__name__}: {text}"

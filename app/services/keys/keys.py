@@ -1,8 +1,8 @@
-"""Gateway keys: made, recognised by their form, listed and revoked.
+"""Makes, recognises, lists and revokes gateway keys.
 
 A key is `gw_<public id>_<secret><checksum>`: a prefix that secret scanners can search for, an id that may be shown,
-and a checksum that tells a mistyped key from a wrong one without asking the database. The secret has 190 random
-bits, so one round of SHA-256 is enough to store it by; a slow hash is for passwords that people choose.
+and a checksum that detects a mistyped key without asking the database. The secret has 190 random bits, so one round of
+SHA-256 is enough to store it; slow hashes are for passwords that people choose.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import secrets
 import string
 import zlib
 
-from app.db.engine import get_engine
+from app.db import get_engine
 from app.db.keys import KeyRow, insert_key, select_keys, update_key_revoked
 
 PREFIX = "gw_"
@@ -23,7 +23,7 @@ _FORM = re.compile(rf"gw_([0-9A-Za-z]{{{_PUBLIC_ID_LENGTH}}})_[0-9A-Za-z]{{{_SEC
 
 
 def new_key() -> str:
-    """Returns a fresh key; it is stored nowhere."""
+    """Returns a new random key without storing it."""
     public_id = "".join(secrets.choice(_ALPHABET) for _ in range(_PUBLIC_ID_LENGTH))
     secret = "".join(secrets.choice(_ALPHABET) for _ in range(_SECRET_LENGTH))
     stem = f"{PREFIX}{public_id}_{secret}"
@@ -39,17 +39,22 @@ def _checksum(stem: str) -> str:
 
 
 def is_well_formed(key: str) -> bool:
-    """Tells whether `key` has the form and the checksum of a key; says nothing about whether it exists."""
+    """Returns whether `key` has the form and the checksum of a key; it may still be unknown."""
     return _FORM.fullmatch(key) is not None and _checksum(key[:-_CHECKSUM_LENGTH]) == key[-_CHECKSUM_LENGTH:]
 
 
 def digest_of(key: str) -> bytes:
-    """Returns the SHA-256 of the whole key, 32 bytes: what is stored and looked up."""
+    """Returns the SHA-256 of the whole key, 32 bytes, by which keys are stored and looked up."""
     return hashlib.sha256(key.encode()).digest()
 
 
 def create_key(name: str) -> tuple[str, KeyRow]:
-    """Makes and stores a key for `name`; the first of the two is the only time that the key itself is seen."""
+    """Makes and stores a key for `name`, and returns the key and its row. The key itself cannot be read again.
+
+    Raises:
+        DatabaseError: the database is away.
+        SettingsError: DATABASE_URL is not set.
+    """
     key = new_key()
     with get_engine().begin() as connection:
         row = insert_key(connection, id=key.split("_")[1], name=name, digest=digest_of(key), last_four=key[-4:])
@@ -57,12 +62,22 @@ def create_key(name: str) -> tuple[str, KeyRow]:
 
 
 def list_keys() -> list[KeyRow]:
-    """Returns all stored keys, revoked ones too, oldest first."""
+    """Returns all stored keys, revoked ones too, oldest first.
+
+    Raises:
+        DatabaseError: the database is away.
+        SettingsError: DATABASE_URL is not set.
+    """
     with get_engine().connect() as connection:
         return select_keys(connection)
 
 
 def revoke_key(public_id: str) -> KeyRow | None:
-    """Revokes the key with this public id and returns it; None when there is none."""
+    """Revokes the key with this public id and returns its row; None when there is none.
+
+    Raises:
+        DatabaseError: the database is away.
+        SettingsError: DATABASE_URL is not set.
+    """
     with get_engine().begin() as connection:
         return update_key_revoked(connection, public_id)

@@ -14,7 +14,7 @@ from app.services.reports.records import (
     select_usage_report,
     stream_activity_pages,
 )
-from app.services.reports.retention import drop_days, get_droppable_days, retention_end, start_maintenance
+from app.services.reports.retention import drop_days, get_first_kept_day, select_droppable_days, start_retention
 from app.services.reports.stats import DEFAULT_TIME_RANGE, TIME_RANGES, Stats, select_stats
 
 __all__ = [
@@ -28,11 +28,11 @@ __all__ = [
     "break_on_failure",
     "drop_days",
     "encode_csv",
-    "get_droppable_days",
-    "retention_end",
+    "get_first_kept_day",
     "select_activity_page",
+    "select_droppable_days",
     "select_stats",
     "select_usage_report",
-    "start_maintenance",
+    "start_retention",
     "stream_activity_pages",
 ]

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from app.db.errors import DatabaseError, describe_error
+from app.db import DatabaseError, describe_error
 from app.db.tables import activity
 from app.errors import GatewayShutdown
 from app.logs import log_event

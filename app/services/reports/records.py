@@ -14,9 +14,9 @@ from uuid import UUID
 
 import msgspec
 
+from app.db import read_connection
 from app.db.activity import ActivityCursor, ActivityFilter, select_activity, stream_activity
 from app.db.day_usage import DayUsageRow, select_day_usage
-from app.db.engine import reading
 from app.db.rollups import KeyUsageRow, select_key_usage, sum_up
 from app.errors import BadRequest
 from app.services.reports.totals import make_totals, normalize_usd
@@ -111,7 +111,7 @@ def select_activity_page(chosen: ActivityFilter, cursor: str | None, limit: int)
         DatabaseError: the database is away or slow.
     """
     after = None if cursor is None else _decode_cursor(cursor)
-    with reading() as connection:
+    with read_connection() as connection:
         # One row more shows whether there is a next page.
         rows = select_activity(connection, chosen, after=after, limit=limit + 1)
     has_more = len(rows) > limit
@@ -144,7 +144,7 @@ def stream_activity_pages(chosen: ActivityFilter) -> Iterator[list[dict[str, Any
     Raises:
         DatabaseError: the database is away or slow.
     """
-    rows = stream_activity(reading, chosen, page_rows=EXPORT_PAGE_ROWS)
+    rows = stream_activity(read_connection, chosen, page_rows=EXPORT_PAGE_ROWS)
     while page := list(islice(rows, EXPORT_PAGE_ROWS)):
         yield page
 
@@ -173,7 +173,7 @@ def select_usage_report(key_id: str | None, start: date, end: date) -> UsageRepo
 
 def _select_days(key_id: str | None, first: date, last: date) -> Sequence[DayUsageRow | KeyUsageRow]:
     rows: list[DayUsageRow | KeyUsageRow] = []
-    with reading() as connection:
+    with read_connection() as connection:
         if key_id is None:
             rows += select_day_usage(connection, first=first, last=last)
         else:

@@ -1,96 +1,110 @@
-"""What keeps the tables small and ready: partitions are made ahead of need, and dropped when retention has passed.
+"""Retention: makes the partitions of the days ahead, and drops rows that are older than RETENTION_DAYS.
 
-Every worker does it in a thread of its own; locks in the database let one at a time do the work, and the others find
-nothing left to do. No request waits for any of it.
+Every worker does this in a background thread. Locks in the database admit one worker at a time; the others then find
+nothing to do. No request waits for it.
 """
 
 from __future__ import annotations
 
 import random
 import threading
-import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 
-from app.db.engine import get_engine, reading
-from app.db.errors import bounded, describe_error
+from app.db import Database, describe_error, get_engine, read_connection, time_limit
 from app.db.partitions import drop_partitions, insert_partitions_ahead, select_partition_days
 from app.db.rollups import delete_fine_rollups
 from app.logs import log_event
-from app.runtime import get_settings
+from app.runtime import Component, Runtime, get_component
 
-# Days end once a day; an hour keeps what is deleted at a time small.
-EVERY_S = 3_600.0
-# A database that was away at the full hour is tried again soon.
+# Rows become old once a day; rollups are deleted hourly so that each deletion stays small.
+INTERVAL_S = 3_600.0
+# After a failure, for instance while the database is away, the next round comes sooner.
 RETRY_S = 60.0
-# Workers that start together need not look together.
+# Spreads the rounds of workers that started together.
 _JITTER = 0.1
-# Each statement ends after 10 s on the server's own account. This is for a server that is frozen; what it breaks off
-# in the midst of many days, the next round goes on with.
-PATIENCE_S = 300.0
-
-_started_in: threading.Thread | None = None
+# Each statement ends after 10 s by the server's own limit; this limit is for a frozen server. If it interrupts a long
+# drop of many days, the next round continues.
+STEP_TIME_LIMIT_S = 300.0
 
 
-def start_maintenance() -> None:
-    """Starts the upkeep in this process, unless it runs. Call it in a worker: threads do not survive a fork."""
-    global _started_in
-    if _started_in is None or not _started_in.is_alive():
-        _started_in = threading.Thread(target=_run_forever, name="maintenance", daemon=True)
-        _started_in.start()
+class RetentionJob(Component):
+    """The background thread of one worker that applies retention."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        super().__init__(runtime)
+        self._thread: threading.Thread | None = None
+        self._closed = threading.Event()
+
+    def start(self) -> None:
+        """Starts the thread; later calls do nothing."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run_until_closed, name="retention", daemon=True)
+            self._thread.start()
+
+    def _run_until_closed(self) -> None:
+        pause_s = 0.0
+        while not self._closed.wait(pause_s * random.uniform(1 - _JITTER, 1 + _JITTER)):
+            pause_s = INTERVAL_S if self.apply(datetime.now(UTC)) else RETRY_S
+
+    def apply(self, now: datetime) -> bool:
+        """Does one round and returns whether all steps succeeded. A failed step is logged and the next one is done."""
+        today = now.astimezone(UTC).date()
+        before = self.get_first_kept_day(today)
+        steps: list[tuple[str, Callable[[], object]]] = [
+            ("partitions_made", lambda: insert_partitions_ahead(self.runtime.get(Database).engine, today)),
+            ("partitions_dropped", lambda: list(drop_partitions(self.runtime.get(Database).engine, before))),
+            ("rollups_deleted", lambda: delete_fine_rollups(self.runtime.get(Database).engine, now)),
+        ]
+        # A list, so that a failed step does not skip the next one.
+        succeeded = [_attempt(event, step) for event, step in steps]
+        return all(succeeded)
+
+    def get_first_kept_day(self, today: date) -> date:
+        """Returns the first UTC day that RETENTION_DAYS keeps; `today` is kept besides that many days before it."""
+        return today - timedelta(days=self.settings.retention_days)
+
+    def close(self) -> None:
+        """Ends the thread after its present round."""
+        self._closed.set()
 
 
-def maintain(now: datetime) -> bool:
-    """Does one round; returns whether all of it succeeded. What failed is in the log, and the rest was done."""
-    today = now.astimezone(UTC).date()
-    before = retention_end(today)
-    steps: list[tuple[str, Callable[[], object]]] = [
-        ("partitions made", lambda: insert_partitions_ahead(get_engine(), today)),
-        ("partitions dropped", lambda: list(drop_days(before))),
-        ("fine rollups deleted", lambda: delete_fine_rollups(get_engine(), now)),
-    ]
-    # A step is done even if one before it failed.
-    succeeded = [_attempt(what, step) for what, step in steps]
-    return all(succeeded)
+def _attempt(event: str, step: Callable[[], object]) -> bool:
+    try:
+        with time_limit(STEP_TIME_LIMIT_S):
+            result = step()
+    except Exception as error:
+        log_event("retention_failed", level="error", step=event, reason=describe_error(error)[:300])
+        return False
+    if result:
+        log_event(event, what=result)
+    return True
 
 
-def retention_end(today: date) -> date:
-    """Returns the first UTC day that RETENTION_DAYS keeps: so many days, and the one that is under way."""
-    return today - timedelta(days=get_settings().retention_days)
+def start_retention() -> None:
+    """Starts retention in this process. A worker calls it once, after the fork."""
+    get_component(RetentionJob).start()
 
 
-def get_droppable_days(before: date) -> list[date]:
-    """Returns the UTC days before `before` that have rows of activity, or had room made for them, oldest first.
+def get_first_kept_day(today: date) -> date:
+    """Returns the first UTC day that RETENTION_DAYS keeps; `today` is kept besides that many days before it."""
+    return get_component(RetentionJob).get_first_kept_day(today)
+
+
+def select_droppable_days(before: date) -> list[date]:
+    """Returns the UTC days before `before` that have a partition, oldest first.
 
     Raises:
         DatabaseError: the database is away.
     """
-    with reading() as connection:
+    with read_connection() as connection:
         return [day for day in select_partition_days(connection) if day < before]
 
 
 def drop_days(before: date) -> Iterator[date]:
-    """Drops the rows of activity of the UTC days before `before`, and yields each day when it is gone.
+    """Drops the rows of activity of the UTC days before `before`, and yields each day after its drop.
 
     Raises:
-        DatabaseError: the database is away, or someone else's transaction was in the way for too long.
+        DatabaseError: the database is away, or another transaction held a lock for too long.
     """
     return drop_partitions(get_engine(), before)
-
-
-def _attempt(what: str, step: Callable[[], object]) -> bool:
-    try:
-        with bounded(PATIENCE_S):
-            done = step()
-    except Exception as error:
-        log_event("maintenance failed", level="error", step=what, reason=describe_error(error)[:300])
-        return False
-    if done:
-        log_event(what, what=done)
-    return True
-
-
-def _run_forever() -> None:
-    while True:
-        pause_s = EVERY_S if maintain(datetime.now(UTC)) else RETRY_S
-        time.sleep(pause_s * random.uniform(1 - _JITTER, 1 + _JITTER))

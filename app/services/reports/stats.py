@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from app.config import ALL_GATEWAYS
-from app.db.engine import reading
+from app.db import read_connection
 from app.db.histogram import histogram_quantile_ms
 from app.db.rollups import ModelRow, OutcomeRow, SeriesRow, Sums, Usage, select_first_day, select_usage, sum_up
 from app.db.tables import OUTCOMES
@@ -174,7 +174,7 @@ def select_stats(gateway: str, time_range: str, now: datetime) -> Stats:
     """
     end = now.astimezone(UTC).replace(second=0, microsecond=0) + _MINUTE
     chosen = TIME_RANGES[time_range]
-    with reading() as connection:
+    with read_connection() as connection:
         if chosen.length is not None:
             start: datetime | None = end - chosen.length
         else:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from msgspec import structs
 
 from app.config import load_settings
 from app.runtime import use_settings
 from app.server.preflight import find_boot_problem
 from app.services.health import CHECKS, Readiness, checks, get_readiness
 from app.services.health.checks import DatabaseState
+from app.services.journal import get_journal_status
 from app.shutdown import start_drain
 from tests.support.postgres import Postgres
 
@@ -26,7 +27,7 @@ def ready(monkeypatch: pytest.MonkeyPatch) -> Iterator[Ready]:
 
     def make(writable: bool = True, **settings: str) -> Readiness:
         use_settings(load_settings({"DATABASE_URL": AWAY, **settings}))
-        journal: dict[str, Any] = {"writable": writable, "last_error": "OSError: no space left"}
+        journal = structs.replace(get_journal_status(), writable=writable, last_error="OSError: no space left")
         monkeypatch.setattr(checks, "get_journal_status", lambda: journal)
         return get_readiness()
 

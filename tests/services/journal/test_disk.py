@@ -59,7 +59,7 @@ def test_with_refuse_no_provider_is_asked_and_it_comes_back_by_itself(
         process.ask("record", 300)
         assert process.counted() == counted
         assert process.ask("status")["writable"] is False
-        wait_until(lambda: "journal_not_writable" in process.log_file.read_text())
+        wait_until(lambda: "journal_write_failed" in process.log_file.read_text())
         # Refused requests have their rows too: PostgreSQL is there, and takes them from memory.
         wait_until(lambda: process.ask("status")["backlog_rows"] <= 1)
         _make_room(disk)
@@ -146,7 +146,7 @@ def test_a_record_cut_by_the_limit_of_a_files_size_is_taken_back(tmp_path: Path,
         process.ask("record", 10)
         wait_until_shipped(process)
         assert len(Books(database_url).outcomes()) == 1020
-        assert "journal_line_unreadable" not in process.log_file.read_text()
+        assert "journal_line_skipped" not in process.log_file.read_text()
         Books(database_url).check_balance()
 
 

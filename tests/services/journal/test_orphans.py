@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from app.db.engine import create_engine_for
-from app.db.ledger import LedgerLine, select_ledger, upsert_ledger
+from app.db import create_engine_for
+from app.db.ledger import LedgerLine, select_ledger_line, upsert_ledger
 from tests.support.books import (
     Books,
     adopt_all,
@@ -151,9 +151,9 @@ def test_an_older_line_of_the_ledger_does_not_replace_a_newer_one(database_url: 
     newer = LedgerLine(worker_id="a", version=5, started=10)
     upsert_ledger(engine, newer)
     upsert_ledger(engine, LedgerLine(worker_id="a", version=4, started=9))
-    assert select_ledger(engine, "a") == newer
+    assert select_ledger_line(engine, "a") == newer
     upsert_ledger(engine, LedgerLine(worker_id="a", version=6, started=11))
-    line = select_ledger(engine, "a")
+    line = select_ledger_line(engine, "a")
     assert line is not None and line.started == 11
     engine.dispose()
 

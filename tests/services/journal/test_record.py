@@ -13,66 +13,61 @@ import pytest
 from app.config import load_settings
 from app.db.tables import OUTCOMES, activity
 from app.errors import Unavailable
-from app.runtime import use_settings
+from app.runtime import Runtime
+from app.services.journal import MAX_ATTEMPTS, MAX_TEXT_CHARACTERS, ActivityRecord, Journal, new_request_id
 from app.services.journal import record as subject
-from app.services.journal.record import Activity, ActivityRow, new_request_id
-from app.services.journal.recorder import Recorder
 
 
-def _begin(recorder: Recorder) -> Activity:
-    row = ActivityRow(request_id=new_request_id(), started_at=subject._format_now(), key_id="env", endpoint="/v1/x")
-    recorder.begin()
-    return Activity(recorder, row)
+def _open(root: Path, **settings: str) -> Journal:
+    return Journal(Runtime(load_settings({"JOURNAL_DIR": str(root), **settings})))
 
 
-def _lines(recorder: Recorder) -> list[tuple[str, dict[str, object]]]:
-    paths = sorted(recorder.writer.directory.glob("*.journal"))
+def _begin(journal: Journal) -> ActivityRecord:
+    return journal.begin("env", "/v1/x")
+
+
+def _finish(journal: Journal, record: ActivityRecord, outcome: str, status: int) -> None:
+    record.outcome, record.status = outcome, status
+    journal.write_final(record)
+
+
+def _lines(journal: Journal) -> list[tuple[str, dict[str, object]]]:
+    paths = sorted(journal._recorder.writer.directory.glob("*.journal"))
     lines = [line for path in paths for line in path.read_text().splitlines()]
     return [(line[0], json.loads(line[1:])) for line in lines if line[0] != "H"]
 
 
 @pytest.fixture
-def recorder(tmp_path: Path) -> Recorder:
-    return Recorder(tmp_path)
+def journal(tmp_path: Path) -> Journal:
+    return _open(tmp_path)
 
 
-def test_a_row_has_the_columns_of_the_table_activity() -> None:
-    assert set(ActivityRow.__struct_fields__) == {column.name for column in activity.columns}
+def test_a_record_has_the_columns_of_the_table_activity() -> None:
+    assert set(ActivityRecord.__struct_fields__) == {column.name for column in activity.columns}
 
 
-def test_a_request_that_is_not_dispatched_has_a_final_record_only(recorder: Recorder) -> None:
-    request = _begin(recorder)
-    request.finish("rejected", 400)
-    [(kind, row)] = _lines(recorder)
+def test_a_request_that_is_not_sent_has_a_final_line_only(journal: Journal) -> None:
+    _finish(journal, _begin(journal), "rejected", 400)
+    [(kind, row)] = _lines(journal)
     assert (kind, row["outcome"], row["status"]) == ("F", "rejected", 400)
 
 
-def test_the_start_record_is_the_row_of_a_lost_request(recorder: Recorder) -> None:
-    request = _begin(recorder)
-    request.row.model_requested = "llama"
-    request.dispatch()
-    [(kind, row)] = _lines(recorder)
+def test_the_start_line_is_the_row_of_a_lost_request(journal: Journal) -> None:
+    record = _begin(journal)
+    record.model_requested = "llama"
+    journal.write_start(record)
+    [(kind, row)] = _lines(journal)
     assert kind == "S"
     assert (row["outcome"], row["model_requested"], row["duration_ms"]) == ("lost", "llama", None)
     assert row["outcome"] in OUTCOMES
 
 
-def test_a_second_finish_changes_nothing(recorder: Recorder) -> None:
-    request = _begin(recorder)
-    request.dispatch()
-    request.finish("ok", 200)
-    request.finish("client_gone", 499)
-    assert [(kind, row["outcome"]) for kind, row in _lines(recorder)] == [("S", "lost"), ("F", "ok")]
-    assert request.row.outcome == "ok"
-    assert recorder.get_counts().in_flight == 0
-
-
-def test_the_duration_is_that_of_the_monotonic_clock(recorder: Recorder) -> None:
-    request = _begin(recorder)
-    before_s = request.started_s
-    request.finish("ok", 200)
-    duration_ms = request.row.duration_ms
-    assert duration_ms is not None and 0 <= duration_ms <= (time.monotonic() - before_s) * 1000
+def test_a_request_that_is_sent_has_both_lines_and_is_no_longer_in_flight(journal: Journal) -> None:
+    record = _begin(journal)
+    journal.write_start(record)
+    _finish(journal, record, "ok", 200)
+    assert [(kind, row["outcome"]) for kind, row in _lines(journal)] == [("S", "lost"), ("F", "ok")]
+    assert journal._recorder.get_counts().in_flight == 0
 
 
 def test_the_start_is_utc_with_microseconds() -> None:
@@ -98,54 +93,67 @@ def test_ids_are_unique_although_the_clock_steps_back_and_stands_still(monkeypat
     assert len(set(ids)) == len(ids) == 100_000
 
 
-def test_texts_that_postgresql_refuses_are_mended(recorder: Recorder) -> None:
-    request = _begin(recorder)
-    request.row.finish_reason = "a\0b"
-    request.row.upstream_request_id = "\ud800"
-    request.row.model_served = "x" * 1_000_000
-    request.row.attempts = [{"status": 500}] * 10_000
-    request.finish("ok", 200)
-    [(_, row)] = _lines(recorder)
+def test_texts_that_postgresql_refuses_are_repaired_and_long_ones_are_cut(journal: Journal) -> None:
+    record = _begin(journal)
+    record.finish_reason = "a\0b"
+    record.upstream_request_id = "\ud800"
+    record.model_served = "x" * 1_000_000
+    record.attempts = [{"status": 500}] * 10_000
+    _finish(journal, record, "ok", 200)
+    [(_, row)] = _lines(journal)
     assert (row["finish_reason"], row["upstream_request_id"]) == ("a\ufffdb", "?")
-    assert row["model_served"] == "x" * 200
-    assert row["attempts"] == [{"status": 500}] * 10
+    assert row["model_served"] == "x" * 200 and MAX_TEXT_CHARACTERS == 200
+    assert row["attempts"] == [{"status": 500}] * 10 and MAX_ATTEMPTS == 10
+    # The log and the metrics read the record after it is written.
+    assert record.model_served == row["model_served"] and record.attempts == row["attempts"]
 
 
-def test_a_value_that_json_does_not_have_costs_its_details_but_not_the_row(
-    recorder: Recorder, capfd: pytest.CaptureFixture[str]
+def test_a_value_that_json_does_not_have_costs_its_details_but_not_the_record(
+    journal: Journal, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    request = _begin(recorder)
-    request.row.finish_reason = object()  # type: ignore[assignment]
-    request.finish("ok", 200)
-    [(kind, row)] = _lines(recorder)
+    record = _begin(journal)
+    record.finish_reason = object()  # type: ignore[assignment]
+    _finish(journal, record, "ok", 200)
+    [(kind, row)] = _lines(journal)
     assert (kind, row["outcome"], row["finish_reason"]) == ("F", "ok", None)
-    assert "activity_row_unencodable" in capfd.readouterr().err
+    assert "record_encoding_failed" in capfd.readouterr().err
 
 
-def test_dispatch_refuses_when_the_journal_cannot_be_written(tmp_path: Path) -> None:
+def test_a_failure_to_write_the_final_record_does_not_reach_the_request(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("a fault of ours")
+
+    record = _begin(journal)
+    monkeypatch.setattr(journal._recorder, "write_final", fail)
+    _finish(journal, record, "ok", 200)
+    assert "record_write_failed" in capfd.readouterr().err
+
+
+def test_a_start_is_refused_when_the_journal_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    recorder = Recorder(tmp_path / "file")
-    use_settings(load_settings({"JOURNAL_FULL": "refuse"}))
-    request = _begin(recorder)
+    journal = _open(tmp_path / "file", JOURNAL_FULL="refuse")
+    record = _begin(journal)
     with pytest.raises(Unavailable) as caught:
-        request.dispatch()
+        journal.write_start(record)
     assert caught.value.status == 503
     assert int(caught.value.headers()["retry-after"]) > 0
-    request.finish("rejected", 503)
-    assert recorder.get_counts()[:4] == (1, 0, 0, 1)
+    _finish(journal, record, "rejected", 503)
+    assert journal._recorder.get_counts()[:4] == (1, 0, 0, 1)
 
 
-def test_dispatch_goes_on_when_the_setting_says_serve(tmp_path: Path) -> None:
+def test_a_start_is_not_refused_when_the_setting_says_serve(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    recorder = Recorder(tmp_path / "file")
-    use_settings(load_settings({"JOURNAL_FULL": "serve"}))
-    request = _begin(recorder)
-    request.dispatch()
-    request.finish("ok", 200)
-    assert recorder.get_counts()[:4] == (1, 0, 0, 1)
+    journal = _open(tmp_path / "file", JOURNAL_FULL="serve")
+    record = _begin(journal)
+    journal.write_start(record)
+    _finish(journal, record, "ok", 200)
+    assert journal._recorder.get_counts()[:4] == (1, 0, 0, 1)
 
 
-@pytest.fixture(autouse=True)
-def _forget_settings() -> object:
-    yield
-    use_settings(None)
+def test_a_stop_without_a_start_leaves_what_it_cannot_ship(tmp_path: Path) -> None:
+    journal = _open(tmp_path)
+    assert journal.stop(1) and list(tmp_path.iterdir()) == []
+    _finish(journal, _begin(journal), "ok", 200)
+    assert not journal.stop(1) and len(_lines(journal)) == 1

@@ -39,20 +39,22 @@ def _read_all(reader: SegmentReader) -> list[str]:
     ids: list[str] = []
     while rows := reader.read_batch():
         ids += _ids(rows)
-        reader.settle(rows[-1].end)
+        end = rows[-1].end
+        assert end is not None
+        reader.advance(end)
     return ids
 
 
 @pytest.fixture
 def recorder(tmp_path: Path) -> Recorder:
-    return Recorder(tmp_path)
+    return Recorder(tmp_path, "refuse")
 
 
 def test_final_records_are_read_in_order_and_start_records_are_not(recorder: Recorder) -> None:
     for number in range(2000):
-        recorder.begin()
-        recorder.start(f"{number}", _row(f"{number}"))
-        recorder.end(f"{number}", _row(f"{number}"))
+        recorder.count_begun()
+        recorder.write_start(f"{number}", _row(f"{number}"))
+        recorder.write_final(f"{number}", _row(f"{number}"))
     reader = SegmentReader(recorder.writer.directory, Position(1, 0))
     assert _read_all(reader) == [f"{number}" for number in range(2000)]
     assert reader.read_batch() == []
@@ -60,7 +62,7 @@ def test_final_records_are_read_in_order_and_start_records_are_not(recorder: Rec
 
 def test_a_position_within_a_batch_is_where_reading_goes_on(recorder: Recorder) -> None:
     for number in range(100):
-        recorder.end(f"{number}", _row(f"{number}"))
+        recorder.write_final(f"{number}", _row(f"{number}"))
     reader = SegmentReader(recorder.writer.directory, Position(1, 0))
     rows = reader.read_batch()
     place = rows[41].end
@@ -70,11 +72,11 @@ def test_a_position_within_a_batch_is_where_reading_goes_on(recorder: Recorder) 
 
 def test_a_new_segment_begins_with_the_requests_in_flight_and_the_old_one_can_go(recorder: Recorder) -> None:
     for number in range(3):
-        recorder.begin()
-        recorder.start(f"held-{number}", _row(f"held-{number}"))
+        recorder.count_begun()
+        recorder.write_start(f"held-{number}", _row(f"held-{number}"))
     _fill_segment(recorder)
     reader = SegmentReader(recorder.writer.directory, Position(1, 0))
-    recorder.end("held-1", _row("held-1"))
+    recorder.write_final("held-1", _row("held-1"))
     shipped = _read_all(reader)
     assert segment_numbers(recorder.writer.directory) == [2]
     lines = list(iterate_lines(segment_path(recorder.writer.directory, 2)))
@@ -88,18 +90,18 @@ def _fill_segment(recorder: Recorder) -> None:
     number, before = 0, recorder.writer.segment
     while recorder.writer.segment <= max(before, 1):
         number += 1
-        recorder.begin()
-        recorder.start(f"f{number}", _row(f"f{number}", 50_000))
-        recorder.end(f"f{number}", _row(f"f{number}", 50_000))
+        recorder.count_begun()
+        recorder.write_start(f"f{number}", _row(f"f{number}", 50_000))
+        recorder.write_final(f"f{number}", _row(f"f{number}", 50_000))
 
 
 def test_more_requests_in_flight_than_a_segment_holds_do_not_rotate_at_each_record(recorder: Recorder) -> None:
     for number in range(60):
-        recorder.begin()
-        recorder.start(f"{number}", _row(f"{number}", SEGMENT_BYTES // 30))
+        recorder.count_begun()
+        recorder.write_start(f"{number}", _row(f"{number}", SEGMENT_BYTES // 30))
     before = recorder.writer.segment
     for number in range(20):
-        recorder.end(f"{number}", _row(f"{number}"))
+        recorder.write_final(f"{number}", _row(f"{number}"))
     assert recorder.writer.segment - before <= 1
 
 
@@ -165,11 +167,11 @@ def test_counters_are_there_after_their_process_is_gone(tmp_path: Path) -> None:
     code = """
 import os, pathlib, signal, sys
 from app.services.journal.recorder import Recorder
-recorder = Recorder(pathlib.Path(sys.argv[1]))
+recorder = Recorder(pathlib.Path(sys.argv[1]), "refuse")
 for number in range(1000):
-    recorder.begin()
-    recorder.start(f"{number}", b"{}")
-recorder.go_uncovered()
+    recorder.count_begun()
+    recorder.write_start(f"{number}", b"{}")
+recorder.count_sent_without_start()
 os.kill(os.getpid(), signal.SIGKILL)
 """
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
@@ -179,12 +181,12 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 def test_deleted_files_are_noticed_and_the_requests_in_flight_survive(recorder: Recorder) -> None:
     for name in ("gone", "held"):
-        recorder.begin()
-        recorder.start(name, _row(name))
-    recorder.end("gone", _row("gone"))
+        recorder.count_begun()
+        recorder.write_start(name, _row(name))
+    recorder.write_final("gone", _row("gone"))
     remove_directory(recorder.writer.directory)
-    recorder.check()
-    recorder.end("held", _row("held"))
+    recorder.flush_and_probe()
+    recorder.write_final("held", _row("held"))
     counts = recorder.get_counts()
     assert (counts.begun, counts.in_flight, counts.final_lines, counts.unrecorded) == (2, 0, 1, 1)
     assert read_counters(recorder.writer.directory)[0] == 2
@@ -194,18 +196,22 @@ def test_deleted_files_are_noticed_and_the_requests_in_flight_survive(recorder: 
 def test_a_forked_child_does_not_write_the_journal_of_its_parent(tmp_path: Path) -> None:
     code = """
 import os, sys
-from app.services.journal import lifecycle as journal
-parent = journal.start_journal()
-parent.begin(); parent.end("a", b'{"request_id": "a"}')
-directory = parent.writer.directory
+from app.runtime import get_component
+from app.services.journal import Journal, start_journal
+def record():
+    journal = get_component(Journal)
+    record = journal.begin("env", "/v1/x")
+    journal.write_final(record)
+    return record.request_id.encode(), journal._recorder.writer.directory
+start_journal()
+request_id, directory = record()
 if os.fork() == 0:
-    child = journal.start_journal()
-    child.begin(); child.end("b", b'{"request_id": "b"}')
-    os._exit(0 if child.writer.directory != directory else 1)
+    os._exit(0 if record()[1] != directory else 1)
 assert os.wait()[1] == 0
 from app.services.journal.segment_format import lock_directory
 assert lock_directory(directory) is None, "the child let go of the lock"
-assert b'"b"' not in next(directory.glob("*.journal")).read_bytes()
+[final] = [line for line in next(directory.glob("*.journal")).read_bytes().splitlines() if line.startswith(b"F")]
+assert request_id in final
 """
     environment = {**os.environ, "JOURNAL_DIR": str(tmp_path), "DATABASE_URL": "postgresql://x@/x?host=/nonexistent"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.config import load_settings
-from app.db.engine import get_engine
+from app.db import get_engine
 from app.db.keys import select_key_by_digest
 from app.runtime import use_settings
-from app.services.keys.keys import create_key, digest_of, is_well_formed, list_keys, new_key, revoke_key
+from app.services.keys import create_key, digest_of, is_well_formed, list_keys, new_key, revoke_key
 from tests.support.gateway import base_settings
 
 
@@ -72,5 +72,4 @@ def test_a_key_is_made_listed_and_revoked(database_url: str, tmp_path: Path) -> 
         assert [listed.revoked_at is None for listed in list_keys()] == [False, True]
         assert second not in str(list_keys()) and key not in str(list_keys())
     finally:
-        get_engine().dispose()
         use_settings(None)

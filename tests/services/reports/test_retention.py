@@ -1,4 +1,4 @@
-"""Upkeep makes room ahead of need and drops what is old; no statistic changes by it, and a failure stops nothing."""
+"""Retention makes partitions ahead and drops old ones; statistics do not change, and a failed step stops no other."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import pytest
 from sqlalchemy import Engine, text
 
 from app.config import ROOT, load_settings
-from app.db.engine import dispose_engine, get_engine
+from app.db import get_engine
 from app.db.partitions import DAYS_AHEAD, PARTITION_LOCK, select_partition_days
-from app.runtime import use_settings
+from app.runtime import get_component, use_settings
 from app.services.reports.records import select_usage_report
-from app.services.reports.retention import get_droppable_days, maintain
+from app.services.reports.retention import RetentionJob, select_droppable_days
 from app.services.reports.stats import TIME_RANGES, select_stats
 from tests.db.rows import NOON, count, insert_rows, make_row
 from tests.support.postgres import Postgres
@@ -33,14 +33,17 @@ def engine(database_url: str) -> Iterator[Engine]:
     """The test's own database is the one in this process's settings, which keep seven days."""
     use_settings(load_settings({"DATABASE_URL": database_url, "RETENTION_DAYS": "7"}))
     yield get_engine()
-    dispose_engine()
     use_settings(None)
+
+
+def _apply() -> bool:
+    return get_component(RetentionJob).apply(NOON)
 
 
 def test_a_round_makes_the_days_ahead_and_drops_those_past_retention(engine: Engine) -> None:
     insert_rows(engine, [make_row(after_s=-back * 86_400) for back in range(12)])
-    assert get_droppable_days((NOON - 7 * DAY).date()) == [TODAY - back * DAY for back in range(11, 7, -1)]
-    assert maintain(NOON)
+    assert select_droppable_days((NOON - 7 * DAY).date()) == [TODAY - back * DAY for back in range(11, 7, -1)]
+    assert _apply()
     with engine.connect() as connection:
         days = select_partition_days(connection)
     assert days == [TODAY + offset * DAY for offset in range(-7, DAYS_AHEAD + 1)]
@@ -52,7 +55,7 @@ def test_all_statistics_are_identical_before_and_after_rows_are_dropped(engine: 
     moments = [-chance.random() * 40 * 86_400 for _ in range(1_500)]
     insert_rows(engine, [make_row(after_s=at, key_id=f"key-{int(-at) % 5}", ttft_ms=100 + -at % 900) for at in moments])
     before = _all_numbers()
-    assert maintain(NOON)
+    assert _apply()
     assert 0 < count(engine, "activity") < 500
     assert _all_numbers() == before
 
@@ -65,12 +68,11 @@ def _all_numbers() -> list[Any]:
 def test_a_database_that_is_away_fails_the_round_and_is_said_in_the_log(capfd: pytest.CaptureFixture[str]) -> None:
     use_settings(load_settings({"DATABASE_URL": "postgresql://nobody@/nothing?host=/nowhere"}))
     try:
-        assert not maintain(NOON)
+        assert not _apply()
     finally:
-        dispose_engine()
         use_settings(None)
     lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
-    assert [line["event"] for line in lines] == ["maintenance failed"] * 3
+    assert [line["event"] for line in lines] == ["retention_failed"] * 3
     assert all("/nowhere" in line["reason"] for line in lines)
 
 
@@ -79,17 +81,17 @@ def test_a_step_that_fails_does_not_keep_the_next_from_its_work(engine: Engine) 
     with engine.connect() as other:
         # Another worker is at the partitions, and does not finish.
         other.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": PARTITION_LOCK})
-        assert not maintain(NOON)
+        assert not _apply()
     assert count(engine, "usage_rollup_minute") == 1
-    assert maintain(NOON)
+    assert _apply()
 
 
 STARTED_IN_A_WORKER = """
 from gevent import monkey; monkey.patch_all()
 from psycogreen.gevent import patch_psycopg; patch_psycopg()
 import sys, time
-from app.services.reports.retention import start_maintenance
-start_maintenance(); start_maintenance()
+from app.services.reports.retention import start_retention
+start_retention(); start_retention()
 time.sleep(float(sys.argv[1]))
 """
 
@@ -107,4 +109,4 @@ def test_a_worker_does_it_at_once_and_beside_its_requests(database_url: str, pos
             worker.kill()
         assert worker.stderr is not None
         events = [json.loads(line)["event"] for line in worker.stderr.read().splitlines()]
-    assert events == ["partitions made"] or events == []
+    assert events == ["partitions_made"] or events == []

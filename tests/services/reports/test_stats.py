@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from app.config import ALL_GATEWAYS, load_settings
-from app.db.engine import dispose_engine, get_engine
+from app.db import get_engine
 from app.db.tables import OUTCOMES
 from app.runtime import use_settings
 from app.services.providers import PROVIDERS
@@ -54,7 +54,6 @@ def history(history_url: str) -> Iterator[Engine]:
 def _with_database(url: str) -> Iterator[Engine]:
     use_settings(load_settings({"DATABASE_URL": url}))
     yield get_engine()
-    dispose_engine()
     use_settings(None)
 
 
