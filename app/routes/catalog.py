@@ -9,7 +9,7 @@ from flask import Blueprint, Response
 
 from app.config import ALL_GATEWAYS
 from app.errors import BadRequest
-from app.services.inference.routing import resolve_entry
+from app.services.inference import find_model
 from app.services.models import MAX_MODEL_NAME_CHARACTERS, ListQuery, render_list, render_model
 from app.services.providers import PROVIDERS, get_configured_providers
 from app.web import conditional_response, one_of, read_query
@@ -70,4 +70,4 @@ def get_model(model_id: str) -> Response:
         raise BadRequest(f"A model's name has at most {MAX_MODEL_NAME_CHARACTERS} characters.", param="model")
     gateway = read_query(GatewayQuery, strict=False).gateway
     providers = get_configured_providers() if gateway == ALL_GATEWAYS else [PROVIDERS[gateway]]
-    return conditional_response(render_model(*resolve_entry(model_id, providers)))
+    return conditional_response(render_model(*find_model(model_id, providers)))

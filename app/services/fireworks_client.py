@@ -1,11 +1,11 @@
-"""Fireworks for Python programs: the four functions of the client, over the same path that the HTTP routes use.
+"""Fireworks for Python programs: the document's four functions, over the same client that the HTTP routes use.
 
     stream = make_fireworks_request_openai_stream(messages, "accounts/fireworks/models/deepseek-v3p1")
     for chunk in stream:
         if chunk.choices[0].delta.content:
             print(chunk.choices[0].delta.content, end="")
 
-Needed is `FIREWORKS_API_KEY`, in the environment or a dotenv file; no web server and no database.
+They need `FIREWORKS_API_KEY`, in the environment or a dotenv file, and neither a web server nor a database.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ import sseclient
 
 from app.errors import UpstreamError
 from app.runtime import get_settings
-from app.services.endpoints.chat_assembly import process_completion
-from app.services.inference.parameters import stream_options_for
+from app.services.endpoints import CHAT
 from app.services.providers import get_client, get_provider
-from app.services.streaming.client_connection import ClientConnection
-from app.services.streaming.relay import Relay
-from app.upstream import UpstreamClient
+from app.services.streaming import ClientConnection, EventReader, Relay
+from app.upstream import Response, UpstreamClient
+
+_FIREWORKS = get_provider("fireworks")
 
 
 class ChatObject(dict[str, Any]):
@@ -50,7 +50,7 @@ def get_fireworks_client() -> UpstreamClient:
     Raises:
         ConfigurationMissing: FIREWORKS_API_KEY is not set.
     """
-    return get_client(get_provider("fireworks"))
+    return get_client(_FIREWORKS)
 
 
 def make_fireworks_request_openai(messages: list[dict[str, Any]], model: str, **params: Any) -> ChatObject:
@@ -62,7 +62,7 @@ def make_fireworks_request_openai(messages: list[dict[str, Any]], model: str, **
         params: any other field of the request (`max_tokens`, `temperature`, `tools`, …), sent as given.
 
     Returns:
-        Fireworks' answer as it came; `process_fireworks_response` normalises it.
+        Fireworks' response as it came; `process_fireworks_response` normalises it.
 
     Raises:
         UpstreamError: one of its subclasses for everything that goes wrong on the way or at Fireworks.
@@ -70,11 +70,11 @@ def make_fireworks_request_openai(messages: list[dict[str, Any]], model: str, **
     """
     settings = get_settings()
     body = {**params, "model": model, "messages": messages, "stream": False}
-    answer = get_fireworks_client().post("/chat/completions", msgspec.json.encode(body), stream=False)
+    response = _post(body)
     deadline_s = time.monotonic() + settings.upstream_total_timeout_s
-    completion = answer.read_json(idle_timeout_s=settings.upstream_idle_timeout_s, deadline_s=deadline_s)
+    completion = response.read_json(idle_timeout_s=settings.upstream_idle_timeout_s, deadline_s=deadline_s)
     if not isinstance(completion, dict):
-        raise UpstreamError(f"{answer.title} answered with something that is not a chat completion. Retry.")
+        raise UpstreamError(f"{response.title} answered with something that is not a chat completion. Retry.")
     return ChatObject(completion)
 
 
@@ -89,24 +89,29 @@ def make_fireworks_request_openai_stream(messages: list[dict[str, Any]], model: 
         UpstreamError: at once where Fireworks refuses, and while iterating where the stream ends too early.
         ConfigurationMissing: FIREWORKS_API_KEY is not set.
     """
+    assert CHAT.stream is not None
     settings = get_settings()
-    body = {**params, "model": model, "messages": messages, "stream": True}
-    show_usage = bool((params.get("stream_options") or {}).get("include_usage"))
-    body["stream_options"] = stream_options_for(body)
-    answer = get_fireworks_client().post("/chat/completions", msgspec.json.encode(body), stream=True)
+    body = {**params, "model": model, "messages": messages}
+    reader = EventReader(CHAT, _FIREWORKS.title, show_usage=CHAT.stream.wants_usage(body))
+    CHAT.stream.request_stream(body)
     relay = Relay(
-        answer,
+        _post(body),
+        reader,
         client=ClientConnection(None),
         settings=settings,
         deadline_s=time.monotonic() + settings.upstream_total_timeout_s,
-        show_usage=show_usage,
-        report=lambda sightings, error: None,
+        on_end=lambda summary, error: None,
     )
     return ChatStream(relay)
 
 
+def _post(body: dict[str, Any]) -> Response:
+    path = _FIREWORKS.serves[CHAT.name].path
+    return get_fireworks_client().post(path, msgspec.json.encode(body), stream=body["stream"])
+
+
 class ChatStream(Iterator[ChatObject]):
-    """The chunks of one stream; not a generator alone, because closing one that was never started closes nothing."""
+    """The chunks of one stream. Not just a generator, because closing one that was never started closes nothing."""
 
     def __init__(self, relay: Relay) -> None:
         self._relay = relay
@@ -138,7 +143,7 @@ def _chunks(relay: Relay) -> Generator[ChatObject, None, None]:
 
 
 def process_fireworks_response(response: dict[str, Any]) -> dict[str, Any]:
-    """Normalises Fireworks' answer to an unstreamed request: what it leaves out is filled in as null, nothing is lost.
+    """Normalises Fireworks' response to an unstreamed request: what it left out is null, and nothing is lost.
 
     Args:
         response: a chat completion as Fireworks sends it, or a `ChatObject` of it.
@@ -147,4 +152,5 @@ def process_fireworks_response(response: dict[str, Any]) -> dict[str, Any]:
         A plain dictionary in OpenAI's shape, with `content` null where the model gave none.
     """
     plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(dict(response)))
-    return process_completion(plain)
+    normalised: dict[str, Any] = CHAT.normalise(plain)
+    return normalised

@@ -1,29 +1,31 @@
-"""What every HTTP request goes through: a request id, the one error shape, one line in the log."""
+"""What every HTTP request goes through: a request id, an error in the shape of its API, one line in the log."""
 
 from __future__ import annotations
 
 import time
 
-from flask import Flask, Response, g, request
+from flask import Flask, Response, current_app, g, request
 from werkzeug.exceptions import HTTPException
 
 from app.db.errors import DatabaseError, describe_error
 from app.errors import BadRequest, BodyTooLarge, GatewayError, MethodNotAllowed, NotFound, Unavailable
 from app.logs import log_event
 from app.runtime import get_settings
-from app.services.journal.record import new_request_id
+from app.services.journal import new_request_id
+
+_FAILED = "The gateway failed on this request. Report the x-request-id to the operator."
 
 
 def set_up_http(app: Flask) -> None:
     """Attaches to `app` what every request goes through."""
     app.before_request(_begin)
     app.after_request(_finish)
-    app.register_error_handler(Exception, _answer_error)
+    app.register_error_handler(Exception, _make_error_response)
 
 
 def _begin() -> None:
     g.started_s = time.monotonic()
-    g.request_id = None  # Made when it is needed; a route that records activity takes that record's.
+    g.request_id = None  # Made when it is needed. A route that records the request takes the id of the record.
 
 
 def _finish(response: Response) -> Response:
@@ -35,7 +37,7 @@ def _finish(response: Response) -> Response:
 
 
 def _log(response: Response) -> None:
-    # Routes that record activity write their line at the end of the answer, which for a stream is later than this.
+    # A request with a record is logged when it is finished, which for a stream is later than this.
     key = g.get("key")
     log_event(
         "request",
@@ -48,26 +50,29 @@ def _log(response: Response) -> None:
     )
 
 
-def _answer_error(error: Exception) -> Response:
-    """Turns whatever was raised into the one error shape."""
+def _make_error_response(error: Exception) -> Response:
+    """Turns any exception into an error response in the shape of the API that was called."""
+    headers: dict[str, str] = {}
     if isinstance(error, HTTPException):
-        shown, headers = _from_framework(error), dict(error.get_headers())
-        allow = {"allow": headers["Allow"]} if "Allow" in headers else {}
+        shown = _translate_framework_error(error)
+        headers = {name.lower(): value for name, value in error.get_headers() if name == "Allow"}
     elif isinstance(error, GatewayError):
-        shown, allow = error, {}
+        shown = error
     elif isinstance(error, DatabaseError):
         reason = describe_error(error)[:300]
-        log_event("database not answering", level="warning", reason=reason, path=request.path[:500])
-        shown, allow = _database_away(), {}
+        log_event("database_not_answering", level="warning", reason=reason, path=request.path[:500])
+        shown = _make_database_error()
     else:
-        log_event("unexpected error", level="error", error=error, path=request.path[:500])
-        shown, allow = GatewayError("The gateway failed on this request. Report the x-request-id to the operator."), {}
-    headers = {**shown.headers(), **allow}
-    return Response(shown.to_json(), status=shown.status, content_type="application/json", headers=headers)
+        log_event("request_failed", level="error", error=error, path=request.path[:500])
+        shown = GatewayError(_FAILED)
+    # An inference view carries the shape of its API; every other path has the gateway's own.
+    shape = getattr(current_app.view_functions.get(request.endpoint or ""), "errors", None)
+    body = shown.to_json() if shape is None else shape.make_body(shown)
+    return Response(body, status=shown.status, content_type="application/json", headers={**shown.headers(), **headers})
 
 
-def _database_away() -> GatewayError:
-    # A restart of PostgreSQL takes some seconds, and its pool here is back at the next request.
+def _make_database_error() -> GatewayError:
+    # A restart of PostgreSQL takes some seconds, and the pool of connections recovers at the next request.
     return Unavailable(
         "The gateway's database does not answer now. Retry in a few seconds; if it lasts, tell the operator.",
         code="database_unavailable",
@@ -75,7 +80,7 @@ def _database_away() -> GatewayError:
     )
 
 
-def _from_framework(error: HTTPException) -> GatewayError:
+def _translate_framework_error(error: HTTPException) -> GatewayError:
     status = error.code or 500
     if status == 404:
         return NotFound(f"There is no {request.path[:200]!r} here. The README lists every path.", code="unknown_path")
@@ -86,4 +91,4 @@ def _from_framework(error: HTTPException) -> GatewayError:
         return BodyTooLarge(f"The body is larger than {get_settings().max_body_bytes} bytes. Send less.")
     if 400 <= status < 500:
         return BadRequest(f"{error.description or error.name} Compare the request with the README.", status=status)
-    return GatewayError("The gateway failed on this request. Report the x-request-id to the operator.", status=status)
+    return GatewayError(_FAILED, status=status)

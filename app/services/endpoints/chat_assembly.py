@@ -1,18 +1,22 @@
-"""Chat completions as dictionaries: a whole one normalised, and one put together from a stream of chunks."""
+"""Chat completions as dictionaries: a whole one is normalised, and one is put together from the chunks of a stream."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 
-def process_completion(completion: dict[str, Any]) -> dict[str, Any]:
-    """Fills in what a provider left out of a chat completion, and changes nothing that is there.
+_decode = msgspec.json.Decoder().decode
 
-    Fireworks omits `content` when reasoning used up the budget or only tools were called, where OpenAI's schema
-    has null. Unknown is null here too, never zero or empty.
+
+def normalise_completion(completion: dict[str, Any]) -> dict[str, Any]:
+    """Fills in what a provider left out of a chat completion. Nothing that is there is changed.
+
+    Fireworks omits `content` when reasoning used up the budget or only tools were called; OpenAI's schema has null
+    there. What is unknown is null here too, never zero or empty.
 
     Args:
-        completion: a provider's answer; it is completed in place.
+        completion: a provider's response; it is changed in place.
 
     Returns:
         The same dictionary, with `object`, `usage` and for each choice `index`, `message.role`, `message.content`,
@@ -32,14 +36,18 @@ def process_completion(completion: dict[str, Any]) -> dict[str, Any]:
     return completion
 
 
-class CompletionCollector:
-    """Puts the chunks of a stream together to the completion that an unstreamed request would have given."""
+class ChatCollector:
+    """Puts the chunks of a stream together to the completion that an unstreamed request would have had."""
 
     def __init__(self) -> None:
         self._completion: dict[str, Any] = {}
         self._choices: dict[int, dict[str, Any]] = {}
 
-    def add(self, chunk: dict[str, Any]) -> None:
+    def add(self, data: bytes) -> None:
+        """Takes in one chunk, as JSON."""
+        self.add_chunk(_decode(data))
+
+    def add_chunk(self, chunk: dict[str, Any]) -> None:
         """Takes in one chunk."""
         for name, value in chunk.items():
             if name not in {"choices", "object"} and (value is not None or name not in self._completion):
@@ -61,21 +69,21 @@ class CompletionCollector:
             else:
                 choice[name] = value
 
-    def completion(self) -> dict[str, Any]:
-        """Returns the completion, normalised as `process_completion` does."""
+    def make_response(self) -> dict[str, Any]:
+        """Returns the completion, normalised as `normalise_completion` does."""
         choices = [self._choices[index] for index in sorted(self._choices)]
         for choice in choices:
             for call in choice["message"].get("tool_calls") or ():
                 call.pop("index", None)
-        return process_completion({**self._completion, "object": "chat.completion", "choices": choices})
+        return normalise_completion({**self._completion, "object": "chat.completion", "choices": choices})
 
 
-# Said once or repeated whole in each piece of a tool call, as opposed to arguments, which come in pieces.
+# These come once, or whole in each piece of a tool call. Other texts, such as arguments, come in pieces.
 _WHOLE = frozenset({"role", "id", "type", "name", "index"})
 
 
 def _merge(whole: dict[str, Any], piece: dict[str, Any]) -> None:
-    """Adds a delta to what came before: texts and lists grow, tool calls are matched by index."""
+    """Adds a delta to what came before it: texts and lists grow, and tool calls are matched by index."""
     for name, value in piece.items():
         if value is None:
             continue

@@ -9,11 +9,10 @@ from typing import Any, Literal
 import msgspec
 
 from app.config import SettingsError
-from app.db import DatabaseError, describe_error, time_limit
-from app.db import get_engine
+from app.db import DatabaseError, describe_error, get_engine, time_limit
 from app.db.schema import select_schema_state
 from app.runtime import get_settings
-from app.services.inference.circuit_breaker import get_open_breakers
+from app.services.inference import get_open_breakers
 from app.services.journal.lifecycle import get_journal_status
 from app.services.models import get_catalog_states
 from app.services.pricing import load_operator_prices

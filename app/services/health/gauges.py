@@ -8,8 +8,7 @@ from __future__ import annotations
 from functools import cache
 
 from app.metrics import make_gauge
-from app.services.inference.admission import get_live
-from app.services.inference.circuit_breaker import THRESHOLDS, get_open_breakers
+from app.services.inference import THRESHOLDS, get_live_requests, get_open_breakers
 from app.services.journal import get_journal_status
 from app.services.models import get_catalog_states
 from app.services.providers import PROVIDERS
@@ -49,9 +48,9 @@ def update_gauges() -> None:
     for name, catalog in get_catalog_states().items():
         if catalog.age_s is not None:
             gauges.catalog_age.labels(name).set(catalog.age_s)
-    for stream, count in get_live().items():
+    for stream, count in get_live_requests().items():
         gauges.live_requests.labels("true" if stream else "false").set(count)
-    open_breakers = {(breaker["provider"], breaker["kind"]) for breaker in get_open_breakers()}
+    open_breakers = {(breaker.provider, breaker.kind) for breaker in get_open_breakers()}
     for provider in PROVIDERS:
         for kind in THRESHOLDS:
             gauges.breaker_open.labels(provider, kind).set((provider, kind) in open_breakers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from app.services.health.checks import CHECKS, DatabaseState
+from app.services.inference import OpenBreaker
 from app.services.journal import JournalStatus
 from app.services.models import CatalogState
 from app.shutdown import is_draining
@@ -27,7 +28,7 @@ class Readiness(msgspec.Struct, frozen=True, kw_only=True):
     database: DatabaseState
     journal: JournalStatus
     catalogs: dict[str, CatalogState]
-    breakers: list[dict[str, object]]
+    breakers: list[OpenBreaker]
 
 
 def get_readiness() -> Readiness:

@@ -3,34 +3,48 @@
 from __future__ import annotations
 
 from app.errors import Unavailable
-from app.runtime import get_settings
+from app.runtime import Component, Runtime, get_component
+from app.services.inference.exchange import Exchange
 
-_live = {True: 0, False: 0}  # By whether the client asked for a stream.
 
+class Admission(Component):
+    """Counts the requests that are being served.
 
-def admit() -> None:
-    """Counts a request in; `release` counts it out, and a refused one too.
-
-    Raises:
-        Unavailable: MAX_LIVE_REQUESTS are being served already.
+    Attributes:
+        requests: all of them.
+        streams: those whose client asked for a stream.
     """
-    _live[False] += 1
-    if _live[False] + _live[True] > get_settings().max_live_requests:
-        message = "The gateway serves as many requests as it can. Retry in a moment."
-        raise Unavailable(message, code="overloaded", retry_after_s=1)
+
+    def __init__(self, runtime: Runtime) -> None:
+        super().__init__(runtime)
+        self.requests = 0
+        self.streams = 0
+
+    def admit(self, exchange: Exchange) -> None:
+        """Counts a request in until it is finished; a refused one too.
+
+        Raises:
+            Unavailable: MAX_LIVE_REQUESTS are being served already.
+        """
+        self.requests += 1
+        exchange.on_finish(self._release)
+        if self.requests > self.settings.max_live_requests:
+            message = "The gateway serves as many requests as it can. Retry in a moment."
+            raise Unavailable(message, code="overloaded", retry_after_s=1)
+
+    def _release(self) -> None:
+        self.requests -= 1
+
+    def count_stream(self, exchange: Exchange) -> None:
+        """Counts an admitted request as a stream until it is finished."""
+        self.streams += 1
+        exchange.on_finish(self._release_stream)
+
+    def _release_stream(self) -> None:
+        self.streams -= 1
 
 
-def become_stream() -> None:
-    """Moves a request that was counted in to the streams."""
-    _live[False] -= 1
-    _live[True] += 1
-
-
-def release(stream: bool) -> None:
-    """Counts a request out."""
-    _live[stream] -= 1
-
-
-def get_live() -> dict[bool, int]:
-    """Returns how many requests are being served: by whether they stream."""
-    return dict(_live)
+def get_live_requests() -> dict[bool, int]:
+    """Returns how many requests are being served, by whether they stream."""
+    admission = get_component(Admission)
+    return {False: admission.requests - admission.streams, True: admission.streams}

@@ -1,37 +1,53 @@
-"""Ends a wait for a provider from outside: when the client has left, the time is up, or the gateway stops.
+"""Cancels the wait for a provider when the client disconnects, the deadline passes, or the drain is over.
 
-A greenlet that waits for the head of an answer can do nothing else, and a client that leaves then would go unnoticed
-until the provider speaks. One watcher per process looks at all such waits once a second and raises the reason inside
-the greenlet that waits. Where sockets are not gevent's (scripts, unit tests) nothing is watched, and the timeouts of
-the sockets alone hold.
+A greenlet that waits for the head of a response can do nothing else, so a client that disconnects meanwhile would go
+unnoticed until the provider answers. One watcher per process checks all such waits once a second, and raises the
+reason inside the greenlet that waits. Where sockets are not gevent's (scripts, unit tests) nothing is watched, and only
+the timeouts of the sockets act.
 """
 
 from __future__ import annotations
 
 import time
 from contextlib import AbstractContextManager
+from functools import cache
 from typing import Any
 
 from app.errors import ClientGone, GatewayError
-from app.services.streaming.client_connection import ClientConnection
-from app.services.streaming.relay import PRESENCE_CHECK_S
+from app.runtime import Component, Runtime, get_component
+from app.services.streaming import PRESENCE_CHECK_S, ClientConnection
 from app.shutdown import raise_if_drained
 from app.upstream import make_total_timeout
 
 
-class _Wait:
-    """One greenlet that waits; `open` is False once it no longer may be interrupted."""
+class _Wait(AbstractContextManager[None]):
+    """One greenlet that waits. A generator could do this at four times the cost, twice a request.
 
-    __slots__ = ("client", "deadline_s", "greenlet", "open", "title")
+    Attributes:
+        is_over: whether the wait has ended, so that it may no longer be cancelled.
+    """
 
-    def __init__(self, client: ClientConnection, deadline_s: float, title: str, greenlet: Any) -> None:
+    __slots__ = ("client", "deadline_s", "greenlet", "is_over", "title", "waits")
+
+    def __init__(
+        self, client: ClientConnection, deadline_s: float, title: str, waits: set[_Wait], greenlet: Any
+    ) -> None:
         self.client = client
         self.deadline_s = deadline_s
         self.title = title
+        self.waits = waits
         self.greenlet = greenlet
-        self.open = True
+        self.is_over = False
 
-    def reason_to_end(self) -> GatewayError | None:
+    def __enter__(self) -> None:
+        self.waits.add(self)
+
+    def __exit__(self, *_: Any) -> None:
+        self.is_over = True
+        self.waits.discard(self)
+
+    def get_reason(self) -> GatewayError | None:
+        """Returns the error that should end this wait now, None where it may go on."""
         try:
             raise_if_drained()
         except GatewayError as error:
@@ -40,83 +56,72 @@ class _Wait:
             return make_total_timeout(self.title)
         return ClientGone() if self.client.is_gone() else None
 
-    def end(self, reason: GatewayError) -> None:
-        """Runs in gevent's hub, where no greenlet can move between the look at `open` and the throw."""
-        if self.open:
+    def cancel(self, reason: GatewayError) -> None:
+        """Raises the reason in the waiting greenlet.
+
+        Runs in gevent's hub, where no greenlet can move between the look at `is_over` and the throw.
+        """
+        if not self.is_over:
             self.greenlet.throw(reason)
 
 
-_waits: set[_Wait] = set()
-_watcher: Any = None
+class Watcher(Component):
+    """Checks the waits of this process from a greenlet of its own.
+
+    Attributes:
+        waits: those that may be cancelled.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        super().__init__(runtime)
+        import gevent
+
+        self.waits: set[_Wait] = set()
+        self.get_current_greenlet = gevent.getcurrent
+        self._greenlet = gevent.spawn(self._watch)
+
+    def _watch(self) -> None:
+        import gevent
+
+        while True:
+            gevent.sleep(PRESENCE_CHECK_S)
+            for wait in list(self.waits):
+                reason = wait.get_reason()
+                if reason is not None:
+                    gevent.get_hub().loop.run_callback(wait.cancel, reason)
+
+    def close(self) -> None:
+        """Ends the watching."""
+        self._greenlet.kill(block=False)
 
 
-def ends_early(client: ClientConnection, deadline_s: float, title: str) -> AbstractContextManager[None]:
-    """Lets the wait in its body end early.
+class _Uncancelled(AbstractContextManager[None]):
+    def __exit__(self, *_: Any) -> None:
+        return None
+
+
+_UNCANCELLED = _Uncancelled()
+
+
+def cancel_early(client: ClientConnection, deadline_s: float, title: str) -> AbstractContextManager[None]:
+    """Lets the wait in its body be cancelled.
 
     Args:
-        client: whose departure ends it, with ClientGone.
-        deadline_s: when it must be over, on the monotonic clock; UpstreamTimeout ends it then.
+        client: whose disconnect ends the wait with ClientGone.
+        deadline_s: when the wait must be over, on the monotonic clock; UpstreamTimeout ends it then.
         title: the provider's name, for that error.
 
     Raises:
-        GatewayShutdown: the drain time ran out.
+        GatewayShutdown: the drain is over.
     """
-    return _EarlyEnd(client, deadline_s, title)
+    if not _is_patched():
+        return _UNCANCELLED
+    watcher = get_component(Watcher)
+    return _Wait(client, deadline_s, title, watcher.waits, watcher.get_current_greenlet())
 
 
-class _EarlyEnd(AbstractContextManager[None]):
-    """A generator would do, at four times the price, twice a request."""
-
-    __slots__ = ("_wait",)
-
-    def __init__(self, client: ClientConnection, deadline_s: float, title: str) -> None:
-        self._wait: _Wait | None = None
-        if _is_patched():
-            _start_watcher()
-            self._wait = _Wait(client, deadline_s, title, _getcurrent())
-
-    def __enter__(self) -> None:
-        if self._wait is not None:
-            _waits.add(self._wait)
-
-    def __exit__(self, *_: Any) -> None:
-        if self._wait is not None:
-            self._wait.open = False
-            _waits.discard(self._wait)
-
-
-def _getcurrent() -> Any:
-    import gevent
-
-    return gevent.getcurrent()
-
-
+@cache
 def _is_patched() -> bool:
-    global _patched
-    if _patched is None:
-        from gevent.monkey import is_module_patched
+    from gevent.monkey import is_module_patched
 
-        _patched = bool(is_module_patched("socket"))
-    return _patched
-
-
-_patched: bool | None = None
-
-
-def _start_watcher() -> None:
-    global _watcher
-    if _watcher is None or _watcher.dead:
-        import gevent
-
-        _watcher = gevent.spawn(_watch)
-
-
-def _watch() -> None:
-    import gevent
-
-    while True:
-        gevent.sleep(PRESENCE_CHECK_S)
-        for wait in list(_waits):
-            reason = wait.reason_to_end()
-            if reason is not None:
-                gevent.get_hub().loop.run_callback(wait.end, reason)
+    return bool(is_module_patched("socket"))

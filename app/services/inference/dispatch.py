@@ -1,83 +1,91 @@
-"""One chat request at one provider, tried again where that is safe: before the first byte, never past the deadline."""
+"""Sends a request to a provider, and again where that is safe: before the first byte, never past the deadline."""
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from typing import Any
 
 from app.errors import UpstreamError
-from app.services.inference.circuit_breaker import abandon_probe, check_breakers, note_failure, note_success
-from app.upstream import Response, UpstreamClient
+from app.runtime import get_component
+from app.services.inference.adaptation import UpstreamRequest
+from app.services.inference.cancellation import cancel_early
+from app.services.inference.circuit_breaker import CircuitBreakers
+from app.services.inference.exchange import Exchange
+from app.services.providers import get_client
+from app.upstream import Response
 
 # The pauses grow from here, each drawn evenly from zero to its bound ("full jitter": Brooker, "Exponential Backoff
 # and Jitter", AWS Architecture Blog, 2015), so that clients that failed together do not come back together.
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 4.0
 
-# A provider that asks for a longer pause gets it from the client, who is told; a request held here costs a place.
+# Where a provider asks for a longer pause, the client is told to wait. Waiting here would hold one of the places that
+# MAX_LIVE_REQUESTS allows.
 LONGEST_RETRY_AFTER_S = 5.0
 
 
-def post_chat_with_retries(
-    client: UpstreamClient,
-    provider: str,
-    body: bytes,
-    *,
-    stream: bool,
-    retries: int,
-    deadline_s: float,
-    attempts: list[Any],
-) -> Response:
-    """Sends a chat request, and again after a failure that left nothing behind.
+def dispatch(exchange: Exchange, request: UpstreamRequest) -> Response:
+    """Sends a request, and again after a failure that left nothing behind.
 
-    Args:
-        client: the provider's client.
-        provider: its name, for its breakers.
-        body: the request as JSON.
-        stream: whether it asks for Server-Sent Events.
-        retries: how often at most it is tried again.
-        deadline_s: when the whole request must be over, on the monotonic clock.
-        attempts: where the first attempt fails, each is added here, as it stands on the activity row.
+    Where the first attempt fails, each attempt is added to the record's `attempts`.
+
+    Returns:
+        The provider's response with status 2xx, its body still to be read.
 
     Raises:
-        UpstreamError: the last attempt's failure; after retries it tells the client not to retry by itself.
+        UpstreamError: the last attempt failed. After retries it tells the client not to retry by itself.
+        ClientGone: the client disconnected.
+        GatewayShutdown: the drain is over.
     """
+    title = request.target.provider.title
+    with cancel_early(exchange.client, exchange.deadline_s, title):
+        return _send_with_retries(exchange, request)
+
+
+def _send_with_retries(exchange: Exchange, request: UpstreamRequest) -> Response:
+    provider = request.target.provider
+    client, breakers = get_client(provider), get_component(CircuitBreakers)
+    attempts = exchange.record.attempts
     while True:
-        check_breakers(provider)  # Its refusal is no attempt: nothing was sent, and no probe of a breaker failed.
+        breakers.raise_if_open(provider.name)  # Its refusal is no attempt: nothing was sent.
         started_s = time.monotonic()
         try:
-            answer = client.post("/chat/completions", body, stream=stream)
+            response = client.post(request.path, request.content, stream=request.stream)
         except UpstreamError as error:
-            pause_s = _note(error, provider, attempts, started_s)
-            if len(attempts) > retries or pause_s is None or time.monotonic() + pause_s >= deadline_s:
+            breakers.record_failure(provider.name, error)
+            attempts.append(_describe_attempt(error.upstream_status, error.code or error.type, started_s))
+            pause_s = _get_pause_s(error, len(attempts))
+            if not _may_retry(exchange, pause_s):
                 if len(attempts) > 1:
                     error.should_retry = False
                 raise
             time.sleep(pause_s)
         except BaseException:
-            abandon_probe(provider)
+            breakers.release_probes(provider.name)
             raise
         else:
-            note_success(provider)
+            breakers.record_success(provider.name)
             if attempts:
-                attempts.append({"status": answer.status, "error": None, "ms": _since_ms(started_s)})
-            return answer
+                attempts.append(_describe_attempt(response.status, None, started_s))
+            return response
 
 
-def _note(error: UpstreamError, provider: str, attempts: list[Any], started_s: float) -> float | None:
-    """Records a failed attempt; returns the pause before the next one in seconds, None when there should be none."""
-    note_failure(provider, error)
-    code = error.code or error.type
-    attempts.append({"status": error.upstream_status, "error": code, "ms": _since_ms(started_s)})
+def _describe_attempt(status: int | None, error: str | None, started_s: float) -> dict[str, Any]:
+    return {"status": status, "error": error, "ms": round((time.monotonic() - started_s) * 1000, 1)}
+
+
+def _get_pause_s(error: UpstreamError, attempts: int) -> float:
+    """Returns the pause before the next attempt in seconds, infinity where there should be none."""
     if not error.is_retryable:
-        return None
+        return math.inf
     if error.retry_after_is_upstreams and error.retry_after_s is not None:
         asked_s = error.retry_after_s
-        return asked_s + random.random() * FIRST_PAUSE_S if asked_s <= LONGEST_RETRY_AFTER_S else None
-    bound_s = min(FIRST_PAUSE_S * 2.0 ** (len(attempts) - 1), LONGEST_PAUSE_S)
-    return random.random() * bound_s
+        return asked_s + random.random() * FIRST_PAUSE_S if asked_s <= LONGEST_RETRY_AFTER_S else math.inf
+    return random.random() * min(FIRST_PAUSE_S * 2.0 ** (attempts - 1), LONGEST_PAUSE_S)
 
 
-def _since_ms(started_s: float) -> float:
-    return round((time.monotonic() - started_s) * 1000, 1)
+def _may_retry(exchange: Exchange, pause_s: float) -> bool:
+    is_attempt_left = len(exchange.record.attempts) <= exchange.settings.upstream_retries
+    return is_attempt_left and time.monotonic() + pause_s < exchange.deadline_s

@@ -1,157 +1,109 @@
-"""What a request used: tokens with their source, cost with its kind, speed, and the outcome, put on its record."""
+"""What a request used, put on its record: tokens with their source, cost with its kind, speed, and errors."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
-
-import msgspec
 
 from app.errors import ClientGone, GatewayError, UpstreamError
-from app.logs import log_event
-from app.metrics import count_request
-from app.services.inference.admission import release
-from app.services.inference.chat_request import ChatRequest
-from app.services.journal.record import Activity
+from app.services.endpoints import ResponseSummary, StreamSummary, Usage
+from app.services.inference.adaptation import UpstreamRequest
+from app.services.inference.exchange import Exchange
+from app.services.models import MAX_MODEL_NAME_CHARACTERS
 from app.services.pricing import compute_cost, get_price
-from app.services.streaming.sse import Usage
-from app.services.streaming.stream_summary import Sightings
 
 
-def record_completion(
-    activity: Activity, request: ChatRequest, completion: dict[str, Any], headers: Mapping[str, str]
+def record_response(
+    exchange: Exchange, request: UpstreamRequest, summary: ResponseSummary, headers: Mapping[str, str]
 ) -> None:
-    """Finishes the record of an unstreamed request that was answered."""
-    row = activity.row
-    choices = completion["choices"]
-    if isinstance(completion.get("model"), str):
-        row.model_served = completion["model"][:500]
-    row.finish_reason = _finish_reason(choices)
-    _put_usage(activity, request, _usage(completion.get("usage")))
-    generation_s = request.provider.get_generation_s(headers) or time.monotonic() - activity.started_s
-    _put_speed(activity, generation_s)
-    _finish(activity, "ok", 200)
+    """Puts on the record what a whole response says of itself."""
+    record = exchange.record
+    if summary.model is not None:
+        record.model_served = summary.model[:MAX_MODEL_NAME_CHARACTERS]
+    record.finish_reason = summary.finish_reason
+    if summary.usage is not None:
+        _record_usage(exchange, request, summary.usage)
+    generation_s = request.target.provider.get_generation_s(headers)
+    _record_speed(exchange, generation_s or time.monotonic() - exchange.started_s)
 
 
-def _finish_reason(choices: list[Any]) -> str | None:
-    first = choices[0] if choices else None
-    reason = first.get("finish_reason") if isinstance(first, dict) else None
-    return reason[:100] if isinstance(reason, str) else None
-
-
-def record_stream(activity: Activity, request: ChatRequest, seen: Sightings, error: GatewayError | None) -> None:
-    """Finishes the record of a stream, complete or not."""
-    row = activity.row
-    row.events, row.bytes_out = seen.events, seen.bytes_out
-    row.longest_gap_ms = seen.longest_gap_s * 1000
-    row.finish_reason = seen.finish_reason
-    if seen.model:
-        row.model_served = seen.model[:500]
-    usage = seen.usage
-    if usage is None or (error is not None and usage.completion_tokens is None):
-        _put_counted(activity, request, seen)
+def record_stream(exchange: Exchange, request: UpstreamRequest, summary: StreamSummary, *, is_complete: bool) -> None:
+    """Puts on the record what a stream said until its end."""
+    record = exchange.record
+    record.events, record.bytes_out = summary.events, summary.bytes_sent
+    record.longest_gap_ms = summary.longest_gap_s * 1000
+    record.finish_reason = summary.finish_reason
+    if summary.model:
+        record.model_served = summary.model[:MAX_MODEL_NAME_CHARACTERS]
+    usage = summary.usage
+    if usage is None or (not is_complete and usage.completion_tokens is None):
+        _record_counted(exchange, request, summary)
     else:
-        _put_usage(activity, request, usage)
-    if seen.first_output_s is not None and seen.last_output_s is not None:
-        row.ttft_ms = (seen.first_output_s - activity.started_s) * 1000
-        _put_speed(activity, seen.last_output_s - seen.first_output_s)
-    if error is None:
-        _finish(activity, "ok", 200)
-    else:
-        # A client that was sent something has seen 200; for any other, what went wrong is a real HTTP error.
-        is_under_way = request.stream and seen.bytes_out > 0
-        seen_by_client = 200 if is_under_way and not isinstance(error, ClientGone) else error.status
-        record_error(activity, error, status=seen_by_client)
+        _record_usage(exchange, request, usage)
+    if summary.first_output_s is not None and summary.last_output_s is not None:
+        record.ttft_ms = (summary.first_output_s - exchange.started_s) * 1000
+        _record_speed(exchange, summary.last_output_s - summary.first_output_s)
 
 
-def _put_counted(activity: Activity, request: ChatRequest, seen: Sightings) -> None:
-    """Counts where the provider gave no usage: an event with output is a token, give or take."""
-    row = activity.row
-    if not seen.events:
+def _record_counted(exchange: Exchange, request: UpstreamRequest, summary: StreamSummary) -> None:
+    """Counts where the provider gave no usage: an event with output is about one token."""
+    if not summary.events:
         return
-    row.usage_source = "counted"
-    row.prompt_tokens, row.completion_tokens = request.prompt_tokens_estimate, seen.outputs
-    _put_cost(activity, request, "estimated")
+    record = exchange.record
+    record.usage_source = "counted"
+    record.prompt_tokens, record.completion_tokens = request.prompt_tokens_estimate, summary.output_events
+    _record_cost(exchange, request, "estimated")
 
 
-def _usage(raw: Any) -> Usage | None:
-    try:
-        return msgspec.convert(raw, Usage, strict=False)
-    except msgspec.ValidationError:
-        return None
-
-
-def _put_usage(activity: Activity, request: ChatRequest, usage: Usage | None) -> None:
-    if usage is None or usage.prompt_tokens is None or usage.completion_tokens is None:
+def _record_usage(exchange: Exchange, request: UpstreamRequest, usage: Usage) -> None:
+    if usage.prompt_tokens is None or usage.completion_tokens is None:
         return
-    row = activity.row
-    row.usage_source = "provider"
-    row.prompt_tokens, row.completion_tokens = usage.prompt_tokens, usage.completion_tokens
-    if usage.prompt_tokens_details is not None:
-        row.cached_tokens = usage.prompt_tokens_details.cached_tokens
-    if usage.completion_tokens_details is not None:
-        row.reasoning_tokens = usage.completion_tokens_details.reasoning_tokens
-    _put_cost(activity, request, "exact")
+    record = exchange.record
+    record.usage_source = "provider"
+    record.prompt_tokens, record.completion_tokens = usage.prompt_tokens, usage.completion_tokens
+    record.cached_tokens, record.reasoning_tokens = usage.cached_tokens, usage.reasoning_tokens
+    _record_cost(exchange, request, "exact")
 
 
-def _put_cost(activity: Activity, request: ChatRequest, kind: str) -> None:
-    """Puts the cost on the record, `kind` being what it is if the price is known."""
-    row = activity.row
-    price = get_price(request.provider.billing, request.model, request.service_tier)
-    if price is None or row.prompt_tokens is None or row.completion_tokens is None:
+def _record_cost(exchange: Exchange, request: UpstreamRequest, kind: str) -> None:
+    """Puts the cost on the record; `kind` is what the cost is if the price is known."""
+    record, target = exchange.record, request.target
+    price = get_price(target.provider.billing, target.model, request.service_tier)
+    if price is None or record.prompt_tokens is None or record.completion_tokens is None:
         return
-    cost = compute_cost(price, row.prompt_tokens, row.cached_tokens or 0, row.completion_tokens)
-    row.cost_usd, row.cost_kind = format(cost, "f"), kind
-    row.price_source = price.source
-    row.price_date = price.date.isoformat() if price.date is not None else None
+    cost = compute_cost(price, record.prompt_tokens, record.cached_tokens or 0, record.completion_tokens)
+    record.cost_usd, record.cost_kind = format(cost, "f"), kind
+    record.price_source = price.source
+    record.price_date = price.date.isoformat() if price.date is not None else None
 
 
-def _put_speed(activity: Activity, generation_s: float) -> None:
-    tokens = activity.row.completion_tokens
+def _record_speed(exchange: Exchange, generation_s: float) -> None:
+    tokens = exchange.record.completion_tokens
     if tokens and generation_s > 0:
-        activity.row.tokens_per_second = tokens / generation_s
+        exchange.record.tokens_per_second = tokens / generation_s
 
 
-def record_error(activity: Activity, error: GatewayError, status: int | None = None) -> None:
-    """Finishes the record of a request that ended with an error.
+def finish_stream(exchange: Exchange, error: GatewayError | None) -> None:
+    """Ends a request whose stream went to the client; `error` is what ended the stream early, None otherwise."""
+    if error is None:
+        exchange.finish("ok", 200)
+        return
+    # A client that was sent something has seen 200. Any other gets a real HTTP error.
+    saw_response = bool(exchange.record.bytes_out) and not isinstance(error, ClientGone)
+    finish_with_error(exchange, error, status=200 if saw_response else error.status)
+
+
+def finish_with_error(exchange: Exchange, error: GatewayError, status: int | None = None) -> None:
+    """Ends a request with an error.
 
     Args:
-        activity: the record.
+        exchange: the request.
         error: what the client was told.
-        status: the HTTP status the client saw; the error's own when not given.
+        status: the HTTP status that the client saw; the error's own when not given.
     """
-    row = activity.row
-    row.error_type, row.error_code = error.type, error.code and error.code[:200]
+    record = exchange.record
+    record.error_type, record.error_code = error.type, error.code
     if isinstance(error, UpstreamError):
-        row.upstream_status = error.upstream_status or row.upstream_status
-        row.upstream_request_id = error.upstream_request_id or row.upstream_request_id
-    _finish(activity, error.outcome, error.status if status is None else status)
-
-
-def _finish(activity: Activity, outcome: str, status: int) -> None:
-    if not activity.dispatched:
-        activity.row.cost_usd, activity.row.cost_kind = "0", "exact"  # Nothing was sent, so nothing is owed.
-    if not activity.finish(outcome, status):
-        return  # A stream that was collected for an unstreamed request has finished its record by itself.
-    row = activity.row
-    release(row.stream)
-    count_request(row)
-    log_event(
-        "request",
-        request_id=activity.request_id,
-        key=row.key_id,
-        path=row.endpoint,
-        gateway=row.gateway,
-        model=row.model_served or row.model_requested,
-        stream=row.stream,
-        status=row.status,
-        outcome=row.outcome,
-        error_code=row.error_code or row.error_type,
-        duration_ms=row.duration_ms,
-        ttft_ms=row.ttft_ms,
-        prompt_tokens=row.prompt_tokens,
-        completion_tokens=row.completion_tokens,
-        cost_usd=row.cost_usd,
-        upstream_request_id=row.upstream_request_id,
-    )
+        record.upstream_status = error.upstream_status or record.upstream_status
+        record.upstream_request_id = error.upstream_request_id or record.upstream_request_id
+    exchange.finish(error.outcome, error.status if status is None else status)

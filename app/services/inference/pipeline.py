@@ -1,182 +1,212 @@
-"""One chat request, from its body to its finished record.
+"""The story of one inference request, whatever its endpoint: from its body to the response that the client gets.
 
-Read it from the top: a body becomes a `ChatRequest`, the request goes to the provider that serves its model, the
-answer comes back whole or as a stream, and whatever happens the activity is finished exactly once.
+    authenticate (web/access.py) → admit → parse, validate → route → adapt → journal the start → dispatch
+    → respond or relay → meter → finish
+
+Each step is a line of `serve`. The `Exchange` owns the request, and it is finished exactly once: here, or for a stream
+when the stream ends.
 """
 
 from __future__ import annotations
 
 import string
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
 import msgspec
 
-from app.errors import ClientGone, GatewayError, UpstreamError
+from app.errors import GatewayError, UpstreamError
 from app.metrics import observe_overhead
-from app.runtime import get_settings
-from app.services.endpoints.chat_assembly import CompletionCollector, process_completion
-from app.services.inference.cancellation import ends_early
-from app.services.inference.chat_request import ChatRequest, read_chat_request
-from app.services.inference.dispatch import post_chat_with_retries
-from app.services.inference.metering import record_completion, record_error, record_stream
-from app.services.journal.record import Activity
-from app.services.providers import Provider, get_client
-from app.services.streaming.client_connection import ClientConnection
-from app.services.streaming.relay import Relay
-from app.services.streaming.sse import event_data, split_events
-from app.services.streaming.stream_summary import Sightings
+from app.runtime import get_component
+from app.services.endpoints import Collector, InferenceBody, StreamSummary
+from app.services.inference.adaptation import UpstreamRequest, adapt
+from app.services.inference.admission import Admission
+from app.services.inference.cancellation import cancel_early
+from app.services.inference.dispatch import dispatch
+from app.services.inference.exchange import Exchange
+from app.services.inference.json_body import parse_body
+from app.services.inference.metering import finish_stream, finish_with_error, record_response, record_stream
+from app.services.inference.routing import Target, find_targets
+from app.services.inference.validation import validate_body
+from app.services.models import MAX_MODEL_NAME_CHARACTERS
+from app.services.providers import get_provider
+from app.services.streaming import EventReader, Relay
 from app.upstream import Response
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder().decode
 
 
 @dataclass(slots=True)
-class ChatAnswer:
-    """What the client gets: the JSON of a completion, or a `Relay` to iterate over and close."""
+class GatewayResponse:
+    """What the client gets: JSON, or a `Relay` to iterate over and close."""
 
     body: bytes | Relay
     headers: dict[str, str]
 
 
-def answer_chat(content: bytes, activity: Activity, client: ClientConnection) -> ChatAnswer:
-    """Serves one chat completion request.
+def serve(exchange: Exchange, read_body: Callable[[], bytes]) -> GatewayResponse:
+    """Serves one inference request.
 
     Args:
-        content: the request's body.
-        activity: its record, begun; it is finished here or, for a stream, when the stream is closed.
-        client: its connection.
+        exchange: the request; it is finished here or, for a stream, when the stream is closed.
+        read_body: reads the request's body; it raises GatewayError where that cannot be done.
 
     Raises:
         GatewayError: the request was refused, by the gateway or by the provider.
     """
     try:
-        request = read_chat_request(content, activity)
-        return _send(request, activity, client)
+        get_component(Admission).admit(exchange)
+        body = parse_body(read_body())
+        fields = _validate(exchange, body)
+        target = _route(exchange, fields)
+        request = adapt(body, fields, exchange.endpoint, target)
+        exchange.write_start()
+        sent_s = time.monotonic()
+        response = _dispatch(exchange, request)
+        if fields.stream:
+            return _relay(exchange, request, response, sent_s)
+        return _respond(exchange, request, response, sent_s)
     except GatewayError as error:
-        record_error(activity, error)
+        finish_with_error(exchange, error)
         raise
     except BaseException:
-        record_error(activity, GatewayError("The gateway failed."))
+        finish_with_error(exchange, GatewayError("The gateway failed."))
         raise
 
 
-def _send(request: ChatRequest, activity: Activity, client: ClientConnection) -> ChatAnswer:
-    upstream = get_client(request.provider)
-    settings = get_settings()
-    deadline_s = activity.started_s + settings.upstream_total_timeout_s
-    activity.dispatch()
-    sent_s = time.monotonic()
-    with ends_early(client, deadline_s, request.provider.title):
-        answer = post_chat_with_retries(
-            upstream,
-            request.provider.name,
-            request.body,
-            stream=request.stream_upstream,
-            retries=settings.upstream_retries,
-            deadline_s=deadline_s,
-            attempts=activity.row.attempts,
+def _validate(exchange: Exchange, body: dict[str, Any]) -> InferenceBody:
+    record = exchange.record
+    if isinstance(body.get("model"), str):
+        record.model_requested = body["model"][:MAX_MODEL_NAME_CHARACTERS]
+    fields = validate_body(body, exchange.endpoint.body)
+    if fields.stream:
+        record.stream = True
+        get_component(Admission).count_stream(exchange)
+    return fields
+
+
+def _route(exchange: Exchange, fields: InferenceBody) -> Target:
+    record = exchange.record
+    if fields.provider is not None:
+        record.gateway = get_provider(fields.provider).name  # On the record of a refusal too.
+    target = find_targets(exchange.endpoint, fields.model, fields.provider)[0]
+    record.gateway = target.provider.name
+    if target.is_listed:
+        record.model_served = target.model  # A name that only the caller vouches for waits for the provider's answer.
+    return target
+
+
+def _dispatch(exchange: Exchange, request: UpstreamRequest) -> Response:
+    response = dispatch(exchange, request)
+    record = exchange.record
+    record.upstream_status, record.upstream_request_id = response.status, response.request_id
+    record.model_served = request.target.model
+    return response
+
+
+def _respond(exchange: Exchange, request: UpstreamRequest, response: Response, sent_s: float) -> GatewayResponse:
+    """Waits for the whole response and returns it; the provider may have been asked for a stream."""
+    receive = _collect if request.stream else _receive
+    value = receive(exchange, request, response)
+    content = _encode(exchange.endpoint.normalise(value))
+    headers = _make_headers(exchange, request, response, time.monotonic() - sent_s)
+    exchange.finish("ok", 200)
+    return GatewayResponse(content, headers)
+
+
+def _receive(exchange: Exchange, request: UpstreamRequest, response: Response) -> Any:
+    title, endpoint = request.target.provider.title, exchange.endpoint
+    with cancel_early(exchange.client, exchange.deadline_s, title):
+        value = response.read_json(
+            idle_timeout_s=exchange.settings.upstream_idle_timeout_s, deadline_s=exchange.deadline_s
         )
-    activity.row.upstream_status, activity.row.upstream_request_id = answer.status, answer.request_id
-    activity.row.model_served = request.model[:500]
-    if request.stream:
-        relay = _relay(request, activity, client, answer, deadline_s)
-        try:
-            relay.begin()
-        except BaseException:
-            relay.close()
-            raise
-        return ChatAnswer(relay, _headers(request, answer, activity, time.monotonic() - sent_s))
-    completion = _receive(request, activity, client, answer, deadline_s)
-    headers = _headers(request, answer, activity, time.monotonic() - sent_s)
-    return ChatAnswer(_encode(process_completion(completion)), headers)
+    try:
+        summary = endpoint.summarize(value)
+    except ValueError:
+        raise UpstreamError(f"{title} answered with something that is not {endpoint.title}. Retry.") from None
+    record_response(exchange, request, summary, response.headers)
+    return value
 
 
-def _receive(
-    request: ChatRequest, activity: Activity, client: ClientConnection, answer: Response, deadline_s: float
-) -> dict[str, Any]:
-    """Waits for the whole answer and returns it, recorded."""
-    if request.stream_upstream:
-        return _collect(request, activity, client, answer, deadline_s)
-    with ends_early(client, deadline_s, request.provider.title):
-        completion = answer.read_json(idle_timeout_s=get_settings().upstream_idle_timeout_s, deadline_s=deadline_s)
-    _check_completion(completion, request.provider)
-    record_completion(activity, request, completion, answer.headers)
-    checked: dict[str, Any] = completion
-    return checked
+def _collect(exchange: Exchange, request: UpstreamRequest, response: Response) -> Any:
+    """Reads a stream to its end and returns it as one response. What goes wrong is a real HTTP error still."""
+    assert exchange.endpoint.stream is not None
+    collector = exchange.endpoint.stream.make_collector()
+    relay = _make_relay(exchange, request, response, collector, on_end=lambda summary, error: None)
+    try:
+        for _ in relay:
+            pass  # The collector has the events; these are heartbeats.
+    except BrokenPipeError:
+        pass  # This is how a relay ends a response that is not complete; `error` says why.
+    finally:
+        relay.close()
+        record_stream(exchange, request, relay.summary, is_complete=relay.error is None)
+    if relay.error is not None:
+        raise relay.error
+    return collector.make_response()
 
 
-def _headers(request: ChatRequest, answer: Response, activity: Activity, upstream_s: float) -> dict[str, str]:
-    """Returns the headers that tell the client who served it, and how long the provider and the gateway took.
+def _relay(exchange: Exchange, request: UpstreamRequest, response: Response, sent_s: float) -> GatewayResponse:
+    """Returns the stream, once its first event or a heartbeat is there."""
 
-    For a stream the provider's time ends with its first event, which is when the head of ours is sent.
-    """
-    headers = {
-        name: value
-        for name, value in answer.headers.items()
-        if name.startswith(request.provider.shown_headers)
-        and value.isprintable()  # gunicorn sends no control characters.
-    }
-    headers["x-gateway-provider"] = request.provider.name
-    # The provider words it, and a header takes little more than ASCII.
-    headers["x-gateway-model"] = quote(activity.row.model_served or request.model, safe=string.punctuation + " ")
-    if request.dropped:
-        headers["x-gateway-dropped-params"] = ", ".join(request.dropped)
-    if answer.request_id:
-        headers["x-upstream-request-id"] = answer.request_id
-    own_s = time.monotonic() - activity.started_s - upstream_s
-    observe_overhead(request.stream, own_s)
-    headers["server-timing"] = f"gateway;dur={own_s * 1000:.2f}, upstream;dur={upstream_s * 1000:.2f}"
-    return headers
+    def on_end(summary: StreamSummary, error: GatewayError | None) -> None:
+        record_stream(exchange, request, summary, is_complete=error is None)
+        finish_stream(exchange, error)
+
+    relay = _make_relay(exchange, request, response, None, on_end)
+    try:
+        relay.begin()
+    except BaseException:
+        relay.close()
+        raise
+    return GatewayResponse(relay, _make_headers(exchange, request, response, time.monotonic() - sent_s))
 
 
-def _check_completion(completion: Any, provider: Provider) -> None:
-    choices = completion.get("choices") if isinstance(completion, dict) else None
-    if not isinstance(choices, list) or not all(_is_choice(choice) for choice in choices):
-        raise UpstreamError(f"{provider.title} answered with something that is not a chat completion. Retry.")
-
-
-def _is_choice(choice: Any) -> bool:
-    return isinstance(choice, dict) and isinstance(choice.get("message", {}), dict)
-
-
-def _relay(
-    request: ChatRequest, activity: Activity, client: ClientConnection, answer: Response, deadline_s: float
+def _make_relay(
+    exchange: Exchange,
+    request: UpstreamRequest,
+    response: Response,
+    collector: Collector | None,
+    on_end: Callable[[StreamSummary, GatewayError | None], None],
 ) -> Relay:
-    def report(sightings: Sightings, error: GatewayError | None) -> None:
-        record_stream(activity, request, sightings, error)
-
+    reader = EventReader(
+        exchange.endpoint, request.target.provider.title, show_usage=request.show_usage, collector=collector
+    )
     return Relay(
-        answer,
-        client=client,
-        settings=get_settings(),
-        deadline_s=deadline_s,
-        show_usage=request.show_usage or not request.stream,
-        report=report,
+        response,
+        reader,
+        client=exchange.client,
+        settings=exchange.settings,
+        deadline_s=exchange.deadline_s,
+        on_end=on_end,
     )
 
 
-def _collect(
-    request: ChatRequest, activity: Activity, client: ClientConnection, answer: Response, deadline_s: float
-) -> dict[str, Any]:
-    """Reads a stream to its end and returns it as one completion; what goes wrong is a real HTTP error still."""
-    collector = CompletionCollector()
-    relay = _relay(request, activity, client, answer, deadline_s)
-    try:
-        for block in relay:
-            if client.is_gone():  # Nothing is sent to it meanwhile that could fail.
-                raise ClientGone
-            for event in split_events(block):
-                data = event_data(event)
-                if data is not None and data != b"[DONE]":
-                    collector.add(_decode(data))
-    except BrokenPipeError:
-        pass  # The relay's way to end an answer that did not complete; `error` says why.
-    finally:
-        relay.close()
-    if relay.error is not None:
-        raise relay.error
-    return collector.completion()
+def _make_headers(
+    exchange: Exchange, request: UpstreamRequest, response: Response, upstream_s: float
+) -> dict[str, str]:
+    """Returns the headers that say who served the request, and how long the provider and the gateway took.
+
+    For a stream the provider's time ends with its first event, which is when the head of ours is sent.
+    """
+    provider = request.target.provider
+    headers = {
+        name: value
+        for name, value in response.headers.items()
+        if name.startswith(provider.shown_headers) and value.isprintable()  # gunicorn sends no control characters.
+    }
+    headers["x-gateway-provider"] = provider.name
+    # The provider chooses the text, and a header takes little more than ASCII.
+    served = exchange.record.model_served or request.target.model
+    headers["x-gateway-model"] = quote(served, safe=string.punctuation + " ")
+    if request.dropped:
+        headers["x-gateway-dropped-params"] = ", ".join(request.dropped)
+    if response.request_id:
+        headers["x-upstream-request-id"] = response.request_id
+    own_s = time.monotonic() - exchange.started_s - upstream_s
+    observe_overhead(exchange.record.stream, own_s)
+    headers["server-timing"] = f"gateway;dur={own_s * 1000:.2f}, upstream;dur={upstream_s * 1000:.2f}"
+    return headers

@@ -1,4 +1,4 @@
-"""Which provider serves a model, and under what id: found in the live lists, never guessed."""
+"""Which providers serve a model, and under what id: found in their live lists, never guessed."""
 
 from __future__ import annotations
 
@@ -7,11 +7,19 @@ from collections.abc import Sequence
 from heapq import nlargest
 from typing import NamedTuple
 
-from app.config import Settings
 from app.errors import BadRequest, NotFound, Unavailable
-from app.runtime import get_settings
-from app.services import models
-from app.services.models import MAX_MODEL_NAME_CHARACTERS, Model, ModelList
+from app.runtime import Component, Runtime, get_component
+from app.services.endpoints import Endpoint
+from app.services.models import (
+    Model,
+    ModelList,
+    fetch_for_unknown,
+    get_generation,
+    get_model_list,
+    get_model_lists,
+    peek_model_list,
+    refresh_if_due,
+)
 from app.services.providers import (
     PROVIDERS,
     Provider,
@@ -21,86 +29,105 @@ from app.services.providers import (
     is_configured,
 )
 
-# Callers choose the names, so what is remembered of them is bounded; a gateway's users use some dozens.
-_KEPT_RESOLUTIONS = 4_096
+# Callers choose the names, so the number of names that are remembered is bounded. The users of a gateway use dozens.
+_MAX_REMEMBERED = 4_096
 
-# How often the hot path looks whether a list's TTL has passed.
-_POKE_EVERY_S = 1.0
+# How often the hot path checks whether the TTL of a list has passed.
+_REFRESH_CHECK_S = 1.0
 
-_NAMES_SHOWN = 5
+_MAX_NAMES_SHOWN = 5
 
 
-class Resolved(NamedTuple):
-    """Who serves the model, and the id to send."""
+class Target(NamedTuple):
+    """A provider that serves a model.
+
+    Attributes:
+        provider: who.
+        model: the model's id there, which is what is sent.
+        is_listed: whether the provider's list has it. Otherwise only the caller says that there is such a model.
+    """
 
     provider: Provider
-    model_id: str
+    model: str
+    is_listed: bool = False
 
 
-class _Memory:
-    """Resolutions that hold as long as the settings and the lists they were made from."""
+class Routes(Component):
+    """The targets of names that were asked for before. They hold as long as the lists that they were found in."""
 
-    def __init__(self) -> None:
-        self.settings: Settings | None = None
-        self.generation = -1
-        self.resolved: dict[tuple[str, str | None], Resolved] = {}
-        self.next_poke_s = 0.0
+    def __init__(self, runtime: Runtime) -> None:
+        super().__init__(runtime)
+        self._targets: dict[tuple[str, str, str | None], tuple[Target, ...]] = {}
+        self._generation = -1
+        self._next_check_s = 0.0
+
+    def find_targets(self, endpoint: Endpoint, model: str, provider_name: str | None) -> tuple[Target, ...]:
+        """Returns what the function `find_targets` returns."""
+        now_s = time.monotonic()
+        if now_s >= self._next_check_s:
+            self._next_check_s = now_s + _REFRESH_CHECK_S
+            refresh_if_due()
+        if self._generation != get_generation():
+            self._generation, self._targets = get_generation(), {}
+        key = (endpoint.name, model, provider_name)
+        targets = self._targets.get(key)
+        if targets is None:
+            targets = (_find_target(endpoint, model, provider_name),)
+            self._remember(key, targets)
+        return targets
+
+    def _remember(self, key: tuple[str, str, str | None], targets: tuple[Target, ...]) -> None:
+        if self._generation != get_generation():
+            return  # A list was replaced meanwhile.
+        if len(self._targets) >= _MAX_REMEMBERED:
+            self._targets.clear()
+        self._targets[key] = targets
 
 
-_memory = _Memory()
-
-
-def resolve_model(model: str, provider_name: str | None = None) -> Resolved:
-    """Returns the provider that serves `model` and the id that it has there.
+def find_targets(endpoint: Endpoint, model: str, provider_name: str | None = None) -> tuple[Target, ...]:
+    """Returns the providers that a request for `model` may be sent to, the best first. There is one, today.
 
     An explicit provider decides. Otherwise: a form that only one provider has (`accounts/…` is Fireworks'); then an
     exact id in a list; then the names people write (`deepseek-v3p1`, `fireworks/deepseek-v3p1`,
-    `deepseek-ai/DeepSeek-V3.1`), in any case. With a provider's own form it never waits for a list.
+    `deepseek-ai/DeepSeek-V3.1`), in any case. A provider's own form never waits for a list.
 
     Args:
+        endpoint: what was called; only providers that serve it are targets.
         model: the request's `model`.
         provider_name: the request's `provider`.
 
     Raises:
-        BadRequest: an unknown provider, or a name that fits several models; the text lists them.
+        BadRequest: the provider is unknown or does not serve the endpoint, or the name fits several models; the text
+            lists them.
         ConfigurationMissing: the provider's key is not set.
-        NotFound: no list has it; the text names the nearest.
-        Unavailable: it is in no list that could be had, and one is missing.
+        NotFound: no list has the model; the text names the nearest.
+        Unavailable: no list at hand has the model, and one list is missing.
     """
-    _refresh_memory()
-    key = (model, provider_name)
-    resolved = _memory.resolved.get(key)
-    if resolved is None:
-        generation = _memory.generation
-        resolved = _resolve(model, provider_name)
-        if generation == models.get_generation():
-            if len(_memory.resolved) >= _KEPT_RESOLUTIONS:
-                _memory.resolved.clear()
-            _memory.resolved[key] = resolved
-    return resolved
+    return get_component(Routes).find_targets(endpoint, model, provider_name)
 
 
-def _refresh_memory() -> None:
-    now_s = time.monotonic()
-    if now_s >= _memory.next_poke_s:
-        _memory.next_poke_s = now_s + _POKE_EVERY_S
-        models.refresh_if_due()
-    settings, generation = get_settings(), models.get_generation()
-    if generation != _memory.generation or settings is not _memory.settings:
-        _memory.settings, _memory.generation = settings, generation
-        _memory.resolved = {}
-
-
-def _resolve(model: str, provider_name: str | None) -> Resolved:
-    if not 0 < len(model) <= MAX_MODEL_NAME_CHARACTERS:
-        raise BadRequest(f"model must have from 1 to {MAX_MODEL_NAME_CHARACTERS} characters.", param="model")
+def _find_target(endpoint: Endpoint, model: str, provider_name: str | None) -> Target:
     if provider_name is not None:
-        return _resolve_at(get_provider(provider_name), model)
-    claimant = next((provider for provider in PROVIDERS.values() if _claims(provider, model)), None)
-    if claimant is not None:
-        return _resolve_at(claimant, model)
-    provider, found = resolve_entry(model, get_configured_providers())
-    return Resolved(provider, found.id)
+        decided: Provider | None = get_provider(provider_name)
+    else:
+        decided = next((provider for provider in PROVIDERS.values() if _claims(provider, model)), None)
+    if decided is not None:
+        if endpoint.name not in decided.serves:
+            raise _make_not_served(endpoint, decided.title, "provider" if provider_name is not None else "model")
+        return _find_at(decided, model)
+    serving = [provider for provider in get_configured_providers() if endpoint.name in provider.serves]
+    if not serving:
+        raise _make_not_served(endpoint, "No configured provider", "model")
+    provider, found = find_model(model, serving)
+    return Target(provider, found.id, is_listed=True)
+
+
+def _make_not_served(endpoint: Endpoint, who: str, param: str) -> BadRequest:
+    titles = ", ".join(provider.title for provider in PROVIDERS.values() if endpoint.name in provider.serves)
+    negation = "serves" if who.startswith("No ") else "does not serve"
+    return BadRequest(
+        f"{who} {negation} {endpoint.path}. It is served by: {titles}.", param=param, code="endpoint_not_served"
+    )
 
 
 def _claims(provider: Provider, model: str) -> bool:
@@ -108,67 +135,72 @@ def _claims(provider: Provider, model: str) -> bool:
     return naming.claims(model) or (naming.claims_if_configured(model) and is_configured(provider))
 
 
-def _resolve_at(provider: Provider, model: str) -> Resolved:
-    """Resolves at one provider, which the caller or the name's form decided."""
-    get_client(provider)
+def _find_at(provider: Provider, model: str) -> Target:
+    """Finds the id at one provider, which the caller or the form of the name has decided."""
+    get_client(provider)  # Refuses a provider that is not configured.
     naming = provider.naming
     if naming.claims(model):
-        return Resolved(provider, naming.get_canonical_id(model, lambda name: _find_ids(provider, name)))
+        return _make_target(provider, naming.get_canonical_id(model, lambda name: _find_ids(provider, name)))
     if naming.is_unlisted(model):
-        return Resolved(provider, model)
+        return _make_target(provider, model)
     try:
-        models.get_model_list(provider)
+        get_model_list(provider)
     except Unavailable:
-        return Resolved(provider, model)  # The provider itself knows best while we know nothing.
-    return Resolved(provider, resolve_entry(model, [provider])[1].id)
+        return Target(provider, model)  # While there is no list, the provider itself decides.
+    return Target(provider, find_model(model, [provider])[1].id, is_listed=True)
+
+
+def _make_target(provider: Provider, model: str) -> Target:
+    models = peek_model_list(provider)
+    return Target(provider, model, is_listed=models is not None and models.get(model) is not None)
 
 
 def _find_ids(provider: Provider, name: str) -> list[str]:
-    """Returns the ids that a name can mean in the provider's list, if the list is here; never waits for it."""
-    model_list = models.peek_model_list(provider)
-    return [model.id for model in model_list.find(name)] if model_list is not None else []
+    """Returns the ids that a name can mean in the provider's list, if the list is here. Never waits for it."""
+    models = peek_model_list(provider)
+    return [model.id for model in models.find(name)] if models is not None else []
 
 
 ModelLists = Sequence[tuple[Provider, ModelList]]
 Found = list[tuple[Provider, Model]]
 
 
-def resolve_entry(name: str, providers: Sequence[Provider]) -> tuple[Provider, Model]:
-    """Returns the one model that `name` means in these providers' lists, and whose list that is.
+def find_model(name: str, providers: Sequence[Provider]) -> tuple[Provider, Model]:
+    """Returns the one model that `name` means in these providers' lists, and the provider of that list.
 
     Raises:
-        BadRequest: it means several; the text lists them.
+        BadRequest: it means several models; the text lists them.
         NotFound: it means none; the text names the nearest.
-        Unavailable: it means none, and some list could not be had.
+        Unavailable: it means none, and a list is missing.
     """
-    model_lists, missing = models.get_model_lists(providers)
-    found = _find(name, model_lists)
-    if not found and models.fetch_for_unknown(providers):
-        model_lists, missing = models.get_model_lists(providers)
-        found = _find(name, model_lists)
+    lists, missing = get_model_lists(providers)
+    found = _find(name, lists)
+    if not found and fetch_for_unknown(providers):
+        lists, missing = get_model_lists(providers)
+        found = _find(name, lists)
     if len(found) == 1:
         return found[0]
     if found:
-        raise _ambiguous(name, found)
+        raise _make_ambiguous(name, found)
     if missing is not None:
         raise missing
-    raise _not_found(name, model_lists)
+    raise _make_not_found(name, lists)
 
 
-def _find(name: str, model_lists: ModelLists) -> Found:
-    exact = [(provider, model) for provider, model_list in model_lists if (model := model_list.get(name)) is not None]
-    named = exact or [(provider, model) for provider, model_list in model_lists for model in model_list.find(name)]
+def _find(name: str, lists: ModelLists) -> Found:
+    exact = [(provider, model) for provider, models in lists if (model := models.get(name)) is not None]
+    named = exact or [(provider, model) for provider, models in lists for model in models.find(name)]
     if named:
         return named
-    # `deepinfra/Org/Name` says where to look for `Org/Name`.
+    # `deepinfra/Org/Name` names the provider whose list has `Org/Name`.
     word, _, rest = name.partition("/")
     if word.lower() not in PROVIDERS:
         return []
-    return [(at, model) for at, model_list in model_lists if at.name == word.lower() for model in model_list.find(rest)]
+    return [(at, model) for at, models in lists if at.name == word.lower() for model in models.find(rest)]
 
 
-def _ambiguous(name: str, found: Found) -> BadRequest:
-    shown = "; ".join(f"{provider.name}: {model.id}" for provider, model in found[: 2 * _NAMES_SHOWN])
+def _make_ambiguous(name: str, found: Found) -> BadRequest:
+    shown = "; ".join(f"{provider.name}: {model.id}" for provider, model in found[: 2 * _MAX_NAMES_SHOWN])
     return BadRequest(
         f'{name!r} fits several models: {shown}. Send one of these ids and its provider, as in "provider": '
         f'"{found[0][0].name}".',
@@ -177,10 +209,10 @@ def _ambiguous(name: str, found: Found) -> BadRequest:
     )
 
 
-def _not_found(name: str, model_lists: ModelLists) -> NotFound:
-    scored = [near for _, model_list in model_lists for near in model_list.get_nearest(name, _NAMES_SHOWN)]
-    nearest = list(dict.fromkeys(model_id for _, model_id in nlargest(_NAMES_SHOWN, scored)))
-    where = ", ".join(provider.title for provider, _ in model_lists)
+def _make_not_found(name: str, lists: ModelLists) -> NotFound:
+    scored = [near for _, models in lists for near in models.get_nearest(name, _MAX_NAMES_SHOWN)]
+    nearest = list(dict.fromkeys(model_id for _, model_id in nlargest(_MAX_NAMES_SHOWN, scored)))
+    where = ", ".join(provider.title for provider, _ in lists)
     hint = f" The nearest names are: {', '.join(nearest)}." if nearest else ""
     return NotFound(
         f"Model {name!r} is not served by {where}.{hint} GET /api/catalog/models lists them all.",

@@ -1,1 +1,13 @@
-"""Server-Sent Events from a provider to a client."""
+"""Streams: Server-Sent Events from a provider to a client.
+
+sse.py                 framing: bytes are cut into events
+event_reader.py        what the events mean, by the endpoint's protocol
+relay.py               sockets, clocks, heartbeat
+client_connection.py   whether the client is still there
+"""
+
+from app.services.streaming.client_connection import ClientConnection
+from app.services.streaming.event_reader import EventReader
+from app.services.streaming.relay import PRESENCE_CHECK_S, Relay
+
+__all__ = ["PRESENCE_CHECK_S", "ClientConnection", "EventReader", "Relay"]

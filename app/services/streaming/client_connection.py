@@ -1,4 +1,4 @@
-"""The connection to the client: whether it is still there."""
+"""The connection to the client, and whether the client is still there."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import suppress
 
 
 class ClientConnection:
-    """Wraps the socket that gunicorn gives to the application; without one (a test client) nobody ever leaves."""
+    """The socket that gunicorn gives to the application. Without one (a script) the client never disconnects."""
 
     __slots__ = ("_socket",)
 
@@ -17,8 +17,8 @@ class ClientConnection:
     def is_gone(self) -> bool:
         """Tells whether the client closed its side.
 
-        A client that only half-closes its side counts as gone: a shell script that wants an answer keeps it open,
-        and every HTTP library does.
+        A client that half-closes its side counts as gone: every HTTP library keeps it open while it waits, and so does
+        a shell script that wants a response.
         """
         if self._socket is None:
             return False

@@ -1,9 +1,9 @@
-"""A chat stream on its way from the provider to the client, and what it saw on the way.
+"""A stream on its way from the provider to the client: sockets, clocks, and the heartbeat.
 
-Events go from one socket to the other in gevent's loop, the moment they arrive. The request's greenlet sleeps
-meanwhile; it wakes up for what needs a decision or a wait: once a tick to look at the limits, at the end, and when the
-client's socket is full. Until that has room nothing more is read. So the buffer between the two is the kernel's: a slow
-client slows its own provider connection and nothing else, and a stream costs no queue and no second greenlet.
+Events go from one socket to the other in gevent's loop, at the moment they arrive. The request's greenlet sleeps
+meanwhile. It wakes up where something has to be decided or waited for: once a tick to look at the limits, at the end,
+and while the client's socket is full. Nothing more is read then, so the buffer between the two sockets is the kernel's:
+a slow client slows its own provider connection and nothing else, and a stream costs no queue and no second greenlet.
 """
 
 from __future__ import annotations
@@ -12,37 +12,36 @@ import errno
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from enum import Enum
 from typing import NoReturn, Protocol
 
 from app.config import Settings
-from app.errors import ClientGone, GatewayError, UpstreamCut, UpstreamError
+from app.errors import ClientGone, GatewayError, UpstreamError
 from app.logs import log_event
-from app.services.streaming.sse import EventSplitter, decode_chunk, event_data, split_events
-from app.services.streaming.stream_summary import Sightings
+from app.services.endpoints import StreamSummary
+from app.services.streaming.event_reader import EventReader
 from app.shutdown import raise_if_drained
 from app.upstream import Response, make_idle_timeout, make_total_timeout
 
-HEARTBEAT = b": keep-alive\n\n"
-
-# While the provider is silent we look this often whether the client is still there, in seconds, for the first time half
-# as long again after the last event at most. A look is one system call, and each second that a departed client goes
-# unnoticed is paid for in tokens.
+# How often the client's presence is checked while the provider is silent, in seconds. The first check comes half as
+# long again after the last event at most. A check is one system call, and each second that a disconnect goes unnoticed
+# is paid for in tokens.
 PRESENCE_CHECK_S = 1.0
 
-# After [DONE] the end of the transfer coding usually stands in the same packet; waiting this long for it saves a
-# TLS handshake on the next request, waiting longer would delay the end of the client's answer.
+# After the end marker the end of the transfer coding usually stands in the same packet. Waiting this long for it saves
+# a TLS handshake on the next request; waiting longer would delay the end of the client's response.
 _TAIL_WAIT_S = 0.05
 
 
 class Channel(Protocol):
-    """What carries the answer to the client, once its head has been sent."""
+    """The client's side of a response whose head has been sent."""
 
     def push(self, block: bytes) -> bool:
-        """Sends `block` as far as the client takes it at once; returns whether it took all, else `flush` is due."""
+        """Sends as much of `block` as the client takes at once; returns whether that was all, else call `flush`."""
         ...
 
     def flush(self) -> None:
-        """Waits until the client has taken what it did not take at once; OSError where it does not."""
+        """Waits until the client has taken what it did not take at once; raises OSError where it does not."""
         ...
 
 
@@ -54,241 +53,201 @@ class Client(Protocol):
         ...
 
 
-class Relay:
-    """Iterates over what the client gets; `close` ends both sides and reports once.
+class _State(Enum):
+    OPEN = "open"  # More events may come.
+    BLOCKED = "blocked"  # The client's socket is full. Nothing is read until it has taken what was sent.
+    ENDED = "ended"  # Nothing more will be read. What is pending is the last that the client gets.
+    CLOSED = "closed"
 
-    An object with `close()` and not a generator: a generator that was never started runs no `finally`, and a client
-    may leave before the first event.
+
+class Relay:
+    """Iterates over the blocks that the client gets; `close` ends both sides.
+
+    This is an object with `close()` and not a generator, because a generator that was never started runs no `finally`,
+    and a client may disconnect before the first event.
 
     Args:
-        answer: the provider's answer, whose body is the stream.
+        response: the provider's response, whose body is the stream.
+        reader: reads its events.
         client: the client's connection.
         settings: the timeouts.
         deadline_s: when the stream must be over, on the monotonic clock.
-        show_usage: whether the client asked for the usage-only event.
-        report: called once, before the last block is handed out, with what was seen and the error that ended it, None
-            for a complete stream; a client that left is reported as `ClientGone` at the close.
+        on_end: called once with the summary and with the error that ended the stream, None for a complete one. It is
+            called before the last block is handed out, or at the close for a client that disconnected.
     """
 
     def __init__(
         self,
-        answer: Response,
+        response: Response,
+        reader: EventReader,
         *,
         client: Client,
         settings: Settings,
         deadline_s: float,
-        show_usage: bool,
-        report: Callable[[Sightings, GatewayError | None], None],
+        on_end: Callable[[StreamSummary, GatewayError | None], None],
     ) -> None:
-        self.sightings = Sightings()
-        self._answer = answer
+        self.summary = reader.summary
+        self._response = response
+        self._reader = reader
         self._client = client
         self._deadline_s = deadline_s
         self._idle_timeout_s = settings.upstream_idle_timeout_s
         self._heartbeat_s = settings.stream_heartbeat_s
-        # How often the limits are looked at; a wait for an event then costs no arithmetic.
+        # How often the limits are checked. With a fixed tick the wait for an event costs no arithmetic.
         self._tick_s = min(PRESENCE_CHECK_S, self._idle_timeout_s / 4, self._heartbeat_s / 4)
-        self._show_usage = show_usage
-        self._report: Callable[[Sightings, GatewayError | None], None] | None = report
-        self._splitter = EventSplitter()
-        self._last_arrival_s = self._last_sent_s = time.monotonic()
-        self._error: GatewayError | None = None
-        self._ended = False
-        self._closed = False
-        self._first: bytes | None = None
-        self._block = b""
+        self._on_end: Callable[[StreamSummary, GatewayError | None], None] | None = on_end
+        self._state = _State.OPEN
+        self._pending = b""
         self._channel: Channel | None = None
-        self._is_stuck = False
+        self._last_arrival_s = self._last_sent_s = time.monotonic()
 
     @property
     def error(self) -> GatewayError | None:
-        """What ended the stream before it was complete, None as long as nothing did."""
-        return self._error
+        """What ended the stream before it was complete; None as long as nothing did."""
+        return self._reader.error
 
     def begin(self) -> None:
-        """Waits for what the client gets first, so that whatever goes wrong before it can be a real HTTP error.
+        """Waits for the first block, so that everything that goes wrong before it can be a real HTTP error.
 
-        A silent provider is waited for until a heartbeat is due; from then on the client has an answer.
+        A silent provider is waited for until a heartbeat is due. From then on the client has a response.
 
         Raises:
             GatewayError: the stream ended before its first event; it must still be closed.
         """
         try:
-            self._first = self._next_block()
+            self._pending = self._wait_for_block()
         except GatewayError as error:
-            self._first = self._last_words(error)
-        if self._error is not None and not self.sightings.events:
-            raise self._error
+            self._pending = self._fail(error)
+        if self.error is not None and not self.summary.events:
+            raise self.error
 
     def attach(self, channel: Channel) -> None:
-        """Lets events go straight to the client; called by who iterates, before it does, and who sends what it gets."""
+        """Lets events go straight to the client. Whoever iterates calls it first, and sends the blocks it gets."""
         self._channel = channel
 
     def __iter__(self) -> Relay:
         return self
 
     def __next__(self) -> bytes:
-        block, self._first = self._first or self._next(), None
+        block, self._pending = self._pending or self._get_next_block(), b""
         self._last_sent_s = time.monotonic()
-        self.sightings.bytes_out += len(block)
-        if self._ended:
-            self._tell()  # Before the client can see the end, so that no answer which it has whole counts as lost.
+        self.summary.bytes_sent += len(block)
+        if self._state is _State.ENDED:
+            self._report_end()  # Before the client sees the end: a response that it has whole must not count as lost.
         return block
 
-    def _next(self) -> bytes:
-        if self._ended:
-            self._end()
+    def _get_next_block(self) -> bytes:
+        if self._state is _State.ENDED:
+            self._stop()
         try:
-            return self._next_block()
+            return self._wait_for_block()
         except ClientGone as error:
-            self._last_words(error)
-            self._end()
+            self._fail(error)
+            self._stop()
         except GatewayError as error:
-            return self._last_words(error)
+            return self._fail(error)
         except Exception as error:
-            log_event("relay failed", level="error", error=error)
-            return self._last_words(GatewayError("The gateway failed in the middle of the answer. Retry."))
+            log_event("relay_failed", level="error", error=error)
+            return self._fail(GatewayError("The gateway failed in the middle of the answer. Retry."))
 
-    def _end(self) -> NoReturn:
-        """Ends the iteration: cleanly, or so that the client's HTTP library sees an unfinished answer."""
-        if self._error is None:
+    def _stop(self) -> NoReturn:
+        """Ends the iteration: cleanly, or so that the client's HTTP library sees an unfinished response."""
+        if self.error is None:
             raise StopIteration
         # gunicorn closes the connection without a last chunk and, for EPIPE, without a traceback in its log.
         raise BrokenPipeError(errno.EPIPE, "the stream did not complete")
 
-    def _next_block(self) -> bytes:
-        """Returns what gunicorn is to send next: whole events, or a heartbeat. Meanwhile most events have passed by."""
+    def _fail(self, error: GatewayError) -> bytes:
+        self._state = _State.ENDED
+        return self._reader.fail(error)
+
+    def _wait_for_block(self) -> bytes:
+        """Returns the next block that gunicorn is to send. While this waits, most events go past it to the channel."""
         while True:
-            self._check_time()
+            self._raise_if_time_is_up()
             try:
-                self._answer.body.receive_each(self._tick_s, self._take)
+                self._response.body.receive_each(self._tick_s, self._on_payload)
             except TimeoutError:
-                if self._heartbeat_is_due():
-                    return HEARTBEAT
+                if self._is_heartbeat_due():
+                    return self._reader.heartbeat
                 continue
-            if self._is_stuck:
+            if self._state is _State.BLOCKED:
                 self._wait_for_client()
                 continue
-            block, self._block = self._block, b""
-            if not block and not self._ended:
-                raise self._premature_end()
+            if not self._pending and self._state is _State.OPEN:
+                self._pending, self._state = self._reader.read_end(), _State.ENDED
+            block, self._pending = self._pending, b""
             return block
 
-    def _take(self, payload: bytes) -> bool:
-        """Takes in what arrived and passes it on; returns whether that was all, and the next piece may come."""
+    def _on_payload(self, payload: bytes) -> bool:
+        """Passes on what arrived and returns whether more may come. It runs in gevent's loop, so it may not wait."""
         now_s = time.monotonic()
         gap_s, self._last_arrival_s = now_s - self._last_arrival_s, now_s
-        if gap_s > self.sightings.longest_gap_s and self.sightings.events:
-            self.sightings.longest_gap_s = gap_s
-        events = self._splitter.feed(payload)
-        block = self._examined(events) if events else b""
-        self._ended = self.sightings.done or self._error is not None
-        if self._ended or self._channel is None:
-            self._block = block
-            return not (block or self._ended)
+        summary = self.summary
+        if gap_s > summary.longest_gap_s and summary.events:
+            summary.longest_gap_s = gap_s
+        block = self._reader.read(payload, now_s)
+        if self._reader.is_over:
+            self._pending, self._state = block, _State.ENDED
+            return False
         if not block:
             return True
+        if self._channel is None:
+            self._pending = block
+            return False
         self._last_sent_s = now_s
-        self.sightings.bytes_out += len(block)
+        summary.bytes_sent += len(block)
         try:
-            self._is_stuck = not self._channel.push(block)
+            took_all = self._channel.push(block)
         except OSError as error:
             raise ClientGone from error
-        return not self._is_stuck
+        if not took_all:
+            self._state = _State.BLOCKED
+        return took_all
 
     def _wait_for_client(self) -> None:
-        """Waits until a slow client has taken what was passed on; until then nothing is read from the provider."""
         assert self._channel is not None
         try:
             self._channel.flush()
         except OSError as error:
             raise ClientGone from error
-        self._is_stuck = False
+        self._state = _State.OPEN
 
-    def _check_time(self) -> None:
+    def _raise_if_time_is_up(self) -> None:
         raise_if_drained()
         if time.monotonic() >= self._deadline_s:
-            raise make_total_timeout(self._answer.title)
+            raise make_total_timeout(self._response.title)
 
-    def _heartbeat_is_due(self) -> bool:
-        """Looks around: raises what ends the stream, tells whether the client should hear something."""
+    def _is_heartbeat_due(self) -> bool:
+        """Checks the provider's silence and the client's presence; raises the error that ends the stream."""
         now_s = time.monotonic()
         if now_s - self._last_arrival_s >= self._idle_timeout_s:
-            raise make_idle_timeout(self._answer.title)
-        unheard_s = now_s - self._last_sent_s
-        # While events flow, the second write to a departed client fails, and a look would be a system call for nothing.
-        if unheard_s >= self._tick_s / 2 and self._client.is_gone():
+            raise make_idle_timeout(self._response.title)
+        silent_s = now_s - self._last_sent_s
+        # While events flow, the second write after a disconnect fails, so the check would be a wasted system call.
+        if silent_s >= self._tick_s / 2 and self._client.is_gone():
             raise ClientGone
-        return unheard_s >= self._heartbeat_s
-
-    def _examined(self, events: bytes) -> bytes:
-        """Notes what the events say, and returns those that the client gets."""
-        shown = []
-        try:
-            for event in split_events(events):
-                if self._is_shown(event):
-                    shown.append(event)
-                if self.sightings.done or self._error is not None:
-                    break
-        except UpstreamCut as error:
-            shown.append(self._last_words(error))
-        return shown[0] if len(shown) == 1 else b"".join(shown)
-
-    def _is_shown(self, event: bytes) -> bool:
-        """Notes one event and tells whether the client gets it; raises UpstreamCut where it is out of place."""
-        data = event_data(event)
-        if data is None:
-            return self._is_comment(event)
-        if data == b"[DONE]":
-            if not self.sightings.complete:
-                raise self._premature_end()
-            self.sightings.done = True
-            return True
-        if data in {b"null", b""}:
-            return False  # Featherless sends `data: null` now and then; either crashes SDKs.
-        chunk = decode_chunk(data)
-        self.sightings.note(chunk, self._last_arrival_s)
-        if chunk.error is not None:
-            self._error = UpstreamCut(f"{self._answer.title} reported an error in the middle of its answer.")
-            return True
-        return self._show_usage or bool(chunk.choices) or chunk.usage is None
-
-    def _is_comment(self, event: bytes) -> bool:
-        line = event.lstrip()
-        if line.startswith(b":"):
-            return True
-        if line.startswith((b"event:", b"id:", b"retry:")):
-            return False  # Legal without data, but the OpenAI SDK takes them for an empty chunk and raises.
-        # Chutes tells of a failure in a bare JSON line; other bytes here are an edge's error page.
-        raise UpstreamCut(f"{self._answer.title} sent something that is not part of a chat stream. Retry.")
-
-    def _premature_end(self) -> UpstreamCut:
-        title = self._answer.title
-        return UpstreamCut(f"{title} ended its answer before it was complete. What came so far is not all. Retry.")
-
-    def _last_words(self, error: GatewayError) -> bytes:
-        self._error = error
-        self._ended = True
-        return error.to_event()
+        return silent_s >= self._heartbeat_s
 
     def close(self) -> None:
-        """Ends the stream on both sides and reports; may be called more than once, and before the first event."""
-        if self._closed:
+        """Ends the stream on both sides and reports its end. It may be called twice, and before the first event."""
+        if self._state is _State.CLOSED:
             return
-        self._closed = True
-        if not self._ended and self._error is None:
-            self._error = ClientGone()
-        self._tell()
-        if self.sightings.done and not self._answer.body.complete:
-            self._read_tail()
-        self._answer.body.close()
+        if self._state is not _State.ENDED and self.error is None:
+            self._reader.fail(ClientGone())
+        self._state = _State.CLOSED
+        self._report_end()
+        body = self._response.body
+        if self.summary.is_done and not body.complete:
+            self._receive_tail()
+        body.close()
 
-    def _tell(self) -> None:
-        report, self._report = self._report, None
-        if report is not None:
-            report(self.sightings, self._error)
+    def _report_end(self) -> None:
+        on_end, self._on_end = self._on_end, None
+        if on_end is not None:
+            on_end(self.summary, self.error)
 
-    def _read_tail(self) -> None:
-        # Once: a provider that goes on after [DONE] is no use on a kept connection, and might go on for ever.
+    def _receive_tail(self) -> None:
+        # Once: a provider that goes on after the end marker might go on for ever, and its connection is not kept.
         with suppress(TimeoutError, UpstreamError):
-            self._answer.body.receive(_TAIL_WAIT_S)
+            self._response.body.receive(_TAIL_WAIT_S)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.services.endpoints.chat_assembly import CompletionCollector, process_completion
+from app.services.endpoints.chat_assembly import ChatCollector, normalise_completion
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 LOGPROBS = st.none() | st.lists(
@@ -104,17 +104,17 @@ def split_completions(draw: st.DrawFn) -> tuple[dict[str, Any], list[dict[str, A
 @given(split_completions())
 def test_a_completion_split_in_any_way_is_collected_whole(drawn: tuple[dict[str, Any], list[dict[str, Any]]]) -> None:
     completion, chunks = drawn
-    collector = CompletionCollector()
+    collector = ChatCollector()
     for chunk in json.loads(json.dumps(chunks)):
-        collector.add(chunk)
-    assert collector.completion() == completion
+        collector.add_chunk(chunk)
+    assert collector.make_response() == completion
 
 
 @settings(max_examples=40, deadline=None)
 @given(COMPLETIONS)
 def test_a_whole_completion_is_not_changed(completion: dict[str, Any]) -> None:
     before = copy.deepcopy(completion)
-    assert process_completion(completion) is completion
+    assert normalise_completion(completion) is completion
     assert completion == before
 
 
@@ -128,7 +128,7 @@ def test_a_whole_completion_is_not_changed(completion: dict[str, Any]) -> None:
     ],
 )
 def test_what_is_missing_is_null_and_not_missing(choice: dict[str, Any]) -> None:
-    completion = process_completion({"id": "1", "choices": [choice]})
+    completion = normalise_completion({"id": "1", "choices": [choice]})
     assert completion["object"] == "chat.completion" and completion["usage"] is None
     filled = completion["choices"][0]
     assert filled["index"] == 0 and filled["logprobs"] is None and filled["finish_reason"] == "length"
@@ -136,15 +136,15 @@ def test_what_is_missing_is_null_and_not_missing(choice: dict[str, Any]) -> None
 
 
 def test_choices_without_an_index_are_numbered() -> None:
-    completion = process_completion({"choices": [{"message": {"content": "a"}}, {"message": {"content": "b"}}]})
+    completion = normalise_completion({"choices": [{"message": {"content": "a"}}, {"message": {"content": "b"}}]})
     assert [choice["index"] for choice in completion["choices"]] == [0, 1]
 
 
 def collect(*deltas: dict[str, Any]) -> dict[str, Any]:
-    collector = CompletionCollector()
+    collector = ChatCollector()
     for delta in deltas:
-        collector.add({"id": "1", "choices": [{"delta": delta}]})
-    message: dict[str, Any] = collector.completion()["choices"][0]["message"]
+        collector.add_chunk({"id": "1", "choices": [{"delta": delta}]})
+    message: dict[str, Any] = collector.make_response()["choices"][0]["message"]
     return message
 
 
@@ -174,28 +174,28 @@ def test_the_old_function_call_grows_too() -> None:
 
 
 def test_the_logprobs_of_the_older_form_grow_too() -> None:
-    collector = CompletionCollector()
+    collector = ChatCollector()
     for token in ("a", "b"):
         logprobs = {"tokens": [token], "token_logprobs": [-1.0], "text_offset": [0]}
-        collector.add({"choices": [{"index": 0, "delta": {"content": token}, "logprobs": logprobs}]})
+        collector.add_chunk({"choices": [{"index": 0, "delta": {"content": token}, "logprobs": logprobs}]})
     expected = {"tokens": ["a", "b"], "token_logprobs": [-1.0, -1.0], "text_offset": [0, 0]}
-    assert collector.completion()["choices"][0]["logprobs"] == expected
+    assert collector.make_response()["choices"][0]["logprobs"] == expected
 
 
 def test_running_totals_end_in_the_last_one() -> None:
-    collector = CompletionCollector()
+    collector = ChatCollector()
     for count in (1, 2, 3):
-        collector.add({"choices": [{"delta": {"content": "x"}}], "usage": {"completion_tokens": count}})
-    collector.add({"choices": [], "usage": None, "perf_metrics": {"prompt-tokens": 5}})
-    completion = collector.completion()
+        collector.add_chunk({"choices": [{"delta": {"content": "x"}}], "usage": {"completion_tokens": count}})
+    collector.add_chunk({"choices": [], "usage": None, "perf_metrics": {"prompt-tokens": 5}})
+    completion = collector.make_response()
     assert completion["usage"] == {"completion_tokens": 3} and completion["perf_metrics"] == {"prompt-tokens": 5}
 
 
 def test_asking_twice_gives_the_same() -> None:
-    collector = CompletionCollector()
-    collector.add({"id": "1", "choices": [{"delta": {"tool_calls": [{"index": 0, "id": "a"}]}}]})
-    assert copy.deepcopy(collector.completion()) == collector.completion()
+    collector = ChatCollector()
+    collector.add_chunk({"id": "1", "choices": [{"delta": {"tool_calls": [{"index": 0, "id": "a"}]}}]})
+    assert copy.deepcopy(collector.make_response()) == collector.make_response()
 
 
 def test_no_chunk_with_a_choice_is_a_completion_without_choices() -> None:
-    assert CompletionCollector().completion() == {"object": "chat.completion", "choices": [], "usage": None}
+    assert ChatCollector().make_response() == {"object": "chat.completion", "choices": [], "usage": None}

@@ -10,9 +10,8 @@ from typing import Any
 
 from app.config import Settings, load_settings
 from app.errors import GatewayError
-from app.services.streaming.client_connection import ClientConnection
-from app.services.streaming.relay import Relay
-from app.services.streaming.stream_summary import Sightings
+from app.services.endpoints import CHAT, StreamSummary
+from app.services.streaming import ClientConnection, EventReader, Relay
 from app.upstream import Response, UpstreamClient
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import Script
@@ -53,7 +52,7 @@ class Outcome:
 
     blocks: list[bytes] = field(default_factory=list)
     ended: str | None = None
-    reports: list[tuple[Sightings, GatewayError | None]] = field(default_factory=list)
+    reports: list[tuple[StreamSummary, GatewayError | None]] = field(default_factory=list)
 
     @property
     def text(self) -> bytes:
@@ -61,7 +60,7 @@ class Outcome:
         return b"".join(self.blocks)
 
     @property
-    def seen(self) -> Sightings:
+    def seen(self) -> StreamSummary:
         """What was reported as seen."""
         assert len(self.reports) == 1, f"{len(self.reports)} reports"
         return self.reports[0][0]
@@ -83,21 +82,21 @@ def open_relay(
     total_s: float = 20.0,
     **changes: str,
 ) -> Iterator[tuple[Relay, Outcome, Response]]:
-    """Yields a relay over a real answer of `upstream`, the outcome that it reports to, and that answer."""
+    """Yields a relay over a real response of `upstream`, the outcome that it reports to, and that response."""
     upstream.enqueue(script)
     provider = client_for(upstream.base_url, **changes)
-    answer = provider.post("/chat/completions", b'{"model": "m"}', stream=True)
+    response = provider.post("/chat/completions", b'{"model": "m"}', stream=True)
     outcome = Outcome()
     relay = Relay(
-        answer,
+        response,
+        EventReader(CHAT, provider.title, show_usage=show_usage),
         client=client or ClientConnection(None),
         settings=provider.settings,
         deadline_s=time.monotonic() + total_s,
-        show_usage=show_usage,
-        report=lambda seen, error: outcome.reports.append((seen, error)),
+        on_end=lambda summary, error: outcome.reports.append((summary, error)),
     )
     try:
-        yield relay, outcome, answer
+        yield relay, outcome, response
     finally:
         relay.close()
 

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.services.inference import cancellation as interrupts
-from app.services.inference.cancellation import ends_early
-from app.services.streaming.client_connection import ClientConnection
+from app.runtime import get_runtime
+from app.services.inference.cancellation import Watcher, cancel_early
+from app.services.streaming import ClientConnection
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import hang
 from tests.support.tree import ROOT
@@ -25,7 +25,7 @@ def upstream() -> Iterator[ScriptedUpstream]:
 
 
 def run_case(case: str, upstream: ScriptedUpstream) -> str:
-    command = [sys.executable, "-m", "tests.services.streaming.gevent_waits", case, upstream.base_url]
+    command = [sys.executable, "-m", "tests.services.inference.gevent_waits", case, upstream.base_url]
     return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=60).stdout
 
 
@@ -53,5 +53,5 @@ def test_where_sockets_are_not_gevents_nothing_is_watched() -> None:
     ours, theirs = socket.socketpair()
     with ours:
         theirs.close()
-        with ends_early(ClientConnection(ours), time.monotonic() - 1, "Fireworks"):
-            assert interrupts._waits == set()
+        with cancel_early(ClientConnection(ours), time.monotonic() - 1, "Fireworks"):
+            assert get_runtime().find(Watcher) is None

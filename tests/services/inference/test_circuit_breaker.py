@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from app.config import load_settings
 from app.errors import (
     UpstreamAuthenticationFailed,
     UpstreamCut,
@@ -15,17 +16,16 @@ from app.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
+from app.runtime import get_component, use_settings
 from app.services.inference import circuit_breaker as breaker
 from app.services.inference.circuit_breaker import (
     FIRST_PAUSE_S,
     LONGEST_PAUSE_S,
     THRESHOLDS,
-    abandon_probe,
-    check_breakers,
-    failure_class,
+    CircuitBreakers,
+    OpenBreaker,
+    classify_failure,
     get_open_breakers,
-    note_failure,
-    note_success,
 )
 
 UNREACHABLE = UpstreamUnreachable("No connection.")
@@ -46,20 +46,24 @@ class Clock:
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
     clock = Clock()
-    monkeypatch.setattr(breaker, "_breakers", {})
+    use_settings(load_settings({}))
     monkeypatch.setattr(breaker, "time", clock)
     yield clock
 
 
+def breakers() -> CircuitBreakers:
+    return get_component(CircuitBreakers)
+
+
 def open_breaker(kind: str, provider: str = "fireworks") -> None:
     for _ in range(THRESHOLDS[kind]):
-        check_breakers(provider)
-        note_failure(provider, FAILURES[kind])
+        breakers().raise_if_open(provider)
+        breakers().record_failure(provider, FAILURES[kind])
 
 
 def refusal(provider: str = "fireworks") -> UpstreamError | None:
     try:
-        check_breakers(provider)
+        breakers().raise_if_open(provider)
     except UpstreamError as error:
         return error
     return None
@@ -68,9 +72,9 @@ def refusal(provider: str = "fireworks") -> UpstreamError | None:
 @pytest.mark.parametrize("kind", THRESHOLDS)
 def test_it_opens_after_enough_failures_in_a_row_and_says_what_the_last_one_was(kind: str) -> None:
     for _ in range(THRESHOLDS[kind] - 1):
-        note_failure("fireworks", FAILURES[kind])
+        breakers().record_failure("fireworks", FAILURES[kind])
     assert refusal() is None and get_open_breakers() == []
-    note_failure("fireworks", FAILURES[kind])
+    breakers().record_failure("fireworks", FAILURES[kind])
     error, last = refusal(), FAILURES[kind]
     assert error is not None and error is not last and type(error) is type(last)
     assert (error.message, error.status, error.code, error.should_retry) == (
@@ -80,22 +84,22 @@ def test_it_opens_after_enough_failures_in_a_row_and_says_what_the_last_one_was(
         last.should_retry,
     )
     assert error.retry_after_s == FIRST_PAUSE_S and "retry-after" in error.headers()
-    assert get_open_breakers() == [{"provider": "fireworks", "kind": kind, "retry_in_s": FIRST_PAUSE_S}]
+    assert get_open_breakers() == [OpenBreaker("fireworks", kind, FIRST_PAUSE_S)]
 
 
 @pytest.mark.parametrize("kind", THRESHOLDS)
 def test_a_success_in_between_begins_the_count_anew(kind: str) -> None:
     for _ in range(5):
         for _ in range(THRESHOLDS[kind] - 1):
-            note_failure("fireworks", FAILURES[kind])
-        note_success("fireworks")
+            breakers().record_failure("fireworks", FAILURES[kind])
+        breakers().record_success("fireworks")
     assert refusal() is None
 
 
 def test_providers_do_not_share_breakers() -> None:
     open_breaker("account")
     assert refusal("fireworks") is not None and refusal("deepinfra") is None
-    note_success("deepinfra")
+    breakers().record_success("deepinfra")
     assert refusal("fireworks") is not None
 
 
@@ -108,7 +112,7 @@ def test_one_request_probes_and_the_others_go_on_failing_fast(clock: Clock) -> N
     for _ in range(10):
         error = refusal()
         assert error is not None and error.retry_after_s == 1.0
-    note_success("fireworks")
+    breakers().record_success("fireworks")
     assert refusal() is None and get_open_breakers() == []
 
 
@@ -118,14 +122,14 @@ def test_failed_probes_make_the_pause_longer_up_to_a_bound(clock: Clock) -> None
     for _ in range(8):
         clock.now_s += LONGEST_PAUSE_S
         assert refusal() is None
-        note_failure("fireworks", UNREACHABLE)
+        breakers().record_failure("fireworks", UNREACHABLE)
         error = refusal()
         assert error is not None
         pauses.append(error.retry_after_s)
     assert pauses == [10.0, 20.0, 40.0, 60.0, 60.0, 60.0, 60.0, 60.0]
     clock.now_s += LONGEST_PAUSE_S
     assert refusal() is None
-    note_success("fireworks")
+    breakers().record_success("fireworks")
     open_breaker("connect")
     again = refusal()
     assert again is not None and again.retry_after_s == FIRST_PAUSE_S
@@ -134,7 +138,7 @@ def test_failed_probes_make_the_pause_longer_up_to_a_bound(clock: Clock) -> None
 def test_requests_that_were_under_way_when_it_opened_do_not_make_the_pause_longer() -> None:
     open_breaker("connect")
     for _ in range(20):
-        note_failure("fireworks", UNREACHABLE)
+        breakers().record_failure("fireworks", UNREACHABLE)
     error = refusal()
     assert error is not None and error.retry_after_s == FIRST_PAUSE_S
 
@@ -143,7 +147,7 @@ def test_a_probe_that_meets_another_failure_leaves_room_for_the_next_probe(clock
     open_breaker("connect")
     clock.now_s += FIRST_PAUSE_S
     assert refusal() is None
-    note_failure("fireworks", UpstreamError("500"))
+    breakers().record_failure("fireworks", UpstreamError("500"))
     assert refusal() is None
 
 
@@ -151,7 +155,7 @@ def test_a_probe_that_is_given_up_leaves_room_for_the_next_probe(clock: Clock) -
     open_breaker("connect")
     clock.now_s += FIRST_PAUSE_S
     assert refusal() is None and refusal() is not None
-    abandon_probe("fireworks")
+    breakers().release_probes("fireworks")
     assert refusal() is None
 
 
@@ -159,12 +163,12 @@ def test_a_breaker_that_still_waits_keeps_the_probe_of_another_back(clock: Clock
     open_breaker("connect")
     clock.now_s += FIRST_PAUSE_S - 1
     for _ in range(THRESHOLDS["account"]):
-        note_failure("fireworks", SUSPENDED)
+        breakers().record_failure("fireworks", SUSPENDED)
     clock.now_s += 1
     assert refusal() is not None, "the account's breaker waits"
     clock.now_s += FIRST_PAUSE_S
     assert refusal() is None and refusal() is not None
-    note_success("fireworks")
+    breakers().record_success("fireworks")
     assert get_open_breakers() == []
 
 
@@ -184,18 +188,18 @@ def test_a_breaker_that_still_waits_keeps_the_probe_of_another_back(clock: Clock
     ],
 )
 def test_only_what_the_next_request_cannot_change_counts(error: UpstreamError, kind: str | None) -> None:
-    assert failure_class(error) == kind
+    assert classify_failure(error) == kind
     for _ in range(20):
-        note_failure("fireworks", error)
+        breakers().record_failure("fireworks", error)
     assert (refusal() is None) is (kind is None)
 
 
 def test_opening_and_closing_are_each_logged_once(capfd: pytest.CaptureFixture[str], clock: Clock) -> None:
     open_breaker("account")
-    note_failure("fireworks", SUSPENDED)
+    breakers().record_failure("fireworks", SUSPENDED)
     clock.now_s += FIRST_PAUSE_S
-    check_breakers("fireworks")
-    note_success("fireworks")
-    note_success("fireworks")
+    breakers().raise_if_open("fireworks")
+    breakers().record_success("fireworks")
+    breakers().record_success("fireworks")
     lines = capfd.readouterr().err.splitlines()
-    assert len(lines) == 2 and "breaker open" in lines[0] and "breaker closed" in lines[1]
+    assert len(lines) == 2 and "breaker_opened" in lines[0] and "breaker_closed" in lines[1]

@@ -4,19 +4,39 @@ from __future__ import annotations
 
 import time as real_time
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
 
 import pytest
 
 from app.errors import ClientGone, UpstreamError, UpstreamRefused, UpstreamSuspended, UpstreamUnreachable
+from app.runtime import get_component, use_settings
+from app.services.endpoints import CHAT
 from app.services.inference import circuit_breaker as breaker
 from app.services.inference import dispatch as subject
-from app.services.inference.dispatch import FIRST_PAUSE_S, LONGEST_PAUSE_S, post_chat_with_retries
-from app.upstream import Response, UpstreamClient
-from tests.services.inference.chat_core import client_for
+from app.services.inference.adaptation import UpstreamRequest
+from app.services.inference.circuit_breaker import CircuitBreakers
+from app.services.inference.dispatch import FIRST_PAUSE_S, LONGEST_PAUSE_S, dispatch
+from app.services.inference.exchange import Exchange
+from app.services.inference.routing import Target
+from app.services.providers import PROVIDERS, get_client
+from app.services.streaming import ClientConnection
+from app.upstream import Response
+from tests.services.inference.chat_core import settings_for
 from tests.support.answers import chat_answer, json_answer
 from tests.support.scripted_upstream import ScriptedUpstream, refused_address
 from tests.support.scripts import Script, close, hang, reset
+
+FIREWORKS = PROVIDERS["fireworks"]
+REQUEST = UpstreamRequest(
+    target=Target(FIREWORKS, "m"),
+    path="/chat/completions",
+    content=b"{}",
+    stream=False,
+    show_usage=False,
+    service_tier=None,
+    dropped=[],
+    prompt_tokens_estimate=1,
+)
 
 
 class Clock:
@@ -36,26 +56,37 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(subject, "time", clock)
-    monkeypatch.setattr(breaker, "_breakers", {})
     return clock
 
 
 @pytest.fixture
-def upstream() -> Iterator[ScriptedUpstream]:
+def upstream(tmp_path: Path) -> Iterator[ScriptedUpstream]:
     with ScriptedUpstream() as upstream:
+        configure(upstream.base_url, tmp_path)
         yield upstream
 
 
-def post(client: UpstreamClient, attempts: list[Any], retries: int = 2, seconds: float = 60.0) -> Response:
-    return post_chat_with_retries(
-        client,
-        "fireworks",
-        b"{}",
-        stream=False,
-        retries=retries,
-        deadline_s=real_time.monotonic() + seconds,
-        attempts=attempts,
-    )
+def configure(base_url: str, place: Path, **changes: str) -> None:
+    """Begins a runtime whose Fireworks is at `base_url`: with new connections, and with all breakers closed."""
+    use_settings(settings_for(base_url, JOURNAL_DIR=str(place / "journal"), **changes))
+
+
+def make_exchange(seconds: float = 60.0) -> Exchange:
+    exchange = Exchange(CHAT, "key", ClientConnection(None))
+    exchange.deadline_s = real_time.monotonic() + seconds
+    return exchange
+
+
+def send(exchange: Exchange | None = None) -> Response:
+    return dispatch(exchange or make_exchange(), REQUEST)
+
+
+def read(response: Response) -> bytes:
+    return response.read(idle_timeout_s=10, deadline_s=1e12)
+
+
+def get_account_breaker() -> breaker.Breaker:
+    return get_component(CircuitBreakers).breakers["fireworks", "account"]
 
 
 def failing(status: int, headers: dict[str, str] | None = None) -> Script:
@@ -69,9 +100,9 @@ NOT_RETRIED = [400, 401, 402, 403, 404, 405, 412, 413, 422, 425, 302, 501, 530]
 @pytest.mark.parametrize("status", RETRIED)
 def test_a_failure_that_passes_is_tried_again(upstream: ScriptedUpstream, clock: Clock, status: int) -> None:
     upstream.enqueue(failing(status), failing(status), chat_answer("third time"))
-    attempts: list[Any] = []
-    answer = post(client_for(upstream.base_url), attempts)
-    assert b"third time" in answer.read(idle_timeout_s=10, deadline_s=1e12)
+    exchange = make_exchange()
+    assert b"third time" in read(send(exchange))
+    attempts = exchange.record.attempts
     assert [attempt["status"] for attempt in attempts] == [status, status, 200]
     assert all(attempt["error"] for attempt in attempts[:2]) and attempts[2]["error"] is None
     assert all(attempt["ms"] >= 0 for attempt in attempts)
@@ -81,56 +112,65 @@ def test_a_failure_that_passes_is_tried_again(upstream: ScriptedUpstream, clock:
 @pytest.mark.parametrize("status", NOT_RETRIED)
 def test_a_failure_that_stays_is_not_tried_again(upstream: ScriptedUpstream, clock: Clock, status: int) -> None:
     upstream.enqueue(failing(status))
-    attempts: list[Any] = []
+    exchange = make_exchange()
     with pytest.raises(UpstreamError) as caught:
-        post(client_for(upstream.base_url), attempts)
+        send(exchange)
     assert caught.value.upstream_status == status
-    assert len(upstream.requests) == len(attempts) == 1 and clock.pauses == []
+    assert len(upstream.requests) == len(exchange.record.attempts) == 1 and clock.pauses == []
 
 
 @pytest.mark.parametrize("retries", [0, 1, 2, 5])
-def test_what_comes_out_after_retries_tells_the_client_not_to_retry(upstream: ScriptedUpstream, retries: int) -> None:
+def test_what_comes_out_after_retries_tells_the_client_not_to_retry(
+    upstream: ScriptedUpstream, tmp_path: Path, retries: int
+) -> None:
     upstream.default = failing(503)
-    attempts: list[Any] = []
+    configure(upstream.base_url, tmp_path, UPSTREAM_RETRIES=str(retries))
+    exchange = make_exchange()
     with pytest.raises(UpstreamError) as caught:
-        post(client_for(upstream.base_url), attempts, retries)
-    assert len(upstream.requests) == len(attempts) == retries + 1
+        send(exchange)
+    assert len(upstream.requests) == len(exchange.record.attempts) == retries + 1
     assert caught.value.status == 503
     assert caught.value.headers().get("x-should-retry") == (None if retries == 0 else "false")
 
 
-def test_a_reset_on_a_kept_connection_is_tried_again_and_on_a_fresh_one_is_not(upstream: ScriptedUpstream) -> None:
-    client = client_for(upstream.base_url)
-    attempts: list[Any] = []
-    post(client, attempts).read(idle_timeout_s=10, deadline_s=1e12)
+def test_a_reset_on_a_kept_connection_is_tried_again_and_on_a_fresh_one_is_not(
+    upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    read(send())
     upstream.enqueue([reset()], chat_answer("again"))
-    assert b"again" in post(client, attempts).read(idle_timeout_s=10, deadline_s=1e12)
-    assert [attempt["status"] for attempt in attempts] == [None, 200]
-    fresh = client_for(upstream.base_url)
+    exchange = make_exchange()
+    assert b"again" in read(send(exchange))
+    assert [attempt["status"] for attempt in exchange.record.attempts] == [None, 200]
+    configure(upstream.base_url, tmp_path)
     upstream.enqueue([close()])
+    exchange = make_exchange()
     with pytest.raises(UpstreamUnreachable):
-        post(fresh, attempts)
-    assert len(attempts) == 3
+        send(exchange)
+    assert len(exchange.record.attempts) == 1
 
 
-def test_a_refused_connection_is_tried_again(clock: Clock) -> None:
-    attempts: list[Any] = []
-    with refused_address() as base_url, pytest.raises(UpstreamUnreachable):
-        post(client_for(base_url), attempts)
-    assert len(attempts) == 3 and len(clock.pauses) == 2
+def test_a_refused_connection_is_tried_again(tmp_path: Path, clock: Clock) -> None:
+    with refused_address() as base_url:
+        configure(base_url, tmp_path)
+        exchange = make_exchange()
+        with pytest.raises(UpstreamUnreachable):
+            send(exchange)
+    assert len(exchange.record.attempts) == 3 and len(clock.pauses) == 2
 
 
-def test_a_silent_provider_is_not_asked_twice(upstream: ScriptedUpstream) -> None:
+def test_a_silent_provider_is_not_asked_twice(upstream: ScriptedUpstream, tmp_path: Path) -> None:
     upstream.enqueue([hang()])
+    configure(upstream.base_url, tmp_path, UPSTREAM_FIRST_BYTE_TIMEOUT="0.05")
     with pytest.raises(UpstreamError):
-        post(client_for(upstream.base_url, UPSTREAM_FIRST_BYTE_TIMEOUT="0.05"), [])
+        send()
     assert len(upstream.requests) == 1
 
 
-def test_pauses_are_drawn_below_a_bound_that_doubles(upstream: ScriptedUpstream, clock: Clock) -> None:
+def test_pauses_are_drawn_below_a_bound_that_doubles(upstream: ScriptedUpstream, tmp_path: Path, clock: Clock) -> None:
     upstream.default = failing(500)
+    configure(upstream.base_url, tmp_path, UPSTREAM_RETRIES="8")
     with pytest.raises(UpstreamError):
-        post(client_for(upstream.base_url), [], retries=8, seconds=1000)
+        send(make_exchange(seconds=1000))
     bounds = [min(FIRST_PAUSE_S * 2**count, LONGEST_PAUSE_S) for count in range(8)]
     assert all(0 <= pause_s <= bound_s for pause_s, bound_s in zip(clock.pauses, bounds, strict=True))
     assert len(set(clock.pauses)) == 8
@@ -141,81 +181,72 @@ def test_the_pause_that_the_provider_asks_for_is_kept(
     upstream: ScriptedUpstream, clock: Clock, headers: dict[str, str], least_s: float
 ) -> None:
     upstream.enqueue(failing(429, headers))
-    post(client_for(upstream.base_url), []).body.close()
+    send().body.close()
     assert least_s <= clock.pauses[0] <= least_s + FIRST_PAUSE_S
 
 
 def test_a_pause_that_is_too_long_to_hold_a_place_is_the_clients(upstream: ScriptedUpstream, clock: Clock) -> None:
     upstream.enqueue(failing(429, {"retry-after": "30"}))
     with pytest.raises(UpstreamRefused) as caught:
-        post(client_for(upstream.base_url), [])
+        send()
     assert clock.pauses == [] and caught.value.headers() == {"retry-after": "30"}
 
 
-def test_nothing_is_tried_past_the_deadline(upstream: ScriptedUpstream, clock: Clock) -> None:
+def test_nothing_is_tried_past_the_deadline(upstream: ScriptedUpstream, tmp_path: Path, clock: Clock) -> None:
     upstream.default = failing(503, {"retry-after": "2"})
-    attempts: list[Any] = []
+    configure(upstream.base_url, tmp_path, UPSTREAM_RETRIES="10")
+    exchange = make_exchange(seconds=5.0)
     with pytest.raises(UpstreamError):
-        post(client_for(upstream.base_url), attempts, retries=10, seconds=5.0)
-    assert sum(clock.pauses) < 5.0 and len(attempts) == len(upstream.requests) <= 3
+        send(exchange)
+    assert sum(clock.pauses) < 5.0 and len(exchange.record.attempts) == len(upstream.requests) <= 3
+
+
+def open_account_breaker(upstream: ScriptedUpstream) -> breaker.Breaker:
+    upstream.enqueue(failing(402), failing(402))
+    for _ in range(2):
+        with pytest.raises(UpstreamSuspended):
+            send()
+    return get_account_breaker()
 
 
 def test_an_open_breaker_answers_without_an_attempt_and_does_not_count_as_one(upstream: ScriptedUpstream) -> None:
-    upstream.default = json_answer({"error": "Account acme-example is suspended"}, 412)
-    client = client_for(upstream.base_url)
-    for _ in range(2):
-        with pytest.raises(UpstreamSuspended):
-            post(client, [])
-    attempts: list[Any] = []
+    state = open_account_breaker(upstream)
+    exchange = make_exchange()
     for _ in range(5):
         with pytest.raises(UpstreamSuspended) as caught:
-            post(client, attempts)
+            send(exchange)
         assert caught.value.retry_after_s is not None
-    assert len(upstream.requests) == 2 and attempts == []
-    state = breaker._breakers["fireworks", "account"]
+    assert len(upstream.requests) == 2 and exchange.record.attempts == []
     assert state.failures == 2 and state.pause_s == breaker.FIRST_PAUSE_S
 
 
 def test_requests_that_fail_fast_during_a_probe_leave_the_probe_alone(upstream: ScriptedUpstream) -> None:
-    upstream.default = failing(402)
-    client = client_for(upstream.base_url)
-    for _ in range(2):
-        with pytest.raises(UpstreamSuspended):
-            post(client, [])
-    state = breaker._breakers["fireworks", "account"]
+    state = open_account_breaker(upstream)
     state.open_until_s = 0.0
-    breaker.check_breakers("fireworks")
+    get_component(CircuitBreakers).raise_if_open("fireworks")
     for _ in range(5):
         with pytest.raises(UpstreamSuspended):
-            post(client, [])
-    assert state.probing and state.pause_s == breaker.FIRST_PAUSE_S and len(upstream.requests) == 2
+            send()
+    assert state.is_probing and state.pause_s == breaker.FIRST_PAUSE_S and len(upstream.requests) == 2
 
 
 def test_a_success_closes_the_breaker(upstream: ScriptedUpstream) -> None:
-    upstream.enqueue(failing(402), failing(402))
-    client = client_for(upstream.base_url)
-    for _ in range(2):
-        with pytest.raises(UpstreamSuspended):
-            post(client, [])
-    breaker._breakers["fireworks", "account"].open_until_s = 0.0
-    post(client, []).body.close()
+    open_account_breaker(upstream).open_until_s = 0.0
+    send().body.close()
     assert breaker.get_open_breakers() == []
 
 
-def test_a_client_that_leaves_during_a_probe_gives_it_up(upstream: ScriptedUpstream) -> None:
-    upstream.enqueue(failing(402), failing(402))
-    client = client_for(upstream.base_url)
-    for _ in range(2):
-        with pytest.raises(UpstreamSuspended):
-            post(client, [])
-    state = breaker._breakers["fireworks", "account"]
+def test_a_client_that_leaves_during_a_probe_gives_it_up(
+    upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = open_account_breaker(upstream)
     state.open_until_s = 0.0
 
-    class Leaving:
-        def post(self, path: str, body: bytes, *, stream: bool) -> Response:
-            assert state.probing
-            raise ClientGone
+    def disconnect(*_: object, **__: object) -> Response:
+        assert state.is_probing
+        raise ClientGone
 
+    monkeypatch.setattr(get_client(FIREWORKS), "post", disconnect)
     with pytest.raises(ClientGone):
-        post(Leaving(), [])  # type: ignore[arg-type]
-    assert not state.probing and state.is_open
+        send()
+    assert not state.is_probing and state.is_open

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.errors import BadRequest
-from app.services.inference.parameters import MAX_DEPTH, parse_body
+from app.services.inference.json_body import MAX_DEPTH, parse_body
 
 # Characters around which a count of quotes could go wrong stand in for many others.
 TEXTS = st.text(st.sampled_from('"\\/u0022c5{}[]:, \n\té🌍') | st.characters(exclude_categories=["Cs"]), max_size=8)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from app.services.endpoints import Usage
 from tests.services.inference.chat_core import open_relay, run_relay
 from tests.support.answers import DONE, chunk, event_bytes, sse_stream, usage_chunk, usage_of, whole_stream
 from tests.support.scripted_upstream import ScriptedUpstream
@@ -38,9 +39,9 @@ def test_a_stream_passes_byte_for_byte(upstream: ScriptedUpstream) -> None:
     assert outcome.text == wire(*events)
     assert outcome.ended == "stop" and outcome.error is None
     seen = outcome.seen
-    assert seen.done and seen.complete and seen.finish_reason == "stop"
+    assert seen.is_done and seen.begun <= seen.finished and seen.finish_reason == "stop"
     assert seen.model == "accounts/fireworks/models/scripted"
-    assert (seen.events, seen.outputs, seen.bytes_out) == (4, 2, len(outcome.text))
+    assert (seen.events, seen.output_events, seen.bytes_sent) == (4, 2, len(outcome.text))
     assert seen.first_output_s is not None and seen.last_output_s is not None
     assert seen.first_output_s <= seen.last_output_s
 
@@ -70,7 +71,7 @@ def test_each_event_goes_out_before_the_next_comes_in(upstream: ScriptedUpstream
         assert outcome.reports == []
         assert next(relay) == DONE
         # A client that has the end has a record too, whatever becomes of the worker now.
-        assert outcome.error is None and outcome.seen.bytes_out == len(
+        assert outcome.error is None and outcome.seen.bytes_sent == len(
             wire(chunk("one"), chunk("two", finish="stop"), DONE)
         )
         for _ in range(2):
@@ -97,11 +98,7 @@ USAGE = usage_of(11, 3, prompt_tokens_details={"cached_tokens": 7}, completion_t
 def test_usage_is_read_wherever_it_stands_and_the_last_one_counts(
     upstream: ScriptedUpstream, events: list[Any]
 ) -> None:
-    usage = run_relay(upstream, sse_stream([*events, DONE])).seen.usage
-    assert usage is not None
-    assert usage.prompt_tokens_details is not None and usage.completion_tokens_details is not None
-    assert (usage.prompt_tokens, usage.completion_tokens) == (11, 3)
-    assert (usage.prompt_tokens_details.cached_tokens, usage.completion_tokens_details.reasoning_tokens) == (7, 2)
+    assert run_relay(upstream, sse_stream([*events, DONE])).seen.usage == Usage(11, 3, 7, 2)
 
 
 def test_usage_that_never_comes_is_unknown(upstream: ScriptedUpstream) -> None:
@@ -187,24 +184,24 @@ def test_events_of_many_lines_and_large_events_pass(upstream: ScriptedUpstream) 
     spread = b"event: message\ndata: " + start + comma + b"\ndata: " + rest + b"\n\n"
     outcome = run_relay(upstream, sse_stream([spread, chunk(finish="stop"), DONE], cut_at=5000))
     assert outcome.text.startswith(spread) and outcome.ended == "stop"
-    assert outcome.seen.outputs == 1
+    assert outcome.seen.output_events == 1
 
 
 def test_a_complete_stream_frees_its_connection(upstream: ScriptedUpstream) -> None:
-    with open_relay(upstream, sse_stream(whole_stream("hi"))) as (relay, _, answer):
+    with open_relay(upstream, sse_stream(whole_stream("hi"))) as (relay, _, response):
         list(relay)
         relay.close()
-        assert answer.body.complete
+        assert response.body.complete
     upstream.wait_for(lambda seen: seen.finished)
 
 
 def test_a_stream_that_is_over_leaves_nothing_to_the_collector(upstream: ScriptedUpstream) -> None:
     gc.disable()
     try:
-        with open_relay(upstream, sse_stream(whole_stream("hello"))) as (relay, _, answer):
+        with open_relay(upstream, sse_stream(whole_stream("hello"))) as (relay, _, response):
             assert b"".join(relay).endswith(DONE)
-        held = [weakref.ref(relay), weakref.ref(answer.body)]
-        del relay, answer
+        held = [weakref.ref(relay), weakref.ref(response.body)]
+        del relay, response
         assert [reference() for reference in held] == [None, None]
     finally:
         gc.enable()

@@ -98,7 +98,7 @@ def test_an_error_event_of_the_provider_passes_and_is_the_last(
     outcome = run_relay(upstream, sse_stream([chunk("hi", finish="stop"), event, *more], cut_at=cut_at))
     assert outcome.text == event_bytes(chunk("hi", finish="stop")) + event_bytes(event)
     assert outcome.ended == "broken pipe"
-    assert isinstance(outcome.error, UpstreamCut) and not outcome.seen.done
+    assert isinstance(outcome.error, UpstreamCut) and not outcome.seen.is_done
 
 
 def test_an_error_that_is_null_is_none(upstream: ScriptedUpstream) -> None:
@@ -138,13 +138,13 @@ def test_closing_in_the_middle_ends_the_request_and_reports_what_was_seen(upstre
         relay.close()
         upstream.wait_for(lambda seen: seen.gone_at is not None)
     assert isinstance(outcome.error, ClientGone) and outcome.error.outcome == "client_gone"
-    assert (outcome.seen.events, outcome.seen.bytes_out) == (1, len(block))
+    assert (outcome.seen.events, outcome.seen.bytes_sent) == (1, len(block))
 
 
 def test_closing_after_done_is_a_complete_stream_even_if_the_end_was_not_fetched(upstream: ScriptedUpstream) -> None:
     with open_relay(upstream, sse_stream(whole_stream("hi"), cut_at=100_000)) as (relay, outcome, _):
         assert DONE in next(relay)
-    assert outcome.error is None and outcome.seen.done
+    assert outcome.error is None and outcome.seen.is_done
 
 
 def test_a_provider_that_goes_on_after_done_does_not_hold_the_end_up(upstream: ScriptedUpstream) -> None:

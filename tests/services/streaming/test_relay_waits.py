@@ -9,11 +9,14 @@ from collections.abc import Iterator
 import pytest
 
 from app.errors import ClientGone, UpstreamTimeout
-from app.services.streaming.relay import HEARTBEAT
+from app.services.endpoints import CHAT
 from tests.services.inference.chat_core import open_relay, run_relay
 from tests.support.answers import DONE, chunk, event_bytes, sse_stream
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import Gate, Step, drip, hang, pause, wait_for
+
+assert CHAT.stream is not None
+HEARTBEAT = CHAT.stream.heartbeat
 
 
 @pytest.fixture
@@ -44,7 +47,7 @@ def test_a_silent_stream_gets_a_comment_at_each_heartbeat(upstream: ScriptedUpst
     before, _, after = outcome.text.partition(LAST)
     assert set(before.split(b"\n\n")) == set(after.removesuffix(DONE).split(b"\n\n")) == {b": keep-alive", b""}
     assert 2 <= outcome.blocks.count(HEARTBEAT) <= beats
-    assert outcome.ended == "stop" and outcome.seen.bytes_out == len(outcome.text)
+    assert outcome.ended == "stop" and outcome.seen.bytes_sent == len(outcome.text)
 
 
 def test_a_stream_that_speaks_gets_no_heartbeat(upstream: ScriptedUpstream) -> None:

@@ -16,16 +16,17 @@ import time  # noqa: E402
 import gevent  # noqa: E402
 
 from app.errors import GatewayError  # noqa: E402
-from app.services.inference import cancellation as interrupts  # noqa: E402
-from app.services.inference.cancellation import ends_early  # noqa: E402
-from app.services.streaming.client_connection import ClientConnection  # noqa: E402
+from app.runtime import get_component  # noqa: E402
+from app.services.inference import cancellation  # noqa: E402
+from app.services.inference.cancellation import Watcher, cancel_early  # noqa: E402
+from app.services.streaming import ClientConnection  # noqa: E402
 from app.shutdown import start_drain  # noqa: E402
 from tests.services.inference.chat_core import client_for  # noqa: E402
 
 
 def run(case: str, base_url: str) -> str:
     """Returns what became of a request to a provider that is silent for most cases."""
-    vars(interrupts)["PRESENCE_CHECK_S"] = 0.02
+    vars(cancellation)["PRESENCE_CHECK_S"] = 0.02
     ours, theirs = socket.socketpair()
     deadline_s = time.monotonic() + (0.1 if case == "deadline" else 60)
     if case == "client leaves":
@@ -34,15 +35,15 @@ def run(case: str, base_url: str) -> str:
         gevent.spawn_later(0.05, start_drain, 0.05)
     client = client_for(base_url)
     try:
-        with ends_early(ClientConnection(ours), deadline_s, "Fireworks"):
-            answer = client.post("/chat/completions", b"{}", stream=False)
+        with cancel_early(ClientConnection(ours), deadline_s, "Fireworks"):
+            response = client.post("/chat/completions", b"{}", stream=False)
     except GatewayError as error:
         return f"{type(error).__name__} {error.code}"
-    # Whatever happens after the wait is none of the watcher's business.
+    # A disconnect after the wait must not be raised into whatever the greenlet does then.
     theirs.close()
     gevent.sleep(0.1)
-    answer.read(idle_timeout_s=10, deadline_s=time.monotonic() + 10)
-    return f"answered {len(interrupts._waits)}"
+    response.read(idle_timeout_s=10, deadline_s=time.monotonic() + 10)
+    return f"answered {len(get_component(Watcher).waits)}"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,84 @@
+"""`POST /v1/chat/completions` and every other inference endpoint: one view for each row of ENDPOINTS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from flask import Blueprint, Response, g, request
+
+from app.errors import BadRequest, BodyTooLarge, ClientGone
+from app.runtime import get_settings
+from app.services.endpoints import ENDPOINTS, Endpoint
+from app.services.inference import Exchange, serve
+from app.services.streaming import ClientConnection
+
+bp = Blueprint("inference", __name__)
+
+STREAM_HEADERS = {
+    "cache-control": "no-cache, no-transform",
+    # Without it nginx would collect events in its buffer before it sends any.
+    "x-accel-buffering": "no",
+}
+
+
+def _make_view(endpoint: Endpoint) -> Callable[[], Response]:
+    def view() -> Response:
+        """Serves a request to one inference endpoint, as JSON or as Server-Sent Events."""
+        client = ClientConnection(request.environ.get("gunicorn.socket"))
+        exchange = Exchange(endpoint, g.key.id, client)
+        exchange.record.client_retry = _get_retry_count()
+        g.request_id = exchange.request_id
+        answer = serve(exchange, partial(_read_body, get_settings().max_body_bytes))
+        if isinstance(answer.body, bytes):
+            return Response(answer.body, content_type="application/json", headers=answer.headers)
+        return Response(
+            answer.body,
+            content_type="text/event-stream; charset=utf-8",
+            headers={**STREAM_HEADERS, **answer.headers},
+            direct_passthrough=True,  # gunicorn iterates over the relay itself, with nothing in between.
+        )
+
+    view.errors = endpoint.errors  # type: ignore[attr-defined]  # Read by web/hooks.py.
+    return view
+
+
+for _endpoint in ENDPOINTS:
+    bp.add_url_rule(_endpoint.path, endpoint=_endpoint.name, view_func=_make_view(_endpoint), methods=["POST"])
+
+
+def _get_retry_count() -> int | None:
+    """Returns which retry of the OpenAI SDK this is, None when the client does not say."""
+    text = request.headers.get("x-stainless-retry-count", "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 4 else None
+
+
+def _read_body(max_bytes: int) -> bytes:
+    """Reads the body of this request. One that announces too great a length is refused before any of it is read.
+
+    Raises:
+        BodyTooLarge: it has more than `max_bytes`.
+        BadRequest: its transfer coding is broken.
+        ClientGone: the client disconnected.
+    """
+    length = request.content_length
+    if length is not None and length > max_bytes:
+        raise _make_too_large(max_bytes)
+    try:
+        # gunicorn's own stream, which ends where the body does. werkzeug would wrap it in another that finds the end.
+        content: bytes = request.environ["wsgi.input"].read(max_bytes + 1 if length is None else length)
+    except OSError as error:
+        raise ClientGone from error
+    except Exception as error:  # gunicorn's own, for a body whose chunked coding is broken.
+        raise BadRequest("The body's transfer coding is broken. Send it again.", code="invalid_body") from error
+    if len(content) > max_bytes:
+        raise _make_too_large(max_bytes)
+    if length is not None and len(content) < length:
+        raise ClientGone  # gunicorn returns what came before the connection ended.
+    return content
+
+
+def _make_too_large(max_bytes: int) -> BodyTooLarge:
+    return BodyTooLarge(
+        f"The body is larger than {max_bytes} bytes. Send less, or ask the operator for a higher limit."
+    )

@@ -1,0 +1,8 @@
+"""The inference endpoints that the gateway serves; one route is registered for each row."""
+
+from __future__ import annotations
+
+from app.services.endpoints.chat import CHAT
+from app.services.endpoints.endpoint import Endpoint
+
+ENDPOINTS: tuple[Endpoint, ...] = (CHAT,)

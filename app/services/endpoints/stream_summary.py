@@ -1,0 +1,77 @@
+"""What the gateway remembers of a response: the model, the usage, how it ended, and when its events came."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+
+
+class Usage(msgspec.Struct, frozen=True, gc=False):
+    """The tokens of one request as the provider counts them; None where it does not say.
+
+    Attributes:
+        prompt_tokens: all of the prompt, cached tokens included.
+        completion_tokens: all of the output, reasoning included.
+        cached_tokens: those of the prompt that came from the provider's cache.
+        reasoning_tokens: those of the output that were reasoning.
+    """
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+
+
+class ResponseSummary(NamedTuple):
+    """What is read of a whole response; None where it does not say."""
+
+    model: str | None
+    finish_reason: str | None
+    usage: Usage | None
+
+
+class StreamSummary:
+    """What a stream has said so far. Times are on the monotonic clock, in seconds.
+
+    Attributes:
+        model: the model that answers, as the provider names it.
+        usage: the last usage that came.
+        finish_reason: the first one that came.
+        begun, finished: the indexes of the choices that have begun, and of those that have their finish reason.
+        is_done: whether the end marker came after everything was complete.
+        events: events that are part of the response; comments and the end marker are not counted.
+        output_events: events with output of the model: the estimate of completion tokens where no usage comes.
+        bytes_sent: bytes that went to the client.
+        first_output_s, last_output_s: when the first and the last event with output came.
+        longest_gap_s: the longest time between two arrivals.
+    """
+
+    __slots__ = (
+        "begun",
+        "bytes_sent",
+        "events",
+        "finish_reason",
+        "finished",
+        "first_output_s",
+        "is_done",
+        "last_output_s",
+        "longest_gap_s",
+        "model",
+        "output_events",
+        "usage",
+    )
+
+    def __init__(self) -> None:
+        self.model: str | None = None
+        self.usage: Usage | None = None
+        self.finish_reason: str | None = None
+        self.begun: set[int] = set()
+        self.finished: set[int] = set()
+        self.is_done = False
+        self.events = 0
+        self.output_events = 0
+        self.bytes_sent = 0
+        self.first_output_s: float | None = None
+        self.last_output_s: float | None = None
+        self.longest_gap_s = 0.0

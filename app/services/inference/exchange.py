@@ -1,0 +1,124 @@
+"""What belongs to one inference request, and the one place where it ends.
+
+Code that acquires something for a request registers its release with `on_finish`. `finish` runs all releases once,
+whatever way the request ends.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from app.logs import log_event
+from app.metrics import count_request
+from app.runtime import get_runtime
+from app.services.endpoints import Endpoint
+from app.services.journal import ActivityRecord, Journal
+from app.services.streaming import ClientConnection
+
+
+class Exchange:
+    """One inference request under way: it owns the record and everything that was acquired.
+
+    Args:
+        endpoint: what was called.
+        key_id: the public id of the caller's gateway key.
+        client: the connection to the caller.
+
+    Attributes:
+        record: what is known of the request so far.
+        request_id: its id, a UUID of version 7.
+        settings: of this process.
+        started_s: when it began, on the monotonic clock.
+        deadline_s: when it must be over, on the same clock.
+        is_sent: whether a provider may have seen it. Until then it has cost nothing.
+    """
+
+    __slots__ = (
+        "_is_finished",
+        "_journal",
+        "_releases",
+        "client",
+        "deadline_s",
+        "endpoint",
+        "is_sent",
+        "record",
+        "request_id",
+        "settings",
+        "started_s",
+    )
+
+    def __init__(self, endpoint: Endpoint, key_id: str, client: ClientConnection) -> None:
+        runtime = get_runtime()
+        self.endpoint = endpoint
+        self.client = client
+        self.settings = runtime.settings
+        self.started_s = time.monotonic()
+        self.deadline_s = self.started_s + self.settings.upstream_total_timeout_s
+        self._journal = runtime.get(Journal)
+        self.record: ActivityRecord = self._journal.begin(key_id, endpoint.path)
+        self.request_id = self.record.request_id
+        self.is_sent = False
+        self._is_finished = False
+        self._releases: list[Callable[[], None]] = []
+
+    def on_finish(self, release: Callable[[], None]) -> None:
+        """Registers a release. It runs once, when the request is finished; the last registered runs first."""
+        self._releases.append(release)
+
+    def write_start(self) -> None:
+        """Puts the request into the journal. Call it right before a provider is called.
+
+        Raises:
+            Unavailable: the journal cannot be written, and JOURNAL_FULL is "refuse".
+        """
+        self._journal.write_start(self.record)
+        self.is_sent = True
+
+    def finish(self, outcome: str, status: int) -> None:
+        """Ends the request: its final record is written and everything is released. Later calls change nothing.
+
+        Args:
+            outcome: one of app.db.tables.OUTCOMES.
+            status: the HTTP status that the client got.
+        """
+        if self._is_finished:
+            return
+        self._is_finished = True
+        record = self.record
+        record.outcome, record.status = outcome, status
+        record.duration_ms = (time.monotonic() - self.started_s) * 1000
+        if not self.is_sent:
+            record.cost_usd, record.cost_kind = "0", "exact"  # Nothing was sent, so nothing is owed.
+        self._journal.write_final(record)
+        self._release_all()
+        count_request(record)
+        _log(record)
+
+    def _release_all(self) -> None:
+        while self._releases:
+            try:
+                self._releases.pop()()
+            except Exception as error:  # The other releases must run all the same.
+                log_event("release_failed", level="error", error=error, request_id=self.request_id)
+
+
+def _log(record: ActivityRecord) -> None:
+    log_event(
+        "request",
+        request_id=record.request_id,
+        key=record.key_id,
+        path=record.endpoint,
+        gateway=record.gateway,
+        model=record.model_served or record.model_requested,
+        stream=record.stream,
+        status=record.status,
+        outcome=record.outcome,
+        error_code=record.error_code or record.error_type,
+        duration_ms=record.duration_ms,
+        ttft_ms=record.ttft_ms,
+        prompt_tokens=record.prompt_tokens,
+        completion_tokens=record.completion_tokens,
+        cost_usd=record.cost_usd,
+        upstream_request_id=record.upstream_request_id,
+    )

@@ -1,0 +1,104 @@
+"""Checks a request body against the documented fields of its endpoint.
+
+What is not documented passes unchanged, and nothing gets a default. The fields, their types and their ranges are
+declared once, in the endpoint's body type; the messages of refusals are worded from that declaration.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import Any
+
+import msgspec
+from msgspec import inspect
+
+from app.errors import BadRequest
+from app.services.endpoints import InferenceBody, make_parameter_error
+from app.services.models import MAX_MODEL_NAME_CHARACTERS
+
+# msgspec ends its messages with the place, as in "… - at `$.max_tokens`", or names a field that is missing.
+_PLACE = re.compile(r"`\$\.(\w+)|required field `(\w+)`")
+
+
+def validate_body(body: dict[str, Any], kind: type[InferenceBody]) -> InferenceBody:
+    """Returns the documented fields of a body; null counts as absent.
+
+    Raises:
+        BadRequest: a field has the wrong type or is out of range; `param` names it.
+    """
+    try:
+        fields = msgspec.convert(body, kind)
+    except msgspec.ValidationError as error:
+        fields = _convert_leniently(body, kind, error)
+    _check_name("model", fields.model)
+    if fields.provider is not None:
+        _check_name("provider", fields.provider)
+    return fields
+
+
+def _check_name(param: str, name: str) -> None:
+    if not name or len(name) > MAX_MODEL_NAME_CHARACTERS or not name.isprintable():
+        raise _make_name_error(param)
+
+
+def _make_name_error(param: str) -> BadRequest:
+    return make_parameter_error(param, f"be a text of 1 to {MAX_MODEL_NAME_CHARACTERS} printable characters")
+
+
+def _convert_leniently(body: dict[str, Any], kind: type[InferenceBody], error: Exception) -> InferenceBody:
+    """Converts a body in which whole numbers may be written as 5.0; JSON has one kind of number.
+
+    Raises:
+        BadRequest: something else is wrong.
+    """
+    changed = {
+        name: int(value)
+        for name, value in body.items()
+        if isinstance(value, float) and value.is_integer() and isinstance(_get_types(kind).get(name), inspect.IntType)
+    }
+    present = {name: value for name, value in body.items() if value is not None}
+    try:
+        return msgspec.convert(present | changed, kind)
+    except msgspec.ValidationError as second:
+        raise _make_refusal(kind, second) from error
+
+
+def _make_refusal(kind: type[InferenceBody], error: Exception) -> BadRequest:
+    found = _PLACE.search(str(error))
+    if found is None:
+        return BadRequest(f"The body is not valid: {error}.", code="invalid_parameter")
+    name = found[1] or found[2]
+    if name in {"model", "provider"}:
+        return _make_name_error(name)
+    return make_parameter_error(name, _word_requirement(_get_types(kind)[name]))
+
+
+@cache
+def _get_types(kind: type[InferenceBody]) -> dict[str, inspect.Type]:
+    """Returns the type of each field, without the null that most of them allow."""
+    described = inspect.type_info(kind)
+    assert isinstance(described, inspect.StructType)
+    return {field.encode_name: _without_null(field.type) for field in described.fields}
+
+
+def _without_null(described: inspect.Type) -> inspect.Type:
+    if isinstance(described, inspect.UnionType):
+        return next(each for each in described.types if not isinstance(each, inspect.NoneType))
+    return described
+
+
+def _word_requirement(described: inspect.Type) -> str:
+    """Returns what a field must be, as in "be a number from 0 to 2"."""
+    if isinstance(described, inspect.Metadata):
+        must = (described.extra or {}).get("must")
+        return str(must) if must else _word_requirement(described.type)
+    if isinstance(described, inspect.IntType):
+        if described.ge is None:
+            return "be a whole number"
+        end = f"of at least {described.ge}" if described.le is None else f"from {described.ge} to {described.le}"
+        return f"be a whole number {end}"
+    if isinstance(described, inspect.FloatType):
+        return f"be a number from {described.ge:g} to {described.le:g}"
+    words = {inspect.BoolType: "be true or false", inspect.StrType: "be a text", inspect.ListType: "be a list"}
+    return words.get(type(described), "be an object")

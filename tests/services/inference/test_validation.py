@@ -1,0 +1,118 @@
+"""The documented fields of a chat request at their bounds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from app.errors import BadRequest
+from app.services.endpoints import CHAT
+from app.services.inference.validation import validate_body
+
+MESSAGES = [{"role": "user", "content": "hi"}]
+GOOD: dict[str, list[Any]] = {
+    "max_tokens": [1, 4096, 10**9, 5.0, None],
+    "max_completion_tokens": [1, 20480, None],
+    "temperature": [0, 0.0, 0.6, 2, 2.0, None],
+    "top_p": [0, 0.5, 1, None],
+    "top_k": [0, -1, 40, 100_000, 40.0, None],
+    "presence_penalty": [-2, 0, 2, -1.5, None],
+    "frequency_penalty": [-2.0, 0, 2.0, None],
+    "n": [1, 128, None],
+    "stream": [True, False, None],
+    "stream_options": [{}, {"include_usage": True}, None],
+    "service_tier": ["auto", "anything", None],
+}
+BAD: dict[str, list[Any]] = {
+    "max_tokens": [0, -1, 1.5, 0.999, True, "5", [], {}],
+    "max_completion_tokens": [0, "1", False],
+    "temperature": [-0.001, 2.001, -1, 3, True, "0.5", [1], {}],
+    "top_p": [-0.1, 1.1, True, "1"],
+    "top_k": [2.5, False, "40"],
+    "presence_penalty": [-2.1, 2.1, True, "0"],
+    "frequency_penalty": [-3, 3, "0", []],
+    "n": [0, 129, 1.5, True, "1"],
+    "stream": ["true", 1, 0, {}, "false"],
+    "stream_options": [True, [], "include_usage"],
+    "service_tier": [[], {}, 1, True],
+}
+
+
+def validate(**fields: Any) -> None:
+    validate_body({"model": "m", **fields}, CHAT.body)
+
+
+def cases(table: dict[str, list[Any]]) -> list[tuple[str, Any]]:
+    return [(name, value) for name, values in table.items() for value in values]
+
+
+@pytest.mark.parametrize(("name", "value"), cases(GOOD), ids=str)
+def test_a_documented_parameter_within_its_bounds_is_taken(name: str, value: Any) -> None:
+    validate(messages=MESSAGES, **{name: value})
+
+
+@pytest.mark.parametrize(("name", "value"), cases(BAD), ids=str)
+def test_a_documented_parameter_outside_its_bounds_is_a_400_that_names_it(name: str, value: Any) -> None:
+    with pytest.raises(BadRequest) as caught:
+        validate(messages=MESSAGES, **{name: value})
+    error = caught.value
+    assert (error.status, error.param, error.code) == (400, name, "invalid_parameter")
+    assert f"`{name}`" in error.message
+
+
+@pytest.mark.parametrize("messages", [None, [], {}, "hi", 5, ()])
+def test_messages_must_be_a_list_of_something(messages: Any) -> None:
+    with pytest.raises(BadRequest) as caught:
+        validate(messages=messages)
+    assert caught.value.param == "messages"
+
+
+@pytest.mark.parametrize("message", [None, "hi", 5, ["role"]])
+def test_each_message_must_be_an_object(message: Any) -> None:
+    with pytest.raises(BadRequest) as caught:
+        validate(messages=[*MESSAGES, message])
+    assert caught.value.param == "messages[1]"
+
+
+def test_messages_may_not_be_missing() -> None:
+    with pytest.raises(BadRequest):
+        validate()
+
+
+@pytest.mark.parametrize("name", ["", 5, [], True, "x" * 301, "a\nb", "a\x00"])
+@pytest.mark.parametrize("field", ["model", "provider"])
+def test_names_must_be_printable_and_not_too_long(field: str, name: Any) -> None:
+    with pytest.raises(BadRequest) as caught:
+        validate(messages=MESSAGES, **{field: name})
+    assert caught.value.param == field
+    assert caught.value.message == f"`{field}` must be a text of 1 to 300 printable characters."
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ({"max_tokens": 0}, "`max_tokens` must be a whole number of at least 1."),
+        ({"n": 129}, "`n` must be a whole number from 1 to 128."),
+        ({"temperature": 3}, "`temperature` must be a number from 0 to 2."),
+        ({"presence_penalty": "x"}, "`presence_penalty` must be a number from -2 to 2."),
+        ({"top_k": 2.5}, "`top_k` must be a whole number."),
+        ({"stream": 1}, "`stream` must be true or false."),
+        ({"stream_options": []}, "`stream_options` must be an object."),
+        ({"service_tier": 5}, "`service_tier` must be a text."),
+        ({"messages": []}, "`messages` must be a list of at least one message."),
+        ({"messages": None}, "`messages` must be a list of at least one message."),
+        ({"messages": ["hi"]}, "`messages[0]` must be an object with `role` and `content`."),
+        ({"temperature": 1e400}, "`temperature` must be a number from 0 to 2."),
+    ],
+)
+def test_a_refusal_says_what_the_field_must_be(field: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        validate(**({"messages": MESSAGES} | field))
+    assert caught.value.message == message
+
+
+def test_what_is_wrong_beside_a_whole_number_with_a_point_is_found() -> None:
+    with pytest.raises(BadRequest) as caught:
+        validate(messages=MESSAGES, max_tokens=5.0, n=0)
+    assert caught.value.param == "n"
