@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from app.config import ROOT
-from app.dev.processes import Stopped
+from app.dev import RunError
 from benchmarks.cases import CASES
 from benchmarks.chart import draw_chart
 from benchmarks.machine import CannotRun, describe_machine
@@ -33,7 +33,7 @@ def main() -> None:
         results = Results()
         try:
             _run(options, results)
-        except (CannotRun, Stopped) as error:
+        except (CannotRun, RunError) as error:
             sys.exit(f"The benchmark cannot run: {error}")
         except KeyboardInterrupt:
             print("\nInterrupted; what was measured so far:")

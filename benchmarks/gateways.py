@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
-from app.dev.processes import Child, start_child
+from app.dev import Child, start_child
 from benchmarks.machine import CannotRun, Used, free_port, look_at, pinned
 
 # What the gateway consists of; a copy of it has no .env.local, whose settings would otherwise get into the run.

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from app.dev.processes import Child, start_child
+from app.dev import Child, start_child
 from benchmarks.machine import CannotRun, pinned
 
 _SOURCES = Path(__file__).parent / "native"
@@ -36,7 +36,7 @@ def compile_native(directory: Path) -> None:
 def start_upstream(directory: Path, core: int) -> tuple[Child, int]:
     """Starts the provider; returns it and its port."""
     output = directory / "upstream.port"
-    child = start_child("the upstream", pinned([core], [str(directory / "upstream")]), output=output, hurry_signal=None)
+    child = start_child("the upstream", pinned([core], [str(directory / "upstream")]), output=output, quick_signal=None)
     while not (text := output.read_text()).endswith("\n"):
         child.check()
     return child, int(text)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from app.dev.processes import Child, start_child
+from app.dev import Child, start_child
 from benchmarks.gateways import clean_environment, wait_until_answers
 from benchmarks.machine import CannotRun, Used, family, free_port, look_at, pinned
 

@@ -13,8 +13,7 @@ from pathlib import Path
 from types import TracebackType
 
 from app.config import ROOT
-from app.dev.postgres import EmbeddedPostgres
-from app.dev.sandbox import start_sandbox
+from app.dev import EmbeddedPostgres, start_sandbox
 from benchmarks import peers
 from benchmarks.gateways import Gateway, copy_tree, prepare_database, start_gateway
 from benchmarks.machine import CannotRun, Cores, choose_cores
@@ -84,8 +83,8 @@ class Stage:
     def _start_postgres(self) -> None:
         server = EmbeddedPostgres(self.place / "postgres")
         self._stack.callback(server.close)
-        self._stack.callback(server.child.stop)
-        self.database_url = server.url
+        server.start()
+        self.database_url = server.ensure_database("gateway")
 
     def settings(self, base_url: str | None = None) -> dict[str, str]:
         """Returns a gateway's settings: PostgreSQL, and the provider at `base_url` or, without one, the plain one."""

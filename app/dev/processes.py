@@ -1,7 +1,7 @@
-"""Child processes of a foreground command: started so that none outlives it, stopped with patience and then without.
+"""Child processes of a foreground command: none outlives it, and each is asked to stop before it is killed.
 
-Children get a session of their own: the terminal's Ctrl-C then reaches the command alone, which stops them in
-order. Should the command be killed, the kernel signals them in its place (Linux only; elsewhere they go on).
+A child gets a session of its own, so the terminal's Ctrl-C reaches the command alone, which then stops its children in
+order. If the command is killed, the kernel signals the children instead (on Linux; elsewhere they go on).
 """
 
 from __future__ import annotations
@@ -21,13 +21,12 @@ from pathlib import Path
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
+# How long a child may take after the second Ctrl-C, in seconds: enough to close files, and not yet a wait.
+_QUICK_STOP_S = 3.0
 
-# Who asks a second time wants it gone, not to wait for it.
-_HURRY_S = 3.0
 
-
-class Stopped(Exception):
-    """A child ended by itself, or did not come up; the text says which and what to do."""
+class RunError(Exception):
+    """The command cannot start or go on, as when a child ended by itself; the text says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -44,36 +43,41 @@ class Child:
 
     Attributes:
         name: what messages call it.
-        stop_signal: asks it to end in good order.
-        hurry_signal: asks it to end now, and has `_HURRY_S` for it; None for a child that is never hurried.
-        grace_s: seconds it has for the former before it is killed.
-        output: the file that has what it wrote; None when that went where ours goes.
+        process: the process itself.
+        stop_signal: requests a graceful stop.
+        quick_signal: requests a quick stop, for which it has `_QUICK_STOP_S`; None if it has no such signal.
+        grace_s: how long a graceful stop may take before the child is killed, in seconds.
+        output: the file with its output; None if it writes to the output of this process.
     """
 
     name: str
     process: subprocess.Popen[bytes]
     stop_signal: signal.Signals = signal.SIGTERM
-    hurry_signal: signal.Signals | None = signal.SIGINT
+    quick_signal: signal.Signals | None = signal.SIGINT
     grace_s: float = 10.0
     output: Path | None = None
 
-    def check(self) -> None:
-        """Raises `Stopped` when the child has ended."""
+    def raise_if_ended(self) -> None:
+        """Raises RunError if the child has ended."""
         if (code := self.process.poll()) is not None:
             how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
             where = f"in {self.output}" if self.output else "above"
-            raise Stopped(f"{self.name} {how}; what it said stands {where}.")
+            raise RunError(f"{self.name} {how}; its output is {where}.")
 
-    def stop(self, hurry: Callable[[], bool] = lambda: False) -> None:
-        """Ends the child and waits for it: asks, asks again once `hurry()` is true, and kills after `grace_s`."""
-        deadline = time.monotonic() + self.grace_s
+    def stop(self, is_quick: Callable[[], bool] = lambda: False) -> None:
+        """Stops the child and waits for its end.
+
+        Args:
+            is_quick: asked again and again; once it returns true, a graceful stop becomes a quick one.
+        """
+        deadline_s = time.monotonic() + self.grace_s
         self._signal(self.stop_signal)
-        hurried = False
+        quick = False
         while self.process.poll() is None:
-            if self.hurry_signal and not hurried and hurry():
-                hurried, deadline = True, min(deadline, time.monotonic() + _HURRY_S)
-                self._signal(self.hurry_signal)
-            if time.monotonic() > deadline:
+            if self.quick_signal and not quick and is_quick():
+                quick, deadline_s = True, min(deadline_s, time.monotonic() + _QUICK_STOP_S)
+                self._signal(self.quick_signal)
+            if time.monotonic() > deadline_s:
                 self._kill_group()
             time.sleep(0.02)
         self._kill_group()
@@ -83,7 +87,7 @@ class Child:
             self.process.send_signal(number)
 
     def _kill_group(self) -> None:
-        # The child leads its own group, so this also ends a grandchild that its parent left behind.
+        # The child leads a process group, so this also ends a grandchild that it left behind.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
 
@@ -97,17 +101,20 @@ def start_child(
     cwd: Path | None = None,
     account: Account | None = None,
     stop_signal: signal.Signals = signal.SIGTERM,
-    hurry_signal: signal.Signals | None = signal.SIGINT,
+    quick_signal: signal.Signals | None = signal.SIGINT,
     grace_s: float = 10.0,
 ) -> Child:
     """Starts `command` in a session of its own and returns it.
 
-    Call it from the main thread: the kernel takes the death of the starting thread for that of the parent.
+    Call it from the main thread: for the kernel the parent is dead when the thread that started the child has ended.
 
     Args:
-        environment: the whole environment; ours when None.
-        output: a file that gets standard output and error, begun anew; ours when None.
-        account: runs it as that user; ours when None.
+        name: what messages call the child.
+        environment: all of its environment variables; None for those of this process.
+        output: a file for its standard output and error, emptied first; None for those of this process.
+        cwd: its working directory; None for that of this process.
+        account: the user it runs as; None for that of this process.
+        stop_signal: see `Child`, as for the two that follow.
     """
     sink = output.open("wb") if output else None
     with sink or contextlib.nullcontext():
@@ -123,23 +130,24 @@ def start_child(
             group=account.gid if account else None,
             extra_groups=[] if account else None,
             # A change of user clears the parent-death signal; Popen changes it before it calls this.
-            preexec_fn=_dying_with_parent(stop_signal),
+            preexec_fn=_make_death_signal_setter(stop_signal),
         )
-    return Child(name, process, stop_signal, hurry_signal, grace_s, output)
+    return Child(name, process, stop_signal, quick_signal, grace_s, output)
 
 
-def die_with_parent(number: signal.Signals = signal.SIGTERM, parent: int | None = None) -> None:
-    """Makes the kernel send this process `number` when its parent dies; does nothing where that is not possible.
+def die_with_parent(number: signal.Signals = signal.SIGTERM, parent_pid: int | None = None) -> None:
+    """Makes the kernel send this process a signal when its parent dies; does nothing on other systems than Linux.
 
     Args:
-        parent: the parent's process id; when it is no longer that, the parent is dead already.
+        number: the signal.
+        parent_pid: the parent's process id; if another process is the parent now, the parent is dead already.
     """
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
-        if parent is not None and os.getppid() != parent:
+        if parent_pid is not None and os.getppid() != parent_pid:
             os.kill(os.getpid(), number)
 
 
-def _dying_with_parent(number: signal.Signals) -> Callable[[], None]:
-    parent = os.getpid()
-    return lambda: die_with_parent(number, parent)
+def _make_death_signal_setter(number: signal.Signals) -> Callable[[], None]:
+    parent_pid = os.getpid()
+    return lambda: die_with_parent(number, parent_pid)

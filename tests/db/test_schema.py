@@ -26,8 +26,9 @@ from app.db.schema import (
     upgrade_schema,
 )
 from app.db.tables import metadata
+from app.dev.postgres import get_binaries
 from tests.db.rows import encode, make_row
-from tests.support.postgres import Postgres, get_binaries
+from tests.support.postgres import Postgres
 
 VERSIONS = sorted((MIGRATIONS / "versions").glob("*.py"))
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.dev.processes import start_child
+from app.dev import start_child
 from tests.support.gateway import Gateway, free_port
 from tests.support.tree import ROOT
 from tests.support.waiting import wait_until

@@ -74,7 +74,7 @@ def test_a_query_that_waits_for_a_lock_is_given_up(gateway: Gateway, server: Pos
     release = threading.Event()
 
     def block() -> None:
-        connection = server._connect("postgres")
+        connection = server.connect()
         cursor = connection.cursor()
         cursor.execute("BEGIN")
         cursor.execute("LOCK TABLE usage_rollup_hour IN ACCESS EXCLUSIVE MODE")

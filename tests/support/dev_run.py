@@ -1,4 +1,4 @@
-"""Runs `python -m app.dev` in a copy of the project, as `make run` does, and looks at what it leaves behind."""
+"""Runs `python -m app.dev` in a copy of the project, as `make run` does, and finds the processes that it leaves."""
 
 from __future__ import annotations
 
@@ -21,10 +21,15 @@ _STOP_TIMEOUT_S = 60.0
 
 
 class DevRun:
-    """One run in the foreground of nothing; `start` waits for the banner.
+    """One run; `wait_for_banner` returns once the gateway is up.
+
+    Args:
+        root: the copy of the project.
+        settings: environment variables.
+        port: where the gateway listens; a free port if none is given.
 
     Attributes:
-        url: where the gateway is.
+        url: the address of the gateway.
         output: the file with everything that was printed.
     """
 
@@ -45,14 +50,14 @@ class DevRun:
             )
 
     def text(self) -> str:
-        """Returns what was printed so far."""
+        """Returns what has been printed so far."""
         return self.output.read_text(errors="replace")
 
     def wait_for_banner(self) -> str:
-        """Returns the whole output once the gateway answers.
+        """Waits until the gateway is up, and returns the output so far.
 
         Raises:
-            AssertionError: it ended instead.
+            AssertionError: the run ended instead.
         """
         wait_until(self._has_banner, _START_TIMEOUT_S, "the banner")
         return self.text()
@@ -61,7 +66,7 @@ class DevRun:
         """Returns the first group of the first match of `pattern` in the output.
 
         Raises:
-            AssertionError: there is none.
+            AssertionError: there is no match.
         """
         match = re.search(pattern, self.text(), re.DOTALL | re.MULTILINE)
         assert match is not None, f"no {pattern!r} in:\n{self.text()}"
@@ -78,7 +83,7 @@ class DevRun:
         return self.process.wait(_STOP_TIMEOUT_S)
 
     def processes(self) -> list[str]:
-        """Returns the command lines of the processes that work in the copy's directory, this run's own included."""
+        """Returns the command lines of the processes that run in the copy's directory, the run itself included."""
         found = []
         for process in psutil.process_iter():
             try:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from app.dev.processes import Child, start_child
+from app.dev import Child, start_child
 from tests.support.waiting import PATIENCE_S, wait_until
 
 # The admin key of every gateway that a test starts and does not give another.

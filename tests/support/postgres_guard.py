@@ -1,7 +1,7 @@
-"""Ends a test's PostgreSQL when the test process is gone without a word: killed, timed out, crashed.
+"""Ends a test's PostgreSQL after the test process was killed or has crashed, also if the server is frozen.
 
-It runs as a process of its own, `python postgres_guard.py DATA_DIRECTORY`, and waits for the end of its standard
-input, which comes when the test process ends in whatever way. A frozen server is ended too.
+It runs as a process of its own, `python postgres_guard.py DATA_DIRECTORY`, and waits for the end of its standard input,
+which comes when the test process ends in whatever way.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ def end_server(data: Path) -> None:
     """Kills every process of the server on that data directory, if one is running."""
     try:
         postmaster = psutil.Process(int((data / "postmaster.pid").read_text().split()[0]))
-        # The file of a server that was killed stays behind, and its number may be another process's by now.
+        # A server that was killed leaves the file, and another process may have its number by now.
         if str(data) not in postmaster.cmdline():
             return
         processes = [postmaster, *postmaster.children(recursive=True)]

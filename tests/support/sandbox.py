@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from app.dev.sandbox import sandbox_settings, start_sandbox
+from app.dev import sandbox_settings, start_sandbox
 
 
 class Sandbox:
@@ -14,7 +14,7 @@ class Sandbox:
 
     Attributes:
         url: its address, such as `http://127.0.0.1:4711`.
-        settings: what points a gateway at it.
+        settings: the settings that point a gateway at it.
     """
 
     def __init__(self, url: str) -> None:
