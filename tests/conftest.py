@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
@@ -14,7 +14,9 @@ from app import create_app
 from app.config import load_settings
 from app.db.schema import upgrade_schema
 from app.runtime import use_settings
-from tests.support.gateway import Gateway, base_settings, running_gateway
+from tests.support.distribution import Distribution, place_of
+from tests.support.gateway import Gateway, base_settings
+from tests.support.gateways import Gateways
 from tests.support.postgres import Postgres, running_postgres
 from tests.support.sandbox import Sandbox, running_sandbox
 from tests.support.scripted_upstream import ScriptedUpstream
@@ -23,19 +25,16 @@ from tests.support.tree import copy_tree
 
 MakeGateway = Callable[..., Gateway]
 
-# What takes longest begins first, so that no process is left with a long file while the others have nothing to do.
-_LONGEST = (
-    "tests/faults/",
-    "tests/soak/",
-    "tests/test_dev",
-    "tests/services/test_shipper",
-    "tests/services/test_journal",
-)
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts the longest files first; they keep their order otherwise."""
-    items.sort(key=lambda item: not item.nodeid.startswith(_LONGEST))
+    """Puts what takes longest first; tests of a file keep their order."""
+    items.sort(key=lambda item: place_of(item.nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Distribution:
+    """Keeps files together that share what is expensive to start."""
+    return Distribution(config, log)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -53,6 +52,25 @@ def postgres() -> Iterator[Postgres]:
 
 
 @pytest.fixture(scope="session")
+def victim() -> Iterator[Postgres]:
+    """A second database server, which tests may stop, kill and freeze; see `victim_url`."""
+    with running_postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def victim_url(victim: Postgres) -> Iterator[str]:
+    """The address of a migrated database on `victim` for the tests of a file. The server is up again at their end."""
+    url = victim.create_database()
+    upgrade_schema(url)
+    yield url
+    victim.resume()
+    if victim.pid is None:
+        victim.start()
+    victim.drop_database(url)
+
+
+@pytest.fixture(scope="session")
 def migrated_template(postgres: Postgres) -> str:
     """The name of a database with the current schema, to copy from: a copy takes a tenth of a migration."""
     url = postgres.create_database()
@@ -60,12 +78,20 @@ def migrated_template(postgres: Postgres) -> str:
     return url.rpartition("/")[2].partition("?")[0]
 
 
+@pytest.fixture(scope="session")
+def gateways(postgres: Postgres, tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateways]:
+    """Starts gateways and stops them side by side."""
+    gateways = Gateways(tree, tmp_path_factory.mktemp)
+    yield gateways
+    gateways.close()
+
+
 @pytest.fixture
-def database_url(postgres: Postgres, migrated_template: str) -> Iterator[str]:
+def database_url(postgres: Postgres, migrated_template: str, gateways: Gateways) -> Iterator[str]:
     """The address of a fresh, migrated database for one test."""
     url = postgres.create_database(template=migrated_template)
     yield url
-    postgres.drop_database(url)
+    gateways.after_stops(lambda: postgres.drop_database(url))
 
 
 @pytest.fixture(scope="session")
@@ -111,35 +137,28 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def gateway(
-    tree: Path, session_database_url: str, sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Gateway]:
+def gateway(gateways: Gateways, session_database_url: str, sandbox: Sandbox) -> Iterator[Gateway]:
     """The gateway in front of the sandbox that all tests share; its key is `GATEWAY_KEY`."""
-    place = tmp_path_factory.mktemp("gateway")
-    with running_gateway(tree, place, base_settings(place, session_database_url) | sandbox.settings) as gateway:
+    with gateways.running(session_database_url, sandbox.settings) as gateway:
         yield gateway
 
 
 @pytest.fixture(scope="session")
 def scripted_gateway(
-    tree: Path, session_database_url: str, shared_upstream: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory
+    gateways: Gateways, session_database_url: str, shared_upstream: ScriptedUpstream
 ) -> Iterator[Gateway]:
     """The gateway in front of the scripted upstream that all tests share; see `upstream`."""
-    place = tmp_path_factory.mktemp("scripted-gateway")
-    fireworks = {"FIREWORKS_BASE_URL": shared_upstream.base_url, "FIREWORKS_API_KEY": "fw_test"}
-    with running_gateway(tree, place, base_settings(place, session_database_url) | fireworks) as gateway:
+    with gateways.running(session_database_url, shared_upstream.settings) as gateway:
         yield gateway
 
 
 @pytest.fixture
-def make_gateway(tree: Path, tmp_path: Path, database_url: str) -> Iterator[MakeGateway]:
+def make_gateway(gateways: Gateways, database_url: str) -> Iterator[MakeGateway]:
     """A function `(settings={}, workers=1)` that starts a gateway of the test's own on the test's own database."""
     with ExitStack() as stack:
 
         def make(settings: Mapping[str, str] | None = None, workers: int = 1) -> Gateway:
-            place = Path(tempfile.mkdtemp(prefix="gateway-", dir=tmp_path))
-            chosen = base_settings(place, database_url) | dict(settings or {})
-            return stack.enter_context(running_gateway(tree, place, chosen, workers))
+            return stack.enter_context(gateways.running(database_url, settings or {}, workers=workers))
 
         yield make
 

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from app.db.schema import upgrade_schema
 from tests.support.chat import PREFIX, post_chat, request, wait_for_row
 from tests.support.gateway import GatewayDidNotBoot, base_settings, running_gateway, start_gateway
-from tests.support.postgres import Postgres, running_postgres
+from tests.support.postgres import Postgres
 from tests.support.scripted_upstream import ScriptedUpstream
 
 
@@ -61,20 +60,17 @@ def test_a_schema_that_is_not_migrated_is_refused_with_the_command_that_helps(
 
 
 def test_it_boots_and_serves_while_the_database_is_away_and_records_it_later(
-    tree: Path, tmp_path: Path, upstream: ScriptedUpstream
+    tree: Path, tmp_path: Path, upstream: ScriptedUpstream, victim: Postgres, victim_url: str
 ) -> None:
-    fireworks = {"FIREWORKS_BASE_URL": upstream.base_url, "FIREWORKS_API_KEY": "fw_test"}
-    with running_postgres() as server:
-        url = server.create_database()
-        upgrade_schema(url)
-        server.kill()
-        secret = {"DATABASE_URL": url.replace("postgres@", "postgres:canary-password@")}
-        with running_gateway(tree, tmp_path, base_settings(tmp_path, url) | fireworks | secret) as gateway:
-            answers = [post_chat(gateway, PREFIX + "away") for _ in range(5)]
-            shown = request("GET", gateway.url + "/ready")
-            assert (shown.status, shown.json["database"]) == (200, {"reachable": False, "schema": None})
-            assert "boot_check_failed" in gateway.log()
-            assert "canary-password" not in gateway.log() + shown.body.decode()
-            server.start()
-            for seen in answers:
-                assert wait_for_row(url, seen.request_id)["status"] == seen.status == 200
+    victim.kill()
+    secret = {"DATABASE_URL": victim_url.replace("postgres@", "postgres:canary-password@")}
+    settings = base_settings(tmp_path, victim_url) | upstream.settings | secret
+    with running_gateway(tree, tmp_path, settings) as gateway:
+        answers = [post_chat(gateway, PREFIX + "away") for _ in range(5)]
+        shown = request("GET", gateway.url + "/ready")
+        assert (shown.status, shown.json["database"]) == (200, {"reachable": False, "schema": None})
+        assert "boot_check_failed" in gateway.log()
+        assert "canary-password" not in gateway.log() + shown.body.decode()
+        victim.start()
+        for seen in answers:
+            assert wait_for_row(victim_url, seen.request_id)["status"] == seen.status == 200

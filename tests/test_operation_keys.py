@@ -10,11 +10,10 @@ from typing import NamedTuple
 
 import pytest
 
-from app.db.schema import upgrade_schema
 from app.services.keys import REVOCATION_S, new_key
 from tests.support.chat import PREFIX, Seen, post_chat, rows_where, wait_for_row
 from tests.support.gateway import Gateway, base_settings, clean_environment, running_gateway
-from tests.support.postgres import Postgres, running_postgres
+from tests.support.postgres import Postgres
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.waiting import wait_until
 
@@ -47,15 +46,13 @@ class Place(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def place(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def place(tree: Path, victim: Postgres, victim_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """The gateway of these tests."""
     directory = tmp_path_factory.mktemp("keys-gateway")
-    with running_postgres() as postgres, ScriptedUpstream() as upstream:
-        url = postgres.create_database()
-        upgrade_schema(url)
-        fireworks = {"FIREWORKS_BASE_URL": upstream.base_url, "FIREWORKS_API_KEY": "fw_test"}
-        with running_gateway(tree, directory, base_settings(directory, url) | fireworks) as gateway:
-            yield Place(gateway, postgres, url, tree)
+    with ScriptedUpstream() as upstream:
+        settings = base_settings(directory, victim_url) | upstream.settings
+        with running_gateway(tree, directory, settings) as gateway:
+            yield Place(gateway, victim, victim_url, tree)
 
 
 def test_a_fresh_key_works_at_once_and_its_rows_bear_its_public_id(place: Place) -> None:

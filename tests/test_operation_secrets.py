@@ -20,8 +20,8 @@ def test_secrets_show_nowhere_under_failures(
     make_gateway: Callable[..., Gateway], upstream: ScriptedUpstream, postgres: Postgres, database_url: str
 ) -> None:
     with_password = database_url.replace("postgres@", f"postgres:{PASSWORD}@")
-    settings = {"DATABASE_URL": with_password, "FIREWORKS_API_KEY": PROVIDER, "GATEWAY_API_KEY": GATEWAY}
-    gateway = make_gateway(settings | {"FIREWORKS_BASE_URL": upstream.base_url, "UPSTREAM_RETRIES": "0"})
+    secrets = {"DATABASE_URL": with_password, "FIREWORKS_API_KEY": PROVIDER, "GATEWAY_API_KEY": GATEWAY}
+    gateway = make_gateway(upstream.settings | secrets | {"UPSTREAM_RETRIES": "0"})
     told = f"Bearer {PROVIDER} is wrong; you are {GATEWAY}."
     upstream.on_model("echo-401", json_answer({"error": {"message": told}}, 401))
     upstream.on_model("echo-400", json_answer({"error": {"message": told, "code": PROVIDER}}, 400))

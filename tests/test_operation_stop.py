@@ -24,10 +24,6 @@ Running = tuple[threading.Thread, list[Seen]]
 SHORT_DRAIN = {"DRAIN_TIMEOUT": "1", "GRACEFUL_TIMEOUT": "6"}
 
 
-def scripted(upstream: ScriptedUpstream) -> dict[str, str]:
-    return {"FIREWORKS_BASE_URL": upstream.base_url, "FIREWORKS_API_KEY": "fw_test"}
-
-
 def begin(gateway: Gateway, upstream: ScriptedUpstream, model: str, **more: Any) -> Running:
     """Sends a chat in the background, and returns once the provider has it."""
     results: list[Seen] = []
@@ -66,7 +62,7 @@ def halves(gate: Gate) -> Script:
 def test_running_answers_are_finished_after_sigterm_and_idle_connections_do_not_hold_it_up(
     make_gateway: MakeGateway, upstream: ScriptedUpstream, database_url: str
 ) -> None:
-    gateway, gate = make_gateway(scripted(upstream)), Gate()
+    gateway, gate = make_gateway(upstream.settings), Gate()
     pids = [gateway.pid, *gateway.worker_pids()]
     upstream.on_model("streamed", halves(gate))
     upstream.on_model("whole", [wait_for(gate), *chat_answer("two")])
@@ -92,7 +88,7 @@ def test_running_answers_are_finished_after_sigterm_and_idle_connections_do_not_
 def test_what_outlives_the_drain_is_ended_told_and_recorded(
     make_gateway: MakeGateway, upstream: ScriptedUpstream, database_url: str
 ) -> None:
-    gateway = make_gateway(scripted(upstream) | SHORT_DRAIN)
+    gateway = make_gateway(upstream.settings | SHORT_DRAIN)
     pids = [gateway.pid, *gateway.worker_pids()]
     upstream.on_model("stream-silent", sse_stream([chunk("one")], ending="hang"))
     upstream.on_model("stream-busy", sse_stream([step for _ in range(500) for step in (chunk("w"), pause(0.05))]))
@@ -119,7 +115,7 @@ def test_what_outlives_the_drain_is_ended_told_and_recorded(
 def test_a_reload_under_load_refuses_nobody_and_lets_a_stream_finish(
     make_gateway: MakeGateway, upstream: ScriptedUpstream, database_url: str
 ) -> None:
-    gateway, gate = make_gateway(scripted(upstream), workers=2), Gate()
+    gateway, gate = make_gateway(upstream.settings, workers=2), Gate()
     before = set(gateway.worker_pids())
     upstream.default = [pause(0.1), *chat_answer("hi")]
     upstream.on_model("survivor", halves(gate))

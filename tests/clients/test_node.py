@@ -129,7 +129,7 @@ def test_an_answer_that_is_not_streamed_arrives(
 def test_a_worker_that_is_killed_raises(
     scripts_place: Path, make_gateway: MakeGateway, upstream: ScriptedUpstream
 ) -> None:
-    gateway = make_gateway({"FIREWORKS_BASE_URL": upstream.base_url, "FIREWORKS_API_KEY": "fw_test"})
+    gateway = make_gateway(upstream.settings)
     upstream.on_model("node-killed", sse_stream([chunk("one"), hang()]))
     process = begin(scripts_place, gateway, "stream", ["node-killed"])
     upstream.wait_for(lambda seen: "node-killed" in str(seen.body) and seen.bytes_sent > 200)

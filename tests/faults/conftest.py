@@ -15,8 +15,8 @@ from tests.faults.leaving import Left, observe_departures
 from tests.faults.nginx import Door, doors_of
 from tests.faults.observe import Observation, Observer
 from tests.faults.own import Ordeal
-from tests.support.gateway import base_settings, running_gateway
-from tests.support.postgres import running_postgres
+from tests.support.gateways import Gateways
+from tests.support.postgres import Postgres
 from tests.support.scripted_upstream import ScriptedUpstream, refused_address, unanswered_address
 
 
@@ -35,21 +35,21 @@ def faults_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def hurried_doors(
-    tree: Path, session_database_url: str, faulty_upstream: ScriptedUpstream, faults_place: Path
+    gateways: Gateways, session_database_url: str, faulty_upstream: ScriptedUpstream, faults_place: Path
 ) -> Iterator[list[Door]]:
     """The doors of a gateway with short timeouts: Fireworks misbehaves, DeepInfra refuses, Chutes never accepts."""
-    with ExitStack() as stack:
-        providers = {
-            "FIREWORKS_BASE_URL": faulty_upstream.base_url,
-            "FIREWORKS_API_KEY": "fw_test",
-            "DEEPINFRA_BASE_URL": stack.enter_context(refused_address()),
+    with refused_address() as refusing, unanswered_address() as hanging:
+        providers = faulty_upstream.settings | {
+            "DEEPINFRA_BASE_URL": refusing,
             "DEEPINFRA_API_KEY": "di_test",
-            "CHUTES_BASE_URL": stack.enter_context(unanswered_address()),
+            "CHUTES_BASE_URL": hanging,
             "CHUTES_API_KEY": "ch_test",
         }
-        settings = base_settings(faults_place, session_database_url) | SETTINGS | providers
-        gateway = stack.enter_context(running_gateway(tree, faults_place, settings))
-        yield stack.enter_context(doors_of(gateway, faults_place / "nginx"))
+        with (
+            gateways.running(session_database_url, SETTINGS | providers) as gateway,
+            doors_of(gateway, faults_place / "nginx") as doors,
+        ):
+            yield doors
 
 
 @pytest.fixture(scope="session")
@@ -64,16 +64,12 @@ def observations(
 
 @pytest.fixture(scope="session")
 def patient_doors(
-    tree: Path, session_database_url: str, faulty_upstream: ScriptedUpstream, faults_place: Path
+    gateways: Gateways, session_database_url: str, faulty_upstream: ScriptedUpstream, faults_place: Path
 ) -> Iterator[list[Door]]:
     """The doors of a gateway that waits long for its provider and briefly for its clients."""
-    place = faults_place / "patient"
-    place.mkdir()
-    settings = base_settings(place, session_database_url) | leaving.SETTINGS
-    settings |= {"FIREWORKS_BASE_URL": faulty_upstream.base_url, "FIREWORKS_API_KEY": "fw_test"}
     with (
-        running_gateway(tree, place, settings) as gateway,
-        doors_of(gateway, place / "nginx", leaving.NGINX_CHANGES) as doors,
+        gateways.running(session_database_url, leaving.SETTINGS | faulty_upstream.settings) as gateway,
+        doors_of(gateway, faults_place / "patient-nginx", leaving.NGINX_CHANGES) as doors,
     ):
         yield doors
 
@@ -87,22 +83,19 @@ def departures(
 
 
 @pytest.fixture(scope="session")
-def ordeal(tree: Path, faults_place: Path) -> Iterator[Ordeal]:
-    """What a gateway of its own, on a database server of its own, lived through."""
-    place = faults_place / "ordeal"
-    place.mkdir()
+def ordeal(gateways: Gateways, victim: Postgres, faults_place: Path) -> Iterator[Ordeal]:
+    """What a gateway lived through on a database server that is stopped meanwhile."""
+    url = victim.create_database()
+    upgrade_schema(url)
     with ExitStack() as stack:
-        server = stack.enter_context(running_postgres())
-        url = server.create_database()
-        upgrade_schema(url)
         upstreams = {provider: stack.enter_context(ScriptedUpstream()) for provider in own.BROKEN_CATALOGS}
-        settings = base_settings(place, url) | own.SETTINGS
+        settings = dict(own.SETTINGS)
         for provider, upstream in upstreams.items():
             upstream.on_path("/models", own.BROKEN_CATALOGS[provider][1])
             settings[f"{provider.upper()}_BASE_URL"] = upstream.base_url
             settings[f"{provider.upper()}_API_KEY"] = "fw_test"
-        gateway = stack.enter_context(running_gateway(tree, place, settings))
-        doors = stack.enter_context(doors_of(gateway, place / "nginx"))
-        story = Ordeal(gateway, doors, upstreams, server, url)
+        gateway = stack.enter_context(gateways.running(url, settings))
+        doors = stack.enter_context(doors_of(gateway, faults_place / "ordeal-nginx"))
+        story = Ordeal(gateway, doors, upstreams, victim, url)
         story.run()
         yield story

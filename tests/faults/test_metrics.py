@@ -1,16 +1,20 @@
-"""Metrics of several workers: one sum whichever is asked, also right after one was killed, and no series of junk."""
+"""Metrics of several workers: any worker shows the sum of all, a killed one included, and no junk becomes a series."""
 
 from __future__ import annotations
 
 import os
 import re
 import signal
+from collections.abc import Iterator
+
+import pytest
 
 from app.metrics import MAX_ERRORS
 from tests.conftest import MakeGateway
 from tests.support.answers import json_answer
 from tests.support.chat import PREFIX, post_chat, request
 from tests.support.gateway import Gateway
+from tests.support.gateways import Gateways
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.waiting import wait_until
 
@@ -29,45 +33,49 @@ def total(text: str, name: str) -> float:
     return sum(float(value) for value in re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE))
 
 
-def start(make_gateway: MakeGateway, upstream: ScriptedUpstream) -> Gateway:
-    settings = {"FIREWORKS_BASE_URL": upstream.base_url, "FIREWORKS_API_KEY": "fw_test"}
-    return make_gateway(settings, workers=WORKERS)
+@pytest.fixture(scope="module")
+def several(gateways: Gateways, session_database_url: str, shared_upstream: ScriptedUpstream) -> Iterator[Gateway]:
+    """A gateway of several workers, which have told their gauges."""
+    with gateways.running(session_database_url, shared_upstream.settings, workers=WORKERS) as gateway:
+        wait_until(lambda: scrape(gateway).count("gateway_catalog_age_seconds{") == 1, 30, "the gauges")
+        yield gateway
 
 
-def test_the_sum_survives_a_worker_that_is_killed(make_gateway: MakeGateway, upstream: ScriptedUpstream) -> None:
-    gateway = start(make_gateway, upstream)
+def test_the_sum_survives_a_worker_that_is_killed(several: Gateway, upstream: ScriptedUpstream) -> None:
+    requests, tokens = (total(scrape(several), f"gateway_{kind}_total") for kind in ("requests", "tokens"))
     for number in range(24):
-        assert post_chat(gateway, f"{PREFIX}sum", stream=False).status == 200, number
+        assert post_chat(several, f"{PREFIX}sum", stream=False).status == 200, number
     # A worker counts a request when its answer has left, so the last one may come a moment later.
-    wait_until(lambda: total(scrape(gateway), "gateway_requests_total") == 24, what="all requests to be counted")
-    assert total(scrape(gateway), "gateway_tokens_total") == 24 * (11 + 3)
+    wait_until(lambda: total(scrape(several), "gateway_requests_total") == requests + 24, what="all to be counted")
+    assert total(scrape(several), "gateway_tokens_total") == tokens + 24 * (11 + 3)
 
-    for worker in gateway.worker_pids()[:2]:
+    for worker in several.worker_pids()[:2]:
         os.kill(worker, signal.SIGKILL)
     for _ in range(10):
-        assert total(scrape(gateway), "gateway_requests_total") == 24
-    wait_until(lambda: len(gateway.worker_pids()) == WORKERS, what="new workers")
-    assert post_chat(gateway, f"{PREFIX}sum").status == 200
-    wait_until(lambda: total(scrape(gateway), "gateway_requests_total") == 25, what="the new one to be counted")
+        assert total(scrape(several), "gateway_requests_total") == requests + 24
+    wait_until(lambda: len(several.worker_pids()) == WORKERS, what="new workers")
+    assert post_chat(several, f"{PREFIX}sum").status == 200
+    wait_until(lambda: total(scrape(several), "gateway_requests_total") == requests + 25, what="the new one to count")
 
 
-def test_a_killed_worker_leaves_the_gauges(make_gateway: MakeGateway, upstream: ScriptedUpstream) -> None:
-    gateway = start(make_gateway, upstream)
-    wait_until(lambda: scrape(gateway).count("gateway_catalog_age_seconds{") == 1, 30, "the gauges")
-    workers = gateway.worker_pids()
+def test_a_killed_worker_leaves_the_gauges(several: Gateway) -> None:
+    workers = set(several.worker_pids())
+    wait_until(lambda: _with_gauges(several) >= workers, what="the gauges of all workers")
     for worker in workers:
         os.kill(worker, signal.SIGKILL)
-    wait_until(lambda: not set(workers) & set(gateway.worker_pids()), what="the workers to be replaced")
+    wait_until(lambda: not workers & set(several.worker_pids()), what="the workers to be replaced")
+    wait_until(lambda: not workers & _with_gauges(several), what="the gauges of the dead to go")
+    assert total(scrape(several), "gateway_live_requests") == 0
+
+
+def _with_gauges(gateway: Gateway) -> set[int]:
+    """Returns the process ids of the workers whose gauges are in the sums."""
     directory = gateway.root / "var" / "metrics" / str(gateway.port)
-    wait_until(
-        lambda: not [file for file in directory.glob("gauge_live*") if int(file.stem.rpartition("_")[2]) in workers],
-        what="the gauges of the dead to go",
-    )
-    assert total(scrape(gateway), "gateway_live_requests") == 0
+    return {int(file.stem.rpartition("_")[2]) for file in directory.glob("gauge_live*")}
 
 
-def test_names_that_a_client_makes_up_get_no_series(make_gateway: MakeGateway, upstream: ScriptedUpstream) -> None:
-    gateway = start(make_gateway, upstream)
+def test_names_that_a_client_makes_up_get_no_series(several: Gateway, upstream: ScriptedUpstream) -> None:
+    gateway = several
     post_chat(gateway, f"{PREFIX}known")
     before = len(scrape(gateway).splitlines())
     for number in range(20):
@@ -83,8 +91,7 @@ def test_names_that_a_client_makes_up_get_no_series(make_gateway: MakeGateway, u
 def test_words_that_a_provider_makes_up_get_a_bounded_number_of_series(
     make_gateway: MakeGateway, upstream: ScriptedUpstream
 ) -> None:
-    settings = {"FIREWORKS_BASE_URL": upstream.base_url, "FIREWORKS_API_KEY": "fw_test"}
-    gateway = make_gateway(settings)
+    gateway = make_gateway(upstream.settings)
     for number in range(MAX_ERRORS + 20):
         refusal = json_answer({"error": {"message": "no", "code": f"made-up-{number}"}}, 400)
         upstream.on_model(f"refused-{number}-", refusal)

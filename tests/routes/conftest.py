@@ -1,18 +1,22 @@
-"""A gateway of little patience that the tests of faults share, and the upstreams before which it stands."""
+"""Gateways that several files share: one with short timeouts for faults, and one in front of all four providers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
-from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.support.gateway import Gateway, base_settings, running_gateway
+from tests.support.catalogs import provider_environment
+from tests.support.chat import request
+from tests.support.gateway import Gateway
+from tests.support.gateways import Gateways
+from tests.support.sandbox import Sandbox
 from tests.support.scripted_upstream import ScriptedUpstream, refused_address, unanswered_address
+from tests.support.waiting import wait_until
 
-# Long enough for a busy machine to answer in between, short enough to be waited for. The total stands above the
-# rest, because every test on this gateway has to be over by then.
+# Long enough for a busy machine to answer within them, short enough for a test to wait for. The total is longer than
+# the others, because every request of these tests must end before it.
 HASTY = {
     "UPSTREAM_CONNECT_TIMEOUT": "0.5",
     "UPSTREAM_FIRST_BYTE_TIMEOUT": "1.2",
@@ -32,22 +36,28 @@ def hasty_upstream() -> Iterator[ScriptedUpstream]:
 
 
 @pytest.fixture(scope="session")
-def hasty_gateway(
-    tree: Path,
-    session_database_url: str,
-    hasty_upstream: ScriptedUpstream,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Gateway]:
+def hasty_gateway(gateways: Gateways, session_database_url: str, hasty_upstream: ScriptedUpstream) -> Iterator[Gateway]:
     """A gateway with short timeouts: Fireworks is scripted, DeepInfra refuses connections, Chutes lets them hang."""
-    place = tmp_path_factory.mktemp("hasty-gateway")
-    with ExitStack() as stack:
-        providers = {
-            "FIREWORKS_BASE_URL": hasty_upstream.base_url,
-            "FIREWORKS_API_KEY": "fw_test",
-            "DEEPINFRA_BASE_URL": stack.enter_context(refused_address()),
+    with refused_address() as refusing, unanswered_address() as hanging:
+        providers = hasty_upstream.settings | {
+            "DEEPINFRA_BASE_URL": refusing,
             "DEEPINFRA_API_KEY": "di_test",
-            "CHUTES_BASE_URL": stack.enter_context(unanswered_address()),
+            "CHUTES_BASE_URL": hanging,
             "CHUTES_API_KEY": "ch_test",
         }
-        settings = base_settings(place, session_database_url) | HASTY | providers
-        yield stack.enter_context(running_gateway(tree, place, settings))
+        with gateways.running(session_database_url, HASTY | providers) as gateway:
+            yield gateway
+
+
+@pytest.fixture(scope="session")
+def gateway_of_four(gateways: Gateways, session_database_url: str, sandbox: Sandbox) -> Iterator[Gateway]:
+    """A gateway in front of the sandbox's four providers, their lists of models loaded."""
+    providers = provider_environment(sandbox.url, key="sandbox")
+    with gateways.running(session_database_url, providers) as gateway:
+        wait_until(lambda: all(state["models"] for state in _get_catalogs(gateway).values()), what="the four lists")
+        yield gateway
+
+
+def _get_catalogs(gateway: Gateway) -> dict[str, dict[str, Any]]:
+    catalogs: dict[str, dict[str, Any]] = request("GET", gateway.url + "/ready").json["catalogs"]
+    return catalogs

@@ -4,26 +4,9 @@ from __future__ import annotations
 
 import json
 from typing import Any
-from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-import pytest
-
-from tests.conftest import MakeGateway
-from tests.support.catalogs import provider_environment
 from tests.support.gateway import Gateway
-from tests.support.sandbox import Sandbox
-from tests.support.waiting import wait_until
-
-
-@pytest.fixture
-def four(make_gateway: MakeGateway, sandbox: Sandbox) -> Gateway:
-    """A gateway with all four providers on, its lists loaded."""
-    settings = provider_environment(sandbox.url, key="sandbox")
-    del settings["GATEWAY_API_KEY"]
-    gateway = make_gateway(settings)
-    wait_until(lambda: all(state["models"] for state in _catalogs(gateway).values()), what="the four lists")
-    return gateway
 
 
 def _get(gateway: Gateway, path: str) -> dict[str, Any]:
@@ -32,16 +15,10 @@ def _get(gateway: Gateway, path: str) -> dict[str, Any]:
     return body
 
 
-def _catalogs(gateway: Gateway) -> dict[str, dict[str, Any]]:
-    try:
-        catalogs: dict[str, dict[str, Any]] = _get(gateway, "/ready")["catalogs"]
-    except HTTPError as error:
-        catalogs = json.load(error)["catalogs"]
-    return catalogs
-
-
-def test_the_four_lists_are_loaded_at_boot_and_listed_searched_and_looked_up(four: Gateway) -> None:
-    totals = {name: _get(four, f"/api/catalog/models?gateway={name}&limit=1")["total"] for name in _catalogs(four)}
+def test_the_four_lists_are_loaded_at_boot_and_listed_searched_and_looked_up(gateway_of_four: Gateway) -> None:
+    four = gateway_of_four
+    catalogs = _get(four, "/ready")["catalogs"]
+    totals = {name: _get(four, f"/api/catalog/models?gateway={name}&limit=1")["total"] for name in catalogs}
     assert totals == {"fireworks": 48, "featherless": 22_000, "deepinfra": 190, "chutes": 14}
     assert _get(four, "/api/catalog/models?limit=1")["total"] == sum(totals.values())
     assert _get(four, "/api/catalog/models?gateway=featherless&search=quokka+32b")["returned"] > 0
@@ -52,9 +29,9 @@ def test_the_four_lists_are_loaded_at_boot_and_listed_searched_and_looked_up(fou
     assert documented["data"]["id"] == "accounts/fireworks/models/deepseek-v3p1"
 
 
-def test_every_entry_of_all_four_is_complete_and_priced_in_usd_per_token(four: Gateway) -> None:
+def test_every_entry_of_all_four_is_complete_and_priced_in_usd_per_token(gateway_of_four: Gateway) -> None:
     for name in ("fireworks", "featherless", "deepinfra", "chutes"):
-        entries = _get(four, f"/api/catalog/models?gateway={name}")["data"]
+        entries = _get(gateway_of_four, f"/api/catalog/models?gateway={name}")["data"]
         assert len({frozenset(entry) for entry in entries}) == 1
         assert {entry["source_gateway"] for entry in entries} == {name}
         assert not [entry["id"] for entry in entries if entry["context_length"] == 0 or entry["created"] == 0]

@@ -40,15 +40,15 @@ def openai_client(gateway: Gateway, retries: int = 0, key: str | None = None) ->
         yield client
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def client(gateway: Gateway) -> Iterator[openai.OpenAI]:
     """A client of the gateway in front of the sandbox."""
     with openai_client(gateway) as client:
         yield client
 
 
-@pytest.fixture
-def scripted(scripted_gateway: Gateway, upstream: ScriptedUpstream) -> Iterator[openai.OpenAI]:
+@pytest.fixture(scope="module")
+def scripted(scripted_gateway: Gateway) -> Iterator[openai.OpenAI]:
     """A client of the gateway in front of the scripted upstream that retries twice, as the SDK does by default."""
     with openai_client(scripted_gateway, retries=2) as client:
         yield client

@@ -3,36 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import ExitStack, suppress
-from pathlib import Path
+from contextlib import suppress
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import pytest
 
-from tests.support.catalogs import provider_environment
 from tests.support.chat import post_chat, wait_for_row
-from tests.support.gateway import Gateway, base_settings, running_gateway
-from tests.support.sandbox import Sandbox
-from tests.support.waiting import wait_until
+from tests.support.gateway import Gateway
 
 PROVIDERS = ["fireworks", "featherless", "deepinfra", "chutes"]
 
 
 @pytest.fixture(scope="module")
-def four(
-    tree: Path, tmp_path_factory: pytest.TempPathFactory, session_database_url: str, sandbox: Sandbox
-) -> Iterator[Gateway]:
-    """A gateway with all four providers on, its lists loaded."""
-    with ExitStack() as stack:
-        place = tmp_path_factory.mktemp("four")
-        providers = provider_environment(sandbox.url, key="sandbox")
-        settings = providers | base_settings(place, session_database_url)
-        gateway = stack.enter_context(running_gateway(tree, place, settings))
-        wait_until(lambda: all(state["models"] for state in _get(gateway, "/ready")["catalogs"].values()))
-        yield gateway
+def models(gateway_of_four: Gateway) -> dict[str, str]:
+    """A chat model of each provider that no other provider lists."""
+    return {provider: _model_of(gateway_of_four, provider) for provider in PROVIDERS}
 
 
 def _get(gateway: Gateway, path: str) -> dict[str, Any]:
@@ -58,11 +45,11 @@ def _model_of(gateway: Gateway, provider: str) -> str:
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_model_answers_with_its_provider_named_and_without(
-    four: Gateway, session_database_url: str, provider: str, stream: bool
+    gateway_of_four: Gateway, models: dict[str, str], session_database_url: str, provider: str, stream: bool
 ) -> None:
-    model = _model_of(four, provider)
+    model = models[provider]
     for more in ({"provider": provider}, {}):
-        seen = post_chat(four, model, stream=stream, max_completion_tokens=50, **more)
+        seen = post_chat(gateway_of_four, model, stream=stream, max_completion_tokens=50, **more)
         assert seen.status == 200
         assert seen.headers["x-gateway-provider"] == provider
         row = wait_for_row(session_database_url, seen.request_id)
@@ -72,15 +59,18 @@ def test_a_model_answers_with_its_provider_named_and_without(
             assert seen.body.endswith(b"data: [DONE]\n\n")
 
 
-def test_the_running_total_of_chutes_is_not_summed(four: Gateway, session_database_url: str) -> None:
-    model = _model_of(four, "chutes")
-    whole = post_chat(four, model, provider="chutes")
-    streamed = post_chat(four, model, provider="chutes", stream=True)
+def test_the_running_total_of_chutes_is_not_summed(
+    gateway_of_four: Gateway, models: dict[str, str], session_database_url: str
+) -> None:
+    whole, streamed = (
+        post_chat(gateway_of_four, models["chutes"], provider="chutes", stream=stream) for stream in (False, True)
+    )
     rows = [wait_for_row(session_database_url, seen.request_id) for seen in (whole, streamed)]
     assert rows[0]["completion_tokens"] == rows[1]["completion_tokens"] > 1
 
 
-def test_a_model_that_its_named_provider_lacks_is_not_served_by_another(four: Gateway) -> None:
-    model = _model_of(four, "deepinfra")
-    seen = post_chat(four, model, provider="featherless")
+def test_a_model_that_its_named_provider_lacks_is_not_served_by_another(
+    gateway_of_four: Gateway, models: dict[str, str]
+) -> None:
+    seen = post_chat(gateway_of_four, models["deepinfra"], provider="featherless")
     assert seen.status == 404 and seen.error["code"] == "model_not_found"

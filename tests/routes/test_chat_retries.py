@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.support.answers import chat_answer, chunk, json_answer, sse_stream, whole_stream
 from tests.support.chat import PREFIX, Seen, post_chat, wait_for_row
-from tests.support.gateway import Gateway, base_settings, running_gateway
+from tests.support.gateway import Gateway
+from tests.support.gateways import Gateways
 from tests.support.request_reader import SeenRequest
 from tests.support.scripted_upstream import ScriptedUpstream, refused_address
 from tests.support.scripts import Script, close, drip, reset, send
@@ -83,16 +83,11 @@ def lost(gateway: Gateway, upstream: ScriptedUpstream, *, reused: bool, script: 
 
 
 @pytest.fixture(scope="module")
-def lone(
-    tree: Path, session_database_url: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Gateway, ScriptedUpstream]]:
+def lone(gateways: Gateways, session_database_url: str) -> Iterator[tuple[Gateway, ScriptedUpstream]]:
     """A gateway whose connections nobody else uses, and its upstream."""
-    place = tmp_path_factory.mktemp("lone-gateway")
-    with ScriptedUpstream() as upstream:
-        fireworks = {"FIREWORKS_BASE_URL": upstream.base_url, "FIREWORKS_API_KEY": "fw_test"}
-        with running_gateway(tree, place, base_settings(place, session_database_url) | fireworks) as gateway:
-            wait_until(lambda: '"catalog_loaded"' in gateway.log(), what="the catalog")
-            yield gateway, upstream
+    with ScriptedUpstream() as upstream, gateways.running(session_database_url, upstream.settings) as gateway:
+        wait_until(lambda: '"catalog_loaded"' in gateway.log(), what="the catalog")
+        yield gateway, upstream
 
 
 @pytest.mark.parametrize("how", ["FIN", "RST"])
@@ -136,16 +131,12 @@ def test_a_slow_head_is_one_answer(lone: tuple[Gateway, ScriptedUpstream]) -> No
 
 
 @pytest.fixture(scope="module")
-def plain(
-    tree: Path, session_database_url: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Gateway, ScriptedUpstream]]:
+def plain(gateways: Gateways, session_database_url: str) -> Iterator[tuple[Gateway, ScriptedUpstream]]:
     """A gateway without retries: Fireworks is scripted, DeepInfra refuses connections."""
-    place = tmp_path_factory.mktemp("plain-gateway")
     with ScriptedUpstream() as upstream, refused_address() as refusing:
-        fireworks = {"FIREWORKS_BASE_URL": upstream.base_url, "FIREWORKS_API_KEY": "fw_test"}
         deepinfra = {"DEEPINFRA_BASE_URL": refusing, "DEEPINFRA_API_KEY": "di_test"}
-        settings = base_settings(place, session_database_url) | {"UPSTREAM_RETRIES": "0"} | fireworks | deepinfra
-        with running_gateway(tree, place, settings) as gateway:
+        settings = {"UPSTREAM_RETRIES": "0"} | upstream.settings | deepinfra
+        with gateways.running(session_database_url, settings) as gateway:
             yield gateway, upstream
 
 

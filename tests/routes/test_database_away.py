@@ -1,4 +1,4 @@
-"""Whoever asks for records while PostgreSQL is stopped, frozen or busy hears so in a moment; completions go on."""
+"""While PostgreSQL is stopped, frozen or busy, reading records fails soon with 503, and completions are served."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from app.db.schema import upgrade_schema
 from tests.support.chat import Seen, post_chat, request
 from tests.support.gateway import Gateway, base_settings, running_gateway
-from tests.support.postgres import Postgres, running_postgres
+from tests.support.postgres import Postgres
 from tests.support.sandbox import Sandbox
 
 MODEL = "accounts/fireworks/models/deepseek-v3p1"
@@ -25,56 +24,48 @@ PATHS = (
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Postgres]:
-    """A database server that may be hurt."""
-    with running_postgres() as server:
-        upgrade_schema(server.url)
-        yield server
-
-
-@pytest.fixture(scope="module")
 def gateway(
-    tree: Any, server: Postgres, sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory
+    tree: Any, victim_url: str, sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Gateway]:
-    """A gateway with one worker before that server."""
+    """A gateway with one worker on a database server that may be stopped."""
     place = tmp_path_factory.mktemp("away")
-    with running_gateway(tree, place, base_settings(place, server.url) | sandbox.settings) as gateway:
+    with running_gateway(tree, place, base_settings(place, victim_url) | sandbox.settings) as gateway:
         yield gateway
 
 
-def test_a_database_that_is_stopped_is_said_to_be_away(gateway: Gateway, server: Postgres) -> None:
-    server.stop()
+def test_a_database_that_is_stopped_is_said_to_be_away(gateway: Gateway, victim: Postgres) -> None:
+    victim.stop()
     try:
         for path in PATHS:
             _check_unavailable(_ask(gateway, path))
         assert post_chat(gateway, MODEL).status == 200
     finally:
-        server.start()
+        victim.start()
     for path in PATHS:
         assert _ask(gateway, path).status == 200
     assert "Traceback" not in gateway.log()
 
 
-def test_a_database_that_is_frozen_holds_nobody(gateway: Gateway, server: Postgres) -> None:
+def test_a_database_that_is_frozen_holds_nobody(gateway: Gateway, victim: Postgres) -> None:
     assert _ask(gateway, PATHS[0]).status == 200
-    server.pause()
+    victim.pause()
     try:
         # More at once than may read at a time, and than there are connections.
         for seen in _ask_at_once(gateway, PATHS * 3):
             _check_unavailable(seen)
         assert post_chat(gateway, MODEL).status == 200
     finally:
-        server.resume()
+        victim.resume()
     for path in PATHS:
         assert _ask(gateway, path).status == 200
 
 
-def test_a_query_that_waits_for_a_lock_is_given_up(gateway: Gateway, server: Postgres) -> None:
+def test_a_query_that_waits_for_a_lock_is_given_up(gateway: Gateway, victim: Postgres, victim_url: str) -> None:
     engine_blocks = threading.Event()
     release = threading.Event()
 
     def block() -> None:
-        connection = server.connect()
+        connection = victim.connect(victim_url.rpartition("/")[2].partition("?")[0])
         cursor = connection.cursor()
         cursor.execute("BEGIN")
         cursor.execute("LOCK TABLE usage_rollup_hour IN ACCESS EXCLUSIVE MODE")

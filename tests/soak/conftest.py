@@ -11,7 +11,7 @@ from app.db.schema import upgrade_schema
 from tests.conftest import MakeGateway
 from tests.soak.kinds import PRICES, teach
 from tests.support.gateway import Gateway
-from tests.support.postgres import Postgres, running_postgres
+from tests.support.postgres import Postgres
 from tests.support.scripted_upstream import ScriptedUpstream
 
 MakeAudited = Callable[..., Gateway]
@@ -36,8 +36,7 @@ def audited_gateway(make_gateway: MakeGateway, taught: ScriptedUpstream, tmp_pat
 
     def make(settings: Mapping[str, str] | None = None) -> Gateway:
         chosen = {
-            "FIREWORKS_BASE_URL": taught.base_url,
-            "FIREWORKS_API_KEY": "fw_test",
+            **taught.settings,
             "PRICE_FILE": str(prices),
             "JOURNAL_DIR": str(tmp_path / "journal"),
             "UPSTREAM_RETRIES": "0",
@@ -47,16 +46,9 @@ def audited_gateway(make_gateway: MakeGateway, taught: ScriptedUpstream, tmp_pat
     return make
 
 
-@pytest.fixture(scope="session")
-def victim() -> Iterator[Postgres]:
-    """A database server that tests may stop, kill and freeze, up again at their end."""
-    with running_postgres() as server:
-        yield server
-
-
 @pytest.fixture
 def victim_url(victim: Postgres) -> Iterator[str]:
-    """The address of a fresh, migrated database on `victim`."""
+    """The address of a fresh, migrated database on `victim` for one test; the server is up again at its end."""
     url = victim.create_database()
     upgrade_schema(url)
     yield url

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -13,7 +12,8 @@ from hypothesis import strategies as st
 
 from tests.support.answers import DONE, Event, chunk, event_bytes, head, sse_stream, usage_chunk, whole_stream
 from tests.support.chat import HELLO, PREFIX, chat_body, post_chat, request
-from tests.support.gateway import Gateway, base_settings, running_gateway
+from tests.support.gateway import Gateway
+from tests.support.gateways import Gateways
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import Script, close, send
 from tests.support.soak import soak_count
@@ -35,20 +35,15 @@ def fuzzed_upstream() -> Iterator[ScriptedUpstream]:
 
 
 @pytest.fixture(scope="module")
-def gateway(
-    tree: Any, session_database_url: str, fuzzed_upstream: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Gateway]:
+def gateway(gateways: Gateways, session_database_url: str, fuzzed_upstream: ScriptedUpstream) -> Iterator[Gateway]:
     """A gateway that is hard pressed; at the end its worker is still the first one, and no traceback is in its log."""
-    place = tmp_path_factory.mktemp("fuzzed")
-    chosen = base_settings(place, session_database_url) | {
-        "FIREWORKS_BASE_URL": fuzzed_upstream.base_url,
-        "FIREWORKS_API_KEY": "fw_test",
+    chosen = fuzzed_upstream.settings | {
         "UPSTREAM_RETRIES": "0",
         "UPSTREAM_IDLE_TIMEOUT": "2",
         "UPSTREAM_FIRST_BYTE_TIMEOUT": "2",
         "CLIENT_SEND_TIMEOUT": "2",
     }
-    with running_gateway(tree, place, chosen) as running:
+    with gateways.running(session_database_url, chosen) as running:
         workers = running.worker_pids()
         yield running
         assert running.worker_pids() == workers, "a worker died"

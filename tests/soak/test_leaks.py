@@ -58,10 +58,7 @@ def observed(
         upstream.on_model("mute", [hang()])
         events = [chunk(f"word {number}") for number in range(20)]
         upstream.on_model("whole", sse_stream([*events, chunk(finish="stop"), usage_chunk(), DONE], cut_at=400))
-        settings = base_settings(place, session_database_url) | {
-            "FIREWORKS_BASE_URL": upstream.base_url,
-            "FIREWORKS_API_KEY": "fw_test",
-        }
+        settings = base_settings(place, session_database_url) | upstream.settings
         with running_gateway(tree, place, settings) as gateway:
             yield gateway, upstream
 

@@ -24,7 +24,7 @@ from tests.support.scripts import pause
 from tests.support.soak import soak_count
 from tests.support.waiting import wait_until
 
-SETTINGS = {"GRACEFUL_TIMEOUT": "12", "DRAIN_TIMEOUT": "8", "FIREWORKS_API_KEY": "fw_test"}
+SETTINGS = {"GRACEFUL_TIMEOUT": "12", "DRAIN_TIMEOUT": "8"}
 
 REFUSED = "refused"
 
@@ -118,7 +118,7 @@ def busy_upstream() -> Iterator[ScriptedUpstream]:
 
 @pytest.mark.soak
 def test_reloads_under_load_fail_nothing(make_gateway: MakeGateway, busy_upstream: ScriptedUpstream) -> None:
-    gateway = make_gateway(SETTINGS | {"FIREWORKS_BASE_URL": busy_upstream.base_url}, workers=2)
+    gateway = make_gateway(SETTINGS | busy_upstream.settings, workers=2)
     with Load(gateway).running() as load:
         for _ in range(soak_count(20)):
             before = set(gateway.worker_pids())
@@ -138,7 +138,7 @@ def test_a_stop_under_load_ends_every_answer_and_records_it(
     make_gateway: MakeGateway, busy_upstream: ScriptedUpstream, database_url: str
 ) -> None:
     short = SETTINGS | {"DRAIN_TIMEOUT": "0.5", "GRACEFUL_TIMEOUT": "10"}
-    gateway = make_gateway(short | {"FIREWORKS_BASE_URL": busy_upstream.base_url}, workers=2)
+    gateway = make_gateway(short | busy_upstream.settings, workers=2)
     with Load(gateway).running() as load:
         wait_until(lambda: sum(load.results.values()) > 100, what="some load")
         gateway.send_signal(signal.SIGTERM)

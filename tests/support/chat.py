@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -119,11 +120,46 @@ def read_until(connection: socket.socket, marker: bytes) -> bytes:
 
 
 def rows_where(database_url: str, column: str, value: object) -> list[dict[str, Any]]:
-    """Returns the activity rows with `value` in `column`, oldest first."""
-    with closing(psycopg2.connect(database_url.replace("+psycopg2", ""))) as connection:
-        cursor = connection.cursor(cursor_factory=psycopg2.extras.RealDictCursor)
-        cursor.execute(f"SELECT * FROM activity WHERE {column} = %s ORDER BY started_at", (value,))
-        return [dict(row) for row in cursor.fetchall()]
+    """Returns the activity rows with `value` in `column`, oldest first.
+
+    Raises:
+        psycopg2.OperationalError: the database is away.
+    """
+    with _LOCK:
+        try:
+            return _select_rows(database_url, column, value)
+        except psycopg2.Error:
+            # The server was restarted, or the database dropped, since the connection was made.
+            _disconnect()
+            return _select_rows(database_url, column, value)
+
+
+def _select_rows(database_url: str, column: str, value: object) -> list[dict[str, Any]]:
+    cursor = _connect(database_url).cursor(cursor_factory=psycopg2.extras.RealDictCursor)
+    cursor.execute(f"SELECT * FROM activity WHERE {column} = %s ORDER BY started_at", (value,))
+    return [dict(row) for row in cursor.fetchall()]
+
+
+def _connect(database_url: str) -> Any:
+    """Returns the connection of the last call if that was for the same database, else a new one.
+
+    A test that waits for a row asks many times, and a connection costs PostgreSQL a process.
+    """
+    if _connections.get(database_url) is None:
+        _disconnect()
+        _connections[database_url] = psycopg2.connect(database_url.replace("+psycopg2", ""), connect_timeout=10)
+        _connections[database_url].autocommit = True
+    return _connections[database_url]
+
+
+def _disconnect() -> None:
+    while _connections:
+        _connections.popitem()[1].close()
+
+
+_LOCK = threading.Lock()
+# At most one, by the database's address.
+_connections: dict[str, Any] = {}
 
 
 def wait_for_row(database_url: str, request_id: str) -> dict[str, Any]:

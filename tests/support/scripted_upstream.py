@@ -32,6 +32,7 @@ class ScriptedUpstream:
 
     Attributes:
         base_url: what a provider's base URL setting takes, such as `http://127.0.0.1:4711/inference/v1`.
+        settings: what makes it play Fireworks for a gateway.
         requests: every request read so far, in order; the oracle of a test.
         on_accept: steps that run when a connection is accepted, before anything is read from it.
         default: the script of a request that nothing else answers.
@@ -54,6 +55,7 @@ class ScriptedUpstream:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=_BACKLOG)
         self.port: int = self._listener.getsockname()[1]
         self.base_url = f"http://127.0.0.1:{self.port}/inference/v1"
+        self.settings = {"FIREWORKS_BASE_URL": self.base_url, "FIREWORKS_API_KEY": "fw_test"}
         self._acceptor = threading.Thread(target=self._accept_forever, daemon=True, name="upstream-accept")
         self._acceptor.start()
 

@@ -1,4 +1,4 @@
-"""A provider that speaks TLS with a certificate of its own making, and gives every request the same answer."""
+"""A provider that speaks TLS with a self-signed certificate and gives every request the same answer."""
 
 from __future__ import annotations
 
@@ -22,47 +22,63 @@ def make_certificate(place: Path) -> tuple[Path, Path]:
     return certificate, key
 
 
+class TlsServer:
+    """A provider on a free port of 127.0.0.1; use it as a context manager.
+
+    Attributes:
+        pieces: what every request is answered with, piece by piece.
+        every_s: seconds between two pieces.
+        counts: how many requests came on each connection.
+    """
+
+    def __init__(self, certificate: Path, key: Path) -> None:
+        self.pieces: Sequence[bytes] = []
+        self.every_s = 0.0
+        self.counts: list[int] = []
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.load_cert_chain(certificate, key)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._serving = threading.Thread(target=self._serve, daemon=True)
+        self._serving.start()
+
+    @property
+    def port(self) -> int:
+        """The port it listens on."""
+        port: int = self._listener.getsockname()[1]
+        return port
+
+    def __enter__(self) -> TlsServer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # A thread in accept() is not woken by close() alone.
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._serving.join(20)
+        self._listener.close()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self.counts.append(0)
+            threading.Thread(target=self._answer, args=(connection, len(self.counts) - 1), daemon=True).start()
+
+    def _answer(self, plain: socket.socket, number: int) -> None:
+        with plain, suppress(OSError), self._context.wrap_socket(plain, server_side=True) as connection:
+            while b"\r\n\r\n" in connection.recv(65_536):
+                self.counts[number] += 1
+                for piece in self.pieces:
+                    connection.sendall(piece)
+                    time.sleep(self.every_s)
+
+
 @contextmanager
 def tls_server(
     certificate: Path, key: Path, pieces: Sequence[bytes], every_s: float = 0.0
 ) -> Iterator[tuple[int, list[int]]]:
-    """Answers every request with `pieces`, a pause between them; yields (port, requests on each connection)."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
-    counts: list[int] = []
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        serving = threading.Thread(target=_serve, args=(listener, context, pieces, every_s, counts), daemon=True)
-        serving.start()
-        yield listener.getsockname()[1], counts
-        # A thread in accept() is not woken by close() alone.
-        listener.shutdown(socket.SHUT_RDWR)
-        serving.join(20)
-
-
-def _serve(
-    listener: socket.socket, context: ssl.SSLContext, pieces: Sequence[bytes], every_s: float, counts: list[int]
-) -> None:
-    while True:
-        try:
-            plain, _ = listener.accept()
-        except OSError:
-            return
-        counts.append(0)
-        arguments = (plain, context, pieces, every_s, counts, len(counts) - 1)
-        threading.Thread(target=_answer, args=arguments, daemon=True).start()
-
-
-def _answer(
-    plain: socket.socket,
-    context: ssl.SSLContext,
-    pieces: Sequence[bytes],
-    every_s: float,
-    counts: list[int],
-    number: int,
-) -> None:
-    with plain, suppress(OSError), context.wrap_socket(plain, server_side=True) as connection:
-        while b"\r\n\r\n" in connection.recv(65_536):
-            counts[number] += 1
-            for piece in pieces:
-                connection.sendall(piece)
-                time.sleep(every_s)
+    """A `TlsServer` that gives one answer for the length of a `with` block; yields its port and its `counts`."""
+    with TlsServer(certificate, key) as server:
+        server.pieces, server.every_s = pieces, every_s
+        yield server.port, server.counts

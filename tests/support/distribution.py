@@ -1,0 +1,77 @@
+"""Which tests run in one process, and which files begin first, when pytest-xdist runs the suite in several processes.
+
+A file stays in one process, as with `--dist loadfile`, because its fixtures start gateways. Files that need the same
+expensive fixture of the session stay together too: otherwise each process would start it and make its observations
+again.
+"""
+
+from __future__ import annotations
+
+from xdist.scheduler.loadscope import LoadScopeScheduling
+
+# Beginnings of paths below tests/. The files of a line share a gateway or an observation that takes seconds to make.
+_TOGETHER = (
+    ("faults/test_document", "faults/test_leaving", "faults/test_own", "faults/test_provider"),
+    ("routes/test_catalog_sandbox", "routes/test_chat_providers"),
+    (
+        "routes/test_chat_long_answers",
+        "routes/test_chat_refusals",
+        "routes/test_chat_stream_faults",
+        "routes/test_chat_streaming",
+        "routes/test_chat_unstreamed_faults",
+    ),
+    ("clients/test_node", "faults/test_nginx", "routes/test_chat_client_leaves", "test_malformed"),
+    ("routes/test_chat_activity", "routes/test_chat_openai_client", "test_documented", "web/test_hooks"),
+    ("routes/test_database_away", "test_operation_boot", "test_operation_keys"),
+)
+
+# What takes longest begins first, so that no process is left with a long file while the others have nothing to do.
+# Longest first, from 100 seconds to 10.
+_LONGEST = (
+    "test_dev",
+    "faults/test_document",
+    "services/journal/test_shipper",
+    "services/journal/test_orphans",
+    "routes/test_chat_long_answers",
+    "soak/test_accounting_stop",
+    "soak/test_accounting_database",
+    "routes/test_activity_export",
+    "routes/test_catalog_sandbox",
+    "routes/test_chat_activity",
+    "clients/test_node",
+    "soak/test_signals",
+    "soak/test_accounting_kills",
+    "routes/test_database_away",
+    "soak/test_fuzz",
+    "services/journal/test_disk",
+    "faults/test_metrics",
+    "routes/test_chat_retries",
+    "test_operation_stop",
+)
+
+
+class Distribution(LoadScopeScheduling):
+    """Hands groups of files to the processes, in the order in which they were collected."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group_of(nodeid)
+
+
+def group_of(nodeid: str) -> str:
+    """Returns the name of the group that a test belongs to: its file, or the first file of those that stay together."""
+    file = nodeid.partition("::")[0]
+    for files in _TOGETHER:
+        if _below_tests(file).startswith(files):
+            return files[0]
+    return file
+
+
+def place_of(nodeid: str) -> tuple[int, str]:
+    """Returns what the tests are sorted by: groups that take long come first, and a group's tests follow each other."""
+    group = _below_tests(group_of(nodeid))
+    ranks = (rank for rank, file in enumerate(_LONGEST) if group.startswith(file))
+    return next(ranks, len(_LONGEST)), group
+
+
+def _below_tests(file: str) -> str:
+    return file.removeprefix("tests/")
