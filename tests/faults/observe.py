@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.faults.cases import Fault
+from tests.faults.cases import LIMITS_S, Fault
 from tests.faults.clients import NO_CURL, Met, ask_curl, ask_sdk, meet
 from tests.faults.nginx import Door
 from tests.support.chat import PREFIX, chat_body, wait_for_row
@@ -63,6 +63,8 @@ class Observer:
                 if seen.fault.gateway is None and not seen.fault.is_costly:
                     jobs.append((self._ask_sdk, seen, number, door))
                     jobs += [] if NO_CURL else [(self._ask_curl, seen, number, door)]
+        # What takes longest begins first.
+        jobs.sort(key=lambda job: -LIMITS_S[job[1].fault.limit])
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             for done in [pool.submit(job[0], *job[1:]) for job in jobs]:
                 done.result()

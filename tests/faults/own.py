@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -129,13 +128,12 @@ class Ordeal:
         event = Event("`MAX_LIVE_REQUESTS` are being served", "rejected", "at once")
         self._upstream.on_model("filler", stream([ONE], ending="hang"))
         with ExitStack() as stack:
-            for number in range(int(SETTINGS["MAX_LIVE_REQUESTS"])):
+            places = int(SETTINGS["MAX_LIVE_REQUESTS"])
+            for number in range(places):
                 stack.enter_context(open_chat(self._gateway, f"filler-{number}", provider="fireworks"))
-                wait_until(lambda: _count(self._upstream, "filler") > number, _PATIENCE_S, "the filler")  # noqa: B023
+            wait_until(lambda: _count(self._upstream, "filler") == places, _PATIENCE_S, "the fillers")
             self._end([(event, self._submit(event, "overload-", True, "fireworks"))])
             self.health_when_full = request("GET", self._gateway.url + "/health").status
-        # The fillers' departure is noticed within a second each, and what comes next needs all their places.
-        time.sleep(3)
         wait_until(self._is_empty, what="the gateway to have room again", timeout_s=_PATIENCE_S)
 
     def _is_empty(self) -> bool:

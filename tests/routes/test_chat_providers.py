@@ -48,8 +48,9 @@ def test_a_model_answers_with_its_provider_named_and_without(
     gateway_of_four: Gateway, models: dict[str, str], session_database_url: str, provider: str, stream: bool
 ) -> None:
     model = models[provider]
-    for more in ({"provider": provider}, {}):
-        seen = post_chat(gateway_of_four, model, stream=stream, max_completion_tokens=50, **more)
+    asked: list[dict[str, str]] = [{"provider": provider}, {}]
+    answers = [post_chat(gateway_of_four, model, stream=stream, max_completion_tokens=50, **more) for more in asked]
+    for seen in answers:
         assert seen.status == 200
         assert seen.headers["x-gateway-provider"] == provider
         row = wait_for_row(session_database_url, seen.request_id)
