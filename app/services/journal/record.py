@@ -18,6 +18,10 @@ LOST_STATUS = 500
 # UPSTREAM_RETRIES allows one more; of so many, the last ones tell enough.
 MAX_ATTEMPTS = 10
 
+# A record with ordinary texts has about 800 bytes. Only longer ones are looked through for texts over the limit, because
+# that costs 0.6 µs.
+_LONG_RECORD_BYTES = 1_000
+
 # The fields that a client or a provider words. All others have values of the gateway's own.
 _FOREIGN_TEXTS = ("model_requested", "model_served", "finish_reason", "error_code", "upstream_request_id")
 
@@ -101,12 +105,16 @@ _encode = msgspec.json.Encoder().encode
 def encode_record(record: ActivityRecord) -> bytes:
     """Returns the record as JSON on one line, in a form that PostgreSQL accepts.
 
-    Also cuts the record itself to the limits: texts to MAX_TEXT_CHARACTERS, and attempts to the last MAX_ATTEMPTS.
+    Also cuts the texts of a long record to MAX_TEXT_CHARACTERS and its attempts to the last MAX_ATTEMPTS, in the record
+    itself, so that the log and the metrics get them so. The database cuts texts of every record.
     """
     try:
-        _truncate(record)
         line = _encode(record)
+        if len(line) > _LONG_RECORD_BYTES:
+            _truncate(record)
+            line = _encode(record)
     except UnicodeEncodeError:
+        _truncate(record)
         _replace_surrogates(record)
         line = _encode(record)
     except Exception as error:
