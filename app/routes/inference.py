@@ -8,9 +8,9 @@ from functools import partial
 from flask import Blueprint, Response, g, request
 
 from app.errors import BadRequest, BodyTooLarge, ClientGone
-from app.runtime import get_settings
+from app.runtime import get_component
 from app.services.endpoints import ENDPOINTS, Endpoint
-from app.services.inference import Exchange, serve
+from app.services.inference import Exchange, Pipeline
 from app.services.streaming import ClientConnection
 
 bp = Blueprint("inference", __name__)
@@ -29,13 +29,13 @@ def _make_view(endpoint: Endpoint) -> Callable[[], Response]:
         exchange = Exchange(endpoint, g.key.id, client)
         exchange.record.client_retry = _get_retry_count()
         g.request_id = exchange.request_id
-        answer = serve(exchange, partial(_read_body, get_settings().max_body_bytes))
-        if isinstance(answer.body, bytes):
-            return Response(answer.body, content_type="application/json", headers=answer.headers)
+        served = get_component(Pipeline).serve(exchange, partial(_read_body, exchange.settings.max_body_bytes))
+        if isinstance(served.body, bytes):
+            return Response(served.body, content_type="application/json", headers=served.headers)
         return Response(
-            answer.body,
+            served.body,
             content_type="text/event-stream; charset=utf-8",
-            headers={**STREAM_HEADERS, **answer.headers},
+            headers={**STREAM_HEADERS, **served.headers},
             direct_passthrough=True,  # gunicorn iterates over the relay itself, with nothing in between.
         )
 

@@ -108,9 +108,12 @@ def test_null_counts_as_absent(scripted_gateway: Gateway, upstream: ScriptedUpst
 
 def test_a_refused_request_has_a_row_that_says_why(scripted_gateway: Gateway, session_database_url: str) -> None:
     unread, wrong = post(scripted_gateway, b"hello"), post_chat(scripted_gateway, MODEL, temperature=3)
+    named = post_chat(scripted_gateway, MODEL, provider="fireworks", temperature=3)
     for seen, model, gateway, code in (
         (unread, None, None, "invalid_json"),
-        (wrong, MODEL, "fireworks", "invalid_parameter"),
+        # The fields are checked before anybody asks who serves the model.
+        (wrong, MODEL, None, "invalid_parameter"),
+        (named, MODEL, "fireworks", "invalid_parameter"),
     ):
         row = wait_for_row(session_database_url, seen.request_id)
         assert (row["outcome"], row["status"], row["error_type"]) == ("rejected", 400, "invalid_request_error")

@@ -165,7 +165,7 @@ def test_a_suspended_account_fails_fast_until_a_probe_succeeds(
     wait_until(lambda: post_chat(gateway, PREFIX + "acct").status == 200, what="the probe")
     assert asked(upstream)[2].received_at - asked(upstream)[1].received_at >= 4.5
     assert post_chat(gateway, PREFIX + "acct").status == 200
-    assert '"breaker open"' in gateway.log() and '"breaker closed"' in gateway.log()
+    assert '"breaker_opened"' in gateway.log() and '"breaker_closed"' in gateway.log()
 
 
 def test_a_provider_that_refuses_connections_fails_fast_after_five(plain: tuple[Gateway, ScriptedUpstream]) -> None:

@@ -11,7 +11,7 @@ metering.py         usage, cost and errors → record
 from app.services.inference.admission import get_live_requests
 from app.services.inference.circuit_breaker import THRESHOLDS, OpenBreaker, get_open_breakers
 from app.services.inference.exchange import Exchange
-from app.services.inference.pipeline import GatewayResponse, serve
+from app.services.inference.pipeline import GatewayResponse, Pipeline
 from app.services.inference.routing import find_model
 
 __all__ = [
@@ -19,8 +19,8 @@ __all__ = [
     "Exchange",
     "GatewayResponse",
     "OpenBreaker",
+    "Pipeline",
     "find_model",
     "get_live_requests",
     "get_open_breakers",
-    "serve",
 ]

@@ -61,9 +61,9 @@ def adapt(body: dict[str, Any], fields: InferenceBody, endpoint: Endpoint, targe
     dropped = _drop_fields(adapted, support)
     _rename_fields(adapted, support)
     dropped += _drop_message_fields(adapted, support)
-    show_usage = endpoint.stream is not None and endpoint.stream.wants_usage(adapted)
-    stream = fields.stream is True or _must_stream(adapted, endpoint, support)
+    stream, show_usage = fields.stream is True or _must_stream(adapted, endpoint, support), False
     if stream and endpoint.stream is not None:
+        show_usage = endpoint.stream.wants_usage(adapted)
         endpoint.stream.request_stream(adapted)
     return UpstreamRequest(
         target=target,

@@ -9,12 +9,12 @@ the timeouts of the sockets act.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from functools import cache
 from typing import Any
 
 from app.errors import ClientGone, GatewayError
-from app.runtime import Component, Runtime, get_component
+from app.runtime import Component, Runtime
 from app.services.streaming import PRESENCE_CHECK_S, ClientConnection
 from app.shutdown import raise_if_drained
 from app.upstream import make_total_timeout
@@ -65,8 +65,16 @@ class _Wait(AbstractContextManager[None]):
             self.greenlet.throw(reason)
 
 
+class _Unwatched(AbstractContextManager[None]):
+    def __exit__(self, *_: Any) -> None:
+        return None
+
+
+_UNWATCHED = _Unwatched()
+
+
 class Watcher(Component):
-    """Checks the waits of this process from a greenlet of its own.
+    """Checks the waits of this process, from a greenlet of its own.
 
     Attributes:
         waits: those that may be cancelled.
@@ -74,11 +82,30 @@ class Watcher(Component):
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
-        import gevent
-
         self.waits: set[_Wait] = set()
-        self.get_current_greenlet = gevent.getcurrent
-        self._greenlet = gevent.spawn(self._watch)
+        self._get_current_greenlet: Callable[[], Any] | None = None
+        from gevent.monkey import is_module_patched
+
+        if is_module_patched("socket"):
+            import gevent
+
+            self._get_current_greenlet = gevent.getcurrent
+            self._greenlet = gevent.spawn(self._watch)
+
+    def watch(self, client: ClientConnection, deadline_s: float, title: str) -> AbstractContextManager[None]:
+        """Lets the wait in its body be cancelled.
+
+        Args:
+            client: whose disconnect ends the wait with ClientGone.
+            deadline_s: when the wait must be over, on the monotonic clock; UpstreamTimeout ends it then.
+            title: the provider's name, for that error.
+
+        Raises:
+            GatewayShutdown: the drain is over.
+        """
+        if self._get_current_greenlet is None:
+            return _UNWATCHED
+        return _Wait(client, deadline_s, title, self.waits, self._get_current_greenlet())
 
     def _watch(self) -> None:
         import gevent
@@ -92,36 +119,5 @@ class Watcher(Component):
 
     def close(self) -> None:
         """Ends the watching."""
-        self._greenlet.kill(block=False)
-
-
-class _Uncancelled(AbstractContextManager[None]):
-    def __exit__(self, *_: Any) -> None:
-        return None
-
-
-_UNCANCELLED = _Uncancelled()
-
-
-def cancel_early(client: ClientConnection, deadline_s: float, title: str) -> AbstractContextManager[None]:
-    """Lets the wait in its body be cancelled.
-
-    Args:
-        client: whose disconnect ends the wait with ClientGone.
-        deadline_s: when the wait must be over, on the monotonic clock; UpstreamTimeout ends it then.
-        title: the provider's name, for that error.
-
-    Raises:
-        GatewayShutdown: the drain is over.
-    """
-    if not _is_patched():
-        return _UNCANCELLED
-    watcher = get_component(Watcher)
-    return _Wait(client, deadline_s, title, watcher.waits, watcher.get_current_greenlet())
-
-
-@cache
-def _is_patched() -> bool:
-    from gevent.monkey import is_module_patched
-
-    return bool(is_module_patched("socket"))
+        if self._get_current_greenlet is not None:
+            self._greenlet.kill(block=False)

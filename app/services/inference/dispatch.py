@@ -8,12 +8,11 @@ import time
 from typing import Any
 
 from app.errors import UpstreamError
-from app.runtime import get_component
+from app.runtime import Component, Runtime
 from app.services.inference.adaptation import UpstreamRequest
-from app.services.inference.cancellation import cancel_early
 from app.services.inference.circuit_breaker import CircuitBreakers
 from app.services.inference.exchange import Exchange
-from app.services.providers import get_client
+from app.services.providers import ProviderClients
 from app.upstream import Response
 
 # The pauses grow from here, each drawn evenly from zero to its bound ("full jitter": Brooker, "Exponential Backoff
@@ -26,50 +25,50 @@ LONGEST_PAUSE_S = 4.0
 LONGEST_RETRY_AFTER_S = 5.0
 
 
-def dispatch(exchange: Exchange, request: UpstreamRequest) -> Response:
-    """Sends a request, and again after a failure that left nothing behind.
+class Dispatcher(Component):
+    """Sends requests to providers."""
 
-    Where the first attempt fails, each attempt is added to the record's `attempts`.
+    def __init__(self, runtime: Runtime) -> None:
+        super().__init__(runtime)
+        self._clients = runtime.get(ProviderClients)
+        self._breakers = runtime.get(CircuitBreakers)
 
-    Returns:
-        The provider's response with status 2xx, its body still to be read.
+    def dispatch(self, exchange: Exchange, request: UpstreamRequest) -> Response:
+        """Sends a request, and again after a failure that left nothing behind.
 
-    Raises:
-        UpstreamError: the last attempt failed. After retries it tells the client not to retry by itself.
-        ClientGone: the client disconnected.
-        GatewayShutdown: the drain is over.
-    """
-    title = request.target.provider.title
-    with cancel_early(exchange.client, exchange.deadline_s, title):
-        return _send_with_retries(exchange, request)
+        Where the first attempt fails, each attempt is added to the record's `attempts`.
 
+        Returns:
+            The provider's response with status 2xx, its body still to be read.
 
-def _send_with_retries(exchange: Exchange, request: UpstreamRequest) -> Response:
-    provider = request.target.provider
-    client, breakers = get_client(provider), get_component(CircuitBreakers)
-    attempts = exchange.record.attempts
-    while True:
-        breakers.raise_if_open(provider.name)  # Its refusal is no attempt: nothing was sent.
-        started_s = time.monotonic()
-        try:
-            response = client.post(request.path, request.content, stream=request.stream)
-        except UpstreamError as error:
-            breakers.record_failure(provider.name, error)
-            attempts.append(_describe_attempt(error.upstream_status, error.code or error.type, started_s))
-            pause_s = _get_pause_s(error, len(attempts))
-            if not _may_retry(exchange, pause_s):
-                if len(attempts) > 1:
-                    error.should_retry = False
+        Raises:
+            UpstreamError: the last attempt failed. After retries it tells the client not to retry by itself.
+            ConfigurationMissing: the provider's key is not set.
+        """
+        provider = request.target.provider
+        client, breakers, attempts = self._clients.get_client(provider), self._breakers, exchange.record.attempts
+        while True:
+            breakers.raise_if_open(provider.name)  # Its refusal is no attempt: nothing was sent.
+            started_s = time.monotonic()
+            try:
+                response = client.post(request.path, request.content, stream=request.stream)
+            except UpstreamError as error:
+                breakers.record_failure(provider.name, error)
+                attempts.append(_describe_attempt(error.upstream_status, error.code or error.type, started_s))
+                pause_s = _get_pause_s(error, len(attempts))
+                if not _may_retry(exchange, pause_s):
+                    if len(attempts) > 1:
+                        error.should_retry = False
+                    raise
+                time.sleep(pause_s)
+            except BaseException:
+                breakers.release_probes(provider.name)
                 raise
-            time.sleep(pause_s)
-        except BaseException:
-            breakers.release_probes(provider.name)
-            raise
-        else:
-            breakers.record_success(provider.name)
-            if attempts:
-                attempts.append(_describe_attempt(response.status, None, started_s))
-            return response
+            else:
+                breakers.record_success(provider.name)
+                if attempts:
+                    attempts.append(_describe_attempt(response.status, None, started_s))
+                return response
 
 
 def _describe_attempt(status: int | None, error: str | None, started_s: float) -> dict[str, Any]:

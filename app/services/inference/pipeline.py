@@ -3,8 +3,8 @@
     authenticate (web/access.py) → admit → parse, validate → route → adapt → journal the start → dispatch
     → respond or relay → meter → finish
 
-Each step is a line of `serve`. The `Exchange` owns the request, and it is finished exactly once: here, or for a stream
-when the stream ends.
+Each step is a line of `Pipeline.serve`. The `Exchange` owns the request, and it is finished exactly once: here, or for
+a stream when the stream ends.
 """
 
 from __future__ import annotations
@@ -20,23 +20,25 @@ import msgspec
 
 from app.errors import GatewayError, UpstreamError
 from app.metrics import observe_overhead
-from app.runtime import get_component
+from app.runtime import Component, Runtime
 from app.services.endpoints import Collector, InferenceBody, StreamSummary
 from app.services.inference.adaptation import UpstreamRequest, adapt
 from app.services.inference.admission import Admission
-from app.services.inference.cancellation import cancel_early
-from app.services.inference.dispatch import dispatch
+from app.services.inference.cancellation import Watcher
+from app.services.inference.dispatch import Dispatcher
 from app.services.inference.exchange import Exchange
 from app.services.inference.json_body import parse_body
 from app.services.inference.metering import finish_stream, finish_with_error, record_response, record_stream
-from app.services.inference.routing import Target, find_targets
+from app.services.inference.routing import Routes, Target
 from app.services.inference.validation import validate_body
 from app.services.models import MAX_MODEL_NAME_CHARACTERS
-from app.services.providers import get_provider
+from app.services.providers import PROVIDERS
 from app.services.streaming import EventReader, Relay
 from app.upstream import Response
 
 _encode = msgspec.json.Encoder().encode
+
+_PROVIDER_NAMES = tuple(PROVIDERS)  # A tuple, because a caller may send what cannot be hashed.
 
 
 @dataclass(slots=True)
@@ -47,88 +49,116 @@ class GatewayResponse:
     headers: dict[str, str]
 
 
-def serve(exchange: Exchange, read_body: Callable[[], bytes]) -> GatewayResponse:
-    """Serves one inference request.
+class Pipeline(Component):
+    """Serves inference requests with the components of this process."""
 
-    Args:
-        exchange: the request; it is finished here or, for a stream, when the stream is closed.
-        read_body: reads the request's body; it raises GatewayError where that cannot be done.
+    def __init__(self, runtime: Runtime) -> None:
+        super().__init__(runtime)
+        self._admission = runtime.get(Admission)
+        self._routes = runtime.get(Routes)
+        self._dispatcher = runtime.get(Dispatcher)
+        self._watcher = runtime.get(Watcher)
 
-    Raises:
-        GatewayError: the request was refused, by the gateway or by the provider.
-    """
-    try:
-        get_component(Admission).admit(exchange)
-        body = parse_body(read_body())
-        fields = _validate(exchange, body)
-        target = _route(exchange, fields)
-        request = adapt(body, fields, exchange.endpoint, target)
-        exchange.write_start()
-        sent_s = time.monotonic()
-        response = _dispatch(exchange, request)
+    def serve(self, exchange: Exchange, read_body: Callable[[], bytes]) -> GatewayResponse:
+        """Serves one inference request.
+
+        Args:
+            exchange: the request; it is finished here or, for a stream, when the stream is closed.
+            read_body: reads the request's body; it raises GatewayError where that cannot be done.
+
+        Raises:
+            GatewayError: the request was refused, by the gateway or by the provider.
+        """
+        try:
+            self._admission.admit(exchange)
+            body = parse_body(read_body())
+            fields = self._validate(exchange, body)
+            target = self._route(exchange, fields)
+            request = adapt(body, fields, exchange.endpoint, target)
+            exchange.write_start()
+            sent_s = time.monotonic()
+            if fields.stream:
+                return self._relay(exchange, request, sent_s)
+            return self._respond(exchange, request, sent_s)
+        except GatewayError as error:
+            finish_with_error(exchange, error)
+            raise
+        except BaseException:
+            finish_with_error(exchange, GatewayError("The gateway failed."))
+            raise
+
+    def _validate(self, exchange: Exchange, body: dict[str, Any]) -> InferenceBody:
+        record = exchange.record
+        # What was asked for stands on the record of a refusal too.
+        if isinstance(body.get("model"), str):
+            record.model_requested = body["model"][:MAX_MODEL_NAME_CHARACTERS]
+        if body.get("provider") in _PROVIDER_NAMES:
+            record.gateway = body["provider"]
+        fields = validate_body(body, exchange.endpoint.body)
         if fields.stream:
-            return _relay(exchange, request, response, sent_s)
-        return _respond(exchange, request, response, sent_s)
-    except GatewayError as error:
-        finish_with_error(exchange, error)
-        raise
-    except BaseException:
-        finish_with_error(exchange, GatewayError("The gateway failed."))
-        raise
+            record.stream = True
+            self._admission.count_stream(exchange)
+        return fields
+
+    def _route(self, exchange: Exchange, fields: InferenceBody) -> Target:
+        record = exchange.record
+        target = self._routes.find_targets(exchange.endpoint, fields.model, fields.provider)[0]
+        record.gateway = target.provider.name
+        if target.is_listed:
+            record.model_served = target.model  # A name that only the caller knows waits for the provider's answer.
+        return target
+
+    def _relay(self, exchange: Exchange, request: UpstreamRequest, sent_s: float) -> GatewayResponse:
+        """Returns the stream, once its first event or a heartbeat is there."""
+        with self._watcher.watch(exchange.client, exchange.deadline_s, request.target.provider.title):
+            response = self._dispatch(exchange, request)
+
+        def on_end(summary: StreamSummary, error: GatewayError | None) -> None:
+            record_stream(exchange, request, summary, is_complete=error is None)
+            finish_stream(exchange, error)
+
+        relay = _make_relay(exchange, request, response, None, on_end)
+        try:
+            relay.begin()
+        except BaseException:
+            relay.close()
+            raise
+        return GatewayResponse(relay, _make_headers(exchange, request, response, time.monotonic() - sent_s))
+
+    def _respond(self, exchange: Exchange, request: UpstreamRequest, sent_s: float) -> GatewayResponse:
+        """Waits for the whole response and returns it; the provider may be asked for a stream."""
+        with self._watcher.watch(exchange.client, exchange.deadline_s, request.target.provider.title):
+            response = self._dispatch(exchange, request)
+            value = None if request.stream else _receive(exchange, response)
+        if request.stream:
+            value = _collect(exchange, request, response)
+        else:
+            _record_whole(exchange, request, response, value)
+        content = _encode(exchange.endpoint.normalise(value))
+        headers = _make_headers(exchange, request, response, time.monotonic() - sent_s)
+        exchange.finish("ok", 200)
+        return GatewayResponse(content, headers)
+
+    def _dispatch(self, exchange: Exchange, request: UpstreamRequest) -> Response:
+        response = self._dispatcher.dispatch(exchange, request)
+        record = exchange.record
+        record.upstream_status, record.upstream_request_id = response.status, response.request_id
+        record.model_served = request.target.model
+        return response
 
 
-def _validate(exchange: Exchange, body: dict[str, Any]) -> InferenceBody:
-    record = exchange.record
-    if isinstance(body.get("model"), str):
-        record.model_requested = body["model"][:MAX_MODEL_NAME_CHARACTERS]
-    fields = validate_body(body, exchange.endpoint.body)
-    if fields.stream:
-        record.stream = True
-        get_component(Admission).count_stream(exchange)
-    return fields
+def _receive(exchange: Exchange, response: Response) -> Any:
+    return response.read_json(idle_timeout_s=exchange.settings.upstream_idle_timeout_s, deadline_s=exchange.deadline_s)
 
 
-def _route(exchange: Exchange, fields: InferenceBody) -> Target:
-    record = exchange.record
-    if fields.provider is not None:
-        record.gateway = get_provider(fields.provider).name  # On the record of a refusal too.
-    target = find_targets(exchange.endpoint, fields.model, fields.provider)[0]
-    record.gateway = target.provider.name
-    if target.is_listed:
-        record.model_served = target.model  # A name that only the caller vouches for waits for the provider's answer.
-    return target
-
-
-def _dispatch(exchange: Exchange, request: UpstreamRequest) -> Response:
-    response = dispatch(exchange, request)
-    record = exchange.record
-    record.upstream_status, record.upstream_request_id = response.status, response.request_id
-    record.model_served = request.target.model
-    return response
-
-
-def _respond(exchange: Exchange, request: UpstreamRequest, response: Response, sent_s: float) -> GatewayResponse:
-    """Waits for the whole response and returns it; the provider may have been asked for a stream."""
-    receive = _collect if request.stream else _receive
-    value = receive(exchange, request, response)
-    content = _encode(exchange.endpoint.normalise(value))
-    headers = _make_headers(exchange, request, response, time.monotonic() - sent_s)
-    exchange.finish("ok", 200)
-    return GatewayResponse(content, headers)
-
-
-def _receive(exchange: Exchange, request: UpstreamRequest, response: Response) -> Any:
-    title, endpoint = request.target.provider.title, exchange.endpoint
-    with cancel_early(exchange.client, exchange.deadline_s, title):
-        value = response.read_json(
-            idle_timeout_s=exchange.settings.upstream_idle_timeout_s, deadline_s=exchange.deadline_s
-        )
+def _record_whole(exchange: Exchange, request: UpstreamRequest, response: Response, value: Any) -> None:
+    endpoint = exchange.endpoint
     try:
         summary = endpoint.summarize(value)
     except ValueError:
+        title = request.target.provider.title
         raise UpstreamError(f"{title} answered with something that is not {endpoint.title}. Retry.") from None
     record_response(exchange, request, summary, response.headers)
-    return value
 
 
 def _collect(exchange: Exchange, request: UpstreamRequest, response: Response) -> Any:
@@ -147,22 +177,6 @@ def _collect(exchange: Exchange, request: UpstreamRequest, response: Response) -
     if relay.error is not None:
         raise relay.error
     return collector.make_response()
-
-
-def _relay(exchange: Exchange, request: UpstreamRequest, response: Response, sent_s: float) -> GatewayResponse:
-    """Returns the stream, once its first event or a heartbeat is there."""
-
-    def on_end(summary: StreamSummary, error: GatewayError | None) -> None:
-        record_stream(exchange, request, summary, is_complete=error is None)
-        finish_stream(exchange, error)
-
-    relay = _make_relay(exchange, request, response, None, on_end)
-    try:
-        relay.begin()
-    except BaseException:
-        relay.close()
-        raise
-    return GatewayResponse(relay, _make_headers(exchange, request, response, time.monotonic() - sent_s))
 
 
 def _make_relay(

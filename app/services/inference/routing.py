@@ -8,13 +8,13 @@ from heapq import nlargest
 from typing import NamedTuple
 
 from app.errors import BadRequest, NotFound, Unavailable
-from app.runtime import Component, Runtime, get_component
+from app.runtime import Component, Runtime
 from app.services.endpoints import Endpoint
 from app.services.models import (
+    Catalogs,
     Model,
     ModelList,
     fetch_for_unknown,
-    get_generation,
     get_model_list,
     get_model_lists,
     peek_model_list,
@@ -57,18 +57,37 @@ class Routes(Component):
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
+        self._catalogs = runtime.get(Catalogs)
         self._targets: dict[tuple[str, str, str | None], tuple[Target, ...]] = {}
         self._generation = -1
         self._next_check_s = 0.0
 
-    def find_targets(self, endpoint: Endpoint, model: str, provider_name: str | None) -> tuple[Target, ...]:
-        """Returns what the function `find_targets` returns."""
+    def find_targets(self, endpoint: Endpoint, model: str, provider_name: str | None = None) -> tuple[Target, ...]:
+        """Returns the providers that a request for `model` may be sent to, the best first. There is one, today.
+
+        An explicit provider decides. Otherwise: a form that only one provider has (`accounts/…` is Fireworks'); then an
+        exact id in a list; then the names people write (`deepseek-v3p1`, `fireworks/deepseek-v3p1`,
+        `deepseek-ai/DeepSeek-V3.1`), in any case. A provider's own form never waits for a list.
+
+        Args:
+            endpoint: what was called; only providers that serve it are targets.
+            model: the request's `model`.
+            provider_name: the request's `provider`.
+
+        Raises:
+            BadRequest: the provider is unknown or does not serve the endpoint, or the name fits several models; the
+                text lists them.
+            ConfigurationMissing: the provider's key is not set.
+            NotFound: no list has the model; the text names the nearest.
+            Unavailable: no list at hand has the model, and one list is missing.
+        """
         now_s = time.monotonic()
         if now_s >= self._next_check_s:
             self._next_check_s = now_s + _REFRESH_CHECK_S
             refresh_if_due()
-        if self._generation != get_generation():
-            self._generation, self._targets = get_generation(), {}
+        generation = self._catalogs.get_generation()
+        if self._generation != generation:
+            self._generation, self._targets = generation, {}
         key = (endpoint.name, model, provider_name)
         targets = self._targets.get(key)
         if targets is None:
@@ -77,33 +96,11 @@ class Routes(Component):
         return targets
 
     def _remember(self, key: tuple[str, str, str | None], targets: tuple[Target, ...]) -> None:
-        if self._generation != get_generation():
+        if self._generation != self._catalogs.get_generation():
             return  # A list was replaced meanwhile.
         if len(self._targets) >= _MAX_REMEMBERED:
             self._targets.clear()
         self._targets[key] = targets
-
-
-def find_targets(endpoint: Endpoint, model: str, provider_name: str | None = None) -> tuple[Target, ...]:
-    """Returns the providers that a request for `model` may be sent to, the best first. There is one, today.
-
-    An explicit provider decides. Otherwise: a form that only one provider has (`accounts/…` is Fireworks'); then an
-    exact id in a list; then the names people write (`deepseek-v3p1`, `fireworks/deepseek-v3p1`,
-    `deepseek-ai/DeepSeek-V3.1`), in any case. A provider's own form never waits for a list.
-
-    Args:
-        endpoint: what was called; only providers that serve it are targets.
-        model: the request's `model`.
-        provider_name: the request's `provider`.
-
-    Raises:
-        BadRequest: the provider is unknown or does not serve the endpoint, or the name fits several models; the text
-            lists them.
-        ConfigurationMissing: the provider's key is not set.
-        NotFound: no list has the model; the text names the nearest.
-        Unavailable: no list at hand has the model, and one list is missing.
-    """
-    return get_component(Routes).find_targets(endpoint, model, provider_name)
 
 
 def _find_target(endpoint: Endpoint, model: str, provider_name: str | None) -> Target:

@@ -18,8 +18,8 @@ LOST_STATUS = 500
 # UPSTREAM_RETRIES allows one more; of so many, the last ones tell enough.
 MAX_ATTEMPTS = 10
 
-# A record with ordinary texts has about 800 bytes. Only longer ones are looked through for texts over the limit, because
-# that costs 0.6 µs.
+# A record with ordinary texts has about 800 bytes. Only longer ones are searched for texts over the limit, because the
+# search costs 0.6 µs.
 _LONG_RECORD_BYTES = 1_000
 
 # The fields that a client or a provider words. All others have values of the gateway's own.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from app.services.models.catalog import (
+    Catalogs,
     CatalogState,
     fetch_for_unknown,
     get_catalog_states,
-    get_generation,
     get_model_list,
     get_model_lists,
     peek_model_list,
@@ -30,9 +30,9 @@ from app.services.models.representations import (
 )
 
 __all__ = [
-    "MAX_MODEL_NAME_CHARACTERS", "CatalogState", "ListQuery", "Model", "ModelList", "Rendered",
+    "MAX_MODEL_NAME_CHARACTERS", "CatalogState", "Catalogs", "ListQuery", "Model", "ModelList", "Rendered",
     "_fireworks_models_cache", "fetch_for_unknown", "fetch_models_from_fireworks",
-    "fetch_specific_model_from_fireworks", "get_catalog_states", "get_generation", "get_model_list", "get_model_lists",
+    "fetch_specific_model_from_fireworks", "get_catalog_states", "get_model_list", "get_model_lists",
     "make_openai_model", "normalize_fireworks_model", "peek_model_list", "refresh_if_due", "render_list",
     "render_model", "render_openai_list",
 ]  # fmt: skip

@@ -115,11 +115,6 @@ def fetch_for_unknown(providers: Sequence[Provider]) -> bool:
     return any(fetched)
 
 
-def get_generation() -> int:
-    """Returns a number that changes whenever any list of this process does."""
-    return get_component(Catalogs).get_generation()
-
-
 def get_catalog_states() -> dict[str, CatalogState]:
     """Returns the state of the list of each configured provider, by the provider's name."""
     return {name: _make_state(get_catalog(provider)) for name, provider in PROVIDERS.items() if is_configured(provider)}

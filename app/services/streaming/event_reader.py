@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from app.errors import GatewayError, UpstreamCut
 from app.services.endpoints import Collector, Endpoint, EventKind, StreamProtocol, StreamSummary
-from app.services.streaming.sse import SseDecoder, get_event_data, split_events
+from app.services.streaming.sse import SseDecoder
 
 # Named once, because looking a member up in its class costs as much as comparing it.
 _CONTENT, _USAGE, _DONE, _ERROR = EventKind.CONTENT, EventKind.USAGE, EventKind.DONE, EventKind.ERROR
@@ -66,11 +66,8 @@ class EventReader:
         """
         shown: list[bytes] = []
         try:
-            events = self._decoder.decode(data)
-            if not events:
-                return b""
-            for event in split_events(events):
-                if self._observe(event, now_s):
+            for event, event_data in self._decoder.decode(data):
+                if self._observe(event, event_data, now_s):
                     shown.append(event)
                 if self.is_over:
                     break
@@ -78,9 +75,8 @@ class EventReader:
             shown.append(self.fail(error))
         return shown[0] if len(shown) == 1 else b"".join(shown)
 
-    def _observe(self, event: bytes, now_s: float) -> bool:
+    def _observe(self, event: bytes, data: bytes | None, now_s: float) -> bool:
         """Notes what one event says, and returns whether the client gets it."""
-        data = get_event_data(event)
         if data is None:
             return self._is_comment(event) and self._collector is None
         kind = self._protocol.observe(data, self.summary, now_s)

@@ -16,6 +16,9 @@ MAX_EVENT_BYTES = 8 << 20
 _BLANK_LINE = re.compile(rb"\r\n\r\n|\n\n|\r\r|\n\r\n|\r\n\n")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 
+# An event as it came, with the blank line that ends it, and its data; None for an event without data.
+Event = tuple[bytes, bytes | None]
+
 
 class SseDecoder:
     """Finds whole events in bytes that are cut anywhere."""
@@ -30,15 +33,17 @@ class SseDecoder:
         """The beginning of an event whose end has not come yet."""
         return bytes(self._buffer)
 
-    def decode(self, data: bytes) -> bytes:
-        """Returns all whole events up to the end of the last one, `b""` if none has ended, and keeps the rest.
+    def decode(self, data: bytes) -> list[Event]:
+        """Returns the events that have ended with `data`, and keeps the rest.
 
         Raises:
             UpstreamCut: an event is longer than MAX_EVENT_BYTES.
         """
         buffer = self._buffer
         if not buffer and data.endswith(b"\n\n"):
-            return data  # Nearly always: providers write whole events.
+            if data.startswith(b"data: {") and data.find(b"\n") == len(data) - 2:
+                return [(data, data[6:-2])]  # Nearly always: providers write one event of one line.
+            return [(event, get_event_data(event)) for event in split_events(data)]
         # A blank line may have begun in the buffer, in its last three bytes. The rest has been searched: searching it
         # again would take quadratic time, and megabytes without a line end would stop the worker for seconds.
         start = max(0, len(buffer) - 3)
@@ -46,9 +51,11 @@ class SseDecoder:
         end = _find_last_event_end(buffer, start)
         if len(buffer) - end > MAX_EVENT_BYTES:
             raise UpstreamCut(f"The provider sent an event of more than {MAX_EVENT_BYTES} bytes.")
+        if end == 0:
+            return []
         events = bytes(buffer[:end])
         del buffer[:end]
-        return events
+        return [(event, get_event_data(event)) for event in split_events(events)]
 
 
 def _find_last_event_end(data: bytearray, start: int) -> int:
@@ -77,7 +84,5 @@ def split_events(events: bytes) -> list[bytes]:
 
 def get_event_data(event: bytes) -> bytes | None:
     """Returns the data of one event, None where it has none (a comment, a ping)."""
-    if event.startswith(b"data: {") and event.find(b"\n") == len(event) - 2:
-        return event[6:-2]  # Nearly always: one line.
     lines = [line[5:].removeprefix(b" ") for line in _LINE_END.split(event) if line.startswith(b"data:")]
     return b"\n".join(lines) if lines else None

@@ -18,7 +18,7 @@ import gevent  # noqa: E402
 from app.errors import GatewayError  # noqa: E402
 from app.runtime import get_component  # noqa: E402
 from app.services.inference import cancellation  # noqa: E402
-from app.services.inference.cancellation import Watcher, cancel_early  # noqa: E402
+from app.services.inference.cancellation import Watcher  # noqa: E402
 from app.services.streaming import ClientConnection  # noqa: E402
 from app.shutdown import start_drain  # noqa: E402
 from tests.services.inference.chat_core import client_for  # noqa: E402
@@ -35,7 +35,7 @@ def run(case: str, base_url: str) -> str:
         gevent.spawn_later(0.05, start_drain, 0.05)
     client = client_for(base_url)
     try:
-        with cancel_early(ClientConnection(ours), deadline_s, "Fireworks"):
+        with get_component(Watcher).watch(ClientConnection(ours), deadline_s, "Fireworks"):
             response = client.post("/chat/completions", b"{}", stream=False)
     except GatewayError as error:
         return f"{type(error).__name__} {error.code}"

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.runtime import get_runtime
-from app.services.inference.cancellation import Watcher, cancel_early
+from app.runtime import get_component
+from app.services.inference.cancellation import Watcher
 from app.services.streaming import ClientConnection
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import hang
@@ -53,5 +53,5 @@ def test_where_sockets_are_not_gevents_nothing_is_watched() -> None:
     ours, theirs = socket.socketpair()
     with ours:
         theirs.close()
-        with cancel_early(ClientConnection(ours), time.monotonic() - 1, "Fireworks"):
-            assert get_runtime().find(Watcher) is None
+        with get_component(Watcher).watch(ClientConnection(ours), time.monotonic() - 1, "Fireworks"):
+            assert get_component(Watcher).waits == set()

@@ -15,7 +15,7 @@ from app.services.inference import circuit_breaker as breaker
 from app.services.inference import dispatch as subject
 from app.services.inference.adaptation import UpstreamRequest
 from app.services.inference.circuit_breaker import CircuitBreakers
-from app.services.inference.dispatch import FIRST_PAUSE_S, LONGEST_PAUSE_S, dispatch
+from app.services.inference.dispatch import FIRST_PAUSE_S, LONGEST_PAUSE_S, Dispatcher
 from app.services.inference.exchange import Exchange
 from app.services.inference.routing import Target
 from app.services.providers import PROVIDERS, get_client
@@ -78,7 +78,7 @@ def make_exchange(seconds: float = 60.0) -> Exchange:
 
 
 def send(exchange: Exchange | None = None) -> Response:
-    return dispatch(exchange or make_exchange(), REQUEST)
+    return get_component(Dispatcher).dispatch(exchange or make_exchange(), REQUEST)
 
 
 def read(response: Response) -> bytes:

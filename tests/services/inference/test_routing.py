@@ -12,7 +12,7 @@ from app.runtime import get_component, use_settings
 from app.services import models
 from app.services.endpoints import CHAT
 from app.services.inference import routing
-from app.services.inference.routing import Routes, Target, find_targets
+from app.services.inference.routing import Routes, Target
 from app.services.models import cache
 from app.services.models.catalog import get_catalog
 from app.services.providers.fireworks import PROVIDER as FIREWORKS
@@ -66,7 +66,7 @@ def fireworks(upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch) -> It
 
 
 def resolve_model(model: str, provider: str | None = None) -> Target:
-    [target] = find_targets(CHAT, model, provider)
+    [target] = get_component(Routes).find_targets(CHAT, model, provider)
     return target
 
 

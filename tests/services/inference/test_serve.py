@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from app.errors import BadRequest, ConfigurationMissing, GatewayError, NotFound, Unavailable, UpstreamError
 from app.runtime import get_component
 from app.services.endpoints import CHAT
-from app.services.inference import Exchange, GatewayResponse, get_live_requests, serve
+from app.services.inference import Exchange, GatewayResponse, Pipeline, get_live_requests
 from app.services.inference.admission import Admission
 from app.services.models import cache, get_model_list
 from app.services.providers import PROVIDERS
@@ -60,7 +60,7 @@ def make_exchange() -> Exchange:
 
 
 def serve_chat(exchange: Exchange, **more: Any) -> GatewayResponse:
-    return serve(exchange, lambda: json.dumps({**BODY, **more}).encode())
+    return get_component(Pipeline).serve(exchange, lambda: json.dumps({**BODY, **more}).encode())
 
 
 def sent(upstream: ScriptedUpstream) -> Any:
@@ -167,7 +167,7 @@ def test_a_body_that_cannot_be_read_ends_the_record(upstream: ScriptedUpstream) 
         raise BadRequest("Broken.", code="invalid_body")
 
     with pytest.raises(BadRequest):
-        serve(exchange, read_body)
+        get_component(Pipeline).serve(exchange, read_body)
     assert (exchange.record.outcome, exchange.record.error_code) == ("rejected", "invalid_body")
 
 
@@ -187,7 +187,7 @@ def test_more_requests_than_allowed_are_refused_and_recorded(upstream: ScriptedU
 def test_an_unexpected_fault_ends_the_record_too(upstream: ScriptedUpstream) -> None:
     exchange = make_exchange()
     with pytest.raises(ZeroDivisionError):
-        serve(exchange, lambda: bytes(1 // 0))
+        get_component(Pipeline).serve(exchange, lambda: bytes(1 // 0))
     assert (exchange.record.outcome, exchange.record.status) == ("rejected", 500)
     assert get_live_requests() == {False: 0, True: 0}
 
@@ -242,7 +242,7 @@ def test_every_other_field_goes_upstream_as_it_came(
 ) -> None:
     body = {**BODY, "messages": [{"role": "user", "content": content, "more": content}], **extras}
     try:
-        serve(make_exchange(), lambda: json.dumps(body).encode())
+        get_component(Pipeline).serve(make_exchange(), lambda: json.dumps(body).encode())
     except GatewayError as error:
         assert not isinstance(error, BadRequest), error.message
     assert repr(sent(upstream)) == repr(body)

@@ -25,12 +25,14 @@ import gevent
 from app.services import models
 from app.services.models import cache
 from app.services.providers.fireworks import PROVIDER as FIREWORKS
-from app.services.inference.routing import resolve_model
+from app.runtime import get_component
+from app.services.endpoints import CHAT
+from app.services.inference.routing import Routes
 
 cache.REFRESH_SPREAD_S = 0.0
 def look(number):
-    resolved = resolve_model(f"model-{number % 2}")
-    return resolved.model_id, [model.name for model in models.get_model_list(FIREWORKS)]
+    [target] = get_component(Routes).find_targets(CHAT, f"model-{number % 2}")
+    return target.model, [model.name for model in models.get_model_list(FIREWORKS)]
 
 assert look(0)[1] == ["model-0", "model-1"]
 models._fireworks_models_cache["timestamp"] -= 1801

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from app.errors import UpstreamCut
 from app.services.streaming import sse
-from app.services.streaming.sse import SseDecoder, get_event_data, split_events
+from app.services.streaming.sse import SseDecoder, get_event_data
 
 LINE_ENDS = [b"\n", b"\r\n", b"\r"]
 
@@ -34,8 +34,7 @@ def split_in_pieces(stream: bytes, positions: list[int]) -> list[bytes]:
     edges = [0, *sorted(position % (len(stream) + 1) for position in positions), len(stream)]
     found = []
     for start, end in zip(edges, edges[1:], strict=False):
-        block = decoder.decode(stream[start:end])
-        found += split_events(block)
+        found += [event for event, _ in decoder.decode(stream[start:end])]
     assert decoder.incomplete.strip(b"\r\n") == b""
     return found
 
@@ -73,7 +72,7 @@ def test_a_stream_cut_in_two_at_any_byte_has_the_same_events(end: bytes) -> None
 def test_the_last_event_is_out_with_its_last_byte(end: bytes) -> None:
     decoder = SseDecoder()
     event = b"data: [DONE]" + end + end
-    assert decoder.decode(event) == event and decoder.incomplete == b""
+    assert decoder.decode(event) == [(event, b"[DONE]")] and decoder.incomplete == b""
 
 
 @pytest.mark.parametrize("end", LINE_ENDS)
@@ -86,11 +85,11 @@ def test_more_blank_lines_than_needed_are_no_events(end: bytes) -> None:
 
 def test_an_event_that_has_not_ended_is_kept_back() -> None:
     decoder = SseDecoder()
-    assert decoder.decode(b"data: one\n\ndata: tw") == b"data: one\n\n"
+    assert decoder.decode(b"data: one\n\ndata: tw") == [(b"data: one\n\n", b"one")]
     assert decoder.incomplete == b"data: tw"
-    assert decoder.decode(b"") == b""
-    assert decoder.decode(b"o\n") == b""
-    assert decoder.decode(b"\n") == b"data: two\n\n"
+    assert decoder.decode(b"") == []
+    assert decoder.decode(b"o\n") == []
+    assert decoder.decode(b"\n") == [(b"data: two\n\n", b"two")]
 
 
 def test_an_event_without_an_end_is_refused_once_it_is_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,10 +123,12 @@ def test_a_large_event_in_many_pieces_comes_out_whole() -> None:
 )
 def test_the_data_of_an_event_is_what_its_data_lines_say(event: bytes, data: bytes | None) -> None:
     assert get_event_data(event) == data
+    assert SseDecoder().decode(event) == [(event, data)]
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=60))
 def test_no_bytes_raise_anything(data: bytes) -> None:
-    for event in split_events(SseDecoder().decode(data + b"\n\n")):
-        get_event_data(event)
+    decoder = SseDecoder()
+    events = decoder.decode(data + b"\n\n")
+    assert b"".join(event for event, _ in events).strip(b"\r\n") in data + b"\n\n"
