@@ -9,8 +9,8 @@ import json
 import sys
 import time
 
-from app.services.inference.activity import begin_activity
-from app.services.journal import start_journal, stop_journal
+from app.runtime import get_component
+from app.services.journal import Journal, start_journal, stop_journal
 
 _PATIENCE_S = 300.0
 
@@ -20,7 +20,7 @@ def main(rows: int) -> None:
     start_journal()
     began_s = time.monotonic()
     for _ in range(rows):
-        _record_request()
+        _record_request(get_component(Journal))
     recorded_s = time.monotonic() - began_s
     if not stop_journal(_PATIENCE_S):
         sys.exit("Not all rows were shipped.")
@@ -28,15 +28,15 @@ def main(rows: int) -> None:
     print(json.dumps({"recorded_per_s": rows / recorded_s, "shipped_per_s": rows / shipped_s}))
 
 
-def _record_request() -> None:
-    activity = begin_activity("benchmark", "/v1/chat/completions")
-    row = activity.row
-    row.gateway, row.model_requested = "fireworks", "accounts/fireworks/models/deepseek-v3p1"
-    row.model_served = row.model_requested
-    activity.dispatch()
-    row.prompt_tokens, row.completion_tokens, row.usage_source = 12, 38, "provider"
-    row.cost_usd, row.cost_kind = "0.0000705", "exact"
-    activity.finish("ok", 200)
+def _record_request(journal: Journal) -> None:
+    record = journal.begin("benchmark", "/v1/chat/completions")
+    record.gateway, record.model_requested = "fireworks", "accounts/fireworks/models/deepseek-v3p1"
+    record.model_served = record.model_requested
+    journal.write_start(record)
+    record.prompt_tokens, record.completion_tokens, record.usage_source = 12, 38, "provider"
+    record.cost_usd, record.cost_kind = "0.0000705", "exact"
+    record.outcome, record.status, record.duration_ms = "ok", 200, 1.0
+    journal.write_final(record)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import Any
 from app.db.tables import OUTCOMES
 from tests.soak.kinds import ANSWER_USD, KINDS
 from tests.soak.load import CLIENTS, Visit
-from tests.support.books import Books, journal_directories
+from tests.support.activity_tables import ActivityTables, journal_directories
 from tests.support.chat import request
 from tests.support.gateway import Gateway
 from tests.support.waiting import wait_until
@@ -30,9 +30,9 @@ _SHIPPED_S = 2.0
 _UNCOUNTED = ("rejected", "lost", "client_gone", "gateway_shutdown")
 
 
-def select_rows(books: Books) -> list[Row]:
+def select_rows(tables: ActivityTables) -> list[Row]:
     """Returns all rows of activity by column; fails where a request has two."""
-    rows: list[Row] = [dict(row._mapping) for row in books.select("SELECT * FROM activity ORDER BY started_at")]
+    rows: list[Row] = [dict(row._mapping) for row in tables.select("SELECT * FROM activity ORDER BY started_at")]
     twice = [one for one, number in Counter(row["request_id"] for row in rows).items() if number > 1]
     assert not twice, f"{len(twice)} requests have several rows"
     return rows
@@ -41,7 +41,7 @@ def select_rows(books: Books) -> list[Row]:
 def wait_until_settled(gateway: Gateway, place: Path, visits: Sequence[Visit], workers: int = 2) -> dict[str, Any]:
     """Waits until all journals below `place` are shipped and the dead ones adopted; returns the integrity then.
 
-    The books in the database are as old as the last shipping, so they must know of all `visits` that had an answer.
+    The tables are as old as the last shipped batch, so they must have all `visits` that had an answer.
     """
     answered = len({visit.request_id for visit in visits} - {None})
 
@@ -97,7 +97,7 @@ class Audit:
         return self._figures()
 
     def check_ledger(self, integrity: Mapping[str, Any]) -> None:
-        """Fails unless the gateway's own books say the same."""
+        """Fails unless the gateway's own ledger says the same."""
         assert integrity["outcomes"] == Counter(row["outcome"] for row in self.rows)
         assert integrity["started"] == len(self.rows) + integrity["unsent"]
         unsent = [visit for visit in self.visits if self._row_of(visit) is None and self._is_hit(visit, self._kills)]

@@ -20,7 +20,7 @@ from tests.soak.brute_force import check_statistics
 from tests.soak.conftest import MakeAudited
 from tests.soak.kinds import count_by_model
 from tests.soak.load import Load, Visit, mixed_plans
-from tests.support.books import Books
+from tests.support.activity_tables import ActivityTables
 from tests.support.gateway import Gateway
 from tests.support.postgres import Postgres
 from tests.support.scripted_upstream import ScriptedUpstream
@@ -99,7 +99,7 @@ def test_no_request_notices_what_happens_to_the_database_and_nothing_is_missing_
         phases.run("restarted", *restart * max(2, soak_count(10)))
     assert [visit for visit in load.visits if not (visit.complete and visit.status == 200)] == []
     integrity = wait_until_settled(gateway, tmp_path, load.visits)
-    rows = select_rows(Books(victim_url))
+    rows = select_rows(ActivityTables(victim_url))
     p99_s, growth_bytes = phases.p99_s(load.visits), phases.growth_bytes()
     print("database:", len(load.visits), "requests,", len(rows), "rows, p99 in s:", p99_s, "growth:", growth_bytes)
     assert {(str(row["request_id"]), row["outcome"]) for row in rows} == {(v.request_id, "ok") for v in load.visits}

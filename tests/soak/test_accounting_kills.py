@@ -15,7 +15,7 @@ from tests.soak.brute_force import check_statistics
 from tests.soak.conftest import MakeAudited
 from tests.soak.kinds import MIXED, count_by_model
 from tests.soak.load import Load, mixed_plans
-from tests.support.books import Books
+from tests.support.activity_tables import ActivityTables
 from tests.support.gateway import Gateway
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.soak import soak_count
@@ -37,7 +37,7 @@ def test_every_request_has_one_true_row_although_workers_are_killed(
         kills = _kill_workers(gateway, load)
         load.join()
     integrity = wait_until_settled(gateway, tmp_path, load.visits)
-    rows = select_rows(Books(database_url))
+    rows = select_rows(ActivityTables(database_url))
     audit = Audit(load.visits, count_by_model(taught.requests), rows, kills=kills)
     print("killed workers:", audit.check())
     audit.check_ledger(integrity)
@@ -67,7 +67,7 @@ def test_with_retries_the_upstream_counts_what_the_rows_say_was_attempted(
     with Load(gateway, mixed_plans(_RETRIED, seed=5, numbers=range(soak_count(1_500)))) as load:
         load.join()
     integrity = wait_until_settled(gateway, tmp_path, load.visits)
-    rows, counted = select_rows(Books(database_url)), count_by_model(taught.requests)
+    rows, counted = select_rows(ActivityTables(database_url)), count_by_model(taught.requests)
     audit = Audit(load.visits, counted, rows)
     print("retries:", audit.check(), "attempts:", counted.total())
     audit.check_ledger(integrity)

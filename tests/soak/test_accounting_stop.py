@@ -12,7 +12,7 @@ from tests.soak.brute_force import check_statistics
 from tests.soak.conftest import MakeAudited
 from tests.soak.kinds import MIXED, count_by_model
 from tests.soak.load import Load, Visit, mixed_plans
-from tests.support.books import Books, journal_directories
+from tests.support.activity_tables import ActivityTables, journal_directories
 from tests.support.gateway import Gateway
 from tests.support.postgres import Postgres
 from tests.support.scripted_upstream import ScriptedUpstream
@@ -37,10 +37,10 @@ def test_a_stop_under_load_ships_what_it_can_and_the_next_start_brings_the_rest(
             time.sleep(1.5)
             stops.append(_stop(gateway))
         visits += load.visits
-        _check_shipped(load.visits, stops[-1][1], Books(database_url))
+        _check_shipped(load.visits, stops[-1][1], ActivityTables(database_url))
     gateway = audited_gateway()
     integrity = wait_until_settled(gateway, tmp_path, visits)
-    rows = select_rows(Books(database_url))
+    rows = select_rows(ActivityTables(database_url))
     audit = Audit(visits, count_by_model(taught.requests), rows, stops=stops)
     figures = audit.check()
     print("stops:", len(stops), figures)
@@ -63,7 +63,7 @@ def test_a_stop_while_the_database_is_frozen_ends_in_time_and_costs_no_row(
     left = len(journal_directories(tmp_path))
     gateway = audited_gateway({"DATABASE_URL": victim_url})
     integrity = wait_until_settled(gateway, tmp_path, load.visits)
-    rows = select_rows(Books(victim_url))
+    rows = select_rows(ActivityTables(victim_url))
     audit = Audit(load.visits, count_by_model(taught.requests), rows, stops=stops)
     print("stopped without a database:", audit.check())
     assert left == 2, "both workers had rows that they could not ship"
@@ -79,8 +79,8 @@ def _stop(gateway: Gateway) -> Times:
     return began_s, time.monotonic()
 
 
-def _check_shipped(visits: list[Visit], gone_s: float, books: Books) -> None:
+def _check_shipped(visits: list[Visit], gone_s: float, tables: ActivityTables) -> None:
     """Fails where a request that was over in good time before the gateway was gone has no row yet."""
-    shipped = {str(row["request_id"]) for row in select_rows(books)}
+    shipped = {str(row["request_id"]) for row in select_rows(tables)}
     due = {visit.request_id for visit in visits if visit.complete and visit.ended_s < gone_s - _SHIPPED_WITHIN_S}
     assert due <= shipped, f"{len(due - shipped)} of {len(due)} rows were not shipped"

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 import pytest
 
 from tests.conftest import MakeGateway
+from tests.support.activity_tables import ActivityTables
 from tests.support.answers import DONE, chat_answer, chunk, sse_stream, usage_chunk
-from tests.support.books import Books
 from tests.support.chat import PREFIX, chat_body
 from tests.support.gateway import Gateway
 from tests.support.scripted_upstream import ScriptedUpstream
@@ -150,11 +150,11 @@ def test_a_stop_under_load_ends_every_answer_and_records_it(
     assert set(load.results) <= {"whole", "stream", "gateway_shutdown", REFUSED} | ended, load.results
     assert load.results["gateway_shutdown"] > 0, "no stream outlived the drain, so nothing was tested"
 
-    books = Books(database_url)
-    outcomes = books.outcomes()
+    tables = ActivityTables(database_url)
+    outcomes = tables.outcomes()
     assert load.request_ids <= outcomes.keys()
     assert set(outcomes.values()) <= {"ok", "gateway_shutdown"}
-    ledger = books.check_balance()
+    ledger = tables.check_balance()
     assert ledger["started"] == len(outcomes)
 
 

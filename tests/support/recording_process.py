@@ -1,4 +1,4 @@
-"""A process that records activity as a worker does, under gevent, and obeys one command for each line it is sent.
+"""A process that records requests as a worker does, under gevent, and runs one command for each line of its input.
 
 A test starts it with `RecordingProcess`. It asks no provider; where a request would reach one it appends the
 request's id to a file, which is what a provider would have counted.
@@ -19,12 +19,12 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# A request asks a provider, is refused before, or is still under way when the process dies.
+# How a request ends: after a provider answered or failed, or refused before one was asked.
 ENDINGS = ("ok", "client_gone", "upstream_error", "rejected")
 
 
 class RecordingProcess:
-    """One such process.
+    """The process, as a test starts and commands it.
 
     Args:
         place: where it keeps its journal, its log, and the file of what its provider counted.
@@ -64,7 +64,7 @@ class RecordingProcess:
         self.close()
 
     def ask(self, command: str, *arguments: float) -> Any:
-        """Sends a command, waits until it is carried out, and returns its answer."""
+        """Sends a command, waits for its result and returns it."""
         self.send(command, *arguments)
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
@@ -78,14 +78,14 @@ class RecordingProcess:
         self.process.stdin.flush()
 
     def kill(self) -> None:
-        """Ends it with SIGKILL."""
+        """Kills it with SIGKILL."""
         self.process.send_signal(signal.SIGKILL)
         self.close()
 
     def close(self) -> None:
-        """Closes its input, upon which it ends without stopping its journal, and waits for that."""
+        """Closes its input, which ends it without stopping its journal, and waits for its end."""
         assert self.process.stdin is not None and self.process.stdout is not None
-        with suppress(BrokenPipeError):  # It is dead, and a command was under way.
+        with suppress(BrokenPipeError):  # It has died during a command.
             self.process.stdin.close()
         self.process.stdout.close()
         self.process.wait(20)
@@ -104,7 +104,7 @@ def _ids(path: Path) -> set[str]:
 
 
 class _Commands:
-    """What the process can be told to do; each method is a command."""
+    """The commands; each public method is one."""
 
     def __init__(self) -> None:
         self._held: list[Any] = []
@@ -118,106 +118,117 @@ class _Commands:
         start_journal()
 
     def record(self, count: int) -> int:
-        """Records so many requests with every kind of ending, pausing for others as a request would."""
+        """Records `count` requests with all kinds of endings, and lets other greenlets run after each."""
         import gevent
 
         for _ in range(count):
-            self._one()
+            self._record_one()
             gevent.sleep(0)
         return count
 
     def record_quickly(self, count: int) -> int:
-        """Records so many requests without ever letting the shipper run."""
+        """Records `count` requests without letting the shipper run."""
         for _ in range(count):
-            self._one()
+            self._record_one()
         return count
 
-    def _one(self) -> None:
+    def _record_one(self) -> None:
         from app.errors import Unavailable
 
-        activity = self._begin()
+        record = self._begin()
         outcome = random.choice(ENDINGS)
         if outcome != "rejected":
             try:
-                activity.dispatch()
+                self._send(record)
             except Unavailable as error:
-                activity.finish("rejected", error.status)
-                os.write(self._refused, f"{activity.request_id}\n".encode())
+                self._finish(record, "rejected", error.status)
                 return
-            os.write(self._counted, f"{activity.request_id}\n".encode())
-        activity.row.prompt_tokens, activity.row.completion_tokens = 10, 20
-        activity.row.cost_usd, activity.row.cost_kind = "0.000012", "exact"
-        activity.finish(outcome, 200 if outcome == "ok" else 500)
-        if outcome == "rejected":
-            os.write(self._refused, f"{activity.request_id}\n".encode())
+        record.prompt_tokens, record.completion_tokens = 10, 20
+        record.cost_usd, record.cost_kind = "0.000012", "exact"
+        self._finish(record, outcome, 200 if outcome == "ok" else 500)
 
     def _begin(self) -> Any:
-        from app.services.inference.activity import begin_activity
+        from app.runtime import get_component
+        from app.services.journal import Journal
 
         self.start()
-        activity = begin_activity("env", "/v1/chat/completions")
-        activity.row.gateway, activity.row.model_served = "fireworks", "accounts/fireworks/models/llama"
-        return activity
+        record = get_component(Journal).begin("env", "/v1/chat/completions")
+        record.gateway, record.model_served = "fireworks", "accounts/fireworks/models/llama"
+        return record
+
+    def _send(self, record: Any) -> None:
+        from app.runtime import get_component
+        from app.services.journal import Journal
+
+        get_component(Journal).write_start(record)
+        os.write(self._counted, f"{record.request_id}\n".encode())
+
+    def _finish(self, record: Any, outcome: str, status: int) -> None:
+        from app.runtime import get_component
+        from app.services.journal import Journal
+
+        record.outcome, record.status = outcome, status
+        get_component(Journal).write_final(record)
+        if outcome == "rejected":
+            os.write(self._refused, f"{record.request_id}\n".encode())
 
     def hold(self, count: int) -> list[str]:
-        """Begins so many requests, sends them to the provider, and leaves them under way."""
+        """Begins `count` requests, sends them to the provider, and leaves them in flight; returns the ids of all."""
         for _ in range(count):
-            activity = self._begin()
-            activity.dispatch()
-            os.write(self._counted, f"{activity.request_id}\n".encode())
-            self._held.append(activity)
-        return [activity.request_id for activity in self._held]
+            record = self._begin()
+            self._send(record)
+            self._held.append(record)
+        return [record.request_id for record in self._held]
 
     def release(self) -> int:
         """Ends the requests that `hold` began."""
-        for activity in self._held:
-            activity.finish("ok", 200)
+        for record in self._held:
+            self._finish(record, "ok", 200)
         count, self._held = len(self._held), []
         return count
 
     def begin_only(self, count: int) -> None:
-        """Begins so many requests and takes them no further."""
+        """Begins `count` requests and does no more with them."""
         for _ in range(count):
             self._begin()
 
     def flood(self, streams: int) -> None:
-        """Records without end, `streams` requests at a time, each under way for a moment."""
+        """Records requests without end, `streams` at a time, each of some milliseconds."""
         import gevent
 
         def run() -> None:
             while True:
-                activity = self._begin()
+                record = self._begin()
                 gevent.sleep(random.random() * 0.002)
                 if random.random() < 0.1:
-                    activity.finish("rejected", 400)
-                    os.write(self._refused, f"{activity.request_id}\n".encode())
+                    self._finish(record, "rejected", 400)
                     continue
-                activity.dispatch()
-                os.write(self._counted, f"{activity.request_id}\n".encode())
+                self._send(record)
                 gevent.sleep(random.random() * 0.01)
-                activity.finish(random.choice(ENDINGS[:3]), 200)
+                self._finish(record, random.choice(ENDINGS[:3]), 200)
 
         for _ in range(streams):
             gevent.spawn(run)
 
     def record_nul(self) -> str:
-        """Records a request with texts that PostgreSQL does not take as they are."""
-        activity = self._begin()
-        activity.row.finish_reason, activity.row.upstream_request_id = "a\0b", "\ud800"
-        activity.row.model_requested = "x" * 1_000_000
-        activity.dispatch()
-        activity.finish("ok", 200)
-        return activity.request_id  # type: ignore[no-any-return]
+        """Records a request with texts that PostgreSQL does not accept as they are; returns its id."""
+        record = self._begin()
+        record.finish_reason, record.upstream_request_id = "a\0b", "\ud800"
+        record.model_requested = "x" * 1_000_000
+        return self._send_and_finish(record, "ok")
 
     def record_unacceptable(self) -> str:
-        """Records a request with an outcome that the database does not know."""
-        activity = self._begin()
-        activity.dispatch()
-        activity.finish("no such outcome", 200)
-        return activity.request_id  # type: ignore[no-any-return]
+        """Records a request with an outcome that the database refuses; returns its id."""
+        return self._send_and_finish(self._begin(), "no such outcome")
+
+    def _send_and_finish(self, record: Any, outcome: str) -> str:
+        self._send(record)
+        self._finish(record, outcome, 200)
+        request_id: str = record.request_id
+        return request_id
 
     def status(self) -> dict[str, Any]:
-        """Returns what `get_journal_status` says."""
+        """Returns the result of `get_journal_status`."""
         import msgspec
 
         from app.services.journal import get_journal_status
@@ -226,7 +237,7 @@ class _Commands:
         return status
 
     def integrity(self) -> dict[str, Any]:
-        """Returns what `get_integrity` says."""
+        """Returns the result of `get_integrity`."""
         import msgspec
 
         from app.services.journal import get_integrity
@@ -241,7 +252,7 @@ class _Commands:
         return int(psutil.Process().memory_info().rss)
 
     def longest_stall_s(self, seconds: float) -> float:
-        """Returns the longest time within `seconds` that the event loop did not come round."""
+        """Returns the longest time within the next `seconds` that no other greenlet ran."""
         import time
 
         import gevent
@@ -262,7 +273,7 @@ class _Commands:
 
 
 def main() -> None:
-    """Obeys until its input ends."""
+    """Runs commands until the input ends."""
     from gevent import monkey
 
     monkey.patch_all()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from app.db.schema import upgrade_schema
-from tests.support.books import Books, wait_until_shipped
+from tests.support.activity_tables import ActivityTables, wait_until_shipped
 from tests.support.postgres import Postgres, running_postgres
 from tests.support.recording_process import RecordingProcess
 from tests.support.waiting import wait_until
@@ -67,8 +67,8 @@ def test_with_refuse_no_provider_is_asked_and_it_comes_back_by_itself(
         process.ask("record", 50)
         assert len(process.counted()) > len(counted)
         wait_until_shipped(process)
-        assert set(Books(database_url).outcomes()) == process.counted() | process.refused()
-        assert Books(database_url).check_balance()["unrecorded"] == 0
+        assert set(ActivityTables(database_url).outcomes()) == process.counted() | process.refused()
+        assert ActivityTables(database_url).check_balance()["unrecorded"] == 0
 
 
 def test_with_serve_every_request_is_served_and_none_is_missing_while_the_database_is_there(
@@ -81,13 +81,13 @@ def test_with_serve_every_request_is_served_and_none_is_missing_while_the_databa
         assert len(process.counted()) > 2000
         process.ask("release")
         # A final record whose start is on the disk waits for the disk: these, and what met the last bytes.
-        wait_until(lambda: len(Books(database_url).outcomes()) >= 2_990)
+        wait_until(lambda: len(ActivityTables(database_url).outcomes()) >= 2_990)
         _make_room(disk)
         wait_until_shipped(process)
-        outcomes = Books(database_url).outcomes()
+        outcomes = ActivityTables(database_url).outcomes()
         assert set(outcomes) == process.counted() | process.refused()
         assert {outcomes[one] for one in held} == {"ok"}
-        assert Books(database_url).check_balance()["unrecorded"] == 0
+        assert ActivityTables(database_url).check_balance()["unrecorded"] == 0
 
 
 def test_without_disk_and_database_what_is_missing_is_counted_exactly(tmp_path: Path, disk: Path) -> None:
@@ -105,9 +105,9 @@ def test_without_disk_and_database_what_is_missing_is_counted_exactly(tmp_path: 
             _make_room(disk)
             server.start()
             wait_until_shipped(process)
-            assert len(Books(server.url).outcomes()) == 13_100 - unrecorded
-            wait_until(lambda: Books(server.url).check_balance()["unrecorded"] == unrecorded)
-            assert set(Books(server.url).outcomes()) <= process.counted() | process.refused()
+            assert len(ActivityTables(server.url).outcomes()) == 13_100 - unrecorded
+            wait_until(lambda: ActivityTables(server.url).check_balance()["unrecorded"] == unrecorded)
+            assert set(ActivityTables(server.url).outcomes()) <= process.counted() | process.refused()
 
 
 def test_a_worker_that_dies_while_the_disk_is_full_leaves_a_balanced_ledger(
@@ -125,11 +125,11 @@ def test_a_worker_that_dies_while_the_disk_is_full_leaves_a_balanced_ledger(
     _make_room(disk)
     with RecordingProcess(tmp_path, database_url, name="next") as adopter:
         adopter.ask("start")
-        books = Books(database_url)
-        wait_until(lambda: books.integrity()[0]["in_flight"] == 0)
-        outcomes = books.outcomes()
+        tables = ActivityTables(database_url)
+        wait_until(lambda: tables.integrity()[0]["in_flight"] == 0)
+        outcomes = tables.outcomes()
         assert [outcomes[one] for one in held] == ["lost"] * 3
-        ledger = books.check_balance()
+        ledger = tables.check_balance()
         assert (ledger["unrecorded"], ledger["unsent"], ledger["started"]) == (173 - len(outcomes), 0, 173)
         assert 15 <= ledger["unrecorded"] <= 20
 
@@ -145,9 +145,9 @@ def test_a_record_cut_by_the_limit_of_a_files_size_is_taken_back(tmp_path: Path,
         wait_until(lambda: process.ask("status")["writable"])
         process.ask("record", 10)
         wait_until_shipped(process)
-        assert len(Books(database_url).outcomes()) == 1020
+        assert len(ActivityTables(database_url).outcomes()) == 1020
         assert "journal_line_skipped" not in process.log_file.read_text()
-        Books(database_url).check_balance()
+        ActivityTables(database_url).check_balance()
 
 
 def test_a_directory_that_cannot_be_made_is_tried_again(tmp_path: Path, database_url: str) -> None:
@@ -162,4 +162,4 @@ def test_a_directory_that_cannot_be_made_is_tried_again(tmp_path: Path, database
         process.ask("record", 30)
         assert process.counted() != set()
         wait_until_shipped(process)
-        assert set(Books(database_url).outcomes()) == process.counted() | process.refused()
+        assert set(ActivityTables(database_url).outcomes()) == process.counted() | process.refused()

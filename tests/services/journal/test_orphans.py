@@ -12,8 +12,8 @@ import pytest
 
 from app.db import create_engine_for
 from app.db.ledger import LedgerLine, select_ledger_line, upsert_ledger
-from tests.support.books import (
-    Books,
+from tests.support.activity_tables import (
+    ActivityTables,
     adopt_all,
     check_against_provider,
     is_alone,
@@ -32,11 +32,11 @@ def test_finished_requests_are_shipped_and_unfinished_ones_are_lost(tmp_path: Pa
         process.ask("begin_only", 3)
         process.kill()
     adopt_all(tmp_path, database_url)
-    books = Books(database_url)
-    outcomes = books.outcomes()
+    tables = ActivityTables(database_url)
+    outcomes = tables.outcomes()
     assert {one for one, outcome in outcomes.items() if outcome == "lost"} == set(held)
     assert set(outcomes) == process.counted() | process.refused() and len(outcomes) == finished + 7
-    ledger = books.check_balance()
+    ledger = tables.check_balance()
     assert (ledger["started"], ledger["unsent"], ledger["in_flight"], ledger["unshipped"]) == (110, 3, 0, 0)
 
 
@@ -45,7 +45,7 @@ def test_of_a_lost_request_nothing_is_made_up(tmp_path: Path, database_url: str)
         process.ask("hold", 1)
         process.kill()
     adopt_all(tmp_path, database_url)
-    [row] = Books(database_url).select("SELECT * FROM activity")
+    [row] = ActivityTables(database_url).select("SELECT * FROM activity")
     assert (row.outcome, row.gateway, row.usage_source, row.cost_kind) == ("lost", "fireworks", "none", "unknown")
     unknown = (row.duration_ms, row.prompt_tokens, row.completion_tokens, row.cost_usd, row.finish_reason)
     assert unknown == (None,) * 5
@@ -58,7 +58,7 @@ def test_a_live_worker_adopts_what_another_leaves(tmp_path: Path, database_url: 
         dead.ask("record_quickly", 200)
         assert len(journal_directories(tmp_path)) == 2
         dead.kill()
-        wait_until(lambda: len(Books(database_url).outcomes()) == 200)
+        wait_until(lambda: len(ActivityTables(database_url).outcomes()) == 200)
         wait_until(lambda: is_alone(tmp_path))
 
 
@@ -70,7 +70,7 @@ def test_a_live_workers_journal_is_left_to_it(tmp_path: Path, database_url: str)
             wait_until_shipped(other)
         owner.ask("release")
         wait_until_shipped(owner)
-        assert {Books(database_url).outcomes()[one] for one in held} == {"ok"}
+        assert {ActivityTables(database_url).outcomes()[one] for one in held} == {"ok"}
 
 
 def test_several_workers_that_adopt_at_once_share_the_journals(tmp_path: Path, database_url: str) -> None:
@@ -88,8 +88,8 @@ def test_several_workers_that_adopt_at_once_share_the_journals(tmp_path: Path, d
             adopter.send("start")
         wait_until(lambda: is_alone(tmp_path, workers=3), what="the adoption")
         assert "traceback" not in "".join(adopter.log_file.read_text() for adopter in adopters)
-    check_against_provider(Books(database_url), dead, streams=5)
-    assert len(Books(database_url).outcomes()) == 6 * 205
+    check_against_provider(ActivityTables(database_url), dead, streams=5)
+    assert len(ActivityTables(database_url).outcomes()) == 6 * 205
 
 
 @pytest.mark.soak
@@ -104,8 +104,8 @@ def test_adopters_that_die_in_the_middle_are_taken_over_themselves(tmp_path: Pat
         time.sleep(random.uniform(0.0, 0.5))
         adopter.kill()
     adopt_all(tmp_path, database_url)
-    check_against_provider(Books(database_url), [dead], streams=600)
-    assert len(Books(database_url).outcomes()) == 20_600
+    check_against_provider(ActivityTables(database_url), [dead], streams=600)
+    assert len(ActivityTables(database_url).outcomes()) == 20_600
 
 
 def test_rows_that_are_in_the_database_are_not_shipped_again(tmp_path: Path, database_url: str) -> None:
@@ -113,11 +113,11 @@ def test_rows_that_are_in_the_database_are_not_shipped_again(tmp_path: Path, dat
         process.ask("record", 500)
         wait_until_shipped(process)
         # What retention does: the rows go, the sums stay. Shipped again they would be counted twice.
-        Books(database_url).execute("DELETE FROM activity")
+        ActivityTables(database_url).execute("DELETE FROM activity")
         process.kill()
     adopt_all(tmp_path, database_url)
-    assert Books(database_url).outcomes() == {}
-    assert Books(database_url).check_balance()["started"] == 500
+    assert ActivityTables(database_url).outcomes() == {}
+    assert ActivityTables(database_url).check_balance()["started"] == 500
 
 
 def test_a_record_torn_by_the_death_of_its_writer_makes_the_request_lost(tmp_path: Path, database_url: str) -> None:
@@ -129,8 +129,8 @@ def test_a_record_torn_by_the_death_of_its_writer_makes_the_request_lost(tmp_pat
     with segment.open("ab") as file:
         file.write(b'F{"request_id":"%s","started_at":"2026' % held.encode())
     adopt_all(tmp_path, database_url)
-    assert Books(database_url).outcomes() == {held: "lost"}
-    Books(database_url).check_balance()
+    assert ActivityTables(database_url).outcomes() == {held: "lost"}
+    ActivityTables(database_url).check_balance()
 
 
 def test_damaged_and_empty_directories_do_not_stop_the_adoption_of_others(tmp_path: Path, database_url: str) -> None:
@@ -143,7 +143,7 @@ def test_damaged_and_empty_directories_do_not_stop_the_adoption_of_others(tmp_pa
     (damaged / "0000000001.journal").write_bytes(os.urandom(100_000))
     (damaged / "counters").write_bytes(b"\1")
     adopt_all(tmp_path, database_url)
-    assert len(Books(database_url).outcomes()) == 10
+    assert len(ActivityTables(database_url).outcomes()) == 10
 
 
 def test_an_older_line_of_the_ledger_does_not_replace_a_newer_one(database_url: str) -> None:
@@ -172,4 +172,4 @@ def test_workers_killed_again_and_again_lose_only_what_was_under_way(tmp_path: P
         processes.append(live)
         live.kill()
     adopt_all(tmp_path, database_url)
-    check_against_provider(Books(database_url), processes, streams=20)
+    check_against_provider(ActivityTables(database_url), processes, streams=20)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from app.db.schema import upgrade_schema
-from tests.support.books import (
-    Books,
+from tests.support.activity_tables import (
+    ActivityTables,
     adopt_all,
     check_against_provider,
     journal_directories,
@@ -32,17 +32,17 @@ def victim() -> Iterator[Postgres]:
 
 
 def test_what_is_recorded_is_in_the_database_with_the_same_outcome(tmp_path: Path, database_url: str) -> None:
-    books = Books(database_url)
+    tables = ActivityTables(database_url)
     with RecordingProcess(tmp_path, database_url) as process:
         process.ask("record", 3000)
         held = process.ask("hold", 5)
         wait_until_shipped(process)
-        outcomes = books.outcomes()
+        outcomes = tables.outcomes()
         assert set(outcomes) == process.counted() - set(held) | process.refused()
         assert {one for one, outcome in outcomes.items() if outcome == "rejected"} == process.refused()
         process.ask("release")
         wait_until_shipped(process)
-        assert {books.outcomes()[one] for one in held} == {"ok"}
+        assert {tables.outcomes()[one] for one in held} == {"ok"}
         status = process.ask("status")
         assert status["writable"] and status["last_error"] is None and status["shipped_rows"] == 3005
 
@@ -52,8 +52,8 @@ def test_a_stop_ships_everything_and_leaves_no_files(tmp_path: Path, database_ur
         process.ask("record_quickly", 3000)
         assert process.ask("stop", 20) is True
         assert journal_directories(tmp_path) == []
-    assert len(Books(database_url).outcomes()) == 3000
-    ledger = Books(database_url).check_balance()
+    assert len(ActivityTables(database_url).outcomes()) == 3000
+    ledger = ActivityTables(database_url).check_balance()
     assert (ledger["started"], ledger["in_flight"], ledger["unshipped"]) == (3000, 0, 0)
 
 
@@ -63,7 +63,7 @@ def test_a_stop_with_requests_under_way_leaves_them_to_the_next_worker(tmp_path:
         held = process.ask("hold", 2)
         assert process.ask("stop", 20) is False
     adopt_all(tmp_path, database_url)
-    outcomes = Books(database_url).outcomes()
+    outcomes = ActivityTables(database_url).outcomes()
     assert {one for one, outcome in outcomes.items() if outcome == "lost"} == set(held)
 
 
@@ -71,7 +71,7 @@ def test_texts_that_postgresql_refuses_do_not_cost_the_row(tmp_path: Path, datab
     with RecordingProcess(tmp_path, database_url) as process:
         request_id = process.ask("record_nul")
         wait_until_shipped(process)
-        assert Books(database_url).outcomes() == {request_id: "ok"}
+        assert ActivityTables(database_url).outcomes() == {request_id: "ok"}
 
 
 def test_a_row_that_the_database_refuses_is_kept_aside_and_blocks_nothing(tmp_path: Path, database_url: str) -> None:
@@ -80,24 +80,24 @@ def test_a_row_that_the_database_refuses_is_kept_aside_and_blocks_nothing(tmp_pa
         refused = [process.ask("record_unacceptable") for _ in range(3)]
         process.ask("record_quickly", 300)
         wait_until_shipped(process)
-        wait_until(lambda: Books(database_url).integrity()[0]["rejected"] == 3)
-        assert set(Books(database_url).outcomes()) == (process.counted() | process.refused()) - set(refused)
+        wait_until(lambda: ActivityTables(database_url).integrity()[0]["rejected"] == 3)
+        assert set(ActivityTables(database_url).outcomes()) == (process.counted() | process.refused()) - set(refused)
         assert process.ask("status")["rejected_rows"] == 3
         assert "activity_row_rejected" in process.log_file.read_text()
     kept = [json.loads(line) for line in (tmp_path / "journal/rejected.jsonl").read_text().splitlines()]
     assert [json.loads(one["row"])["request_id"] for one in kept] == refused
-    Books(database_url).check_balance()
+    ActivityTables(database_url).check_balance()
 
 
 def test_the_ledger_balances_at_every_moment_under_load(tmp_path: Path, database_url: str) -> None:
-    books = Books(database_url)
+    tables = ActivityTables(database_url)
     with (
         RecordingProcess(tmp_path, database_url) as first,
         RecordingProcess(tmp_path, database_url, name="1") as second,
     ):
         first.ask("flood", 20)
         second.ask("flood", 20)
-        in_flight = [books.check_balance()["in_flight"] for _ in range(200)]
+        in_flight = [tables.check_balance()["in_flight"] for _ in range(200)]
         assert max(in_flight) <= 40
         integrity = first.ask("integrity")
         assert integrity["balanced"] is True
@@ -123,8 +123,8 @@ def test_while_the_database_is_away_memory_stays_and_afterwards_nothing_is_missi
         assert grown_bytes < 4_000_000
         victim.start()
         wait_until_shipped(process, 120)
-        assert set(Books(victim.url).outcomes()) == process.counted() | process.refused()
-    Books(victim.url).check_balance()
+        assert set(ActivityTables(victim.url).outcomes()) == process.counted() | process.refused()
+    ActivityTables(victim.url).check_balance()
 
 
 @pytest.mark.soak
@@ -138,14 +138,14 @@ def test_a_server_killed_again_and_again_under_load_costs_no_row(tmp_path: Path,
             victim.start()
         assert process.ask("stop", 60) is False
     adopt_all(tmp_path, victim.url)
-    check_against_provider(Books(victim.url), [process], streams=30)
+    check_against_provider(ActivityTables(victim.url), [process], streams=30)
 
 
 @pytest.mark.soak
 def test_a_frozen_server_neither_stops_the_process_nor_costs_a_row(tmp_path: Path, victim: Postgres) -> None:
     with RecordingProcess(tmp_path, victim.url) as process:
         process.ask("flood", 10)
-        wait_until(lambda: len(Books(victim.url).outcomes()) > 100)
+        wait_until(lambda: len(ActivityTables(victim.url).outcomes()) > 100)
         victim.pause()
         # Longer than the shipper's patience with one statement, so that statements of several attempts pile up.
         stalled_s = process.ask("longest_stall_s", max(16, soak_count(70)))
@@ -156,7 +156,7 @@ def test_a_frozen_server_neither_stops_the_process_nor_costs_a_row(tmp_path: Pat
         assert stalled_s < 5
         _wait_for_low_backlog(process)
     adopt_all(tmp_path, victim.url)
-    check_against_provider(Books(victim.url), [process], streams=10)
+    check_against_provider(ActivityTables(victim.url), [process], streams=10)
 
 
 def _wait_for_low_backlog(process: RecordingProcess) -> None:

@@ -1,4 +1,4 @@
-"""What the database holds of activity, for tests that compare it with what really happened."""
+"""Reads the records and the ledger of a database, for tests that compare them with what really happened."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tests.support.recording_process import RecordingProcess
 from tests.support.waiting import wait_until
 
 
-class Books:
-    """Reads one database; each call is a connection of its own, so that a server may come and go."""
+class ActivityTables:
+    """The tables of one database. Each call opens a connection, so that the server may be restarted in between."""
 
     def __init__(self, url: str) -> None:
         self._engine = create_engine(url, poolclass=NullPool, connect_args={"connect_timeout": 10})
@@ -31,7 +31,7 @@ class Books:
             connection.execute(text(sql))
 
     def outcomes(self) -> dict[str, str]:
-        """Returns request id → outcome; fails where an id is there twice."""
+        """Returns request id → outcome. Fails if an id occurs twice."""
         rows = self.select("SELECT CAST(request_id AS text), outcome FROM activity")
         twice = [one for one, count in Counter(row[0] for row in rows).items() if count > 1]
         assert not twice, f"{len(twice)} requests have several rows"
@@ -43,7 +43,7 @@ class Books:
             return select_integrity(connection)
 
     def check_balance(self) -> dict[str, int]:
-        """Fails where requests begun are not the sum of what became of them; returns the ledger's sums."""
+        """Returns the ledger's sums. Fails unless the requests begun are the sum of all others and of the rows."""
         ledger, outcomes = self.integrity()
         parts = {name: count for name, count in ledger.items() if name != "started"}
         assert ledger["started"] == sum(parts.values()) + sum(outcomes.values()), (ledger, outcomes)
@@ -51,13 +51,13 @@ class Books:
 
 
 def journal_directories(place: Path) -> list[Path]:
-    """Returns the workers' directories below `place`/journal."""
+    """Returns the workers' directories in `place`/journal."""
     root = place / "journal"
     return [path for path in root.iterdir() if path.is_dir()] if root.exists() else []
 
 
 def is_alone(place: Path, workers: int = 1) -> bool:
-    """Tells whether all that is left below `place` are the journals of `workers` live workers."""
+    """Returns whether only the journals of `workers` live workers are left in `place`."""
     return len(journal_directories(place)) <= workers
 
 
@@ -67,7 +67,7 @@ def wait_until_shipped(process: RecordingProcess, timeout_s: float = 60) -> None
 
 
 def adopt_all(place: Path, url: str) -> None:
-    """Starts a worker that adopts all that others left below `place`, and waits until it has."""
+    """Starts a worker that adopts all journals in `place`, and waits until it has adopted them."""
     with RecordingProcess(place, url, name="adopter") as process:
         process.ask("start")
         try:
@@ -78,21 +78,21 @@ def adopt_all(place: Path, url: str) -> None:
     assert journal_directories(place) == []
 
 
-def check_against_provider(books: Books, processes: list[RecordingProcess], streams: int) -> None:
-    """Compares the rows with what the provider counted and what was refused.
+def check_against_provider(tables: ActivityTables, processes: list[RecordingProcess], streams: int) -> None:
+    """Compares the rows with the requests that the provider counted and those that were refused.
 
     Args:
-        books: the database, after everything was shipped or adopted.
-        processes: all that recorded; each had up to `streams` requests under way when it ended.
-        streams: see there.
+        tables: those of the database, after everything was shipped or adopted.
+        processes: all that recorded requests.
+        streams: how many requests each of them had in flight when it ended, at most.
     """
-    outcomes = books.outcomes()
+    outcomes = tables.outcomes()
     counted = set().union(*(process.counted() for process in processes))
     refused = set().union(*(process.refused() for process in processes))
     assert counted | refused <= set(outcomes)
-    # A process can die between its record and the note that the test compares with.
+    # A process can die after it wrote a record and before it noted the id for the test.
     assert len(outcomes) - len(counted | refused) <= len(processes)
     assert sum(outcome == "lost" for outcome in outcomes.values()) <= streams * len(processes)
     assert {one for one, outcome in outcomes.items() if outcome == "rejected"} >= refused
-    ledger = books.check_balance()
+    ledger = tables.check_balance()
     assert (ledger["in_flight"], ledger["unshipped"], ledger["unrecorded"], ledger["rejected"]) == (0, 0, 0, 0)
