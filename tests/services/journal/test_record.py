@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 import uuid
 from datetime import UTC, datetime, timedelta
@@ -13,8 +14,16 @@ import pytest
 from app.config import load_settings
 from app.db.tables import OUTCOMES, activity
 from app.errors import Unavailable
-from app.runtime import Runtime
-from app.services.journal import MAX_ATTEMPTS, MAX_TEXT_CHARACTERS, ActivityRecord, Journal, new_request_id
+from app.runtime import Runtime, use_settings
+from app.services.journal import (
+    MAX_ATTEMPTS,
+    MAX_TEXT_CHARACTERS,
+    ActivityRecord,
+    Journal,
+    get_journal_status,
+    new_request_id,
+    start_journal,
+)
 from app.services.journal import record as subject
 
 
@@ -157,3 +166,21 @@ def test_a_stop_without_a_start_leaves_what_it_cannot_ship(tmp_path: Path) -> No
     assert journal.stop(1) and list(tmp_path.iterdir()) == []
     _finish(journal, _begin(journal), "ok", 200)
     assert not journal.stop(1) and len(_lines(journal)) == 1
+
+
+def test_a_journal_starts_no_thread_until_it_is_started_and_ends_it_when_closed(tmp_path: Path) -> None:
+    settings = load_settings({"JOURNAL_DIR": str(tmp_path), "DATABASE_URL": "postgresql://x@/x?host=/nowhere"})
+    use_settings(settings)
+    try:
+        assert get_journal_status().backlog_rows == 0
+        assert _shippers() == []
+        start_journal()
+        start_journal()
+        [shipper] = _shippers()
+    finally:
+        use_settings(None)
+    assert not shipper.is_alive()
+
+
+def _shippers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "journal-shipper"]

@@ -1,0 +1,62 @@
+"""A caller's key: the operator's needs no database, others are cached, and the cache belongs to its settings."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from app.config import load_settings
+from app.errors import AuthenticationFailed, Unavailable
+from app.runtime import use_settings
+from app.services.keys import OPERATOR_KEY, authenticate, create_key, new_key
+from tests.support.waiting import wait_until
+
+AWAY = "postgresql://nobody@/nothing?host=/nowhere"
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_are_left() -> Iterator[None]:
+    yield
+    use_settings(None)
+
+
+def test_the_operators_key_works_without_a_database() -> None:
+    use_settings(load_settings({"GATEWAY_API_KEY": "secret", "DATABASE_URL": AWAY}))
+    assert authenticate("Bearer secret") is OPERATOR_KEY
+    assert OPERATOR_KEY.is_operator
+
+
+def test_without_an_operators_key_nothing_passes_for_it() -> None:
+    use_settings(load_settings({"DATABASE_URL": AWAY}))
+    for header in (None, "", "Bearer", "Bearer ", "Basic secret", "Bearer secret"):
+        with pytest.raises(AuthenticationFailed):
+            authenticate(header)
+
+
+def test_other_settings_have_another_operators_key() -> None:
+    use_settings(load_settings({"GATEWAY_API_KEY": "first"}))
+    assert authenticate("Bearer first") is OPERATOR_KEY
+    use_settings(load_settings({"GATEWAY_API_KEY": "second"}))
+    assert authenticate("bearer second") is OPERATOR_KEY
+    with pytest.raises(AuthenticationFailed):
+        authenticate("Bearer first")
+
+
+def test_an_unknown_key_is_not_judged_while_the_database_is_away(capfd: pytest.CaptureFixture[str]) -> None:
+    use_settings(load_settings({"DATABASE_URL": AWAY}))
+    with pytest.raises(Unavailable):
+        authenticate(f"Bearer {new_key()}")
+    assert "key_lookup_failed" in capfd.readouterr().err
+
+
+def test_a_key_is_cached_and_the_refreshing_ends_with_its_settings(database_url: str) -> None:
+    use_settings(load_settings({"DATABASE_URL": database_url}))
+    key, row = create_key("laptop")
+    first = authenticate(f"Bearer {key}")
+    assert (first.id, first.name, first.is_operator) == (row.id, "laptop", False)
+    assert authenticate(f"Bearer {key}") is first
+    [refresher] = [thread for thread in threading.enumerate() if thread.name == "key-refresh" and thread.is_alive()]
+    use_settings(None)
+    wait_until(lambda: not refresher.is_alive(), what="the refreshing to end")
