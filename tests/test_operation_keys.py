@@ -1,4 +1,4 @@
-"""Gateway keys as an operator makes and revokes them, and what happens to them while PostgreSQL is away."""
+"""An operator makes and revokes gateway keys, and known keys keep working while PostgreSQL is away."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def place(tree: Path, victim: Postgres, victim_url: str, tmp_path_factory: pytes
             yield Place(gateway, victim, victim_url, tree)
 
 
-def test_a_fresh_key_works_at_once_and_its_rows_bear_its_public_id(place: Place) -> None:
+def test_a_new_key_works_at_once_and_its_rows_have_its_public_id(place: Place) -> None:
     key = place.create_key("alice")
     seen = place.chat(key)
     assert seen.status == 200

@@ -1,4 +1,4 @@
-"""What the database tests share: an engine on a fresh, migrated database, and a server that may be hurt."""
+"""Fixtures of the database tests: an engine on a fresh, migrated database, and a server that tests may stop."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.postgres import Postgres, running_postgres
 
 @pytest.fixture
 def engine(database_url: str) -> Iterator[Engine]:
-    """The gateway's own kind of engine on the test's database."""
+    """An engine with the gateway's pool and limits on the test's database."""
     engine = create_engine_for(database_url)
     yield engine
     engine.dispose()
@@ -22,7 +22,7 @@ def engine(database_url: str) -> Iterator[Engine]:
 
 @pytest.fixture(scope="session")
 def victim() -> Iterator[Postgres]:
-    """A second server, to stop, kill and freeze; the first one also serves the gateways that tests share."""
+    """A second server, to stop, kill and freeze. The first one serves the gateways that tests share."""
     with running_postgres() as server:
         upgrade_schema(server.url)
         yield server

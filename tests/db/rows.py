@@ -1,4 +1,4 @@
-"""Rows of activity as tests want them, in the form in which a journal holds them."""
+"""Rows of activity for tests, in the form of a journal's lines."""
 
 from __future__ import annotations
 

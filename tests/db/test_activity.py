@@ -1,4 +1,4 @@
-"""Rows of activity go in once, whatever is repeated, and what PostgreSQL cannot take is told apart."""
+"""Rows of activity are inserted once however often they are sent, and unacceptable rows are reported as such."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`flask db` migrates and tells where the database stands, in plain sentences and exit codes."""
+"""`flask db` migrates and reports the state of the schema in plain sentences and exit codes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.postgres import Postgres
 
 @pytest.fixture
 def empty_database(postgres: Postgres) -> Iterator[None]:
-    """This process's settings name a database without any table."""
+    """The settings of this process name a database without tables."""
     url = postgres.create_database()
     use_settings(load_settings({"DATABASE_URL": url}))
     yield

@@ -1,4 +1,4 @@
-"""Several workers ship at once: overlapping batches, days that nobody has made yet, and no deadlock."""
+"""Several workers ship at once: overlapping batches and days without a partition cause no deadlock."""
 
 from __future__ import annotations
 

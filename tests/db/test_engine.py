@@ -1,4 +1,4 @@
-"""The pool survives what happens to databases: restarts, freezes, forks, and waits that are broken off."""
+"""The connection pool survives restarts and freezes of the server, forks, and interrupted waits."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def test_a_forked_process_gets_connections_of_its_own(configured: None) -> None:
         try:
             os.write(write, str(_backend(get_engine())).encode())
         finally:
-            # A child that returned would run the rest of the tests once more.
+            # Otherwise the child would run the rest of the tests too.
             os._exit(0)
     os.waitpid(child, 0)
     theirs = int(os.read(read, 20))
     assert theirs != mine
-    # The parent's connection still works: the child has not closed it in the parent's name.
+    # The child has not closed the parent's connection.
     assert _backend(get_engine()) == mine
 
 
@@ -72,7 +72,7 @@ def test_the_pool_opens_no_more_connections_than_it_may(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
-def test_connections_of_a_server_that_was_restarted_are_replaced_unseen(
+def test_connections_of_a_restarted_server_are_replaced_without_an_error(
     victim: Postgres, victim_engine: Engine, end: str
 ) -> None:
     before = _backend(victim_engine)
@@ -118,7 +118,7 @@ def test_queries_of_a_frozen_server_end_in_their_time_and_leave_the_pool_free(vi
     assert said == [f"{[True] * 8} 0", f"{[False] * 8} 0", f"{[True] * 8} 0"]
 
 
-BROKEN_OFF_UNDER_GEVENT = """
+INTERRUPTED_UNDER_GEVENT = """
 from gevent import monkey; monkey.patch_all()
 from psycogreen.gevent import patch_psycopg; patch_psycopg()
 import gevent, sys
@@ -133,18 +133,18 @@ try:
         assert ask(connection, "SELECT pg_backend_pid()") == before
         ask(connection, "SELECT pg_sleep(5)")
 except gevent.Timeout:
-    print("broken off")
+    print("interrupted")
 with engine.connect() as connection:
     print("the same" if ask(connection, "SELECT pg_backend_pid()") == before else "another", "connection")
     print(ask(connection, "SELECT 'answers' || '!'"), engine.pool.checkedout())
 """
 
 
-def test_a_connection_whose_wait_was_broken_off_is_not_used_again(database_url: str) -> None:
+def test_a_connection_whose_wait_was_interrupted_is_not_used_again(database_url: str) -> None:
     # gevent patches a whole process, so this runs in one of its own.
-    command = [sys.executable, "-W", "error", "-c", BROKEN_OFF_UNDER_GEVENT, database_url]
+    command = [sys.executable, "-W", "error", "-c", INTERRUPTED_UNDER_GEVENT, database_url]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert done.stdout.splitlines() == ["broken off", "another connection", "answers! 1"], done.stderr
+    assert done.stdout.splitlines() == ["interrupted", "another connection", "answers! 1"], done.stderr
 
 
 def test_errors_show_no_parameters(engine: Engine) -> None:

@@ -1,4 +1,4 @@
-"""Storage stays bounded: days are made and dropped, fine rollups are pruned, and no statistic changes by it."""
+"""Storage stays bounded: partitions are made and dropped, fine rollups are deleted, and statistics stay the same."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_drop_waits_for_no_writer_and_no_writer_waits_for_it(engine: Engine) -
     assert _days(engine) == [TODAY]
 
 
-def test_a_drop_that_was_broken_off_is_finished_by_the_next(engine: Engine) -> None:
+def test_a_drop_that_was_interrupted_is_finished_by_the_next(engine: Engine) -> None:
     insert_rows(engine, [make_row(after_s=-86_400), make_row()])
     with engine.connect() as reader:
         reader.execute(text("SELECT count(*) FROM activity")).all()

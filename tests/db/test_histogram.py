@@ -1,4 +1,4 @@
-"""Percentiles from the histogram's buckets are within the error that is promised."""
+"""Percentiles from a histogram's buckets are within the stated error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rollups are what a sum over the rows gives: for any history, in any batches, however often replayed."""
+"""The rollups equal the sums over the rows, for any history, in any batches, however often they are sent."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ LATENCY_MS = st.none() | st.floats(0, 10**7)
 
 @st.composite
 def rows(draw: st.DrawFn) -> Row:
-    """Any row that the table takes."""
+    """Any row that the table accepts."""
     cost_kind = draw(st.sampled_from(["exact", "estimated", "unknown"]))
     cost = None if cost_kind == "unknown" else draw(st.decimals(0, 1000, places=15))
     return make_row(

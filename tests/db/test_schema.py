@@ -1,4 +1,4 @@
-"""The migrations: numbered, in one line, reversible, safe to run twice at once, and equal to the tables in code."""
+"""Migrations are numbered, reversible and safe to run concurrently, and make the tables that the code expects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A window is covered by its spans exactly: every minute once, with as few rows as can be."""
+"""The spans of a window cover each of its minutes once, with as few rows as possible."""
 
 from __future__ import annotations
 

@@ -12,24 +12,24 @@ import msgspec
 from app.db.tables import MAX_TEXT_CHARACTERS as MAX_TEXT_CHARACTERS
 from app.logs import log_event
 
-# A client whose connection breaks without an answer treats it like a 500. What a lost request was sent is unknown.
+# A client whose connection breaks treats that like a 500. What status a lost request really got is unknown.
 LOST_STATUS = 500
 
-# UPSTREAM_RETRIES allows one more; of so many, the last ones tell enough.
+# UPSTREAM_RETRIES allows eleven attempts at most; if there are that many, the first is left out.
 MAX_ATTEMPTS = 10
 
 # A record with ordinary texts has about 800 bytes. Only longer ones are searched for texts over the limit, because the
 # search costs 0.6 µs.
 _LONG_RECORD_BYTES = 1_000
 
-# The fields that a client or a provider words. All others have values of the gateway's own.
+# The fields with texts of a client or a provider. All others have the gateway's own values.
 _FOREIGN_TEXTS = ("model_requested", "model_served", "finish_reason", "error_code", "upstream_request_id")
 
 
 class ActivityRecord(msgspec.Struct):
-    """What is recorded of one request. The fields are the columns of activity in app/db/tables.py; None is unknown.
+    """The record of one request. The fields are the columns of activity in app/db/tables.py; None is unknown.
 
-    As made, it says what is true of a request whose end nobody saw.
+    The defaults are those of a lost request, one that was sent to a provider and never ended.
     """
 
     request_id: str
@@ -105,8 +105,8 @@ _encode = msgspec.json.Encoder().encode
 def encode_record(record: ActivityRecord) -> bytes:
     """Returns the record as JSON on one line, in a form that PostgreSQL accepts.
 
-    Also cuts the texts of a long record to MAX_TEXT_CHARACTERS and its attempts to the last MAX_ATTEMPTS, in the record
-    itself, so that the log and the metrics get them so. The database cuts texts of every record.
+    Also cuts the texts of a long record to MAX_TEXT_CHARACTERS and its attempts to the last MAX_ATTEMPTS. The record
+    itself is changed, so that the log and the metrics have the same texts. The database cuts texts of every record.
     """
     try:
         line = _encode(record)

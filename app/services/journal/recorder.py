@@ -195,7 +195,7 @@ class Recorder:
             self._memory_finals.popleft()
 
     def _restart_if_removed(self) -> int | None:
-        """Closes the segments if somebody has deleted them; returns how many unshipped rows were lost, else None."""
+        """Closes the segments if they have been deleted; returns how many unshipped rows were lost, else None."""
         if not self.writer.is_removed():
             return None
         self.writer.close()

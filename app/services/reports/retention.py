@@ -77,7 +77,7 @@ def _attempt(event: str, step: Callable[[], object]) -> bool:
         log_event("retention_failed", level="error", step=event, reason=describe_error(error)[:300])
         return False
     if result:
-        log_event(event, what=result)
+        log_event(event, result=result)
     return True
 
 

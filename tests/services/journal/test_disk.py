@@ -1,4 +1,4 @@
-"""A disk that is full, read-only or gone: what is refused, what is kept, what is counted, and that it comes back."""
+"""A disk that is full or missing: requests are refused or served, rows are kept or counted, and recording resumes."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tests.support.postgres import Postgres, running_postgres
 from tests.support.recording_process import RecordingProcess
 from tests.support.waiting import wait_until
 
-# Room for some 600 requests; the smallest that leaves room for a journal's own files.
+# Room for about 600 requests and the journal's other files.
 DISK_BYTES = 1_000_000
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A small file system of its own at `tmp_path`/journal, filled to the brim by `_fill`."""
+    """A small file system at `tmp_path`/journal, which `_fill` fills completely."""
     journal = tmp_path / "journal"
     journal.mkdir()
     if os.geteuid() != 0:
@@ -47,20 +47,20 @@ def _make_room(disk: Path) -> None:
     (disk / "filler").unlink()
 
 
-def test_with_refuse_no_provider_is_asked_and_it_comes_back_by_itself(
+def test_with_refuse_no_provider_is_asked_while_the_disk_is_full_and_service_resumes(
     tmp_path: Path, disk: Path, database_url: str
 ) -> None:
     with RecordingProcess(tmp_path, database_url, {"JOURNAL_FULL": "refuse"}) as process:
         process.ask("record", 50)
         wait_until_shipped(process)
         _fill(disk)
-        process.ask("record", 50)  # The last page of the journal takes a few more.
+        process.ask("record", 50)  # A few more fit into the last page of the journal.
         counted = process.counted()
         process.ask("record", 300)
         assert process.counted() == counted
         assert process.ask("status")["writable"] is False
         wait_until(lambda: "journal_write_failed" in process.log_file.read_text())
-        # Refused requests have their rows too: PostgreSQL is there, and takes them from memory.
+        # Refused requests have rows too, which are delivered from memory.
         wait_until(lambda: process.ask("status")["backlog_rows"] <= 1)
         _make_room(disk)
         wait_until(lambda: process.ask("status")["writable"])
@@ -71,7 +71,7 @@ def test_with_refuse_no_provider_is_asked_and_it_comes_back_by_itself(
         assert ActivityTables(database_url).check_balance()["unrecorded"] == 0
 
 
-def test_with_serve_every_request_is_served_and_none_is_missing_while_the_database_is_there(
+def test_with_serve_all_requests_are_served_and_recorded_while_the_database_answers(
     tmp_path: Path, disk: Path, database_url: str
 ) -> None:
     with RecordingProcess(tmp_path, database_url, {"JOURNAL_FULL": "serve"}) as process:
@@ -80,7 +80,7 @@ def test_with_serve_every_request_is_served_and_none_is_missing_while_the_databa
         process.ask("record", 3000)
         assert len(process.counted()) > 2000
         process.ask("release")
-        # A final record whose start is on the disk waits for the disk: these, and what met the last bytes.
+        # Final lines of requests whose start is on the disk wait for the disk: the held ones and a few more.
         wait_until(lambda: len(ActivityTables(database_url).outcomes()) >= 2_990)
         _make_room(disk)
         wait_until_shipped(process)
@@ -90,7 +90,7 @@ def test_with_serve_every_request_is_served_and_none_is_missing_while_the_databa
         assert ActivityTables(database_url).check_balance()["unrecorded"] == 0
 
 
-def test_without_disk_and_database_what_is_missing_is_counted_exactly(tmp_path: Path, disk: Path) -> None:
+def test_without_disk_and_database_unrecorded_requests_are_counted_exactly(tmp_path: Path, disk: Path) -> None:
     with running_postgres() as server:
         upgrade_schema(server.url)
         with RecordingProcess(tmp_path, server.url, {"JOURNAL_FULL": "serve"}) as process:
@@ -119,7 +119,7 @@ def test_a_worker_that_dies_while_the_disk_is_full_leaves_a_balanced_ledger(
         _fill(disk)
         process.ask("record", 100)
         wait_until(lambda: process.ask("status")["backlog_rows"] <= 1)
-        # These are in memory alone: they die with the process, and nobody can say that they were not sent.
+        # These rows are only in memory and are lost with the process. The requests may have been sent.
         process.ask("record_quickly", 20)
         process.kill()
     _make_room(disk)
@@ -134,10 +134,10 @@ def test_a_worker_that_dies_while_the_disk_is_full_leaves_a_balanced_ledger(
         assert 15 <= ledger["unrecorded"] <= 20
 
 
-def test_a_record_cut_by_the_limit_of_a_files_size_is_taken_back(tmp_path: Path, database_url: str) -> None:
+def test_a_line_cut_by_a_file_size_limit_is_taken_back(tmp_path: Path, database_url: str) -> None:
     with RecordingProcess(tmp_path, database_url, {"JOURNAL_FULL": "serve"}) as process:
         process.ask("record", 10)
-        # Not a multiple of any record's length: the write that meets the limit is a partial one.
+        # No multiple of a line's length, so that the write that meets the limit is partial.
         resource.prlimit(process.process.pid, resource.RLIMIT_FSIZE, (100_003, resource.RLIM_INFINITY))
         process.ask("record", 1000)
         assert process.ask("status")["writable"] is False

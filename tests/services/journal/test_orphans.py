@@ -1,4 +1,4 @@
-"""What becomes of the records of a worker that died."""
+"""The journals of dead workers are adopted: finished requests are shipped, unfinished ones are lost."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_finished_requests_are_shipped_and_unfinished_ones_are_lost(tmp_path: Pa
     assert (ledger["started"], ledger["unsent"], ledger["in_flight"], ledger["unshipped"]) == (110, 3, 0, 0)
 
 
-def test_of_a_lost_request_nothing_is_made_up(tmp_path: Path, database_url: str) -> None:
+def test_the_row_of_a_lost_request_has_no_invented_values(tmp_path: Path, database_url: str) -> None:
     with RecordingProcess(tmp_path, database_url) as process:
         process.ask("hold", 1)
         process.kill()
@@ -62,7 +62,7 @@ def test_a_live_worker_adopts_what_another_leaves(tmp_path: Path, database_url: 
         wait_until(lambda: is_alone(tmp_path))
 
 
-def test_a_live_workers_journal_is_left_to_it(tmp_path: Path, database_url: str) -> None:
+def test_the_journal_of_a_live_worker_is_not_adopted(tmp_path: Path, database_url: str) -> None:
     with RecordingProcess(tmp_path, database_url) as owner:
         held = owner.ask("hold", 3)
         with RecordingProcess(tmp_path, database_url, name="other") as other:
@@ -93,7 +93,7 @@ def test_several_workers_that_adopt_at_once_share_the_journals(tmp_path: Path, d
 
 
 @pytest.mark.soak
-def test_adopters_that_die_in_the_middle_are_taken_over_themselves(tmp_path: Path, database_url: str) -> None:
+def test_adopters_that_die_in_the_middle_are_replaced_by_others(tmp_path: Path, database_url: str) -> None:
     with RecordingProcess(tmp_path, database_url) as dead:
         dead.ask("record_quickly", 20_000)
         dead.ask("hold", 600)
@@ -112,7 +112,7 @@ def test_rows_that_are_in_the_database_are_not_shipped_again(tmp_path: Path, dat
     with RecordingProcess(tmp_path, database_url) as process:
         process.ask("record", 500)
         wait_until_shipped(process)
-        # What retention does: the rows go, the sums stay. Shipped again they would be counted twice.
+        # As retention does: it drops rows and keeps the sums. Rows shipped again would be counted twice.
         ActivityTables(database_url).execute("DELETE FROM activity")
         process.kill()
     adopt_all(tmp_path, database_url)
@@ -159,7 +159,7 @@ def test_an_older_line_of_the_ledger_does_not_replace_a_newer_one(database_url: 
 
 
 @pytest.mark.soak
-def test_workers_killed_again_and_again_lose_only_what_was_under_way(tmp_path: Path, database_url: str) -> None:
+def test_workers_killed_again_and_again_lose_only_requests_in_flight(tmp_path: Path, database_url: str) -> None:
     processes: list[RecordingProcess] = []
     with RecordingProcess(tmp_path, database_url, name="live") as live:
         live.ask("flood", 20)

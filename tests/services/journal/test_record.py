@@ -1,4 +1,4 @@
-"""What a request's record holds, and that it is written down at the right moments."""
+"""The record of a request: its fields, its limits, and when it is written."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_the_start_is_utc_with_microseconds() -> None:
     assert abs(datetime.fromisoformat(text) - datetime.now(UTC)) < timedelta(seconds=5)
 
 
-def test_ids_are_uuids_of_version_7_that_say_their_time() -> None:
+def test_ids_are_uuids_of_version_7_with_the_time() -> None:
     before_ms = time.time_ns() // 1_000_000
     ids = [uuid.UUID(new_request_id()) for _ in range(1000)]
     after_ms = time.time_ns() // 1_000_000

@@ -1,4 +1,4 @@
-"""From the journal to PostgreSQL: everything, once, in constant memory, whatever the server does meanwhile."""
+"""Records are shipped to PostgreSQL exactly once and in constant memory, whatever the server does meanwhile."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_stop_ships_everything_and_leaves_no_files(tmp_path: Path, database_ur
     assert (ledger["started"], ledger["in_flight"], ledger["unshipped"]) == (3000, 0, 0)
 
 
-def test_a_stop_with_requests_under_way_leaves_them_to_the_next_worker(tmp_path: Path, database_url: str) -> None:
+def test_a_stop_with_requests_in_flight_leaves_them_to_the_next_worker(tmp_path: Path, database_url: str) -> None:
     with RecordingProcess(tmp_path, database_url) as process:
         process.ask("record", 10)
         held = process.ask("hold", 2)
@@ -104,9 +104,7 @@ def test_the_ledger_balances_at_every_moment_under_load(tmp_path: Path, database
         assert integrity["started"] > 0
 
 
-def test_while_the_database_is_away_memory_stays_and_afterwards_nothing_is_missing(
-    tmp_path: Path, victim: Postgres
-) -> None:
+def test_while_the_database_is_away_memory_does_not_grow_and_no_row_is_lost(tmp_path: Path, victim: Postgres) -> None:
     with RecordingProcess(tmp_path, victim.url) as process:
         process.ask("record", 2000)
         wait_until_shipped(process)
@@ -119,7 +117,7 @@ def test_while_the_database_is_away_memory_stays_and_afterwards_nothing_is_missi
         status = wait_until(lambda: (now := process.ask("status"))["last_error"] and now)
         assert status["writable"] and status["backlog_rows"] == 2000 + count
         assert status["backlog_bytes"] > count * 500 and status["oldest_age_s"] > 0
-        # The rows of 20,000 requests, the least that are recorded here, have 14 MB.
+        # The rows of the 20,000 requests that are recorded here at least have 14 MB.
         assert grown_bytes < 4_000_000
         victim.start()
         wait_until_shipped(process, 120)
@@ -147,12 +145,12 @@ def test_a_frozen_server_neither_stops_the_process_nor_costs_a_row(tmp_path: Pat
         process.ask("flood", 10)
         wait_until(lambda: len(ActivityTables(victim.url).outcomes()) > 100)
         victim.pause()
-        # Longer than the shipper's patience with one statement, so that statements of several attempts pile up.
+        # Longer than the shipper's limit for one statement, so that statements of several attempts pile up.
         stalled_s = process.ask("longest_stall_s", max(16, soak_count(70)))
         status = process.ask("status")
         victim.resume()
         assert status["last_error"] is not None and "did not answer" in status["last_error"]
-        # The freeze would show as a stall of its whole length.
+        # A process that the server blocks would stall for the whole freeze.
         assert stalled_s < 5
         _wait_for_low_backlog(process)
     adopt_all(tmp_path, victim.url)

@@ -19,7 +19,7 @@ from app.services.keys import create_key, digest_of, is_well_formed, list_keys, 
 from tests.support.gateway import base_settings
 
 
-def test_a_key_has_the_form_that_scanners_search_for_and_is_its_own() -> None:
+def test_a_key_has_the_form_that_scanners_search_for_and_is_unique() -> None:
     keys = {new_key() for _ in range(200)}
     assert len(keys) == 200
     for key in keys:

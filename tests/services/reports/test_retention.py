@@ -65,7 +65,7 @@ def _all_numbers() -> list[Any]:
     return [windows, [select_usage_report(key, TODAY - 60 * DAY, TODAY + DAY) for key in (None, "key-1")]]
 
 
-def test_a_database_that_is_away_fails_the_round_and_is_said_in_the_log(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_database_that_is_away_fails_the_round_and_is_logged(capfd: pytest.CaptureFixture[str]) -> None:
     use_settings(load_settings({"DATABASE_URL": "postgresql://nobody@/nothing?host=/nowhere"}))
     try:
         assert not _apply()
@@ -76,10 +76,10 @@ def test_a_database_that_is_away_fails_the_round_and_is_said_in_the_log(capfd: p
     assert all("/nowhere" in line["reason"] for line in lines)
 
 
-def test_a_step_that_fails_does_not_keep_the_next_from_its_work(engine: Engine) -> None:
+def test_a_step_that_fails_does_not_skip_the_next(engine: Engine) -> None:
     insert_rows(engine, [make_row(after_s=-40 * 86_400), make_row()])
     with engine.connect() as other:
-        # Another worker is at the partitions, and does not finish.
+        # Another worker holds the lock on partitions.
         other.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": PARTITION_LOCK})
         assert not _apply()
     assert count(engine, "usage_rollup_minute") == 1
@@ -96,7 +96,7 @@ time.sleep(float(sys.argv[1]))
 """
 
 
-def test_a_worker_does_it_at_once_and_beside_its_requests(database_url: str, postgres: Postgres) -> None:
+def test_a_worker_starts_with_a_round_in_the_background(database_url: str, postgres: Postgres) -> None:
     environment = {"DATABASE_URL": database_url, "PATH": "/usr/bin"}
     command = [sys.executable, "-W", "error", "-c", STARTED_IN_A_WORKER, "30"]
     with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as worker:
