@@ -1,12 +1,12 @@
 """A local stand-in for Fireworks, Featherless, DeepInfra and Chutes, to develop and test against.
 
-`python -m app.sandbox --port 0` serves it; `wsgi.create_app` builds it. It imports nothing else of `app`
-and production never starts it. It says what it is: every response has `x-sandbox: 1`, every model is owned
-by `sandbox`, every text begins with `[sandbox]`, and GET / lists all that is here.
+`python -m app.sandbox --port 0` serves it; `wsgi.create_app` builds it. It imports nothing else of `app`,
+and production never starts it. Its responses cannot be mistaken for real ones: each has `x-sandbox: 1`, every model is
+owned by `sandbox`, every text begins with `[sandbox]`, and GET / lists everything that it offers.
 
-Where to look: `wsgi` (paths), `providers` (the four in one table), `chat` (one request from key to answer),
-`answers` (what is said), `events` (a stream's chunks), `faults` (what goes wrong with them), `tokens` (how
-tokens are counted: the system messages at the start count as cached).
+Where to look: `wsgi` (paths), `providers` (the four in one table), `chat` (one request from key to response),
+`choices` (the text and tool calls), `events` (the chunks of a stream), `faults` (what goes wrong with them), `tokens`
+(how tokens are counted: the system messages at the start count as cached).
 
 Models that misbehave, at Fireworks as `accounts/fireworks/models/<name>`, at the others as
 `sandbox/<name>`. A number at the end of a name replaces the default, as in `sandbox-stall-10`.
@@ -25,7 +25,7 @@ sandbox-503-scaling                   a deployment scaling up from zero
 sandbox-flaky                         503 to the first attempt (attempts) of each prompt, then answers
 sandbox-slow-headers                  10 s before the status line
 sandbox-slow-first-token              headers at once, 10 s before the first event
-sandbox-stall                         silent for ever after 3 events
+sandbox-stall                         silent forever after 3 events
 sandbox-cut-after-3                   connection closed after 3 events, no last chunk
 sandbox-reset-after-3                 connection reset (RST) after 3 events
 sandbox-clean-end                     ends cleanly after 3 events, no finish_reason, no [DONE]
@@ -37,6 +37,6 @@ sandbox-huge-event                    one event with 100,000 bytes of text
 sandbox-crlf                          CRLF line ends and comment lines
 ====================================  ==================================================================
 
-Unstreamed, stall, cut and reset happen after half of the body, drip and slow-first-token slow it down,
-garbage is a 200 that is no JSON, and the other stream faults answer normally.
+Without streaming, stall, cut and reset happen after half of the body, drip and slow-first-token slow it down, garbage
+is a 200 whose body is not JSON, and the other stream faults do nothing.
 """

@@ -1,8 +1,8 @@
-"""The command `python -m app.sandbox`: reads the options, serves, and says on which port."""
+"""The command `python -m app.sandbox`: reads the options, serves, and prints the address."""
 
 import os
 
-# Read before the imports below, which take long enough for a parent to die meanwhile.
+# Read before the imports below: they take so long that the parent could die meanwhile.
 _PARENT_PID = os.getppid()
 
 import argparse  # noqa: E402
@@ -13,7 +13,7 @@ from app.sandbox.wsgi import create_app  # noqa: E402
 
 
 def main() -> None:
-    """Serve until a signal ends it."""
+    """Runs the command until a signal ends it."""
     defaults = Options()
     parser = argparse.ArgumentParser(prog="python -m app.sandbox", description="A local stand-in for providers.")
     parser.add_argument("--port", type=int, default=0, help="0 (default): the system chooses a free one")
@@ -23,10 +23,10 @@ def main() -> None:
     args = parser.parse_args()
     options = Options(args.pace_ms / 1000, args.featherless_models)
     parent_pid = _PARENT_PID if args.die_with_parent else None
-    serve(create_app(options), args.port, parent_pid, _announce)
+    serve(create_app(options), args.port, parent_pid, _print_address)
 
 
-def _announce(port: int) -> None:
+def _print_address(port: int) -> None:
     print(f"sandbox listening on http://127.0.0.1:{port}", flush=True)
 
 

@@ -1,8 +1,8 @@
-"""The models that misbehave on purpose: their names, what each does, and how a name is read.
+"""The models that misbehave on purpose: their names, what each does, and how a name is parsed.
 
-The last part of a model id decides, so `accounts/fireworks/models/sandbox-429` and, at the other
-providers, `sandbox/sandbox-429` name the same behaviour; an error then has that provider's own body.
-A number at the end replaces the default: `sandbox-cut-after-7`, `sandbox-slow-first-token-0.5`.
+The last part of a model id decides: `accounts/fireworks/models/sandbox-429` and, at the other providers,
+`sandbox/sandbox-429` name the same behaviour, and an error has the body of the provider. A number at the end replaces
+the default: `sandbox-cut-after-7`, `sandbox-slow-first-token-0.5`.
 """
 
 import re
@@ -13,7 +13,7 @@ _NAME = re.compile(r"sandbox-(?P<kind>.+?)(?:-(?P<number>\d+(?:\.\d+)?))?")
 
 @dataclass(frozen=True)
 class Behaviour:
-    """A behaviour with its number: seconds, events, bytes or attempts, as the table says."""
+    """A behaviour with its number, whose unit is in the table: seconds, events, bytes or attempts."""
 
     kind: str
     number: float
@@ -63,7 +63,7 @@ _DEFAULTS = {row.kind: row.default for row in _ROWS}
 
 
 def parse_behaviour(model: str) -> Behaviour | None:
-    """Return the behaviour that a model id names, or None for a well-behaved or unknown one."""
+    """Returns the behaviour that a model id names, or None for a normal or unknown model."""
     name = model.rpartition("/")[2]
     kind = name.removeprefix("sandbox-")
     if kind == name:
@@ -71,14 +71,14 @@ def parse_behaviour(model: str) -> Behaviour | None:
     if kind in _DEFAULTS:
         return Behaviour(kind, _DEFAULTS[kind])
     match = _NAME.fullmatch(name)
-    # A number after a kind that takes none, as in sandbox-503-2, is an unknown model.
+    # A kind without a number takes none: sandbox-503-2 is an unknown model.
     if match is None or not _DEFAULTS.get(match["kind"]):
         return None
     return Behaviour(match["kind"], float(match["number"]))
 
 
 def get_behaviour_names() -> list[str]:
-    """Return the model names of all behaviours, with the number where the name needs one to be clear."""
+    """Returns the model names of all behaviours, with a number if the name is not clear without one."""
     return [
         f"sandbox-{row.kind}-3" if row.kind.endswith("-after") and row.unit == "events" else f"sandbox-{row.kind}"
         for row in _ROWS
@@ -86,6 +86,6 @@ def get_behaviour_names() -> list[str]:
 
 
 def describe_behaviours() -> dict[str, str]:
-    """Return for every model name a sentence on what the model does, as GET / shows it."""
+    """Returns model name → what the model does, as GET / shows it."""
     numbers = [f" (default {row.default:g} {row.unit})" if row.unit else "" for row in _ROWS]
     return {name: row.text + number for name, row, number in zip(get_behaviour_names(), _ROWS, numbers, strict=True)}

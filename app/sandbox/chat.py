@@ -1,44 +1,44 @@
-"""One chat request of the sandbox, from the key check to the answer that is sent."""
+"""One chat request to the sandbox, from the key check to the response."""
 
 import json
 from typing import Any
 
-from app.sandbox.answers import Choice, make_choices
 from app.sandbox.behaviours import Behaviour, parse_behaviour
+from app.sandbox.choices import Choice, make_choices
 from app.sandbox.completions import Chat, make_completion, make_headers
 from app.sandbox.events import make_events
-from app.sandbox.failures import Refused, make_front_failure, make_server_failure
+from app.sandbox.failures import RequestRefused, make_front_failure, make_server_failure
 from app.sandbox.faults import apply_to_body, apply_to_stream
 from app.sandbox.models import ChatModel
 from app.sandbox.providers import Provider
+from app.sandbox.response_body import ResponseBody
 from app.sandbox.samples import UnsupportedSchema
-from app.sandbox.sending import Body
 from app.sandbox.state import State
 from app.sandbox.validation import EXTRA, find_problems, make_message
 from app.sandbox.web import Request, Response, dump_json
 
-# Above it Fireworks answers only streamed requests.
-_MOST_UNSTREAMED_TOKENS = 4096
-_GARBAGE_BODY = b"<<< this is no JSON"
+# Above it Fireworks serves only streamed requests.
+_MAX_UNSTREAMED_TOKENS = 4096
+_GARBAGE_BODY = b"<<< this is not JSON"
 
 
-def answer_chat(provider: Provider, state: State, request: Request) -> Response:
-    """Answer POST …/chat/completions; raises Refused with the provider's own error body."""
-    provider.check_agent(request)
-    provider.check_key(request)
+def handle_chat(provider: Provider, state: State, request: Request) -> Response:
+    """Handles POST …/chat/completions; raises RequestRefused with the error body of the provider."""
+    provider.raise_if_agent_refused(request)
+    provider.raise_if_key_refused(request)
     body = _parse_body(provider, request)
     model_name = _get_model_name(provider, body)
     state.stats.by_model[model_name] += 1
     behaviour = parse_behaviour(model_name)
     model = _find_model(provider, state, model_name, behaviour)
     if behaviour:
-        _fail_if_meant_to(provider, state, request, behaviour, body)
-    _validate(provider, body, model)
-    choices = _inflate(_make_choices(provider, model, body), behaviour)
+        _apply_to_request(provider, state, request, behaviour, body)
+    _raise_if_invalid(provider, body, model)
+    choices = _enlarge_text(_make_choices(provider, model, body), behaviour)
     chat = Chat(provider, model, body, choices, request.id_hex)
     state.stats.prompt_tokens += chat.prompt_tokens
-    send = _stream if body.get("stream") else _send_whole
-    return send(chat, state, request, behaviour or Behaviour("", 0))
+    respond = _make_streamed_response if body.get("stream") else _make_whole_response
+    return respond(chat, state, request, behaviour or Behaviour("", 0))
 
 
 def _parse_body(provider: Provider, request: Request) -> dict[str, Any]:
@@ -47,12 +47,12 @@ def _parse_body(provider: Provider, request: Request) -> dict[str, Any]:
     except (ValueError, RecursionError):
         body = None
     if not isinstance(body, dict):
-        raise Refused(provider.get_failure("400"))
+        raise RequestRefused(provider.get_failure("400"))
     return body
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 def _get_model_name(provider: Provider, body: dict[str, Any]) -> str:
@@ -60,56 +60,56 @@ def _get_model_name(provider: Provider, body: dict[str, Any]) -> str:
     if isinstance(name, str) and name:
         return name
     if provider.validates:
-        raise Refused(make_server_failure(400, "Field required, field: 'model'"))
-    raise Refused(provider.get_failure("400"))
+        raise RequestRefused(make_server_failure(400, "Field required, field: 'model'"))
+    raise RequestRefused(provider.get_failure("400"))
 
 
 def _find_model(provider: Provider, state: State, name: str, behaviour: Behaviour | None) -> ChatModel:
     model = provider.find_model(state.options, name)
     if model is None and behaviour and not provider.validates:
-        # Only Fireworks lists the misbehaving models; the others play them unlisted.
+        # Only Fireworks lists the misbehaving models; the others have them unlisted.
         model = ChatModel(name)
     if model is None:
-        raise Refused(provider.get_failure("404"))
+        raise RequestRefused(provider.get_failure("404"))
     if not model.chat:
-        raise Refused(make_front_failure(400, "The model does not support chat", "BAD_REQUEST", "model"))
+        raise RequestRefused(make_front_failure(400, "The model does not support chat", "BAD_REQUEST", "model"))
     return model
 
 
-def _fail_if_meant_to(
+def _apply_to_request(
     provider: Provider, state: State, request: Request, behaviour: Behaviour, body: dict[str, Any]
 ) -> None:
-    """Raise Refused for the models that answer with an error, and wait for the one that is slow to start."""
+    """Raises RequestRefused for the models that fail, and waits for the one that is slow to start."""
     kind = behaviour.kind
     if kind == "slow-headers":
         request.connection.wait(behaviour.number)
     elif kind == "flaky":
         attempt = state.count_attempt(str(body["model"]), json.dumps(body.get("messages")))
         if attempt <= behaviour.count:
-            raise Refused(provider.get_failure("503"))
+            raise RequestRefused(provider.get_failure("503"))
     elif kind == "429-retry-after":
         failure = provider.get_failure("429")
         retry_after = ("retry-after", f"{behaviour.number:g}")
-        raise Refused(type(failure)(failure.status, failure.body, (*failure.headers, retry_after)))
+        raise RequestRefused(type(failure)(failure.status, failure.body, (*failure.headers, retry_after)))
     elif kind[0].isdigit():
-        raise Refused(provider.get_failure(kind))
+        raise RequestRefused(provider.get_failure(kind))
     elif kind == "error-event" and not body.get("stream"):
-        raise Refused(provider.get_failure("500"))
+        raise RequestRefused(provider.get_failure("500"))
 
 
-def _validate(provider: Provider, body: dict[str, Any], model: ChatModel) -> None:
-    """Raise Refused for an invalid request; only Fireworks minds unknown fields and says what is wrong."""
+def _raise_if_invalid(provider: Provider, body: dict[str, Any], model: ChatModel) -> None:
+    """Raises RequestRefused for an invalid request; only Fireworks refuses unknown fields and says what is wrong."""
     problems = find_problems(body, model)
     if not provider.validates:
         if any(not problem.startswith(EXTRA) for problem in problems):
-            raise Refused(provider.get_failure("400"))
+            raise RequestRefused(provider.get_failure("400"))
         return
     limit = body.get("max_tokens") or body.get("max_completion_tokens")
-    if isinstance(limit, int) and limit > _MOST_UNSTREAMED_TOKENS and not body.get("stream"):
-        text = f"Requests with max_tokens > {_MOST_UNSTREAMED_TOKENS} must have stream=true"
-        raise Refused(make_front_failure(400, text, "BAD_REQUEST", "max_tokens"))
+    if isinstance(limit, int) and limit > _MAX_UNSTREAMED_TOKENS and not body.get("stream"):
+        text = f"Requests with max_tokens > {_MAX_UNSTREAMED_TOKENS} must have stream=true"
+        raise RequestRefused(make_front_failure(400, text, "BAD_REQUEST", "max_tokens"))
     if problems:
-        raise Refused(make_server_failure(400, make_message(problems)))
+        raise RequestRefused(make_server_failure(400, make_message(problems)))
 
 
 def _make_choices(provider: Provider, model: ChatModel, body: dict[str, Any]) -> list[Choice]:
@@ -117,30 +117,30 @@ def _make_choices(provider: Provider, model: ChatModel, body: dict[str, Any]) ->
         return make_choices(model, body)
     except UnsupportedSchema as error:
         if not provider.validates:
-            raise Refused(provider.get_failure("400")) from error
+            raise RequestRefused(provider.get_failure("400")) from error
         text = f"JSON Schema not supported: could not understand the instance `{error}`."
-        raise Refused(make_server_failure(400, text)) from error
+        raise RequestRefused(make_server_failure(400, text)) from error
 
 
-def _inflate(choices: list[Choice], behaviour: Behaviour | None) -> list[Choice]:
-    """Replace the text by one huge token for `sandbox-huge-event`."""
+def _enlarge_text(choices: list[Choice], behaviour: Behaviour | None) -> list[Choice]:
+    """Replaces the text with one huge token for `sandbox-huge-event`."""
     if behaviour and behaviour.kind == "huge-event":
         return [Choice(choice.index, "stop", content=["x" * behaviour.count]) for choice in choices]
     return choices
 
 
-def _stream(chat: Chat, state: State, request: Request, behaviour: Behaviour) -> Response:
+def _make_streamed_response(chat: Chat, state: State, request: Request, behaviour: Behaviour) -> Response:
     options = state.options
     events = make_events(chat, options.first_event_s, options.pace_s)
     events = apply_to_stream(behaviour, events, chat.provider.stream_error)
     headers = make_headers(chat, options.first_event_s, None, _get_request_id(request))
-    body = Body(events, request.connection, state.stats, stream=True)
+    body = ResponseBody(events, request.connection, state.stats, stream=True)
     kind = ("content-type", "text/event-stream; charset=utf-8")
     return Response(200, (kind, *headers), body)
 
 
-def _send_whole(chat: Chat, state: State, request: Request, behaviour: Behaviour) -> Response:
-    """Answer with one JSON, after as long as streaming all of its tokens would take."""
+def _make_whole_response(chat: Chat, state: State, request: Request, behaviour: Behaviour) -> Response:
+    """Returns one JSON body, sent after the time that streaming all of its tokens would take."""
     first_s = state.options.first_event_s
     total_s = first_s + state.options.pace_s * chat.completion_tokens
     payload = dump_json(make_completion(chat, first_s, total_s))
@@ -149,7 +149,7 @@ def _send_whole(chat: Chat, state: State, request: Request, behaviour: Behaviour
     headers = make_headers(chat, first_s, total_s, _get_request_id(request))
     own = (("content-type", "application/json"), ("content-length", str(len(payload))))
     events = apply_to_body(behaviour, payload, total_s, chat.completion_tokens)
-    return Response(200, own + headers, Body(events, request.connection, state.stats, stream=False))
+    return Response(200, own + headers, ResponseBody(events, request.connection, state.stats, stream=False))
 
 
 def _get_request_id(request: Request) -> str:

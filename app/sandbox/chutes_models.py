@@ -1,4 +1,4 @@
-"""Chutes' model list as the sandbox plays it: 14 entries, one without slash, some with gaps."""
+"""Chutes' model list, as the sandbox has it: 14 entries, one without a slash, some with gaps."""
 
 import uuid
 from dataclasses import dataclass
@@ -45,16 +45,16 @@ _ROWS = (
 
 @cache
 def list_chutes_models() -> dict[str, Any]:
-    """Return the body of GET /models."""
-    return {"object": "list", "data": [_make_entry(place, row) for place, row in enumerate(_ROWS)]}
+    """Returns the body of GET /models."""
+    return {"object": "list", "data": [_make_entry(index, row) for index, row in enumerate(_ROWS)]}
 
 
-def _make_entry(place: int, row: _Row) -> dict[str, Any]:
+def _make_entry(index: int, row: _Row) -> dict[str, Any]:
     entry: dict[str, Any] = {
         "id": row.name,
         "root": row.name.removesuffix("-TEE"),
         "object": "model",
-        "created": _CREATED + place,
+        "created": _CREATED + index,
         "owned_by": "sandbox",
         "parent": None,
         "chute_id": str(uuid.uuid5(uuid.NAMESPACE_URL, row.name)),
@@ -89,7 +89,7 @@ def _make_overrides(row: _Row) -> dict[str, Any]:
 
 
 def find_chutes_model(name: str) -> ChatModel | None:
-    """Find a model by its exact id or its chute's UUID."""
+    """Returns the model with this exact id or chute UUID, None for an unknown one."""
     for entry, row in zip(list_chutes_models()["data"], _ROWS, strict=True):
         if name in (entry["id"], entry["chute_id"]):
             return ChatModel(row.name, row.context_length, usage="every", reasons=row.reasons)

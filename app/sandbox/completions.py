@@ -1,26 +1,26 @@
-"""One chat as it is answered: its numbers, its headers and the JSON of an unstreamed completion."""
+"""One chat with its choices: usage, response headers and the JSON of an unstreamed completion."""
 
 import json
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.sandbox.answers import Choice
+from app.sandbox.choices import Choice
 from app.sandbox.models import ChatModel
 from app.sandbox.providers import Provider
 from app.sandbox.tokens import count_cached_tokens, count_prompt_tokens
 from app.sandbox.web import Headers
 
-_GENERATED_LIMIT = 216_000  # Tokens; what a measured account had.
+_GENERATED_LIMIT = 216_000  # Tokens; seen at a real account.
 # The logprob of every sandbox token. Any constant would do; this one is a probability of one half.
 _LOGPROB = -0.6931472
-# USD per million tokens, so that DeepInfra's `estimated_cost` is a number one can recompute.
+# USD per million tokens, for DeepInfra's `estimated_cost`; a test can recompute it.
 _COST_IN, _COST_OUT = 0.27, 1.1
 
 
 @dataclass
 class Chat:
-    """A valid request together with the answers that it gets."""
+    """A valid request and its choices."""
 
     provider: Provider
     model: ChatModel
@@ -41,7 +41,11 @@ class Chat:
         return sum(choice.tokens for choice in self.choices)
 
     def make_usage(self, completion_tokens: int | None = None) -> dict[str, Any]:
-        """Build the usage object, for the whole answer or for as many tokens as have been sent."""
+        """Builds the usage object.
+
+        Args:
+            completion_tokens: how many have been sent; all of them when None.
+        """
         completion = self.completion_tokens if completion_tokens is None else completion_tokens
         usage: dict[str, Any] = {
             "prompt_tokens": self.prompt_tokens,
@@ -57,7 +61,7 @@ class Chat:
         return usage
 
     def make_perf_metrics(self, first_s: float, total_s: float) -> dict[str, Any]:
-        """Build the `perf_metrics` object from two durations in seconds."""
+        """Builds the `perf_metrics` object from two durations in seconds."""
         return {
             "prompt-tokens": self.prompt_tokens,
             "cached-prompt-tokens": self.cached_tokens,
@@ -67,7 +71,7 @@ class Chat:
 
 
 def make_completion(chat: Chat, first_s: float, total_s: float) -> dict[str, Any]:
-    """Build the body of an unstreamed answer; absent parts of a message are absent keys, not nulls."""
+    """Builds the body of an unstreamed response; parts that a message lacks are absent keys, not nulls."""
     completion = {
         "id": "chatcmpl-" + chat.id_hex,
         "object": "chat.completion",
@@ -97,18 +101,21 @@ def _make_choice_entry(chat: Chat, choice: Choice) -> dict[str, Any]:
 
 def _make_call(chat: Chat, index: int, choice: Choice) -> dict[str, Any]:
     call = choice.tool_calls[index]
-    # Kimi's calls carry their index even outside a stream; others do not.
+    # Kimi's calls have their index even without streaming; those of others do not.
     position = {"index": index} if chat.model.kimi_call_ids else {}
     function = {"name": call.name, "arguments": "".join(call.arguments)}
     return {**position, "id": call.id, "type": "function", "function": function}
 
 
 def make_logprobs(body: dict[str, Any], tokens: list[str], offset: int = 0) -> dict[str, Any]:
-    """Build the logprobs of some tokens: OpenAI's form for `logprobs: true`, parallel arrays for a number.
+    """Builds the logprobs of some tokens: OpenAI's form for `logprobs: true`, parallel arrays for a number.
 
-    `offset` is the position in the text, in characters, at which the first token starts.
+    Args:
+        body: the request.
+        tokens: consecutive tokens of the text.
+        offset: where the first of them starts in the text, in characters.
     """
-    offsets = [offset + len("".join(tokens[:place])) for place in range(len(tokens))]
+    offsets = [offset + len("".join(tokens[:index])) for index in range(len(tokens))]
     if body["logprobs"] is not True:
         return {
             "tokens": tokens,
@@ -118,7 +125,7 @@ def make_logprobs(body: dict[str, Any], tokens: list[str], offset: int = 0) -> d
             "token_ids": [_make_token_id(token) for token in tokens],
         }
     top = body.get("top_logprobs") or 0
-    return {"content": [_make_logprob(token, place, top) for token, place in zip(tokens, offsets, strict=True)]}
+    return {"content": [_make_logprob(token, start, top) for token, start in zip(tokens, offsets, strict=True)]}
 
 
 def _make_logprob(token: str, offset: int, top: int) -> dict[str, Any]:
@@ -133,12 +140,12 @@ def _make_logprob(token: str, offset: int, top: int) -> dict[str, Any]:
 
 
 def _make_token_id(token: str) -> int:
-    """Map a token to a stable number below 100,000, the size of a usual vocabulary."""
-    return sum(place * byte for place, byte in enumerate(token.encode("utf-8", "replace"), 1)) % 100_000
+    """Maps a token to a stable number below 100,000, the size of a usual vocabulary."""
+    return sum(index * byte for index, byte in enumerate(token.encode("utf-8", "replace"), 1)) % 100_000
 
 
 def make_headers(chat: Chat, first_s: float, total_s: float | None, request_id: str) -> Headers:
-    """Build the headers of a 200; a stream (`total_s` None) leaves before the durations are known."""
+    """Builds the headers of a 200; for a stream `total_s` is None, because its duration is not known yet."""
     if chat.provider.name != "fireworks":
         return (("x-request-id", request_id), *chat.provider.headers)
     known = [

@@ -1,4 +1,4 @@
-"""DeepInfra's model list as the sandbox plays it: 190 entries, 50 of them with `metadata: null`."""
+"""DeepInfra's model list, as the sandbox has it: 190 entries, 50 of them with `metadata: null`."""
 
 from functools import cache
 from itertools import product
@@ -19,20 +19,20 @@ _CHAT_TAGS = (
 
 @cache
 def list_deepinfra_models() -> dict[str, Any]:
-    """Return the body of GET /models: 100 chat models, 40 of other kinds, 50 without metadata."""
+    """Returns the body of GET /models: 100 chat models, 40 of other kinds, 50 without metadata."""
     return {"object": "list", "data": [*_make_chat(), *_make_others(), *_make_bare()]}
 
 
 def _make_chat() -> list[dict[str, Any]]:
-    return [_make_chat_entry(place, *parts) for place, parts in enumerate(product(_OWNERS, _FAMILIES, _SIZES))]
+    return [_make_chat_entry(index, *parts) for index, parts in enumerate(product(_OWNERS, _FAMILIES, _SIZES))]
 
 
-def _make_chat_entry(place: int, owner: str, family: str, size: tuple[str, float, int]) -> dict[str, Any]:
+def _make_chat_entry(index: int, owner: str, family: str, size: tuple[str, float, int]) -> dict[str, Any]:
     billions, price, context = size
-    tags = _CHAT_TAGS[place % len(_CHAT_TAGS)]
+    tags = _CHAT_TAGS[index % len(_CHAT_TAGS)]
     thinking = "-Thinking" if "reasoning" in tags else ""
     pricing = {"input_tokens": price, "output_tokens": round(price * 4, 6)}
-    if place % 3:
+    if index % 3:
         pricing["cache_read_tokens"] = price / 2
     return _make_entry(f"{owner}/{family}-{billions}{thinking}", context, pricing, tags)
 
@@ -50,7 +50,7 @@ def _make_others() -> list[dict[str, Any]]:
 
 
 def _make_bare() -> list[dict[str, Any]]:
-    """Old entries that are listed with nothing known about them."""
+    """Returns old entries about which the list says nothing."""
     names = (f"{owner}/{family}-{number}-legacy" for owner, family, number in product(_OWNERS, _FAMILIES, "12"))
     return [_make_entry(name, 0, {}, None) for name in names]
 
@@ -75,7 +75,10 @@ def _make_entry(name: str, context: int, pricing: dict[str, float], tags: list[s
 
 
 def find_deepinfra_model(name: str) -> ChatModel | None:
-    """Find a model by its exact id; entries without metadata answer, embedders and the like do not."""
+    """Returns the model with this exact id, None for an unknown one.
+
+    Models without metadata chat; embedders and the like do not.
+    """
     entry = next((entry for entry in list_deepinfra_models()["data"] if entry["id"] == name), None)
     if entry is None:
         return None

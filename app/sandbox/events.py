@@ -1,14 +1,14 @@
 """The chunks of a streamed completion, in the shapes and the order in which the providers send them.
 
-Order: a role chunk for each choice, the thoughts, the text or the tool calls (choices take turns), a finish
-chunk for each choice, perhaps a chunk with only the usage, `[DONE]`.
+Order: a role chunk for each choice, the reasoning, the text or the tool calls (choices take turns), a finish chunk for
+each choice, sometimes a chunk with only the usage, `[DONE]`.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from app.sandbox.answers import Choice
+from app.sandbox.choices import Choice
 from app.sandbox.completions import Chat, make_logprobs
 from app.sandbox.web import dump_json
 
@@ -17,11 +17,11 @@ DONE = b"data: [DONE]\n\n"
 
 @dataclass
 class Event:
-    """One piece of a response body: what is sent, how long before, and what happens afterwards."""
+    """One piece of a response body."""
 
     payload: bytes
     tokens: int = 0
-    """The completion tokens that it carries."""
+    """How many completion tokens it has."""
     wait_s: float = 0.0
     """The pause before it is sent."""
     then: Literal["", "cut", "reset", "stall"] = ""
@@ -30,7 +30,7 @@ class Event:
 
 
 def make_events(chat: Chat, first_s: float, pace_s: float) -> Iterator[Event]:
-    """Yield the events of a stream: the first after `first_s` seconds, one at every `pace_s` from then on."""
+    """Yields the events of a stream: the first after `first_s` seconds, one at every `pace_s` from then on."""
     wait_s = first_s
     for line in chat.provider.noise:
         yield Event(line, stage="noise")
@@ -40,7 +40,7 @@ def make_events(chat: Chat, first_s: float, pace_s: float) -> Iterator[Event]:
         usage = chat.make_usage(sent) if chat.model.usage == "every" else None
         chunk.fields.setdefault("usage", usage)
         yield Event(_encode(chat, chunk.fields), chunk.tokens, wait_s, stage=chunk.stage)
-        # Only pieces of text take time: a finish chunk follows its last piece at once.
+        # Only text takes time: a finish chunk follows the last piece at once.
         wait_s = pace_s if chunk.tokens or chunk.stage == "role" else 0.0
     yield Event(DONE, stage="done")
 
@@ -86,22 +86,22 @@ def _asks_for_usage(chat: Chat) -> bool:
 
 
 def _add_usage(chat: Chat, chunk: _Chunk) -> None:
-    """Put the usage into the last finish chunk, where the model does that."""
-    place = chat.model.usage
-    if place == "finish" or (place == "finish-if-asked" and _asks_for_usage(chat)):
+    """Puts the usage into the last finish chunk if the model does that."""
+    placement = chat.model.usage
+    if placement == "finish" or (placement == "finish-if-asked" and _asks_for_usage(chat)):
         chunk.fields |= {"usage": chat.make_usage(), **_make_metrics(chat)}
 
 
 def _make_metrics(chat: Chat) -> dict[str, Any]:
     if not chat.body.get("perf_metrics_in_response"):
         return {}
-    # A stream's durations are not measured here; what matters is where the object stands.
+    # The durations of a stream are not measured: clients are tested for finding the object, not for its values.
     return {"perf_metrics": chat.make_perf_metrics(0.05, 0.5)}
 
 
 def _make_choice_chunks(chat: Chat, choice: Choice) -> Iterator[_Chunk]:
-    """Yield one choice's chunks after its role: a token each, then the finish."""
-    pieces = [*_make_thought_pieces(chat, choice), *_make_text_pieces(chat, choice)]
+    """Yields the chunks of a choice after its role: one for each token, then the finish."""
+    pieces = [*_make_reasoning_pieces(chat, choice), *_make_text_pieces(chat, choice)]
     pieces += _make_call_pieces(choice)
     last: dict[str, Any] = {"delta": {}}
     if chat.model.text_in_finish and pieces and choice.finish_reason == "stop":
@@ -114,13 +114,13 @@ def _make_choice_chunks(chat: Chat, choice: Choice) -> Iterator[_Chunk]:
 
 
 def _order(chat: Chat, fields: dict[str, Any]) -> dict[str, Any]:
-    """Put a choice's keys into the order of the wire; Fireworks adds a null `raw_output` to each."""
+    """Puts the keys of a choice into the order that providers use; Fireworks adds a null `raw_output`."""
     names = ("index", "delta", "logprobs", "finish_reason")
     ordered = {name: fields[name] for name in names if name in fields}
     return ordered | ({"raw_output": None} if chat.provider.name == "fireworks" else {})
 
 
-def _make_thought_pieces(chat: Chat, choice: Choice) -> Iterator[dict[str, Any]]:
+def _make_reasoning_pieces(chat: Chat, choice: Choice) -> Iterator[dict[str, Any]]:
     for token in choice.reasoning:
         yield {"delta": {chat.provider.reasoning_key: token}}
 
@@ -138,7 +138,7 @@ def _make_text_pieces(chat: Chat, choice: Choice) -> Iterator[dict[str, Any]]:
 def _make_call_pieces(choice: Choice) -> Iterator[dict[str, Any]]:
     for index, call in enumerate(choice.tool_calls):
         head = {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": ""}}
-        # The opening piece names the call and carries no token of it.
+        # The first piece names the call and has none of its tokens.
         yield {"delta": {"tool_calls": [{"index": index, **head}]}, "counts": False}
         for token in call.arguments:
             yield {"delta": {"tool_calls": [{"index": index, "function": {"arguments": token}}]}}

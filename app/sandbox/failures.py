@@ -1,7 +1,7 @@
-"""The error bodies of the four providers, in the shapes that each really sends.
+"""The error bodies of the four providers, in the shapes that they really send.
 
-Fireworks alone has two: the front gateway's (with `param` and `request_id`) and the model server's (with
-`object`); its edge answers in HTML. A body's `request_id` is filled in when the response is made.
+Fireworks has two: that of the front gateway (with `param` and `request_id`) and that of the model server (with
+`object`); its edge sends HTML. A `request_id` is filled in when the response is made.
 """
 
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ _REQUEST_ID = "request_id"
 
 @dataclass(frozen=True)
 class Failure:
-    """An error answer: HTTP status, JSON body (or HTML text), extra headers."""
+    """An error response: HTTP status, JSON body (or text), extra headers."""
 
     status: int
     body: dict[str, Any] | str
     headers: Headers = ()
 
     def to_response(self, request: Request) -> Response:
-        """Make the response, with the request's id where the shape carries one."""
+        """Makes the response, with the id of the request if the shape has one."""
         headers = (("x-request-id", request.get_header("x-request-id") or request.id_hex), *self.headers)
         if isinstance(self.body, str):
             kind = "text/html" if self.body.startswith("<") else "text/plain"
@@ -32,8 +32,8 @@ class Failure:
         return make_json_response(self.status, body, headers)
 
 
-class Refused(Exception):
-    """Raised anywhere on the way to an answer: the request ends with this failure."""
+class RequestRefused(Exception):
+    """The request ends with this failure; may be raised at any point before the response."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(str(failure.status))
@@ -43,7 +43,7 @@ class Refused(Exception):
 def make_front_failure(
     status: int, message: str, code: str, param: str | None = None, headers: Headers = ()
 ) -> Failure:
-    """Build an error of Fireworks' front gateway: keys, routing, billing."""
+    """Builds an error of Fireworks' front gateway: keys, routing, billing."""
     error = {"message": message, "param": param, "code": code, "type": "error"}
     return Failure(status, {"error": error, _REQUEST_ID: None}, headers)
 
@@ -51,23 +51,23 @@ def make_front_failure(
 def make_server_failure(
     status: int, message: str, kind: str = "invalid_request_error", headers: Headers = ()
 ) -> Failure:
-    """Build an error of Fireworks' model server: validation, overload."""
+    """Builds an error of Fireworks' model server: validation, overload."""
     error = {"object": "error", "type": kind, "code": kind, "message": message}
     return Failure(status, {"error": error, _REQUEST_ID: None}, headers)
 
 
 def make_featherless_failure(status: int, message: str, kind: str, code: str) -> Failure:
-    """Build an error of Featherless."""
+    """Builds an error of Featherless."""
     return Failure(status, {"error": {"message": message, "type": kind, "code": code}})
 
 
 def make_deepinfra_failure(status: int, message: str, kind: str, code: str | None = None) -> Failure:
-    """Build an error of DeepInfra's OpenAI surface."""
+    """Builds an error of DeepInfra's OpenAI surface."""
     return Failure(status, {"error": {"message": message, "type": kind, "param": None, "code": code}})
 
 
 def make_chutes_failure(status: int, detail: str) -> Failure:
-    """Build an error of Chutes, which has no `error` key."""
+    """Builds an error of Chutes, which has no `error` key."""
     return Failure(status, {"detail": detail})
 
 
@@ -82,7 +82,7 @@ _HTML_502 = (
     "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>\r\n<center><h1>502 Bad Gateway</h1>"
     "</center>\r\n<hr><center>cloudflare</center>\r\n</body>\r\n</html>\r\n"
 )
-# A measured 429 carried these and no retry-after: the generated-tokens limit had just been lowered.
+# A real 429 had these and no retry-after: the limit of generated tokens had just been lowered.
 _LIMIT_HEADERS: Headers = (
     ("x-ratelimit-limit-tokens-prompt", "21600000"),
     ("x-ratelimit-remaining-tokens-prompt", "21590112"),

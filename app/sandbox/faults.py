@@ -1,4 +1,4 @@
-"""What the misbehaving models do to an answer that is being sent: events dropped, broken off, garbled."""
+"""What the misbehaving models do to a response body: events are dropped, delayed, garbled or cut off."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -8,7 +8,7 @@ from app.sandbox.behaviours import Behaviour
 from app.sandbox.events import Event
 
 Fault = Callable[[Iterator[Event], float], Iterator[Event]]
-"""Takes a stream's events and the behaviour's number, gives the events that are really sent."""
+"""A function of the events of a stream and the number of the behaviour; returns the events that are sent."""
 
 _GARBAGE = (
     b"this line is no event\n\n",
@@ -19,7 +19,7 @@ _GARBAGE = (
 
 
 def apply_to_stream(behaviour: Behaviour, events: Iterator[Event], error: bytes) -> Iterator[Event]:
-    """Return the events of a stream as the behaviour sends them; `error` is the provider's error event."""
+    """Returns the events of a stream that the behaviour sends; `error` is the error event of the provider."""
     if behaviour.kind == "error-event":
         return chain(_end_early(events, behaviour.number), [Event(error)])
     fault = _STREAM_FAULTS.get(behaviour.kind)
@@ -50,7 +50,7 @@ def _reset(events: Iterator[Event], number: float) -> Iterator[Event]:
 
 
 def _end_early(events: Iterator[Event], number: float) -> Iterator[Event]:
-    """Keep at most `number` events, and none from the finish on."""
+    """Yields at most `number` events, and none from the finish on."""
     for event in islice(events, int(number)):
         if event.stage in ("finish", "usage", "done"):
             return
@@ -68,11 +68,11 @@ def _garble(events: Iterator[Event], number: float) -> Iterator[Event]:
 
 def _drip(events: Iterable[Event], number: float) -> Iterator[Event]:
     for event in events:
-        # The tokens count with the last byte: a client that leaves before has not had them.
+        # The tokens count with the last byte: a client that disconnects before has not received them.
         last = len(event.payload) - 1
-        for place in range(len(event.payload)):
-            byte = event.payload[place : place + 1]
-            tokens = event.tokens if place == last else 0
+        for index in range(len(event.payload)):
+            byte = event.payload[index : index + 1]
+            tokens = event.tokens if index == last else 0
             yield Event(byte, tokens, 1 / number if number else 0.0, stage=event.stage)
 
 
@@ -96,7 +96,7 @@ _STREAM_FAULTS: dict[str, Fault] = {
 
 
 def apply_to_body(behaviour: Behaviour, body: bytes, wait_s: float, tokens: int) -> Iterator[Event]:
-    """Return the pieces in which an unstreamed answer is sent, the first after `wait_s` seconds."""
+    """Returns the pieces of an unstreamed body, the first of which is sent after `wait_s` seconds."""
     half = body[: len(body) // 2]
     if behaviour.kind == "stall":
         return iter([Event(half, 0, wait_s, then="stall")])

@@ -1,4 +1,4 @@
-"""Featherless' model list as the sandbox plays it: some 22,000 generated entries, whole or in pages.
+"""Featherless' model list, as the sandbox has it: some 22,000 generated entries, whole or in pages.
 
 It has the real list's faults: pages overlap, `total_items` counts about twice the models there are, and a
 page past the end is an empty list.
@@ -46,7 +46,7 @@ _SUFFIXES = (
 
 
 def list_featherless_models(count: int, query: dict[str, str]) -> bytes | None:
-    """Encode GET /models: everything, or a page when `page` or `per_page` is given; None if they are invalid.
+    """Returns the body of GET /models: a page if `page` or `per_page` is given, else all; None if they are invalid.
 
     `per_page` below 100 is raised to 100 and above 1000 is invalid; every other parameter is ignored.
     """
@@ -84,7 +84,7 @@ def _make_page(entries: list[dict[str, Any]], page: int, per_page: int) -> dict[
 
 @cache
 def _make_entries(count: int) -> list[dict[str, Any]]:
-    """Generate `count` entries; when all combinations of names are used up, the series number rises."""
+    """Returns `count` entries; when all combinations of names are used up, the series number rises."""
     series = range(1, count // (len(_OWNERS) * len(_FAMILIES) * len(_SIZES) * len(_SUFFIXES)) + 2)
     names = product(series, _SUFFIXES, _SIZES, _FAMILIES, _OWNERS)
     return [_make_entry(number, *parts) for number, parts in enumerate(islice(names, count))]
@@ -114,7 +114,7 @@ def _make_entry(
 
 
 def _make_pricing(usd_in: float, usd_out: float) -> dict[str, Any]:
-    """Both units at once, as the real list has them: USD a token as a string, USD a million as a number."""
+    """Returns prices in both units, as in the real list: USD per token as text, USD per million as a number."""
     return {
         "prompt": _format_per_token(usd_in),
         "completion": _format_per_token(usd_out),
@@ -130,7 +130,7 @@ def _format_per_token(usd_per_million: float) -> str:
 
 
 def _add_modalities(entry: dict[str, Any], suffix: str) -> None:
-    """Add the fields that only some entries have; base models are listed without them."""
+    """Adds the fields that only some entries have; base models are listed without them."""
     if suffix == "-base":
         for key in ("name", "max_completion_tokens"):
             del entry[key]
@@ -142,7 +142,7 @@ def _add_modalities(entry: dict[str, Any], suffix: str) -> None:
 
 
 def find_featherless_model(count: int, name: str) -> ChatModel | None:
-    """Find a model by its exact id, upper and lower case included."""
+    """Returns the model with this exact id, None for an unknown one; upper and lower case differ."""
     entry = _get_by_id(count).get(name)
     if entry is None:
         return None
@@ -150,7 +150,7 @@ def find_featherless_model(count: int, name: str) -> ChatModel | None:
 
 
 def get_featherless_entry(count: int, name: str) -> dict[str, Any] | None:
-    """Return one entry of the list, as GET /models/<owner>/<name> shows it."""
+    """Returns one entry of the list, as GET /models/<owner>/<name> shows it."""
     return _get_by_id(count).get(name)
 
 

@@ -1,4 +1,4 @@
-"""Fireworks' two lists as the sandbox plays them: /models without prices, /v1/serverless/models with them.
+"""Fireworks' two lists, as the sandbox has them: /models without prices, /v1/serverless/models with them.
 
 Ids, windows and prices are those of late 2026. The embedding models claim `supports_chat`, one model has
 no context_length, and `accounts/fireworks/models/sandbox-…` are the models that misbehave.
@@ -71,7 +71,7 @@ _LATEST = {
     "qwen-max-latest": "qwen3p8-max",
     "deepseek-flash-latest": "deepseek-v4p1-flash",
 }
-# The first family that a slug starts with decides where its streams carry usage.
+# The first family that a slug starts with decides where its streams have their usage.
 _USAGE: tuple[tuple[str, UsagePlacement], ...] = (
     ("deepseek-v4", "finish"),
     ("llama", "finish"),
@@ -83,7 +83,7 @@ _REASONING_FAMILIES = ("glm", "kimi", "deepseek-v4", "minimax", "gpt-oss")
 
 
 def list_fireworks_models() -> dict[str, Any]:
-    """Return the body of GET /inference/v1/models."""
+    """Returns the body of GET /inference/v1/models."""
     rows = [_make_entry(row, day) for day, row in enumerate(_ROWS)]
     for name in get_behaviour_names():
         rows.append(_make_entry(_Row(name, 131_072), len(rows)))
@@ -109,7 +109,7 @@ def _make_entry(row: _Row, day: int) -> dict[str, Any]:
 
 
 def list_serverless_models() -> dict[str, Any]:
-    """Return the body of GET /v1/serverless/models: one row for each model and serving mode."""
+    """Returns the body of GET /v1/serverless/models: one row for each model and serving mode."""
     return {"object": "list", "data": [entry for row in _ROWS for entry in _make_price_rows(row)]}
 
 
@@ -146,10 +146,10 @@ def _make_price_row(row: _Row, mode: str, prices: Prices, extra: dict[str, Any])
 
 
 def find_fireworks_model(name: str) -> ChatModel | None:
-    """Find the model that serves a requested name.
+    """Returns the model that serves a requested name, None for an unknown one.
 
-    The name may be the full id, `fireworks/<slug>`, a `…/routers/<slug>-fast` or a `…-latest` alias; the
-    model found carries its own full id, as the real answers do. A bare slug is unknown, as it is there.
+    The name may be the full id, `fireworks/<slug>`, a `…/routers/<slug>-fast` or a `…-latest` alias. The model has its
+    own full id, as in real responses. A bare slug is unknown, as at Fireworks.
     """
     known = _get_chat_models()
     if name.startswith("fireworks/"):
@@ -168,7 +168,7 @@ def _get_chat_models() -> dict[str, ChatModel]:
 
 
 def _make_chat_model(row: _Row) -> ChatModel:
-    usage: UsagePlacement = next((place for prefix, place in _USAGE if row.slug.startswith(prefix)), "separate")
+    usage: UsagePlacement = next((placement for prefix, placement in _USAGE if row.slug.startswith(prefix)), "separate")
     return ChatModel(
         row.id,
         row.context_length,

@@ -1,22 +1,22 @@
-"""What the sandbox knows of a model when it answers a chat, whatever provider lists it."""
+"""What the sandbox knows about a model that serves a chat, at any provider."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-# Where a stream carries its usage: in the finish chunk always; in a chunk of its own when asked; in the
-# finish chunk when asked; in a chunk of its own always, with every chunk carrying the count so far.
+# Where a stream has its usage. finish: always in the finish chunk. separate: in a chunk of its own, if asked for.
+# finish-if-asked: in the finish chunk, if asked for. every: in each chunk, and in one of its own at the end.
 UsagePlacement = Literal["finish", "separate", "finish-if-asked", "every"]
 
 
 @dataclass(frozen=True)
 class ChatModel:
-    """One model that can be asked, with the traits that change the shape of its answers."""
+    """One model, with the traits that change the shape of its completions."""
 
     id: str
     context_length: int | None = None
     usage: UsagePlacement = "separate"
     reasons: bool = False
-    """It thinks before it answers unless `reasoning_effort` is none."""
+    """It reasons unless `reasoning_effort` is none."""
     always_reasons: bool = False
     """`reasoning_effort` none is an error, as for gpt-oss."""
     counts_reasoning: bool = False
@@ -24,5 +24,5 @@ class ChatModel:
     kimi_call_ids: bool = False
     """Tool calls are named `functions.<name>:<index>` instead of `call_<hex>`."""
     text_in_finish: bool = False
-    """The finish chunk carries the last piece of text instead of an empty delta."""
+    """The finish chunk has the last piece of text instead of an empty delta."""
     chat: bool = True

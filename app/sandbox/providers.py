@@ -1,4 +1,4 @@
-"""The four providers that the sandbox plays: for each where it lives, how it refuses and how it streams."""
+"""The four providers that the sandbox imitates: their paths, error bodies, model lists and streams."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from app.sandbox.failures import (
     SERVER_ERROR_KIND,
     SERVER_ERROR_TEXT,
     Failure,
-    Refused,
+    RequestRefused,
 )
 from app.sandbox.featherless_models import find_featherless_model, list_featherless_models
 from app.sandbox.fireworks_models import find_fireworks_model, list_fireworks_models
@@ -22,22 +22,22 @@ from app.sandbox.models import ChatModel
 from app.sandbox.state import Options
 from app.sandbox.web import Headers, Request, dump_json
 
-# Featherless' edge answers 404 "Gone." to the default agents of common HTTP libraries.
+# Featherless' edge sends 404 "Gone." to the default agents of common HTTP libraries.
 _REFUSED_AGENTS = ("", "node", "node-fetch", "undici", "python-urllib", "python-requests")
 
 
 @dataclass(frozen=True)
 class Provider:
-    """One provider: its paths, error bodies, model list and the quirks of its streams."""
+    """One provider."""
 
     name: str
     base: str
     failures: dict[str, Failure]
     list_models: Callable[[Options, dict[str, str]], bytes | None]
-    """Encodes GET /models for a query; None when the query is invalid."""
+    """Returns the body of GET /models for a query; None if the query is invalid."""
     find_model: Callable[[Options, str], ChatModel | None]
     stream_error: bytes
-    """How a failure in the middle of a stream looks, line ends included."""
+    """What is sent for a failure in the middle of a stream, line ends included."""
     models_need_key: bool = False
     refuses_agents: bool = False
     validates: bool = False
@@ -45,26 +45,26 @@ class Provider:
     estimates_cost: bool = False
     gives_logprobs: bool = True
     noise: tuple[bytes, ...] = ()
-    """Lines that its streams carry besides the chunks."""
+    """Lines that begin its streams, before the chunks."""
     headers: Headers = ()
 
     def get_failure(self, kind: str) -> Failure:
-        """Return the failure of a kind, `401` or `502-html`, in this provider's words.
+        """Returns the failure of a kind, such as `401` or `502-html`, as this provider sends it.
 
-        What only Fireworks is known to send is sent in Fireworks' words.
+        Failures that only Fireworks is known to send are the same at all providers.
         """
         return self.failures.get(kind) or FIREWORKS_FAILURES[kind]
 
-    def check_agent(self, request: Request) -> None:
-        """Raise Refused for a default User-Agent where the provider refuses those."""
+    def raise_if_agent_refused(self, request: Request) -> None:
+        """Raises RequestRefused for the default User-Agent of a library, if the provider refuses those."""
         agent = request.get_header("user-agent").partition("/")[0].lower()
         if self.refuses_agents and agent in _REFUSED_AGENTS:
-            raise Refused(Failure(404, "Gone."))
+            raise RequestRefused(Failure(404, "Gone."))
 
-    def check_key(self, request: Request) -> None:
-        """Raise Refused unless the request has a bearer key that does not begin with "bad"."""
+    def raise_if_key_refused(self, request: Request) -> None:
+        """Raises RequestRefused unless the request has a bearer key that does not begin with "bad"."""
         if not request.bearer or request.bearer.startswith("bad"):
-            raise Refused(self.get_failure("401"))
+            raise RequestRefused(self.get_failure("401"))
 
 
 def _frame(value: Any) -> bytes:
@@ -114,7 +114,7 @@ CHUTES = Provider(
     failures=CHUTES_FAILURES,
     list_models=lambda options, query: dump_json(list_chutes_models()),
     find_model=lambda options, name: find_chutes_model(name),
-    # Chutes writes this line bare, with no `data:` before it.
+    # Chutes sends this line bare, without `data:`.
     stream_error=dump_json({"error": "Unhandled exception during response stream: sandbox"}) + b"\n\n",
     gives_logprobs=False,
     headers=(("x-chutes-invocationid", "sandbox"), ("x-chutes-rl-user", "inf")),

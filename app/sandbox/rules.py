@@ -1,7 +1,7 @@
-"""Small checks of one value each, which the request validation puts together into tables.
+"""Rules for one value each, from which the request validation makes its tables.
 
-A rule takes a value and returns what is wrong with it, in the words of a pydantic validation error, or
-None. Null passes every rule: Fireworks takes it as "not given".
+A rule is a function of the value. It returns None, or what is wrong in the words of a pydantic validation error. Null
+passes every rule, because Fireworks treats it as not given.
 """
 
 from collections.abc import Callable
@@ -11,12 +11,12 @@ Rule = Callable[[Any], str | None]
 
 
 def any_value(value: Any) -> str | None:
-    """Accept everything."""
+    """Accepts everything."""
     return None
 
 
 def number(low: float, high: float) -> Rule:
-    """Accept numbers from `low` to `high`; booleans are not numbers."""
+    """Accepts numbers from `low` to `high`; booleans are not numbers."""
 
     def check(value: Any) -> str | None:
         if value is None:
@@ -29,7 +29,7 @@ def number(low: float, high: float) -> Rule:
 
 
 def integer(low: int, high: int = 2**63 - 1) -> Rule:
-    """Accept whole numbers from `low` to `high`; booleans are not numbers."""
+    """Accepts whole numbers from `low` to `high`; booleans are not numbers."""
 
     def check(value: Any) -> str | None:
         if value is None:
@@ -48,22 +48,22 @@ def _check_range(value: float, low: float, high: float) -> str | None:
 
 
 def boolean(value: Any) -> str | None:
-    """Accept true and false."""
+    """Accepts true and false."""
     return None if value is None or isinstance(value, bool) else "Input should be a valid boolean"
 
 
 def string(value: Any) -> str | None:
-    """Accept strings."""
+    """Accepts strings."""
     return None if value is None or isinstance(value, str) else "Input should be a valid string"
 
 
 def mapping(value: Any) -> str | None:
-    """Accept objects."""
+    """Accepts objects."""
     return None if value is None or isinstance(value, dict) else "Input should be a valid dictionary"
 
 
 def one_of(*allowed: str) -> Rule:
-    """Accept exactly the listed strings."""
+    """Accepts exactly the listed strings."""
     names = ", ".join(f"'{name}'" for name in allowed[:-1]) + f" or '{allowed[-1]}'"
 
     def check(value: Any) -> str | None:
@@ -73,7 +73,7 @@ def one_of(*allowed: str) -> Rule:
 
 
 def either(*rules: Rule) -> Rule:
-    """Accept what any of the rules accepts; else report what the first one says."""
+    """Accepts what any of the rules accepts; otherwise returns the problem of the first one."""
 
     def check(value: Any) -> str | None:
         problems = [rule(value) for rule in rules]
@@ -83,7 +83,7 @@ def either(*rules: Rule) -> Rule:
 
 
 def list_of(rule: Rule, at_most: int) -> Rule:
-    """Accept lists of at most `at_most` items that all pass `rule`."""
+    """Accepts lists of at most `at_most` items that all pass `rule`."""
 
     def check(value: Any) -> str | None:
         if not isinstance(value, list):

@@ -3,18 +3,18 @@
 import json
 from typing import Any
 
-# A schema that asks for more than this gets this much: items of a list, characters of a text.
+# At most this many items of a list and characters of a text, whatever the schema asks for.
 _MAX_ITEMS, _MAX_CHARS = 100, 10_000
 # Deeper schemas (or a $ref that refers to itself) end in null instead of in endless recursion.
 _MAX_DEPTH = 8
 
 
 class UnsupportedSchema(Exception):
-    """The schema is no JSON Schema that the sandbox understands."""
+    """The schema is not one that the sandbox understands."""
 
 
 def make_sample(schema: Any, word: str, *, required_only: bool) -> Any:
-    """Build a value that a simple schema accepts.
+    """Builds a value that a simple schema accepts.
 
     Strings become `word`, numbers their minimum or 1, an enum its first value, an array one item (or
     minItems), an object its properties (only the required ones if `required_only`). Local `$ref`s are
@@ -24,12 +24,12 @@ def make_sample(schema: Any, word: str, *, required_only: bool) -> Any:
         schema = json.loads(schema) if isinstance(schema, str) else schema
         return _sample(schema, schema, word, required_only, 0)
     except (TypeError, ValueError, LookupError, AttributeError, OverflowError, RecursionError) as error:
-        # A schema may be wrong in any place and any way; this is the one place that has to know.
+        # A schema may be wrong anywhere and in any way; the functions below need not care.
         raise UnsupportedSchema(str(schema)) from error
 
 
 def _sample(schema: Any, root: Any, word: str, required_only: bool, depth: int) -> Any:
-    schema = _follow(schema, root)
+    schema = _dereference(schema, root)
     if not isinstance(schema, dict) or depth > _MAX_DEPTH:
         return None
     for key in ("const", "default"):
@@ -49,8 +49,8 @@ def _sample(schema: Any, root: Any, word: str, required_only: bool, depth: int) 
     return _sample_scalar(schema, word)
 
 
-def _follow(schema: Any, root: Any) -> Any:
-    """Replace `anyOf`/`oneOf`/`allOf` by its first branch and a local `$ref` by what it points to."""
+def _dereference(schema: Any, root: Any) -> Any:
+    """Replaces `anyOf`, `oneOf` or `allOf` with the first branch, and a local `$ref` with its target."""
     for _ in range(_MAX_DEPTH):
         if not isinstance(schema, dict):
             break

@@ -11,35 +11,38 @@ from gunicorn.arbiter import Arbiter
 
 
 def serve(app: WSGIApplication, port: int, parent_pid: int | None, on_listening: Callable[[int], None]) -> None:
-    """Serve `app` on 127.0.0.1 until SIGTERM or SIGINT; never returns normally but raises SystemExit.
+    """Serves `app` on 127.0.0.1 until SIGTERM or SIGINT, then raises SystemExit.
 
-    Port 0 lets the system choose; `on_listening` is called once with the port when connections are accepted.
-    With `parent_pid` it also ends when the process of that id is no longer its parent.
+    Args:
+        app: the WSGI application.
+        port: where to listen; 0 lets the system choose.
+        parent_pid: end also when this process is no longer the parent; None to go on then.
+        on_listening: called once with the port, when connections are accepted.
     """
-    _Sandbox(app, port, on_listening).run_under(parent_pid)
+    _SandboxServer(app, port, on_listening).run_with_parent(parent_pid)
 
 
-def _end_worker_on_signals(worker: Any) -> None:
-    """Replace gunicorn's graceful stop: open streams, some without end, must not delay the end."""
+def _exit_on_signals(worker: Any) -> None:
+    """Makes the worker exit at once: gunicorn's graceful stop would wait for open streams, some of which never end."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, lambda *_: os._exit(0))
 
 
-class _Sandbox(BaseApplication):  # type: ignore[misc]
+class _SandboxServer(BaseApplication):  # type: ignore[misc]
     def __init__(self, app: WSGIApplication, port: int, on_listening: Callable[[int], None]) -> None:
         self._app = app
         self._settings = {
             "bind": f"127.0.0.1:{port}",
-            "workers": 1,  # The counters live in one process.
+            "workers": 1,  # The counters are in one process.
             "worker_class": "gevent",
-            "worker_connections": 10_000,  # A thousand streams through a gateway must not queue here.
-            "keepalive": 75,  # Seconds; longer than a client's pool rests between two test requests.
+            "worker_connections": 10_000,  # A thousand streams must not queue here.
+            "keepalive": 75,  # Seconds; longer than a client pauses between two test requests.
             "timeout": 0,  # No watchdog: on a busy machine it would kill a worker that is only slow.
-            "graceful_timeout": 2,  # Seconds; the worker ends at once, this bounds the wait for it.
+            "graceful_timeout": 2,  # Seconds; only a bound, the worker exits at once.
             "loglevel": "error",
             "control_socket_disable": True,  # Else gunicorn leaves a management socket in the home folder.
             "when_ready": lambda arbiter: on_listening(arbiter.LISTENERS[0].getsockname()[1]),
-            "post_worker_init": _end_worker_on_signals,
+            "post_worker_init": _exit_on_signals,
         }
         super().__init__()
 
@@ -50,22 +53,22 @@ class _Sandbox(BaseApplication):  # type: ignore[misc]
     def load(self) -> WSGIApplication:
         return self._app
 
-    def run_under(self, parent_pid: int | None) -> None:
+    def run_with_parent(self, parent_pid: int | None) -> None:
         _Arbiter(self, parent_pid).run()
 
 
 class _Arbiter(Arbiter):  # type: ignore[misc]
-    """gunicorn's master, which also looks once a second whether its parent still lives.
+    """gunicorn's arbiter, which also checks once a second whether its parent is still there.
 
-    Polling is chosen over prctl(PR_SET_PDEATHSIG): that signal comes when the *thread* that started the
-    process ends, and it exists on Linux only. The worker watches the master in the same way.
+    It polls instead of using prctl(PR_SET_PDEATHSIG): that signal comes when the *thread* that started the process
+    ends, and only on Linux. The worker watches the arbiter in the same way.
     """
 
-    def __init__(self, app: _Sandbox, parent_pid: int | None) -> None:
+    def __init__(self, app: _SandboxServer, parent_pid: int | None) -> None:
         self._parent_pid = parent_pid
         super().__init__(app)
 
     def murder_workers(self) -> None:
         if self._parent_pid is not None and os.getppid() != self._parent_pid:
-            raise StopIteration  # What gunicorn's own SIGTERM handler does to end the main loop.
+            raise StopIteration  # Ends the main loop, as gunicorn's SIGTERM handler does.
         super().murder_workers()

@@ -1,32 +1,32 @@
-"""The sandbox's tokenizer: the rule by which it cuts texts into tokens and counts them.
+"""The tokenizer of the sandbox.
 
-A token is a run of at most 16 letters and digits, or of at most 16 other signs, together with the white
-space before it. So `Hello, world!` has four tokens: `Hello` `,` ` world` `!`. One token is one event of a
-stream. No real model counts like this; what matters is that the rule can be checked by hand.
+A token is a run of at most 16 letters and digits, or of at most 16 other characters, together with the white space
+before it. So `Hello, world!` has four tokens: `Hello` `,` ` world` `!`. One token is one event of a stream. Real models
+count differently; this rule can be checked by hand.
 """
 
 import json
 import re
 from typing import Any
 
-# 16 keeps a base64 blob from becoming one giant event while every ordinary word stays whole.
+# With 16, every ordinary word stays whole, and a base64 blob does not become one giant event.
 _TOKEN = re.compile(r"\s*(?:\w{1,16}|[^\w\s]{1,16})|\s+")
 # An image costs a few hundred tokens on real vision models; a round binary number is easy to spot.
 TOKENS_PER_IMAGE = 256
 
 
 def split_tokens(text: str) -> list[str]:
-    """Cut a text into tokens that give the text back when joined."""
+    """Returns the tokens of a text; joined, they are the text."""
     return _TOKEN.findall(text)
 
 
 def count_tokens(text: str) -> int:
-    """Count the tokens of a text."""
+    """Returns how many tokens a text has."""
     return sum(1 for _ in _TOKEN.finditer(text))
 
 
 def count_prompt_tokens(body: dict[str, Any]) -> int:
-    """Count a chat request's prompt: every message's text, 256 for each image, and the tools as JSON."""
+    """Returns the prompt tokens of a chat request: the text of all messages, 256 for each image, the tools as JSON."""
     total = sum(_count_message_tokens(message) for message in body["messages"])
     if body.get("tools"):
         total += count_tokens(json.dumps(body["tools"]))
@@ -34,9 +34,9 @@ def count_prompt_tokens(body: dict[str, Any]) -> int:
 
 
 def count_cached_tokens(body: dict[str, Any]) -> int:
-    """Count the prompt tokens reported as cached: those of the system messages that open the chat.
+    """Returns how many prompt tokens are reported as cached: those of the system messages at the start.
 
-    A real cache answers 0 the first time; here the same request always gives the same number.
+    A real cache has none the first time; here the same request always gives the same number.
     """
     total = 0
     for message in body["messages"]:
@@ -56,7 +56,7 @@ def _count_message_tokens(message: dict[str, Any]) -> int:
 
 
 def get_text(message: dict[str, Any]) -> str:
-    """Return a message's text: its content string, or its text parts joined by a line break."""
+    """Returns the text of a message: its content string, or its text parts joined by line breaks."""
     content = message.get("content")
     if isinstance(content, list):
         parts = [part for part in content if isinstance(part, dict) and part.get("type") == "text"]
@@ -65,7 +65,7 @@ def get_text(message: dict[str, Any]) -> str:
 
 
 def count_images(message: dict[str, Any]) -> int:
-    """Count a message's image parts."""
+    """Returns how many image parts a message has."""
     content = message.get("content")
     parts = content if isinstance(content, list) else []
     return sum(1 for part in parts if isinstance(part, dict) and part.get("type") == "image_url")

@@ -95,7 +95,7 @@ _LOGPROBS = integer(0, 5)
 
 
 def find_problems(body: dict[str, Any], model: ChatModel) -> list[str]:
-    """Return what Fireworks' model server would say against a request; nothing when it is valid."""
+    """Returns the problems that Fireworks' model server would report; [] for a valid request."""
     problems = [
         *_find_extra(body, set(_FIELDS), ""),
         *_check_fields(body),
@@ -109,7 +109,7 @@ def find_problems(body: dict[str, Any], model: ChatModel) -> list[str]:
 
 
 def make_message(problems: list[str]) -> str:
-    """Join problems into one error message as Fireworks does."""
+    """Joins problems into one error message, as Fireworks does."""
     if len(problems) == 1:
         return problems[0]
     return f"{len(problems)} request validation errors: {'; '.join(problems)}"
@@ -133,7 +133,7 @@ def _check_fields(body: dict[str, Any]) -> Iterator[str]:
 
 
 def _check_together(body: dict[str, Any], model: ChatModel) -> Iterator[str]:
-    """Check what depends on more than one field or on the model."""
+    """Yields the problems that depend on more than one field or on the model."""
     if body.get("max_tokens") is not None and body.get("max_completion_tokens") is not None:
         yield "max_tokens and max_completion_tokens cannot be set at the same time"
     if body.get("thinking") is not None and body.get("reasoning_effort") is not None:

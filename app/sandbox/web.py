@@ -1,7 +1,6 @@
-"""The HTTP layer under the sandbox: a request read once, a response, and the connection beneath both.
+"""The HTTP layer of the sandbox: request, response and connection.
 
-It is plain WSGI because the sandbox must start in a fraction of a second and needs no framework for a
-dozen paths.
+It is plain WSGI: the sandbox has to start in a fraction of a second, and a dozen paths need no framework.
 """
 
 import errno
@@ -21,18 +20,18 @@ Headers = tuple[tuple[str, str], ...]
 _LINGER_ZERO = struct.pack("ii", 1, 0)
 
 
-class ClientLeft(BrokenPipeError):
-    """The client closed its end while the sandbox was still answering.
+class ClientDisconnected(BrokenPipeError):
+    """The client closed the connection before the response was complete.
 
-    It is an OSError with EPIPE because gunicorn closes the connection silently on exactly those.
+    It is an OSError with EPIPE, for which gunicorn closes the connection without a log line.
     """
 
     def __init__(self) -> None:
-        super().__init__(errno.EPIPE, "the client left")
+        super().__init__(errno.EPIPE, "the client disconnected")
 
 
 class ConnectionCut(ConnectionResetError):
-    """The sandbox itself breaks the connection off; gunicorn then closes it without a last chunk."""
+    """The sandbox breaks off the connection on purpose; gunicorn then closes it without the last chunk."""
 
     def __init__(self) -> None:
         super().__init__(errno.ECONNRESET, "cut on purpose")
@@ -45,14 +44,14 @@ class Connection:
         self._sock = sock
 
     def wait(self, seconds: float) -> None:
-        """Let `seconds` pass; raises ClientLeft (or the socket's OSError) as soon as the client is gone.
+        """Waits for `seconds`; raises ClientDisconnected (or an OSError of the socket) as soon as the client is gone.
 
         A client that only shuts down its sending side counts as gone, as it does for most servers.
         """
         started = time.monotonic()
         if self._sock is not None and seconds > 0 and self._is_silent_for(seconds):
             return
-        # Other answers get their turn here even when there is nothing to wait for.
+        # Without a wait, too, other responses get their turn here.
         time.sleep(max(0.0, seconds - (time.monotonic() - started)))
 
     def _is_silent_for(self, seconds: float) -> bool:
@@ -60,15 +59,15 @@ class Connection:
         self._sock.settimeout(seconds)
         try:
             if self._sock.recv(1, socket.MSG_PEEK) == b"":
-                raise ClientLeft
+                raise ClientDisconnected
         except TimeoutError:
             return True
         finally:
             self._sock.settimeout(None)
-        return False  # The client sent its next request early; it waits in the buffer.
+        return False  # The client sent its next request early; it stays in the buffer.
 
     def reset_on_close(self) -> None:
-        """Make the coming close of the connection an RST instead of a FIN."""
+        """Makes the connection end with an RST instead of a FIN when it is closed."""
         if self._sock is not None:
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
 
@@ -86,7 +85,7 @@ class Request:
     id_hex: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def get_header(self, name: str) -> str:
-        """Return a header's value, or "" when it was not sent."""
+        """Returns the value of a header, or "" if it was not sent."""
         return str(self.environ.get("HTTP_" + name.upper().replace("-", "_"), ""))
 
     @property
@@ -98,14 +97,14 @@ class Request:
 
 @dataclass
 class Response:
-    """What is sent back; `body` may be an iterator with a close(), which the server calls in any case."""
+    """A response; `body` may be an iterator with a close(), which the server calls in any case."""
 
     status: int
     headers: Headers
     body: Iterable[bytes]
 
     def send(self, start_response: StartResponse) -> Iterable[bytes]:
-        """Hand status and headers to the WSGI server and return the body."""
+        """Passes status and headers to the WSGI server and returns the body."""
         start_response(f"{self.status} {_get_reason(self.status)}", list(self.headers))
         return self.body
 
@@ -118,7 +117,7 @@ def _get_reason(status: int) -> str:
 
 
 def read_request(environ: WSGIEnvironment) -> Request:
-    """Read one request from a WSGI environ, body included."""
+    """Returns the request of a WSGI environ, with its whole body."""
     query = parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True)
     return Request(
         method=environ["REQUEST_METHOD"],
@@ -134,21 +133,21 @@ def _read_body(environ: WSGIEnvironment) -> bytes:
     length = environ.get("CONTENT_LENGTH")
     if length:
         return bytes(environ["wsgi.input"].read(int(length)))
-    # Only gunicorn decodes a chunked body into a stream that ends by itself.
+    # Only gunicorn decodes a chunked body, so that reading ends by itself.
     return bytes(environ["wsgi.input"].read()) if "gunicorn.socket" in environ else b""
 
 
 def dump_json(value: object) -> bytes:
-    """Encode as compact UTF-8 JSON, the form that the providers send."""
+    """Returns compact UTF-8 JSON, as the providers send it."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
 def make_json_response(status: int, value: object, headers: Headers = ()) -> Response:
-    """Build a whole JSON response with its content-length."""
+    """Builds a JSON response with a content-length."""
     return make_response(status, "application/json", dump_json(value), headers)
 
 
 def make_response(status: int, content_type: str, body: bytes, headers: Headers = ()) -> Response:
-    """Build a whole response with its content-length."""
+    """Builds a response with a content-length."""
     own = (("content-type", content_type), ("content-length", str(len(body))))
     return Response(status, own + headers, [body])

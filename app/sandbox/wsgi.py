@@ -1,12 +1,12 @@
-"""The sandbox's WSGI app: which path leads where, and the header that says what this is."""
+"""The WSGI app of the sandbox: its routes, its counters, and the header that marks its responses."""
 
 from collections.abc import Callable, Iterable
 from urllib.parse import unquote
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from app.sandbox.behaviours import describe_behaviours
-from app.sandbox.chat import answer_chat
-from app.sandbox.failures import Failure, Refused
+from app.sandbox.chat import handle_chat
+from app.sandbox.failures import Failure, RequestRefused
 from app.sandbox.featherless_models import get_featherless_entry
 from app.sandbox.fireworks_models import list_serverless_models
 from app.sandbox.providers import FEATHERLESS, FIREWORKS, PROVIDERS, Provider
@@ -20,7 +20,7 @@ _MARK = (("x-sandbox", "1"),)
 
 
 def create_app(options: Options) -> WSGIApplication:
-    """Build a sandbox with its own counters; every app made is independent of the others."""
+    """Builds a sandbox with counters of its own."""
     state = State(options)
     routes = _make_routes(state)
 
@@ -28,12 +28,12 @@ def create_app(options: Options) -> WSGIApplication:
         request = read_request(environ)
         if request.path == _STATS_PATH:
             return make_json_response(200, state.stats.get_summary(), _MARK).send(start_response)
-        # Counted on arrival: a request that is still waiting for its answer has been received.
+        # Counted on arrival: a request that still waits for its response has been received.
         state.stats.requests += 1
         state.stats.by_path[request.path] += 1
         try:
             response = _dispatch(routes, state, request)
-        except Refused as refused:
+        except RequestRefused as refused:
             response = refused.failure.to_response(request)
         state.stats.by_status[str(response.status)] += 1
         response.headers = _MARK + response.headers
@@ -58,7 +58,7 @@ def _bind_models(provider: Provider, state: State) -> Handler:
 
 
 def _bind_chat(provider: Provider, state: State) -> Handler:
-    return lambda request: answer_chat(provider, state, request)
+    return lambda request: handle_chat(provider, state, request)
 
 
 def _dispatch(routes: dict[tuple[str, str], Handler], state: State, request: Request) -> Response:
@@ -70,35 +70,35 @@ def _dispatch(routes: dict[tuple[str, str], Handler], state: State, request: Req
         return _show_featherless_model(state, request, unquote(request.path.removeprefix(entries)))
     allowed = ", ".join(method for method, path in routes if path == request.path)
     if allowed:
-        raise Refused(Failure(405, {"error": "Method Not Allowed"}, (("allow", allowed),)))
-    raise Refused(Failure(404, {"error": f"Path not found: {request.path}"}))
+        raise RequestRefused(Failure(405, {"error": "Method Not Allowed"}, (("allow", allowed),)))
+    raise RequestRefused(Failure(404, {"error": f"Path not found: {request.path}"}))
 
 
 def _list_models(provider: Provider, state: State, request: Request) -> Response:
-    provider.check_agent(request)
+    provider.raise_if_agent_refused(request)
     if provider.models_need_key:
-        provider.check_key(request)
+        provider.raise_if_key_refused(request)
     body = provider.list_models(state.options, request.query)
     if body is None:
-        raise Refused(provider.get_failure("400"))
+        raise RequestRefused(provider.get_failure("400"))
     return make_response(200, "application/json", body)
 
 
 def _show_featherless_model(state: State, request: Request, name: str) -> Response:
-    FEATHERLESS.check_agent(request)
+    FEATHERLESS.raise_if_agent_refused(request)
     entry = get_featherless_entry(state.options.featherless_models, name)
     if entry is None:
-        raise Refused(FEATHERLESS.get_failure("404"))
+        raise RequestRefused(FEATHERLESS.get_failure("404"))
     return make_json_response(200, entry)
 
 
 def _list_serverless(request: Request) -> Response:
-    FIREWORKS.check_key(request)
+    FIREWORKS.raise_if_key_refused(request)
     return make_json_response(200, list_serverless_models())
 
 
 def _describe(request: Request) -> dict[str, object]:
-    """Tell a newcomer what this is and what to try."""
+    """Returns what GET / shows: what this is and what to try."""
     root = "http://" + request.get_header("host")
     return {
         "sandbox": "A local stand-in for the providers' APIs. No model runs here; every answer is made up.",

@@ -52,18 +52,18 @@ class Server:
             return parse_events(response.content)
 
     def get_stats(self) -> dict[str, Any]:
-        """Return the sandbox's counters."""
+        """Returns the sandbox's counters."""
         return dict(self.get("/sandbox/stats").json())
 
 
 def make_headers(key: str | None) -> dict[str, str]:
-    """Build request headers; the agent is one that every provider's edge lets pass."""
+    """Builds request headers; the agent is one that every provider's edge lets pass."""
     headers = {"User-Agent": "sandbox-tests/1"}
     return headers | ({"Authorization": f"Bearer {key}"} if key is not None else {})
 
 
 def parse_events(body: bytes) -> list[Any]:
-    """Return the data of each event: parsed JSON, or the text "[DONE]"."""
+    """Returns the data of each event: parsed JSON, or the text "[DONE]"."""
     events = []
     for block in body.decode().split("\n\n"):
         data = block.removeprefix("data: ")
@@ -73,14 +73,14 @@ def parse_events(body: bytes) -> list[Any]:
 
 
 def join_text(events: list[Any], key: str = "content", index: int = 0) -> str:
-    """Join what a choice's deltas carry under a key."""
+    """Joins what a choice's deltas carry under a key."""
     choices = [choice for event in events if event != "[DONE]" for choice in (event or {}).get("choices", [])]
     return "".join(choice["delta"].get(key) or "" for choice in choices if choice["index"] == index)
 
 
 @contextmanager
 def run_sandbox(*options: str) -> Iterator[Server]:
-    """Run `python -m app.sandbox` on a free port for the length of a with block."""
+    """Runs `python -m app.sandbox` on a free port for the length of a with block."""
     command = [sys.executable, "-m", "app.sandbox", "--port", "0", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -90,7 +90,7 @@ def run_sandbox(*options: str) -> Iterator[Server]:
 
 
 def read_url(process: subprocess.Popen[str]) -> str:
-    """Read the line that a sandbox prints when it accepts connections, and return the address in it."""
+    """Reads the line that a sandbox prints when it accepts connections, and return the address in it."""
     assert process.stdout is not None
     line = process.stdout.readline()
     match = re.fullmatch(r"sandbox listening on (http://127\.0\.0\.1:\d+)\n", line)

@@ -13,7 +13,7 @@ FEATHERLESS = "/featherless/v1/models"
 
 
 def get_entries(server: Server, path: str) -> dict[str, dict[str, Any]]:
-    """Return a whole list by id."""
+    """Returns a whole list by id."""
     answer = server.get(path)
     assert answer.status_code == 200 and answer.headers["x-sandbox"] == "1"
     data = answer.json()["data"]

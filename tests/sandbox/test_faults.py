@@ -104,7 +104,7 @@ def test_a_reset_stream_ends_in_a_connection_reset(server: Server) -> None:
 
 
 def read_raw(server: Server, name: str, patience_s: float = 10.0) -> tuple[bytes, bool]:
-    """Stream from a misbehaving model on a bare socket.
+    """Streams from a misbehaving model on a bare socket.
 
     Returns all bytes until the connection ended or `patience_s` passed without one, and whether it ended.
     """

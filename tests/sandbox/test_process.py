@@ -19,7 +19,7 @@ time.sleep(600)
 
 
 def get_processes(server: Server) -> list[psutil.Process]:
-    """Return a server's process and all that descend from it: gunicorn's master and its one worker."""
+    """Returns a server's process and all that descend from it: gunicorn's master and its one worker."""
     # The line is printed when connections are accepted; the worker is there when one is answered.
     assert server.get("/").status_code == 200
     first = psutil.Process(server.process.pid)
@@ -29,7 +29,7 @@ def get_processes(server: Server) -> list[psutil.Process]:
 
 
 def has_ended(process: psutil.Process) -> bool:
-    """Tell whether a process runs no more; one that only awaits being collected by its parent has ended."""
+    """Tells whether a process runs no more; one that only awaits being collected by its parent has ended."""
     try:
         return bool(process.status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:

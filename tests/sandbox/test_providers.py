@@ -12,7 +12,7 @@ OTHERS = [FEATHERLESS, DEEPINFRA, CHUTES]
 
 
 def get_model(server: Server, base: str) -> str:
-    """Return a chat model of a provider's list."""
+    """Returns a chat model of a provider's list."""
     return str(server.get(base + "/models").json()["data"][0]["id"])
 
 
@@ -45,7 +45,7 @@ def test_misbehaving_models_work_unlisted_at_every_provider(server: Server, base
 
 
 def check_shape(base: str, body: dict[str, Any]) -> None:
-    """Check that an error body has the keys of the provider at `base`."""
+    """Checks that an error body has the keys of the provider at `base`."""
     if base == CHUTES:
         assert set(body) == {"detail"}
     else:

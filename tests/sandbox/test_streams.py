@@ -70,7 +70,7 @@ def test_usage_is_absent_from_some_models_unless_asked_for(server: Server) -> No
 
 
 def count_all(chunks: list[Any]) -> int:
-    """Count the tokens of everything that a stream said."""
+    """Counts the tokens of everything that a stream said."""
     return count_tokens(join_text(chunks)) + count_tokens(join_text(chunks, "reasoning_content"))
 
 
@@ -103,7 +103,7 @@ def test_streamed_logprobs_join_to_the_text(server: Server) -> None:
 
 
 def get_logprobs(event: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the logprobs that a chunk carries."""
+    """Returns the logprobs that a chunk carries."""
     return list((event["choices"][0].get("logprobs") or {}).get("content", []))
 
 

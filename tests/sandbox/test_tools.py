@@ -13,7 +13,7 @@ WEATHER = [{"role": "user", "content": "What is the weather in Oslo?"}]
 
 
 def make_tool(name: str) -> dict[str, Any]:
-    """Build a tool with one required and one optional parameter."""
+    """Builds a tool with one required and one optional parameter."""
     parameters = {
         "type": "object",
         "properties": {"city": {"type": "string"}, "unit": {"type": "string", "enum": ["celsius"]}},

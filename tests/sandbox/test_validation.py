@@ -12,7 +12,7 @@ EXTRA = "Extra inputs are not permitted, field: "
 
 
 def check_server_error(response: requests.Response) -> str:
-    """Check the model server's error shape and return its message."""
+    """Checks the model server's error shape and return its message."""
     body = response.json()
     assert response.status_code == 400
     assert list(body) == ["error", "request_id"]
@@ -24,7 +24,7 @@ def check_server_error(response: requests.Response) -> str:
 
 
 def check_front_error(response: requests.Response, status: int, code: str, param: str | None) -> str:
-    """Check the front gateway's error shape and return its message."""
+    """Checks the front gateway's error shape and return its message."""
     body = response.json()
     assert response.status_code == status
     error = body["error"]

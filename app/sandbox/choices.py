@@ -1,7 +1,7 @@
-"""What the sandbox answers: text, thoughts, tool calls and JSON, made from the request by fixed rules.
+"""The choices of a completion: text, reasoning, tool calls and JSON, made from the request by fixed rules.
 
-The same request always gives the same answer. A prompt that asks for `N words` gets N tokens, so that a
-client can be tried with long answers.
+The same request always gives the same text. A prompt that asks for `N words` gets N tokens, so that a client can be
+tried with long responses.
 """
 
 import json
@@ -15,8 +15,8 @@ from app.sandbox.models import ChatModel
 from app.sandbox.samples import make_sample
 from app.sandbox.tokens import count_images, count_tokens, get_text, split_tokens
 
-_QUOTED_CHARS = 200  # Enough to recognise a prompt; the answer to a long one stays readable.
-_LONGEST_ANSWER = 100_000  # Tokens; a typing error in a prompt must not start an answer without end.
+_QUOTED_CHARS = 200  # Enough to recognise a prompt; the response to a long one stays readable.
+_MAX_TOKENS = 100_000  # A typing error in a prompt must not start a response without end.
 _ASKED_LENGTH = re.compile(r"\b(\d{1,6}) (?:words|tokens)\b")
 _FILLER = ("these", "words", "come", "from", "a", "sandbox", "and", "mean", "nothing", "at", "all")
 _THOUGHT = "The user wrote {count} tokens. I am a sandbox, so a template will do."
@@ -34,7 +34,7 @@ class ToolCall:
 
 @dataclass
 class Choice:
-    """One whole answer, cut into tokens; `content` is None when the key is absent from the message."""
+    """One choice, cut into tokens; `content` is None if the message has no such key."""
 
     index: int
     finish_reason: str
@@ -44,19 +44,19 @@ class Choice:
 
     @property
     def tokens(self) -> int:
-        """How many completion tokens the answer has, thoughts and arguments included."""
+        """How many completion tokens it has, reasoning and arguments included."""
         calls = sum(len(call.arguments) for call in self.tool_calls)
         return len(self.reasoning) + len(self.content or ()) + calls
 
 
 def make_choices(model: ChatModel, body: dict[str, Any]) -> list[Choice]:
-    """Make the `n` answers to a valid request."""
-    limit = body.get("max_tokens") or body.get("max_completion_tokens") or _LONGEST_ANSWER
+    """Makes the `n` choices for a valid request."""
+    limit = body.get("max_tokens") or body.get("max_completion_tokens") or _MAX_TOKENS
     return [_cut(_make_choice(model, body, index), limit) for index in range(body.get("n") or 1)]
 
 
 def _make_choice(model: ChatModel, body: dict[str, Any], index: int) -> Choice:
-    reasoning = split_tokens(_make_thoughts(model, body))
+    reasoning = split_tokens(_make_reasoning(model, body))
     if _should_call_tools(body):
         calls = _make_tool_calls(model, body)
         return Choice(index, "tool_calls", reasoning, None, calls)
@@ -70,7 +70,7 @@ def _should_call_tools(body: dict[str, Any]) -> bool:
 
 
 def _make_tool_calls(model: ChatModel, body: dict[str, Any]) -> list[ToolCall]:
-    """Call the forced tool, else the first; with `parallel_tool_calls: true` the first two (or one twice)."""
+    """Calls the forced tool, or else the first one; with `parallel_tool_calls: true` the first two (or one twice)."""
     functions = [tool["function"] for tool in body["tools"]]
     choice = body.get("tool_choice")
     if isinstance(choice, dict):
@@ -93,7 +93,7 @@ def _make_call(model: ChatModel, position: int, function: dict[str, Any], word: 
 
 
 def _get_prompt(body: dict[str, Any]) -> str:
-    """Return the text of the last user message, or of the last message when there is none."""
+    """Returns the text of the last user message, or of the last message if no user wrote one."""
     messages = body["messages"]
     by_user = [message for message in messages if message.get("role") == "user"]
     return get_text((by_user or messages)[-1])
@@ -104,8 +104,8 @@ def _get_last_word(prompt: str) -> str:
     return words[-1] if words else "sandbox"
 
 
-def _make_thoughts(model: ChatModel, body: dict[str, Any]) -> str:
-    """Write the thoughts; how long they are depends on `reasoning_effort`, a number being a hard limit."""
+def _make_reasoning(model: ChatModel, body: dict[str, Any]) -> str:
+    """Returns the reasoning; `reasoning_effort` decides its length, and a number is a hard limit in tokens."""
     effort = body.get("reasoning_effort")
     thinking = (body.get("thinking") or {}).get("type")
     if effort in ("none", False) or thinking == "disabled":
@@ -127,7 +127,7 @@ def _make_text(body: dict[str, Any], index: int) -> str:
         return _make_json_text(form, prompt)
     asked = _ASKED_LENGTH.search(prompt)
     if asked:
-        return _make_long_text(min(int(asked[1]), _LONGEST_ANSWER))
+        return _make_long_text(min(int(asked[1]), _MAX_TOKENS))
     last = body["messages"][-1]
     if last.get("role") == "tool":
         text = f'[sandbox] The tool answered: "{_quote(get_text(last))}".'
@@ -160,14 +160,14 @@ def _make_long_text(tokens: int) -> str:
 
 
 def _stop_at(text: str, stop: str | list[str] | None) -> str:
-    """Cut a text before the first stop string in it."""
+    """Returns the text up to the first stop string in it."""
     stops = [stop] if isinstance(stop, str) else stop or []
     ends = [text.find(one) for one in stops if one and one in text]
     return text[: min(ends)] if ends else text
 
 
 def _cut(choice: Choice, limit: int) -> Choice:
-    """Shorten an answer to `limit` tokens; thoughts come first, so they may use up all of it."""
+    """Shortens a choice to `limit` tokens; reasoning comes first, so it may use up all of them."""
     if choice.tokens <= limit:
         return choice
     choice.finish_reason = "length"

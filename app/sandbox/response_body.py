@@ -1,4 +1,4 @@
-"""How an answer goes out: paced, counted, and given up as soon as the client has left."""
+"""The body of a chat response: paced, counted, and ended as soon as the client disconnects."""
 
 from collections.abc import Iterator
 
@@ -6,15 +6,15 @@ from app.sandbox.events import Event
 from app.sandbox.state import Stats
 from app.sandbox.web import Connection, ConnectionCut
 
-# How long one wait of a stalled answer lasts; the answer waits again and again until the client leaves.
+# How long one wait of a stalled response lasts; it waits again and again until the client disconnects.
 _STALL_S = 3600.0
 
 
-class Body:
-    """A WSGI response body made of events; the server calls close() however it ends.
+class ResponseBody:
+    """A WSGI response body made of events; the server calls close() in any case.
 
-    It is an iterator and no generator because close() of a generator that was never started runs nothing,
-    and a client that left at once must be counted too.
+    It is an object and not a generator: close() of a generator that was never started runs nothing, and a client that
+    disconnects at once has to be counted too.
     """
 
     def __init__(self, events: Iterator[Event], connection: Connection, stats: Stats, *, stream: bool) -> None:
@@ -22,22 +22,22 @@ class Body:
         self._connection = connection
         self._stats = stats
         self._stream = stream
-        self._opened = False
+        self._headers_sent = False
         self._then = ""
         self._outcome = "aborted"
         if stream:
             stats.streams_started += 1
 
-    def __iter__(self) -> "Body":
+    def __iter__(self) -> "ResponseBody":
         return self
 
     def __next__(self) -> bytes:
-        """Wait until the next event is due and return it; raises an OSError to break the connection off."""
-        if self._stream and not self._opened:
-            self._opened = True
-            # An empty piece makes the server send the headers now and not with the first event.
+        """Waits until the next event is due and returns it; raises an OSError to break off the connection."""
+        if self._stream and not self._headers_sent:
+            self._headers_sent = True
+            # An empty piece makes the server send the headers now instead of with the first event.
             return b""
-        self._do_what_follows()
+        self._break_off_if_due()
         try:
             event = next(self._events)
         except StopIteration:
@@ -48,7 +48,7 @@ class Body:
         self._stats.completion_tokens += event.tokens
         return event.payload
 
-    def _do_what_follows(self) -> None:
+    def _break_off_if_due(self) -> None:
         while self._then == "stall":
             self._connection.wait(_STALL_S)
         if self._then:
@@ -58,7 +58,7 @@ class Body:
             raise ConnectionCut
 
     def close(self) -> None:
-        """Count how the stream ended."""
+        """Counts how the stream ended."""
         if self._stream:
             name = "streams_" + self._outcome
             setattr(self._stats, name, getattr(self._stats, name) + 1)
