@@ -1,4 +1,4 @@
-"""The command `python -m benchmarks`: runs the cases, prints the tables, and keeps the numbers."""
+"""The command `python -m benchmarks`: runs the cases, prints the tables, and writes the numbers to a file."""
 
 from __future__ import annotations
 
@@ -76,11 +76,11 @@ def _run(options: argparse.Namespace, results: Results) -> None:
                 print(f"repeat {repeat} of {repeats}: {name}", flush=True)
                 try:
                     CASES[name](stage, results)
-                except CannotRun as error:  # The other cases are worth having all the same.
+                except CannotRun as error:  # The other cases can still run.
                     stage.skipped[f"case {name}"] = str(error)
                     print(error, flush=True)
                 results.write(_LATEST)
-        # Peers are installed when they are first needed, so only now.
+        # Peers are installed when they are first needed, so their versions are known only now.
         results.facts |= {
             f"version of {name}": _version(name, stage.place) for name in peers if name not in stage.skipped
         }

@@ -26,5 +26,5 @@ def answer() -> Response:
 
 @app.get("/health")
 def health() -> Response:
-    """Tells that it is up."""
+    """Answers that it is up."""
     return Response(b"{}", content_type="application/json")

@@ -1,4 +1,4 @@
-"""Starts the gateway as an operator would: gunicorn with the repository's own configuration, everything on."""
+"""Starts the gateway as an operator would: gunicorn with the configuration of the repository."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 
 from app.dev import Child, start_child
-from benchmarks.machine import CannotRun, Used, free_port, look_at, pinned
+from benchmarks.machine import CannotRun, ResourceUsage, free_port, get_resource_usage, pinned
 
-# What the gateway consists of; a copy of it has no .env.local, whose settings would otherwise get into the run.
+# The parts of the gateway. A copy of them has no .env.local, whose settings would affect the run.
 _PARTS = ("app", "benchmarks", "migrations", "wsgi.py", "gunicorn.conf.py", ".env")
 _BOOT_TIMEOUT_S = 60.0
-# Looked at this often, the start-up time has an error of at most this many seconds.
+# How often a starting gateway is asked, which is the error of its start-up time, in seconds.
 _BOOT_STEP_S = 0.005
 
 
 def copy_tree(tree: Path, to: Path) -> None:
-    """Copies what the gateway needs of a checkout, so that edits during a run do not get into it."""
+    """Copies the parts of a checkout that the gateway needs, so that edits during a run do not affect it."""
     shutil.rmtree(to, ignore_errors=True)
     to.mkdir(parents=True)
     for name in _PARTS:
@@ -37,7 +37,7 @@ def copy_tree(tree: Path, to: Path) -> None:
 
 
 def clean_environment() -> dict[str, str]:
-    """Returns what any process needs of our environment, and no setting of the gateway."""
+    """Returns the environment variables that any process needs, without settings of the gateway."""
     kept = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ")
     return {name: os.environ[name] for name in kept if name in os.environ}
 
@@ -74,9 +74,9 @@ class Gateway:
         """Returns the process ids of its workers."""
         return [child.pid for child in psutil.Process(self.child.process.pid).children()]
 
-    def used(self) -> Used:
-        """Returns what its workers have used."""
-        return look_at(self.workers())
+    def get_resource_usage(self) -> ResourceUsage:
+        """Returns the CPU time and memory of its workers."""
+        return get_resource_usage(self.workers())
 
 
 def start_gateway(
@@ -123,9 +123,9 @@ def wait_until_answers(child: Child, port: int, probe: str, log: Path, timeout_s
     deadline_s = time.monotonic() + timeout_s
     while not _answers(port, probe):
         if child.process.poll() is not None or time.monotonic() > deadline_s:
-            said = log.read_text()[-1000:]
+            output = log.read_text()[-1000:]
             child.stop()
-            raise CannotRun(f"{child.name} did not start: {said}")
+            raise CannotRun(f"{child.name} did not start: {output}")
         time.sleep(_BOOT_STEP_S)
 
 

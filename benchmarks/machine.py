@@ -1,4 +1,4 @@
-"""The machine that a run is made on: who runs on which core, and what a process used of it."""
+"""The machine of a run: the core of each process, and the CPU time and memory that it uses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import psutil  # type: ignore[import-untyped]
 
 
 class CannotRun(Exception):
-    """Something that the benchmark needs is missing; the text is one sentence that says what."""
+    """Something that the benchmark needs is missing; the text says what."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Cores:
     """The two cores of a run.
 
     Attributes:
-        subject: the one that has what is measured, and nothing else.
-        rest: the one for the callers, the provider, PostgreSQL and the benchmark itself.
+        subject: the one for the process that is measured.
+        rest: the one for the load, the provider, PostgreSQL and the benchmark itself.
         both: the two of them.
     """
 
@@ -41,7 +41,7 @@ def choose_cores() -> Cores:
     """Returns two cores that this process may use.
 
     Raises:
-        CannotRun: the machine is no Linux, or has one core.
+        CannotRun: this is not Linux, or there is only one core.
     """
     if sys.platform != "linux":
         raise CannotRun("The benchmark pins processes to cores and reads /proc, which only Linux has.")
@@ -54,7 +54,7 @@ def choose_cores() -> Cores:
 
 
 def pinned(cores: Sequence[int], command: Sequence[str]) -> list[str]:
-    """Returns `command` so that it runs on these cores alone."""
+    """Returns `command`, changed so that it runs on these cores only."""
     return ["taskset", "--cpu-list", ",".join(map(str, cores)), *command]
 
 
@@ -67,21 +67,21 @@ def free_port() -> int:
 
 
 def busy_s(core: int) -> float:
-    """Returns how many seconds a core has worked since the machine started, for whomever."""
+    """Returns how many seconds a core has been busy since the machine started, with any process."""
     times = psutil.cpu_times(percpu=True)[core]
     return float(times.user + times.nice + times.system + times.irq + times.softirq + times.steal)
 
 
 @dataclass(frozen=True)
-class Used:
-    """What a group of processes has used so far: CPU time in seconds, resident memory in bytes."""
+class ResourceUsage:
+    """What a group of processes has used: CPU time in seconds so far, resident memory in bytes now."""
 
     cpu_s: float
     memory_bytes: int
 
 
-def look_at(pids: list[int]) -> Used:
-    """Returns what these processes have used, those that are gone left out."""
+def get_resource_usage(pids: list[int]) -> ResourceUsage:
+    """Returns the usage of these processes, without those that have ended."""
     cpu_s, memory = 0.0, 0
     for pid in pids:
         try:
@@ -91,11 +91,11 @@ def look_at(pids: list[int]) -> Used:
             memory += process.memory_info().rss
         except psutil.NoSuchProcess:
             continue
-    return Used(cpu_s, memory)
+    return ResourceUsage(cpu_s, memory)
 
 
-def family(pid: int) -> list[int]:
-    """Returns a process and all below it."""
+def get_process_tree(pid: int) -> list[int]:
+    """Returns the ids of a process and its descendants."""
     try:
         process = psutil.Process(pid)
         return [pid, *(child.pid for child in process.children(recursive=True))]
@@ -104,7 +104,7 @@ def family(pid: int) -> list[int]:
 
 
 def describe_machine() -> str:
-    """Returns the machine in one line: processor, cores, memory, kernel, Python."""
+    """Returns one line: processor, cores, memory, kernel, Python."""
     cpu = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
     memory_gb = psutil.virtual_memory().total / 2**30
     return (

@@ -1,4 +1,4 @@
-"""Compiles and runs the two C programs: the provider that costs next to nothing, and the callers."""
+"""Compiles and runs the two C programs: a provider that uses little CPU time, and the load generator."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SOURCES = Path(__file__).parent / "native"
 
 
 def compile_native(directory: Path) -> None:
-    """Compiles both programs into `directory`, where they are older than their sources.
+    """Compiles both programs into `directory`, unless they are newer than their sources.
 
     Raises:
         CannotRun: there is no C compiler.
@@ -38,18 +38,20 @@ def start_upstream(directory: Path, core: int) -> tuple[Child, int]:
     output = directory / "upstream.port"
     child = start_child("the upstream", pinned([core], [str(directory / "upstream")]), output=output, quick_signal=None)
     while not (text := output.read_text()).endswith("\n"):
-        child.check()
+        child.raise_if_ended()
     return child, int(text)
 
 
 @dataclass(frozen=True)
 class Load:
-    """What the callers do; see native/load.c.
+    """What the load generator does; see native/load.c.
 
     Attributes:
-        body: the request's body; GET where it is None.
-        events: events of each streamed answer; 0 where answers are not streamed.
-        ramp_s, warmup_s, seconds: connections open evenly over the first; the last is what counts.
+        body: the body of each request; None for GET requests.
+        events: how many events each stream has; 0 without streaming.
+        ramp_s: how long it takes to open the connections, in seconds.
+        warmup_s: how long it runs then before it measures, in seconds.
+        seconds: how long it measures.
     """
 
     port: int
@@ -64,7 +66,7 @@ class Load:
 
 
 class LoadRun:
-    """Callers at work; `result` waits for the end."""
+    """A running load generator; `result` waits for its end."""
 
     def __init__(self, directory: Path, core: int, load: Load) -> None:
         self.load = load
@@ -94,17 +96,17 @@ class LoadRun:
         return words
 
     def result(self) -> dict[str, Any]:
-        """Returns what was measured, by name; times in milliseconds.
+        """Returns name → measured value; times are in milliseconds.
 
         Raises:
             CannotRun: hardly any request succeeded.
         """
         try:
-            output, said = self._process.communicate()
+            output, errors = self._process.communicate()
         finally:
             self._process.kill()
             self._body.close()
         if self._process.returncode != 0:
-            raise CannotRun(f"The load at {self.load.path} failed: {said.decode().strip()}")
+            raise CannotRun(f"The load at {self.load.path} failed: {errors.decode().strip()}")
         measured: dict[str, Any] = json.loads(output)
         return measured

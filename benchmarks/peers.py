@@ -1,4 +1,4 @@
-"""Whom the gateway is compared with: installed on request below var/bench, each in an environment of its own."""
+"""What the gateway is compared with. Peers are installed on request below var/bench, each in its own environment."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from pathlib import Path
 
 from app.dev import Child, start_child
 from benchmarks.gateways import clean_environment, wait_until_answers
-from benchmarks.machine import CannotRun, Used, family, free_port, look_at, pinned
+from benchmarks.machine import CannotRun, ResourceUsage, free_port, get_process_tree, get_resource_usage, pinned
 
 MODEL = "accounts/fireworks/models/deepseek-v3p1"
-# LiteLLM imports its half million lines before it listens.
+# LiteLLM imports half a million lines before it listens.
 _PEER_BOOT_TIMEOUT_S = 180.0
 
 
 @dataclass
 class Peer:
-    """Something that answers chat requests, the gateway or another.
+    """A server that answers chat requests, the gateway or another one.
 
     Attributes:
-        name: what tables call it.
+        name: its name in tables.
         port: where it listens.
-        headers: what its requests need.
-        child: its process, None for what another stands for.
+        headers: the headers that its requests need.
+        child: its process; None for one that this object did not start.
     """
 
     name: str
@@ -36,9 +36,9 @@ class Peer:
     headers: Mapping[str, str] = field(default_factory=dict)
     child: Child | None = None
 
-    def used(self) -> Used:
-        """Returns what its processes have used."""
-        return look_at(family(self.child.process.pid)) if self.child else Used(0.0, 0)
+    def get_resource_usage(self) -> ResourceUsage:
+        """Returns the CPU time and memory of its processes."""
+        return get_resource_usage(get_process_tree(self.child.process.pid)) if self.child else ResourceUsage(0.0, 0)
 
 
 def start_bare_flask(place: Path, core: int, root: Path) -> Peer:
@@ -71,10 +71,10 @@ http {{
 
 
 def start_nginx(place: Path, core: int, upstream: int, certificate: Path | None = None) -> Peer:
-    """Starts nginx in front of a port of 127.0.0.1, with TLS where a certificate (with its key) is given.
+    """Starts nginx in front of a port of 127.0.0.1, with TLS if a certificate (with its key) is given.
 
     Raises:
-        CannotRun: there is no nginx.
+        CannotRun: nginx is not installed.
     """
     program = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:" + clean_environment()["PATH"])
     if program is None:
@@ -95,10 +95,10 @@ def start_nginx(place: Path, core: int, upstream: int, certificate: Path | None 
 
 
 def make_certificate(place: Path) -> Path:
-    """Makes a self-signed certificate for localhost, its key in the same file.
+    """Makes a self-signed certificate for localhost, with its key in the same file.
 
     Raises:
-        CannotRun: there is no openssl.
+        CannotRun: openssl is not installed.
     """
     program, path = shutil.which("openssl"), place / "certificate.pem"
     if program is None:
@@ -111,7 +111,7 @@ def make_certificate(place: Path) -> Path:
 
 
 def start_litellm(place: Path, core: int, upstream: int) -> Peer:
-    """Installs LiteLLM's proxy from PyPI where it is not, and starts it with one worker and no database."""
+    """Installs LiteLLM's proxy from PyPI if it is missing, and starts it with one worker and no database."""
     home = place.parent / "litellm"
     program = home / "bin" / "litellm"
     if not program.exists():
@@ -130,7 +130,7 @@ def start_litellm(place: Path, core: int, upstream: int) -> Peer:
     (place / "litellm.yaml").write_text(json.dumps(config))  # JSON is YAML too.
     port = free_port()
     command = [str(program), "--config", str(place / "litellm.yaml"), "--host", "127.0.0.1", "--port", str(port)]
-    # In its default mode it reads whatever .env it finds in the directories above, ours among them.
+    # In its default mode it reads any .env in the directories above, such as ours.
     switches = {"LITELLM_MODE": "PRODUCTION", "LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
     environment = clean_environment() | switches
     log = place / "litellm.log"
@@ -146,10 +146,10 @@ def start_litellm(place: Path, core: int, upstream: int) -> Peer:
 
 
 def start_portkey(place: Path, core: int, upstream: int) -> Peer:
-    """Installs Portkey's gateway from npm where it is not, and starts it.
+    """Installs Portkey's gateway from npm if it is missing, and starts it.
 
     Raises:
-        CannotRun: there is no npm.
+        CannotRun: npm is not installed.
     """
     home = place.parent / "portkey"
     server = home / "node_modules" / "@portkey-ai" / "gateway" / "build" / "start-server.js"
@@ -178,7 +178,7 @@ def start_portkey(place: Path, core: int, upstream: int) -> Peer:
 
 
 def version_of(name: str, place: Path) -> str:
-    """Returns the installed version of a peer, "" where there is none."""
+    """Returns the installed version of a peer, "" if it is not installed."""
     if name == "LiteLLM":
         words = [str(place.parent / "litellm" / "bin" / "pip"), "show", "litellm"]
         said = subprocess.run(words, capture_output=True, text=True).stdout

@@ -1,4 +1,4 @@
-"""Puts a run's numbers into words: tables in Markdown for the terminal and for docs/benchmarks.md."""
+"""Renders the numbers of a run: tables in Markdown for the terminal and for docs/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from benchmarks.targets import TARGETS
 
 BEGIN, END = "<!-- written by make bench: begin -->", "<!-- written by make bench: end -->"
 
-# The columns of a table: heading, metric, and how many digits behind the point.
+# The columns of a table: heading, metric, and digits after the decimal point.
 _Columns = list[tuple[str, str, int]]
 _REQUESTS: _Columns = [
     ("requests/s", "answers_per_s", 0),
@@ -38,7 +38,7 @@ _OTHERS: _Columns = [
 
 
 def render_targets(results: Results) -> str:
-    """Returns the table of targets; those whose parts were not measured say so."""
+    """Returns the table of targets, also of those that were not measured."""
     lines = ["| target | bound | measured | |", "|---|---|---|---|"]
     for target in TARGETS:
         measured = target.measure(results)
@@ -86,7 +86,7 @@ def _cell(summary: Summary | None, digits: int) -> str:
 
 
 def describe_company(results: Results) -> str:
-    """Returns a sentence on how much of the measured core other processes had; a quiet machine gives a few percent."""
+    """Returns a sentence on how much other processes used the measured core: a few percent on a quiet machine."""
     shares = results.get_all("others_percent")
     if not shares:
         return ""
@@ -97,7 +97,7 @@ def describe_company(results: Results) -> str:
 
 
 def render_document(results: Results) -> str:
-    """Returns what stands between the markers of docs/benchmarks.md."""
+    """Returns the text between the markers of docs/benchmarks.md."""
     facts = [f"- {name}: {text}" for name, text in results.facts.items() if name != "stats"]
     parts = [
         "\n".join(facts),
@@ -111,7 +111,7 @@ def render_document(results: Results) -> str:
 
 
 def write_document(path: Path, results: Results) -> None:
-    """Replaces what stands between the markers of the page."""
+    """Replaces the text between the markers of the page."""
     before, _, rest = path.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
     path.write_text(f"{before}{BEGIN}\n\n{render_document(results)}\n\n{END}{after}")

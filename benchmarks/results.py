@@ -1,4 +1,4 @@
-"""The numbers of a run: a row for each thing measured in each repeat, kept as CSV, summed up as medians and ranges."""
+"""The numbers of a run: one row per value and repeat in a CSV file, summarised as medians and ranges."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _COLUMNS = ("case", "subject", "repeat", "metric", "value")
 
 @dataclass(frozen=True)
 class Summary:
-    """What several repeats gave: the median, the least and the greatest."""
+    """The values of several repeats: the median, the least and the greatest."""
 
     median: float
     low: float
@@ -22,20 +22,24 @@ class Summary:
 
 
 class Results:
-    """All numbers of a run, and what is known of it besides: `facts`, text by name."""
+    """All numbers of a run.
+
+    Attributes:
+        facts: what else is known about the run, name → text.
+    """
 
     def __init__(self) -> None:
         self.facts: dict[str, str] = {}
         self._values: dict[tuple[str, str, str], list[float]] = {}
 
     def add(self, case: str, subject: str, measured: Mapping[str, Any]) -> None:
-        """Takes in what one repeat of a case gave for one subject; values that are no numbers are left out."""
+        """Adds the values that one repeat of a case gave for one subject; values that are not numbers are left out."""
         for metric, value in measured.items():
             if isinstance(value, int | float):
                 self._values.setdefault((case, subject, metric), []).append(float(value))
 
     def get(self, case: str, subject: str, metric: str) -> Summary | None:
-        """Returns the summary of one metric, None where it was not measured."""
+        """Returns the summary of one metric, None if it was not measured."""
         values = self._values.get((case, subject, metric))
         return None if not values else Summary(statistics.median(values), min(values), max(values))
 
@@ -44,11 +48,11 @@ class Results:
         return [value for (_, _, found), values in self._values.items() if found == metric for value in values]
 
     def subjects(self, case: str) -> list[str]:
-        """Returns who took part in a case, in the order of their appearance."""
+        """Returns the subjects of a case, in the order of their first value."""
         return list(dict.fromkeys(subject for found, subject, _ in self._values if found == case))
 
     def cases(self) -> list[str]:
-        """Returns the cases, in the order of their appearance."""
+        """Returns the cases, in the order of their first value."""
         return list(dict.fromkeys(case for case, _, _ in self._values))
 
     def write(self, path: Path) -> None:
@@ -63,7 +67,7 @@ class Results:
 
 
 def read_results(path: Path) -> Results:
-    """Returns what `Results.write` wrote."""
+    """Returns the results that `Results.write` wrote to `path`."""
     results = Results()
     with path.open(newline="") as file:
         for row in csv.DictReader(file):

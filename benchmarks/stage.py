@@ -1,4 +1,4 @@
-"""What runs during a benchmark: the provider, PostgreSQL, and whoever is measured, each started when it is needed."""
+"""The processes of a benchmark: the provider, PostgreSQL, and what is measured, each started when it is needed."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from benchmarks.machine import CannotRun, Cores, choose_cores
 from benchmarks.native import Load, LoadRun, compile_native, start_upstream
 from benchmarks.peers import Peer
 
-# After a load has gone the gateway still ends its streams and ships its records; the next one must not pay for that.
+# After a load the gateway still ends its streams and ships its records, which must not slow down the next load.
 SETTLE_S = 1.0
-# Where app/sandbox/providers.py plays each of them.
+# The paths of app/sandbox/providers.py.
 _SANDBOX_PATHS = {
     "FIREWORKS": "/inference/v1",
     "FEATHERLESS": "/featherless/v1",
@@ -33,11 +33,11 @@ _SANDBOX_PATHS = {
 
 @dataclass(frozen=True)
 class Options:
-    """What the command was asked for.
+    """The options of the command.
 
     Attributes:
         quick: shorter measurements, fewer repeats.
-        peers: names of those to compare with.
+        peers: the names of those to compare with.
         against: another checkout, measured beside this one.
     """
 
@@ -61,7 +61,7 @@ class Stage:
     def __enter__(self) -> Stage:
         shutil.rmtree(self.place, ignore_errors=True)
         self.place.mkdir(parents=True)
-        os.sched_setaffinity(0, {self.cores.rest})  # What is started without a core of its own runs there too.
+        os.sched_setaffinity(0, {self.cores.rest})  # Processes without a core of their own run there too.
         try:
             compile_native(self.place)
             upstream, self.upstream_port = start_upstream(self.place, self.cores.rest)
@@ -87,7 +87,7 @@ class Stage:
         self.database_url = server.ensure_database("gateway")
 
     def settings(self, base_url: str | None = None) -> dict[str, str]:
-        """Returns a gateway's settings: PostgreSQL, and the provider at `base_url` or, without one, the plain one."""
+        """Returns the settings of a gateway: PostgreSQL, and the provider at `base_url` or that of the run."""
         return {
             "DATABASE_URL": self.database_url,
             "FIREWORKS_API_KEY": "fw_REPLACE_ME",
@@ -104,7 +104,7 @@ class Stage:
         application: str = "wsgi:app",
         tree: Path | None = None,
     ) -> Gateway:
-        """Starts a gateway, on the core for what is measured unless told otherwise; it ends with the run."""
+        """Starts a gateway, by default on the core for what is measured; it ends with the run."""
         gateway = start_gateway(
             tree or self.tree,
             self.place / name,
@@ -123,7 +123,7 @@ class Stage:
         return self._gateways[name]
 
     def get_peer(self, name: str) -> Peer | None:
-        """Returns a subject by its name in tables, started if it is not running; None where it cannot be had."""
+        """Returns a subject by its name in tables, started if it is not running; None if it cannot be started."""
         if name in self.skipped:
             return None
         if name not in self._peers:
@@ -153,7 +153,7 @@ class Stage:
         return peer
 
     def tls_settings(self) -> dict[str, str]:
-        """Returns the settings of a gateway whose provider is reached over TLS, through an nginx beside the load.
+        """Returns the settings of a gateway whose provider is reached over TLS, through nginx on the core of the load.
 
         Raises:
             CannotRun: nginx or openssl is missing.
@@ -179,14 +179,14 @@ class Stage:
         return settings
 
     def run_load(self, load: Load) -> LoadRun:
-        """Starts callers."""
+        """Starts a load generator."""
         return LoadRun(self.place, self.cores.rest, load)
 
 
 _GATEWAYS: dict[str, Callable[[Stage], Gateway]] = {
     "gateway": lambda stage: stage.start_gateway("gateway"),
     "gateway, provider over TLS": lambda stage: stage.start_gateway("tls", settings=stage.tls_settings()),
-    # A process of its own, so that both have served nothing else before.
+    # Separate processes, so that neither has served anything else before.
     "gateway, recording": lambda stage: stage.start_gateway("recorded"),
     "gateway, not recording": lambda stage: stage.start_gateway("unrecorded", application="benchmarks.unrecorded:app"),
     "gateway, one worker, any core": lambda stage: stage.start_gateway("one", cores=stage.cores.both),

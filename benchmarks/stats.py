@@ -3,8 +3,7 @@
     python -m benchmarks.stats [--rows 10000000]
 
 It starts a PostgreSQL, a sandbox and a gateway of its own, writes the history with the gateway's own insert statement
-(so the rollups are what they would be), and prints a table. Nothing is fast by luck of caches that a real server would
-not have: the database writes to disk as durably as PostgreSQL's defaults make it.
+(so the rollups are real), and prints a table. The database writes to disk as durably as PostgreSQL does by default.
 """
 
 from __future__ import annotations
@@ -43,10 +42,10 @@ KEYS = 200
 ASKED = ("1h", "24h", "7d", "30d", "all")
 ASKS = 41
 
-# What a small server has; fsync and full pages are PostgreSQL's defaults, which the tests switch off.
+# The settings of a small server; fsync and full_page_writes are on by default, and the tests switch them off.
 SERVER = {"fsync": "on", "full_page_writes": "on", "shared_buffers": "512MB", "max_wal_size": "4GB"}
 
-# A load that leaves the cores some room, because a p99 of a saturated machine says nothing about the purge.
+# A load below saturation: the p99 of a saturated machine would say nothing about the purge.
 CONNECTIONS, PAUSE_S = 4, 0.02
 WINDOW_S = 6.0
 PURGED_ROWS = 1_000_000
@@ -58,7 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rows", type=int, default=10_000_000)
     rows = parser.parse_args().rows
-    sys.stdout.reconfigure(line_buffering=True)  # It takes long, also where it is written to a file.
+    sys.stdout.reconfigure(line_buffering=True)  # A run takes long; its lines should also appear at once in a file.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name, running_postgres(SERVER) as server:
         place = Path(name)
         upgrade_schema(server.url)
@@ -103,8 +102,8 @@ def _write_day(engine: Engine, day: date, rows: int) -> None:
         connection.exec_driver_sql(insert_activity_sql(source), values)
 
 
-# Hashes of a row's number within its day stand in for chance. A model belongs to one gateway, as ids of models do; one
-# request in ten does not end well, in five ways.
+# Hashes of the row number serve as random numbers. A model belongs to one gateway. One request in ten fails, in five
+# ways.
 _VALUES = {
     "request_id": "gen_random_uuid()",
     "started_at": "CAST(%(day)s AS timestamp) AT TIME ZONE 'UTC' + n * interval '1 day' / (%(rows)s + 1.0)",
@@ -180,10 +179,10 @@ def _purge(before: date) -> None:
 
 @contextmanager
 def _load(gateway: Gateway) -> Iterator[list[float]]:
-    """Asks for completions all the time; gives the list that each request's milliseconds are appended to."""
+    """Sends chat requests all the time; yields the list to which the milliseconds of each are appended."""
     finished: list[float] = []
     stop = threading.Event()
-    threads = [threading.Thread(target=_ask_until, args=(gateway, stop, finished)) for _ in range(CONNECTIONS)]
+    threads = [threading.Thread(target=_send_until, args=(gateway, stop, finished)) for _ in range(CONNECTIONS)]
     for thread in threads:
         thread.start()
     yield finished
@@ -192,7 +191,7 @@ def _load(gateway: Gateway) -> Iterator[list[float]]:
         thread.join()
 
 
-def _ask_until(gateway: Gateway, stop: threading.Event, finished: list[float]) -> None:
+def _send_until(gateway: Gateway, stop: threading.Event, finished: list[float]) -> None:
     body = json.dumps({"model": "accounts/fireworks/models/deepseek-v3p1", "max_tokens": 1, "messages": _MESSAGES})
     connection = http.client.HTTPConnection("127.0.0.1", gateway.port)
     headers = gateway.headers | {"content-type": "application/json"}

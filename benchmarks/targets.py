@@ -1,4 +1,4 @@
-"""What the gateway is held to: ratios within one run, and figures that depend little on the machine."""
+"""The targets of the gateway: ratios within one run, and figures that depend little on the machine."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The gateway with a profiler in its worker, for `python -m benchmarks.trace`; it is served by that script alone.
+"""The gateway with a profiler in its worker, for `python -m benchmarks.trace`; only that script serves it.
 
-Each call of a function of `app/` is noted with its time, its greenlet and its file. `GET /trace` answers with all of
-them. Which of them belong to one request is decided by the script, which knows when it sent that request.
+Each call of a function of `app/` is noted with its time, its greenlet and its file. `GET /trace` returns all of
+them. The script then picks those of one request, because it knows when it sent that request.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is measured: each case measures its subjects in turn, once for each repeat.
+"""The cases: each one measures its subjects in turn, once for each repeat.
 
 chat.py     requests and streams        resources.py   start, memory, recording, shipping
 catalog.py  lists of models, statistics

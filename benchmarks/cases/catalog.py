@@ -1,4 +1,4 @@
-"""The model catalog with all four providers' lists loaded, played by the sandbox: lists, one model, a search."""
+"""The model catalog with all four providers' lists, for which the sandbox stands in: lists, one model, a search."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from benchmarks.results import Results
 from benchmarks.stage import Stage
 
 _NAME = "gateway, four catalogs"
-# Featherless' list comes in 23 pages.
+# Featherless' list has 23 pages.
 _LOADING_TIMEOUT_S = 120.0
 _LIST = "/api/catalog/models?gateway=featherless"
 
 
 def measure_catalog(stage: Stage, results: Results) -> None:
-    """Asks for lists at one connection each, beside a bare Flask route, and weighs the process that holds them."""
+    """Lists, one model and a search with one connection each, a bare Flask route for comparison, and the memory."""
     gateway = stage.get_gateway(_NAME)
     total = _wait_for_catalog(gateway.port)
     stage.get_peer(_NAME)
@@ -36,11 +36,11 @@ def measure_catalog(stage: Stage, results: Results) -> None:
     for case, path in paths.items():
         _measure_get(stage, results, f"catalog: {case}", path, seconds)
     measure(stage, results, "catalog: beside it", ["bare Flask route"], Load(0, PATH, {}, PLAIN, seconds=seconds))
-    results.add("catalog: memory", _NAME, {"memory_mb": gateway.used().memory_bytes / 1e6})
+    results.add("catalog: memory", _NAME, {"memory_mb": gateway.get_resource_usage().memory_bytes / 1e6})
 
 
 def measure_stats(stage: Stage, results: Results) -> None:
-    """Statistics over ten million rows, once; `benchmarks/stats.py` does it by itself and says what it found."""
+    """Statistics over ten million rows, once; measured by `benchmarks/stats.py`, whose output is kept."""
     if "stats" in results.facts:
         return
     command = [sys.executable, "-m", "benchmarks.stats", *(["--rows", "1000000"] if stage.options.quick else [])]
@@ -56,7 +56,7 @@ def _measure_get(stage: Stage, results: Results, case: str, path: str, seconds: 
 
 
 def _wait_for_catalog(port: int) -> int:
-    """Waits until Featherless' whole list is there; returns how many models it has."""
+    """Waits until Featherless' whole list is loaded; returns how many models it has."""
     deadline_s = time.monotonic() + _LOADING_TIMEOUT_S
     while time.monotonic() < deadline_s:
         status, answer = _get(port, f"{_LIST}&limit=1")

@@ -1,4 +1,4 @@
-"""Chat requests, streamed and not: how many, how fast, and how evenly events come through."""
+"""Chat requests, streamed and not: throughput, latency, and how evenly events arrive."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from benchmarks.results import Results
 from benchmarks.stage import SETTLE_S, Stage
 
 PATH = "/v1/chat/completions"
-# An answer of 200 tokens: ten seconds at 20 events a second, four at 50.
+# A response of 200 tokens: ten seconds at 20 events a second, four at 50.
 EVENTS = 200
 _MEGABYTE = 1_000_000
 
 
 def subjects(stage: Stage, *, with_bare: bool = False) -> list[str]:
-    """Returns who is measured, the gateway last: whatever went before has settled longest then."""
+    """Returns the subjects, the gateway last, when the machine has settled longest."""
     bare = ["bare Flask route"] if with_bare else []
     other = ["other checkout"] if stage.options.against else []
     return ["direct", *bare, *stage.options.peers, *other, "gateway"]
 
 
 def make_body(prompt: str, *, stream: bool = False) -> bytes:
-    """Returns a chat request."""
+    """Returns the body of a chat request."""
     body: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": prompt}]}
     return json.dumps(body | {"stream": True} if stream else body).encode()
 
@@ -36,7 +36,7 @@ PLAIN = make_body("What is a gateway?")
 
 
 def measure(stage: Stage, results: Results, case: str, names: Sequence[str], load: Load) -> None:
-    """Puts the same load on each subject in turn."""
+    """Measures the subjects in turn under the same load."""
     for name in names:
         peer = stage.get_peer(name)
         if peer is None or (load.events and f"streams of {name}" in stage.skipped):
@@ -51,18 +51,18 @@ def measure(stage: Stage, results: Results, case: str, names: Sequence[str], loa
 
 
 def warm_up(stage: Stage, peer: Peer) -> None:
-    """Has a subject answer some requests, so that keys are known, connections open and code is loaded."""
+    """Sends a subject some requests, so that keys are cached, connections are open and code is loaded."""
     stage.run_load(Load(peer.port, PATH, peer.headers, PLAIN, warmup_s=0.0, seconds=0.2)).result()
 
 
 def run(stage: Stage, peer: Peer, load: Load) -> dict[str, Any]:
-    """Returns what the callers measured, and what the subject used meanwhile."""
+    """Returns what the load generator measured, and the CPU time and memory of the subject meanwhile."""
     load = Load(**vars(load) | {"port": peer.port, "headers": {**peer.headers, **load.headers}})
     callers = stage.run_load(load)
     time.sleep(load.ramp_s + load.warmup_s)
-    before, busy_before_s = peer.used(), busy_s(stage.cores.subject)
+    before, busy_before_s = peer.get_resource_usage(), busy_s(stage.cores.subject)
     time.sleep(load.seconds * 0.9)
-    after, busy_after_s = peer.used(), busy_s(stage.cores.subject)
+    after, busy_after_s = peer.get_resource_usage(), busy_s(stage.cores.subject)
     measured = callers.result()
     cpu_s = (after.cpu_s - before.cpu_s) / 0.9
     others_s = (busy_after_s - busy_before_s) / 0.9 - cpu_s
@@ -79,20 +79,20 @@ def _seconds(stage: Stage, normal: float) -> float:
 
 
 def measure_requests(stage: Stage, results: Results) -> None:
-    """Requests that are answered whole, by 1 and by 32 connections."""
+    """Requests without streaming, with 1 and with 32 connections."""
     for connections in (1, 32):
         load = Load(0, PATH, {}, PLAIN, connections, seconds=_seconds(stage, 4.0))
         measure(stage, results, f"requests, {connections} connections", subjects(stage, with_bare=True), load)
 
 
 def measure_large_prompt(stage: Stage, results: Results) -> None:
-    """Requests with a prompt of a megabyte, by four connections."""
+    """Requests with a prompt of a megabyte, with four connections."""
     body = make_body("All work and no play. " * (_MEGABYTE // 22))
     measure(stage, results, "1 MB prompt", subjects(stage), Load(0, PATH, {}, body, 4, seconds=_seconds(stage, 4.0)))
 
 
 def stream_load(stage: Stage, streams: int, per_second: int, events: int = EVENTS) -> Load:
-    """Returns callers that hold so many streams open, each of so many events a second."""
+    """Returns a load of this many open streams with this many events a second each."""
     prompt = f"Tell a story. events={events:06d} interval_us={1_000_000 // per_second:06d}"
     return Load(
         0,
@@ -108,7 +108,7 @@ def stream_load(stage: Stage, streams: int, per_second: int, events: int = EVENT
 
 
 def measure_streams(stage: Stage, results: Results) -> None:
-    """Streams side by side; peers that cannot hold many are measured where they are at their best."""
+    """Concurrent streams; LiteLLM, which cannot hold many, is measured with 100 only."""
     for streams in (100, 1_000, 2_000):
         for per_second in (20, 50):
             names = subjects(stage)
@@ -119,14 +119,14 @@ def measure_streams(stage: Stage, results: Results) -> None:
 
 
 def measure_short_streams(stage: Stage, results: Results) -> None:
-    """Streams of 50 events that last a second: a thousand begin and end each second, if the gateway keeps up."""
+    """Streams of 50 events that last a second: a thousand start and end each second if the gateway keeps up."""
     case = "1000 streams, 50 events/s each, 50 events long"
     names = [name for name in subjects(stage) if name != "LiteLLM"]
     measure(stage, results, case, names, stream_load(stage, 1_000, 50, events=50))
 
 
 def measure_tls(stage: Stage, results: Results) -> None:
-    """The same with the provider behind TLS."""
+    """The same with a provider that is reached over TLS."""
     names = ["gateway, provider over TLS", "gateway"]
     requests = Load(0, PATH, {}, PLAIN, 32, seconds=_seconds(stage, 4.0))
     measure(stage, results, "TLS: requests, 32 connections", names, requests)

@@ -1,4 +1,4 @@
-"""What the gateway takes beside time: its start, its memory, and the price of recording."""
+"""The start-up time, the memory and the cost of recording."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SHIPPED_ROWS = 50_000
 
 
 def measure_start(stage: Stage, results: Results) -> None:
-    """From the start of gunicorn to its first answer, and the memory of a thousand streams in a fresh process."""
+    """The time from the start of gunicorn to the first response, and the memory of a thousand streams."""
     _measure_fresh(stage, results, "gateway", stage.settings())
     try:
         settings = stage.tls_settings()
@@ -33,14 +33,14 @@ def measure_start(stage: Stage, results: Results) -> None:
 
 def _measure_fresh(stage: Stage, results: Results, name: str, settings: dict[str, str]) -> None:
     gateway = stage.start_gateway("fresh", settings=settings)
-    first_answer_s = gateway.boot_s + _ask_once(stage, gateway)
+    first_answer_s = gateway.boot_s + _send_first(stage, gateway)
     peer = Peer(name, gateway.port, {"Authorization": f"Bearer {stage.key}"}, gateway.child)
     warm_up(stage, peer)
-    idle = gateway.used().memory_bytes
+    idle = gateway.get_resource_usage().memory_bytes
     load = stream_load(stage, _STREAMS, 20)
     callers = stage.run_load(Load(**vars(load) | {"port": peer.port, "headers": peer.headers}))
     time.sleep(load.ramp_s + load.warmup_s + load.seconds * 0.8)
-    live = gateway.used().memory_bytes
+    live = gateway.get_resource_usage().memory_bytes
     callers.result()
     gateway.child.stop()
     measured = {
@@ -51,8 +51,8 @@ def _measure_fresh(stage: Stage, results: Results, name: str, settings: dict[str
     results.add("start and memory", name, measured)
 
 
-def _ask_once(stage: Stage, gateway: Gateway) -> float:
-    """Has one chat request answered with a key that the process has not seen; returns how long that took."""
+def _send_first(stage: Stage, gateway: Gateway) -> float:
+    """Sends a chat request with a key that the process has not seen; returns how long it took, in seconds."""
     headers = {"Authorization": f"Bearer {stage.key}"}
     load = Load(gateway.port, PATH, headers, PLAIN, warmup_s=0.0, seconds=0.5)
     return float(stage.run_load(load).result()["latency_max_ms"]) / 1000
@@ -65,14 +65,14 @@ def measure_recording(stage: Stage, results: Results) -> None:
 
 
 def measure_workers(stage: Stage, results: Results) -> None:
-    """One worker and two, each free to run on either core beside the callers."""
+    """One worker and two, each free to run on either core beside the load."""
     load = Load(0, PATH, {}, PLAIN, 64, seconds=2.0 if stage.options.quick else 4.0)
     names = ["gateway, one worker, any core", "gateway, two workers, any core"]
     measure(stage, results, "workers, 64 connections", names, load)
 
 
 def measure_shipping(stage: Stage, results: Results) -> None:
-    """Rows that one process takes from its journal to PostgreSQL each second."""
+    """Rows that one process ships from its journal to PostgreSQL per second."""
     journal = stage.place / f"shipping-{os.urandom(4).hex()}"
     environment = clean_environment() | stage.settings() | {"JOURNAL_DIR": str(journal)}
     rows = _SHIPPED_ROWS // 5 if stage.options.quick else _SHIPPED_ROWS

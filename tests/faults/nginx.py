@@ -69,7 +69,7 @@ def running_nginx(gateway: Gateway, place: Path, changes: Mapping[str, str] = {}
     command = ["nginx", "-e", str(place / "error.log"), "-c", str(configuration), "-g", "daemon off;"]
     child = start_child("nginx", command, output=place / "output.log")
     try:
-        wait_until(lambda: _listens(port) or child.check(), what=f"nginx to listen: {place}")
+        wait_until(lambda: _listens(port) or child.raise_if_ended(), what=f"nginx to listen: {place}")
         yield Door("nginx", port, gateway.key)
     finally:
         child.stop()
