@@ -1,4 +1,4 @@
-"""The benchmark's bookkeeping: what is published is what was measured, and a missed target says so."""
+"""The benchmark publishes what was measured, and says which targets were missed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MANY = "requests, 32 connections"
 
 
 def results_of(values: dict[tuple[str, str, str], list[float]]) -> Results:
-    """Returns results with these values, a repeat each, by (case, subject, metric)."""
+    """Returns results with these values, one per repeat, by (case, subject, metric)."""
     results = Results()
     for (case, subject, metric), repeats in values.items():
         for value in repeats:

@@ -1,4 +1,4 @@
-"""`make run` serves a newcomer with one command, keeps what it made, and leaves nothing running."""
+"""`make run` starts everything with one command, keeps its key and its data, and leaves nothing running."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ StartRun = Callable[..., DevRun]
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    # A path as long and as awkward as they come: too long for a Unix socket, and with what shells and lists split at.
+    # Too long for the path of a Unix socket, and with the characters at which shells and lists are split.
     return copy_tree(tmp_path / ("a, long directory's name " + "x" * 80) / "gateway")
 
 
@@ -46,6 +46,9 @@ def start_run(checkout: Path) -> Iterator[StartRun]:
         run.stop(signal.SIGTERM)
 
 
+# A run takes some seconds, so a test checks several things at one run where they do not disturb each other.
+
+
 def test_the_printed_curl_is_answered_streamed_and_not(start_run: StartRun) -> None:
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
@@ -53,52 +56,37 @@ def test_the_printed_curl_is_answered_streamed_and_not(start_run: StartRun) -> N
     assert "SANDBOX" in run.wait_for_banner()
     curl = run.find(r"^(curl -X POST .*?\n  \}')")
 
-    answer = json.loads(_shell(curl))
-    assert answer["model"] and answer["choices"][0]["message"]["content"].startswith("[sandbox]")
+    completion = json.loads(_shell(curl))
+    assert completion["model"] and completion["choices"][0]["message"]["content"].startswith("[sandbox]")
 
     streamed = _shell(curl.replace("curl ", "curl -N ", 1).replace('"provider"', '"stream": true, "provider"'))
     assert streamed.startswith("data: {") and streamed.endswith("data: [DONE]\n\n")
+    _check_that_it_stops_everything(run, signal.SIGINT)
 
 
-def test_key_and_data_are_there_at_the_next_run(start_run: StartRun, checkout: Path) -> None:
-    (checkout / ".env.local").write_text("# mine\nRETENTION_DAYS=7")
+def test_key_settings_and_data_are_there_at_the_next_run(start_run: StartRun, checkout: Path) -> None:
+    (checkout / ".env.local").write_text("# mine\nPUBLIC_STATS=false")
     first = start_run()
     first.wait_for_banner()
     assert stat.S_IMODE((checkout / ".env.local").stat().st_mode) == 0o600
+    # The developer's own choice: the run adds no setting of this name.
+    assert _child(first, "gunicorn").environ().get("PUBLIC_STATS") is None
     _execute(first, "CREATE TABLE kept AS SELECT 42 AS answer")
-    assert first.stop() == 0
+    _check_that_it_stops_everything(first, signal.SIGHUP)
 
     second = start_run()
     second.wait_for_banner()
     lines = (checkout / ".env.local").read_text().splitlines()
-    assert lines[:2] == ["# mine", "RETENTION_DAYS=7"]
+    assert lines[:2] == ["# mine", "PUBLIC_STATS=false"]
     assert lines[2:] == ["GATEWAY_API_KEY=" + second.find(r"Key +(\S+)")]
     assert _execute(second, "SELECT answer FROM kept") == [(42,)]
+    _check_that_it_stops_everything(second, signal.SIGTERM)
 
 
-@pytest.mark.parametrize(("said", "meant"), [("", "true"), ("PUBLIC_STATS=false\n", None)])
-def test_statistics_are_open_unless_the_developer_says_otherwise(
-    start_run: StartRun, checkout: Path, said: str, meant: str | None
-) -> None:
-    (checkout / ".env.local").write_text(said)
-    run = start_run()
-    run.wait_for_banner()
-    assert _child(run, "gunicorn").environ().get("PUBLIC_STATS") == meant
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_stops_everything(start_run: StartRun, number: signal.Signals) -> None:
-    run = start_run()
-    run.wait_for_banner()
-    assert len(run.processes()) > 5
-    assert run.stop(number) == 0
-    assert run.processes() == []
-    assert "Traceback" not in run.text()
-
-
-def test_a_second_ctrl_c_does_not_wait_for_running_answers(start_run: StartRun) -> None:
+def test_statistics_are_open_and_a_second_ctrl_c_does_not_wait_for_running_requests(start_run: StartRun) -> None:
     run = start_run(settings={"GRACEFUL_TIMEOUT": "3600", "DRAIN_TIMEOUT": "3599"})
     run.wait_for_banner()
+    assert _child(run, "gunicorn").environ().get("PUBLIC_STATS") == "true"
     body = {"model": "sandbox-stall", "stream": True, "messages": [{"role": "user", "content": "Hello!"}]}
     headers = {"Authorization": "Bearer " + run.find(r"Key +(\S+)")}
     url = f"{run.url}/v1/chat/completions"
@@ -124,7 +112,7 @@ def test_nothing_outlives_a_killed_run_and_the_next_one_starts(start_run: StartR
     run.wait_for_banner()
     run.process.kill()
     run.wait()
-    # At once: the killed run's server may still be on its way out.
+    # At once, while the server of the killed run may still be shutting down.
     again = start_run()
     again.wait_for_banner()
     assert again.stop() == 0
@@ -198,6 +186,13 @@ def test_with_keys_and_a_database_of_ones_own_nothing_is_embedded_and_nothing_se
     assert "Bearer $GATEWAY_API_KEY" in printed and "SANDBOX" not in printed
     assert not any(secret in printed for secret in ("gw_mine", "fw_mine", database_url))
     assert not any("postgres" in command or "sandbox" in command for command in run.processes())
+
+
+def _check_that_it_stops_everything(run: DevRun, number: signal.Signals) -> None:
+    assert len(run.processes()) > 5
+    assert run.stop(number) == 0
+    assert run.processes() == []
+    assert "Traceback" not in run.text()
 
 
 def _shell(command: str) -> str:

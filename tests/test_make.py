@@ -1,4 +1,4 @@
-"""`make` installs what a command needs, pinned and once, and says in a sentence what it lacks."""
+"""`make` installs what a command needs, pinned and once, and reports what is missing in one sentence."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LISTS = {
     "requirements-check.txt": "check",
 }
 
-# One requirement is a pin, its hashes and a comment that says what asked for it.
+# A requirement is a pin, its hashes and a comment that says what requires it.
 PIN = re.compile(r"^([a-z0-9-]+)==(\S+) \\$")
 OTHER = re.compile(r"^(    --hash=sha256:[0-9a-f]{64}( \\)?|\s*#.*|)$")
 
@@ -46,7 +46,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def make(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    # The flags of a make that runs these tests are not meant for this one.
+    # If make runs these tests, its flags are not for the make that they start.
     environment = {
         name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")
     }

@@ -16,7 +16,7 @@ FIREWORKS = "/inference/v1"
 PREFIX = "accounts/fireworks/models/"
 PLAIN = PREFIX + "deepseek-v3p1"
 USER = [{"role": "user", "content": "Hello!"}]
-# Generous: it bounds a hang and says nothing about speed.
+# Long: it only bounds a hang.
 TIMEOUT_S = 10.0
 
 

@@ -1,4 +1,4 @@
-"""The one sandbox that the tests of this folder share."""
+"""The sandbox that the tests of this directory share."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ import pytest
 
 from tests.sandbox.client import Server, run_sandbox
 
-# Small lists and a short pace keep the folder quick; the shapes do not depend on either.
+# Small lists and a short pace make the tests fast; the shapes depend on neither.
 FEATHERLESS_MODELS = 2500
 
 

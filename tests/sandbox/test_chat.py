@@ -1,4 +1,4 @@
-"""Unstreamed answers: their shape, their text and the numbers in them."""
+"""Completions without streaming: their shape, their text and the numbers in them."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The sandbox as a process: it starts with one line, ends when told to and leaves nothing behind."""
+"""The sandbox as a process: it prints one line when it starts, stops on a signal, and leaves nothing running."""
 
 import signal
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 from tests.sandbox.client import PREFIX, TIMEOUT_S, Server, read_url, run_sandbox
 from tests.support.waiting import wait_until
 
-# A parent that starts a sandbox, passes on its line and then waits to be killed.
+# A parent that starts a sandbox, prints its line and then waits to be killed.
 PARENT = """
 import subprocess, sys, time
 subprocess.Popen([sys.executable, "-m", "app.sandbox", "--die-with-parent"])
@@ -29,7 +29,7 @@ def get_processes(server: Server) -> list[psutil.Process]:
 
 
 def has_ended(process: psutil.Process) -> bool:
-    """Tells whether a process runs no more; one that only awaits being collected by its parent has ended."""
+    """Tells whether a process has ended; a zombie, which its parent has not reaped yet, has."""
     try:
         return bool(process.status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:

@@ -1,4 +1,4 @@
-"""Streamed answers: framing, order of the chunks, usage in its three places, and what counts as aborted."""
+"""Streamed completions: framing, order of the chunks, usage in its three places, and what counts as aborted."""
 
 from itertools import islice
 from typing import Any

@@ -1,4 +1,4 @@
-"""What Fireworks refuses in a request, with its status, its body shape and its words."""
+"""The requests that Fireworks refuses, with status, error body and message."""
 
 import json
 from typing import Any
