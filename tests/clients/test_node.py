@@ -13,9 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import MakeGateway
 from tests.support.answers import DONE, chat_answer, chunk, error_event, json_answer, sse_stream, whole_stream
-from tests.support.chat import PREFIX
+from tests.support.chat import PREFIX, request
 from tests.support.gateway import Gateway
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import Script, hang
@@ -127,14 +126,15 @@ def test_an_answer_that_is_not_streamed_arrives(
 
 
 def test_a_worker_that_is_killed_raises(
-    scripts_place: Path, make_gateway: MakeGateway, upstream: ScriptedUpstream
+    scripts_place: Path, scripted_gateway: Gateway, upstream: ScriptedUpstream
 ) -> None:
-    gateway = make_gateway(upstream.settings)
     upstream.on_model("node-killed", sse_stream([chunk("one"), hang()]))
-    process = begin(scripts_place, gateway, "stream", ["node-killed"])
+    process = begin(scripts_place, scripted_gateway, "stream", ["node-killed"])
     upstream.wait_for(lambda seen: "node-killed" in str(seen.body) and seen.bytes_sent > 200)
-    (worker,) = gateway.worker_pids()
+    (worker,) = scripted_gateway.worker_pids()
     os.kill(worker, signal.SIGKILL)
     killed = finish(process)["node-killed"]
     assert killed["finish"] is None and killed["error"]["message"]
-    wait_until(lambda: set(gateway.worker_pids()) - {worker}, what="another worker")
+    # The gateway is shared with other tests, so it has to be itself again.
+    wait_until(lambda: set(scripted_gateway.worker_pids()) - {worker}, what="another worker")
+    wait_until(lambda: request("GET", f"{scripted_gateway.url}/health").status == 200, what="the worker to serve")

@@ -44,7 +44,7 @@ def gateway(
         yield gateway
 
 
-@pytest.mark.parametrize("every_s", [0.0, 0.01])
+@pytest.mark.parametrize("every_s", [0.0, 0.005])
 def test_streams_over_tls_arrive_whole_and_keep_their_connection(
     gateway: Gateway, provider: TlsServer, every_s: float
 ) -> None:

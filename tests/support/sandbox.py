@@ -1,12 +1,8 @@
-"""Starts the sandbox as a subprocess, the way `make run` does."""
+"""The sandbox as the tests see it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-
-from app.dev import sandbox_settings, start_sandbox
+from app.dev import sandbox_settings
 
 
 class Sandbox:
@@ -20,13 +16,3 @@ class Sandbox:
     def __init__(self, url: str) -> None:
         self.url = url
         self.settings = sandbox_settings(url)
-
-
-@contextmanager
-def running_sandbox(log: Path) -> Iterator[Sandbox]:
-    """A sandbox for the length of a `with` block; its output goes to `log`."""
-    child, url = start_sandbox(log)
-    try:
-        yield Sandbox(url)
-    finally:
-        child.stop()
