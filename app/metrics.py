@@ -20,6 +20,8 @@ from typing import Any, Literal, Protocol
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from app.runtime import Component, Runtime, get_component
+
 if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
     # The library asks the system for the process id at each increment, in case of a fork, and takes a lock. This module
     # is loaded in a worker, which never forks, and whose threads are greenlets: an increment switches to none.
@@ -56,8 +58,23 @@ overhead_seconds = Histogram(
     ["stream"],
     buckets=_OVERHEAD_SECONDS,
 )
-_models: set[str] = set()
-_errors: set[str] = set()
+
+
+class ForeignLabels(Component):
+    """The labels that providers and callers word, remembered so that their number can be bounded."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        super().__init__(runtime)
+        self._models: set[str] = set()
+        self._errors: set[str] = set()
+
+    def bound_model(self, model: str) -> str:
+        """Returns the label of a model, "other" once MAX_MODELS are known."""
+        return _bound(self._models, MAX_MODELS, model)
+
+    def bound_error(self, error: str) -> str:
+        """Returns the label of an error, "other" once MAX_ERRORS are known."""
+        return _bound(self._errors, MAX_ERRORS, error)
 
 
 class FinishedRequest(Protocol):
@@ -90,7 +107,7 @@ def count_request(row: FinishedRequest) -> None:
     if row.completion_tokens is not None:
         _count_usage(row, provider)
     if row.outcome.startswith("upstream_"):
-        error = _bounded(_errors, MAX_ERRORS, row.error_code or row.error_type or "unknown")
+        error = get_component(ForeignLabels).bound_error(row.error_code or row.error_type or "unknown")
         upstream_errors_total.labels(provider, error).inc()
     if len(row.attempts) > 1:
         retries_total.labels(provider).inc(len(row.attempts) - 1)
@@ -111,7 +128,7 @@ def observe_overhead(stream: bool, seconds: float) -> None:
 
 
 def _count_usage(row: FinishedRequest, provider: str) -> None:
-    model = _bounded(_models, MAX_MODELS, row.model_served or "unknown")
+    model = get_component(ForeignLabels).bound_model(row.model_served or "unknown")
     _tokens(provider, model, "prompt").inc(row.prompt_tokens or 0)
     _tokens(provider, model, "completion").inc(row.completion_tokens or 0)
     if row.cached_tokens:
@@ -122,8 +139,7 @@ def _count_usage(row: FinishedRequest, provider: str) -> None:
         _cost(provider, row.cost_kind).inc(float(row.cost_usd))
 
 
-def _bounded(known: set[str], most: int, label: str) -> str:
-    """Returns a label that somebody else words, "other" once there are enough different ones."""
+def _bound(known: set[str], most: int, label: str) -> str:
     if label not in known:
         if len(known) >= most:
             return "other"

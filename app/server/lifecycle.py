@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import gc
 import signal
-import threading
-import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from app.logs import log_event
 from app.runtime import get_settings
-from app.services.health import update_gauges
+from app.services.health import start_gauges
 from app.services.journal import start_journal, stop_journal
 from app.services.models import refresh_if_due
 from app.services.reports import start_retention
 from app.shutdown import start_drain
-
-# Prometheus scrapes every 15 s or more; a gauge is at most this much older than the scrape.
-GAUGES_EVERY_S = 5.0
 
 # The share of gunicorn's graceful time after the drain in which the journal is shipped; the rest is for its own exit.
 _SHIPPING_SHARE = 0.6
@@ -30,7 +24,7 @@ def start_worker(worker: Any) -> None:
     start_journal()
     refresh_if_due()
     start_retention()
-    threading.Thread(target=_update_gauges_forever, name="gauges", daemon=True).start()
+    start_gauges()
     _drain_on_term(worker)
     _freeze_long_lived_objects()
 
@@ -53,15 +47,6 @@ def _drain_on_term(worker: Any) -> None:
         handler(signum, frame)
 
     signal.signal(signal.SIGTERM, on_term)
-
-
-def _update_gauges_forever() -> None:
-    while True:
-        try:
-            update_gauges()
-        except Exception as error:
-            log_event("gauge_update_failed", level="error", error=error)
-        time.sleep(GAUGES_EVERY_S)
 
 
 def stop_worker() -> None:

@@ -8,7 +8,7 @@ from typing import Literal
 from flask import g, request
 
 from app.runtime import get_settings
-from app.services.keys.authentication import authenticate
+from app.services.keys import authenticate
 
 # "key": a gateway key is required. "open": none is. "public_stats": one is, unless PUBLIC_STATS is true.
 Access = Literal["key", "open", "public_stats"]

@@ -7,7 +7,7 @@ import time
 from flask import Flask, Response, current_app, g, request
 from werkzeug.exceptions import HTTPException
 
-from app.db.errors import DatabaseError, describe_error
+from app.db import DatabaseError, describe_error
 from app.errors import BadRequest, BodyTooLarge, GatewayError, MethodNotAllowed, NotFound, Unavailable
 from app.logs import log_event
 from app.runtime import get_settings

@@ -6,7 +6,7 @@ gauges.py     the state of this worker as metrics
 """
 
 from app.services.health.checks import CHECKS, Check, Finding
-from app.services.health.gauges import update_gauges
+from app.services.health.gauges import start_gauges
 from app.services.health.readiness import Readiness, get_readiness
 
-__all__ = ["CHECKS", "Check", "Finding", "Readiness", "get_readiness", "update_gauges"]
+__all__ = ["CHECKS", "Check", "Finding", "Readiness", "get_readiness", "start_gauges"]

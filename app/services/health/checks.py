@@ -13,7 +13,7 @@ from app.db import DatabaseError, describe_error, get_engine, time_limit
 from app.db.schema import select_schema_state
 from app.runtime import get_settings
 from app.services.inference import get_open_breakers
-from app.services.journal.lifecycle import get_journal_status
+from app.services.journal import get_journal_status
 from app.services.models import get_catalog_states
 from app.services.pricing import load_operator_prices
 

@@ -5,13 +5,19 @@ They pull from other packages, so they are here and not in `app/metrics.py`, int
 
 from __future__ import annotations
 
+import threading
 from functools import cache
 
+from app.logs import log_event
 from app.metrics import make_gauge
+from app.runtime import Component, Runtime, get_component
 from app.services.inference import THRESHOLDS, get_live_requests, get_open_breakers
 from app.services.journal import get_journal_status
 from app.services.models import get_catalog_states
 from app.services.providers import PROVIDERS
+
+# Prometheus scrapes every 15 s or more; a gauge is at most this much older than the scrape.
+UPDATE_INTERVAL_S = 5.0
 
 
 class _Gauges:
@@ -41,8 +47,38 @@ class _Gauges:
 _get_gauges = cache(_Gauges)
 
 
+class GaugeUpdater(Component):
+    """Writes the state of this worker every few seconds, so that a scrape that another worker serves has it too."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        super().__init__(runtime)
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="gauges", daemon=True)
+
+    def start(self) -> None:
+        """Starts the updates; call it once."""
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._closed.is_set():
+            try:
+                update_gauges()
+            except Exception as error:
+                log_event("gauge_update_failed", level="error", error=error)
+            self._closed.wait(UPDATE_INTERVAL_S)
+
+    def close(self) -> None:
+        """Ends the updates."""
+        self._closed.set()
+
+
+def start_gauges() -> None:
+    """Starts the updates of this process's gauges. A worker calls it once, after the fork."""
+    get_component(GaugeUpdater).start()
+
+
 def update_gauges() -> None:
-    """Writes the state of this worker; called every few seconds, so that a scrape of another worker sees it."""
+    """Writes the state of this worker now."""
     gauges = _get_gauges()
     _update_journal(gauges)
     for name, catalog in get_catalog_states().items():
