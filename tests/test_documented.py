@@ -1,4 +1,4 @@
-"""What the documents print runs as printed: each curl by the real curl, and the README's lines of Python."""
+"""The commands in the documents work as printed: each curl with the real curl, and the README's Python."""
 
 from __future__ import annotations
 

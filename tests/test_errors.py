@@ -1,4 +1,4 @@
-"""Every error has a status, a type and an outcome of its own, and is told in the one shape."""
+"""Every error has its status, type and outcome, and one JSON shape."""
 
 from __future__ import annotations
 

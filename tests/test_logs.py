@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from app.logs import log_event, redact
 
-# Put together here, so that no scanner takes them for keys; the bird must never be seen again.
+# Concatenated, so that no scanner takes them for keys.
 CANARIES = [
     *(prefix + "Canary" * 3 for prefix in ("fw_", "gw_", "rc_", "cpk_", "sk-", "FW_")),
     "gw_" + "0" * 10 + "_" + "Canary" * 5,

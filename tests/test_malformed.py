@@ -25,7 +25,7 @@ from tests.support.waiting import wait_until
 # would close a connection that waits for more, so that such a wait does not pass for a refusal.
 _ENDS_WITHIN_S = 8.0
 
-# Goes behind each malformed request: a second answer would be one to this.
+# Sent after each malformed request: a second response would be the one to this.
 SECOND = b"GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 
 _POST = b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer %(key)s\r\n"
@@ -168,7 +168,7 @@ CORPUS: dict[str, bytes] = {
     for name, content in cases.items()
 }
 
-# Odd, and right all the same: what must not be refused.
+# Unusual but valid: must not be refused.
 FINE = {
     "an empty line before the request": b"\r\n" + SECOND,
     "the absolute form": b"GET http://a/health HTTP/1.1\r\nHost: a\r\n\r\n",
@@ -208,7 +208,7 @@ def exchange(door: Door, content: bytes) -> bytes:
     received = b""
     connection = socket.create_connection(("127.0.0.1", door.port), timeout=0.5)
     until_s = time.monotonic() + _ENDS_WITHIN_S
-    # It may be closed before it has read all of a long request.
+    # The gateway may close the connection before it has read all of a long request.
     with connection, suppress(ConnectionResetError, BrokenPipeError):
         connection.sendall(content.replace(b"%(key)s", door.key.encode()))
         while True:
@@ -217,7 +217,9 @@ def exchange(door: Door, content: bytes) -> bytes:
             except TimeoutError:
                 assert time.monotonic() < until_s, f"no end after {received!r}"
                 if received:
-                    connection.shutdown(socket.SHUT_WR)  # It is answered, and waits for the rest of a body.
+                    connection.shutdown(
+                        socket.SHUT_WR
+                    )  # The response is here, and the gateway waits for the rest of the body.
                 continue
             if not piece:
                 break
@@ -239,7 +241,7 @@ def check_refused(received: bytes) -> None:
 
 
 def check_no_fault(received: bytes) -> None:
-    """Fails if that is a fault of ours: nginx forgives much of form and gives the gateway a request in good order."""
+    """Fails if that is a fault of the gateway: nginx accepts much that is malformed and passes on a valid request."""
     assert b"<html" not in received.lower()
     statuses = [int(status) for status in re.findall(rb"HTTP/1\.[01] (\d+)", received)]
     assert all(status < 500 or status in {501, 505} for status in statuses)

@@ -1,4 +1,4 @@
-"""The start of the gateway: one sentence where it cannot serve, and service where only its bookkeeping is away."""
+"""The start: one sentence if the gateway cannot serve, and a normal start if only the database is away."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No secret is ever in a log, an answer or a row, whatever fails."""
+"""No secret appears in a log, a response or a row, whatever fails."""
 
 from __future__ import annotations
 
@@ -48,5 +48,5 @@ def test_secrets_show_nowhere_under_failures(
     everything += "".join(f"\n{seen.headers} {seen.body!r}" for seen in answers)
     leaks = [line for line in everything.splitlines() if PROVIDER in line or PASSWORD in line]
     assert leaks == []
-    # A caller who sends a key as the name of a model has it on the row of that request, and nowhere else.
+    # A key sent as the model name is on the row of that request, and nowhere else.
     assert GATEWAY not in gateway.log()

@@ -1,4 +1,4 @@
-"""The stop and the reload: running answers finish, those that cannot are told, nobody is refused, nothing is left."""
+"""Stop and reload: responses in flight finish or end with an error, no client is refused, no process is left."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.waiting import wait_until
 
 MakeGateway = Callable[..., Gateway]
 Running = tuple[threading.Thread, list[Seen]]
-# Past the drain there must be time to tell the clients and to ship the journal.
+# After the drain there must be time to end the responses and to ship the journal.
 SHORT_DRAIN = {"DRAIN_TIMEOUT": "1", "GRACEFUL_TIMEOUT": "6"}
 
 
@@ -41,7 +41,7 @@ def end(running: Running) -> Seen:
 
 
 def refuses(gateway: Gateway) -> bool:
-    """Tells whether new connections are refused."""
+    """Returns whether new connections are refused."""
     try:
         request("GET", gateway.url + "/health")
         return False
@@ -55,7 +55,7 @@ def assert_gone(pids: list[int]) -> None:
 
 
 def halves(gate: Gate) -> Script:
-    """Returns the script of a stream that waits in the middle."""
+    """Returns the script of a stream that waits for `gate` in the middle."""
     return sse_stream([chunk("one"), wait_for(gate), chunk("two", finish="stop"), DONE])
 
 
@@ -131,7 +131,7 @@ def test_a_reload_under_load_refuses_nobody_and_lets_a_stream_finish(
         thread.start()
     wait_until(lambda: len(answers) > 5)
     gateway.send_signal(signal.SIGHUP)
-    # One old worker is still there for the stream that it serves.
+    # One old worker still serves the stream.
     wait_until(lambda: len(before & set(gateway.worker_pids())) == 1, what="an old worker to end")
     count = len(answers)
     wait_until(lambda: len(answers) > count + 5)

@@ -1,4 +1,4 @@
-"""The drain: begun once, and over when its time is."""
+"""The drain starts once and ends when its time is over."""
 
 from __future__ import annotations
 

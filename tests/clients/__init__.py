@@ -1,1 +1,1 @@
-"""Official clients in other languages, before the real gateway."""
+"""Official clients in other languages against the real gateway."""

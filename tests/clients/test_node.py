@@ -1,4 +1,4 @@
-"""The official `openai` package for Node: complete streams arrive, and whatever is cut raises."""
+"""The official `openai` package for Node: complete streams arrive, and a cut one raises."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.tree import ROOT
 from tests.support.waiting import wait_until
 
 HERE = Path(__file__).parent
-# Outside of the tree's tracked files, and kept from run to run: fetching takes seconds and needs a network.
+# Outside the tracked files and kept from run to run: fetching takes seconds and needs a network.
 PLACE = ROOT / "var" / "node-clients"
 _FETCH_TIMEOUT_S = 120
 
@@ -135,6 +135,6 @@ def test_a_worker_that_is_killed_raises(
     os.kill(worker, signal.SIGKILL)
     killed = finish(process)["node-killed"]
     assert killed["finish"] is None and killed["error"]["message"]
-    # The gateway is shared with other tests, so it has to be itself again.
+    # Other tests use this gateway next.
     wait_until(lambda: set(scripted_gateway.worker_pids()) - {worker}, what="another worker")
     wait_until(lambda: request("GET", f"{scripted_gateway.url}/health").status == 200, what="the worker to serve")

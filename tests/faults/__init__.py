@@ -1,1 +1,1 @@
-"""Every fault of a gateway's surroundings, met directly and behind nginx; what was seen is docs/faults.md."""
+"""Faults of everything around the gateway, directly and behind nginx; the results are docs/faults.md."""

@@ -1,4 +1,4 @@
-"""The faults of a provider: what it does, and what must be recorded and told of it."""
+"""The faults of a provider: what it does, and what must be recorded and returned to the client."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from tests.support.answers import (
 )
 from tests.support.scripts import Script, close, drip, hang, pause, reset, send
 
-# Settings of the gateway in front of these faults. Each limit stands apart from the others, so that the one that
-# acts shows, and the total stands above what any other fault takes.
+# The settings of the gateway. The limits differ from each other, so that the time shows which one ended a request, and
+# the total is longer than any other fault takes.
 SETTINGS = {
     "UPSTREAM_CONNECT_TIMEOUT": "0.5",
     "UPSTREAM_FIRST_BYTE_TIMEOUT": "1.5",
@@ -32,7 +32,7 @@ SETTINGS = {
     "STREAM_HEARTBEAT": "0.6",
 }
 
-# What ends a request, and how many seconds that takes at least; "at once" is whatever needs no waiting.
+# What ends a request, and the least seconds until then; "at once" means without waiting.
 Limit = Literal["at once", "first byte", "idle", "total", "connect", "its own pace"]
 LIMITS_S: dict[Limit, float] = {
     "at once": 0,
@@ -46,7 +46,7 @@ LIMITS_S: dict[Limit, float] = {
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault of a provider, and what must come of it.
+    """One fault of a provider, and the required result.
 
     Attributes:
         name: as it stands in the table.
@@ -151,7 +151,7 @@ BEFORE_AN_ANSWER = [
 
 
 def _broken_at(where: str, events: list[Event], usage: str) -> list[Fault]:
-    """Returns the four ways of not going on at one place of a stream."""
+    """Returns the four ways in which a stream can stop at one place."""
     return [
         Fault(f"closes {where}", stream(events, ending="fin"), usage=usage),
         Fault(f"resets {where}", [*stream(events, ending="hang")[:-1], *late_reset()], usage=usage),

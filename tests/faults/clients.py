@@ -1,4 +1,4 @@
-"""Three clients that tell in words what they saw: http.client, the official Python SDK, and curl."""
+"""Three clients that report in words what they saw: http.client, the official Python SDK, and curl."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _CURL_CODES = {0: "0", 18: "18 (partial)", 22: "22 (HTTP error)", 52: "52 (nothi
 
 @dataclass
 class Met:
-    """One answer as the bare client met it.
+    """A response as http.client saw it.
 
     Attributes:
         ended: "complete", "unfinished" (the transfer's end is missing) or "reset".
@@ -48,12 +48,12 @@ class Met:
 
     @property
     def heartbeats(self) -> int:
-        """How many of the gateway's comment lines came."""
+        """The number of the gateway's heartbeat comments."""
         return self.body.count(b": keep-alive\n\n")
 
     @property
     def error(self) -> dict[str, Any]:
-        """The error that the answer is or ends in; {} without one."""
+        """The error of the body or of the last event; {} without one."""
         last = self.events[-1] if self.events else self.body
         if not last.startswith(b"{"):
             return {}
@@ -62,7 +62,7 @@ class Met:
 
     @property
     def words(self) -> str:
-        """What was seen, in the words of the table."""
+        """The response in the words of the table."""
         if self.status is None:
             return f"no answer ({self.ended})"
         name = self.error.get("code") or self.error.get("type")
@@ -81,7 +81,7 @@ class Met:
 
 
 def meet(door: Door, body: dict[str, Any], *, key: str | None = None) -> Met:
-    """Sends a chat request and reads whatever comes to whatever end it has."""
+    """Sends a chat request and reads the response until it ends, in whatever way."""
     started_s = time.monotonic()
     connection = http.client.HTTPConnection("127.0.0.1", door.port, timeout=TIMEOUT_S)
     status, headers, pieces, ended = None, {}, [], "complete"
@@ -122,7 +122,7 @@ def ask_sdk(door: Door, model: str, *, stream: bool, provider: str | None = None
 
 @cache
 def _sdk(door: Door) -> openai.OpenAI:
-    # One for all: each would read the system's certificates, which takes longer than most faults.
+    # Shared, because each client reads the system's certificates, which takes longer than most faults.
     return openai.OpenAI(base_url=f"{door.url}/v1", api_key=door.key, max_retries=0, timeout=TIMEOUT_S)
 
 

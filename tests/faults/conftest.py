@@ -1,4 +1,4 @@
-"""The gateways, doors and provider that the tests of faults share."""
+"""The gateways, their doors and the provider that the tests of faults share."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def hurried_doors(
 def observations(
     hurried_doors: list[Door], faulty_upstream: ScriptedUpstream, session_database_url: str
 ) -> dict[str, Observation]:
-    """What was seen of every fault of the provider, by its name."""
+    """How every fault of the provider looked, by its name."""
     faults = [fault for section in SECTIONS.values() for fault in section]
     assert len({fault.name for fault in faults}) == len(faults)
     return Observer(hurried_doors, faulty_upstream, session_database_url).observe(faults)
@@ -66,7 +66,7 @@ def observations(
 def patient_doors(
     gateways: Gateways, session_database_url: str, faulty_upstream: ScriptedUpstream, faults_place: Path
 ) -> Iterator[list[Door]]:
-    """The doors of a gateway that waits long for its provider and briefly for its clients."""
+    """The doors of a gateway with long limits for its provider and short ones for its clients."""
     with (
         gateways.running(session_database_url, leaving.SETTINGS | faulty_upstream.settings) as gateway,
         doors_of(gateway, faults_place / "patient-nginx", leaving.NGINX_CHANGES) as doors,
@@ -78,13 +78,13 @@ def patient_doors(
 def departures(
     patient_doors: list[Door], faulty_upstream: ScriptedUpstream, session_database_url: str
 ) -> dict[str, Left]:
-    """What became of every client that left or stalled, by the departure's name."""
+    """The result of every client that disconnected or stalled, by the departure's name."""
     return observe_departures(patient_doors, faulty_upstream, session_database_url)
 
 
 @pytest.fixture(scope="session")
 def ordeal(gateways: Gateways, victim: Postgres, faults_place: Path) -> Iterator[Ordeal]:
-    """What a gateway lived through on a database server that is stopped meanwhile."""
+    """The faults of a gateway itself, on a database server that is stopped meanwhile."""
     url = victim.create_database()
     upgrade_schema(url)
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""The faults of a client: leaving at every stage, and not reading or writing on."""
+"""The faults of a client: disconnecting at every stage, and stopping to read or to write."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import Script, hang, send
 from tests.support.waiting import PATIENCE_S, wait_until
 
-# Nothing of the provider's ends these requests: only what is promised about clients does.
+# No limit on the provider ends these requests; only the limits on clients do.
 SETTINGS = {
     "UPSTREAM_CONNECT_TIMEOUT": "60",
     "UPSTREAM_FIRST_BYTE_TIMEOUT": "60",
@@ -38,14 +38,14 @@ NGINX_CHANGES = {
     "client_header_timeout 10s;": "client_header_timeout 1s;",
 }
 
-# A presence check a second and a heartbeat bound it; the words are those of the settings.
+# A disconnect is noticed at the check made each second or at a heartbeat; the words are names of settings.
 NOTICED, STALLED, AT_ONCE = "`STREAM_HEARTBEAT` + 1 s", "`CLIENT_SEND_TIMEOUT`", "at once"
 PACED = "as long as it takes"
 BOUNDS_S = {NOTICED: 0.5 + 1, STALLED: 1.5, AT_ONCE: 0, PACED: 0}
 
 
 class Caller:
-    """A client on a bare socket, up to the moment when it leaves or stops."""
+    """A client on a bare socket, up to the moment when it disconnects or stalls."""
 
     def __init__(self, door: Door, upstream: ScriptedUpstream, model: str, number: int) -> None:
         self.door = door
@@ -53,7 +53,7 @@ class Caller:
         self._upstream = upstream
         self._number = number
         self.connection = socket.socket()
-        # A small window, so that what is not read soon holds the gateway back.
+        # A small window, so that unread data soon blocks the gateway.
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
         self.connection.settimeout(PATIENCE_S)
         self.connection.connect(("127.0.0.1", door.port))
@@ -61,7 +61,7 @@ class Caller:
     def ask(self, *, stream: bool = True, cut: int | None = None, length: int | None = None) -> None:
         """Sends the request, of its body only the first `cut` bytes while announcing all, or `length`."""
         body = json.dumps(chat_body(self.model, stream=stream)).encode()
-        # The number is a column of the row, which names the request even where its body never came.
+        # The number becomes a column of the row, which identifies the request even if its body never arrives.
         head = (
             f"POST /v1/chat/completions HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer {self.door.key}\r\n"
             f"Content-Type: application/json\r\nX-Stainless-Retry-Count: {self._number}\r\n"
@@ -89,7 +89,7 @@ class Caller:
 
 @dataclass(frozen=True)
 class Departure:
-    """A client that leaves or stalls.
+    """A client that disconnects or stalls.
 
     Attributes:
         name: as it stands in the table.
@@ -111,7 +111,7 @@ class Departure:
 
 @dataclass
 class Left:
-    """What a departure looked like; each mapping is by a door's name.
+    """How a departure looked from every side; each mapping is by the name of a door.
 
     Attributes:
         rows: what was recorded; None where the request never came to the gateway.
@@ -129,7 +129,7 @@ class Left:
 
 def _in_the_body(caller: Caller) -> None:
     caller.ask(cut=20)
-    time.sleep(0.2)  # For the gateway to begin to read it; if that takes longer, it leaves earlier than it says.
+    time.sleep(0.2)  # Time for the gateway to begin reading; if that takes longer, the client disconnects before it.
     caller.leave()
 
 
@@ -245,7 +245,7 @@ DEPARTURES = [
 
 
 def observe_departures(doors: list[Door], upstream: ScriptedUpstream, database_url: str) -> dict[str, Left]:
-    """Lets all clients leave at the same time through every door, and returns what became of each, by its name."""
+    """Lets all clients disconnect at the same time at every door, and returns the result of each, by its name."""
     seen = {departure.name: Left(departure) for departure in DEPARTURES}
 
     def run(number: int, left: Left, door: Door) -> None:
@@ -268,7 +268,7 @@ def observe_departures(doors: list[Door], upstream: ScriptedUpstream, database_u
 def _note(
     left: Left, door: str, caller: Caller, left_at_s: float, upstream: ScriptedUpstream, database_url: str
 ) -> None:
-    """Waits until the request is over on every side, and writes down what it looked like."""
+    """Waits until the request is over on every side, and fills in `left`."""
     left.took_s[door] = None
     if not left.departure.unseen_behind:
         caller.await_provider()

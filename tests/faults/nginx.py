@@ -1,4 +1,4 @@
-"""Runs the real nginx with deploy/nginx.conf in front of a gateway, on a port and in a directory of the test's own."""
+"""Runs the real nginx with deploy/nginx.conf in front of a gateway, on a free port and in a directory of the test."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NO_NGINX = "" if shutil.which("nginx") else "nginx is not on PATH, so what stand
 
 @dataclass(frozen=True)
 class Door:
-    """A way to a gateway: its own port or nginx' in front of it.
+    """An address of a gateway: its own port, or that of the nginx in front of it.
 
     Attributes:
         name: "direct" or "nginx".
@@ -40,7 +40,7 @@ class Door:
 
 @contextmanager
 def doors_of(gateway: Gateway, place: Path, changes: Mapping[str, str] = {}) -> Iterator[list[Door]]:
-    """The ways to a gateway for the length of a `with` block: its own port and, where there is one, nginx."""
+    """The doors of a gateway for the length of a `with` block: its own port and, where it is installed, nginx."""
     if NO_NGINX:
         yield [direct(gateway)]
         return
@@ -77,7 +77,7 @@ def running_nginx(gateway: Gateway, place: Path, changes: Mapping[str, str] = {}
 
 def _configuration(place: Path, port: int, gateway_port: int, changes: Mapping[str, str]) -> str:
     own = {
-        # Started by root it would run as www-data, which may not enter a test's directory.
+        # If root starts it, it would run as www-data, which may not enter the directory of a test.
         "user www-data;": "user root;" if os.geteuid() == 0 else "",
         "/run/nginx.pid": str(place / "pid"),
         "/var/log/nginx": str(place),
@@ -93,7 +93,7 @@ def _configuration(place: Path, port: int, gateway_port: int, changes: Mapping[s
     return text
 
 
-# What nginx was built with is put below /var/lib, where only root may write.
+# The defaults are below /var/lib, where only root may write.
 _TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
 

@@ -26,17 +26,17 @@ from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import Gate, Script, hang, wait_for
 from tests.support.waiting import wait_until
 
-# One worker, so that there is no doubt which one is signalled, and a drain that a test can wait for.
+# One worker, so that it is clear which one gets a signal, and a drain that a test can wait for.
 SETTINGS = {
     "GRACEFUL_TIMEOUT": "8",
     "DRAIN_TIMEOUT": "2",
     "STREAM_HEARTBEAT": "0.5",
     "UPSTREAM_RETRIES": "1",
-    # More than are under way at once in the worst of what follows.
+    # More requests than any fault but the one that fills the gateway has in flight.
     "MAX_LIVE_REQUESTS": "40",
 }
 
-# Everything here is a sequence of starts and stops, which take long on a busy machine.
+# These are starts and stops of processes, which take long on a busy machine.
 _PATIENCE_S = 60.0
 
 # How each provider's list of models fails in the gateway of this module.
@@ -50,7 +50,7 @@ BROKEN_CATALOGS: dict[str, tuple[str, Script]] = {
 
 @dataclass
 class Event(Views):
-    """One thing that happened, and what the requests that were under way met.
+    """One fault of the gateway or its surroundings, and how the requests in flight looked from every side.
 
     Attributes:
         name: as it stands in the table.
@@ -64,7 +64,7 @@ class Event(Views):
 
 
 class Ordeal:
-    """Lets one gateway live through it all.
+    """Puts one gateway through all these faults, one after the other.
 
     Attributes:
         events: what was seen, in order.
@@ -87,7 +87,7 @@ class Ordeal:
         self._pool = ThreadPoolExecutor(32)
 
     def run(self) -> None:
-        """Goes through everything; the gateway is stopped in the end."""
+        """Causes all faults in order; the last one stops the gateway."""
         with self._pool:
             self._live_without_catalogs()
             self._live_without_postgres()
@@ -193,7 +193,7 @@ class Ordeal:
     def _begin(
         self, event: Event, marker: str, script: Script, *, stream: bool = True, provider: str = "fireworks"
     ) -> list[Future[None]]:
-        """Starts every client at every door, and returns once the provider has all the requests."""
+        """Starts every client at every door, and returns once the provider has received all requests."""
         upstream = self._upstreams[provider]
         upstream.on_model(marker, script)
         futures = self._submit(event, marker, stream, provider)
@@ -222,7 +222,7 @@ class Ordeal:
     def _meet(self, event: Event, door: Door, model: str, stream: bool, provider: str) -> None:
         met = event.met[door.name] = meet(door, chat_body(model, stream=stream, provider=provider))
         event.provider[door.name] = what_provider_saw(self._upstreams[provider], model)
-        # An answer that nginx gives has an id of nginx' own.
+        # Responses that nginx itself generates carry an id made by nginx.
         named = "x-gateway-provider" in met.headers or met.status in {429, 503}
         wanted = ("request_id", met.headers["x-request-id"]) if named else ("model_requested", model)
         rows: list[dict[str, Any]] = wait_until(lambda: self._rows(*wanted), _PATIENCE_S, what=f"the row of {model}")

@@ -1,4 +1,4 @@
-"""What the scripted provider does in the table of faults, where `tests/support` has no word for it."""
+"""Scripts of the provider that only the table of faults needs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from tests.support.answers import Event, json_answer, sse_stream
 from tests.support.scripts import Exchange, Script, Step, close, pause, reset, send
 
-# A connection that is kept would carry another fault's request, and what breaks a used connection is retried.
+# A kept connection would carry the request of another fault, and a failure on a reused connection is retried.
 ONCE = {"connection": "close"}
 
 
@@ -25,7 +25,7 @@ def answer(body: object, status: int = 200, **headers: str) -> Script:
 
 
 def in_turn(*scripts: Script) -> Script:
-    """Returns a script that plays these one after the other for each model name, the last one ever after."""
+    """Returns a script that plays these in turn for each model name; the last one is repeated."""
     played: Counter[str] = Counter()
 
     def step(exchange: Exchange) -> None:
@@ -40,7 +40,7 @@ def in_turn(*scripts: Script) -> Script:
 
 
 def late_reset() -> Script:
-    """Returns a RST that comes late enough for what was sent before to be read: a reset destroys what was not."""
+    """Returns a RST after a pause in which earlier data can be read: a reset discards data that was not read."""
     return [pause(0.2), reset()]
 
 
@@ -56,5 +56,5 @@ def forever(piece: bytes, every_s: float) -> Step:
 
 
 def raw(head_and_body: bytes) -> Script:
-    """Returns the script of an answer that is sent as it stands and closed."""
+    """Returns the script of a response that is sent as it is; then the connection is closed."""
     return [send(head_and_body), close()]

@@ -1,4 +1,4 @@
-"""docs/faults.md, made of what a test run saw; nothing in it changes from run to run."""
+"""Renders docs/faults.md from what a test run saw; nothing in it varies from run to run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.faults.leaving import Left
 from tests.faults.observe import Observation, Views
 from tests.faults.own import Event
 
-# A departed client, a stalled write, a drain: what is promised of it is in the settings; a busy machine adds this.
+# Added to the limit that a setting promises, for a busy machine.
 SLACK_S = 6.0
 
 INTRODUCTION = """# Faults
@@ -96,7 +96,7 @@ def departure_line(left: Left) -> dict[str, str]:
 
 
 def _stable(words: str) -> str:
-    """Returns the words without a count that depends on the moment."""
+    """Returns the words without counts that depend on timing."""
     return re.sub(r"\d\d+ events", "events", words)
 
 

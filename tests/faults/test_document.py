@@ -1,4 +1,4 @@
-"""docs/faults.md says what was seen; UPDATE_FAULTS=1 writes it anew."""
+"""docs/faults.md agrees with what the tests see; UPDATE_FAULTS=1 writes it again."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_the_page_says_what_was_seen(
 
 
 def _without_races(page: str) -> list[list[str]]:
-    """Returns the page's lines without the two columns that depend on which of two ends comes first.
+    """Returns the page's lines without the two columns that depend on which side ends first.
 
     Where a provider ends a connection that the gateway gives up too, either may be seen to hang up, and on a busy
     machine something that needs no timeout may take as long as one.

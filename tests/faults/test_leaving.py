@@ -1,4 +1,4 @@
-"""What must hold for every client that leaves or stalls, directly and behind nginx."""
+"""What must hold for every client that disconnects or stalls, directly and behind nginx."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.answers import chat_answer
 from tests.support.chat import PREFIX
 from tests.support.scripted_upstream import ScriptedUpstream
 
-# More than the kernels on the way take.
+# More than the buffers of the kernels on the way hold.
 _UNREAD_BYTES = 30_000_000
 NAMES = [departure.name for departure in DEPARTURES]
 
@@ -46,7 +46,7 @@ def test_a_client_that_leaves_ends_the_retries(departures: dict[str, Left]) -> N
 
 
 def test_a_client_that_does_not_read_holds_its_provider_back(departures: dict[str, Left]) -> None:
-    # What the kernels on the way take, in both directions; an endless stream would otherwise be in memory by now.
+    # The buffers of the kernels on the way, in both directions; without backpressure it would be far more by now.
     assert all(sent < 40_000_000 for sent in departures["stops reading a stream"].bytes_sent.values())
 
 
@@ -59,7 +59,7 @@ def test_a_client_that_never_reads_is_dropped(received_late: dict[str, int], doo
 
 @pytest.fixture(scope="module")
 def received_late(patient_doors: list[Door], faulty_upstream: ScriptedUpstream) -> dict[str, int]:
-    """How many bytes a client got at each door that began to read after the gateway had given it up."""
+    """How many bytes a client received at each door when it began to read after the gateway had dropped it."""
     faulty_upstream.on_model("never-read-", chat_answer("x" * _UNREAD_BYTES))
 
     def read_late(number: int, door: Door) -> int:

@@ -22,7 +22,7 @@ WORKERS = 3
 
 
 def scrape(gateway: Gateway) -> str:
-    """Returns what one worker, whichever it is, says of all."""
+    """Returns the metrics of all workers as any one of them shows them."""
     seen = request("GET", f"{gateway.url}/metrics")
     assert seen.status == 200
     return seen.body.decode()
@@ -35,7 +35,7 @@ def total(text: str, name: str) -> float:
 
 @pytest.fixture(scope="module")
 def several(gateways: Gateways, session_database_url: str, shared_upstream: ScriptedUpstream) -> Iterator[Gateway]:
-    """A gateway of several workers, which have told their gauges."""
+    """A gateway of several workers whose gauges are set."""
     with gateways.running(session_database_url, shared_upstream.settings, workers=WORKERS) as gateway:
         wait_until(lambda: scrape(gateway).count("gateway_catalog_age_seconds{") == 1, 30, "the gauges")
         yield gateway
@@ -45,7 +45,7 @@ def test_the_sum_survives_a_worker_that_is_killed(several: Gateway, upstream: Sc
     requests, tokens = (total(scrape(several), f"gateway_{kind}_total") for kind in ("requests", "tokens"))
     for number in range(24):
         assert post_chat(several, f"{PREFIX}sum", stream=False).status == 200, number
-    # A worker counts a request when its answer has left, so the last one may come a moment later.
+    # A worker counts a request after it has sent the response, so the last one may be counted a moment later.
     wait_until(lambda: total(scrape(several), "gateway_requests_total") == requests + 24, what="all to be counted")
     assert total(scrape(several), "gateway_tokens_total") == tokens + 24 * (11 + 3)
 

@@ -1,4 +1,4 @@
-"""What deploy/nginx.conf promises beside the table of faults: its own answers, TLS, streams, pooled connections."""
+"""What deploy/nginx.conf promises besides the table of faults: its own responses, TLS, streams, pooled connections."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def post(door: Door, **more: object) -> Seen:
 
 
 def send(door: Door, content: bytes) -> Seen:
-    """Sends bytes and reads the one answer and the end of the connection."""
+    """Sends bytes and reads one response, up to the end of the connection."""
     data = b""
     with (
         socket.create_connection(("127.0.0.1", door.port), timeout=20) as connection,
-        suppress(ConnectionResetError),  # nginx' way to end a connection whose body never came.
+        suppress(ConnectionResetError),  # How nginx ends a connection whose body never arrived.
     ):
         connection.sendall(content)
         while piece := connection.recv(65_536):

@@ -30,7 +30,7 @@ HASTY = {
 
 @pytest.fixture(scope="session")
 def hasty_upstream() -> Iterator[ScriptedUpstream]:
-    """The scripted upstream that plays Fireworks for `hasty_gateway`; scripts are told apart by model names."""
+    """The scripted upstream that plays Fireworks for `hasty_gateway`; a script is chosen by the model name."""
     with ScriptedUpstream() as upstream:
         yield upstream
 

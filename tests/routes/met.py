@@ -1,4 +1,4 @@
-"""Lets a gateway meet many faults of its provider at the same time, so that their timeouts pass together."""
+"""Sends requests to many faults of a provider at the same time, so that their timeouts pass together."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ AnyFault = TypeVar("AnyFault", bound=Scripted)
 
 
 class Observed(NamedTuple, Generic[AnyFault]):
-    """One fault as it was met: what the client saw of it, and the row."""
+    """The result of one fault: the response that the client saw, and the row."""
 
     fault: AnyFault
     seen: Seen
@@ -33,7 +33,7 @@ class Observed(NamedTuple, Generic[AnyFault]):
 def meet_all(
     gateway: Gateway, upstream: ScriptedUpstream, database_url: str, faults: Mapping[str, AnyFault], *, stream: bool
 ) -> dict[str, Observed[AnyFault]]:
-    """Returns what a request to each fault met, by its name."""
+    """Returns the result of a request to each fault, by its name."""
     word = "streamed" if stream else "whole"
     for number, fault in enumerate(faults.values()):
         upstream.on_model(f"{word}-fault-{number}-", fault.script)

@@ -17,14 +17,14 @@ from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import pause
 
 MODEL = PREFIX + "deepseek-v3p1"
-# What the sandbox lists for it, in USD per token: a prompt token, a cached one, a completion token.
+# The prices that the sandbox lists, in USD per token: prompt, cached, completion.
 PROMPT, CACHED, COMPLETION = Decimal("0.56e-6"), Decimal("0.28e-6"), Decimal("1.68e-6")
-# Eleven words of a system prompt that both requests of a conversation share, so that the sandbox caches some of it.
+# A system prompt of eleven words that two requests share, so that the sandbox reports cached tokens.
 CANARY = "zanzibar-canary"
 
 
 def cost_of(row: dict[str, Any]) -> Decimal:
-    """Works a row's cost out by hand from its tokens."""
+    """Returns a row's cost in USD, computed from its tokens."""
     cached = row["cached_tokens"] or 0
     return (row["prompt_tokens"] - cached) * PROMPT + cached * CACHED + row["completion_tokens"] * COMPLETION
 
@@ -77,7 +77,7 @@ def test_speed_is_completion_tokens_over_generation_time(
     events = [pause(0.3), chunk("a"), pause(0.2), chunk("b"), pause(0.3), chunk("c"), pause(0.4), finish, DONE]
     upstream.on_model("paced", sse_stream(events))
     row = wait_for_row(session_database_url, post_chat(scripted_gateway, PREFIX + "paced", stream=True).request_id)
-    # From the first output to the last, which is neither the wait for the first nor that for the end.
+    # From the first output to the last, without the waits before the first and after the last.
     generation_ms = row["completion_tokens"] / row["tokens_per_second"] * 1000
     assert row["ttft_ms"] >= 300 and 0 < generation_ms <= row["duration_ms"] - row["ttft_ms"]
     assert row["longest_gap_ms"] < row["duration_ms"] - row["ttft_ms"] + 1
@@ -104,7 +104,9 @@ def test_a_model_without_a_price_costs_an_unknown_sum_and_not_zero(
 def test_what_is_counted_instead_of_told_is_priced_as_an_estimate(gateway: Gateway, session_database_url: str) -> None:
     row = wait_for_row(session_database_url, post_chat(gateway, PREFIX + "sandbox-cut-after-3", stream=True).request_id)
     assert (row["outcome"], row["usage_source"]) == ("upstream_cut", "counted")
-    assert row["prompt_tokens"] > 0 and row["completion_tokens"] == 2  # The first of three events is the role.
+    assert (
+        row["prompt_tokens"] > 0 and row["completion_tokens"] == 2
+    )  # The first of the three events has the role only.
     assert row["cost_kind"] in {"estimated", "unknown"}
 
 

@@ -1,4 +1,4 @@
-"""A client that leaves, at whatever stage, ends its request at the provider, and its row says so."""
+"""When a client disconnects, at any stage, the request to the provider ends and the row records it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.scripts import Script, hang, pause, send
 
 STREAMED_WORDS = sse_stream([step for _ in range(400) for step in (chunk("w"), pause(0.05))])
 
-# What the provider does, and what the client has seen of it when it leaves.
+# What the provider does, and what the client has received when it disconnects.
 STREAMED: dict[str, tuple[Script, bytes]] = {
     "before the headers": ([hang()], b""),
     "before the first event": (sse_stream([], ending="hang"), b""),
@@ -34,7 +34,7 @@ UNSTREAMED: dict[str, tuple[Script, bytes]] = {
     "in the middle of the body, unstreamed": ([send(head(200, {"content-length": "999"}) + b'{"id":'), hang()], b""),
 }
 STAGES = STREAMED | UNSTREAMED
-# The stages in which the provider's first event has come.
+# The stages after the provider's first event.
 BEGUN = {stage for stage, (_, awaited) in STAGES.items() if awaited} | {"while a long answer is collected"}
 CASES = [(stage, abruptly) for stage in STAGES for abruptly in (False, True)]
 
@@ -45,7 +45,7 @@ Left = tuple[float, SeenRequest, dict[str, Any]]
 def left(
     scripted_gateway: Gateway, shared_upstream: ScriptedUpstream, session_database_url: str
 ) -> Iterator[dict[tuple[str, bool], Left]]:
-    """All departures, at the same time: when, what the provider saw of it, and the row."""
+    """All disconnects, made at the same time: when, the request as the provider saw it, and the row."""
     shared_upstream.reset_scripts()
 
     def leave(case: tuple[str, bool]) -> Left:
@@ -72,7 +72,7 @@ def left(
 def test_the_provider_is_told_at_once(left: dict[tuple[str, bool], Left], case: tuple[str, bool]) -> None:
     left_s, gone, _ = left[case]
     assert gone.gone_at is not None and not gone.finished
-    # It looks once a second; the rest is for a busy machine, and below every timeout of this gateway.
+    # The gateway checks once a second. The rest is for a busy machine; it is below every timeout of this gateway.
     assert gone.gone_at - left_s < 15
 
 

@@ -1,4 +1,4 @@
-"""A request for more tokens than Fireworks gives unstreamed is streamed there and answered here as one JSON."""
+"""A request for more tokens than Fireworks allows unstreamed is streamed there and returned as one JSON response."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The official OpenAI client against the gateway: chat, streams, tools, errors, and who retries."""
+"""The official OpenAI client against the gateway: chat, streams, tools, errors and retries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chat through each of the four providers, in front of the sandbox: named, and found by the model."""
+"""Chat through each of the four providers of the sandbox, named in the request and found by the model."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def _get(gateway: Gateway, path: str) -> dict[str, Any]:
 
 
 def _model_of(gateway: Gateway, provider: str) -> str:
-    """Returns a chat model that only this provider lists: of several, the look-up by id alone would be a 400."""
-    # Featherless does not tell base checkpoints from chat models, so its entries say null and the name has to tell.
+    """Returns a chat model that only this provider lists; looking up a model of several providers by id is a 400."""
+    # Featherless does not mark chat models, so its entries say null and only the name tells.
     search = "&search=instruct" if provider == "featherless" else ""
     entries = _get(gateway, f"/api/catalog/models?gateway={provider}&limit=100{search}")["data"]
     for entry in entries:

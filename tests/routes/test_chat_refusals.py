@@ -1,4 +1,4 @@
-"""What the chat endpoint refuses by itself: bodies, keys, sizes and models, each in the one shape and on the row."""
+"""What the chat endpoint refuses itself: bodies, keys, sizes and models, with the error shape and the row of each."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_a_refused_request_has_a_row_that_says_why(scripted_gateway: Gateway, se
         assert (row["outcome"], row["status"], row["error_type"]) == ("rejected", 400, "invalid_request_error")
         assert (row["model_requested"], row["gateway"], row["error_code"]) == (model, gateway, code)
         assert (row["attempts"], row["usage_source"]) == ([], "none")
-        # Nothing was sent, so nothing is owed, and that is known.
+        # Nothing was sent to the provider, so the cost is known to be zero.
         assert (row["cost_usd"], row["cost_kind"]) == (0, "exact")
 
 
@@ -175,7 +175,7 @@ def test_a_chunked_body_is_refused_as_soon_as_it_is_too_large(
     hasty_gateway: Gateway, session_database_url: str
 ) -> None:
     def endless() -> Iterator[bytes]:
-        # Three times the limit: were it read to its end, this would still end.
+        # Three times the limit, so that the test would end even if all of it were read.
         yield from (b" " * 10_000 for _ in range(90))
 
     seen = post(hasty_gateway, endless())

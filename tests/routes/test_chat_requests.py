@@ -1,4 +1,4 @@
-"""What reaches the provider: the client's body as it is, less what is documented, with the gateway's own headers."""
+"""What the provider receives: the client's body without the documented fields, and the gateway's own headers."""
 
 from __future__ import annotations
 

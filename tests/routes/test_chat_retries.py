@@ -1,4 +1,4 @@
-"""Who tries again, when and how often: the gateway before the first byte and only where that is safe."""
+"""Retries: the gateway retries before the first byte of a response, and only where that is safe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a client of a stream sees, and what the row says, for every way in which the provider can fail or be odd."""
+"""What the client of a stream sees and what the row says for each failure and oddity of the provider."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ENDED = [chunk("one"), chunk(finish="stop")]
 
 @dataclass
 class Fault:
-    """A fault and what becomes of it; `counted` are (prompt, completion) tokens and their source on the row."""
+    """A fault and its result; `counted` are (prompt, completion) tokens and their source on the row."""
 
     script: Script
     outcome: str
@@ -77,7 +77,7 @@ BROKEN = {
     "silence after the headers": Fault(sse_stream([], ending="hang"), "upstream_timeout", "upstream_idle_timeout"),
     "FIN after an event": Fault(sse_stream([chunk("one")], ending="fin"), "upstream_cut", "upstream_cut", counted=ONE),
     "RST after an event": Fault(
-        # A reset destroys what was sent but not read yet, so the script waits a moment before it.
+        # A reset discards sent data that was not read yet, so the script waits a moment before it.
         [*sse_stream([chunk("one"), pause(0.2)], ending="reset")],
         "upstream_cut",
         "upstream_cut",
@@ -88,7 +88,7 @@ BROKEN = {
     ),
     "half a chunk": Fault(sse_stream([chunk("one")], ending="half chunk"), "upstream_cut", "upstream_cut", counted=ONE),
     "no chunk": Fault(
-        # Read together with an event, broken coding takes it along.
+        # If broken coding is read together with an event, the event is lost too.
         sse_stream([chunk("one"), pause(0.2)], ending="bad chunk"),
         "upstream_cut",
         "upstream_cut",
@@ -133,7 +133,7 @@ AllObserved = dict[str, Observed[Fault]]
 
 @pytest.fixture(scope="module")
 def observed(hasty_gateway: Gateway, hasty_upstream: ScriptedUpstream, session_database_url: str) -> AllObserved:
-    """All faults as they were met."""
+    """The result of each fault, by its name."""
     return meet_all(hasty_gateway, hasty_upstream, session_database_url, FAULTS, stream=True)
 
 

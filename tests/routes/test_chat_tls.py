@@ -1,4 +1,4 @@
-"""A provider over TLS under the real worker, whose records come one by one, several at a time, and cut short."""
+"""A provider over TLS under the real worker, whose TLS records arrive one by one, several at once, and cut short."""
 
 from __future__ import annotations
 

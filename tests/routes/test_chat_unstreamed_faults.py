@@ -1,4 +1,4 @@
-"""What a client of an unstreamed request sees, and what the row says, for every way in which the provider can fail."""
+"""What the client of an unstreamed request sees and what the row says for each failure of the provider."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def error_answer(status: int, message: str = "As the provider words it.", **head
 
 
 class Fault(NamedTuple):
-    """A fault, and the status, error type and outcome that it becomes; `tries` are the attempts on the row."""
+    """A fault and the resulting status, error type and outcome; `tries` are the attempts on the row."""
 
     script: Script
     status: int
@@ -69,7 +69,7 @@ AllObserved = dict[str, Observed[Fault]]
 
 @pytest.fixture(scope="module")
 def observed(hasty_gateway: Gateway, hasty_upstream: ScriptedUpstream, session_database_url: str) -> AllObserved:
-    """All faults as they were met."""
+    """The result of each fault, by its name."""
     return meet_all(hasty_gateway, hasty_upstream, session_database_url, FAULTS, stream=False)
 
 

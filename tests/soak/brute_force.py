@@ -1,4 +1,4 @@
-"""The statistics computed once more, row by row in Python, and compared with what the gateway answers."""
+"""Computes the statistics again, row by row in Python, and compares them with those of the gateway."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _check_percentiles(shown: Mapping[str, Decimal | None], times_ms: Iterable[f
         if not values:
             assert told is None
             continue
-        # Times below a hundredth of a millisecond count as that; the answer has five digits.
+        # Times below 0.01 ms count as 0.01 ms; the response has five digits.
         exact = max(values[int(quantile * (len(values) - 1))], 0.01)
         assert told is not None and float(told) == pytest.approx(exact, rel=0.0501)
 
@@ -99,7 +99,7 @@ def _cost(rows: Sequence[Row], kind: str) -> Decimal:
 
 
 def _model(row: Row) -> str | None:
-    """Returns the name that a row counts for; names that only a client vouches for count for none."""
+    """Returns the model that a row counts for; None if only the client named it."""
     if row["model_served"] is not None:
         return str(row["model_served"])
     return None if row["outcome"] == "rejected" or row["status"] == 404 else row["model_requested"]

@@ -1,4 +1,4 @@
-"""What the long proofs share: an upstream that knows all kinds of requests, and a gateway in front of it."""
+"""What the soak tests share: an upstream that can serve all kinds of requests, and a gateway in front of it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MakeAudited = Callable[..., Gateway]
 
 @pytest.fixture
 def taught() -> Iterator[ScriptedUpstream]:
-    """An upstream of the test's own that answers each kind of request in its way."""
+    """An upstream for one test that serves each kind of request in its way."""
     with ScriptedUpstream() as upstream:
         teach(upstream)
         yield upstream

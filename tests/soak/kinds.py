@@ -18,7 +18,7 @@ from tests.support.request_reader import SeenRequest
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import Exchange, Script, close, pause, send
 
-# A provider takes its time; without that a killed worker would have next to nothing in flight.
+# A provider needs some time; otherwise a killed worker would have almost nothing in flight.
 _THINKS_S = 0.02
 _BETWEEN_EVENTS_S = 0.005
 
@@ -103,14 +103,14 @@ MIXED = {
 
 
 def teach(upstream: ScriptedUpstream) -> None:
-    """Gives the upstream the scripts of all kinds."""
+    """Registers the scripts of all kinds at the upstream."""
     for name, kind in KINDS.items():
         if kind.script is not None:
             upstream.on_model(f"/{name}-", [_failing(kind.fails), *kind.script] if kind.fails else kind.script)
 
 
 def _failing(times: int) -> Callable[[Exchange], None]:
-    """Answers the first attempts of each request with a 503 in place of what follows."""
+    """Returns a step that answers the first attempts of each request with 503 instead of the steps that follow."""
     attempts: Counter[str] = Counter()
 
     def step(exchange: Exchange) -> None:

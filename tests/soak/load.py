@@ -1,4 +1,4 @@
-"""Clients on bare sockets that ask, read or leave, and remember what they saw."""
+"""Clients on bare sockets that send requests, read or disconnect, and record what they saw."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from tests.support.gateway import Gateway
 # As many connections at a time as a busy small deployment has; each is a thread here.
 CLIENTS = 32
 
-# Bounds a hang: a request that takes longer fails the test.
+# Bounds a hang; a longer request fails the test.
 _PATIENCE_S = 90.0
 
-# One client in so many leaves, at a random byte of its request or of the answer.
+# The share of clients that disconnect, at a random byte of the request or of the response.
 _LEAVERS = 0.15
 # Answers have some 400 to 2,000 bytes, requests some 400.
 _MOST_BYTES_READ = 1_500
@@ -105,7 +105,7 @@ class Visit:
 
 
 class Load:
-    """Client threads that work off plans, until nobody listens; as a context manager it ends with the last visit.
+    """Client threads that carry out plans until the gateway is gone; as a context manager it ends with the last visit.
 
     Attributes:
         visits: those that are over.
@@ -131,16 +131,16 @@ class Load:
         self.stop()
 
     def is_over(self) -> bool:
-        """Tells whether all plans are worked off."""
+        """Returns whether all plans are carried out."""
         return not any(thread.is_alive() for thread in self._threads)
 
     def stop(self) -> None:
-        """Takes no further plan, waits for the visits under way, and raises what went wrong in a client."""
+        """Takes no further plan, waits for the visits in flight, and raises the first error of a client."""
         self._stopping.set()
         self.join()
 
     def join(self) -> None:
-        """Waits until all plans are worked off, and raises what went wrong in a client."""
+        """Waits until all plans are carried out, and raises the first error of a client."""
         for thread in self._threads:
             thread.join()
         if self._errors:
@@ -176,7 +176,7 @@ def mixed_plans(
 
 
 def visit_gateway(gateway: Gateway, plan: Plan, key: str) -> Visit | None:
-    """Does what the plan says, on a connection of its own; None where nobody listens any more.
+    """Carries out a plan on a new connection and returns the visit; None if the gateway is gone.
 
     Raises:
         TimeoutError: the gateway said nothing for far too long.
@@ -195,7 +195,7 @@ def visit_gateway(gateway: Gateway, plan: Plan, key: str) -> Visit | None:
     except ConnectionRefusedError:
         return None
     except OSError:
-        pass  # Reset: the worker is gone. What came before that counts.
+        pass  # A reset: the worker is gone. What was received before counts.
     visit.ended_s = time.monotonic()
     return visit
 

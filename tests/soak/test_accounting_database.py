@@ -1,4 +1,4 @@
-"""PostgreSQL stopped, killed, frozen and restarted under load: no request notices, and nothing is missing."""
+"""PostgreSQL is stopped, killed, frozen and restarted under load: no request is affected, and no row is missing."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.soak import FULL, soak_count
 from tests.support.waiting import wait_until
 
-# Eight clients with a request every tenth of a second leave the machine half idle, so that what is slow is slow for
-# another reason than the load.
+# Eight clients with a request every tenth of a second leave the machine half idle, so that the load itself makes
+# nothing slow.
 _CLIENTS, _EVERY_S = 8, 0.1
 _STEADY = {"plain": 50, "stream": 50}
-# What a worker remembers of a model name is no part of what is weighed here.
+# Few model names, so that what a worker keeps of each does not count as growth.
 _MODELS = 50
 
 # A request that waited for the database would wait for two seconds or more, the gateway's limits on it; what else the
@@ -41,7 +41,7 @@ _MOST_GROWTH_BYTES = 10_000_000
 
 
 class _Phases:
-    """When what was done to the database, and what the workers weighed after it."""
+    """The times of what was done to the database, and the memory of the workers after it."""
 
     def __init__(self, workers: list[int]) -> None:
         self._workers = workers
@@ -49,7 +49,7 @@ class _Phases:
         self.bytes: dict[str, list[int]] = {}
 
     def run(self, name: str, *steps: Callable[[], object]) -> None:
-        """Takes the steps, and remembers from when to when that was."""
+        """Takes the steps and keeps the times of begin and end."""
         started_s = time.monotonic()
         for step in steps:
             step()
@@ -69,7 +69,7 @@ class _Phases:
 
 
 def _weigh(pid: int) -> int:
-    """Returns the resident bytes of a process at rest: between two batches, as it were."""
+    """Returns the resident bytes of a process between two batches."""
     sizes = []
     for _ in range(5):
         sizes.append(int(psutil.Process(pid).memory_info().rss))

@@ -1,4 +1,4 @@
-"""Ten thousand requests of all kinds while workers are killed: each is accounted for, once and truly."""
+"""Ten thousand requests of all kinds while workers are killed: each has exactly one row, and it is right."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from tests.support.gateway import Gateway
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.soak import soak_count
 
-# A kill comes after so many requests and not sooner than that, so that on a slow machine too workers live long enough
-# to serve something.
+# A kill comes after so many requests, and at least so many seconds after the last one, so that workers live long
+# enough to serve something on a slow machine too.
 _KILL_EVERY_REQUESTS, _KILL_EVERY_S = 250, 1.0
 
 _RETRIED = {"plain": 30, "flaky": 40, "stubborn": 20, "hopeless": 10}
@@ -46,7 +46,7 @@ def test_every_request_has_one_true_row_although_workers_are_killed(
 
 
 def _kill_workers(gateway: Gateway, load: Load) -> list[Times]:
-    """Kills one of the workers again and again until the load is over; returns when."""
+    """Kills one worker after another until the load is over; returns the times."""
     chance, kills = random.Random(4), list[Times]()
     while not load.is_over():
         time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""Whatever a client or a provider sends is answered: never with a fault of the gateway, never with a dead worker."""
+"""Whatever a client or a provider sends, the gateway responds without a fault of its own, and no worker dies."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import Script, close, send
 from tests.support.soak import soak_count
 
-# A find is shown as it is: shrinking it over a socket takes longer than reading it.
+# A failing example is shown as found: shrinking it over a socket takes longer than reading it.
 fuzzed = settings(
     max_examples=soak_count(2_000),
     deadline=None,
@@ -36,7 +36,7 @@ def fuzzed_upstream() -> Iterator[ScriptedUpstream]:
 
 @pytest.fixture(scope="module")
 def gateway(gateways: Gateways, session_database_url: str, fuzzed_upstream: ScriptedUpstream) -> Iterator[Gateway]:
-    """A gateway that is hard pressed; at the end its worker is still the first one, and no traceback is in its log."""
+    """The gateway that is fuzzed; at the end its worker must be the first one and its log without a traceback."""
     chosen = fuzzed_upstream.settings | {
         "UPSTREAM_RETRIES": "0",
         "UPSTREAM_IDLE_TIMEOUT": "2",
@@ -72,7 +72,7 @@ BODIES = st.one_of(
     .map(lambda more: {"model": PREFIX + "fuzz", "messages": HELLO, "provider": "fireworks"} | more)
     .map(lambda body: json.dumps(body).encode()),
     MESSAGES.map(lambda messages: json.dumps({"model": PREFIX + "fuzz", "messages": messages}).encode()),
-    # A good body with bytes of it changed.
+    # A valid body with some bytes changed.
     st.tuples(st.integers(0, 90), st.binary(max_size=3)).map(
         lambda change: _changed(json.dumps(chat_body(PREFIX + "fuzz")).encode(), *change)
     ),
@@ -151,7 +151,7 @@ def test_any_bytes_for_an_answer_become_an_error(
     start = b"" if status is None else head(status, {"content-length": str(len(answer))})
     script: Script = [send(start + answer), close()]
     fuzzed_upstream.on_model("any-bytes", script)
-    # Some statuses open the provider's breakers, and what is wanted here is what each answer does by itself.
+    # Some statuses open a circuit breaker of the provider, and each response is to be tested by itself.
     fuzzed_upstream.on_model("in-between", sse_stream(whole_stream("fine")))
     seen = post_chat(gateway, PREFIX + "any-bytes", stream=stream, provider="fireworks")
     if seen.status == 200:
@@ -187,7 +187,7 @@ def ask(gateway: Gateway, headers: dict[str, str], body: bytes) -> tuple[int, di
 
 
 def check_answer(status: int, headers: dict[str, str], body: bytes) -> None:
-    """Fails where an answer is a fault of ours, or is not JSON or a stream."""
+    """Fails if a response is a fault of the gateway, or neither JSON nor a stream."""
     assert status != 500 or json.loads(body)["error"]["type"] == "upstream_error", body
     if status >= 400:
         assert json.loads(body)["error"].keys() == {"message", "type", "param", "code"}

@@ -1,4 +1,4 @@
-"""Nothing of a stream stays: descriptors, greenlets and provider connections after aborted ones, memory after many."""
+"""Streams leave nothing behind: no descriptor, greenlet or provider connection when aborted, no memory after many."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.soak import soak_count
 from tests.support.tree import copy_tree
 from tests.support.waiting import wait_until
 
-# The application with one route more, which the product does not have: it counts what lives in the process.
+# The application with an additional route that counts live objects of the process.
 OBSERVED_WSGI = """
 import gc
 import os
@@ -41,7 +41,7 @@ def observe():
 """
 
 CLIENTS = 25
-# What a run of this length may add for good reasons: the allocator's pools, series of metrics, a longer journal.
+# Legitimate growth in a run of this length: the allocator's pools, series of metrics, a longer journal.
 MOST_GROWTH_KB = 10_000
 
 
@@ -64,7 +64,7 @@ def observed(
 
 
 def observe(gateway: Gateway) -> dict[str, int]:
-    """Returns the counts of this instant."""
+    """Returns the current counts."""
     counts: dict[str, int] = request("GET", f"{gateway.url}/observe").json
     return counts
 
@@ -77,7 +77,7 @@ def in_parallel(work: Callable[[int], None], count: int) -> None:
 
 
 def abort(gateway: Gateway, number: int) -> None:
-    """Leaves a stream: before its head, after its first event, or with a reset while others do the same."""
+    """Disconnects from a stream: before its head, after its first event, or with a reset."""
     if number % 3 == 0:
         with open_chat(gateway, f"{PREFIX}mute"):
             return
@@ -90,15 +90,15 @@ def abort(gateway: Gateway, number: int) -> None:
 @pytest.mark.soak
 def test_aborted_streams_leave_nothing_behind(observed: tuple[Gateway, ScriptedUpstream]) -> None:
     gateway, upstream = observed
-    in_parallel(lambda number: abort(gateway, number), 60)  # So that what is made once is there already.
-    # The connection over which the catalog came may be kept.
+    in_parallel(lambda number: abort(gateway, number), 60)  # So that objects made once exist already.
+    # The connection that fetched the catalog may be kept.
     wait_until(lambda: upstream.live_connections() <= 1, 30, "the first streams to end")
     before = observe(gateway)
 
     in_parallel(lambda number: abort(gateway, number), soak_count(2_000))
 
     wait_until(lambda: upstream.live_connections() <= 1, 30, "the provider's connections to end")
-    # That connection, or the shipper's, may come or go meanwhile.
+    # That connection, or the shipper's, may open or close meanwhile.
     for kind, slack in (("descriptors", 2), ("greenlets", 2)):
         wait_until(lambda kind=kind, slack=slack: observe(gateway)[kind] <= before[kind] + slack, 30, kind)
 
@@ -116,7 +116,7 @@ def test_memory_stays_flat_over_many_streams(observed: tuple[Gateway, ScriptedUp
 
 
 class Streams:
-    """Reads whole streams over connections that are kept, CLIENTS of them."""
+    """Reads whole streams over CLIENTS kept connections."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._headers = {**gateway.headers, "Content-Type": "application/json"}

@@ -1,4 +1,4 @@
-"""Deploys under load: a reload refuses nobody and fails no request, a stop ends every answer and records it."""
+"""Deploys under load: a reload fails no request, and a stop ends and records every response."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ REFUSED = "refused"
 
 
 class Load:
-    """Clients that ask without end: half keep their connections, half make one for each request.
+    """Clients that send requests all the time: half keep their connection, half open one for each request.
 
     Attributes:
         results: how requests ended: "whole" and "stream" for good ends, words for the others.
@@ -48,7 +48,7 @@ class Load:
 
     @contextmanager
     def running(self) -> Iterator[Load]:
-        """Asks for the length of a `with` block; at its end all requests have ended."""
+        """Sends requests for the length of a `with` block; at its end all requests have ended."""
         for thread in self._threads:
             thread.start()
         try:
@@ -124,7 +124,7 @@ def test_reloads_under_load_fail_nothing(make_gateway: MakeGateway, busy_upstrea
             before = set(gateway.worker_pids())
             gateway.send_signal(signal.SIGHUP)
             wait_until(lambda before=before: _replaced(gateway, before), 60, "new workers in the place of the old")
-            time.sleep(0.5)  # So that the next one meets them at work.
+            time.sleep(0.5)  # So that the next reload comes while they serve requests.
     assert set(load.results) == {"whole", "stream"}, load.results
 
 
@@ -144,7 +144,7 @@ def test_a_stop_under_load_ends_every_answer_and_records_it(
         gateway.send_signal(signal.SIGTERM)
         wait_until(lambda: not gateway.worker_pids(), 30, "the workers to end")
         load.stop_asking()
-    # A client that had just kept a connection meets its end, as with every server; nothing else may go wrong.
+    # A kept connection may be closed just as its client uses it, as with every server; nothing else may go wrong.
     ended = {"whole: RemoteDisconnected", "stream: RemoteDisconnected", "whole: ConnectionResetError"}
     ended |= {"stream: ConnectionResetError", "whole: BrokenPipeError", "stream: BrokenPipeError"}
     assert set(load.results) <= {"whole", "stream", "gateway_shutdown", REFUSED} | ended, load.results
@@ -161,7 +161,7 @@ def test_a_stop_under_load_ends_every_answer_and_records_it(
 @pytest.mark.soak
 def test_a_stop_that_comes_while_workers_begin_is_heard(make_gateway: MakeGateway) -> None:
     for number in range(soak_count(20)):
-        # A worker that missed the signal would go on until the graceful timeout.
+        # A worker that missed the signal would run on until the graceful timeout.
         gateway = make_gateway({"GRACEFUL_TIMEOUT": "3600", "DRAIN_TIMEOUT": "3500"}, workers=3)
         _replace_workers(gateway)
         time.sleep(0.1 * number % 1.5)

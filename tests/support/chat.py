@@ -1,4 +1,4 @@
-"""Chat requests as clients send them, streams as they read them, and activity rows as PostgreSQL holds them."""
+"""Sends chat requests, reads responses and streams as a client sees them, and reads activity rows from PostgreSQL."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from tests.support.waiting import PATIENCE_S, wait_until
 
 PREFIX = "accounts/fireworks/models/"
 HELLO = [{"role": "user", "content": "Hello!"}]
-# Generous: it bounds a hang and says nothing about speed.
+# Bounds a hang; nothing here depends on speed.
 TIMEOUT_S = 30.0
 
 
 @dataclass
 class Seen:
-    """What a client saw of one answer.
+    """A response as a client saw it.
 
     Attributes:
         headers: by lower-case name.
@@ -39,17 +39,17 @@ class Seen:
     events: list[bytes] = field(init=False)
 
     def __post_init__(self) -> None:
-        # What is between blank lines, each event's data with its field name.
+        # The parts between blank lines: of each event, its data with the field's name.
         self.events = [part for part in self.body.replace(b"\r\n", b"\n").split(b"\n\n") if part]
 
     @property
     def json(self) -> Any:
-        """The body, or of a stream the last event's data, parsed."""
+        """The parsed body; of a stream, the parsed data of its last event."""
         return json.loads(self.events[-1].removeprefix(b"data: "))
 
     @property
     def error(self) -> dict[str, Any]:
-        """The error that the answer is or ends in, {} where it ends otherwise."""
+        """The error of the body or of the last event; {} without one."""
         last = self.events[-1] if self.events else b""
         return self.json.get("error") or {} if last.removeprefix(b"data: ").startswith(b"{") else {}
 
@@ -65,7 +65,7 @@ def chat_body(model: str, **more: Any) -> dict[str, Any]:
 
 
 def post_chat(gateway: Gateway, model: str, *, key: str | None = None, **more: Any) -> Seen:
-    """Sends a chat request with these further fields, streamed or not, and reads the answer to whatever end it has."""
+    """Sends a chat request with these further fields and reads the response until it ends, in whatever way."""
     return post(gateway, json.dumps(chat_body(model, **more)).encode(), key=key)
 
 
@@ -78,7 +78,7 @@ def post(
 
 
 def request(method: str, url: str, **more: Any) -> Seen:
-    """Sends any request and reads the answer to whatever end it has."""
+    """Sends any request and reads the response until it ends, in whatever way."""
     pieces: list[bytes] = []
     cut = False
     with requests.Session() as session:
@@ -94,7 +94,7 @@ def request(method: str, url: str, **more: Any) -> Seen:
 
 @contextmanager
 def open_chat(gateway: Gateway, model: str, *, stream: bool = True, **more: Any) -> Iterator[socket.socket]:
-    """Sends a chat request over a bare socket; leaving the block is leaving the gateway."""
+    """Sends a chat request over a bare socket; the connection is closed at the end of the block."""
     body = json.dumps(chat_body(model, stream=stream, **more)).encode()
     with socket.create_connection(("127.0.0.1", gateway.port), timeout=PATIENCE_S) as connection:
         connection.sendall(request_head(gateway, len(body)) + body)
@@ -110,7 +110,7 @@ def request_head(gateway: Gateway, content_length: int) -> bytes:
 
 
 def read_until(connection: socket.socket, marker: bytes) -> bytes:
-    """Receives until `marker` has come, and returns all that came."""
+    """Receives until `marker` has arrived, and returns all that was received."""
     data = b""
     while marker not in data:
         piece = connection.recv(65_536)
@@ -170,7 +170,7 @@ def wait_for_row(database_url: str, request_id: str) -> dict[str, Any]:
 
 
 def wait_for_row_of(database_url: str, model: str) -> dict[str, Any]:
-    """Returns the one activity row of a model name that a test used once, waiting until it is there."""
+    """Returns the one activity row with a model name that a test used once, waiting until it is there."""
     rows = wait_until(lambda: rows_where(database_url, "model_requested", model), what=f"the row of {model}")
     assert len(rows) == 1
     return rows[0]

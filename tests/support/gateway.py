@@ -1,4 +1,4 @@
-"""Starts the real gateway, gunicorn with its own configuration and worker class, as a subprocess of a test."""
+"""Starts the real gateway as a subprocess of a test: gunicorn with its own configuration and worker class."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ import psutil
 from app.dev import Child, start_child
 from tests.support.waiting import PATIENCE_S, wait_until
 
-# The admin key of every gateway that a test starts and does not give another.
+# The admin key of a gateway whose settings name no other.
 GATEWAY_KEY = "gw_test"
 # Between choosing a free port and binding it another process may take it; more than a few in a row is a bug.
 _PORT_TRIES = 5
 # Booting takes about a second; several at once on a busy machine take longer.
 _BOOT_TIMEOUT_S = 60.0
-# Above GRACEFUL_TIMEOUT's default: by then gunicorn itself has killed what did not end.
+# Longer than GRACEFUL_TIMEOUT's default, after which gunicorn itself kills workers that did not end.
 _STOP_TIMEOUT_S = 40.0
 
 
 class GatewayDidNotBoot(Exception):
-    """gunicorn ended before it answered; the text is what it wrote, `code` its exit code."""
+    """gunicorn ended before it answered. The text is its output, `code` its exit code."""
 
     def __init__(self, log: str, code: int | None) -> None:
         super().__init__(log)
@@ -61,7 +61,7 @@ class Gateway:
         return self._child.process.pid
 
     def worker_pids(self) -> list[int]:
-        """Returns the process ids of the workers that live now."""
+        """Returns the process ids of the live workers."""
         try:
             return [child.pid for child in psutil.Process(self.pid).children() if _is_alive(child)]
         except psutil.NoSuchProcess:
@@ -149,24 +149,24 @@ def running_gateway(root: Path, place: Path, settings: Mapping[str, str], worker
 
 
 def base_settings(place: Path, database_url: str) -> dict[str, str]:
-    """Returns what every gateway of a test is given: its database, its key, and a journal of its own in `place`."""
+    """Returns the settings that every gateway of a test has: its database, its key, and a journal in `place`."""
     return {
         "DATABASE_URL": database_url,
         "GATEWAY_API_KEY": GATEWAY_KEY,
         "JOURNAL_DIR": str(place / "journal"),
-        # Tests write rows of fixed dates, which the maintenance of a gateway would drop as too old.
+        # Tests insert rows with fixed dates, and maintenance would drop them as too old.
         "RETENTION_DAYS": "36500",
     }
 
 
 def clean_environment() -> dict[str, str]:
-    """Returns what any process needs of our environment, and no setting of the gateway."""
+    """Returns the part of our environment that any process needs, without settings of the gateway."""
     kept = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ")
     return {name: os.environ[name] for name in kept if name in os.environ} | {"PYTHONUNBUFFERED": "1"}
 
 
 def free_port() -> int:
-    """Returns a port of 127.0.0.1 that nothing listened on a moment ago."""
+    """Returns a port of 127.0.0.1 that was free a moment ago."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

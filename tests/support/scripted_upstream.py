@@ -1,4 +1,4 @@
-"""An OpenAI-style upstream on a raw socket that does what a test's script says, and remembers what it saw.
+"""An OpenAI-style upstream on a raw socket that follows a test's script and keeps the requests it received.
 
 A script is a list of steps (scripts.py; whole answers made of steps: answers.py). Which script answers a
 request is chosen in this order: the queue (`enqueue`), a marker inside the request's model name (`on_model`),
@@ -68,17 +68,17 @@ class ScriptedUpstream:
         self.close()
 
     def enqueue(self, *scripts: Script) -> None:
-        """Makes the next requests, whatever they are, be answered by `scripts`, one each."""
+        """Answers the next requests, whatever they are, with `scripts`, one each."""
         with self._changed:
             self._queue.extend(scripts)
 
     def on_model(self, marker: str, script: Script) -> None:
-        """Makes `script` answer requests whose model name contains `marker`; the longest marker wins."""
+        """Answers requests whose model name contains `marker` with `script`; the longest marker wins."""
         with self._changed:
             self._by_model[marker] = script
 
     def on_path(self, ending: str, script: Script) -> None:
-        """Makes `script` answer requests whose path (without its query) ends in `ending`."""
+        """Answers requests whose path, without its query, ends in `ending` with `script`."""
         with self._changed:
             self._by_path[ending] = script
 
@@ -116,7 +116,7 @@ class ScriptedUpstream:
             return list(self.requests)
 
     def live_connections(self) -> int:
-        """Returns how many connections are open now, idle kept-alive ones included."""
+        """Returns the number of open connections, idle ones included."""
         with self._changed:
             return len(self._threads)
 

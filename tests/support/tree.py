@@ -1,4 +1,4 @@
-"""A copy of the project's files, so that nothing a test starts reads a developer's `.env.local` or writes to `var/`."""
+"""Copies the project, so that processes started by tests do not read a developer's `.env.local` or write to `var/`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
-# What is not part of the project, or costs time to copy and is not run; byte code goes along and saves compiling.
+# Not part of the project, or not run and slow to copy. Byte code is copied, which saves compiling it again.
 _LEFT_OUT = shutil.ignore_patterns(
     ".git", ".venv", ".env.local", "var", "node_modules", "tests", "docs", ".*_cache", ".hypothesis"
 )

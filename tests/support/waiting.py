@@ -1,4 +1,4 @@
-"""Waiting for something to become true, with a bound, so that a test never sleeps for a guessed time."""
+"""Waits for a condition up to a limit, so that no test sleeps for a guessed time."""
 
 from __future__ import annotations
 
