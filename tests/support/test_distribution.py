@@ -1,0 +1,27 @@
+"""The distribution of the tests over processes names files that exist, and keeps a group together."""
+
+from __future__ import annotations
+
+from tests.support.distribution import _LONGEST, _TOGETHER, group_of, place_of
+from tests.support.tree import ROOT
+
+
+def test_every_name_is_the_beginning_of_a_file() -> None:
+    names = [*_LONGEST, *(file for files in _TOGETHER for file in files)]
+    assert [name for name in names if not list((ROOT / "tests").glob(f"{name}*.py"))] == []
+
+
+def test_files_that_share_a_gateway_are_one_group_and_others_are_their_own() -> None:
+    own, provider = (f"tests/faults/{file}.py::test_one" for file in ("test_own", "test_provider"))
+    assert group_of(own) == group_of(provider) and place_of(own) == place_of(provider)
+    assert group_of("tests/test_env.py::test_one[a::b]") == "tests/test_env.py"
+
+
+def test_the_longest_group_comes_first_and_the_others_in_the_order_of_their_names() -> None:
+    names = [
+        "tests/web/test_a.py::t",
+        "tests/cli/test_b.py::t",
+        f"tests/{_LONGEST[1]}.py::t",
+        f"tests/{_LONGEST[0]}.py::t",
+    ]
+    assert sorted(names, key=place_of) == [names[3], names[2], names[1], names[0]]
