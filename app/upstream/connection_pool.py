@@ -7,6 +7,7 @@ import select
 import socket
 import ssl
 import time
+import traceback
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -97,6 +98,8 @@ class HttpPool(HTTPConnectionPool):
             self._put_conn(connection)
             translated = self._translate_error(error, url, was_open)
             if translated is error:
+                # A wait that was cancelled while connecting: only the frames of the traceback hold the new socket.
+                traceback.clear_frames(error.__traceback__)
                 raise
             raise translated from error
         return PooledResponse(head, connection, self)

@@ -112,10 +112,15 @@ class Watcher(Component):
 
         while True:
             gevent.sleep(PRESENCE_CHECK_S)
-            for wait in list(self.waits):
-                reason = wait.get_reason()
-                if reason is not None:
-                    gevent.get_hub().loop.run_callback(wait.cancel, reason)
+            self._cancel_waits(gevent.get_hub().loop)
+
+    def _cancel_waits(self, loop: Any) -> None:
+        # A function of its own, so that no local variable keeps the last reason, and with it the frames that it passed
+        # through and their sockets, until another wait is cancelled.
+        for wait in list(self.waits):
+            reason = wait.get_reason()
+            if reason is not None:
+                loop.run_callback(wait.cancel, reason)
 
     def close(self) -> None:
         """Ends the watching."""

@@ -9,9 +9,12 @@ from gevent import monkey
 
 monkey.patch_all()
 
+import gc  # noqa: E402
+import os  # noqa: E402
 import socket  # noqa: E402
 import sys  # noqa: E402
 import time  # noqa: E402
+from pathlib import Path  # noqa: E402
 
 import gevent  # noqa: E402
 
@@ -21,6 +24,7 @@ from app.services.inference import cancellation  # noqa: E402
 from app.services.inference.cancellation import Watcher  # noqa: E402
 from app.services.streaming import ClientConnection  # noqa: E402
 from app.shutdown import start_drain  # noqa: E402
+from app.upstream import Response  # noqa: E402
 from tests.services.inference.chat_core import client_for  # noqa: E402
 
 
@@ -34,11 +38,30 @@ def run(case: str, base_url: str) -> str:
     if case == "drain ends":
         gevent.spawn_later(0.05, start_drain, 0.05)
     client = client_for(base_url)
+    watcher = get_component(Watcher)
+    gc.disable()  # What is released is released at once, not when the collector happens to run.
+    before = count_sockets()
     try:
-        with get_component(Watcher).watch(ClientConnection(ours), deadline_s, "Fireworks"):
+        with watcher.watch(ClientConnection(ours), deadline_s, "Fireworks"):
             response = client.post("/chat/completions", b"{}", stream=False)
     except GatewayError as error:
-        return f"{type(error).__name__} {error.code}"
+        ended = f"{type(error).__name__} {error.code}"
+    else:
+        return read_after_disconnect(response, theirs)
+    gevent.sleep(0.1)
+    is_client_closed = theirs.fileno() < 0
+    left = count_sockets() - before + is_client_closed
+    return ended if left == 0 else f"{ended}, {left} sockets left"
+
+
+def count_sockets() -> int:
+    """Returns how many sockets this process holds."""
+    links = (Path("/proc/self/fd") / name for name in os.listdir("/proc/self/fd"))
+    return sum("socket:" in os.readlink(link) for link in links if os.path.lexists(link))
+
+
+def read_after_disconnect(response: Response, theirs: socket.socket) -> str:
+    """Returns what became of a response whose client disconnects after the wait."""
     # A disconnect after the wait must not be raised into whatever the greenlet does then.
     theirs.close()
     gevent.sleep(0.1)

@@ -13,7 +13,7 @@ import pytest
 from app.runtime import get_component
 from app.services.inference.cancellation import Watcher
 from app.services.streaming import ClientConnection
-from tests.support.scripted_upstream import ScriptedUpstream
+from tests.support.scripted_upstream import ScriptedUpstream, unanswered_address
 from tests.support.scripts import hang
 from tests.support.tree import ROOT
 
@@ -43,6 +43,13 @@ def test_a_wait_in_a_worker_ends_early_and_with_it_the_request(
     upstream.default = [hang()]
     assert run_case(case, upstream) == expected
     upstream.wait_for(lambda seen: seen.gone_at is not None)
+
+
+def test_a_wait_for_a_connection_ends_early_and_closes_its_socket() -> None:
+    with unanswered_address() as base_url:
+        command = [sys.executable, "-m", "tests.services.inference.gevent_waits", "client leaves", base_url]
+        ended = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=60).stdout
+    assert ended == "ClientGone None"
 
 
 def test_a_wait_that_is_over_is_left_alone(upstream: ScriptedUpstream) -> None:
