@@ -9,7 +9,10 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from app.db.tables import OUTCOMES
+from app.services.journal.segment_format import COUNTERS
 from tests.soak.kinds import ANSWER_USD, KINDS
 from tests.soak.load import CLIENTS, Visit
 from tests.support.activity_tables import ActivityTables, journal_directories
@@ -49,13 +52,23 @@ def wait_until_settled(gateway: Gateway, place: Path, visits: Sequence[Visit], w
         seen = request("GET", f"{gateway.url}/api/activity/integrity", headers=gateway.headers)
         integrity: dict[str, Any] = seen.json if seen.status == 200 else {"started": -1}
         over = integrity["started"] >= answered and integrity["in_flight"] == integrity["unshipped"] == 0
-        return integrity if over and len(journal_directories(place)) == workers else {}
+        return integrity if over and _is_adoption_over(gateway, place, workers) else {}
 
     time.sleep(_SHIPPED_S)
     integrity = wait_until(settled, 120, "the journals to be shipped and adopted")
     assert integrity["balanced"] is True, integrity
     assert (integrity["unrecorded"], integrity["rejected"]) == (0, 0), integrity
     return integrity
+
+
+def _is_adoption_over(gateway: Gateway, place: Path, workers: int) -> bool:
+    """Returns whether each of the gateway's workers writes a journal below `place`, and there are no other journals.
+
+    The number of directories alone does not tell: a dead worker's may stand for one that a new worker has yet to make.
+    """
+    files = [file for pid in gateway.worker_pids() for file in psutil.Process(pid).open_files()]
+    written = {Path(file.path).parent for file in files if file.mode == "w" and Path(file.path).name == COUNTERS}
+    return len(written) == workers and written == {path.resolve() for path in journal_directories(place)}
 
 
 class Audit:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +57,13 @@ def journal_directories(place: Path) -> list[Path]:
     return [path for path in root.iterdir() if path.is_dir()] if root.exists() else []
 
 
-def is_alone(place: Path, workers: int = 1) -> bool:
-    """Returns whether only the journals of `workers` live workers are left in `place`."""
-    return len(journal_directories(place)) <= workers
+def wait_until_adopted(directories: Iterable[Path]) -> None:
+    """Waits until live workers have adopted these directories of dead workers, and so removed them.
+
+    Counting the directories that are left would not do: a live worker may not have made its own yet.
+    """
+    dead = list(directories)
+    wait_until(lambda: not any(directory.exists() for directory in dead), what=f"the adoption of {len(dead)} journals")
 
 
 def wait_until_shipped(process: RecordingProcess, timeout_s: float = 60) -> None:
@@ -68,10 +73,11 @@ def wait_until_shipped(process: RecordingProcess, timeout_s: float = 60) -> None
 
 def adopt_all(place: Path, url: str) -> None:
     """Starts a worker that adopts all journals in `place`, and waits until it has adopted them."""
+    dead = journal_directories(place)
     with RecordingProcess(place, url, name="adopter") as process:
         process.ask("start")
         try:
-            wait_until(lambda: is_alone(place), 60, "the adoption of all journals")
+            wait_until_adopted(dead)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{process.log_file.read_text()}") from None
         assert process.ask("stop", 20) is True

@@ -11,7 +11,12 @@ from pathlib import Path
 import pytest
 
 from app.db.schema import upgrade_schema
-from tests.support.activity_tables import ActivityTables, wait_until_shipped
+from tests.support.activity_tables import (
+    ActivityTables,
+    journal_directories,
+    wait_until_adopted,
+    wait_until_shipped,
+)
 from tests.support.postgres import Postgres, running_postgres
 from tests.support.recording_process import RecordingProcess
 from tests.support.waiting import wait_until
@@ -122,11 +127,13 @@ def test_a_worker_that_dies_while_the_disk_is_full_leaves_a_balanced_ledger(
         # These rows are only in memory and are lost with the process. The requests may have been sent.
         process.ask("record_quickly", 20)
         process.kill()
+    orphans = journal_directories(tmp_path)
+    assert len(orphans) == 1
     _make_room(disk)
     with RecordingProcess(tmp_path, database_url, name="next") as adopter:
         adopter.ask("start")
+        wait_until_adopted(orphans)
         tables = ActivityTables(database_url)
-        wait_until(lambda: tables.integrity()[0]["in_flight"] == 0)
         outcomes = tables.outcomes()
         assert [outcomes[one] for one in held] == ["lost"] * 3
         ledger = tables.check_balance()

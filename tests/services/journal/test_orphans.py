@@ -16,8 +16,8 @@ from tests.support.activity_tables import (
     ActivityTables,
     adopt_all,
     check_against_provider,
-    is_alone,
     journal_directories,
+    wait_until_adopted,
     wait_until_shipped,
 )
 from tests.support.recording_process import RecordingProcess
@@ -54,12 +54,14 @@ def test_the_row_of_a_lost_request_has_no_invented_values(tmp_path: Path, databa
 def test_a_live_worker_adopts_what_another_leaves(tmp_path: Path, database_url: str) -> None:
     with RecordingProcess(tmp_path, database_url, name="live") as live:
         live.ask("start")
+        own = wait_until(lambda: journal_directories(tmp_path), what="the live worker's directory")
         dead = RecordingProcess(tmp_path, database_url)
         dead.ask("record_quickly", 200)
-        assert len(journal_directories(tmp_path)) == 2
+        [orphan] = set(journal_directories(tmp_path)) - set(own)
         dead.kill()
-        wait_until(lambda: len(ActivityTables(database_url).outcomes()) == 200)
-        wait_until(lambda: is_alone(tmp_path))
+        wait_until_adopted([orphan])
+        assert len(ActivityTables(database_url).outcomes()) == 200
+        assert journal_directories(tmp_path) == own
 
 
 def test_the_journal_of_a_live_worker_is_not_adopted(tmp_path: Path, database_url: str) -> None:
@@ -80,13 +82,14 @@ def test_several_workers_that_adopt_at_once_share_the_journals(tmp_path: Path, d
         process.ask("hold", 5)
     for process in dead:
         process.kill()
-    assert len(journal_directories(tmp_path)) == 6
+    orphans = journal_directories(tmp_path)
+    assert len(orphans) == 6
     with ExitStack() as stack:
         adopters = [RecordingProcess(tmp_path, database_url, name=f"{number}") for number in range(3)]
         for adopter in adopters:
             stack.enter_context(adopter)
             adopter.send("start")
-        wait_until(lambda: is_alone(tmp_path, workers=3), what="the adoption")
+        wait_until_adopted(orphans)
         assert "traceback" not in "".join(adopter.log_file.read_text() for adopter in adopters)
     check_against_provider(ActivityTables(database_url), dead, streams=5)
     assert len(ActivityTables(database_url).outcomes()) == 6 * 205
