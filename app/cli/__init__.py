@@ -1,6 +1,7 @@
 """The commands of `flask --app wsgi …`: keys, the database, activity.
 
-activity.py, db.py and keys.py hold the commands, errors.py how they fail, tables.py how they print statistics.
+activity.py, db.py and keys.py hold the commands. errors.py turns their errors into one sentence, and tables.py formats
+statistics.
 """
 
 from __future__ import annotations

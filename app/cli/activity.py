@@ -30,7 +30,8 @@ from app.services.reports import (
     stream_activity_pages,
 )
 
-# Seconds between progress messages on a terminal, and elsewhere, where each of them stays as a line of a log.
+# Seconds between progress messages: on a terminal, where each overwrites the one before, and in a log, where each is a
+# line.
 _TERMINAL_PROGRESS_S = 2.0
 _LOG_PROGRESS_S = 30.0
 
@@ -45,10 +46,10 @@ def activity_group() -> None:
 
 @activity_group.command("export")
 @click.option("--from", "start", type=_TIME, help="The earliest start of a request (UTC), included.")
-@click.option("--to", "end", type=_TIME, help="The latest (UTC), not included.")
-@click.option("--model", help="The whole name of the model.")
+@click.option("--to", "end", type=_TIME, help="The latest start of a request (UTC), not included.")
+@click.option("--model", help="The full name of the model.")
 @click.option("--gateway", type=click.Choice(list(PROVIDERS)))
-@click.option("--key", "key_id", help="The id of a key, as `flask keys list` shows it; env for GATEWAY_API_KEY.")
+@click.option("--key", "key_id", help="The id of a key, as `flask keys list` shows it, or env for GATEWAY_API_KEY.")
 @click.option("--outcome", type=click.Choice(OUTCOMES))
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="A file; standard output by default.")
 def export_command(start: datetime | None, end: datetime | None, output: Path | None, **chosen: str | None) -> None:
@@ -68,7 +69,7 @@ def _open_output(output: Path | None) -> Iterator[BinaryIO]:
     if output is None:
         yield sys.stdout.buffer
         return
-    # Renamed when complete, so that a file with the name asked for is always a whole export.
+    # The file is renamed when it is complete, so that a file of the given name is never half an export.
     unfinished = output.with_name(f".{output.name}.{os.getpid()}")
     try:
         with unfinished.open("wb") as file:
@@ -81,9 +82,9 @@ def _open_output(output: Path | None) -> Iterator[BinaryIO]:
 
 
 def _report_progress(pages: Iterator[list[dict[str, Any]]]) -> Iterator[list[dict[str, Any]]]:
-    """Yields the pages and writes on standard error how many rows they had.
+    """Yields the pages, and writes the number of rows so far to standard error.
 
-    It shows no percentage, because counting all rows would take as long as exporting them.
+    Shows no percentage, because counting all rows would take as long as exporting them.
     """
     on_terminal = sys.stderr.isatty()
     pause_s, ending = (_TERMINAL_PROGRESS_S, "\r") if on_terminal else (_LOG_PROGRESS_S, "\n")
@@ -102,11 +103,11 @@ def _report_progress(pages: Iterator[list[dict[str, Any]]]) -> Iterator[list[dic
 @click.option("--before", type=_DAY, help="The first day (UTC) to keep; by default RETENTION_DAYS decides.")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def purge_command(before: datetime | None, yes: bool) -> None:
-    """Drop the records of old days. Statistics and totals stay as they are."""
+    """Drop the records of old days. Statistics and totals do not change."""
     today = datetime.now(UTC).date()
     first_kept = get_first_kept_day(today) if before is None else before.date()
     if first_kept > today:
-        raise click.ClickException("The current day cannot be dropped; the latest --before is today.")
+        raise click.ClickException("The current day cannot be dropped. Use today or an earlier day as --before.")
     with plain_errors():
         days = select_droppable_days(first_kept)
         if days and not yes:

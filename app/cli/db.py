@@ -1,4 +1,4 @@
-"""`flask db`: migrates the database and shows its schema's state."""
+"""`flask db`: migrates the database and shows the state of its schema."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def db_group() -> None:
 @db_group.command("upgrade")
 @click.argument("revision", default="head")
 def upgrade_command(revision: str) -> None:
-    """Migrate up to REVISION, by default the newest. Two runs at once are safe."""
+    """Migrate up to REVISION, by default the newest. Concurrent runs are safe."""
     with plain_errors():
         upgrade_schema(_database_url(), revision)
         click.echo(_describe(select_schema_state_of(_database_url())))
@@ -65,10 +65,10 @@ def check_command() -> None:
 def _database_url() -> str:
     url = get_settings().database_url
     if url is None:
-        raise SettingsError("DATABASE_URL is not set; it is the address of the PostgreSQL database.")
+        raise SettingsError("DATABASE_URL is not set. Set it to the address of a PostgreSQL database.")
     return url
 
 
 def _describe(state: SchemaState) -> str:
     in_place = f"migration {state.current} is in place" if state.current else "no migration is in place"
-    return f"schema {state.state}: {in_place}, {state.head} is the newest this code knows"
+    return f"schema {state.state}: {in_place}; the newest one of this code is {state.head}"

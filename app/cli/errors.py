@@ -15,10 +15,10 @@ from app.logs import redact
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """Turns a missing setting, an absent database or a wrong schema into one sentence.
+    """Turns a missing setting, an unavailable database or a failed migration into an error of one sentence.
 
     Raises:
-        click.ClickException: with that sentence; secrets are redacted.
+        click.ClickException: its message is that sentence, with secrets redacted.
     """
     try:
         yield

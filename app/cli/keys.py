@@ -16,11 +16,11 @@ def keys_group() -> None:
 @keys_group.command("create")
 @click.argument("name")
 def create_command(name: str) -> None:
-    """Create a key for NAME. It is shown only now."""
+    """Create a key called NAME and show it, this once."""
     with plain_errors():
         key, row = create_key(name)
     click.echo(key)
-    click.echo(f"Id {row.id}, for {row.name!r}. Store the key now: the gateway keeps only its digest.", err=True)
+    click.echo(f"Id {row.id}, name {row.name!r}. Store the key now: the gateway keeps only its digest.", err=True)
 
 
 @keys_group.command("list")

@@ -28,7 +28,7 @@ def _format_totals(stats: Stats) -> list[str]:
         "  failed": stats.failed_requests,
         "tokens": stats.total_tokens,
         "  prompt": stats.prompt_tokens,
-        "  of it cached": stats.cached_tokens,
+        "    of which cached": stats.cached_tokens,
         "  completion": stats.completion_tokens,
         "cost, exact (USD)": stats.total_cost,
         "cost, estimated (USD)": stats.estimated_cost,

@@ -1,23 +1,23 @@
-"""PostgreSQL: every SQL statement of the gateway. Rows are written as given; services decide what they say.
+"""PostgreSQL: every SQL statement of the gateway. Rows are written as given; services decide their contents.
 
     engine.py     the connection pool of a process         errors.py    its errors, and the time limit on waiting
     schema.py     migrations                               tables.py    the tables
     keys.py       gateway keys                             activity.py  the records of requests
     insert_sql.py the statement that writes records        partitions.py  their daily partitions
     ledger.py     what each worker began and finished      rollups.py, day_usage.py  sums of records
-    windows.py    time windows as runs of rollup rows      histogram.py  latencies that can be added up
+    windows.py    time windows as runs of rollup rows      histogram.py  histograms that can be added up
 
-This face has what every caller needs: a connection, the time limit and the errors. Statements are imported from the
-module of their table, because a list of all of them would repeat the modules.
+The names below are what every caller needs: a connection, the time limit and the errors. Statements are imported from
+the module of their table, because a list of all of them here would repeat the modules.
 """
 
 from app.db.engine import Database, create_engine_for, get_engine, read_connection
-from app.db.errors import DatabaseError, DatabaseSilent, describe_error, time_limit
+from app.db.errors import DatabaseError, DatabaseTimeout, describe_error, time_limit
 
 __all__ = [
     "Database",
     "DatabaseError",
-    "DatabaseSilent",
+    "DatabaseTimeout",
     "create_engine_for",
     "describe_error",
     "get_engine",

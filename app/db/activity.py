@@ -1,4 +1,4 @@
-"""The table activity: rows are written in batches together with their sums, and read newest first."""
+"""The table activity: inserts rows in batches, together with their sums, and reads them newest first."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SELECT_DAYS = select_days_sql()
 class UnacceptableRows(Exception):
     """PostgreSQL will never accept at least one row of the batch; no row of the batch was written.
 
-    Sending halves of the batch finds the row.
+    The caller finds the row by sending the batch again in halves.
     """
 
 
@@ -41,12 +41,12 @@ class ActivityCursor(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ActivityFilter:
-    """Which rows of activity to select; a field that is None does not restrict.
+    """Which rows of activity to select. A field that is None restricts nothing.
 
     Attributes:
-        start: the earliest time of a request's start, with a timezone, included.
-        end: the latest, excluded.
-        model: the model served or, where none was, requested; the whole name.
+        start: the earliest start of a request, with a timezone, included.
+        end: the latest start of a request, with a timezone, excluded.
+        model: the full name of the model served or, without one, of the model requested.
         outcome: one of app.db.tables.OUTCOMES.
     """
 
@@ -67,12 +67,12 @@ def insert_activity(engine: Engine, rows: Sequence[bytes], line: LedgerLine | No
 
     Args:
         rows: JSON objects in UTF-8 with the column names of activity. Absent names are NULL, unknown ones are
-            ignored, times are ISO 8601 with an offset. Texts are cut to MAX_TEXT_CHARACTERS of app/db/tables.py.
+            ignored, times are ISO 8601 with an offset. Texts are truncated to MAX_TEXT_CHARACTERS of app/db/tables.py.
         line: the ledger line of the worker that ships the rows, written in the same transaction.
 
     Raises:
         UnacceptableRows: a row is malformed, out of range, or holds a NUL character.
-        DatabaseError: the database is away, slow or locked; send the batch again later.
+        DatabaseError: the database is unavailable, slow or locked; send the batch again later.
     """
     try:
         parameters = {"rows": (b"[" + b",".join(rows) + b"]").decode()}
@@ -113,8 +113,8 @@ def stream_activity(
     """Yields all selected rows, newest first, in constant memory.
 
     Reads page by page along the primary key and holds no connection and no snapshot between pages, so a slow reader
-    does not keep the database from cleaning up. Rows that arrive meanwhile are seen if they started before the
-    reader's position.
+    does not keep the database from cleaning up. Rows that are inserted meanwhile are included if they started
+    before the reader's position.
 
     Args:
         connect: opens the connection for a page, for instance `engine.connect`.
@@ -132,7 +132,7 @@ def stream_activity(
 
 
 def _insert(engine: Engine, parameters: dict[str, str]) -> int:
-    # The statement commits itself, so no lock depends on a COMMIT from a client that may be gone.
+    # The statement commits itself, so that its locks do not wait for a COMMIT from a client that may have died.
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         statement = _INSERT_WITH_LEDGER if "ledger" in parameters else _INSERT
         return int(connection.exec_driver_sql(statement, parameters).scalar_one())

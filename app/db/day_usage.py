@@ -23,7 +23,7 @@ class DayUsageRow(NamedTuple):
 def select_day_usage(connection: Connection, *, first: date, last: date) -> list[DayUsageRow]:
     """Returns the sums from `first` to `last` (both included), oldest first.
 
-    The rollup by key would give the same sums, but reading it takes longer with every key.
+    The rollup by key would give the same sums, but reading it takes longer the more keys there are.
     """
     table = model_rollup.c
     query = select(table.start, table.gateway, table.model, *[table[name] for name in Sums._fields]).where(

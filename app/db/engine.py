@@ -2,8 +2,8 @@
 
 gunicorn.conf.py gives psycopg2 a wait callback for gevent; the code here needs no gevent. The callback has two
 consequences: libpq's connect_timeout has no effect under it, and no server setting ends a wait for a frozen server.
-Callers that must not wait use `time_limit` of app/db/errors.py. When that interrupts a wait, psycopg2 closes the
-connection and SQLAlchemy drops it from the pool.
+Callers that must not wait for long use `time_limit` of app/db/errors.py. When that interrupts a wait, psycopg2 closes
+the connection and SQLAlchemy drops it from the pool.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from app.runtime import Component, Runtime, get_component
 # One for the shipper, one for retention, three for key lookups and statistics. PostgreSQL runs a process for each
 # connection and small hosted plans allow 20, so four workers and a release phase fit.
 POOL_SIZE = 5
-# All five are in use only when the database is slow or away; a request should be told soon.
+# All five are in use only when the database is slow or unavailable. Requests should then fail soon.
 POOL_TIMEOUT_S = 2.0
 # Below the half hour and more after which load balancers and firewalls forget an idle connection.
 POOL_RECYCLE_S = 900
 
-# How many connections may read statistics and activity at a time. Further readers wait, so that besides the shipper's
-# and retention's connections one stays free for key lookups.
+# How many connections may read statistics and activity at once. Further readers wait, so that one connection stays free
+# for key lookups, besides those of the shipper and of retention.
 MAX_READERS = 2
-# How long a reader waits in all, for a free place and for the answer. The slowest queries take some hundred
-# milliseconds; if the server is frozen, the caller should be told soon.
+# How long a reader may take in all, with the wait for its turn. The slowest queries take some hundred milliseconds; if
+# the server is frozen, the caller should get an error soon.
 READ_TIME_LIMIT_S = 4.0
 
 # psycopg2 passes these to libpq. A database that takes longer than 2 s to connect is not usable. A dead host is
-# noticed after 10 + 3 × 5 s without an answer to a keepalive, or 10 s without an acknowledgement of sent data.
+# noticed after 10 + 3 × 5 s without a reply to a keepalive, or 10 s without an acknowledgement of sent data.
 CONNECT_ARGS: dict[str, object] = {
     "connect_timeout": 2,
     "keepalives": 1,
@@ -45,7 +45,7 @@ CONNECT_ARGS: dict[str, object] = {
     "application_name": "gateway",
     # Our statements take milliseconds, so 10 s means that something is wrong. The lock timeout is half of that, so
     # that the error can name the lock. A transaction that is idle for longer than a page of an export takes has lost
-    # its worker. With UTC, dates look the same in every session.
+    # its worker. UTC makes dates look the same in every session.
     "options": "-c statement_timeout=10s -c lock_timeout=5s -c idle_in_transaction_session_timeout=15s -c timezone=UTC",
 }
 
@@ -64,7 +64,7 @@ class Database(Component):
         super().__init__(runtime)
         url = self.settings.database_url
         if url is None:
-            raise SettingsError("DATABASE_URL is not set; it is the address of the PostgreSQL database.")
+            raise SettingsError("DATABASE_URL is not set. Set it to the address of a PostgreSQL database.")
         self.engine: Engine = create_engine_for(url)
         self._readers = threading.BoundedSemaphore(MAX_READERS)
 
@@ -79,7 +79,7 @@ class Database(Component):
         self.engine.dispose()
 
     def abandon(self) -> None:
-        """Leaves the connections to the parent process; closing them here would end its sessions too."""
+        """Gives up the connections of the parent process without closing them, which would end its sessions too."""
         self.engine.dispose(close=False)
 
 
@@ -91,10 +91,10 @@ def create_engine_for(url: str) -> Engine:
         max_overflow=0,
         pool_timeout=POOL_TIMEOUT_S,
         pool_recycle=POOL_RECYCLE_S,
-        # Costs one round trip when a connection is taken. Without it, each connection that a restarted server left
-        # behind would cost an error.
+        # Tests a connection when it is taken, which costs one round trip. Otherwise a restart of the server would cause
+        # one error for each pooled connection.
         pool_pre_ping=True,
-        # The last connection used is the first to be used again: after a burst the others stay idle and are recycled.
+        # The connection used last is used again first: after a burst the others stay idle and are recycled.
         pool_use_lifo=True,
         # Error texts end up in logs, and parameters hold digests of keys and rows of activity.
         hide_parameters=True,
@@ -113,10 +113,10 @@ def get_engine() -> Engine:
 
 @contextmanager
 def read_connection() -> Iterator[Connection]:
-    """Yields a connection for reading while a caller waits: one snapshot for all reads, READ_TIME_LIMIT_S in all.
+    """Yields a connection for the reads of one request: they share a snapshot and may take READ_TIME_LIMIT_S in all.
 
     Raises:
-        DatabaseError: the database is away or did not answer in time.
+        DatabaseError: the database is unavailable or did not answer in time.
         SettingsError: DATABASE_URL is not set.
     """
     with get_component(Database).read_connection() as connection:

@@ -9,25 +9,25 @@ import gevent
 from gevent import monkey
 from sqlalchemy.exc import SQLAlchemyError
 
-# Base class of everything that SQLAlchemy raises when the database is away, slow or refuses a statement. Services
-# catch it under this name, because only this package imports SQLAlchemy.
+# Base class of everything that SQLAlchemy raises when the database is unavailable or slow, or refuses a statement.
+# Services catch it under this name, because only this package imports SQLAlchemy.
 DatabaseError = SQLAlchemyError
 
 
-class DatabaseSilent(DatabaseError):
+class DatabaseTimeout(DatabaseError):
     """The database did not answer within the time limit. The statement may still be carried out."""
 
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Ends database work in the `with` block after `seconds`.
+    """Interrupts database work in the `with` block after `seconds`.
 
-    A server that is frozen keeps its connections open, so only a timeout from outside ends the wait, and only gevent
+    A server that is frozen keeps its connections open, so only a timeout in this process ends the wait, and only gevent
     can interrupt it. The connection that was waited on is closed, which frees its place in the pool. Without gevent's
     patches, as in the commands of `flask`, this sets no limit and libpq's connect_timeout is the only one.
 
     Raises:
-        DatabaseSilent: the time is over.
+        DatabaseTimeout: the work took longer.
     """
     if not monkey.is_module_patched("socket"):
         yield
@@ -38,7 +38,7 @@ def time_limit(seconds: float) -> Iterator[None]:
         except gevent.Timeout as expired:
             if expired is not timeout:
                 raise
-            raise DatabaseSilent(f"the database did not answer within {seconds:g} s") from None
+            raise DatabaseTimeout(f"the database did not answer within {seconds:g} s") from None
 
 
 def describe_error(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Histograms of latencies that can be added up: logarithmic buckets, percentiles within 5 %.
+"""Histograms of latencies that can be added up, with logarithmic buckets and percentiles within 5 %.
 
 Bucket i holds the values in (γ^(i-1), γ^i] milliseconds. Its representative 2γ^i/(γ+1) is off by at most
 α = (γ-1)/(γ+1) of any value in it: the bound of DDSketch (Masson, Rim, Lee: "DDSketch: a fast and fully-mergeable

@@ -1,7 +1,7 @@
 """The SQL text of the statement that writes rows of activity and all sums derived from them.
 
-It is one statement so that it is one transaction and one round trip, and so that a client that stops answering never
-holds its lock. Rows that are in the table already are skipped, and only the rows really inserted reach the rollups,
+A single statement is one transaction and one round trip, and its lock is never held for a client that has stopped
+responding. Rows that are in the table already are skipped, and only the rows really inserted reach the rollups,
 so sending a batch again changes nothing.
 
 An advisory lock admits one batch at a time: batches update the same rollup rows and would deadlock if they did so in
@@ -39,7 +39,7 @@ _SUMS = {
     "reasoning_tokens": "coalesce(sum(reasoning_tokens), 0)",
     "cost_exact": "coalesce(sum(cost_usd) FILTER (WHERE cost_kind = 'exact'), 0)",
     "cost_estimated": "coalesce(sum(cost_usd) FILTER (WHERE cost_kind = 'estimated'), 0)",
-    # A request that the gateway refused went to no provider, so its price is not missing.
+    # A rejected request was sent to no provider, so it has no price that could be missing.
     "unpriced_requests": "count(*) FILTER (WHERE cost_kind = 'unknown' AND outcome <> 'rejected')",
     "speed_tokens": "coalesce(sum(completion_tokens) FILTER (WHERE speed_known), 0)",
     "speed_ms": "coalesce(sum(completion_tokens * 1000 / tokens_per_second) FILTER (WHERE speed_known), 0)",
@@ -82,7 +82,7 @@ SELECT count(*) FROM inserted"""
 def select_days_sql() -> str:
     """Returns the query for the UTC days of the rows in the parameter `rows`, a JSON array as above.
 
-    Days that only a wrong clock can give, before 2020 or after 2119, are left out and get no partition.
+    Omits days that only a wrong clock can give, before 2020 or after 2119; they get no partition.
     """
     return """
 SELECT DISTINCT CAST(started_at AT TIME ZONE 'UTC' AS date) AS day

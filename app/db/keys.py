@@ -28,7 +28,7 @@ def insert_key(connection: Connection, *, id: str, name: str, digest: bytes, las
     """Adds a key and returns its row; `digest` is the SHA-256 of the whole key, 32 bytes.
 
     Raises:
-        DatabaseError: the id or the digest exists already, or the database is away.
+        DatabaseError: the id or the digest exists already, or the database is unavailable.
     """
     values = {"id": id, "name": name, "digest": digest, "last_four": last_four}
     return KeyRow(*connection.execute(insert(api_key).values(values).returning(*_COLUMNS)).one())
@@ -47,7 +47,7 @@ def select_keys(connection: Connection) -> list[KeyRow]:
 
 
 def update_key_revoked(connection: Connection, id: str) -> KeyRow | None:
-    """Revokes a key and returns it; None when there is no such id. A second call keeps the first time."""
+    """Revokes a key and returns it; None when there is no such id. A second call keeps the time of the first."""
     revoked_at = func.coalesce(api_key.c.revoked_at, func.now())
     query = update(api_key).where(api_key.c.id == id).values(revoked_at=revoked_at).returning(*_COLUMNS)
     row = connection.execute(query).first()
@@ -55,6 +55,6 @@ def update_key_revoked(connection: Connection, id: str) -> KeyRow | None:
 
 
 def select_live_digests(connection: Connection, digests: Sequence[bytes]) -> set[bytes]:
-    """Returns those of `digests` whose key exists and is not revoked."""
+    """Returns the digests among `digests` whose key exists and is not revoked."""
     query = select(api_key.c.digest).where(api_key.c.digest.in_(digests), api_key.c.revoked_at.is_(None))
     return {bytes(digest) for digest in connection.execute(query).scalars()}

@@ -1,4 +1,4 @@
-"""The table worker_ledger: each worker's counts of what became of its requests, to compare with the rows of activity.
+"""The table worker_ledger: each worker's counts of its requests by what became of them, to compare with activity.
 
 In every snapshot, for every worker,
 

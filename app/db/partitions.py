@@ -13,7 +13,7 @@ from datetime import date, timedelta
 
 from sqlalchemy import Connection, Engine, text
 
-# Three days cover a weekend. After that, partitions are made on demand, which only costs a repeated batch.
+# Three days cover a weekend. Later days get their partitions on demand, which only costs a repeated batch.
 DAYS_AHEAD = 3
 
 # "part" in ASCII; with this advisory lock one worker at a time changes partitions.
@@ -41,7 +41,7 @@ def insert_partitions(connection: Connection, days: list[date]) -> list[date]:
     and those may wait for transactions that have used activity.
 
     Raises:
-        DatabaseError: another worker held the lock for longer than the lock timeout, or the database is away.
+        DatabaseError: another worker held the lock for longer than the lock timeout, or the database is unavailable.
     """
     connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": PARTITION_LOCK})
     missing = sorted(set(days) - set(select_partition_days(connection)))
@@ -71,10 +71,10 @@ def drop_partitions(engine: Engine, before: date) -> Iterator[date]:
     """Drops the partitions of UTC days before `before`, oldest first, and yields each day after its drop.
 
     No request waits for it: DETACH CONCURRENTLY blocks neither readers nor writers of the other days. If another
-    worker is dropping partitions, this call ends. The next call finishes a drop that was interrupted.
+    worker is dropping partitions, this call drops no more. The next call finishes a drop that was interrupted.
 
     Raises:
-        DatabaseError: the database is away, or a transaction that uses activity outlasted the lock timeout. The
+        DatabaseError: the database is unavailable, or a transaction that uses activity outlasted the lock timeout. The
             partition is then detached already, and the next call drops it.
     """
     with _autocommit(engine) as connection:
@@ -97,7 +97,7 @@ def _autocommit(engine: Engine) -> Iterator[Connection]:
 
 def _droppable(connection: Connection, before: date) -> list[tuple[str, bool, bool]]:
     rows = connection.execute(_SELECT_PARTITIONS, {"pattern": _PATTERN}).all()
-    # A detached table of any day was being dropped when its worker died.
+    # A table that is already detached, whatever its day, was being dropped when its worker died.
     return [
         (row.name, row.attached, row.half_detached)
         for row in rows

@@ -34,7 +34,7 @@ from app.db.insert_sql import INSERT_LOCK
 from app.db.tables import key_seen, key_usage, latency_rollup, model_rollup, usage_rollup
 from app.db.windows import Span, compose_window
 
-# The longest window before now that is exact to the minute has 30 days; two more allow for slow clocks.
+# Windows that are exact to the minute reach back 30 days at most; two more days allow for slow clocks.
 FINE_LEVELS_KEPT = timedelta(days=32)
 
 # Inserts wait while a batch is deleted; one of this size takes about ten milliseconds.
@@ -115,11 +115,11 @@ class Usage:
 def select_usage(
     connection: Connection, *, start: datetime, end: datetime, step: timedelta, gateway: str | None = None
 ) -> Usage:
-    """Reads the sums of requests that started in [start, end).
+    """Returns the sums of requests that started in [start, end).
 
     Args:
         start, end: whole minutes with a timezone. Before `FINE_LEVELS_KEPT` ago, `start` must be a UTC midnight.
-        step: of the series: whole minutes below an hour, whole hours below a day, or whole days. Steps are
+        step: the step of the series: whole minutes below an hour, whole hours below a day, or whole days. Steps are
             aligned to UTC midnights, so the first and the last may be cut by the window. The shorter the step,
             the more rows are read: minutes are for windows of hours, hours for windows of days.
         gateway: one gateway, or None for all of them.

@@ -65,7 +65,7 @@ def select_schema_state_of(database_url: str) -> SchemaState:
     """Returns what `select_schema_state` does, over a new connection.
 
     Raises:
-        SchemaError: the database is away.
+        SchemaError: the database is unavailable.
     """
     with _schema_errors(), _connection(database_url) as connection:
         return select_schema_state(connection)
@@ -75,7 +75,7 @@ def upgrade_schema(database_url: str, revision: str = "head") -> None:
     """Migrates the database up to `revision`. A concurrent call waits and then finds nothing to do.
 
     Raises:
-        SchemaError: the database is away, or a lock was held for too long. Every migration is a transaction, so
+        SchemaError: the database is unavailable, or a lock was held for too long. Every migration is a transaction, so
             calling again is safe.
     """
     from alembic import command
@@ -102,14 +102,14 @@ def compare_schema(database_url: str) -> list[Any]:
     Alembic compares tables, columns, types, unique constraints and indexes, not CHECK constraints.
 
     Raises:
-        SchemaError: the database is away.
+        SchemaError: the database is unavailable.
     """
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 
     from app.db.tables import metadata
 
-    options = {"include_name": _is_ours, "compare_type": True, "compare_server_default": True}
+    options = {"include_name": _is_compared, "compare_type": True, "compare_server_default": True}
     with _schema_errors(), _connection(database_url) as connection:
         return list(compare_metadata(MigrationContext.configure(connection, opts=options), metadata))
 
@@ -136,7 +136,7 @@ def _schema_errors() -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        raise SchemaError(f"PostgreSQL says: {str(error.orig).strip()}") from error
+        raise SchemaError(f"PostgreSQL reported: {str(error.orig).strip()}") from error
     except CommandError as error:
         raise SchemaError(str(error)) from error
 
@@ -152,5 +152,5 @@ def _config(database_url: str) -> Config:
     return config
 
 
-def _is_ours(name: str | None, kind: str, parents: Any) -> bool:
+def _is_compared(name: str | None, kind: str, parents: Any) -> bool:
     return not (kind == "table" and name is not None and re.fullmatch(PARTITION_NAME, name))

@@ -59,13 +59,13 @@ COST_KINDS = ("exact", "estimated", "unknown")
 LEVELS = ("minute", "hour", "day")
 METRICS = ("ttft", "duration")
 
-# Bounds far above real values: a provider's wrong number must not bring a rollup's sum near the limit of its type,
-# where it would stop every later insert. 10^12 tokens are a century of one fast stream, 10^11 ms are three years.
+# Bounds far above real values. Without them, a provider's wrong number could bring a rollup's sum near the limit of its
+# type, where every later insert would fail. 10^12 tokens are a century of one fast stream, 10^11 ms are three years.
 MAX_TOKENS = 10**12
 MAX_MS = 10**11
 
-# Texts are cut to this length, so that a long value cannot fail the insert: an index entry has at most 2.7 kB. The
-# longest real model name has under 100 characters.
+# Texts are truncated to this length, so that a long value cannot fail the insert: an index entry has at most 2.7 kB.
+# The longest real model name has under 100 characters.
 MAX_TEXT_CHARACTERS = 200
 
 metadata = MetaData(
@@ -99,8 +99,8 @@ def _one_of(column: str, words: tuple[str, ...]) -> CheckConstraint:
     return CheckConstraint(f"{column} IN ({', '.join(repr(word) for word in words)})", name=column)
 
 
-def _between(column: str, most: int) -> CheckConstraint:
-    return CheckConstraint(f"{column} BETWEEN 0 AND {most}", name=column)
+def _between(column: str, maximum: int) -> CheckConstraint:
+    return CheckConstraint(f"{column} BETWEEN 0 AND {maximum}", name=column)
 
 
 api_key = Table(
@@ -172,7 +172,7 @@ def activity_model() -> ColumnElement[str]:
     return func.coalesce(activity.c.model_served, activity.c.model_requested)
 
 
-# These indexes leave out request_id: few rows share a microsecond, and an incremental sort orders those.
+# These indexes omit request_id: few rows share a microsecond, and an incremental sort orders those.
 Index("ix_activity_key_id_started_at", activity.c.key_id, activity.c.started_at)
 Index("ix_activity_model_started_at", activity_model(), activity.c.started_at)
 Index("ix_activity_gateway_started_at", activity.c.gateway, activity.c.started_at)

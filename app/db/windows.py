@@ -1,7 +1,7 @@
 """Splits a time window into runs of rollup rows.
 
-A window that is exact to the minute needs few rows: whole days in its middle, then the hours and minutes that are left
-at its two ends. So 30 days and "all" read about as many rows as 24 hours.
+A window that is exact to the minute needs few rows: whole days in its middle, hours and minutes at its two ends.
+So 30 days and "all" read about as many rows as 24 hours.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What gunicorn calls, by the names in gunicorn.conf.py; its main process must load nothing else of the application.
+"""What gunicorn calls, as named in gunicorn.conf.py. Its main process must load nothing else of the application.
 
 worker_class.py  the worker: one greenlet per connection
-response.py      the response as it is sent
+response.py      the response, and how it is sent
 preflight.py     the checks before the start
-lifecycle.py     what runs beside the requests, from a worker's start to its end
+lifecycle.py     what a worker starts and stops besides serving requests
 """

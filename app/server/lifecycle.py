@@ -1,4 +1,4 @@
-"""What a worker does beside serving requests: what starts with it, the drain, and what its end waits for."""
+"""What a worker does besides serving requests: its background threads, the drain, and the shipping before its end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from app.services.models import refresh_if_due
 from app.services.reports import start_retention
 from app.shutdown import start_drain
 
-# The share of gunicorn's graceful time after the drain in which the journal is shipped; the rest is for its own exit.
+# The share of the graceful time after the drain that is used to ship the journal; gunicorn needs the rest to exit.
 _SHIPPING_SHARE = 0.6
 
 
@@ -50,6 +50,6 @@ def _drain_on_term(worker: Any) -> None:
 
 
 def stop_worker() -> None:
-    """Ships what can be shipped of the journal before gunicorn kills the worker."""
+    """Ships as much of the journal as possible before gunicorn kills the worker."""
     settings = get_settings()
     stop_journal((settings.graceful_timeout_s - settings.drain_timeout_s) * _SHIPPING_SHARE)

@@ -1,4 +1,4 @@
-"""The checks before the gateway starts, done once by gunicorn's main process in a child of its own."""
+"""The checks before the gateway starts. gunicorn's main process runs them once, in a child process."""
 
 from __future__ import annotations
 

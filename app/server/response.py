@@ -1,7 +1,7 @@
-"""gunicorn's response, with fewer system calls and without a page of HTML.
+"""gunicorn's response class with fewer system calls, and JSON errors in place of HTML for invalid requests.
 
 gunicorn sends the head and the body of a response separately, and asks for the size of the send buffer before each.
-Here they leave in one write, which saves three system calls of four and wakes the client up once.
+Here both are sent in one write, which saves three of four system calls and wakes the client once.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from http import HTTPStatus
 
 from gunicorn.http import wsgi
 
-# A client that sends garbage may not read either.
+# A client that sends an invalid request may not read the response either.
 _ERROR_SEND_TIMEOUT_S = 5
 
 
 class BufferedResponse(wsgi.Response):  # type: ignore[misc]
-    """Buffers the head until there is something to send with it, and what the client did not take at once."""
+    """Buffers the head until there is a body to send with it, and the part of a block that could not be sent yet."""
 
     headers_sent: bool
     _unsent = b""
@@ -39,7 +39,7 @@ class BufferedResponse(wsgi.Response):  # type: ignore[misc]
         return b"%X\r\n%b\r\n" % (len(data), data) if self.chunked else data
 
     def push(self, block: bytes) -> bool:
-        """Sends as much of a block of the body as the client takes at once; part of the relay's Channel protocol.
+        """Sends as much of a block of the body as is possible at once; part of the relay's Channel protocol.
 
         Returns:
             Whether all of it was sent. If not, `flush` sends the rest.
@@ -57,10 +57,10 @@ class BufferedResponse(wsgi.Response):  # type: ignore[misc]
         return not self._unsent
 
     def flush(self) -> None:
-        """Sends what the client did not take at once, and waits for it.
+        """Sends the part of a block that `push` could not send, waiting for the client to read.
 
         Raises:
-            OSError: the connection is broken, or the client took nothing for the socket's timeout.
+            OSError: the connection is broken, or the client read nothing for as long as the socket's timeout.
         """
         self._send(b"")
 
@@ -81,7 +81,7 @@ class BufferedResponse(wsgi.Response):  # type: ignore[misc]
 
 
 def format_http_date() -> str:
-    """Returns the present for the Date header; the text is made once a second."""
+    """Returns the current time as the Date header has it; formatted once a second."""
     return _format_date(int(time.time()))
 
 
@@ -91,7 +91,7 @@ def _format_date(second: int) -> str:
 
 
 def write_error(connection: socket.socket, status: int, reason: str, message: str) -> None:
-    """Writes the response to a request that could not be parsed, in the one error shape.
+    """Writes the response to a request that could not be parsed, in the gateway's error shape.
 
     Such a request never reaches the application. The signature is that of `gunicorn.util.write_error`, whose response
     is HTML.

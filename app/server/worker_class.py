@@ -1,7 +1,7 @@
 """gunicorn's gevent worker, adapted: it closes idle connections when it stops, and it bounds its waits for clients.
 
-Idle connections: a gunicorn worker that stops waits for every open connection until the graceful timeout, also for
-those that only wait for their next request. SDKs and proxies keep such connections open, so every deploy would take
+Idle connections: a gunicorn worker that stops waits for every open connection until the graceful timeout, even for
+those that are idle. SDKs and proxies keep such connections open, so every deploy would take
 that long and leave no time to ship the journal. Here they are closed after LINGER_S.
 
 Waits: gunicorn waits without a limit for a client that sends half a body or reads half a response. It also reads the
@@ -55,10 +55,10 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
         super().init_process()
 
     def handle_request(self, listener_name: Any, req: Any, sock: socket.socket, addr: Any) -> None:
-        """Serves one request; the client may neither send nor read for CLIENT_SEND_TIMEOUT at most.
+        """Serves one request; gives up when the client neither sends nor reads for CLIENT_SEND_TIMEOUT seconds.
 
         Raises:
-            StopIteration: the connection is over.
+            StopIteration: the connection is to be closed.
             OSError: the connection broke.
         """
         from app.runtime import get_settings
@@ -70,7 +70,7 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
             if not _discard_unread_body(req, sock, time.monotonic() + timeout_s):
                 raise StopIteration  # gunicorn closes the connection and logs nothing.
         except TimeoutError as error:
-            raise BrokenPipeError(errno.EPIPE, "the client took nothing for too long") from error
+            raise BrokenPipeError(errno.EPIPE, "the client neither sent nor read for too long") from error
         finally:
             with suppress(OSError):  # The socket may be closed by now.
                 sock.settimeout(None)
@@ -147,12 +147,12 @@ _make_base_environ = cache(wsgi.base_environ)
 
 
 def _get_base_environ(cfg: Any) -> dict[str, Any]:
-    """Returns a copy of the environ that all requests share; gunicorn makes it anew, with a wrapper of its log."""
+    """Returns a copy of the environ that all requests share; gunicorn would make it anew for each request."""
     return dict(_make_base_environ(cfg))
 
 
 def _discard_unread_body(req: Any, sock: socket.socket, deadline_s: float) -> bool:
-    """Reads the rest of a request's body, so that the client gets to read the response.
+    """Reads the rest of a request's body, so that the client can read the response.
 
     Args:
         deadline_s: when to give up, on the monotonic clock.

@@ -88,14 +88,14 @@ from gevent import monkey; monkey.patch_all()
 from psycogreen.gevent import patch_psycopg; patch_psycopg()
 import sys
 from sqlalchemy import text
-from app.db import DatabaseSilent, create_engine_for, time_limit
+from app.db import DatabaseTimeout, create_engine_for, time_limit
 
 engine = create_engine_for(sys.argv[1])
 def answers(seconds):
     try:
         with time_limit(seconds), engine.connect() as connection:
             return connection.execute(text("SELECT true")).scalar()
-    except DatabaseSilent:
+    except DatabaseTimeout:
         return False
 for line in sys.stdin:
     print([answers(float(line)) for _ in range(8)], engine.pool.checkedout(), flush=True)

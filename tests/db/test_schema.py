@@ -131,7 +131,7 @@ def test_the_state_of_a_database_is_told(empty_url: str) -> None:
 
 
 def test_migrating_a_database_that_is_away_says_so_in_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(SchemaError, match="PostgreSQL says: .*No such file") as caught:
+    with pytest.raises(SchemaError, match="PostgreSQL reported: .*No such file") as caught:
         upgrade_schema(f"postgresql+psycopg2://nobody@/nothing?host={tmp_path}")
     assert "Traceback" not in str(caught.value)
 

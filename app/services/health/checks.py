@@ -1,4 +1,4 @@
-"""The checks of what the gateway depends on: one list for the start, for `/ready`, and for whoever asks later."""
+"""The checks of what the gateway depends on: one list for the start of the gateway and for `/ready`."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from app.services.journal import get_journal_status
 from app.services.models import get_catalog_states
 from app.services.pricing import load_operator_prices
 
-# A load balancer asks every few seconds and gives up after some. For it a slower database is an absent one.
+# A load balancer asks every few seconds and waits only some, so a database that takes longer counts as unavailable.
 _DATABASE_TIMEOUT_S = 1.0
 
 
 class DatabaseState(msgspec.Struct, frozen=True):
-    """Whether the database answers, and where its schema stands: a state of app.db.schema.SchemaState, or None."""
+    """Whether the database answers, and the state of its schema: one of app.db.schema.SchemaState, None if unknown."""
 
     reachable: bool
     schema: str | None
@@ -49,9 +49,9 @@ class Check:
 
     Attributes:
         name: what it is about; a field of Readiness where `in_ready` is true.
-        run: does it.
-        at_boot: whether it is done once before the workers start, when there is no journal and no catalog yet.
-        in_ready: whether it is cheap enough to be done for each request to `/ready`.
+        run: runs it and returns what it found.
+        at_boot: whether it runs once before the workers start, when there is no journal and no catalog yet.
+        in_ready: whether it is cheap enough to run for each request to `/ready`.
     """
 
     name: str
@@ -71,8 +71,8 @@ def _check_prices() -> Finding:
 def _check_database() -> Finding:
     """Checks that the database answers and is migrated.
 
-    An absent database blocks nothing: requests are journaled, and keys from the environment work. Refusing requests
-    for it would turn an outage of the accounting into an outage of the gateway.
+    An unavailable database blocks nothing: requests are journaled, and the key from the environment works. Refusing
+    requests would turn an outage of the accounting into an outage of the gateway.
     """
     if get_settings().database_url is None:
         problem = "DATABASE_URL is not set. Set it to a PostgreSQL address, or use `make run`, which brings its own."

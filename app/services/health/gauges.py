@@ -26,29 +26,30 @@ class _Gauges:
     def __init__(self) -> None:
         self.live_requests = make_gauge("gateway_live_requests", "Requests being served.", "livesum", ["stream"])
         self.breaker_open = make_gauge(
-            "gateway_breaker_open", "1 while requests fail fast.", "livemax", ["provider", "kind"]
+            "gateway_breaker_open", "1 while the circuit breaker is open.", "livemax", ["provider", "kind"]
         )
         self.journal_backlog_rows = make_gauge(
             "gateway_journal_backlog_rows", "Records not yet in the database.", "livesum"
         )
-        self.journal_backlog_bytes = make_gauge("gateway_journal_backlog_bytes", "Their size.", "livesum")
+        self.journal_backlog_bytes = make_gauge("gateway_journal_backlog_bytes", "Size of these records.", "livesum")
         self.journal_oldest_age = make_gauge(
-            "gateway_journal_oldest_age_seconds", "Age of the oldest of them.", "livemax"
+            "gateway_journal_oldest_age_seconds", "Age of the oldest record not yet in the database.", "livemax"
         )
         self.journal_unrecorded = make_gauge(
             "gateway_journal_unrecorded_requests", "Requests served without a record.", "livesum"
         )
         self.catalog_age = make_gauge(
-            "gateway_catalog_age_seconds", "Age of a provider's list.", "livemax", ["provider"]
+            "gateway_catalog_age_seconds", "Age of a provider's model list.", "livemax", ["provider"]
         )
 
 
-# Not made at import: a gauge is a file for this process, and the process that checks the start must not leave one.
+# Made at the first use and not at import: a gauge is a file of its process, and the process that runs the checks before
+# the start must not create one.
 _get_gauges = cache(_Gauges)
 
 
 class GaugeUpdater(Component):
-    """Writes the state of this worker every few seconds, so that a scrape that another worker serves has it too."""
+    """Writes the state of this worker every few seconds, so that a scrape that another worker serves includes it."""
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)

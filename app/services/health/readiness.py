@@ -17,8 +17,8 @@ class Readiness(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         ready: whether it should get requests: it is not draining, and no check found a problem that blocks requests.
         draining: whether it is stopping.
-        database: whether the database answers. An absent one does not make the process unready.
-        journal: how the journal of this process does.
+        database: whether the database answers. An unavailable one does not make the process unready.
+        journal: the state of this process's journal.
         catalogs: the model list of each configured provider.
         breakers: the open circuit breakers.
     """

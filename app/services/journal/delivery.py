@@ -19,8 +19,8 @@ from app.logs import log_event
 from app.runtime import Runtime
 from app.services.journal.segment_reader import Row
 
-# Above the 10 s after which the server ends a statement. If a statement takes longer, the server is frozen or cut off,
-# and its connection is given up.
+# Above the 10 s after which the server ends a statement. If a statement takes longer, the server is frozen or
+# unreachable, and the connection is closed.
 STATEMENT_TIME_LIMIT_S = 12.0
 
 
@@ -32,7 +32,7 @@ class Delivery(ABC):
         worker_id: whose journal it is.
 
     Attributes:
-        version: of the ledger line; each statement has a higher one.
+        version: the version of the ledger line; each statement has a higher one.
         rejected: rows that PostgreSQL has refused so far.
     """
 
@@ -49,13 +49,13 @@ class Delivery(ABC):
 
     @abstractmethod
     def mark_delivered(self, rows: Sequence[Row]) -> None:
-        """Moves the position behind `rows`, the next ones: they are in the database or rejected by it."""
+        """Moves the position past `rows`, the next ones, which are in the database or rejected by it."""
 
     def deliver(self, rows: Sequence[Row]) -> None:
         """Writes the next rows to the database. Rows that PostgreSQL will never accept go to rejected.jsonl.
 
         Raises:
-            Exception: the database is away. Some rows may be in it; those are marked as delivered.
+            Exception: the database is unavailable. Some rows may be in it; those are marked as delivered.
         """
         if not rows:
             return
@@ -85,7 +85,7 @@ class Delivery(ABC):
         """Writes the ledger line if it differs from the last one written.
 
         Raises:
-            Exception: the database is away.
+            Exception: the database is unavailable.
         """
         line = self.make_ledger_line([])
         if not line.started or line == self._written_line:

@@ -17,11 +17,11 @@ from app.services.journal.recorder import Recorder
 from app.services.journal.segment_format import remove_directory
 from app.services.journal.shipper import Shipper
 
-# The journal looks twice a second whether the disk has room again. A disk that is full for longer needs an operator.
+# The journal checks twice a second whether the disk has room again. A disk that stays full needs an operator.
 RETRY_AFTER_S = 5.0
 
-# How long a journal that is closed waits for the statement under way. It only happens in tests: a worker stops first.
-_CLOSE_PATIENCE_S = 1.0
+# How long `close` waits for a statement under way. Only tests close a journal that was not stopped before.
+_CLOSE_TIMEOUT_S = 1.0
 
 
 class JournalStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,9 +30,9 @@ class JournalStatus(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         writable: whether the last write succeeded.
         backlog_rows: rows that are not in the database yet.
-        backlog_bytes: the length of the files that hold them.
+        backlog_bytes: the size of the files that hold them.
         oldest_age_s: seconds since the oldest of their requests ended; None without any.
-        unrecorded: requests without a row, because neither disk nor memory had room.
+        unrecorded: requests without a row, because neither the disk nor memory had room.
         rejected_rows: rows that PostgreSQL refused; they are in rejected.jsonl.
         shipped_rows: rows written to the database.
         last_error: why writing or shipping fails now; None when both work.
@@ -72,8 +72,8 @@ class Integrity(msgspec.Struct, frozen=True, kw_only=True):
 class Journal(Component):
     """Records the requests of this process and ships the records.
 
-    A request is begun, written before a provider is called, and written finally when it has ended. Recording works at
-    once; shipping begins with `start`, which a worker calls after the fork.
+    A request is counted when it begins, recorded before it is sent to a provider, and recorded again when it has ended.
+    Recording works at once; shipping begins with `start`, which a worker calls after the fork.
     """
 
     def __init__(self, runtime: Runtime) -> None:
@@ -92,7 +92,7 @@ class Journal(Component):
         return make_record(key_id, endpoint)
 
     def write_start(self, record: ActivityRecord) -> None:
-        """Writes a record right before the provider is called. If the process dies, the request is `lost`.
+        """Writes a record right before the provider is called. If the process dies later, the outcome is `lost`.
 
         Raises:
             Unavailable: the journal cannot be written, and JOURNAL_FULL is "refuse".
@@ -102,7 +102,8 @@ class Journal(Component):
         except OSError as error:
             if self.settings.journal_full == "refuse":
                 raise Unavailable(
-                    "The gateway cannot record requests now, so it takes none. Retry; if it lasts, tell its operator.",
+                    "The gateway cannot record requests now, so it accepts none. "
+                    "Retry; if this persists, tell the operator.",
                     code="journal_unavailable",
                     retry_after_s=RETRY_AFTER_S,
                 ) from error
@@ -113,21 +114,21 @@ class Journal(Component):
         try:
             self._recorder.write_final(record.request_id, encode_record(record))
         except Exception as error:
-            # A fault of ours must not cost the client its response. The request stays counted as in flight.
+            # A bug in the gateway must not cost the client its response. The request stays counted as in flight.
             log_event("record_write_failed", level="error", error=error, request_id=record.request_id)
 
     def start(self) -> None:
         """Starts shipping; later calls do nothing."""
         self._shipper.start()
 
-    def stop(self, patience_s: float) -> bool:
-        """Ships for up to `patience_s` seconds and closes the files; returns whether everything is shipped.
+    def stop(self, timeout_s: float) -> bool:
+        """Ships for up to `timeout_s` seconds and closes the files; returns whether everything is shipped.
 
         Otherwise another worker, or the next one to start, adopts the rest.
         """
-        drained = self._shipper.stop(patience_s)
+        drained = self._shipper.stop(timeout_s)
         if drained:
-            # While the lock is still held, so that no other worker adopts the directory.
+            # Removed while the lock is held, so that no other worker adopts the directory.
             remove_directory(self._recorder.writer.directory)
         self._recorder.close()
         return drained
@@ -150,7 +151,7 @@ class Journal(Component):
 
     def close(self) -> None:
         """Ends shipping and releases the files; what is not shipped stays there."""
-        self._shipper.stop(_CLOSE_PATIENCE_S)
+        self._shipper.stop(_CLOSE_TIMEOUT_S)
         self._recorder.close()
 
     def abandon(self) -> None:
@@ -176,13 +177,13 @@ def start_journal() -> None:
     get_component(Journal).start()
 
 
-def stop_journal(patience_s: float) -> bool:
-    """Ships the records of this process for up to `patience_s` seconds and closes its files.
+def stop_journal(timeout_s: float) -> bool:
+    """Ships the records of this process for up to `timeout_s` seconds and closes its files.
 
     Returns:
         Whether everything is shipped. Another worker, or the next one to start, adopts the rest.
     """
-    return get_component(Journal).stop(patience_s)
+    return get_component(Journal).stop(timeout_s)
 
 
 def get_journal_status() -> JournalStatus:
@@ -194,7 +195,7 @@ def get_integrity() -> Integrity:
     """Returns what became of all requests ever begun, by all workers that share the database, from one snapshot.
 
     Raises:
-        DatabaseError: the database is away.
+        DatabaseError: the database is unavailable.
     """
     with read_connection() as connection:
         ledger, outcomes = select_integrity(connection)

@@ -54,7 +54,7 @@ class OrphanAdopter:
         """Delivers one batch of an orphaned journal; returns whether there was one.
 
         Raises:
-            Exception: the database is away; the next call continues.
+            Exception: the database is unavailable; the next call continues.
         """
         if self._adopted is None and time.monotonic() >= self._search_at_s:
             self._adopted = self._adopt()
@@ -75,7 +75,7 @@ class OrphanAdopter:
         return None
 
     def close(self) -> None:
-        """Leaves an unfinished adoption to other workers."""
+        """Gives up an unfinished adoption, which another worker then continues."""
         if self._adopted is not None:
             self._adopted.release()
         self._adopted = None
@@ -94,7 +94,7 @@ class OrphanDelivery(Delivery):
         """Delivers the next batch. If there is none, removes the journal and returns False.
 
         Raises:
-            Exception: the database is away.
+            Exception: the database is unavailable.
         """
         journal = self._read_journal() if self._journal is None else self._journal
         rows = journal.reader.read_batch() or journal.make_lost_rows()
@@ -181,7 +181,7 @@ class _OrphanedJournal:
         self._unshipped += end > self.reader.position
 
     def make_lost_rows(self) -> list[Row]:
-        """Returns the next rows of requests that did not end. These are the rows of their S lines."""
+        """Returns the next rows of requests that did not end, as their S lines have them."""
         return [Row(content, None) for content in islice(self._starts.values(), BATCH_ROWS)]
 
     def make_ledger_line(self, rows: Sequence[Row], version: int, rejected: int) -> LedgerLine:
@@ -203,7 +203,7 @@ class _OrphanedJournal:
         )
 
     def mark_delivered(self, rows: Sequence[Row]) -> None:
-        """Moves the position behind `rows`, the next ones."""
+        """Moves the position past `rows`, the next ones."""
         if rows[-1].end is not None:
             self._unshipped -= len(rows)
             self.reader.advance(rows[-1].end)

@@ -12,18 +12,18 @@ import msgspec
 from app.db.tables import MAX_TEXT_CHARACTERS as MAX_TEXT_CHARACTERS
 from app.logs import log_event
 
-# A client whose connection breaks treats that like a 500. What status a lost request really got is unknown.
+# The real status of a lost request is unknown. Its client saw a broken connection, which clients treat like a 500.
 LOST_STATUS = 500
 
-# UPSTREAM_RETRIES allows eleven attempts at most; if there are that many, the first is left out.
+# UPSTREAM_RETRIES allows eleven attempts at most; if there are that many, the first is dropped.
 MAX_ATTEMPTS = 10
 
 # A record with ordinary texts has about 800 bytes. Only longer ones are searched for texts over the limit, because the
 # search costs 0.6 µs.
 _LONG_RECORD_BYTES = 1_000
 
-# The fields with texts of a client or a provider. All others have the gateway's own values.
-_FOREIGN_TEXTS = ("model_requested", "model_served", "finish_reason", "error_code", "upstream_request_id")
+# The fields whose text comes from a client or a provider. All others have the gateway's own values.
+_EXTERNAL_TEXTS = ("model_requested", "model_served", "finish_reason", "error_code", "upstream_request_id")
 
 
 class ActivityRecord(msgspec.Struct):
@@ -89,7 +89,7 @@ def new_request_id() -> str:
 
 
 def _format_now() -> str:
-    """Returns the time in ISO 8601, UTC, with microseconds; datetime takes four times as long for it."""
+    """Returns the time in ISO 8601, UTC, with microseconds. Formatting it with datetime takes four times as long."""
     second, rest_ns = divmod(time.time_ns(), 1_000_000_000)
     return f"{_format_second(second)}.{rest_ns // 1000:06d}+00:00"
 
@@ -105,8 +105,8 @@ _encode = msgspec.json.Encoder().encode
 def encode_record(record: ActivityRecord) -> bytes:
     """Returns the record as JSON on one line, in a form that PostgreSQL accepts.
 
-    Also cuts the texts of a long record to MAX_TEXT_CHARACTERS and its attempts to the last MAX_ATTEMPTS. The record
-    itself is changed, so that the log and the metrics have the same texts. The database cuts texts of every record.
+    Also truncates the texts of a long record to MAX_TEXT_CHARACTERS and its attempts to the last MAX_ATTEMPTS. Changes
+    the record itself, so that the log and the metrics have the same texts. The database truncates texts of all records.
     """
     try:
         line = _encode(record)
@@ -118,7 +118,7 @@ def encode_record(record: ActivityRecord) -> bytes:
         _replace_surrogates(record)
         line = _encode(record)
     except Exception as error:
-        # A value of a type that JSON does not have is a fault of ours. The request keeps a record without details.
+        # A value that JSON cannot represent is a bug in the gateway. The request still gets a record, without details.
         log_event("record_encoding_failed", level="error", error=error, request_id=record.request_id)
         line = _encode(_without_details(record))
     # PostgreSQL's text type has no NUL character.
@@ -126,7 +126,7 @@ def encode_record(record: ActivityRecord) -> bytes:
 
 
 def _truncate(record: ActivityRecord) -> None:
-    for name in _FOREIGN_TEXTS:
+    for name in _EXTERNAL_TEXTS:
         text = getattr(record, name)
         if text is not None and len(text) > MAX_TEXT_CHARACTERS:
             setattr(record, name, text[:MAX_TEXT_CHARACTERS])
@@ -136,7 +136,7 @@ def _truncate(record: ActivityRecord) -> None:
 
 def _replace_surrogates(record: ActivityRecord) -> None:
     """Replaces lone surrogates, which UTF-8 cannot represent, with question marks."""
-    for name in _FOREIGN_TEXTS:
+    for name in _EXTERNAL_TEXTS:
         text = getattr(record, name)
         if text is not None:
             setattr(record, name, text.encode(errors="replace").decode())

@@ -1,7 +1,7 @@
 """Counts the requests of this process and writes their lines to the journal.
 
-While PostgreSQL is away nothing grows in memory. While the disk is full or broken, memory holds one line for each
-request in flight and at most MAX_MEMORY_ROWS rows more; rows beyond that are counted as unrecorded.
+Nothing grows in memory while PostgreSQL is unavailable. While the disk is full or broken, memory holds one line for
+each request in flight and at most MAX_MEMORY_ROWS rows more; rows beyond that are counted as unrecorded.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from app.logs import log_event
 from app.services.journal.segment_format import encode_counters, encode_head
 from app.services.journal.segment_writer import SegmentWriter
 
-# 8 MB of rows of 800 bytes: a full disk must not fill the memory of a worker too.
+# 8 MB at 800 bytes per row: a full disk must not fill the memory of a worker too.
 MAX_MEMORY_ROWS = 10_000
 
-# A failure that lasts, of the disk or of the database, is logged again after this many seconds.
+# A failure of the disk or of the database is logged again after this many seconds while it lasts.
 REPORT_INTERVAL_S = 60.0
 
 
 class Counts(NamedTuple):
-    """Counts of the requests that this process began, all of one instant.
+    """Counts of the requests that this process began, taken at one instant.
 
     begun = in_flight + final_lines + in_memory + unrecorded + rows that were delivered from memory.
 
@@ -90,7 +90,7 @@ class Recorder:
             self.writer.write_counters()
 
     def write_start(self, request_id: str, row: bytes) -> None:
-        """Writes the S line of a request that is about to be sent to a provider; `row` holds if it never ends.
+        """Writes the S line of a request that is about to be sent to a provider; `row` is its record if it never ends.
 
         Raises:
             OSError: the journal cannot be written.
@@ -107,7 +107,7 @@ class Recorder:
             self.writer.write_counters()
 
     def write_final(self, request_id: str, row: bytes) -> None:
-        """Writes the F line of a request, once for each `count_begun`. If the disk takes no more, memory holds it."""
+        """Writes the F line of a request, once for each `count_begun`. Keeps it in memory if the disk is full."""
         line = b"F" + row + b"\n"
         with self._lock:
             self._in_flight -= 1

@@ -10,7 +10,7 @@
 A line is one record: a letter, a JSON object, a line feed.
 
     H {"finished": n}             the head of a segment: the number of F lines in all segments before it
-    S {row of activity}           a request is about to be sent to a provider; the row holds if it never ends
+    S {row of activity}           a request is about to be sent to a provider; its record if it never ends
     F {row of activity}           a request has ended
 
 A request has at most one F line in all segments. Its S line may be repeated at the head of later segments.

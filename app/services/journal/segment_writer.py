@@ -1,4 +1,4 @@
-"""Appends lines to the segments of one directory, each line whole or not at all.
+"""Appends lines to the segments of one directory, each completely or not at all.
 
 A line is one `write` to a file opened for appending, about 1.5 µs. It is then in the kernel's page cache, so it
 survives the death of the process by any signal, but not a power cut or a crash of the kernel: there is no `fsync`.
@@ -124,7 +124,7 @@ class SegmentWriter:
                 os.pwrite(self._counters_descriptor, self._encode_counters(), 0)
 
     def probe(self) -> None:
-        """Writes some bytes and takes them back, to see whether the disk has room.
+        """Writes some bytes and removes them again, to see whether the disk has room.
 
         Raises:
             OSError: there is no room, or the directory cannot be made.

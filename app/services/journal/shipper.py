@@ -107,12 +107,12 @@ class Shipper:
             self._thread = threading.Thread(target=self._run, name="journal-shipper", daemon=True)
             self._thread.start()
 
-    def stop(self, patience_s: float) -> bool:
-        """Ships for up to `patience_s` seconds more, and returns whether everything is shipped."""
-        self._deadline_s = time.monotonic() + patience_s
+    def stop(self, timeout_s: float) -> bool:
+        """Ships for up to `timeout_s` seconds more, and returns whether everything is shipped."""
+        self._deadline_s = time.monotonic() + timeout_s
         self._stopping.set()
         if self._thread is not None:
-            self._thread.join(patience_s)
+            self._thread.join(timeout_s)
             if self._thread.is_alive():
                 return False
         self._adopter.close()

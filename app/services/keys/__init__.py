@@ -1,7 +1,7 @@
 """Gateway keys, and the check of a caller's key.
 
-keys.py             keys are made, recognised by their form, listed and revoked
-authentication.py   the key of a request, checked mostly from memory
+keys.py             makes, recognises, lists and revokes keys
+authentication.py   checks the key of a request, mostly from memory
 """
 
 from app.services.keys.authentication import OPERATOR_KEY, REVOCATION_S, Key, authenticate

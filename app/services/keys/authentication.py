@@ -2,7 +2,7 @@
 
 Keys in use are cached by their full digest. A background thread compares the cache with the database every two
 seconds, so a revoked key stops working within REVOCATION_S and only the first request of a key waits for the database.
-While the database is away, cached keys work for GRACE_S after its last answer.
+While the database is unavailable, cached keys work for GRACE_S after its last answer.
 """
 
 from __future__ import annotations
@@ -92,14 +92,14 @@ class KeyCache(Component):
         self._closed = threading.Event()
 
     def get(self, digest: bytes) -> Key | None:
-        """Returns the key with this digest; None where it is not cached, or the cache is older than GRACE_S."""
+        """Returns the key with this digest; None if it is not cached, or if the cache is older than GRACE_S."""
         if hmac.compare_digest(digest, self._operator_digest):
             return OPERATOR_KEY
         key = self._keys.get(digest)
         return key if key is not None and time.monotonic() - self._confirmed_s < GRACE_S else None
 
     def look_up(self, digest: bytes) -> Key | None:
-        """Returns the key with this digest from the database and caches it; None where it is unknown or revoked.
+        """Returns the key with this digest from the database and caches it; None if it is unknown or revoked.
 
         Concurrent calls for one key share one query, because many clients may start with the same new key.
 
@@ -116,7 +116,7 @@ class KeyCache(Component):
             lookup.set_exception(error)
         finally:
             del self._lookups[digest]
-            lookup.cancel()  # Acts only if this greenlet was killed; the others must not wait for it.
+            lookup.cancel()  # Has an effect only if this greenlet was killed: concurrent calls then stop waiting.
         return lookup.result()
 
     def _select_key(self, digest: bytes) -> Key | None:
@@ -150,7 +150,7 @@ class KeyCache(Component):
             self._refresh(time.monotonic())
 
     def _refresh(self, asked_s: float) -> None:
-        """Removes keys that the database has revoked or no longer has. If it does not answer, all of them stay."""
+        """Removes keys that the database has revoked or no longer has. Keeps all of them if it does not answer."""
         digests = list(self._keys)
         try:
             with time_limit(LOOKUP_TIME_LIMIT_S), self.runtime.get(Database).engine.connect() as connection:
@@ -164,5 +164,5 @@ class KeyCache(Component):
             self._confirmed_s = max(self._confirmed_s, asked_s)
 
     def close(self) -> None:
-        """Ends the refreshing."""
+        """Stops the background thread."""
         self._closed.set()

@@ -49,10 +49,10 @@ def digest_of(key: str) -> bytes:
 
 
 def create_key(name: str) -> tuple[str, KeyRow]:
-    """Makes and stores a key for `name`, and returns the key and its row. The key itself cannot be read again.
+    """Makes and stores a key called `name`, and returns the key and its row. The key itself cannot be read again.
 
     Raises:
-        DatabaseError: the database is away.
+        DatabaseError: the database is unavailable.
         SettingsError: DATABASE_URL is not set.
     """
     key = new_key()
@@ -65,7 +65,7 @@ def list_keys() -> list[KeyRow]:
     """Returns all stored keys, revoked ones too, oldest first.
 
     Raises:
-        DatabaseError: the database is away.
+        DatabaseError: the database is unavailable.
         SettingsError: DATABASE_URL is not set.
     """
     with get_engine().connect() as connection:
@@ -76,7 +76,7 @@ def revoke_key(public_id: str) -> KeyRow | None:
     """Revokes the key with this public id and returns its row; None when there is none.
 
     Raises:
-        DatabaseError: the database is away.
+        DatabaseError: the database is unavailable.
         SettingsError: DATABASE_URL is not set.
     """
     with get_engine().begin() as connection:

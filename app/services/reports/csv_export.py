@@ -28,7 +28,7 @@ _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 # Encoding this many takes about a millisecond; then the worker's other requests get a turn.
 _PIECE_ROWS = 50
 
-# The csv module writes values of these types as they should be, None as an empty cell. Two cells of three are such.
+# The csv module writes values of these types correctly, None as an empty cell. Two cells in three have such values.
 _UNCHANGED_TYPES = frozenset({int, float, type(None)})
 
 _encode_json = msgspec.json.Encoder().encode
@@ -70,7 +70,7 @@ def _make_cell(value: Any) -> object:
 
 
 def break_on_failure(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Yields the pieces; if one cannot be made, breaks the connection, so that the client sees a cut transfer.
+    """Yields the pieces; if one cannot be made, breaks the connection, so that the client sees a broken transfer.
 
     Raises:
         BrokenPipeError: the database failed or the gateway stops; gunicorn then closes the connection.

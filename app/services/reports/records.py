@@ -21,7 +21,7 @@ from app.db.rollups import KeyUsageRow, select_key_usage, sum_up
 from app.errors import BadRequest
 from app.services.reports.totals import make_totals, normalize_usd
 
-# A page is read and encoded in one go. For this many rows that takes some 40 ms, in which the worker relays nothing.
+# Reading and encoding a page of this many rows takes some 40 ms, in which the worker relays no events.
 MAX_PAGE_ROWS = 1_000
 
 # An export reads page after page, so its pages are small: each delays the worker's streams by some 5 ms only.
@@ -53,7 +53,7 @@ class UsageDay(msgspec.Struct, frozen=True, kw_only=True):
     """What was used on one UTC day with one model at one gateway.
 
     Attributes:
-        gateway, model: None for requests that none was chosen for.
+        gateway, model: None for requests for which none was chosen.
         errors: requests with another outcome than ok.
 
     Tokens and costs are those of `totals.make_totals`.
@@ -107,8 +107,8 @@ def select_activity_page(chosen: ActivityFilter, cursor: str | None, limit: int)
         limit: at most MAX_PAGE_ROWS.
 
     Raises:
-        BadRequest: the cursor is not one of ours.
-        DatabaseError: the database is away or slow.
+        BadRequest: the cursor is not one that the gateway made.
+        DatabaseError: the database is unavailable or slow.
     """
     after = None if cursor is None else _decode_cursor(cursor)
     with read_connection() as connection:
@@ -142,7 +142,7 @@ def stream_activity_pages(chosen: ActivityFilter) -> Iterator[list[dict[str, Any
     """Yields all chosen rows, newest first, EXPORT_PAGE_ROWS at a time; no connection is held between pages.
 
     Raises:
-        DatabaseError: the database is away or slow.
+        DatabaseError: the database is unavailable or slow.
     """
     rows = stream_activity(read_connection, chosen, page_rows=EXPORT_PAGE_ROWS)
     while page := list(islice(rows, EXPORT_PAGE_ROWS)):
@@ -157,7 +157,7 @@ def select_usage_report(key_id: str | None, start: date, end: date) -> UsageRepo
         start, end: the first day, and the day after the last.
 
     Raises:
-        DatabaseError: the database is away or slow.
+        DatabaseError: the database is unavailable or slow.
     """
     rows = _select_days(key_id, start, end - timedelta(days=1))
     total = sum_up(row.sums for row in rows)

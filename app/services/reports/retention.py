@@ -19,7 +19,7 @@ from app.runtime import Component, Runtime, get_component
 
 # Rows become old once a day; rollups are deleted hourly so that each deletion stays small.
 INTERVAL_S = 3_600.0
-# After a failure, for instance while the database is away, the next round comes sooner.
+# After a failure, for instance while the database is unavailable, the next round comes sooner.
 RETRY_S = 60.0
 # Spreads the rounds of workers that started together.
 _JITTER = 0.1
@@ -48,7 +48,7 @@ class RetentionJob(Component):
             pause_s = INTERVAL_S if self.apply(datetime.now(UTC)) else RETRY_S
 
     def apply(self, now: datetime) -> bool:
-        """Does one round and returns whether all steps succeeded. A failed step is logged and the next one is done."""
+        """Runs one round and returns whether all steps succeeded. A failed step is logged, and the next one runs."""
         today = now.astimezone(UTC).date()
         before = self.get_first_kept_day(today)
         steps: list[tuple[str, Callable[[], object]]] = [
@@ -61,11 +61,11 @@ class RetentionJob(Component):
         return all(succeeded)
 
     def get_first_kept_day(self, today: date) -> date:
-        """Returns the first UTC day that RETENTION_DAYS keeps; `today` is kept besides that many days before it."""
+        """Returns the first UTC day that RETENTION_DAYS keeps; `today` and that many days before it are kept."""
         return today - timedelta(days=self.settings.retention_days)
 
     def close(self) -> None:
-        """Ends the thread after its present round."""
+        """Ends the thread after its current round."""
         self._closed.set()
 
 
@@ -87,7 +87,7 @@ def start_retention() -> None:
 
 
 def get_first_kept_day(today: date) -> date:
-    """Returns the first UTC day that RETENTION_DAYS keeps; `today` is kept besides that many days before it."""
+    """Returns the first UTC day that RETENTION_DAYS keeps; `today` and that many days before it are kept."""
     return get_component(RetentionJob).get_first_kept_day(today)
 
 
@@ -95,7 +95,7 @@ def select_droppable_days(before: date) -> list[date]:
     """Returns the UTC days before `before` that have a partition, oldest first.
 
     Raises:
-        DatabaseError: the database is away.
+        DatabaseError: the database is unavailable.
     """
     with read_connection() as connection:
         return [day for day in select_partition_days(connection) if day < before]
@@ -105,6 +105,6 @@ def drop_days(before: date) -> Iterator[date]:
     """Drops the rows of activity of the UTC days before `before`, and yields each day after its drop.
 
     Raises:
-        DatabaseError: the database is away, or another transaction held a lock for too long.
+        DatabaseError: the database is unavailable, or another transaction held a lock for too long.
     """
     return drop_partitions(get_engine(), before)

@@ -60,7 +60,7 @@ class ModelStats(msgspec.Struct, frozen=True, kw_only=True):
     """Statistics of one model in a window.
 
     Attributes:
-        model: the id of the model that was served; None for requests that no model was chosen for.
+        model: the id of the model that was served; None for requests for which no model was chosen.
         errors: requests with another outcome than ok.
 
     Tokens and costs are those of `totals.make_totals`.
@@ -167,10 +167,10 @@ def select_stats(gateway: str, time_range: str, now: datetime) -> Stats:
     Args:
         gateway: a provider's name, or ALL_GATEWAYS.
         time_range: one of TIME_RANGES.
-        now: the present, with a timezone.
+        now: the current time, with a timezone.
 
     Raises:
-        DatabaseError: the database is away or slow.
+        DatabaseError: the database is unavailable or slow.
     """
     end = now.astimezone(UTC).replace(second=0, microsecond=0) + _MINUTE
     chosen = TIME_RANGES[time_range]
@@ -231,7 +231,7 @@ def _make_averages(total: Sums, outcomes: Sequence[OutcomeRow]) -> dict[str, Any
 
 def _make_percentiles(histogram: dict[int, int]) -> Percentiles:
     values = [histogram_quantile_ms(histogram, quantile) for quantile in (0.50, 0.95, 0.99)]
-    # Five digits err by a thousandth of what the histogram itself does.
+    # Rounding to five digits adds a thousandth of the histogram's own error.
     return Percentiles(*(None if value is None else float(f"{value:.5g}") for value in values))
 
 

@@ -1,4 +1,4 @@
-"""Totals of requests as callers see them: None for what is unknown, and exact, estimated and unknown costs apart."""
+"""Totals of requests as callers see them: None if unknown, with exact, estimated and unknown costs kept apart."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from app.db.rollups import Sums
 
-# The scale of activity's cost_usd; an average cannot be more precise than what it is made of.
+# The scale of activity's cost_usd; an average cannot be more precise than the costs themselves.
 _USD_PLACES = Decimal("1e-15")
 # The default of 28 digits is too few for 15 places of a sum above ten million million.
 _WIDE = Context(prec=60)
