@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-# What each level installs: its own list, and those of the levels before it.
+# Each level installs its own list and those of the levels before it.
 RUN_LISTS := requirements.txt requirements-run.txt
 TEST_LISTS := $(RUN_LISTS) requirements-test.txt
 CHECK_LISTS := $(TEST_LISTS) requirements-check.txt
@@ -11,32 +11,32 @@ INSTALLED := .venv/installed
 
 .PHONY: run test check soak bench lock clean
 
-# The gateway on http://localhost:8000 with its own PostgreSQL, in the foreground until Ctrl-C.
+# Runs the gateway on http://localhost:8000 with its own PostgreSQL, in the foreground until Ctrl-C.
 run: $(INSTALLED)-run
 	@exec $(BIN)/python -m app.dev --die-with-parent
 
-# Three processes side by side, because the tests wait more than they compute; the files with the longest ones come
-# first (tests/conftest.py). ARGS go to pytest: make test ARGS="-n 0 -k stream -x" for one process.
+# Three processes, because the tests wait more than they compute; the files with the longest tests come first
+# (tests/conftest.py). ARGS are passed to pytest: make test ARGS="-n 0 -k stream -x" uses one process.
 PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 test: $(INSTALLED)-test
 	$(PYTEST) $(ARGS)
 
-# What CI runs besides the long tests.
+# Everything that CI runs, except the long tests.
 check: $(INSTALLED)-check
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(PYTEST) $(ARGS)
 
-# The long tests at full counts; `make test` runs the same ones at about a tenth.
+# Runs the long tests at full counts; `make test` runs them at about a tenth.
 soak: $(INSTALLED)-test
 	SOAK=1 $(BIN)/python -m pytest -m soak $(ARGS)
 
 bench: $(INSTALLED)-run
 	$(BIN)/python -m benchmarks $(ARGS)
 
-# Pins the newest versions that pyproject.toml allows, without the address of an index. pip-compile writes a level
-# together with those before it, whose pins it keeps (--constraint); awk drops what they have already.
+# Pins the newest versions that pyproject.toml allows, without the address of an index. pip-compile resolves a level
+# together with those before it and keeps their pins (--constraint); awk removes the packages that they already list.
 lock: $(INSTALLED)-run
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check pip-tools
 	rm -f requirements*.txt
@@ -51,7 +51,7 @@ LOCK_LEVEL = $(LOCK) --extra $(1) $(addprefix --constraint ,$(2)) --output-file 
 	awk 'FILENAME != ".venv/lock.txt" { pinned[$$1]; next } /^[a-z0-9]/ { known = $$1 in pinned } !known' \
 	$(2) .venv/lock.txt > requirements-$(1).txt && rm .venv/lock.txt
 
-# The database of `make run` and the keys in .env.local stay.
+# Keeps the database of `make run` and the keys in .env.local.
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -61,7 +61,7 @@ $(INSTALLED)-test: $(TEST_LISTS)
 $(INSTALLED)-check: $(CHECK_LISTS)
 $(INSTALLED)-%:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "Python 3.11 or later is needed; name it with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+		{ echo "Python 3.11 or later is needed; choose it with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 		{ echo "Python's venv module is missing; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv

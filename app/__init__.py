@@ -2,15 +2,16 @@
 
 The map. Four ideas, and imports only go down:
 
-    routes/     HTTP in and out; `routes/__init__.py` is the whole API as a table
-    services/   what is decided, a package for each concern; `inference/pipeline.py` is the story of one request
-    upstream/   the HTTP client that speaks to providers
+    routes/     the HTTP API; `routes/__init__.py` lists all of it as a table
+    services/   the decisions, one package per concern; `inference/pipeline.py` is the story of one request
+    upstream/   the HTTP client for providers
     db/         SQL
-    errors.py   every error a caller can meet, in one tree and one shape
+    errors.py   every error that a caller can get, in one tree and one shape
 
-Beside them: `web/` is what every HTTP request goes through, `server/` what gunicorn calls, `config.py` reads the
-settings, `logs.py` writes one line a request, `metrics.py` counts, `cli/` holds the `flask` commands, `dev/` is what
-`make run` adds, and `sandbox/` is a local Fireworks to try things against. docs/design.md tells why.
+Beside them: `web/` has the helpers that every HTTP request goes through, `server/` what gunicorn calls, `config.py` the
+settings, `logs.py` the log, `metrics.py` the counters, `runtime.py` the state of one process, `shutdown.py` the drain,
+`yielding.py` pauses in long loops, `cli/` the `flask` commands, `dev/` what `make run` adds, and `sandbox/` a local
+stand-in for the providers. docs/design.md explains the design.
 """
 
 from __future__ import annotations
@@ -28,20 +29,20 @@ def create_app(settings: Settings | None = None) -> Flask:
     """Makes the application.
 
     Args:
-        settings: those to use in this process; read from the environment when not given.
+        settings: the settings of this process; None reads them from the environment.
 
     Raises:
         SettingsError: a setting is malformed.
     """
-    # Imported here, because gunicorn's main process reads `app.config` before gevent has patched anything, and so that
-    # the sandbox and the Python client load only what they use.
+    # Imported here, because gunicorn's main process imports `app.config` before gevent has patched anything, and so
+    # that the sandbox and the Python client load only what they use.
     from app.cli import register_commands
     from app.routes import BLUEPRINTS
     from app.web import CHECKS, Application, set_up_http
 
     use_settings(settings or get_settings())
     app = Application(__name__, static_folder=None)
-    app.url_map.merge_slashes = False  # Model ids hold slashes, and a redirect would be a page of HTML.
+    app.url_map.merge_slashes = False  # Model ids contain slashes, and a redirect would be a page of HTML.
     set_up_http(app)
     for blueprint, access in BLUEPRINTS:
         app.register_blueprint(blueprint)

@@ -1,7 +1,7 @@
-"""The gateway's settings: read once from the environment and the two dotenv files, checked, then never changed.
+"""The gateway's settings: read once from the environment and the two dotenv files, checked, and never changed.
 
-Every setting is one field of `Settings`; its environment name, default and parser stand beside it. `.env`
-documents each of them for the operator. Times are in seconds, sizes in bytes.
+Every setting is a field of `Settings`, declared with its environment name, default and parser. `.env` documents each
+of them for the operator. Times are in seconds, sizes in bytes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dotenv import dotenv_values
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# The word for all providers together, where a caller names a gateway. No provider may be called so.
+# Callers name all providers together with this word, so no provider may have this name.
 ALL_GATEWAYS = "all"
 
 
@@ -31,7 +31,7 @@ def _text(name: str, value: str) -> str:
 
 def _whole_number(least: int, most: int) -> Callable[[str, str], int]:
     def parse(name: str, value: str) -> int:
-        # Python refuses to read numbers of thousands of digits, and none of ours has ten.
+        # int() raises another error for numbers of thousands of digits; no setting has more than ten.
         if not value.isascii() or not value.isdigit() or len(value) > 10 or not least <= int(value) <= most:
             raise SettingsError(f"{name} is {value!r}; it must be a whole number from {least} to {most}.")
         return int(value)
@@ -44,7 +44,7 @@ def _seconds(name: str, value: str) -> float:
         seconds = float(value)
     except ValueError:
         seconds = -1.0
-    # A day bounds every wait: larger values are typing errors (milliseconds, most often), and so are NaN and inf.
+    # A value above a day is a mistake, most often milliseconds; the comparison also refuses NaN and infinity.
     if not 0 < seconds <= 86_400:
         raise SettingsError(f"{name} is {value!r}; it must be a number of seconds above 0 and at most 86400.")
     return seconds
@@ -79,7 +79,7 @@ def _http_url(name: str, value: str) -> str:
     try:
         parts = urlsplit(value)
         good = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
-    except ValueError:  # A port that is no number, a bracket too many.
+    except ValueError:  # The port is not a number, or brackets do not match.
         good = False
     if not good or parts.query or parts.fragment or not value.isascii() or not value.isprintable() or " " in value:
         raise SettingsError(f"{name} is {value!r}; it must be an http:// or https:// address without a query.")
@@ -87,17 +87,19 @@ def _http_url(name: str, value: str) -> str:
 
 
 def _secret(name: str, value: str) -> str:
-    # Keys travel in an HTTP header, so anything beyond visible ASCII is a copying error worth naming at once.
+    # Keys are sent in an HTTP header, so characters other than visible ASCII are a copying error.
     if not all("!" <= character <= "~" for character in value):
-        raise SettingsError(f"{name} holds a character that cannot be in a key; copy the key again.")
+        raise SettingsError(f"{name} contains a character that a key cannot have; copy the key again.")
     return value
 
 
 def _database_url(name: str, value: str) -> str:
     scheme, separator, rest = value.partition("://")
-    # Heroku hands out postgres://, and SQLAlchemy 2.1 takes psycopg 3 for a bare postgresql://: name the driver.
+    # Heroku sets postgres://, and SQLAlchemy 2.1 takes postgresql:// to mean psycopg 3, so the driver is named.
     if not separator or scheme not in {"postgres", "postgresql", "postgresql+psycopg2"}:
-        raise SettingsError(f"{name} must begin with postgresql:// (or postgres://); PostgreSQL is the one database.")
+        raise SettingsError(
+            f"{name} must begin with postgresql:// or postgres://; the gateway supports PostgreSQL only."
+        )
     return f"postgresql+psycopg2://{rest}"
 
 
@@ -105,7 +107,7 @@ def _path(name: str, value: str) -> Path:
     try:
         path = Path(value).expanduser()
     except RuntimeError:
-        raise SettingsError(f"{name} is {value!r}; there is no such user, so write the path out.") from None
+        raise SettingsError(f"{name} is {value!r}; this user does not exist; write the path without `~`.") from None
     return path if path.is_absolute() else ROOT / path
 
 
@@ -178,7 +180,7 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
     """Parses and checks all settings.
 
     Args:
-        environment: name → text; the process environment and the dotenv files when not given.
+        environment: name → text; None reads the process environment and the dotenv files.
 
     Raises:
         SettingsError: a setting is malformed or two contradict each other.
@@ -199,10 +201,12 @@ def _parsed(row: Field[Any], value: str) -> Any:
 
 def _check_together(settings: Settings) -> None:
     if settings.upstream_first_byte_timeout_s > settings.upstream_total_timeout_s:
-        raise SettingsError("UPSTREAM_FIRST_BYTE_TIMEOUT is above UPSTREAM_TOTAL_TIMEOUT, so it could never act.")
-    # Past the graceful timeout, of which gunicorn takes the whole seconds, it kills the worker, and a killed stream
-    # ends without a word. The last waits notice the end of the drain within a second.
+        raise SettingsError(
+            "UPSTREAM_FIRST_BYTE_TIMEOUT is above UPSTREAM_TOTAL_TIMEOUT, so it would have no effect; lower it."
+        )
+    # gunicorn kills the worker after the graceful timeout, rounded down to whole seconds, and a killed stream ends
+    # without an error event. Waiting requests notice the end of the drain within a second.
     if settings.drain_timeout_s + 1 > int(settings.graceful_timeout_s):
         raise SettingsError(
-            "DRAIN_TIMEOUT must be below GRACEFUL_TIMEOUT by a second at least, or running answers would be killed."
+            "DRAIN_TIMEOUT must be at least one second below GRACEFUL_TIMEOUT, or running requests would be killed."
         )

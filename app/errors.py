@@ -1,26 +1,26 @@
-"""Every error that a caller of the gateway can meet, and the one shape in which it is told.
+"""Every error that a caller of the gateway can get, and the shape that all of them have.
 
     GatewayError                       500  api_error
     ├── BadRequest                     400  invalid_request_error
     │   └── BodyTooLarge               413
     ├── AuthenticationFailed           401  authentication_error     the caller's gateway key
     ├── PermissionDenied               403  permission_error
-    ├── NotFound                       404  not_found_error          a path or a model that is not there
+    ├── NotFound                       404  not_found_error          a path or a model that does not exist
     ├── MethodNotAllowed               405  invalid_request_error
-    ├── ConfigurationMissing           503  configuration_error      a setting that only the operator can mend
+    ├── ConfigurationMissing           503  configuration_error      a setting that only the operator can supply
     ├── Unavailable                    503  unavailable_error        overloaded, or a dependency is away
-    ├── ClientGone                     499  client_gone              never sent: there is nobody to send it to
+    ├── ClientGone                     499  client_gone              never sent; for logs and records only
     ├── GatewayShutdown                503  gateway_shutdown
-    └── UpstreamError                  502  upstream_error           the provider failed or answered with an error
+    └── UpstreamError                  502  upstream_error           the provider failed or returned an error
         ├── UpstreamRefused            4xx  by status                the provider refused this request
         ├── UpstreamAuthenticationFailed 401/403 upstream_authentication_error  it refused the gateway's own key
         ├── UpstreamSuspended          503  upstream_error           it suspended the operator's account
-        ├── UpstreamUnreachable        502  upstream_error           no connection, or it broke before an answer
+        ├── UpstreamUnreachable        502  upstream_error           no connection, or it broke before a response
         ├── UpstreamTimeout            504  upstream_timeout
-        └── UpstreamCut                502  upstream_error           the answer ended before it was complete
+        └── UpstreamCut                502  upstream_error           the response ended before it was complete
 
-The body is `{"error": {"message", "type", "param", "code"}}`, in streams too. `outcome` is what the activity log
-says of a request that ended so.
+The body is `{"error": {"message", "type", "param", "code"}}`, in streams too. `outcome` is the outcome on the record of
+a request that ended with the error.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ class GatewayError(Exception):
     """An error with an HTTP status and a message that says what to do.
 
     Attributes:
-        status: HTTP status of the answer.
-        type: the error class a program can branch on.
-        code: a finer word for it, or None.
-        param: the request field at fault, or None.
+        status: the HTTP status of the response.
+        type: the class of the error, for programs to branch on.
+        code: a more specific name, or None.
+        param: the request field or the setting at fault, or None.
         retry_after_s: seconds after which a retry makes sense, or None.
-        should_retry: what `x-should-retry` tells the OpenAI SDKs; None leaves it to their own rule.
-        outcome: the activity outcome of a request that ended with it.
+        should_retry: the value of `x-should-retry` for the OpenAI SDKs; None leaves the decision to their own rule.
+        outcome: the outcome on the record of a request that ended with it.
     """
 
     status: int = 500
@@ -80,11 +80,11 @@ class GatewayError(Exception):
         return msgspec.json.encode(self.to_dict())
 
     def to_event(self) -> bytes:
-        """Returns the error as a Server-Sent Event, the form that makes the OpenAI SDKs raise mid-stream."""
+        """Returns the error as a Server-Sent Event, for which the OpenAI SDKs raise an exception in mid-stream."""
         return b"data: " + self.to_json() + b"\n\n"
 
     def headers(self) -> dict[str, str]:
-        """Returns the headers that go with it: `retry-after` in whole seconds, and `x-should-retry`."""
+        """Returns the headers of the error response: `retry-after` in whole seconds, and `x-should-retry`."""
         headers = {}
         if self.retry_after_s is not None:
             headers["retry-after"] = str(max(1, math.ceil(self.retry_after_s)))
@@ -94,7 +94,7 @@ class GatewayError(Exception):
 
 
 class BadRequest(GatewayError):
-    """The request cannot be served as it is; `param` names the field."""
+    """The request is invalid; `param` names the field at fault."""
 
     status = 400
     type = "invalid_request_error"
@@ -116,14 +116,14 @@ class AuthenticationFailed(GatewayError):
 
 
 class PermissionDenied(GatewayError):
-    """The key is good but may not do this."""
+    """The key is valid but is not allowed to do this."""
 
     status = 403
     type = "permission_error"
 
 
 class NotFound(GatewayError):
-    """No such path, model or gateway."""
+    """There is no such path, model or gateway."""
 
     status = 404
     type = "not_found_error"
@@ -137,7 +137,7 @@ class MethodNotAllowed(GatewayError):
 
 
 class ConfigurationMissing(GatewayError):
-    """A setting that only the operator can supply is missing; retrying cannot help."""
+    """A setting that only the operator can supply is missing; a retry cannot succeed."""
 
     status = 503
     type = "configuration_error"
@@ -145,7 +145,7 @@ class ConfigurationMissing(GatewayError):
 
 
 class Unavailable(GatewayError):
-    """The gateway cannot serve this now, but soon may."""
+    """The gateway cannot serve the request now; a later retry may succeed."""
 
     status = 503
     type = "unavailable_error"
@@ -161,7 +161,7 @@ class GatewayShutdown(GatewayError):
 
 
 class ClientGone(GatewayError):
-    """The client closed its connection before the answer was over; 499 is nginx' word for it."""
+    """The client closed its connection before the response was complete; nginx uses the status 499 for it too."""
 
     status = 499
     type = "client_gone"
@@ -175,9 +175,9 @@ class UpstreamError(GatewayError):
     """The provider failed.
 
     Attributes:
-        upstream_status, upstream_request_id: what it said, None where it did not.
-        is_retryable: whether the same request may be sent again: it cannot have been served.
-        retry_after_is_upstreams: whether `retry_after_s` is the provider's word and not our suggestion.
+        upstream_status, upstream_request_id: the provider's status and request id; None if it sent none.
+        is_retryable: whether the same request may be sent again, because it cannot have been served.
+        retry_after_is_upstreams: whether the provider chose `retry_after_s`; if not, the gateway did.
     """
 
     status = 502
@@ -190,18 +190,18 @@ class UpstreamError(GatewayError):
 
 
 class UpstreamRefused(UpstreamError):
-    """The provider answered with a 4xx that concerns this request; its status and message are kept."""
+    """The provider responded with a 4xx that concerns this request; its status and message are kept."""
 
 
 class UpstreamAuthenticationFailed(UpstreamError):
-    """The provider refused the gateway's own key: the operator's concern, not the caller's."""
+    """The provider refused the gateway's own key, which the operator must correct and not the caller."""
 
     type = "upstream_authentication_error"
     should_retry = False
 
 
 class UpstreamSuspended(UpstreamError):
-    """The provider suspended the operator's account or wants payment; the account's name is not shown."""
+    """The provider suspended the operator's account or requires payment; the account's name is not shown."""
 
     status = 503
     code = "upstream_account_suspended"
@@ -209,13 +209,13 @@ class UpstreamSuspended(UpstreamError):
 
 
 class UpstreamUnreachable(UpstreamError):
-    """No connection could be made, or it broke before an answer came."""
+    """No connection could be made, or it broke before a response arrived."""
 
     code = "upstream_unreachable"
 
 
 class UpstreamTimeout(UpstreamError):
-    """One of the four upstream timeouts ran out; `code` says which."""
+    """One of the four upstream timeouts passed; `code` says which."""
 
     status = 504
     type = "upstream_timeout"
@@ -223,7 +223,7 @@ class UpstreamTimeout(UpstreamError):
 
 
 class UpstreamCut(UpstreamError):
-    """The provider's answer ended before it was complete, or was not what an answer looks like."""
+    """The provider's response ended before it was complete, or is not a valid response."""
 
     code = "upstream_cut"
     outcome = "upstream_cut"

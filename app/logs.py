@@ -1,7 +1,7 @@
-"""The log: one JSON line on standard error for each request and each event worth a look, with secrets redacted.
+"""The log: one JSON line on standard error for each request and each notable event, with secrets redacted.
 
 A line is written with one `write`, so that lines of concurrent requests and of several workers never mix. Python's
-`logging` is not used for it: it costs 20 µs a line, five times as much as all the rest of a line.
+`logging` is not used: it costs 20 µs per line, five times as much as all other work for a line.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from typing import Any
 
 import msgspec
 
-# Shapes of keys that may stand in a message: ours, the four providers', whatever follows "Bearer", and the password
-# in a database URL.
+# The shapes of secrets that a message may contain: our keys, those of the four providers, anything after "Bearer", and
+# the password in a database URL.
 _SECRETS = re.compile(
     r"(bearer\s+)[^\s\"',;\\]+"
-    # In a line that is JSON already, the letter before a key may be that of an escaped line end or tab.
+    # The line is JSON already, so the letter before a key may belong to an escaped line end or tab.
     r"|(?:\b|(?<=\\[bfnrt]))(gw_|fw_|rc_|cpk_|sk-)[a-z0-9_.-]{6,}"
     r"|(postgres[a-z0-9+]*://[^:\s/@\"]*:)[^\s\"]+(?=@)",
     re.IGNORECASE,
 )
 
-# One of these stands in every text that the expression finds something in.
+# Every text in which the expression finds a secret contains one of these.
 _MARKS = ("gw_", "fw_", "rc_", "cpk_", "sk-", "bearer", "postgres")
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
@@ -48,10 +48,10 @@ def log_event(event: str, *, level: str = "info", error: BaseException | None = 
     """Writes one line and never raises.
 
     Args:
-        event: what happened, in a few words that stay the same.
+        event: what happened, as `noun_participle`, the same words each time.
         level: info, warning or error.
-        error: an exception whose traceback goes along.
-        fields: the values it happened with.
+        error: an exception whose traceback is added.
+        fields: further values of the event.
     """
     milliseconds = time.time_ns() // 1_000_000
     stamp = f"{_second(milliseconds // 1000)}.{milliseconds % 1000:03d}Z"

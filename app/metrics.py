@@ -1,10 +1,10 @@
 """The counters and histograms for Prometheus, and the functions that count into them.
 
-They are right with several workers: each writes a memory-mapped file, and a scrape adds the files up. Gauges, which
-read the state of other packages, are in `app/services/health/gauges.py`.
+They are correct with several workers: each worker writes a memory-mapped file, and a scrape adds the files up. Gauges,
+which read the state of other packages, are in `app/services/health/gauges.py`.
 
-A request costs a handful of increments, 1 µs each; they are made once, from its finished record. Labels are bounded:
-a caller can choose model names, so only models that a provider's list has get a series, and at most MAX_MODELS.
+Each request is counted once, from its finished record; that takes a handful of increments of 1 µs each. Labels are
+bounded: callers can choose model names, so only models that a provider has served get a series, and at most MAX_MODELS.
 docs/metrics.md lists every metric.
 """
 
@@ -23,15 +23,15 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from app.runtime import Component, Runtime, get_component
 
 if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
-    # The library asks the system for the process id at each increment, in case of a fork, and takes a lock. This module
-    # is loaded in a worker, which never forks, and whose threads are greenlets: an increment switches to none.
+    # At each increment the library makes a system call for the process id, in case of a fork, and takes a lock. Neither
+    # is needed in a worker: it never forks, its threads are greenlets, and an increment does not switch greenlets.
     _PID = os.getpid()
     values.Lock = nullcontext  # type: ignore[attr-defined, assignment]
     values.ValueClass = values.MultiProcessValue(lambda: _PID)  # type: ignore[no-untyped-call]
 
-# More models than a gateway's users use, fewer than would trouble a Prometheus.
+# More models than the users of a gateway use, and few enough series for Prometheus.
 MAX_MODELS = 200
-# The gateway's own codes are some twenty; a provider's refusals may carry words of its own.
+# The gateway itself has some twenty codes; providers may send codes of their own.
 MAX_ERRORS = 100
 
 # From the gateway's own overhead to the longest answers: 5 ms to 15 min.
@@ -43,7 +43,9 @@ tokens_total = Counter("gateway_tokens_total", "Tokens used.", ["provider", "mod
 cost_total = Counter(
     "gateway_cost_usd_total", "Cost of requests in USD; kind is exact or estimated.", ["provider", "kind"]
 )
-unpriced_total = Counter("gateway_unpriced_requests_total", "Requests with usage but no known price.", ["provider"])
+unpriced_total = Counter(
+    "gateway_unpriced_requests_total", "Requests with known usage and unknown price.", ["provider"]
+)
 upstream_errors_total = Counter("gateway_upstream_errors_total", "Errors of providers.", ["provider", "error"])
 retries_total = Counter("gateway_upstream_retries_total", "Requests sent to a provider again.", ["provider"])
 ttft_seconds = Histogram(
@@ -54,14 +56,14 @@ duration_seconds = Histogram(
 )
 overhead_seconds = Histogram(
     "gateway_overhead_seconds",
-    "The gateway's own time of a request before and after the provider's.",
+    "Time spent in the gateway itself, before and after the provider's.",
     ["stream"],
     buckets=_OVERHEAD_SECONDS,
 )
 
 
 class ForeignLabels(Component):
-    """The labels that providers and callers word, remembered so that their number can be bounded."""
+    """The label values that providers and callers choose, remembered to bound their number."""
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
@@ -78,7 +80,7 @@ class ForeignLabels(Component):
 
 
 class FinishedRequest(Protocol):
-    """What is counted of a request when it has finished: fields of its record, by the names of the columns."""
+    """The fields of a finished request's record that are counted; they have the names of the columns."""
 
     endpoint: str
     gateway: str | None
@@ -116,14 +118,14 @@ def count_request(row: FinishedRequest) -> None:
 def make_gauge(name: str, documentation: str, mode: Literal["livesum", "livemax"], labels: Sequence[str] = ()) -> Gauge:
     """Returns a new gauge whose value is the sum or the maximum over living workers.
 
-    Gauges are made through this module, because prometheus_client must be set up for several processes, as above,
-    before the first metric is made: a metric made earlier would not be shared.
+    Gauges are made by this module, because prometheus_client must be set up for several processes, as above, before the
+    first metric is made; an earlier metric would not be shared.
     """
     return Gauge(name, documentation, labels, multiprocess_mode=mode)
 
 
 def observe_overhead(stream: bool, seconds: float) -> None:
-    """Takes in what the gateway itself spent on a request."""
+    """Counts the time that the gateway itself spent on a request, in seconds."""
     _overhead(stream).observe(seconds)
 
 
@@ -179,7 +181,7 @@ def _ttft(provider: str) -> Histogram:
 
 
 def render_metrics() -> bytes:
-    """Returns the metrics of all workers in Prometheus' text format, of this process alone where there is only one."""
+    """Returns the metrics of all workers in Prometheus' text format, or of this process if it is the only one."""
     directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
     if directory is None or not Path(directory).is_dir():
         return generate_latest()

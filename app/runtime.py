@@ -1,8 +1,8 @@
-"""What one process has: its settings, and one of each component that keeps state between requests.
+"""The state of one process: its settings, and one of each component that keeps state between requests.
 
-A component keeps connections, caches, counters or threads. It is made when it is first asked for and lives as long as
-the runtime. Settings never change within a runtime: other settings, as in a test, or a fork mean a new runtime with
-nothing in it. So no component has to compare what it holds with what is current.
+A component keeps connections, caches, counters or threads. It is made at its first use and lives as long as the
+runtime. Settings never change within a runtime: after a fork, or with other settings (as in tests), there is a new,
+empty runtime. So no component has to check whether its state is still current.
 
     journal = get_component(Journal)     # this process's journal, made now if this is the first use
 """
@@ -17,11 +17,11 @@ from app.config import Settings, load_settings
 
 
 class Component:
-    """Base class of everything that a runtime has one of.
+    """Base class of the components, of which a runtime has one each.
 
     Attributes:
-        runtime: whose component this is; other components are reached through it.
-        settings: those of the runtime.
+        runtime: the runtime that the component belongs to; it gives access to other components.
+        settings: the settings of the runtime.
     """
 
     def __init__(self, runtime: Runtime) -> None:
@@ -29,10 +29,10 @@ class Component:
         self.settings = runtime.settings
 
     def close(self) -> None:
-        """Ends threads and lets go of files and connections. The runtime is replaced, or the process ends."""
+        """Ends threads and closes files and connections, because the runtime is replaced or the process ends."""
 
     def abandon(self) -> None:
-        """Lets go of what belongs to the parent process. Called in a forked child, where no thread of ours runs."""
+        """Releases what belongs to the parent process. Called in a forked child, in which none of our threads run."""
 
 
 C = TypeVar("C", bound=Component)
@@ -42,13 +42,13 @@ class Runtime:
     """The state of one process.
 
     Args:
-        settings: what all components work with.
+        settings: the settings that all components use.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._components: dict[type[Component], Any] = {}
-        self._lock = threading.RLock()  # A component may ask for another one while it is being made.
+        self._lock = threading.RLock()  # Making a component may make another one.
 
     def get(self, kind: type[C]) -> C:
         """Returns the component of this class, made at the first call."""
@@ -67,12 +67,12 @@ class Runtime:
         return self._components.get(kind)
 
     def close(self) -> None:
-        """Closes all components, the one made last first."""
+        """Closes all components, beginning with the one made last."""
         while self._components:
             self._components.popitem()[1].close()
 
     def abandon(self) -> None:
-        """Lets all components let go of what belongs to the parent process."""
+        """Makes all components release what belongs to the parent process."""
         while self._components:
             self._components.popitem()[1].abandon()
 
@@ -81,7 +81,7 @@ _runtime: Runtime | None = None
 
 
 def get_runtime() -> Runtime:
-    """Returns the runtime of this process; without one yet, one with the settings of the environment.
+    """Returns the runtime of this process; the first call makes one with the settings of the environment.
 
     Raises:
         SettingsError: a setting is malformed.
@@ -114,7 +114,7 @@ def use_settings(settings: Settings | None) -> None:
     """Replaces the runtime of this process with an empty one.
 
     Args:
-        settings: those of the new runtime; None for those of the environment, read at the next use.
+        settings: the settings of the new runtime; None reads them from the environment at the next use.
     """
     global _runtime
     old, _runtime = _runtime, None if settings is None else Runtime(settings)
@@ -123,7 +123,7 @@ def use_settings(settings: Settings | None) -> None:
 
 
 def _renew_in_child() -> None:
-    """Gives a forked child a runtime of its own: threads do not survive a fork, and files are the parent's."""
+    """Gives a forked child a new runtime, because threads do not survive a fork and open files belong to the parent."""
     global _runtime
     if _runtime is not None:
         old, _runtime = _runtime, Runtime(_runtime.settings)

@@ -1,6 +1,6 @@
-"""Whether this process is stopping, and until when running answers may go on.
+"""Whether this process is stopping, and how long running requests may go on.
 
-The drain is the time between the signal to stop and the end of the answers that are still running.
+The drain is the time between the signal to stop and the end of the requests that are still running.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Drain(Component):
 
 
 def start_drain(timeout_s: float) -> None:
-    """Lets running answers go on for `timeout_s` seconds from now. A drain that has started is not changed."""
+    """Starts the drain: running requests may go on for `timeout_s` seconds. A drain that has started is not changed."""
     drain = get_component(Drain)
     if drain.deadline_s is None:
         drain.deadline_s = time.monotonic() + timeout_s
@@ -40,5 +40,5 @@ def raise_if_drained() -> None:
     deadline_s = get_component(Drain).deadline_s
     if deadline_s is not None and time.monotonic() >= deadline_s:
         raise GatewayShutdown(
-            "The gateway is being restarted and could not finish this answer. Retry.", retry_after_s=1
+            "The gateway is being restarted and could not finish this response. Retry.", retry_after_s=1
         )

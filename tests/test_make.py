@@ -91,5 +91,5 @@ def test_an_installed_checkout_installs_again_only_when_the_pins_change(checkout
 def test_a_python_that_is_too_old_is_one_sentence(checkout: Path) -> None:
     done = make(checkout, "run", "PYTHON=false")
     assert done.returncode != 0
-    assert "Python 3.11 or later is needed; name it with: make PYTHON=python3.12 run" in done.stdout
+    assert "Python 3.11 or later is needed; choose it with: make PYTHON=python3.12 run" in done.stdout
     assert not (checkout / ".venv").exists()

@@ -46,7 +46,7 @@ def test_tls_of_its_own_is_refused(tree: Path, tmp_path: Path) -> None:
         "DATABASE_URL": "postgresql://localhost/x",
         "GUNICORN_CMD_ARGS": f"--certfile={__file__} --keyfile={__file__}",
     }
-    assert "The gateway cannot start: it speaks plain HTTP; leave TLS to nginx" in refusal(tree, tmp_path, given)
+    assert "The gateway cannot start: it serves plain HTTP only. Remove certfile" in refusal(tree, tmp_path, given)
 
 
 def test_a_schema_that_is_not_migrated_is_refused_with_the_command_that_helps(
