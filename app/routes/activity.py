@@ -1,4 +1,4 @@
-"""`GET /api/activity`, `/api/activity/integrity` and `/api/usage`: a key's own records, or all to the operator."""
+"""`GET /api/activity`, `/api/activity/integrity` and `/api/usage`: a key's own records, or all for the operator."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ DEFAULT_USAGE_DAYS = 30
 _JSON, _CSV = "application/json", "text/csv"
 _FORMATS = {"csv": _CSV, "json": _JSON}
 
-# Records are private to their key and change with every request, so nothing may cache them.
+# Records are private to their key and change with every request, so they must not be cached.
 _HEADERS = {"cache-control": "no-store"}
 
 
 class ActivityQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """The parameters of `/api/activity`. One that is None does not restrict the records.
+    """The parameters of `/api/activity`. A parameter that is None does not filter the records.
 
     Attributes:
         start, end: `from` (included) and `to` (excluded) in the query.
-        model: the whole name of the model that was served or, where none was, requested.
-        key: the id of a gateway key; only the operator may name another than their own.
+        model: the whole name of the model that was served or, if none was, requested.
+        key: the id of a gateway key; only the operator may name a key other than their own.
         limit: the most records of a page, DEFAULT_PAGE_ROWS if None; not for an export.
-        cursor: `next_cursor` of the page before; not for an export.
-        format: wins over the Accept header.
+        cursor: `next_cursor` of the previous page; not for an export.
+        format: takes precedence over the Accept header.
     """
 
     start: datetime | None = msgspec.field(name="from", default=None)
@@ -61,7 +61,7 @@ class ActivityQuery(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         if self.start is not None and self.end is not None and self.start >= self.end:
-            raise BadRequest("from must be before to; from is included and to is not.", param="from")
+            raise BadRequest("`from` must be before `to`; `from` is included and `to` is not.", param="from")
 
 
 class UsageQuery(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,7 +69,7 @@ class UsageQuery(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         start, end: `from` (included) and `to` (excluded) in the query; by default the last DEFAULT_USAGE_DAYS days.
-        key: the id of a gateway key; only the operator may name another than their own.
+        key: the id of a gateway key; only the operator may name a key other than their own.
     """
 
     start: date | None = msgspec.field(name="from", default=None)
@@ -97,7 +97,7 @@ def list_activity() -> Response:
 
 @bp.get("/api/activity/integrity")
 def show_integrity() -> Response:
-    """Returns what became of every request that was ever begun."""
+    """Returns a report on what became of all requests that were ever started."""
     if not g.key.is_operator:
         raise PermissionDenied("This report covers all keys, so only the operator's key may read it.")
     return json_response(get_integrity(), headers=_HEADERS)
@@ -105,17 +105,17 @@ def show_integrity() -> Response:
 
 @bp.get("/api/usage")
 def show_usage() -> Response:
-    """Returns totals by day, gateway and model: of one key or, to the operator, of all keys."""
+    """Returns totals by day, gateway and model: of one key or, for the operator, of all keys."""
     query = read_query(UsageQuery)
     end = query.end or datetime.now(UTC).date() + timedelta(days=1)
     start = query.start or end - timedelta(days=DEFAULT_USAGE_DAYS)
     if not timedelta(0) < end - start <= timedelta(days=MAX_USAGE_DAYS):
-        raise BadRequest(f"from must be before to, by at most {MAX_USAGE_DAYS} days.", param="from")
+        raise BadRequest(f"`from` must be before `to`, by at most {MAX_USAGE_DAYS} days.", param="from")
     return json_response(select_usage_report(_get_readable_key(query.key), start, end), headers=_HEADERS)
 
 
 def _get_readable_key(asked: str | None) -> str | None:
-    """Returns the id of the key whose records the caller reads, None for all keys.
+    """Returns the id of the key whose records the caller reads, or None for all keys.
 
     Raises:
         PermissionDenied: a caller who is not the operator asked for another key's records.
@@ -123,7 +123,7 @@ def _get_readable_key(asked: str | None) -> str | None:
     if g.key.is_operator:
         return asked
     if asked not in {None, g.key.id}:
-        raise PermissionDenied("A key may read its own records only. Leave `key` out.")
+        raise PermissionDenied("A key may read only its own records. Omit `key`.")
     own: str = g.key.id
     return own
 
@@ -137,9 +137,9 @@ def _get_content_type(query: ActivityQuery) -> str:
 def _export(query: ActivityQuery, chosen: ActivityFilter) -> Response:
     for name, value in {"limit": query.limit, "cursor": query.cursor}.items():
         if value is not None:
-            raise BadRequest(f"An export has all records, so it takes no {name}. Use from and to.", param=name)
+            raise BadRequest(f"An export contains all records, so it has no `{name}`. Use `from` and `to`.", param=name)
     pieces = encode_csv(stream_activity_pages(chosen))
-    first = next(pieces)  # Read before the response starts, so that an absent database is an error response.
+    first = next(pieces)  # Read before the response starts, so that an unavailable database is an error response.
     headers = {**_HEADERS, "vary": "accept", "content-disposition": 'attachment; filename="activity.csv"'}
     body = break_on_failure(chain([first], pieces))
     return Response(body, content_type=f"{_CSV}; charset=utf-8; header=present", headers=headers)

@@ -19,10 +19,10 @@ bp = Blueprint("catalog", __name__)
 GATEWAYS = (*PROVIDERS, ALL_GATEWAYS)
 UNKNOWN_GATEWAY = "Unknown gateway {value!r}. Use one of: {choices}."
 
-# A page is encoded in one go. That takes 2 ms for this many; a longer pause would show in the worker's streams.
+# A page is encoded without a pause. That takes 2 ms for this many; more would delay the worker's streams.
 MAX_PAGE_MODELS = 1_000
 
-# Longer than any list. A larger number is a mistake that the caller should hear of.
+# Longer than any list. A larger number is a mistake, and the caller gets an error.
 _MAX_OFFSET = 10_000_000
 
 _MAX_SEARCH_CHARACTERS = 200
@@ -38,8 +38,8 @@ class CatalogQuery(GatewayQuery, frozen=True, kw_only=True):
     """The parameters of the list.
 
     Attributes:
-        provider: the publisher of the models, in any case.
-        search: words that a model's id, name or description must hold, in any case and order.
+        provider: the publisher of the models, in upper or lower case.
+        search: words that a model's id, name or description must contain, in any order, in upper or lower case.
         limit, offset: the page.
     """
 
@@ -67,7 +67,7 @@ def list_models() -> Response:
 def get_model(model_id: str) -> Response:
     """Returns one model, by its id or by another name that people use for it."""
     if len(model_id) > MAX_MODEL_NAME_CHARACTERS:
-        raise BadRequest(f"A model's name has at most {MAX_MODEL_NAME_CHARACTERS} characters.", param="model")
+        raise BadRequest(f"A model name may have at most {MAX_MODEL_NAME_CHARACTERS} characters.", param="model")
     gateway = read_query(GatewayQuery, strict=False).gateway
     providers = get_configured_providers() if gateway == ALL_GATEWAYS else [PROVIDERS[gateway]]
     return conditional_response(render_model(*find_model(model_id, providers)))

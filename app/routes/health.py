@@ -1,4 +1,4 @@
-"""`GET /health` and `GET /ready`: whether the process is alive, and whether it should get requests."""
+"""`GET /health` and `GET /ready`: whether the process is alive, and whether it should receive requests."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ bp = Blueprint("health", __name__)
 
 @bp.get("/health")
 def health() -> Response:
-    """Returns 200 from any living process. It checks nothing else, so that no outage elsewhere causes a restart."""
+    """Returns 200 while the process runs. It checks nothing else, so that an outage elsewhere causes no restart."""
     return json_response({"status": "ok"})
 
 
 @bp.get("/ready")
 def ready() -> Response:
-    """Returns whether this process should get requests (else 503), and the state of what it depends on."""
+    """Returns whether this process should receive requests (503 if not), and the state of its dependencies."""
     readiness = get_readiness()
     return json_response(readiness, status=200 if readiness.ready else 503)

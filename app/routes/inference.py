@@ -17,7 +17,7 @@ bp = Blueprint("inference", __name__)
 
 STREAM_HEADERS = {
     "cache-control": "no-cache, no-transform",
-    # Without it nginx would collect events in its buffer before it sends any.
+    # Without it nginx would buffer events.
     "x-accel-buffering": "no",
 }
 
@@ -36,7 +36,7 @@ def _make_view(endpoint: Endpoint) -> Callable[[], Response]:
             served.body,
             content_type="text/event-stream; charset=utf-8",
             headers={**STREAM_HEADERS, **served.headers},
-            direct_passthrough=True,  # gunicorn iterates over the relay itself, with nothing in between.
+            direct_passthrough=True,  # So that gunicorn iterates over the relay itself, without a wrapper.
         )
 
     view.errors = endpoint.errors  # type: ignore[attr-defined]  # Read by web/hooks.py.
@@ -48,16 +48,16 @@ for _endpoint in ENDPOINTS:
 
 
 def _get_retry_count() -> int | None:
-    """Returns which retry of the OpenAI SDK this is, None when the client does not say."""
+    """Returns which retry of the OpenAI SDK this is, or None if the client does not say."""
     text = request.headers.get("x-stainless-retry-count", "")
     return int(text) if text.isascii() and text.isdigit() and len(text) < 4 else None
 
 
 def _read_body(max_bytes: int) -> bytes:
-    """Reads the body of this request. One that announces too great a length is refused before any of it is read.
+    """Returns the body of this request. If its Content-Length is too large, it is refused before any of it is read.
 
     Raises:
-        BodyTooLarge: it has more than `max_bytes`.
+        BodyTooLarge: it has more than `max_bytes` bytes.
         BadRequest: its transfer coding is broken.
         ClientGone: the client disconnected.
     """
@@ -65,20 +65,20 @@ def _read_body(max_bytes: int) -> bytes:
     if length is not None and length > max_bytes:
         raise _make_too_large(max_bytes)
     try:
-        # gunicorn's own stream, which ends where the body does. werkzeug would wrap it in another that finds the end.
+        # gunicorn's own stream, which ends with the body. werkzeug would wrap it to find the end once more.
         content: bytes = request.environ["wsgi.input"].read(max_bytes + 1 if length is None else length)
     except OSError as error:
         raise ClientGone from error
-    except Exception as error:  # gunicorn's own, for a body whose chunked coding is broken.
+    except Exception as error:  # gunicorn raises its own exceptions for broken chunked coding.
         raise BadRequest("The body's transfer coding is broken. Send it again.", code="invalid_body") from error
     if len(content) > max_bytes:
         raise _make_too_large(max_bytes)
     if length is not None and len(content) < length:
-        raise ClientGone  # gunicorn returns what came before the connection ended.
+        raise ClientGone  # gunicorn returns what arrived before the connection ended.
     return content
 
 
 def _make_too_large(max_bytes: int) -> BodyTooLarge:
     return BodyTooLarge(
-        f"The body is larger than {max_bytes} bytes. Send less, or ask the operator for a higher limit."
+        f"The body is larger than {max_bytes} bytes. Send a smaller one, or ask the operator for a higher limit."
     )

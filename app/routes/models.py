@@ -23,6 +23,6 @@ def list_models() -> Response:
 def retrieve_model(model_id: str) -> Response:
     """Returns one model, by its id or by another name that people use for it."""
     if len(model_id) > MAX_MODEL_NAME_CHARACTERS:
-        raise BadRequest(f"A model's name has at most {MAX_MODEL_NAME_CHARACTERS} characters.", param="model")
+        raise BadRequest(f"A model name may have at most {MAX_MODEL_NAME_CHARACTERS} characters.", param="model")
     _, model = find_model(model_id, get_configured_providers())
     return json_response(make_openai_model(model, model.id))

@@ -15,7 +15,7 @@ from app.web import json_response, one_of, read_query
 
 bp = Blueprint("stats", __name__)
 
-# The numbers are those of this minute, so neither browsers nor proxies may keep them.
+# The numbers are current to the minute, so browsers and proxies must not cache them.
 _HEADERS = {"cache-control": "no-store"}
 
 

@@ -1,11 +1,11 @@
-"""Fireworks for Python programs: the document's four functions, over the same client that the HTTP routes use.
+"""The Python client for Fireworks: the four documented functions, over the HTTP client that the routes use.
 
     stream = make_fireworks_request_openai_stream(messages, "accounts/fireworks/models/deepseek-v3p1")
     for chunk in stream:
         if chunk.choices[0].delta.content:
             print(chunk.choices[0].delta.content, end="")
 
-They need `FIREWORKS_API_KEY`, in the environment or a dotenv file, and neither a web server nor a database.
+They need `FIREWORKS_API_KEY`, in the environment or a dotenv file, but no web server and no database.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _FIREWORKS = get_provider("fireworks")
 
 
 class ChatObject(dict[str, Any]):
-    """A JSON object whose fields can be read as attributes too, as with the OpenAI SDK; absent ones are None."""
+    """A JSON object whose fields can be read as attributes too, as in the OpenAI SDK; absent fields are None."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -54,7 +54,7 @@ def get_fireworks_client() -> UpstreamClient:
 
 
 def make_fireworks_request_openai(messages: list[dict[str, Any]], model: str, **params: Any) -> ChatObject:
-    """Asks Fireworks for a chat completion.
+    """Requests a chat completion from Fireworks.
 
     Args:
         messages: OpenAI's list of messages.
@@ -62,10 +62,10 @@ def make_fireworks_request_openai(messages: list[dict[str, Any]], model: str, **
         params: any other field of the request (`max_tokens`, `temperature`, `tools`, …), sent as given.
 
     Returns:
-        Fireworks' response as it came; `process_fireworks_response` normalises it.
+        Fireworks' response, unchanged; `process_fireworks_response` normalises it.
 
     Raises:
-        UpstreamError: one of its subclasses for everything that goes wrong on the way or at Fireworks.
+        UpstreamError: the request failed at Fireworks or on the way; the subclass says how.
         ConfigurationMissing: FIREWORKS_API_KEY is not set.
     """
     settings = get_settings()
@@ -74,19 +74,19 @@ def make_fireworks_request_openai(messages: list[dict[str, Any]], model: str, **
     deadline_s = time.monotonic() + settings.upstream_total_timeout_s
     completion = response.read_json(idle_timeout_s=settings.upstream_idle_timeout_s, deadline_s=deadline_s)
     if not isinstance(completion, dict):
-        raise UpstreamError(f"{response.title} answered with something that is not a chat completion. Retry.")
+        raise UpstreamError(f"{response.title} returned something that is not a chat completion. Retry.")
     return ChatObject(completion)
 
 
 def make_fireworks_request_openai_stream(messages: list[dict[str, Any]], model: str, **params: Any) -> ChatStream:
-    """Asks Fireworks for a chat completion as a stream; arguments as for the unstreamed request.
+    """Requests a streamed chat completion from Fireworks, with the same arguments as for an unstreamed one.
 
     Returns:
-        An iterator over the chunks; closing it early ends the request at Fireworks. A chunk without choices, which
-        only holds usage, comes only if `stream_options` asks for it.
+        An iterator over the chunks; closing it early cancels the request at Fireworks. The chunk without choices, which
+        contains only usage, is returned only if `stream_options` asks for it.
 
     Raises:
-        UpstreamError: at once where Fireworks refuses, and while iterating where the stream ends too early.
+        UpstreamError: at once if Fireworks refuses, and during the iteration if the stream ends too early.
         ConfigurationMissing: FIREWORKS_API_KEY is not set.
     """
     assert CHAT.stream is not None
@@ -111,7 +111,7 @@ def _post(body: dict[str, Any]) -> Response:
 
 
 class ChatStream(Iterator[ChatObject]):
-    """The chunks of one stream. Not just a generator, because closing one that was never started closes nothing."""
+    """The chunks of one stream. It is not just a generator, because closing one before its start closes nothing."""
 
     def __init__(self, relay: Relay) -> None:
         self._relay = relay
@@ -121,7 +121,7 @@ class ChatStream(Iterator[ChatObject]):
         return next(self._chunks)
 
     def close(self) -> None:
-        """Ends the request at Fireworks; may be called at any time and more than once."""
+        """Cancels the request at Fireworks; may be called at any time and more than once."""
         self._chunks.close()
         self._relay.close()
 
@@ -143,13 +143,13 @@ def _chunks(relay: Relay) -> Generator[ChatObject, None, None]:
 
 
 def process_fireworks_response(response: dict[str, Any]) -> dict[str, Any]:
-    """Normalises Fireworks' response to an unstreamed request: what it left out is null, and nothing is lost.
+    """Returns Fireworks' response to an unstreamed request, normalised: omitted fields are null, all others are kept.
 
     Args:
         response: a chat completion as Fireworks sends it, or a `ChatObject` of it.
 
     Returns:
-        A plain dictionary in OpenAI's shape, with `content` null where the model gave none.
+        A plain dictionary in OpenAI's shape, with `content` null if the model gave none.
     """
     plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(dict(response)))
     normalised: dict[str, Any] = CHAT.normalise(plain)

@@ -35,7 +35,7 @@ class UpstreamAdapter(HTTPAdapter):
         return "/" + str(request.url).split("/", 3)[3]
 
     def build_response(self, req: Any, resp: Any) -> Any:
-        """Returns the response of the pool as it is; requests would wrap it with a cookie jar and a lock.
+        """Returns the response of the pool as it is; requests would wrap it in an object with a cookie jar and a lock.
 
         This is the only place that serves the test library `responses`. It replaces `HTTPAdapter.send` and calls this
         method with a response of urllib3, whose body is in memory.
@@ -52,7 +52,7 @@ class _SubstituteResponse(PooledResponse):
     """A response from the test library `responses` in the form of a real one, on a connection that is not used.
 
     Attributes:
-        request, status_code, headers: what `responses` reads of a `requests.Response`.
+        request, status_code, headers: the attributes of a `requests.Response` that `responses` reads.
     """
 
     def __init__(self, request: Any, response: HTTPResponse, pool: HttpPool) -> None:

@@ -117,15 +117,15 @@ class Body:
             decompressed: bytes = self._decompressor.decompress(payload)
             return decompressed
         except zlib.error as error:
-            message = "The provider's response is not valid in the content encoding that it declares."
+            message = "The provider's response does not match the content encoding that it declares."
             raise UpstreamCut(message) from error
 
     def close(self) -> None:
-        """Stops reading and gives up the connection; may be called more than once."""
+        """Stops reading and gives the connection back or closes it; may be called more than once."""
         if self._is_closed:
             return
         self._is_closed = True
-        self._on_payload = ignore_data  # The callback may hold this body: no reference cycle stays behind.
+        self._on_payload = ignore_data  # The callback may refer to this body, and this breaks the reference cycle.
         if self._reader is not None:
             self._reader.close()
         keeps_alive = self._response.head.keeps_alive
@@ -143,7 +143,7 @@ def _make_decompressor(coding: str | None) -> Any:
 
 
 class _UnknownCoding:
-    """Raises when the body is received, not earlier: of an error response the status may be all that is needed."""
+    """Raises when the body is received, not earlier, because for an error response the status may be enough."""
 
     def __init__(self, coding: str) -> None:
         self._coding = coding

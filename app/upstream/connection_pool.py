@@ -1,4 +1,4 @@
-"""The pool of connections to a provider. It shares one TLS context, and closes idle connections before the provider."""
+"""The pool of connections to a provider: shares one TLS context, and closes idle connections before the provider."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from app.upstream.http1 import NoResponse, ResponseHead, receive_head, send_requ
 
 # Edges in front of providers close idle connections after a minute or more (Cloudflare: 100 s and up, Envoy: one
 # hour, nginx: 75 s by default, Node: 5 s). A request that is sent while the provider closes the connection fails, and
-# may have been read; so the gateway closes first. A provider that closes earlier is met by one retry of a request on
-# a reused connection.
+# may have been read; so the gateway closes first. If a provider closes earlier, a request on the reused
+# connection is retried.
 MAX_IDLE_S = 30.0
 
 # New connections are opened as requests need them; this only bounds how many are kept for later requests.
@@ -170,7 +170,7 @@ def make_pool(base_url: str) -> HttpPool:
 
 
 def broke_reused_connection(error: BaseException) -> bool:
-    """Tells whether `error` is a ReusedConnectionBroken or wraps one, as the errors of requests do."""
+    """Returns whether `error` is a ReusedConnectionBroken or wraps one, as the errors of requests do."""
     inner: BaseException | None = error
     while inner is not None:
         if isinstance(inner, ReusedConnectionBroken):
@@ -181,7 +181,7 @@ def broke_reused_connection(error: BaseException) -> bool:
 
 
 def _has_input(connection: socket.socket) -> bool:
-    """Tells whether there is something to read on an idle connection; that can only be its end."""
+    """Returns whether there is something to read on an idle connection; that can only be its end."""
     poll = _get_poll_class()()
     poll.register(connection.fileno(), select.POLLIN)
     return bool(poll.poll(0))

@@ -8,7 +8,7 @@ import msgspec
 
 
 class ErrorBody(NamedTuple):
-    """The fields of an error body; None where the body does not have one, as with an edge's HTML.
+    """The fields of an error body; None if the body does not have one, as in an edge's HTML page.
 
     Attributes:
         message: what went wrong, in the provider's words.

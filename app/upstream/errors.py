@@ -1,4 +1,4 @@
-"""Turns what goes wrong at a provider into the errors that the caller gets.
+"""Converts failures at a provider into the errors that the caller gets.
 
 An error response is classified by its HTTP status alone: the `type` in the bodies of one provider is
 `invalid_request_error` even for 429. The provider's message is kept for errors that the caller can correct, and
@@ -176,7 +176,7 @@ def _classify(title: str, key_setting: str, status: int, message: str) -> Upstre
     if status == 402 or (status == 412 and (_ACCOUNT_WORDS.search(message) or not message)):
         return UpstreamSuspended(
             f"{title} does not serve the gateway's account at the moment (HTTP {status}: suspended, or its spending "
-            "limit is reached). Retrying does not help; the operator must settle it on the provider's billing page."
+            "limit is reached). Retrying does not help; the operator must resolve this on the provider's billing page."
         )
     if 400 <= status < 500 and status not in {405, 412}:
         return _classify_refusal(title, status, message)

@@ -32,7 +32,7 @@ def make_reader(connection: socket.socket) -> SocketReader:
 
 
 def ignore_data(data: bytes) -> bool:
-    """Stands in for a callback where there is none; wants no data."""
+    """The callback while there is no other: discards the data and wants no more."""
     return False
 
 

@@ -1,7 +1,7 @@
-"""What routes and the application need of HTTP: hooks of every request, access, typed queries, responses.
+"""HTTP helpers for the routes and the application: hooks of every request, access, typed queries, responses.
 
 application.py  Flask without what a JSON API does not use
-hooks.py        request id, error shape, log line
+hooks.py        request id, error format, log line
 access.py       which routes require a gateway key
 query.py        query strings read into typed Structs
 responses.py    JSON, ETag, gzip

@@ -1,4 +1,4 @@
-"""Which routes require a gateway key: each blueprint has one Access word, and each word its checks."""
+"""Which routes require a gateway key: each blueprint has an Access value, and each value has its checks."""
 
 from __future__ import annotations
 

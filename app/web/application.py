@@ -1,7 +1,7 @@
 """Flask without what a JSON API does not use: sessions, hosts, absolute URLs, and redirects to them.
 
-They account for a third of Flask's cost per request. The Host header is whatever the caller wrote, so no route
-depends on it.
+They account for a third of Flask's cost per request. The caller chooses the Host header, so no route depends
+on it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class _NoSessions(SessionInterface):
 
 
 class _Response(Response):
-    """A response whose headers are sent as they were set, if its body is bytes."""
+    """A response that sends its headers as they were set, without werkzeug's corrections, if its body is bytes."""
 
     def __call__(self, environ: Any, start_response: Any) -> Iterable[bytes]:
         """Starts the WSGI response and returns the blocks of its body."""

@@ -1,4 +1,4 @@
-"""What every HTTP request goes through: a request id, an error in the shape of its API, one line in the log."""
+"""Hooks of every HTTP request: a request id, errors in the format of the API, one line in the log."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from app.logs import log_event
 from app.runtime import get_settings
 from app.services.journal import new_request_id
 
-_FAILED = "The gateway failed on this request. Report the x-request-id to the operator."
+_FAILED = "The gateway failed to process this request. Report its x-request-id to the operator."
 
 
 def set_up_http(app: Flask) -> None:
-    """Attaches to `app` what every request goes through."""
+    """Attaches the hooks to `app`."""
     app.before_request(_begin)
     app.after_request(_finish)
     app.register_error_handler(Exception, _make_error_response)
@@ -25,7 +25,7 @@ def set_up_http(app: Flask) -> None:
 
 def _begin() -> None:
     g.started_s = time.monotonic()
-    g.request_id = None  # Made when it is needed. A route that records the request takes the id of the record.
+    g.request_id = None  # Made in `_finish`, unless the route records the request and takes the id of its record.
 
 
 def _finish(response: Response) -> Response:
@@ -51,7 +51,7 @@ def _log(response: Response) -> None:
 
 
 def _make_error_response(error: Exception) -> Response:
-    """Turns any exception into an error response in the shape of the API that was called."""
+    """Returns the error response for any exception, in the format of the API that was called."""
     headers: dict[str, str] = {}
     if isinstance(error, HTTPException):
         shown = _translate_framework_error(error)
@@ -60,12 +60,12 @@ def _make_error_response(error: Exception) -> Response:
         shown = error
     elif isinstance(error, DatabaseError):
         reason = describe_error(error)[:300]
-        log_event("database_not_answering", level="warning", reason=reason, path=request.path[:500])
+        log_event("database_unreachable", level="warning", reason=reason, path=request.path[:500])
         shown = _make_database_error()
     else:
         log_event("request_failed", level="error", error=error, path=request.path[:500])
         shown = GatewayError(_FAILED)
-    # An inference view carries the shape of its API; every other path has the gateway's own.
+    # An inference view has the error format of its API; every other path has the gateway's own.
     shape = getattr(current_app.view_functions.get(request.endpoint or ""), "errors", None)
     body = shown.to_json() if shape is None else shape.make_body(shown)
     return Response(body, status=shown.status, content_type="application/json", headers={**shown.headers(), **headers})
@@ -74,7 +74,7 @@ def _make_error_response(error: Exception) -> Response:
 def _make_database_error() -> GatewayError:
     # A restart of PostgreSQL takes some seconds, and the pool of connections recovers at the next request.
     return Unavailable(
-        "The gateway's database does not answer now. Retry in a few seconds; if it lasts, tell the operator.",
+        "The gateway's database is unavailable. Retry in a few seconds; if this persists, tell the operator.",
         code="database_unavailable",
         retry_after_s=5,
     )
@@ -83,12 +83,12 @@ def _make_database_error() -> GatewayError:
 def _translate_framework_error(error: HTTPException) -> GatewayError:
     status = error.code or 500
     if status == 404:
-        return NotFound(f"There is no {request.path[:200]!r} here. The README lists every path.", code="unknown_path")
+        return NotFound(f"There is no path {request.path[:200]!r}. The README lists all paths.", code="unknown_path")
     if status == 405:
         methods = ", ".join(sorted(getattr(error, "valid_methods", None) or ()))
-        return MethodNotAllowed(f"{request.path[:200]!r} takes {methods}, not {request.method[:20]!r}.")
+        return MethodNotAllowed(f"{request.path[:200]!r} accepts {methods}, not {request.method[:20]!r}.")
     if status == 413:
-        return BodyTooLarge(f"The body is larger than {get_settings().max_body_bytes} bytes. Send less.")
+        return BodyTooLarge(f"The body is larger than {get_settings().max_body_bytes} bytes. Send a smaller one.")
     if 400 <= status < 500:
         return BadRequest(f"{error.description or error.name} Compare the request with the README.", status=status)
     return GatewayError(_FAILED, status=status)

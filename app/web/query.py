@@ -23,10 +23,10 @@ from msgspec import inspect
 
 from app.errors import BadRequest
 
-# As many characters as the database keeps of a text.
+# The database truncates texts to this length.
 _MAX_CHARACTERS = 200
 
-# No records are from other years, and arithmetic with dates fails within days of the years 1 and 9999.
+# There are no records from other years, and date arithmetic fails near the years 1 and 9999.
 _YEARS = range(2000, 2200)
 
 _CHOICE_MESSAGE = "{name} is {value!r}; it must be one of: {choices}."
@@ -48,7 +48,7 @@ def one_of(choices: Collection[str], *, message: str = _CHOICE_MESSAGE, code: st
 
     Args:
         choices: what is allowed, in the order in which messages list it.
-        message: what a caller reads about another value; may contain {name}, {value} and {choices}.
+        message: the error message for any other value; may contain {name}, {value} and {choices}.
         code: the error's code.
     """
     return msgspec.Meta(extra_json_schema={"enum": list(choices)}, extra={"message": message, "code": code})
@@ -57,12 +57,12 @@ def one_of(choices: Collection[str], *, message: str = _CHOICE_MESSAGE, code: st
 def read_query(kind: type[Kind], *, strict: bool = True) -> Kind:
     """Returns the query string of the current request as an instance of `kind`.
 
-    An empty value counts as not given; when not strict, an empty number is an error.
+    An empty value counts as not given, except that an empty number is an error if not `strict`.
 
     Args:
         kind: a Struct whose fields are the parameters.
-        strict: whether unknown parameters, repeated ones, and texts that no record can have are errors. A misspelt
-            filter that was ignored would give a wrong report.
+        strict: whether unknown parameters, repeated ones, and texts that no record can contain are errors. If a
+            misspelt filter were ignored, the report would be wrong.
 
     Raises:
         BadRequest: a parameter is not as `kind` or `strict` requires; `param` names it.
@@ -81,9 +81,7 @@ def read_query(kind: type[Kind], *, strict: bool = True) -> Kind:
 def _raise_if_unknown_or_repeated(known: list[str]) -> None:
     for name, values in request.args.lists():
         if name not in known:
-            raise BadRequest(
-                f"There is no parameter {name[:100]!r} here. There are: {', '.join(known)}.", param=name[:100]
-            )
+            raise BadRequest(f"Unknown parameter {name[:100]!r}. Use: {', '.join(known)}.", param=name[:100])
         if len(values) > 1:
             raise BadRequest(f"{name} is given {len(values)} times. Give it once.", param=name)
         if len(values[0]) > _MAX_CHARACTERS or "\0" in values[0]:
@@ -138,7 +136,7 @@ def _convert_number(name: str, text: str, *, minimum: int, maximum: int) -> int:
 
 def _convert_text(name: str, text: str, *, max_length: int | None) -> str:
     if max_length is not None and len(text.strip()) > max_length:
-        raise BadRequest(f"{name} has at most {max_length} characters.", param=name)
+        raise BadRequest(f"{name} may have at most {max_length} characters.", param=name)
     return text
 
 

@@ -112,8 +112,8 @@ def test_it_is_forwarded_answered_and_recorded(toy_gateway: Gateway, toy_upstrea
     ("change", "trouble"),
     [
         ({"volume": 12}, "`volume` must be a whole number from 1 to 11."),
-        ({"text": None}, "`text` must be a text."),
-        ({"text": 5}, "`text` must be a text."),
+        ({"text": None}, "`text` must be a string."),
+        ({"text": 5}, "`text` must be a string."),
     ],
 )
 def test_its_body_is_checked_and_its_errors_have_its_own_shape(
@@ -142,4 +142,4 @@ def test_a_provider_without_it_is_named(toy_gateway: Gateway) -> None:
     body = {"model": "x", "text": "hello", "provider": "chutes"}
     response = requests.post(f"{toy_gateway.url}/v1/shout", json=body, headers=toy_gateway.headers, timeout=20)
     assert response.status_code == 400
-    assert response.json()["trouble"] == "Chutes does not serve /v1/shout. It is served by: Fireworks."
+    assert response.json()["trouble"] == "Chutes does not serve /v1/shout. Providers that serve it: Fireworks."

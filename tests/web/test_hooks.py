@@ -1,4 +1,4 @@
-"""Every request, whatever its path, has the one error shape, a request id, and one line in the log."""
+"""Every request, whatever its path, has the common error format, a request id, and one line in the log."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CHAT = "/v1/chat/completions"
 
 
 def lines_of(gateway: Gateway, request_id: str) -> list[dict[str, Any]]:
-    """Waits for the log line of a request, and returns all that it has."""
+    """Waits for the log line of a request, and returns all its lines."""
 
     def found() -> list[dict[str, Any]]:
         lines = [line for line in gateway.log().splitlines() if request_id in line]
@@ -27,7 +27,7 @@ def lines_of(gateway: Gateway, request_id: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("path", ["/", "/v1", "/v1/chat", "/v1/completions", "/nowhere", CHAT + "/", "/%00", "/a b"])
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_an_unknown_path_is_a_404_in_the_one_error_shape(gateway: Gateway, path: str, method: str) -> None:
+def test_an_unknown_path_is_a_404_in_the_common_error_format(gateway: Gateway, path: str, method: str) -> None:
     seen = request(method, gateway.url + path)
     assert (seen.status, seen.error["type"], seen.error["code"]) == (404, "not_found_error", "unknown_path")
     assert seen.headers["content-type"] == "application/json" and seen.request_id
@@ -53,7 +53,7 @@ MALFORMED = {
     "a header that is too long": b"GET /health HTTP/1.1\r\nx: " + b"a" * 8_200 + b"\r\n\r\n",
     "too many headers": b"GET /health HTTP/1.1\r\n" + b"x: y\r\n" * 200 + b"\r\n",
     "two lengths": b"POST /health HTTP/1.1\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab",
-    "a length that is no number": b"POST /health HTTP/1.1\r\ncontent-length: ten\r\n\r\n",
+    "a length that is not a number": b"POST /health HTTP/1.1\r\ncontent-length: ten\r\n\r\n",
     "both lengths and chunks": (
         b"POST /health HTTP/1.1\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"
     ),
@@ -89,7 +89,7 @@ def test_a_body_with_broken_chunks_is_a_400(gateway: Gateway) -> None:
 def test_every_response_has_its_own_request_id(gateway: Gateway) -> None:
     urls = [gateway.url + path for path in ("/health", "/ready", "/nowhere", "/v1/models", "/health")]
     ids = [request("GET", url).request_id for url in urls]
-    assert len(set(ids)) == 5 and all(len(one) == 36 for one in ids)
+    assert len(set(ids)) == 5 and all(len(request_id) == 36 for request_id in ids)
 
 
 @pytest.mark.parametrize("path", ["/health", "/nowhere", "/v1/models"])
@@ -125,7 +125,7 @@ def test_a_failed_chat_is_one_log_line_without_a_traceback(gateway: Gateway) -> 
     assert "Traceback" not in gateway.log()
 
 
-def test_a_line_end_in_a_path_does_not_make_a_second_line(gateway: Gateway) -> None:
+def test_a_line_end_in_a_path_does_not_make_a_second_log_line(gateway: Gateway) -> None:
     seen = request("GET", gateway.url + "/a%0A%7B%22event%22:%22forged%22%7D")
     assert lines_of(gateway, seen.request_id)[0]["path"] == '/a\n{"event":"forged"}'
     assert not any(line.startswith('{"event":"forged"') for line in gateway.log().splitlines())

@@ -1,4 +1,4 @@
-"""Query strings are read into Structs, and a wrong value is refused with a message that says what it must be."""
+"""Query strings are read into Structs; the error for a wrong value says what it must be."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ app = Flask(__name__)
 
 
 def read(query: str | dict[str, str] | list[tuple[str, str]], *, strict: bool = True) -> Sample:
-    """Returns what `read_query` makes of a query string."""
+    """Returns the result of `read_query` for a query string."""
     text = query if isinstance(query, str) else urlencode(query)
     with app.test_request_context("/?" + text):
         return read_query(Sample, strict=strict)
@@ -42,7 +42,7 @@ def refused(query: str | dict[str, str] | list[tuple[str, str]], *, strict: bool
     return caught.value
 
 
-def test_what_is_not_given_or_empty_has_its_default() -> None:
+def test_a_missing_or_empty_parameter_has_its_default() -> None:
     assert read("") == read("limit=&kind=&from=&gateway=") == Sample()
 
 
@@ -63,7 +63,7 @@ MESSAGES = {
     "limit=%EF%BC%91": ("limit", "limit is '１'; it must be a whole number from 1 to 1000."),
     "kind=c": ("kind", "kind is 'c'; it must be one of: b, a."),
     "gateway=z": ("gateway", "No 'z'. Use x, y."),
-    "search=longer": ("search", "search has at most 5 characters."),
+    "search=longer": ("search", "search may have at most 5 characters."),
     "from=soon": (
         "from",
         "from is 'soon'; it must be a time in ISO 8601, such as 2026-03-14 or 2026-03-14T15:09:26Z.",
@@ -77,22 +77,22 @@ MESSAGES = {
 
 
 @pytest.mark.parametrize("query", MESSAGES)
-def test_a_wrong_value_is_refused_with_what_it_must_be(query: str) -> None:
+def test_the_error_for_a_wrong_value_says_what_it_must_be(query: str) -> None:
     for strict in (True, False):
         error = refused(query, strict=strict)
         assert (error.param, error.message) == MESSAGES[query]
     assert refused("gateway=z").code == "unknown_gateway"
 
 
-def test_strictly_unknown_and_repeated_parameters_are_refused() -> None:
-    unknown = "There is no parameter 'page' here. There are: from, day, limit, kind, gateway, search."
+def test_if_strict_unknown_and_repeated_parameters_are_refused() -> None:
+    unknown = "Unknown parameter 'page'. Use: from, day, limit, kind, gateway, search."
     assert (refused("page=1").param, refused("page=1").message) == ("page", unknown)
     assert refused("limit=1&limit=2").message == "limit is given 2 times. Give it once."
     for query in ({"search": "\0"}, {"search": "x" * 201}):
         assert refused(query).message == "search must have at most 200 characters, none of them NUL."
 
 
-def test_leniently_they_are_ignored_and_an_empty_number_is_refused() -> None:
+def test_if_not_strict_they_are_ignored_and_an_empty_number_is_refused() -> None:
     assert read("page=1&limit=1&limit=2&gateway=", strict=False) == Sample(limit=1)
     assert refused("limit=", strict=False).message == "limit is ''; it must be a whole number from 1 to 1000."
 

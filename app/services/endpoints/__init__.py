@@ -1,9 +1,9 @@
-"""The inference endpoints: one record each, which tells the pipeline all that differs between them.
+"""The inference endpoints: one record each, with everything in which they differ.
 
 endpoint.py         the types of the record
 registry.py         ENDPOINTS, the records that have a route
-chat.py             chat completions; chat_assembly.py puts chunks together to one completion
-stream_summary.py   what is remembered of a response: usage, ends, times
+chat.py             chat completions; chat_assembly.py assembles chunks into one completion
+stream_summary.py   what is kept of a response: usage, finish reasons, times
 """
 
 from app.services.endpoints.chat import CHAT

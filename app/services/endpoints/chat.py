@@ -1,4 +1,4 @@
-"""`POST /v1/chat/completions`: OpenAI's chat endpoint, which all providers serve as it is."""
+"""`POST /v1/chat/completions`: OpenAI's chat endpoint, which all providers serve natively."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from app.services.endpoints.chat_assembly import ChatCollector, normalise_comple
 from app.services.endpoints.endpoint import Endpoint, EventKind, InferenceBody, make_parameter_error
 from app.services.endpoints.stream_summary import ResponseSummary, StreamSummary, Usage
 
-# English text has about four characters to a token in today's vocabularies, other languages fewer. A message costs
-# a few tokens more for its role and separators. OpenAI's cookbook counts both so.
+# English text has about four characters per token in today's vocabularies, other languages fewer. Each message needs
+# a few more tokens for its role and separators. OpenAI's cookbook estimates both in this way.
 _CHARACTERS_PER_TOKEN = 4
 _TOKENS_PER_MESSAGE = 4
 
@@ -21,7 +21,7 @@ _TOKENS_PER_MESSAGE = 4
 class ChatBody(InferenceBody, kw_only=True):
     """The documented fields of a chat request. The ranges are Fireworks' and OpenAI's; `top_k` differs by provider."""
 
-    messages: Annotated[list[Any], Meta(min_length=1, extra={"must": "be a list of at least one message"})]
+    messages: Annotated[list[Any], Meta(min_length=1, extra={"must": "be a list with at least one message"})]
     max_tokens: Annotated[int, Meta(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Meta(ge=1)] | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
@@ -40,7 +40,7 @@ class ChatBody(InferenceBody, kw_only=True):
 
 
 def _estimate_prompt_tokens(body: dict[str, Any]) -> int:
-    """Returns about how many tokens the texts of the messages are; images and sound are not counted."""
+    """Returns an estimate of the tokens in the messages' texts; images and audio are not counted."""
     characters = 0
     for message in body["messages"]:
         content = message.get("content")
@@ -65,7 +65,7 @@ class _CompletionDetails(msgspec.Struct, gc=False):
 
 
 class _ChatUsage(msgspec.Struct, gc=False):
-    """`usage` as chat completions and their chunks have it."""
+    """`usage` in chat completions and their chunks."""
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -106,7 +106,7 @@ def _read_usage(raw: Any) -> Usage | None:
 
 
 class _Delta(msgspec.Struct, gc=False):
-    """What a chunk adds to one choice; only whether there is something is looked at."""
+    """What a chunk adds to one choice. Only its presence matters, so any type is accepted."""
 
     content: Any = None
     reasoning_content: Any = None
@@ -122,10 +122,10 @@ class _Choice(msgspec.Struct, gc=False):
 
 
 class _Chunk(msgspec.Struct, gc=False):
-    """What the gateway reads of a chunk.
+    """The fields of a chunk that the gateway reads.
 
-    Reading a chunk into these records takes 2 µs, no more than the byte searches that could tell most chunks apart
-    unread, and it finds every malformed one.
+    Decoding a chunk into these records takes 2 µs, no more than the byte searches that could classify most chunks
+    without decoding, and it detects every malformed one.
     """
 
     model: str | None = None
@@ -134,7 +134,7 @@ class _Chunk(msgspec.Struct, gc=False):
     error: Any = None
 
 
-# Lax, because a provider that writes 12.0 tokens or "12" has counted them all the same.
+# Not strict, so that token counts written as 12.0 or "12" are accepted.
 _decode_chunk = msgspec.json.Decoder(_Chunk, strict=False).decode
 
 
@@ -150,26 +150,26 @@ class ChatStreamProtocol:
         body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
 
     def wants_usage(self, body: dict[str, Any]) -> bool:
-        """Tells whether the client set `include_usage`."""
+        """Returns whether the client set `include_usage`."""
         return bool((body.get("stream_options") or {}).get("include_usage"))
 
     def observe(self, data: bytes, summary: StreamSummary, now_s: float) -> EventKind:
-        """Notes what a chunk says and returns its kind; see `StreamProtocol.observe`."""
+        """Records in `summary` what a chunk contains, and returns its kind; see `StreamProtocol.observe`."""
         if data == b"[DONE]":
             return EventKind.DONE
         if data in {b"null", b""}:
-            return EventKind.EMPTY  # Featherless sends `data: null` now and then; either crashes SDKs.
+            return EventKind.EMPTY  # Featherless sends `data: null` now and then. SDKs crash on both.
         try:
             chunk = _decode_chunk(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            raise UpstreamCut("The provider sent something that is not part of a chat stream.") from None
-        _note(chunk, summary, now_s)
+            raise UpstreamCut("The provider sent something that is not part of a chat stream. Retry.") from None
+        _record_chunk(chunk, summary, now_s)
         if chunk.error is not None:
             return EventKind.ERROR
         return EventKind.CONTENT if chunk.choices or chunk.usage is None else EventKind.USAGE
 
     def is_complete(self, summary: StreamSummary) -> bool:
-        """Tells whether every choice that was begun has its finish reason."""
+        """Returns whether every choice that has begun has its finish reason."""
         return bool(summary.finished) and summary.begun <= summary.finished
 
     def make_collector(self) -> ChatCollector:
@@ -177,12 +177,12 @@ class ChatStreamProtocol:
         return ChatCollector()
 
 
-def _note(chunk: _Chunk, summary: StreamSummary, now_s: float) -> None:
+def _record_chunk(chunk: _Chunk, summary: StreamSummary, now_s: float) -> None:
     summary.events += 1
     if summary.model is None:
         summary.model = chunk.model
     if chunk.usage is not None:
-        summary.usage = chunk.usage.flatten()  # The last one counts: Chutes sends a running total with each chunk.
+        summary.usage = chunk.usage.flatten()  # The last one is kept: Chutes sends a running total with each chunk.
     for position, choice in enumerate(chunk.choices or ()):
         index = position if choice.index is None else choice.index
         summary.begun.add(index)

@@ -1,4 +1,4 @@
-"""Chat completions as dictionaries: a whole one is normalised, and one is put together from the chunks of a stream."""
+"""Chat completions as dictionaries: normalises a whole one, and assembles one from the chunks of a stream."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _decode = msgspec.json.Decoder().decode
 
 
 def normalise_completion(completion: dict[str, Any]) -> dict[str, Any]:
-    """Fills in what a provider left out of a chat completion. Nothing that is there is changed.
+    """Adds the fields that a provider omitted from a chat completion. Fields that are present are not changed.
 
     Fireworks omits `content` when reasoning used up the budget or only tools were called; OpenAI's schema has null
-    there. What is unknown is null here too, never zero or empty.
+    there. Unknown values are null here too, never zero or empty.
 
     Args:
         completion: a provider's response; it is changed in place.
@@ -37,18 +37,18 @@ def normalise_completion(completion: dict[str, Any]) -> dict[str, Any]:
 
 
 class ChatCollector:
-    """Puts the chunks of a stream together to the completion that an unstreamed request would have had."""
+    """Assembles the chunks of a stream into the completion that an unstreamed request would have returned."""
 
     def __init__(self) -> None:
         self._completion: dict[str, Any] = {}
         self._choices: dict[int, dict[str, Any]] = {}
 
     def add(self, data: bytes) -> None:
-        """Takes in one chunk, as JSON."""
+        """Adds one chunk, given as JSON."""
         self.add_chunk(_decode(data))
 
     def add_chunk(self, chunk: dict[str, Any]) -> None:
-        """Takes in one chunk."""
+        """Adds one chunk."""
         for name, value in chunk.items():
             if name not in {"choices", "object"} and (value is not None or name not in self._completion):
                 self._completion[name] = value
@@ -65,7 +65,7 @@ class ChatCollector:
             if name == "logprobs" and isinstance(before, dict) and isinstance(value, dict):
                 _merge(before, value)
             elif isinstance(value, list) and isinstance(before, list):
-                choice[name] = before + value  # As Fireworks' `token_ids`, a piece of which comes with each chunk.
+                choice[name] = before + value  # For example Fireworks' `token_ids`, of which each chunk has a part.
             else:
                 choice[name] = value
 
@@ -78,20 +78,20 @@ class ChatCollector:
         return normalise_completion({**self._completion, "object": "chat.completion", "choices": choices})
 
 
-# These come once, or whole in each piece of a tool call. Other texts, such as arguments, come in pieces.
-_WHOLE = frozenset({"role", "id", "type", "name", "index"})
+# These come once, or whole in each piece of a tool call. Other strings, such as arguments, come in pieces.
+_UNSPLIT = frozenset({"role", "id", "type", "name", "index"})
 
 
 def _merge(whole: dict[str, Any], piece: dict[str, Any]) -> None:
-    """Adds a delta to what came before it: texts and lists grow, and tool calls are matched by index."""
+    """Adds a delta to what came before it: strings and lists are appended, and tool calls are matched by index."""
     for name, value in piece.items():
         if value is None:
             continue
         before = whole.get(name)
         if name == "tool_calls":
             whole[name] = _merge_calls(before or [], value)
-        elif before is None or name in _WHOLE:
-            whole[name] = value or before if name in _WHOLE else value
+        elif before is None or name in _UNSPLIT:
+            whole[name] = value or before if name in _UNSPLIT else value
         elif isinstance(value, dict) and isinstance(before, dict):
             _merge(before, value)
         elif type(value) is type(before) and type(value) in (str, list):
@@ -104,9 +104,9 @@ def _merge_calls(calls: list[dict[str, Any]], pieces: list[dict[str, Any]]) -> l
     for piece in pieces:
         index = piece.get("index")
         if index is None:
-            # A piece without an index continues the last call, unless it opens a new one with an id of its own.
-            opens = not calls or (piece.get("id") and piece["id"] != calls[-1].get("id"))
-            index = calls[-1]["index"] + (1 if opens else 0) if calls else 0
+            # A piece without an index continues the last call, unless it starts a new one with an id of its own.
+            starts_new = not calls or (piece.get("id") and piece["id"] != calls[-1].get("id"))
+            index = calls[-1]["index"] + (1 if starts_new else 0) if calls else 0
         call = next((call for call in calls if call["index"] == index), None)
         if call is None:
             call = {"index": index}

@@ -1,7 +1,7 @@
-"""What an inference endpoint is: the record that tells one from another, so that the pipeline knows none of them.
+"""The record of an inference endpoint: everything in which endpoints differ, so that the pipeline depends on none.
 
-Adding an endpoint: a file here with its record, a row in ENDPOINTS (registry.py), and a word in the `serves` of each
-provider that has it.
+To add an endpoint, write a file here with its record, and add a row to ENDPOINTS (registry.py) and an entry to the
+`serves` of each provider that supports it.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from app.services.endpoints.stream_summary import ResponseSummary, StreamSummary
 
 
 class InferenceBody(msgspec.Struct):
-    """The fields that the body of every inference request has. Unknown fields pass.
+    """The fields that the bodies of all inference requests have in common. Unknown fields pass.
 
-    A subclass adds the documented fields of its endpoint; types and ranges are checked against it. Where a type is
-    not enough to say what a field must be, `Meta(extra={"must": "be …"})` has the words.
+    A subclass adds the documented fields of its endpoint; bodies are checked against their types and ranges. If
+    the type does not say enough for an error message, `Meta(extra={"must": "be …"})` has the text.
 
     Attributes:
-        model: the model's name in any form that people write.
-        provider: who should serve it; the gateway's own field, never sent to a provider.
+        model: the model's name, in any form that people write.
+        provider: the provider that should serve it. This field is the gateway's own and is never sent to a provider.
         stream: whether the client wants Server-Sent Events.
     """
 
@@ -38,17 +38,17 @@ class EventKind(Enum):
     """What an event of a stream means for the client."""
 
     CONTENT = "content"
-    USAGE = "usage"  # Only usage: for clients that asked for it.
-    EMPTY = "empty"  # Nothing that an SDK could read; it is left out.
-    DONE = "done"  # The marker behind the last event.
+    USAGE = "usage"  # Only usage, for clients that asked for it.
+    EMPTY = "empty"  # No data that an SDK could read, so the client does not get it.
+    DONE = "done"  # The marker after the last event.
     ERROR = "error"  # The provider reports that it failed.
 
 
 class Collector(Protocol):
-    """Puts the events of a stream together to the response that an unstreamed request would have had."""
+    """Assembles the events of a stream into the response that an unstreamed request would have returned."""
 
     def add(self, data: bytes) -> None:
-        """Takes in the data of one event of the kind CONTENT or USAGE."""
+        """Adds the data of one event of the kind CONTENT or USAGE."""
         ...
 
     def make_response(self) -> Any:
@@ -60,36 +60,36 @@ class StreamProtocol(Protocol):
     """How an endpoint streams: what its events mean and when a stream is complete.
 
     Attributes:
-        title: what messages call such a stream, as in "part of a chat stream".
-        heartbeat: what a client is sent while the provider is silent; nothing that an SDK takes for an event.
+        title: the name of such a stream in messages, as in "part of a chat stream".
+        heartbeat: the bytes for the client while the provider is silent; SDKs do not take them for an event.
     """
 
     title: str
     heartbeat: bytes
 
     def request_stream(self, body: dict[str, Any]) -> None:
-        """Changes a body so that it asks for a stream, with the usage that the gateway always wants to know."""
+        """Changes a body in place so that it requests a stream with usage, which the gateway always records."""
         ...
 
     def wants_usage(self, body: dict[str, Any]) -> bool:
-        """Tells whether the client asked for the event that holds only usage."""
+        """Returns whether the client asked for the event that contains only usage."""
         ...
 
     def observe(self, data: bytes, summary: StreamSummary, now_s: float) -> EventKind:
-        """Notes in `summary` what an event says, and returns its kind.
+        """Records in `summary` what an event contains, and returns its kind.
 
         Args:
             data: the event's data.
-            summary: of the stream that it came in.
-            now_s: when it came, on the monotonic clock.
+            summary: the summary of its stream.
+            now_s: when it arrived, on the monotonic clock.
 
         Raises:
-            UpstreamCut: it is no event of this protocol.
+            UpstreamCut: the data is not an event of this protocol.
         """
         ...
 
     def is_complete(self, summary: StreamSummary) -> bool:
-        """Tells whether everything that was begun has been finished."""
+        """Returns whether everything that has begun has been finished."""
         ...
 
     def make_collector(self) -> Collector:
@@ -99,11 +99,11 @@ class StreamProtocol(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ErrorShape:
-    """How an API words an error.
+    """The format of errors in an API.
 
     Attributes:
-        make_body: the body of an HTTP response, as JSON.
-        make_event: a Server-Sent Event, which the API's SDKs raise in mid-stream.
+        make_body: error → the body of an HTTP response, as JSON.
+        make_event: error → a Server-Sent Event that the API's SDKs raise in the middle of a stream.
     """
 
     make_body: Callable[[GatewayError], bytes]
@@ -118,16 +118,16 @@ class Endpoint:
     """One inference endpoint.
 
     Attributes:
-        name: its word in a provider's `serves`.
-        path: where the gateway serves it; it stands on activity records too.
-        title: what messages call its response, with an article: "a chat completion".
+        name: its key in a provider's `serves`.
+        path: its path at the gateway, which is also on activity records.
+        title: the name of its response in messages, with an article: "a chat completion".
         body: the documented fields of its request, with types and ranges.
-        estimate_prompt_tokens: about how many tokens a body's prompt has, for records of providers that do not count.
-        get_output_bound: the most output tokens that a body asks for; None where it does not say.
-        summarize: reads a whole response; raises ValueError where it is not one of this endpoint.
-        normalise: fills in what a provider left out of a whole response, in place, and returns it.
-        stream: how it streams; None where it does not.
-        errors: how its API words an error.
+        estimate_prompt_tokens: body → an estimate of its prompt tokens, for the record if the provider does not count.
+        get_output_bound: body → the most output tokens that it asks for; None if it does not say.
+        summarize: whole response → its summary; raises ValueError if it is not a response of this endpoint.
+        normalise: adds what a provider omitted from a whole response, in place, and returns it.
+        stream: its stream protocol; None if it does not stream.
+        errors: the format of its errors.
     """
 
     name: str
@@ -143,5 +143,5 @@ class Endpoint:
 
 
 def make_parameter_error(param: str, must: str) -> BadRequest:
-    """Returns the refusal of a request field, with what the field must be."""
+    """Returns the error for a wrong request field; `must` says what it must be, as in "be true or false"."""
     return BadRequest(f"`{param}` must {must}.", param=param, code="invalid_parameter")

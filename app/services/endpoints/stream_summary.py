@@ -1,4 +1,4 @@
-"""What the gateway remembers of a response: the model, the usage, how it ended, and when its events came."""
+"""What the gateway keeps of a response: the model, the usage, the finish reasons, and when its events arrived."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import msgspec
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
-    """The tokens of one request as the provider counts them; None where it does not say.
+    """The tokens of one request as the provider counts them; None if it does not say.
 
     Attributes:
         prompt_tokens: all of the prompt, cached tokens included.
@@ -24,7 +24,7 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
 
 
 class ResponseSummary(NamedTuple):
-    """What is read of a whole response; None where it does not say."""
+    """What the gateway reads from a whole response; None if the response does not say."""
 
     model: str | None
     finish_reason: str | None
@@ -32,18 +32,18 @@ class ResponseSummary(NamedTuple):
 
 
 class StreamSummary:
-    """What a stream has said so far. Times are on the monotonic clock, in seconds.
+    """What a stream has contained so far. Times are on the monotonic clock, in seconds.
 
     Attributes:
-        model: the model that answers, as the provider names it.
-        usage: the last usage that came.
-        finish_reason: the first one that came.
+        model: the model that responds, as the provider names it.
+        usage: the last usage that arrived.
+        finish_reason: the first one that arrived.
         begun, finished: the indexes of the choices that have begun, and of those that have their finish reason.
         is_done: whether the end marker came after everything was complete.
         events: events that are part of the response; comments and the end marker are not counted.
-        output_events: events with output of the model: the estimate of completion tokens where no usage comes.
-        bytes_sent: bytes that went to the client.
-        first_output_s, last_output_s: when the first and the last event with output came.
+        output_events: events with output of the model, which estimate the completion tokens if no usage arrives.
+        bytes_sent: bytes that were sent to the client.
+        first_output_s, last_output_s: when the first and the last event with output arrived.
         longest_gap_s: the longest time between two arrivals.
     """
 

@@ -1,11 +1,11 @@
 """One inference request, whatever its endpoint.
 
-pipeline.py         the story, top to bottom        exchange.py     what belongs to one request
-admission.py        how many at once                json_body.py    strict JSON
+pipeline.py         the steps, in order             exchange.py     the state of one request
+admission.py        limit on concurrent requests    json_body.py    strict JSON
 validation.py       the body against its type       routing.py      the model → targets
-adaptation.py       the body fitted to a target     dispatch.py     attempts and retries
-circuit_breaker.py  failing fast                    cancellation.py the client disconnected, time is up, drain
-metering.py         usage, cost and errors → record
+adaptation.py       the body for one target         dispatch.py     attempts and retries
+circuit_breaker.py  failing fast                    cancellation.py disconnect, deadline, end of the drain
+metering.py         usage, cost, errors → record
 """
 
 from app.services.inference.admission import get_live_requests

@@ -1,6 +1,6 @@
-"""Fits a checked body to one target: its provider, and the model's id there.
+"""Adapts a validated body to one target: a provider, and the model's id there.
 
-The client's body stays as it is, so that it can be fitted to another target after a failure.
+The client's body is not changed, so that it can be adapted to another target after a failure.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ _encode = msgspec.json.Encoder().encode
 
 @dataclass(slots=True)
 class UpstreamRequest:
-    """A request as one provider gets it.
+    """A request in the form in which it is sent to one provider.
 
     Attributes:
         target: the provider, and the model's id there.
-        path: where it is sent, below the provider's base URL.
+        path: the path, below the provider's base URL.
         content: the body, as JSON.
-        stream: whether the provider is asked for a stream; a client may get a whole response from one.
-        show_usage: whether the client asked for the event that holds only usage.
-        service_tier: what the price depends on.
-        dropped: the names of the fields that were left out.
-        prompt_tokens_estimate: for the record, where the provider does not count.
+        stream: whether the provider is asked for a stream. The client may still get a whole response, made from it.
+        show_usage: whether the client asked for the event that contains only usage.
+        service_tier: the requested tier, on which the price depends.
+        dropped: the names of the fields that were removed.
+        prompt_tokens_estimate: an estimate for the record, used if the provider does not count tokens.
     """
 
     target: Target
@@ -47,9 +47,9 @@ def adapt(body: dict[str, Any], fields: InferenceBody, endpoint: Endpoint, targe
 
     Args:
         body: the client's body.
-        fields: its documented fields, checked.
-        endpoint: what it was sent to.
-        target: who gets it.
+        fields: its documented fields, validated.
+        endpoint: the endpoint that was called.
+        target: the provider and model to send it to.
 
     Raises:
         BadRequest: a field is out of this provider's range.
@@ -85,7 +85,7 @@ def _raise_if_out_of_range(body: dict[str, Any], support: EndpointSupport) -> No
 
 
 def _drop_fields(body: dict[str, Any], support: EndpointSupport) -> list[str]:
-    """Leaves out what the provider would refuse although clients of OpenAI send it; returns the names."""
+    """Removes fields that clients of OpenAI send but this provider refuses, and returns their names."""
     dropped = [name for name in body if name in support.dropped_fields]
     for name, values in support.accepted_values.items():
         if body.get(name) is not None and body[name] not in values:

@@ -1,4 +1,4 @@
-"""How many requests this worker serves at once, and the bound on them."""
+"""Limits how many requests this worker serves at once."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ class Admission(Component):
     """Counts the requests that are being served.
 
     Attributes:
-        requests: all of them.
-        streams: those whose client asked for a stream.
+        requests: how many there are.
+        streams: how many of them are streams for the client.
     """
 
     def __init__(self, runtime: Runtime) -> None:
@@ -21,15 +21,15 @@ class Admission(Component):
         self.streams = 0
 
     def admit(self, exchange: Exchange) -> None:
-        """Counts a request in until it is finished; a refused one too.
+        """Counts a request until it is finished, even if it is refused here.
 
         Raises:
-            Unavailable: MAX_LIVE_REQUESTS are being served already.
+            Unavailable: MAX_LIVE_REQUESTS requests are already being served.
         """
         self.requests += 1
         exchange.on_finish(self._release)
         if self.requests > self.settings.max_live_requests:
-            message = "The gateway serves as many requests as it can. Retry in a moment."
+            message = "The gateway is serving its maximum number of requests. Retry in a moment."
             raise Unavailable(message, code="overloaded", retry_after_s=1)
 
     def _release(self) -> None:

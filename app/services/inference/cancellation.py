@@ -1,9 +1,9 @@
 """Cancels the wait for a provider when the client disconnects, the deadline passes, or the drain is over.
 
-A greenlet that waits for the head of a response can do nothing else, so a client that disconnects meanwhile would go
-unnoticed until the provider answers. One watcher per process checks all such waits once a second, and raises the
-reason inside the greenlet that waits. Where sockets are not gevent's (scripts, unit tests) nothing is watched, and only
-the timeouts of the sockets act.
+A greenlet that waits for the head of a response can do nothing else, so a disconnect of the client would go unnoticed
+until the provider responds. One watcher per process checks all such waits once a second, and raises the reason in the
+waiting greenlet. If sockets are not gevent's (scripts, unit tests), waits are not watched, and only the socket timeouts
+end them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from app.upstream import make_total_timeout
 
 
 class _Wait(AbstractContextManager[None]):
-    """One greenlet that waits. A generator could do this at four times the cost, twice a request.
+    """The wait of one greenlet. A context manager made from a generator would cost four times as much per request.
 
     Attributes:
         is_over: whether the wait has ended, so that it may no longer be cancelled.
@@ -47,7 +47,7 @@ class _Wait(AbstractContextManager[None]):
         self.waits.discard(self)
 
     def get_reason(self) -> GatewayError | None:
-        """Returns the error that should end this wait now, None where it may go on."""
+        """Returns the error that must end this wait now, or None if it may continue."""
         try:
             raise_if_drained()
         except GatewayError as error:
@@ -59,7 +59,7 @@ class _Wait(AbstractContextManager[None]):
     def cancel(self, reason: GatewayError) -> None:
         """Raises the reason in the waiting greenlet.
 
-        Runs in gevent's hub, where no greenlet can move between the look at `is_over` and the throw.
+        Runs in gevent's hub, so that no greenlet can run between the check of `is_over` and the throw.
         """
         if not self.is_over:
             self.greenlet.throw(reason)
@@ -74,10 +74,10 @@ _UNWATCHED = _Unwatched()
 
 
 class Watcher(Component):
-    """Checks the waits of this process, from a greenlet of its own.
+    """Checks the waits of this process in a greenlet of its own.
 
     Attributes:
-        waits: those that may be cancelled.
+        waits: the waits that may be cancelled.
     """
 
     def __init__(self, runtime: Runtime) -> None:
@@ -93,11 +93,11 @@ class Watcher(Component):
             self._greenlet = gevent.spawn(self._watch)
 
     def watch(self, client: ClientConnection, deadline_s: float, title: str) -> AbstractContextManager[None]:
-        """Lets the wait in its body be cancelled.
+        """Returns a context manager that lets the wait in its body be cancelled.
 
         Args:
-            client: whose disconnect ends the wait with ClientGone.
-            deadline_s: when the wait must be over, on the monotonic clock; UpstreamTimeout ends it then.
+            client: the connection to the client; a disconnect ends the wait with ClientGone.
+            deadline_s: when UpstreamTimeout ends the wait, on the monotonic clock.
             title: the provider's name, for that error.
 
         Raises:
@@ -123,6 +123,6 @@ class Watcher(Component):
                 loop.run_callback(wait.cancel, reason)
 
     def close(self) -> None:
-        """Ends the watching."""
+        """Stops the watcher."""
         if self._get_current_greenlet is not None:
             self._greenlet.kill(block=False)

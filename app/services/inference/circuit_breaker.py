@@ -1,8 +1,8 @@
-"""Circuit breakers: requests fail fast while a provider is known to fail in a way that the next one cannot change.
+"""Circuit breakers: requests fail fast while a provider has a failure that every further request would meet.
 
 There is one breaker for each provider and class of failure: its account (suspended, out of credit), its key (refused),
 its address (no connection). It opens after a few failures in a row. While it is open, requests get the last error at
-once with the time to wait. Then one request is let through as a probe, and its success closes the breaker.
+once, with the time to wait. Then one request is sent as a probe, and its success closes the breaker.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from app.logs import log_event
 from app.runtime import Component, Runtime, get_component
 
 # How many failures in a row open a breaker. A suspended account stays suspended between two requests; a key may
-# lack access to one model only; and a single connection may fail for reasons of its own.
+# lack access to one model only; and a single connection may fail for an unrelated reason.
 THRESHOLDS = {"account": 2, "key": 5, "connect": 5}
 
 # The first pause, and the longest after failed probes, in seconds. An operator who tops up an account or replaces a
-# key waits at most the longest one for traffic to come back.
+# key waits at most the longest pause until traffic resumes.
 FIRST_PAUSE_S = 5.0
 LONGEST_PAUSE_S = 60.0
 
@@ -49,7 +49,7 @@ class OpenBreaker(msgspec.Struct, frozen=True):
 
 
 def classify_failure(error: UpstreamError) -> str | None:
-    """Returns which breaker an error counts for, None for failures that may be of this request alone."""
+    """Returns the breaker that an error counts for, or None for a failure that may concern only this request."""
     if isinstance(error, UpstreamSuspended):
         return "account"
     if isinstance(error, UpstreamAuthenticationFailed):
@@ -65,13 +65,13 @@ class CircuitBreakers(Component):
         self.breakers: dict[tuple[str, str], Breaker] = {}
 
     def raise_if_open(self, provider: str) -> None:
-        """Lets a request through, as a probe where a breaker's pause is over.
+        """Raises if a breaker is open. After its pause, one request passes as a probe.
 
         Raises:
             UpstreamError: a copy of the last failure, with `retry_after_s` until the next probe.
         """
         if not self.breakers:
-            return  # Nearly always: nothing has failed lately.
+            return  # The usual case: nothing has failed recently.
         found = (self.breakers.get((provider, kind)) for kind in THRESHOLDS)
         open_ones = [breaker for breaker in found if breaker is not None and breaker.is_open]
         for breaker in open_ones:
@@ -79,10 +79,10 @@ class CircuitBreakers(Component):
             if left_s > 0 or breaker.is_probing:
                 raise _make_fast_failure(breaker, max(left_s, 1.0))
         for breaker in open_ones:
-            breaker.is_probing = True  # The others go on failing fast until this request has its result.
+            breaker.is_probing = True  # Other requests keep failing fast until this one has its result.
 
     def record_success(self, provider: str) -> None:
-        """Closes the provider's breakers: it answered."""
+        """Closes the provider's breakers after a successful response."""
         if not self.breakers:
             return
         for kind in THRESHOLDS:
@@ -91,9 +91,9 @@ class CircuitBreakers(Component):
                 log_event("breaker_closed", provider=provider, kind=kind)
 
     def record_failure(self, provider: str, error: UpstreamError) -> None:
-        """Counts a failure, and opens the breaker of its class when there were enough in a row."""
+        """Counts a failure, and opens the breaker of its class after enough failures in a row."""
         kind = classify_failure(error)
-        # A probe that met another class of failure says nothing about this one.
+        # This failure says nothing about the breakers of other classes, so their probes have no result.
         self.release_probes(provider, except_for=kind)
         if kind is None:
             return
@@ -104,7 +104,7 @@ class CircuitBreakers(Component):
             _open(provider, kind, breaker)
 
     def release_probes(self, provider: str, except_for: str | None = None) -> None:
-        """Gives up the provider's probes without a result, as when the probing client disconnected."""
+        """Ends the provider's probes without a result, for example after the client of the probe has disconnected."""
         for kind in THRESHOLDS:
             breaker = self.breakers.get((provider, kind))
             if kind != except_for and breaker is not None:
@@ -125,7 +125,7 @@ def _make_fast_failure(breaker: Breaker, left_s: float) -> UpstreamError:
 
 def _open(provider: str, kind: str, breaker: Breaker) -> None:
     if breaker.is_open and not breaker.is_probing:
-        return  # The failure of a request that was under way when it opened.
+        return  # This request was already under way when the breaker opened.
     breaker.pause_s = min(breaker.pause_s * 2, LONGEST_PAUSE_S) if breaker.is_open else FIRST_PAUSE_S
     breaker.open_until_s = time.monotonic() + breaker.pause_s
     breaker.is_open, breaker.is_probing = True, False

@@ -1,4 +1,4 @@
-"""Sends a request to a provider, and again where that is safe: before the first byte, never past the deadline."""
+"""Sends a request to a provider, and retries if that is safe: before the first byte, never past the deadline."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from app.services.providers import ProviderClients
 from app.upstream import Response
 
 # The pauses grow from here, each drawn evenly from zero to its bound ("full jitter": Brooker, "Exponential Backoff
-# and Jitter", AWS Architecture Blog, 2015), so that clients that failed together do not come back together.
+# and Jitter", AWS Architecture Blog, 2015), so that clients that failed together do not retry together.
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 4.0
 
-# Where a provider asks for a longer pause, the client is told to wait. Waiting here would hold one of the places that
-# MAX_LIVE_REQUESTS allows.
+# If a provider asks for a longer pause, the client is told to wait instead. A wait in the gateway would count towards
+# MAX_LIVE_REQUESTS.
 LONGEST_RETRY_AFTER_S = 5.0
 
 
@@ -34,21 +34,21 @@ class Dispatcher(Component):
         self._breakers = runtime.get(CircuitBreakers)
 
     def dispatch(self, exchange: Exchange, request: UpstreamRequest) -> Response:
-        """Sends a request, and again after a failure that left nothing behind.
+        """Sends a request, and retries it after failures that are safe to retry.
 
-        Where the first attempt fails, each attempt is added to the record's `attempts`.
+        If the first attempt fails, each attempt is added to the record's `attempts`.
 
         Returns:
-            The provider's response with status 2xx, its body still to be read.
+            The provider's response with status 2xx, whose body is still to be read.
 
         Raises:
-            UpstreamError: the last attempt failed. After retries it tells the client not to retry by itself.
+            UpstreamError: the last attempt failed. After retries, the error tells the client not to retry.
             ConfigurationMissing: the provider's key is not set.
         """
         provider = request.target.provider
         client, breakers, attempts = self._clients.get_client(provider), self._breakers, exchange.record.attempts
         while True:
-            breakers.raise_if_open(provider.name)  # Its refusal is no attempt: nothing was sent.
+            breakers.raise_if_open(provider.name)  # If it raises, this was no attempt: nothing was sent.
             started_s = time.monotonic()
             try:
                 response = client.post(request.path, request.content, stream=request.stream)
@@ -76,7 +76,7 @@ def _describe_attempt(status: int | None, error: str | None, started_s: float) -
 
 
 def _get_pause_s(error: UpstreamError, attempts: int) -> float:
-    """Returns the pause before the next attempt in seconds, infinity where there should be none."""
+    """Returns the pause before the next attempt in seconds; infinity if there must be no retry."""
     if not error.is_retryable:
         return math.inf
     if error.retry_after_is_upstreams and error.retry_after_s is not None:

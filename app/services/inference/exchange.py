@@ -1,7 +1,7 @@
-"""What belongs to one inference request, and the one place where it ends.
+"""The state of one inference request, and the one place where it ends.
 
 Code that acquires something for a request registers its release with `on_finish`. `finish` runs all releases once,
-whatever way the request ends.
+however the request ends.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from app.services.streaming import ClientConnection
 
 
 class Exchange:
-    """One inference request under way: it owns the record and everything that was acquired.
+    """One inference request in progress, with its record and everything that was acquired for it.
 
     Args:
-        endpoint: what was called.
+        endpoint: the endpoint that was called.
         key_id: the public id of the caller's gateway key.
         client: the connection to the caller.
 
     Attributes:
-        record: what is known of the request so far.
+        record: what is known about the request so far.
         request_id: its id, a UUID of version 7.
-        settings: of this process.
+        settings: the settings of this process.
         started_s: when it began, on the monotonic clock.
         deadline_s: when it must be over, on the same clock.
-        is_sent: whether a provider may have seen it. Until then it has cost nothing.
+        is_sent: whether a provider may have received it. Until then it has cost nothing.
     """
 
     __slots__ = (
@@ -67,7 +67,7 @@ class Exchange:
         self._releases.append(release)
 
     def write_start(self) -> None:
-        """Puts the request into the journal. Call it right before a provider is called.
+        """Writes the start of the request to the journal. Call it right before the request is sent to a provider.
 
         Raises:
             Unavailable: the journal cannot be written, and JOURNAL_FULL is "refuse".
@@ -80,7 +80,7 @@ class Exchange:
 
         Args:
             outcome: one of app.db.tables.OUTCOMES.
-            status: the HTTP status that the client got.
+            status: the HTTP status that the client received.
         """
         if self._is_finished:
             return
@@ -89,7 +89,7 @@ class Exchange:
         record.outcome, record.status = outcome, status
         record.duration_ms = (time.monotonic() - self.started_s) * 1000
         if not self.is_sent:
-            record.cost_usd, record.cost_kind = "0", "exact"  # Nothing was sent, so nothing is owed.
+            record.cost_usd, record.cost_kind = "0", "exact"  # Nothing was sent, so it cost nothing.
         self._journal.write_final(record)
         self._release_all()
         count_request(record)
@@ -99,7 +99,7 @@ class Exchange:
         while self._releases:
             try:
                 self._releases.pop()()
-            except Exception as error:  # The other releases must run all the same.
+            except Exception as error:  # The other releases must still run.
                 log_event("release_failed", level="error", error=error, request_id=self.request_id)
 
 

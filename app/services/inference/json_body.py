@@ -1,4 +1,7 @@
-"""Reads a request body as strict JSON: what was checked is what is sent, so nothing may be read in two ways."""
+"""Parses a request body as strict JSON.
+
+A body that two parsers could read differently is refused, because the provider must read what the gateway checked.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +19,16 @@ _encode = msgspec.json.Encoder().encode
 
 
 def parse_body(content: bytes) -> dict[str, Any]:
-    """Reads a request body.
+    """Returns a request body as a JSON object.
 
     Args:
         content: the body; UTF-8, no NaN, no duplicate keys, nested at most MAX_DEPTH levels.
 
     Returns:
-        The JSON object.
+        The object.
 
     Raises:
-        BadRequest: it is anything else.
+        BadRequest: the body is anything else.
     """
     try:
         body = msgspec.json.decode(content)
@@ -37,7 +40,7 @@ def parse_body(content: bytes) -> dict[str, Any]:
         ) from None
     if not isinstance(body, dict):
         raise BadRequest("The body must be a JSON object with at least `model` and `messages`.", code="invalid_json")
-    # Counting brackets is much faster than walking, and few brackets cannot nest deeply.
+    # Counting brackets is much faster than walking the tree, and few brackets cannot nest deeply.
     if content.count(b"[") + content.count(b"{") > MAX_DEPTH and _is_deeper_than(body, MAX_DEPTH):
         raise _make_depth_error()
     _raise_on_duplicate_keys(content, body)
@@ -63,7 +66,7 @@ def _is_deeper_than(value: Any, depth: int) -> bool:
 
 
 def _raise_on_duplicate_keys(content: bytes, body: dict[str, Any]) -> None:
-    """Raises BadRequest when an object has a key twice, which parsers read in different ways.
+    """Raises BadRequest when an object has a key twice, which parsers read differently.
 
     A parser that drops a key drops its quotes too. So equal numbers of string ends before and after parsing prove that
     no key was dropped. Unusual escapes make the numbers differ as well; then a slower parser decides.
@@ -74,7 +77,8 @@ def _raise_on_duplicate_keys(content: bytes, body: dict[str, Any]) -> None:
 
 def _count_string_ends(text: bytes) -> int:
     quotes = text.count(b'"')
-    # Searching for two bytes takes 1 ms a megabyte, for one byte a hundredth of that. Most prompts have no backslash.
+    # A search for two bytes takes 1 ms per megabyte, one for a single byte a hundredth of that. Most prompts have no
+    # backslash.
     return quotes - text.count(b'\\"') if b"\\" in text else quotes
 
 
@@ -83,6 +87,6 @@ def _make_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         name = next(name for position, (name, _) in enumerate(pairs) if name in dict(pairs[:position]))
         raise BadRequest(
-            f"The body has the key {name[:100]!r} twice. Send it once.", code="duplicate_key", param=name[:100]
+            f"The body contains the key {name[:100]!r} twice. Send it once.", code="duplicate_key", param=name[:100]
         )
     return found

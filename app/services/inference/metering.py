@@ -1,4 +1,4 @@
-"""What a request used, put on its record: tokens with their source, cost with its kind, speed, and errors."""
+"""Records what a request used: tokens with their source, cost with its kind, speed, and errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from app.services.pricing import compute_cost, get_price
 def record_response(
     exchange: Exchange, request: UpstreamRequest, summary: ResponseSummary, headers: Mapping[str, str]
 ) -> None:
-    """Puts on the record what a whole response says of itself."""
+    """Records the model, finish reason, usage, cost and speed of a whole response."""
     record = exchange.record
     if summary.model is not None:
         record.model_served = summary.model[:MAX_MODEL_NAME_CHARACTERS]
@@ -28,7 +28,7 @@ def record_response(
 
 
 def record_stream(exchange: Exchange, request: UpstreamRequest, summary: StreamSummary, *, is_complete: bool) -> None:
-    """Puts on the record what a stream said until its end."""
+    """Records the same of a stream, complete or not, and its event count, bytes and times."""
     record = exchange.record
     record.events, record.bytes_out = summary.events, summary.bytes_sent
     record.longest_gap_ms = summary.longest_gap_s * 1000
@@ -46,7 +46,7 @@ def record_stream(exchange: Exchange, request: UpstreamRequest, summary: StreamS
 
 
 def _record_counted(exchange: Exchange, request: UpstreamRequest, summary: StreamSummary) -> None:
-    """Counts where the provider gave no usage: an event with output is about one token."""
+    """Estimates the usage if the provider sent none: an event with output is about one token."""
     if not summary.events:
         return
     record = exchange.record
@@ -66,7 +66,7 @@ def _record_usage(exchange: Exchange, request: UpstreamRequest, usage: Usage) ->
 
 
 def _record_cost(exchange: Exchange, request: UpstreamRequest, kind: str) -> None:
-    """Puts the cost on the record; `kind` is what the cost is if the price is known."""
+    """Records the cost, if the price is known, with its kind (`exact` or `estimated`)."""
     record, target = exchange.record, request.target
     price = get_price(target.provider.billing, target.model, request.service_tier)
     if price is None or record.prompt_tokens is None or record.completion_tokens is None:
@@ -84,22 +84,22 @@ def _record_speed(exchange: Exchange, generation_s: float) -> None:
 
 
 def finish_stream(exchange: Exchange, error: GatewayError | None) -> None:
-    """Ends a request whose stream went to the client; `error` is what ended the stream early, None otherwise."""
+    """Finishes a request whose stream was sent to the client; `error` is what ended the stream early, or None."""
     if error is None:
         exchange.finish("ok", 200)
         return
-    # A client that was sent something has seen 200. Any other gets a real HTTP error.
+    # A client that has received part of the stream has seen status 200. Otherwise it gets an HTTP error.
     saw_response = bool(exchange.record.bytes_out) and not isinstance(error, ClientGone)
     finish_with_error(exchange, error, status=200 if saw_response else error.status)
 
 
 def finish_with_error(exchange: Exchange, error: GatewayError, status: int | None = None) -> None:
-    """Ends a request with an error.
+    """Finishes a request with an error.
 
     Args:
         exchange: the request.
-        error: what the client was told.
-        status: the HTTP status that the client saw; the error's own when not given.
+        error: the error that the client gets.
+        status: the HTTP status that the client saw; the error's own if not given.
     """
     record = exchange.record
     record.error_type, record.error_code = error.type, error.code

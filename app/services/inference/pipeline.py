@@ -1,4 +1,4 @@
-"""The story of one inference request, whatever its endpoint: from its body to the response that the client gets.
+"""The steps of one inference request, whatever its endpoint: from its body to the response that the client gets.
 
     authenticate (web/access.py) → admit → parse, validate → route → adapt → journal the start → dispatch
     → respond or relay → meter → finish
@@ -38,12 +38,12 @@ from app.upstream import Response
 
 _encode = msgspec.json.Encoder().encode
 
-_PROVIDER_NAMES = tuple(PROVIDERS)  # A tuple, because a caller may send what cannot be hashed.
+_PROVIDER_NAMES = tuple(PROVIDERS)  # A tuple, because the value in a body may be unhashable.
 
 
 @dataclass(slots=True)
 class GatewayResponse:
-    """What the client gets: JSON, or a `Relay` to iterate over and close."""
+    """A response to the client: JSON, or a `Relay` to iterate over and close."""
 
     body: bytes | Relay
     headers: dict[str, str]
@@ -64,7 +64,7 @@ class Pipeline(Component):
 
         Args:
             exchange: the request; it is finished here or, for a stream, when the stream is closed.
-            read_body: reads the request's body; it raises GatewayError where that cannot be done.
+            read_body: reads the request's body; it raises GatewayError if that fails.
 
         Raises:
             GatewayError: the request was refused, by the gateway or by the provider.
@@ -89,7 +89,7 @@ class Pipeline(Component):
 
     def _validate(self, exchange: Exchange, body: dict[str, Any]) -> InferenceBody:
         record = exchange.record
-        # What was asked for stands on the record of a refusal too.
+        # Recorded before validation, so that the record of a refused request has them too.
         if isinstance(body.get("model"), str):
             record.model_requested = body["model"][:MAX_MODEL_NAME_CHARACTERS]
         if body.get("provider") in _PROVIDER_NAMES:
@@ -105,11 +105,11 @@ class Pipeline(Component):
         target = self._routes.find_targets(exchange.endpoint, fields.model, fields.provider)[0]
         record.gateway = target.provider.name
         if target.is_listed:
-            record.model_served = target.model  # A name that only the caller knows waits for the provider's answer.
+            record.model_served = target.model  # An unlisted model is recorded once the provider has responded.
         return target
 
     def _relay(self, exchange: Exchange, request: UpstreamRequest, sent_s: float) -> GatewayResponse:
-        """Returns the stream, once its first event or a heartbeat is there."""
+        """Returns the stream once its first event, or a heartbeat, is available."""
         with self._watcher.watch(exchange.client, exchange.deadline_s, request.target.provider.title):
             response = self._dispatch(exchange, request)
 
@@ -126,7 +126,7 @@ class Pipeline(Component):
         return GatewayResponse(relay, _make_headers(exchange, request, response, time.monotonic() - sent_s))
 
     def _respond(self, exchange: Exchange, request: UpstreamRequest, sent_s: float) -> GatewayResponse:
-        """Waits for the whole response and returns it; the provider may be asked for a stream."""
+        """Returns the whole response, which may be collected from a stream of the provider."""
         with self._watcher.watch(exchange.client, exchange.deadline_s, request.target.provider.title):
             response = self._dispatch(exchange, request)
             value = None if request.stream else _receive(exchange, response)
@@ -157,20 +157,20 @@ def _record_whole(exchange: Exchange, request: UpstreamRequest, response: Respon
         summary = endpoint.summarize(value)
     except ValueError:
         title = request.target.provider.title
-        raise UpstreamError(f"{title} answered with something that is not {endpoint.title}. Retry.") from None
+        raise UpstreamError(f"{title} returned something that is not {endpoint.title}. Retry.") from None
     record_response(exchange, request, summary, response.headers)
 
 
 def _collect(exchange: Exchange, request: UpstreamRequest, response: Response) -> Any:
-    """Reads a stream to its end and returns it as one response. What goes wrong is a real HTTP error still."""
+    """Reads a stream to its end and returns it as one response. A failure can still become a real HTTP error."""
     assert exchange.endpoint.stream is not None
     collector = exchange.endpoint.stream.make_collector()
     relay = _make_relay(exchange, request, response, collector, on_end=lambda summary, error: None)
     try:
         for _ in relay:
-            pass  # The collector has the events; these are heartbeats.
+            pass  # The events go to the collector, so these blocks are heartbeats.
     except BrokenPipeError:
-        pass  # This is how a relay ends a response that is not complete; `error` says why.
+        pass  # Raised for an incomplete response; `relay.error` has the reason.
     finally:
         relay.close()
         record_stream(exchange, request, relay.summary, is_complete=relay.error is None)
@@ -202,9 +202,9 @@ def _make_relay(
 def _make_headers(
     exchange: Exchange, request: UpstreamRequest, response: Response, upstream_s: float
 ) -> dict[str, str]:
-    """Returns the headers that say who served the request, and how long the provider and the gateway took.
+    """Returns the headers that name the provider and the model, and how long the provider and the gateway took.
 
-    For a stream the provider's time ends with its first event, which is when the head of ours is sent.
+    For a stream the provider's time ends with its first event, when the head of the client's response is sent.
     """
     provider = request.target.provider
     headers = {
@@ -213,7 +213,7 @@ def _make_headers(
         if name.startswith(provider.shown_headers) and value.isprintable()  # gunicorn sends no control characters.
     }
     headers["x-gateway-provider"] = provider.name
-    # The provider chooses the text, and a header takes little more than ASCII.
+    # The provider chooses this text, which may contain characters that a header must not.
     served = exchange.record.model_served or request.target.model
     headers["x-gateway-model"] = quote(served, safe=string.punctuation + " ")
     if request.dropped:

@@ -1,4 +1,4 @@
-"""Which providers serve a model, and under what id: found in their live lists, never guessed."""
+"""Finds the providers that serve a model, and its id there, in their current lists; it never guesses."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from app.services.providers import (
     is_configured,
 )
 
-# Callers choose the names, so the number of names that are remembered is bounded. The users of a gateway use dozens.
+# Callers choose the names, so the number of remembered names is bounded. The users of a gateway use dozens.
 _MAX_REMEMBERED = 4_096
 
 # How often the hot path checks whether the TTL of a list has passed.
@@ -42,9 +42,9 @@ class Target(NamedTuple):
     """A provider that serves a model.
 
     Attributes:
-        provider: who.
-        model: the model's id there, which is what is sent.
-        is_listed: whether the provider's list has it. Otherwise only the caller says that there is such a model.
+        provider: the provider.
+        model: the model's id there, which is sent as `model`.
+        is_listed: whether the provider's list contains it. If not, the name comes from the caller and is not verified.
     """
 
     provider: Provider
@@ -53,7 +53,7 @@ class Target(NamedTuple):
 
 
 class Routes(Component):
-    """The targets of names that were asked for before. They hold as long as the lists that they were found in."""
+    """A cache of the targets of requested names, which are valid until one of the lists changes."""
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
@@ -63,23 +63,24 @@ class Routes(Component):
         self._next_check_s = 0.0
 
     def find_targets(self, endpoint: Endpoint, model: str, provider_name: str | None = None) -> tuple[Target, ...]:
-        """Returns the providers that a request for `model` may be sent to, the best first. There is one, today.
+        """Returns the providers that a request for `model` may be sent to, the best first; currently exactly one.
 
-        An explicit provider decides. Otherwise: a form that only one provider has (`accounts/…` is Fireworks'); then an
-        exact id in a list; then the names people write (`deepseek-v3p1`, `fireworks/deepseek-v3p1`,
-        `deepseek-ai/DeepSeek-V3.1`), in any case. A provider's own form never waits for a list.
+        An explicit provider decides. Otherwise these are tried in order: a form that only one provider uses
+        (`accounts/…` is Fireworks'); an exact id in a list; the names that people write (`deepseek-v3p1`,
+        `fireworks/deepseek-v3p1`, `deepseek-ai/DeepSeek-V3.1`), regardless of case. A name in a provider's own form
+        never waits for a list.
 
         Args:
-            endpoint: what was called; only providers that serve it are targets.
+            endpoint: the endpoint that was called; only providers that serve it are targets.
             model: the request's `model`.
             provider_name: the request's `provider`.
 
         Raises:
-            BadRequest: the provider is unknown or does not serve the endpoint, or the name fits several models; the
-                text lists them.
+            BadRequest: the provider is unknown or does not serve the endpoint, or the name matches several models; the
+                message lists them.
             ConfigurationMissing: the provider's key is not set.
-            NotFound: no list has the model; the text names the nearest.
-            Unavailable: no list at hand has the model, and one list is missing.
+            NotFound: no list contains the model; the message names the most similar ones.
+            Unavailable: no available list contains the model, and a list is missing.
         """
         now_s = time.monotonic()
         if now_s >= self._next_check_s:
@@ -97,7 +98,7 @@ class Routes(Component):
 
     def _remember(self, key: tuple[str, str, str | None], targets: tuple[Target, ...]) -> None:
         if self._generation != self._catalogs.get_generation():
-            return  # A list was replaced meanwhile.
+            return  # A list has been replaced in the meantime, so the targets may be outdated.
         if len(self._targets) >= _MAX_REMEMBERED:
             self._targets.clear()
         self._targets[key] = targets
@@ -105,13 +106,13 @@ class Routes(Component):
 
 def _find_target(endpoint: Endpoint, model: str, provider_name: str | None) -> Target:
     if provider_name is not None:
-        decided: Provider | None = get_provider(provider_name)
+        chosen: Provider | None = get_provider(provider_name)
     else:
-        decided = next((provider for provider in PROVIDERS.values() if _claims(provider, model)), None)
-    if decided is not None:
-        if endpoint.name not in decided.serves:
-            raise _make_not_served(endpoint, decided.title, "provider" if provider_name is not None else "model")
-        return _find_at(decided, model)
+        chosen = next((provider for provider in PROVIDERS.values() if _claims(provider, model)), None)
+    if chosen is not None:
+        if endpoint.name not in chosen.serves:
+            raise _make_not_served(endpoint, chosen.title, "provider" if provider_name is not None else "model")
+        return _find_at(chosen, model)
     serving = [provider for provider in get_configured_providers() if endpoint.name in provider.serves]
     if not serving:
         raise _make_not_served(endpoint, "No configured provider", "model")
@@ -119,11 +120,11 @@ def _find_target(endpoint: Endpoint, model: str, provider_name: str | None) -> T
     return Target(provider, found.id, is_listed=True)
 
 
-def _make_not_served(endpoint: Endpoint, who: str, param: str) -> BadRequest:
+def _make_not_served(endpoint: Endpoint, subject: str, param: str) -> BadRequest:
     titles = ", ".join(provider.title for provider in PROVIDERS.values() if endpoint.name in provider.serves)
-    negation = "serves" if who.startswith("No ") else "does not serve"
+    verb = "serves" if subject.startswith("No ") else "does not serve"
     return BadRequest(
-        f"{who} {negation} {endpoint.path}. It is served by: {titles}.", param=param, code="endpoint_not_served"
+        f"{subject} {verb} {endpoint.path}. Providers that serve it: {titles}.", param=param, code="endpoint_not_served"
     )
 
 
@@ -133,8 +134,8 @@ def _claims(provider: Provider, model: str) -> bool:
 
 
 def _find_at(provider: Provider, model: str) -> Target:
-    """Finds the id at one provider, which the caller or the form of the name has decided."""
-    get_client(provider)  # Refuses a provider that is not configured.
+    """Returns the target at one provider, which the caller or the form of the name has determined."""
+    get_client(provider)  # Raises if the provider is not configured.
     naming = provider.naming
     if naming.claims(model):
         return _make_target(provider, naming.get_canonical_id(model, lambda name: _find_ids(provider, name)))
@@ -143,7 +144,7 @@ def _find_at(provider: Provider, model: str) -> Target:
     try:
         get_model_list(provider)
     except Unavailable:
-        return Target(provider, model)  # While there is no list, the provider itself decides.
+        return Target(provider, model)  # Without a list, only the provider can check the name.
     return Target(provider, find_model(model, [provider])[1].id, is_listed=True)
 
 
@@ -153,7 +154,7 @@ def _make_target(provider: Provider, model: str) -> Target:
 
 
 def _find_ids(provider: Provider, name: str) -> list[str]:
-    """Returns the ids that a name can mean in the provider's list, if the list is here. Never waits for it."""
+    """Returns the ids that a name can mean in the provider's list; none if the list is not loaded. Never waits."""
     models = peek_model_list(provider)
     return [model.id for model in models.find(name)] if models is not None else []
 
@@ -163,12 +164,12 @@ Found = list[tuple[Provider, Model]]
 
 
 def find_model(name: str, providers: Sequence[Provider]) -> tuple[Provider, Model]:
-    """Returns the one model that `name` means in these providers' lists, and the provider of that list.
+    """Returns the only model that `name` can mean in these providers' lists, with its provider.
 
     Raises:
-        BadRequest: it means several models; the text lists them.
-        NotFound: it means none; the text names the nearest.
-        Unavailable: it means none, and a list is missing.
+        BadRequest: the name matches several models; the message lists them.
+        NotFound: it matches none; the message names the most similar ones.
+        Unavailable: it matches none, and a list is missing.
     """
     lists, missing = get_model_lists(providers)
     found = _find(name, lists)
@@ -190,16 +191,16 @@ def _find(name: str, lists: ModelLists) -> Found:
     if named:
         return named
     # `deepinfra/Org/Name` names the provider whose list has `Org/Name`.
-    word, _, rest = name.partition("/")
-    if word.lower() not in PROVIDERS:
+    prefix, _, rest = name.partition("/")
+    if prefix.lower() not in PROVIDERS:
         return []
-    return [(at, model) for at, models in lists if at.name == word.lower() for model in models.find(rest)]
+    return [(owner, model) for owner, models in lists if owner.name == prefix.lower() for model in models.find(rest)]
 
 
 def _make_ambiguous(name: str, found: Found) -> BadRequest:
     shown = "; ".join(f"{provider.name}: {model.id}" for provider, model in found[: 2 * _MAX_NAMES_SHOWN])
     return BadRequest(
-        f'{name!r} fits several models: {shown}. Send one of these ids and its provider, as in "provider": '
+        f'{name!r} matches several models: {shown}. Send one of these ids and its provider, as in "provider": '
         f'"{found[0][0].name}".',
         param="model",
         code="ambiguous_model",
@@ -212,7 +213,7 @@ def _make_not_found(name: str, lists: ModelLists) -> NotFound:
     where = ", ".join(provider.title for provider, _ in lists)
     hint = f" The nearest names are: {', '.join(nearest)}." if nearest else ""
     return NotFound(
-        f"Model {name!r} is not served by {where}.{hint} GET /api/catalog/models lists them all.",
+        f"Model {name!r} is not served by {where}.{hint} GET /api/catalog/models lists all models.",
         param="model",
         code="model_not_found",
     )

@@ -1,7 +1,7 @@
 """Checks a request body against the documented fields of its endpoint.
 
-What is not documented passes unchanged, and nothing gets a default. The fields, their types and their ranges are
-declared once, in the endpoint's body type; the messages of refusals are worded from that declaration.
+Undocumented fields pass unchanged, and no field gets a default. The fields, their types and their ranges are declared
+once, in the endpoint's body type; the error messages are made from that declaration.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from app.errors import BadRequest
 from app.services.endpoints import InferenceBody, make_parameter_error
 from app.services.models import MAX_MODEL_NAME_CHARACTERS
 
-# msgspec ends its messages with the place, as in "… - at `$.max_tokens`", or names a field that is missing.
+# msgspec ends its messages with the place, as in "… - at `$.max_tokens`", or names a missing field.
 _PLACE = re.compile(r"`\$\.(\w+)|required field `(\w+)`")
 
 
@@ -43,14 +43,14 @@ def _check_name(param: str, name: str) -> None:
 
 
 def _make_name_error(param: str) -> BadRequest:
-    return make_parameter_error(param, f"be a text of 1 to {MAX_MODEL_NAME_CHARACTERS} printable characters")
+    return make_parameter_error(param, f"be a string of 1 to {MAX_MODEL_NAME_CHARACTERS} printable characters")
 
 
 def _convert_leniently(body: dict[str, Any], kind: type[InferenceBody], error: Exception) -> InferenceBody:
-    """Converts a body in which whole numbers may be written as 5.0; JSON has one kind of number.
+    """Converts a body in which whole numbers may be written as 5.0, because JSON has only one number type.
 
     Raises:
-        BadRequest: something else is wrong.
+        BadRequest: the body is invalid in another way.
     """
     changed = {
         name: int(value)
@@ -100,5 +100,5 @@ def _word_requirement(described: inspect.Type) -> str:
         return f"be a whole number {end}"
     if isinstance(described, inspect.FloatType):
         return f"be a number from {described.ge:g} to {described.le:g}"
-    words = {inspect.BoolType: "be true or false", inspect.StrType: "be a text", inspect.ListType: "be a list"}
+    words = {inspect.BoolType: "be true or false", inspect.StrType: "be a string", inspect.ListType: "be a list"}
     return words.get(type(described), "be an object")

@@ -1,8 +1,8 @@
-"""One provider's list in this process: when it is fetched, and who waits for it.
+"""One provider's list in this process: when it is fetched, and which callers wait.
 
-Within the TTL nothing goes upstream. After it the old list is served while one refresh runs in the background; when
-that fails, the old list stays and the next try backs off. Callers wait only in a process that has no list yet; they
-wait together, for a bounded time.
+Within the TTL no request is sent to the provider. After it the old list is served while one refresh runs in the
+background; if that fails, the old list is kept and the next attempt backs off. Callers wait only in a process that has
+no list yet; they share one fetch, and their wait is bounded.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from app.upstream import UpstreamClient
 TTL_S = 1800
 
 # The workers of one machine load their lists at the same moment, so they also expire together. Each waits a random
-# part of this before it asks, while the old list is served.
+# part of this before it refreshes, and serves the old list meanwhile.
 REFRESH_SPREAD_S = 10.0
 
 # How long callers wait for a process's first list: longer than a healthy provider takes (0.3 s; Featherless' pages
-# take longer and come in the background), shorter than a person or a load balancer gives up.
+# take longer and are loaded in the background), shorter than the patience of a person or a load balancer.
 COLD_WAIT_S = 3.0
 
-# (first, longest) pause after failures, in seconds; each failure doubles it. A process without a list tries sooner,
-# since its callers are refused; one with an old list has time.
+# (first, longest) pause after failures, in seconds; each failure doubles it. A process without a list retries sooner,
+# because its callers get errors; one with an old list has time.
 BACKOFF_COLD_S = (5.0, 60.0)
 BACKOFF_WARM_S = (60.0, 900.0)
 
-# A name that no list knows may be that of a new model. Without this pause a caller who sends nonsense would decide how
-# often the provider is asked.
+# A name that no list contains may belong to a new model, so the list is fetched again. Without this pause, callers who
+# send unknown names would determine how often that happens.
 UNKNOWN_NAME_PAUSE_S = 60.0
 
 
@@ -46,19 +46,19 @@ UNKNOWN_NAME_PAUSE_S = 60.0
 def get_cache(provider_name: str) -> dict[str, Any]:
     """Returns the dict that holds a provider's list: `data`, `timestamp` and `ttl`; see `Catalog.cache`.
 
-    There is one for each provider as long as the process lives, and runtimes use it one after the other, because the
-    documented `_fireworks_models_cache` is imported by name and must always be the live one.
+    Each provider has one as long as the process lives, which successive runtimes share, because the documented
+    `_fireworks_models_cache` is imported by name and must always be the one in use.
     """
     return {"data": None, "timestamp": None, "ttl": TTL_S}
 
 
 class Fetch:
-    """A fetch that is under way.
+    """A fetch in progress.
 
     Attributes:
-        done: set when it has ended.
+        done: set when the fetch has ended.
         started_s: when it began, on the monotonic clock.
-        error: why it failed; None while it runs or where it did not.
+        error: why it failed; None while it runs or if it succeeded.
     """
 
     def __init__(self) -> None:
@@ -71,16 +71,16 @@ class Catalog:
     """One provider's cached list.
 
     Args:
-        provider: whose list.
-        runtime: gives the client that fetches it, and the prices that go into it.
+        provider: the provider of the list.
+        runtime: supplies the client that fetches it, and the prices in it.
 
     Attributes:
         cache: `data` is the `ModelList` (None before the first), `timestamp` when it was fetched, in seconds on the
-            monotonic clock, so that no change of the clock makes it older or newer, and `ttl` in seconds. The time of
-            day is `data.fetched_at`.
-        generation: how many lists there were; a change means that what was read from the old one may be outdated.
-        last_error: why the last fetch failed; None when it did not.
-        fetch_under_way: None while none is.
+            monotonic clock, which does not jump when the system time is changed, and `ttl` in seconds. The time of day
+            is `data.fetched_at`.
+        generation: how many lists there have been; after a change, results from the old list may be outdated.
+        last_error: why the last fetch failed; None if it did not.
+        fetch_under_way: the fetch in progress, or None.
     """
 
     def __init__(self, provider: Provider, runtime: Runtime) -> None:
@@ -99,13 +99,13 @@ class Catalog:
         self._last_try_s = float("-inf")
 
     def close(self) -> None:
-        """Forgets the list; a fetch still under way will be ignored."""
+        """Discards the list; the result of a fetch in progress will be ignored."""
         with self._lock:
             self._closed.set()
             self.abandon()
 
     def abandon(self) -> None:
-        """Forgets the list, without the lock, which a thread of the parent process may have held."""
+        """Discards the list without the lock, which a thread of the parent process may have held."""
         self.cache.update(data=None, timestamp=None)
 
     @property
@@ -121,10 +121,10 @@ class Catalog:
         return age_s is None or age_s >= self.cache["ttl"]
 
     def peek(self) -> ModelList | None:
-        """Returns the list that is here, however old, or None; starts a refresh when one is due, and never waits."""
+        """Returns the current list, however old, or None; starts a refresh if one is due, and never waits."""
         if self._is_refresh_due():
             with self._lock:
-                # Looked at again, because a whole refresh may have come and gone during the wait for the lock.
+                # Checked again, because a whole refresh may have happened during the wait for the lock.
                 if self._is_refresh_due():
                     self._start(0.0 if self.cache["data"] is None else random.uniform(0, REFRESH_SPREAD_S))
         found: ModelList | None = self.cache["data"]
@@ -137,10 +137,10 @@ class Catalog:
         return time.monotonic() >= self._next_try_s
 
     def get(self) -> ModelList:
-        """Returns the list; without one, waits for the fetch under way, at most until COLD_WAIT_S after its start.
+        """Returns the list; without one, waits for the fetch in progress, at most until COLD_WAIT_S after its start.
 
         Raises:
-            Unavailable: there is none yet; `retry_after_s` is when the next try is due.
+            Unavailable: there is no list yet; `retry_after_s` is the time until the next attempt.
         """
         found = self.peek()
         under_way = self.fetch_under_way
@@ -162,10 +162,10 @@ class Catalog:
         )
 
     def fetch(self) -> ModelList:
-        """Fetches the list now, joining a fetch under way, and waits for its end.
+        """Fetches the list now, or joins a fetch in progress, and waits for its end.
 
         Raises:
-            GatewayError: it failed; the list from before stays.
+            GatewayError: the fetch failed; the old list is kept.
         """
         with self._lock:
             under_way = self.fetch_under_way or self._start(0.0)
@@ -173,15 +173,15 @@ class Catalog:
         if under_way.error is not None:
             raise under_way.error
         fetched: ModelList | None = self.cache["data"]
-        if fetched is None:  # It was closed meanwhile.
+        if fetched is None:  # The catalog was closed in the meantime.
             raise self._make_unavailable()
         return fetched
 
     def fetch_for_unknown(self) -> bool:
-        """Fetches the list again for a name that it does not know, at most once a minute; waits up to COLD_WAIT_S.
+        """Fetches the list again for a name that it does not contain, at most once a minute; waits up to COLD_WAIT_S.
 
         Returns:
-            Whether a fetch was made, so that looking again makes sense.
+            Whether a fetch has ended in that time, so that another lookup makes sense.
         """
         with self._lock:
             pause_is_over = time.monotonic() - self._last_try_s >= UNKNOWN_NAME_PAUSE_S
@@ -191,7 +191,7 @@ class Catalog:
         return under_way.done.wait(COLD_WAIT_S)
 
     def _start(self, delay_s: float) -> Fetch:
-        """Starts a fetch in the background. The caller holds the lock and has seen that none is under way."""
+        """Starts a fetch in the background. The caller holds the lock and has checked that none is in progress."""
         fetch = Fetch()
         arguments = (fetch, self._clients.get_client(self.provider), delay_s)
         Thread(target=self._run, args=arguments, daemon=True, name=f"catalog-{self.provider.name}").start()
@@ -207,7 +207,7 @@ class Catalog:
         except GatewayError as error:
             self._finish(fetch, None, error)
         except Exception as error:
-            # Whatever a strange list breaks, the fetch must end, or no list would ever be fetched again.
+            # The fetch must end even after an unexpected error, or the list would never be fetched again.
             log_event("catalog_refresh_crashed", level="error", error=error, provider=self.provider.name)
             self._finish(fetch, None, UpstreamError(f"The model list of {self.provider.title} could not be read."))
         else:
@@ -240,6 +240,6 @@ class Catalog:
             "catalog_refresh_failed",
             level="warning",
             provider=self.provider.name,
-            why=error.message,
+            reason=error.message,
             next_try_s=pause_s,
         )

@@ -1,6 +1,6 @@
 """The catalog of this process: every provider's list of models.
 
-`fetch_` functions go to the provider, `get_` functions answer from what this process holds.
+`fetch_` functions send requests to the provider, `get_` functions return what this process holds.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class CatalogState(msgspec.Struct, frozen=True):
         models: how many it has; 0 without a list.
         age_s: seconds since it was fetched; None without a list.
         stale: whether it is older than its TTL, or missing.
-        error: why the last fetch failed; None where it did not.
+        error: why the last fetch failed; None if it did not.
     """
 
     models: int
@@ -40,12 +40,12 @@ class Catalogs(Component):
         self._catalogs = {provider.name: Catalog(provider, runtime) for provider in PROVIDERS.values()}
 
     def close(self) -> None:
-        """Forgets all lists; a fetch still under way will be ignored."""
+        """Discards all lists; the results of fetches in progress will be ignored."""
         for catalog in self._catalogs.values():
             catalog.close()
 
     def abandon(self) -> None:
-        """Forgets all lists in a forked child."""
+        """Discards all lists in a forked child."""
         for catalog in self._catalogs.values():
             catalog.abandon()
 
@@ -64,13 +64,13 @@ def get_catalog(provider: Provider) -> Catalog:
 
 
 def get_model_list(provider: Provider) -> ModelList:
-    """Returns a provider's list. In a process that has none yet, waits for the first one for a few seconds.
+    """Returns a provider's list. A process without one waits for it, for a few seconds.
 
     Raises:
         ConfigurationMissing: the provider's key is not set.
         Unavailable: there is no list.
     """
-    get_client(provider)  # Raises where the key is not set.
+    get_client(provider)  # Raises if the key is not set.
     return get_catalog(provider).get()
 
 
@@ -83,7 +83,7 @@ def get_model_lists(
         ConfigurationMissing: the key of one is not set.
     """
     for provider in providers:
-        peek_model_list(provider)  # All that are missing load side by side, so the waits below are one wait.
+        peek_model_list(provider)  # All missing lists are fetched at the same time, so the waits below overlap.
     available: list[tuple[Provider, ModelList]] = []
     missing: Unavailable | None = None
     for provider in providers:
@@ -106,10 +106,10 @@ def refresh_if_due() -> None:
 
 
 def fetch_for_unknown(providers: Sequence[Provider]) -> bool:
-    """Fetches these providers' lists again for a name that none knows, each at most once a minute.
+    """Fetches these providers' lists again for a name that none contains, each at most once a minute.
 
     Returns:
-        Whether any was fetched, so that looking again makes sense.
+        Whether any was fetched, so that another lookup makes sense.
     """
     fetched = [get_catalog(provider).fetch_for_unknown() for provider in providers]
     return any(fetched)

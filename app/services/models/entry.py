@@ -1,4 +1,4 @@
-"""One model as the catalog knows it: the entry of every list, in the field names of OpenRouter's `/api/v1/models`."""
+"""The catalog's entry for one model, with the field names of OpenRouter's `/api/v1/models`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ import msgspec
 
 from app.services.pricing import Price, to_plain_text
 
-# Longer than any provider's id with a deployment behind it, and short enough to repeat in an error message.
+# Longer than any provider's id with a deployment appended, and short enough to repeat in an error message.
 MAX_MODEL_NAME_CHARACTERS = 300
 
-# None of these objects can be part of a reference cycle, so the collector need not walk over 22,000 of them (gc=False).
+# None of these objects can be part of a reference cycle, so the garbage collector need not scan 22,000 of them
+# (gc=False).
 
 
 class Architecture(msgspec.Struct, frozen=True, gc=False):
-    """What goes in and out: `modality` in OpenRouter's notation (`text+image->text`); None where unknown."""
+    """Input and output: `modality` is in OpenRouter's notation (`text+image->text`); None if unknown."""
 
     modality: str | None
     input_modalities: tuple[str, ...] | None
@@ -26,7 +27,7 @@ class Architecture(msgspec.Struct, frozen=True, gc=False):
 
 
 class Pricing(msgspec.Struct, frozen=True, gc=False):
-    """Decimal strings in USD per token; None where unknown."""
+    """Decimal strings in USD per token; None if unknown."""
 
     prompt: str | None
     completion: str | None
@@ -34,7 +35,7 @@ class Pricing(msgspec.Struct, frozen=True, gc=False):
 
 
 class Capabilities(msgspec.Struct, frozen=True, gc=False):
-    """What the provider says the model can do; None where it does not say."""
+    """What the provider says the model can do; None if it does not say."""
 
     chat: bool | None
     tools: bool | None
@@ -47,14 +48,14 @@ class Model(msgspec.Struct, frozen=True, gc=False):
     """One entry.
 
     Attributes:
-        id: what to send as `model`, byte for byte as the provider writes it.
+        id: what to send as `model`, exactly as the provider writes it.
         canonical_slug: the id in its short form and in lower case; unique within a provider.
-        created: seconds since 1970; None where unknown.
-        context_length: tokens; None where unknown.
-        pricing_source: see `Price.source`; None where the price is unknown.
+        created: seconds since 1970; None if unknown.
+        context_length: tokens; None if unknown.
+        pricing_source: see `Price.source`; None if the price is unknown.
         pricing_date: the day the price was stated or fetched.
-        supported_parameters: None where the provider does not say.
-        provider_slug: who publishes the model: the account, or the owner in a Hugging Face id.
+        supported_parameters: None if the provider does not say.
+        provider_slug: the publisher of the model: the account, or the owner in a Hugging Face id.
         source_gateway: the provider that serves it.
     """
 
@@ -104,7 +105,7 @@ class ModelPacker:
         return msgspec.structs.replace(model, **changes)
 
     def set_price(self, model: Model, price: Price | None) -> Model:
-        """Returns the model with `price` as its price, unknown where that is None."""
+        """Returns the model with `price` as its price; None means unknown."""
         if price is None:
             return msgspec.structs.replace(model, pricing=_UNKNOWN_PRICING, pricing_source=None, pricing_date=None)
         if price not in self._shared:
@@ -125,7 +126,7 @@ def to_pricing(price: Price) -> Pricing:
 
 
 def to_price(pricing: Pricing, source: str, date: datetime.date) -> Price | None:
-    """Returns the decimal strings of an entry as a price, None where they do not tell it."""
+    """Returns the decimal strings of an entry as a price, or None if they do not state one."""
     if pricing.prompt is None or pricing.completion is None:
         return None
     return Price(

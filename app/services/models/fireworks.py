@@ -26,29 +26,29 @@ def fetch_models_from_fireworks() -> list[Entry]:
     """Fetches Fireworks' list now and caches it; concurrent callers share one request.
 
     Returns:
-        An entry for each model, as JSON-ready dicts with the fields of `Model`.
+        An entry for each model, as a JSON-ready dict with the fields of `Model`.
 
     Raises:
         ConfigurationMissing: FIREWORKS_API_KEY is not set.
-        UpstreamError: one of its subclasses; the list cached before stays.
+        UpstreamError: the fetch failed; the old list is kept. The subclass says why.
     """
-    get_client(_FIREWORKS)  # Raises where the key is not set.
+    get_client(_FIREWORKS)  # Raises if the key is not set.
     return [_to_entry(model) for model in get_catalog(_FIREWORKS).fetch()]
 
 
 def fetch_specific_model_from_fireworks(provider_name: str, model_name: str | None = None) -> Entry | None:
-    """Returns one Fireworks model's entry, or None when there is none of that name.
+    """Returns one Fireworks model's entry, or None if no model, or more than one, has that name.
 
-    It comes from the cached list. A list that does not know the name is fetched again, at most once a minute.
+    The entry comes from the cached list. If the name is not in it, the list is fetched again, at most once a minute.
 
     Args:
-        provider_name: the model's name in any form (`accounts/fireworks/models/x`, `fireworks/x`, `x`), or only what
-            stands before its last slash.
-        model_name: what stands after it.
+        provider_name: the model's name in any form (`accounts/fireworks/models/x`, `fireworks/x`, `x`), or only the
+            part before its last slash.
+        model_name: the part after it.
 
     Raises:
         ConfigurationMissing: FIREWORKS_API_KEY is not set.
-        Unavailable: there is no list and none can be had now.
+        Unavailable: there is no list, and none can be fetched now.
     """
     name = provider_name if model_name is None else f"{provider_name}/{model_name}"
     found = get_model_list(_FIREWORKS).find(name)

@@ -16,16 +16,16 @@ from app.services.providers import Provider
 from app.upstream import UpstreamClient
 from app.yielding import with_pauses
 
-# For all pages together. Featherless' 23 take about ten seconds; a list that takes longer than this is given up.
+# For all pages together. Featherless' 23 take about ten seconds; a list that takes longer is abandoned.
 _LIST_TIMEOUT_S = 120.0
 
-# The price list is worth a wait, but not one that would make a first caller's list late.
+# The wait for the price list is shorter if callers wait for the process's first list.
 _PRICES_TIMEOUT_COLD_S = 2.0
 _PRICES_TIMEOUT_S = 20.0
 
-# A list of less than half its former length is an accident at the provider, until it has stayed so for a day.
+# A list of less than half its former length counts as a fault of the provider, unless it stays so for a day.
 _SHRUNK_SHARE = 0.5
-_SHRUNK_BELIEVED_AFTER_S = 86_400.0
+_SHRUNK_ACCEPTED_AFTER_S = 86_400.0
 
 
 def load_model_list(
@@ -34,14 +34,14 @@ def load_model_list(
     """Fetches a provider's list with its prices.
 
     Args:
-        provider: whose list.
+        provider: the provider of the list.
         client: the HTTP client for it.
-        prices: gets the prices of the list, once the list is accepted.
-        old: the list so far; a new one that is much shorter is refused.
+        prices: receives the prices of the list, once the list is accepted.
+        old: the current list, if any; a new one that is much shorter is refused.
         old_age_s: the seconds since `old` was fetched.
 
     Raises:
-        UpstreamError: one of its subclasses; also where the list is empty or has shrunk by more than half.
+        UpstreamError: the fetch failed, or the list is empty or has shrunk by more than half.
     """
     started_s, packer = time.monotonic(), ModelPacker()
     models = fetch_models(client, provider, packer)
@@ -55,12 +55,12 @@ def load_model_list(
 
 
 def fetch_models(client: UpstreamClient, provider: Provider, packer: ModelPacker) -> list[Model]:
-    """Fetches the whole list of a provider, each id once, in the provider's order.
+    """Fetches the whole list of a provider, with each id once, in the provider's order.
 
-    Memory is bounded by one raw page besides the models themselves.
+    At most one raw page is in memory besides the models themselves.
 
     Raises:
-        UpstreamError: one of its subclasses; also when the list is garbled, or not complete within two minutes.
+        UpstreamError: the fetch failed, or the list is malformed, or it is not complete within two minutes.
     """
     models: dict[str, Model] = {}
     deadline_s = time.monotonic() + _LIST_TIMEOUT_S
@@ -69,10 +69,10 @@ def fetch_models(client: UpstreamClient, provider: Provider, packer: ModelPacker
         _add_page(models, page, provider, packer)
         if provider.is_paged:
             if len(models) == before:
-                break  # The page is empty; or, from a server that does not page, the same as the one before.
+                break  # The page is empty; or a server without paging has sent the same list again.
             log_event("catalog_page_loaded", provider=client.title, page=number, models=len(models))
         if time.monotonic() > deadline_s:
-            raise UpstreamTimeout(f"The model list of {client.title} did not end within {_LIST_TIMEOUT_S:.0f} s.")
+            raise UpstreamTimeout(f"The model list of {client.title} was not complete within {_LIST_TIMEOUT_S:.0f} s.")
     return list(models.values())
 
 
@@ -94,10 +94,10 @@ def _has_id(raw: Any) -> bool:
 def _refuse_shrunk(provider: Provider, length: int, old: ModelList | None, old_age_s: float | None) -> None:
     if length == 0:
         raise UpstreamError(f"The model list of {provider.title} is empty.")
-    if old is None or old_age_s is None or old_age_s > _SHRUNK_BELIEVED_AFTER_S:
+    if old is None or old_age_s is None or old_age_s > _SHRUNK_ACCEPTED_AFTER_S:
         return
     if length < len(old) * _SHRUNK_SHARE:
-        raise UpstreamError(f"{provider.title} lists {length} models where it listed {len(old)}.")
+        raise UpstreamError(f"The model list of {provider.title} shrank from {len(old)} to {length} models.")
 
 
 def _set_listed_prices(
@@ -105,19 +105,19 @@ def _set_listed_prices(
 ) -> None:
     if provider.fetch_prices is None:
         today = datetime.datetime.now(datetime.UTC).date()
-        prices.set_listed_prices(provider.name, get_carried_prices(models, today))
+        prices.set_listed_prices(provider.name, get_entry_prices(models, today))
         return
     timeout_s = _PRICES_TIMEOUT_COLD_S if is_cold else _PRICES_TIMEOUT_S
     try:
         prices.set_listed_prices(provider.name, provider.fetch_prices(client, timeout_s))
     except GatewayError as error:
-        # A list without new prices is better than no list, and the prices from before stay.
-        log_event("price_list_failed", level="warning", provider=provider.name, why=error.message)
+        # A list without new prices is better than no list, and the old prices are kept.
+        log_event("price_list_failed", level="warning", provider=provider.name, reason=error.message)
 
 
-def get_carried_prices(models: Iterable[Model], today: datetime.date) -> PriceTable:
-    """Returns the prices that the models of one provider's list carry themselves."""
-    # A list of 22,000 models has some dozens of prices, and their objects are shared.
+def get_entry_prices(models: Iterable[Model], today: datetime.date) -> PriceTable:
+    """Returns the prices in the entries of one provider's list."""
+    # A list of 22,000 models has a few dozen different prices, whose objects are shared.
     known: dict[Pricing, Price | None] = {}
     prices: dict[tuple[str, str], Price] = {}
     for model in with_pauses(models):

@@ -1,4 +1,4 @@
-"""One provider's list of models as it was at one moment: looked up by id and by name, searched, never changed."""
+"""An immutable snapshot of one provider's list of models, with lookup by id and name, and search."""
 
 from __future__ import annotations
 
@@ -64,16 +64,16 @@ class ModelList(Sequence[Model]):
         return self._by_id.get(model_id)
 
     def find(self, name: str) -> tuple[Model, ...]:
-        """Returns the models that `name` can mean: the one with this id, else all that share its key."""
+        """Returns the models that `name` can mean: the one with this id, or else all that share its key."""
         exact = self._by_id.get(name)
         if exact is not None:
             return (exact,)
         return next((found for key in self._naming.get_asked_keys(name) if (found := self._by_key.get(key))), ())
 
     def search(self, words: str) -> Sequence[Model]:
-        """Returns the models whose id, name or description holds each of the words, in any case and order."""
+        """Returns the models whose id, name or description contains each of the words, in any order and case."""
         return self._index.search(words)
 
     def get_nearest(self, name: str, count: int) -> list[tuple[float, str]]:
-        """Returns up to `count` ids that resemble `name`, each with its likeness (0 to 1), best first."""
+        """Returns up to `count` ids that resemble `name`, each with its similarity (0 to 1), the best first."""
         return self._index.get_nearest(name, count)

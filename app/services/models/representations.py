@@ -1,4 +1,4 @@
-"""The catalog as response bodies: lists filtered and encoded, kept as long as they are true, gzipped when asked."""
+"""The catalog as response bodies: filtered, encoded, cached while they are current, and gzipped on request."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from app.services.models.model_list import ModelList
 from app.services.providers import PROVIDERS, Provider, get_configured_providers
 
 # A thousand models, the most that a page holds, are 0.7 MB, and all 22,000 in OpenAI's form 2.5 MB. This is enough for
-# the few lists that clients ask for again and again, and bounds what a caller who varies the query can make us keep.
+# the few lists that clients request repeatedly, and bounds the memory that a caller who varies the query can occupy.
 _MAX_KEPT_BYTES = 8 << 20
 
 # Level 1 gzips a list of 300 in 1 ms to an eighth; level 6 takes three times as long for a tenth.
@@ -28,14 +28,14 @@ _GZIP_LEVEL = 1
 
 
 class ListQuery(NamedTuple):
-    """What is asked of the list.
+    """A query for models.
 
     Attributes:
         gateway: the name of the provider that serves the models, or ALL_GATEWAYS.
-        provider: who publishes them, in lower case; empty for everyone.
-        search: words that a model's id, name or description must hold, in lower case.
-        limit: how many models at most.
-        offset: how many models to leave out at the beginning.
+        provider: the publisher of the models, in lower case; empty for all.
+        search: words that a model's id, name or description must contain, in lower case.
+        limit: how many models to return at most.
+        offset: how many models to skip at the beginning.
     """
 
     gateway: str
@@ -49,8 +49,8 @@ class Rendered:
     """One encoded response body.
 
     Attributes:
-        etag: the validator as it stands in the header. It is weak where the body also tells the list's age, because a
-            client that asks for changes does not mean those.
+        etag: the validator, as in the header. It is weak if the body also states the list's age, because a changed age
+            is not a change that clients ask about.
         body: JSON.
     """
 
@@ -60,19 +60,19 @@ class Rendered:
         self._gzipped: bytes | None = None
 
     def get_gzipped(self) -> bytes:
-        """Returns the body in gzip, compressed at the first call."""
+        """Returns the body gzipped; it is compressed at the first call."""
         if self._gzipped is None:
             self._gzipped = gzip.compress(self.body, _GZIP_LEVEL, mtime=0)
         return self._gzipped
 
     @property
     def size(self) -> int:
-        """The bytes that it takes, the gzipped form counted as a quarter."""
+        """The bytes that it occupies; the gzipped form counts as a quarter."""
         return len(self.body) + len(self.body) // 4
 
 
 class RenderedCache(Component):
-    """Rendered bodies by what was asked, each with the state of the lists that it was made from."""
+    """A cache of rendered bodies by query, each with the state of the lists that it was made from."""
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
@@ -80,7 +80,7 @@ class RenderedCache(Component):
         self._bytes = 0
 
     def get(self, asked: Hashable, state: Hashable, render: Callable[[], Rendered]) -> Rendered:
-        """Returns the kept body if its state is this one, else a new one, which is kept."""
+        """Returns the cached body if it has this state, or else a new one, which is cached."""
         kept = self._kept.get(asked)
         if kept is not None and kept[0] == state:
             self._kept.move_to_end(asked)
@@ -109,7 +109,7 @@ class _Lists(NamedTuple):
 
     @property
     def state(self) -> Hashable:
-        """Changes with everything that the body says except its age."""
+        """A value that changes with everything in the body except the age."""
         return tuple(model_list.version for _, model_list in self.available), self.missing, self.stale
 
 
@@ -121,7 +121,7 @@ def render_list(query: ListQuery) -> Rendered:
         Unavailable: there is no list.
     """
     lists = _get_lists(query.gateway)
-    # The body tells the age in whole seconds, so it is true for a second.
+    # The body states the age in whole seconds, so it is current for a second.
     state = (lists.state, lists.age_s, int(time.time()))
     return get_component(RenderedCache).get(query, state, lambda: _render_list(query, lists))
 
@@ -194,7 +194,7 @@ def render_model(provider: Provider, model: Model) -> Rendered:
 def render_openai_list() -> Rendered:
     """Returns all models of all configured providers in OpenAI's form, each under a name that can be sent as it is.
 
-    A model that several providers serve is there once for each, as `<provider>/<id>`: its bare id would not say which.
+    A model that several providers serve is listed once for each, as `<provider>/<id>`: its bare id is ambiguous.
 
     Raises:
         ConfigurationMissing: no provider's key is set.
@@ -205,9 +205,9 @@ def render_openai_list() -> Rendered:
 
 
 def _render_openai_list(lists: _Lists) -> Rendered:
-    times = Counter(model.id for _, model_list in lists.available for model in model_list)
+    counts = Counter(model.id for _, model_list in lists.available for model in model_list)
     data = [
-        make_openai_model(model, model.id if times[model.id] == 1 else f"{provider.name}/{model.id}")
+        make_openai_model(model, model.id if counts[model.id] == 1 else f"{provider.name}/{model.id}")
         for provider, model_list in lists.available
         for model in model_list
     ]
@@ -215,5 +215,5 @@ def _render_openai_list(lists: _Lists) -> Rendered:
 
 
 def make_openai_model(model: Model, name: str) -> dict[str, Any]:
-    """Returns OpenAI's form of a model. `created` is 0 where unknown: that form has no null, and its SDKs insist."""
+    """Returns OpenAI's form of a model. `created` is 0 if unknown, because OpenAI's SDKs require a number."""
     return {"id": name, "object": "model", "created": model.created or 0, "owned_by": model.provider_slug}

@@ -1,4 +1,4 @@
-"""Search in a list of models: the models that hold some words, and the names nearest to one that the list lacks."""
+"""Searches a list of models: the models that contain some words, and the names most similar to an unknown one."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from app.services.models.entry import Model
 from app.services.providers import fold_version
 
 # The nearest names are part of the response to a mistyped name, which any caller can cause, so their time is bounded to
-# about 5 ms: this many parts of the name are looked for, this many models with the rarest of them are weighed, and this
-# many are compared letter by letter, each in 50 µs.
+# about 5 ms: this many parts of the name are searched for, this many models with the rarest of them are scored, and
+# this many are compared letter by letter, at 50 µs each.
 _MAX_PARTS = 6
 _PIECE_LENGTH = 3
 _MAX_MODELS_PER_PART = 800
 _MAX_MODELS_COMPARED = 24
 _MAX_LETTERS_COMPARED = 64
-_MIN_LIKENESS = 0.5
+_MIN_SIMILARITY = 0.5
 
 _WORDS = re.compile(r"[a-z0-9.]+")
 
@@ -29,7 +29,7 @@ _WORDS = re.compile(r"[a-z0-9.]+")
 def make_search_text(model: Model, keys: Sequence[str]) -> str:
     """Returns the text of a model that is searched: its slug, id, keys, name and description, in lower case."""
     text = model.canonical_slug
-    # Most names and keys are part of the slug already. Then the slug itself is the text and takes no more memory.
+    # Most names and keys are part of the slug already. Then the slug itself is the text and takes no extra memory.
     for part in (model.id.lower(), *keys, model.name.lower(), (model.description or "").lower()):
         if part not in text:
             text += "\n" + part
@@ -52,26 +52,26 @@ class SearchIndex:
         self._starts.pop()  # The last one is where a further text would start.
 
     def search(self, words: str) -> list[Model]:
-        """Returns the models whose text holds each of the words, in any case and order."""
+        """Returns the models whose text contains each of the words, in any order and case."""
         first, *others = sorted(words.lower().split(), key=len, reverse=True) or [""]
-        # Over all models in one comprehension: about 1 ms for 22,000, whether the word is rare or in each of them.
+        # One comprehension over all models: about 1 ms for 22,000, whether the word is rare or in each of them.
         numbers = [number for number, text in enumerate(self._texts) if first in text]
         return [self._models[number] for number in numbers if all(word in self._texts[number] for word in others)]
 
     def get_nearest(self, name: str, count: int) -> list[tuple[float, str]]:
-        """Returns up to `count` ids that resemble `name`, each with its likeness (0 to 1), best first.
+        """Returns up to `count` ids that resemble `name`, each with its similarity (0 to 1), the best first.
 
-        Its time is bounded: it compares only models that share a word with `name`, else a part of its longest word.
+        Its time is bounded: it compares only models that share a word with `name`, or a part of its longest word.
         """
         wanted = fold_version(name)[-_MAX_LETTERS_COMPARED:]
         parts = self._get_parts(wanted)
         candidates = self._find_with_rarest(parts)
-        chosen = nlargest(_MAX_MODELS_COMPARED, candidates, key=lambda number: self._weigh(number, parts))
-        scored = ((_get_likeness(wanted, self._models[number]), self._models[number].id) for number in chosen)
-        return nlargest(count, (pair for pair in scored if pair[0] >= _MIN_LIKENESS))
+        chosen = nlargest(_MAX_MODELS_COMPARED, candidates, key=lambda number: self._score(number, parts))
+        scored = ((_get_similarity(wanted, self._models[number]), self._models[number].id) for number in chosen)
+        return nlargest(count, (pair for pair in scored if pair[0] >= _MIN_SIMILARITY))
 
     def _get_parts(self, wanted: str) -> list[str]:
-        """Returns the words of `wanted` that some model has, else the pieces of its longest word that one has."""
+        """Returns the words of `wanted` that some model has, or the pieces of its longest word that some model has."""
         words = sorted(set(_WORDS.findall(wanted)), key=len, reverse=True)
         parts = [word for word in words[:_MAX_PARTS] if word in self._joined]
         if parts or not words:
@@ -80,26 +80,26 @@ class SearchIndex:
         return [piece for piece in pieces[:_MAX_PARTS] if piece in self._joined]
 
     def _find_with_rarest(self, parts: Sequence[str]) -> set[int]:
-        """Returns the numbers of models with one of the two rarest parts: common ones (`instruct`) tell little."""
+        """Returns the numbers of models with one of the two rarest parts: common ones (`instruct`) say little."""
         rarest = sorted(parts, key=self._joined.count)[:2]
         return {number for part in rarest for number in islice(self._find_part(part), _MAX_MODELS_PER_PART)}
 
     def _find_part(self, part: str) -> Iterator[int]:
-        """Yields the numbers of the models whose text holds `part`."""
+        """Yields the numbers of the models whose text contains `part`."""
         at = self._joined.find(part)
         while at >= 0:
             after = bisect_right(self._starts, at)
             yield after - 1
             at = self._joined.find(part, self._starts[after]) if after < len(self._starts) else -1
 
-    def _weigh(self, number: int, parts: Sequence[str]) -> tuple[int, int]:
+    def _score(self, number: int, parts: Sequence[str]) -> tuple[int, int]:
         """Returns how many letters of the parts a model has, and its own length negated, which prefers short names."""
         text = self._texts[number]
         return sum(len(part) for part in parts if part in text), -len(text)
 
 
-def _get_likeness(wanted: str, model: Model) -> float:
-    """Returns how alike two names are, the part behind the last slash counting as much as the whole."""
+def _get_similarity(wanted: str, model: Model) -> float:
+    """Returns how similar two names are; the part after the last slash counts as much as the whole."""
     slug = fold_version(model.canonical_slug)[-_MAX_LETTERS_COMPARED:]
     whole = SequenceMatcher(None, wanted, slug, autojunk=False).ratio()
     last = SequenceMatcher(None, wanted.rpartition("/")[2], slug.rpartition("/")[2], autojunk=False).ratio()

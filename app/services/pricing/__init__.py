@@ -1,4 +1,4 @@
-"""What a token costs, and what a request costs.
+"""Prices of tokens, and the cost of a request.
 
 price.py       the record of a price, a provider's billing rules, the arithmetic
 lookup.py      the price of a model, from all sources

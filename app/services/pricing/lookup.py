@@ -1,7 +1,7 @@
 """Looks up what a model costs.
 
 Sources, in this order: the operator's price file, the provider's own list (set by the catalog at each refresh), the
-`genai-prices` package. A model that none of them has is of unknown price.
+`genai-prices` package. If none of them has a model, its price is unknown.
 
 DeepInfra also states `usage.estimated_cost` in each completion, which is exact for that request; it is not used yet.
 """
@@ -18,10 +18,10 @@ from app.services.pricing.price_file import ANY_MODEL, FilePrice, read_price_fil
 class Prices(Component):
     """The prices that this process knows.
 
-    PRICE_FILE is read when the component is made, so a change of the file needs a restart.
+    PRICE_FILE is read when the component is made, so changes to the file need a restart.
 
     Raises:
-        SettingsError: PRICE_FILE is missing or wrong; the text names the entry.
+        SettingsError: PRICE_FILE is missing or wrong; the message names the entry.
     """
 
     def __init__(self, runtime: Runtime) -> None:
@@ -32,7 +32,7 @@ class Prices(Component):
         self._listed: dict[str, PriceTable] = {}
 
     def get_price(self, billing: Billing, model_id: str, service_tier: str | None = None) -> Price | None:
-        """Returns the price of a model; see the function of the same name."""
+        """Returns the price of a model; see the function `get_price`."""
         tier = billing.get_billed_tier(service_tier)
         if self._operator:
             for key in ((billing.name, model_id, tier), (billing.name, ANY_MODEL, tier)):
@@ -60,11 +60,11 @@ def _to_price(row: FilePrice) -> Price:
 
 
 def get_price(billing: Billing, model_id: str, service_tier: str | None = None) -> Price | None:
-    """Returns the price of a model, or None when it is not known: never zero, never another model's.
+    """Returns the price of a model, or None if it is not known. An unknown price is never zero or another model's.
 
     Args:
         billing: the rules of the provider that serves it.
-        model_id: the id that was asked for; a router has a price of its own, whatever model answers.
+        model_id: the id that was requested; a router has a price of its own, whichever model responds.
         service_tier: the request's `service_tier`.
 
     Raises:
@@ -77,6 +77,6 @@ def load_operator_prices() -> None:
     """Reads PRICE_FILE, if that has not been done yet. Called at boot, so that a wrong file stops the boot.
 
     Raises:
-        SettingsError: the file is missing or wrong; the text names the entry.
+        SettingsError: the file is missing or wrong; the message names the entry.
     """
     get_component(Prices)

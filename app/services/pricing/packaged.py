@@ -10,12 +10,12 @@ from typing import Any
 
 from app.services.pricing.price import Billing, Price, per_million_to_per_token
 
-# A lookup in the package takes 42 µs, so prices are kept by model id. Callers choose the ids; this bounds them.
+# A lookup in the package takes 42 µs, so prices are cached by model id. The cache is bounded, as callers choose the ids.
 _KEPT_PRICES = 4_096
 
 
 def get_packaged_price(billing: Billing, model_id: str) -> Price | None:
-    """Returns the package's price of a provider's model today, in USD per token; None where it has none."""
+    """Returns the package's price of a provider's model today, in USD per token, or None if it has none."""
     if _get_provider(billing.name) is None:
         return None
     # The package's prices are dated, so a new day may bring a new one.
@@ -24,7 +24,7 @@ def get_packaged_price(billing: Billing, model_id: str) -> Price | None:
 
 @cache
 def _get_provider(name: str) -> Any | None:
-    # The import takes 0.3 s and 28 MB. A process that never asks for a price should not pay for it.
+    # Imported here because the import takes 0.3 s and 28 MB, which a process that needs no price should not pay for.
     from genai_prices.data_snapshot import get_snapshot
 
     return next((row for row in get_snapshot().providers if row.id == name), None)
@@ -38,7 +38,7 @@ def _look_up(billing: Billing, model_id: str, day: datetime.date) -> Price | Non
         return None
     stated = model.get_prices(datetime.datetime.combine(day, datetime.time(12), datetime.UTC))
     prompt, completion, cached = stated.input_mtok, stated.output_mtok, stated.cache_read_mtok
-    # Prices that step with the length of the prompt come as another type; no single figure would be right for them.
+    # Prices that depend on the length of the prompt have another type; no single number would be right for them.
     if not isinstance(prompt, Decimal) or not isinstance(completion, Decimal):
         return None
     price = Price(

@@ -12,14 +12,14 @@ from decimal import Decimal
 
 import msgspec
 
-# The tier of a request that names none, or names one that is billed alike.
+# The tier of a request that names none, or names one that is billed the same.
 STANDARD_TIER = "standard"
 
-# No provider has asked more than a tenth of this for a token. A higher price is a price per million tokens that was
+# No provider has charged more than a tenth of this for a token. A higher price is a price per million tokens that was
 # read as a price per token, and an unknown price is better than a bill that is a million times too high.
 MAX_USD_PER_TOKEN = Decimal("0.01")
 
-# The dearest output costs 0.0006 USD per token, so the text of an honest price is far shorter than this.
+# The most expensive output costs 0.0006 USD per token, so the text of an honest price is far shorter than this.
 _MAX_TEXT_CHARACTERS = 40
 
 
@@ -29,11 +29,11 @@ class Price(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         prompt: a prompt token that was not in the provider's cache.
         completion: a completion token.
-        input_cache_read: a prompt token from the provider's cache; None where the provider states no such price, and
+        input_cache_read: a prompt token from the provider's cache; None if the provider states no such price, and
             then it costs as much as any other prompt token.
         source: `price_file`, the provider's name for its own list, or `genai-prices <version>`. `+<rule>` at its end
             says that `input_cache_read` comes from `Billing.cached_share` and is not a price listed for the model.
-        date: the day the price was stated or fetched; None where the source does not tell.
+        date: the day the price was stated or fetched; None if the source does not say.
     """
 
     prompt: Decimal
@@ -53,11 +53,11 @@ class Billing:
     Attributes:
         name: the provider's name, which PRICE_FILE and the `genai-prices` package use too.
         priced_tiers: the values of `service_tier` that have prices of their own; every other value is billed as
-            standard. None where the provider's rules are not known: then a request that names a tier has no known
+            standard. None if the provider's rules are not known: then a request that names a tier has no known
             price.
         cached_share: the price of a cached prompt token as a share of the prompt price, for models without a listed
             one; None without such a rule.
-        cached_rule: the word for that rule in `Price.source`.
+        cached_rule: the name of that rule in `Price.source`.
     """
 
     name: str
@@ -88,12 +88,12 @@ def compute_cost(price: Price, prompt_tokens: int, cached_tokens: int | None, co
     """Returns the cost of one request in USD, exactly.
 
     (prompt − cached) · prompt price + cached · cached price + completion · completion price, as every provider here
-    bills. Without a cached price, cached tokens cost as much as the others.
+    bills. Without a cached price, cached tokens cost as much as other prompt tokens.
 
     Args:
         price: in USD per token.
         prompt_tokens: all prompt tokens, cached ones included.
-        cached_tokens: those of them that came from the provider's cache; None when it does not say.
+        cached_tokens: those of them that came from the provider's cache; None if it does not say.
         completion_tokens: all completion tokens, reasoning included, as providers count.
     """
     cached = min(cached_tokens or 0, prompt_tokens)
@@ -107,19 +107,20 @@ def per_million_to_per_token(usd_per_million_tokens: Decimal) -> Decimal:
 
 
 def parse_number(value: object) -> Decimal | None:
-    """Returns a JSON *number* as a Decimal, None for anything else.
+    """Returns a JSON *number* as a Decimal, or None for anything else.
 
     Lists that state prices per token write them as strings, and lists that state them per million write numbers. A
-    reader that takes only one of the two cannot mistake one unit for the other.
+    reader that accepts only one of the two cannot mistake one unit for the other.
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    # The shortest text of a float is what the list said; its binary value is not (0.27 is 0.270000000000000017…).
+    # The shortest decimal text of a float is the number in the list; its exact binary value is not
+    # (0.27 is 0.270000000000000017…).
     return Decimal(str(value))
 
 
 def parse_text(value: object) -> Decimal | None:
-    """Returns a JSON *string* that holds a decimal number as a Decimal, None for anything else."""
+    """Returns a JSON *string* that holds a decimal number as a Decimal, or None for anything else."""
     if not isinstance(value, str) or len(value) > _MAX_TEXT_CHARACTERS:
         return None
     try:
@@ -129,7 +130,7 @@ def parse_text(value: object) -> Decimal | None:
 
 
 def drop_implausible(usd_per_token: Decimal | None) -> Decimal | None:
-    """Returns the price, or None where it cannot be one: negative, not a number, or above MAX_USD_PER_TOKEN."""
+    """Returns the price, or None if it cannot be one: negative, not a number, or above MAX_USD_PER_TOKEN."""
     if usd_per_token is None or not usd_per_token.is_finite() or not 0 <= usd_per_token <= MAX_USD_PER_TOKEN:
         return None
     return usd_per_token

@@ -35,11 +35,11 @@ from app.config import SettingsError
 
 UNIT = "usd_per_million_tokens"
 
-# The model id of an entry that holds for every model of its provider without an entry of its own.
+# The model id of an entry that applies to every model of its provider without an entry of its own.
 ANY_MODEL = "*"
 
-# The dearest models cost 600 USD per million tokens and the cheapest cached ones 0.0028. A number outside of these
-# limits is in another unit, and a bill that is wrong by a power of ten is worse than a refused start.
+# The most expensive models cost 600 USD per million tokens, and cached tokens of the cheapest 0.0028. A number outside
+# these limits is in another unit, and a cost that is wrong by a power of ten is worse than a failed start.
 _MIN_USD_PER_MILLION = Decimal("0.0005")
 _MAX_USD_PER_MILLION = Decimal("10000")
 
@@ -65,10 +65,10 @@ def read_price_file(path: Path, provider_names: Sequence[str]) -> list[FilePrice
 
     Args:
         path: the file.
-        provider_names: the providers that it may hold tables of.
+        provider_names: the providers for which it may contain tables.
 
     Raises:
-        SettingsError: it cannot be read, or an entry is wrong; the text names it.
+        SettingsError: the file cannot be read, or an entry is wrong; the message names the entry.
     """
     try:
         document = tomllib.loads(path.read_text("utf-8"), parse_float=Decimal)
@@ -94,17 +94,17 @@ def _read_entries(document: dict[str, Any], provider_names: Sequence[str]) -> It
 
 def _read_head(document: dict[str, Any]) -> datetime.date | None:
     if document.get("unit") != UNIT:
-        raise ValueError(f'it must say unit = "{UNIT}" at its top; it says {document.get("unit")!r}.')
+        raise ValueError(f'it must begin with unit = "{UNIT}"; unit is {document.get("unit")!r}.')
     date = document.get("date")
     if isinstance(date, datetime.datetime) or not isinstance(date, datetime.date | None):
-        raise ValueError(f"date is {date!r}; write a day, as in date = 2026-11-01.")
+        raise ValueError(f"date is {date!r}; write a date, as in date = 2026-11-01.")
     return date
 
 
 def _read_tables(provider: str, models: Any) -> Iterator[tuple[str, str | None, dict[str, Any]]]:
     """Yields (model id, tier, table); the tier is None for the model's own table."""
     if not isinstance(models, dict):
-        raise ValueError(f'{provider} must hold tables, as in [{provider}."model id"].')
+        raise ValueError(f'{provider} must contain tables, as in [{provider}."model id"].')
     for model_id, table in models.items():
         if not isinstance(table, dict):
             raise ValueError(f'{provider}.{model_id!r} must be a table, as in [{provider}."model id"].')
@@ -116,10 +116,10 @@ def _read_amounts(where: str, table: dict[str, Any]) -> tuple[Decimal, Decimal, 
     """Returns the amounts of one table in the order of _AMOUNT_FIELDS; the last may be missing."""
     unknown = sorted(table.keys() - set(_AMOUNT_FIELDS))
     if unknown:
-        raise ValueError(f"{where}: unknown {unknown[0]!r}; use {', '.join(_AMOUNT_FIELDS)}.")
+        raise ValueError(f"{where}: unknown field {unknown[0]!r}; use {', '.join(_AMOUNT_FIELDS)}.")
     for name in ("prompt", "completion"):
         if name not in table:
-            # An id with a dot in it and without quotes makes nested tables, and ends here too.
+            # An id with a dot and without quotes makes nested tables, which end here too.
             raise ValueError(f"{where}: {name} is missing. (Is the model id in quotes?)")
     amounts = {name: _read_amount(f"{where}: {name}", value) for name, value in table.items()}
     return amounts["prompt"], amounts["completion"], amounts.get("input_cache_read")
@@ -131,7 +131,7 @@ def _read_amount(where: str, value: Any) -> Decimal:
     amount = Decimal(value)
     if amount.is_nan() or (amount != 0 and not _MIN_USD_PER_MILLION <= amount <= _MAX_USD_PER_MILLION):
         raise ValueError(
-            f"{where} is {value}; that is no price in USD per million tokens "
-            f"({_MIN_USD_PER_MILLION} to {_MAX_USD_PER_MILLION}, or 0 where it costs nothing)."
+            f"{where} is {value}; that is not a plausible price in USD per million tokens "
+            f"({_MIN_USD_PER_MILLION} to {_MAX_USD_PER_MILLION}, or 0 if it is free)."
         )
     return amount

@@ -1,10 +1,10 @@
-"""The providers that the gateway can forward to. A file each holds everything that is particular to one of them.
+"""The providers that the gateway can forward requests to. Each has a file with everything specific to it.
 
 provider.py      the record: what the rest of the gateway knows of a provider
 registry.py      all providers, and the HTTP client for each
 naming.py        the names of models
-pages.py         reading a provider's list of models
-entry_fields.py  from a provider's list entry to the catalog's
+pages.py         reads a provider's list of models
+entry_fields.py  converts a provider's list entry to the catalog's
 
 To add the provider `x`, add `x_api_key` and `x_base_url` to `Settings`, and a module `x.py` here with its `PROVIDER`.
 """

@@ -1,4 +1,4 @@
-"""Chutes: language models on other people's machines."""
+"""Chutes: language models on machines of independent operators."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def normalize_chutes_model(raw: Mapping[str, Any]) -> Entry:
         PROVIDER,
         str(raw["id"]),
         {**raw, "created": None},
-        # The override may be below the engine's own limit, and it is what is enforced.
+        # `context_length` may be below the engine's own limit, `max_model_len`; it is the one that is enforced.
         context_length=read_count(raw.get("context_length")) or read_count(raw.get("max_model_len")),
         inputs=inputs or ["text"],
         outputs=read_words(raw.get("output_modalities")) or ["text"],
@@ -47,13 +47,13 @@ def normalize_chutes_model(raw: Mapping[str, Any]) -> Entry:
         ),
         parameters=make_parameters(parameters, tools) if parameters else None,
         capabilities=(True, tools, "image" in inputs if inputs else None, False, False),
-        # A few ids have no owner in them; `root` names the weights, owner first.
+        # A few ids contain no owner; `root` names the weights, with the owner first.
         publisher=get_owner(str(raw["id"])) or get_owner(read_text(raw.get("root")) or ""),
     )
 
 
 def is_unlisted(name: str) -> bool:
-    """Tells whether `name` is a form that Chutes takes without listing it.
+    """Returns whether `name` has a form that Chutes accepts without listing it.
 
     These are pools (`a,b:latency`), `:THINKING`, and names without an owner: a chute's UUID, an account's own alias.
     """

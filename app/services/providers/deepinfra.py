@@ -1,4 +1,4 @@
-"""DeepInfra: Hugging Face models by the token."""
+"""DeepInfra: Hugging Face models, billed per token."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from app.services.providers.provider import OPEN_TOP_K, OPENAI_ONLY_FIELDS, Endp
 
 _CHAT_PARAMETERS = (*COMMON_PARAMETERS, "logprobs", "n", "reasoning_effort", "response_format")
 
-# The tags that tell the kind of a model, each with what goes in and out.
+# The tags that state the kind of a model, each with its input and output modalities.
 _KINDS: Mapping[str, tuple[list[str], list[str]]] = {
     "chat": (["text"], ["text"]),
     "embed": (["text"], ["embeddings"]),
@@ -63,7 +63,7 @@ def normalize_deepinfra_model(raw: Mapping[str, Any]) -> Entry:
 def _read_prices(pricing: Mapping[str, Any], kind: str | None) -> tuple[Decimal | None, Decimal | None, Decimal | None]:
     completion = read_usd_per_million(pricing.get("output_tokens"))
     if kind in ("embed", "rerank") and completion is None:
-        completion = Decimal(0)  # They produce no completion tokens, so the list leaves the price of these out.
+        completion = Decimal(0)  # They produce no completion tokens, so the list omits that price.
     prompt, cached = pricing.get("input_tokens"), pricing.get("cache_read_tokens")
     return read_usd_per_million(prompt), completion, read_usd_per_million(cached)
 
@@ -71,12 +71,12 @@ def _read_prices(pricing: Mapping[str, Any], kind: str | None) -> tuple[Decimal 
 def _get_capabilities(kind: str | None, sees: bool | None) -> tuple[bool | None, ...]:
     if kind is None:
         return (None,) * 5
-    # No tag tells about tools; only a model that does not chat surely has none.
+    # No tag says whether a model supports tools; only one that does not chat certainly does not.
     return kind == "chat", None if kind == "chat" else False, sees, kind == "embed", kind == "rerank"
 
 
 def is_unlisted(name: str) -> bool:
-    """Tells whether `name` is a form that DeepInfra takes without listing it: `MODEL:VERSION`, `deploy_id:ID`."""
+    """Returns whether DeepInfra accepts a name of this form without listing it: `MODEL:VERSION`, `deploy_id:ID`."""
     return ":" in name
 
 

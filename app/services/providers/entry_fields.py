@@ -1,7 +1,7 @@
-"""From a provider's list entry to the catalog's: the builder and the readers that the normalisers share.
+"""Converts a provider's list entry to the catalog's: the builder and the readers that the normalisers share.
 
 A catalog entry is a dict with the fields of `Model` in app/services/models/entry.py. A field that the provider does not
-state is None: no zero, no guess. Prices are decimal strings in USD per token, whatever unit the list has.
+state is None, never zero or a guess. Prices are decimal strings in USD per token, whatever unit the list has.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def make_entry(
     """Returns a catalog entry.
 
     Args:
-        provider: who serves the model.
+        provider: the provider that serves the model.
         model_id: the provider's id.
         raw: the provider's own entry; only `created` is read from it.
         context_length: in tokens.
@@ -59,10 +59,10 @@ def make_entry(
         parameters: names of the supported request fields.
         capabilities: chat, tools, vision, embeddings, rerank.
         prices: of a prompt token, a completion token and a cached prompt token, in USD.
-        canonical_slug: the id in its short form; the id itself when not given.
-        name: for people; the last part of the id when not given.
-        description: for people.
-        publisher: who publishes the model; the owner in the id when not given.
+        canonical_slug: the id in its short form; the id itself if not given.
+        name: a name for people; the last part of the id if not given.
+        description: a description for people.
+        publisher: the publisher of the model; the owner in the id if not given.
     """
     known = _is_price(prices)
     texts = [to_plain_text(price) if known and price is not None else None for price in prices]
@@ -90,7 +90,7 @@ def make_entry(
 
 
 def _is_price(prices: tuple[Decimal | None, Decimal | None, Decimal | None]) -> bool:
-    """Tells whether both token prices are stated; zero for both means that the list does not know them."""
+    """Returns whether both token prices are stated; zero for both means unknown."""
     prompt, completion, _ = prices
     return prompt is not None and completion is not None and (prompt > 0 or completion > 0)
 
@@ -107,17 +107,17 @@ def read_usd_per_token(value: object) -> Decimal | None:
 
 
 def make_parameters(names: Sequence[str], tools: bool | None) -> list[str]:
-    """Returns the sorted names of a model's request fields, those of tools included where it has tools."""
+    """Returns the sorted names of a model's request fields, including those of tools if it has tools."""
     return sorted({*names, *(_TOOL_PARAMETERS if tools else ())})
 
 
 def get_owner(model_id: str) -> str | None:
-    """Returns the part before the first slash, None without one."""
+    """Returns the part before the first slash, or None without one."""
     return model_id.partition("/")[0] if "/" in model_id else None
 
 
 def read_mapping(value: object) -> Mapping[str, Any]:
-    """Returns a JSON object, an empty one for anything else."""
+    """Returns a JSON object, or an empty one for anything else."""
     return value if isinstance(value, dict) else {}
 
 
@@ -127,7 +127,7 @@ def read_words(value: object) -> list[str]:
 
 
 def read_text(value: object) -> str | None:
-    """Returns a JSON string that is not empty, None for anything else."""
+    """Returns a JSON string that is not empty, or None for anything else."""
     return value if isinstance(value, str) and value else None
 
 
@@ -137,5 +137,5 @@ def read_flag(value: object, default: bool | None = None) -> bool | None:
 
 
 def read_count(value: object) -> int | None:
-    """Returns a whole JSON number above zero, None for anything else."""
+    """Returns a whole JSON number above zero, or None for anything else."""
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None

@@ -1,4 +1,4 @@
-"""Featherless: Hugging Face models by the thousand, for a flat price."""
+"""Featherless: thousands of Hugging Face models for a flat price."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from app.services.providers.pages import PAGE_TIMEOUT_S, Page, read_page
 from app.services.providers.provider import OPEN_TOP_K, OPENAI_ONLY_FIELDS, EndpointSupport, Provider
 from app.upstream import UpstreamClient
 
-_PER_PAGE = 1_000  # The most that Featherless gives.
+_PER_PAGE = 1_000  # The most that Featherless returns.
 
-# The last page is known only by being empty. The list has 23; at four times as many, something is wrong.
+# Only an empty page marks the end. The list has 23 pages; with more than four times as many, something is wrong.
 _MAX_PAGES = 100
 
 
 def fetch_pages(client: UpstreamClient) -> Iterator[Page]:
-    """Yields page after page, and does not end by itself: `total_pages` counts models that are not there.
+    """Yields page after page, and does not end by itself, because `total_pages` counts models that are not listed.
 
     Raises:
-        UpstreamError: one of its subclasses; also after _MAX_PAGES pages.
+        UpstreamError: a request failed, or there are more than _MAX_PAGES pages.
     """
     for number in range(1, _MAX_PAGES + 1):
         params = {"page": str(number), "per_page": str(_PER_PAGE)}
         yield read_page(client, client.fetch_json("/models", params, timeout_s=PAGE_TIMEOUT_S))
-    raise UpstreamError(f"The model list of {client.title} has no end: page {_MAX_PAGES} still holds models.")
+    raise UpstreamError(f"The model list of {client.title} has no end: page {_MAX_PAGES} still contains models.")
 
 
 def normalize_featherless_model(raw: Mapping[str, Any]) -> Entry:
@@ -59,7 +59,7 @@ def normalize_featherless_model(raw: Mapping[str, Any]) -> Entry:
         outputs=outputs,
         prices=(read_usd_per_token(pricing.get("prompt")), read_usd_per_token(pricing.get("completion")), None),
         parameters=[] if embeds else make_parameters(COMMON_PARAMETERS, tools),
-        # Base checkpoints are listed among the chat models and nothing tells them apart, so `chat` is unknown.
+        # Base checkpoints are listed among the chat models and cannot be told apart, so `chat` is unknown.
         capabilities=(False if embeds else None, tools, sees, embeds, False),
     )
 

@@ -1,4 +1,4 @@
-"""Fireworks: its own model ids below accounts, a price list beside its model list, and a stricter request schema."""
+"""Fireworks: model ids below accounts, a separate price list, and a stricter request schema."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from app.services.providers.pages import fetch_single_page, read_page
 from app.services.providers.provider import OPENAI_ONLY_FIELDS, EndpointSupport, Provider
 from app.upstream import UpstreamClient
 
-# Fields of OpenAI's message objects that Fireworks' schema forbids. Clients replay them from earlier responses.
+# Fields of OpenAI's message objects that Fireworks' schema forbids. Clients copy them from earlier responses.
 OPENAI_ONLY_MESSAGE_FIELDS = frozenset({"name", "refusal", "annotations", "audio"})
 
 _CHAT_PARAMETERS = (
@@ -48,7 +48,7 @@ _CHAT_PARAMETERS = (
 _OUTPUTS = {"EMBEDDING_MODEL": "embeddings", "FLUMINA_BASE_MODEL": "image", "FLUMINA_ADDON": "image"}
 
 # Who publishes which family on Hugging Face. `deepseek-ai/DeepSeek-V3.1` is Fireworks' deepseek-v3p1 because its maker
-# wrote it; somebody else's repository of the same name is another model, and stays unknown.
+# wrote it; a repository of the same name by another owner is another model, and is not matched.
 _MAKERS: dict[str, tuple[str, ...]] = {
     "deepseek-ai": ("deepseek",),
     "google": ("gemma",),
@@ -98,7 +98,7 @@ def normalize_fireworks_model(raw: Mapping[str, Any]) -> Entry:
 def get_keys(model_id: str) -> list[str]:
     """Returns the keys of an id: `accounts/fireworks/models/kimi-k3` is known as `fireworks/kimi-k3` and `kimi-k3`.
 
-    Fireworks writes the dots of a version as `p` (DeepSeek-V3.1 is `deepseek-v3p1`); keys have dots again.
+    Fireworks writes the dots of a version as `p` (DeepSeek-V3.1 is `deepseek-v3p1`); in keys they are dots.
     """
     parts = fold_version(model_id).split("/")
     if len(parts) == 4 and parts[0] == "accounts" and parts[2] == "models":
@@ -107,7 +107,7 @@ def get_keys(model_id: str) -> list[str]:
 
 
 def get_asked_keys(name: str) -> list[str]:
-    """Returns the keys that a caller's name may mean; a maker's Hugging Face id means Fireworks' model of it."""
+    """Returns the keys that a caller's name may mean. A maker's Hugging Face id means the same model at Fireworks."""
     folded = fold_version(name)
     short = folded.removeprefix("accounts/").replace("/models/", "/")
     owner, slash, slug = short.partition("/")
@@ -119,49 +119,49 @@ def get_asked_keys(name: str) -> list[str]:
 
 
 def is_account_id(name: str) -> bool:
-    """Tells whether `name` is an account's: a model, a router or a deployment below `accounts/`."""
+    """Returns whether `name` is a model, a router or a deployment of an account, below `accounts/`."""
     return name.startswith("accounts/")
 
 
 def is_own_form(name: str) -> bool:
-    """Tells whether `name` can only be Fireworks': an account's model, a deployment, a snapshot, a router.
+    """Returns whether only Fireworks has names of this form: an account's model, a deployment, a snapshot, a router.
 
-    No Hugging Face id holds a `#` or an `@`.
+    No Hugging Face id contains a `#` or an `@`.
     """
     return name.startswith(("accounts/", "routers/")) or "#" in name or "@" in name
 
 
 def get_canonical_id(name: str, find_ids: FindIds) -> str:
-    """Returns an `accounts/` id as Fireworks writes it; one that its list does not know stays as it is."""
+    """Returns an `accounts/` id as Fireworks writes it; one that its list does not contain is not changed."""
     if not name.startswith("accounts/fireworks/") or "#" in name or "@" in name:
         return name
     ids = find_ids(name)
     if len(ids) == 1:
         return ids[0]
     account, _, rest = name.rpartition("/")
-    # `accounts/fireworks/x` is not one of Fireworks' own forms, and can mean nothing but its model x.
+    # `accounts/fireworks/x` is not one of Fireworks' own forms, and can only mean its model x.
     return f"{account}/models/{rest}" if account == "accounts/fireworks" and rest else name
 
 
 def fetch_prices(client: UpstreamClient, timeout_s: float) -> PriceTable:
-    """Fetches Fireworks' price list, which stands beside the inference API on the same host.
+    """Fetches Fireworks' price list, which is on the same host as the inference API.
 
     Raises:
-        UpstreamError: one of its subclasses; also where the list holds no price.
+        UpstreamError: the request failed, or the list contains no price.
     """
     root = client.base_url.removesuffix("/inference/v1")
     rows = read_page(client, client.fetch_json(root + "/v1/serverless/models", timeout_s=timeout_s))
     prices = normalize_fireworks_prices(rows, datetime.datetime.now(datetime.UTC).date())
     if not prices:
-        raise UpstreamError(f"The price list of {client.title} holds no price.")
+        raise UpstreamError(f"The price list of {client.title} contains no price.")
     return prices
 
 
 def normalize_fireworks_prices(rows: Iterable[Any], today: datetime.date) -> PriceTable:
-    """Returns the prices of Fireworks' `/v1/serverless/models`, one row for each way to be served.
+    """Returns the prices of Fireworks' `/v1/serverless/models`, one row for each way of serving a model.
 
-    Amounts are strings in USD per 1M tokens. A row's price holds for what is *sent* as `model`: its
-    `usage_identifier` (a router) where it has one, else its `id`; its `aliases`; and its `service_tier`.
+    Amounts are strings in USD per 1M tokens. A row's price applies to what is *sent* as `model`, its
+    `usage_identifier` (a router) if it has one, or else its `id`; to its `aliases`; and to its `service_tier`.
     """
     valid = [row for row in rows if isinstance(row, dict) and isinstance(row.get("id"), str)]
     aliases = {row["id"]: read_words(row.get("aliases")) for row in valid if _is_standard(row)}
@@ -190,7 +190,7 @@ def _get_sent_names(row: Mapping[str, Any], aliases: Mapping[str, list[str]]) ->
         yield row["id"]
         # An alias costs what its model costs, in each tier.
         yield from aliases.get(row["id"], [])
-    # A row with neither is a mode that nothing in a request can ask for, so no request has its price.
+    # A row with neither is a mode that no request can select, so no request has its price.
 
 
 def _read_price(row: Mapping[str, Any], today: datetime.date) -> Price | None:
@@ -215,7 +215,7 @@ def _read_price(row: Mapping[str, Any], today: datetime.date) -> Price | None:
 
 
 def get_generation_s(headers: Mapping[str, str]) -> float | None:
-    """Returns how long Fireworks generated, in seconds, from its two timing headers; None where they are missing."""
+    """Returns how long Fireworks generated, in seconds, from its two timing headers; None if they are missing."""
     try:
         total_s = float(headers["fireworks-server-processing-time"])
         return max(total_s - float(headers["fireworks-server-time-to-first-token"]), 0.0) or None
@@ -234,7 +234,7 @@ PROVIDER = Provider(
             dropped_message_fields=OPENAI_ONLY_MESSAGE_FIELDS,
             accepted_values={"service_tier": frozenset({"auto", "default", "flex", "priority"})},
             ranges={"top_k": (0, 100)},
-            # "Requests with max_tokens > 4096 must have stream=true" is its 400 for a larger unstreamed request.
+            # A larger unstreamed request gets a 400: "Requests with max_tokens > 4096 must have stream=true".
             max_unstreamed_tokens=4096,
         )
     },
@@ -250,7 +250,7 @@ PROVIDER = Provider(
     ),
     billing=Billing(
         name="fireworks",
-        # Fireworks takes every tier that it does not know as `default`.
+        # Fireworks treats every tier that it does not know as `default`.
         priced_tiers=frozenset({"priority"}),
         # Its price page: "cached input tokens are priced at 50 % of input tokens" unless a model lists its own price.
         cached_share=Decimal("0.5"),

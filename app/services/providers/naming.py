@@ -1,6 +1,6 @@
-"""The names that people write for a model, and the keys under which a list knows it.
+"""The names that people write for a model, and the keys under which a list has it.
 
-Two names mean the same model only when their keys are equal; likeness never counts.
+Two names mean the same model only if their keys are equal; similar keys never match.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 _VERSION_P = re.compile(r"(?<=\d)p(?=\d)")
 
-FindIds = Callable[[str], Sequence[str]]  # a name → the ids that it can mean in the provider's list, if one is here
+FindIds = Callable[[str], Sequence[str]]  # a name → the ids that it can mean in the provider's list, if it is loaded
 
 
 def _never(name: str) -> bool:
@@ -28,13 +28,13 @@ class Naming:
 
     Attributes:
         get_keys: id → the keys under which the model is known, in lower case.
-        get_asked_keys: what a caller wrote → the keys that it may mean, best first.
-        is_unlisted: tells whether a name has a form that the provider takes without listing it. Such a name is sent as
-            it is to a caller's explicit provider.
-        claims: tells whether a name can only be this provider's, whether its key is set or not.
-        claims_if_configured: the same, but only while its key is set.
-        get_canonical_id: a claimed name → the id as the provider writes it; a name that its list does not know stays
-            as it is.
+        get_asked_keys: what a caller wrote → the keys that it may mean, the best first.
+        is_unlisted: name → whether it has a form that the provider accepts without listing it. Such a name is sent
+            unchanged to a caller's explicit provider.
+        claims: name → whether it can only belong to this provider, even if the provider's key is not set.
+        claims_if_configured: the same, but only if the provider's key is set.
+        get_canonical_id: a claimed name → the id as the provider writes it; a name that its list does not contain
+            is not changed.
     """
 
     get_keys: Callable[[str], Sequence[str]]
@@ -48,7 +48,7 @@ class Naming:
 def make_hugging_face_naming(is_unlisted: Callable[[str], bool] = _never) -> Naming:
     """Returns the naming of a provider whose ids are Hugging Face's.
 
-    Providers know such an id in one case only, so a name in another case is brought into theirs.
+    Providers accept such an id only in the case of their own list, so a name in another case is converted.
     """
     return Naming(get_keys=_lower_case, get_asked_keys=_lower_case, is_unlisted=is_unlisted)
 
@@ -58,5 +58,5 @@ def _lower_case(name: str) -> Sequence[str]:
 
 
 def fold_version(name: str) -> str:
-    """Returns `name` in lower case, with a `p` between two digits as the dot that it stands for (`v3p1` is v3.1)."""
+    """Returns `name` in lower case, with a `p` between two digits replaced by the dot that it stands for (`v3p1` is v3.1)."""
     return _VERSION_P.sub(".", name.lower())

@@ -1,4 +1,4 @@
-"""Reading a provider's list of models, one page or many."""
+"""Reads a provider's list of models, in one page or many."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from app.upstream import UpstreamClient
 
 Page = list[Any]
 
-# A page of 1,000 models comes in a second or two, a whole list of 22 MB in one response within this.
+# A page of 1,000 models takes a second or two; a whole list of 22 MB in one response takes less than this.
 PAGE_TIMEOUT_S = 20.0
 
 
@@ -18,7 +18,7 @@ def fetch_single_page(client: UpstreamClient) -> Iterator[Page]:
     """Fetches a list that comes in one response, and yields its one page.
 
     Raises:
-        UpstreamError: one of its subclasses; also where the response is not a list.
+        UpstreamError: the request failed, or the response is not a list.
     """
     yield read_page(client, client.fetch_json("/models", timeout_s=PAGE_TIMEOUT_S))
 

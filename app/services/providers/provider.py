@@ -1,6 +1,6 @@
-"""The record of a provider: everything that the rest of the gateway knows of it.
+"""The record of a provider: everything that the rest of the gateway knows about it.
 
-What each provider accepts is from its own reference and OpenAPI description, read in 2026.
+What each provider accepts is taken from its own reference and OpenAPI description, read in 2026.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from app.services.pricing import Billing, PriceTable
 from app.services.providers.naming import Naming
 from app.upstream import UpstreamClient
 
-# OpenAI's chat fields that none of the four providers knows. Fireworks answers each with 400 "Extra inputs are not
+# OpenAI's chat fields that none of the four providers supports. Fireworks refuses each with 400 "Extra inputs are not
 # permitted"; they mean nothing to a provider without OpenAI's storage, audio or web search.
 OPENAI_ONLY_FIELDS = frozenset(
     {
@@ -29,7 +29,7 @@ OPENAI_ONLY_FIELDS = frozenset(
     }
 )
 
-# vLLM and SGLang take -1 for "off", and no upper bound below the size of a vocabulary.
+# vLLM and SGLang accept -1 for "off", and no upper bound below the size of a vocabulary.
 OPEN_TOP_K = (-1, 1_000_000)
 
 
@@ -39,13 +39,12 @@ class EndpointSupport:
 
     Attributes:
         path: the endpoint's path at the provider, below its base URL.
-        dropped_fields: top-level fields that are left out.
-        dropped_message_fields: fields that are left out of each message.
+        dropped_fields: top-level fields that are removed.
+        dropped_message_fields: fields that are removed from each message.
         renamed_fields: field → the provider's name for the same thing.
-        accepted_values: field → the values that the provider takes; a field with another value is left out.
-        ranges: field → the least and the greatest number that the provider takes; others are refused.
-        max_unstreamed_tokens: above this many requested tokens the provider insists on streaming; None without such a
-            rule.
+        accepted_values: field → the values that the provider accepts; a field with another value is removed.
+        ranges: field → the least and the greatest number that the provider accepts; others are refused.
+        max_unstreamed_tokens: the provider requires streaming above this many requested tokens; None if it does not.
     """
 
     path: str
@@ -66,22 +65,22 @@ class Provider:
     """One provider; compared by identity.
 
     Attributes:
-        name: its word in URLs, in `provider` and in records, and the beginning of its settings' names.
+        name: its name in URLs, in `provider` and in records, and the prefix of its settings.
         title: its name in messages.
-        site_url: where a person reads about it.
-        serves: the endpoints that it has, by the endpoint's name.
+        site_url: its web site.
+        serves: the endpoints that it supports, by the endpoint's name.
         fetch_pages: fetches its list of models and yields the raw entries, page by page. In a list of many pages, one
             without a new model is the last.
-        is_paged: whether the list takes many requests, which is too much to ask for one unknown name.
+        is_paged: whether the list takes many requests, too many to repeat them for one unknown name.
         normalize: a raw entry of the list → the catalog's entry, with the fields of `Model`.
         naming: the names of its models.
         billing: how it bills.
-        fetch_prices: (client, timeout in seconds) → the prices of a separate list; None where the models' entries
-            carry them.
-        shown_headers: beginnings of the names of its response headers that a caller may see: its limits and its own
+        fetch_prices: (client, timeout in seconds) → the prices of a separate list; None if the models' entries
+            contain them.
+        shown_headers: prefixes of its response headers that a caller may see: its limits and its own
             measurements, nothing about its network.
-        request_id_headers: its response headers that may hold its id for a request, the best first.
-        get_generation_s: response headers → how long it generated, in seconds; None where they do not say.
+        request_id_headers: its response headers that may contain its id for a request, the best first.
+        get_generation_s: response headers → how long it generated, in seconds; None if they do not say.
     """
 
     name: str
@@ -104,7 +103,7 @@ class Provider:
         return f"{self.name}_API_KEY".upper()
 
     def get_api_key(self, settings: Settings) -> str | None:
-        """Returns the provider's key from `settings`, or None where it is not set."""
+        """Returns the provider's key from `settings`, or None if it is not set."""
         key: str | None = getattr(settings, f"{self.name}_api_key")
         return key
 

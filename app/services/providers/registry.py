@@ -1,6 +1,6 @@
 """All providers, by name, and this process's HTTP client for each.
 
-The settings decide which there are: the provider `x` has the fields `x_api_key` and `x_base_url` in `Settings` and the
+The settings determine them: the provider `x` has the fields `x_api_key` and `x_base_url` in `Settings` and the
 module `app.services.providers.x` with its record, `PROVIDER`.
 """
 
@@ -21,7 +21,7 @@ def _import_provider(name: str) -> Provider:
     return provider
 
 
-# In the order of `Settings`; the first is the one that is named where no provider is configured.
+# In the order of `Settings`; the first is named in the error if no provider is configured.
 PROVIDERS: Mapping[str, Provider] = {name: _import_provider(name) for name in provider_names()}
 
 
@@ -63,7 +63,7 @@ def get_provider(name: str, *, param: str = "provider") -> Provider:
     """Returns the provider called `name`.
 
     Raises:
-        BadRequest: there is none of that name; `param` is the request field that named it.
+        BadRequest: there is no such provider; `param` is the request field with the name.
     """
     provider = PROVIDERS.get(name)
     if provider is None:
@@ -76,7 +76,7 @@ def get_provider(name: str, *, param: str = "provider") -> Provider:
 
 
 def is_configured(provider: Provider) -> bool:
-    """Tells whether the provider's key is set."""
+    """Returns whether the provider's key is set."""
     return provider.get_api_key(get_settings()) is not None
 
 

@@ -1,9 +1,9 @@
 """Streams: Server-Sent Events from a provider to a client.
 
-sse.py                 framing: bytes are cut into events
-event_reader.py        what the events mean, by the endpoint's protocol
+sse.py                 framing: splits bytes into events
+event_reader.py        interprets events by the endpoint's protocol
 relay.py               sockets, clocks, heartbeat
-client_connection.py   whether the client is still there
+client_connection.py   whether the client is still connected
 """
 
 from app.services.streaming.client_connection import ClientConnection

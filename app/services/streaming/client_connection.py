@@ -1,4 +1,4 @@
-"""The connection to the client, and whether the client is still there."""
+"""The connection to the client, and whether the client is still connected."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class ClientConnection:
         self._socket = connection
 
     def is_gone(self) -> bool:
-        """Tells whether the client closed its side.
+        """Returns whether the client closed its side.
 
         A client that half-closes its side counts as gone: every HTTP library keeps it open while it waits, and so does
-        a shell script that wants a response.
+        a shell script that expects a response.
         """
         if self._socket is None:
             return False
@@ -31,5 +31,5 @@ class ClientConnection:
         except (OSError, ValueError):
             return True  # A reset; TLS sockets refuse the flag with ValueError, but gunicorn speaks plain HTTP here.
         finally:
-            with suppress(OSError):  # Closed on our own side; there is nothing left to set.
+            with suppress(OSError):  # The socket is already closed on this side.
                 self._socket.settimeout(timeout_s)

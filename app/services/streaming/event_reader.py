@@ -1,6 +1,6 @@
-"""Reads a stream's bytes as events: what each one means is noted, and what the client should get is returned.
+"""Reads the bytes of a stream as events: records what each one means, and returns what the client gets.
 
-The decoder knows the framing, the endpoint's protocol knows what an event means; this joins the two.
+It joins the decoder, which handles the framing, and the endpoint's protocol, which interprets the events.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from app.errors import GatewayError, UpstreamCut
 from app.services.endpoints import Collector, Endpoint, EventKind, StreamProtocol, StreamSummary
 from app.services.streaming.sse import SseDecoder
 
-# Named once, because looking a member up in its class costs as much as comparing it.
+# Local names, because looking up a member of an enum costs as much as comparing it.
 _CONTENT, _USAGE, _DONE, _ERROR = EventKind.CONTENT, EventKind.USAGE, EventKind.DONE, EventKind.ERROR
 
 
@@ -17,15 +17,15 @@ class EventReader:
     """Reads the events of one stream.
 
     Args:
-        endpoint: whose stream it is.
-        provider_title: who sends it, for messages.
-        show_usage: whether the client gets an event that holds only usage.
-        collector: takes the events instead of the client, who gets nothing then.
+        endpoint: the endpoint that the stream belongs to.
+        provider_title: the provider's name, for messages.
+        show_usage: whether the client gets an event that contains only usage.
+        collector: receives the events instead of the client, which then gets none.
 
     Attributes:
-        summary: what the events said so far.
-        error: what ended the stream before it was complete; None as long as nothing did.
-        is_over: whether the stream has ended, complete or not. No more is read then.
+        summary: what the events have contained so far.
+        error: what ended the stream before it was complete, or None.
+        is_over: whether the stream has ended, complete or not. After that no more is read.
     """
 
     __slots__ = (
@@ -56,13 +56,13 @@ class EventReader:
 
     @property
     def heartbeat(self) -> bytes:
-        """What the client gets while the provider is silent."""
+        """The bytes for the client while the provider is silent."""
         return self._protocol.heartbeat
 
     def read(self, data: bytes, now_s: float) -> bytes:
-        """Takes in bytes that arrived at `now_s` (monotonic clock), and returns the events that the client gets.
+        """Processes bytes that arrived at `now_s` (monotonic clock), and returns the events that the client gets.
 
-        Bytes that are no stream end it: then the last event returned is the error.
+        Invalid bytes end the stream: the last event returned is then the error.
         """
         shown: list[bytes] = []
         try:
@@ -76,7 +76,7 @@ class EventReader:
         return shown[0] if len(shown) == 1 else b"".join(shown)
 
     def _observe(self, event: bytes, data: bytes | None, now_s: float) -> bool:
-        """Notes what one event says, and returns whether the client gets it."""
+        """Processes one event, and returns whether the client gets it."""
         if data is None:
             return self._is_comment(event) and self._collector is None
         kind = self._protocol.observe(data, self.summary, now_s)
@@ -88,7 +88,7 @@ class EventReader:
         if kind is _DONE:
             self._finish()
         elif kind is _ERROR:
-            self.error = UpstreamCut(f"{self._title} reported an error in the middle of its answer.")
+            self.error = UpstreamCut(f"{self._title} reported an error in the middle of its response.")
             self.is_over = True
         else:
             return False
@@ -100,7 +100,7 @@ class EventReader:
             return True
         if line.startswith((b"event:", b"id:", b"retry:")):
             return False  # Legal without data, but the OpenAI SDK takes them for an empty chunk and raises.
-        # Chutes reports a failure in a bare JSON line. Other bytes here are an error page of a proxy.
+        # Chutes reports a failure in a bare JSON line, and proxies send error pages.
         raise UpstreamCut(f"{self._title} sent something that is not part of {self._protocol.title}. Retry.")
 
     def _finish(self) -> None:
@@ -111,11 +111,11 @@ class EventReader:
 
     def _make_premature_end(self) -> UpstreamCut:
         return UpstreamCut(
-            f"{self._title} ended its answer before it was complete. What came so far is not all. Retry."
+            f"{self._title} ended its response before it was complete. The part received so far is incomplete. Retry."
         )
 
     def read_end(self) -> bytes:
-        """Takes in that the provider's response has ended, and returns what the client gets for it."""
+        """Handles the end of the provider's response, and returns the error event if it came too early."""
         return b"" if self.is_over else self.fail(self._make_premature_end())
 
     def fail(self, error: GatewayError) -> bytes:

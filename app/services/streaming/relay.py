@@ -1,9 +1,9 @@
-"""A stream on its way from the provider to the client: sockets, clocks, and the heartbeat.
+"""Relays a stream from the provider to the client: sockets, clocks, and the heartbeat.
 
-Events go from one socket to the other in gevent's loop, at the moment they arrive. The request's greenlet sleeps
-meanwhile. It wakes up where something has to be decided or waited for: once a tick to look at the limits, at the end,
-and while the client's socket is full. Nothing more is read then, so the buffer between the two sockets is the kernel's:
-a slow client slows its own provider connection and nothing else, and a stream costs no queue and no second greenlet.
+Events go from one socket to the other in gevent's loop as soon as they arrive, while the request's greenlet sleeps. It
+wakes up once per tick to check the limits, at the end, and when the client's socket is full. Until that socket accepts
+more, nothing is read, so only the kernel buffers between the two sockets: a slow client slows only its own provider
+connection, and a stream needs no queue and no second greenlet.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from app.services.streaming.event_reader import EventReader
 from app.shutdown import raise_if_drained
 from app.upstream import Response, make_idle_timeout, make_total_timeout
 
-# How often the client's presence is checked while the provider is silent, in seconds. The first check comes half as
-# long again after the last event at most. A check is one system call, and each second that a disconnect goes unnoticed
-# is paid for in tokens.
+# How often the client's presence is checked while the provider is silent, in seconds. The first check comes at
+# most one and a half times as long after the last event. A check is one system call, and each second in which a
+# disconnect goes unnoticed costs tokens.
 PRESENCE_CHECK_S = 1.0
 
-# After the end marker the end of the transfer coding usually stands in the same packet. Waiting this long for it saves
-# a TLS handshake on the next request; waiting longer would delay the end of the client's response.
+# The end of the transfer coding usually arrives in the same packet as the end marker. Waiting this long for it saves a
+# TLS handshake on the next request; waiting longer would delay the end of the client's response.
 _TAIL_WAIT_S = 0.05
 
 
@@ -37,26 +37,26 @@ class Channel(Protocol):
     """The client's side of a response whose head has been sent."""
 
     def push(self, block: bytes) -> bool:
-        """Sends as much of `block` as the client takes at once; returns whether that was all, else call `flush`."""
+        """Sends as much of `block` as the client accepts at once. If it returns False, call `flush` for the rest."""
         ...
 
     def flush(self) -> None:
-        """Waits until the client has taken what it did not take at once; raises OSError where it does not."""
+        """Waits until the client has accepted the rest; raises OSError if it does not."""
         ...
 
 
 class Client(Protocol):
-    """What the relay asks of the connection to the client."""
+    """What the relay needs of the connection to the client."""
 
     def is_gone(self) -> bool:
-        """Tells whether the client closed the connection."""
+        """Returns whether the client has closed the connection."""
         ...
 
 
 class _State(Enum):
     OPEN = "open"  # More events may come.
-    BLOCKED = "blocked"  # The client's socket is full. Nothing is read until it has taken what was sent.
-    ENDED = "ended"  # Nothing more will be read. What is pending is the last that the client gets.
+    BLOCKED = "blocked"  # The client's socket is full. Nothing is read until it has accepted what was sent.
+    ENDED = "ended"  # Nothing more will be read. The pending block is the last that the client gets.
     CLOSED = "closed"
 
 
@@ -72,8 +72,8 @@ class Relay:
         client: the client's connection.
         settings: the timeouts.
         deadline_s: when the stream must be over, on the monotonic clock.
-        on_end: called once with the summary and with the error that ended the stream, None for a complete one. It is
-            called before the last block is handed out, or at the close for a client that disconnected.
+        on_end: called once with the summary and the error that ended the stream, or None for a complete one. It is
+            called before the last block is returned, or by `close` if the client disconnected.
     """
 
     def __init__(
@@ -103,13 +103,13 @@ class Relay:
 
     @property
     def error(self) -> GatewayError | None:
-        """What ended the stream before it was complete; None as long as nothing did."""
+        """What ended the stream before it was complete, or None."""
         return self._reader.error
 
     def begin(self) -> None:
-        """Waits for the first block, so that everything that goes wrong before it can be a real HTTP error.
+        """Waits for the first block, so that any failure before it can be a real HTTP error.
 
-        A silent provider is waited for until a heartbeat is due. From then on the client has a response.
+        If the provider is silent, the wait ends when a heartbeat is due. From then on the client has a response.
 
         Raises:
             GatewayError: the stream ended before its first event; it must still be closed.
@@ -122,7 +122,7 @@ class Relay:
             raise self.error
 
     def attach(self, channel: Channel) -> None:
-        """Lets events go straight to the client. Whoever iterates calls it first, and sends the blocks it gets."""
+        """Lets events go directly to the client. Call it before iterating, and still send the blocks returned."""
         self._channel = channel
 
     def __iter__(self) -> Relay:
@@ -133,7 +133,8 @@ class Relay:
         self._last_sent_s = time.monotonic()
         self.summary.bytes_sent += len(block)
         if self._state is _State.ENDED:
-            self._report_end()  # Before the client sees the end: a response that it has whole must not count as lost.
+            # Before the client sees the end, so that a response received whole is not recorded as lost.
+            self._report_end()
         return block
 
     def _get_next_block(self) -> bytes:
@@ -148,7 +149,7 @@ class Relay:
             return self._fail(error)
         except Exception as error:
             log_event("relay_failed", level="error", error=error)
-            return self._fail(GatewayError("The gateway failed in the middle of the answer. Retry."))
+            return self._fail(GatewayError("The gateway failed in the middle of the response. Retry."))
 
     def _stop(self) -> NoReturn:
         """Ends the iteration: cleanly, or so that the client's HTTP library sees an unfinished response."""
@@ -162,7 +163,7 @@ class Relay:
         return self._reader.fail(error)
 
     def _wait_for_block(self) -> bytes:
-        """Returns the next block that gunicorn is to send. While this waits, most events go past it to the channel."""
+        """Returns the next block for gunicorn to send. During the wait most events bypass it and go to the channel."""
         while True:
             self._raise_if_time_is_up()
             try:
@@ -180,7 +181,7 @@ class Relay:
             return block
 
     def _on_payload(self, payload: bytes) -> bool:
-        """Passes on what arrived and returns whether more may come. It runs in gevent's loop, so it may not wait."""
+        """Passes on a payload and returns whether more is wanted. It runs in gevent's loop, so it must not wait."""
         now_s = time.monotonic()
         gap_s, self._last_arrival_s = now_s - self._last_arrival_s, now_s
         summary = self.summary
@@ -198,12 +199,12 @@ class Relay:
         self._last_sent_s = now_s
         summary.bytes_sent += len(block)
         try:
-            took_all = self._channel.push(block)
+            accepted_all = self._channel.push(block)
         except OSError as error:
             raise ClientGone from error
-        if not took_all:
+        if not accepted_all:
             self._state = _State.BLOCKED
-        return took_all
+        return accepted_all
 
     def _wait_for_client(self) -> None:
         assert self._channel is not None
@@ -219,7 +220,7 @@ class Relay:
             raise make_total_timeout(self._response.title)
 
     def _is_heartbeat_due(self) -> bool:
-        """Checks the provider's silence and the client's presence; raises the error that ends the stream."""
+        """Returns whether a heartbeat is due; raises if the provider is silent for too long or the client is gone."""
         now_s = time.monotonic()
         if now_s - self._last_arrival_s >= self._idle_timeout_s:
             raise make_idle_timeout(self._response.title)
@@ -248,6 +249,6 @@ class Relay:
             on_end(self.summary, self.error)
 
     def _receive_tail(self) -> None:
-        # Once: a provider that goes on after the end marker might go on for ever, and its connection is not kept.
+        # Only once: a provider that keeps sending after the end marker might never stop. Its connection is not reused.
         with suppress(TimeoutError, UpstreamError):
             self._response.body.receive(_TAIL_WAIT_S)

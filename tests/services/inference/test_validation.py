@@ -86,7 +86,7 @@ def test_names_must_be_printable_and_not_too_long(field: str, name: Any) -> None
     with pytest.raises(BadRequest) as caught:
         validate(messages=MESSAGES, **{field: name})
     assert caught.value.param == field
-    assert caught.value.message == f"`{field}` must be a text of 1 to 300 printable characters."
+    assert caught.value.message == f"`{field}` must be a string of 1 to 300 printable characters."
 
 
 @pytest.mark.parametrize(
@@ -99,9 +99,9 @@ def test_names_must_be_printable_and_not_too_long(field: str, name: Any) -> None
         ({"top_k": 2.5}, "`top_k` must be a whole number."),
         ({"stream": 1}, "`stream` must be true or false."),
         ({"stream_options": []}, "`stream_options` must be an object."),
-        ({"service_tier": 5}, "`service_tier` must be a text."),
-        ({"messages": []}, "`messages` must be a list of at least one message."),
-        ({"messages": None}, "`messages` must be a list of at least one message."),
+        ({"service_tier": 5}, "`service_tier` must be a string."),
+        ({"messages": []}, "`messages` must be a list with at least one message."),
+        ({"messages": None}, "`messages` must be a list with at least one message."),
         ({"messages": ["hi"]}, "`messages[0]` must be an object with `role` and `content`."),
         ({"temperature": 1e400}, "`temperature` must be a number from 0 to 2."),
     ],

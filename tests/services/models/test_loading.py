@@ -92,7 +92,7 @@ def test_a_list_that_takes_too_long_is_given_up(providers: ScriptedUpstream, mon
     monkeypatch.setattr(loading, "_LIST_TIMEOUT_S", -1.0)
     providers.on_path(FEATHERLESS_LIST, pages_answer([plain_rows("a/1"), plain_rows("a/2")]))
 
-    with pytest.raises(Unavailable, match="did not end within"):
+    with pytest.raises(Unavailable, match="was not complete within"):
         models.get_model_list(FEATHERLESS)
 
 
