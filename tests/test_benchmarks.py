@@ -1,4 +1,4 @@
-"""The benchmark publishes what was measured, and says which targets were missed."""
+"""The benchmark publishes what was measured and shows which targets were missed."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_target_is_judged_by_the_medians(own: float, verdict: str) -> None:
     assert next(line for line in lines if "Portkey" in line).endswith("| not measured | |")
 
 
-def test_only_what_stands_between_the_markers_is_written_anew(tmp_path: Path) -> None:
+def test_only_the_part_between_the_markers_is_rewritten(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
     for _ in range(2):

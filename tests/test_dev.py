@@ -46,10 +46,10 @@ def start_run(checkout: Path) -> Iterator[StartRun]:
         run.stop(signal.SIGTERM)
 
 
-# A run takes some seconds, so a test checks several things at one run where they do not disturb each other.
+# A run takes some seconds, so a test checks several independent things with one run.
 
 
-def test_the_printed_curl_is_answered_streamed_and_not(start_run: StartRun) -> None:
+def test_the_printed_curl_command_works_streamed_and_not(start_run: StartRun) -> None:
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
     run = start_run()
@@ -64,7 +64,7 @@ def test_the_printed_curl_is_answered_streamed_and_not(start_run: StartRun) -> N
     _check_that_it_stops_everything(run, signal.SIGINT)
 
 
-def test_key_settings_and_data_are_there_at_the_next_run(start_run: StartRun, checkout: Path) -> None:
+def test_the_next_run_has_the_same_key_settings_and_data(start_run: StartRun, checkout: Path) -> None:
     (checkout / ".env.local").write_text("# mine\nPUBLIC_STATS=false")
     first = start_run()
     first.wait_for_banner()
@@ -90,8 +90,8 @@ def test_statistics_are_open_and_a_second_ctrl_c_does_not_wait_for_running_reque
     body = {"model": "sandbox-stall", "stream": True, "messages": [{"role": "user", "content": "Hello!"}]}
     headers = {"Authorization": "Bearer " + run.find(r"Key +(\S+)")}
     url = f"{run.url}/v1/chat/completions"
-    with requests.post(url, json=body, headers=headers, stream=True, timeout=20) as answer:
-        assert next(answer.iter_content(None)).startswith(b"data: {")
+    with requests.post(url, json=body, headers=headers, stream=True, timeout=20) as response:
+        assert next(response.iter_content(None)).startswith(b"data: {")
         run.process.send_signal(signal.SIGINT)
         wait_until(lambda: "Ctrl-C again" in run.text())
         assert run.stop() == 0
@@ -112,7 +112,7 @@ def test_nothing_outlives_a_killed_run_and_the_next_one_starts(start_run: StartR
     run.wait_for_banner()
     run.process.kill()
     run.wait()
-    # At once, while the server of the killed run may still be shutting down.
+    # Immediately, while the server of the killed run may still be shutting down.
     again = start_run()
     again.wait_for_banner()
     assert again.stop() == 0
@@ -129,7 +129,7 @@ def test_when_one_part_dies_the_others_are_stopped_and_it_is_named(start_run: St
     wait_until(lambda: run.processes() == [])
 
 
-def test_a_gateway_that_fails_to_boot_says_why_and_takes_all_with_it(start_run: StartRun, checkout: Path) -> None:
+def test_a_gateway_that_fails_to_boot_reports_why_and_ends_the_run(start_run: StartRun, checkout: Path) -> None:
     (checkout / "wsgi.py").write_text("raise RuntimeError('broken on purpose')\n")
     run = start_run()
     assert run.wait() == 1
@@ -138,14 +138,14 @@ def test_a_gateway_that_fails_to_boot_says_why_and_takes_all_with_it(start_run: 
     assert run.processes() == []
 
 
-def test_a_port_in_use_is_one_sentence(start_run: StartRun) -> None:
+def test_a_port_in_use_is_reported_in_one_sentence(start_run: StartRun) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         run = start_run(port=taken.getsockname()[1])
         assert run.wait() == 1
     assert run.text().startswith(f"make run: Port {run.port} ") and run.text().count("\n") == 1
 
 
-def test_a_bad_setting_is_one_sentence(start_run: StartRun) -> None:
+def test_a_bad_setting_is_reported_in_one_sentence(start_run: StartRun) -> None:
     run = start_run(settings={"STREAM_HEARTBEAT": "soon"})
     assert run.wait() == 1
     assert run.text().startswith("make run: STREAM_HEARTBEAT is 'soon'") and run.text().count("\n") == 1
@@ -166,7 +166,7 @@ def test_a_provider_address_without_its_key_is_not_replaced_by_the_sandbox(start
     assert "FIREWORKS_API_KEY is not" in run.text()
 
 
-def test_with_keys_and_a_database_of_ones_own_nothing_is_embedded_and_nothing_secret_printed(
+def test_with_own_keys_and_database_nothing_is_embedded_and_no_secret_is_printed(
     start_run: StartRun, upstream: ScriptedUpstream, database_url: str
 ) -> None:
     settings = {
@@ -179,9 +179,9 @@ def test_with_keys_and_a_database_of_ones_own_nothing_is_embedded_and_nothing_se
     printed = run.wait_for_banner()
     body = {"model": "accounts/fireworks/models/scripted", "messages": [{"role": "user", "content": "Hello!"}]}
     url, headers = f"{run.url}/v1/chat/completions", {"Authorization": "Bearer gw_mine"}
-    answer = requests.post(url, json=body, headers=headers, timeout=20)
+    response = requests.post(url, json=body, headers=headers, timeout=20)
 
-    assert answer.json()["choices"][0]["message"]["content"] == "Hello from the script."
+    assert response.json()["choices"][0]["message"]["content"] == "Hello from the script."
     assert upstream.wait_for(lambda seen: seen.method == "POST").headers["authorization"] == "Bearer fw_mine"
     assert "Bearer $GATEWAY_API_KEY" in printed and "SANDBOX" not in printed
     assert not any(secret in printed for secret in ("gw_mine", "fw_mine", database_url))

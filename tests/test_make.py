@@ -31,8 +31,8 @@ def pins(name: str) -> dict[str, str]:
     return {match[1]: match[2] for line in lines if (match := PIN.match(line))}
 
 
-def wanted(extra: str | None) -> set[str]:
-    """Returns the names that pyproject.toml asks for, in its dependencies or in one of its optional lists."""
+def required(extra: str | None) -> set[str]:
+    """Returns the names that pyproject.toml requires, in its dependencies or in one of its optional lists."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     requirements = project["optional-dependencies"][extra] if extra else project["dependencies"]
     return {re.split(r"[^A-Za-z0-9-]", requirement)[0].lower() for requirement in requirements}
@@ -46,7 +46,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def make(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    # If make runs these tests, its flags are not for the make that they start.
+    # If make runs these tests, the make that they start must not inherit its flags.
     environment = {
         name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")
     }
@@ -54,19 +54,19 @@ def make(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
 
 
-def test_every_line_is_a_pin_or_its_hash_and_none_names_an_index_or_a_host() -> None:
+def test_every_line_is_a_pin_or_its_hash_and_no_line_names_an_index_or_a_host() -> None:
     for name in LISTS:
         lines = (ROOT / name).read_text().splitlines()
         assert [line for line in lines if not PIN.match(line) and not OTHER.match(line)] == []
         assert "://" not in "\n".join(lines)
 
 
-def test_what_the_project_asks_for_is_pinned_in_the_list_of_its_level_and_once() -> None:
+def test_each_requirement_is_pinned_once_in_the_list_of_its_level() -> None:
     known: set[str] = set()
     for name, extra in LISTS.items():
         assert not known & pins(name).keys(), f"{name} repeats what a list before it has"
         known |= pins(name).keys()
-        assert wanted(extra) <= pins(name).keys()
+        assert required(extra) <= pins(name).keys()
 
 
 def test_make_run_installs_nothing_for_tests(checkout: Path) -> None:
@@ -88,7 +88,7 @@ def test_an_installed_checkout_installs_again_only_when_the_pins_change(checkout
     assert "pip install" in make(checkout, "-n", goal).stdout
 
 
-def test_a_python_that_is_too_old_is_one_sentence(checkout: Path) -> None:
+def test_a_python_that_is_too_old_is_reported_in_one_sentence(checkout: Path) -> None:
     done = make(checkout, "run", "PYTHON=false")
     assert done.returncode != 0
     assert "Python 3.11 or later is needed; choose it with: make PYTHON=python3.12 run" in done.stdout

@@ -45,7 +45,7 @@ def rows(engine: Engine) -> list[Row]:
     return rows
 
 
-def test_an_export_to_a_file_has_all_records_and_leaves_nothing_beside_it(rows: list[Row], tmp_path: Path) -> None:
+def test_an_export_to_a_file_has_all_records_and_leaves_no_other_file(rows: list[Row], tmp_path: Path) -> None:
     file = tmp_path / "all.csv"
     result = _run("export", "--output", str(file))
     assert result.exit_code == 0 and result.stderr == "10 records exported.\n"
@@ -118,7 +118,7 @@ def test_statistics_without_requests_are_dashes(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("command", [["export"], ["purge", "--yes"], ["stats"]])
-def test_an_unusable_database_is_reported_in_one_sentence(command: list[str]) -> None:
+def test_a_missing_or_unavailable_database_is_reported_in_one_sentence(command: list[str]) -> None:
     away = "postgresql://nobody@/nothing?host=/nowhere"
     for settings, words in [({}, "DATABASE_URL is not set"), ({"DATABASE_URL": away}, "No such file")]:
         use_settings(load_settings(settings))

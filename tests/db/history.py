@@ -32,7 +32,7 @@ def insert_history(
             yield int(connection.exec_driver_sql(statement, values).scalar_one())
 
 
-# Hashes of a row's number within its day stand in for chance: every day is the same, and has no pattern inside.
+# Hashes of a row's number within its day serve as random numbers: all days are alike, without a pattern inside.
 _SOURCE = """
     SELECT {columns} FROM (
         SELECT n, hashint8(n) & 2147483647 AS a, hashint8(n + 1000000007) & 2147483647 AS b,
@@ -68,5 +68,5 @@ _VALUES = {
 def _columns() -> str:
     dialect = postgresql.dialect()
     types = {column.name: column.type.compile(dialect) for column in tables.activity.columns}
-    nothing = {name: f"CAST(NULL AS {type_})" for name, type_ in types.items()}
-    return ", ".join(f"{value} AS {name}" for name, value in (nothing | _VALUES).items())
+    nulls = {name: f"CAST(NULL AS {type_})" for name, type_ in types.items()}
+    return ", ".join(f"{value} AS {name}" for name, value in (nulls | _VALUES).items())

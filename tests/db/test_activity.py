@@ -1,4 +1,4 @@
-"""Rows of activity are inserted once however often they are sent, and unacceptable rows are reported as such."""
+"""Rows of activity are inserted once although they are sent several times, and unacceptable rows are reported."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_day_begins_at_midnight_utc_whatever_offset_the_row_has(engine: Engine
     ],
     ids=str,
 )
-def test_a_row_that_cannot_be_stored_refuses_its_batch_and_leaves_nothing(
+def test_a_batch_with_a_row_that_cannot_be_stored_is_refused_and_writes_nothing(
     engine: Engine, change: dict[str, object]
 ) -> None:
     with pytest.raises(UnacceptableRows) as caught:
@@ -99,13 +99,13 @@ def test_a_row_that_cannot_be_stored_refuses_its_batch_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("line", [b'{"request_id": "cut', b"\xff\xfe", b"[]", b"7"])
-def test_a_line_that_is_no_row_refuses_its_batch(engine: Engine, line: bytes) -> None:
+def test_a_batch_with_an_invalid_line_is_refused(engine: Engine, line: bytes) -> None:
     with pytest.raises(UnacceptableRows):
         insert_activity(engine, [*encode([make_row()]), line])
     assert insert_rows(engine, [make_row()]) == 1
 
 
-def test_long_texts_are_cut_and_not_refused(engine: Engine) -> None:
+def test_long_texts_are_truncated_and_not_refused(engine: Engine) -> None:
     names = ["model_requested", "model_served", "gateway", "error_type", "upstream_request_id", "key_id"]
     insert_rows(engine, [make_row(**dict.fromkeys(names, "ä" * 50_000))])
     with engine.connect() as connection:
@@ -124,7 +124,9 @@ def test_percent_signs_backslashes_and_quotes_arrive_unchanged(engine: Engine) -
         assert select_activity(connection, ActivityFilter())[0]["finish_reason"] == text
 
 
-def test_a_database_that_is_away_is_no_fault_of_the_rows(victim: Postgres, victim_engine: Engine) -> None:
+def test_rows_are_not_called_unacceptable_while_the_database_is_unavailable(
+    victim: Postgres, victim_engine: Engine
+) -> None:
     row = make_row()
     victim.stop()
     try:

@@ -1,4 +1,4 @@
-"""`flask db` migrates and reports the state of the schema in plain sentences and exit codes."""
+"""`flask db` migrates, and reports the state of the schema in plain sentences and exit codes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def empty_database(postgres: Postgres) -> Iterator[None]:
     postgres.drop_database(url)
 
 
-def test_the_way_from_an_empty_database_to_the_newest_schema_and_back(empty_database: None) -> None:
+def test_upgrade_from_an_empty_database_and_downgrade(empty_database: None) -> None:
     assert _run("current").exit_code == 1
     assert "missing" in _run("current").output
     assert _run("check").exit_code == 1
@@ -41,7 +41,7 @@ def test_a_downgrade_asks_first(empty_database: None) -> None:
 
 
 @pytest.mark.parametrize("command", ["upgrade", "current", "check"])
-def test_what_stands_in_the_way_is_said_in_a_sentence(command: str) -> None:
+def test_a_missing_setting_or_database_is_reported_in_one_sentence(command: str) -> None:
     away = "postgresql://nobody@/nothing?host=/nowhere"
     for settings, words in [({}, "DATABASE_URL is not set"), ({"DATABASE_URL": away}, "No such file")]:
         use_settings(load_settings(settings))

@@ -68,7 +68,7 @@ def test_a_row_inserted_while_another_batch_with_it_waits_is_not_counted_twice(e
         # All four statements have taken their snapshots before any of them may write.
         holder.execute(text("SELECT pg_advisory_xact_lock(:n)"), {"n": INSERT_LOCK})
         waiting = [pool.submit(insert_rows, engine, rows) for _ in range(4)]
-        _wait_for_waiters(holder, 4)
+        _wait_for_blocked_statements(holder, 4)
         holder.rollback()
         assert sorted(future.result() for future in waiting) == [0, 0, 0, 20]
     assert _totals(engine) == (21, 21 * 100)
@@ -83,6 +83,6 @@ def _totals(engine: Engine) -> tuple[int, int]:
     return sum(row.requests for row in sums), sum(row.prompt_tokens for row in sums)
 
 
-def _wait_for_waiters(connection: Connection, number: int) -> None:
+def _wait_for_blocked_statements(connection: Connection, number: int) -> None:
     query = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = :n AND NOT granted")
     wait_until(lambda: connection.execute(query, {"n": INSERT_LOCK}).scalar() == number)

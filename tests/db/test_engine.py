@@ -40,7 +40,7 @@ def test_without_an_address_the_error_names_the_setting() -> None:
 
 
 def test_a_forked_process_gets_connections_of_its_own(configured: None) -> None:
-    mine = _backend(get_engine())
+    parent_backend = _backend(get_engine())
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -50,10 +50,10 @@ def test_a_forked_process_gets_connections_of_its_own(configured: None) -> None:
             # Otherwise the child would run the rest of the tests too.
             os._exit(0)
     os.waitpid(child, 0)
-    theirs = int(os.read(read, 20))
-    assert theirs != mine
+    child_backend = int(os.read(read, 20))
+    assert child_backend != parent_backend
     # The child has not closed the parent's connection.
-    assert _backend(get_engine()) == mine
+    assert _backend(get_engine()) == parent_backend
 
 
 def test_every_session_has_the_limits(engine: Engine) -> None:
@@ -63,7 +63,7 @@ def test_every_session_has_the_limits(engine: Engine) -> None:
     assert values == ["10s", "5s", "15s", "UTC"]
 
 
-def test_the_pool_opens_no_more_connections_than_it_may(engine: Engine) -> None:
+def test_the_pool_opens_no_more_connections_than_its_size(engine: Engine) -> None:
     held = [engine.connect() for _ in range(POOL_SIZE)]
     with pytest.raises(Exception, match="QueuePool limit"):
         engine.connect()
@@ -102,20 +102,20 @@ for line in sys.stdin:
 """
 
 
-def test_queries_of_a_frozen_server_end_in_their_time_and_leave_the_pool_free(victim: Postgres) -> None:
+def test_queries_to_a_frozen_server_time_out_and_release_their_connections(victim: Postgres) -> None:
     # gevent patches a whole process, so this runs in one of its own.
     command = [sys.executable, "-W", "error", "-c", QUERIES_UNDER_GEVENT, victim.url]
     with subprocess.Popen(command, cwd=ROOT, stdin=PIPE, stdout=PIPE, text=True, bufsize=1) as process:
         assert process.stdin is not None and process.stdout is not None
-        said = []
-        # More queries than the pool has connections: one that kept its connection would starve the others.
-        for freeze, patience_s in [(False, 5), (True, 0.1), (False, 5)]:
+        printed = []
+        # More queries than the pool has connections: if one kept its connection, others would get none.
+        for freeze, limit_s in [(False, 5), (True, 0.1), (False, 5)]:
             (victim.pause if freeze else victim.resume)()
-            process.stdin.write(f"{patience_s}\n")
-            said.append(process.stdout.readline().strip())
+            process.stdin.write(f"{limit_s}\n")
+            printed.append(process.stdout.readline().strip())
             victim.resume()
         process.stdin.close()
-    assert said == [f"{[True] * 8} 0", f"{[False] * 8} 0", f"{[True] * 8} 0"]
+    assert printed == [f"{[True] * 8} 0", f"{[False] * 8} 0", f"{[True] * 8} 0"]
 
 
 INTERRUPTED_UNDER_GEVENT = """

@@ -69,14 +69,14 @@ def test_a_row_older_than_retention_is_counted_and_then_dropped_with_its_day(eng
         assert select_outcome_counts(connection) == {"ok": 1}
 
 
-def test_a_drop_waits_for_no_writer_and_no_writer_waits_for_it(engine: Engine) -> None:
+def test_a_drop_that_waits_does_not_block_writers_of_other_days(engine: Engine) -> None:
     insert_rows(engine, [make_row(after_s=-86_400), make_row()])
     with engine.connect() as reader:
         reader.execute(text("SELECT count(*) FROM activity")).all()
         drop = threading.Thread(target=lambda: list(drop_partitions(engine, TODAY)))
         drop.start()
         # The drop waits for the reader's transaction; a writer of another day must not queue behind it.
-        _wait_for_a_waiter(engine)
+        _wait_for_blocked_detach(engine)
         assert insert_rows(engine, [make_row()]) == 1
         assert drop.is_alive()
     drop.join(10)
@@ -87,12 +87,12 @@ def test_a_drop_that_was_interrupted_is_finished_by_the_next(engine: Engine) -> 
     insert_rows(engine, [make_row(after_s=-86_400), make_row()])
     with engine.connect() as reader:
         reader.execute(text("SELECT count(*) FROM activity")).all()
-        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as impatient:
-            impatient.execute(text("SET lock_timeout = '50ms'"))
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as dropping:
+            dropping.execute(text("SET lock_timeout = '50ms'"))
             name = f"activity_p{TODAY - DAY:%Y%m%d}"
             with pytest.raises(OperationalError):
-                impatient.exec_driver_sql(f"ALTER TABLE activity DETACH PARTITION {name} CONCURRENTLY")
-            impatient.execute(text("RESET lock_timeout"))
+                dropping.exec_driver_sql(f"ALTER TABLE activity DETACH PARTITION {name} CONCURRENTLY")
+            dropping.execute(text("RESET lock_timeout"))
     assert list(drop_partitions(engine, TODAY)) == [TODAY - DAY]
     assert _days(engine) == [TODAY]
 
@@ -135,7 +135,7 @@ def test_minutes_and_hours_are_pruned_and_days_stay(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("refusal", [{"outcome": "rejected"}, {"outcome": "upstream_error", "status": 404}])
-def test_model_names_that_only_a_client_vouches_for_do_not_grow_the_rollups(
+def test_model_names_that_only_a_client_gave_do_not_grow_the_rollups(
     engine: Engine, refusal: dict[str, object]
 ) -> None:
     refused = {"model_served": None, "cost_usd": None, "cost_kind": "unknown", **refusal}
@@ -144,7 +144,7 @@ def test_model_names_that_only_a_client_vouches_for_do_not_grow_the_rollups(
     assert count(engine, "key_usage") == 1
 
 
-def test_only_days_that_have_none_get_a_partition(engine: Engine) -> None:
+def test_only_days_without_a_partition_get_one(engine: Engine) -> None:
     with engine.begin() as connection:
         assert insert_partitions(connection, [TODAY, TODAY]) == [TODAY]
     with engine.begin() as connection:
@@ -169,7 +169,7 @@ def _days(engine: Engine) -> list[date]:
         return select_partition_days(connection)
 
 
-def _wait_for_a_waiter(engine: Engine) -> None:
+def _wait_for_blocked_detach(engine: Engine) -> None:
     query = text("SELECT count(*) FROM pg_stat_activity WHERE query ~ 'DETACH' AND wait_event_type = 'Lock'")
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         wait_until(lambda: connection.execute(query).scalar())

@@ -14,7 +14,7 @@ def test_the_bound_of_the_error_is_below_five_percent() -> None:
     assert (GAMMA - 1) / (GAMMA + 1) < 0.05
 
 
-def test_a_bucket_of_the_database_stands_for_its_values_within_the_bound(engine: Engine) -> None:
+def test_a_bucket_of_the_database_represents_its_values_within_the_bound(engine: Engine) -> None:
     values = [0.01 * 1.037**power for power in range(800)]
     query = text(f"SELECT {BUCKET_SQL.format(value='v')} FROM unnest(CAST(:values AS float8[])) AS v")
     with engine.connect() as connection:

@@ -23,7 +23,7 @@ def test_a_key_is_found_by_its_digest_alone(engine: Engine) -> None:
     assert made.created_at.tzinfo is not None and made.revoked_at is None
 
 
-def test_a_digest_or_an_id_twice_is_refused(engine: Engine) -> None:
+def test_a_duplicate_digest_or_id_is_refused(engine: Engine) -> None:
     with engine.begin() as connection:
         insert_key(connection, id="k1", name="laptop", digest=DIGEST, last_four="abcd")
     for id, digest in [("k2", DIGEST), ("k1", b"other")]:

@@ -1,4 +1,4 @@
-"""Activity is read newest first, filtered, page by page, and never skips or repeats a row."""
+"""Activity is read newest first, filtered, page by page, without skipping or repeating a row."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_pages_along_the_cursor_are_all_rows_newest_first(engine: Engine, rows: 
 
 
 @pytest.mark.parametrize("page_rows", [1, 3, 200, 1000])
-def test_an_export_has_every_row_once_whatever_its_pages(engine: Engine, rows: list[Row], page_rows: int) -> None:
+def test_an_export_has_every_row_once_for_any_page_size(engine: Engine, rows: list[Row], page_rows: int) -> None:
     assert _ids(stream_activity(engine.connect, ActivityFilter(), page_rows=page_rows)) == _ids(rows)
 
 
@@ -54,23 +54,23 @@ def test_an_export_has_every_row_once_whatever_its_pages(engine: Engine, rows: l
         {"outcome": "client_gone"},
         {"outcome": "ok"},
         {"key_id": "key-1", "gateway": "fireworks", "outcome": "ok"},
-        {"key_id": "nobody"},
+        {"key_id": "unknown"},
     ],
     ids=str,
 )
-def test_filters_choose_the_rows_that_have_the_value(engine: Engine, rows: list[Row], chosen: dict[str, str]) -> None:
+def test_a_filter_selects_the_rows_with_its_values(engine: Engine, rows: list[Row], chosen: dict[str, str]) -> None:
     wanted = [row for row in rows if all(row[name] == value for name, value in chosen.items())]
     assert _ids(stream_activity(engine.connect, ActivityFilter(**chosen), page_rows=11)) == _ids(wanted)
 
 
-def test_the_model_filter_takes_the_model_served_and_else_the_one_requested(engine: Engine, rows: list[Row]) -> None:
+def test_the_model_filter_uses_the_model_served_or_else_the_one_requested(engine: Engine, rows: list[Row]) -> None:
     served = [row for row in rows if row["model_served"] == "a"]
     neither = [row for row in rows if row["model_served"] is None]
     assert _ids(stream_activity(engine.connect, ActivityFilter(model="a"))) == _ids(served)
     assert _ids(stream_activity(engine.connect, ActivityFilter(model="example"))) == _ids(neither)
 
 
-def test_a_time_range_has_its_start_and_not_its_end(engine: Engine, rows: list[Row]) -> None:
+def test_a_time_range_includes_its_start_and_excludes_its_end(engine: Engine, rows: list[Row]) -> None:
     start, end = rows[150]["started_at"], NOON
     wanted = [row for row in rows if start <= row["started_at"] < end]
     assert wanted and _ids(stream_activity(engine.connect, ActivityFilter(start=start, end=end))) == _ids(wanted)
@@ -83,7 +83,7 @@ def test_an_export_holds_no_connection_while_its_reader_is_slow(engine: Engine, 
 
 
 @pytest.mark.parametrize("wanted", [ActivityFilter(), ActivityFilter(model="a"), ActivityFilter(key_id="env")])
-def test_a_page_after_a_cursor_looks_only_at_the_cursors_day_and_earlier(
+def test_a_page_after_a_cursor_reads_only_the_cursors_day_and_earlier(
     engine: Engine, rows: list[Row], wanted: ActivityFilter
 ) -> None:
     oldest = ActivityCursor(rows[-1]["started_at"], rows[-1]["request_id"])
@@ -96,13 +96,13 @@ def test_a_page_after_a_cursor_looks_only_at_the_cursors_day_and_earlier(
 def _plan_of_select(engine: Engine, wanted: ActivityFilter, after: ActivityCursor) -> str:
     statements: list[tuple[str, Any]] = []
 
-    def remember(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_rest: Any) -> None:
+    def record(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_rest: Any) -> None:
         statements.append((statement, parameters))
 
     with engine.connect() as connection:
-        event.listen(connection, "before_cursor_execute", remember)
+        event.listen(connection, "before_cursor_execute", record)
         select_activity(connection, wanted, after=after)
-        event.remove(connection, "before_cursor_execute", remember)
+        event.remove(connection, "before_cursor_execute", record)
         statement, parameters = statements[0]
         return "\n".join(connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).scalars())
 

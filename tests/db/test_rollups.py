@@ -1,4 +1,4 @@
-"""The rollups equal the sums over the rows, for any history, in any batches, however often they are sent."""
+"""The rollups equal the sums over the rows, for any history in any batches, although batches are sent again."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def engine(postgres: Postgres, migrated_template: str) -> Iterator[Engine]:
     postgres.drop_database(url)
 
 
-# Every example talks to PostgreSQL some twenty times.
+# Each example runs some twenty statements.
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_rollups_equal_a_sum_over_the_rows_after_any_replays(engine: Engine, data: st.DataObject) -> None:
@@ -100,9 +100,9 @@ def _check_usage(usage: Usage, chosen: list[Row], step: timedelta) -> None:
         by_outcome[row["outcome"], row["error_type"] or ""].append(_sums(row))
         by_model[(_model(row),)].append(_sums(row))
         by_step[_floor(row["started_at"], step), row["outcome"]].append(_sums(row))
-    assert {row[:2]: _rounded(row.sums) for row in usage.outcomes} == _added(by_outcome)
-    assert {row[:1]: _rounded(row.sums) for row in usage.models} == _added(by_model)
-    assert {row[:2]: _rounded(row.sums) for row in usage.series} == _added(by_step)
+    assert {row[:2]: _rounded(row.sums) for row in usage.outcomes} == _totals(by_outcome)
+    assert {row[:1]: _rounded(row.sums) for row in usage.models} == _totals(by_model)
+    assert {row[:2]: _rounded(row.sums) for row in usage.series} == _totals(by_step)
     assert [row.start for row in usage.series] == sorted(row.start for row in usage.series)
     numbers = [row.sums.requests for row in usage.models]
     assert numbers == sorted(numbers, reverse=True)
@@ -117,7 +117,7 @@ def _check_quantiles(counts: dict[int, int], chosen: list[Row], column: str) -> 
     assert sum(counts.values()) == len(values)
     for quantile in [0.0, 0.5, 0.95, 0.99, 1.0] if values else []:
         exact = values[int(quantile * (len(values) - 1))]
-        # Times below a hundredth of a millisecond count as that.
+        # Times below a hundredth of a millisecond are counted as a hundredth.
         assert histogram_quantile_ms(counts, quantile) == pytest.approx(max(exact, 0.01), rel=0.05)
 
 
@@ -130,10 +130,10 @@ def _check_whole_history(engine: Engine, history: list[Row]) -> None:
     with engine.connect() as connection:
         assert select_outcome_counts(connection) == Counter(row["outcome"] for row in history)
         assert select_first_day(connection) == min(row["started_at"] for row in history).date()
-        everyone = select_key_usage(connection, first=first, last=last)
+        all_keys = select_key_usage(connection, first=first, last=last)
         own = select_key_usage(connection, first=first, last=last, key_id="key-1")
-    assert {row[:4]: _rounded(row.sums) for row in everyone} == _added(by_key)
-    assert own == [row for row in everyone if row.key_id == "key-1"]
+    assert {row[:4]: _rounded(row.sums) for row in all_keys} == _totals(by_key)
+    assert own == [row for row in all_keys if row.key_id == "key-1"]
 
 
 def _sums(row: Row) -> Sums:
@@ -160,12 +160,12 @@ def _model(row: Row) -> str:
     return "" if row["outcome"] == "rejected" or row["status"] == 404 else row["model_requested"] or ""
 
 
-def _added(groups: dict[Any, list[Sums]]) -> dict[Any, Sums]:
+def _totals(groups: dict[Any, list[Sums]]) -> dict[Any, Sums]:
     return {key: _rounded(sum_up(sums)) for key, sums in groups.items()}
 
 
 def _rounded(sums: Sums) -> Sums:
-    # Doubles add up to the last digits differently in another order; all other sums are exact.
+    # The last digits of a sum of doubles depend on their order; all other sums are exact.
     return sums._replace(speed_ms=float(f"{sums.speed_ms:.9g}"))
 
 

@@ -58,11 +58,11 @@ def test_a_migration_is_named_after_what_it_does_and_imports_nothing_of_the_app(
     assert "def downgrade" in source
 
 
-def test_the_tables_in_code_are_those_that_the_migrations_make(database_url: str) -> None:
+def test_the_migrations_make_the_tables_in_code(database_url: str) -> None:
     assert compare_schema(database_url) == []
 
 
-def test_partitions_of_days_are_no_difference(database_url: str) -> None:
+def test_daily_partitions_are_not_a_difference(database_url: str) -> None:
     engine = create_engine_for(database_url)
     insert_activity(engine, encode([make_row()]))
     engine.dispose()
@@ -74,9 +74,7 @@ def test_a_column_that_is_missing_is_a_difference(database_url: str) -> None:
     assert "client_retry" in repr(compare_schema(database_url))
 
 
-def test_every_check_index_and_partition_key_in_code_is_that_of_the_migrations(
-    database_url: str, empty_url: str
-) -> None:
+def test_the_migrations_make_every_check_index_and_partition_key_in_code(database_url: str, empty_url: str) -> None:
     engine = create_engine(empty_url, poolclass=NullPool)
     metadata.create_all(engine)
     made, migrated = _dump(empty_url), _dump(database_url)
@@ -84,7 +82,7 @@ def test_every_check_index_and_partition_key_in_code_is_that_of_the_migrations(
     assert made == migrated
 
 
-def test_down_and_up_again_makes_the_same_schema(database_url: str) -> None:
+def test_a_downgrade_and_an_upgrade_make_the_same_schema_again(database_url: str) -> None:
     before = _dump(database_url)
     for path in reversed(VERSIONS):
         downgrade_schema(database_url, "-1")
@@ -96,8 +94,8 @@ def test_down_and_up_again_makes_the_same_schema(database_url: str) -> None:
     assert _dump(database_url) == before
 
 
-def test_upgrades_at_once_all_succeed_and_migrate_once(empty_url: str) -> None:
-    # Processes, as two releases are: Alembic's own state is one per process.
+def test_concurrent_upgrades_all_succeed_and_migrate_once(empty_url: str) -> None:
+    # In processes of their own, as concurrent releases are, because Alembic has one state per process.
     code = "import sys; from app.db.schema import upgrade_schema; upgrade_schema(sys.argv[1])"
     command = [sys.executable, "-W", "error", "-c", code, empty_url]
     started = [subprocess.Popen(command, cwd=MIGRATIONS.parent, stderr=subprocess.PIPE, text=True) for _ in range(3)]
@@ -117,7 +115,7 @@ def test_an_upgrade_gives_up_when_traffic_holds_a_lock(database_url: str) -> Non
     assert select_schema_state_of(database_url).current == "0001"
 
 
-def test_the_state_of_a_database_is_told(empty_url: str) -> None:
+def test_the_state_of_a_schema_is_reported(empty_url: str) -> None:
     head = get_head()
     assert select_schema_state_of(empty_url) == ("missing", None, head)
     upgrade_schema(empty_url, "0001")
@@ -130,7 +128,7 @@ def test_the_state_of_a_database_is_told(empty_url: str) -> None:
     assert select_schema_state_of(empty_url) == ("missing", None, head)
 
 
-def test_migrating_a_database_that_is_away_says_so_in_one_sentence(tmp_path: Path) -> None:
+def test_migrating_an_unavailable_database_fails_with_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(SchemaError, match="PostgreSQL reported: .*No such file") as caught:
         upgrade_schema(f"postgresql+psycopg2://nobody@/nothing?host={tmp_path}")
     assert "Traceback" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""The spans of a window cover each of its minutes once, with as few rows as possible."""
+"""The spans of a window cover each of its minutes once, with few rows."""
 
 from __future__ import annotations
 
@@ -54,6 +54,6 @@ def test_a_step_that_no_level_divides_is_refused(step: timedelta) -> None:
         compose_window(START, START + DAY, step)
 
 
-def test_a_window_within_a_minute_is_refused() -> None:
+def test_a_window_that_ends_within_a_minute_is_refused() -> None:
     with pytest.raises(ValueError, match="whole minutes"):
         compose_window(START, START + timedelta(seconds=90))

@@ -1,4 +1,4 @@
-"""How the tests talk to a sandbox: over a real socket, with plain requests."""
+"""The client of the sandbox's tests: it sends plain requests over a real socket."""
 
 import json
 import re
@@ -32,7 +32,7 @@ class Server:
         return requests.get(self.url + path, params=query, headers=make_headers(key), timeout=TIMEOUT_S)
 
     def chat(self, model: str = PLAIN, base: str = FIREWORKS, key: str | None = KEY, **body: Any) -> requests.Response:
-        """POST a chat request whose message is Hello! unless `messages` says otherwise."""
+        """POST a chat request with the message "Hello!" unless the body has `messages`."""
         return requests.post(
             f"{self.url}{base}/chat/completions",
             json={"model": model, "messages": USER} | body,
@@ -46,7 +46,7 @@ class Server:
         return self.chat(PREFIX + name, **body)
 
     def stream(self, model: str = PLAIN, base: str = FIREWORKS, **body: Any) -> list[Any]:
-        """POST a streamed chat request and return all of its events."""
+        """POST a streamed chat request and return all of its events, parsed."""
         with self.chat(model, base, stream=True, **body) as response:
             assert response.status_code == 200, response.text
             return parse_events(response.content)
@@ -57,7 +57,7 @@ class Server:
 
 
 def make_headers(key: str | None) -> dict[str, str]:
-    """Builds request headers; the agent is one that every provider's edge lets pass."""
+    """Returns request headers with a user agent that every provider accepts."""
     headers = {"User-Agent": "sandbox-tests/1"}
     return headers | ({"Authorization": f"Bearer {key}"} if key is not None else {})
 
@@ -73,7 +73,7 @@ def parse_events(body: bytes) -> list[Any]:
 
 
 def join_text(events: list[Any], key: str = "content", index: int = 0) -> str:
-    """Joins what a choice's deltas carry under a key."""
+    """Returns the joined texts of a key in the deltas of a choice."""
     choices = [choice for event in events if event != "[DONE]" for choice in (event or {}).get("choices", [])]
     return "".join(choice["delta"].get(key) or "" for choice in choices if choice["index"] == index)
 
@@ -90,7 +90,7 @@ def run_sandbox(*options: str) -> Iterator[Server]:
 
 
 def read_url(process: subprocess.Popen[str]) -> str:
-    """Reads the line that a sandbox prints when it accepts connections, and return the address in it."""
+    """Reads the line that a sandbox prints when it accepts connections, and returns the address in it."""
     assert process.stdout is not None
     line = process.stdout.readline()
     match = re.fullmatch(r"sandbox listening on (http://127\.0\.0\.1:\d+)\n", line)

@@ -6,7 +6,7 @@ import pytest
 
 from tests.sandbox.client import Server, run_sandbox
 
-# Small lists and a short pace make the tests fast; the shapes depend on neither.
+# A small list and short pauses make the tests fast; the shapes of responses depend on neither.
 FEATHERLESS_MODELS = 2500
 
 

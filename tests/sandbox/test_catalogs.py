@@ -1,4 +1,4 @@
-"""The model lists of the four providers, with prices, pages, gaps and bugs as the real lists have them."""
+"""The model lists of the four providers have the prices, pages, gaps and errors of the real lists."""
 
 from typing import Any
 
@@ -14,10 +14,10 @@ FEATHERLESS = "/featherless/v1/models"
 
 def get_entries(server: Server, path: str) -> dict[str, dict[str, Any]]:
     """Returns a whole list by id."""
-    answer = server.get(path)
-    assert answer.status_code == 200 and answer.headers["x-sandbox"] == "1"
-    data = answer.json()["data"]
-    assert answer.json()["object"] == "list"
+    response = server.get(path)
+    assert response.status_code == 200 and response.headers["x-sandbox"] == "1"
+    data = response.json()["data"]
+    assert response.json()["object"] == "list"
     return {entry["id"]: entry for entry in data}
 
 
@@ -34,7 +34,7 @@ def test_fireworks_lists_chat_models_in_the_real_shape(server: Server) -> None:
     assert {entry["owned_by"] for entry in entries.values()} == {"sandbox"}
 
 
-def test_fireworks_list_has_the_faults_of_the_real_one(server: Server) -> None:
+def test_the_fireworks_list_has_the_errors_of_the_real_one(server: Server) -> None:
     entries = get_entries(server, "/inference/v1/models")
     for slug in ("qwen3-embedding-8b", "qwen3-reranker-8b"):
         entry = entries[PREFIX + slug]
@@ -50,13 +50,13 @@ def test_fireworks_lists_every_model_that_misbehaves(server: Server) -> None:
     assert {PREFIX + name for name in describe_behaviours()} <= set(entries)
 
 
-def test_every_listed_chat_model_answers(server: Server) -> None:
+def test_every_listed_chat_model_can_be_used(server: Server) -> None:
     for name, entry in get_entries(server, "/inference/v1/models").items():
         if "sandbox-" not in name and entry["kind"] not in ("EMBEDDING_MODEL", "FLUMINA_BASE_MODEL"):
             assert server.chat(name, max_tokens=1).status_code == 200, name
 
 
-def test_prices_come_as_strings_one_row_a_serving_mode(server: Server) -> None:
+def test_prices_are_strings_with_one_row_for_each_serving_mode(server: Server) -> None:
     rows = server.get("/v1/serverless/models").json()["data"]
     glm = {row["serverless_mode"]: row for row in rows if row["id"] == PREFIX + "glm-5p3"}
     assert set(glm) == {"standard", "priority", "fast"}
@@ -70,13 +70,13 @@ def test_prices_come_as_strings_one_row_a_serving_mode(server: Server) -> None:
     assert glm["standard"]["aliases"] == ["accounts/fireworks/routers/glm-latest"]
 
 
-def test_featherless_gives_everything_without_pages(server: Server) -> None:
-    answer = server.get(FEATHERLESS, key=None, limit=5).json()
-    assert set(answer) == {"object", "data"}
-    assert len(answer["data"]) == len({entry["id"] for entry in answer["data"]}) == FEATHERLESS_MODELS
+def test_featherless_lists_all_models_without_pages(server: Server) -> None:
+    body = server.get(FEATHERLESS, key=None, limit=5).json()
+    assert set(body) == {"object", "data"}
+    assert len(body["data"]) == len({entry["id"] for entry in body["data"]}) == FEATHERLESS_MODELS
 
 
-def test_featherless_entries_price_in_both_units(server: Server) -> None:
+def test_featherless_entries_have_prices_in_both_units(server: Server) -> None:
     entries = server.get(FEATHERLESS, key=None).json()["data"]
     always = {"id", "is_gated", "created", "model_class", "owned_by", "context_length", "pricing"}
     assert all(always <= set(entry) for entry in entries)
@@ -91,20 +91,20 @@ def test_featherless_pages_overlap_and_reach_every_model(server: Server) -> None
     whole = {entry["id"] for entry in server.get(FEATHERLESS).json()["data"]}
     seen: list[str] = []
     for page in range(1, 10):
-        answer = server.get(FEATHERLESS, page=page, per_page=1000).json()
-        assert len(answer["data"]) <= 1000
-        seen += [entry["id"] for entry in answer["data"]]
-        if not answer["data"]:
+        body = server.get(FEATHERLESS, page=page, per_page=1000).json()
+        assert len(body["data"]) <= 1000
+        seen += [entry["id"] for entry in body["data"]]
+        if not body["data"]:
             break
     assert set(seen) == whole
     assert len(seen) > len(whole)
 
 
 def test_featherless_counts_more_models_and_pages_than_there_are(server: Server) -> None:
-    answer = server.get(FEATHERLESS, page=1, per_page=1000).json()
-    pagination = answer["pagination"]
+    body = server.get(FEATHERLESS, page=1, per_page=1000).json()
+    pagination = body["pagination"]
     assert set(pagination) == {"current_page", "per_page", "total_items", "total_pages"}
-    assert pagination["total_items"] == answer["total"] > 2 * FEATHERLESS_MODELS
+    assert pagination["total_items"] == body["total"] > 2 * FEATHERLESS_MODELS
     last = server.get(FEATHERLESS, page=pagination["total_pages"], per_page=1000).json()
     assert last["data"] == [] and last["pagination"]["current_page"] == pagination["total_pages"]
 

@@ -1,4 +1,4 @@
-"""Every model that misbehaves, as a client sees it."""
+"""Each model that misbehaves does so as documented."""
 
 import socket
 import struct
@@ -40,7 +40,7 @@ def test_every_behaviour_is_documented(server: Server) -> None:
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
-def test_an_error_model_answers_with_its_status(
+def test_an_error_model_responds_with_its_status(
     server: Server, name: str, status: int, text: str, stream: bool
 ) -> None:
     with server.misbehave(f"sandbox-{name}", stream=stream) as response:
@@ -51,7 +51,7 @@ def test_an_error_model_answers_with_its_status(
         assert is_html == (name == "502-html")
 
 
-def test_a_429_carries_the_measured_limits_and_may_say_for_how_long(server: Server) -> None:
+def test_a_429_has_the_measured_limits_and_may_have_retry_after(server: Server) -> None:
     headers = server.misbehave("sandbox-429").headers
     assert headers["x-ratelimit-remaining-tokens-generated"] == "0"
     assert server.misbehave("sandbox-429-retry-after").headers["retry-after"] == "2"
@@ -67,7 +67,7 @@ def test_flaky_fails_once_for_each_prompt(server: Server) -> None:
     assert statuses == [503, 503, 200]
 
 
-def test_slow_headers_come_late(server: Server) -> None:
+def test_slow_headers_are_late(server: Server) -> None:
     started = time.monotonic()
     with server.misbehave("sandbox-slow-headers-0.3", stream=True):
         assert time.monotonic() - started >= 0.3
@@ -75,7 +75,7 @@ def test_slow_headers_come_late(server: Server) -> None:
 
 def test_a_slow_first_token_comes_after_the_headers(server: Server) -> None:
     with server.misbehave("sandbox-slow-first-token-60", stream=True) as response:
-        assert response.status_code == 200  # Arrived; the first event would take a minute.
+        assert response.status_code == 200  # The first event would take a minute.
     started = time.monotonic()
     events = server.stream(PREFIX + "sandbox-slow-first-token-0.3")
     assert time.monotonic() - started >= 0.3
@@ -84,8 +84,8 @@ def test_a_slow_first_token_comes_after_the_headers(server: Server) -> None:
 
 def test_a_stall_sends_some_events_and_then_nothing(server: Server) -> None:
     for name, count in (("sandbox-stall", 3), ("sandbox-stall-5", 5)):
-        # 300 ms of silence are over a thousand times the pause between two events here.
-        text, ended = read_raw(server, name, patience_s=0.3)
+        # 300 ms without an event are over a thousand times the pause between two events here.
+        text, ended = read_raw(server, name, timeout_s=0.3)
         assert (text.count(b"data: "), ended) == (count, False)
 
 
@@ -103,17 +103,17 @@ def test_a_reset_stream_ends_in_a_connection_reset(server: Server) -> None:
         read_raw(server, "sandbox-reset-after-3")
 
 
-def read_raw(server: Server, name: str, patience_s: float = 10.0) -> tuple[bytes, bool]:
+def read_raw(server: Server, name: str, timeout_s: float = 10.0) -> tuple[bytes, bool]:
     """Streams from a misbehaving model on a bare socket.
 
-    Returns all bytes until the connection ended or `patience_s` passed without one, and whether it ended.
+    Returns all bytes until the connection ended or `timeout_s` seconds passed without one, and whether it ended.
     """
     address = urlsplit(server.url)
     body = b'{"model":"%s","stream":true,"messages":[{"role":"user","content":"Hi"}]}' % (PREFIX + name).encode()
     head = f"POST /inference/v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n"
     head += f"Content-Length: {len(body)}\r\n\r\n"
     received = b""
-    with socket.create_connection((str(address.hostname), address.port or 0), timeout=patience_s) as sock:
+    with socket.create_connection((str(address.hostname), address.port or 0), timeout=timeout_s) as sock:
         sock.sendall(head.encode() + body)
         try:
             while piece := sock.recv(65536):
@@ -124,18 +124,18 @@ def read_raw(server: Server, name: str, patience_s: float = 10.0) -> tuple[bytes
 
 
 @pytest.mark.parametrize("name", ["sandbox-cut-after-3", "sandbox-reset-after-3"])
-def test_an_unstreamed_answer_is_cut_in_half(server: Server, name: str) -> None:
+def test_an_unstreamed_response_is_cut_in_half(server: Server, name: str) -> None:
     with pytest.raises((requests.exceptions.ChunkedEncodingError, requests.ConnectionError)):
         server.misbehave(name)
 
 
-def test_a_clean_end_has_neither_finish_nor_done(server: Server) -> None:
+def test_a_clean_end_has_neither_a_finish_reason_nor_done(server: Server) -> None:
     events = server.stream(PREFIX + "sandbox-clean-end")
     assert len(events) == 3 and "[DONE]" not in events
     assert all(event["choices"][0]["finish_reason"] is None for event in events)
 
 
-def test_no_done_finishes_but_is_not_done(server: Server) -> None:
+def test_no_done_has_a_finish_reason_but_no_done(server: Server) -> None:
     events = server.stream(PREFIX + "sandbox-no-done")
     assert events[-1]["choices"][0]["finish_reason"] == "stop"
     assert "[DONE]" not in events
@@ -166,7 +166,7 @@ def test_drip_sends_one_byte_at_a_time(server: Server) -> None:
     assert server.misbehave("sandbox-drip-20000").json()["object"] == "chat.completion"
 
 
-def test_a_huge_event_holds_as_much_text_as_asked_for(server: Server) -> None:
+def test_a_huge_event_has_the_requested_size(server: Server) -> None:
     for name, size in (("sandbox-huge-event", 100_000), ("sandbox-huge-event-20", 20)):
         events = server.stream(PREFIX + name)
         assert join_text(events) == "x" * size

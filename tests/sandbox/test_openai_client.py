@@ -21,9 +21,9 @@ def client(server: Server) -> Iterator[openai.OpenAI]:
 
 
 def test_a_chat(client: openai.OpenAI) -> None:
-    answer = client.chat.completions.create(model=GLM, messages=HELLO)
-    assert answer.choices[0].message.content.startswith("[sandbox]")
-    assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
+    completion = client.chat.completions.create(model=GLM, messages=HELLO)
+    assert completion.choices[0].message.content.startswith("[sandbox]")
+    assert completion.usage.total_tokens == completion.usage.prompt_tokens + completion.usage.completion_tokens
 
 
 def test_a_stream_with_usage(client: openai.OpenAI) -> None:
@@ -38,8 +38,8 @@ def test_a_stream_with_usage(client: openai.OpenAI) -> None:
 
 def test_tools_in_a_stream(client: openai.OpenAI) -> None:
     with client.chat.completions.stream(model=KIMI, messages=WEATHER, tools=TOOLS) as stream:
-        answer = stream.get_final_completion()
-    [call] = answer.choices[0].message.tool_calls
+        completion = stream.get_final_completion()
+    [call] = completion.choices[0].message.tool_calls
     assert call.function.name == "get_weather"
     assert json.loads(call.function.arguments) == {"city": "Oslo"}
 
@@ -69,6 +69,6 @@ def test_an_error_event_raises_in_the_middle(client: openai.OpenAI) -> None:
 
 
 def test_the_client_retries_a_flaky_model_by_itself(client: openai.OpenAI) -> None:
-    messages = [{"role": "user", "content": "only the retry test asks this"}]
-    answer = client.chat.completions.create(model=PREFIX + "sandbox-flaky", messages=messages)
-    assert answer.choices[0].finish_reason == "stop"
+    messages = [{"role": "user", "content": "only the retry test sends this"}]
+    completion = client.chat.completions.create(model=PREFIX + "sandbox-flaky", messages=messages)
+    assert completion.choices[0].finish_reason == "stop"

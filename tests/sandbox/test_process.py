@@ -10,7 +10,7 @@ import pytest
 from tests.sandbox.client import PREFIX, TIMEOUT_S, Server, read_url, run_sandbox
 from tests.support.waiting import wait_until
 
-# A parent that starts a sandbox, prints its line and then waits to be killed.
+# A parent that starts a sandbox, which prints its line, and then waits to be killed.
 PARENT = """
 import subprocess, sys, time
 subprocess.Popen([sys.executable, "-m", "app.sandbox", "--die-with-parent"])
@@ -19,8 +19,8 @@ time.sleep(600)
 
 
 def get_processes(server: Server) -> list[psutil.Process]:
-    """Returns a server's process and all that descend from it: gunicorn's master and its one worker."""
-    # The line is printed when connections are accepted; the worker is there when one is answered.
+    """Returns a server's process and its descendants: gunicorn's master and its one worker."""
+    # The line is printed when connections are accepted. After the first response the worker exists too.
     assert server.get("/").status_code == 200
     first = psutil.Process(server.process.pid)
     descendants = first.children(recursive=True)
@@ -29,7 +29,7 @@ def get_processes(server: Server) -> list[psutil.Process]:
 
 
 def has_ended(process: psutil.Process) -> bool:
-    """Tells whether a process has ended; a zombie, which its parent has not reaped yet, has."""
+    """Returns whether a process has ended; a zombie, which its parent has not reaped yet, counts as ended."""
     try:
         return bool(process.status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
@@ -53,10 +53,10 @@ def test_a_signal_ends_it_with_open_streams_and_no_second_line(number: signal.Si
 def test_it_dies_with_its_parent() -> None:
     with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True) as parent:
         try:
-            family = get_processes(Server(read_url(parent), parent))[1:]
+            processes = get_processes(Server(read_url(parent), parent))[1:]
         finally:
             parent.kill()
-    wait_until(lambda: all(has_ended(process) for process in family))
+    wait_until(lambda: all(has_ended(process) for process in processes))
 
 
 def test_it_ends_when_only_its_master_is_killed() -> None:
@@ -66,7 +66,7 @@ def test_it_ends_when_only_its_master_is_killed() -> None:
         wait_until(lambda: all(has_ended(process) for process in processes))
 
 
-def test_unknown_paths_and_methods_are_told_so(server: Server) -> None:
+def test_unknown_paths_and_methods_get_404_and_405(server: Server) -> None:
     assert server.get("/nothing").status_code == 404
     response = server.get("/inference/v1/chat/completions")
     assert (response.status_code, response.headers["allow"]) == (405, "POST")

@@ -17,18 +17,18 @@ def get_model(server: Server, base: str) -> str:
 
 
 @pytest.mark.parametrize("base", OTHERS)
-def test_a_listed_model_answers_whole_and_streamed(server: Server, base: str) -> None:
+def test_a_listed_model_responds_unstreamed_and_streamed(server: Server, base: str) -> None:
     model = get_model(server, base)
-    answer = server.chat(model, base, store=True).json()
-    assert answer["model"] == model
+    completion = server.chat(model, base, store=True).json()
+    assert completion["model"] == model
     events = server.stream(model, base)
-    assert join_text(events) == answer["choices"][0]["message"]["content"]
+    assert join_text(events) == completion["choices"][0]["message"]["content"]
     assert events[-1] == "[DONE]"
 
 
 @pytest.mark.parametrize("base", OTHERS)
 @pytest.mark.parametrize(("key", "model", "status"), [("bad", None, 401), (None, None, 401), (KEY, "no/such", 404)])
-def test_a_refusal_has_the_providers_own_shape(
+def test_an_error_has_the_shape_of_the_provider(
     server: Server, base: str, key: str | None, model: str | None, status: int
 ) -> None:
     response = server.chat(model or get_model(server, base), base, key=key)
@@ -38,7 +38,7 @@ def test_a_refusal_has_the_providers_own_shape(
 
 @pytest.mark.parametrize("base", OTHERS)
 @pytest.mark.parametrize("status", [429, 500, 503])
-def test_misbehaving_models_work_unlisted_at_every_provider(server: Server, base: str, status: int) -> None:
+def test_every_provider_has_the_models_that_misbehave_unlisted(server: Server, base: str, status: int) -> None:
     response = server.chat(f"sandbox/sandbox-{status}", base)
     assert response.status_code == status
     check_shape(base, response.json())

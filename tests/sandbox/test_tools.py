@@ -1,4 +1,4 @@
-"""Tool calls, whole and streamed, and the text that follows a tool's answer."""
+"""Tool calls, whole and streamed, and the text that follows a tool's result."""
 
 import json
 import re
@@ -13,7 +13,7 @@ WEATHER = [{"role": "user", "content": "What is the weather in Oslo?"}]
 
 
 def make_tool(name: str) -> dict[str, Any]:
-    """Builds a tool with one required and one optional parameter."""
+    """Returns a tool with one required and one optional parameter."""
     parameters = {
         "type": "object",
         "properties": {"city": {"type": "string"}, "unit": {"type": "string", "enum": ["celsius"]}},
@@ -45,13 +45,13 @@ def test_kimi_names_its_calls_after_function_and_index(server: Server) -> None:
     "choice", [{"type": "function", "function": {"name": "get_time"}}, {"type": "function", "name": "get_time"}]
 )
 def test_a_forced_tool_is_the_one_called(server: Server, choice: dict[str, Any]) -> None:
-    answer = server.chat(messages=WEATHER, tools=TOOLS, tool_choice=choice).json()
-    assert answer["choices"][0]["message"]["tool_calls"][0]["function"]["name"] == "get_time"
+    completion = server.chat(messages=WEATHER, tools=TOOLS, tool_choice=choice).json()
+    assert completion["choices"][0]["message"]["tool_calls"][0]["function"]["name"] == "get_time"
 
 
 def test_no_tool_is_called_when_the_client_forbids_it(server: Server) -> None:
-    answer = server.chat(messages=WEATHER, tools=TOOLS, tool_choice="none").json()
-    assert answer["choices"][0]["finish_reason"] == "stop"
+    completion = server.chat(messages=WEATHER, tools=TOOLS, tool_choice="none").json()
+    assert completion["choices"][0]["finish_reason"] == "stop"
 
 
 def test_parallel_calls_stream_one_after_the_other_by_index(server: Server) -> None:
@@ -69,7 +69,7 @@ def test_parallel_calls_stream_one_after_the_other_by_index(server: Server) -> N
     assert (chunks[-1]["choices"][0]["finish_reason"], done) == ("tool_calls", "[DONE]")
 
 
-def test_a_tools_answer_is_followed_by_text(server: Server) -> None:
+def test_a_tool_result_is_followed_by_text(server: Server) -> None:
     call = {"id": "call_1", "type": "function", "function": {"name": "get_weather", "arguments": "{}"}}
     history = [
         *WEATHER,
@@ -87,7 +87,7 @@ def test_a_limit_can_cut_the_arguments(server: Server) -> None:
     assert choice["message"]["tool_calls"][0]["function"]["arguments"] == '{"city'
 
 
-def test_a_schema_that_makes_no_sense_is_refused(server: Server) -> None:
+def test_an_invalid_schema_is_refused(server: Server) -> None:
     tool = {"type": "function", "function": {"name": "f", "parameters": {"properties": 1, "required": ["x"]}}}
     response = server.chat(tools=[tool])
     assert response.status_code == 400

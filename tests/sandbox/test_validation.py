@@ -1,4 +1,4 @@
-"""The requests that Fireworks refuses, with status, error body and message."""
+"""The sandbox refuses what Fireworks refuses, with its status, error body and message."""
 
 import json
 from typing import Any
@@ -12,7 +12,7 @@ EXTRA = "Extra inputs are not permitted, field: "
 
 
 def check_server_error(response: requests.Response) -> str:
-    """Checks the model server's error shape and return its message."""
+    """Checks an error of the model server for its shape, and returns its message."""
     body = response.json()
     assert response.status_code == 400
     assert list(body) == ["error", "request_id"]
@@ -24,7 +24,7 @@ def check_server_error(response: requests.Response) -> str:
 
 
 def check_front_error(response: requests.Response, status: int, code: str, param: str | None) -> str:
-    """Checks the front gateway's error shape and return its message."""
+    """Checks an error of the provider's own gateway for its shape, and returns its message."""
     body = response.json()
     assert response.status_code == status
     error = body["error"]
@@ -62,7 +62,7 @@ def test_an_unknown_field_is_refused_at_every_level(server: Server, body: dict[s
     assert check_server_error(server.chat(**body)) == problem
 
 
-def test_several_problems_come_in_one_message(server: Server) -> None:
+def test_several_problems_are_in_one_message(server: Server) -> None:
     message = check_server_error(server.chat(store=True, temperature=3))
     assert message.startswith(f"2 request validation errors: {EXTRA}'store', value: True; ")
     assert "'temperature'" in message
@@ -109,7 +109,7 @@ def test_a_value_out_of_range_is_refused(server: Server, field: str, bad: Any, g
         ({"messages": [{"role": "user", "content": [{"type": "file"}]}]}, "Input should be 'text', 'image_url'"),
     ],
 )
-def test_what_does_not_fit_together_is_refused(server: Server, body: dict[str, Any], problem: str) -> None:
+def test_invalid_messages_and_combinations_are_refused(server: Server, body: dict[str, Any], problem: str) -> None:
     assert check_server_error(server.chat(**body)).startswith(problem)
 
 
@@ -148,7 +148,7 @@ def test_an_embedding_model_does_not_chat(server: Server) -> None:
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '"x"', '{"temperature": NaN}', "[" * 100_000])
-def test_a_body_that_is_no_json_object_is_refused(server: Server, text: str) -> None:
+def test_a_body_that_is_not_a_json_object_is_refused(server: Server, text: str) -> None:
     url = f"{server.url}/inference/v1/chat/completions"
     response = requests.post(url, data=text, headers=make_headers(KEY), timeout=10)
     check_front_error(response, 400, "BAD_REQUEST", None)

@@ -1,4 +1,4 @@
-"""Reads the records and the ledger of a database, for tests that compare them with what really happened."""
+"""Reads the records and the ledger of a database, for tests that compare them with what the processes did."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ActivityTables:
             connection.execute(text(sql))
 
     def outcomes(self) -> dict[str, str]:
-        """Returns request id → outcome. Fails if an id occurs twice."""
+        """Returns request id → outcome. Fails if a request has several rows."""
         rows = self.select("SELECT CAST(request_id AS text), outcome FROM activity")
         twice = [one for one, count in Counter(row[0] for row in rows).items() if count > 1]
         assert not twice, f"{len(twice)} requests have several rows"

@@ -1,4 +1,4 @@
-"""Whole answers for a scripted upstream: JSON, Server-Sent Events cut and framed at will, and ways to end."""
+"""Complete responses of a scripted upstream: JSON, Server-Sent Events in any framing, and several endings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Event = dict[str, Any] | bytes | Step
 DONE = b"data: [DONE]\n\n"
 _SERVED_MODEL = "accounts/fireworks/models/scripted"
 
-# How a stream ends after its last event. "end" is proper; the others are what a gateway must notice.
+# How a stream ends after its last event. "end" is correct; a gateway must notice the others.
 ENDINGS: dict[str, Script] = {
     "end": [send(b"0\r\n\r\n")],
     "fin": [close()],
@@ -27,11 +27,11 @@ ENDINGS: dict[str, Script] = {
 
 
 def json_answer(body: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Script:
-    """Returns the script of a complete answer, connection kept alive.
+    """Returns the script of a complete response that keeps the connection open.
 
     Args:
         body: anything JSON can hold; bytes are sent as they are.
-        headers: more headers, or others in place of the usual ones (names in lower case).
+        headers: further headers, which replace the usual ones of the same name (in lower case).
     """
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     usual = {"content-type": "application/json", "content-length": str(len(content))}
@@ -100,7 +100,7 @@ def usage_chunk(usage: dict[str, Any] | None = None, model: str = _SERVED_MODEL)
 
 
 def whole_stream(*words: str) -> list[Event]:
-    """Returns the events of a complete stream: the words, the finish, the usage-only event and `[DONE]`."""
+    """Returns the events of a complete stream: the words, the finish chunk, the usage chunk and `[DONE]`."""
     return [*(chunk(word) for word in words), chunk(finish="stop"), usage_chunk(), DONE]
 
 
@@ -121,27 +121,27 @@ def sse_stream(
     """Returns the script of a chunked event stream.
 
     Args:
-        events: dicts become `data: {json}` events, bytes go as they are, steps run in between.
+        events: dicts become `data: {json}` events, bytes are sent as they are, steps run in between.
         ending: a key of `ENDINGS`.
-        cut_at: bytes of each HTTP chunk (and each send), cut anywhere: inside events, lines, characters; by
+        cut_at: the size of each HTTP chunk (and each send) in bytes, which cuts events, lines and characters; by
             default one chunk is one event.
         newline: the line ending of the events made from dicts and, in bytes, the replacement of each LF.
         compress: gzip, flushed after every piece, with its `content-encoding`.
     """
     usual = {"content-type": "text/event-stream", "transfer-encoding": "chunked"}
     encoding = {"content-encoding": "gzip"} if compress else {}
-    squeeze = _gzip() if compress else _as_it_is
+    encode = _gzip() if compress else _unchanged
     steps = [send(head(200, usual | encoding | dict(headers or {})))]
-    for run in _runs(events, newline):
+    for run in _split_at_steps(events, newline):
         if callable(run):
             steps.append(run)
         else:
-            steps += [send(_framed(squeeze(piece))) for piece in _pieces(run, cut_at)]
+            steps += [send(_framed(encode(piece))) for piece in _pieces(run, cut_at)]
     return steps + ENDINGS[ending]
 
 
 def head(status: int, headers: Mapping[str, str]) -> bytes:
-    """Returns the status line and headers of an HTTP/1.1 answer, up to and with the empty line."""
+    """Returns the status line and headers of an HTTP/1.1 response, with the empty line after them."""
     known = status in HTTPStatus._value2member_map_
     lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase if known else 'Unknown'}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
@@ -149,7 +149,7 @@ def head(status: int, headers: Mapping[str, str]) -> bytes:
 
 
 def event_bytes(event: dict[str, Any] | bytes, newline: bytes = b"\n") -> bytes:
-    """Returns one event as it goes over the wire, non-ASCII characters in plain UTF-8."""
+    """Returns one event as it is sent, with non-ASCII characters in UTF-8."""
     if isinstance(event, dict):
         event = b"data: " + json.dumps(event, ensure_ascii=False).encode() + b"\n\n"
     return event.replace(b"\n", newline)
@@ -159,8 +159,8 @@ def _envelope(kind: str, model: str) -> dict[str, Any]:
     return {"id": "chatcmpl-scripted", "object": kind, "created": 1_756_000_000, "model": model}
 
 
-def _runs(events: Iterable[Event], newline: bytes) -> Iterable[list[bytes] | Step]:
-    """Yields the events between two steps as one list: a cut may cross an event's end, but not a step."""
+def _split_at_steps(events: Iterable[Event], newline: bytes) -> Iterable[list[bytes] | Step]:
+    """Yields the events between two steps as one list: a chunk may hold parts of two events, but no step."""
     run: list[bytes] = []
     for event in events:
         if callable(event):
@@ -183,7 +183,7 @@ def _framed(data: bytes) -> bytes:
     return f"{len(data):x}\r\n".encode() + data + b"\r\n"
 
 
-def _as_it_is(data: bytes) -> bytes:
+def _unchanged(data: bytes) -> bytes:
     return data
 
 

@@ -16,7 +16,7 @@ from tests.support.request_reader import SeenRequest
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import Exchange, Script
 
-# Where each provider's API lies at an upstream that plays all four, and at the sandbox.
+# The path of each provider's API at an upstream that serves all four, and at the sandbox.
 BASE_PATHS = {
     "fireworks": "/inference/v1",
     "featherless": "/featherless/v1",
@@ -38,7 +38,7 @@ def provider_environment(root: str, names: Sequence[str] = tuple(BASE_PATHS), ke
 
 @contextmanager
 def catalogs_of(environment: dict[str, str]) -> Iterator[None]:
-    """This process with these settings in a runtime of its own, without any list or price from before or afterwards."""
+    """Gives this process these settings and a new runtime, without lists and prices from before or for afterwards."""
     use_settings(load_settings(environment))
     try:
         yield
@@ -75,7 +75,7 @@ def fireworks_rows(*slugs: str) -> list[dict[str, Any]]:
 
 
 def plain_rows(*ids: str) -> list[dict[str, Any]]:
-    """Returns entries with an id and nothing else, which every provider's reader takes."""
+    """Returns entries with only an id, which the normaliser of every provider accepts."""
     return [{"id": model_id, "object": "model"} for model_id in ids]
 
 
@@ -109,5 +109,5 @@ def price_row(model_id: str, prompt: str, cached: str | None, completion: str, *
 
 
 def seen_at(upstream: ScriptedUpstream, path: str) -> list[SeenRequest]:
-    """Returns the requests for exactly this path, whatever their query."""
+    """Returns the requests for exactly this path, with any query."""
     return [seen for seen in upstream.requests if seen.path.partition("?")[0] == path]

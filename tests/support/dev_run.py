@@ -1,4 +1,4 @@
-"""Runs `python -m app.dev` in a copy of the project, as `make run` does, and finds the processes that it leaves."""
+"""Runs `python -m app.dev` in a copy of the project, as `make run` does, and finds its processes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import psutil
 from tests.support.gateway import clean_environment, free_port
 from tests.support.waiting import wait_until
 
-# PostgreSQL makes its data directory, the tables are migrated and gunicorn boots: some seconds, on a busy machine more.
+# PostgreSQL makes its data directory, the tables are migrated and gunicorn boots: some seconds, more on a busy machine.
 _START_TIMEOUT_S = 90.0
 _STOP_TIMEOUT_S = 60.0
 
@@ -73,7 +73,7 @@ class DevRun:
         return match[1]
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> int:
-        """Sends a signal as the terminal would and returns the exit code."""
+        """Sends a signal to the process group, as a terminal does, and returns the exit code."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, number)
         return self.wait()

@@ -1,15 +1,14 @@
-"""Which tests run in one process, and which files begin first, when pytest-xdist runs the suite in several processes.
+"""Decides which tests share a process, and which files begin first, when pytest-xdist runs the suite in several.
 
 A file stays in one process, as with `--dist loadfile`, because its fixtures start gateways. Files that need the same
-expensive fixture of the session stay together too: otherwise each process would start it and make its observations
-again.
+expensive fixture of the session stay together too: otherwise each process would make it again.
 """
 
 from __future__ import annotations
 
 from xdist.scheduler.loadscope import LoadScopeScheduling
 
-# Beginnings of paths below tests/. The files of a line share a gateway or an observation that takes seconds to make.
+# Prefixes of paths below tests/. The files of a line share a gateway or a measurement that takes seconds.
 _TOGETHER = (
     ("faults/test_document", "faults/test_leaving", "faults/test_own", "faults/test_provider"),
     ("routes/test_catalog_sandbox", "routes/test_chat_providers"),
@@ -62,7 +61,7 @@ class Distribution(LoadScopeScheduling):
 
 
 def group_of(nodeid: str) -> str:
-    """Returns the name of the group that a test belongs to: its file, or the first file of those that stay together."""
+    """Returns the name of a test's group: its file, or the first of the files that stay together."""
     file = nodeid.partition("::")[0]
     for files in _TOGETHER:
         if _below_tests(file).startswith(files):
@@ -70,8 +69,8 @@ def group_of(nodeid: str) -> str:
     return file
 
 
-def place_of(nodeid: str) -> tuple[int, str]:
-    """Returns what the tests are sorted by: groups that take long come first, and a group's tests follow each other."""
+def sort_key_of(nodeid: str) -> tuple[int, str]:
+    """Returns the sort key of a test: groups that take long come first, and a group's tests follow each other."""
     group = _below_tests(group_of(nodeid))
     ranks = (rank for rank, file in enumerate(_LONGEST) if group.startswith(file))
     return next(ranks, len(_LONGEST)), group

@@ -1,4 +1,4 @@
-"""Starts gateways for fixtures and stops them side by side: each stop takes a second in which nothing is computed."""
+"""Starts gateways for fixtures, and stops them concurrently, because each stop mostly waits for a second."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class Gateways:
     def running(
         self, database_url: str, settings: Mapping[str, str], *, workers: int = 1, place: Path | None = None
     ) -> Iterator[Gateway]:
-        """A gateway for the length of a `with` block; after the block it stops while the tests go on.
+        """A gateway for the length of a `with` block; after the block it stops in the background.
 
         Args:
             database_url: its database.
             settings: more of its environment.
-            place: its directory if it may not be a new one; its log is `place / "log"`.
+            place: its directory, by default a new one; its log is `place / "log"`.
         """
         place = place or self._make_place("gateway")
         chosen = base_settings(place, database_url) | dict(settings)
@@ -58,7 +58,7 @@ class Gateways:
         """Waits for all stops.
 
         Raises:
-            AssertionError: a gateway did not stop in time; the text names the test that it ran for.
+            AssertionError: a gateway did not stop in time; the message names the test that it ran for.
         """
         self._pool.shutdown()
         for pending in self._pending:

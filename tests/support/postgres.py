@@ -1,6 +1,6 @@
 """A real PostgreSQL server for tests, which can be killed, frozen and started again.
 
-It is the embedded server of `make run`, but not durable: tests ask for speed, and a crash of the machine ends them too.
+It is the embedded server of `make run` without durability, which tests do not need and which costs time.
 It listens on a Unix socket only. While it is down on purpose, a TCP port could be taken by any other process: the
 kernel may give it to a client as its source port, and a client that retries can even connect to itself.
 """
@@ -36,7 +36,7 @@ class Postgres(EmbeddedPostgres):
     def __init__(self, directory: Path, settings: Mapping[str, str] | None = None) -> None:
         super().__init__(directory, durable=False, settings=_SETTINGS | dict(settings or {}))
         guard = Path(__file__).with_name("postgres_guard.py")
-        # In a session of its own the terminal's Ctrl-C does not reach it: it has to outlive this process.
+        # It must outlive this process, so it gets a session of its own, which the terminal's Ctrl-C does not reach.
         self._guard = subprocess.Popen(
             [sys.executable, str(guard), str(self._data)], stdin=subprocess.PIPE, start_new_session=True
         )
@@ -74,12 +74,12 @@ class Postgres(EmbeddedPostgres):
         for process in processes:
             _signal(process, signal.SIGKILL)
         self.child.process.wait()
-        # A process that is dead but not yet reaped by init holds nothing any more: no need to wait for it.
+        # A zombie, which init has not reaped yet, holds no resources and need not be waited for.
         while any(_is_alive(process) for process in processes[1:]):
             time.sleep(0.01)
 
     def pause(self) -> None:
-        """Freezes every process of the server with SIGSTOP: connections stay open and nothing answers."""
+        """Freezes every process of the server with SIGSTOP: connections stay open, but no query returns."""
         for process in self._processes():
             _signal(process, signal.SIGSTOP)
 
@@ -105,7 +105,7 @@ class Postgres(EmbeddedPostgres):
         self._guard.communicate()
 
     def _processes(self) -> list[psutil.Process]:
-        # The postmaster comes first: frozen or killed first, it cannot start more children meanwhile.
+        # The postmaster comes first: once frozen or killed, it cannot start more children.
         if self.pid is None:
             return []
         postmaster = psutil.Process(self.pid)

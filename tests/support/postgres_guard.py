@@ -1,7 +1,7 @@
-"""Ends a test's PostgreSQL after the test process was killed or has crashed, also if the server is frozen.
+"""Ends a test's PostgreSQL after the test process was killed or has crashed, even if the server is frozen.
 
 It runs as a process of its own, `python postgres_guard.py DATA_DIRECTORY`, and waits for the end of its standard input,
-which comes when the test process ends in whatever way.
+which comes however the test process ends.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A process that records requests as a worker does, under gevent, and runs one command for each line of its input.
 
-A test starts it with `RecordingProcess`. It asks no provider; where a request would reach one it appends the
-request's id to a file, which is what a provider would have counted.
+A test starts it with `RecordingProcess`. It calls no provider. Instead it appends the id of each request that it would
+send to a file; these are the requests that a provider would have counted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# How a request ends: after a provider answered or failed, or refused before one was asked.
+# How a request ends: after a provider responded or failed, or rejected before it is sent to one.
 ENDINGS = ("ok", "client_gone", "upstream_error", "rejected")
 
 
@@ -27,10 +27,10 @@ class RecordingProcess:
     """The process, as a test starts and commands it.
 
     Args:
-        place: where it keeps its journal, its log, and the file of what its provider counted.
+        place: the directory of its journal, its log, and the file of the requests that its provider counted.
         database_url: the database it ships to.
         settings: more of its environment.
-        name: tells its files from those of others that share the place.
+        name: part of the names of its files, different for each process that shares the place.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class RecordingProcess:
         return _ids(self.counted_file)
 
     def refused(self) -> set[str]:
-        """Returns the ids of the requests that ended before a provider was asked."""
+        """Returns the ids of the requests that were rejected before they were sent to a provider."""
         return _ids(self.refused_file)
 
 
@@ -188,12 +188,12 @@ class _Commands:
         return count
 
     def begin_only(self, count: int) -> None:
-        """Begins `count` requests and does no more with them."""
+        """Begins `count` requests without sending or ending them."""
         for _ in range(count):
             self._begin()
 
     def flood(self, streams: int) -> None:
-        """Records requests without end, `streams` at a time, each of some milliseconds."""
+        """Records requests for ever, `streams` at a time, each of some milliseconds."""
         import gevent
 
         def run() -> None:
@@ -211,7 +211,7 @@ class _Commands:
             gevent.spawn(run)
 
     def record_nul(self) -> str:
-        """Records a request with texts that PostgreSQL does not accept as they are; returns its id."""
+        """Records a request with texts that PostgreSQL does not accept unchanged; returns its id."""
         record = self._begin()
         record.finish_reason, record.upstream_request_id = "a\0b", "\ud800"
         record.model_requested = "x" * 1_000_000
@@ -252,7 +252,7 @@ class _Commands:
         return int(psutil.Process().memory_info().rss)
 
     def longest_stall_s(self, seconds: float) -> float:
-        """Returns the longest time within the next `seconds` that no other greenlet ran."""
+        """Returns the longest time within the next `seconds` that this greenlet waited for its turn, in seconds."""
         import time
 
         import gevent

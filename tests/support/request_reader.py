@@ -1,4 +1,4 @@
-"""Reads one HTTP request off a socket, and holds what a scripted upstream remembers of it."""
+"""Reads one HTTP request from a socket into the record that a scripted upstream keeps of it."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-# Far above any head that an HTTP client sends; a peer that sends more is broken, and the test should say so.
-_MOST_HEAD_BYTES = 1 << 20
+# Far above any head that an HTTP client sends; a peer that sends more is broken, and the test should fail.
+_MAX_HEAD_BYTES = 1 << 20
 
 
 @dataclass(eq=False)
 class SeenRequest:
-    """One request as the upstream saw it, and what became of its answer. Times are of `time.monotonic`.
+    """One request as the upstream saw it, and the state of its response. Times are of `time.monotonic`.
 
     Attributes:
         headers: names in lower case; of a repeated header the last value.
-        json: the parsed body, or None where it is not JSON.
-        connection: number of the connection it came on, from 1; `reused` when it was not the first on it.
-        bytes_sent: bytes of the answer that the kernel has taken so far.
+        json: the parsed body, or None if it is not JSON.
+        connection: the number of its connection, from 1.
+        reused: whether it was not the first request on the connection.
+        bytes_sent: bytes of the response that the kernel has accepted so far.
         gone_at: when the peer was seen to close or reset while the script still ran; None if it did not.
         finished: whether the script ran to its end.
     """
@@ -50,13 +51,13 @@ def read_request(receive: Callable[[], bytes], buffer: bytearray) -> SeenRequest
 
     Args:
         receive: returns some bytes, or `b""` once the peer has closed.
-        buffer: bytes already received and not yet used; what follows the request stays in it.
+        buffer: bytes already received and not yet used; bytes after the request stay in it.
 
     Returns:
-        The request, or None when the peer closed before a whole one came.
+        The request, or None if the peer closed before it was complete.
     """
     while b"\r\n\r\n" not in buffer:
-        if len(buffer) > _MOST_HEAD_BYTES or not _fill(receive, buffer):
+        if len(buffer) > _MAX_HEAD_BYTES or not _fill(receive, buffer):
             return None
     head, _, rest = bytes(buffer).partition(b"\r\n\r\n")
     buffer[:] = rest

@@ -1,4 +1,4 @@
-"""The sandbox as the tests see it."""
+"""A running sandbox and the settings that point a gateway at it."""
 
 from __future__ import annotations
 

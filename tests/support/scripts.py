@@ -1,7 +1,7 @@
-"""The steps of which a scripted upstream's answers are made, and the parts that are sent in most tests.
+"""The steps of a scripted upstream's responses, and the connection that they act on.
 
-A step is a function of the `Exchange`; a script is a list of steps, and a test may put its own among them.
-Every waiting step notices at once that the peer left, writes it on the request and ends the script.
+A step is a function of the `Exchange`; a script is a list of steps, and a test may add its own.
+Every step that waits notices at once that the peer disconnected, records that on the request and ends the script.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 from tests.support.request_reader import SeenRequest
 
-# POLLRDHUP tells of the peer's FIN even while bytes from it lie unread; POLLIN has to do where it is missing.
+# POLLRDHUP reports the peer's FIN even while bytes from it are unread; POLLIN takes its place where it is missing.
 _PEER_GONE = select.POLLHUP | select.POLLERR | getattr(select, "POLLRDHUP", select.POLLIN)
 
 
@@ -30,7 +30,7 @@ class PeerGone(Exception):
 
 
 class Gate:
-    """A flag on a pipe: opened once by a test, and waited for together with a socket by a step."""
+    """A flag on a pipe, which a test opens once and a step waits for together with a socket."""
 
     def __init__(self) -> None:
         self._read_end, self._write_end = os.pipe()
@@ -39,7 +39,7 @@ class Gate:
         self.is_open = False
 
     def open(self) -> None:
-        """Opens the gate for all that wait and will wait."""
+        """Opens the gate for all present and future waits."""
         with self._lock:
             if not self.is_open:
                 self.is_open = True
@@ -50,13 +50,13 @@ class Gate:
         return self._read_end
 
     def close(self) -> None:
-        """Opens the gate and gives its descriptors back."""
+        """Opens the gate and closes its descriptors."""
         self.open()
         self._release()
 
 
 class Exchange:
-    """One connection as a script sees it: bytes out, bytes in, and waiting that notices a departed peer."""
+    """One connection as a script sees it: it sends, receives, and waits until the peer disconnects."""
 
     def __init__(self, connection: socket.socket, stop: Gate, changed: Callable[[], None]) -> None:
         self.connection = connection
@@ -65,10 +65,10 @@ class Exchange:
         self._changed = changed
 
     def send(self, data: bytes) -> None:
-        """Sends all of `data`, waiting for the peer to read where it must.
+        """Sends all of `data`, waiting for the peer to read where necessary.
 
         Raises:
-            PeerGone: the peer closed or reset before all was taken.
+            PeerGone: the peer closed or reset before all was sent.
         """
         rest = memoryview(data)
         while rest:
@@ -109,7 +109,7 @@ class Exchange:
 
     def _poll(self, events: int, timeout_s: float | None, gate: Gate | None = None) -> None:
         poller = select.poll()
-        # While reading is the aim, a FIN is an answer to it and no departure.
+        # A step that reads gets a FIN as the end of its data, and not as a disconnect.
         poller.register(self.connection, events if events & select.POLLIN else events | _PEER_GONE)
         for source in (self._stop, *([gate] if gate else [])):
             poller.register(source, select.POLLIN | select.POLLHUP)
@@ -157,7 +157,7 @@ def wait_for(gate: Gate) -> Step:
 
 
 def hang() -> Step:
-    """Does nothing more until the peer leaves or the upstream is stopped."""
+    """Does nothing more until the peer disconnects or the upstream is stopped."""
     return lambda exchange: exchange.wait()
 
 
@@ -177,7 +177,7 @@ def reset() -> Step:
 
     def step(exchange: Exchange) -> None:
         exchange.finish()
-        # Linger on with zero seconds makes close() send RST and throw away what was not sent yet.
+        # SO_LINGER with zero seconds makes close() send a RST and discard unsent data.
         exchange.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         exchange.connection.close()
         raise Hangup

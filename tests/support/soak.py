@@ -1,4 +1,4 @@
-"""How long the long proofs are: full counts under `make soak`, about a tenth under `make test`."""
+"""The size of long tests: full counts under `make soak`, about a tenth under `make test`."""
 
 from __future__ import annotations
 

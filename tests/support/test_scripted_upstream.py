@@ -1,4 +1,4 @@
-"""The scripted upstream does what its scripts say and sees what its peers do: the oracle is itself tested."""
+"""The scripted upstream runs its scripts and notices what its peers do, which other tests rely on."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def post(session: requests.Session, upstream: ScriptedUpstream, model: str = "m"
     return session.post(f"{upstream.base_url}/chat/completions", json={"model": model}, **more)
 
 
-def test_an_answer_keeps_the_connection_and_the_request_is_remembered(
+def test_a_response_keeps_the_connection_open_and_the_request_is_recorded(
     upstream: ScriptedUpstream, session: requests.Session
 ) -> None:
     assert post(session, upstream).json()["choices"][0]["message"]["content"] == "Hello from the script."
@@ -56,15 +56,15 @@ def test_a_body_in_chunks_is_read_whole(upstream: ScriptedUpstream, session: req
     assert upstream.requests[0].json == {"model": "in-chunks"}
 
 
-def test_the_queue_goes_before_the_longest_marker_and_that_before_the_path(
+def test_the_queue_precedes_the_longest_marker_and_that_precedes_the_path(
     upstream: ScriptedUpstream, session: requests.Session
 ) -> None:
     upstream.on_path("/chat/completions", json_answer("path"))
     upstream.on_model("slow", json_answer("slow"))
     upstream.on_model("slow-start", json_answer("slow-start"))
     upstream.enqueue(json_answer("queue"))
-    answers = [post(session, upstream, model).json() for model in ("a", "a-slow-start", "a-slow", "a")]
-    assert answers == ["queue", "slow-start", "slow", "path"]
+    responses = [post(session, upstream, model).json() for model in ("a", "a-slow-start", "a-slow", "a")]
+    assert responses == ["queue", "slow-start", "slow", "path"]
     listed = session.get(f"{upstream.base_url}/models?limit=1", timeout=20).json()
     assert listed["data"][0]["id"] == "accounts/fireworks/models/scripted"
 
@@ -72,7 +72,7 @@ def test_the_queue_goes_before_the_longest_marker_and_that_before_the_path(
 @pytest.mark.parametrize("cut_at", [None, 1, 7, 4096])
 @pytest.mark.parametrize("compress", [False, True])
 @pytest.mark.parametrize("newline", [b"\n", b"\r\n"])
-def test_a_stream_arrives_the_same_however_it_is_cut(
+def test_a_stream_arrives_the_same_in_chunks_of_any_size(
     upstream: ScriptedUpstream, session: requests.Session, cut_at: int | None, compress: bool, newline: bytes
 ) -> None:
     upstream.enqueue(sse_stream(whole_stream("héllo 🌍"), cut_at=cut_at, compress=compress, newline=newline))
@@ -85,8 +85,8 @@ def test_a_stream_arrives_the_same_however_it_is_cut(
 def test_a_gate_holds_the_rest_of_a_stream_back(upstream: ScriptedUpstream, session: requests.Session) -> None:
     gate = Gate()
     upstream.enqueue(sse_stream([chunk("one"), wait_for(gate), chunk("two"), DONE]))
-    with post(session, upstream, stream=True) as answer:
-        events = answer.iter_content(None)
+    with post(session, upstream, stream=True) as response:
+        events = response.iter_content(None)
         assert b"one" in next(events)
         assert not upstream.requests[0].finished
         gate.open()
@@ -102,7 +102,7 @@ def test_a_broken_ending_breaks_the_peer(upstream: ScriptedUpstream, session: re
 
 
 @pytest.mark.parametrize("abruptly", [False, True])
-def test_a_peer_that_leaves_is_seen_in_the_middle_of_a_wait(upstream: ScriptedUpstream, abruptly: bool) -> None:
+def test_a_peer_that_disconnects_is_noticed_during_a_wait(upstream: ScriptedUpstream, abruptly: bool) -> None:
     upstream.enqueue(sse_stream([chunk("one"), hang()]))
     with socket.create_connection(("127.0.0.1", upstream.port)) as peer:
         peer.sendall(b"POST /chat/completions HTTP/1.1\r\ncontent-length: 2\r\n\r\n{}")
@@ -123,23 +123,23 @@ def test_a_peer_that_does_not_read_holds_the_sender_back(upstream: ScriptedUpstr
     assert upstream.wait_for(lambda seen: seen.gone_at is not None).bytes_sent < 50_000_000
 
 
-def test_a_reset_on_accept_answers_nothing(upstream: ScriptedUpstream, session: requests.Session) -> None:
+def test_a_reset_on_accept_sends_nothing(upstream: ScriptedUpstream, session: requests.Session) -> None:
     upstream.on_accept = [reset()]
     with pytest.raises(requests.exceptions.ConnectionError):
         post(session, upstream)
     assert upstream.requests == [] and upstream.connections == 1
 
 
-def test_dripped_bytes_make_one_answer(upstream: ScriptedUpstream, session: requests.Session) -> None:
-    answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
-    upstream.enqueue([drip(answer, 5, 0.001)])
+def test_dripped_bytes_make_one_response(upstream: ScriptedUpstream, session: requests.Session) -> None:
+    response = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+    upstream.enqueue([drip(response, 5, 0.001)])
     assert post(session, upstream).text == "ok"
 
 
-def test_a_redirect_names_its_place(upstream: ScriptedUpstream, session: requests.Session) -> None:
+def test_a_redirect_has_its_location(upstream: ScriptedUpstream, session: requests.Session) -> None:
     upstream.enqueue(redirect("http://127.0.0.1:9/", 308))
-    answer = post(session, upstream, allow_redirects=False)
-    assert (answer.status_code, answer.headers["location"]) == (308, "http://127.0.0.1:9/")
+    response = post(session, upstream, allow_redirects=False)
+    assert (response.status_code, response.headers["location"]) == (308, "http://127.0.0.1:9/")
 
 
 def test_an_upstream_that_reads_nothing_lets_the_peer_wait() -> None:
@@ -153,14 +153,14 @@ def test_an_upstream_that_reads_nothing_lets_the_peer_wait() -> None:
             peer.sendall(b"x" * 50_000_000)
 
 
-def test_addresses_that_refuse_and_that_never_answer() -> None:
+def test_addresses_that_refuse_and_that_never_accept() -> None:
     with refused_address() as url, pytest.raises(requests.exceptions.ConnectionError, match="refused"):
         requests.get(url, timeout=5)
     with unanswered_address() as url, pytest.raises(requests.exceptions.ConnectTimeout):
         requests.get(url, timeout=(0.2, 5))
 
 
-def test_a_thousand_connections_at_once_are_all_held_and_all_answered(upstream: ScriptedUpstream) -> None:
+def test_a_thousand_concurrent_connections_all_get_a_response(upstream: ScriptedUpstream) -> None:
     gate = Gate()
     upstream.default = [wait_for(gate), *json_answer("ok")]
     peers = [socket.create_connection(("127.0.0.1", upstream.port)) for _ in range(1000)]
@@ -169,10 +169,10 @@ def test_a_thousand_connections_at_once_are_all_held_and_all_answered(upstream: 
     upstream.wait_for_count(1000)
     assert upstream.live_connections() == 1000
     gate.open()
-    answers = [peer.recv(65_536) for peer in peers]
+    responses = [peer.recv(65_536) for peer in peers]
     for peer in peers:
         peer.close()
-    assert all(answer.endswith(b'"ok"') for answer in answers)
+    assert all(response.endswith(b'"ok"') for response in responses)
 
 
 def test_closing_ends_every_script_and_thread() -> None:

@@ -1,4 +1,4 @@
-"""A provider that speaks TLS with a self-signed certificate and gives every request the same answer."""
+"""A provider that speaks TLS with a self-signed certificate and sends the same response to every request."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class TlsServer:
     """A provider on a free port of 127.0.0.1; use it as a context manager.
 
     Attributes:
-        pieces: what every request is answered with, piece by piece.
+        pieces: the response to every request, sent piece by piece.
         every_s: seconds between two pieces.
-        counts: how many requests came on each connection.
+        counts: the number of requests on each connection.
     """
 
     def __init__(self, certificate: Path, key: Path) -> None:
@@ -63,9 +63,9 @@ class TlsServer:
             except OSError:
                 return
             self.counts.append(0)
-            threading.Thread(target=self._answer, args=(connection, len(self.counts) - 1), daemon=True).start()
+            threading.Thread(target=self._respond, args=(connection, len(self.counts) - 1), daemon=True).start()
 
-    def _answer(self, plain: socket.socket, number: int) -> None:
+    def _respond(self, plain: socket.socket, number: int) -> None:
         with plain, suppress(OSError), self._context.wrap_socket(plain, server_side=True) as connection:
             while b"\r\n\r\n" in connection.recv(65_536):
                 self.counts[number] += 1
@@ -78,7 +78,7 @@ class TlsServer:
 def tls_server(
     certificate: Path, key: Path, pieces: Sequence[bytes], every_s: float = 0.0
 ) -> Iterator[tuple[int, list[int]]]:
-    """A `TlsServer` that gives one answer for the length of a `with` block; yields its port and its `counts`."""
+    """A `TlsServer` with one response for the length of a `with` block; yields its port and its `counts`."""
     with TlsServer(certificate, key) as server:
         server.pieces, server.every_s = pieces, every_s
         yield server.port, server.counts

@@ -1,4 +1,4 @@
-"""The checks decide whether the gateway may start and serve; an absent database prevents neither."""
+"""The checks decide whether the gateway may start and serve; an unavailable database prevents neither."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def ready(monkeypatch: pytest.MonkeyPatch) -> Iterator[Ready]:
     use_settings(None)
 
 
-def test_an_absent_database_does_not_make_the_process_unready(ready: Ready) -> None:
+def test_an_unavailable_database_does_not_make_the_process_unready(ready: Ready) -> None:
     readiness = ready()
     assert readiness.ready and readiness.database == DatabaseState(reachable=False, schema=None)
 
 
-def test_a_journal_that_cannot_be_written_makes_it_unready_if_it_refuses(ready: Ready) -> None:
+def test_a_journal_that_cannot_be_written_makes_the_process_unready_if_requests_are_refused(ready: Ready) -> None:
     assert not ready(writable=False, JOURNAL_FULL="refuse").ready
     assert ready(writable=False, JOURNAL_FULL="serve").ready
 

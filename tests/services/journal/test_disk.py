@@ -52,7 +52,7 @@ def _make_room(disk: Path) -> None:
     (disk / "filler").unlink()
 
 
-def test_with_refuse_no_provider_is_asked_while_the_disk_is_full_and_service_resumes(
+def test_with_refuse_no_request_is_sent_while_the_disk_is_full_and_service_resumes(
     tmp_path: Path, disk: Path, database_url: str
 ) -> None:
     with RecordingProcess(tmp_path, database_url, {"JOURNAL_FULL": "refuse"}) as process:
@@ -141,10 +141,10 @@ def test_a_worker_that_dies_while_the_disk_is_full_leaves_a_balanced_ledger(
         assert 15 <= ledger["unrecorded"] <= 20
 
 
-def test_a_line_cut_by_a_file_size_limit_is_taken_back(tmp_path: Path, database_url: str) -> None:
+def test_a_line_cut_by_a_file_size_limit_is_removed_again(tmp_path: Path, database_url: str) -> None:
     with RecordingProcess(tmp_path, database_url, {"JOURNAL_FULL": "serve"}) as process:
         process.ask("record", 10)
-        # No multiple of a line's length, so that the write that meets the limit is partial.
+        # Not a multiple of a line's length, so that the write that meets the limit is partial.
         resource.prlimit(process.process.pid, resource.RLIMIT_FSIZE, (100_003, resource.RLIM_INFINITY))
         process.ask("record", 1000)
         assert process.ask("status")["writable"] is False
@@ -157,7 +157,7 @@ def test_a_line_cut_by_a_file_size_limit_is_taken_back(tmp_path: Path, database_
         ActivityTables(database_url).check_balance()
 
 
-def test_a_directory_that_cannot_be_made_is_tried_again(tmp_path: Path, database_url: str) -> None:
+def test_making_the_directory_is_tried_again(tmp_path: Path, database_url: str) -> None:
     (tmp_path / "journal").write_text("a file where the directory should be")
     with RecordingProcess(tmp_path, database_url, {"JOURNAL_FULL": "refuse"}) as process:
         process.ask("start")

@@ -51,7 +51,7 @@ def test_the_row_of_a_lost_request_has_no_invented_values(tmp_path: Path, databa
     assert unknown == (None,) * 5
 
 
-def test_a_live_worker_adopts_what_another_leaves(tmp_path: Path, database_url: str) -> None:
+def test_a_live_worker_adopts_the_journal_of_a_dead_one(tmp_path: Path, database_url: str) -> None:
     with RecordingProcess(tmp_path, database_url, name="live") as live:
         live.ask("start")
         own = wait_until(lambda: journal_directories(tmp_path), what="the live worker's directory")
@@ -75,7 +75,7 @@ def test_the_journal_of_a_live_worker_is_not_adopted(tmp_path: Path, database_ur
         assert {ActivityTables(database_url).outcomes()[one] for one in held} == {"ok"}
 
 
-def test_several_workers_that_adopt_at_once_share_the_journals(tmp_path: Path, database_url: str) -> None:
+def test_workers_that_adopt_concurrently_share_the_journals(tmp_path: Path, database_url: str) -> None:
     dead = [RecordingProcess(tmp_path, database_url, name=f"dead-{number}") for number in range(6)]
     for process in dead:
         process.ask("record_quickly", 200)
@@ -115,7 +115,7 @@ def test_rows_that_are_in_the_database_are_not_shipped_again(tmp_path: Path, dat
     with RecordingProcess(tmp_path, database_url) as process:
         process.ask("record", 500)
         wait_until_shipped(process)
-        # As retention does: it drops rows and keeps the sums. Rows shipped again would be counted twice.
+        # Retention does the same: it drops rows and keeps the sums. Rows shipped again would be counted twice.
         ActivityTables(database_url).execute("DELETE FROM activity")
         process.kill()
     adopt_all(tmp_path, database_url)

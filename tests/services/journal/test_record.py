@@ -102,7 +102,7 @@ def test_ids_are_unique_although_the_clock_steps_back_and_stands_still(monkeypat
     assert len(set(ids)) == len(ids) == 100_000
 
 
-def test_texts_that_postgresql_refuses_are_repaired_and_long_ones_are_cut(journal: Journal) -> None:
+def test_texts_that_postgresql_refuses_are_repaired_and_long_ones_are_truncated(journal: Journal) -> None:
     record = _begin(journal)
     record.finish_reason = "a\0b"
     record.upstream_request_id = "\ud800"
@@ -117,7 +117,7 @@ def test_texts_that_postgresql_refuses_are_repaired_and_long_ones_are_cut(journa
     assert record.model_served == row["model_served"] and record.attempts == row["attempts"]
 
 
-def test_a_value_that_json_does_not_have_costs_its_details_but_not_the_record(
+def test_a_value_that_json_cannot_represent_costs_the_details_but_not_the_record(
     journal: Journal, capfd: pytest.CaptureFixture[str]
 ) -> None:
     record = _begin(journal)
@@ -132,7 +132,7 @@ def test_a_failure_to_write_the_final_record_does_not_reach_the_request(
     journal: Journal, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def fail(*_: object) -> None:
-        raise RuntimeError("a fault of ours")
+        raise RuntimeError("a bug")
 
     record = _begin(journal)
     monkeypatch.setattr(journal._recorder, "write_final", fail)
@@ -161,7 +161,7 @@ def test_a_start_is_not_refused_when_the_setting_says_serve(tmp_path: Path) -> N
     assert journal._recorder.get_counts()[:4] == (1, 0, 0, 1)
 
 
-def test_a_stop_without_a_start_leaves_what_it_cannot_ship(tmp_path: Path) -> None:
+def test_a_stop_without_a_start_keeps_the_records_that_it_cannot_ship(tmp_path: Path) -> None:
     journal = _open(tmp_path)
     assert journal.stop(1) and list(tmp_path.iterdir()) == []
     _finish(journal, _begin(journal), "ok", 200)

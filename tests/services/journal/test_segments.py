@@ -60,7 +60,7 @@ def test_final_records_are_read_in_order_and_start_records_are_not(recorder: Rec
     assert reader.read_batch() == []
 
 
-def test_a_position_within_a_batch_is_where_reading_goes_on(recorder: Recorder) -> None:
+def test_reading_continues_at_a_position_within_a_batch(recorder: Recorder) -> None:
     for number in range(100):
         recorder.write_final(f"{number}", _row(f"{number}"))
     reader = SegmentReader(recorder.writer.directory, Position(1, 0))
@@ -70,7 +70,7 @@ def test_a_position_within_a_batch_is_where_reading_goes_on(recorder: Recorder) 
     assert _ids(SegmentReader(recorder.writer.directory, place).read_batch()) == _ids(rows[42:])
 
 
-def test_a_new_segment_begins_with_the_requests_in_flight_and_the_old_one_can_go(recorder: Recorder) -> None:
+def test_a_new_segment_begins_with_the_requests_in_flight_and_the_old_one_is_removed(recorder: Recorder) -> None:
     for number in range(3):
         recorder.count_begun()
         recorder.write_start(f"held-{number}", _row(f"held-{number}"))
@@ -112,7 +112,7 @@ def test_a_last_line_without_its_end_is_not_read(tmp_path: Path) -> None:
     assert _read_all(SegmentReader(tmp_path, Position(1, 0))) == ["a"]
 
 
-def test_a_torn_line_in_the_middle_costs_that_line_alone(tmp_path: Path) -> None:
+def test_a_torn_line_in_the_middle_costs_only_that_line(tmp_path: Path) -> None:
     torn = b"F" + _row("torn")[:300]
     content = b"\n".join([b"F" + _row("a"), torn, b"F" + _row("b"), b"\0\0\0", b"F\xff\xfe", b"", b"F" + _row("c")])
     (tmp_path / "0000000001.journal").write_bytes(content + b"\n")
@@ -126,7 +126,7 @@ def test_a_torn_end_does_not_hide_the_next_segment(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.integers(0, 40), max_size=30), st.integers(1, 60))
-def test_lines_come_whole_whatever_the_size_of_a_read(lengths: list[int], limit: int) -> None:
+def test_lines_are_read_whole_for_any_size_of_a_read(lengths: list[int], limit: int) -> None:
     path = Path(os.environ.get("TMPDIR", "/tmp")) / f"lines-{os.getpid()}"
     lines = [b"x" * length for length in lengths]
     path.write_bytes(b"".join(line + b"\n" for line in lines) + b"torn")
@@ -153,7 +153,7 @@ def _lock_elsewhere(directory: Path) -> bool:
     return subprocess.run([sys.executable, "-c", code, str(directory)], check=False).returncode == 0
 
 
-def test_a_lock_on_a_removed_directory_is_no_lock(tmp_path: Path) -> None:
+def test_a_removed_directory_cannot_be_locked(tmp_path: Path) -> None:
     directory = tmp_path / "worker"
     first = lock_directory(directory, create=True)
     assert first is not None
@@ -163,7 +163,7 @@ def test_a_lock_on_a_removed_directory_is_no_lock(tmp_path: Path) -> None:
     os.close(first)
 
 
-def test_counters_are_there_after_their_process_is_gone(tmp_path: Path) -> None:
+def test_counters_survive_the_death_of_their_process(tmp_path: Path) -> None:
     code = """
 import os, pathlib, signal, sys
 from app.services.journal.recorder import Recorder
@@ -209,7 +209,7 @@ if os.fork() == 0:
     os._exit(0 if record()[1] != directory else 1)
 assert os.wait()[1] == 0
 from app.services.journal.segment_format import lock_directory
-assert lock_directory(directory) is None, "the child let go of the lock"
+assert lock_directory(directory) is None, "the child released the lock"
 [final] = [line for line in next(directory.glob("*.journal")).read_bytes().splitlines() if line.startswith(b"F")]
 assert request_id in final
 """

@@ -1,4 +1,4 @@
-"""Records are shipped to PostgreSQL exactly once and in constant memory, whatever the server does meanwhile."""
+"""Records are shipped to PostgreSQL exactly once, although the server is stopped, killed or frozen meanwhile."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def victim() -> Iterator[Postgres]:
         yield server
 
 
-def test_what_is_recorded_is_in_the_database_with_the_same_outcome(tmp_path: Path, database_url: str) -> None:
+def test_recorded_requests_are_in_the_database_with_the_same_outcome(tmp_path: Path, database_url: str) -> None:
     tables = ActivityTables(database_url)
     with RecordingProcess(tmp_path, database_url) as process:
         process.ask("record", 3000)
@@ -57,7 +57,7 @@ def test_a_stop_ships_everything_and_leaves_no_files(tmp_path: Path, database_ur
     assert (ledger["started"], ledger["in_flight"], ledger["unshipped"]) == (3000, 0, 0)
 
 
-def test_a_stop_with_requests_in_flight_leaves_them_to_the_next_worker(tmp_path: Path, database_url: str) -> None:
+def test_requests_in_flight_at_a_stop_are_recorded_by_the_next_worker(tmp_path: Path, database_url: str) -> None:
     with RecordingProcess(tmp_path, database_url) as process:
         process.ask("record", 10)
         held = process.ask("hold", 2)
@@ -74,7 +74,9 @@ def test_texts_that_postgresql_refuses_do_not_cost_the_row(tmp_path: Path, datab
         assert ActivityTables(database_url).outcomes() == {request_id: "ok"}
 
 
-def test_a_row_that_the_database_refuses_is_kept_aside_and_blocks_nothing(tmp_path: Path, database_url: str) -> None:
+def test_a_row_that_the_database_refuses_is_kept_in_a_file_and_blocks_nothing(
+    tmp_path: Path, database_url: str
+) -> None:
     with RecordingProcess(tmp_path, database_url) as process:
         process.ask("record_quickly", 300)
         refused = [process.ask("record_unacceptable") for _ in range(3)]
@@ -104,7 +106,9 @@ def test_the_ledger_balances_at_every_moment_under_load(tmp_path: Path, database
         assert integrity["started"] > 0
 
 
-def test_while_the_database_is_away_memory_does_not_grow_and_no_row_is_lost(tmp_path: Path, victim: Postgres) -> None:
+def test_while_the_database_is_unavailable_memory_does_not_grow_and_no_row_is_lost(
+    tmp_path: Path, victim: Postgres
+) -> None:
     with RecordingProcess(tmp_path, victim.url) as process:
         process.ask("record", 2000)
         wait_until_shipped(process)
@@ -117,7 +121,7 @@ def test_while_the_database_is_away_memory_does_not_grow_and_no_row_is_lost(tmp_
         status = wait_until(lambda: (now := process.ask("status"))["last_error"] and now)
         assert status["writable"] and status["backlog_rows"] == 2000 + count
         assert status["backlog_bytes"] > count * 500 and status["oldest_age_s"] > 0
-        # The rows of the 20,000 requests that are recorded here at least have 14 MB.
+        # The rows of the 20,000 requests or more that are recorded here have at least 14 MB.
         assert grown_bytes < 4_000_000
         victim.start()
         wait_until_shipped(process, 120)
@@ -158,5 +162,5 @@ def test_a_frozen_server_neither_stops_the_process_nor_costs_a_row(tmp_path: Pat
 
 
 def _wait_for_low_backlog(process: RecordingProcess) -> None:
-    # The flood goes on, so the backlog is never empty for long.
+    # Requests keep coming, so the backlog is never empty for long.
     wait_until(lambda: process.ask("status")["backlog_rows"] < 5_000, 60, "the backlog to be shipped")

@@ -17,7 +17,7 @@ AWAY = "postgresql://nobody@/nothing?host=/nowhere"
 
 
 @pytest.fixture(autouse=True)
-def _no_settings_are_left() -> Iterator[None]:
+def _reset_settings() -> Iterator[None]:
     yield
     use_settings(None)
 
@@ -28,7 +28,7 @@ def test_the_operators_key_works_without_a_database() -> None:
     assert OPERATOR_KEY.is_operator
 
 
-def test_without_an_operators_key_nothing_passes_for_it() -> None:
+def test_without_an_operators_key_no_header_is_accepted() -> None:
     use_settings(load_settings({"DATABASE_URL": AWAY}))
     for header in (None, "", "Bearer", "Bearer ", "Basic secret", "Bearer secret"):
         with pytest.raises(AuthenticationFailed):
@@ -44,14 +44,14 @@ def test_other_settings_have_another_operators_key() -> None:
         authenticate("Bearer first")
 
 
-def test_an_unknown_key_is_not_judged_while_the_database_is_away(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_key_that_is_not_cached_is_unavailable_while_the_database_is(capfd: pytest.CaptureFixture[str]) -> None:
     use_settings(load_settings({"DATABASE_URL": AWAY}))
     with pytest.raises(Unavailable):
         authenticate(f"Bearer {new_key()}")
     assert "key_lookup_failed" in capfd.readouterr().err
 
 
-def test_a_key_is_cached_and_the_refreshing_ends_with_its_settings(database_url: str) -> None:
+def test_a_key_is_cached_and_the_refresh_thread_ends_with_its_settings(database_url: str) -> None:
     use_settings(load_settings({"DATABASE_URL": database_url}))
     key, row = create_key("laptop")
     first = authenticate(f"Bearer {key}")
@@ -59,4 +59,4 @@ def test_a_key_is_cached_and_the_refreshing_ends_with_its_settings(database_url:
     assert authenticate(f"Bearer {key}") is first
     [refresher] = [thread for thread in threading.enumerate() if thread.name == "key-refresh" and thread.is_alive()]
     use_settings(None)
-    wait_until(lambda: not refresher.is_alive(), what="the refreshing to end")
+    wait_until(lambda: not refresher.is_alive(), what="the end of the refresh thread")

@@ -45,7 +45,7 @@ def test_no_text_is_a_key_by_chance(text: str) -> None:
     assert not is_well_formed(text) and not is_well_formed("gw_" + text)
 
 
-def test_two_characters_swapped_are_found() -> None:
+def test_two_swapped_characters_are_detected() -> None:
     for _ in range(50):
         key = new_key()
         for at in range(14, len(key) - 1):
@@ -57,7 +57,7 @@ def test_the_digest_is_of_the_whole_key() -> None:
     assert digest_of("gw_test") == hashlib.sha256(b"gw_test").digest()
 
 
-def test_a_key_is_made_listed_and_revoked(database_url: str, tmp_path: Path) -> None:
+def test_a_key_is_created_listed_and_revoked(database_url: str, tmp_path: Path) -> None:
     use_settings(load_settings(base_settings(tmp_path, database_url)))
     try:
         key, row = create_key("laptop")
@@ -68,7 +68,7 @@ def test_a_key_is_made_listed_and_revoked(database_url: str, tmp_path: Path) -> 
             assert select_key_by_digest(connection, digest_of(key)) == row
         revoked = revoke_key(row.id)
         assert revoked is not None and revoked.revoked_at is not None
-        assert revoke_key("nobody") is None
+        assert revoke_key("unknown") is None
         assert [listed.revoked_at is None for listed in list_keys()] == [False, True]
         assert second not in str(list_keys()) and key not in str(list_keys())
     finally:

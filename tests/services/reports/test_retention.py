@@ -65,7 +65,7 @@ def _all_numbers() -> list[Any]:
     return [windows, [select_usage_report(key, TODAY - 60 * DAY, TODAY + DAY) for key in (None, "key-1")]]
 
 
-def test_a_database_that_is_away_fails_the_round_and_is_logged(capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_unavailable_database_fails_the_round_and_is_logged(capfd: pytest.CaptureFixture[str]) -> None:
     use_settings(load_settings({"DATABASE_URL": "postgresql://nobody@/nothing?host=/nowhere"}))
     try:
         assert not _apply()

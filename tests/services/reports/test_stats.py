@@ -1,4 +1,4 @@
-"""Statistics agree with SQL over the rows of activity, for every window and to the minute; unknown is never zero."""
+"""Statistics agree with SQL over the rows of activity, for every window and to the minute; unknown values are null."""
 
 from __future__ import annotations
 
