@@ -1,4 +1,4 @@
-"""The benchmark of `make bench`: it measures the gateway, as it is shipped, and others in one run, and gives ratios.
+"""The benchmark of `make bench`: it measures the gateway, as it is shipped, and others in one run, and reports ratios.
 
     __main__.py    the command            stage.py      the processes of a run  report.py   table and targets
     cases/         what is measured       gateways.py   the gateway             chart.py    the plot
@@ -8,5 +8,5 @@
 
 Beside them: trace.py prints which files a chat request goes through (`python -m benchmarks.trace`).
 
-docs/benchmarks.md has the figures of one run and says how to read them.
+docs/benchmarks.md has the figures of one run and explains them.
 """

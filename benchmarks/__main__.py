@@ -25,7 +25,7 @@ _REPEATS, _QUICK_REPEATS = 5, 2
 
 
 def main() -> None:
-    """Reads the options, runs, and reports."""
+    """Runs the cases that the options choose, and reports the results."""
     options = _parse_options()
     if options.report is not None:
         results = read_results(options.report)
@@ -44,13 +44,15 @@ def main() -> None:
 
 def _parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="half as long, two repeats: for a look, not for quoting")
+    parser.add_argument(
+        "--quick", action="store_true", help="half as long, two repeats: for a first look, not to be quoted"
+    )
     parser.add_argument("--cases", type=_words(CASES), default=list(CASES), help=f"some of: {','.join(CASES)}")
     parser.add_argument("--peers", type=_words(_PEERS), default=["nginx"], help=f"some of: {','.join(_PEERS)}")
-    parser.add_argument("--repeat", type=int, help=f"how often; {_REPEATS} when not given")
+    parser.add_argument("--repeat", type=int, help=f"number of repeats; {_REPEATS} by default")
     parser.add_argument("--against", type=Path, help="another checkout of the gateway, to be measured beside this one")
     parser.add_argument("--publish", action="store_true", help="write the figures into docs/")
-    parser.add_argument("--report", type=Path, help="measure nothing: report the numbers in this CSV")
+    parser.add_argument("--report", type=Path, help="measure nothing; report the numbers in this CSV file")
     return parser.parse_args()
 
 

@@ -1,13 +1,13 @@
 """A bare Flask route on the same gunicorn and worker class: the most that the gateway's framework can do.
 
-It calls no provider, checks no key and records nothing; it reads the body and answers what a provider would.
+It calls no provider, checks no key and records nothing; it reads the body and responds like a provider.
 """
 
 from __future__ import annotations
 
 from flask import Flask, Response, request
 
-_ANSWER = (
+_COMPLETION = (
     b'{"id":"chatcmpl-6b2f0e1c9a","object":"chat.completion","created":1763800000,"choices":[{"index":0,"message":'
     b'{"role":"assistant","content":"A gateway stands between programs and the models that they ask. It checks who is '
     b'calling, passes the question on, and writes down what the answer cost."},"finish_reason":"stop"}],"usage":'
@@ -18,13 +18,13 @@ app = Flask(__name__, static_folder=None)
 
 
 @app.post("/v1/chat/completions")
-def answer() -> Response:
-    """Answers any body with the same completion."""
+def complete() -> Response:
+    """Returns the same completion for any body."""
     request.get_data(cache=False)
-    return Response(_ANSWER, content_type="application/json")
+    return Response(_COMPLETION, content_type="application/json")
 
 
 @app.get("/health")
 def health() -> Response:
-    """Answers that it is up."""
+    """Returns 200 once the server runs."""
     return Response(b"{}", content_type="application/json")

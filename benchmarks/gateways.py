@@ -20,7 +20,7 @@ from benchmarks.machine import CannotRun, ResourceUsage, free_port, get_resource
 # The parts of the gateway. A copy of them has no .env.local, whose settings would affect the run.
 _PARTS = ("app", "benchmarks", "migrations", "wsgi.py", "gunicorn.conf.py", ".env")
 _BOOT_TIMEOUT_S = 60.0
-# How often a starting gateway is asked, which is the error of its start-up time, in seconds.
+# The time between two requests to a starting gateway, in seconds; its start-up time is at most this much too long.
 _BOOT_STEP_S = 0.005
 
 
@@ -63,7 +63,7 @@ class Gateway:
 
     Attributes:
         port: where it listens.
-        boot_s: from the start of the process to its first answered request.
+        boot_s: the time from the start of the process to its first response, in seconds.
     """
 
     child: Child
@@ -89,7 +89,7 @@ def start_gateway(
     application: str = "wsgi:app",
     probe: str = "/health",
 ) -> Gateway:
-    """Starts gunicorn in `tree` and returns when it answers.
+    """Starts gunicorn in `tree` and returns when it responds.
 
     Args:
         tree: a copy made by `copy_tree`.
@@ -98,7 +98,7 @@ def start_gateway(
         cores: the cores that it may run on.
         workers: how many processes.
         application: what gunicorn serves.
-        probe: the path that is asked until it answers.
+        probe: the path that is requested until it responds.
     """
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
@@ -115,10 +115,10 @@ def start_gateway(
 
 
 def wait_until_answers(child: Child, port: int, probe: str, log: Path, timeout_s: float = _BOOT_TIMEOUT_S) -> None:
-    """Asks for `probe` until the answer is a 200.
+    """Requests `probe` until the response is a 200.
 
     Raises:
-        CannotRun: the process ended, or the time is up.
+        CannotRun: the process ended, or did not respond in time.
     """
     deadline_s = time.monotonic() + timeout_s
     while not _answers(port, probe):

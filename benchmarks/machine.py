@@ -16,7 +16,7 @@ import psutil  # type: ignore[import-untyped]
 
 
 class CannotRun(Exception):
-    """Something that the benchmark needs is missing; the text says what."""
+    """The benchmark lacks something that it needs; the text says what."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def choose_cores() -> Cores:
         raise CannotRun("The program taskset is missing; on Debian and Ubuntu: apt-get install util-linux.")
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
-        raise CannotRun("The benchmark needs two cores: one for what is measured, one for the load.")
+        raise CannotRun("The benchmark needs two cores: one for the measured process, one for the load.")
     return Cores(cores[0], cores[1])
 
 

@@ -1,4 +1,4 @@
-"""What the gateway is compared with. Peers are installed on request below var/bench, each in its own environment."""
+"""The servers that the gateway is compared with; peers are installed on request, each in its own environment."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PEER_BOOT_TIMEOUT_S = 180.0
 
 @dataclass
 class Peer:
-    """A server that answers chat requests, the gateway or another one.
+    """A server that serves chat requests: the gateway or another one.
 
     Attributes:
         name: its name in tables.
@@ -130,7 +130,7 @@ def start_litellm(place: Path, core: int, upstream: int) -> Peer:
     (place / "litellm.yaml").write_text(json.dumps(config))  # JSON is YAML too.
     port = free_port()
     command = [str(program), "--config", str(place / "litellm.yaml"), "--host", "127.0.0.1", "--port", str(port)]
-    # In its default mode it reads any .env in the directories above, such as ours.
+    # In its default mode LiteLLM reads any .env in a parent directory, such as ours.
     switches = {"LITELLM_MODE": "PRODUCTION", "LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
     environment = clean_environment() | switches
     log = place / "litellm.log"

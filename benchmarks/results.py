@@ -25,7 +25,7 @@ class Results:
     """All numbers of a run.
 
     Attributes:
-        facts: what else is known about the run, name → text.
+        facts: further facts about the run, name → text.
     """
 
     def __init__(self) -> None:

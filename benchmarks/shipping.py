@@ -23,7 +23,7 @@ def main(rows: int) -> None:
         _record_request(get_component(Journal))
     recorded_s = time.monotonic() - began_s
     if not stop_journal(_PATIENCE_S):
-        sys.exit("Not all rows were shipped.")
+        sys.exit(f"Not all rows were shipped within {_PATIENCE_S:g} s.")
     shipped_s = time.monotonic() - began_s
     print(json.dumps({"recorded_per_s": rows / recorded_s, "shipped_per_s": rows / shipped_s}))
 

@@ -1,4 +1,4 @@
-"""The processes of a benchmark: the provider, PostgreSQL, and what is measured, each started when it is needed."""
+"""The processes of a benchmark: the provider, PostgreSQL and the measured servers, each started when it is needed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Options:
 
     Attributes:
         quick: shorter measurements, fewer repeats.
-        peers: the names of those to compare with.
+        peers: the names of the servers to compare with.
         against: another checkout, measured beside this one.
     """
 
@@ -104,7 +104,7 @@ class Stage:
         application: str = "wsgi:app",
         tree: Path | None = None,
     ) -> Gateway:
-        """Starts a gateway, by default on the core for what is measured; it ends with the run."""
+        """Starts a gateway, by default on the core of the measured process; it ends with the run."""
         gateway = start_gateway(
             tree or self.tree,
             self.place / name,

@@ -3,7 +3,7 @@
     python -m benchmarks.stats [--rows 10000000]
 
 It starts a PostgreSQL, a sandbox and a gateway of its own, writes the history with the gateway's own insert statement
-(so the rollups are real), and prints a table. The database writes to disk as durably as PostgreSQL does by default.
+(so the rollups are real), and prints a table. The database has PostgreSQL's default durability.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ KEYS = 200
 ASKED = ("1h", "24h", "7d", "30d", "all")
 ASKS = 41
 
-# The settings of a small server; fsync and full_page_writes are on by default, and the tests switch them off.
+# The settings of a small server. fsync and full_page_writes are on by default, but the tests' server has them off.
 SERVER = {"fsync": "on", "full_page_writes": "on", "shared_buffers": "512MB", "max_wal_size": "4GB"}
 
 # A load below saturation: the p99 of a saturated machine would say nothing about the purge.
@@ -53,11 +53,11 @@ PURGES = 5
 
 
 def main() -> None:
-    """Runs all of it and prints the figures."""
+    """Runs the measurements and prints the figures."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rows", type=int, default=10_000_000)
     rows = parser.parse_args().rows
-    sys.stdout.reconfigure(line_buffering=True)  # A run takes long; its lines should also appear at once in a file.
+    sys.stdout.reconfigure(line_buffering=True)  # A run takes long, so its lines should appear at once, also in a file.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name, running_postgres(SERVER) as server:
         place = Path(name)
         upgrade_schema(server.url)
@@ -146,9 +146,9 @@ def _ask_repeatedly(gateway: Gateway, path: str) -> tuple[list[float], int]:
     for _ in range(ASKS):
         began_s = time.perf_counter()
         connection.request("GET", path, headers=gateway.headers)
-        answer = json.load(connection.getresponse())
+        content = json.load(connection.getresponse())
         times_ms.append((time.perf_counter() - began_s) * 1000)
-        counted = answer["data"]["total_requests"]
+        counted = content["data"]["total_requests"]
     connection.close()
     return times_ms, counted
 
@@ -198,9 +198,9 @@ def _send_until(gateway: Gateway, stop: threading.Event, finished: list[float]) 
     while not stop.wait(PAUSE_S):
         began_s = time.perf_counter()
         connection.request("POST", "/v1/chat/completions", body, headers)
-        answer = connection.getresponse()
-        answer.read()
-        assert answer.status == 200, answer.status
+        response = connection.getresponse()
+        response.read()
+        assert response.status == 200, response.status
         finished.append((time.perf_counter() - began_s) * 1000)
     connection.close()
 

@@ -21,8 +21,8 @@ class Target:
         name: what is measured.
         wanted: the bound.
         at_least: whether more is better.
-        unit: what stands behind the figures.
-        measure: computes it; None where something it needs was not measured.
+        unit: the unit of the figures.
+        measure: computes the figure; None if a value that it needs was not measured.
     """
 
     name: str

@@ -1,16 +1,16 @@
-"""Prints the way of one warm chat request through the files of app/: `python -m benchmarks.trace`.
+"""Prints which files of app/ one warm chat request goes through: `python -m benchmarks.trace`.
 
 The gateway runs as it is shipped: gunicorn with its own configuration and worker class, an embedded PostgreSQL, and a
-small provider in this process. Its worker carries a profiler (traced.py). Several requests go over one connection
-first, so that the key is known, the model list is loaded and a connection to the provider is open. Then one request is
-traced whose answer comes whole, and one whose answer is a stream of 50 content events, each in a packet of its own.
+small provider in this process. Its worker runs a profiler (traced.py). First, several requests are sent over one
+connection, so that the key is known, the model list is loaded and a connection to the provider is open. Then an
+unstreamed request is traced, and a streamed one with 50 content events, each in a packet of its own.
 
 What is counted: calls of Python functions whose code is in app/, lambdas, comprehensions and each resumption of a
 generator included, from the first byte of the request until the worker waits for the next one. They are counted in the
 greenlet that serves the connection, in gevent's hub, which relays events, and in greenlets that the request starts.
 
-What is not counted: calls of libraries, work beside the request (shipping the journal, the gauges), and returns. A file
-that calls another one and then goes on is not entered again, but when it calls a function of its own it is.
+What is not counted: calls of libraries, work beside the request (shipping the journal, the gauges), and returns. When a
+called file returns, the calling file is not entered again until it calls another function of its own.
 
     files entered   how many files had at least one call
     switches        how many calls were of another file than the call before
@@ -41,24 +41,24 @@ from benchmarks.machine import choose_cores
 from benchmarks.peers import MODEL
 
 EVENTS = 50
-# The provider sends an event when the caller has got the one before. This is how long it waits at most, because the
-# gateway does not pass on an event that has only usage.
+# The provider sends an event once the caller has received the previous one, or after this time, because the gateway
+# does not pass on an event that has only usage.
 _LONGEST_WAIT_S = 0.1
-# After an answer the worker still finishes the record and turns to the connection again.
+# After the response the worker still finishes the record and waits for the connection's next request.
 _SETTLE_S = 0.3
 _WARM_UP_REQUESTS = 3
 
 _USAGE = {"prompt_tokens": 12, "completion_tokens": EVENTS, "total_tokens": 12 + EVENTS}
-# Counts the events that the caller has got and the provider has not yet followed up with the next one.
+# Counts the events that the caller has received and after which the provider has not yet sent the next one.
 _event_received = threading.Semaphore(0)
 _HEAD = {"id": "chatcmpl-trace", "created": 1_763_800_000, "model": MODEL}
 
 
 class _Provider(BaseHTTPRequestHandler):
-    """Answers as Fireworks does: a list of one model, and completions of `EVENTS` words."""
+    """Responds as Fireworks does: a list of one model, and completions of `EVENTS` words."""
 
     protocol_version = "HTTP/1.1"
-    # An event is a packet of its own; Nagle's algorithm would hold it back for the answer to the one before.
+    # Each event is a packet of its own; Nagle's algorithm would hold it back until the previous one is acknowledged.
     disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
@@ -73,8 +73,8 @@ class _Provider(BaseHTTPRequestHandler):
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         self._send(_HEAD | {"object": "chat.completion", "choices": [choice], "usage": _USAGE})
 
-    def _send(self, answer: dict[str, Any]) -> None:
-        body = json.dumps(answer).encode()
+    def _send(self, content: dict[str, Any]) -> None:
+        body = json.dumps(content).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
@@ -97,7 +97,7 @@ class _Provider(BaseHTTPRequestHandler):
 
 
 def _events() -> Iterator[bytes]:
-    """Yields the events of a streamed answer before [DONE]: `EVENTS` with a word, the one that ends it, and usage."""
+    """Yields the events of a stream before [DONE]: `EVENTS` with a word, one with the finish reason, one with usage."""
     word = {"index": 0, "delta": {"content": "word "}, "finish_reason": None}
     end = {"index": 0, "delta": {}, "finish_reason": "stop"}
     for choices in [*[[word]] * EVENTS, [end]]:
@@ -111,7 +111,7 @@ def _event(rest: dict[str, Any]) -> bytes:
 
 @contextmanager
 def _running_provider() -> Iterator[str]:
-    """A provider for the length of a `with` block; yields its base URL."""
+    """Runs the provider during a `with` block; yields its base URL."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Provider)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -123,11 +123,11 @@ def _running_provider() -> Iterator[str]:
 
 @dataclass
 class Way:
-    """The way of one request.
+    """The files that one request went through.
 
     Attributes:
         entries: how often each file was entered, in the order of first entry.
-        steps: every entry in turn, the file and the function that was entered.
+        steps: every entry in order: the file, and the function that was called.
     """
 
     entries: dict[str, int] = field(default_factory=dict)
@@ -135,7 +135,7 @@ class Way:
 
     @property
     def switches(self) -> int:
-        """How often the program went from one file to another."""
+        """How often a call led from one file to another."""
         return len(self.steps) - 1
 
 
@@ -155,37 +155,37 @@ class Caller:
         self._headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
 
     def chat(self, *, stream: bool) -> Sent:
-        """Sends a chat request and reads its answer; returns when that was."""
+        """Sends a chat request and reads the response; returns when that was."""
         body = {"model": MODEL, "stream": stream, "messages": [{"role": "user", "content": "Hello!"}]}
         began_s = time.monotonic()
         self._ask("POST", "/v1/chat/completions", json.dumps(body))
         return Sent(began_s, time.monotonic())
 
     def get_calls(self) -> dict[str, Any]:
-        """Returns what the worker's profiler noted; see traced.py."""
+        """Returns the calls that the worker's profiler recorded; see traced.py."""
         calls: dict[str, Any] = json.loads(self._ask("GET", "/trace"))
         return calls
 
     def _ask(self, method: str, path: str, body: str | None = None) -> bytes:
         self._connection.request(method, path, body, self._headers)
-        answer = self._connection.getresponse()
+        response = self._connection.getresponse()
         lines = []
-        while line := answer.readline():
+        while line := response.readline():
             lines.append(line)
             if line.startswith(b"data: {"):
                 _event_received.release()
-        content = b"".join(lines) + answer.read()  # Without this read the connection could not be used again.
-        if answer.status != 200:
-            sys.exit(f"{path} was answered with {answer.status}: {content.decode(errors='replace')}")
+        content = b"".join(lines) + response.read()  # Without this read the connection could not be used again.
+        if response.status != 200:
+            sys.exit(f"{path} returned {response.status}: {content.decode(errors='replace')}")
         return content
 
 
 def find_way(traced: dict[str, Any], sent: Sent) -> Way:
-    """Returns the way of one request.
+    """Returns the files that one request went through.
 
     Args:
-        traced: what the worker's profiler noted.
-        sent: the request; the worker served no other one then.
+        traced: the calls that the worker's profiler recorded.
+        sent: the request; the worker served no other request meanwhile.
     """
     own = {traced["connection"], traced["hub"]}
     others = {who for when_s, who, _, _ in traced["calls"] if when_s < sent.began_s} - own
@@ -199,10 +199,10 @@ def find_way(traced: dict[str, Any], sent: Sent) -> Way:
 
 
 def trace(tree: Path) -> dict[str, Way]:
-    """Returns the way of an unstreamed and of a streamed request through the gateway of a checkout."""
+    """Returns the files that an unstreamed and a streamed request go through in the gateway of a checkout."""
     with ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="trace-", ignore_cleanup_errors=True)))
-        place.chmod(0o711)  # As root, PostgreSQL runs as another account, which has to pass through.
+        place.chmod(0o711)  # If this is root, PostgreSQL runs as another account, which must reach its data.
         copy_tree(tree, place / "tree")
         if tree != ROOT:
             shutil.copy(Path(__file__).with_name("traced.py"), place / "tree" / "benchmarks")
@@ -236,10 +236,10 @@ def _trace(caller: Caller) -> dict[str, Way]:
 
 
 def main() -> None:
-    """Prints both ways."""
+    """Prints the files of both requests."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.trace", description="The files of one chat request.")
     parser.add_argument("--tree", type=Path, default=ROOT, help="another checkout to trace instead of this one")
-    parser.add_argument("--steps", action="store_true", help="print each entry in turn, with its function")
+    parser.add_argument("--steps", action="store_true", help="print each entry in order, with its function")
     options = parser.parse_args()
     for name, way in trace(options.tree.resolve()).items():
         print(f"\n{name}\n\n{'entries':>9}  file")

@@ -1,7 +1,7 @@
 """The gateway without recording, to measure what recording costs; only the benchmark serves it.
 
-Requests are still checked, counted in the metrics and logged. What is missing is the record: no row is encoded, nothing
-is written to the journal, and nothing goes to PostgreSQL.
+Requests are still checked, counted in the metrics and logged, but not recorded: no row is encoded, and nothing is
+written to the journal or to PostgreSQL.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ def _do_nothing(*_: Any) -> None:
 
 
 for _kind, _name in ((Journal, "write_start"), (Journal, "write_final"), (Recorder, "count_begun")):
-    getattr(_kind, _name)  # Fails when a method has another name: the benchmark would measure nothing.
+    getattr(
+        _kind, _name
+    )  # Raises AttributeError if a method was renamed; otherwise the benchmark would measure nothing.
     setattr(_kind, _name, _do_nothing)
 
 from wsgi import app  # noqa: E402

@@ -1,7 +1,7 @@
 """Runs the migrations: one release at a time, and never waiting long for a lock that traffic holds.
 
 The caller (app/db/schema.py) passes the database's address and the metadata as attributes of Alembic's config.
-Version files never import the app: they must go on saying what they said on the day they were written.
+Version files never import the app, because a migration must not change when the code does.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from sqlalchemy.pool import NullPool
 
 # Any fixed number that no other advisory lock of this database uses; "migrate" in ASCII cut to 32 bits.
 MIGRATION_LOCK = 0x6D696772
-# A second release waits for the first for so long; migrations are meant to take seconds.
+# How long a second release waits for the first; migrations are meant to take seconds.
 WAIT_FOR_OTHER_RELEASE = "60s"
-# While DDL waits for its lock, all later traffic on the table queues behind it: give up early, try again later.
+# While DDL waits for its lock, all later statements on the table queue behind it, so it must give up early.
 LOCK_TIMEOUT = "5s"
-# Long enough for a backfill of the small tables; the big one is changed by partition.
+# Long enough for a backfill of the small tables; the large one is changed partition by partition.
 STATEMENT_TIMEOUT = "120s"
 
 

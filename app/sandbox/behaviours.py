@@ -38,14 +38,14 @@ _ROWS = (
     _Row("403", 0, "", "forbids the model to this key"),
     _Row("404", 0, "", "is listed but not deployed"),
     _Row("412", 0, "", "says that the account is suspended"),
-    _Row("422", 0, "", "answers with a list of validation details"),
+    _Row("422", 0, "", "responds with a list of validation details"),
     _Row("429", 0, "", "is rate limited and does not say for how long"),
     _Row("429-retry-after", 2, "seconds", "is rate limited and sends retry-after"),
     _Row("500", 0, "", "has an internal error"),
-    _Row("502-html", 0, "", "answers with an HTML page from the edge"),
+    _Row("502-html", 0, "", "responds with an HTML page from the edge"),
     _Row("503", 0, "", "is overloaded"),
     _Row("503-scaling", 0, "", "is scaling up from zero"),
-    _Row("flaky", 1, "attempts", "answers 503 to the first attempts of each prompt, then answers"),
+    _Row("flaky", 1, "attempts", "responds 503 to the first attempts of each prompt, then succeeds"),
     _Row("slow-headers", 10, "seconds", "waits before the status line"),
     _Row("slow-first-token", 10, "seconds", "sends the headers at once and waits before the first event"),
     _Row("stall", 3, "events", "falls silent after some events and never goes on"),
@@ -71,7 +71,7 @@ def parse_behaviour(model: str) -> Behaviour | None:
     if kind in _DEFAULTS:
         return Behaviour(kind, _DEFAULTS[kind])
     match = _NAME.fullmatch(name)
-    # A kind without a number takes none: sandbox-503-2 is an unknown model.
+    # A kind without a default takes no number: sandbox-503-2 is an unknown model.
     if match is None or not _DEFAULTS.get(match["kind"]):
         return None
     return Behaviour(match["kind"], float(match["number"]))

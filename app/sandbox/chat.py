@@ -17,7 +17,7 @@ from app.sandbox.state import State
 from app.sandbox.validation import EXTRA, find_problems, make_message
 from app.sandbox.web import Request, Response, dump_json
 
-# Above it Fireworks serves only streamed requests.
+# With a larger max_tokens Fireworks serves only streamed requests.
 _MAX_UNSTREAMED_TOKENS = 4096
 _GARBAGE_BODY = b"<<< this is not JSON"
 
@@ -67,7 +67,7 @@ def _get_model_name(provider: Provider, body: dict[str, Any]) -> str:
 def _find_model(provider: Provider, state: State, name: str, behaviour: Behaviour | None) -> ChatModel:
     model = provider.find_model(state.options, name)
     if model is None and behaviour and not provider.validates:
-        # Only Fireworks lists the misbehaving models; the others have them unlisted.
+        # Only Fireworks lists the misbehaving models; the other providers serve them unlisted.
         model = ChatModel(name)
     if model is None:
         raise RequestRefused(provider.get_failure("404"))

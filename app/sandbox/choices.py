@@ -16,7 +16,7 @@ from app.sandbox.samples import make_sample
 from app.sandbox.tokens import count_images, count_tokens, get_text, split_tokens
 
 _QUOTED_CHARS = 200  # Enough to recognise a prompt; the response to a long one stays readable.
-_MAX_TOKENS = 100_000  # A typing error in a prompt must not start a response without end.
+_MAX_TOKENS = 100_000  # Bounds the response if the number in a prompt is a typing error.
 _ASKED_LENGTH = re.compile(r"\b(\d{1,6}) (?:words|tokens)\b")
 _FILLER = ("these", "words", "come", "from", "a", "sandbox", "and", "mean", "nothing", "at", "all")
 _THOUGHT = "The user wrote {count} tokens. I am a sandbox, so a template will do."
@@ -50,7 +50,7 @@ class Choice:
 
 
 def make_choices(model: ChatModel, body: dict[str, Any]) -> list[Choice]:
-    """Makes the `n` choices for a valid request."""
+    """Returns the `n` choices for a valid request."""
     limit = body.get("max_tokens") or body.get("max_completion_tokens") or _MAX_TOKENS
     return [_cut(_make_choice(model, body, index), limit) for index in range(body.get("n") or 1)]
 
@@ -70,7 +70,7 @@ def _should_call_tools(body: dict[str, Any]) -> bool:
 
 
 def _make_tool_calls(model: ChatModel, body: dict[str, Any]) -> list[ToolCall]:
-    """Calls the forced tool, or else the first one; with `parallel_tool_calls: true` the first two (or one twice)."""
+    """Returns a call of the forced or first tool; with `parallel_tool_calls: true` of the first two (or one twice)."""
     functions = [tool["function"] for tool in body["tools"]]
     choice = body.get("tool_choice")
     if isinstance(choice, dict):

@@ -8,7 +8,7 @@ from typing import Any
 from app.sandbox.models import ChatModel
 
 _CREATED = 1_793_700_400
-_TAO_USD = 288.3  # A coin's price; the `tao` prices follow from it.
+_TAO_USD = 288.3  # USD per coin, from which the `tao` prices are computed.
 
 
 @dataclass(frozen=True)

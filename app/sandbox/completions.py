@@ -41,10 +41,10 @@ class Chat:
         return sum(choice.tokens for choice in self.choices)
 
     def make_usage(self, completion_tokens: int | None = None) -> dict[str, Any]:
-        """Builds the usage object.
+        """Returns the usage object.
 
         Args:
-            completion_tokens: how many have been sent; all of them when None.
+            completion_tokens: how many have been sent; None for all of them.
         """
         completion = self.completion_tokens if completion_tokens is None else completion_tokens
         usage: dict[str, Any] = {
@@ -61,7 +61,7 @@ class Chat:
         return usage
 
     def make_perf_metrics(self, first_s: float, total_s: float) -> dict[str, Any]:
-        """Builds the `perf_metrics` object from two durations in seconds."""
+        """Returns the `perf_metrics` object from two durations in seconds."""
         return {
             "prompt-tokens": self.prompt_tokens,
             "cached-prompt-tokens": self.cached_tokens,
@@ -71,7 +71,7 @@ class Chat:
 
 
 def make_completion(chat: Chat, first_s: float, total_s: float) -> dict[str, Any]:
-    """Builds the body of an unstreamed response; parts that a message lacks are absent keys, not nulls."""
+    """Returns the body of an unstreamed response; parts that a message lacks are absent keys, not nulls."""
     completion = {
         "id": "chatcmpl-" + chat.id_hex,
         "object": "chat.completion",
@@ -101,14 +101,14 @@ def _make_choice_entry(chat: Chat, choice: Choice) -> dict[str, Any]:
 
 def _make_call(chat: Chat, index: int, choice: Choice) -> dict[str, Any]:
     call = choice.tool_calls[index]
-    # Kimi's calls have their index even without streaming; those of others do not.
+    # Tool calls of Kimi models have their index even without streaming; those of other models do not.
     position = {"index": index} if chat.model.kimi_call_ids else {}
     function = {"name": call.name, "arguments": "".join(call.arguments)}
     return {**position, "id": call.id, "type": "function", "function": function}
 
 
 def make_logprobs(body: dict[str, Any], tokens: list[str], offset: int = 0) -> dict[str, Any]:
-    """Builds the logprobs of some tokens: OpenAI's form for `logprobs: true`, parallel arrays for a number.
+    """Returns the logprobs of some tokens: OpenAI's form for `logprobs: true`, parallel arrays for a number.
 
     Args:
         body: the request.
@@ -140,12 +140,12 @@ def _make_logprob(token: str, offset: int, top: int) -> dict[str, Any]:
 
 
 def _make_token_id(token: str) -> int:
-    """Maps a token to a stable number below 100,000, the size of a usual vocabulary."""
+    """Returns a stable number for a token, below 100,000, the usual size of a vocabulary."""
     return sum(index * byte for index, byte in enumerate(token.encode("utf-8", "replace"), 1)) % 100_000
 
 
 def make_headers(chat: Chat, first_s: float, total_s: float | None, request_id: str) -> Headers:
-    """Builds the headers of a 200; for a stream `total_s` is None, because its duration is not known yet."""
+    """Returns the headers of a 200; for a stream `total_s` is None, because its duration is not known yet."""
     if chat.provider.name != "fireworks":
         return (("x-request-id", request_id), *chat.provider.headers)
     known = [

@@ -77,7 +77,7 @@ def _make_entry(name: str, context: int, pricing: dict[str, float], tags: list[s
 def find_deepinfra_model(name: str) -> ChatModel | None:
     """Returns the model with this exact id, None for an unknown one.
 
-    Models without metadata chat; embedders and the like do not.
+    Models without metadata serve chats; embedding and other models do not.
     """
     entry = next((entry for entry in list_deepinfra_models()["data"] if entry["id"] == name), None)
     if entry is None:

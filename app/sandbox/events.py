@@ -114,7 +114,7 @@ def _make_choice_chunks(chat: Chat, choice: Choice) -> Iterator[_Chunk]:
 
 
 def _order(chat: Chat, fields: dict[str, Any]) -> dict[str, Any]:
-    """Puts the keys of a choice into the order that providers use; Fireworks adds a null `raw_output`."""
+    """Returns a choice with its keys in the order that providers use; Fireworks adds a null `raw_output`."""
     names = ("index", "delta", "logprobs", "finish_reason")
     ordered = {name: fields[name] for name in names if name in fields}
     return ordered | ({"raw_output": None} if chat.provider.name == "fireworks" else {})

@@ -21,7 +21,7 @@ class Failure:
     headers: Headers = ()
 
     def to_response(self, request: Request) -> Response:
-        """Makes the response, with the id of the request if the shape has one."""
+        """Returns the response, with the id of the request if the shape has one."""
         headers = (("x-request-id", request.get_header("x-request-id") or request.id_hex), *self.headers)
         if isinstance(self.body, str):
             kind = "text/html" if self.body.startswith("<") else "text/plain"
@@ -43,7 +43,7 @@ class RequestRefused(Exception):
 def make_front_failure(
     status: int, message: str, code: str, param: str | None = None, headers: Headers = ()
 ) -> Failure:
-    """Builds an error of Fireworks' front gateway: keys, routing, billing."""
+    """Returns an error of Fireworks' front gateway: keys, routing, billing."""
     error = {"message": message, "param": param, "code": code, "type": "error"}
     return Failure(status, {"error": error, _REQUEST_ID: None}, headers)
 
@@ -51,23 +51,23 @@ def make_front_failure(
 def make_server_failure(
     status: int, message: str, kind: str = "invalid_request_error", headers: Headers = ()
 ) -> Failure:
-    """Builds an error of Fireworks' model server: validation, overload."""
+    """Returns an error of Fireworks' model server: validation, overload."""
     error = {"object": "error", "type": kind, "code": kind, "message": message}
     return Failure(status, {"error": error, _REQUEST_ID: None}, headers)
 
 
 def make_featherless_failure(status: int, message: str, kind: str, code: str) -> Failure:
-    """Builds an error of Featherless."""
+    """Returns an error of Featherless."""
     return Failure(status, {"error": {"message": message, "type": kind, "code": code}})
 
 
 def make_deepinfra_failure(status: int, message: str, kind: str, code: str | None = None) -> Failure:
-    """Builds an error of DeepInfra's OpenAI surface."""
+    """Returns an error of DeepInfra's OpenAI surface."""
     return Failure(status, {"error": {"message": message, "type": kind, "param": None, "code": code}})
 
 
 def make_chutes_failure(status: int, detail: str) -> Failure:
-    """Builds an error of Chutes, which has no `error` key."""
+    """Returns an error of Chutes, which has no `error` key."""
     return Failure(status, {"detail": detail})
 
 

@@ -68,7 +68,7 @@ def _garble(events: Iterator[Event], number: float) -> Iterator[Event]:
 
 def _drip(events: Iterable[Event], number: float) -> Iterator[Event]:
     for event in events:
-        # The tokens count with the last byte: a client that disconnects before has not received them.
+        # The tokens count with the last byte: a client that disconnects before that has not received them.
         last = len(event.payload) - 1
         for index in range(len(event.payload)):
             byte = event.payload[index : index + 1]

@@ -1,7 +1,7 @@
 """Featherless' model list, as the sandbox has it: some 22,000 generated entries, whole or in pages.
 
-It has the real list's faults: pages overlap, `total_items` counts about twice the models there are, and a
-page past the end is an empty list.
+It has the faults of the real list: pages overlap, `total_items` is about twice the number of models, and a page past
+the end is an empty list.
 """
 
 from functools import cache
@@ -14,7 +14,7 @@ from app.sandbox.web import dump_json
 _MIN_PAGE, _MAX_PAGE = 100, 1000
 # Entries of one page that the next one repeats.
 _OVERLAP = 2
-# The real list said 43 to 49 thousand when 22 thousand models were live.
+# The real list reported 43 to 49 thousand when there were 22 thousand models.
 _OVERCOUNT = 2.1
 _CREATED = 1_719_792_000
 _HOUR_S = 3600

@@ -14,7 +14,7 @@ from app.sandbox.models import ChatModel, UsagePlacement
 _MODELS = "accounts/fireworks/models/"
 _ROUTERS = "accounts/fireworks/routers/"
 _M = 1_048_576
-_CREATED = 1_780_272_000  # 2026-06-01; each row counts a day on, so that the order of the list is stable.
+_CREATED = 1_780_272_000  # 2026-06-01; each row is a day later, so that the order of the list is stable.
 _DAY_S = 86_400
 
 Prices = tuple[float, float, float]

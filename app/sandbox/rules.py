@@ -1,7 +1,7 @@
 """Rules for one value each, from which the request validation makes its tables.
 
-A rule is a function of the value. It returns None, or what is wrong in the words of a pydantic validation error. Null
-passes every rule, because Fireworks treats it as not given.
+A rule is a function of the value. It returns None or the message of a pydantic validation error. Null passes every
+rule, because Fireworks treats it as absent.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Values made up from a JSON Schema: the arguments of a tool call, the object of a JSON answer."""
+"""Values made up from a JSON Schema: the arguments of a tool call, the object of a JSON response."""
 
 import json
 from typing import Any
@@ -14,7 +14,7 @@ class UnsupportedSchema(Exception):
 
 
 def make_sample(schema: Any, word: str, *, required_only: bool) -> Any:
-    """Builds a value that a simple schema accepts.
+    """Returns a value that a simple schema accepts.
 
     Strings become `word`, numbers their minimum or 1, an enum its first value, an array one item (or
     minItems), an object its properties (only the required ones if `required_only`). Local `$ref`s are
@@ -24,7 +24,7 @@ def make_sample(schema: Any, word: str, *, required_only: bool) -> Any:
         schema = json.loads(schema) if isinstance(schema, str) else schema
         return _sample(schema, schema, word, required_only, 0)
     except (TypeError, ValueError, LookupError, AttributeError, OverflowError, RecursionError) as error:
-        # A schema may be wrong anywhere and in any way; the functions below need not care.
+        # A schema may be malformed anywhere; caught here, the functions below need no checks.
         raise UnsupportedSchema(str(schema)) from error
 
 

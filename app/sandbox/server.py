@@ -16,7 +16,7 @@ def serve(app: WSGIApplication, port: int, parent_pid: int | None, on_listening:
     Args:
         app: the WSGI application.
         port: where to listen; 0 lets the system choose.
-        parent_pid: end also when this process is no longer the parent; None to go on then.
+        parent_pid: ends also when this process is no longer the parent; None ignores the parent.
         on_listening: called once with the port, when connections are accepted.
     """
     _SandboxServer(app, port, on_listening).run_with_parent(parent_pid)
@@ -33,7 +33,7 @@ class _SandboxServer(BaseApplication):  # type: ignore[misc]
         self._app = app
         self._settings = {
             "bind": f"127.0.0.1:{port}",
-            "workers": 1,  # The counters are in one process.
+            "workers": 1,  # Because the counters are kept in one process.
             "worker_class": "gevent",
             "worker_connections": 10_000,  # A thousand streams must not queue here.
             "keepalive": 75,  # Seconds; longer than a client pauses between two test requests.

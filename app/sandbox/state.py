@@ -40,8 +40,8 @@ class Stats:
         """Returns the counters as a JSON-ready dict.
 
         streams_aborted are those whose client disconnected, streams_cut those that the sandbox broke off on purpose;
-        those that still run are streams_started less the three others. completion_tokens are those that were sent, also
-        in aborted streams.
+        those that still run are streams_started minus the three others. completion_tokens are those that were sent,
+        also in aborted streams.
         """
         return {name: dict(value) if isinstance(value, Counter) else value for name, value in vars(self).items()}
 

@@ -46,12 +46,12 @@ class Connection:
     def wait(self, seconds: float) -> None:
         """Waits for `seconds`; raises ClientDisconnected (or an OSError of the socket) as soon as the client is gone.
 
-        A client that only shuts down its sending side counts as gone, as it does for most servers.
+        A client that shuts down only its sending side counts as disconnected, as for most servers.
         """
         started = time.monotonic()
         if self._sock is not None and seconds > 0 and self._is_silent_for(seconds):
             return
-        # Without a wait, too, other responses get their turn here.
+        # A sleep of zero seconds, too, lets other responses go on.
         time.sleep(max(0.0, seconds - (time.monotonic() - started)))
 
     def _is_silent_for(self, seconds: float) -> bool:
@@ -133,7 +133,7 @@ def _read_body(environ: WSGIEnvironment) -> bytes:
     length = environ.get("CONTENT_LENGTH")
     if length:
         return bytes(environ["wsgi.input"].read(int(length)))
-    # Only gunicorn decodes a chunked body, so that reading ends by itself.
+    # Only gunicorn decodes chunked bodies; on another server a read without a length might not end.
     return bytes(environ["wsgi.input"].read()) if "gunicorn.socket" in environ else b""
 
 
@@ -143,11 +143,11 @@ def dump_json(value: object) -> bytes:
 
 
 def make_json_response(status: int, value: object, headers: Headers = ()) -> Response:
-    """Builds a JSON response with a content-length."""
+    """Returns a JSON response with a content-length."""
     return make_response(status, "application/json", dump_json(value), headers)
 
 
 def make_response(status: int, content_type: str, body: bytes, headers: Headers = ()) -> Response:
-    """Builds a response with a content-length."""
+    """Returns a response with a content-length."""
     own = (("content-type", content_type), ("content-length", str(len(body))))
     return Response(status, own + headers, [body])

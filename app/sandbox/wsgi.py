@@ -20,7 +20,7 @@ _MARK = (("x-sandbox", "1"),)
 
 
 def create_app(options: Options) -> WSGIApplication:
-    """Builds a sandbox with counters of its own."""
+    """Returns a sandbox with counters of its own."""
     state = State(options)
     routes = _make_routes(state)
 
@@ -101,14 +101,14 @@ def _describe(request: Request) -> dict[str, object]:
     """Returns what GET / shows: what this is and what to try."""
     root = "http://" + request.get_header("host")
     return {
-        "sandbox": "A local stand-in for the providers' APIs. No model runs here; every answer is made up.",
+        "sandbox": "A local stand-in for the providers' APIs. No model runs here; all responses are made up.",
         "key": "Any bearer key that does not begin with 'bad'.",
         "base_urls": {provider.name: root + provider.base for provider in PROVIDERS},
         "prices": root + "/v1/serverless/models",
         "counters": root + _STATS_PATH,
         "try": {
             "model": _EXAMPLE,
-            "long answers": "Ask for 'Write 500 words' to get 500 tokens.",
+            "long responses": "Ask for 'Write 500 words' to get 500 tokens.",
         },
         "models_that_misbehave": {
             "accounts/fireworks/models/" + name: text for name, text in describe_behaviours().items()

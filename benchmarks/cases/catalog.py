@@ -23,7 +23,7 @@ _LIST = "/api/catalog/models?gateway=featherless"
 
 
 def measure_catalog(stage: Stage, results: Results) -> None:
-    """Lists, one model and a search with one connection each, a bare Flask route for comparison, and the memory."""
+    """Measures a list, one model and a search with one connection each, a bare Flask route beside them, and memory."""
     gateway = stage.get_gateway(_NAME)
     total = _wait_for_catalog(gateway.port)
     stage.get_peer(_NAME)
@@ -40,7 +40,7 @@ def measure_catalog(stage: Stage, results: Results) -> None:
 
 
 def measure_stats(stage: Stage, results: Results) -> None:
-    """Statistics over ten million rows, once; measured by `benchmarks/stats.py`, whose output is kept."""
+    """Measures statistics over ten million rows, once, with `benchmarks/stats.py`, whose output is kept."""
     if "stats" in results.facts:
         return
     command = [sys.executable, "-m", "benchmarks.stats", *(["--rows", "1000000"] if stage.options.quick else [])]
@@ -59,16 +59,16 @@ def _wait_for_catalog(port: int) -> int:
     """Waits until Featherless' whole list is loaded; returns how many models it has."""
     deadline_s = time.monotonic() + _LOADING_TIMEOUT_S
     while time.monotonic() < deadline_s:
-        status, answer = _get(port, f"{_LIST}&limit=1")
+        status, page = _get(port, f"{_LIST}&limit=1")
         if status == 200:
-            return int(answer["total"])
+            return int(page["total"])
         time.sleep(0.5)
     raise CannotRun("The catalog of the sandbox was not loaded in time.")
 
 
 def _model_in_the_middle(port: int, total: int) -> str:
-    _, answer = _get(port, f"{_LIST}&limit=1&offset={total // 2}")
-    return str(answer["data"][0]["id"])
+    _, page = _get(port, f"{_LIST}&limit=1&offset={total // 2}")
+    return str(page["data"][0]["id"])
 
 
 def _get(port: int, path: str) -> tuple[int, Any]:

@@ -20,7 +20,7 @@ _MEGABYTE = 1_000_000
 
 
 def subjects(stage: Stage, *, with_bare: bool = False) -> list[str]:
-    """Returns the subjects, the gateway last, when the machine has settled longest."""
+    """Returns the subjects, the gateway last, when the machine has had most time to settle."""
     bare = ["bare Flask route"] if with_bare else []
     other = ["other checkout"] if stage.options.against else []
     return ["direct", *bare, *stage.options.peers, *other, "gateway"]
@@ -79,14 +79,14 @@ def _seconds(stage: Stage, normal: float) -> float:
 
 
 def measure_requests(stage: Stage, results: Results) -> None:
-    """Requests without streaming, with 1 and with 32 connections."""
+    """Measures unstreamed requests, with 1 and with 32 connections."""
     for connections in (1, 32):
         load = Load(0, PATH, {}, PLAIN, connections, seconds=_seconds(stage, 4.0))
         measure(stage, results, f"requests, {connections} connections", subjects(stage, with_bare=True), load)
 
 
 def measure_large_prompt(stage: Stage, results: Results) -> None:
-    """Requests with a prompt of a megabyte, with four connections."""
+    """Measures requests with a prompt of a megabyte, with four connections."""
     body = make_body("All work and no play. " * (_MEGABYTE // 22))
     measure(stage, results, "1 MB prompt", subjects(stage), Load(0, PATH, {}, body, 4, seconds=_seconds(stage, 4.0)))
 
@@ -108,7 +108,7 @@ def stream_load(stage: Stage, streams: int, per_second: int, events: int = EVENT
 
 
 def measure_streams(stage: Stage, results: Results) -> None:
-    """Concurrent streams; LiteLLM, which cannot hold many, is measured with 100 only."""
+    """Measures concurrent streams; LiteLLM, which cannot hold many, only with 100."""
     for streams in (100, 1_000, 2_000):
         for per_second in (20, 50):
             names = subjects(stage)
@@ -119,14 +119,14 @@ def measure_streams(stage: Stage, results: Results) -> None:
 
 
 def measure_short_streams(stage: Stage, results: Results) -> None:
-    """Streams of 50 events that last a second: a thousand start and end each second if the gateway keeps up."""
+    """Measures streams of 50 events that last a second: a thousand start and end per second if the gateway keeps up."""
     case = "1000 streams, 50 events/s each, 50 events long"
     names = [name for name in subjects(stage) if name != "LiteLLM"]
     measure(stage, results, case, names, stream_load(stage, 1_000, 50, events=50))
 
 
 def measure_tls(stage: Stage, results: Results) -> None:
-    """The same with a provider that is reached over TLS."""
+    """Measures requests and streams with a provider that is reached over TLS."""
     names = ["gateway, provider over TLS", "gateway"]
     requests = Load(0, PATH, {}, PLAIN, 32, seconds=_seconds(stage, 4.0))
     measure(stage, results, "TLS: requests, 32 connections", names, requests)

@@ -21,7 +21,7 @@ _SHIPPED_ROWS = 50_000
 
 
 def measure_start(stage: Stage, results: Results) -> None:
-    """The time from the start of gunicorn to the first response, and the memory of a thousand streams."""
+    """Measures the time from the start of gunicorn to the first response, and the memory of a thousand streams."""
     _measure_fresh(stage, results, "gateway", stage.settings())
     try:
         settings = stage.tls_settings()
@@ -52,27 +52,27 @@ def _measure_fresh(stage: Stage, results: Results, name: str, settings: dict[str
 
 
 def _send_first(stage: Stage, gateway: Gateway) -> float:
-    """Sends a chat request with a key that the process has not seen; returns how long it took, in seconds."""
+    """Sends a chat request with a key that the process has not seen, and returns how long it took, in seconds."""
     headers = {"Authorization": f"Bearer {stage.key}"}
     load = Load(gateway.port, PATH, headers, PLAIN, warmup_s=0.0, seconds=0.5)
     return float(stage.run_load(load).result()["latency_max_ms"]) / 1000
 
 
 def measure_recording(stage: Stage, results: Results) -> None:
-    """The same requests with and without a record."""
+    """Measures the same requests with and without a record."""
     load = Load(0, PATH, {}, PLAIN, 32, seconds=2.0 if stage.options.quick else 4.0)
     measure(stage, results, "recording, 32 connections", ["gateway, not recording", "gateway, recording"], load)
 
 
 def measure_workers(stage: Stage, results: Results) -> None:
-    """One worker and two, each free to run on either core beside the load."""
+    """Measures one worker and two, all of which may run on either core beside the load."""
     load = Load(0, PATH, {}, PLAIN, 64, seconds=2.0 if stage.options.quick else 4.0)
     names = ["gateway, one worker, any core", "gateway, two workers, any core"]
     measure(stage, results, "workers, 64 connections", names, load)
 
 
 def measure_shipping(stage: Stage, results: Results) -> None:
-    """Rows that one process ships from its journal to PostgreSQL per second."""
+    """Measures how many rows per second one process ships from its journal to PostgreSQL."""
     journal = stage.place / f"shipping-{os.urandom(4).hex()}"
     environment = clean_environment() | stage.settings() | {"JOURNAL_DIR": str(journal)}
     rows = _SHIPPED_ROWS // 5 if stage.options.quick else _SHIPPED_ROWS

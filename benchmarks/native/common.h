@@ -1,4 +1,4 @@
-/* What the upstream and the load share: the clock, sockets, and giving up with a sentence. */
+/* Shared by upstream.c and load.c: the clock, sockets, and an exit with an error message. */
 #ifndef BENCH_COMMON_H
 #define BENCH_COMMON_H
 
@@ -39,7 +39,7 @@ static inline struct sockaddr_in loopback(int port) {
     return address;
 }
 
-/* Small writes leave at once; otherwise the kernel may hold an event back until the last one is acknowledged. */
+/* Sends small writes at once; otherwise the kernel may hold an event back until the previous one is acknowledged. */
 static inline void send_at_once(int fd) {
     int one = 1;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);

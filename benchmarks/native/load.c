@@ -1,15 +1,15 @@
 /*
- * Callers of a gateway: each connection sends a request, reads the answer, and sends the next one.
+ * The load generator: each connection sends a request, reads the response, and sends the next request.
  *
  *   load --port N --path /v1/chat/completions --header "Authorization: Bearer ..." --body FILE
  *        --connections N --warmup SECONDS --seconds SECONDS [--ramp SECONDS] [--events N]
  *
- * With --events the answers are streams of so many events, as native/upstream.c makes them. Each connection's first
- * stream is then cut short to a part of that, a different one for each, so that the streams begin and end evenly over
- * time as those of independent callers do. Without --body it sends GET.
+ * With --events the responses are streams of that many events, as native/upstream.c sends them. The first stream of each
+ * connection is shorter, by a different amount for each, so that the streams begin and end evenly over time, as those of
+ * independent callers do. Without --body it sends GET requests.
  *
- * Connections open evenly over --ramp; what happens in the --seconds after --warmup counts. The result is one line of
- * JSON; times in milliseconds.
+ * Connections open evenly over --ramp; only the --seconds after --warmup are measured. The result is one line of JSON;
+ * times are in milliseconds.
  */
 #include "common.h"
 
@@ -20,20 +20,20 @@ typedef struct samples {
     size_t count, capacity;
 } samples;
 
-/* Where a connection's answer stands. */
+/* The part of a response that a connection reads next. */
 typedef enum { HEAD, BODY, CHUNK_SIZE, CHUNK, CHUNK_END, TRAILER, DONE } state;
 
 typedef struct connection {
     int fd; /* -1 before it is opened. */
     int number, generation;
-    size_t written; /* Of the request. */
+    size_t written; /* Bytes of the request. */
     int64_t started_us;
     state state;
     char head[LARGEST_HEAD];
     size_t head_length;
     size_t left; /* Bytes of the body, or of the chunk, still to come. */
-    int closes;  /* The answer said "Connection: close". */
-    /* Streams alone. */
+    int closes;  /* The response has "Connection: close". */
+    /* For streams only. */
     char *line;
     size_t line_length;
     int events, expected, said_done;
@@ -46,7 +46,7 @@ static char headers[4096];
 
 static char *request;
 static size_t request_size;
-static char *events_digits; /* Where the number behind "events=" stands in the request. */
+static char *events_digits; /* The number after "events=" in the request. */
 
 static int epoll;
 static int64_t window_start_us, window_end_us;
@@ -69,7 +69,7 @@ static void note_error(const char *what) {
     if (++errors > MOST_ERRORS) die("More than %d requests failed; the first: %s", MOST_ERRORS, first_error);
 }
 
-/* One line of an event stream. */
+/* Evaluates one line of an event stream. */
 static void take_line(connection *c, int64_t now) {
     char *line = c->line;
     line[c->line_length] = 0;
@@ -103,9 +103,9 @@ static const char *find_field(connection *c, const char *name) {
 
 static void read_head(connection *c) {
     if (strncmp(c->head, "HTTP/1.1 200", 12)) {
-        c->head[strcspn(c->head, "\r\n")] = 0; /* The status line says it. */
+        c->head[strcspn(c->head, "\r\n")] = 0; /* The status line is the error's text. */
         note_error(c->head);
-        c->head[12] = 0; /* No lengths below: the connection is given up. */
+        c->head[12] = 0; /* The headers do not matter: the connection is closed. */
         c->closes = 1;
         c->state = DONE;
         return;
@@ -117,7 +117,7 @@ static void read_head(connection *c) {
     c->state = coding ? CHUNK_SIZE : c->left ? BODY : DONE;
 }
 
-/* Reads the lines of the head, of chunk sizes and of the trailer; returns how much of `data` it used. */
+/* Reads the lines of the head, of chunk sizes and of the trailer; returns how many bytes of `data` it used. */
 static size_t take_line_of_frame(connection *c, const char *data, size_t size) {
     size_t used = 0;
     while (used < size && c->head_length < LARGEST_HEAD - 1) {
@@ -168,7 +168,7 @@ static void open_connection(connection *c) {
     watch(epoll, EPOLL_CTL_ADD, c->fd, EPOLLOUT, c);
 }
 
-/* Readies a connection for its next request. */
+/* Prepares a connection for its next request. */
 static void begin(connection *c) {
     c->written = c->head_length = c->line_length = 0;
     c->events = c->said_done = c->closes = 0;
@@ -176,7 +176,7 @@ static void begin(connection *c) {
     c->started_us = now_us();
     c->expected = events_per_stream;
     if (events_per_stream && c->generation == 0)
-        /* 7919 is a prime: this deals the parts out so that neighbours differ. */
+        /* 7919 is a prime, so neighbouring connections get different lengths. */
         c->expected = 1 + (int)((int64_t)events_per_stream * (c->number * 7919L % connections) / connections);
     c->generation++;
     if (counts(c->started_us)) started++;
@@ -188,7 +188,7 @@ static void reopen(connection *c) {
     open_connection(c);
 }
 
-/* Writes what is left of the request; requests are small or the socket tells when it takes more. */
+/* Writes the rest of the request; epoll reports when a full socket takes more. */
 static void write_request(connection *c) {
     if (events_digits) {
         char digits[8];

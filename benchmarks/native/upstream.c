@@ -1,5 +1,5 @@
 /*
- * A provider that costs next to nothing: it answers chat requests as an OpenAI-compatible API does.
+ * A provider that uses little CPU time: it responds to chat requests like an OpenAI-compatible API.
  *
  *   upstream            listens on a free port of 127.0.0.1 and prints it
  *
@@ -8,27 +8,27 @@
  * POST with "stream":true   Server-Sent Events: as many as the prompt says, at the pace that it says, then the event
  *                           with the finish reason, the one with usage, and [DONE]
  *
- * The pace stands in the prompt ("events=000200 interval_us=020000"), because a prompt passes through any gateway
- * unchanged. Each event's text is " #<number>@<time>@": the time in microseconds of the monotonic clock at which it
- * was due. Due, not sent: if this process falls behind, the delay counts, and nothing slow makes itself look fast.
+ * The pace is in the prompt ("events=000200 interval_us=020000"), because every gateway passes a prompt on unchanged.
+ * Each event's text is " #<number>@<time>@": the time at which it was due, in microseconds of the monotonic clock. It is
+ * not the time of sending: if this process falls behind, the delay counts, so it cannot make a gateway look faster.
  *
- * One thread, epoll, and a look at all streams each millisecond.
+ * It has one thread, which waits with epoll and checks all streams every millisecond.
  */
 #include "common.h"
 
 enum { LARGEST_REQUEST = 8 << 20, BATCH = 512, TICK_MS = 1, LARGEST_EVENT = 512 };
 
-/* Both as in a real answer: the ids and names make an event as long as Fireworks' are, some 250 bytes. */
+/* As in a real response: with these ids and names an event is as long as one of Fireworks, some 250 bytes. */
 #define ID "\"id\":\"chatcmpl-6b2f0e1c9a\",\"created\":1763800000,\"model\":\"" MODEL "\""
 #define MODEL "accounts/fireworks/models/deepseek-v3p1"
 #define CHUNK "data: {" ID ",\"object\":\"chat.completion.chunk\",\"choices\":["
 
 typedef struct connection {
     int fd;
-    char *request; /* What has come of the request being read. */
+    char *request; /* The part of the current request that has arrived. */
     size_t length, capacity;
     size_t wanted; /* Length of the whole request, 0 while its head is incomplete. */
-    /* The stream being answered. */
+    /* The stream that is being sent. */
     int place; /* Index in `streams`, -1 while there is none. */
     int events, sent;
     int64_t interval_us, due_us;
@@ -57,12 +57,12 @@ static void drop(connection *c) {
     free(c);
 }
 
-/* Sends all of a short answer; a peer that does not take a kilobyte at once is gone. */
+/* Sends a short response; a peer whose socket does not take a kilobyte at once counts as disconnected. */
 static int send_whole(connection *c, const char *data, size_t length) {
     return send(c->fd, data, length, MSG_NOSIGNAL) == (ssize_t)length ? 0 : -1;
 }
 
-/* The number behind `name=` in a prompt. */
+/* Returns the number after `name` in a prompt. */
 static int64_t prompt_number(const char *body, const char *name, int64_t otherwise) {
     const char *found = strstr(body, name);
     return found ? atoll(found + strlen(name)) : otherwise;
@@ -83,7 +83,7 @@ static int begin_stream(connection *c, const char *body) {
     c->interval_us = prompt_number(body, "interval_us=", 20000);
     c->sent = 0;
     c->unsent_length = 0;
-    c->due_us = now_us(); /* The first one at once: what passes until it arrives is the gateway's doing alone. */
+    c->due_us = now_us(); /* The first event is due at once, so the time until it arrives is all the gateway's. */
     return send_whole(c, head, sizeof head - 1);
 }
 
@@ -109,7 +109,7 @@ static size_t next_piece(connection *c, char *out) {
     return (size_t)size;
 }
 
-/* Sends what is due; -1 when the peer is gone. A socket that takes no more is tried again a tick later. */
+/* Sends the events that are due; returns -1 if the peer disconnected. A full socket is tried again a tick later. */
 static int advance(connection *c, int64_t now) {
     while (c->place >= 0 && (c->unsent_length || c->due_us <= now)) {
         if (!c->unsent_length) c->unsent_length = next_piece(c, c->unsent);
@@ -119,20 +119,20 @@ static int advance(connection *c, int64_t now) {
         memmove(c->unsent, c->unsent + taken, c->unsent_length);
         if (c->unsent_length) return 0;
         c->sent++;
-        if (c->sent < c->events) c->due_us += c->interval_us; /* The two last pieces follow the last event at once. */
+        if (c->sent < c->events) c->due_us += c->interval_us; /* The last two pieces follow the last event at once. */
         if (c->sent == c->events + 2) end_stream(c);
     }
     return 0;
 }
 
-static int answer(connection *c) {
+static int respond(connection *c) {
     const char *body = strstr(c->request, "\r\n\r\n") + 4;
     if (!strncmp(c->request, "GET", 3)) return send_whole(c, model_list, model_list_length);
     if (strstr(body, "\"stream\":true") || strstr(body, "\"stream\": true")) return begin_stream(c, body);
     return send_whole(c, completion, completion_length);
 }
 
-/* How long the request is whose head is there, its body included; 0 while the head is incomplete. */
+/* Returns the length of the request, including its body; 0 while the head is incomplete. */
 static size_t request_length(connection *c) {
     char *end = strstr(c->request, "\r\n\r\n");
     if (!end) return 0;
@@ -152,8 +152,8 @@ static int receive(connection *c) {
     c->request[c->length] = 0;
     if (!c->wanted) c->wanted = request_length(c);
     if (!c->wanted || c->length < c->wanted) return 0;
-    c->length = c->wanted = 0; /* Clients here send one request and wait for its answer. */
-    return answer(c);
+    c->length = c->wanted = 0; /* These clients send one request and wait for its response. */
+    return respond(c);
 }
 
 static void accept_all(int listener) {
@@ -213,7 +213,7 @@ int main(void) {
                 drop(c);
         }
         int64_t now = now_us();
-        for (int i = stream_count - 1; i >= 0; i--) /* Backwards: one that ends is replaced by one already seen. */
+        for (int i = stream_count - 1; i >= 0; i--) /* Backwards: a stream that ends is replaced with the last. */
             if (advance(streams[i], now) < 0) drop(streams[i]);
     }
 }

@@ -1,4 +1,4 @@
-"""Creates activity, partitioned by day; its partitions are made by the gateway as days come."""
+"""Creates activity, partitioned by day; the gateway makes the partitions."""
 
 from __future__ import annotations
 
