@@ -15,7 +15,7 @@ from app.config import load_settings
 from app.db.schema import upgrade_schema
 from app.runtime import use_settings
 from tests.sandbox.client import run_sandbox
-from tests.support.distribution import Distribution, place_of
+from tests.support.distribution import Distribution, sort_key_of
 from tests.support.gateway import Gateway, base_settings
 from tests.support.gateways import Gateways
 from tests.support.postgres import Postgres, running_postgres
@@ -28,8 +28,8 @@ MakeGateway = Callable[..., Gateway]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts the groups of files that take longest first; the tests of a file keep their order."""
-    items.sort(key=lambda item: place_of(item.nodeid))
+    """Puts what takes longest first; tests of a file keep their order."""
+    items.sort(key=lambda item: sort_key_of(item.nodeid))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -40,7 +40,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Distribution
 
 @pytest.fixture(autouse=True, scope="module")
 def _no_runtime_is_left() -> Iterator[None]:
-    """Drops the state that a file of tests left in this process, so that no file depends on another."""
+    """Takes away the state that a file of tests left in this process, so that no file depends on another."""
     yield
     use_settings(None)
 
@@ -73,7 +73,7 @@ def victim_url(victim: Postgres) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def migrated_template(postgres: Postgres) -> str:
-    """The name of a database with the current schema. A copy of it takes a tenth of the time of a migration."""
+    """The name of a database with the current schema, to copy from: a copy takes a tenth of a migration."""
     url = postgres.create_database()
     upgrade_schema(url)
     return url.rpartition("/")[2].partition("?")[0]
@@ -117,14 +117,14 @@ def shared_upstream() -> Iterator[ScriptedUpstream]:
 
 @pytest.fixture
 def upstream(shared_upstream: ScriptedUpstream) -> ScriptedUpstream:
-    """The shared scripted upstream, its scripts and its list of requests emptied."""
+    """A scripted upstream without scripts and without memory of earlier tests."""
     shared_upstream.reset_scripts()
     return shared_upstream
 
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A self-signed certificate for 127.0.0.1, and its key."""
+    """A certificate for 127.0.0.1 that is its own authority, and its key."""
     try:
         return make_certificate(tmp_path_factory.mktemp("tls"))
     except FileNotFoundError:
@@ -155,7 +155,7 @@ def scripted_gateway(
 
 @pytest.fixture
 def make_gateway(gateways: Gateways, database_url: str) -> Iterator[MakeGateway]:
-    """A function `(settings={}, workers=1)` that starts a gateway for one test on `database_url`."""
+    """A function `(settings={}, workers=1)` that starts a gateway of the test's own on the test's own database."""
     with ExitStack() as stack:
 
         def make(settings: Mapping[str, str] | None = None, workers: int = 1) -> Gateway:
@@ -166,7 +166,7 @@ def make_gateway(gateways: Gateways, database_url: str) -> Iterator[MakeGateway]
 
 @pytest.fixture
 def client(database_url: str, sandbox: Sandbox, tmp_path: Path) -> Iterator[FlaskClient]:
-    """Flask's test client for an application in this process, in front of the sandbox, without a worker's threads."""
+    """Flask's client for an application in this process, before the sandbox; what a worker starts does not run."""
     app = create_app(load_settings(base_settings(tmp_path, database_url) | sandbox.settings))
     yield app.test_client()
     use_settings(None)

@@ -1,4 +1,4 @@
-"""Sends chat requests, reads responses and streams as a client sees them, and reads activity rows from PostgreSQL."""
+"""Sends chat requests as clients do, reads responses and streams, and reads activity rows from PostgreSQL."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from tests.support.waiting import PATIENCE_S, wait_until
 
 PREFIX = "accounts/fireworks/models/"
 HELLO = [{"role": "user", "content": "Hello!"}]
-# Bounds a hang; nothing here depends on speed.
+# Generous: it bounds a hang and says nothing about speed.
 TIMEOUT_S = 30.0
 
 
 @dataclass
 class Seen:
-    """A response as a client saw it.
+    """One response as a client received it.
 
     Attributes:
         headers: by lower-case name.
-        cut: whether the transfer ended unfinished.
+        cut: whether the transfer ended before the response was complete.
     """
 
     status: int
@@ -39,17 +39,17 @@ class Seen:
     events: list[bytes] = field(init=False)
 
     def __post_init__(self) -> None:
-        # The parts between blank lines: of each event, its data with the field's name.
+        # The parts between blank lines: each event's data with its field name.
         self.events = [part for part in self.body.replace(b"\r\n", b"\n").split(b"\n\n") if part]
 
     @property
     def json(self) -> Any:
-        """The parsed body; of a stream, the parsed data of its last event."""
+        """The parsed body or, for a stream, the parsed data of the last event."""
         return json.loads(self.events[-1].removeprefix(b"data: "))
 
     @property
     def error(self) -> dict[str, Any]:
-        """The error of the body or of the last event; {} without one."""
+        """The error in the body or in the last event of a stream; {} if there is none."""
         last = self.events[-1] if self.events else b""
         return self.json.get("error") or {} if last.removeprefix(b"data: ").startswith(b"{") else {}
 
@@ -65,7 +65,7 @@ def chat_body(model: str, **more: Any) -> dict[str, Any]:
 
 
 def post_chat(gateway: Gateway, model: str, *, key: str | None = None, **more: Any) -> Seen:
-    """Sends a chat request with these further fields and reads the response until it ends, in whatever way."""
+    """Sends a chat request with further fields, streamed or not, and reads the response until it ends or is cut."""
     return post(gateway, json.dumps(chat_body(model, **more)).encode(), key=key)
 
 
@@ -78,23 +78,23 @@ def post(
 
 
 def request(method: str, url: str, **more: Any) -> Seen:
-    """Sends any request and reads the response until it ends, in whatever way."""
+    """Sends any request and reads the response until it ends or is cut."""
     pieces: list[bytes] = []
     cut = False
     with requests.Session() as session:
         session.trust_env = False
-        with session.request(method, url, stream=True, timeout=TIMEOUT_S, allow_redirects=False, **more) as answer:
+        with session.request(method, url, stream=True, timeout=TIMEOUT_S, allow_redirects=False, **more) as response:
             try:
-                pieces.extend(answer.iter_content(None))
+                pieces.extend(response.iter_content(None))
             except requests.exceptions.ChunkedEncodingError:
                 cut = True
-            headers = {name.lower(): value for name, value in answer.headers.items()}
-            return Seen(answer.status_code, headers, b"".join(pieces), cut)
+            headers = {name.lower(): value for name, value in response.headers.items()}
+            return Seen(response.status_code, headers, b"".join(pieces), cut)
 
 
 @contextmanager
 def open_chat(gateway: Gateway, model: str, *, stream: bool = True, **more: Any) -> Iterator[socket.socket]:
-    """Sends a chat request over a bare socket; the connection is closed at the end of the block."""
+    """Sends a chat request over a bare socket, which is closed at the end of the block."""
     body = json.dumps(chat_body(model, stream=stream, **more)).encode()
     with socket.create_connection(("127.0.0.1", gateway.port), timeout=PATIENCE_S) as connection:
         connection.sendall(request_head(gateway, len(body)) + body)
@@ -110,7 +110,7 @@ def request_head(gateway: Gateway, content_length: int) -> bytes:
 
 
 def read_until(connection: socket.socket, marker: bytes) -> bytes:
-    """Receives until `marker` has arrived, and returns all that was received."""
+    """Receives until `marker` has arrived, and returns everything received."""
     data = b""
     while marker not in data:
         piece = connection.recv(65_536)
@@ -123,7 +123,7 @@ def rows_where(database_url: str, column: str, value: object) -> list[dict[str, 
     """Returns the activity rows with `value` in `column`, oldest first.
 
     Raises:
-        psycopg2.OperationalError: the database is away.
+        psycopg2.OperationalError: the database is unavailable.
     """
     with _LOCK:
         try:
@@ -170,7 +170,7 @@ def wait_for_row(database_url: str, request_id: str) -> dict[str, Any]:
 
 
 def wait_for_row_of(database_url: str, model: str) -> dict[str, Any]:
-    """Returns the one activity row with a model name that a test used once, waiting until it is there."""
+    """Returns the one activity row of a model name that a test used once, waiting until it is there."""
     rows = wait_until(lambda: rows_where(database_url, "model_requested", model), what=f"the row of {model}")
     assert len(rows) == 1
     return rows[0]

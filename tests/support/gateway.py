@@ -1,4 +1,4 @@
-"""Starts the real gateway as a subprocess of a test: gunicorn with its own configuration and worker class."""
+"""Starts the real gateway, gunicorn with its own configuration and worker class, as a subprocess of a test."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ import psutil
 from app.dev import Child, start_child
 from tests.support.waiting import PATIENCE_S, wait_until
 
-# The admin key of a gateway whose settings name no other.
+# The admin key of every gateway that a test starts and does not give another.
 GATEWAY_KEY = "gw_test"
-# Between choosing a free port and binding it another process may take it; more than a few in a row is a bug.
+# Another process may take a free port before the gateway binds it; more than a few times in a row is a bug.
 _PORT_TRIES = 5
 # Booting takes about a second; several at once on a busy machine take longer.
 _BOOT_TIMEOUT_S = 60.0
-# Longer than GRACEFUL_TIMEOUT's default, after which gunicorn itself kills workers that did not end.
+# Above GRACEFUL_TIMEOUT's default, after which gunicorn has killed its workers.
 _STOP_TIMEOUT_S = 40.0
 
 
 class GatewayDidNotBoot(Exception):
-    """gunicorn ended before it answered. The text is its output, `code` its exit code."""
+    """gunicorn ended before it served `/health`; the message is its output, `code` its exit code."""
 
     def __init__(self, log: str, code: int | None) -> None:
         super().__init__(log)
@@ -42,7 +42,7 @@ class Gateway:
     Attributes:
         url: where it listens, such as `http://127.0.0.1:4711`.
         key: its GATEWAY_API_KEY.
-        headers: the Authorization header that goes with it.
+        headers: the Authorization header with that key.
         root: the copy of the project that it runs from.
     """
 
@@ -61,14 +61,14 @@ class Gateway:
         return self._child.process.pid
 
     def worker_pids(self) -> list[int]:
-        """Returns the process ids of the live workers."""
+        """Returns the process ids of the workers that live now."""
         try:
             return [child.pid for child in psutil.Process(self.pid).children() if _is_alive(child)]
         except psutil.NoSuchProcess:
             return []
 
     def log(self) -> str:
-        """Returns what the gateway has written to standard output and error so far."""
+        """Returns the gateway's standard output and error so far."""
         return self._log.read_text(errors="replace")
 
     def send_signal(self, number: signal.Signals) -> None:
@@ -79,7 +79,7 @@ class Gateway:
         """Stops the gateway with SIGTERM and returns its exit code.
 
         Raises:
-            AssertionError: it, or one of its workers, was still there after the grace time.
+            AssertionError: the arbiter or a worker still ran after _STOP_TIMEOUT_S.
         """
         workers = self.worker_pids()
         if self._child.process.poll() is None:
@@ -104,7 +104,7 @@ class Gateway:
 
 
 def start_gateway(settings: Mapping[str, str], *, root: Path, log: Path, workers: int = 1) -> Gateway:
-    """Runs `gunicorn wsgi:app` in `root` on a free port and returns once `/health` answers.
+    """Runs `gunicorn wsgi:app` in `root` on a free port and returns once `/health` responds with 200.
 
     Args:
         settings: the environment, besides what any process needs; PORT and WEB_CONCURRENCY are added.
@@ -112,7 +112,7 @@ def start_gateway(settings: Mapping[str, str], *, root: Path, log: Path, workers
         log: the file that gets the output.
 
     Raises:
-        GatewayDidNotBoot: it ended instead.
+        GatewayDidNotBoot: it ended before.
     """
     for _ in range(_PORT_TRIES):
         port = free_port()
@@ -127,7 +127,7 @@ def start_gateway(settings: Mapping[str, str], *, root: Path, log: Path, workers
         )
         gateway = Gateway(child, port, key, root, log)
         try:
-            wait_until(functools.partial(_answers, gateway), _BOOT_TIMEOUT_S, "the gateway's /health")
+            wait_until(functools.partial(_is_healthy, gateway), _BOOT_TIMEOUT_S, "the gateway's /health")
             return gateway
         except GatewayDidNotBoot as error:
             if "in use" not in str(error):
@@ -149,31 +149,31 @@ def running_gateway(root: Path, place: Path, settings: Mapping[str, str], worker
 
 
 def base_settings(place: Path, database_url: str) -> dict[str, str]:
-    """Returns the settings that every gateway of a test has: its database, its key, and a journal in `place`."""
+    """Returns the settings of every gateway of a test: its database, its key, and a journal of its own in `place`."""
     return {
         "DATABASE_URL": database_url,
         "GATEWAY_API_KEY": GATEWAY_KEY,
         "JOURNAL_DIR": str(place / "journal"),
-        # Tests insert rows with fixed dates, and maintenance would drop them as too old.
+        # Tests write rows with fixed dates, which a gateway's retention would drop as too old.
         "RETENTION_DAYS": "36500",
     }
 
 
 def clean_environment() -> dict[str, str]:
-    """Returns the part of our environment that any process needs, without settings of the gateway."""
+    """Returns the environment variables that any process needs, without settings of the gateway."""
     kept = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ")
     return {name: os.environ[name] for name in kept if name in os.environ} | {"PYTHONUNBUFFERED": "1"}
 
 
 def free_port() -> int:
-    """Returns a port of 127.0.0.1 that was free a moment ago."""
+    """Returns a port of 127.0.0.1 that nothing listened on a moment ago."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
 
 
-def _answers(gateway: Gateway) -> bool:
+def _is_healthy(gateway: Gateway) -> bool:
     if (code := gateway._child.process.poll()) is not None:
         raise GatewayDidNotBoot(gateway.log(), code)
     connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=5)

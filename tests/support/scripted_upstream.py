@@ -1,6 +1,6 @@
-"""An OpenAI-style upstream on a raw socket that follows a test's script and keeps the requests it received.
+"""An OpenAI-style upstream on a raw socket that runs a test's scripts and records the requests that it gets.
 
-A script is a list of steps (scripts.py; whole answers made of steps: answers.py). Which script answers a
+A script is a list of steps (scripts.py; scripts of complete responses: answers.py). The script for a
 request is chosen in this order: the queue (`enqueue`), a marker inside the request's model name (`on_model`),
 the end of its path (`on_path`), the default. When a script runs out the connection is kept alive for the next
 request; a step may close it instead. Threads only: the test process is not patched by gevent.
@@ -32,10 +32,10 @@ class ScriptedUpstream:
 
     Attributes:
         base_url: what a provider's base URL setting takes, such as `http://127.0.0.1:4711/inference/v1`.
-        settings: what makes it play Fireworks for a gateway.
+        settings: the settings that make a gateway use it as Fireworks.
         requests: every request read so far, in order; the oracle of a test.
         on_accept: steps that run when a connection is accepted, before anything is read from it.
-        default: the script of a request that nothing else answers.
+        default: the script of a request that no other script is for.
         connections: how many connections were accepted so far.
     """
 
@@ -68,22 +68,22 @@ class ScriptedUpstream:
         self.close()
 
     def enqueue(self, *scripts: Script) -> None:
-        """Answers the next requests, whatever they are, with `scripts`, one each."""
+        """Makes `scripts` respond to the next requests of any kind, one each."""
         with self._changed:
             self._queue.extend(scripts)
 
     def on_model(self, marker: str, script: Script) -> None:
-        """Answers requests whose model name contains `marker` with `script`; the longest marker wins."""
+        """Makes `script` respond to requests whose model name contains `marker`; the longest marker wins."""
         with self._changed:
             self._by_model[marker] = script
 
     def on_path(self, ending: str, script: Script) -> None:
-        """Answers requests whose path, without its query, ends in `ending` with `script`."""
+        """Makes `script` respond to requests whose path (without its query) ends in `ending`."""
         with self._changed:
             self._by_path[ending] = script
 
     def reset_scripts(self) -> None:
-        """Forgets all scripts and all requests, so that one upstream can serve many tests."""
+        """Removes all scripts and all recorded requests, so that one upstream can serve many tests."""
         with self._changed:
             self.requests = []
             self.on_accept, self.default = [], chat_answer("Hello from the script.")
@@ -116,7 +116,7 @@ class ScriptedUpstream:
             return list(self.requests)
 
     def live_connections(self) -> int:
-        """Returns the number of open connections, idle ones included."""
+        """Returns how many connections are open now, idle kept-alive ones included."""
         with self._changed:
             return len(self._threads)
 
@@ -154,13 +154,13 @@ class ScriptedUpstream:
     def _serve(self, connection: socket.socket, number: int) -> None:
         try:
             with connection, contextlib.suppress(Hangup, PeerGone, OSError):
-                self._converse(connection, number)
+                self._serve_requests(connection, number)
         finally:
             with self._changed:
                 self._threads.discard(threading.current_thread())
                 self._changed.notify_all()
 
-    def _converse(self, connection: socket.socket, number: int) -> None:
+    def _serve_requests(self, connection: socket.socket, number: int) -> None:
         connection.setblocking(False)
         exchange = Exchange(connection, self._stop, self._notify)
         _run(self.on_accept, exchange)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.support.distribution import _LONGEST, _TOGETHER, group_of, place_of
+from tests.support.distribution import _LONGEST, _TOGETHER, group_of, sort_key_of
 from tests.support.tree import ROOT
 
 
@@ -13,7 +13,7 @@ def test_every_name_is_the_beginning_of_a_file() -> None:
 
 def test_files_that_share_a_gateway_are_one_group_and_others_are_their_own() -> None:
     own, provider = (f"tests/faults/{file}.py::test_one" for file in ("test_own", "test_provider"))
-    assert group_of(own) == group_of(provider) and place_of(own) == place_of(provider)
+    assert group_of(own) == group_of(provider) and sort_key_of(own) == sort_key_of(provider)
     assert group_of("tests/test_env.py::test_one[a::b]") == "tests/test_env.py"
 
 
@@ -24,4 +24,4 @@ def test_the_longest_group_comes_first_and_the_others_in_the_order_of_their_name
         f"tests/{_LONGEST[1]}.py::t",
         f"tests/{_LONGEST[0]}.py::t",
     ]
-    assert sorted(names, key=place_of) == [names[3], names[2], names[1], names[0]]
+    assert sorted(names, key=sort_key_of) == [names[3], names[2], names[1], names[0]]

@@ -1,4 +1,4 @@
-"""Copies the project, so that processes started by tests do not read a developer's `.env.local` or write to `var/`."""
+"""Copies the project's files, so that no test reads a developer's `.env.local` or writes to `var/`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
-# Not part of the project, or not run and slow to copy. Byte code is copied, which saves compiling it again.
+# Files that are not part of the project, or are not run and take time to copy. Byte code is copied: it saves compiling.
 _LEFT_OUT = shutil.ignore_patterns(
     ".git", ".venv", ".env.local", "var", "node_modules", "tests", "docs", ".*_cache", ".hypothesis"
 )

@@ -1,4 +1,4 @@
-"""Waits for a condition up to a limit, so that no test sleeps for a guessed time."""
+"""Waits for a condition with a time limit, so that a test never sleeps for a guessed time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# Long enough for a busy two-core machine; a test that reaches it has failed.
+# Long enough for a busy machine with two cores.
 PATIENCE_S = 60.0
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from app.services.pricing.price import Billing, Price, per_million_to_per_token
 
-# A lookup in the package takes 42 µs, so prices are cached by model id. The cache is bounded, as callers choose the ids.
+# A lookup in the package takes 42 µs, so prices are cached by model id; the cache is bounded, as callers choose ids.
 _KEPT_PRICES = 4_096
 
 

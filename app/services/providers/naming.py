@@ -58,5 +58,5 @@ def _lower_case(name: str) -> Sequence[str]:
 
 
 def fold_version(name: str) -> str:
-    """Returns `name` in lower case, with a `p` between two digits replaced by the dot that it stands for (`v3p1` is v3.1)."""
+    """Returns `name` in lower case, with the dot for a `p` between two digits (`v3p1` is v3.1)."""
     return _VERSION_P.sub(".", name.lower())
