@@ -65,8 +65,9 @@ def test_with_refuse_no_request_is_sent_while_the_disk_is_full_and_service_resum
         assert process.counted() == counted
         assert process.ask("status")["writable"] is False
         wait_until(lambda: "journal_write_failed" in process.log_file.read_text())
-        # Refused requests have rows too, which are delivered from memory.
-        wait_until(lambda: process.ask("status")["backlog_rows"] <= 1)
+        # Refused requests have rows too, which are delivered from memory. The last free bytes may have taken the start
+        # of two requests whose end, a longer line, did not fit: these two wait for room.
+        wait_until(lambda: process.ask("status")["backlog_rows"] <= 2)
         _make_room(disk)
         wait_until(lambda: process.ask("status")["writable"])
         process.ask("record", 50)
