@@ -1,4 +1,4 @@
-"""Errors of commands: one sentence and exit code 1 instead of a traceback."""
+"""Reports errors of commands in one sentence, with exit code 1 and without a traceback."""
 
 from __future__ import annotations
 

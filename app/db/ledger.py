@@ -19,7 +19,7 @@ from app.db.tables import worker_ledger
 
 
 class LedgerLine(msgspec.Struct, frozen=True, kw_only=True):
-    """The counts of one worker; app/db/tables.py explains the columns of worker_ledger."""
+    """The counts of one worker; the comments of worker_ledger in app/db/tables.py explain the columns."""
 
     worker_id: str
     version: int

@@ -1,4 +1,4 @@
-"""What gunicorn calls, as named in gunicorn.conf.py. Its main process must load nothing else of the application.
+"""The code that gunicorn.conf.py names. gunicorn's main process must load nothing else of the application.
 
 worker_class.py  the worker: one greenlet per connection
 response.py      the response, and how it is sent

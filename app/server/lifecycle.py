@@ -1,4 +1,4 @@
-"""What a worker does besides serving requests: its background threads, the drain, and the shipping before its end."""
+"""A worker's start and end: its background threads, the drain, and the last shipping of its journal."""
 
 from __future__ import annotations
 

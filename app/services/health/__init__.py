@@ -1,6 +1,6 @@
-"""Whether the gateway works: checks, readiness, and the gauges for Prometheus.
+"""The state of the gateway and of what it depends on: checks, readiness, and the gauges for Prometheus.
 
-checks.py     the list of checks, for the start and for `/ready`
+checks.py     the list of checks for the start and for `/ready`
 readiness.py  whether this process should get requests
 gauges.py     the state of this worker as metrics
 """

@@ -30,10 +30,10 @@ class DatabaseState(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found.
+    """The result of a check.
 
     Attributes:
-        state: the state of what was checked, as `/ready` shows it.
+        state: what was checked, as `/ready` shows it.
         problem: what is wrong and what to do about it, in one sentence; None if nothing is.
         blocks: what the gateway may not do because of the problem: start ("boot") or serve ("requests").
     """

@@ -1,4 +1,4 @@
-"""Whether this process should get requests, with the state of what it depends on."""
+"""Readiness: whether this process should get requests, and the state of what it depends on."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Records of requests, written to the local disk first and then shipped to PostgreSQL.
 
-    lifecycle.py        the journal of a process: begins, writes and ships records, and reports its state
+    lifecycle.py        the journal of a process: records requests, ships the records, reports its state
     record.py           the record of a request, and its limits
     recorder.py         counts requests and writes their lines
     segment_writer.py, segment_reader.py, segment_format.py   the files

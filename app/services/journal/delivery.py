@@ -1,7 +1,7 @@
 """Writes rows of a journal to PostgreSQL together with the ledger line of their worker.
 
-A delivery knows up to which position of a journal rows are delivered, and what the worker's ledger line says after the
-next rows. There is one for the process's own journal (shipper.py) and one for each dead worker's (orphans.py).
+A delivery keeps the position up to which a journal is delivered, and makes the worker's ledger line for the next rows.
+There is one for the process's own journal (shipper.py) and one for each dead worker's (orphans.py).
 """
 
 from __future__ import annotations

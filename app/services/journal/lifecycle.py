@@ -49,7 +49,7 @@ class JournalStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Integrity(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of all requests ever begun by all workers that share the database.
+    """The counts of all requests ever begun, by what became of them, of all workers that share the database.
 
     Attributes:
         started: requests begun, as the workers counted them.
@@ -192,7 +192,7 @@ def get_journal_status() -> JournalStatus:
 
 
 def get_integrity() -> Integrity:
-    """Returns what became of all requests ever begun, by all workers that share the database, from one snapshot.
+    """Returns the counts of all requests ever begun by all workers that share the database, from one snapshot.
 
     Raises:
         DatabaseError: the database is unavailable.

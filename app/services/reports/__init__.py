@@ -1,7 +1,7 @@
-"""What was recorded, read back from the database, and how long it is kept.
+"""Reports of recorded requests from the database, and the retention of their records.
 
 stats.py: statistics over a window of time. records.py: records in pages, and usage by day. csv_export.py: records as
-CSV. totals.py: tokens and costs, which all reports share. retention.py: partitions are made ahead and dropped when old.
+CSV. totals.py: tokens and costs, which all reports share. retention.py: makes partitions ahead and drops old ones.
 """
 
 from app.db.activity import ActivityFilter

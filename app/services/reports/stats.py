@@ -2,7 +2,7 @@
 
 A window ends with the current minute, so that a request counts as soon as its record is shipped. It is exact: it holds
 the requests that started at or after `from` and before `to`, and no others. Rows that retention has dropped still
-count, because the rollups outlive them.
+count, because their sums stay in the rollups.
 """
 
 from __future__ import annotations
