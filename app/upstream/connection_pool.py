@@ -24,8 +24,8 @@ from app.upstream.http1 import NoResponse, ResponseHead, receive_head, send_requ
 
 # Edges in front of providers close idle connections after a minute or more (Cloudflare: 100 s and up, Envoy: one
 # hour, nginx: 75 s by default, Node: 5 s). A request that is sent while the provider closes the connection fails, and
-# may have been read; so the gateway closes first. If a provider closes earlier, a request on the reused
-# connection is retried.
+# may have been read; so the gateway closes first. If a provider closes earlier, a request on the reused connection is
+# retried.
 MAX_IDLE_S = 30.0
 
 # New connections are opened as requests need them; this only bounds how many are kept for later requests.

@@ -35,7 +35,7 @@ CHAT_URL = BASE_URL + "/chat/completions"
 MODEL = "accounts/fireworks/models/deepseek-v3p1"
 MESSAGES = [{"role": "user", "content": "Hello"}]
 
-ANSWER: dict[str, Any] = {
+COMPLETION: dict[str, Any] = {
     "id": "chatcmpl-1",
     "object": "chat.completion",
     "created": 1_795_348_800,
@@ -100,13 +100,13 @@ def test_the_documented_streaming_example_runs_as_printed(
     assert capsys.readouterr().out == "Hello 🌍\u2028"
 
 
-def test_a_completion_comes_as_it_was_sent(web: responses.RequestsMock) -> None:
-    web.post(CHAT_URL, json=ANSWER)
+def test_a_completion_is_returned_unchanged(web: responses.RequestsMock) -> None:
+    web.post(CHAT_URL, json=COMPLETION)
     assert get_fireworks_client() is get_fireworks_client()
-    answer = make_fireworks_request_openai(MESSAGES, MODEL, max_tokens=50, temperature=0.6)
-    assert answer == ANSWER
-    assert answer.choices[0].message.content == "Hi!" and answer.usage.completion_tokens == 2
-    assert answer.choices[0].message.reasoning_content is None
+    completion = make_fireworks_request_openai(MESSAGES, MODEL, max_tokens=50, temperature=0.6)
+    assert completion == COMPLETION
+    assert completion.choices[0].message.content == "Hi!" and completion.usage.completion_tokens == 2
+    assert completion.choices[0].message.reasoning_content is None
     assert sent(web) == {
         "model": MODEL,
         "messages": MESSAGES,
@@ -118,7 +118,7 @@ def test_a_completion_comes_as_it_was_sent(web: responses.RequestsMock) -> None:
     assert headers["Authorization"] == f"Bearer {KEY}" and headers["Content-Type"] == "application/json"
 
 
-def test_a_stream_asks_for_usage_and_hides_the_event_that_nobody_asked_for(web: responses.RequestsMock) -> None:
+def test_a_stream_requests_usage_and_hides_the_event_by_default(web: responses.RequestsMock) -> None:
     stream_of(web, *STREAM)
     chunks = list(make_fireworks_request_openai_stream(MESSAGES, MODEL, top_k=40))
     assert sent(web)["stream"] is True and sent(web)["stream_options"] == {"include_usage": True}
@@ -127,7 +127,7 @@ def test_a_stream_asks_for_usage_and_hides_the_event_that_nobody_asked_for(web: 
     assert all(chunk.choices for chunk in chunks) and len(chunks) == 4
 
 
-def test_the_usage_event_comes_to_who_asks_for_it(web: responses.RequestsMock) -> None:
+def test_the_usage_event_is_returned_if_requested(web: responses.RequestsMock) -> None:
     stream_of(web, *STREAM)
     chunks = list(make_fireworks_request_openai_stream(MESSAGES, MODEL, stream_options={"include_usage": True}))
     assert chunks[-1].choices == [] and chunks[-1].usage.completion_tokens == 2
@@ -156,7 +156,7 @@ def test_tools_and_reasoning_come_through_in_a_stream(web: responses.RequestsMoc
 def test_a_response_is_normalised_without_being_changed() -> None:
     call = {"id": "functions.f:0", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     raw = ChatObject(
-        ANSWER
+        COMPLETION
         | {
             "choices": [
                 {"index": 0, "message": {"role": "assistant", "reasoning_content": "hm"}, "finish_reason": "length"},
@@ -172,7 +172,7 @@ def test_a_response_is_normalised_without_being_changed() -> None:
     assert first["message"] == {"role": "assistant", "reasoning_content": "hm", "content": None}
     assert second["message"] == {"role": "assistant", "tool_calls": [call], "content": None}
     assert third["logprobs"] == {"content": []} and third["finish_reason"] is None
-    assert response["usage"] == ANSWER["usage"] and response["id"] == "chatcmpl-1"
+    assert response["usage"] == COMPLETION["usage"] and response["id"] == "chatcmpl-1"
 
 
 def test_a_chat_object_is_a_dictionary_too() -> None:
@@ -243,7 +243,7 @@ def test_an_error_of_fireworks_is_classified_by_its_status_in_every_shape(
         assert error.upstream_request_id == "r-1" and error.message and "<" not in error.message
 
 
-def test_a_suspended_account_is_the_operators_and_its_name_stays_hidden(web: responses.RequestsMock) -> None:
+def test_the_name_of_a_suspended_account_stays_hidden(web: responses.RequestsMock) -> None:
     said = "Account acme-example is suspended, possibly due to reaching the monthly spending limit."
     web.post(CHAT_URL, status=412, json={"error": {"message": said, "code": "PRECONDITION_FAILED"}})
     with pytest.raises(UpstreamSuspended) as caught:
@@ -252,7 +252,7 @@ def test_a_suspended_account_is_the_operators_and_its_name_stays_hidden(web: res
 
 
 @pytest.mark.parametrize("body", ["<html>200?</html>", "", "[1]", '"text"', "null", "{", "[" * 100_000])
-def test_an_answer_that_is_no_completion_is_an_upstream_error(web: responses.RequestsMock, body: str) -> None:
+def test_a_response_that_is_not_a_completion_is_an_upstream_error(web: responses.RequestsMock, body: str) -> None:
     web.post(CHAT_URL, body=body)
     with pytest.raises(UpstreamError) as caught:
         make_fireworks_request_openai(MESSAGES, MODEL)
@@ -270,7 +270,7 @@ def test_an_answer_that_is_no_completion_is_an_upstream_error(web: responses.Req
         [text_event("Hel"), 'data: {"error": {"message": "server had an error", "code": 500}}\n\n', "data: [DONE]\n\n"],
     ],
 )
-def test_a_stream_that_does_not_complete_gives_what_came_and_raises(
+def test_a_stream_that_does_not_complete_returns_its_chunks_and_raises(
     web: responses.RequestsMock, events: list[str]
 ) -> None:
     stream_of(web, *events)
@@ -291,7 +291,7 @@ def test_a_stream_that_does_not_complete_gives_what_came_and_raises(
         (requests.ReadTimeout("slow"), UpstreamTimeout, "upstream_first_byte_timeout"),
     ],
 )
-def test_what_goes_wrong_in_the_transport_is_translated(
+def test_transport_errors_are_translated(
     web: responses.RequestsMock, raised: Exception, kind: type[UpstreamError], code: str
 ) -> None:
     web.post(CHAT_URL, body=raised)

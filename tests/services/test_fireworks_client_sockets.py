@@ -1,4 +1,4 @@
-"""The Python client over real sockets: refused and silent providers, cut streams, and requests that end with us."""
+"""The Python client over real sockets: refused and silent providers, cut streams, and closing early."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def upstream() -> Iterator[ScriptedUpstream]:
     use_settings(None)
 
 
-def test_both_calls_work_over_one_kept_connection(upstream: ScriptedUpstream) -> None:
+def test_both_calls_work_over_one_reused_connection(upstream: ScriptedUpstream) -> None:
     assert make_fireworks_request_openai(MESSAGES, MODEL).choices[0].message.content == "Hello from the script."
     upstream.enqueue(sse_stream(whole_stream("Hel", "lo"), cut_at=3))
     stream = make_fireworks_request_openai_stream(MESSAGES, MODEL)
@@ -37,7 +37,7 @@ def test_both_calls_work_over_one_kept_connection(upstream: ScriptedUpstream) ->
     assert upstream.requests[0].path == "/inference/v1/chat/completions"
 
 
-def test_a_refused_connection_is_told_as_one() -> None:
+def test_a_refused_connection_is_upstream_unreachable() -> None:
     with refused_address() as base_url:
         use_settings(settings_for(base_url))
         for make in (make_fireworks_request_openai, make_fireworks_request_openai_stream):
@@ -48,7 +48,7 @@ def test_a_refused_connection_is_told_as_one() -> None:
     use_settings(None)
 
 
-def test_a_provider_that_does_not_begin_is_a_timeout(upstream: ScriptedUpstream) -> None:
+def test_a_provider_that_does_not_respond_is_a_timeout(upstream: ScriptedUpstream) -> None:
     use_settings(settings_for(upstream.base_url, UPSTREAM_FIRST_BYTE_TIMEOUT="0.05"))
     upstream.enqueue([hang()])
     with pytest.raises(UpstreamTimeout) as caught:
@@ -68,7 +68,7 @@ def test_a_provider_that_falls_silent_is_a_timeout(upstream: ScriptedUpstream) -
 
 
 @pytest.mark.parametrize("ending", ["fin", "reset", "half chunk", "end"])
-def test_a_cut_stream_raises_after_what_came(upstream: ScriptedUpstream, ending: str) -> None:
+def test_a_cut_stream_raises_after_the_chunks_that_arrived(upstream: ScriptedUpstream, ending: str) -> None:
     upstream.enqueue(sse_stream([chunk("Hel")], ending=ending))
     stream = make_fireworks_request_openai_stream(MESSAGES, MODEL)
     assert next(stream).choices[0].delta.content == "Hel"

@@ -1,4 +1,4 @@
-"""The test library `responses` may take the place of the transport."""
+"""The test library `responses` can replace the transport."""
 
 from __future__ import annotations
 

@@ -121,7 +121,9 @@ def test_a_body_without_a_length_ends_with_its_connection(upstream: ScriptedUpst
 
 
 @pytest.mark.parametrize("coding", ["gzip", "x-gzip", "GZIP", "deflate"])
-def test_a_compressed_body_is_read_although_none_was_requested(upstream: ScriptedUpstream, coding: str) -> None:
+def test_a_compressed_body_is_read_although_no_compression_was_requested(
+    upstream: ScriptedUpstream, coding: str
+) -> None:
     payload = b"data: some text\n\n" * 100
     packed = zlib.compress(payload) if coding == "deflate" else gzip.compress(payload)
     script = json_answer(packed, headers={"content-encoding": coding})

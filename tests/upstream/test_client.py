@@ -104,7 +104,7 @@ def test_a_failure_before_the_response_is_an_upstream_error(upstream: ScriptedUp
     wait_until(lambda: upstream.live_connections() == 0)
 
 
-def test_a_refused_connection_and_an_unknown_host_may_be_tried_again() -> None:
+def test_a_refused_connection_and_an_unknown_host_may_be_retried() -> None:
     with refused_address() as base_url, pytest.raises(UpstreamUnreachable) as caught:
         client_for(base_url).post("/chat/completions", b"{}", stream=False)
     assert (caught.value.code, caught.value.is_retryable) == ("upstream_unreachable", True)

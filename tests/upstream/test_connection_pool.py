@@ -37,7 +37,7 @@ def test_one_connection_serves_request_after_request(upstream: ScriptedUpstream)
     assert upstream.connections == 1 and [seen.reused for seen in upstream.requests] == [False, *[True] * 4]
 
 
-def test_requests_side_by_side_have_a_connection_each_and_all_are_kept(upstream: ScriptedUpstream) -> None:
+def test_concurrent_requests_have_a_connection_each_and_all_are_kept(upstream: ScriptedUpstream) -> None:
     client = client_for(upstream.base_url)
     received = [client.post("/chat/completions", b"{}", stream=False) for _ in range(20)]
     for response in received:
@@ -86,9 +86,7 @@ def test_a_connection_that_the_provider_closed_meanwhile_is_not_used(
 
 
 @pytest.mark.parametrize("end", [close(), reset()])
-def test_a_kept_connection_that_breaks_under_a_request_is_told_apart_from_a_fresh_one(
-    upstream: ScriptedUpstream, end: Step
-) -> None:
+def test_a_reused_connection_that_breaks_is_told_apart_from_a_new_one(upstream: ScriptedUpstream, end: Step) -> None:
     client = client_for(upstream.base_url)
     upstream.enqueue(json_answer({}), [end], [end])
     ask(client)
@@ -108,7 +106,7 @@ def test_a_kept_connection_that_breaks_inside_a_response_is_not_retryable(upstre
     assert upstream.requests[1].reused and not caught.value.is_retryable
 
 
-def test_a_response_that_comes_before_the_request_was_read_counts(upstream: ScriptedUpstream) -> None:
+def test_a_response_before_the_request_was_read_counts(upstream: ScriptedUpstream) -> None:
     upstream.on_accept = [*json_answer({"error": "too large"}, 413, {"connection": "close"}), close()]
     client = client_for(upstream.base_url)
     with pytest.raises(UpstreamRefused) as caught:

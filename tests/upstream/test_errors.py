@@ -19,7 +19,7 @@ from app.upstream.errors import get_retry_after_s, make_response_error
 SAID = "Something specific is wrong"
 HTML = b"<html><head><title>502 Bad Gateway</title></head><body>cloudflare</body></html>"
 
-# The seven shapes of Fireworks' error bodies, each saying SAID where it can.
+# The seven shapes of Fireworks' error bodies, each with the message SAID if it has one.
 SHAPES: dict[str, tuple[Any, bool]] = {
     "front gateway": (
         {"error": {"message": SAID, "param": None, "code": "X", "type": "error"}, "request_id": "r"},
@@ -44,7 +44,7 @@ SHAPES: dict[str, tuple[Any, bool]] = {
     "not utf-8": (b'{"error": "\xff"}', False),
 }
 
-# Status → what the caller gets: status, type, code, is it sent again by us, x-should-retry, retry-after.
+# Status → the error: status, type, code, whether the gateway retries, x-should-retry, whether there is a retry-after.
 TABLE: dict[int, tuple[int, str, str | None, bool, bool | None, bool]] = {
     302: (502, "upstream_error", None, False, False, False),
     400: (400, "invalid_request_error", None, False, None, False),
@@ -85,13 +85,13 @@ def error_of(
 
 @pytest.mark.parametrize("status", TABLE)
 def test_the_status_alone_decides(status: int) -> None:
-    shown, kind, code, is_retryable, should_retry, waits = TABLE[status]
+    shown, kind, code, is_retryable, should_retry, has_pause = TABLE[status]
     error = error_of(status, {"error": {"message": SAID, "type": "invalid_request_error"}})
     assert (error.status, error.type, error.code) == (shown, kind, code)
     assert (error.is_retryable, error.should_retry) == (is_retryable, should_retry)
-    assert (error.retry_after_s is not None) is waits
+    assert (error.retry_after_s is not None) is has_pause
     assert error.upstream_status == status and not error.retry_after_is_upstreams
-    assert ("retry-after" in error.headers()) is waits
+    assert ("retry-after" in error.headers()) is has_pause
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -100,17 +100,19 @@ def test_every_status_in_every_shape_has_a_message_that_says_what_to_do(shape: s
         check_message(status, *SHAPES[shape])
 
 
-def check_message(status: int, body: Any, speaks: bool) -> None:
+def check_message(status: int, body: Any, has_message: bool) -> None:
     error = error_of(status, body)
-    assert (error.status, error.type) == TABLE[status][:2] or (status == 412 and not speaks and error.status == 503)
+    assert (error.status, error.type) == TABLE[status][:2] or (
+        status == 412 and not has_message and error.status == 503
+    )
     assert len(error.message) > 20 and "<" not in error.message and "None" not in error.message
     # Errors that the caller can correct keep the provider's message; those for the operator have the gateway's.
-    if speaks and status not in {302, 401, 402, 403}:
+    if has_message and status not in {302, 401, 402, 403}:
         assert SAID in error.message
     assert set(json.loads(error.to_json())["error"]) == {"message", "type", "param", "code"}
 
 
-@pytest.mark.parametrize("shape", [name for name, (_, speaks) in SHAPES.items() if speaks])
+@pytest.mark.parametrize("shape", [name for name, (_, has_message) in SHAPES.items() if has_message])
 def test_the_message_is_found_in_every_shape(shape: str) -> None:
     message = parse_error_body(json.dumps(SHAPES[shape][0]).encode()).message
     assert message is not None and SAID in message

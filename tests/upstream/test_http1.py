@@ -141,14 +141,14 @@ def test_thousands_of_blanks_are_part_of_a_value() -> None:
 @given(
     st.lists(st.sampled_from([b"HTTP/1.1 ", b"200", b" OK", b"\r\n", b"\n", b"a: b", b":", b" ", b"\xff"]), max_size=9)
 )
-def test_no_head_raises_anything_else(pieces: list[bytes]) -> None:
+def test_arbitrary_heads_raise_nothing_else(pieces: list[bytes]) -> None:
     try:
         head_of(b"".join(pieces))
     except ProtocolError:
         return
 
 
-def test_a_head_that_drips_ends_at_its_time(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_a_slow_head_ends_at_its_timeout(pair: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = pair
     stop = threading.Event()
 

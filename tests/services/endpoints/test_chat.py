@@ -1,4 +1,4 @@
-"""Chat chunks are read for what the gateway must know, and what is not a chunk is found."""
+"""The model, usage and finish reasons are read from chat chunks, and a malformed chunk is an error."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def observe(data: bytes, summary: StreamSummary | None = None) -> EventKind:
     return CHAT.stream.observe(data, summary or StreamSummary(), 1000.0)
 
 
-def test_a_chunk_is_read_for_what_the_gateway_must_know() -> None:
+def test_a_chunk_is_summarized() -> None:
     summary = StreamSummary()
     kind = observe(
         b'{"id": "c", "model": "m", "choices": [{"index": 1, "delta": {"content": "hi"}, "finish_reason": "stop"}],'
@@ -48,7 +48,7 @@ def test_a_chunk_is_read_for_what_the_gateway_must_know() -> None:
         ({"function_call": {"name": "f"}}, True),
     ],
 )
-def test_only_what_the_model_produced_counts_as_output(delta: dict[str, Any], expected: bool) -> None:
+def test_only_output_of_the_model_counts_as_output(delta: dict[str, Any], expected: bool) -> None:
     summary = StreamSummary()
     observe(json.dumps({"choices": [{"delta": delta}]}).encode(), summary)
     assert summary.output_events == int(expected)
@@ -88,14 +88,14 @@ def test_every_event_has_a_kind(data: bytes, kind: EventKind) -> None:
         b"{} {}",
     ],
 )
-def test_what_is_no_chunk_is_a_cut(data: bytes) -> None:
+def test_a_malformed_chunk_raises_upstream_cut(data: bytes) -> None:
     with pytest.raises(UpstreamCut):
         observe(data)
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=60))
-def test_no_bytes_raise_anything_else(data: bytes) -> None:
+def test_arbitrary_bytes_raise_nothing_else(data: bytes) -> None:
     try:
         observe(data)
     except UpstreamCut:
@@ -112,7 +112,7 @@ def test_no_bytes_raise_anything_else(data: bytes) -> None:
         ({"stream_options": {"buffer_ms": 5}}, {"buffer_ms": 5, "include_usage": True}, False),
     ],
 )
-def test_usage_is_always_asked_for_and_other_stream_options_stay(asked: Any, sent: Any, wants_usage: bool) -> None:
+def test_usage_is_always_requested_and_other_stream_options_are_kept(asked: Any, sent: Any, wants_usage: bool) -> None:
     assert CHAT.stream is not None
     assert CHAT.stream.wants_usage(asked) is wants_usage
     body = dict(asked)
@@ -124,6 +124,6 @@ def test_usage_is_always_asked_for_and_other_stream_options_stay(asked: Any, sen
     "response",
     [None, [], "text", {}, {"choices": None}, {"choices": {}}, {"choices": [5]}, {"choices": [{"message": "text"}]}],
 )
-def test_what_is_no_chat_completion_is_refused(response: Any) -> None:
+def test_a_malformed_chat_completion_is_refused(response: Any) -> None:
     with pytest.raises(ValueError, match="chat completion"):
         CHAT.summarize(response)

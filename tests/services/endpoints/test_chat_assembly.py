@@ -1,4 +1,4 @@
-"""A completion split into chunks in any way and collected again is the same completion; nothing is invented."""
+"""A completion that is split into chunks in any way and collected again is unchanged."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def parts(draw: st.DrawFn, whole: Any) -> list[Any]:
 def call_deltas(draw: st.DrawFn, index: int, call: dict[str, Any]) -> list[dict[str, Any]]:
     first = {"index": index, "id": call["id"], "type": "function", "function": {"name": call["function"]["name"]}}
     pieces = [{"index": index, "function": {"arguments": part}} for part in parts(draw, call["function"]["arguments"])]
-    if draw(st.booleans()):  # Some providers say the id and the name again, or say null, in each piece.
+    if draw(st.booleans()):  # Some providers repeat the id, or send null, in each piece.
         again = draw(st.sampled_from([None, call["id"]]))
         pieces = [{**piece, "id": again} for piece in pieces]
     return [{"tool_calls": [piece]} for piece in (first, *pieces)]
@@ -88,7 +88,7 @@ def choice_pieces(draw: st.DrawFn, choice: dict[str, Any]) -> list[dict[str, Any
 
 @st.composite
 def split_completions(draw: st.DrawFn) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Draws a completion and the chunks of a stream of it, the choices' pieces interleaved at will."""
+    """Draws a completion and the chunks of a stream of it, with the choices' pieces in any order."""
     completion = draw(COMPLETIONS)
     waiting = [choice_pieces(draw, choice) for choice in completion["choices"]]
     envelope = {name: completion[name] for name in ("id", "created", "model")} | {"object": "chat.completion.chunk"}
@@ -127,7 +127,7 @@ def test_a_whole_completion_is_not_changed(completion: dict[str, Any]) -> None:
         {"message": {"role": "assistant", "tool_calls": []}, "finish_reason": "length"},
     ],
 )
-def test_what_is_missing_is_null_and_not_missing(choice: dict[str, Any]) -> None:
+def test_missing_fields_become_null(choice: dict[str, Any]) -> None:
     completion = normalise_completion({"id": "1", "choices": [choice]})
     assert completion["object"] == "chat.completion" and completion["usage"] is None
     filled = completion["choices"][0]
@@ -168,12 +168,12 @@ def test_whole_calls_in_one_piece_are_all_kept() -> None:
     assert collect({"tool_calls": indexed})["tool_calls"] == calls
 
 
-def test_the_old_function_call_grows_too() -> None:
+def test_pieces_of_the_old_function_call_are_joined() -> None:
     message = collect({"function_call": {"name": "f", "arguments": ""}}, {"function_call": {"arguments": "{}"}})
     assert message["function_call"] == {"name": "f", "arguments": "{}"}
 
 
-def test_the_logprobs_of_the_older_form_grow_too() -> None:
+def test_logprobs_of_the_older_form_are_joined() -> None:
     collector = ChatCollector()
     for token in ("a", "b"):
         logprobs = {"tokens": [token], "token_logprobs": [-1.0], "text_offset": [0]}
@@ -182,7 +182,7 @@ def test_the_logprobs_of_the_older_form_grow_too() -> None:
     assert collector.make_response()["choices"][0]["logprobs"] == expected
 
 
-def test_running_totals_end_in_the_last_one() -> None:
+def test_the_last_running_total_is_kept() -> None:
     collector = ChatCollector()
     for count in (1, 2, 3):
         collector.add_chunk({"choices": [{"delta": {"content": "x"}}], "usage": {"completion_tokens": count}})
@@ -191,11 +191,11 @@ def test_running_totals_end_in_the_last_one() -> None:
     assert completion["usage"] == {"completion_tokens": 3} and completion["perf_metrics"] == {"prompt-tokens": 5}
 
 
-def test_asking_twice_gives_the_same() -> None:
+def test_make_response_can_be_called_twice() -> None:
     collector = ChatCollector()
     collector.add_chunk({"id": "1", "choices": [{"delta": {"tool_calls": [{"index": 0, "id": "a"}]}}]})
     assert copy.deepcopy(collector.make_response()) == collector.make_response()
 
 
-def test_no_chunk_with_a_choice_is_a_completion_without_choices() -> None:
+def test_without_chunks_the_completion_has_no_choices() -> None:
     assert ChatCollector().make_response() == {"object": "chat.completion", "choices": [], "usage": None}

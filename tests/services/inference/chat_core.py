@@ -1,4 +1,4 @@
-"""What the tests of the chat core share: settings with short waits, clients of a scripted upstream, and relays."""
+"""Helpers of the inference tests: settings with short timeouts, clients of a scripted upstream, and relays."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from tests.support.scripts import Script
 
 KEY = "fw_test"
 
-# Long enough for a busy machine to answer, short enough that a test which hangs is noticed.
-_PATIENCE = {
+# Long enough for a response from a busy machine, short enough that a test which hangs is noticed.
+_TIMEOUTS = {
     "UPSTREAM_CONNECT_TIMEOUT": "5",
     "UPSTREAM_FIRST_BYTE_TIMEOUT": "10",
     "UPSTREAM_IDLE_TIMEOUT": "10",
@@ -29,7 +29,7 @@ _PATIENCE = {
 
 def settings_for(base_url: str, **changes: str) -> Settings:
     """Returns settings with Fireworks at `base_url`; `changes` are by environment name."""
-    return load_settings({"FIREWORKS_API_KEY": KEY, "FIREWORKS_BASE_URL": base_url, **_PATIENCE, **changes})
+    return load_settings({"FIREWORKS_API_KEY": KEY, "FIREWORKS_BASE_URL": base_url, **_TIMEOUTS, **changes})
 
 
 def client_for(base_url: str, **changes: str) -> UpstreamClient:
@@ -42,12 +42,12 @@ def client_for(base_url: str, **changes: str) -> UpstreamClient:
 
 @dataclass
 class Outcome:
-    """What came of a relay.
+    """The result of a relay.
 
     Attributes:
-        blocks: what the client got.
-        ended: how the iteration ended: "stop", "broken pipe", or None when it was left.
-        reports: what was reported, once if all is well.
+        blocks: the blocks for the client.
+        ended: how the iteration ended: "stop", "broken pipe", or None if it was abandoned.
+        reports: the calls of `on_end`; there must be one.
     """
 
     blocks: list[bytes] = field(default_factory=list)
@@ -56,18 +56,18 @@ class Outcome:
 
     @property
     def text(self) -> bytes:
-        """All that the client got."""
+        """Everything that the client received."""
         return b"".join(self.blocks)
 
     @property
-    def seen(self) -> StreamSummary:
-        """What was reported as seen."""
+    def summary(self) -> StreamSummary:
+        """The reported summary."""
         assert len(self.reports) == 1, f"{len(self.reports)} reports"
         return self.reports[0][0]
 
     @property
     def error(self) -> GatewayError | None:
-        """What was reported as the end, None for a complete stream."""
+        """The reported error, or None for a complete stream."""
         assert len(self.reports) == 1, f"{len(self.reports)} reports"
         return self.reports[0][1]
 
@@ -102,7 +102,7 @@ def open_relay(
 
 
 def run_relay(upstream: ScriptedUpstream, script: Script, **options: Any) -> Outcome:
-    """Iterates over a relay as gunicorn does, to its end, closes it, and returns what came of it."""
+    """Iterates over a relay as gunicorn does, to its end, closes it, and returns the outcome."""
     with open_relay(upstream, script, **options) as (relay, outcome, _):
         try:
             for block in relay:

@@ -1,4 +1,4 @@
-"""What is left out, renamed, checked or passed on when a body is fitted to a provider."""
+"""The fields that are removed, renamed, checked or passed on when a body is adapted to a provider."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MESSAGES = [{"role": "user", "content": "hi"}]
 
 
 def adapt_for(provider: Provider, /, *, stream: bool = False, **body: Any) -> UpstreamRequest:
-    """Returns the request for a provider, and fails where the client's own body was changed."""
+    """Returns the request for a provider, and fails if the client's own body was changed."""
     given_body = {"model": "asked", "messages": MESSAGES, **body}
     before = copy.deepcopy(given_body)
     fields = InferenceBody(model="asked", stream=stream)
@@ -38,13 +38,13 @@ def sent(request: UpstreamRequest) -> dict[str, Any]:
     return body
 
 
-def test_the_gateways_own_field_is_not_sent() -> None:
+def test_the_provider_field_is_not_sent() -> None:
     request = adapt_for(FIREWORKS, provider="fireworks")
     assert sent(request) == {"messages": MESSAGES} and request.dropped == []
     assert (request.path, request.stream) == ("/chat/completions", False)
 
 
-def test_what_fireworks_refuses_is_left_out_and_named() -> None:
+def test_fields_that_fireworks_refuses_are_removed_and_named() -> None:
     support = FIREWORKS.serves["chat"]
     fields, message_fields = support.dropped_fields, support.dropped_message_fields
     assert {"store", "audio", "web_search_options"} <= fields and {"name", "refusal"} <= message_fields
@@ -63,13 +63,13 @@ def test_a_field_dropped_from_many_messages_is_named_once() -> None:
 
 
 @pytest.mark.parametrize("tier", ["auto", "default", "flex", "priority", None])
-def test_the_tiers_that_fireworks_knows_pass(tier: str | None) -> None:
+def test_the_tiers_that_fireworks_accepts_pass(tier: str | None) -> None:
     request = adapt_for(FIREWORKS, service_tier=tier)
     assert request.dropped == [] and sent(request)["service_tier"] == request.service_tier == tier
 
 
 @pytest.mark.parametrize("provider", [PROVIDERS["deepinfra"], PROVIDERS["chutes"]], ids=lambda provider: provider.name)
-def test_the_newer_name_of_max_tokens_becomes_the_one_that_is_known(provider: Provider) -> None:
+def test_max_completion_tokens_is_renamed_to_max_tokens(provider: Provider) -> None:
     request = adapt_for(provider, max_completion_tokens=7)
     assert request.dropped == [] and sent(request) == {"messages": MESSAGES, "max_tokens": 7}
     assert sent(adapt_for(provider, max_completion_tokens=7, max_tokens=8))["max_tokens"] == 8
@@ -93,7 +93,7 @@ def test_top_k_of_the_other_providers_may_be_off_and_large(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
 @pytest.mark.parametrize(("tokens", "streams"), [(4096, False), (4097, True), (20480, True), (None, False)])
-def test_more_tokens_than_fireworks_gives_at_once_are_streamed_from_it(
+def test_fireworks_is_asked_for_a_stream_above_its_unstreamed_limit(
     name: str, tokens: int | None, streams: bool
 ) -> None:
     request = adapt_for(FIREWORKS, **{name: tokens})
@@ -106,7 +106,9 @@ def test_more_tokens_than_fireworks_gives_at_once_are_streamed_from_it(
     ("options", "show_usage"),
     [({}, False), ({"stream_options": {"include_usage": True}}, True), ({"stream_options": {"x": 1}}, False)],
 )
-def test_a_stream_asks_for_usage_and_remembers_who_else_did(options: dict[str, Any], show_usage: bool) -> None:
+def test_a_stream_requests_usage_and_remembers_whether_the_client_did(
+    options: dict[str, Any], show_usage: bool
+) -> None:
     request = adapt_for(FIREWORKS, stream=True, **options)
     expected = {**options.get("stream_options", {}), "include_usage": True}
     assert sent(request) == {"messages": MESSAGES, "stream": True, "stream_options": expected}
@@ -142,7 +144,7 @@ VALUES = st.recursive(
     st.dictionaries(NAMES, VALUES, max_size=6),
     st.lists(st.dictionaries(NAMES, VALUES, max_size=4), min_size=1, max_size=3),
 )
-def test_nothing_but_what_is_named_is_changed(
+def test_only_the_fields_that_are_named_are_changed(
     provider_name: str, extra: dict[str, Any], messages: list[dict[str, Any]]
 ) -> None:
     request = adapt_for(PROVIDERS[provider_name], **extra, messages=messages)

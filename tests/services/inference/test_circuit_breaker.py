@@ -1,4 +1,4 @@
-"""A breaker opens after failures in a row, fails fast, lets one probe through, and closes when that succeeds."""
+"""A breaker opens after failures in a row, fails fast, allows one probe, and closes when that succeeds."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def refusal(provider: str = "fireworks") -> UpstreamError | None:
 
 
 @pytest.mark.parametrize("kind", THRESHOLDS)
-def test_it_opens_after_enough_failures_in_a_row_and_says_what_the_last_one_was(kind: str) -> None:
+def test_it_opens_after_enough_failures_in_a_row_and_repeats_the_last_error(kind: str) -> None:
     for _ in range(THRESHOLDS[kind] - 1):
         breakers().record_failure("fireworks", FAILURES[kind])
     assert refusal() is None and get_open_breakers() == []
@@ -88,7 +88,7 @@ def test_it_opens_after_enough_failures_in_a_row_and_says_what_the_last_one_was(
 
 
 @pytest.mark.parametrize("kind", THRESHOLDS)
-def test_a_success_in_between_begins_the_count_anew(kind: str) -> None:
+def test_a_success_in_between_resets_the_count(kind: str) -> None:
     for _ in range(5):
         for _ in range(THRESHOLDS[kind] - 1):
             breakers().record_failure("fireworks", FAILURES[kind])
@@ -103,7 +103,7 @@ def test_providers_do_not_share_breakers() -> None:
     assert refusal("fireworks") is not None
 
 
-def test_one_request_probes_and_the_others_go_on_failing_fast(clock: Clock) -> None:
+def test_one_request_probes_and_the_others_keep_failing_fast(clock: Clock) -> None:
     open_breaker("connect")
     clock.now_s += FIRST_PAUSE_S - 0.1
     assert refusal() is not None
@@ -143,7 +143,7 @@ def test_requests_that_were_under_way_when_it_opened_do_not_make_the_pause_longe
     assert error is not None and error.retry_after_s == FIRST_PAUSE_S
 
 
-def test_a_probe_that_meets_another_failure_leaves_room_for_the_next_probe(clock: Clock) -> None:
+def test_a_probe_with_another_failure_allows_the_next_probe(clock: Clock) -> None:
     open_breaker("connect")
     clock.now_s += FIRST_PAUSE_S
     assert refusal() is None
@@ -151,7 +151,7 @@ def test_a_probe_that_meets_another_failure_leaves_room_for_the_next_probe(clock
     assert refusal() is None
 
 
-def test_a_probe_that_is_given_up_leaves_room_for_the_next_probe(clock: Clock) -> None:
+def test_a_released_probe_allows_the_next_probe(clock: Clock) -> None:
     open_breaker("connect")
     clock.now_s += FIRST_PAUSE_S
     assert refusal() is None and refusal() is not None
@@ -159,13 +159,13 @@ def test_a_probe_that_is_given_up_leaves_room_for_the_next_probe(clock: Clock) -
     assert refusal() is None
 
 
-def test_a_breaker_that_still_waits_keeps_the_probe_of_another_back(clock: Clock) -> None:
+def test_an_open_breaker_delays_the_probe_of_another(clock: Clock) -> None:
     open_breaker("connect")
     clock.now_s += FIRST_PAUSE_S - 1
     for _ in range(THRESHOLDS["account"]):
         breakers().record_failure("fireworks", SUSPENDED)
     clock.now_s += 1
-    assert refusal() is not None, "the account's breaker waits"
+    assert refusal() is not None, "the account's breaker is still open"
     clock.now_s += FIRST_PAUSE_S
     assert refusal() is None and refusal() is not None
     breakers().record_success("fireworks")
@@ -187,7 +187,7 @@ def test_a_breaker_that_still_waits_keeps_the_probe_of_another_back(clock: Clock
         (UpstreamCut("x"), None),
     ],
 )
-def test_only_what_the_next_request_cannot_change_counts(error: UpstreamError, kind: str | None) -> None:
+def test_only_failures_that_the_next_request_would_meet_count(error: UpstreamError, kind: str | None) -> None:
     assert classify_failure(error) == kind
     for _ in range(20):
         breakers().record_failure("fireworks", error)

@@ -1,4 +1,4 @@
-"""Retries: only after failures that left nothing behind, with pauses that are bounded, and never past the deadline."""
+"""Retries: only after failures that are safe to retry, with bounded pauses, and never past the deadline."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def upstream(tmp_path: Path) -> Iterator[ScriptedUpstream]:
 
 
 def configure(base_url: str, place: Path, **changes: str) -> None:
-    """Begins a runtime whose Fireworks is at `base_url`: with new connections, and with all breakers closed."""
+    """Starts a runtime whose Fireworks is at `base_url`: with new connections, and with all breakers closed."""
     use_settings(settings_for(base_url, JOURNAL_DIR=str(place / "journal"), **changes))
 
 
@@ -98,7 +98,7 @@ NOT_RETRIED = [400, 401, 402, 403, 404, 405, 412, 413, 422, 425, 302, 501, 530]
 
 
 @pytest.mark.parametrize("status", RETRIED)
-def test_a_failure_that_passes_is_tried_again(upstream: ScriptedUpstream, clock: Clock, status: int) -> None:
+def test_a_transient_failure_is_retried(upstream: ScriptedUpstream, clock: Clock, status: int) -> None:
     upstream.enqueue(failing(status), failing(status), chat_answer("third time"))
     exchange = make_exchange()
     assert b"third time" in read(send(exchange))
@@ -110,7 +110,7 @@ def test_a_failure_that_passes_is_tried_again(upstream: ScriptedUpstream, clock:
 
 
 @pytest.mark.parametrize("status", NOT_RETRIED)
-def test_a_failure_that_stays_is_not_tried_again(upstream: ScriptedUpstream, clock: Clock, status: int) -> None:
+def test_a_permanent_failure_is_not_retried(upstream: ScriptedUpstream, clock: Clock, status: int) -> None:
     upstream.enqueue(failing(status))
     exchange = make_exchange()
     with pytest.raises(UpstreamError) as caught:
@@ -120,7 +120,7 @@ def test_a_failure_that_stays_is_not_tried_again(upstream: ScriptedUpstream, clo
 
 
 @pytest.mark.parametrize("retries", [0, 1, 2, 5])
-def test_what_comes_out_after_retries_tells_the_client_not_to_retry(
+def test_the_error_after_retries_tells_the_client_not_to_retry(
     upstream: ScriptedUpstream, tmp_path: Path, retries: int
 ) -> None:
     upstream.default = failing(503)
@@ -133,7 +133,7 @@ def test_what_comes_out_after_retries_tells_the_client_not_to_retry(
     assert caught.value.headers().get("x-should-retry") == (None if retries == 0 else "false")
 
 
-def test_a_reset_on_a_kept_connection_is_tried_again_and_on_a_fresh_one_is_not(
+def test_a_reset_is_retried_on_a_reused_connection_and_not_on_a_new_one(
     upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
     read(send())
@@ -149,7 +149,7 @@ def test_a_reset_on_a_kept_connection_is_tried_again_and_on_a_fresh_one_is_not(
     assert len(exchange.record.attempts) == 1
 
 
-def test_a_refused_connection_is_tried_again(tmp_path: Path, clock: Clock) -> None:
+def test_a_refused_connection_is_retried(tmp_path: Path, clock: Clock) -> None:
     with refused_address() as base_url:
         configure(base_url, tmp_path)
         exchange = make_exchange()
@@ -158,7 +158,7 @@ def test_a_refused_connection_is_tried_again(tmp_path: Path, clock: Clock) -> No
     assert len(exchange.record.attempts) == 3 and len(clock.pauses) == 2
 
 
-def test_a_silent_provider_is_not_asked_twice(upstream: ScriptedUpstream, tmp_path: Path) -> None:
+def test_a_silent_provider_gets_no_retry(upstream: ScriptedUpstream, tmp_path: Path) -> None:
     upstream.enqueue([hang()])
     configure(upstream.base_url, tmp_path, UPSTREAM_FIRST_BYTE_TIMEOUT="0.05")
     with pytest.raises(UpstreamError):
@@ -177,7 +177,7 @@ def test_pauses_are_drawn_below_a_bound_that_doubles(upstream: ScriptedUpstream,
 
 
 @pytest.mark.parametrize(("headers", "least_s"), [({"retry-after": "3"}, 3.0), ({"retry-after-ms": "1200"}, 1.2)])
-def test_the_pause_that_the_provider_asks_for_is_kept(
+def test_the_pause_that_the_provider_asks_for_is_observed(
     upstream: ScriptedUpstream, clock: Clock, headers: dict[str, str], least_s: float
 ) -> None:
     upstream.enqueue(failing(429, headers))
@@ -185,14 +185,14 @@ def test_the_pause_that_the_provider_asks_for_is_kept(
     assert least_s <= clock.pauses[0] <= least_s + FIRST_PAUSE_S
 
 
-def test_a_pause_that_is_too_long_to_hold_a_place_is_the_clients(upstream: ScriptedUpstream, clock: Clock) -> None:
+def test_a_pause_that_is_too_long_is_left_to_the_client(upstream: ScriptedUpstream, clock: Clock) -> None:
     upstream.enqueue(failing(429, {"retry-after": "30"}))
     with pytest.raises(UpstreamRefused) as caught:
         send()
     assert clock.pauses == [] and caught.value.headers() == {"retry-after": "30"}
 
 
-def test_nothing_is_tried_past_the_deadline(upstream: ScriptedUpstream, tmp_path: Path, clock: Clock) -> None:
+def test_there_is_no_retry_past_the_deadline(upstream: ScriptedUpstream, tmp_path: Path, clock: Clock) -> None:
     upstream.default = failing(503, {"retry-after": "2"})
     configure(upstream.base_url, tmp_path, UPSTREAM_RETRIES="10")
     exchange = make_exchange(seconds=5.0)
@@ -209,7 +209,7 @@ def open_account_breaker(upstream: ScriptedUpstream) -> breaker.Breaker:
     return get_account_breaker()
 
 
-def test_an_open_breaker_answers_without_an_attempt_and_does_not_count_as_one(upstream: ScriptedUpstream) -> None:
+def test_an_open_breaker_fails_the_request_without_an_attempt(upstream: ScriptedUpstream) -> None:
     state = open_account_breaker(upstream)
     exchange = make_exchange()
     for _ in range(5):
@@ -220,7 +220,7 @@ def test_an_open_breaker_answers_without_an_attempt_and_does_not_count_as_one(up
     assert state.failures == 2 and state.pause_s == breaker.FIRST_PAUSE_S
 
 
-def test_requests_that_fail_fast_during_a_probe_leave_the_probe_alone(upstream: ScriptedUpstream) -> None:
+def test_requests_that_fail_fast_during_a_probe_do_not_end_it(upstream: ScriptedUpstream) -> None:
     state = open_account_breaker(upstream)
     state.open_until_s = 0.0
     get_component(CircuitBreakers).raise_if_open("fireworks")
@@ -236,9 +236,7 @@ def test_a_success_closes_the_breaker(upstream: ScriptedUpstream) -> None:
     assert breaker.get_open_breakers() == []
 
 
-def test_a_client_that_leaves_during_a_probe_gives_it_up(
-    upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disconnect_during_a_probe_releases_it(upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch) -> None:
     state = open_account_breaker(upstream)
     state.open_until_s = 0.0
 

@@ -1,4 +1,4 @@
-"""Bodies are read as strict JSON: what two parsers could read differently is refused, and all else is read exactly."""
+"""Bodies are read as strict JSON: what two parsers could read differently is refused, the rest is read exactly."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BODIES = st.dictionaries(TEXTS, VALUES, min_size=1, max_size=4)
 
 
 class Writer:
-    """Writes JSON with every character escaped in some allowed way, and doubles a key of the `doubled`-th object."""
+    """Writes JSON with every character escaped in some allowed way, and repeats a key of the `doubled`-th object."""
 
     def __init__(self, seed: int, doubled: int | None = None) -> None:
         self.chance = random.Random(seed)
@@ -160,7 +160,7 @@ def test_a_wide_body_is_not_a_deep_one() -> None:
         b"\x1f\x8b\x08",
     ],
 )
-def test_what_is_not_one_json_object_in_utf_8_is_a_400(body: bytes) -> None:
+def test_anything_but_one_json_object_in_utf_8_is_a_400(body: bytes) -> None:
     with pytest.raises(BadRequest) as caught:
         parse_body(body)
     assert (caught.value.status, caught.value.code) == (400, "invalid_json")
@@ -187,7 +187,7 @@ def test_a_megabyte_of_anything_is_refused(character: bytes) -> None:
 
 @settings(max_examples=120, deadline=None)
 @given(st.binary(max_size=60) | TEXTS.map(str.encode))
-def test_no_bytes_raise_anything_but_a_400(body: bytes) -> None:
+def test_arbitrary_bytes_raise_nothing_but_a_400(body: bytes) -> None:
     for content in (body, b'{"a":' + body + b"}"):
         try:
             assert isinstance(parse_body(content), dict)

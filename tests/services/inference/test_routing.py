@@ -40,7 +40,7 @@ DOWN = json_answer({"error": {"message": "oops"}}, 500)
 
 @pytest.fixture
 def four(upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedUpstream]:
-    """All four providers on, each with a few models; two of them share one."""
+    """All four providers configured, each with a few models; two of them share one."""
     monkeypatch.setattr(cache, "REFRESH_SPREAD_S", 0.0)
     lists: dict[str, Script] = {
         "fireworks": list_answer(fireworks_rows("deepseek-v3p1", "glm-5p3")),
@@ -57,7 +57,7 @@ def four(upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
 @pytest.fixture
 def fireworks(upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedUpstream]:
-    """Only Fireworks on, with two models."""
+    """Only Fireworks configured, with two models."""
     monkeypatch.setattr(cache, "REFRESH_SPREAD_S", 0.0)
     upstream.on_path(FIREWORKS_LIST, list_answer(fireworks_rows("deepseek-v3p1", "glm-5p3")))
     upstream.on_path(PRICES_PATH, list_answer([]))
@@ -85,7 +85,7 @@ def resolved(model: str, provider: str | None = None) -> tuple[str, str]:
         ("DeepSeek-V3.1", ("fireworks", DEEPSEEK)),
         ("Fireworks/deepseek-v3p1", ("fireworks", DEEPSEEK)),
         ("zai-org/GLM-5.3", ("fireworks", "accounts/fireworks/models/glm-5p3")),
-        # An exact id comes before a name, so this one is DeepInfra's although Fireworks has the model too.
+        # An exact id takes precedence over a name, so this one is DeepInfra's although Fireworks has the model too.
         ("deepseek-ai/DeepSeek-V3.1", ("deepinfra", "deepseek-ai/DeepSeek-V3.1")),
         ("zeta/Lynx", ("featherless", "zeta/Lynx")),
         ("ZETA/lynx", ("featherless", "zeta/Lynx")),
@@ -99,9 +99,7 @@ def test_without_a_provider_the_lists_decide(four: ScriptedUpstream, model: str,
 
 
 @pytest.mark.parametrize("name", ["accounts/fireworks/models/DeepSeek-V3.1", "accounts/fireworks/DEEPSEEK-V3P1"])
-def test_a_list_that_is_there_corrects_the_case_and_the_dots_of_an_accounts_id(
-    fireworks: ScriptedUpstream, name: str
-) -> None:
+def test_a_loaded_list_corrects_the_case_and_the_dots_of_an_account_id(fireworks: ScriptedUpstream, name: str) -> None:
     models.get_model_list(FIREWORKS)
 
     assert resolved(name) == ("fireworks", DEEPSEEK)
@@ -115,7 +113,7 @@ def test_a_list_that_is_there_corrects_the_case_and_the_dots_of_an_accounts_id(
         ("acme/Quokka-3-8B", "featherless", "acme/Quokka-3-8B"),
         ("acme/Quokka-3-8B", "deepinfra", "acme/Quokka-3-8B"),
         ("acme/quokka-3-8b", "deepinfra", "acme/Quokka-3-8B"),
-        # Forms that a provider takes and lists nowhere.
+        # Forms that a provider accepts but does not list.
         ("zeta/Heron:f0e1", "deepinfra", "zeta/Heron:f0e1"),
         ("deploy_id:f0e1", "deepinfra", "deploy_id:f0e1"),
         ("zeta/Heron-TEE:THINKING", "chutes", "zeta/Heron-TEE:THINKING"),
@@ -143,7 +141,7 @@ def test_an_explicit_provider_decides(four: ScriptedUpstream, model: str, provid
         "routers/glm-latest",
     ],
 )
-def test_forms_that_only_fireworks_has_go_there_untouched(
+def test_names_in_a_form_of_fireworks_are_sent_there_unchanged(
     four: ScriptedUpstream, model: str, provider: str | None
 ) -> None:
     assert resolved(model, provider) == ("fireworks", model)
@@ -158,7 +156,7 @@ def test_a_different_model_is_never_guessed(four: ScriptedUpstream, model: str) 
 
 
 @pytest.mark.parametrize("provider", [None, "fireworks"])
-def test_an_unknown_model_is_answered_with_the_nearest_names(four: ScriptedUpstream, provider: str | None) -> None:
+def test_the_error_for_an_unknown_model_names_the_nearest(four: ScriptedUpstream, provider: str | None) -> None:
     with pytest.raises(NotFound, match="The nearest names are: accounts/fireworks/models/glm-5p3[,.]"):
         resolve_model("glm-5p4", provider)
 
@@ -179,7 +177,7 @@ def test_an_unknown_provider_is_refused_and_the_known_ones_are_listed(four: Scri
 
 
 @pytest.mark.parametrize(("model", "provider"), [("zeta/Lynx", "featherless"), ("anything", "chutes")])
-def test_a_provider_that_is_off_is_named_with_its_setting(
+def test_an_unconfigured_provider_is_named_with_its_setting(
     fireworks: ScriptedUpstream, model: str, provider: str
 ) -> None:
     with pytest.raises(ConfigurationMissing) as caught:
@@ -188,20 +186,20 @@ def test_a_provider_that_is_off_is_named_with_its_setting(
     assert caught.value.param == f"{provider.upper()}_API_KEY"
 
 
-def test_an_accounts_id_says_that_fireworks_is_off(upstream: ScriptedUpstream) -> None:
+def test_an_account_id_needs_fireworks_to_be_configured(upstream: ScriptedUpstream) -> None:
     environment = provider_environment(root_of(upstream), ["chutes"])
 
     with catalogs_of(environment), pytest.raises(ConfigurationMissing, match="^Fireworks API key not configured$"):
         resolve_model(DEEPSEEK)
 
 
-def test_with_no_provider_on_the_documented_sentence_is_said() -> None:
+def test_without_any_provider_the_error_is_the_documented_one() -> None:
     with catalogs_of({}), pytest.raises(ConfigurationMissing, match="^Fireworks API key not configured$"):
         resolve_model("glm-5p3")
 
 
 @pytest.mark.parametrize("provider", [None, "fireworks"])
-def test_with_a_hanging_catalog_an_accounts_id_goes_through_without_a_wait(
+def test_an_account_id_does_not_wait_for_a_hanging_catalog(
     fireworks: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch, provider: str | None
 ) -> None:
     fireworks.on_path(FIREWORKS_LIST, [hang()])
@@ -212,7 +210,7 @@ def test_with_a_hanging_catalog_an_accounts_id_goes_through_without_a_wait(
     assert resolved("acme-example/glm-5p3#acme-example/f0e1d2", provider)[0] == "fireworks"
 
 
-def test_without_a_catalog_a_name_is_refused_and_an_explicit_provider_gets_it_as_it_is(
+def test_without_a_catalog_a_name_is_refused_and_an_explicit_provider_gets_it_unchanged(
     fireworks: ScriptedUpstream,
 ) -> None:
     fireworks.on_path(FIREWORKS_LIST, DOWN)
@@ -222,7 +220,7 @@ def test_without_a_catalog_a_name_is_refused_and_an_explicit_provider_gets_it_as
     assert resolved("deepseek-v3p1", "fireworks") == ("fireworks", "deepseek-v3p1")
 
 
-def test_a_list_that_is_missing_turns_not_found_into_try_again(four: ScriptedUpstream) -> None:
+def test_an_unknown_model_is_unavailable_while_a_list_is_missing(four: ScriptedUpstream) -> None:
     four.on_path(BASE_PATHS["chutes"] + "/models", DOWN)
 
     assert resolved("glm-5p3") == ("fireworks", "accounts/fireworks/models/glm-5p3")
@@ -230,7 +228,7 @@ def test_a_list_that_is_missing_turns_not_found_into_try_again(four: ScriptedUps
         resolve_model("Kestrel-Nano")
 
 
-def test_what_was_passed_as_it_is_is_resolved_anew_once_the_list_is_there(fireworks: ScriptedUpstream) -> None:
+def test_a_name_that_was_sent_unchanged_is_resolved_once_the_list_is_loaded(fireworks: ScriptedUpstream) -> None:
     fireworks.on_path(FIREWORKS_LIST, DOWN)
     assert resolved("deepseek-v3p1", "fireworks") == ("fireworks", "deepseek-v3p1")
 
@@ -249,7 +247,7 @@ def test_a_model_that_left_the_list_is_no_longer_resolved(fireworks: ScriptedUps
         resolve_model("glm-5p3")
 
 
-def test_chat_alone_keeps_the_list_fresh(fireworks: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chat_requests_alone_refresh_the_list(fireworks: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(routing, "_REFRESH_CHECK_S", 0.0)
     models.get_model_list(FIREWORKS)
     assert resolved("glm-5p3")[0] == "fireworks"
@@ -261,7 +259,9 @@ def test_chat_alone_keeps_the_list_fresh(fireworks: ScriptedUpstream, monkeypatc
     wait_until(lambda: len(seen_at(fireworks, FIREWORKS_LIST)) == 2, what="the refresh")
 
 
-def test_what_is_remembered_of_names_is_bounded(fireworks: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_remembered_names_is_bounded(
+    fireworks: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(routing, "_MAX_REMEMBERED", 10)
 
     for number in range(100):
@@ -270,7 +270,7 @@ def test_what_is_remembered_of_names_is_bounded(fireworks: ScriptedUpstream, mon
     assert len(get_component(Routes)._targets) <= 10
 
 
-def test_other_settings_forget_what_was_resolved_under_the_old_ones(fireworks: ScriptedUpstream) -> None:
+def test_new_settings_discard_the_resolved_names(fireworks: ScriptedUpstream) -> None:
     assert resolved(DEEPSEEK) == ("fireworks", DEEPSEEK)
 
     use_settings(load_settings(provider_environment(root_of(fireworks), ["chutes"])))

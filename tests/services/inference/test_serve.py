@@ -1,4 +1,4 @@
-"""The pipeline as a function: what a request that was served or refused leaves on its record."""
+"""The pipeline called as a function, and the record of a request that was served or refused."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ BODY: dict[str, Any] = {"model": MODEL, "messages": MESSAGES}
 
 @pytest.fixture(scope="module")
 def listed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScriptedUpstream]:
-    """Only Fireworks is configured, with one model, whose list is there."""
+    """Only Fireworks is configured, and its list of one model is loaded."""
     with ScriptedUpstream() as upstream, pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(cache, "REFRESH_SPREAD_S", 0.0)
         upstream.on_path(FIREWORKS_LIST, list_answer(fireworks_rows("deepseek-v3p1")))
@@ -68,7 +68,7 @@ def sent(upstream: ScriptedUpstream) -> Any:
 
 
 @pytest.mark.parametrize("provider", [{}, {"provider": "fireworks"}, {"provider": None}])
-def test_the_documented_request_is_sent_without_the_gateways_own_field(
+def test_the_documented_request_is_sent_without_the_provider_field(
     upstream: ScriptedUpstream, provider: dict[str, Any]
 ) -> None:
     exchange = make_exchange()
@@ -87,7 +87,7 @@ def test_a_short_name_is_sent_as_the_id_and_recorded_as_asked(upstream: Scripted
 
 
 @pytest.mark.parametrize(("model", "served"), [(MODEL, MODEL), ("accounts/acme/models/own", None)])
-def test_a_model_counts_as_served_once_a_list_or_a_response_has_it(
+def test_a_model_counts_as_served_once_a_list_or_a_response_contains_it(
     upstream: ScriptedUpstream, model: str, served: str | None
 ) -> None:
     upstream.default = json_answer({"error": "no"}, 400)
@@ -109,7 +109,7 @@ def test_a_stream_is_counted_until_its_end(upstream: ScriptedUpstream) -> None:
     assert get_live_requests() == {False: 0, True: 0} and exchange.record.outcome == "ok"
 
 
-def test_a_long_answer_is_streamed_from_the_provider_and_given_whole(upstream: ScriptedUpstream) -> None:
+def test_a_long_response_is_streamed_from_the_provider_and_returned_whole(upstream: ScriptedUpstream) -> None:
     upstream.default = sse_stream(whole_stream("hello ", "world"))
     exchange = make_exchange()
     response = serve_chat(exchange, max_tokens=20480)
@@ -150,7 +150,7 @@ def test_a_refused_request_names_the_field_and_costs_nothing(
     assert get_live_requests() == {False: 0, True: 0}
 
 
-def test_a_model_that_nobody_serves_and_a_provider_that_is_not_configured(upstream: ScriptedUpstream) -> None:
+def test_an_unknown_model_and_an_unconfigured_provider_are_refused(upstream: ScriptedUpstream) -> None:
     with pytest.raises(NotFound) as missing:
         serve_chat(make_exchange(), model="deepseek-v3p2")
     assert missing.value.param == "model" and MODEL in missing.value.message
@@ -160,7 +160,7 @@ def test_a_model_that_nobody_serves_and_a_provider_that_is_not_configured(upstre
     assert exchange.record.gateway == "deepinfra"
 
 
-def test_a_body_that_cannot_be_read_ends_the_record(upstream: ScriptedUpstream) -> None:
+def test_a_body_that_cannot_be_read_finishes_the_record(upstream: ScriptedUpstream) -> None:
     exchange = make_exchange()
 
     def read_body() -> bytes:
@@ -184,7 +184,7 @@ def test_more_requests_than_allowed_are_refused_and_recorded(upstream: ScriptedU
     assert get_live_requests() == {False: 0, True: 0}
 
 
-def test_an_unexpected_fault_ends_the_record_too(upstream: ScriptedUpstream) -> None:
+def test_an_unexpected_exception_finishes_the_record_too(upstream: ScriptedUpstream) -> None:
     exchange = make_exchange()
     with pytest.raises(ZeroDivisionError):
         get_component(Pipeline).serve(exchange, lambda: bytes(1 // 0))
@@ -226,7 +226,7 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=6,
 )
-# Fields that the gateway does not know, and some that it passes on without a look.
+# Fields that the gateway does not know, and some that it passes on unchecked.
 EXTRAS = st.dictionaries(
     st.text(min_size=1, max_size=9).map("x_".__add__)
     | st.sampled_from(["tools", "seed", "logit_bias", "metadata", "stop"]),
@@ -237,7 +237,7 @@ EXTRAS = st.dictionaries(
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(EXTRAS, VALUES)
-def test_every_other_field_goes_upstream_as_it_came(
+def test_every_other_field_is_sent_upstream_unchanged(
     upstream: ScriptedUpstream, extras: dict[str, Any], content: Any
 ) -> None:
     body = {**BODY, "messages": [{"role": "user", "content": content, "more": content}], **extras}

@@ -48,7 +48,7 @@ def cases(table: dict[str, list[Any]]) -> list[tuple[str, Any]]:
 
 
 @pytest.mark.parametrize(("name", "value"), cases(GOOD), ids=str)
-def test_a_documented_parameter_within_its_bounds_is_taken(name: str, value: Any) -> None:
+def test_a_documented_parameter_within_its_bounds_is_accepted(name: str, value: Any) -> None:
     validate(messages=MESSAGES, **{name: value})
 
 
@@ -62,7 +62,7 @@ def test_a_documented_parameter_outside_its_bounds_is_a_400_that_names_it(name: 
 
 
 @pytest.mark.parametrize("messages", [None, [], {}, "hi", 5, ()])
-def test_messages_must_be_a_list_of_something(messages: Any) -> None:
+def test_messages_must_be_a_list_that_is_not_empty(messages: Any) -> None:
     with pytest.raises(BadRequest) as caught:
         validate(messages=messages)
     assert caught.value.param == "messages"
@@ -106,13 +106,13 @@ def test_names_must_be_printable_and_not_too_long(field: str, name: Any) -> None
         ({"temperature": 1e400}, "`temperature` must be a number from 0 to 2."),
     ],
 )
-def test_a_refusal_says_what_the_field_must_be(field: dict[str, Any], message: str) -> None:
+def test_the_error_says_what_the_field_must_be(field: dict[str, Any], message: str) -> None:
     with pytest.raises(BadRequest) as caught:
         validate(**({"messages": MESSAGES} | field))
     assert caught.value.message == message
 
 
-def test_what_is_wrong_beside_a_whole_number_with_a_point_is_found() -> None:
+def test_another_error_beside_a_whole_number_written_as_a_float_is_found() -> None:
     with pytest.raises(BadRequest) as caught:
         validate(messages=MESSAGES, max_tokens=5.0, n=0)
     assert caught.value.param == "n"

@@ -1,4 +1,4 @@
-"""When a list is fetched again, who waits for it, and what may replace it, against an upstream with every fault."""
+"""When a list is fetched again, which callers wait, and which new lists are accepted, with every upstream fault."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ FAULTS: dict[str, Script] = {
 
 @pytest.fixture
 def fireworks(upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedUpstream]:
-    """An upstream that lists ten models, Fireworks turned on, and short waits."""
+    """An upstream that lists ten models, Fireworks configured, and short timeouts."""
     monkeypatch.setattr(cache, "REFRESH_SPREAD_S", 0.0)
     monkeypatch.setattr(pages, "PAGE_TIMEOUT_S", 0.5)
     upstream.on_path(FIREWORKS_LIST, list_answer(fireworks_rows(*GOOD)))
@@ -105,10 +105,10 @@ def test_a_cold_start_with_a_fault_is_refused_and_then_refused_at_once(fireworks
     for _ in range(20):
         with pytest.raises(Unavailable):
             models.get_model_list(FIREWORKS)
-    assert len(seen_at(fireworks, FIREWORKS_LIST)) == 1, "within the pause nobody asks again"
+    assert len(seen_at(fireworks, FIREWORKS_LIST)) == 1, "no fetch within the pause"
 
 
-def test_callers_of_a_hanging_first_fetch_wait_together_and_only_once(
+def test_callers_of_a_hanging_first_fetch_share_one_bounded_wait(
     fireworks: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache, "COLD_WAIT_S", 0.2)
@@ -119,7 +119,7 @@ def test_callers_of_a_hanging_first_fetch_wait_together_and_only_once(
     with ThreadPoolExecutor(20) as pool:
         refused = [pool.submit(models.get_model_list, FIREWORKS).exception() for _ in range(20)]
     assert all(isinstance(error, Unavailable) and "is still being loaded" in error.message for error in refused)
-    # The wait counts from the fetch's start, so whoever comes later is refused without any wait.
+    # The wait counts from the fetch's start, so a later caller is refused without any wait.
     monkeypatch.setattr(threading.Event, "wait", _fail_on_a_wait)
     with pytest.raises(Unavailable):
         models.get_model_list(FIREWORKS)
@@ -163,7 +163,7 @@ def test_after_the_ttl_the_old_list_is_served_while_one_refresh_runs(fireworks: 
     assert len(seen_at(fireworks, FIREWORKS_LIST)) == 2
 
 
-def test_after_a_failure_the_next_try_waits_longer_each_time(fireworks: ScriptedUpstream) -> None:
+def test_the_pause_grows_with_each_failure(fireworks: ScriptedUpstream) -> None:
     assert _names() == GOOD
     fireworks.on_path(FIREWORKS_LIST, FAULTS["an internal error"])
     _expire()
@@ -172,13 +172,13 @@ def test_after_a_failure_the_next_try_waits_longer_each_time(fireworks: Scripted
         models.refresh_if_due()
         wait_until(lambda tries=tries: _catalog()._failures == tries, what="the refresh to fail")  # type: ignore[misc]
         models.refresh_if_due()
-        assert len(seen_at(fireworks, FIREWORKS_LIST)) == 1 + tries, "within the pause nobody asks again"
+        assert len(seen_at(fireworks, FIREWORKS_LIST)) == 1 + tries, "no fetch within the pause"
         # The pause began a moment ago, so a little of it may be over.
         assert 0.7 * pause_s < _catalog()._next_try_s - time.monotonic() <= pause_s
         _catalog()._next_try_s = 0.0
 
 
-def test_a_list_that_comes_back_ends_the_pause_and_the_staleness(fireworks: ScriptedUpstream) -> None:
+def test_a_successful_refresh_ends_the_pause_and_the_staleness(fireworks: ScriptedUpstream) -> None:
     assert _names() == GOOD
     fireworks.on_path(FIREWORKS_LIST, FAULTS["an internal error"])
     _expire()
@@ -193,7 +193,7 @@ def test_a_list_that_comes_back_ends_the_pause_and_the_staleness(fireworks: Scri
     assert (state.stale, state.error, state.models) == (False, None, 11)
 
 
-def test_a_list_that_stays_short_for_a_day_is_believed(fireworks: ScriptedUpstream) -> None:
+def test_a_list_that_stays_short_for_a_day_is_accepted(fireworks: ScriptedUpstream) -> None:
     assert _names() == GOOD
     fireworks.on_path(FIREWORKS_LIST, FAULTS["less than half the list"])
     _catalog().cache["timestamp"] -= 86_401
@@ -203,7 +203,7 @@ def test_a_list_that_stays_short_for_a_day_is_believed(fireworks: ScriptedUpstre
     wait_until(lambda: _names() == GOOD[:4], what="the short list")
 
 
-def test_a_list_that_shrinks_by_less_than_half_is_believed_at_once(fireworks: ScriptedUpstream) -> None:
+def test_a_list_that_shrinks_to_half_is_accepted_at_once(fireworks: ScriptedUpstream) -> None:
     assert _names() == GOOD
     fireworks.on_path(FIREWORKS_LIST, list_answer(fireworks_rows(*GOOD[:5])))
     _expire()
@@ -211,14 +211,14 @@ def test_a_list_that_shrinks_by_less_than_half_is_believed_at_once(fireworks: Sc
     wait_until(lambda: _names() == GOOD[:5], what="the shorter list")
 
 
-def test_one_unreadable_entry_does_not_cost_the_others(fireworks: ScriptedUpstream) -> None:
+def test_an_unreadable_entry_does_not_affect_the_others(fireworks: ScriptedUpstream) -> None:
     odd = {"id": "accounts/fireworks/models/odd", "kind": ["x"], "created": "soon", "context_length": -1}
     fireworks.on_path(FIREWORKS_LIST, list_answer([None, odd, *fireworks_rows(*GOOD)]))
 
     assert _names() == ["odd", *GOOD]
 
 
-def test_a_fetch_that_ends_in_a_closed_runtime_changes_nothing(fireworks: ScriptedUpstream) -> None:
+def test_a_fetch_that_ends_after_its_runtime_is_closed_changes_nothing(fireworks: ScriptedUpstream) -> None:
     gate = Gate()
     fireworks.on_path(FIREWORKS_LIST, [wait_for(gate), *list_answer(fireworks_rows(*GOOD))])
     models.refresh_if_due()
@@ -233,9 +233,7 @@ def test_a_fetch_that_ends_in_a_closed_runtime_changes_nothing(fireworks: Script
     assert _catalog().cache["data"] is None
 
 
-def test_a_refresh_that_waits_for_its_turn_ends_with_its_runtime(
-    fireworks: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_delayed_refresh_ends_with_its_runtime(fireworks: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch) -> None:
     assert _names() == GOOD
     monkeypatch.setattr(random, "uniform", lambda least, most: 3600.0)
     _expire()
@@ -249,7 +247,7 @@ def test_a_refresh_that_waits_for_its_turn_ends_with_its_runtime(
     assert len(seen_at(fireworks, FIREWORKS_LIST)) == 1
 
 
-def test_a_new_runtime_begins_without_the_lists_of_the_old_one(fireworks: ScriptedUpstream) -> None:
+def test_a_new_runtime_starts_without_the_lists_of_the_old_one(fireworks: ScriptedUpstream) -> None:
     assert _names() == GOOD
 
     use_settings(load_settings(provider_environment(root_of(fireworks), ["fireworks"])))

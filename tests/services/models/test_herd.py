@@ -18,7 +18,7 @@ from tests.support.gateway import clean_environment
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import Gate, wait_for
 
-# Each line that it prints is a step that the test answers to; reading standard input would block all greenlets.
+# The worker prints a line after each step, to which the test reacts; reading standard input would block all greenlets.
 WORKER = """
 from gevent import monkey; monkey.patch_all()
 import gevent

@@ -1,4 +1,4 @@
-"""How the lists are read: Featherless' pages, Fireworks' price list beside its models, prices inside the others'."""
+"""How lists are loaded: Featherless' pages, Fireworks' separate price list, and the prices in the other lists."""
 
 from __future__ import annotations
 
@@ -73,14 +73,14 @@ def test_the_log_shows_the_progress_of_a_list_in_pages(
     assert ['"page":1,"models":2' in lines[0], '"page":2,"models":3' in lines[1]] == [True, True]
 
 
-def test_a_server_that_does_not_page_is_asked_twice_and_not_for_ever(providers: ScriptedUpstream) -> None:
+def test_a_server_without_paging_gets_only_two_requests(providers: ScriptedUpstream) -> None:
     providers.on_path(FEATHERLESS_LIST, list_answer(plain_rows("a/1", "a/2")))
 
     assert len(models.get_model_list(FEATHERLESS)) == 2
     assert len(seen_at(providers, FEATHERLESS_LIST)) == 2
 
 
-def test_a_list_without_an_end_is_given_up(providers: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_list_without_an_end_is_abandoned(providers: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(featherless, "_MAX_PAGES", 5)
     providers.on_path(FEATHERLESS_LIST, pages_answer([plain_rows(f"a/{number}") for number in range(9)]))
 
@@ -88,7 +88,7 @@ def test_a_list_without_an_end_is_given_up(providers: ScriptedUpstream, monkeypa
         models.get_model_list(FEATHERLESS)
 
 
-def test_a_list_that_takes_too_long_is_given_up(providers: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_list_that_takes_too_long_is_abandoned(providers: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "_LIST_TIMEOUT_S", -1.0)
     providers.on_path(FEATHERLESS_LIST, pages_answer([plain_rows("a/1"), plain_rows("a/2")]))
 
@@ -96,7 +96,7 @@ def test_a_list_that_takes_too_long_is_given_up(providers: ScriptedUpstream, mon
         models.get_model_list(FEATHERLESS)
 
 
-def test_a_page_that_fails_fails_the_list_and_half_of_it_is_not_used(providers: ScriptedUpstream) -> None:
+def test_a_page_that_fails_fails_the_whole_list(providers: ScriptedUpstream) -> None:
     providers.enqueue(list_answer(plain_rows("a/1")), json_answer({"error": {"message": "oops"}}, 500))
 
     with pytest.raises(Unavailable):
@@ -104,7 +104,7 @@ def test_a_page_that_fails_fails_the_list_and_half_of_it_is_not_used(providers: 
     assert models.peek_model_list(FEATHERLESS) is None
 
 
-def test_an_unknown_name_never_makes_a_list_in_pages_be_fetched_again(providers: ScriptedUpstream) -> None:
+def test_an_unknown_name_never_causes_a_new_fetch_of_a_paged_list(providers: ScriptedUpstream) -> None:
     providers.on_path(FEATHERLESS_LIST, pages_answer([plain_rows("a/1")]))
     models.get_model_list(FEATHERLESS)
     get_catalog(FEATHERLESS)._last_try_s -= 3600
@@ -132,7 +132,7 @@ def test_fireworks_prices_come_from_its_price_list_on_the_same_host(providers: S
 @pytest.mark.parametrize(
     "answer", [json_answer({}, 500), json_answer([]), list_answer([]), json_answer(b"<html>"), [hang()]]
 )
-def test_without_the_price_list_the_models_are_listed_all_the_same(
+def test_the_models_are_listed_even_without_the_price_list(
     providers: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch, answer: Script
 ) -> None:
     monkeypatch.setattr(loading, "_PRICES_TIMEOUT_COLD_S", 0.3)
@@ -146,7 +146,7 @@ def test_without_the_price_list_the_models_are_listed_all_the_same(
 
 
 @pytest.mark.parametrize("answer", [json_answer({}, 500), list_answer([])])
-def test_prices_that_were_had_stay_when_the_price_list_fails(providers: ScriptedUpstream, answer: Script) -> None:
+def test_known_prices_are_kept_if_the_price_list_fails(providers: ScriptedUpstream, answer: Script) -> None:
     providers.on_path(PRICES_PATH, list_answer([price_row(GLM, "7", "0.5", "9")]))
     first = models.get_model_list(FIREWORKS)
     providers.on_path(PRICES_PATH, answer)
@@ -176,9 +176,12 @@ def test_a_rejected_list_changes_no_price(providers: ScriptedUpstream) -> None:
     assert price.prompt == Decimal("0.0000005")
 
 
-def test_the_same_number_is_a_million_times_more_at_one_provider_than_at_another(providers: ScriptedUpstream) -> None:
-    """0.5 USD per million at Chutes and DeepInfra, where `pricing.prompt` and `input_tokens` are numbers; and the
-    string "0.0000005" per token at Featherless, under the same key as Chutes': one price, three spellings."""
+def test_each_providers_unit_of_prices_is_converted(providers: ScriptedUpstream) -> None:
+    """One price in three notations.
+
+    Chutes and DeepInfra state 0.5 USD per million tokens, as the numbers `pricing.prompt` and `input_tokens`.
+    Featherless states the string "0.0000005" per token, under the same key as Chutes.
+    """
     chutes = [{"id": "a/m", "pricing": {"prompt": 0.5, "completion": 2}}]
     deepinfra = [{"id": "a/m", "metadata": {"pricing": {"input_tokens": 0.5, "output_tokens": 2}, "tags": ["chat"]}}]
     featherless = [{"id": "a/m", "pricing": {"prompt": "0.0000005", "completion": "0.000002", "input": 0.5}}]
@@ -194,7 +197,7 @@ def test_the_same_number_is_a_million_times_more_at_one_provider_than_at_another
         assert (price.prompt, price.completion, price.source) == (Decimal("5E-7"), Decimal("2E-6"), provider.name)
 
 
-def test_twenty_two_thousand_models_share_what_is_alike_among_them(providers: ScriptedUpstream) -> None:
+def test_twenty_two_thousand_models_share_their_equal_parts(providers: ScriptedUpstream) -> None:
     rows = plain_rows(*(f"owner-{number % 90}/model-{number}" for number in range(22_000)))
     pages = [list(itertools.islice(rows, start, start + 1000)) for start in range(0, 22_000, 1000)]
     providers.on_path(FEATHERLESS_LIST, pages_answer(pages))

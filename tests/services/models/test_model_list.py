@@ -1,4 +1,4 @@
-"""Looking a model up, searching a list, and the names nearest to one that it does not have."""
+"""Lookup of a model, search in a list, and the nearest names to an unknown one."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_search_finds_fireworks_models_by_either_spelling_of_a_version(words: st
     assert [model.name for model in FIREWORKS.search(words)] == ["deepseek-v3p1"]
 
 
-def test_search_looks_into_descriptions() -> None:
+def test_search_includes_descriptions() -> None:
     rows: list[dict[str, Any]] = [
         {"id": "a/b", "metadata": {"description": "Good at Gardening.", "tags": ["chat"]}},
         {"id": "a/c"},
@@ -128,7 +128,7 @@ def test_the_nearest_name_comes_first(model_list: ModelList, name: str, nearest:
     assert nearest in [model_id for _, model_id in model_list.get_nearest(name, 5)][:2]
 
 
-def test_nothing_is_near_to_nonsense() -> None:
+def test_an_unrelated_name_has_no_nearest_names() -> None:
     assert FEATHERLESS.get_nearest("xxxxxxxx-zzzz-0", 5) == []
     assert FEATHERLESS.get_nearest("", 5) == []
     assert FEATHERLESS.get_nearest("/", 5) == []
@@ -140,7 +140,7 @@ def test_the_nearest_names_are_found_among_many_that_share_a_common_word() -> No
     assert make_model_list("featherless", crowd).get_nearest("zeta/Quoka-Instruct", 1)[0][1] == "zeta/Quokka-Instruct"
 
 
-def test_equal_lists_have_equal_versions_and_any_change_makes_another() -> None:
+def test_equal_lists_have_equal_versions_and_any_change_makes_a_new_one() -> None:
     rows = fireworks_rows("a", "b")
     version = make_model_list("fireworks", rows).version
 

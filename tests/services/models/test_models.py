@@ -37,7 +37,7 @@ DEEPSEEK = "accounts/fireworks/models/deepseek-v3p1"
 
 @pytest.fixture
 def fireworks(upstream: ScriptedUpstream) -> Iterator[ScriptedUpstream]:
-    """An upstream that lists two Fireworks models, and Fireworks turned on."""
+    """An upstream that lists two Fireworks models, and Fireworks configured."""
     upstream.on_path(FIREWORKS_LIST, list_answer(fireworks_rows("deepseek-v3p1", "glm-5p3")))
     with catalogs_of(provider_environment(root_of(upstream), ["fireworks"])):
         yield upstream
@@ -62,7 +62,7 @@ def test_a_fetch_returns_entries_in_the_standard_form_and_sends_the_key(firework
     assert seen_at(fireworks, FIREWORKS_LIST)[0].headers["authorization"] == "Bearer fw_test"
 
 
-def test_a_fetch_goes_to_the_provider_each_time_it_is_called(fireworks: ScriptedUpstream) -> None:
+def test_each_fetch_sends_a_request_to_the_provider(fireworks: ScriptedUpstream) -> None:
     fetch_models_from_fireworks()
     fireworks.on_path(FIREWORKS_LIST, list_answer(fireworks_rows("kimi-k3")))
 
@@ -95,7 +95,7 @@ def test_a_specific_model_can_be_named_in_two_parts(fireworks: ScriptedUpstream)
     assert entry["id"] == "accounts/fireworks/models/glm-5p3"
 
 
-def test_within_the_ttl_nothing_goes_upstream(fireworks: ScriptedUpstream) -> None:
+def test_within_the_ttl_nothing_is_sent_upstream(fireworks: ScriptedUpstream) -> None:
     for _ in range(50):
         fetch_specific_model_from_fireworks("glm-5p3")
         models.get_model_list(FIREWORKS)
@@ -104,7 +104,7 @@ def test_within_the_ttl_nothing_goes_upstream(fireworks: ScriptedUpstream) -> No
     assert len(seen_at(fireworks, FIREWORKS_LIST)) == 1
 
 
-def test_an_unknown_name_is_asked_for_upstream_at_most_once_a_minute(fireworks: ScriptedUpstream) -> None:
+def test_an_unknown_name_causes_at_most_one_fetch_a_minute(fireworks: ScriptedUpstream) -> None:
     for _ in range(20):
         assert fetch_specific_model_from_fireworks("llama-9") is None
     assert len(seen_at(fireworks, FIREWORKS_LIST)) == 1, "the list had just been fetched"
@@ -126,14 +126,14 @@ def test_a_new_model_is_found_before_the_ttl_is_over(fireworks: ScriptedUpstream
     assert entry["id"] == "accounts/fireworks/models/llama-9"
 
 
-def test_without_a_key_every_function_says_so_in_the_documented_words() -> None:
+def test_without_a_key_every_function_raises_the_documented_error() -> None:
     with catalogs_of({}):
         for call in (fetch_models_from_fireworks, lambda: fetch_specific_model_from_fireworks("glm-5p3")):
             with pytest.raises(ConfigurationMissing, match="^Fireworks API key not configured$"):
                 call()
 
 
-def test_a_refused_key_is_told_to_the_caller_of_a_fetch(fireworks: ScriptedUpstream) -> None:
+def test_a_fetch_raises_if_the_key_is_refused(fireworks: ScriptedUpstream) -> None:
     fireworks.on_path(FIREWORKS_LIST, json_answer({"error": {"message": "bad key"}}, 401))
 
     with pytest.raises(UpstreamAuthenticationFailed):

@@ -1,4 +1,4 @@
-"""What is said of an operator's price file that is wrong: always which entry, and what it should be."""
+"""The error for a wrong entry in an operator's price file names the entry and says what it should be."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HEAD = 'unit = "usd_per_million_tokens"\n'
 GLM = '[fireworks."accounts/fireworks/models/glm-5p3"]\n'
 
 
-def test_entries_are_read_as_they_stand_there(tmp_path: Path) -> None:
+def test_entries_are_read_as_they_are_written(tmp_path: Path) -> None:
     path = tmp_path / "prices.toml"
     path.write_text(HEAD + "date = 2026-11-01\n" + GLM + "prompt = 0.1\ncompletion = 3\n")
 
@@ -34,7 +34,7 @@ def test_entries_are_read_as_they_stand_there(tmp_path: Path) -> None:
     ]
 
 
-def test_amounts_are_exact_decimals_and_never_went_through_a_float(tmp_path: Path) -> None:
+def test_amounts_are_exact_decimals_and_not_rounded_to_a_float(tmp_path: Path) -> None:
     path = tmp_path / "prices.toml"
     path.write_text(HEAD + GLM + "prompt = 0.12345678901234567890123\ncompletion = 1.10\n")
 
@@ -74,7 +74,7 @@ def test_amounts_are_exact_decimals_and_never_went_through_a_float(tmp_path: Pat
         (HEAD + "[fireworks.glm-5.3]\nprompt = 1\ncompletion = 1\n", "Is the model id in quotes?"),
     ],
 )
-def test_a_file_that_is_wrong_stops_the_boot_with_the_entry_named(tmp_path: Path, content: str, complaint: str) -> None:
+def test_a_wrong_file_stops_the_boot_and_the_entry_is_named(tmp_path: Path, content: str, complaint: str) -> None:
     path = tmp_path / "prices.toml"
     path.write_text(content)
 
@@ -85,7 +85,7 @@ def test_a_file_that_is_wrong_stops_the_boot_with_the_entry_named(tmp_path: Path
     assert complaint in str(caught.value)
 
 
-def test_a_file_that_is_not_there_stops_the_boot(tmp_path: Path) -> None:
+def test_a_missing_file_stops_the_boot(tmp_path: Path) -> None:
     environment = {"PRICE_FILE": str(tmp_path / "none.toml")}
 
     with catalogs_of(environment), pytest.raises(SettingsError, match=r"none\.toml cannot be read"):

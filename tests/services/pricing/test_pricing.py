@@ -1,4 +1,4 @@
-"""What a token costs and what a request costs, with worked examples: one wrong power of ten shows here."""
+"""Prices of tokens and costs of requests, with worked examples that would reveal a wrong power of ten."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ GLM_PRICE = Price(
 
 @pytest.fixture(autouse=True)
 def no_prices() -> Iterator[None]:
-    """No provider on, no price file, no listed price."""
+    """No provider configured, no price file, no listed price."""
     with catalogs_of({}):
         yield
 
 
 def get_price(provider_name: str, model_id: str, tier: str | None = None) -> Price | None:
-    """Returns the price by the provider's own billing rules."""
+    """Returns the price according to the provider's own billing rules."""
     return get_price_of(PROVIDERS[provider_name].billing, model_id, tier)
 
 
 def set_listed_prices(provider_name: str, prices: PriceTable) -> None:
-    """Makes these the prices of the provider's own list."""
+    """Sets the prices of the provider's own list."""
     get_component(Prices).set_listed_prices(provider_name, prices)
 
 
 def list_fireworks_prices(*rows: dict[str, Any]) -> None:
-    """Makes these the rows of Fireworks' price list."""
+    """Sets the rows of Fireworks' price list."""
     set_listed_prices("fireworks", normalize_fireworks_prices(rows, TODAY))
 
 
@@ -64,7 +64,7 @@ def list_fireworks_prices(*rows: dict[str, Any]) -> None:
         (0, 0, 1, "0.0000044"),
         (0, 0, 0, "0"),
         (1042, None, 29, "0.0015864"),
-        # A provider that counts more cached tokens than prompt tokens is believed up to the prompt.
+        # More cached tokens than prompt tokens count as the whole prompt.
         (10, 12, 0, "0.0000026"),
     ],
 )
@@ -78,7 +78,7 @@ def test_without_a_cached_price_cached_tokens_cost_as_much_as_the_others() -> No
     assert compute_cost(price, 1000, 900, 0) == Decimal("0.001")
 
 
-def test_the_cheapest_token_there_is_keeps_all_its_digits() -> None:
+def test_the_cost_of_the_cheapest_token_keeps_all_its_digits() -> None:
     price = Price(Decimal("0.0042").scaleb(-6), Decimal(0), None, "fireworks", None)
 
     assert to_plain_text(compute_cost(price, 1, 0, 0)) == "0.0000000042"
@@ -94,7 +94,7 @@ def test_fireworks_price_list_is_in_usd_per_million_and_its_prices_come_out_per_
     ("tier", "prompt"),
     [(None, "1.4"), ("auto", "1.4"), ("default", "1.4"), ("flex", "1.4"), ("priority", "1.75")],
 )
-def test_fireworks_bills_only_the_priority_tier_apart(tier: str | None, prompt: str) -> None:
+def test_fireworks_bills_only_the_priority_tier_separately(tier: str | None, prompt: str) -> None:
     priority = price_row(GLM, "1.75", "0.325", "5.5", serverless_mode="priority", service_tier="priority")
     list_fireworks_prices(price_row(GLM, "1.4", "0.26", "4.4"), priority)
 
@@ -134,7 +134,7 @@ def test_a_router_costs_what_its_own_row_says_and_an_alias_what_its_model_costs(
     assert get_price("fireworks", GLM_FAST, "priority") is None
 
 
-def test_a_mode_that_no_request_can_ask_for_sets_no_price() -> None:
+def test_a_mode_that_no_request_can_select_sets_no_price() -> None:
     list_fireworks_prices(price_row(GLM, "9", "9", "9", serverless_mode="fast"))
 
     assert get_price("fireworks", GLM) != GLM_PRICE
@@ -155,7 +155,7 @@ def test_a_mode_that_no_request_can_ask_for_sets_no_price() -> None:
         None,
     ],
 )
-def test_a_row_that_is_no_price_is_left_out(row: Any) -> None:
+def test_a_row_without_a_valid_price_is_skipped(row: Any) -> None:
     other = "accounts/fireworks/models/other"
 
     prices = normalize_fireworks_prices([row, price_row(other, "1", None, "2")], TODAY)
@@ -163,7 +163,7 @@ def test_a_row_that_is_no_price_is_left_out(row: Any) -> None:
     assert list(prices) == [(other, STANDARD_TIER)]
 
 
-def test_fireworks_rule_of_half_price_for_cached_tokens_is_applied_and_said() -> None:
+def test_fireworks_half_price_for_cached_tokens_is_applied_and_named_in_the_source() -> None:
     list_fireworks_prices(price_row(GLM, "1.4", None, "4.4"))
 
     price = get_price("fireworks", GLM)
@@ -181,7 +181,7 @@ def test_other_providers_without_a_cached_price_get_no_rule() -> None:
     assert price.input_cache_read is None
 
 
-def test_the_package_knows_prices_that_no_list_has() -> None:
+def test_the_package_supplies_prices_that_no_list_has() -> None:
     price = get_price("fireworks", "accounts/fireworks/models/gpt-oss-20b")
 
     assert price is not None
@@ -196,27 +196,27 @@ def test_the_package_knows_prices_that_no_list_has() -> None:
 @pytest.mark.parametrize(
     "model_id",
     [
-        "accounts/fireworks/models/nobody-knows-this",
+        "accounts/fireworks/models/unknown",
         "accounts/fireworks/models/glm-5p3-base",
         "accounts/acme-example/models/glm-5p3",
         # A deployment is billed by the hour of its machines, not by the token.
         "accounts/fireworks/models/glm-5p3#accounts/acme-example/deployments/f0e1",
     ],
 )
-def test_a_model_without_a_price_has_none_and_not_a_similar_ones(model_id: str) -> None:
+def test_a_model_without_a_price_does_not_get_that_of_a_similar_one(model_id: str) -> None:
     list_fireworks_prices(price_row(GLM, "1.4", "0.26", "4.4"))
 
     assert get_price("fireworks", model_id) is None
 
 
 @pytest.mark.parametrize("provider_name", ["featherless", "deepinfra", "chutes"])
-def test_fireworks_prices_are_nobody_elses(provider_name: str) -> None:
+def test_fireworks_prices_do_not_apply_to_other_providers(provider_name: str) -> None:
     list_fireworks_prices(price_row(GLM, "1.4", "0.26", "4.4"))
 
     assert get_price(provider_name, GLM) is None
 
 
-def test_the_operators_price_comes_before_every_other(tmp_path: Path) -> None:
+def test_the_operators_price_takes_precedence(tmp_path: Path) -> None:
     path = tmp_path / "prices.toml"
     path.write_text(
         'unit = "usd_per_million_tokens"\ndate = 2026-11-01\n'

@@ -1,4 +1,4 @@
-"""Fireworks' own forms of a model's name, and what its headers tell."""
+"""Fireworks' own forms of a model's name, and its timing headers."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_an_account_id_is_written_as_in_the_list(name: str, found: list[str], ca
 
 
 @pytest.mark.parametrize("name", ["accounts/acme-example/models/Bot", f"{DEEPSEEK}@7", f"{DEEPSEEK}#a/b"])
-def test_what_its_list_never_has_is_not_looked_up(name: str) -> None:
+def test_a_form_that_its_list_never_contains_is_not_looked_up(name: str) -> None:
     assert NAMING.get_canonical_id(name, lambda _: ["another"]) == name
 
 
@@ -60,7 +60,7 @@ def test_what_its_list_never_has_is_not_looked_up(name: str) -> None:
         ("1", None, None),
     ],
 )
-def test_its_timing_headers_tell_how_long_it_generated(
+def test_the_generation_time_is_read_from_its_timing_headers(
     total: str | None, first_token: str | None, generation_s: float | None
 ) -> None:
     headers = {

@@ -1,4 +1,4 @@
-"""From each provider's entry to ours; the entries are shaped as the providers' own, the models are made up."""
+"""Conversion of each provider's entries to the catalog's; the entries have the real form, the models are invented."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_a_fireworks_chat_model() -> None:
         ("flux-1-schnell-fp8", "FLUMINA_BASE_MODEL", ["image"], None),
     ],
 )
-def test_fireworks_kind_wins_over_its_supports_chat(
+def test_fireworks_kind_takes_precedence_over_its_supports_chat(
     slug: str, kind: str, outputs: list[str], capability: str | None
 ) -> None:
     raw = {**FIREWORKS_CHAT, "id": f"accounts/fireworks/models/{slug}", "kind": kind, "supports_chat": True}
@@ -110,7 +110,7 @@ def test_fireworks_kind_wins_over_its_supports_chat(
     assert entry["supported_parameters"] == []
 
 
-def test_what_fireworks_does_not_say_of_a_private_model_is_unknown() -> None:
+def test_missing_fields_of_a_private_fireworks_model_are_unknown() -> None:
     raw = {"id": "accounts/acme-example/models/acme-70b", "kind": "CUSTOM_MODEL", "supports_chat": True}
 
     entry = normalize_fireworks_model(raw)
@@ -181,7 +181,7 @@ def test_deepinfra_models_that_do_not_chat(
     assert entry["capabilities"]["chat"] is False
 
 
-def test_a_deepinfra_model_without_metadata_is_listed_and_nothing_is_made_up() -> None:
+def test_a_deepinfra_model_without_metadata_has_unknown_fields() -> None:
     entry = normalize_deepinfra_model({"id": "Borealis-AI/Lynx-legacy", "created": 0, "metadata": None})
 
     assert set(entry["capabilities"].values()) == {None}
@@ -199,7 +199,7 @@ def test_a_chutes_model() -> None:
     assert entry["provider_slug"] == "acme-labs"
 
 
-def test_a_chutes_entry_with_gaps() -> None:
+def test_a_chutes_entry_with_missing_fields() -> None:
     raw = {"id": "Kestrel-Nano-30B-TEE", "root": "saffron-forge/Kestrel-Nano", "max_model_len": 131_072, "pricing": {}}
 
     entry = normalize_chutes_model(raw)
@@ -224,12 +224,12 @@ def test_a_chutes_entry_with_gaps() -> None:
         None,
     ],
 )
-def test_a_price_that_cannot_be_one_is_unknown_and_never_zero(pricing: Any) -> None:
+def test_an_invalid_price_is_unknown_and_never_zero(pricing: Any) -> None:
     assert normalize_chutes_model({"id": "a/b", "pricing": pricing})["pricing"]["prompt"] is None
 
 
 @pytest.mark.parametrize("prompt", [0.5, "0.5", "NaN", "Infinity", "-0.1", "x", "", "1" * 50, None, ["1"]])
-def test_a_featherless_price_that_is_no_string_of_usd_per_token_is_unknown(prompt: Any) -> None:
+def test_a_featherless_price_that_is_not_a_string_of_usd_per_token_is_unknown(prompt: Any) -> None:
     entry = normalize_featherless_model({"id": "a/b", "pricing": {"prompt": prompt, "completion": "0.000001"}})
 
     assert entry["pricing"] == {"prompt": None, "completion": None, "input_cache_read": None}

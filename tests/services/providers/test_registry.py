@@ -19,7 +19,7 @@ from tests.support.catalogs import catalogs_of
 EACH = pytest.mark.parametrize("provider", PROVIDERS.values(), ids=list(PROVIDERS))
 
 
-def test_the_providers_stand_in_the_order_of_their_settings_and_under_their_names() -> None:
+def test_the_providers_are_in_the_order_of_their_settings() -> None:
     assert list(PROVIDERS) == ["fireworks", "featherless", "deepinfra", "chutes"]
     assert all(name == provider.name == provider.billing.name for name, provider in PROVIDERS.items())
 
@@ -44,7 +44,7 @@ def test_only_a_provider_with_a_key_is_configured_and_has_a_client(provider: Pro
                     get_client(other)
 
 
-def test_other_settings_mean_another_client() -> None:
+def test_new_settings_have_a_new_client() -> None:
     fireworks = get_provider("fireworks")
     with catalogs_of({"FIREWORKS_API_KEY": "one"}):
         first = get_client(fireworks)
@@ -59,7 +59,7 @@ def test_without_any_key_the_first_provider_is_named() -> None:
     assert caught.value.param == "FIREWORKS_API_KEY"
 
 
-def test_an_unknown_provider_is_refused_with_the_known_ones() -> None:
+def test_the_error_for_an_unknown_provider_lists_the_known_ones() -> None:
     with pytest.raises(BadRequest, match="Unknown gateway 'openai'. Use one of: fireworks, featherless,") as caught:
         get_provider("openai", param="gateway")
     assert (caught.value.param, caught.value.code) == ("gateway", "unknown_provider")

@@ -1,4 +1,4 @@
-"""Whether a client is still there is seen without taking anything from it or waiting for it."""
+"""A disconnect of the client is detected without reading its data and without a wait."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def pair() -> Iterator[Pair]:
         yield ours, theirs
 
 
-def test_a_client_that_waits_is_there(pair: Pair) -> None:
+def test_a_waiting_client_is_connected(pair: Pair) -> None:
     assert not ClientConnection(pair[0]).is_gone()
 
 
-def test_a_client_that_sends_more_is_there_and_loses_nothing(pair: Pair) -> None:
+def test_a_client_that_sends_more_is_connected_and_loses_nothing(pair: Pair) -> None:
     ours, theirs = pair
     theirs.sendall(b"GET / HTTP/1.1\r\n")
     client = ClientConnection(ours)
@@ -57,12 +57,12 @@ def test_a_connection_that_is_closed_on_our_side_is_gone(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("timeout_s", [None, 5.0, 0.0])
-def test_a_look_leaves_the_timeout_as_it_was(pair: Pair, timeout_s: float | None) -> None:
+def test_the_check_does_not_change_the_timeout(pair: Pair, timeout_s: float | None) -> None:
     pair[0].settimeout(timeout_s)
     ClientConnection(pair[0]).is_gone()
     assert pair[0].gettimeout() == timeout_s
 
 
-def test_without_a_socket_nobody_ever_leaves() -> None:
+def test_without_a_socket_the_client_never_disconnects() -> None:
     client = ClientConnection(None)
     assert not client.is_gone()

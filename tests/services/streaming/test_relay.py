@@ -1,4 +1,4 @@
-"""A stream that completes: its bytes pass, its usage is read wherever it stands, and it ends with its `[DONE]`."""
+"""A stream that completes: its bytes pass unchanged, its usage is read from any event, and it ends with `[DONE]`."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ def upstream(shared: ScriptedUpstream) -> ScriptedUpstream:
     return shared
 
 
-def wire(*events: Any) -> bytes:
+def to_bytes(*events: Any) -> bytes:
     return b"".join(event_bytes(event) for event in events)
 
 
 def test_a_stream_passes_byte_for_byte(upstream: ScriptedUpstream) -> None:
     events: list[Any] = [chunk("hé"), chunk("llo 🌍"), chunk(finish="stop"), usage_chunk(), DONE]
     outcome = run_relay(upstream, sse_stream(events), show_usage=True)
-    assert outcome.text == wire(*events)
+    assert outcome.text == to_bytes(*events)
     assert outcome.ended == "stop" and outcome.error is None
-    seen = outcome.seen
-    assert seen.is_done and seen.begun <= seen.finished and seen.finish_reason == "stop"
-    assert seen.model == "accounts/fireworks/models/scripted"
-    assert (seen.events, seen.output_events, seen.bytes_sent) == (4, 2, len(outcome.text))
-    assert seen.first_output_s is not None and seen.last_output_s is not None
-    assert seen.first_output_s <= seen.last_output_s
+    summary = outcome.summary
+    assert summary.is_done and summary.begun <= summary.finished and summary.finish_reason == "stop"
+    assert summary.model == "accounts/fireworks/models/scripted"
+    assert (summary.events, summary.output_events, summary.bytes_sent) == (4, 2, len(outcome.text))
+    assert summary.first_output_s is not None and summary.last_output_s is not None
+    assert summary.first_output_s <= summary.last_output_s
 
 
 @pytest.mark.parametrize("cut_at", [1, 3, 17, 1000])
@@ -55,11 +55,11 @@ def test_a_stream_passes_however_it_is_cut(
     events = whole_stream("hé", "llo 🌍")
     script = sse_stream(events, cut_at=cut_at, newline=newline, compress=compress)
     outcome = run_relay(upstream, script, show_usage=True)
-    assert outcome.text.replace(b"\r\n", b"\n").replace(b"\r", b"\n") == wire(*events)
+    assert outcome.text.replace(b"\r\n", b"\n").replace(b"\r", b"\n") == to_bytes(*events)
     assert outcome.ended == "stop" and outcome.error is None
 
 
-def test_each_event_goes_out_before_the_next_comes_in(upstream: ScriptedUpstream) -> None:
+def test_each_event_is_sent_before_the_next_arrives(upstream: ScriptedUpstream) -> None:
     gates = [Gate(), Gate()]
     events: list[Any] = [chunk("one"), wait_for(gates[0]), chunk("two", finish="stop"), wait_for(gates[1]), DONE]
     with open_relay(upstream, sse_stream(events)) as (relay, outcome, _):
@@ -70,9 +70,9 @@ def test_each_event_goes_out_before_the_next_comes_in(upstream: ScriptedUpstream
         gates[1].open()
         assert outcome.reports == []
         assert next(relay) == DONE
-        # A client that has the end has a record too, whatever becomes of the worker now.
-        assert outcome.error is None and outcome.seen.bytes_sent == len(
-            wire(chunk("one"), chunk("two", finish="stop"), DONE)
+        # The end is reported before the client has it, so that the record exists even if the worker dies now.
+        assert outcome.error is None and outcome.summary.bytes_sent == len(
+            to_bytes(chunk("one"), chunk("two", finish="stop"), DONE)
         )
         for _ in range(2):
             with pytest.raises(StopIteration):
@@ -95,44 +95,42 @@ USAGE = usage_of(11, 3, prompt_tokens_details={"cached_tokens": 7}, completion_t
     ],
     ids=["in the finish", "on its own", "with the last text", "running totals", "twice", "then null"],
 )
-def test_usage_is_read_wherever_it_stands_and_the_last_one_counts(
-    upstream: ScriptedUpstream, events: list[Any]
-) -> None:
-    assert run_relay(upstream, sse_stream([*events, DONE])).seen.usage == Usage(11, 3, 7, 2)
+def test_usage_is_read_from_any_event_and_the_last_one_counts(upstream: ScriptedUpstream, events: list[Any]) -> None:
+    assert run_relay(upstream, sse_stream([*events, DONE])).summary.usage == Usage(11, 3, 7, 2)
 
 
-def test_usage_that_never_comes_is_unknown(upstream: ScriptedUpstream) -> None:
+def test_missing_usage_is_unknown(upstream: ScriptedUpstream) -> None:
     outcome = run_relay(upstream, sse_stream([chunk("hi", finish="stop"), DONE]))
-    assert outcome.seen.usage is None and outcome.error is None
+    assert outcome.summary.usage is None and outcome.error is None
 
 
 @pytest.mark.parametrize("choices", [{"choices": []}, {"choices": None}, {}])
-def test_the_usage_event_is_shown_to_who_asked_for_it_alone(upstream: ScriptedUpstream, choices: Any) -> None:
+def test_the_usage_event_is_shown_only_if_requested(upstream: ScriptedUpstream, choices: Any) -> None:
     usage_only = {name: value for name, value in usage_chunk().items() if name != "choices"} | choices
     events: list[Any] = [chunk("hi", finish="stop"), usage_only, DONE]
-    assert run_relay(upstream, sse_stream(events), show_usage=True).text == wire(*events)
-    assert run_relay(upstream, sse_stream(events)).text == wire(events[0], DONE)
+    assert run_relay(upstream, sse_stream(events), show_usage=True).text == to_bytes(*events)
+    assert run_relay(upstream, sse_stream(events)).text == to_bytes(events[0], DONE)
 
 
 def test_usage_beside_choices_is_never_hidden(upstream: ScriptedUpstream) -> None:
     events: list[Any] = [chunk("hi", finish="stop", usage=USAGE), DONE]
-    assert run_relay(upstream, sse_stream(events)).text == wire(*events)
+    assert run_relay(upstream, sse_stream(events)).text == to_bytes(*events)
 
 
 def test_an_event_without_choices_and_usage_passes(upstream: ScriptedUpstream) -> None:
     events: list[Any] = [{"id": "1", "choices": [], "prompt_filter_results": []}, chunk("hi", finish="stop"), DONE]
-    assert run_relay(upstream, sse_stream(events)).text == wire(*events)
+    assert run_relay(upstream, sse_stream(events)).text == to_bytes(*events)
 
 
 def test_done_counts_once_every_choice_has_finished(upstream: ScriptedUpstream) -> None:
     events: list[Any] = [chunk("a", index=0), chunk("b", index=2), chunk("c", index=1)]
     events += [chunk(finish="length", index=index) for index in (1, 0, 2)]
     outcome = run_relay(upstream, sse_stream([*events, DONE]))
-    assert outcome.text == wire(*events, DONE)
-    assert outcome.seen.finished == {0, 1, 2} and outcome.seen.finish_reason == "length"
+    assert outcome.text == to_bytes(*events, DONE)
+    assert outcome.summary.finished == {0, 1, 2} and outcome.summary.finish_reason == "length"
 
 
-def test_choices_without_an_index_are_told_apart_by_their_place(upstream: ScriptedUpstream) -> None:
+def test_choices_without_an_index_are_told_apart_by_their_position(upstream: ScriptedUpstream) -> None:
     both = {"choices": [{"delta": {"content": "a"}}, {"delta": {"content": "b"}, "finish_reason": "stop"}]}
     first = {"choices": [{"delta": {}, "finish_reason": "stop"}]}
     assert run_relay(upstream, sse_stream([both, first, DONE])).ended == "stop"
@@ -141,14 +139,14 @@ def test_choices_without_an_index_are_told_apart_by_their_place(upstream: Script
 
 def test_an_empty_finish_reason_is_none(upstream: ScriptedUpstream) -> None:
     outcome = run_relay(upstream, sse_stream([chunk("hi", finish=""), DONE]))
-    assert outcome.ended == "broken pipe" and outcome.seen.finish_reason is None
+    assert outcome.ended == "broken pipe" and outcome.summary.finish_reason is None
 
 
 @pytest.mark.parametrize("together", [True, False])
 def test_nothing_follows_done(upstream: ScriptedUpstream, together: bool) -> None:
     events: list[Any] = [chunk("hi", finish="stop"), DONE, chunk("more"), DONE]
     outcome = run_relay(upstream, sse_stream(events, cut_at=100_000 if together else None))
-    assert outcome.text == wire(*events[:2])
+    assert outcome.text == to_bytes(*events[:2])
     assert outcome.ended == "stop" and outcome.error is None
 
 
@@ -164,19 +162,19 @@ def test_nothing_follows_done(upstream: ScriptedUpstream, together: bool) -> Non
         (b"\n\n", False),
     ],
 )
-def test_what_is_no_chunk_but_legal_does_not_end_a_stream(
+def test_a_legal_event_without_a_chunk_does_not_end_a_stream(
     upstream: ScriptedUpstream, event: bytes, shown: bool
 ) -> None:
     last: list[Any] = [chunk("hi", finish="stop"), DONE]
     outcome = run_relay(upstream, sse_stream([event, *last, event]))
-    assert outcome.text == wire(*([event, *last] if shown else last))
+    assert outcome.text == to_bytes(*([event, *last] if shown else last))
     assert outcome.ended == "stop"
 
 
-def test_blank_lines_to_spare_do_not_end_a_stream(upstream: ScriptedUpstream) -> None:
+def test_extra_blank_lines_do_not_end_a_stream(upstream: ScriptedUpstream) -> None:
     events: list[Any] = [b"\n\n\n", chunk("hi"), b"\n", chunk(finish="stop"), b"\n\n\n", DONE]
     outcome = run_relay(upstream, sse_stream(events))
-    assert outcome.ended == "stop" and outcome.seen.events == 2
+    assert outcome.ended == "stop" and outcome.summary.events == 2
 
 
 def test_events_of_many_lines_and_large_events_pass(upstream: ScriptedUpstream) -> None:
@@ -184,7 +182,7 @@ def test_events_of_many_lines_and_large_events_pass(upstream: ScriptedUpstream) 
     spread = b"event: message\ndata: " + start + comma + b"\ndata: " + rest + b"\n\n"
     outcome = run_relay(upstream, sse_stream([spread, chunk(finish="stop"), DONE], cut_at=5000))
     assert outcome.text.startswith(spread) and outcome.ended == "stop"
-    assert outcome.seen.output_events == 1
+    assert outcome.summary.output_events == 1
 
 
 def test_a_complete_stream_frees_its_connection(upstream: ScriptedUpstream) -> None:
@@ -195,7 +193,7 @@ def test_a_complete_stream_frees_its_connection(upstream: ScriptedUpstream) -> N
     upstream.wait_for(lambda seen: seen.finished)
 
 
-def test_a_stream_that_is_over_leaves_nothing_to_the_collector(upstream: ScriptedUpstream) -> None:
+def test_a_stream_that_is_over_leaves_no_reference_cycle(upstream: ScriptedUpstream) -> None:
     gc.disable()
     try:
         with open_relay(upstream, sse_stream(whole_stream("hello"))) as (relay, _, response):

@@ -1,4 +1,4 @@
-"""A stream that does not complete: one error event in the one shape, an unfinished transport, and one honest report."""
+"""A stream that does not complete: one error event in the common format, an unfinished transfer, and one report."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def upstream() -> Iterator[ScriptedUpstream]:
 
 
 def last_error(outcome: Outcome) -> dict[str, Any]:
-    """Returns the error of the last event, having checked that it is the only one and in the one shape."""
+    """Returns the error of the last event, having checked that it is the only one and in the common format."""
     *before, last, nothing = outcome.text.split(b"\n\n")
     assert nothing == b"" and not any(b'"error"' in event for event in before)
     error: dict[str, Any] = json.loads(last.removeprefix(b"data: "))["error"]
@@ -59,7 +59,7 @@ FAULTS: dict[str, tuple[list[Any], str]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_every_fault_is_an_error_event_and_an_unfinished_answer(upstream: ScriptedUpstream, fault: str) -> None:
+def test_every_fault_is_an_error_event_and_an_unfinished_response(upstream: ScriptedUpstream, fault: str) -> None:
     events, ending = FAULTS[fault]
     outcome = run_relay(upstream, sse_stream(events, ending=ending))
     assert last_error(outcome) == {**last_error(outcome), "type": "upstream_error", "code": "upstream_cut"}
@@ -74,7 +74,7 @@ def test_every_fault_is_an_error_event_and_an_unfinished_answer(upstream: Script
 
 
 @pytest.mark.parametrize("fault", ["garbage", "a bare line of JSON", "[DONE] without a finish"])
-def test_what_came_in_the_same_packet_before_a_fault_still_passes(upstream: ScriptedUpstream, fault: str) -> None:
+def test_events_before_a_fault_in_the_same_packet_still_pass(upstream: ScriptedUpstream, fault: str) -> None:
     events, ending = FAULTS[fault]
     outcome = run_relay(upstream, sse_stream([*events, chunk("after")], ending=ending, cut_at=100_000))
     last_error(outcome)
@@ -98,10 +98,10 @@ def test_an_error_event_of_the_provider_passes_and_is_the_last(
     outcome = run_relay(upstream, sse_stream([chunk("hi", finish="stop"), event, *more], cut_at=cut_at))
     assert outcome.text == event_bytes(chunk("hi", finish="stop")) + event_bytes(event)
     assert outcome.ended == "broken pipe"
-    assert isinstance(outcome.error, UpstreamCut) and not outcome.seen.is_done
+    assert isinstance(outcome.error, UpstreamCut) and not outcome.summary.is_done
 
 
-def test_an_error_that_is_null_is_none(upstream: ScriptedUpstream) -> None:
+def test_an_error_that_is_null_does_not_count(upstream: ScriptedUpstream) -> None:
     outcome = run_relay(upstream, sse_stream([{**chunk("hi", finish="stop"), "error": None}, DONE]))
     assert outcome.ended == "stop" and outcome.error is None
 
@@ -117,7 +117,7 @@ def test_after_a_fault_every_further_step_is_a_broken_pipe(upstream: ScriptedUps
     assert len(outcome.reports) == 1
 
 
-def test_a_fault_after_an_event_that_the_client_does_not_get_is_still_told(upstream: ScriptedUpstream) -> None:
+def test_a_fault_after_a_hidden_event_is_still_reported(upstream: ScriptedUpstream) -> None:
     with open_relay(upstream, sse_stream([usage_chunk()])) as (relay, outcome, _):
         relay.begin()
         assert b'"error"' in next(relay)
@@ -129,25 +129,25 @@ def test_closing_before_the_first_event_ends_the_request(upstream: ScriptedUpstr
         relay.close()
         upstream.wait_for(lambda seen: seen.gone_at is not None)
         relay.close()
-    assert isinstance(outcome.error, ClientGone) and outcome.seen.events == 0
+    assert isinstance(outcome.error, ClientGone) and outcome.summary.events == 0
 
 
-def test_closing_in_the_middle_ends_the_request_and_reports_what_was_seen(upstream: ScriptedUpstream) -> None:
+def test_closing_in_the_middle_ends_the_request_and_reports_the_events_so_far(upstream: ScriptedUpstream) -> None:
     with open_relay(upstream, sse_stream([chunk("one"), hang()])) as (relay, outcome, _):
         block = next(relay)
         relay.close()
         upstream.wait_for(lambda seen: seen.gone_at is not None)
     assert isinstance(outcome.error, ClientGone) and outcome.error.outcome == "client_gone"
-    assert (outcome.seen.events, outcome.seen.bytes_sent) == (1, len(block))
+    assert (outcome.summary.events, outcome.summary.bytes_sent) == (1, len(block))
 
 
-def test_closing_after_done_is_a_complete_stream_even_if_the_end_was_not_fetched(upstream: ScriptedUpstream) -> None:
+def test_closing_after_done_is_a_complete_stream_even_before_the_end_was_read(upstream: ScriptedUpstream) -> None:
     with open_relay(upstream, sse_stream(whole_stream("hi"), cut_at=100_000)) as (relay, outcome, _):
         assert DONE in next(relay)
-    assert outcome.error is None and outcome.seen.is_done
+    assert outcome.error is None and outcome.summary.is_done
 
 
-def test_a_provider_that_goes_on_after_done_does_not_hold_the_end_up(upstream: ScriptedUpstream) -> None:
+def test_a_provider_that_keeps_sending_after_done_does_not_delay_the_end(upstream: ScriptedUpstream) -> None:
     forever: list[Any] = [DONE, *[chunk("more")] * 20, hang()]
     outcome = run_relay(upstream, sse_stream([chunk("hi", finish="stop"), *forever]))
     assert outcome.error is None
@@ -161,6 +161,6 @@ def test_a_drain_that_is_over_ends_a_stream_with_its_own_error(upstream: Scripte
         outcome.blocks.append(next(relay))
         with pytest.raises(BrokenPipeError):
             next(relay)
-    use_settings(None)  # The process of the tests does not stop.
+    use_settings(None)  # Cancels the drain for the other tests.
     assert last_error(outcome)["type"] == "gateway_shutdown"
     assert isinstance(outcome.error, GatewayShutdown)

@@ -22,7 +22,7 @@ def events(draw: st.DrawFn) -> tuple[list[str], str | None]:
     """Draws the lines of one event and its data: comments, data with and without a space, over several lines."""
     values = draw(st.lists(TEXTS, max_size=3))
     lines = [draw(st.sampled_from(["data: ", "data:"])) + value for value in values]
-    # One space after the colon is syntax, so a value that begins with one keeps it only behind another.
+    # One space after the colon is syntax, so a value that begins with a space keeps it only after another one.
     data = [line[5:].removeprefix(" ") for line in lines]
     for more in draw(st.lists(st.sampled_from([": a comment", ":", "event: ping", "id: 7", "retry: 10"]), max_size=2)):
         lines.insert(draw(st.integers(0, len(lines))), more)
@@ -69,21 +69,21 @@ def test_a_stream_cut_in_two_at_any_byte_has_the_same_events(end: bytes) -> None
 
 
 @pytest.mark.parametrize("end", LINE_ENDS)
-def test_the_last_event_is_out_with_its_last_byte(end: bytes) -> None:
+def test_an_event_is_returned_with_its_last_byte(end: bytes) -> None:
     decoder = SseDecoder()
     event = b"data: [DONE]" + end + end
     assert decoder.decode(event) == [(event, b"[DONE]")] and decoder.incomplete == b""
 
 
 @pytest.mark.parametrize("end", LINE_ENDS)
-def test_more_blank_lines_than_needed_are_no_events(end: bytes) -> None:
+def test_extra_blank_lines_are_not_events(end: bytes) -> None:
     stream = end * 3 + b"data: 1" + end * 5 + b"data: 2" + end * 4
     for position in range(len(stream)):
         found = split_in_pieces(stream, [position])
         assert [get_event_data(event) for event in found] == [b"1", b"2"], position
 
 
-def test_an_event_that_has_not_ended_is_kept_back() -> None:
+def test_an_incomplete_event_is_held_back() -> None:
     decoder = SseDecoder()
     assert decoder.decode(b"data: one\n\ndata: tw") == [(b"data: one\n\n", b"one")]
     assert decoder.incomplete == b"data: tw"
@@ -121,14 +121,14 @@ def test_a_large_event_in_many_pieces_comes_out_whole() -> None:
         (b" data: 1\n\n", None),
     ],
 )
-def test_the_data_of_an_event_is_what_its_data_lines_say(event: bytes, data: bytes | None) -> None:
+def test_the_data_of_an_event_comes_from_its_data_lines(event: bytes, data: bytes | None) -> None:
     assert get_event_data(event) == data
     assert SseDecoder().decode(event) == [(event, data)]
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=60))
-def test_no_bytes_raise_anything(data: bytes) -> None:
+def test_arbitrary_bytes_raise_nothing(data: bytes) -> None:
     decoder = SseDecoder()
     events = decoder.decode(data + b"\n\n")
     assert b"".join(event for event, _ in events).strip(b"\r\n") in data + b"\n\n"
