@@ -1,5 +1,11 @@
 """The WSGI application that gunicorn serves: `gunicorn wsgi:app`."""
 
-from app import create_app
+import sys
 
-app = create_app()
+from app import create_app
+from app.config import SettingsError
+
+try:
+    app = create_app()
+except SettingsError as error:  # Commands of `flask` load the application too, and nothing has checked before them.
+    sys.exit(f"The gateway cannot start: {error}")

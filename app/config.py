@@ -6,6 +6,7 @@ of them for the operator. Times are in seconds, sizes in bytes.
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
@@ -19,6 +20,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Callers name all providers together with this word, so no provider may have this name.
 ALL_GATEWAYS = "all"
+
+# Of a random key of letters and digits, 16 characters hold 95 bits; shorter ones are mostly words.
+LEAST_KEY_CHARACTERS = 16
+
+_QUOTES = "\"'`\u201c\u201d\u2018\u2019"
 
 
 class SettingsError(Exception):
@@ -87,20 +93,64 @@ def _http_url(name: str, value: str) -> str:
 
 
 def _secret(name: str, value: str) -> str:
+    _raise_if_quoted(name, value)
     # Keys are sent in an HTTP header, so characters other than visible ASCII are a copying error.
     if not all("!" <= character <= "~" for character in value):
         raise SettingsError(f"{name} contains a character that a key cannot have; copy the key again.")
     return value
 
 
+def _gateway_key(name: str, value: str) -> str:
+    _secret(name, value)
+    if len(value) < LEAST_KEY_CHARACTERS:
+        raise SettingsError(
+            f"{name} has fewer than {LEAST_KEY_CHARACTERS} characters, so it could be guessed;"
+            " use a random one, such as the output of `openssl rand -hex 24`."
+        )
+    return value
+
+
+def _raise_if_quoted(name: str, value: str) -> None:
+    # Shells and dotenv files remove quotes; `docker --env-file` and the forms of hosting platforms keep them.
+    if value[0] in _QUOTES or value[-1] in _QUOTES:
+        raise SettingsError(f"{name} begins or ends with a quote; remove the quotes, they are not part of the value.")
+
+
 def _database_url(name: str, value: str) -> str:
+    _raise_if_quoted(name, value)
     scheme, separator, rest = value.partition("://")
     # Heroku sets postgres://, and SQLAlchemy 2.1 takes postgresql:// to mean psycopg 3, so the driver is named.
     if not separator or scheme not in {"postgres", "postgresql", "postgresql+psycopg2"}:
         raise SettingsError(
             f"{name} must begin with postgresql:// or postgres://; the gateway supports PostgreSQL only."
         )
+    _check_address(name, rest)
     return f"postgresql+psycopg2://{rest}"
+
+
+def _check_address(name: str, rest: str) -> None:
+    """Checks `user:password@host:port/name?…`. The error texts repeat no part of it, because any could be the password.
+
+    Raises:
+        SettingsError: SQLAlchemy would refuse it, or take a part of the password for the host.
+    """
+    path = rest.partition("?")[0]
+    authority = path.partition("/")[0]
+    # What follows the first ? should be name=value; an @ in the first name belongs to a password with a ? in it.
+    if path.count("@") > 1 or "@" in path[len(authority) :] or "@" in rest.partition("?")[2].partition("=")[0]:
+        raise SettingsError(
+            f"{name} has an unescaped @, / or ? in the user or the password;"
+            " write @ as %40, / as %2F, ? as %3F and % as %25 there."
+        )
+    # An IPv6 address is in brackets, after which only the port has a colon.
+    host, _, port = authority.rpartition("@")[2].rpartition("]")[2].partition(":")
+    if port and not (port.isascii() and port.isdigit() and len(port) <= 5 and 1 <= int(port) <= 65_535):
+        raise SettingsError(
+            f"{name} has a port that is not a number from 1 to 65535. It must be like"
+            " postgresql://user:password@host:5432/name, with @ / ? % in the password written as %40 %2F %3F %25."
+        )
+    if not rest.isprintable() or " " in rest:
+        raise SettingsError(f"{name} contains a space or a control character; copy it again, or write a space as %20.")
 
 
 def _path(name: str, value: str) -> Path:
@@ -129,7 +179,7 @@ class Settings:
     chutes_base_url: str = _setting("CHUTES_BASE_URL", "https://llm.chutes.ai/v1", _http_url)
 
     database_url: str | None = _setting("DATABASE_URL", None, _database_url)
-    gateway_api_key: str | None = _setting("GATEWAY_API_KEY", None, _secret)
+    gateway_api_key: str | None = _setting("GATEWAY_API_KEY", None, _gateway_key)
     port: int = _setting("PORT", "8000", _whole_number(1, 65_535))
     web_concurrency: int = _setting("WEB_CONCURRENCY", "2", _whole_number(1, 256))
     public_stats: bool = _setting("PUBLIC_STATS", "false", _yes_or_no)
@@ -167,13 +217,39 @@ def provider_names() -> list[str]:
 
 
 def read_environment(root: Path = ROOT) -> dict[str, str]:
-    """Returns name → text from the process environment, then `.env.local`, then `.env`; empty counts as unset."""
+    """Returns name → text from the process environment, then `.env.local`, then `.env`; empty counts as unset.
+
+    Raises:
+        SettingsError: a file cannot be read.
+    """
     sources: list[Mapping[str, str | None]] = [
-        dotenv_values(root / ".env"),
-        dotenv_values(root / ".env.local"),
+        read_env_file(root / ".env"),
+        read_env_file(root / ".env.local"),
         os.environ,
     ]
     return {name: value for source in sources for name, value in source.items() if value and value.strip()}
+
+
+def read_env_file(path: Path) -> dict[str, str | None]:
+    """Returns name → text from a dotenv file, {} if there is none.
+
+    Raises:
+        SettingsError: it cannot be read, or is not UTF-8.
+    """
+    try:
+        text = path.read_text("utf-8-sig")  # Some editors on Windows begin a file with a byte-order mark.
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise SettingsError(
+            f"{path} cannot be read ({error.strerror}); make it a file that this user may read."
+        ) from None
+    except UnicodeDecodeError:
+        text = "\0"
+    # UTF-16 is valid UTF-8 where it holds only ASCII: each second byte is 0.
+    if "\0" in text:
+        raise SettingsError(f"{path} is not in UTF-8; save it again with the encoding UTF-8 (not UTF-16 or Unicode).")
+    return dotenv_values(stream=io.StringIO(text))
 
 
 def load_settings(environment: Mapping[str, str] | None = None) -> Settings:

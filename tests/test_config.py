@@ -34,7 +34,16 @@ BAD_URLS = [
     "http://host/\u00e9",
 ]
 BAD: dict[str, list[str]] = {
-    "FIREWORKS_API_KEY": ["fw_test key", "fw_tést", "“fw_test”", "fw\u200b_test"],
+    "FIREWORKS_API_KEY": [
+        "fw_test key",
+        "fw_tést",
+        "“fw_test”",
+        "fw\u200b_test",
+        '"fw_test"',
+        "'fw_test'",
+        "fw_test'",
+        "`fw_test",
+    ],
     "FEATHERLESS_API_KEY": ["a\tb"],
     "DEEPINFRA_API_KEY": ["a b"],
     "CHUTES_API_KEY": ["ü"],
@@ -42,8 +51,25 @@ BAD: dict[str, list[str]] = {
     "FEATHERLESS_BASE_URL": BAD_URLS,
     "DEEPINFRA_BASE_URL": BAD_URLS,
     "CHUTES_BASE_URL": BAD_URLS,
-    "DATABASE_URL": ["sqlite:///x.db", "mysql://u:p@h/d", "postgresql+psycopg://h/d", "localhost", "postgresql:/h"],
-    "GATEWAY_API_KEY": ["two words", "schlüssel"],
+    "DATABASE_URL": [
+        "sqlite:///x.db",
+        "mysql://u:p@h/d",
+        "postgresql+psycopg://h/d",
+        "localhost",
+        "postgresql:/h",
+        '"postgresql://h/d"',
+        "postgresql://u:p@h:port/d",
+        "postgresql://u:p@h:0/d",
+        "postgresql://u:p@h:65536/d",
+        "postgresql://u:p@h:5432,i:5432/d",
+        "postgresql://u:p@ss@h/d",
+        "postgresql://u:p/ss@h/d",
+        "postgresql://u:1/ss@h/d",
+        "postgresql://u:p?ss@h/d",
+        "postgresql://u:1?ss@h/d",
+        "postgresql://u:p ss@h/d",
+    ],
+    "GATEWAY_API_KEY": ["two words of length", "schlüssel-der-betreiber", "fifteen-letters", '"sixteen-letters!"'],
     "PORT": [*BAD_NUMBERS, "0", "65536"],
     "WEB_CONCURRENCY": [*BAD_NUMBERS, "0", "257"],
     "PUBLIC_STATS": ["maybe", "2", "truth"],
@@ -76,6 +102,7 @@ def test_a_bad_value_is_refused_by_the_name_of_its_setting(name: str, value: str
     assert str(caught.value).startswith(name)
     if "KEY" in name or name == "DATABASE_URL":
         assert value not in str(caught.value), "a secret is not repeated"
+    assert "ss@h" not in str(caught.value), "no part of a password is repeated"
 
 
 @pytest.mark.parametrize("name", setting_names())
@@ -112,6 +139,9 @@ def test_the_documented_defaults() -> None:
         ("DATABASE_URL", "postgres://u:p%40@h:5432/d", "postgresql+psycopg2://u:p%40@h:5432/d"),
         ("DATABASE_URL", "postgresql://h/d?sslmode=require", "postgresql+psycopg2://h/d?sslmode=require"),
         ("DATABASE_URL", "postgresql+psycopg2://h/d", "postgresql+psycopg2://h/d"),
+        ("DATABASE_URL", "postgresql://u:a:b%2F@[::1]:5432/d", "postgresql+psycopg2://u:a:b%2F@[::1]:5432/d"),
+        ("DATABASE_URL", "postgresql://u@/d?host=/tmp/a@b", "postgresql+psycopg2://u@/d?host=/tmp/a@b"),
+        ("GATEWAY_API_KEY", "sixteen-letters!", "sixteen-letters!"),
     ],
 )
 def test_a_good_value_is_parsed(name: str, value: str, parsed: object) -> None:
@@ -161,6 +191,24 @@ def test_an_empty_value_of_the_process_hides_none_of_a_file(
 def test_a_key_in_env_works_too(place: Path) -> None:
     (place / ".env").write_text("FIREWORKS_API_KEY=fw_test\n")
     assert load_settings(read_environment(place)).fireworks_api_key == "fw_test"
+
+
+def test_a_byte_order_mark_does_not_hide_the_first_setting(place: Path) -> None:
+    (place / ".env.local").write_text("PORT=1002\n", "utf-8-sig")
+    assert load_settings(read_environment(place)).port == 1002
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "latin-1"])
+def test_a_file_that_is_not_utf_8_is_refused_and_named(place: Path, encoding: str) -> None:
+    (place / ".env.local").write_text("# Schlüssel\nPORT=1002\n", encoding)
+    with pytest.raises(SettingsError, match=r"\.env\.local is not in UTF-8"):
+        read_environment(place)
+
+
+def test_a_directory_in_place_of_a_file_is_refused_and_named(place: Path) -> None:
+    (place / ".env.local").mkdir()
+    with pytest.raises(SettingsError, match=r"\.env\.local cannot be read \(Is a directory\)"):
+        read_environment(place)
 
 
 def test_without_files_the_process_alone_counts(tmp_path: Path) -> None:

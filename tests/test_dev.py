@@ -172,13 +172,13 @@ def test_with_own_keys_and_database_nothing_is_embedded_and_no_secret_is_printed
     settings = {
         "FIREWORKS_BASE_URL": upstream.base_url,
         "FIREWORKS_API_KEY": "fw_mine",
-        "GATEWAY_API_KEY": "gw_mine",
+        "GATEWAY_API_KEY": "gw_mine_is_longer",
         "DATABASE_URL": database_url,
     }
     run = start_run(settings=settings)
     printed = run.wait_for_banner()
     body = {"model": "accounts/fireworks/models/scripted", "messages": [{"role": "user", "content": "Hello!"}]}
-    url, headers = f"{run.url}/v1/chat/completions", {"Authorization": "Bearer gw_mine"}
+    url, headers = f"{run.url}/v1/chat/completions", {"Authorization": "Bearer gw_mine_is_longer"}
     response = requests.post(url, json=body, headers=headers, timeout=20)
 
     assert response.json()["choices"][0]["message"]["content"] == "Hello from the script."

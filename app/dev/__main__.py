@@ -18,9 +18,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import TextIO
 
-from dotenv import dotenv_values
-
-from app.config import ROOT, Settings, SettingsError, load_settings, read_environment
+from app.config import ROOT, Settings, SettingsError, load_settings, read_env_file, read_environment
 from app.dev.banner import make_banner
 from app.dev.env_file import ensure_gateway_key
 from app.dev.postgres import EmbeddedPostgres
@@ -181,7 +179,7 @@ def _start_sandbox(supervisor: _Supervisor, given: dict[str, str]) -> dict[str, 
 def _open_stats() -> dict[str, str]:
     """Returns the setting that lets statistics be read without a key, unless the developer has set it."""
     # The committed `.env` says false, for production; that is not the developer's choice.
-    chosen = dotenv_values(ROOT / ".env.local") | os.environ
+    chosen = read_env_file(ROOT / ".env.local") | os.environ
     return {} if chosen.get("PUBLIC_STATS") else {"PUBLIC_STATS": "true"}
 
 

@@ -30,6 +30,7 @@ from tests.support.catalogs import (
     provider_environment,
     root_of,
 )
+from tests.support.gateway import GATEWAY_KEY
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.waiting import wait_until
 
@@ -221,7 +222,7 @@ def test_a_list_is_compressed_for_clients_that_accept_gzip(client: FlaskClient) 
 
 
 def test_openais_list_has_a_strong_etag_for_each_encoding(client: FlaskClient) -> None:
-    key = {"Authorization": "Bearer gw_test"}
+    key = {"Authorization": f"Bearer {GATEWAY_KEY}"}
     forms = [key, key | {"Accept-Encoding": "gzip"}]
     answers = [client.get("/v1/models", headers=form) for form in forms]
     plain, packed = (answer.headers["etag"] for answer in answers)

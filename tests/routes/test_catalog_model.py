@@ -21,11 +21,12 @@ from tests.support.catalogs import (
     provider_environment,
     root_of,
 )
+from tests.support.gateway import GATEWAY_KEY
 from tests.support.scripted_upstream import ScriptedUpstream
 
 DEEPSEEK = "accounts/fireworks/models/deepseek-v3p1"
 ODD = "accounts/acme-example/models/bot#accounts/acme-example/deployments/f0e1@2"
-KEY = {"Authorization": "Bearer gw_test"}
+KEY = {"Authorization": f"Bearer {GATEWAY_KEY}"}
 
 
 @pytest.fixture

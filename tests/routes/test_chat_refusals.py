@@ -20,7 +20,7 @@ from tests.support.chat import (
     rows_where,
     wait_for_row,
 )
-from tests.support.gateway import Gateway
+from tests.support.gateway import GATEWAY_KEY, Gateway
 from tests.support.scripted_upstream import ScriptedUpstream
 
 MODEL = PREFIX + "scripted"
@@ -127,12 +127,12 @@ KEYS = {
     "no header": (None, "missing_api_key"),
     "an empty key": ("Bearer ", "missing_api_key"),
     "another scheme": ("Basic Z3c6dGVzdA==", "missing_api_key"),
-    "a key without a scheme": ("gw_test", "missing_api_key"),
+    "a key without a scheme": (GATEWAY_KEY, "missing_api_key"),
     "a wrong key": ("Bearer gw_wrong", "invalid_api_key"),
     "the provider's key": ("Bearer fw_test", "invalid_api_key"),
-    "the key and more": ("Bearer gw_test2", "invalid_api_key"),
-    "the key in capitals": ("Bearer GW_TEST", "invalid_api_key"),
-    "no ASCII": ("Bearer gw_t\xebst", "invalid_api_key"),
+    "the key and more": (f"Bearer {GATEWAY_KEY}2", "invalid_api_key"),
+    "the key in capitals": (f"Bearer {GATEWAY_KEY.upper()}", "invalid_api_key"),
+    "no ASCII": ("Bearer gw_t\xebst_operator_key", "invalid_api_key"),
 }
 
 
@@ -152,7 +152,9 @@ def test_a_request_without_a_good_key_is_a_401_without_a_row(
 
 
 def test_bearer_may_be_written_in_any_case(scripted_gateway: Gateway) -> None:
-    seen = post(scripted_gateway, json.dumps(chat_body(MODEL)).encode(), headers={"Authorization": "bEARER  gw_test"})
+    seen = post(
+        scripted_gateway, json.dumps(chat_body(MODEL)).encode(), headers={"Authorization": f"bEARER  {GATEWAY_KEY}"}
+    )
     assert seen.status == 200
 
 

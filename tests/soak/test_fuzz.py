@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.support.answers import DONE, Event, chunk, event_bytes, head, sse_stream, usage_chunk, whole_stream
 from tests.support.chat import HELLO, PREFIX, chat_body, post_chat, request
-from tests.support.gateway import Gateway
+from tests.support.gateway import GATEWAY_KEY, Gateway
 from tests.support.gateways import Gateways
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import Script, close, send
@@ -96,7 +96,19 @@ NAMES = st.text("abcdefghijklmnopqrstuvwxyz-_ABCX0123456789", min_size=1, max_si
     + ["Content-Length", "Transfer-Encoding", "Connection", "Host", "X-Forwarded-Proto", "Upgrade", "Accept-Encoding"]
 )
 VALUES = st.text(st.characters(codec="latin-1", exclude_characters="\r\n"), max_size=60) | st.sampled_from(
-    ["Bearer", "Bearer gw_test", "chunked", "close", "100-continue", "-1", "0", "99999999999", "gzip", "h2c", "https"]
+    [
+        "Bearer",
+        f"Bearer {GATEWAY_KEY}",
+        "chunked",
+        "close",
+        "100-continue",
+        "-1",
+        "0",
+        "99999999999",
+        "gzip",
+        "h2c",
+        "https",
+    ]
 )
 
 

@@ -12,6 +12,7 @@ from app.runtime import get_runtime, use_settings
 from app.services.models.catalog import Catalogs
 from app.services.providers import PROVIDERS
 from tests.support.answers import json_answer
+from tests.support.gateway import GATEWAY_KEY
 from tests.support.request_reader import SeenRequest
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import Exchange, Script
@@ -29,7 +30,7 @@ FIREWORKS_LIST = "/inference/v1/models"
 
 def provider_environment(root: str, names: Sequence[str] = tuple(BASE_PATHS), key: str = "fw_test") -> dict[str, str]:
     """Returns the settings that configure these providers and point them below `root`."""
-    environment = {"GATEWAY_API_KEY": "gw_test"}
+    environment = {"GATEWAY_API_KEY": GATEWAY_KEY}
     for name in names:
         environment[f"{name.upper()}_API_KEY"] = key
         environment[f"{name.upper()}_BASE_URL"] = root + BASE_PATHS[name]

@@ -18,9 +18,9 @@ import psutil
 from app.dev import Child, start_child
 from tests.support.waiting import PATIENCE_S, wait_until
 
-# The admin key of every gateway that a test starts and does not give another.
-GATEWAY_KEY = "gw_test"
-# Another process may take a free port before the gateway binds it; more than a few times in a row is a bug.
+# The admin key of a gateway whose settings name no other.
+GATEWAY_KEY = "gw_test_operator_key"
+# Between choosing a free port and binding it another process may take it; more than a few in a row is a bug.
 _PORT_TRIES = 5
 # Booting takes about a second; several at once on a busy machine take longer.
 _BOOT_TIMEOUT_S = 60.0

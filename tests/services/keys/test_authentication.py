@@ -23,25 +23,25 @@ def _reset_settings() -> Iterator[None]:
 
 
 def test_the_operators_key_works_without_a_database() -> None:
-    use_settings(load_settings({"GATEWAY_API_KEY": "secret", "DATABASE_URL": AWAY}))
-    assert authenticate("Bearer secret") is OPERATOR_KEY
+    use_settings(load_settings({"GATEWAY_API_KEY": "secret-of-operators", "DATABASE_URL": AWAY}))
+    assert authenticate("Bearer secret-of-operators") is OPERATOR_KEY
     assert OPERATOR_KEY.is_operator
 
 
 def test_without_an_operators_key_no_header_is_accepted() -> None:
     use_settings(load_settings({"DATABASE_URL": AWAY}))
-    for header in (None, "", "Bearer", "Bearer ", "Basic secret", "Bearer secret"):
+    for header in (None, "", "Bearer", "Bearer ", "Basic secret-of-operators", "Bearer secret-of-operators"):
         with pytest.raises(AuthenticationFailed):
             authenticate(header)
 
 
 def test_other_settings_have_another_operators_key() -> None:
-    use_settings(load_settings({"GATEWAY_API_KEY": "first"}))
-    assert authenticate("Bearer first") is OPERATOR_KEY
-    use_settings(load_settings({"GATEWAY_API_KEY": "second"}))
-    assert authenticate("bearer second") is OPERATOR_KEY
+    use_settings(load_settings({"GATEWAY_API_KEY": "first-of-operators"}))
+    assert authenticate("Bearer first-of-operators") is OPERATOR_KEY
+    use_settings(load_settings({"GATEWAY_API_KEY": "second-of-operators"}))
+    assert authenticate("bearer second-of-operators") is OPERATOR_KEY
     with pytest.raises(AuthenticationFailed):
-        authenticate("Bearer first")
+        authenticate("Bearer first-of-operators")
 
 
 def test_a_key_that_is_not_cached_is_unavailable_while_the_database_is(capfd: pytest.CaptureFixture[str]) -> None:
