@@ -1,12 +1,13 @@
 """gunicorn's settings for the gateway. gunicorn finds this file by itself: `gunicorn wsgi:app` starts production.
 
-Of the gateway, the main process imports only the settings. Each worker patches the standard library for gevent after
-the fork. A module imported before that would keep unpatched locks, which block all greenlets, and an `ssl` that
-recurses.
+Of the gateway, the main process imports only the settings and the limit on open files. Each worker patches the standard
+library for gevent after the fork. A module imported before that would keep unpatched locks, which block all greenlets,
+and an `ssl` that recurses.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from app.config import ROOT, SettingsError, load_settings
+from app.server.open_files import fit_to_open_files, raise_open_file_limit
 
 try:
     settings = load_settings()
@@ -28,8 +30,9 @@ workers = settings.web_concurrency
 # A greenlet and not a thread for each live stream, of which a core has a thousand: half the memory, twice the events.
 worker_class = "app.server.worker_class.GatewayWorker"
 # The most connections, idle ones included. Above it gunicorn stops accepting, so callers get no response at all. It is
-# much higher than MAX_LIVE_REQUESTS, above which a request gets an error response with the reason.
-worker_connections = settings.max_live_requests * 2 + 1_000
+# much higher than the most live requests, above which a request gets an error response with the reason.
+open_files = raise_open_file_limit()
+live_requests, worker_connections = fit_to_open_files(settings.max_live_requests, open_files)
 # The most pending connections while a worker restarts; the kernel caps it at net.core.somaxconn.
 backlog = 4_096
 # In seconds. Longer than proxies keep their idle connections to the gateway (nginx 60 s, Heroku's router 90 s);
@@ -39,8 +42,8 @@ keepalive = 100
 # be shorter than the graceful timeout, during which heartbeats continue.
 timeout = int(max(60, settings.graceful_timeout_s + 5))
 graceful_timeout = int(settings.graceful_timeout_s)
-# The heartbeat file is touched every second; on a busy disk that would stall the worker.
-worker_tmp_dir = "/dev/shm" if sys.platform == "linux" else None
+# The heartbeat file is touched every second; on a busy disk that would stall the worker. Some containers lack /dev/shm.
+worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else None
 # Without gunicorn's control socket, a second way to stop the gateway that lies in the home directory by default.
 control_socket_disable = True
 # No access log: the gateway's own log has a line for each request, with its tokens.
@@ -54,21 +57,21 @@ limit_request_field_size = 8_190
 
 
 def on_starting(server: Any) -> None:
-    """Exits with one sentence if a setting is missing or the schema is not migrated."""
+    """Exits with one sentence if the gateway could not serve, for example because the schema is not migrated."""
     if server.cfg.is_ssl:
         # The relay writes events to the client's plain socket and peeks at it to notice a disconnect.
         sys.exit(
             "The gateway cannot start: it serves plain HTTP only. Remove certfile, and let nginx terminate TLS"
             " (deploy/nginx.conf)."
         )
-    Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).mkdir(parents=True, exist_ok=True)
-    for file in Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).glob("*.db"):
-        file.unlink()  # Left by an earlier start; Prometheus expects counters to start at zero.
+    _make_metrics_directory()
     child = os.fork()  # The check imports the database's libraries, which this process must not import.
     if child == 0:
         from app.server.preflight import find_boot_problem
 
-        reason = find_boot_problem(settings)
+        # With inherited sockets there is nothing to bind.
+        inherits = server.master_pid != 0 or "LISTEN_FDS" in os.environ
+        reason = find_boot_problem(settings, [] if inherits else server.cfg.address, live_requests, open_files)
         if reason is not None:
             os.write(2, f"The gateway cannot start: {reason}\n".encode())
         os._exit(0 if reason is None else 1)
@@ -76,8 +79,20 @@ def on_starting(server: Any) -> None:
         sys.exit(1)
 
 
+def when_ready(server: Any) -> None:
+    """Removes the metrics of an earlier start, because Prometheus expects counters to start at zero.
+
+    The port is bound now, so no other gateway writes them any more. After gunicorn's USR2 the one before still does.
+    """
+    if server.master_pid == 0:
+        for file in Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).glob("*.db"):
+            file.unlink(missing_ok=True)
+
+
 def post_fork(server: Any, worker: Any) -> None:
     """Makes libpq wait in gevent's loop; without it one slow query would stop every request of the worker."""
+    if live_requests < settings.max_live_requests:
+        os.environ["MAX_LIVE_REQUESTS"] = str(live_requests)  # In the worker alone, which reads its settings itself.
     # gunicorn sets the worker's signal handlers only about a second from now. Until then the worker has those of the
     # main process, which put a signal into a queue that no worker reads. The main process sends a signal only once, so
     # a stop would take the whole graceful timeout.
@@ -86,6 +101,19 @@ def post_fork(server: Any, worker: Any) -> None:
     from psycogreen.gevent import patch_psycopg
 
     patch_psycopg()
+
+
+def _make_metrics_directory() -> None:
+    directory = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        sys.exit(
+            f"The gateway cannot start: its workers share their metrics in {directory}, which cannot be written"
+            f" ({error.strerror}). Give it to this user, or set PROMETHEUS_MULTIPROC_DIR to another directory."
+        )
 
 
 def post_worker_init(worker: Any) -> None:

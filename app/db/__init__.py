@@ -12,7 +12,7 @@ the module of their table, because a list of all of them here would repeat the m
 """
 
 from app.db.engine import Database, create_engine_for, get_engine, read_connection
-from app.db.errors import DatabaseError, DatabaseTimeout, describe_error, time_limit
+from app.db.errors import DatabaseError, DatabaseTimeout, describe_error, describe_refusal, time_limit
 
 __all__ = [
     "Database",
@@ -20,6 +20,7 @@ __all__ = [
     "DatabaseTimeout",
     "create_engine_for",
     "describe_error",
+    "describe_refusal",
     "get_engine",
     "read_connection",
     "time_limit",

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import gevent
 from gevent import monkey
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 # Base class of everything that SQLAlchemy raises when the database is unavailable or slow, or refuses a statement.
 # Services catch it under this name, because only this package imports SQLAlchemy.
 DatabaseError = SQLAlchemyError
+
+# What PostgreSQL, PgBouncer and libpq say of an address that works only after someone has corrected it. The text is
+# all there is: a connection that was refused has no SQLSTATE.
+_REFUSAL = re.compile(
+    r"(password|peer|ident|sasl) authentication failed|no password supplied|no pg_hba\.conf entry|pg_hba\.conf rejects"
+    r"|(database|role|certificate file|private key file) \"[^\"]*\" does not exist|permission denied for database"
+    r"|no such (database|user)|invalid (dsn|connection option|port number|integer value|\w+ value)"
+    r"|does not support SSL",
+    re.IGNORECASE,
+)
 
 
 class DatabaseTimeout(DatabaseError):
@@ -43,4 +54,17 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 def describe_error(error: Exception) -> str:
     """Returns what PostgreSQL or the driver said, in one line; SQLAlchemy's own text repeats the whole statement."""
-    return str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
+    lines = str(getattr(error, "orig", None) or error).strip().split("\n")
+    # libpq tries each address of a host, so the line of the server that did answer may not be the first.
+    return next((line for line in lines if "FATAL" in line), lines[0])
+
+
+def describe_refusal(error: Exception) -> str | None:
+    """Returns why DATABASE_URL cannot work, in one sentence; None if the database may just be unavailable."""
+    text = describe_error(error)
+    if not isinstance(error, DBAPIError) or error.statement is not None or not _REFUSAL.search(text):
+        return None
+    return (
+        f"the database refuses DATABASE_URL ({text.rstrip('.')}). Correct the user, the password and the name of the"
+        " database in it, or create that database."
+    )

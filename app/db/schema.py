@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from app.config import ROOT
+from app.db.errors import describe_refusal
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -136,6 +137,8 @@ def _schema_errors() -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
+        if (refusal := describe_refusal(error)) is not None:
+            raise SchemaError(refusal[0].upper() + refusal[1:]) from error
         raise SchemaError(f"PostgreSQL reported: {str(error.orig).strip()}") from error
     except CommandError as error:
         raise SchemaError(str(error)) from error

@@ -100,9 +100,22 @@ def main() -> int:
     except (RunError, SettingsError) as error:
         supervisor.stop()
         _print(f"make run: {error}", to=sys.stderr)
+    except OSError as error:
+        supervisor.stop()
+        _print(f"make run: {_describe_os_error(error)}", to=sys.stderr)
     finally:
         supervisor.stop()
     return 1
+
+
+def _describe_os_error(error: OSError) -> str:
+    """Returns what failed and what to do, in one sentence; nearly always a file belongs to another user."""
+    if error.filename is None:
+        return f"The system refused something it needs ({error.strerror or error})."
+    return (
+        f"{error.filename} cannot be used ({error.strerror}). Run it as the user who owns this directory, on a disk"
+        " that can be written and has room."
+    )
 
 
 def _run(supervisor: _Supervisor) -> None:
@@ -197,7 +210,10 @@ def _start_gunicorn(supervisor: _Supervisor, settings: Settings, added: dict[str
     child = start_child(
         "gunicorn",
         [sys.executable, "-m", "gunicorn", "wsgi:app"],
-        environment=dict(os.environ) | added | {"PYTHONUNBUFFERED": "1"},
+        # gunicorn itself reads WEB_CONCURRENCY, and an empty one is a traceback there; for the gateway it is unset.
+        environment={name: value for name, value in os.environ.items() if value.strip()}
+        | added
+        | {"PYTHONUNBUFFERED": "1"},
         cwd=ROOT,
         grace_s=settings.graceful_timeout_s + _GUNICORN_MARGIN_S,
     )

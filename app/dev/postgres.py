@@ -37,6 +37,9 @@ _MAINTENANCE_DATABASE = "postgres"
 
 # No TCP port: it could be taken, and others could connect to it.
 _SETTINGS = {"listen_addresses": "", "timezone": "UTC", "log_min_messages": "warning"}
+# Only the user that this process runs as may connect. The kernel tells the server who connects, so there is no password
+# to keep. The directory of the socket is closed to other users too, but with root's it belongs to a shared account.
+_ACCESS = "# Written at each start; changes are lost.\nlocal all all peer map=gateway\n"
 # With these, a crash of the machine may lose data. A killed server still keeps all committed data, because commits stay
 # synchronous and are in the kernel's page cache.
 _NOT_DURABLE = {"fsync": "off", "full_page_writes": "off"}
@@ -63,6 +66,7 @@ class EmbeddedPostgres:
         self._durable = durable
         self._settings = _SETTINGS | ({} if durable else _NOT_DURABLE) | dict(settings or {})
         directory.mkdir(parents=True, exist_ok=True)
+        _raise_if_foreign(directory, self._data)
         self._account = _choose_account(self._data)
         if self._account:
             _open_to(self._account, directory)
@@ -131,13 +135,16 @@ class EmbeddedPostgres:
                 "move that directory away, or go back to the earlier requirements."
             )
         _end_leftover_server(self._data)
+        # At each start, because directories of earlier versions trust every local user.
+        (self._data / "pg_hba.conf").write_text(_ACCESS)
+        (self._data / "pg_ident.conf").write_text(f'gateway "{_own_name()}" postgres\n')
 
     def _initialize(self) -> None:
         # Made under another name first, so that an interrupted initdb does not leave an incomplete database.
         unfinished = self._data.with_name("data.new")
         shutil.rmtree(unfinished, ignore_errors=True)
-        # The C locale sorts by bytes, the same on every machine. "trust" is safe: only this user can reach the socket.
-        options = ["--auth=trust", "--encoding=UTF8", "--locale=C", "--username=postgres"]
+        # The C locale sorts by bytes, the same on every machine.
+        options = ["--auth-local=peer", "--auth-host=reject", "--encoding=UTF8", "--locale=C", "--username=postgres"]
         child = start_child(
             "initdb",
             [get_binaries() / "initdb", *options, *([] if self._durable else ["--no-sync"]), "--pgdata", unfinished],
@@ -200,6 +207,26 @@ def get_binaries() -> Path:
 
 def _server_version() -> str:
     return get_binaries().parent.name.removeprefix("pginstall")
+
+
+def _own_name() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        raise RunError(
+            f"The user id {os.geteuid()} has no name on this machine, and PostgreSQL needs one:"
+            " run as a user with a name, or set DATABASE_URL."
+        ) from None
+
+
+def _raise_if_foreign(*places: Path) -> None:
+    """Raises RunError if another user owns one of the directories; root may use those of others."""
+    for place in places:
+        if place.exists() and os.geteuid() not in {0, place.stat().st_uid}:
+            raise RunError(
+                f"{place} belongs to another user: run as that user, give the directory to this one (chown -R),"
+                " or set DATABASE_URL."
+            )
 
 
 def _choose_account(data: Path) -> Account | None:

@@ -1,7 +1,9 @@
-"""The code that gunicorn.conf.py names. gunicorn's main process must load nothing else of the application.
+"""The code that gunicorn.conf.py names. gunicorn's main process loads nothing else of the application, and of this
+package only open_files.py.
 
 worker_class.py  the worker: one greenlet per connection
 response.py      the response, and how it is sent
 preflight.py     the checks before the start
+open_files.py    the limit on open files
 lifecycle.py     what a worker starts and stops besides serving requests
 """

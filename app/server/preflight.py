@@ -2,20 +2,70 @@
 
 from __future__ import annotations
 
+import errno
+import socket
+import time
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
 from app.config import Settings
 from app.logs import log_event
 from app.runtime import use_settings
 from app.services.health import CHECKS
 
+# A gateway that is being stopped closes its port within a second or two.
+_PORT_PATIENCE_S = 5.0
 
-def find_boot_problem(settings: Settings) -> str | None:
-    """Returns the reason not to start, in one sentence, or None. Problems that do not block the start are logged."""
+
+def find_boot_problem(settings: Settings, addresses: Sequence[Any], live_requests: int, open_files: int) -> str | None:
+    """Returns the reason not to start, in one sentence, or None after logging the problems that do not block the start.
+
+    Args:
+        addresses: what gunicorn will bind: (host, port), the path of a Unix socket, or a descriptor.
+        live_requests: how many requests a worker will serve at once.
+        open_files: the limit on open files.
+    """
     use_settings(settings)
-    for check in CHECKS:
-        finding = check.run() if check.at_boot else None
-        if finding is None or finding.problem is None:
-            continue
-        if finding.blocks == "boot":
-            return finding.problem
-        log_event("boot_check_failed", level="warning", check=check.name, reason=finding.problem[:300])
+    findings = {check.name: check.run() for check in CHECKS if check.at_boot}
+    problems = (finding.problem for finding in findings.values() if finding.blocks == "boot")
+    ports = (_find_port_problem(*address) for address in addresses if isinstance(address, tuple))
+    if (problem := next(chain(problems, filter(None, ports)), None)) is not None:
+        return problem
+    for name, finding in findings.items():
+        if finding.problem is not None:
+            log_event("boot_check_failed", level="warning", check=name, reason=finding.problem[:300])
+    if live_requests < settings.max_live_requests:
+        log_event(
+            "live_requests_lowered",
+            level="warning",
+            reason="The hard limit on open files is too low for MAX_LIVE_REQUESTS; raise it (ulimit -Hn, LimitNOFILE).",
+            open_files=open_files,
+            max_live_requests=settings.max_live_requests,
+            effective=live_requests,
+        )
+    return None
+
+
+def _find_port_problem(host: str, port: int) -> str | None:
+    """Returns why the port cannot be used; waits _PORT_PATIENCE_S for a gateway that is just closing it."""
+    deadline_s = time.monotonic() + _PORT_PATIENCE_S
+    while (error := _try_to_bind(host, port)) is not None:
+        if error.errno != errno.EADDRINUSE or time.monotonic() > deadline_s:
+            return (
+                f"port {port} of {host} cannot be used ({error.strerror}). Stop what uses it, or set PORT to another"
+                " one, above 1023 unless it starts as root."
+            )
+        time.sleep(0.1)
+    return None
+
+
+def _try_to_bind(host: str, port: int) -> OSError | None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        # As gunicorn does; otherwise the port of a gateway that has just stopped would count as taken.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            return error
     return None

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
 
-from app.config import SettingsError
-from app.db import DatabaseError, describe_error, get_engine, time_limit
+from app.config import SettingsError, provider_names
+from app.db import DatabaseError, describe_error, describe_refusal, get_engine, time_limit
 from app.db.schema import select_schema_state
 from app.runtime import get_settings
 from app.services.inference import get_open_breakers
@@ -68,11 +70,29 @@ def _check_prices() -> Finding:
     return Finding()
 
 
+def _check_provider_keys() -> Finding:
+    settings = get_settings()
+    if any(getattr(settings, f"{name}_api_key") for name in provider_names()):
+        return Finding()
+    names = ", ".join(f"{name.upper()}_API_KEY" for name in provider_names())
+    return Finding(problem=f"no provider has a key, so no model can be served. Set at least one of {names}.")
+
+
+def _check_gateway_key() -> Finding:
+    if get_settings().gateway_api_key:
+        return Finding()
+    return Finding(
+        problem="GATEWAY_API_KEY is not set, so only keys from `flask --app wsgi keys create` work, and right after a"
+        " start without a database none does."
+    )
+
+
 def _check_database() -> Finding:
     """Checks that the database answers and is migrated.
 
     An unavailable database blocks nothing: requests are journaled, and the key from the environment works. Refusing
-    requests would turn an outage of the accounting into an outage of the gateway.
+    requests would turn an outage of the accounting into an outage of the gateway. An address that cannot work before
+    someone corrects it blocks the start.
     """
     if get_settings().database_url is None:
         problem = "DATABASE_URL is not set. Set it to a PostgreSQL address, or use `make run`, which brings its own."
@@ -81,6 +101,8 @@ def _check_database() -> Finding:
         with time_limit(_DATABASE_TIMEOUT_S), get_engine().connect() as connection:
             schema = select_schema_state(connection).state
     except DatabaseError as error:
+        if (refusal := describe_refusal(error)) is not None:
+            return Finding(DatabaseState(reachable=False, schema=None), refusal, blocks="boot")
         problem = f"the database does not answer: {describe_error(error)}"
         return Finding(DatabaseState(reachable=False, schema=None), problem)
     state = DatabaseState(reachable=True, schema=schema)
@@ -89,6 +111,22 @@ def _check_database() -> Finding:
             state, "the database schema is not up to date. Run `flask --app wsgi db upgrade`.", blocks="boot"
         )
     return Finding(state)
+
+
+def _check_journal_directory() -> Finding:
+    """Makes the directory and a file in it, as the workers will. A disk that is only full may have room again later."""
+    directory = get_settings().journal_dir
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            return Finding()
+    except OSError as error:
+        problem = (
+            f"JOURNAL_DIR is {directory}, which cannot be written ({error.strerror}). Give that directory to this user,"
+            " or set JOURNAL_DIR to another one."
+        )
+        is_full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+        return Finding(problem=problem, blocks=None if is_full or get_settings().journal_full == "serve" else "boot")
 
 
 def _check_journal() -> Finding:
@@ -101,6 +139,9 @@ def _check_journal() -> Finding:
 
 CHECKS = (
     Check("prices", _check_prices, at_boot=True),
+    Check("provider_keys", _check_provider_keys, at_boot=True),
+    Check("gateway_key", _check_gateway_key, at_boot=True),
+    Check("journal_directory", _check_journal_directory, at_boot=True),
     Check("database", _check_database, at_boot=True, in_ready=True),
     Check("journal", _check_journal, in_ready=True),
     Check("catalogs", lambda: Finding(get_catalog_states()), in_ready=True),

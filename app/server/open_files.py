@@ -1,0 +1,38 @@
+"""The limit on open files, and how many requests fit into it. gunicorn's main process imports this before the fork."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from contextlib import suppress
+
+# What a worker has open besides the connections of requests: some 30 files and sockets for the journal, the database,
+# the metrics and the log, and room for readers of exports and fetches of model lists.
+_RESERVED_FILES = 100
+# Clients keep idle connections beside those of their requests.
+_IDLE_CONNECTIONS = 1_000
+
+
+def raise_open_file_limit() -> int:
+    """Raises the limit of this process and its future children to the hard limit; returns the limit."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    # macOS names no hard limit and has one in the kernel; then the soft limit stays.
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
+
+
+def fit_to_open_files(live_requests: int, open_files: int) -> tuple[int, int]:
+    """Returns how many requests and how many connections of clients a worker can have at once.
+
+    Each request has two connections, the client's and the provider's. As many connections of clients again may be idle
+    or wait to be refused with the reason.
+
+    Args:
+        live_requests: MAX_LIVE_REQUESTS, which is the most requests that are returned.
+        open_files: the limit on open files.
+    """
+    idle = min(_IDLE_CONNECTIONS, open_files // 4)
+    live_requests = max(1, min(live_requests, (open_files - _RESERVED_FILES - idle) // 3))
+    return live_requests, 2 * live_requests + idle
