@@ -80,13 +80,29 @@ def on_starting(server: Any) -> None:
 
 
 def when_ready(server: Any) -> None:
-    """Removes the metrics of an earlier start, because Prometheus expects counters to start at zero.
+    """Guards reloads, and removes the metrics of an earlier start: Prometheus expects counters to start at zero.
 
     The port is bound now, so no other gateway writes them any more. After gunicorn's USR2 the one before still does.
     """
     if server.master_pid == 0:
         for file in Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).glob("*.db"):
             file.unlink(missing_ok=True)
+    _guard_reload(server)
+
+
+def _guard_reload(server: Any) -> None:
+    """Makes SIGHUP check the settings first; otherwise a mistake in them would end the gateway that runs."""
+    reload = server.reload
+
+    def reload_if_good() -> None:
+        try:
+            load_settings()
+        except SettingsError as error:
+            sys.stderr.write(f"The gateway goes on with its earlier settings: {error}\n")
+        else:
+            reload()
+
+    server.reload = reload_if_good
 
 
 def post_fork(server: Any, worker: Any) -> None:

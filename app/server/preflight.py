@@ -14,8 +14,8 @@ from app.logs import log_event
 from app.runtime import use_settings
 from app.services.health import CHECKS
 
-# A gateway that is being stopped closes its port within a second or two.
-_PORT_PATIENCE_S = 5.0
+# A gateway that is being stopped closes its port at once, and workers whose main process was killed within two seconds.
+_PORT_PATIENCE_S = 3.0
 
 
 def find_boot_problem(settings: Settings, addresses: Sequence[Any], live_requests: int, open_files: int) -> str | None:

@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -103,13 +103,16 @@ class Gateway:
         self._child.process.wait(PATIENCE_S)
 
 
-def start_gateway(settings: Mapping[str, str], *, root: Path, log: Path, workers: int = 1) -> Gateway:
-    """Runs `gunicorn wsgi:app` in `root` on a free port and returns once `/health` responds with 200.
+def start_gateway(
+    settings: Mapping[str, str], *, root: Path, log: Path, workers: int = 1, prefix: Sequence[str] = ()
+) -> Gateway:
+    """Runs `gunicorn wsgi:app` in `root` on a free port and returns once `/health` answers.
 
     Args:
         settings: the environment, besides what any process needs; PORT and WEB_CONCURRENCY are added.
         root: a copy of the project, see `copy_tree`: there is no `.env.local` in it.
         log: the file that gets the output.
+        prefix: the beginning of the command, such as `nice`.
 
     Raises:
         GatewayDidNotBoot: it ended before.
@@ -120,7 +123,7 @@ def start_gateway(settings: Mapping[str, str], *, root: Path, log: Path, workers
         fixed = {"PORT": str(port), "WEB_CONCURRENCY": str(workers), "GATEWAY_API_KEY": key}
         child = start_child(
             "gunicorn",
-            [sys.executable, "-m", "gunicorn", "wsgi:app"],
+            [*prefix, sys.executable, "-m", "gunicorn", "wsgi:app"],
             environment=clean_environment() | dict(settings) | fixed,
             output=log,
             cwd=root,

@@ -1,0 +1,263 @@
+"""Mistakes of operators: one sentence that says what to do, or a warning where the gateway can work all the same."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg2
+import pytest
+import requests
+
+from app.config import load_settings
+from app.dev import EmbeddedPostgres
+from app.runtime import use_settings
+from app.server.open_files import fit_to_open_files
+from app.services.keys import create_key
+from tests.support.answers import DONE, chunk, sse_stream
+from tests.support.chat import PREFIX, post_chat, request
+from tests.support.gateway import (
+    GATEWAY_KEY,
+    Gateway,
+    base_settings,
+    clean_environment,
+    free_port,
+    start_gateway,
+)
+from tests.support.postgres import Postgres
+from tests.support.scripted_upstream import ScriptedUpstream
+from tests.support.scripts import Gate, wait_for
+from tests.support.tree import copy_tree
+from tests.support.unprivileged import call_as_nobody, run_to_end
+from tests.support.waiting import wait_until
+
+GUNICORN = [sys.executable, "-m", "gunicorn", "wsgi:app"]
+FLASK = [sys.executable, "-m", "flask", "--app", "wsgi", "db", "current"]
+MAKE_RUN = [sys.executable, "-m", "app.dev"]
+BEGINNINGS = {"gunicorn": "The gateway cannot start: ", "flask": "The gateway cannot start: ", "app.dev": "make run: "}
+NOWHERE = "postgresql://x@/x?host=/nonexistent"
+PASSWORD = "canary-password"
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Iterator[Path]:
+    """A copy of the project, whose permissions a test may change."""
+    root = copy_tree(tmp_path / "gateway")
+    yield root
+    for place in (root, *root.rglob("*")):
+        if place.is_dir():
+            place.chmod(0o700)
+
+
+def refusal(command: list[str], root: Path, *, as_root: bool = False, **settings: str) -> str:
+    """Runs a command that must not start, and returns the sentence with which it ends."""
+    given = {"PORT": str(free_port()), "GATEWAY_API_KEY": GATEWAY_KEY, "DATABASE_URL": NOWHERE} | settings
+    code, said = run_to_end(command, root, clean_environment() | given, as_root=as_root)
+    assert code not in {0, None}, said
+    (line,) = said.strip().splitlines()
+    beginning = BEGINNINGS[command[2]]
+    assert line.startswith(beginning) and line.endswith("."), line
+    return line.removeprefix(beginning)
+
+
+@pytest.mark.parametrize("command", [GUNICORN, FLASK, MAKE_RUN], ids=lambda command: command[2])
+def test_a_settings_file_of_another_user(checkout: Path, command: list[str]) -> None:
+    (checkout / ".env.local").touch(mode=0)
+    said = refusal(command, checkout)
+    assert said.startswith(f"{checkout}/.env.local cannot be read (Permission denied)")
+
+
+def test_a_settings_file_in_utf_16(checkout: Path) -> None:
+    (checkout / ".env.local").write_text("PORT=8000\n", "utf-16")
+    assert refusal(GUNICORN, checkout).startswith(f"{checkout}/.env.local is not in UTF-8; save it again")
+
+
+@pytest.mark.parametrize(("command", "place"), [(GUNICORN, "var/metrics"), (MAKE_RUN, "var")])
+def test_a_folder_that_cannot_be_written(checkout: Path, command: list[str], place: str) -> None:
+    checkout.chmod(0o500)
+    assert re.search(rf"{checkout}/{place}\S*,? .*\(Permission denied\)", refusal(command, checkout))
+
+
+@pytest.mark.parametrize(("command", "place"), [(GUNICORN, "var/metrics/8000"), (MAKE_RUN, "var/run.lock")])
+def test_a_var_that_belongs_to_another_user(checkout: Path, command: list[str], place: str) -> None:
+    (checkout / "var/metrics/8000").mkdir(parents=True)
+    (checkout / "var/run.lock").touch(mode=0o444)
+    (checkout / "var/metrics/8000").chmod(0o500)
+    said = refusal(command, checkout, PORT="8000")
+    assert f"{checkout}/{place}" in said and "(Permission denied)" in said
+
+
+@pytest.mark.parametrize("mistake", ["closed", "file"])
+def test_a_journal_that_cannot_be_made(checkout: Path, mistake: str) -> None:
+    parent = checkout / "parent"
+    parent.mkdir(mode=0) if mistake == "closed" else parent.touch()
+    said = refusal(GUNICORN, checkout, JOURNAL_DIR=str(parent / "journal"))
+    reason = "Permission denied" if mistake == "closed" else "Not a directory"
+    assert said.startswith(f"JOURNAL_DIR is {parent}/journal, which cannot be written ({reason}). Give that directory")
+
+
+def test_a_number_of_workers_in_words(checkout: Path) -> None:
+    # gunicorn reads the process environment before any code of ours, so there only the other two can say it well.
+    said = [refusal(command, checkout, WEB_CONCURRENCY="two") for command in (FLASK, MAKE_RUN)]
+    (checkout / ".env.local").write_text("WEB_CONCURRENCY=two\n")
+    said.append(refusal(GUNICORN, checkout))
+    assert set(said) == {"WEB_CONCURRENCY is 'two'; it must be a whole number from 1 to 256."}
+
+
+@pytest.mark.parametrize("url", [f"postgresql://u:{PASSWORD}@h:no/d", f"postgresql://u:1@{PASSWORD}@h/d"])
+def test_an_address_of_the_database_that_is_half_a_password(checkout: Path, url: str) -> None:
+    said = refusal(GUNICORN, checkout, DATABASE_URL=url)
+    assert said.startswith("DATABASE_URL has a") and "%40" in said and PASSWORD not in said
+
+
+@contextlib.contextmanager
+def a_role_with_a_password(server: Postgres) -> Iterator[str]:
+    """Makes a role that the server asks for a password; yields its name."""
+    ((rules,),) = server.execute("SHOW hba_file")
+    path = Path(rules)
+    before = path.read_text()
+    server.execute(f"CREATE ROLE guarded LOGIN PASSWORD '{PASSWORD}-right'")
+    path.write_text("local all guarded scram-sha-256\n" + before)
+    server.execute("SELECT pg_reload_conf()")
+    try:
+        yield "guarded"
+    finally:
+        path.write_text(before)
+        server.execute("SELECT pg_reload_conf()")
+        server.execute("DROP ROLE guarded")
+
+
+def test_a_wrong_password_and_a_missing_database(checkout: Path, postgres: Postgres) -> None:
+    missing = postgres.database_url("no_such_database").replace("postgres@", f"postgres:{PASSWORD}@")
+    with a_role_with_a_password(postgres) as role:
+        wrong = postgres.url.replace("postgres@", f"{role}:{PASSWORD}@")
+        said = {url: refusal(GUNICORN, checkout, as_root=True, DATABASE_URL=url) for url in (wrong, missing)}
+    assert 'password authentication failed for user "guarded"' in said[wrong]
+    assert 'database "no_such_database" does not exist' in said[missing]
+    for line in said.values():
+        assert line.startswith("the database refuses DATABASE_URL (") and "Correct the user, the password" in line
+        assert PASSWORD not in line
+    code, told = run_to_end(FLASK, checkout, clean_environment() | {"DATABASE_URL": missing}, as_root=True)
+    assert code == 1 and told.startswith("Error: The database refuses DATABASE_URL (") and told.count("\n") == 1
+
+
+@pytest.fixture
+def open_upstream(upstream: ScriptedUpstream) -> Iterator[tuple[ScriptedUpstream, Gate]]:
+    """An upstream whose streams of the model `held` wait for the gate."""
+    gate = Gate()
+    upstream.on_model("held", sse_stream([chunk("one"), wait_for(gate), chunk("two", finish="stop"), DONE]))
+    yield upstream, gate
+    gate.open()
+
+
+def count_requests(gateway: Gateway) -> str:
+    """Returns the lines of `/metrics` that count requests."""
+    shown = request("GET", gateway.url + "/metrics", headers=gateway.headers).body.decode()
+    return "\n".join(sorted(line for line in shown.splitlines() if line.startswith("gateway_requests_total{")))
+
+
+def test_without_keys_it_warns_and_a_second_start_on_its_port_leaves_its_metrics(
+    tree: Path, tmp_path: Path, database_url: str
+) -> None:
+    settings = base_settings(tmp_path, database_url) | {"GATEWAY_API_KEY": ""}
+    gateway = start_gateway(settings, root=tree, log=tmp_path / "log")
+    try:
+        use_settings(load_settings({"DATABASE_URL": database_url}))
+        key, _ = create_key("alice")
+        seen = post_chat(gateway, f"{PREFIX}x", key=key, provider="fireworks")
+        assert (seen.status, seen.error["message"]) == (503, "Fireworks API key not configured")
+        warned = [json.loads(line) for line in gateway.log().splitlines() if "boot_check_failed" in line]
+        assert [row["check"] for row in warned] == ["provider_keys", "gateway_key"]
+        assert "FIREWORKS_API_KEY" in warned[0]["reason"] and "GATEWAY_API_KEY" in warned[1]["reason"]
+
+        before = wait_until(lambda: count_requests(gateway), what="the request to be counted")
+        code, said = run_to_end(GUNICORN, tree, clean_environment() | settings | {"PORT": str(gateway.port)})
+        assert code == 1 and said.count("\n") == 1
+        assert said.startswith(f"The gateway cannot start: port {gateway.port} of ") and "already in use" in said
+        assert count_requests(gateway) == before
+    finally:
+        use_settings(None)
+        gateway.stop()
+
+
+def test_with_few_open_files_it_serves_fewer_requests_and_says_so_and_no_bad_reload_ends_it(
+    checkout: Path, tmp_path: Path, open_upstream: tuple[ScriptedUpstream, Gate], database_url: str
+) -> None:
+    upstream, gate = open_upstream
+    limits = ["sh", "-c", 'ulimit -S -n 120 && ulimit -H -n 160 && exec "$@"', "sh"]
+    settings = base_settings(tmp_path, database_url) | upstream.settings
+    gateway = start_gateway(settings, root=checkout, log=tmp_path / "log", prefix=limits)
+    try:
+        live, connections = fit_to_open_files(4000, 160)
+        (warned,) = [json.loads(line) for line in gateway.log().splitlines() if "live_requests_lowered" in line]
+        assert (warned["max_live_requests"], warned["effective"], warned["open_files"]) == (4000, live, 160)
+        assert 1 < live < connections < 160
+        assert wait_until(gateway.worker_pids) and all(
+            re.search(r"Max open files +160 +160 ", Path(f"/proc/{pid}/limits").read_text())
+            for pid in gateway.worker_pids()
+        ), "the soft limit is raised to the hard one"
+        with contextlib.ExitStack() as held:
+            for _ in range(live):
+                held.enter_context(open_stream(gateway))
+            refused = post_chat(gateway, f"{PREFIX}held")
+            assert (refused.status, refused.error["code"]) == (503, "overloaded")
+            gate.open()
+        workers = gateway.worker_pids()
+        (checkout / ".env.local").write_text("RETENTION_DAYS=many\nUPSTREAM_RETRIES=many\n")
+        gateway.send_signal(signal.SIGHUP)
+        wait_until(
+            lambda: "The gateway goes on with its earlier settings: UPSTREAM_RETRIES is 'many'" in gateway.log(),
+            what="the refusal of the reload",
+        )
+        assert gateway.worker_pids() == workers and post_chat(gateway, f"{PREFIX}x").status == 200
+    finally:
+        gate.open()
+        gateway.stop()
+
+
+@contextlib.contextmanager
+def open_stream(gateway: Gateway) -> Iterator[None]:
+    """A stream whose first event has arrived, for the length of a `with` block."""
+    body = {"model": f"{PREFIX}held", "stream": True, "messages": [{"role": "user", "content": "Hello!"}]}
+    url = f"{gateway.url}/v1/chat/completions"
+    with requests.post(url, json=body, headers=gateway.headers, stream=True, timeout=20) as answer:
+        assert next(answer.iter_content(None)).startswith(b"data: {")
+        yield
+
+
+@pytest.mark.parametrize("open_files", [1, 64, 256, 1024, 4096, 20_000, 1 << 20, sys.maxsize])
+def test_all_connections_fit_into_the_open_files(open_files: int) -> None:
+    live, connections = fit_to_open_files(4000, open_files)
+    assert 1 <= live <= 4000 and live <= connections
+    assert open_files < 256 or connections + live < open_files - 64
+    assert open_files < 20_000 or (live, connections) == (4000, 9000)
+
+
+def test_the_embedded_server_serves_only_the_user_who_started_it(victim: Postgres) -> None:
+    ((rules,),) = victim.execute("SHOW hba_file")
+    victim.stop()
+    # As directories of earlier versions have it.
+    Path(rules).write_text("local all all trust\nhost all all 127.0.0.1/32 trust\n")
+    victim.start()
+    assert victim.execute("SELECT type, auth_method FROM pg_hba_file_rules") == [("local", "peer")]
+    ((sockets,),) = victim.execute("SHOW unix_socket_directories")
+    place = sockets.strip('"')
+    assert os.stat(place).st_mode & 0o777 == 0o700
+    said = call_as_nobody(lambda: psycopg2.connect(host=place, user="postgres", dbname="postgres"))
+    assert 'Peer authentication failed for user "postgres"' in said
+
+
+def test_an_embedded_server_of_another_user_is_refused_with_one_sentence(tmp_path: Path) -> None:
+    place = tmp_path / "postgres"
+    place.mkdir()
+    for parent in (place, *place.parents):
+        if parent.stat().st_uid == os.geteuid() and not parent.stat().st_mode & 0o001:
+            parent.chmod(parent.stat().st_mode | 0o001)
+    said = call_as_nobody(lambda: EmbeddedPostgres(place))
+    assert said.startswith(f"{place} belongs to another user: run as that user") and "\n" not in said
