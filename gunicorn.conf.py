@@ -67,13 +67,15 @@ def on_starting(server: Any) -> None:
     _make_metrics_directory()
     child = os.fork()  # The check imports the database's libraries, which this process must not import.
     if child == 0:
-        from app.server.preflight import find_boot_problem
+        from app.server.preflight import find_boot_problem, log_lowered_requests
 
         # With inherited sockets there is nothing to bind.
         inherits = server.master_pid != 0 or "LISTEN_FDS" in os.environ
-        reason = find_boot_problem(settings, [] if inherits else server.cfg.address, live_requests, open_files)
+        reason = find_boot_problem(settings, [] if inherits else server.cfg.address)
         if reason is not None:
             os.write(2, f"The gateway cannot start: {reason}\n".encode())
+        elif live_requests < settings.max_live_requests:
+            log_lowered_requests(settings, live_requests, open_files)
         os._exit(0 if reason is None else 1)
     if os.waitpid(child, 0)[1] != 0:
         sys.exit(1)

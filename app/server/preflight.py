@@ -18,13 +18,11 @@ from app.services.health import CHECKS
 _PORT_PATIENCE_S = 3.0
 
 
-def find_boot_problem(settings: Settings, addresses: Sequence[Any], live_requests: int, open_files: int) -> str | None:
+def find_boot_problem(settings: Settings, addresses: Sequence[Any] = ()) -> str | None:
     """Returns the reason not to start, in one sentence, or None after logging the problems that do not block the start.
 
     Args:
         addresses: what gunicorn will bind: (host, port), the path of a Unix socket, or a descriptor.
-        live_requests: how many requests a worker will serve at once.
-        open_files: the limit on open files.
     """
     use_settings(settings)
     findings = {check.name: check.run() for check in CHECKS if check.at_boot}
@@ -35,16 +33,19 @@ def find_boot_problem(settings: Settings, addresses: Sequence[Any], live_request
     for name, finding in findings.items():
         if finding.problem is not None:
             log_event("boot_check_failed", level="warning", check=name, reason=finding.problem[:300])
-    if live_requests < settings.max_live_requests:
-        log_event(
-            "live_requests_lowered",
-            level="warning",
-            reason="The hard limit on open files is too low for MAX_LIVE_REQUESTS; raise it (ulimit -Hn, LimitNOFILE).",
-            open_files=open_files,
-            max_live_requests=settings.max_live_requests,
-            effective=live_requests,
-        )
     return None
+
+
+def log_lowered_requests(settings: Settings, live_requests: int, open_files: int) -> None:
+    """Logs that a worker serves only `live_requests` at once, because of the limit on open files."""
+    log_event(
+        "live_requests_lowered",
+        level="warning",
+        reason="The hard limit on open files is too low for MAX_LIVE_REQUESTS; raise it (ulimit -Hn, LimitNOFILE).",
+        open_files=open_files,
+        max_live_requests=settings.max_live_requests,
+        effective=live_requests,
+    )
 
 
 def _find_port_problem(host: str, port: int) -> str | None:

@@ -64,12 +64,17 @@ def test_the_start_is_blocked_by_problems_that_only_the_operator_can_fix(
     prices = tmp_path / "prices.toml"
     prices.write_text("nonsense")
     try:
-        assert find_boot_problem(load_settings({"DATABASE_URL": database_url})) is None
-        assert find_boot_problem(load_settings({"DATABASE_URL": AWAY})) is None
-        assert "DATABASE_URL" in (find_boot_problem(load_settings({})) or "")
-        assert "flask --app wsgi db upgrade" in (find_boot_problem(load_settings({"DATABASE_URL": empty})) or "")
-        settings = load_settings({"DATABASE_URL": database_url, "PRICE_FILE": str(prices)})
-        assert "prices.toml" in (find_boot_problem(settings) or "")
+        journal = {"JOURNAL_DIR": str(tmp_path / "journal")}
+        good = journal | {"DATABASE_URL": database_url}
+        assert find_boot_problem(load_settings(good)) is None
+        assert find_boot_problem(load_settings(good | {"DATABASE_URL": AWAY})) is None
+        assert "DATABASE_URL" in (find_boot_problem(load_settings(journal)) or "")
+        assert "flask --app wsgi db upgrade" in (find_boot_problem(load_settings(good | {"DATABASE_URL": empty})) or "")
+        assert "prices.toml" in (find_boot_problem(load_settings(good | {"PRICE_FILE": str(prices)})) or "")
+        # With JOURNAL_FULL=serve the operator has chosen to go on without records.
+        unwritable = good | {"JOURNAL_DIR": f"{prices}/journal"}
+        assert "JOURNAL_DIR" in (find_boot_problem(load_settings(unwritable)) or "")
+        assert find_boot_problem(load_settings(unwritable | {"JOURNAL_FULL": "serve"})) is None
     finally:
         use_settings(None)
         postgres.drop_database(empty)
