@@ -10,6 +10,7 @@ import os
 import re
 import time
 import traceback
+from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any
 
@@ -29,6 +30,14 @@ _SECRETS = re.compile(
 _MARKS = ("gw_", "fw_", "rc_", "cpk_", "sk-", "bearer", "postgres")
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
+
+# The request that the current greenlet serves, for the tracebacks that it logs.
+_request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+
+
+def set_request_id(request_id: str | None) -> None:
+    """Sets the request id that the tracebacks of this greenlet or thread have from now on."""
+    _request_id.set(request_id)
 
 
 def redact(text: str) -> str:
@@ -50,13 +59,14 @@ def log_event(event: str, *, level: str = "info", error: BaseException | None = 
     Args:
         event: what happened, as `noun_participle`, the same words each time.
         level: info, warning or error.
-        error: an exception whose traceback is added.
+        error: an exception whose traceback is added, with the id of the request that is being served.
         fields: further values of the event.
     """
     milliseconds = time.time_ns() // 1_000_000
     stamp = f"{_second(milliseconds // 1000)}.{milliseconds % 1000:03d}Z"
     line = {"time": stamp, "level": level, "event": event, **fields}
     if error is not None:
+        line.setdefault("request_id", _request_id.get())
         line["traceback"] = "".join(traceback.format_exception(error))
     try:
         os.write(2, redact(_encode(line).decode()).encode() + b"\n")

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import nullcontext
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -122,6 +122,17 @@ def make_gauge(name: str, documentation: str, mode: Literal["livesum", "livemax"
     first metric is made; an earlier metric would not be shared.
     """
     return Gauge(name, documentation, labels, multiprocess_mode=mode)
+
+
+def set_clock_skew(seconds: float) -> None:
+    """Sets by how much the clocks of PostgreSQL and of this machine differ, in seconds."""
+    _get_clock_skew().set(seconds)
+
+
+# Made at the first use: a gauge is a file of its process, and commands of `flask` must not create one.
+@cache
+def _get_clock_skew() -> Gauge:
+    return make_gauge("gateway_clock_skew_seconds", "Difference from PostgreSQL's clock, either way.", "livemax")
 
 
 def observe_overhead(stream: bool, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""`flask activity`: exports records, drops old ones, and shows statistics."""
+"""`flask activity`: exports records, drops old ones, and shows statistics or one request."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from typing import Any, BinaryIO
 import click
 
 from app.cli.errors import plain_errors
-from app.cli.tables import format_stats
+from app.cli.tables import format_stats, format_story
 from app.config import ALL_GATEWAYS
+from app.errors import NotFound
 from app.services.providers import PROVIDERS
 from app.services.reports import (
     DEFAULT_TIME_RANGE,
@@ -24,8 +25,9 @@ from app.services.reports import (
     ActivityFilter,
     drop_days,
     encode_csv,
-    get_first_kept_day,
     select_droppable_days,
+    select_first_kept_day,
+    select_request_story,
     select_stats,
     stream_activity_pages,
 )
@@ -41,7 +43,7 @@ _TIME = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S"])
 
 @click.group("activity")
 def activity_group() -> None:
-    """Export the records of requests, drop old ones, or see statistics."""
+    """Export the records of requests, drop old ones, or see statistics or one request."""
 
 
 @activity_group.command("export")
@@ -104,11 +106,11 @@ def _report_progress(pages: Iterator[list[dict[str, Any]]]) -> Iterator[list[dic
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def purge_command(before: datetime | None, yes: bool) -> None:
     """Drop the records of old days. Statistics and totals do not change."""
-    today = datetime.now(UTC).date()
-    first_kept = get_first_kept_day(today) if before is None else before.date()
-    if first_kept > today:
-        raise click.ClickException("The current day cannot be dropped. Use today or an earlier day as --before.")
     with plain_errors():
+        try:
+            first_kept = select_first_kept_day(None if before is None else before.date())
+        except ValueError as error:
+            raise click.ClickException(str(error)) from error
         days = select_droppable_days(first_kept)
         if days and not yes:
             click.confirm(
@@ -132,5 +134,20 @@ def _drop(days: list[date], first_kept: date) -> None:
 def stats_command(gateway: str, time_range: str) -> None:
     """Show statistics as tables."""
     with plain_errors():
-        stats = select_stats(gateway, time_range, datetime.now(UTC))
+        stats = select_stats(gateway, time_range)
     click.echo(format_stats(stats))
+
+
+@activity_group.command("show")
+@click.argument("request_id", metavar="ID")
+def show_command(request_id: str) -> None:
+    """Show the record of one request.
+
+    ID is the x-request-id of its response, the provider's id, or the x-request-id that the client sent.
+    """
+    with plain_errors():
+        try:
+            story = select_request_story(request_id, None)
+        except NotFound as error:
+            raise click.ClickException(error.message) from error
+    click.echo(format_story(story))

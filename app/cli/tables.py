@@ -1,4 +1,4 @@
-"""Statistics as tables for a terminal."""
+"""Statistics and single records as tables for a terminal."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import msgspec
 
-from app.services.reports import Stats
+from app.services.reports import RequestStory, Stats
 
 # More models than this would scroll the totals off the screen; the endpoint returns all of them.
 MAX_MODELS = 20
@@ -19,6 +19,27 @@ def format_stats(stats: Stats) -> str:
     start = f"{stats.start:%Y-%m-%d %H:%M}" if stats.start else "-"
     title = f"{stats.gateway}, {stats.time_range}: {start} to {stats.end:%Y-%m-%d %H:%M} UTC"
     return "\n".join([title, "", *_format_totals(stats), "", *_format_outcomes(stats), "", *_format_models(stats)])
+
+
+def format_story(story: RequestStory) -> str:
+    """Returns the record of a request as text, a line for each value that is known; attempts have a line each."""
+    lines = [f"{name:20} {_format_field(value)}" for name, value in story.data.items() if value not in (None, [])]
+    lines += [f"{'same id':20} {other}" for other in story.others]
+    return "\n".join(lines)
+
+
+def _format_field(value: object) -> str:
+    if isinstance(value, list):
+        return f"\n{'':20} ".join(_format_attempt(attempt) for attempt in value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    # Providers and clients choose some texts, and a terminal acts on control characters.
+    return "".join(character if character.isprintable() else "?" for character in str(value))
+
+
+def _format_attempt(attempt: object) -> str:
+    values = attempt.items() if isinstance(attempt, dict) else [("", attempt)]
+    return ", ".join(f"{name} {_format_field(value)}".strip() for name, value in values if value is not None)
 
 
 def _format_totals(stats: Stats) -> list[str]:

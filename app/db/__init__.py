@@ -6,6 +6,7 @@
     insert_sql.py the statement that writes records        partitions.py  their daily partitions
     ledger.py     what each worker began and finished      rollups.py, day_usage.py  sums of records
     windows.py    time windows as runs of rollup rows      histogram.py  histograms that can be added up
+    activity_by_id.py  finds a record by one of its ids    clock.py      PostgreSQL's clock, beside this machine's
 
 The names below are what every caller needs: a connection, the time limit and the errors. Statements are imported from
 the module of their table, because a list of all of them here would repeat the modules.

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Connection, Engine, literal, select, tuple_
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError
 
 from app.db.insert_sql import insert_activity_sql, select_days_sql
 from app.db.ledger import UPSERT_LEDGER, LedgerLine, encode_ledger_line
@@ -20,6 +20,10 @@ from app.db.tables import activity, activity_model
 # A page of an export is about 2 MB in memory and takes the database about 20 ms.
 EXPORT_PAGE_ROWS = 2_000
 
+# The class of PostgreSQL's errors for values that are too long or too deep. The driver counts them among those of a
+# database that is away, but sending the rows again would never help.
+_PROGRAM_LIMIT = "54"
+
 _INSERT = insert_activity_sql()
 _INSERT_WITH_LEDGER = insert_activity_sql(also=UPSERT_LEDGER)
 _SELECT_DAYS = select_days_sql()
@@ -28,7 +32,7 @@ _SELECT_DAYS = select_days_sql()
 class UnacceptableRows(Exception):
     """PostgreSQL will never accept at least one row of the batch; no row of the batch was written.
 
-    The caller finds the row by sending the batch again in halves.
+    The caller repairs the rows and sends them again.
     """
 
 
@@ -86,6 +90,10 @@ def insert_activity(engine: Engine, rows: Sequence[bytes], line: LedgerLine | No
         _insert_missing_partitions(engine, parameters)
         return _insert(engine, parameters)
     except (DataError, IntegrityError) as error:
+        raise UnacceptableRows(_reason(error)) from error
+    except OperationalError as error:
+        if not str(getattr(error.orig, "pgcode", None)).startswith(_PROGRAM_LIMIT):
+            raise
         raise UnacceptableRows(_reason(error)) from error
     except UnicodeDecodeError as error:
         raise UnacceptableRows("a row is not UTF-8") from error

@@ -120,7 +120,10 @@ def _insert_rows(source: str) -> str:
 
 
 def _value(column: Column[object]) -> str:
-    return f"left({column.name}, {tables.MAX_TEXT_CHARACTERS})" if isinstance(column.type, Text) else column.name
+    if not isinstance(column.type, Text):
+        return column.name
+    most = tables.MAX_MESSAGE_CHARACTERS if column.name == "error_message" else tables.MAX_TEXT_CHARACTERS
+    return f"left({column.name}, {most})"
 
 
 def _upsert_sums(table: Table, source: str) -> str:

@@ -67,6 +67,8 @@ MAX_MS = 10**11
 # Texts are truncated to this length, so that a long value cannot fail the insert: an index entry has at most 2.7 kB.
 # The longest real model name has under 100 characters.
 MAX_TEXT_CHARACTERS = 200
+# An error's message has no index, and a sentence of a provider rarely fits into 200 characters.
+MAX_MESSAGE_CHARACTERS = 300
 
 metadata = MetaData(
     naming_convention={
@@ -149,6 +151,12 @@ activity = Table(
     Column("bytes_out", BigInteger),
     Column("longest_gap_ms", Double),
     Column("client_retry", Integer),
+    Column("client_request_id", Text, comment="x-request-id of the client"),
+    Column("error_message", Text, comment="redacted, without the input that providers quote"),
+    Column("error_param", Text),
+    Column(
+        "repaired", Text, comment="columns whose values PostgreSQL would have refused; they were changed or removed"
+    ),
     # The time comes first, so that the primary key read backwards is the order "newest first".
     PrimaryKeyConstraint("started_at", "request_id"),
     _one_of("outcome", OUTCOMES),
@@ -183,6 +191,15 @@ Index(
     activity.c.started_at,
     postgresql_where=activity.c.outcome != "ok",
 )
+# A request is also found by the ids that its client and its provider know. The time puts the newest first where a
+# client sends one id with several requests.
+for _column in (activity.c.client_request_id, activity.c.upstream_request_id):
+    Index(
+        f"ix_activity_{_column.name}_started_at",
+        _column,
+        activity.c.started_at,
+        postgresql_where=_column.is_not(None),
+    )
 
 usage_rollup = Table(
     "usage_rollup",

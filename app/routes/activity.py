@@ -1,8 +1,8 @@
-"""`GET /api/activity`, `/api/activity/integrity` and `/api/usage`: a key's own records, or all for the operator."""
+"""`GET /api/activity…` and `/api/usage`: a key's own records, or all for the operator."""
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime
 from itertools import chain
 from typing import Annotated
 
@@ -14,12 +14,12 @@ from app.services.journal import get_integrity
 from app.services.providers import PROVIDERS
 from app.services.reports import (
     MAX_PAGE_ROWS,
-    MAX_USAGE_DAYS,
     OUTCOMES,
     ActivityFilter,
     break_on_failure,
     encode_csv,
     select_activity_page,
+    select_request_story,
     select_usage_report,
     stream_activity_pages,
 )
@@ -28,7 +28,6 @@ from app.web import json_response, one_of, read_query
 bp = Blueprint("activity", __name__)
 
 DEFAULT_PAGE_ROWS = 100
-DEFAULT_USAGE_DAYS = 30
 
 _JSON, _CSV = "application/json", "text/csv"
 _FORMATS = {"csv": _CSV, "json": _JSON}
@@ -68,13 +67,17 @@ class UsageQuery(msgspec.Struct, frozen=True, kw_only=True):
     """The parameters of `/api/usage`.
 
     Attributes:
-        start, end: `from` (included) and `to` (excluded) in the query; by default the last DEFAULT_USAGE_DAYS days.
+        start, end: `from` (included) and `to` (excluded) in the query; by default the last 30 days.
         key: the id of a gateway key; only the operator may name a key other than their own.
     """
 
     start: date | None = msgspec.field(name="from", default=None)
     end: date | None = msgspec.field(name="to", default=None)
     key: str | None = None
+
+
+class NoQuery(msgspec.Struct, frozen=True):
+    """A path that takes no parameters."""
 
 
 @bp.get("/api/activity")
@@ -103,15 +106,19 @@ def show_integrity() -> Response:
     return json_response(get_integrity(), headers=_HEADERS)
 
 
+@bp.get("/api/activity/<path:request_id>")
+def show_request(request_id: str) -> Response:
+    """Returns the record of one request; the id may be the gateway's, the provider's or the client's own."""
+    read_query(NoQuery)
+    return json_response(select_request_story(request_id, _get_readable_key(None)), headers=_HEADERS)
+
+
 @bp.get("/api/usage")
 def show_usage() -> Response:
     """Returns totals by day, gateway and model: of one key or, for the operator, of all keys."""
     query = read_query(UsageQuery)
-    end = query.end or datetime.now(UTC).date() + timedelta(days=1)
-    start = query.start or end - timedelta(days=DEFAULT_USAGE_DAYS)
-    if not timedelta(0) < end - start <= timedelta(days=MAX_USAGE_DAYS):
-        raise BadRequest(f"`from` must be before `to`, by at most {MAX_USAGE_DAYS} days.", param="from")
-    return json_response(select_usage_report(_get_readable_key(query.key), start, end), headers=_HEADERS)
+    report = select_usage_report(_get_readable_key(query.key), query.start, query.end)
+    return json_response(report, headers=_HEADERS)
 
 
 def _get_readable_key(asked: str | None) -> str | None:

@@ -11,7 +11,9 @@ from app.errors import BadRequest, BodyTooLarge, ClientGone
 from app.runtime import get_component
 from app.services.endpoints import ENDPOINTS, Endpoint
 from app.services.inference import Exchange, Pipeline
+from app.services.journal import MAX_TEXT_CHARACTERS
 from app.services.streaming import ClientConnection
+from app.web import use_request_id
 
 bp = Blueprint("inference", __name__)
 
@@ -28,7 +30,8 @@ def _make_view(endpoint: Endpoint) -> Callable[[], Response]:
         client = ClientConnection(request.environ.get("gunicorn.socket"))
         exchange = Exchange(endpoint, g.key.id, client)
         exchange.record.client_retry = _get_retry_count()
-        g.request_id = exchange.request_id
+        exchange.record.client_request_id = _get_client_request_id()
+        use_request_id(exchange.request_id)
         served = get_component(Pipeline).serve(exchange, partial(_read_body, exchange.settings.max_body_bytes))
         if isinstance(served.body, bytes):
             return Response(served.body, content_type="application/json", headers=served.headers)
@@ -51,6 +54,12 @@ def _get_retry_count() -> int | None:
     """Returns which retry of the OpenAI SDK this is, or None if the client does not say."""
     text = request.headers.get("x-stainless-retry-count", "")
     return int(text) if text.isascii() and text.isdigit() and len(text) < 4 else None
+
+
+def _get_client_request_id() -> str | None:
+    """Returns the id that the client gave to this request, under which it may look for the record later."""
+    text = request.headers.get("x-request-id") or request.headers.get("x-client-request-id") or ""
+    return text[:MAX_TEXT_CHARACTERS] if text and text.isascii() and text.isprintable() else None
 
 
 def _read_body(max_bytes: int) -> bytes:

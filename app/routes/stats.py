@@ -39,6 +39,6 @@ def show_stats(gateway: str) -> Response:
     if gateway not in GATEWAYS:
         message = UNKNOWN_GATEWAY.format(value=gateway[:100], choices=", ".join(GATEWAYS))
         raise NotFound(message, param="gateway", code="unknown_gateway")
-    query, now = read_query(StatsQuery), datetime.now(UTC)
-    body = StatsBody(timestamp=now, data=select_stats(gateway, query.time_range, now))
+    data = select_stats(gateway, read_query(StatsQuery).time_range)
+    body = StatsBody(timestamp=datetime.now(UTC), data=data)
     return json_response(body, headers=_HEADERS)

@@ -86,11 +86,13 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
             self._respond(environ, response)
         except OSError:
             raise
-        except Exception:
+        except Exception as error:
             if response is None or not response.headers_sent:
                 raise
+            from app.logs import log_event
+
             # An error response is no longer possible. Closing the connection shows the client that this one was cut.
-            self.log.exception("Error in the middle of a response")
+            log_event("response_failed", level="error", error=error)
             raise StopIteration from None
         except (gevent.GreenletExit, SystemExit):
             raise StopIteration from None

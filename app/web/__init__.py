@@ -9,7 +9,7 @@ responses.py    JSON, ETag, gzip
 
 from app.web.access import CHECKS, Access, require_key
 from app.web.application import Application
-from app.web.hooks import set_up_http
+from app.web.hooks import set_up_http, use_request_id
 from app.web.query import one_of, read_query
 from app.web.responses import conditional_response, json_response
 
@@ -23,4 +23,5 @@ __all__ = [
     "read_query",
     "require_key",
     "set_up_http",
+    "use_request_id",
 ]

@@ -9,7 +9,7 @@ from werkzeug.exceptions import HTTPException
 
 from app.db import DatabaseError, describe_error
 from app.errors import BadRequest, BodyTooLarge, GatewayError, MethodNotAllowed, NotFound, Unavailable
-from app.logs import log_event
+from app.logs import log_event, set_request_id
 from app.runtime import get_settings
 from app.services.journal import new_request_id
 
@@ -26,11 +26,18 @@ def set_up_http(app: Flask) -> None:
 def _begin() -> None:
     g.started_s = time.monotonic()
     g.request_id = None  # Made in `_finish`, unless the route records the request and takes the id of its record.
+    set_request_id(None)  # The greenlet may have served another request over the same connection.
+
+
+def use_request_id(request_id: str) -> None:
+    """Gives the current request the id of its record."""
+    g.request_id = request_id
+    set_request_id(request_id)
 
 
 def _finish(response: Response) -> Response:
     if g.request_id is None:
-        g.request_id = new_request_id()
+        g.request_id = g.get("early_request_id") or new_request_id()
         _log(response)
     response.headers["x-request-id"] = g.request_id
     return response
@@ -60,15 +67,31 @@ def _make_error_response(error: Exception) -> Response:
         shown = error
     elif isinstance(error, DatabaseError):
         reason = describe_error(error)[:300]
-        log_event("database_unreachable", level="warning", reason=reason, path=request.path[:500])
+        log_event(
+            "database_unreachable",
+            level="warning",
+            reason=reason,
+            path=request.path[:500],
+            request_id=_get_early_request_id(),
+        )
         shown = _make_database_error()
     else:
-        log_event("request_failed", level="error", error=error, path=request.path[:500])
+        path, request_id = request.path[:500], _get_early_request_id()
+        log_event("request_failed", level="error", error=error, path=path, request_id=request_id)
         shown = GatewayError(_FAILED)
     # An inference view has the error format of its API; every other path has the gateway's own.
     shape = getattr(current_app.view_functions.get(request.endpoint or ""), "errors", None)
     body = shown.to_json() if shape is None else shape.make_body(shown)
     return Response(body, status=shown.status, content_type="application/json", headers={**shown.headers(), **headers})
+
+
+def _get_early_request_id() -> str:
+    """Returns the id that the response will have, for a line that is logged before."""
+    if g.request_id is not None:
+        return str(g.request_id)
+    if "early_request_id" not in g:
+        g.early_request_id = new_request_id()
+    return str(g.early_request_id)
 
 
 def _make_database_error() -> GatewayError:

@@ -98,7 +98,7 @@ def test_a_batch_with_a_row_that_cannot_be_stored_is_refused_and_writes_nothing(
     assert [count(engine, table) for table in ("activity", *ROLLUPS)] == [0] * 6
 
 
-@pytest.mark.parametrize("line", [b'{"request_id": "cut', b"\xff\xfe", b"[]", b"7"])
+@pytest.mark.parametrize("line", [b'{"request_id": "cut', b"\xff\xfe", b"[]", b"7", b"[" * 100_000])
 def test_a_batch_with_an_invalid_line_is_refused(engine: Engine, line: bytes) -> None:
     with pytest.raises(UnacceptableRows):
         insert_activity(engine, [*encode([make_row()]), line])

@@ -218,8 +218,19 @@ class _Commands:
         return self._send_and_finish(record, "ok")
 
     def record_unacceptable(self) -> str:
-        """Records a request with an outcome that the database refuses; returns its id."""
-        return self._send_and_finish(self._begin(), "no such outcome")
+        """Records a request with an outcome and a number that the database refuses; returns its id."""
+        record = self._begin()
+        record.prompt_tokens, record.completion_tokens = 10, 10**30
+        record.cost_usd, record.cost_kind = "1.5", "exact"
+        return self._send_and_finish(record, "no such outcome")
+
+    def record_status(self, status: int) -> str:
+        """Records a request that ended with this status; returns its id."""
+        record = self._begin()
+        self._send(record)
+        self._finish(record, "ok", status)
+        request_id: str = record.request_id
+        return request_id
 
     def _send_and_finish(self, record: Any, outcome: str) -> str:
         self._send(record)

@@ -115,10 +115,12 @@ def _log(record: ActivityRecord) -> None:
         status=record.status,
         outcome=record.outcome,
         error_code=record.error_code or record.error_type,
+        error_message=record.error_message,
         duration_ms=record.duration_ms,
         ttft_ms=record.ttft_ms,
         prompt_tokens=record.prompt_tokens,
         completion_tokens=record.completion_tokens,
         cost_usd=record.cost_usd,
         upstream_request_id=record.upstream_request_id,
+        client_request_id=record.client_request_id,
     )

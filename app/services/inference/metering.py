@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from app.errors import ClientGone, GatewayError, UpstreamError
 from app.services.endpoints import ResponseSummary, StreamSummary, Usage
 from app.services.inference.adaptation import UpstreamRequest
+from app.services.inference.error_text import make_error_text
 from app.services.inference.exchange import Exchange
 from app.services.models import MAX_MODEL_NAME_CHARACTERS
 from app.services.pricing import compute_cost, get_price
@@ -102,7 +103,8 @@ def finish_with_error(exchange: Exchange, error: GatewayError, status: int | Non
         status: the HTTP status that the client saw; the error's own if not given.
     """
     record = exchange.record
-    record.error_type, record.error_code = error.type, error.code
+    record.error_type, record.error_code, record.error_param = error.type, error.code, error.param
+    record.error_message = make_error_text(error.message)
     if isinstance(error, UpstreamError):
         record.upstream_status = error.upstream_status or record.upstream_status
         record.upstream_request_id = error.upstream_request_id or record.upstream_request_id

@@ -5,6 +5,7 @@
     recorder.py         counts requests and writes their lines
     segment_writer.py, segment_reader.py, segment_format.py   the files
     delivery.py         writes rows and a ledger line to PostgreSQL in one statement
+    repair.py           makes rows acceptable that PostgreSQL refused
     shipper.py          delivers this process's rows          orphans.py   and those of dead workers
 
 A record survives the death of its process by any signal, and any outage of PostgreSQL. It does not survive a power cut
@@ -20,10 +21,10 @@ from app.services.journal.lifecycle import (
     start_journal,
     stop_journal,
 )
-from app.services.journal.record import MAX_ATTEMPTS, MAX_TEXT_CHARACTERS, ActivityRecord, new_request_id
+from app.services.journal.record import MAX_MESSAGE_CHARACTERS, MAX_TEXT_CHARACTERS, ActivityRecord, new_request_id
 
 __all__ = [
-    "MAX_ATTEMPTS",
+    "MAX_MESSAGE_CHARACTERS",
     "MAX_TEXT_CHARACTERS",
     "ActivityRecord",
     "Integrity",

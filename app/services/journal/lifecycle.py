@@ -33,7 +33,7 @@ class JournalStatus(msgspec.Struct, frozen=True, kw_only=True):
         backlog_bytes: the size of the files that hold them.
         oldest_age_s: seconds since the oldest of their requests ended; None without any.
         unrecorded: requests without a row, because neither the disk nor memory had room.
-        rejected_rows: rows that PostgreSQL refused; they are in rejected.jsonl.
+        rejected_rows: rows that PostgreSQL refused even after their repair; they are in rejected.jsonl.
         shipped_rows: rows written to the database.
         last_error: why writing or shipping fails now; None when both work.
     """
@@ -56,7 +56,7 @@ class Integrity(msgspec.Struct, frozen=True, kw_only=True):
         outcomes: outcome → rows, as the rollups counted them.
         in_flight, unshipped, unrecorded, rejected, unsent: requests without a row; see worker_ledger in
             app/db/tables.py.
-        balanced: whether started is the sum of all others.
+        balanced: whether started is the sum of all others, and no request has lost its row for good.
     """
 
     started: int
@@ -200,5 +200,6 @@ def get_integrity() -> Integrity:
     with read_connection() as connection:
         ledger, outcomes = select_integrity(connection)
     started = ledger.pop("started")
-    balanced = started == sum(ledger.values()) + sum(outcomes.values())
+    is_complete = not ledger["rejected"] and not ledger["unrecorded"]
+    balanced = is_complete and started == sum(ledger.values()) + sum(outcomes.values())
     return Integrity(started=started, outcomes=outcomes, **ledger, balanced=balanced)

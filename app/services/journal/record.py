@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from app.db.tables import MAX_MESSAGE_CHARACTERS as MAX_MESSAGE_CHARACTERS
 from app.db.tables import MAX_TEXT_CHARACTERS as MAX_TEXT_CHARACTERS
 from app.logs import log_event
 
@@ -18,12 +19,21 @@ LOST_STATUS = 500
 # UPSTREAM_RETRIES allows eleven attempts at most; if there are that many, the first is dropped.
 MAX_ATTEMPTS = 10
 
-# A record with ordinary texts has about 800 bytes. Only longer ones are searched for texts over the limit, because the
+# A record with ordinary texts has about 900 bytes. Only longer ones are searched for texts over the limit, because the
 # search costs 0.6 µs.
-_LONG_RECORD_BYTES = 1_000
+_LONG_RECORD_BYTES = 1_100
 
 # The fields whose text comes from a client or a provider. All others have the gateway's own values.
-_EXTERNAL_TEXTS = ("model_requested", "model_served", "finish_reason", "error_code", "upstream_request_id")
+_EXTERNAL_TEXTS = (
+    "model_requested",
+    "model_served",
+    "finish_reason",
+    "error_code",
+    "error_message",
+    "error_param",
+    "upstream_request_id",
+    "client_request_id",
+)
 
 
 class ActivityRecord(msgspec.Struct):
@@ -64,6 +74,10 @@ class ActivityRecord(msgspec.Struct):
     bytes_out: int | None = None
     longest_gap_ms: float | None = None
     client_retry: int | None = None
+    client_request_id: str | None = None
+    error_message: str | None = None
+    error_param: str | None = None
+    repaired: str | None = None
 
 
 def make_record(key_id: str, endpoint: str) -> ActivityRecord:
@@ -128,8 +142,9 @@ def encode_record(record: ActivityRecord) -> bytes:
 def _truncate(record: ActivityRecord) -> None:
     for name in _EXTERNAL_TEXTS:
         text = getattr(record, name)
-        if text is not None and len(text) > MAX_TEXT_CHARACTERS:
-            setattr(record, name, text[:MAX_TEXT_CHARACTERS])
+        most = MAX_MESSAGE_CHARACTERS if name == "error_message" else MAX_TEXT_CHARACTERS
+        if text is not None and len(text) > most:
+            setattr(record, name, text[:most])
     if len(record.attempts) > MAX_ATTEMPTS:
         record.attempts = record.attempts[-MAX_ATTEMPTS:]
 

@@ -16,6 +16,7 @@ import msgspec
 
 from app.db import read_connection
 from app.db.activity import ActivityCursor, ActivityFilter, select_activity, stream_activity
+from app.db.clock import select_now
 from app.db.day_usage import DayUsageRow, select_day_usage
 from app.db.rollups import KeyUsageRow, select_key_usage, sum_up
 from app.errors import BadRequest
@@ -29,6 +30,7 @@ EXPORT_PAGE_ROWS = 200
 
 # A year of fifty models is 18,000 rows of 300 bytes.
 MAX_USAGE_DAYS = 366
+DEFAULT_USAGE_DAYS = 30
 
 # The microseconds since the epoch and the id: 24 bytes, which base64 turns into 32 characters without padding.
 _CURSOR = struct.Struct(">q16s")
@@ -116,7 +118,7 @@ def select_activity_page(chosen: ActivityFilter, cursor: str | None, limit: int)
         rows = select_activity(connection, chosen, after=after, limit=limit + 1)
     has_more = len(rows) > limit
     next_cursor = _encode_cursor(rows[limit - 1]) if has_more else None
-    return ActivityPage(data=[_make_record(row) for row in rows[:limit]], has_more=has_more, next_cursor=next_cursor)
+    return ActivityPage(data=[make_record(row) for row in rows[:limit]], has_more=has_more, next_cursor=next_cursor)
 
 
 def _decode_cursor(text: str) -> ActivityCursor:
@@ -133,7 +135,8 @@ def _encode_cursor(row: dict[str, Any]) -> str:
     return base64.urlsafe_b64encode(_CURSOR.pack(microseconds, row["request_id"].bytes)).decode()
 
 
-def _make_record(row: dict[str, Any]) -> dict[str, Any]:
+def make_record(row: dict[str, Any]) -> dict[str, Any]:
+    """Returns a row of activity as callers see it."""
     cost = row["cost_usd"]
     return row if cost is None else row | {"cost_usd": normalize_usd(cost)}
 
@@ -149,16 +152,22 @@ def stream_activity_pages(chosen: ActivityFilter) -> Iterator[list[dict[str, Any
         yield page
 
 
-def select_usage_report(key_id: str | None, start: date, end: date) -> UsageReport:
+def select_usage_report(key_id: str | None, start: date | None, end: date | None) -> UsageReport:
     """Returns what was used by UTC day, gateway and model, and the totals.
 
     Args:
         key_id: the key, or None for all keys together.
-        start, end: the first day, and the day after the last.
+        start: the first day; by default DEFAULT_USAGE_DAYS before `end`.
+        end: the day after the last; by default tomorrow by PostgreSQL's clock.
 
     Raises:
+        BadRequest: there are no days from `start` to `end`, or more than MAX_USAGE_DAYS.
         DatabaseError: the database is unavailable or slow.
     """
+    end = end or _select_today() + timedelta(days=1)
+    start = start or end - timedelta(days=DEFAULT_USAGE_DAYS)
+    if not timedelta(0) < end - start <= timedelta(days=MAX_USAGE_DAYS):
+        raise BadRequest(f"from must be before to, by at most {MAX_USAGE_DAYS} days.", param="from")
     rows = _select_days(key_id, start, end - timedelta(days=1))
     total = sum_up(row.sums for row in rows)
     return UsageReport(
@@ -169,6 +178,11 @@ def select_usage_report(key_id: str | None, start: date, end: date) -> UsageRepo
         **make_totals(total),
         days=[_make_day(row) for row in rows],
     )
+
+
+def _select_today() -> date:
+    with read_connection() as connection:
+        return select_now(connection).date()
 
 
 def _select_days(key_id: str | None, first: date, last: date) -> Sequence[DayUsageRow | KeyUsageRow]:

@@ -2,6 +2,9 @@
 
 Every worker does this in a background thread. Locks in the database admit one worker at a time; the others then find
 nothing to do. No request waits for it.
+
+PostgreSQL's clock decides what is old. While it and this machine's clock differ by more than MAX_SKEW, one of them is
+wrong and nothing is dropped: a clock that is months ahead would make every record old.
 """
 
 from __future__ import annotations
@@ -12,15 +15,19 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 
 from app.db import Database, describe_error, get_engine, read_connection, time_limit
+from app.db.clock import Clocks, read_clocks
 from app.db.partitions import drop_partitions, insert_partitions_ahead, select_partition_days
 from app.db.rollups import delete_fine_rollups
 from app.logs import log_event
+from app.metrics import set_clock_skew
 from app.runtime import Component, Runtime, get_component
 
 # Rows become old once a day; rollups are deleted hourly so that each deletion stays small.
 INTERVAL_S = 3_600.0
 # After a failure, for instance while the database is unavailable, the next round comes sooner.
 RETRY_S = 60.0
+# Synchronised clocks differ by milliseconds. Five minutes is what Kerberos tolerates too.
+MAX_SKEW = timedelta(minutes=5)
 # Spreads the rounds of workers that started together.
 _JITTER = 0.1
 # Each statement ends after 10 s by the server's own limit; this limit is for a frozen server. If it interrupts a long
@@ -45,20 +52,40 @@ class RetentionJob(Component):
     def _run_until_closed(self) -> None:
         pause_s = 0.0
         while not self._closed.wait(pause_s * random.uniform(1 - _JITTER, 1 + _JITTER)):
-            pause_s = INTERVAL_S if self.apply(datetime.now(UTC)) else RETRY_S
+            pause_s = INTERVAL_S if self.run_round() else RETRY_S
+
+    def run_round(self) -> bool:
+        """Runs one round by PostgreSQL's clock and returns whether all of it was done; what failed is logged."""
+        try:
+            with time_limit(STEP_TIME_LIMIT_S), self.runtime.get(Database).engine.connect() as connection:
+                clocks = read_clocks(connection)
+        except Exception as error:
+            _log_failure("clocks_read", error)
+            return False
+        set_clock_skew(abs(clocks.skew.total_seconds()))
+        if not is_skewed(clocks):
+            return self.apply(clocks.database)
+        log_event("retention_skipped", level="error", reason=_describe_skew(clocks))
+        _attempt("partitions_made", lambda: self._make_partitions(clocks.database))
+        return False
 
     def apply(self, now: datetime) -> bool:
-        """Runs one round and returns whether all steps succeeded. A failed step is logged, and the next one runs."""
-        today = now.astimezone(UTC).date()
-        before = self.get_first_kept_day(today)
+        """Makes and drops what is due at `now`; returns whether all steps succeeded.
+
+        A failed step is logged, and the next one runs.
+        """
+        before = self.get_first_kept_day(now.astimezone(UTC).date())
         steps: list[tuple[str, Callable[[], object]]] = [
-            ("partitions_made", lambda: insert_partitions_ahead(self.runtime.get(Database).engine, today)),
+            ("partitions_made", lambda: self._make_partitions(now)),
             ("partitions_dropped", lambda: list(drop_partitions(self.runtime.get(Database).engine, before))),
             ("rollups_deleted", lambda: delete_fine_rollups(self.runtime.get(Database).engine, now)),
         ]
         # A list, so that a failed step does not skip the next one.
         succeeded = [_attempt(event, step) for event, step in steps]
         return all(succeeded)
+
+    def _make_partitions(self, now: datetime) -> list[date]:
+        return insert_partitions_ahead(self.runtime.get(Database).engine, now.astimezone(UTC).date())
 
     def get_first_kept_day(self, today: date) -> date:
         """Returns the first UTC day that RETENTION_DAYS keeps; `today` and that many days before it are kept."""
@@ -74,11 +101,27 @@ def _attempt(event: str, step: Callable[[], object]) -> bool:
         with time_limit(STEP_TIME_LIMIT_S):
             result = step()
     except Exception as error:
-        log_event("retention_failed", level="error", step=event, reason=describe_error(error)[:300])
+        _log_failure(event, error)
         return False
     if result:
         log_event(event, result=result)
     return True
+
+
+def _log_failure(step: str, error: Exception) -> None:
+    log_event("retention_failed", level="error", step=step, reason=describe_error(error)[:300])
+
+
+def is_skewed(clocks: Clocks) -> bool:
+    """Returns whether the two clocks differ so much that nothing may be dropped."""
+    return abs(clocks.skew) > MAX_SKEW
+
+
+def _describe_skew(clocks: Clocks) -> str:
+    return (
+        f"PostgreSQL's clock says {clocks.database:%Y-%m-%d %H:%M:%S} UTC and this machine's "
+        f"{clocks.host:%Y-%m-%d %H:%M:%S}, so no record is dropped as old. Set the one that is wrong."
+    )
 
 
 def start_retention() -> None:
@@ -86,9 +129,22 @@ def start_retention() -> None:
     get_component(RetentionJob).start()
 
 
-def get_first_kept_day(today: date) -> date:
-    """Returns the first UTC day that RETENTION_DAYS keeps; `today` and that many days before it are kept."""
-    return get_component(RetentionJob).get_first_kept_day(today)
+def select_first_kept_day(chosen: date | None) -> date:
+    """Returns the first UTC day to keep: `chosen`, or the one of RETENTION_DAYS.
+
+    Raises:
+        ValueError: the clocks differ too much for RETENTION_DAYS, or `chosen` is after the current day by one of them.
+        DatabaseError: the database is unavailable.
+    """
+    with read_connection() as connection:
+        clocks = read_clocks(connection)
+    if chosen is None:
+        if is_skewed(clocks):
+            raise ValueError(f"{_describe_skew(clocks)} Or name a day with --before.")
+        return get_component(RetentionJob).get_first_kept_day(clocks.database.date())
+    if chosen > min(clocks).date():
+        raise ValueError("The current day cannot be dropped. Use today or an earlier day as --before.")
+    return chosen
 
 
 def select_droppable_days(before: date) -> list[date]:

@@ -18,6 +18,7 @@ import msgspec
 
 from app.config import ALL_GATEWAYS
 from app.db import read_connection
+from app.db.clock import select_now
 from app.db.histogram import histogram_quantile_ms
 from app.db.rollups import ModelRow, OutcomeRow, SeriesRow, Sums, Usage, select_first_day, select_usage, sum_up
 from app.db.tables import OUTCOMES
@@ -161,20 +162,20 @@ class _Window(NamedTuple):
     step: timedelta
 
 
-def select_stats(gateway: str, time_range: str, now: datetime) -> Stats:
+def select_stats(gateway: str, time_range: str, now: datetime | None = None) -> Stats:
     """Returns the statistics of a window that ends now.
 
     Args:
         gateway: a provider's name, or ALL_GATEWAYS.
         time_range: one of TIME_RANGES.
-        now: the current time, with a timezone.
+        now: the current time, with a timezone; by default PostgreSQL's.
 
     Raises:
         DatabaseError: the database is unavailable or slow.
     """
-    end = now.astimezone(UTC).replace(second=0, microsecond=0) + _MINUTE
     chosen = TIME_RANGES[time_range]
     with read_connection() as connection:
+        end = (now or select_now(connection)).astimezone(UTC).replace(second=0, microsecond=0) + _MINUTE
         if chosen.length is not None:
             start: datetime | None = end - chosen.length
         else:

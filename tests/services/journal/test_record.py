@@ -16,7 +16,6 @@ from app.db.tables import OUTCOMES, activity
 from app.errors import Unavailable
 from app.runtime import Runtime, use_settings
 from app.services.journal import (
-    MAX_ATTEMPTS,
     MAX_TEXT_CHARACTERS,
     ActivityRecord,
     Journal,
@@ -112,7 +111,7 @@ def test_texts_that_postgresql_refuses_are_repaired_and_long_ones_are_truncated(
     [(_, row)] = _lines(journal)
     assert (row["finish_reason"], row["upstream_request_id"]) == ("a\ufffdb", "?")
     assert row["model_served"] == "x" * 200 and MAX_TEXT_CHARACTERS == 200
-    assert row["attempts"] == [{"status": 500}] * 10 and MAX_ATTEMPTS == 10
+    assert row["attempts"] == [{"status": 500}] * 10 and subject.MAX_ATTEMPTS == 10
     # The log and the metrics read the record after it is written.
     assert record.model_served == row["model_served"] and record.attempts == row["attempts"]
 

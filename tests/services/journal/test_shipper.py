@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,18 +75,44 @@ def test_texts_that_postgresql_refuses_do_not_cost_the_row(tmp_path: Path, datab
         assert ActivityTables(database_url).outcomes() == {request_id: "ok"}
 
 
-def test_a_row_that_the_database_refuses_is_kept_in_a_file_and_blocks_nothing(
-    tmp_path: Path, database_url: str
-) -> None:
+def test_a_row_with_values_that_the_database_refuses_is_kept_without_them(tmp_path: Path, database_url: str) -> None:
+    tables = ActivityTables(database_url)
     with RecordingProcess(tmp_path, database_url) as process:
         process.ask("record_quickly", 300)
-        refused = [process.ask("record_unacceptable") for _ in range(3)]
+        repaired = {process.ask("record_unacceptable") for _ in range(3)}
+        process.ask("record_quickly", 300)
+        wait_until_shipped(process)
+        assert set(tables.outcomes()) == process.counted() | process.refused()
+        assert process.ask("status")["rejected_rows"] == 0
+        wait_until(lambda: process.ask("integrity")["balanced"])
+        lines = [json.loads(line) for line in process.log_file.read_text().splitlines()]
+    columns = "CAST(request_id AS text), outcome, prompt_tokens, completion_tokens, cost_usd, cost_kind, repaired"
+    rows = tables.select(f"SELECT {columns} FROM activity WHERE repaired IS NOT NULL")
+    assert {row[0] for row in rows} == repaired
+    fields = "outcome, completion_tokens, cost_usd, cost_kind"
+    assert {tuple(row[1:]) for row in rows} == {("lost", 10, None, None, "unknown", fields)}
+    logged = [line for line in lines if line["event"] == "activity_row_repaired"]
+    assert {json.loads(line["row"])["request_id"] for line in logged} == repaired
+    assert not (tmp_path / "journal/rejected.jsonl").exists()
+
+
+def test_a_row_that_no_repair_makes_acceptable_is_kept_aside_and_unbalances_the_books(
+    tmp_path: Path, database_url: str
+) -> None:
+    ActivityTables(database_url).execute("ALTER TABLE activity ADD CONSTRAINT no_299 CHECK (status <> 299)")
+    (tmp_path / "journal").mkdir()
+    (tmp_path / "journal/rejected.jsonl").touch(0o644)
+    with RecordingProcess(tmp_path, database_url) as process:
+        process.ask("record_quickly", 300)
+        refused = [process.ask("record_status", 299) for _ in range(3)]
         process.ask("record_quickly", 300)
         wait_until_shipped(process)
         wait_until(lambda: ActivityTables(database_url).integrity()[0]["rejected"] == 3)
         assert set(ActivityTables(database_url).outcomes()) == (process.counted() | process.refused()) - set(refused)
         assert process.ask("status")["rejected_rows"] == 3
+        assert process.ask("integrity")["balanced"] is False
         assert "activity_row_rejected" in process.log_file.read_text()
+    assert stat.S_IMODE((tmp_path / "journal/rejected.jsonl").stat().st_mode) == 0o600
     kept = [json.loads(line) for line in (tmp_path / "journal/rejected.jsonl").read_text().splitlines()]
     assert [json.loads(one["row"])["request_id"] for one in kept] == refused
     ActivityTables(database_url).check_balance()

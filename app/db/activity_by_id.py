@@ -1,0 +1,57 @@
+"""Finds records of the table activity by the ids under which the gateway, a provider or a client knows a request."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Connection, select
+
+from app.db.tables import MAX_TEXT_CHARACTERS, activity
+
+# A request's id and its start are taken from the same clock, one right after the other.
+_ID_TOLERANCE = timedelta(seconds=1)
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def select_activity_by_request_id(connection: Connection, request_id: UUID, key_id: str | None) -> list[dict[str, Any]]:
+    """Returns the row with the gateway's own id, in a list; [] when there is none.
+
+    The id is a UUID of version 7 and begins with the time, so only the rows of two seconds are searched.
+
+    Args:
+        connection: the connection.
+        request_id: the id.
+        key_id: the key whose row it must be; None for any.
+    """
+    if request_id.version != 7:
+        return []
+    made_at = _EPOCH + timedelta(milliseconds=request_id.int >> 80)
+    near = activity.c.started_at.between(made_at - _ID_TOLERANCE, made_at + _ID_TOLERANCE)
+    return _select(connection, [near, activity.c.request_id == request_id], key_id, 1)
+
+
+def select_activity_by_foreign_id(
+    connection: Connection, column: str, value: str, key_id: str | None, limit: int
+) -> list[dict[str, Any]]:
+    """Returns up to `limit` rows, newest first, whose `column` has a value; both columns are indexed.
+
+    Args:
+        connection: the connection.
+        column: client_request_id or upstream_request_id.
+        value: the id, of which the table has the first MAX_TEXT_CHARACTERS.
+        key_id: the key whose rows they must be; None for all.
+        limit: how many rows at most.
+    """
+    return _select(connection, [activity.c[column] == value[:MAX_TEXT_CHARACTERS]], key_id, limit)
+
+
+def _select(
+    connection: Connection, conditions: list[ColumnElement[bool]], key_id: str | None, limit: int
+) -> list[dict[str, Any]]:
+    if key_id is not None:
+        conditions = [*conditions, activity.c.key_id == key_id]
+    query = select(activity).where(*conditions).order_by(activity.c.started_at.desc()).limit(limit)
+    return [dict(row) for row in connection.execute(query).mappings()]

@@ -1,0 +1,36 @@
+"""The clock of PostgreSQL, which all workers and hosts share, and how far the clock of this machine is from it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+from sqlalchemy import Connection, text
+
+
+class Clocks(NamedTuple):
+    """Two clocks, read at about the same instant; both times are UTC.
+
+    Attributes:
+        database: PostgreSQL's, which decides what is old.
+        host: this machine's, which stamps the records.
+    """
+
+    database: datetime
+    host: datetime
+
+    @property
+    def skew(self) -> timedelta:
+        """How far this machine's clock is ahead of PostgreSQL's; negative when it is behind."""
+        return self.host - self.database
+
+
+def select_now(connection: Connection) -> datetime:
+    """Returns PostgreSQL's time, in UTC."""
+    now: datetime = connection.execute(text("SELECT now()")).scalar_one()
+    return now.astimezone(UTC)
+
+
+def read_clocks(connection: Connection) -> Clocks:
+    """Returns both clocks; the time of the query lies between them."""
+    return Clocks(select_now(connection), datetime.now(UTC))

@@ -1,0 +1,30 @@
+"""The text of an error as the record keeps it: without secrets, and without the request's contents."""
+
+from __future__ import annotations
+
+import re
+
+from app.logs import redact
+from app.services.journal import MAX_MESSAGE_CHARACTERS
+
+# What follows one of these is a value of the request, as in "field: 'x', value: …" (Fireworks), "input_value=…" and
+# "'input': …" (pydantic, which other providers pass on) and "got '…'". A value may contain anything, so nobody can say
+# where it ends, and everything after the mark is left out.
+_QUOTED_INPUT = re.compile(
+    r"(\b(?:input_)?value['\"]?\s?[:=]|\binput=|['\"]input['\"]\s?[:=]|\b(?:got|received|given):?\s?(?=['\"`\[{(])).+",
+    re.IGNORECASE | re.DOTALL,
+)
+
+# A name in quotes is useful and shorter than this; a longer text is likely to be a message's content.
+_LONG_QUOTE = re.compile(r"(['\"`])[^'\"`]{100,}\1")
+
+# Errors have at most 2,000 characters of a provider; the bound keeps the searches short whatever is passed.
+_MAX_SEARCHED_CHARACTERS = 3_000
+
+
+def make_error_text(message: str) -> str:
+    """Returns the message without secrets and quoted input, at most MAX_MESSAGE_CHARACTERS long."""
+    text = redact(message)[:_MAX_SEARCHED_CHARACTERS]
+    text = _QUOTED_INPUT.sub(r"\1 …", text)
+    text = _LONG_QUOTE.sub(r"\1…\1", text)
+    return text if len(text) <= MAX_MESSAGE_CHARACTERS else text[: MAX_MESSAGE_CHARACTERS - 1] + "…"
