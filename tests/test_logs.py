@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.logs import log_event, redact
+from app.logs import log_event, redact, set_request_id
 
 # Concatenated, so that no scanner takes them for keys.
 CANARIES = [
@@ -124,3 +125,26 @@ def test_redaction_keeps_a_line_of_json_a_line_of_json(fields: dict[str, str], c
     line = json.dumps({**fields, "z": canary, "zz": "end@example.org"}, ensure_ascii=False)
     redacted = redact(line)
     assert json.loads(redacted)["zz"] == "end@example.org" and not leaks(redacted)
+
+
+def test_a_traceback_has_the_id_of_the_request_that_its_greenlet_serves(capfd: pytest.CaptureFixture[str]) -> None:
+    def fail(request_id: str) -> None:
+        set_request_id(request_id)
+        barrier.wait(20)  # The other has set its own by now.
+        try:
+            raise ValueError(request_id)
+        except ValueError as error:
+            log_event("task_failed", error=error)
+        log_event("task_done")
+
+    barrier = threading.Barrier(2)
+    threads = [threading.Thread(target=fail, args=[name]) for name in ("one", "two")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    failed = [line for line in lines if line["event"] == "task_failed"]
+    assert {line["request_id"] for line in failed} == {"one", "two"}
+    assert all(f"ValueError: {line['request_id']}" in line["traceback"] for line in failed)
+    assert not any("request_id" in line for line in lines if line["event"] == "task_done")

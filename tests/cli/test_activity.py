@@ -19,8 +19,10 @@ from app.cli.activity import activity_group
 from app.config import ROOT, load_settings
 from app.db import get_engine
 from app.runtime import use_settings
+from app.services.journal import new_request_id
 from app.services.reports import select_stats
 from tests.db.rows import Row, count, insert_rows, make_row
+from tests.support.database_clock import shift_clock
 
 DAY_S = 86_400
 TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
@@ -100,6 +102,40 @@ def test_the_current_day_cannot_be_dropped(rows: list[Row], engine: Engine) -> N
     assert count(engine, "activity") == 10
 
 
+def test_a_purge_by_a_clock_that_may_be_wrong_requires_a_day(
+    rows: list[Row], engine: Engine, database_url: str
+) -> None:
+    shift_clock(database_url, "100 days")
+    engine.dispose()
+    result = _run("purge", "--yes")
+    assert result.exit_code == 1 and "Set the one that is wrong" in result.stderr and "--before" in result.stderr
+    assert count(engine, "activity") == 10
+    for tomorrow in (1, 50):
+        assert _run("purge", "--before", f"{TODAY + timedelta(days=tomorrow):%Y-%m-%d}", "--yes").exit_code == 1
+    assert _run("purge", "--before", f"{TODAY - timedelta(days=8):%Y-%m-%d}", "--yes").exit_code == 0
+    assert count(engine, "activity") == 9
+
+
+def test_a_request_is_shown_with_its_attempts_and_its_error(engine: Engine) -> None:
+    row = make_row(
+        request_id=new_request_id(),
+        started_at=datetime.now(UTC),
+        client_request_id="mine-7",
+        error_message="It said \x1b[31m no.",
+        attempts=[{"status": 503, "error": "upstream_error", "ms": 12.5}, {"status": 200, "error": None, "ms": 3.0}],
+    )
+    insert_rows(engine, [row])
+    for given in (row["request_id"], "mine-7"):
+        lines = _run("show", given).stdout.splitlines()
+        assert f"{'request_id':20} {row['request_id']}" in lines
+        assert f"{'error_message':20} It said ?[31m no." in lines
+        assert f"{'attempts':20} ms 12.5, error upstream_error, status 503" in lines
+        assert f"{'':20} ms 3.0, status 200" in lines
+        assert not any(line.startswith("error_code") for line in lines)
+    result = _run("show", "yours-7")
+    assert result.exit_code == 1 and result.stderr.startswith("Error: There is no record of a request 'yours-7'.")
+
+
 @pytest.mark.parametrize("time_range", ["24h", "all"])
 def test_statistics_are_shown_as_a_table(rows: list[Row], time_range: str) -> None:
     result = _run("stats", "--time-range", time_range, "--gateway", "fireworks")
@@ -117,8 +153,8 @@ def test_statistics_without_requests_are_dashes(engine: Engine) -> None:
     assert ["tokens", "per", "second", "-"] in [line.split() for line in result.stdout.splitlines()]
 
 
-@pytest.mark.parametrize("command", [["export"], ["purge", "--yes"], ["stats"]])
-def test_a_missing_or_unavailable_database_is_reported_in_one_sentence(command: list[str]) -> None:
+@pytest.mark.parametrize("command", [["export"], ["purge", "--yes"], ["stats"], ["show", "an-id"]])
+def test_an_unusable_database_is_reported_in_one_sentence(command: list[str]) -> None:
     away = "postgresql://nobody@/nothing?host=/nowhere"
     for settings, words in [({}, "DATABASE_URL is not set"), ({"DATABASE_URL": away}, "No such file")]:
         use_settings(load_settings(settings))

@@ -55,7 +55,7 @@ SHOUT = Endpoint(
     estimate_prompt_tokens=lambda body: len(body["text"]),
     get_output_bound=lambda body: None,
     summarize=_summarize,
-    normalise=lambda response: response,
+    normalise=lambda response: response | {"shout": response["shout"].upper()},
     errors=ErrorShape(_make_error, _make_error),
 )
 '''
@@ -136,6 +136,19 @@ def test_a_response_that_is_none_of_it_is_an_upstream_error(
     body = {"model": MODEL, "text": "hello"}
     response = requests.post(f"{toy_gateway.url}/v1/shout", json=body, headers=toy_gateway.headers, timeout=20)
     assert response.status_code == 502 and "not a shout" in response.json()["trouble"]
+
+
+def test_a_bug_is_a_500_whose_traceback_has_the_request_id(
+    toy_gateway: Gateway, toy_upstream: ScriptedUpstream
+) -> None:
+    toy_upstream.on_path("/shout", json_answer({"shout": 5, "heard": 1}))
+    body = {"model": MODEL, "text": "hello"}
+    response = requests.post(f"{toy_gateway.url}/v1/shout", json=body, headers=toy_gateway.headers, timeout=20)
+    assert response.status_code == 500 and "x-request-id" in response.json()["trouble"]
+    lines = [json.loads(line) for line in toy_gateway.log().splitlines() if response.headers["x-request-id"] in line]
+    assert sorted(line["event"] for line in lines) == ["request", "request_failed"]
+    (failed,) = [line for line in lines if line["event"] == "request_failed"]
+    assert "AttributeError: 'int' object has no attribute 'upper'" in failed["traceback"]
 
 
 def test_a_provider_without_it_is_named(toy_gateway: Gateway) -> None:

@@ -11,7 +11,7 @@ from app.services.journal import MAX_MESSAGE_CHARACTERS
 # "'input': …" (pydantic, which other providers pass on) and "got '…'". A value may contain anything, so nobody can say
 # where it ends, and everything after the mark is left out.
 _QUOTED_INPUT = re.compile(
-    r"(\b(?:input_)?value['\"]?\s?[:=]|\binput=|['\"]input['\"]\s?[:=]|\b(?:got|received|given):?\s?(?=['\"`\[{(])).+",
+    r"(\b(?:input_)?value['\"]?\s?[:=]|\binput=|['\"]input['\"]\s?[:=]|\b(?:got|received)(?::|(?=\s?['\"`\[{(]))).+",
     re.IGNORECASE | re.DOTALL,
 )
 

@@ -20,7 +20,8 @@ from app.runtime import get_component, use_settings
 from app.services.reports.records import select_usage_report
 from app.services.reports.retention import RetentionJob, select_droppable_days
 from app.services.reports.stats import TIME_RANGES, select_stats
-from tests.db.rows import NOON, count, insert_rows, make_row
+from tests.db.rows import NOON, contents, count, insert_rows, make_row
+from tests.support.database_clock import shift_clock
 from tests.support.postgres import Postgres
 from tests.support.waiting import wait_until
 
@@ -84,6 +85,28 @@ def test_a_step_that_fails_does_not_skip_the_next(engine: Engine) -> None:
         assert not _apply()
     assert count(engine, "usage_rollup_minute") == 1
     assert _apply()
+
+
+def test_a_host_whose_clock_is_ahead_drops_nothing_until_it_is_right(
+    database_url: str, engine: Engine, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shift_clock(database_url, "-100 days")
+    hundred_days_ago = datetime.now(UTC) - 100 * DAY
+    insert_rows(engine, [make_row(started_at=hundred_days_ago - back * DAY) for back in range(3)])
+    engine.dispose()  # Connections made from now on have the shifted clock.
+    before = contents(engine, "activity", "usage_rollup", "model_rollup")
+    job = get_component(RetentionJob)
+    assert not job.run_round()
+    assert contents(engine, "activity", "usage_rollup", "model_rollup") == before
+    with engine.connect() as connection:
+        assert select_partition_days(connection)[-1] == hundred_days_ago.date() + DAYS_AHEAD * DAY
+    events = [json.loads(line)["event"] for line in capfd.readouterr().err.splitlines()]
+    assert events == ["retention_skipped", "partitions_made"]
+
+    shift_clock(database_url, "-4 minutes")
+    engine.dispose()
+    assert job.run_round()
+    assert count(engine, "activity") == 0
 
 
 STARTED_IN_A_WORKER = """
