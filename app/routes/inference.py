@@ -58,7 +58,8 @@ def _get_retry_count() -> int | None:
 
 def _get_client_request_id() -> str | None:
     """Returns the id that the client gave to this request, under which it may look for the record later."""
-    text = request.headers.get("x-request-id") or request.headers.get("x-client-request-id") or ""
+    # Read from the environ, because werkzeug's headers take ten times as long.
+    text = request.environ.get("HTTP_X_REQUEST_ID") or request.environ.get("HTTP_X_CLIENT_REQUEST_ID") or ""
     return text[:MAX_TEXT_CHARACTERS] if text and text.isascii() and text.isprintable() else None
 
 

@@ -75,6 +75,18 @@ def test_the_message_that_the_client_got_is_on_the_record(
         assert record["error_param"] == seen.error["param"]
 
 
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refused_key_of_the_provider_is_called_the_gateways_in_the_first_words(
+    scripted_gateway: Gateway, upstream: ScriptedUpstream, status: int
+) -> None:
+    upstream.enqueue(json_answer({"error": {"message": "The API key you provided is invalid."}}, status))
+    seen = post_chat(scripted_gateway, PREFIX + "refused")
+    assert (seen.status, seen.error["type"]) == (status, "upstream_authentication_error")
+    assert seen.error["message"].startswith("Fireworks refused the gateway's own API key")
+    assert tell(scripted_gateway, seen.request_id).json["data"]["error_message"] == seen.error["message"]
+    assert post_chat(scripted_gateway, PREFIX + "refused").status == 200  # So that no breaker opens.
+
+
 def test_one_id_with_several_requests_tells_the_newest_and_names_the_others(
     scripted_gateway: Gateway, upstream: ScriptedUpstream, session_database_url: str
 ) -> None:
