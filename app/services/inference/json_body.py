@@ -39,7 +39,9 @@ def parse_body(content: bytes) -> dict[str, Any]:
             f"The body is not valid JSON: {error}. Send one JSON object in UTF-8.", code="invalid_json"
         ) from None
     if not isinstance(body, dict):
-        raise BadRequest("The body must be a JSON object. The README lists the fields of each endpoint.", code="invalid_json")
+        raise BadRequest(
+            "The body must be a JSON object. The README lists the fields of each endpoint.", code="invalid_json"
+        )
     # Counting brackets is much faster than walking the tree, and few brackets cannot nest deeply.
     if content.count(b"[") + content.count(b"{") > MAX_DEPTH and _is_deeper_than(body, MAX_DEPTH):
         raise _make_depth_error()
