@@ -11,7 +11,7 @@ from app.config import load_settings
 from app.runtime import use_settings
 from app.services.keys import create_key
 from tests.conftest import MakeGateway
-from tests.support.answers import chunk, json_answer, sse_stream
+from tests.support.answers import chat_answer, chunk, json_answer, sse_stream
 from tests.support.chat import PREFIX, Seen, chat_body, post, post_chat, request, wait_for_row
 from tests.support.database_clock import shift_clock
 from tests.support.gateway import Gateway
@@ -85,6 +85,17 @@ def test_a_refused_key_of_the_provider_is_called_the_gateways_in_the_first_words
     assert seen.error["message"].startswith("Fireworks refused the gateway's own API key")
     assert tell(scripted_gateway, seen.request_id).json["data"]["error_message"] == seen.error["message"]
     assert post_chat(scripted_gateway, PREFIX + "refused").status == 200  # So that no breaker opens.
+
+
+def test_an_absurd_number_of_tokens_costs_neither_the_answer_nor_the_row(
+    scripted_gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    upstream.enqueue(chat_answer("hi", usage={"prompt_tokens": 7, "completion_tokens": 10**13, "total_tokens": 9}))
+    seen = post_chat(scripted_gateway, PREFIX + "absurd")
+    assert seen.status == 200
+    record = tell(scripted_gateway, seen.request_id).json["data"]
+    assert (record["outcome"], record["status"], record["finish_reason"]) == ("ok", 200, "stop")
+    assert record["completion_tokens"] != 10**13 and not record["cost_usd"]
 
 
 def test_one_id_with_several_requests_tells_the_newest_and_names_the_others(
