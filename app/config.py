@@ -199,6 +199,7 @@ class Settings:
     upstream_retries: int = _setting("UPSTREAM_RETRIES", "2", _whole_number(0, 10))
     stream_heartbeat_s: float = _setting("STREAM_HEARTBEAT", "15", _seconds)
     client_send_timeout_s: float = _setting("CLIENT_SEND_TIMEOUT", "30", _seconds)
+    client_body_timeout_s: float = _setting("CLIENT_BODY_TIMEOUT", "120", _seconds)
 
     graceful_timeout_s: float = _setting("GRACEFUL_TIMEOUT", "25", _seconds)
     drain_timeout_s: float = _setting("DRAIN_TIMEOUT", "20", _seconds)

@@ -2,7 +2,8 @@
 
     GatewayError                       500  api_error
     ├── BadRequest                     400  invalid_request_error
-    │   └── BodyTooLarge               413
+    │   ├── BodyTooLarge               413
+    │   └── BodyTooSlow                408
     ├── AuthenticationFailed           401  authentication_error     the caller's gateway key
     ├── PermissionDenied               403  permission_error
     ├── NotFound                       404  not_found_error          a path or a model that does not exist
@@ -105,6 +106,13 @@ class BodyTooLarge(BadRequest):
 
     status = 413
     code = "body_too_large"
+
+
+class BodyTooSlow(BadRequest):
+    """The body took longer than CLIENT_BODY_TIMEOUT to arrive."""
+
+    status = 408
+    code = "body_timeout"
 
 
 class AuthenticationFailed(GatewayError):

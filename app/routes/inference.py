@@ -7,7 +7,7 @@ from functools import partial
 
 from flask import Blueprint, Response, g, request
 
-from app.errors import BadRequest, BodyTooLarge, ClientGone
+from app.errors import BadRequest, BodyTooLarge, ClientGone, GatewayError
 from app.runtime import get_component
 from app.services.endpoints import ENDPOINTS, Endpoint
 from app.services.inference import Exchange, Pipeline
@@ -68,7 +68,8 @@ def _read_body(max_bytes: int) -> bytes:
 
     Raises:
         BodyTooLarge: it has more than `max_bytes` bytes.
-        BadRequest: its transfer coding is broken.
+        BodyTooSlow: it took too long to arrive.
+        BadRequest: its transfer coding is broken, or has too many small chunks.
         ClientGone: the client disconnected.
     """
     length = request.content_length
@@ -77,6 +78,8 @@ def _read_body(max_bytes: int) -> bytes:
     try:
         # gunicorn's own stream, which ends with the body. werkzeug would wrap it to find the end once more.
         content: bytes = request.environ["wsgi.input"].read(max_bytes + 1 if length is None else length)
+    except GatewayError:
+        raise  # From the worker class, which bounds the time and the chunks of a body.
     except OSError as error:
         raise ClientGone from error
     except Exception as error:  # gunicorn raises its own exceptions for broken chunked coding.

@@ -2,6 +2,7 @@
 package only open_files.py.
 
 worker_class.py  the worker: one greenlet per connection
+request_reading.py  how requests are read: in turns, within a time, and not at all once refused
 response.py      the response, and how it is sent
 preflight.py     the checks before the start
 open_files.py    the limit on open files

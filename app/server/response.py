@@ -15,6 +15,8 @@ from http import HTTPStatus
 
 from gunicorn.http import wsgi
 
+from app.server.request_reading import can_be_kept
+
 # A client that sends an invalid request may not read the response either.
 _ERROR_SEND_TIMEOUT_S = 5
 
@@ -28,6 +30,8 @@ class BufferedResponse(wsgi.Response):  # type: ignore[misc]
     def send_headers(self) -> None:
         """Encodes the head; it is sent with the first piece of the body, or at the end."""
         if not self.headers_sent:
+            if not can_be_kept(self.req.body):
+                self.must_close = True
             lines = [*self.default_headers(), *(f"{name}: {value}\r\n" for name, value in self.headers), "\r\n"]
             self._unsent = "".join(lines).encode("latin-1")
             self.headers_sent = True

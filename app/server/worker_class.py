@@ -4,8 +4,8 @@ Idle connections: a gunicorn worker that stops waits for every open connection u
 those that are idle. SDKs and proxies keep such connections open, so every deploy would take
 that long and leave no time to ship the journal. Here they are closed after LINGER_S.
 
-Waits: gunicorn waits without a limit for a client that sends half a body or reads half a response. It also reads the
-rest of a refused body, however long, without letting another request run. Here both are bounded.
+Waits: gunicorn waits without a limit for a client that sends half a body or reads half a response. Here both are
+bounded. `request_reading.py` says how much of a worker one client's request can take.
 
 `response.py` has the response class and the errors for requests that are not HTTP.
 """
@@ -15,7 +15,6 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -23,17 +22,15 @@ from typing import Any
 
 import gevent
 from gunicorn import util
-from gunicorn.http import wsgi
+from gunicorn.http import parser, wsgi
 from gunicorn.workers.ggevent import GeventWorker
 
+from app.server.request_reading import PacedUnreader, discard_unread_body
 from app.server.response import BufferedResponse, format_http_date, write_error
 
 # How long after the signal to stop an idle connection may still bring a request; its response has "Connection: close".
 # A proxy that has just chosen the connection needs milliseconds.
 LINGER_S = 1.0
-
-# How much of a refused body is read before other requests get a turn: some 10 ms of work.
-_DISCARDED_BYTES = 65_536
 
 
 class _IdleTimeout(gevent.Timeout):  # type: ignore[misc]
@@ -48,6 +45,7 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
         util.write_error = write_error
         util.http_date = format_http_date
         wsgi.base_environ = _get_base_environ
+        parser.SocketUnreader = PacedUnreader
         # gunicorn reads some thirty settings per request, each through __getattr__ and an object. This makes them plain
         # attributes.
         self.cfg.__dict__.update({name: setting.get() for name, setting in self.cfg.settings.items()})
@@ -58,25 +56,33 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
         """Serves one request; gives up when the client neither sends nor reads for CLIENT_SEND_TIMEOUT seconds.
 
         Raises:
-            StopIteration: the connection is to be closed.
+            StopIteration: the connection is to be closed; gunicorn closes it and logs nothing.
             OSError: the connection broke.
         """
         from app.runtime import get_settings
 
-        timeout_s = get_settings().client_send_timeout_s
+        settings = get_settings()
+        timeout_s = settings.client_send_timeout_s
         sock.settimeout(timeout_s)
+        req.unreader.begin_body(req.body.reader, timeout_s, settings.client_body_timeout_s)
         try:
-            self._serve(listener_name, req, sock, addr)
-            if not _discard_unread_body(req, sock, time.monotonic() + timeout_s):
-                raise StopIteration  # gunicorn closes the connection and logs nothing.
+            closing = self._serve(listener_name, req, sock, addr)
+            is_at_end = discard_unread_body(req, sock, timeout_s, closing=closing)
+            if closing or not is_at_end:
+                raise StopIteration
         except TimeoutError as error:
             raise BrokenPipeError(errno.EPIPE, "the client neither sent nor read for too long") from error
         finally:
+            req.unreader.end_request()
             with suppress(OSError):  # The socket may be closed by now.
                 sock.settimeout(None)
 
-    def _serve(self, listener_name: Any, req: Any, sock: socket.socket, addr: Any) -> None:
-        """Serves one request: gunicorn's own method without hooks and access log, which the gateway does not use."""
+    def _serve(self, listener_name: Any, req: Any, sock: socket.socket, addr: Any) -> bool:
+        """Serves one request: gunicorn's own method without hooks and access log, which the gateway does not use.
+
+        Returns:
+            Whether the connection is to be closed.
+        """
         response = None
         try:
             response, environ = wsgi.create(req, sock, addr, listener_name, self.cfg, response_class=BufferedResponse)
@@ -96,8 +102,7 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
             raise StopIteration from None
         except (gevent.GreenletExit, SystemExit):
             raise StopIteration from None
-        if response.should_close():
-            raise StopIteration
+        return bool(response.should_close())
 
     def _respond(self, environ: dict[str, Any], response: BufferedResponse) -> None:
         """Calls the application and sends what it returns. A relay is given the response, to send events itself."""
@@ -151,25 +156,3 @@ _make_base_environ = cache(wsgi.base_environ)
 def _get_base_environ(cfg: Any) -> dict[str, Any]:
     """Returns a copy of the environ that all requests share; gunicorn would make it anew for each request."""
     return dict(_make_base_environ(cfg))
-
-
-def _discard_unread_body(req: Any, sock: socket.socket, deadline_s: float) -> bool:
-    """Reads the rest of a request's body, so that the client can read the response.
-
-    Args:
-        deadline_s: when to give up, on the monotonic clock.
-
-    Returns:
-        Whether the body was read to its end, so that the connection can bring another request.
-    """
-    if getattr(req.body.reader, "length", None) == 0:
-        return True  # The usual case: the application has read a body of known length.
-    try:
-        while (left_s := deadline_s - time.monotonic()) > 0:
-            sock.settimeout(left_s)
-            if not req.body.read(_DISCARDED_BYTES):
-                return True
-            gevent.sleep(0)  # Reads from a fast sender never wait, so other requests would not get a turn.
-    except Exception:  # A timeout, a disconnect, or broken chunks, for which gunicorn has errors of its own.
-        return False
-    return False

@@ -28,6 +28,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from app.yielding import PAUSE_S
+
 COUNTERS = "counters"
 _COUNTERS = struct.Struct("<3Q")
 
@@ -158,7 +160,7 @@ def iterate_lines(path: Path, offset: int = 0) -> Iterator[bytes]:
         yield from read.lines
         offset = read.end
         # Lets other greenlets run, because a gigabyte takes seconds.
-        time.sleep(0)
+        time.sleep(PAUSE_S)
 
 
 class _Record(msgspec.Struct):

@@ -18,6 +18,7 @@ from app.errors import GatewayShutdown
 from app.logs import log_event
 from app.services.reports.totals import normalize_usd
 from app.shutdown import raise_if_drained
+from app.yielding import PAUSE_S
 
 COLUMNS = tuple(column.name for column in activity.columns)
 
@@ -42,7 +43,7 @@ def encode_csv(pages: Iterable[list[dict[str, Any]]]) -> Iterator[bytes]:
             lines += map(_make_line, page[start : start + _PIECE_ROWS])
             yield _encode_lines(lines)
             lines = []
-            time.sleep(0)
+            time.sleep(PAUSE_S)
     if lines:
         yield _encode_lines(lines)
 

@@ -1,0 +1,183 @@
+"""How a worker reads requests: in short turns, within a total time, and without parsing bodies that nobody will use.
+
+gevent's sockets wait only if there is nothing to read, so a client that sends without a pause would keep the worker to
+itself. Chunked bodies make that cheap for the client: a chunk of one byte costs as much to parse as one of a megabyte.
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import gevent
+from gunicorn.http.body import ChunkedReader
+from gunicorn.http.unreader import SocketUnreader
+
+from app.yielding import PAUSE_S
+
+# How long a connection may read and parse before other requests get a turn.
+TURN_S = 0.002
+
+_RECEIVED_BYTES = 8_192
+# What is received where a chunk's size is expected. Parsing this much takes half a millisecond if all chunks have one
+# byte, at 2.8 µs each.
+_RECEIVED_CHUNK_BYTES = 1_024
+# Encoders that send each token as a chunk of its own stay below this up to 100 KB. Beyond it chunks must have this mean
+# size, so that parsing them takes no longer than what is done with the body afterwards.
+_FREE_CHUNKS = 20_000
+_MIN_MEAN_CHUNK_BYTES = 64
+# No client sends more than a few trailers, and gunicorn searches all of them again whenever a piece arrives.
+_MAX_TRAILER_BYTES = 8_190
+
+# The most unread bytes of a body for which a connection is kept. A refused body is not parsed, so the end of a chunked
+# one is unknown and its connection is closed.
+_MAX_KEPT_UNREAD_BYTES = 1 << 20
+_DISCARDED_BYTES = 1 << 18
+# How long a connection that is to be closed waits for more of a refused body, as nginx' lingering_timeout does.
+_DISCARD_IDLE_S = 5.0
+
+
+class PacedUnreader(SocketUnreader):  # type: ignore[misc]
+    """Receives a connection's bytes for gunicorn's parser, and pauses after each turn in which no read had to wait."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock, _RECEIVED_BYTES)
+        self._turn_ends_s = math.inf
+        self._deadline_s = math.inf
+        self._idle_timeout_s = 0.0
+
+    def begin_body(self, reader: Any, idle_timeout_s: float, total_timeout_s: float) -> None:
+        """Sets the limits for reading a request's body.
+
+        Args:
+            reader: gunicorn's reader of the body.
+            idle_timeout_s: the socket's timeout, which bounds the wait for each piece.
+            total_timeout_s: how long the whole body may take.
+        """
+        self._idle_timeout_s = idle_timeout_s
+        self._deadline_s = time.monotonic() + total_timeout_s
+        if isinstance(reader, ChunkedReader):
+            self.mxchunk = _RECEIVED_CHUNK_BYTES
+            reader.limit_trailer_section = _MAX_TRAILER_BYTES
+            reader.parser = _raise_if_tiny(reader.parser)
+
+    def end_request(self) -> None:
+        """Removes the limits of a request; the wait for the next one has its own."""
+        self.mxchunk = _RECEIVED_BYTES
+        self._turn_ends_s = self._deadline_s = math.inf
+
+    def chunk(self, size_hint: int | None = None) -> bytes:
+        """Receives the next piece.
+
+        Raises:
+            BodyTooSlow: the whole body has taken longer than it may.
+            TimeoutError: nothing came for as long as the socket's timeout.
+        """
+        begun_s = time.monotonic()
+        if begun_s >= self._turn_ends_s:
+            gevent.sleep(PAUSE_S)
+            begun_s = time.monotonic()
+            self._turn_ends_s = begun_s + TURN_S
+        if begun_s + self._idle_timeout_s >= self._deadline_s:
+            data = self._receive_until_deadline(size_hint, self._deadline_s - begun_s)
+        else:
+            data = super().chunk(size_hint)
+        now_s = time.monotonic()
+        # A read that took this long has waited, so others had a turn. The first read of a request begins a turn too.
+        if now_s - begun_s >= TURN_S or self._turn_ends_s == math.inf:
+            self._turn_ends_s = now_s + TURN_S
+        return data
+
+    def _receive_until_deadline(self, size_hint: int | None, left_s: float) -> bytes:
+        # Imported here, because gunicorn's main process imports this module and should load nothing of the application.
+        from app.errors import BodyTooSlow
+
+        try:
+            if left_s > 0:
+                self.sock.settimeout(left_s)
+                return super().chunk(size_hint)  # type: ignore[no-any-return]
+        except TimeoutError:
+            pass
+        finally:
+            self.sock.settimeout(self._idle_timeout_s)
+        raise BodyTooSlow("The body did not arrive in time. Send it faster, or send a smaller one.")
+
+
+def _raise_if_tiny(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Yields the chunks of a body.
+
+    Raises:
+        BadRequest: there are very many of them, and they are very small.
+    """
+    from app.errors import BadRequest
+
+    chunks = size = 0
+    for piece in pieces:
+        yield piece
+        if piece:
+            chunks += 1
+            size += len(piece)
+            if chunks > _FREE_CHUNKS and size < chunks * _MIN_MEAN_CHUNK_BYTES:
+                raise BadRequest(
+                    "The body consists of too many small chunks. Send larger chunks, or a Content-Length.",
+                    code="chunks_too_small",
+                )
+
+
+def get_unread_bytes(body: Any) -> float:
+    """Returns how much of a request's body was not read; infinity if that is unknown.
+
+    Args:
+        body: gunicorn's body, after the application has read what it wanted.
+    """
+    reader = body.reader
+    if body.failed:
+        return math.inf
+    if isinstance(reader, ChunkedReader):
+        return 0 if reader.parser is None else math.inf
+    return float(reader.length)
+
+
+def can_be_kept(body: Any) -> bool:
+    """Returns whether a connection may bring another request after a request with this body."""
+    return get_unread_bytes(body) <= _MAX_KEPT_UNREAD_BYTES
+
+
+def discard_unread_body(req: Any, sock: socket.socket, timeout_s: float, *, closing: bool) -> bool:
+    """Receives the rest of a request's body without parsing it, so that the client can send it and read the response.
+
+    Args:
+        req: gunicorn's request.
+        sock: the connection.
+        timeout_s: how long that may take.
+        closing: whether the connection is closed afterwards.
+
+    Returns:
+        Whether the end of the body was reached.
+    """
+    left = get_unread_bytes(req.body)
+    if left == 0:
+        return True  # The usual case.
+    buffered = req.unreader.take_buffered()
+    if len(buffered) > left:
+        req.unreader.unread(buffered[int(left) :])
+    left = max(0.0, left - len(buffered))
+    deadline_s = time.monotonic() + timeout_s
+    with suppress(OSError):  # A timeout, or the client has disconnected.
+        if closing and left > 0:
+            sock.shutdown(socket.SHUT_WR)
+        while left > 0 and (left_s := deadline_s - time.monotonic()) > 0:
+            sock.settimeout(min(left_s, _DISCARD_IDLE_S))
+            received = len(sock.recv(int(min(left, _DISCARDED_BYTES))))
+            if not received:
+                return False
+            left -= received
+            gevent.sleep(PAUSE_S)
+    if left > 0:
+        return False
+    req.body.reader.length = 0  # gunicorn would read the rest of the body before the next request.
+    return True
