@@ -26,6 +26,8 @@ MAX_PAGE_MODELS = 1_000
 _MAX_OFFSET = 10_000_000
 
 _MAX_SEARCH_CHARACTERS = 200
+# Each word takes 1 ms in the longest list.
+_MAX_SEARCH_WORDS = 12
 
 
 class GatewayQuery(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,6 +55,8 @@ class CatalogQuery(GatewayQuery, frozen=True, kw_only=True):
 def list_models() -> Response:
     """Returns a page of the models that match the query."""
     query = read_query(CatalogQuery, strict=False)
+    if len(query.search.split()) > _MAX_SEARCH_WORDS:
+        raise BadRequest(f"search may have at most {_MAX_SEARCH_WORDS} words. Leave some out.", param="search")
     chosen = ListQuery(
         gateway=query.gateway,
         provider=query.provider.strip().lower()[:_MAX_SEARCH_CHARACTERS],

@@ -109,6 +109,7 @@ def test_an_entry_has_its_price_in_usd_per_token_and_nothing_of_the_raw_object(c
         ("search=model-1&limit=3&offset=9", 11, 2),
         ("search=deepseek+v3.1", 1, 1),
         ("search=nothing+like+it", 0, 0),
+        ("search=" + "+".join(["model-1"] * 12), 11, 11),
         ("provider=fireworks", 30, 30),
         ("provider=FireWorks", 30, 30),
         ("provider=somebody", 0, 0),
@@ -163,6 +164,7 @@ def test_the_publisher_filter_works_over_all_gateways(client: FlaskClient) -> No
         ("gateway=openai", "gateway"),
         ("gateway=Fireworks", "gateway"),
         ("search=" + "x" * 201, "search"),
+        ("search=" + "+".join("a" * 13), "search"),
     ],
 )
 def test_bad_values_are_refused_with_the_parameter_named(client: FlaskClient, query: str, param: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,7 @@ from itertools import accumulate, islice
 
 from app.services.models.entry import Model
 from app.services.providers import fold_version
+from app.yielding import PAUSE_S
 
 # The nearest names are part of the response to a mistyped name, which any caller can cause, so their time is bounded to
 # about 5 ms: this many parts of the name are searched for, this many models with the rarest of them are scored, and
@@ -22,6 +24,9 @@ _MAX_MODELS_PER_PART = 800
 _MAX_MODELS_COMPARED = 24
 _MAX_LETTERS_COMPARED = 64
 _MIN_SIMILARITY = 0.5
+
+# Searching this many for a further word takes 0.1 ms.
+_MAX_NUMBERS_BEFORE_PAUSE = 2_000
 
 _WORDS = re.compile(r"[a-z0-9.]+")
 
@@ -52,11 +57,18 @@ class SearchIndex:
         self._starts.pop()  # The last one is where a further text would start.
 
     def search(self, words: str) -> list[Model]:
-        """Returns the models whose text contains each of the words, in any order and case."""
-        first, *others = sorted(words.lower().split(), key=len, reverse=True) or [""]
+        """Returns the models whose text contains each of the words, in any order and case.
+
+        It pauses after each word, so that other requests get a turn; callers bound the number of words.
+        """
+        first, *others = sorted(set(words.lower().split()), key=len, reverse=True) or [""]
         # One comprehension over all models: about 1 ms for 22,000, whether the word is rare or in each of them.
         numbers = [number for number, text in enumerate(self._texts) if first in text]
-        return [self._models[number] for number in numbers if all(word in self._texts[number] for word in others)]
+        for word in others:
+            if len(numbers) > _MAX_NUMBERS_BEFORE_PAUSE:
+                time.sleep(PAUSE_S)
+            numbers = [number for number in numbers if word in self._texts[number]]
+        return [self._models[number] for number in numbers]
 
     def get_nearest(self, name: str, count: int) -> list[tuple[float, str]]:
         """Returns up to `count` ids that resemble `name`, each with its similarity (0 to 1), the best first.
