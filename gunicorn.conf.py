@@ -25,7 +25,9 @@ except SettingsError as error:
 # Workers share their metrics through files here. Each port has its own directory, so that two gateways do not mix.
 os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", str(ROOT / "var" / "metrics" / str(settings.port)))
 
-bind = f"0.0.0.0:{settings.port}"
+bind = f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"
+# Whose headers may set a request's scheme and path prefix; gunicorn's default is every program on this machine.
+forwarded_allow_ips = ",".join(map(str, settings.trusted_proxies))
 workers = settings.web_concurrency
 # A greenlet and not a thread for each live stream, of which a core has a thousand: half the memory, twice the events.
 worker_class = "app.server.worker_class.GatewayWorker"

@@ -7,7 +7,9 @@ of them for the operator. Times are in seconds, sizes in bytes.
 from __future__ import annotations
 
 import io
+import ipaddress
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
@@ -25,6 +27,13 @@ ALL_GATEWAYS = "all"
 LEAST_KEY_CHARACTERS = 16
 
 _QUOTES = "\"'`\u201c\u201d\u2018\u2019"
+
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+# A browser's Origin header: a scheme (also of an app, such as tauri://) and a host, without a path.
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s,?#@*]+")
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
 class SettingsError(Exception):
@@ -161,6 +170,42 @@ def _path(name: str, value: str) -> Path:
     return path if path.is_absolute() else ROOT / path
 
 
+def _listen_address(name: str, value: str) -> str:
+    address = value.removeprefix("[").removesuffix("]")
+    try:
+        return str(ipaddress.ip_address(address))
+    except ValueError:
+        if value == "localhost":
+            return "127.0.0.1"
+    raise SettingsError(
+        f"{name} is {value!r}; it must be the IP address to listen on: 127.0.0.1 for this machine only, 0.0.0.0 or ::"
+        " for all. Some shells set it to another value; then set it in the environment of this command."
+    )
+
+
+def _networks(name: str, value: str) -> tuple[Network, ...]:
+    try:
+        return tuple(ipaddress.ip_network(part.strip()) for part in value.split(",") if part.strip())
+    except ValueError as error:
+        raise SettingsError(
+            f"{name} is {value!r}; it must be IP addresses or networks with commas between, such as 127.0.0.1,"
+            f" 10.0.0.0/8 ({error})."
+        ) from None
+
+
+def _origins(name: str, value: str) -> frozenset[str]:
+    if value in {"*", "none"}:
+        return frozenset({"*"} if value == "*" else ())
+    origins = [part.strip().lower().removesuffix("/") for part in value.split(",") if part.strip()]
+    if not origins or not all(_ORIGIN.fullmatch(origin) for origin in origins):
+        raise SettingsError(
+            f"{name} is {value!r}; it must be * for all, none, or origins such as https://app.example.com with commas"
+            " between, without a path."
+        )
+    # Browsers leave the default port out.
+    return frozenset(origin.removesuffix(_DEFAULT_PORTS.get(origin.partition(":")[0], "/")) for origin in origins)
+
+
 def _setting(name: str, default: str | None, parse: Callable[[str, str], Any]) -> Any:
     return field(metadata={"name": name, "default": default, "parse": parse})
 
@@ -180,8 +225,12 @@ class Settings:
 
     database_url: str | None = _setting("DATABASE_URL", None, _database_url)
     gateway_api_key: str | None = _setting("GATEWAY_API_KEY", None, _gateway_key)
+    metrics_token: str | None = _setting("METRICS_TOKEN", None, _secret)
+    host: str = _setting("HOST", "0.0.0.0", _listen_address)  # noqa: S104
     port: int = _setting("PORT", "8000", _whole_number(1, 65_535))
     web_concurrency: int = _setting("WEB_CONCURRENCY", "2", _whole_number(1, 256))
+    trusted_proxies: tuple[Network, ...] = _setting("TRUSTED_PROXIES", "", _networks)
+    cors_origins: frozenset[str] = _setting("CORS_ORIGINS", "*", _origins)
     public_stats: bool = _setting("PUBLIC_STATS", "false", _yes_or_no)
     price_file: Path | None = _setting("PRICE_FILE", None, _path)
 

@@ -87,6 +87,8 @@ def test_statistics_are_open_and_a_second_ctrl_c_does_not_wait_for_running_reque
     run = start_run(settings={"GRACEFUL_TIMEOUT": "3600", "DRAIN_TIMEOUT": "3599"})
     run.wait_for_banner()
     assert _child(run, "gunicorn").environ().get("PUBLIC_STATS") == "true"
+    listening = [row.laddr.ip for row in _child(run, "gunicorn").net_connections("tcp") if row.status == "LISTEN"]
+    assert listening == ["127.0.0.1"], "other machines can connect"
     body = {"model": "sandbox-stall", "stream": True, "messages": [{"role": "user", "content": "Hello!"}]}
     headers = {"Authorization": "Bearer " + run.find(r"Key +(\S+)")}
     url = f"{run.url}/v1/chat/completions"

@@ -27,6 +27,7 @@ from app.dev.sandbox import sandbox_settings, start_sandbox
 
 _VAR = ROOT / "var"
 _DATABASE = "gateway"
+_FOR_DEVELOPER = {"PUBLIC_STATS": "true", "HOST": "127.0.0.1"}
 # gunicorn boots in about a second; a first run that compiles byte code on a slow disk takes several.
 _BOOT_TIMEOUT_S = 60.0
 # After its own graceful timeout gunicorn needs a moment to kill and reap the workers that did not end.
@@ -121,14 +122,15 @@ def _describe_os_error(error: OSError) -> str:
 def _run(supervisor: _Supervisor) -> None:
     supervisor.stack.enter_context(_checkout_lock())
     ensure_gateway_key()
-    given = read_environment()
+    chosen = _choose_for_developer()
+    given = read_environment() | chosen
     _raise_if_unusable(load_settings(given))
-    added = _start_postgres(supervisor, given) | _start_sandbox(supervisor, given) | _open_stats()
+    added = chosen | _start_postgres(supervisor, given) | _start_sandbox(supervisor, given)
     settings = load_settings(given | added)
     assert settings.database_url is not None
     _migrate(settings.database_url)
     _start_gunicorn(supervisor, settings, added)
-    _wait_until_healthy(supervisor, settings.port)
+    _wait_until_healthy(supervisor, settings)
     _print(_make_banner_for(settings, added))
     while True:
         supervisor.raise_if_child_ended()
@@ -158,15 +160,15 @@ def _raise_if_unusable(settings: Settings) -> None:
             "FIREWORKS_BASE_URL is set, but FIREWORKS_API_KEY is not."
             " Set it too (to any word, if that server needs no key), or unset both to use the sandbox."
         )
-    with socket.socket() as probe:
+    with socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET) as probe:
         # As gunicorn does; otherwise the port of a gateway that has just stopped would count as taken.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("0.0.0.0", settings.port))  # noqa: S104
+            probe.bind((settings.host, settings.port))
         except OSError as error:
             raise RunError(
-                f"Port {settings.port} cannot be used ({error.strerror}). Stop the program that uses it,"
-                f" or choose another port: PORT={settings.port + 1} make run"
+                f"Port {settings.port} of {settings.host} cannot be used ({error.strerror}). Stop the program that uses"
+                f" it, or choose another port: PORT={settings.port + 1} make run"
             ) from None
 
 
@@ -189,11 +191,14 @@ def _start_sandbox(supervisor: _Supervisor, given: dict[str, str]) -> dict[str, 
     return sandbox_settings(url)
 
 
-def _open_stats() -> dict[str, str]:
-    """Returns the setting that lets statistics be read without a key, unless the developer has set it."""
-    # The committed `.env` says false, for production; that is not the developer's choice.
-    chosen = read_env_file(ROOT / ".env.local") | os.environ
-    return {} if chosen.get("PUBLIC_STATS") else {"PUBLIC_STATS": "true"}
+def _choose_for_developer() -> dict[str, str]:
+    """Returns the settings that differ from production, unless the developer has set them.
+
+    Statistics can be read without a key, and other machines cannot connect.
+    """
+    # The committed `.env` has what production needs; that is not the developer's choice.
+    given = read_env_file(ROOT / ".env.local") | os.environ
+    return {name: value for name, value in _FOR_DEVELOPER.items() if not given.get(name)}
 
 
 def _migrate(database_url: str) -> None:
@@ -220,17 +225,19 @@ def _start_gunicorn(supervisor: _Supervisor, settings: Settings, added: dict[str
     supervisor.add(child)
 
 
-def _wait_until_healthy(supervisor: _Supervisor, port: int) -> None:
+def _wait_until_healthy(supervisor: _Supervisor, settings: Settings) -> None:
     deadline_s = time.monotonic() + _BOOT_TIMEOUT_S
-    while not _is_healthy(port):
+    # A server that listens on all addresses is reached by the loopback address.
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
+    while not _is_healthy(host, settings.port):
         supervisor.raise_if_child_ended()
         if time.monotonic() > deadline_s:
             raise RunError(f"gunicorn did not respond within {_BOOT_TIMEOUT_S:g} s; its output is above.")
         time.sleep(0.05)
 
 
-def _is_healthy(port: int) -> bool:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+def _is_healthy(host: str, port: int) -> bool:
+    connection = http.client.HTTPConnection(host, port, timeout=5)
     try:
         connection.request("GET", "/health")
         return connection.getresponse().status == 200

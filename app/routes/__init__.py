@@ -18,7 +18,7 @@ BLUEPRINTS: list[tuple[Blueprint, Access]] = [
     (stats.bp, "public_stats"),  # GET /api/catalog/gateway/<gateway>/stats
     (activity.bp, "key"),  # GET /api/activity, /api/activity/integrity, /api/usage
     (health.bp, "open"),  # GET /health, /ready
-    (metrics.bp, "open"),  # GET /metrics
+    (metrics.bp, "operator"),  # GET /metrics
 ]
 
 __all__ = ["BLUEPRINTS"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Blueprint, Response
 
 from app.services.health import get_readiness
-from app.web import json_response
+from app.web import is_for_operator, json_response
 
 bp = Blueprint("health", __name__)
 
@@ -18,6 +18,7 @@ def health() -> Response:
 
 @bp.get("/ready")
 def ready() -> Response:
-    """Returns whether this process should receive requests (503 if not), and the state of its dependencies."""
+    """Returns whether this process should receive requests (503 if not); for the operator also the state behind it."""
     readiness = get_readiness()
-    return json_response(readiness, status=200 if readiness.ready else 503)
+    shown = readiness if is_for_operator() else {"ready": readiness.ready}
+    return json_response(shown, status=200 if readiness.ready else 503)

@@ -21,6 +21,10 @@ from app.server.request_reading import can_be_kept
 _ERROR_SEND_TIMEOUT_S = 5
 
 
+# Texts of callers and providers are in the bodies, so no browser may guess that one is HTML.
+_NO_SNIFFING = "X-Content-Type-Options: nosniff\r\n"
+
+
 class BufferedResponse(wsgi.Response):  # type: ignore[misc]
     """Buffers the head until there is a body to send with it, and the part of a block that could not be sent yet."""
 
@@ -32,7 +36,8 @@ class BufferedResponse(wsgi.Response):  # type: ignore[misc]
         if not self.headers_sent:
             if not can_be_kept(self.req.body):
                 self.must_close = True
-            lines = [*self.default_headers(), *(f"{name}: {value}\r\n" for name, value in self.headers), "\r\n"]
+            headers = (f"{name}: {value}\r\n" for name, value in self.headers)
+            lines = [*self.default_headers(), _NO_SNIFFING, *headers, "\r\n"]
             self._unsent = "".join(lines).encode("latin-1")
             self.headers_sent = True
 
@@ -113,7 +118,7 @@ def write_error(connection: socket.socket, status: int, reason: str, message: st
     body = error.to_json()
     head = (
         f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nConnection: close\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n"
+        f"{_NO_SNIFFING}Content-Length: {len(body)}\r\n\r\n"
     )
     connection.settimeout(_ERROR_SEND_TIMEOUT_S)
     connection.sendall(head.encode("latin-1", "replace") + body)

@@ -7,11 +7,14 @@ from typing import Literal
 
 from flask import g, request
 
+from app.errors import AuthenticationFailed
 from app.runtime import get_settings
 from app.services.keys import authenticate
+from app.web.client_address import is_for_operator
 
-# "key": a gateway key is required. "open": none is. "public_stats": one is, unless PUBLIC_STATS is true.
-Access = Literal["key", "open", "public_stats"]
+# "key": a gateway key is required. "open": none is. "public_stats": one is, unless PUBLIC_STATS is true. "operator":
+# METRICS_TOKEN or the operator's key is, except for programs on the gateway's machine.
+Access = Literal["key", "open", "public_stats", "operator"]
 
 
 def require_key() -> None:
@@ -29,9 +32,18 @@ def _require_key_for_stats() -> None:
         require_key()
 
 
+def _require_operator() -> None:
+    if not is_for_operator():
+        raise AuthenticationFailed(
+            "This path is for the operator. Send `Authorization: Bearer` with METRICS_TOKEN or the operator's key, or"
+            " call it on the gateway's own machine without a proxy."
+        )
+
+
 # Functions that run before each route of a blueprint.
 CHECKS: dict[Access, list[Callable[[], None]]] = {
     "open": [],
     "key": [require_key],
     "public_stats": [_require_key_for_stats],
+    "operator": [_require_operator],
 }

@@ -1,8 +1,9 @@
-"""Hooks of every HTTP request: a request id, errors in the format of the API, one line in the log."""
+"""Hooks of every HTTP request: a request id, errors in the format of the API, CORS, one line in the log."""
 
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from flask import Flask, Response, current_app, g, request
 from werkzeug.exceptions import HTTPException
@@ -12,6 +13,8 @@ from app.errors import BadRequest, BodyTooLarge, GatewayError, MethodNotAllowed,
 from app.logs import log_event, set_request_id
 from app.runtime import get_settings
 from app.services.journal import new_request_id
+from app.web.client_address import get_client_address
+from app.web.cors import add_cors_headers, answer_preflight
 
 _FAILED = "The gateway failed to process this request. Report its x-request-id to the operator."
 
@@ -23,10 +26,11 @@ def set_up_http(app: Flask) -> None:
     app.register_error_handler(Exception, _make_error_response)
 
 
-def _begin() -> None:
+def _begin() -> Response | None:
     g.started_s = time.monotonic()
     g.request_id = None  # Made in `_finish`, unless the route records the request and takes the id of its record.
     set_request_id(None)  # The greenlet may have served another request over the same connection.
+    return answer_preflight()
 
 
 def use_request_id(request_id: str) -> None:
@@ -40,12 +44,15 @@ def _finish(response: Response) -> Response:
         g.request_id = g.get("early_request_id") or new_request_id()
         _log(response)
     response.headers["x-request-id"] = g.request_id
+    add_cors_headers(response)
     return response
 
 
 def _log(response: Response) -> None:
     # A request with a record is logged when it is finished, which for a stream is later than this.
     key = g.get("key")
+    # Who tries keys, for the operator to find or to block.
+    client: dict[str, Any] = {"client": get_client_address()} if response.status_code == 401 else {}
     log_event(
         "request",
         request_id=g.request_id,
@@ -54,6 +61,7 @@ def _log(response: Response) -> None:
         path=request.path[:500],
         status=response.status_code,
         duration_ms=(time.monotonic() - g.started_s) * 1000,
+        **client,
     )
 
 

@@ -1,0 +1,84 @@
+"""Who sent a request: the client's address, and whether it may see what is for the operator."""
+
+from __future__ import annotations
+
+import hmac
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+from flask import request
+
+from app.runtime import get_settings
+
+Address = IPv4Address | IPv6Address
+
+# The headers by which proxies say for whom they ask. nginx adds none unless it is told to, as in deploy/nginx.conf.
+_FORWARDING_HEADERS = (
+    "HTTP_X_FORWARDED_FOR",
+    "HTTP_FORWARDED",
+    "HTTP_X_REAL_IP",
+    "HTTP_VIA",
+    "HTTP_X_FORWARDED_HOST",
+    "HTTP_X_FORWARDED_PROTO",
+)
+
+# More proxies than anybody has; what is further to the left is not read.
+_MAX_PROXIES = 20
+
+
+def get_client_address() -> str:
+    """Returns the address of the client: of the peer or, if the peer is a trusted proxy, the one that it names.
+
+    Each proxy appends the address of its own peer to X-Forwarded-For, and anything to the left of what a trusted proxy
+    wrote may be invented. So the list is read from the right, up to the first address that is not a trusted proxy's.
+    """
+    peer = request.environ.get("REMOTE_ADDR") or ""
+    address = _parse(peer)
+    if address is None or not _is_trusted(address):
+        return peer if address is None else str(address)
+    forwarded = request.environ.get("HTTP_X_FORWARDED_FOR", "")
+    for text in reversed(forwarded.rsplit(",", _MAX_PROXIES)[-_MAX_PROXIES:]):
+        named = _parse(text)
+        if named is None:
+            break
+        address = named
+        if not _is_trusted(address):
+            break
+    return str(address)
+
+
+def _parse(text: str) -> Address | None:
+    """Returns an address, also one with a port; None if it is none. An IPv4 client of an IPv6 socket is IPv4."""
+    text = text.strip().strip('"')
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address
+
+
+def _is_trusted(address: Address) -> bool:
+    return any(address in network for network in get_settings().trusted_proxies)
+
+
+def is_for_operator() -> bool:
+    """Returns whether the current request may see the gateway's internals: metrics, and the state of what it uses.
+
+    A program on the gateway's machine may, unless a proxy there asks for another client, and so may everybody with the
+    operator's key or METRICS_TOKEN. The key is compared here and not looked up, so that this works without a database.
+    """
+    environ = request.environ
+    peer = _parse(environ.get("REMOTE_ADDR") or "")
+    if peer is not None and peer.is_loopback and not any(name in environ for name in _FORWARDING_HEADERS):
+        return True
+    settings = get_settings()
+    scheme, _, token = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+    given = token.strip().encode("utf-8", "replace")
+    return scheme.lower() == "bearer" and any(
+        secret is not None and hmac.compare_digest(given, secret.encode())
+        for secret in (settings.metrics_token, settings.gateway_api_key)
+    )
