@@ -1,13 +1,17 @@
 """How a worker reads requests: in short turns, within a total time, and without parsing bodies that nobody will use.
 
-gevent's sockets wait only if there is nothing to read, so a client that sends without a pause would keep the worker to
-itself. Chunked bodies make that cheap for the client: a chunk of one byte costs as much to parse as one of a megabyte.
+gevent's sockets wait only if there is nothing to read, so a client that sends bodies or requests without a pause would
+keep the worker to itself. Chunked bodies make that cheap for the client: a chunk of one byte costs as much to parse as
+one of a megabyte.
 """
 
 from __future__ import annotations
 
+import fcntl
 import math
 import socket
+import struct
+import termios
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -46,7 +50,7 @@ class PacedUnreader(SocketUnreader):  # type: ignore[misc]
 
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(sock, _RECEIVED_BYTES)
-        self._turn_ends_s = math.inf
+        self._turn_ends_s = 0.0
         self._deadline_s = math.inf
         self._idle_timeout_s = 0.0
 
@@ -66,9 +70,11 @@ class PacedUnreader(SocketUnreader):  # type: ignore[misc]
             reader.parser = _raise_if_tiny(reader.parser)
 
     def end_request(self) -> None:
-        """Removes the limits of a request; the wait for the next one has its own."""
+        """Removes the limits of a request; the wait for the next one has its own. Pauses if that is already here."""
         self.mxchunk = _RECEIVED_BYTES
-        self._turn_ends_s = self._deadline_s = math.inf
+        self._deadline_s = math.inf
+        if self.buf.getvalue():
+            gevent.sleep(PAUSE_S)
 
     def chunk(self, size_hint: int | None = None) -> bytes:
         """Receives the next piece.
@@ -78,7 +84,7 @@ class PacedUnreader(SocketUnreader):  # type: ignore[misc]
             TimeoutError: nothing came for as long as the socket's timeout.
         """
         begun_s = time.monotonic()
-        if begun_s >= self._turn_ends_s:
+        if begun_s >= self._turn_ends_s and _has_data(self.sock):
             gevent.sleep(PAUSE_S)
             begun_s = time.monotonic()
             self._turn_ends_s = begun_s + TURN_S
@@ -87,8 +93,9 @@ class PacedUnreader(SocketUnreader):  # type: ignore[misc]
         else:
             data = super().chunk(size_hint)
         now_s = time.monotonic()
-        # A read that took this long has waited, so others had a turn. The first read of a request begins a turn too.
-        if now_s - begun_s >= TURN_S or self._turn_ends_s == math.inf:
+        # A read that took this long has waited, so others had a turn. After the end of a turn, only a read that found
+        # nothing comes here without a pause.
+        if now_s - begun_s >= TURN_S or begun_s >= self._turn_ends_s:
             self._turn_ends_s = now_s + TURN_S
         return data
 
@@ -105,6 +112,12 @@ class PacedUnreader(SocketUnreader):  # type: ignore[misc]
         finally:
             self.sock.settimeout(self._idle_timeout_s)
         raise BodyTooSlow("The body did not arrive in time. Send it faster, or send a smaller one.")
+
+
+def _has_data(sock: socket.socket) -> bool:
+    """Returns whether a read would find something at once."""
+    (count,) = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.FIONREAD, b"\0\0\0\0"))
+    return bool(count)
 
 
 def _raise_if_tiny(pieces: Iterator[bytes]) -> Iterator[bytes]:

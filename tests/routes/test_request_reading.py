@@ -34,9 +34,9 @@ def connect(gateway: Gateway) -> socket.socket:
 
 
 def read_to_end(connection: socket.socket) -> bytes:
-    """Receives until the gateway closes the connection."""
+    """Receives until the connection is closed."""
     received = b""
-    with suppress(ConnectionResetError):
+    with suppress(OSError):
         while piece := connection.recv(65_536):
             received += piece
     return received
@@ -45,6 +45,7 @@ def read_to_end(connection: socket.socket) -> bytes:
 @contextmanager
 def endless_uploads(gateway: Gateway, start: bytes, piece: bytes, count: int) -> Iterator[None]:
     """Sends `start` and then `piece` without a pause on `count` connections, and again when one is closed."""
+    connections: list[socket.socket] = []
     is_over = threading.Event()
     has_begun = threading.Barrier(count + 1)
 
@@ -52,6 +53,8 @@ def endless_uploads(gateway: Gateway, start: bytes, piece: bytes, count: int) ->
         waits = True
         while not is_over.is_set():
             with suppress(OSError), connect(gateway) as connection:
+                connections.append(connection)
+                threading.Thread(target=read_to_end, args=[connection], daemon=True).start()
                 connection.sendall(start)
                 while not is_over.is_set():
                     connection.sendall(piece)
@@ -67,15 +70,20 @@ def endless_uploads(gateway: Gateway, start: bytes, piece: bytes, count: int) ->
         yield
     finally:
         is_over.set()
+        for connection in connections:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
         for thread in threads:
             thread.join()
 
 
+# A path, whether the key is sent, and what is sent for ever.
 UPLOADS = {
-    "tiny chunks without a key": (None, TINY_CHUNKS),
-    "tiny chunks with a key": ("own", TINY_CHUNKS),
-    "tiny chunks to a path that takes no body": ("own", TINY_CHUNKS),
-    "large chunks without a key": (None, b"10000\r\n" + b"x" * 65_536 + b"\r\n"),
+    "tiny chunks without a key": ("/v1/chat/completions", False, TINY_CHUNKS),
+    "tiny chunks with a key": ("/v1/chat/completions", True, TINY_CHUNKS),
+    "tiny chunks to a path that takes no body": ("/health", False, TINY_CHUNKS),
+    "large chunks without a key": ("/v1/chat/completions", False, b"10000\r\n" + b"x" * 65_536 + b"\r\n"),
+    "requests": (None, False, b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n" * 200),
 }
 
 
@@ -89,9 +97,8 @@ def test_a_stream_goes_on_while_others_upload_without_end(
         content = event_bytes(chunk(f"<{number}>"))
         script += [wait_for(gate), send(b"%x\r\n%b\r\n" % (len(content), content))]
     upstream.on_model("watched", script)
-    key, piece = UPLOADS[name]
-    path = "/health" if "path" in name else "/v1/chat/completions"
-    start = chunked_head(scripted_gateway.key if key else None, path)
+    path, has_key, piece = UPLOADS[name]
+    start = b"" if path is None else chunked_head(scripted_gateway.key if has_key else None, path)
     # One deadline for all steps: a worker that lets the stream on only now and then does not meet it.
     finished = threading.Event()
 
