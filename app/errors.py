@@ -3,7 +3,8 @@
     GatewayError                       500  api_error
     ├── BadRequest                     400  invalid_request_error
     │   ├── BodyTooLarge               413
-    │   └── BodyTooSlow                408
+    │   ├── BodyTooSlow                408
+    │   └── UnsupportedCoding          415
     ├── AuthenticationFailed           401  authentication_error     the caller's gateway key
     ├── PermissionDenied               403  permission_error
     ├── NotFound                       404  not_found_error          a path or a model that does not exist
@@ -42,6 +43,7 @@ class GatewayError(Exception):
         param: the request field or the setting at fault, or None.
         retry_after_s: seconds after which a retry makes sense, or None.
         should_retry: the value of `x-should-retry` for the OpenAI SDKs; None leaves the decision to their own rule.
+            False is only for errors that stay until someone acts, such as a missing key.
         outcome: the outcome on the record of a request that ended with it.
     """
 
@@ -85,9 +87,12 @@ class GatewayError(Exception):
         return b"data: " + self.to_json() + b"\n\n"
 
     def headers(self) -> dict[str, str]:
-        """Returns the headers of the error response: `retry-after` in whole seconds, and `x-should-retry`."""
+        """Returns the headers of the error response: `retry-after` in whole seconds, and `x-should-retry`.
+
+        An error that a retry cannot help has no `retry-after`, which would ask for one.
+        """
         headers = {}
-        if self.retry_after_s is not None:
+        if self.retry_after_s is not None and self.should_retry is not False:
             headers["retry-after"] = str(max(1, math.ceil(self.retry_after_s)))
         if self.should_retry is not None:
             headers["x-should-retry"] = "true" if self.should_retry else "false"
@@ -113,6 +118,17 @@ class BodyTooSlow(BadRequest):
 
     status = 408
     code = "body_timeout"
+
+
+class UnsupportedCoding(BadRequest):
+    """The body has a Content-Encoding that the gateway cannot decode."""
+
+    status = 415
+    code = "unsupported_content_encoding"
+
+    def headers(self) -> dict[str, str]:
+        """Returns the headers of any error, and the codings that are accepted (RFC 9110 section 15.5.16)."""
+        return super().headers() | {"accept-encoding": "gzip"}
 
 
 class AuthenticationFailed(GatewayError):

@@ -18,6 +18,7 @@ TABLE = {
     "GatewayError": (500, "api_error", "rejected", None),
     "BadRequest": (400, "invalid_request_error", "rejected", None),
     "BodyTooLarge": (413, "invalid_request_error", "rejected", None),
+    "UnsupportedCoding": (415, "invalid_request_error", "rejected", None),
     "AuthenticationFailed": (401, "authentication_error", "rejected", None),
     "PermissionDenied": (403, "permission_error", "rejected", None),
     "NotFound": (404, "not_found_error", "rejected", None),
@@ -48,7 +49,13 @@ def test_the_table_has_every_error() -> None:
 def test_each_error_says_what_the_table_says(kind: type[GatewayError]) -> None:
     error = make(kind)
     assert (error.status, error.type, error.outcome, error.should_retry) == TABLE[kind.__name__]
-    assert error.headers() == ({} if error.should_retry is None else {"x-should-retry": "false"})
+    own = {"accept-encoding": "gzip"} if error.status == 415 else {}
+    assert error.headers() == own | ({} if error.should_retry is None else {"x-should-retry": "false"})
+
+
+def test_an_error_that_a_retry_cannot_help_does_not_ask_for_one() -> None:
+    assert GatewayError("x", retry_after_s=3).headers() == {"retry-after": "3"}
+    assert GatewayError("x", retry_after_s=3, should_retry=False).headers() == {"x-should-retry": "false"}
 
 
 def test_the_tree_in_the_docstring_is_the_tree_of_the_classes() -> None:

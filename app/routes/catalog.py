@@ -54,7 +54,7 @@ class CatalogQuery(GatewayQuery, frozen=True, kw_only=True):
 @bp.get("/api/catalog/models")
 def list_models() -> Response:
     """Returns a page of the models that match the query."""
-    query = read_query(CatalogQuery, strict=False)
+    query = read_query(CatalogQuery, refuse_empty_numbers=True)
     if len(query.search.split()) > _MAX_SEARCH_WORDS:
         raise BadRequest(f"search may have at most {_MAX_SEARCH_WORDS} words. Leave some out.", param="search")
     chosen = ListQuery(
@@ -72,6 +72,6 @@ def get_model(model_id: str) -> Response:
     """Returns one model, by its id or by another name that people use for it."""
     if len(model_id) > MAX_MODEL_NAME_CHARACTERS:
         raise BadRequest(f"A model name may have at most {MAX_MODEL_NAME_CHARACTERS} characters.", param="model")
-    gateway = read_query(GatewayQuery, strict=False).gateway
+    gateway = read_query(GatewayQuery).gateway
     providers = get_configured_providers() if gateway == ALL_GATEWAYS else [PROVIDERS[gateway]]
     return conditional_response(render_model(*find_model(model_id, providers)))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 from flask import Blueprint, Response, g, request
 
@@ -13,7 +14,7 @@ from app.services.endpoints import ENDPOINTS, Endpoint
 from app.services.inference import Exchange, Pipeline
 from app.services.journal import MAX_TEXT_CHARACTERS
 from app.services.streaming import ClientConnection
-from app.web import use_request_id
+from app.web import decode_body, raise_if_unsupported, use_request_id
 
 bp = Blueprint("inference", __name__)
 
@@ -28,7 +29,7 @@ def _make_view(endpoint: Endpoint) -> Callable[[], Response]:
     def view() -> Response:
         """Serves a request to one inference endpoint, as JSON or as Server-Sent Events."""
         client = ClientConnection(request.environ.get("gunicorn.socket"))
-        exchange = Exchange(endpoint, g.key.id, client)
+        exchange = Exchange(endpoint, g.key.id, client, partial(_get_header, request.environ))
         exchange.record.client_retry = _get_retry_count()
         exchange.record.client_request_id = _get_client_request_id()
         use_request_id(exchange.request_id)
@@ -50,6 +51,10 @@ for _endpoint in ENDPOINTS:
     bp.add_url_rule(_endpoint.path, endpoint=_endpoint.name, view_func=_make_view(_endpoint), methods=["POST"])
 
 
+def _get_header(environ: Mapping[str, Any], name: str) -> str | None:
+    return environ.get("HTTP_" + name.upper().replace("-", "_"))
+
+
 def _get_retry_count() -> int | None:
     """Returns which retry of the OpenAI SDK this is, or None if the client does not say."""
     text = request.headers.get("x-stainless-retry-count", "")
@@ -69,9 +74,12 @@ def _read_body(max_bytes: int) -> bytes:
     Raises:
         BodyTooLarge: it has more than `max_bytes` bytes.
         BodyTooSlow: it took too long to arrive.
-        BadRequest: its transfer coding is broken, or has too many small chunks.
+        BadRequest: its transfer coding or its content coding is broken, or it has too many small chunks.
+        UnsupportedCoding: it has a content coding that the gateway does not know.
         ClientGone: the client disconnected.
     """
+    coding = request.environ.get("HTTP_CONTENT_ENCODING")
+    raise_if_unsupported(coding)
     length = request.content_length
     if length is not None and length > max_bytes:
         raise _make_too_large(max_bytes)
@@ -88,7 +96,7 @@ def _read_body(max_bytes: int) -> bytes:
         raise _make_too_large(max_bytes)
     if length is not None and len(content) < length:
         raise ClientGone  # gunicorn returns what arrived before the connection ended.
-    return content
+    return decode_body(content, coding, max_bytes)
 
 
 def _make_too_large(max_bytes: int) -> BodyTooLarge:

@@ -2,16 +2,19 @@
 
 application.py  Flask without what a JSON API does not use
 hooks.py        request id, error format, log line
+similar_path.py the path that the caller of an unknown one meant
 access.py       which routes require a gateway key
 client_address.py  who sent a request, and whether it may see the gateway's internals
 cors.py         programs in browsers
 query.py        query strings read into typed Structs
+content_coding.py  gzip in request bodies
 responses.py    JSON, ETag, gzip
 """
 
 from app.web.access import CHECKS, Access, require_key
 from app.web.application import Application
 from app.web.client_address import get_client_address, is_for_operator
+from app.web.content_coding import decode_body, raise_if_unsupported
 from app.web.hooks import set_up_http, use_request_id
 from app.web.query import one_of, read_query
 from app.web.responses import conditional_response, json_response
@@ -21,10 +24,12 @@ __all__ = [
     "Access",
     "Application",
     "conditional_response",
+    "decode_body",
     "get_client_address",
     "is_for_operator",
     "json_response",
     "one_of",
+    "raise_if_unsupported",
     "read_query",
     "require_key",
     "set_up_http",

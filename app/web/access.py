@@ -18,13 +18,19 @@ Access = Literal["key", "open", "public_stats", "operator"]
 
 
 def require_key() -> None:
-    """Authenticates the caller and sets `g.key` to their gateway key.
+    """Authenticates the caller, by `Authorization` or else `x-api-key`, and sets `g.key` to their gateway key.
 
     Raises:
         AuthenticationFailed: the key is missing, malformed, unknown or revoked.
         Unavailable: the key cannot be looked up now.
     """
-    g.key = authenticate(request.headers.get("Authorization"))
+    authorization = request.headers.get("Authorization")
+    if authorization is None or authorization[:7].lower() != "bearer ":
+        # Anthropic's SDKs and tools for Azure send the key in this header. A bearer token decides if there is one,
+        # because `x-api-key` beside it is a key for something else.
+        api_key = request.headers.get("X-Api-Key")
+        authorization = f"Bearer {api_key}" if api_key else authorization
+    g.key = authenticate(authorization)
 
 
 def _require_key_for_stats() -> None:

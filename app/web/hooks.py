@@ -15,6 +15,7 @@ from app.runtime import get_settings
 from app.services.journal import new_request_id
 from app.web.client_address import get_client_address
 from app.web.cors import add_cors_headers, answer_preflight
+from app.web.similar_path import find_similar_path
 
 _FAILED = "The gateway failed to process this request. Report its x-request-id to the operator."
 
@@ -111,10 +112,18 @@ def _make_database_error() -> GatewayError:
     )
 
 
+def _make_unknown_path(path: str) -> NotFound:
+    right = find_similar_path(current_app.url_map, path)
+    hint = "The README lists all paths."
+    if right is not None:
+        hint = f"Use {right!r}; the base URL of an OpenAI SDK ends in /v1."
+    return NotFound(f"There is no path {path[:200]!r}. {hint}", code="unknown_path")
+
+
 def _translate_framework_error(error: HTTPException) -> GatewayError:
     status = error.code or 500
     if status == 404:
-        return NotFound(f"There is no path {request.path[:200]!r}. The README lists all paths.", code="unknown_path")
+        return _make_unknown_path(request.path)
     if status == 405:
         methods = ", ".join(sorted(getattr(error, "valid_methods", None) or ()))
         return MethodNotAllowed(f"{request.path[:200]!r} accepts {methods}, not {request.method[:20]!r}.")

@@ -54,26 +54,25 @@ def one_of(choices: Collection[str], *, message: str = _CHOICE_MESSAGE, code: st
     return msgspec.Meta(extra_json_schema={"enum": list(choices)}, extra={"message": message, "code": code})
 
 
-def read_query(kind: type[Kind], *, strict: bool = True) -> Kind:
+def read_query(kind: type[Kind], *, refuse_empty_numbers: bool = False) -> Kind:
     """Returns the query string of the current request as an instance of `kind`.
 
-    An empty value counts as not given, except that an empty number is an error if not `strict`.
+    Unknown parameters, repeated ones, and texts that no record can contain are errors: if a misspelt filter were
+    ignored, the response would be wrong. An empty value counts as not given.
 
     Args:
         kind: a Struct whose fields are the parameters.
-        strict: whether unknown parameters, repeated ones, and texts that no record can contain are errors. If a
-            misspelt filter were ignored, the report would be wrong.
+        refuse_empty_numbers: whether an empty number is an error as well.
 
     Raises:
-        BadRequest: a parameter is not as `kind` or `strict` requires; `param` names it.
+        BadRequest: a parameter is not as `kind` requires; `param` names it.
     """
     parameters = _get_parameters(kind)
-    if strict:
-        _raise_if_unknown_or_repeated([parameter.name for parameter in parameters])
+    _raise_if_unknown_or_repeated([parameter.name for parameter in parameters])
     values = {}
     for parameter in parameters:
         text = request.args.get(parameter.name)
-        if text or (text is not None and parameter.is_number and not strict):
+        if text or (text is not None and parameter.is_number and refuse_empty_numbers):
             values[parameter.field] = parameter.convert(parameter.name, text)
     return kind(**values)
 

@@ -18,6 +18,12 @@ _CHARACTERS_PER_TOKEN = 4
 _TOKENS_PER_MESSAGE = 4
 
 
+class StreamOptions(msgspec.Struct):
+    """The documented fields of `stream_options`."""
+
+    include_usage: bool | None = None
+
+
 class ChatBody(InferenceBody, kw_only=True):
     """The documented fields of a chat request. The ranges are Fireworks' and OpenAI's; `top_k` differs by provider."""
 
@@ -30,7 +36,7 @@ class ChatBody(InferenceBody, kw_only=True):
     presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
     n: Annotated[int, Meta(ge=1, le=128)] | None = None
-    stream_options: dict[str, Any] | None = None
+    stream_options: StreamOptions | None = None
     service_tier: str | None = None
 
     def __post_init__(self) -> None:

@@ -5,16 +5,22 @@ The client's body is not changed, so that it can be adapted to another target af
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
 from app.services.endpoints import Endpoint, InferenceBody, make_parameter_error
+from app.services.inference.omission import Omissions, fit_to_schema, without, without_nulls
+from app.services.inference.roles import replace_developer_role
 from app.services.inference.routing import Target
 from app.services.providers import EndpointSupport
 
 _encode = msgspec.json.Encoder().encode
+
+# Ids of sessions are UUIDs or digests. A provider may refuse a long header, and the request is worth more than a hint.
+_MAX_HEADER_CHARACTERS = 256
 
 
 @dataclass(slots=True)
@@ -29,6 +35,8 @@ class UpstreamRequest:
         show_usage: whether the client asked for the event that contains only usage.
         service_tier: the requested tier, on which the price depends.
         dropped: the names of the fields that were removed.
+        applied: what else was changed, as in "messages[].role=developer->system".
+        headers: the client's headers for the provider: which cache has the beginning of the conversation.
         prompt_tokens_estimate: an estimate for the record, used if the provider does not count tokens.
     """
 
@@ -40,9 +48,21 @@ class UpstreamRequest:
     service_tier: str | None
     dropped: list[str]
     prompt_tokens_estimate: int
+    applied: list[str] = field(default_factory=list)
+    headers: dict[str, str] = field(default_factory=dict)
 
 
-def adapt(body: dict[str, Any], fields: InferenceBody, endpoint: Endpoint, target: Target) -> UpstreamRequest:
+def _no_header(name: str) -> str | None:
+    return None
+
+
+def adapt(
+    body: dict[str, Any],
+    fields: InferenceBody,
+    endpoint: Endpoint,
+    target: Target,
+    get_header: Callable[[str], str | None] = _no_header,
+) -> UpstreamRequest:
     """Returns the request for a target.
 
     Args:
@@ -50,6 +70,7 @@ def adapt(body: dict[str, Any], fields: InferenceBody, endpoint: Endpoint, targe
         fields: its documented fields, validated.
         endpoint: the endpoint that was called.
         target: the provider and model to send it to.
+        get_header: a name in lower case → the value of that header of the client's request, or None.
 
     Raises:
         BadRequest: a field is out of this provider's range.
@@ -58,9 +79,11 @@ def adapt(body: dict[str, Any], fields: InferenceBody, endpoint: Endpoint, targe
     _raise_if_out_of_range(body, support)
     adapted = {**body, "model": target.model}
     adapted.pop("provider", None)
-    dropped = _drop_fields(adapted, support)
+    omitted = Omissions()
+    _drop_fields(adapted, support, omitted)
     _rename_fields(adapted, support)
-    dropped += _drop_message_fields(adapted, support)
+    applied = _adapt_messages(adapted, support, omitted)
+    headers = _select_headers(target.provider.affinity_headers, get_header, omitted)
     stream, show_usage = fields.stream is True or _must_stream(adapted, endpoint, support), False
     if stream and endpoint.stream is not None:
         show_usage = endpoint.stream.wants_usage(adapted)
@@ -72,8 +95,10 @@ def adapt(body: dict[str, Any], fields: InferenceBody, endpoint: Endpoint, targe
         stream=stream,
         show_usage=show_usage,
         service_tier=adapted.get("service_tier"),
-        dropped=dropped,
+        dropped=omitted.get_names(),
         prompt_tokens_estimate=endpoint.estimate_prompt_tokens(adapted),
+        applied=applied,
+        headers=headers,
     )
 
 
@@ -84,15 +109,23 @@ def _raise_if_out_of_range(body: dict[str, Any], support: EndpointSupport) -> No
             raise make_parameter_error(name, f"be a whole number from {least} to {most}")
 
 
-def _drop_fields(body: dict[str, Any], support: EndpointSupport) -> list[str]:
-    """Removes fields that clients of OpenAI send but this provider refuses, and returns their names."""
+def _drop_fields(body: dict[str, Any], support: EndpointSupport, omitted: Omissions) -> None:
+    """Removes fields that clients of OpenAI or Anthropic send but this provider refuses."""
     dropped = [name for name in body if name in support.dropped_fields]
     for name, values in support.accepted_values.items():
         if body.get(name) is not None and body[name] not in values:
             dropped.append(name)
     for name in dropped:
+        omitted.add(name)
         del body[name]
-    return dropped
+    for name, names in support.dropped_nested_fields.items():
+        value = body.get(name)
+        if isinstance(value, dict):
+            body[name] = without(value, names, f"{name}.", omitted)
+        elif isinstance(value, list):
+            body[name] = [
+                without(each, names, f"{name}[].", omitted) if isinstance(each, dict) else each for each in value
+            ]
 
 
 def _rename_fields(body: dict[str, Any], support: EndpointSupport) -> None:
@@ -101,18 +134,34 @@ def _rename_fields(body: dict[str, Any], support: EndpointSupport) -> None:
             body[new_name] = body.pop(name)
 
 
-def _drop_message_fields(body: dict[str, Any], support: EndpointSupport) -> list[str]:
-    fields, messages = support.dropped_message_fields, body.get("messages")
-    if not fields or not isinstance(messages, list):
+def _adapt_messages(body: dict[str, Any], support: EndpointSupport, omitted: Omissions) -> list[str]:
+    """Fits the messages to the provider's schema and roles, and returns which roles were replaced."""
+    messages = body.get("messages")
+    if not isinstance(messages, list):
         return []
-    names = {name: None for message in messages for name in fields.intersection(message)}
-    if names:
-        body["messages"] = [each if fields.isdisjoint(each) else _without(each, fields) for each in messages]
-    return [f"messages[].{name}" for name in names]
+    if support.message_schema is not None:
+        messages = fit_to_schema(messages, support.message_schema, "messages", omitted)
+    if not support.accepts_null_in_messages:
+        messages = [without_nulls(message, "messages[].", omitted) for message in messages]
+    applied: list[str] = []
+    if not support.accepts_developer_role:
+        messages, applied = replace_developer_role(messages, omitted)
+    body["messages"] = messages
+    return applied
 
 
-def _without(message: dict[str, Any], fields: frozenset[str]) -> dict[str, Any]:
-    return {name: value for name, value in message.items() if name not in fields}
+def _select_headers(
+    names: Mapping[str, str], get_header: Callable[[str], str | None], omitted: Omissions
+) -> dict[str, str]:
+    """Returns the client's headers in `names`, under the provider's names; the first of two with one name counts."""
+    headers: dict[str, str] = {}
+    for name, upstream_name in names.items():
+        value = get_header(name)
+        if value and len(value) <= _MAX_HEADER_CHARACTERS and value.isascii() and value.isprintable():
+            headers.setdefault(upstream_name, value)
+        elif value:
+            omitted.add(name)
+    return headers
 
 
 def _must_stream(body: dict[str, Any], endpoint: Endpoint, support: EndpointSupport) -> bool:

@@ -24,6 +24,10 @@ LONGEST_PAUSE_S = 4.0
 # MAX_LIVE_REQUESTS.
 LONGEST_RETRY_AFTER_S = 5.0
 
+# The pause that a client is asked for when the gateway gives up and the provider named none. The failure has outlasted
+# the gateway's own pauses, so the SDKs' first pause of 0.5 s would be too short.
+PAUSE_AFTER_RETRIES_S = 2.0
+
 
 class Dispatcher(Component):
     """Sends requests to providers."""
@@ -42,7 +46,7 @@ class Dispatcher(Component):
             The provider's response with status 2xx, whose body is still to be read.
 
         Raises:
-            UpstreamError: the last attempt failed. After retries, the error tells the client not to retry.
+            UpstreamError: the last attempt failed. It has `retry_after_s` if the same request may succeed later.
             ConfigurationMissing: the provider's key is not set.
         """
         provider = request.target.provider
@@ -51,14 +55,14 @@ class Dispatcher(Component):
             breakers.raise_if_open(provider.name)  # If it raises, this was no attempt: nothing was sent.
             started_s = time.monotonic()
             try:
-                response = client.post(request.path, request.content, stream=request.stream)
+                response = client.post(request.path, request.content, stream=request.stream, headers=request.headers)
             except UpstreamError as error:
                 breakers.record_failure(provider.name, error)
                 attempts.append(_describe_attempt(error.upstream_status, error.code or error.type, started_s))
                 pause_s = _get_pause_s(error, len(attempts))
-                if not _may_retry(exchange, pause_s):
-                    if len(attempts) > 1:
-                        error.should_retry = False
+                if not _may_retry(exchange, error, pause_s):
+                    if error.is_retryable and error.retry_after_s is None:
+                        error.retry_after_s = PAUSE_AFTER_RETRIES_S
                     raise
                 time.sleep(pause_s)
             except BaseException:
@@ -85,6 +89,13 @@ def _get_pause_s(error: UpstreamError, attempts: int) -> float:
     return random.random() * min(FIRST_PAUSE_S * 2.0 ** (attempts - 1), LONGEST_PAUSE_S)
 
 
-def _may_retry(exchange: Exchange, pause_s: float) -> bool:
+def _may_retry(exchange: Exchange, error: UpstreamError, pause_s: float) -> bool:
+    """Returns whether to send the request again.
+
+    A client that is itself retrying gets one attempt each time if the provider keeps responding with errors. So the
+    attempts of client and gateway add up (3 + 1 + 1 with the SDKs' defaults) and do not multiply (3 × 3).
+    """
+    if exchange.record.client_retry and error.upstream_status is not None:
+        return False
     is_attempt_left = len(exchange.record.attempts) <= exchange.settings.upstream_retries
     return is_attempt_left and time.monotonic() + pause_s < exchange.deadline_s

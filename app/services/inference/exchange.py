@@ -24,6 +24,7 @@ class Exchange:
         endpoint: the endpoint that was called.
         key_id: the public id of the caller's gateway key.
         client: the connection to the caller.
+        get_header: a name in lower case → the value of that header of the request, or None.
 
     Attributes:
         record: what is known about the request so far.
@@ -41,6 +42,7 @@ class Exchange:
         "client",
         "deadline_s",
         "endpoint",
+        "get_header",
         "is_sent",
         "record",
         "request_id",
@@ -48,9 +50,16 @@ class Exchange:
         "started_s",
     )
 
-    def __init__(self, endpoint: Endpoint, key_id: str, client: ClientConnection) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        key_id: str,
+        client: ClientConnection,
+        get_header: Callable[[str], str | None] = lambda name: None,
+    ) -> None:
         runtime = get_runtime()
         self.endpoint = endpoint
+        self.get_header = get_header
         self.client = client
         self.settings = runtime.settings
         self.started_s = time.monotonic()

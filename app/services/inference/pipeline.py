@@ -38,8 +38,6 @@ from app.upstream import Response
 
 _encode = msgspec.json.Encoder().encode
 
-_PROVIDER_NAMES = tuple(PROVIDERS)  # A tuple, because the value in a body may be unhashable.
-
 
 @dataclass(slots=True)
 class GatewayResponse:
@@ -74,7 +72,7 @@ class Pipeline(Component):
             body = parse_body(read_body())
             fields = self._validate(exchange, body)
             target = self._route(exchange, fields)
-            request = adapt(body, fields, exchange.endpoint, target)
+            request = adapt(body, fields, exchange.endpoint, target, exchange.get_header)
             exchange.write_start()
             sent_s = time.monotonic()
             if fields.stream:
@@ -92,8 +90,9 @@ class Pipeline(Component):
         # Recorded before validation, so that the record of a refused request has them too.
         if isinstance(body.get("model"), str):
             record.model_requested = body["model"][:MAX_MODEL_NAME_CHARACTERS]
-        if body.get("provider") in _PROVIDER_NAMES:
-            record.gateway = body["provider"]
+        name = body.get("provider")
+        if isinstance(name, str) and name.lower() in PROVIDERS:
+            record.gateway = name.lower()
         fields = validate_body(body, exchange.endpoint.body)
         if fields.stream:
             record.stream = True
@@ -218,6 +217,8 @@ def _make_headers(
     headers["x-gateway-model"] = quote(served, safe=string.punctuation + " ")
     if request.dropped:
         headers["x-gateway-dropped-params"] = ", ".join(request.dropped)
+    if request.applied:
+        headers["x-gateway-applied-params"] = ", ".join(request.applied)
     if response.request_id:
         headers["x-upstream-request-id"] = response.request_id
     own_s = time.monotonic() - exchange.started_s - upstream_s

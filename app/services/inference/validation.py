@@ -1,7 +1,8 @@
 """Checks a request body against the documented fields of its endpoint.
 
-Undocumented fields pass unchanged, and no field gets a default. The fields, their types and their ranges are declared
-once, in the endpoint's body type; the error messages are made from that declaration.
+Undocumented fields pass unchanged, and no field gets a default. A whole number that is written as 5.0 becomes 5. The
+fields, their types and their ranges are declared once, in the endpoint's body type; the error messages are made from
+that declaration.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from app.services.endpoints import InferenceBody, make_parameter_error
 from app.services.models import MAX_MODEL_NAME_CHARACTERS
 
 # msgspec ends its messages with the place, as in "… - at `$.max_tokens`", or names a missing field.
-_PLACE = re.compile(r"`\$\.(\w+)|required field `(\w+)`")
+_PLACE = re.compile(r"`\$\.([\w.]+)|required field `(\w+)`")
 
 
 def validate_body(body: dict[str, Any], kind: type[InferenceBody]) -> InferenceBody:
     """Returns the documented fields of a body; null counts as absent.
+
+    In the body itself, documented whole numbers that are written as 5.0 are replaced, because providers refuse them.
 
     Raises:
         BadRequest: a field has the wrong type or is out of range; `param` names it.
@@ -59,9 +62,11 @@ def _convert_leniently(body: dict[str, Any], kind: type[InferenceBody], error: E
     }
     present = {name: value for name, value in body.items() if value is not None}
     try:
-        return msgspec.convert(present | changed, kind)
+        fields = msgspec.convert(present | changed, kind)
     except msgspec.ValidationError as second:
         raise _make_refusal(kind, second) from error
+    body.update(changed)
+    return fields
 
 
 def _make_refusal(kind: type[InferenceBody], error: Exception) -> BadRequest:
@@ -71,12 +76,19 @@ def _make_refusal(kind: type[InferenceBody], error: Exception) -> BadRequest:
     name = found[1] or found[2]
     if name in {"model", "provider"}:
         return _make_name_error(name)
-    return make_parameter_error(name, _word_requirement(_get_types(kind)[name]))
+    return make_parameter_error(name, _word_requirement(_get_type(kind, name)))
+
+
+def _get_type(kind: type, path: str) -> inspect.Type:
+    """Returns the type of a field, or of a field within it, as in "stream_options.include_usage"."""
+    name, _, rest = path.partition(".")
+    found = _get_types(kind)[name]
+    return _get_type(found.cls, rest) if rest and isinstance(found, inspect.StructType) else found
 
 
 @cache
-def _get_types(kind: type[InferenceBody]) -> dict[str, inspect.Type]:
-    """Returns the type of each field, without the null that most of them allow."""
+def _get_types(kind: type) -> dict[str, inspect.Type]:
+    """Returns the type of each field of a Struct, without the null that most of them allow."""
     described = inspect.type_info(kind)
     assert isinstance(described, inspect.StructType)
     return {field.encode_name: _without_null(field.type) for field in described.fields}

@@ -59,7 +59,8 @@ def authenticate(authorization: str | None) -> Key:
     token = token.strip()
     if scheme.lower() != "bearer" or not token:
         raise AuthenticationFailed(
-            "No gateway key given. Send the header `Authorization: Bearer <your gateway key>`.", code="missing_api_key"
+            "No gateway key given. Send the header `Authorization: Bearer <your gateway key>`, or `x-api-key`.",
+            code="missing_api_key",
         )
     digest = digest_of(token)
     cache = get_component(KeyCache)

@@ -215,5 +215,9 @@ def _render_openai_list(lists: _Lists) -> Rendered:
 
 
 def make_openai_model(model: Model, name: str) -> dict[str, Any]:
-    """Returns OpenAI's form of a model. `created` is 0 if unknown, because OpenAI's SDKs require a number."""
-    return {"id": name, "object": "model", "created": model.created or 0, "owned_by": model.provider_slug}
+    """Returns OpenAI's form of a model, owned by the organisation in its id, or else by the provider.
+
+    `created` is 0 if unknown, because OpenAI's SDKs require a number.
+    """
+    owner = model.provider_slug if "/" in model.id else model.source_gateway
+    return {"id": name, "object": "model", "created": model.created or 0, "owned_by": owner}

@@ -1,6 +1,7 @@
 """The providers that the gateway can forward requests to. Each has a file with everything specific to it.
 
 provider.py      the record: what the rest of the gateway knows of a provider
+schema.py        the fields that it allows in the objects of a request
 registry.py      all providers, and the HTTP client for each
 naming.py        the names of models
 pages.py         reads a provider's list of models
@@ -22,8 +23,9 @@ from app.services.providers.registry import (
     get_provider,
     is_configured,
 )
+from app.services.providers.schema import Schema
 
 __all__ = [
-    "PROVIDERS", "EndpointSupport", "Entry", "Naming", "Provider", "ProviderClients", "fold_version",
+    "PROVIDERS", "EndpointSupport", "Entry", "Naming", "Provider", "ProviderClients", "Schema", "fold_version",
     "get_client", "get_configured_providers", "get_provider", "is_configured",
 ]  # fmt: skip

@@ -20,7 +20,14 @@ from app.services.providers.entry_fields import (
 )
 from app.services.providers.naming import make_hugging_face_naming
 from app.services.providers.pages import fetch_single_page
-from app.services.providers.provider import OPEN_TOP_K, OPENAI_ONLY_FIELDS, EndpointSupport, Provider
+from app.services.providers.provider import (
+    ANTHROPIC_ONLY_FIELDS,
+    OPEN_TOP_K,
+    OPENAI_ONLY_FIELDS,
+    OPENAI_ONLY_NESTED_FIELDS,
+    EndpointSupport,
+    Provider,
+)
 
 _CHAT_PARAMETERS = (*COMMON_PARAMETERS, "logprobs", "n", "reasoning_effort", "response_format")
 
@@ -87,7 +94,8 @@ PROVIDER = Provider(
     serves={
         "chat": EndpointSupport(
             path="/chat/completions",
-            dropped_fields=OPENAI_ONLY_FIELDS,
+            dropped_fields=OPENAI_ONLY_FIELDS | ANTHROPIC_ONLY_FIELDS,
+            dropped_nested_fields=OPENAI_ONLY_NESTED_FIELDS,
             renamed_fields={"max_completion_tokens": "max_tokens"},
             ranges={"top_k": OPEN_TOP_K},
         )

@@ -20,7 +20,14 @@ from app.services.providers.entry_fields import (
 )
 from app.services.providers.naming import make_hugging_face_naming
 from app.services.providers.pages import PAGE_TIMEOUT_S, Page, read_page
-from app.services.providers.provider import OPEN_TOP_K, OPENAI_ONLY_FIELDS, EndpointSupport, Provider
+from app.services.providers.provider import (
+    ANTHROPIC_ONLY_FIELDS,
+    OPEN_TOP_K,
+    OPENAI_ONLY_FIELDS,
+    OPENAI_ONLY_NESTED_FIELDS,
+    EndpointSupport,
+    Provider,
+)
 from app.upstream import UpstreamClient
 
 _PER_PAGE = 1_000  # The most that Featherless returns.
@@ -70,7 +77,11 @@ PROVIDER = Provider(
     site_url="https://featherless.ai",
     serves={
         "chat": EndpointSupport(
-            path="/chat/completions", dropped_fields=OPENAI_ONLY_FIELDS, ranges={"top_k": OPEN_TOP_K}
+            path="/chat/completions",
+            dropped_fields=OPENAI_ONLY_FIELDS | ANTHROPIC_ONLY_FIELDS,
+            dropped_nested_fields=OPENAI_ONLY_NESTED_FIELDS,
+            accepts_null_in_messages=False,  # `"tool_calls": null` fails.
+            ranges={"top_k": OPEN_TOP_K},
         )
     },
     fetch_pages=fetch_pages,

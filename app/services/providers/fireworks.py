@@ -28,11 +28,31 @@ from app.services.providers.entry_fields import (
 )
 from app.services.providers.naming import FindIds, Naming, fold_version
 from app.services.providers.pages import fetch_single_page, read_page
-from app.services.providers.provider import OPENAI_ONLY_FIELDS, EndpointSupport, Provider
+from app.services.providers.provider import (
+    ANTHROPIC_ONLY_FIELDS,
+    OPENAI_ONLY_FIELDS,
+    OPENAI_ONLY_NESTED_FIELDS,
+    EndpointSupport,
+    Provider,
+)
+from app.services.providers.schema import make_schema
 from app.upstream import UpstreamClient
 
-# Fields of OpenAI's message objects that Fireworks' schema forbids. Clients copy them from earlier responses.
-OPENAI_ONLY_MESSAGE_FIELDS = frozenset({"name", "refusal", "annotations", "audio"})
+# Fireworks forbids every other field at every level. Clients send back what they got in earlier responses, with fields
+# of their SDK or of another provider: `refusal`, `annotations`, `parsed`, `reasoning`, `cache_control` and more.
+_MEDIUM = make_schema("url", "detail", "max_frames", "sample_fps", "spatial_limit")
+_MESSAGE_SCHEMA = make_schema(
+    "role",
+    "reasoning_content",
+    "tool_call_id",
+    content=make_schema("type", "text", image_url=_MEDIUM, video_url=_MEDIUM, audio_url=_MEDIUM),
+    tool_calls=make_schema("id", "type", "index", function=make_schema("name", "arguments")),
+)
+
+# Keys of Anthropic's tools, which Fireworks refuses in tools of chat requests too.
+_ANTHROPIC_TOOL_FIELDS = frozenset(
+    {"allowed_callers", "cache_control", "defer_loading", "eager_input_streaming", "input_examples"}
+)
 
 _CHAT_PARAMETERS = (
     *COMMON_PARAMETERS,
@@ -74,7 +94,9 @@ _SKUS = {
 def normalize_fireworks_model(raw: Mapping[str, Any]) -> Entry:
     """Returns Fireworks' entry in the catalog's form. Its model list states no prices."""
     model_id = str(raw["id"])
-    account, _, slug = model_id.removeprefix("accounts/").replace("/models/", "/").partition("/")
+    account, slash, slug = model_id.removeprefix("accounts/").replace("/models/", "/").partition("/")
+    if not slash:
+        account, slug = "", account
     output = _OUTPUTS.get(str(raw.get("kind")), "text")
     rerank = output == "embeddings" and "rerank" in slug.lower()
     chats = read_flag(raw.get("supports_chat")) if output == "text" else False
@@ -84,7 +106,7 @@ def normalize_fireworks_model(raw: Mapping[str, Any]) -> Entry:
         PROVIDER,
         model_id,
         raw,
-        canonical_slug=f"{account}/{slug}".rstrip("/").lower(),
+        canonical_slug=f"{account}/{slug}".strip("/").lower(),
         name=slug or model_id,
         context_length=read_count(raw.get("context_length")),
         inputs=["text", "image"] if sees else ["text"],
@@ -230,8 +252,10 @@ PROVIDER = Provider(
     serves={
         "chat": EndpointSupport(
             path="/chat/completions",
-            dropped_fields=OPENAI_ONLY_FIELDS,
-            dropped_message_fields=OPENAI_ONLY_MESSAGE_FIELDS,
+            # `reasoning` is a field of OpenAI's Responses API, and of OpenRouter's chat API.
+            dropped_fields=OPENAI_ONLY_FIELDS | ANTHROPIC_ONLY_FIELDS | {"reasoning"},
+            dropped_nested_fields={**OPENAI_ONLY_NESTED_FIELDS, "tools": _ANTHROPIC_TOOL_FIELDS},
+            message_schema=_MESSAGE_SCHEMA,
             accepted_values={"service_tier": frozenset({"auto", "default", "flex", "priority"})},
             ranges={"top_k": (0, 100)},
             # A larger unstreamed request gets a 400: "Requests with max_tokens > 4096 must have stream=true".
@@ -257,6 +281,12 @@ PROVIDER = Provider(
         cached_rule="half-price-cache",
     ),
     fetch_prices=fetch_prices,
+    # Its own two headers, and that of Claude Code, which it documents for its endpoint of Anthropic's API.
+    affinity_headers={
+        "x-session-affinity": "x-session-affinity",
+        "x-claude-code-session-id": "x-session-affinity",
+        "x-multi-turn-session-id": "x-multi-turn-session-id",
+    },
     shown_headers=("x-ratelimit-", "fireworks-"),
     request_id_headers=("x-request-id", "x-fireworks-request-id", "cf-ray"),
     get_generation_s=get_generation_s,

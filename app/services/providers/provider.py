@@ -12,20 +12,41 @@ from typing import Any
 from app.config import Settings
 from app.services.pricing import Billing, PriceTable
 from app.services.providers.naming import Naming
+from app.services.providers.schema import Schema
 from app.upstream import UpstreamClient
 
 # OpenAI's chat fields that none of the four providers supports. Fireworks refuses each with 400 "Extra inputs are not
-# permitted"; they mean nothing to a provider without OpenAI's storage, audio or web search.
+# permitted"; they mean nothing to a provider without OpenAI's storage, audio or web search. A field that no schema
+# knows is not removed, so that the provider's error shows a misspelt name.
 OPENAI_ONLY_FIELDS = frozenset(
     {
         "audio",
         "modalities",
         "moderation",
+        "prompt_cache_options",
         "prompt_cache_retention",
         "safety_identifier",
         "store",
         "verbosity",
         "web_search_options",
+    }
+)
+
+# The same below the top level. No provider pads its events against observers of the network.
+OPENAI_ONLY_NESTED_FIELDS = {"stream_options": frozenset({"include_obfuscation"})}
+
+# Fields of Anthropic's requests that clients for several APIs also send with chat requests. `system` and
+# `stop_sequences` are not among them: without them the response would be another, so the provider's error is better.
+ANTHROPIC_ONLY_FIELDS = frozenset(
+    {
+        "anthropic_beta",
+        "anthropic_version",
+        "betas",
+        "cache_control",
+        "container",
+        "context_management",
+        "inference_geo",
+        "mcp_servers",
     }
 )
 
@@ -40,7 +61,10 @@ class EndpointSupport:
     Attributes:
         path: the endpoint's path at the provider, below its base URL.
         dropped_fields: top-level fields that are removed.
-        dropped_message_fields: fields that are removed from each message.
+        dropped_nested_fields: field → the names that are removed from its object, or from each object in its list.
+        message_schema: the fields that the provider allows in messages; others are removed. None if it accepts any.
+        accepts_null_in_messages: whether a field of a message may be null. If not, such fields are removed.
+        accepts_developer_role: whether it knows the role `developer`. If not, these messages get another role.
         renamed_fields: field → the provider's name for the same thing.
         accepted_values: field → the values that the provider accepts; a field with another value is removed.
         ranges: field → the least and the greatest number that the provider accepts; others are refused.
@@ -49,7 +73,10 @@ class EndpointSupport:
 
     path: str
     dropped_fields: frozenset[str] = frozenset()
-    dropped_message_fields: frozenset[str] = frozenset()
+    dropped_nested_fields: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    message_schema: Schema | None = None
+    accepts_null_in_messages: bool = True
+    accepts_developer_role: bool = False
     renamed_fields: Mapping[str, str] = field(default_factory=dict)
     accepted_values: Mapping[str, frozenset[str]] = field(default_factory=dict)
     ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict)
@@ -77,6 +104,8 @@ class Provider:
         billing: how it bills.
         fetch_prices: (client, timeout in seconds) → the prices of a separate list; None if the models' entries
             contain them.
+        affinity_headers: a client's request header → the provider's header for the same, in lower case. The provider
+            serves requests with equal values on one machine, where the beginning of the conversation is cached.
         shown_headers: prefixes of its response headers that a caller may see: its limits and its own
             measurements, nothing about its network.
         request_id_headers: its response headers that may contain its id for a request, the best first.
@@ -93,6 +122,7 @@ class Provider:
     naming: Naming
     billing: Billing
     fetch_prices: Callable[[UpstreamClient, float], PriceTable] | None = None
+    affinity_headers: Mapping[str, str] = field(default_factory=dict)
     shown_headers: tuple[str, ...] = ("x-ratelimit-",)
     request_id_headers: tuple[str, ...] = ("x-request-id", "cf-ray")
     get_generation_s: Callable[[Mapping[str, str]], float | None] = _no_generation_s

@@ -60,12 +60,12 @@ def _not_configured(provider: Provider) -> ConfigurationMissing:
 
 
 def get_provider(name: str, *, param: str = "provider") -> Provider:
-    """Returns the provider called `name`.
+    """Returns the provider called `name`, in upper or lower case.
 
     Raises:
         BadRequest: there is no such provider; `param` is the request field with the name.
     """
-    provider = PROVIDERS.get(name)
+    provider = PROVIDERS.get(name) or PROVIDERS.get(name.lower())
     if provider is None:
         raise BadRequest(
             f"Unknown {param} {name[:100]!r}. Use one of: {', '.join(PROVIDERS)}.",

@@ -120,7 +120,7 @@ def test_a_permanent_failure_is_not_retried(upstream: ScriptedUpstream, clock: C
 
 
 @pytest.mark.parametrize("retries", [0, 1, 2, 5])
-def test_the_error_after_retries_tells_the_client_not_to_retry(
+def test_what_comes_out_after_retries_asks_for_a_pause_and_does_not_forbid_a_retry(
     upstream: ScriptedUpstream, tmp_path: Path, retries: int
 ) -> None:
     upstream.default = failing(503)
@@ -130,7 +130,37 @@ def test_the_error_after_retries_tells_the_client_not_to_retry(
         send(exchange)
     assert len(upstream.requests) == len(exchange.record.attempts) == retries + 1
     assert caught.value.status == 503
-    assert caught.value.headers().get("x-should-retry") == (None if retries == 0 else "false")
+    assert caught.value.headers() == {"retry-after": "2"}
+
+
+@pytest.mark.parametrize("status", [500, 502, 504])
+def test_a_failure_that_outlasts_the_retries_asks_for_a_pause_whatever_its_status(
+    upstream: ScriptedUpstream, status: int
+) -> None:
+    upstream.default = failing(status)
+    with pytest.raises(UpstreamError) as caught:
+        send()
+    assert caught.value.headers() == {"retry-after": "2"}
+
+
+@pytest.mark.parametrize(("client_retry", "attempts"), [(None, 3), (0, 3), (1, 1), (2, 1)])
+def test_a_client_that_retries_by_itself_gets_one_attempt_each_time(
+    upstream: ScriptedUpstream, client_retry: int | None, attempts: int
+) -> None:
+    upstream.default = failing(503)
+    exchange = make_exchange()
+    exchange.record.client_retry = client_retry
+    with pytest.raises(UpstreamError):
+        send(exchange)
+    assert len(upstream.requests) == attempts
+
+
+def test_a_retry_of_the_client_does_not_meet_a_stale_connection(upstream: ScriptedUpstream) -> None:
+    read(send())
+    upstream.enqueue([reset()], chat_answer("again"))
+    exchange = make_exchange()
+    exchange.record.client_retry = 1
+    assert b"again" in read(send(exchange))
 
 
 def test_a_reset_is_retried_on_a_reused_connection_and_not_on_a_new_one(

@@ -245,4 +245,6 @@ def test_every_other_field_is_sent_upstream_unchanged(
         get_component(Pipeline).serve(make_exchange(), lambda: json.dumps(body).encode())
     except GatewayError as error:
         assert not isinstance(error, BadRequest), error.message
+    # Fireworks refuses a field of a message that its schema does not have, so this one is left out.
+    del body["messages"][0]["more"]
     assert repr(sent(upstream)) == repr(body)

@@ -1,0 +1,96 @@
+"""Leaves out of a request what a provider's schema does not allow, and keeps the names of what was left out."""
+
+from __future__ import annotations
+
+import string
+from typing import Any
+from urllib.parse import quote
+
+from app.services.providers import Schema
+
+# The names are sent to the client in one header. Callers choose names in messages, so their number and length are
+# bounded; SDKs add about ten.
+_MAX_NAMES = 50
+_MAX_NAME_CHARACTERS = 100
+
+# A comma separates the names, and a header must not contain control characters or characters beyond ASCII.
+_SAFE = string.punctuation.replace(",", "").replace("%", "")
+
+
+class Omissions:
+    """The names of the fields that were left out, each once, in the order in which they were met."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, None] = {}
+        self._has_more = False
+
+    def add(self, name: str) -> None:
+        """Adds a name, such as `store` or `messages[].name`."""
+        if len(self._names) < _MAX_NAMES:
+            self._names[name[:_MAX_NAME_CHARACTERS]] = None
+        elif name[:_MAX_NAME_CHARACTERS] not in self._names:
+            self._has_more = True
+
+    def get_names(self) -> list[str]:
+        """Returns the names in a form that a header can contain; `...` at the end stands for the rest."""
+        names = [quote(name, safe=_SAFE, errors="replace") for name in self._names]
+        return [*names, "..."] if self._has_more else names
+
+
+def without(value: dict[str, Any], names: frozenset[str], path: str, omitted: Omissions) -> dict[str, Any]:
+    """Returns an object without the fields in `names`; the object itself if it has none of them."""
+    if names.isdisjoint(value):
+        return value
+    for name in value:
+        if name in names:
+            omitted.add(path + name)
+    return {name: inner for name, inner in value.items() if name not in names}
+
+
+def fit_to_schema(value: Any, schema: Schema, path: str, omitted: Omissions) -> Any:
+    """Returns an object, or a list of objects, without the fields that `schema` does not allow.
+
+    A schema with `type` is for objects whose type it knows. One of another type (`{"type": "file", "file": …}`)
+    is returned unchanged: the provider must refuse the request and not serve it without the object's content.
+
+    Args:
+        value: the value; anything that is neither an object nor a list is returned unchanged.
+        schema: what is allowed.
+        path: the name of the value, as in "messages".
+        omitted: gets the names of the fields that were left out.
+
+    Returns:
+        The value itself if nothing was left out of an object, else a copy.
+    """
+    if isinstance(value, list):
+        path += "[]"
+        return [fit_to_schema(each, schema, path, omitted) for each in value]
+    if not isinstance(value, dict) or ("type" in schema.names and not _is_known_type(value, schema)):
+        return value
+    if not value.keys() <= schema.names:
+        value = _without_unknown(value, schema, path, omitted)
+    for name, inner in schema.nested.items():
+        child = value.get(name)
+        if isinstance(child, list | dict):
+            fitted = fit_to_schema(child, inner, f"{path}.{name}", omitted)
+            if fitted is not child and fitted != child:
+                value = {**value, name: fitted}
+    return value
+
+
+def _without_unknown(value: dict[str, Any], schema: Schema, path: str, omitted: Omissions) -> dict[str, Any]:
+    for name in value:
+        if name not in schema.names:
+            omitted.add(f"{path}.{name}")
+    return {name: inner for name, inner in value.items() if name in schema.names}
+
+
+def _is_known_type(value: dict[str, Any], schema: Schema) -> bool:
+    kind = value.get("type")
+    return isinstance(kind, str) and kind in schema.names
+
+
+def without_nulls(message: dict[str, Any], path: str, omitted: Omissions) -> dict[str, Any]:
+    """Returns a message without the fields that are null, except `content`, which OpenAI's schema requires."""
+    names = frozenset(name for name, value in message.items() if value is None and name != "content")
+    return without(message, names, path, omitted) if names else message
