@@ -163,13 +163,13 @@ ERRORS: dict[str, tuple[Script, type[openai.APIStatusError], int]] = {
 
 
 @pytest.mark.parametrize("name", ERRORS)
-def test_errors_have_their_classes_and_only_the_gateway_retries(
-    scripted: openai.OpenAI, upstream: ScriptedUpstream, name: str
+def test_errors_have_their_classes_and_the_gateway_retries_what_may_pass(
+    scripted_gateway: Gateway, upstream: ScriptedUpstream, name: str
 ) -> None:
     script, error, tries = ERRORS[name]
     upstream.on_model("failing", script)
-    with pytest.raises(error):
-        scripted.chat.completions.create(model=PREFIX + "failing", messages=HELLO)
+    with openai_client(scripted_gateway) as client, pytest.raises(error):
+        client.chat.completions.create(model=PREFIX + "failing", messages=HELLO)
     assert len([seen for seen in upstream.requests if "failing" in str(seen.body)]) == tries
 
 

@@ -46,7 +46,7 @@ class Dispatcher(Component):
             The provider's response with status 2xx, whose body is still to be read.
 
         Raises:
-            UpstreamError: the last attempt failed. It has `retry_after_s` if the same request may succeed later.
+            UpstreamError: the last attempt failed. After retries, it has `retry_after_s` if it is still retryable.
             ConfigurationMissing: the provider's key is not set.
         """
         provider = request.target.provider
@@ -61,7 +61,7 @@ class Dispatcher(Component):
                 attempts.append(_describe_attempt(error.upstream_status, error.code or error.type, started_s))
                 pause_s = _get_pause_s(error, len(attempts))
                 if not _may_retry(exchange, error, pause_s):
-                    if error.is_retryable and error.retry_after_s is None:
+                    if len(attempts) > 1 and error.is_retryable and error.retry_after_s is None:
                         error.retry_after_s = PAUSE_AFTER_RETRIES_S
                     raise
                 time.sleep(pause_s)

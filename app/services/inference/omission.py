@@ -50,8 +50,9 @@ def without(value: dict[str, Any], names: frozenset[str], path: str, omitted: Om
 def fit_to_schema(value: Any, schema: Schema, path: str, omitted: Omissions) -> Any:
     """Returns an object, or a list of objects, without the fields that `schema` does not allow.
 
-    A schema with `type` is for objects whose type it knows. One of another type (`{"type": "file", "file": …}`)
-    is returned unchanged: the provider must refuse the request and not serve it without the object's content.
+    Where a schema has `type`, it is for objects whose type it knows. One of another type, as in
+    `{"type": "file", "file": …}`, is returned unchanged: the provider must refuse the request and not serve it without
+    the object's content.
 
     Args:
         value: the value; anything that is neither an object nor a list is returned unchanged.

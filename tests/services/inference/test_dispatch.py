@@ -130,7 +130,7 @@ def test_what_comes_out_after_retries_asks_for_a_pause_and_does_not_forbid_a_ret
         send(exchange)
     assert len(upstream.requests) == len(exchange.record.attempts) == retries + 1
     assert caught.value.status == 503
-    assert caught.value.headers() == {"retry-after": "2"}
+    assert caught.value.headers() == {"retry-after": "2"}  # For a 503, also without retries.
 
 
 @pytest.mark.parametrize("status", [500, 502, 504])
