@@ -63,16 +63,17 @@ def fit_to_schema(value: Any, schema: Schema, path: str, omitted: Omissions) -> 
     Returns:
         The value itself if nothing was left out of an object, else a copy.
     """
-    if isinstance(value, list):
+    kind = type(value)
+    if kind is list:
         path += "[]"
         return [fit_to_schema(each, schema, path, omitted) for each in value]
-    if not isinstance(value, dict) or ("type" in schema.names and not _is_known_type(value, schema)):
+    if kind is not dict or ("type" in schema.names and not _is_known_type(value, schema)):
         return value
     if not value.keys() <= schema.names:
         value = _without_unknown(value, schema, path, omitted)
     for name, inner in schema.nested.items():
         child = value.get(name)
-        if isinstance(child, list | dict):
+        if type(child) is list or type(child) is dict:
             fitted = fit_to_schema(child, inner, f"{path}.{name}", omitted)
             if fitted is not child and fitted != child:
                 value = {**value, name: fitted}
