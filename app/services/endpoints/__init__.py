@@ -3,6 +3,7 @@
 endpoint.py         the types of the record
 registry.py         ENDPOINTS, the records that have a route
 chat.py             chat completions; chat_assembly.py assembles chunks into one completion
+usage.py            reads the usage that a provider sends, field by field
 stream_summary.py   what is kept of a response: usage, finish reasons, times
 """
 

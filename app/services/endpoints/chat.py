@@ -11,6 +11,7 @@ from app.errors import UpstreamCut
 from app.services.endpoints.chat_assembly import ChatCollector, normalise_completion
 from app.services.endpoints.endpoint import Endpoint, EventKind, InferenceBody, make_parameter_error
 from app.services.endpoints.stream_summary import ResponseSummary, StreamSummary, Usage
+from app.services.endpoints.usage import read_usage
 
 # English text has about four characters per token in today's vocabularies, other languages fewer. Each message needs
 # a few more tokens for its role and separators. OpenAI's cookbook estimates both in this way.
@@ -96,19 +97,12 @@ def _summarize(response: Any) -> ResponseSummary:
     return ResponseSummary(
         model if isinstance(model, str) else None,
         reason if isinstance(reason, str) else None,
-        _read_usage(response.get("usage")),
+        read_usage(response.get("usage")),
     )
 
 
 def _is_choice(choice: Any) -> bool:
     return isinstance(choice, dict) and isinstance(choice.get("message", {}), dict)
-
-
-def _read_usage(raw: Any) -> Usage | None:
-    try:
-        return msgspec.convert(raw, _ChatUsage, strict=False).flatten()
-    except msgspec.ValidationError:
-        return None
 
 
 class _Delta(msgspec.Struct, gc=False):

@@ -1,0 +1,48 @@
+"""Reads the `usage` of a chat completion or chunk field by field, whatever a provider wrote there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from app.services.endpoints.stream_summary import Usage
+
+# The most tokens that one request can plausibly have used: 128 choices of a million tokens, or a hundred of today's
+# largest contexts, are below it. Providers also send -1 for "not set", and overflowed counters.
+MAX_PLAUSIBLE_TOKENS = 10**9
+
+# A larger number has more digits than this, and Python refuses to convert a text of thousands of digits.
+_MAX_DIGITS = 10
+
+
+def read_usage(raw: Any) -> Usage | None:
+    """Returns what is readable of a decoded `usage`; None if that is nothing. It never raises.
+
+    A number that is implausible (negative, fractional, above MAX_PLAUSIBLE_TOKENS, true or false) is unknown, and the
+    others are kept.
+    """
+    if not isinstance(raw, Mapping):
+        return None
+    usage = Usage(
+        _read_count(raw.get("prompt_tokens")),
+        _read_count(raw.get("completion_tokens")),
+        _read_detail(raw, "prompt_tokens_details", "cached_tokens"),
+        _read_detail(raw, "completion_tokens_details", "reasoning_tokens"),
+    )
+    return None if usage == Usage() else usage
+
+
+def _read_detail(raw: Mapping[str, Any], details_name: str, name: str) -> int | None:
+    details = raw.get(details_name)
+    return _read_count(details.get(name)) if isinstance(details, Mapping) else None
+
+
+def _read_count(value: Any) -> int | None:
+    """Returns a number of tokens, also one written as 12.0 or "12"; None if it is not a plausible one."""
+    if isinstance(value, str):
+        value = int(value) if value.isascii() and value.isdigit() and len(value) <= _MAX_DIGITS else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if not 0 <= value <= MAX_PLAUSIBLE_TOKENS or value != int(value):  # NaN fails the first comparison.
+        return None
+    return int(value)
