@@ -18,6 +18,7 @@ import msgspec
 import sseclient
 
 from app.errors import UpstreamError
+from app.lenient_json import decode_leniently
 from app.runtime import get_settings
 from app.services.endpoints import CHAT
 from app.services.providers import get_client, get_provider
@@ -92,7 +93,12 @@ def make_fireworks_request_openai_stream(messages: list[dict[str, Any]], model: 
     assert CHAT.stream is not None
     settings = get_settings()
     body = {**params, "model": model, "messages": messages}
-    reader = EventReader(CHAT, _FIREWORKS.title, show_usage=CHAT.stream.wants_usage(body))
+    reader = EventReader(
+        CHAT,
+        _FIREWORKS.title,
+        show_usage=CHAT.stream.wants_usage(body),
+        key_setting=_FIREWORKS.key_setting,
+    )
     CHAT.stream.request_stream(body)
     relay = Relay(
         _post(body),
@@ -132,8 +138,8 @@ def _chunks(relay: Relay) -> Generator[ChatObject, None, None]:
         for event in events:
             if event.data == "[DONE]":
                 break
-            chunk = msgspec.json.decode(event.data)
-            if chunk.get("error") is not None:
+            chunk = decode_leniently(event.data.encode())
+            if chunk.get("error"):
                 break
             yield ChatObject(chunk)
     finally:

@@ -1,10 +1,13 @@
-"""Finds the message in the body of an error response. Providers and their edges use at least seven different shapes."""
+"""Finds the message in the body of an error response. Providers and their edges use at least seven different shapes.
+
+Some send an error with status 200; then its code, its status or its type says what failed.
+"""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import msgspec
+from app.lenient_json import decode_leniently, replace_surrogates
 
 
 class ErrorBody(NamedTuple):
@@ -15,23 +18,106 @@ class ErrorBody(NamedTuple):
         param: the request field at fault.
         code: the provider's code for the error.
         request_id: the provider's id for the request.
+        status: the HTTP status that the error names, or that its type has; None if it has none.
     """
 
     message: str | None = None
     param: str | None = None
     code: str | None = None
     request_id: str | None = None
+    status: int | None = None
+
+
+# What a type or a code means as an HTTP status: OpenAI's, Anthropic's, vLLM's (the names of OpenAI's Python classes)
+# and gRPC's, in lower case without separators and without "error" at the end.
+_STATUSES = {
+    "invalidrequest": 400,
+    "badrequest": 400,
+    "invalidargument": 400,
+    "failedprecondition": 400,
+    "contextlengthexceeded": 400,
+    "invalidparameter": 400,
+    "authentication": 401,
+    "unauthenticated": 401,
+    "unauthorized": 401,
+    "invalidapikey": 401,
+    "insufficientquota": 402,
+    "billing": 402,
+    "permission": 403,
+    "permissiondenied": 403,
+    "forbidden": 403,
+    "notfound": 404,
+    "modelnotfound": 404,
+    "requesttoolarge": 413,
+    "unprocessableentity": 422,
+    "ratelimit": 429,
+    "ratelimitexceeded": 429,
+    "toomanyrequests": 429,
+    "resourceexhausted": 429,
+    "server": 500,
+    "internalserver": 500,
+    "internal": 500,
+    "api": 500,
+    "overloaded": 503,
+    "unavailable": 503,
+    "serviceunavailable": 503,
+    "timeout": 504,
+    "deadlineexceeded": 504,
+}
+
+
+def reports_error(document: Any) -> bool:
+    """Returns whether a JSON document, whatever its HTTP status, is an error and not a response.
+
+    An `error` without content (null, false, `{}`, `""`) is none.
+    """
+    if not isinstance(document, dict):
+        return False
+    if _has_content(document.get("error")) or document.get("object") == "error" or document.get("type") == "error":
+        return True
+    return "choices" not in document and (_has_content(document.get("detail")) or _has_content(document.get("fault")))
+
+
+def _has_content(value: Any) -> bool:
+    return any(value.values()) if isinstance(value, dict) else bool(value)
 
 
 def parse_error_body(content: bytes) -> ErrorBody:
     """Returns the fields of an error body in any of the known shapes."""
     try:
-        body = msgspec.json.decode(content)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return read_error_body(decode_leniently(content))
+    except ValueError:
         return ErrorBody()
+
+
+def read_error_body(body: Any) -> ErrorBody:
+    """Returns the fields of an error body, given as JSON values."""
     if not isinstance(body, dict):
         return ErrorBody()
-    return _parse_error(_find_error(body), body)._replace(request_id=_as_string(body.get("request_id")))
+    error = _find_error(body)
+    return _parse_error(error, body)._replace(
+        request_id=_as_string(body.get("request_id")), status=_find_status(error) or _find_status(body)
+    )
+
+
+def _find_status(error: Any) -> int | None:
+    if not isinstance(error, dict):
+        return None
+    for name in ("code", "status", "status_code"):
+        value = error.get(name)
+        # `true` is no number between these, so it needs no check of its own.
+        status = int(value) if isinstance(value, str) and len(value) == 3 and value.isdecimal() else value
+        if isinstance(status, int) and 400 <= status < 600:
+            return status
+    for name in ("code", "status", "type"):
+        value = error.get(name)
+        if isinstance(value, str) and (known := _STATUSES.get(_simplify(value))) is not None:
+            return known
+    return None
+
+
+def _simplify(name: str) -> str:
+    return name[:100].lower().replace("_", "").replace("-", "").replace(" ", "").removesuffix("error")
 
 
 def _find_error(body: dict[str, Any]) -> Any:
@@ -43,10 +129,10 @@ def _find_error(body: dict[str, Any]) -> Any:
 
 def _parse_error(error: Any, body: dict[str, Any]) -> ErrorBody:
     if isinstance(error, list):
-        return ErrorBody(_join_validation_errors(error))
+        return ErrorBody(_as_string(_join_validation_errors(error)))
     if isinstance(error, str):
         more = body.get("message")
-        return ErrorBody(f"{error}: {more}" if isinstance(more, str) else error)
+        return ErrorBody(_as_string(f"{error}: {more}" if isinstance(more, str) else error))
     if not isinstance(error, dict):
         return ErrorBody()
     message = error.get("message") or error.get("faultstring") or error.get("error_message")
@@ -54,12 +140,12 @@ def _parse_error(error: Any, body: dict[str, Any]) -> ErrorBody:
     return ErrorBody(
         message=_as_string(message),
         param=_as_string(error.get("param")),
-        code=str(code) if isinstance(code, str | int) else None,
+        code=_as_string(str(code)) if isinstance(code, str | int) else None,
     )
 
 
 def _as_string(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
+    return replace_surrogates(value) if isinstance(value, str) else None
 
 
 def _join_validation_errors(rows: list[Any]) -> str | None:

@@ -1,8 +1,8 @@
 """Converts failures at a provider into the errors that the caller gets.
 
 An error response is classified by its HTTP status alone: the `type` in the bodies of one provider is
-`invalid_request_error` even for 429. The provider's message is kept for errors that the caller can correct, and
-replaced where it is about the operator's account.
+`invalid_request_error` even for 429. Only an error with status 200 is classified by what its body says. The provider's
+message is kept for errors that the caller can correct, and replaced where it is about the operator's account.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
+from typing import Any
 
 import requests
 from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
@@ -26,7 +27,7 @@ from app.errors import (
 )
 from app.logs import redact
 from app.upstream.connection_pool import broke_reused_connection
-from app.upstream.error_body import parse_error_body
+from app.upstream.error_body import ErrorBody, parse_error_body, read_error_body
 
 # Long enough for a list of thirteen field errors, which Fireworks sends; short enough for a line in the log.
 _MAX_MESSAGE_CHARACTERS = 2_000
@@ -123,18 +124,64 @@ def make_response_error(
     Returns:
         The error, with `upstream_status`, `upstream_request_id`, `is_retryable` and `retry_after_s` set.
     """
-    body = parse_error_body(content)
+    error = _make_error(title, key_setting, status, parse_error_body(content), request_id)
+    error.upstream_status = status
+    error.is_retryable = status in _RETRYABLE_STATUSES
+    _set_retry_after(error, get_retry_after_s(headers))
+    return error
+
+
+def make_reported_error(
+    title: str, key_setting: str, document: Any, *, headers: Mapping[str, str], request_id: str | None
+) -> UpstreamError:
+    """Returns the error for a document of status 200 that reports a failure; see `reports_error`.
+
+    Args:
+        title: the provider's name in messages.
+        key_setting: the name of the setting that holds the gateway's key for the provider.
+        document: the document, as JSON values.
+        headers: the headers of the response, by name in lower case.
+        request_id: the provider's id for the request from the headers; one in the document takes precedence.
+
+    Returns:
+        The error of the status that the document names. Without one nobody can know whether the request was charged, so
+        clients are told not to retry.
+    """
+    body = read_error_body(document)
+    error = _make_error(title, key_setting, body.status, body, request_id)
+    if body.status in _RETRYABLE_STATUSES:
+        _set_retry_after(error, get_retry_after_s(headers))
+    else:
+        error.should_retry = False
+    return error
+
+
+def make_unreadable_error(title: str) -> UpstreamError:
+    """Returns the error for a response of status 200 that is not JSON.
+
+    The provider may have charged for it, so clients are told not to retry.
+    """
+    return UpstreamError(
+        f"{title} sent a response that is not JSON, and may have charged for it. Check before you send the request "
+        "again; if this persists, the operator should check the provider's base URL.",
+        should_retry=False,
+    )
+
+
+def _make_error(
+    title: str, key_setting: str, status: int | None, body: ErrorBody, request_id: str | None
+) -> UpstreamError:
     message = redact(body.message)[:_MAX_MESSAGE_CHARACTERS] if body.message else ""
-    error = _classify(title, key_setting, status, message)
+    if status is None:
+        error = UpstreamError(f"{title} reported an error in place of a response{_after_colon(message)}.")
+    else:
+        error = _classify(title, key_setting, status, message)
     if isinstance(error, UpstreamRefused):
         error.param = redact(body.param) if body.param else None
         error.code = error.code or (redact(body.code).lower() if body.code else None)
-    error.upstream_status = status
     error.upstream_request_id = request_id
     if body.request_id is not None:
         error.upstream_request_id = body.request_id[:MAX_REQUEST_ID_CHARACTERS]
-    error.is_retryable = status in _RETRYABLE_STATUSES
-    _set_retry_after(error, get_retry_after_s(headers))
     return error
 
 

@@ -91,7 +91,7 @@ FAULTS: dict[str, tuple[Script, int, str, str]] = {
     "no [DONE]": (sse_stream([chunk("one", finish="stop")]), 502, "upstream_cut", "upstream_error"),
     "silence": (sse_stream([chunk("one")], ending="hang"), 504, "upstream_timeout", "upstream_timeout"),
     "no answer": ([hang()], 504, "upstream_timeout", "upstream_timeout"),
-    "an error event": (sse_stream([chunk("one"), error_event()]), 502, "upstream_cut", "upstream_error"),
+    "an error event": (sse_stream([chunk("one"), error_event()]), 503, "upstream_error", "upstream_error"),
     "garbage": (sse_stream([b"data: nonsense\n\n"]), 502, "upstream_cut", "upstream_error"),
     "a refusal": (
         json_answer({"error": {"message": "Too long."}}, 400),

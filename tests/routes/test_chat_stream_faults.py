@@ -164,15 +164,22 @@ def test_a_stream_that_breaks_ends_in_an_error_event_and_an_unfinished_transfer(
     assert b"[DONE]" not in seen.body
 
 
-def test_an_error_event_of_the_provider_passes_unchanged_and_ends_the_stream(
+def test_an_error_event_of_the_provider_ends_the_stream_in_the_gateways_own_words(
     hasty_gateway: Gateway, hasty_upstream: ScriptedUpstream, session_database_url: str
 ) -> None:
-    events: list[Event] = [chunk("one"), error_event(), chunk("never"), DONE]
+    events: list[Event] = [chunk("one"), error_event(account="acme"), chunk("never"), DONE]
     hasty_upstream.on_model("error-event", sse_stream(events))
     seen = post_chat(hasty_gateway, PREFIX + "error-event", stream=True)
-    assert seen.body == event_bytes(events[0]) + event_bytes(events[1]) and seen.cut
+    assert seen.body.startswith(event_bytes(events[0])) and len(seen.events) == 2 and seen.cut
+    assert seen.error.keys() == {"message", "type", "param", "code"}
+    assert "The model is overloaded." in seen.error["message"] and b"acme" not in seen.body
     row = wait_for_row(session_database_url, seen.request_id)
-    assert (row["outcome"], row["status"], row["completion_tokens"]) == ("upstream_cut", 200, 1)
+    assert (row["outcome"], row["status"], row["upstream_status"], row["completion_tokens"]) == (
+        "upstream_error",
+        200,
+        200,
+        1,
+    )
 
 
 def test_usage_that_came_before_a_cut_is_what_the_row_counts(

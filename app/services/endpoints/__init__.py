@@ -2,9 +2,8 @@
 
 endpoint.py         the types of the record
 registry.py         ENDPOINTS, the records that have a route
-chat.py             chat completions; chat_assembly.py assembles chunks into one completion
-usage.py            reads the usage that a provider sends, field by field
-stream_summary.py   what is kept of a response: usage, finish reasons, times
+chat.py             chat completions; chat_chunks.py reads chunks, chat_assembly.py assembles them into one completion
+stream_summary.py   what is kept of a response: usage (usage.py reads it), finish reasons, times
 """
 
 from app.services.endpoints.chat import CHAT
@@ -15,6 +14,7 @@ from app.services.endpoints.endpoint import (
     ErrorShape,
     EventKind,
     InferenceBody,
+    RepairedEvent,
     StreamProtocol,
     make_parameter_error,
 )
@@ -30,6 +30,7 @@ __all__ = [
     "ErrorShape",
     "EventKind",
     "InferenceBody",
+    "RepairedEvent",
     "ResponseSummary",
     "StreamProtocol",
     "StreamSummary",

@@ -42,6 +42,19 @@ class EventKind(Enum):
     EMPTY = "empty"  # No data that an SDK could read, so the client does not get it.
     DONE = "done"  # The marker after the last event.
     ERROR = "error"  # The provider reports that it failed.
+    OTHER = "other"  # No part of the response, for example a ping, or an error in a form that only the reader knows.
+
+
+class RepairedEvent(Exception):
+    """Raised for an event that clients cannot read as it is; nothing of it has been recorded yet.
+
+    Attributes:
+        data: the same event in a form that they can read, to be observed and sent in its place.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__("the event was repaired")
+        self.data = data
 
 
 class Collector(Protocol):
@@ -84,7 +97,8 @@ class StreamProtocol(Protocol):
             now_s: when it arrived, on the monotonic clock.
 
         Raises:
-            UpstreamCut: the data is not an event of this protocol.
+            UpstreamCut: the data is not an event of this protocol, and may have been part of the response.
+            RepairedEvent: clients cannot read the data; observe the repaired data instead.
         """
         ...
 

@@ -24,11 +24,15 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
 
 
 class ResponseSummary(NamedTuple):
-    """What the gateway reads from a whole response; None if the response does not say."""
+    """What the gateway reads from a whole response; None if the response does not say.
+
+    `output_tokens_estimate` is for a usage that lacks the completion tokens.
+    """
 
     model: str | None
     finish_reason: str | None
     usage: Usage | None
+    output_tokens_estimate: int | None = None
 
 
 class StreamSummary:

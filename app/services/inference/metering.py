@@ -23,7 +23,7 @@ def record_response(
         record.model_served = summary.model[:MAX_MODEL_NAME_CHARACTERS]
     record.finish_reason = summary.finish_reason
     if summary.usage is not None:
-        _record_usage(exchange, request, summary.usage)
+        _record_usage(exchange, request, summary.usage, summary.output_tokens_estimate)
     generation_s = request.target.provider.get_generation_s(headers)
     _record_speed(exchange, generation_s or time.monotonic() - exchange.started_s)
 
@@ -36,34 +36,36 @@ def record_stream(exchange: Exchange, request: UpstreamRequest, summary: StreamS
     record.finish_reason = summary.finish_reason
     if summary.model:
         record.model_served = summary.model[:MAX_MODEL_NAME_CHARACTERS]
-    usage = summary.usage
-    if usage is None or (not is_complete and usage.completion_tokens is None):
-        _record_counted(exchange, request, summary)
-    else:
-        _record_usage(exchange, request, usage)
+    if summary.events:
+        # An event with output is about one token.
+        _record_usage(exchange, request, summary.usage or Usage(), summary.output_events)
     if summary.first_output_s is not None and summary.last_output_s is not None:
         record.ttft_ms = (summary.first_output_s - exchange.started_s) * 1000
         _record_speed(exchange, summary.last_output_s - summary.first_output_s)
 
 
-def _record_counted(exchange: Exchange, request: UpstreamRequest, summary: StreamSummary) -> None:
-    """Estimates the usage if the provider sent none: an event with output is about one token."""
-    if not summary.events:
-        return
-    record = exchange.record
-    record.usage_source = "counted"
-    record.prompt_tokens, record.completion_tokens = request.prompt_tokens_estimate, summary.output_events
-    _record_cost(exchange, request, "estimated")
+def _record_usage(exchange: Exchange, request: UpstreamRequest, usage: Usage, counted: int | None) -> None:
+    """Records the provider's usage and its cost. What the provider does not say is counted, and the cost an estimate.
 
-
-def _record_usage(exchange: Exchange, request: UpstreamRequest, usage: Usage) -> None:
-    if usage.prompt_tokens is None or usage.completion_tokens is None:
-        return
+    Args:
+        exchange: the request.
+        request: as it was sent.
+        usage: the provider's.
+        counted: the gateway's own count of the output, or None.
+    """
     record = exchange.record
-    record.usage_source = "provider"
     record.prompt_tokens, record.completion_tokens = usage.prompt_tokens, usage.completion_tokens
     record.cached_tokens, record.reasoning_tokens = usage.cached_tokens, usage.reasoning_tokens
-    _record_cost(exchange, request, "exact")
+    if record.prompt_tokens is not None and record.completion_tokens is not None:
+        record.usage_source = "provider"
+        _record_cost(exchange, request, "exact")
+        return
+    record.usage_source = "counted"
+    if record.prompt_tokens is None:
+        record.prompt_tokens = request.prompt_tokens_estimate
+    if record.completion_tokens is None:
+        record.completion_tokens = counted
+    _record_cost(exchange, request, "estimated")
 
 
 def _record_cost(exchange: Exchange, request: UpstreamRequest, kind: str) -> None:

@@ -185,8 +185,13 @@ def _make_relay(
     collector: Collector | None,
     on_end: Callable[[StreamSummary, GatewayError | None], None],
 ) -> Relay:
+    provider = request.target.provider
     reader = EventReader(
-        exchange.endpoint, request.target.provider.title, show_usage=request.show_usage, collector=collector
+        exchange.endpoint,
+        provider.title,
+        show_usage=request.show_usage,
+        collector=collector,
+        key_setting=provider.key_setting,
     )
     return Relay(
         response,

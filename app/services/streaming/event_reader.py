@@ -5,12 +5,21 @@ It joins the decoder, which handles the framing, and the endpoint's protocol, wh
 
 from __future__ import annotations
 
-from app.errors import GatewayError, UpstreamCut
-from app.services.endpoints import Collector, Endpoint, EventKind, StreamProtocol, StreamSummary
-from app.services.streaming.sse import SseDecoder
+from contextlib import suppress
+from typing import Any
+
+from app.errors import GatewayError, UpstreamCut, UpstreamError
+from app.lenient_json import decode_leniently
+from app.services.endpoints import Collector, Endpoint, EventKind, RepairedEvent, StreamProtocol, StreamSummary
+from app.services.streaming.sse import SseDecoder, get_event_name, is_comment, with_data
+from app.upstream import make_reported_error, reports_error
 
 # Local names, because looking up a member of an enum costs as much as comparing it.
 _CONTENT, _USAGE, _DONE, _ERROR = EventKind.CONTENT, EventKind.USAGE, EventKind.DONE, EventKind.ERROR
+_OTHER = EventKind.OTHER
+
+# The names of events that may hold a part of the response.
+_RESPONSE_NAMES = frozenset({b"", b"message", b"data", b"chunk", b"completion"})
 
 
 class EventReader:
@@ -21,6 +30,7 @@ class EventReader:
         provider_title: the provider's name, for messages.
         show_usage: whether the client gets an event that contains only usage.
         collector: receives the events instead of the client, which then gets none.
+        key_setting: the name of the setting that holds the gateway's key for the provider, for messages.
 
     Attributes:
         summary: what the events have contained so far.
@@ -32,6 +42,7 @@ class EventReader:
         "_collector",
         "_decoder",
         "_errors",
+        "_key_setting",
         "_protocol",
         "_show_usage",
         "_title",
@@ -41,7 +52,13 @@ class EventReader:
     )
 
     def __init__(
-        self, endpoint: Endpoint, provider_title: str, *, show_usage: bool, collector: Collector | None = None
+        self,
+        endpoint: Endpoint,
+        provider_title: str,
+        *,
+        show_usage: bool,
+        collector: Collector | None = None,
+        key_setting: str = "that key",
     ) -> None:
         assert endpoint.stream is not None
         self.summary = StreamSummary()
@@ -50,6 +67,7 @@ class EventReader:
         self._protocol: StreamProtocol = endpoint.stream
         self._errors = endpoint.errors
         self._title = provider_title
+        self._key_setting = key_setting
         self._show_usage = show_usage
         self._collector = collector
         self._decoder = SseDecoder()
@@ -67,41 +85,70 @@ class EventReader:
         shown: list[bytes] = []
         try:
             for event, event_data in self._decoder.decode(data):
-                if self._observe(event, event_data, now_s):
-                    shown.append(event)
+                if block := self._observe(event, event_data, now_s):
+                    shown.append(block)
                 if self.is_over:
                     break
-        except UpstreamCut as error:
+        except UpstreamError as error:
             shown.append(self.fail(error))
         return shown[0] if len(shown) == 1 else b"".join(shown)
 
-    def _observe(self, event: bytes, data: bytes | None, now_s: float) -> bool:
-        """Processes one event, and returns whether the client gets it."""
+    def _observe(self, event: bytes, data: bytes | None, now_s: float) -> bytes:
+        """Processes one event, and returns what the client gets for it."""
         if data is None:
-            return self._is_comment(event) and self._collector is None
-        kind = self._protocol.observe(data, self.summary, now_s)
+            self._raise_if_not_comment(event)
+            return event if is_comment(event) and self._collector is None else b""
+        try:
+            kind = self._protocol.observe(data, self.summary, now_s)
+        except RepairedEvent as repaired:
+            return self._observe(with_data(event, repaired.data), repaired.data, now_s)
+        except UpstreamCut:
+            if get_event_name(event) in _RESPONSE_NAMES:
+                raise
+            kind = _OTHER
         if kind is _CONTENT or kind is _USAGE:
             if self._collector is not None:
                 self._collector.add(data)
-                return False
-            return kind is _CONTENT or self._show_usage
+                return b""
+            return event if kind is _CONTENT or self._show_usage else b""
+        event = self._observe_rest(kind, event, data)
+        return event if self._collector is None else b""
+
+    def _observe_rest(self, kind: EventKind, event: bytes, data: bytes) -> bytes:
+        """Processes an event that is no part of the response, and returns what the client gets for it."""
         if kind is _DONE:
             self._finish()
-        elif kind is _ERROR:
-            self.error = UpstreamCut(f"{self._title} reported an error in the middle of its response.")
-            self.is_over = True
-        else:
-            return False
-        return self._collector is None
+            return event
+        if kind is _ERROR:
+            raise self._make_reported_error(decode_leniently(data))
+        if kind is _OTHER:
+            self._raise_if_error(event, data)
+            return self._protocol.heartbeat  # It shows that the provider is alive, and no SDK takes it for a chunk.
+        return b""
 
-    def _is_comment(self, event: bytes) -> bool:
-        line = event.lstrip()
-        if line.startswith(b":"):
-            return True
-        if line.startswith((b"event:", b"id:", b"retry:")):
-            return False  # Legal without data, but the OpenAI SDK takes them for an empty chunk and raises.
-        # Chutes reports a failure in a bare JSON line, and proxies send error pages.
+    def _raise_if_not_comment(self, event: bytes) -> None:
+        line = event.strip()
+        # Events with only these fields are legal, but the OpenAI SDK takes them for an empty chunk and raises.
+        if line.startswith((b":", b"event:", b"id:", b"retry:")):
+            return
+        self._raise_if_error(event, line)  # Chutes reports a failure in a bare JSON line.
+        # Proxies send error pages.
         raise UpstreamCut(f"{self._title} sent something that is not part of {self._protocol.title}. Retry.")
+
+    def _raise_if_error(self, event: bytes, data: bytes) -> None:
+        """Raises the error that the provider reports, if it does so in a form that is not the endpoint's own."""
+        try:
+            document = decode_leniently(data)
+        except ValueError:
+            document = None
+        if get_event_name(event) == b"error":
+            is_object = isinstance(document, dict)
+            raise self._make_reported_error(document if is_object else {"error": data.decode(errors="replace")})
+        if reports_error(document) or _is_flat_error(document):
+            raise self._make_reported_error(document)
+
+    def _make_reported_error(self, document: Any) -> UpstreamError:
+        return make_reported_error(self._title, self._key_setting, document, headers={}, request_id=None)
 
     def _finish(self) -> None:
         if not self._protocol.is_complete(self.summary):
@@ -114,12 +161,47 @@ class EventReader:
             f"{self._title} ended its response before it was complete. The part received so far is incomplete. Retry."
         )
 
-    def read_end(self) -> bytes:
-        """Handles the end of the provider's response, and returns the error event if it came too early."""
-        return b"" if self.is_over else self.fail(self._make_premature_end())
+    def read_end(self, now_s: float) -> bytes:
+        """Handles the proper end of the provider's response, which also ends an event whose blank line is missing.
+
+        Returns:
+            The last events that the client gets, among them the error if the end came too early.
+        """
+        if self.is_over:
+            return b""
+        shown: list[bytes] = []
+        try:
+            shown += [self._observe(event, data, now_s) for event, data in self._decoder.finish()]
+        except UpstreamCut:
+            pass  # Part of an event.
+        except UpstreamError as error:
+            shown.append(self.fail(error))
+        if not self.is_over:
+            shown.append(self.fail(self._make_premature_end()))
+        return b"".join(shown)
+
+    def read_break(self, error: GatewayError) -> bytes:
+        """Handles `error`, which ended the provider's response, and returns the event that tells the client.
+
+        If only the blank line after the end marker is missing, the response is complete, and that event is the marker.
+        """
+        if isinstance(error, UpstreamError):
+            with suppress(UpstreamError, RepairedEvent):
+                for event, data in self._decoder.finish():
+                    if data is not None and self._protocol.observe(data.strip(), StreamSummary(), 0.0) is _DONE:
+                        self._finish()
+                        return event
+        return self.fail(error)
 
     def fail(self, error: GatewayError) -> bytes:
         """Ends the stream with `error`, and returns the event that tells the client."""
         self.error = error
         self.is_over = True
         return self._errors.make_event(error)
+
+
+def _is_flat_error(document: Any) -> bool:
+    """Returns whether an object that is no part of a response has a message and a code, but no `error` around them."""
+    if not isinstance(document, dict) or not isinstance(document.get("message"), str):
+        return False
+    return any(document.get(name) for name in ("code", "status", "status_code"))

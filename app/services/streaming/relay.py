@@ -160,7 +160,7 @@ class Relay:
 
     def _fail(self, error: GatewayError) -> bytes:
         self._state = _State.ENDED
-        return self._reader.fail(error)
+        return self._reader.read_break(error)
 
     def _wait_for_block(self) -> bytes:
         """Returns the next block for gunicorn to send. During the wait most events bypass it and go to the channel."""
@@ -176,7 +176,7 @@ class Relay:
                 self._wait_for_client()
                 continue
             if not self._pending and self._state is _State.OPEN:
-                self._pending, self._state = self._reader.read_end(), _State.ENDED
+                self._pending, self._state = self._reader.read_end(time.monotonic()), _State.ENDED
             block, self._pending = self._pending, b""
             return block
 

@@ -7,6 +7,7 @@ ends an event, and a line that begins with a colon is a comment.
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8
 
 from app.errors import UpstreamCut
 
@@ -43,7 +44,7 @@ class SseDecoder:
         if not buffer and data.endswith(b"\n\n"):
             if data.startswith(b"data: {") and data.find(b"\n") == len(data) - 2:
                 return [(data, data[6:-2])]  # The usual case: one event of one line.
-            return [(event, get_event_data(event)) for event in split_events(data)]
+            return _read_events(data)
         # A blank line may have begun in the buffer, in its last three bytes. The rest has been searched: searching it
         # again would take quadratic time, and megabytes without a line end would block the worker for seconds.
         start = max(0, len(buffer) - 3)
@@ -55,7 +56,17 @@ class SseDecoder:
             return []
         events = bytes(buffer[:end])
         del buffer[:end]
-        return [(event, get_event_data(event)) for event in split_events(events)]
+        return _read_events(events)
+
+    def finish(self) -> list[Event]:
+        """Returns the event whose blank line is missing when the stream has ended, as if it had one; usually none."""
+        rest, self._buffer = bytes(self._buffer).strip(b"\r\n"), bytearray()
+        return _read_events(rest + b"\n\n") if rest else []
+
+
+def _read_events(events: bytes) -> list[Event]:
+    # The standard has a byte order mark at the beginning of a stream ignored, but not every SDK does so.
+    return [(event, get_event_data(event)) for event in split_events(events.removeprefix(BOM_UTF8))]
 
 
 def _find_last_event_end(data: bytearray, start: int) -> int:
@@ -80,6 +91,23 @@ def split_events(events: bytes) -> list[bytes]:
         single.append(events[start : match.end()])
         start = match.end()
     return [event for event in single if event.strip()]
+
+
+def is_comment(event: bytes) -> bool:
+    """Returns whether one event consists of comments only."""
+    return all(line.startswith(b":") for line in _LINE_END.split(event) if line)
+
+
+def with_data(event: bytes, data: bytes) -> bytes:
+    """Returns one event with other data; its name and its other fields are kept."""
+    kept = [line for line in _LINE_END.split(event) if line and not line.startswith(b"data:")]
+    return b"\n".join([*kept, *(b"data: " + line for line in data.split(b"\n"))]) + b"\n\n"
+
+
+def get_event_name(event: bytes) -> bytes:
+    """Returns the name of one event, which few providers use; `b""` if it has none."""
+    names = [line[6:].strip() for line in _LINE_END.split(event) if line.startswith(b"event:")]
+    return names[-1] if names else b""
 
 
 def get_event_data(event: bytes) -> bytes | None:

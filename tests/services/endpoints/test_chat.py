@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.errors import UpstreamCut
-from app.services.endpoints import CHAT, EventKind, StreamSummary, Usage
+from app.services.endpoints import CHAT, EventKind, RepairedEvent, StreamSummary, Usage
 
 
 def observe(data: bytes, summary: StreamSummary | None = None) -> EventKind:
@@ -62,8 +63,18 @@ def test_only_output_of_the_model_counts_as_output(delta: dict[str, Any], expect
         (b"", EventKind.EMPTY),
         (b'{"error": {"message": "x"}}', EventKind.ERROR),
         (b'{"choices": [], "usage": {"prompt_tokens": 1}}', EventKind.USAGE),
-        (b'{"usage": {"prompt_tokens": 1}}', EventKind.USAGE),
         (b'{"choices": []}', EventKind.CONTENT),
+        (b'{"choices": [{"delta": {"content": "a"}}], "error": ""}', EventKind.CONTENT),
+        (b'{"type": "ping"}', EventKind.OTHER),
+        (b'{"usage": null}', EventKind.OTHER),
+        (b'{"object": "error", "message": "x"}', EventKind.OTHER),
+        (b'{"detail": "x"}', EventKind.OTHER),
+        (b'{"choices": null}', EventKind.OTHER),
+        (b'{"choices": {}}', EventKind.OTHER),
+        (b'{"choices": [null]}', EventKind.OTHER),
+        (b"{}", EventKind.OTHER),
+        (b"[]", EventKind.OTHER),
+        (b"5", EventKind.OTHER),
     ],
 )
 def test_every_event_has_a_kind(data: bytes, kind: EventKind) -> None:
@@ -73,33 +84,92 @@ def test_every_event_has_a_kind(data: bytes, kind: EventKind) -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        b"[]",
+        b"[1]",
         b'"text"',
         b"{",
         b"<html>",
-        b'{"choices": {}}',
-        b'{"choices": [null]}',
+        b"\xff",
+        b'{"choices": "text"}',
+        b'{"choices": {"0": {}}}',
+        b'{"choices": [5]}',
         b'{"choices": [{"delta": "text"}]}',
-        b'{"usage": 5}',
-        b'{"model": "\xff"}',
-        b'{"choices": [{"delta": {"content": "\xff"}}]}',
-        b'{"model": NaN}',
+        b'{"model": Nan-}',
+        b'{"a": NaN, "choices": [' + b" " * (1 << 20) + b"]}",
         b'{"deep": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
         b"{} {}",
     ],
 )
-def test_a_malformed_chunk_raises_upstream_cut(data: bytes) -> None:
+def test_what_may_have_held_output_is_a_cut(data: bytes) -> None:
     with pytest.raises(UpstreamCut):
         observe(data)
 
 
+DELTA = {"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": None}]}
+
+
+@pytest.mark.parametrize(
+    ("data", "repaired"),
+    [
+        (b" [DONE] ", "[DONE]"),
+        (b'\xef\xbb\xbf{"choices": []}', {"choices": []}),
+        (b'{"choices": [{"delta": {}, "logprobs": {"logprob": NaN}}]}', [{"delta": {}, "logprobs": {"logprob": None}}]),
+        (b'{"choices": [{"delta": {}, "logprobs": {"logprob": -Infinity}}]}', None),
+        (b'{"choices": [{"delta": {}, "logprobs": {"logprob": -1e400}}]}', None),
+        (b'{"choices": [{"delta": {"content": "\xf0\x9f"}}]}', [{"delta": {"content": "\ufffd"}}]),
+        (b'{"choices": [{"delta": null, "finish_reason": "stop"}]}', [{"delta": {}, "finish_reason": "stop"}]),
+        (b'{"choices": [null, {"delta": {}}]}', [{"delta": {}}]),
+        (b'{"choices": [{"delta": {}}], "error": {}}', {"choices": [{"delta": {}}], "error": None}),
+        (b'{"choices": [{"delta": {}}], "error": {"code": 0}}', {"choices": [{"delta": {}}], "error": None}),
+        (b'{"usage": {"prompt_tokens": 1}}', {"choices": [], "usage": {"prompt_tokens": 1}}),
+        (b'{"choices": null, "usage": 5}', {"choices": [], "usage": 5}),
+        (b'{"choices": [{"delta": {}, "finish_reason": "error", "error": "x"}]}', {"error": "x"}),
+    ],
+)
+def test_what_clients_cannot_read_is_repaired_once(data: bytes, repaired: Any) -> None:
+    summary = StreamSummary()
+    with pytest.raises(RepairedEvent) as caught:
+        observe(data, summary)
+    assert (summary.events, summary.output_events, summary.usage) == (0, 0, None), "counted when observed again"
+    if isinstance(repaired, str):
+        assert caught.value.data == repaired.encode()
+    else:
+        choices = repaired if isinstance(repaired, list) else [{"delta": {}, "logprobs": {"logprob": None}}]
+        expected = repaired if isinstance(repaired, dict) else {"choices": choices}
+        assert json.loads(caught.value.data) == expected
+    observe(caught.value.data)
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ({"usage": {"prompt_tokens": 11, "completion_tokens": -1}}, Usage(11, None)),
+        ({"usage": {"prompt_tokens": 11, "completion_tokens": 10**30}}, Usage(11, None)),
+        ({"usage": {"prompt_tokens": 11, "completion_tokens": 3, "prompt_tokens_details": []}}, Usage(11, 3)),
+        ({"usage": 10.5}, None),
+        ({"usage": "n/a"}, None),
+        ({"usage": []}, None),
+        ({"model": 5}, None),
+        ({"choices": [{"index": "0", "delta": {"content": "\ud83d"}, "finish_reason": None}]}, None),
+    ],
+)
+def test_an_odd_chunk_is_read_field_by_field(more: Any, expected: Usage | None) -> None:
+    summary = StreamSummary()
+    assert observe(json.dumps(DELTA | more).encode(), summary) is EventKind.CONTENT
+    assert (summary.events, summary.output_events, summary.begun, summary.usage) == (1, 1, {0}, expected)
+
+
+def test_a_usage_keeps_what_the_next_one_lacks() -> None:
+    summary = StreamSummary()
+    for usage in ({"prompt_tokens": 11}, {"completion_tokens": 2}, {"completion_tokens": 3, "prompt_tokens": -1}):
+        observe(json.dumps({"choices": [], "usage": usage}).encode(), summary)
+    assert summary.usage == Usage(11, 3)
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=60))
-def test_arbitrary_bytes_raise_nothing_else(data: bytes) -> None:
-    try:
+def test_no_bytes_raise_anything_else(data: bytes) -> None:
+    with suppress(UpstreamCut, RepairedEvent):
         observe(data)
-    except UpstreamCut:
-        return
 
 
 @pytest.mark.parametrize(

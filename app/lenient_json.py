@@ -1,0 +1,109 @@
+"""Reads JSON as providers write it, and writes it so that every strict parser reads it.
+
+Providers send three things that msgspec refuses: lone surrogates (half of an emoji, at a token's or a limit's end),
+`NaN` and infinities (in logprobs), and bytes that are not UTF-8. An answer with them is paid for, so it is read all the
+same. msgspec reads everything first; the slower parser here runs only after it has refused.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+import msgspec
+
+# Longer numbers are infinite for JavaScript, whose largest has 309 digits, and Python reads them in quadratic time.
+_MAX_DIGITS = 308
+
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+_decode = msgspec.json.Decoder().decode
+_encode = msgspec.json.Encoder().encode
+
+
+def decode_leniently(content: bytes) -> Any:
+    """Returns a JSON document as Python values.
+
+    Numbers that JSON or JavaScript lacks (`NaN`, `Infinity`, `1e400`) are None, lone surrogates stay as they are, and
+    bytes that are not UTF-8 are replaced by U+FFFD. A byte order mark and control characters in strings are accepted.
+
+    Raises:
+        ValueError: the content is not JSON, or is nested too deeply.
+    """
+    try:
+        return _decode(content)
+    except RecursionError:
+        raise _make_depth_error() from None
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return _decode_odd(content)
+
+
+def _decode_odd(content: bytes) -> Any:
+    try:
+        text = content.decode("utf-8-sig", "surrogatepass")
+    except UnicodeDecodeError:
+        text = content.decode("utf-8-sig", "replace")
+    try:
+        return _odd_decoder.decode(text)
+    except RecursionError:
+        raise _make_depth_error() from None
+
+
+def _read_int(digits: str) -> int | None:
+    return int(digits) if len(digits) <= _MAX_DIGITS else None
+
+
+def _read_float(text: str) -> float | None:
+    number = float(text)
+    return number if math.isfinite(number) else None
+
+
+_odd_decoder = json.JSONDecoder(
+    strict=False, parse_int=_read_int, parse_float=_read_float, parse_constant=lambda name: None
+)
+
+
+def decode_as_text(content: bytes) -> Any:
+    """Returns a document as `decode_leniently` does, with each lone surrogate replaced by U+FFFD.
+
+    For documents that the gateway keeps: what it stores and sends as UTF-8 cannot have lone surrogates.
+
+    Raises:
+        ValueError: as for `decode_leniently`.
+    """
+    try:
+        return _decode(content)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return _decode(replace_surrogates(_write(decode_leniently(content), ensure_ascii=False)))
+
+
+def replace_surrogates(text: str) -> str:
+    """Returns `text` with each lone surrogate, which UTF-8 cannot represent, replaced by U+FFFD."""
+    return _SURROGATES.sub("\ufffd", text)
+
+
+def encode(value: Any) -> bytes:
+    """Returns JSON values as bytes; lone surrogates are escaped (`\\ud83d`), which every parser reads.
+
+    Raises:
+        ValueError: the value is nested too deeply.
+    """
+    try:
+        return _encode(value)
+    except UnicodeEncodeError:
+        return _write(value).encode()
+    except RecursionError:
+        raise _make_depth_error() from None
+
+
+def _write(value: Any, *, ensure_ascii: bool = True) -> str:
+    try:
+        return json.dumps(value, separators=(",", ":"), ensure_ascii=ensure_ascii)
+    except RecursionError:
+        raise _make_depth_error() from None
+
+
+def _make_depth_error() -> ValueError:
+    return ValueError("the document is nested too deeply")
