@@ -193,7 +193,7 @@ IN_A_STREAM = [
 ]
 
 WRONG_CONTENT = [
-    Fault("sends an error event", stream([ONE, error_event(), TWO, DONE]), usage="counted"),
+    Fault("sends an error event", stream([ONE, error_event(), TWO, DONE]), "upstream_error", None, "counted"),
     Fault("says `[DONE]` before a finish reason", stream([ONE, DONE]), usage="counted"),
     Fault(
         "leaves one of two choices unfinished",

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from app.errors import UpstreamCut
 from app.services.streaming import sse
-from app.services.streaming.sse import SseDecoder, get_event_data
+from app.services.streaming.sse import SseDecoder, get_event_data, get_event_name, with_data
 
 LINE_ENDS = [b"\n", b"\r\n", b"\r"]
 
@@ -124,6 +124,38 @@ def test_a_large_event_in_many_pieces_comes_out_whole() -> None:
 def test_the_data_of_an_event_comes_from_its_data_lines(event: bytes, data: bytes | None) -> None:
     assert get_event_data(event) == data
     assert SseDecoder().decode(event) == [(event, data)]
+
+
+@pytest.mark.parametrize("end", [b"", *LINE_ENDS])
+def test_the_end_of_a_stream_ends_its_last_event(end: bytes) -> None:
+    decoder = SseDecoder()
+    assert [data for _, data in decoder.decode(b"data: one\n\ndata: two" + end)] == [b"one"]
+    assert decoder.finish() == [(b"data: two\n\n", b"two")]
+    assert decoder.finish() == []
+
+
+def test_line_ends_alone_are_no_last_event() -> None:
+    decoder = SseDecoder()
+    decoder.decode(b"data: one\n\n\n")
+    assert decoder.finish() == []
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_event() -> None:
+    stream = b"\xef\xbb\xbfdata: {}\n\ndata: 2\n\n"
+    for position in range(len(stream)):
+        assert split_in_pieces(stream, [position]) == [b"data: {}\n\n", b"data: 2\n\n"]
+
+
+@pytest.mark.parametrize(
+    ("event", "name"),
+    [(b"event: error\ndata: 1\n\n", b"error"), (b"data: 1\r\nevent:ping\r\n\r\n", b"ping"), (b"data: 1\n\n", b"")],
+)
+def test_an_event_has_a_name_if_it_says_so(event: bytes, name: bytes) -> None:
+    assert get_event_name(event) == name
+
+
+def test_an_event_with_other_data_keeps_its_other_fields() -> None:
+    assert with_data(b"id: 7\r\ndata: 1\r\ndata: 2\r\n\r\n", b"3\n4") == b"id: 7\ndata: 3\ndata: 4\n\n"
 
 
 @settings(max_examples=100, deadline=None)
