@@ -42,6 +42,7 @@ class Body:
         self._decompressor = _make_decompressor(head.headers.get("content-encoding"))
         self._decoder = make_decoder(head)
         self._start = head.body_start
+        self._put_back = b""
         self.complete = self._decoder.complete
 
     def receive(self, timeout_s: float) -> bytes:
@@ -77,6 +78,10 @@ class Body:
             Exception: whatever `on_payload` raised.
         """
         self._on_payload = on_payload
+        if self._put_back:
+            payload, self._put_back = self._put_back, b""
+            if not on_payload(payload):
+                return
         if self._decoder.error is not None:
             raise self._decoder.error
         if self._start:
@@ -85,6 +90,20 @@ class Body:
                 return
         if not self.complete:
             self._receive_from_socket(timeout_s)
+
+    def peek(self, timeout_s: float) -> bytes:
+        """Returns the next piece, which is received again afterwards; `b""` if there is none in time or ever."""
+        try:
+            self._put_back = self.receive(timeout_s)
+        except TimeoutError:
+            return b""
+        except UpstreamCut as error:
+            self._decoder.error = error  # So that the next attempt to receive raises it too.
+        return self._put_back
+
+    def put_back(self, payload: bytes) -> None:
+        """Lets `payload` be received next, before what is still to come."""
+        self._put_back = payload
 
     def _receive_from_socket(self, timeout_s: float) -> None:
         if self._reader is None:

@@ -13,8 +13,9 @@ from urllib3.util import Timeout
 
 from app.config import Settings
 from app.errors import UpstreamError
+from app.lenient_json import decode_as_text
 from app.upstream.adapter import UpstreamAdapter
-from app.upstream.errors import make_response_error, make_send_error
+from app.upstream.errors import make_response_error, make_send_error, make_unreadable_error
 from app.upstream.response import MAX_RESPONSE_BYTES, Response
 
 # An error body is short, and one that arrives slowly is not worth waiting for.
@@ -95,7 +96,7 @@ class UpstreamClient:
         timeout_s: float = 20.0,
         max_bytes: int = MAX_RESPONSE_BYTES,
     ) -> Any:
-        """Fetches a document and returns it decoded.
+        """Fetches a document and returns it decoded; its texts can be written as UTF-8 (see `decode_as_text`).
 
         Args:
             path_or_url: a path below the base URL, or a whole URL on the same host.
@@ -114,7 +115,11 @@ class UpstreamClient:
             url += "?" + urlencode(params)
         deadline_s = time.monotonic() + timeout_s
         response = self._send("GET", url, {"Accept": "application/json"}, None, first_byte_timeout_s=timeout_s)
-        return response.read_json(idle_timeout_s=timeout_s, deadline_s=deadline_s, max_bytes=max_bytes)
+        content = response.read(idle_timeout_s=timeout_s, deadline_s=deadline_s, max_bytes=max_bytes)
+        try:
+            return decode_as_text(content)
+        except ValueError as error:
+            raise make_unreadable_error(self.title) from error
 
     def close(self) -> None:
         """Closes the idle connections; those of responses that are still being received stay open."""

@@ -6,12 +6,16 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import msgspec
-
 from app.errors import UpstreamError
+from app.lenient_json import decode_leniently
 from app.upstream.body import Body
 from app.upstream.connection_pool import PooledResponse
-from app.upstream.errors import MAX_REQUEST_ID_CHARACTERS, make_idle_timeout, make_total_timeout
+from app.upstream.errors import (
+    MAX_REQUEST_ID_CHARACTERS,
+    make_idle_timeout,
+    make_total_timeout,
+    make_unreadable_error,
+)
 
 # The limit on a body that is read whole, so that no provider can fill the memory. The longest completions with
 # logprobs are a few megabytes.
@@ -61,11 +65,20 @@ class Response:
                 size += len(piece)
                 if size > max_bytes:
                     raise UpstreamError(
-                        f"{self.title} sent more than {max_bytes} bytes, which the gateway does not accept."
+                        f"{self.title} sent more than {max_bytes} bytes, which the gateway does not accept.",
+                        should_retry=False,  # It has generated them, and would again.
                     )
             return b"".join(pieces)
         finally:
             self.body.close()
+
+    def peek(self, timeout_s: float) -> bytes:
+        """Returns the first bytes of the body, which are received again afterwards; `b""` if none come in time.
+
+        Args:
+            timeout_s: how long to wait for them, in seconds.
+        """
+        return self.body.peek(timeout_s)
 
     def _receive(self, idle_timeout_s: float, deadline_s: float) -> bytes:
         left_s = deadline_s - time.monotonic()
@@ -77,19 +90,16 @@ class Response:
             raise make_idle_timeout(self.title) from None
 
     def read_json(self, *, idle_timeout_s: float, deadline_s: float, max_bytes: int = MAX_RESPONSE_BYTES) -> Any:
-        """Returns the whole body decoded as JSON, and closes it. Arguments as for `read`.
+        """Returns the whole body decoded as JSON (see `decode_leniently`), and closes it. Arguments as for `read`.
 
         Raises:
             UpstreamError: as for `read`, or the body is not JSON.
         """
         content = self.read(idle_timeout_s=idle_timeout_s, deadline_s=deadline_s, max_bytes=max_bytes)
         try:
-            return msgspec.json.decode(content)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise UpstreamError(
-                f"{self.title} sent a response that is not JSON. Retry; if this persists, the operator should check "
-                "the provider's base URL."
-            ) from error
+            return decode_leniently(content)
+        except ValueError as error:
+            raise make_unreadable_error(self.title) from error
 
 
 def get_request_id(headers: Mapping[str, str], names: Sequence[str]) -> str | None:

@@ -41,7 +41,8 @@ SHAPES: dict[str, tuple[Any, bool]] = {
     "empty": (b"", False),
     "list": ([SAID], False),
     "deep": (b"[" * 50_000, False),
-    "not utf-8": (b'{"error": "\xff"}', False),
+    "not utf-8": (b'{"error": "\xff ' + SAID.encode() + b'"}', True),
+    "lone surrogate": (b'{"error": {"message": "' + SAID.encode() + b' \\ud83d", "code": NaN}}', True),
 }
 
 # Status → the error: status, type, code, whether the gateway retries, x-should-retry, whether there is a retry-after.
@@ -114,7 +115,8 @@ def check_message(status: int, body: Any, has_message: bool) -> None:
 
 @pytest.mark.parametrize("shape", [name for name, (_, has_message) in SHAPES.items() if has_message])
 def test_the_message_is_found_in_every_shape(shape: str) -> None:
-    message = parse_error_body(json.dumps(SHAPES[shape][0]).encode()).message
+    body = SHAPES[shape][0]
+    message = parse_error_body(body if isinstance(body, bytes) else json.dumps(body).encode()).message
     assert message is not None and SAID in message
 
 

@@ -16,7 +16,7 @@ from app.upstream.response import get_request_id
 from tests.services.inference.chat_core import client_for
 from tests.support.answers import head, json_answer
 from tests.support.scripted_upstream import ScriptedUpstream
-from tests.support.scripts import close, drip, hang, send
+from tests.support.scripts import close, drip, hang, pause, send
 from tests.support.waiting import wait_until
 
 
@@ -50,11 +50,40 @@ def test_reading_is_limited_in_time_and_size(upstream: ScriptedUpstream) -> None
     wait_until(lambda: upstream.live_connections() == 0)
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>", b"{", b'{"a": NaN}', b'"\xff"', b"[" * 100_000])
+@pytest.mark.parametrize("content", [b"", b"<html>", b"{", b'{"a": nan}', b"\xff", b"[" * 100_000])
 def test_a_body_that_is_not_json_is_an_error(upstream: ScriptedUpstream, content: bytes) -> None:
     upstream.enqueue(json_answer(content))
     with pytest.raises(UpstreamError, match="not JSON"):
         client_for(upstream.base_url).fetch_json("/models")
+
+
+def test_a_fetched_document_has_texts_that_can_be_stored(upstream: ScriptedUpstream) -> None:
+    upstream.enqueue(json_answer(b'{"name": "\\ud83d", "price": NaN, "other": "\xff"}'))
+    fetched = client_for(upstream.base_url).fetch_json("/models")
+    assert fetched == {"name": "\ufffd", "price": None, "other": "\ufffd"}
+
+
+def test_what_was_looked_at_is_received_all_the_same(upstream: ScriptedUpstream) -> None:
+    client = client_for(upstream.base_url)
+    upstream.enqueue([send(head(200, {"content-length": "6"}) + b"abc"), pause(0.05), send(b"def")])
+    response = client.post("/chat/completions", b"{}", stream=False)
+    assert b"abcdef".startswith(response.peek(5.0)) and response.peek(5.0)
+    assert read(response) == b"abcdef"
+    upstream.enqueue([send(head(200, {"content-length": "3"})), pause(0.2), send(b"abc")])
+    response = client.post("/chat/completions", b"{}", stream=False)
+    assert response.peek(0.01) == b""
+    assert read(response) == b"abc"
+
+
+def test_looking_at_a_body_that_ends_at_once_hides_no_error(upstream: ScriptedUpstream) -> None:
+    client = client_for(upstream.base_url)
+    brotli = {"content-length": "6", "content-encoding": "br"}
+    for script in ([send(head(200, {"content-length": "6"})), close()], [send(head(200, brotli) + b"abcdef")]):
+        upstream.enqueue(script)
+        response = client.post("/chat/completions", b"{}", stream=False)
+        assert response.peek(5.0) == b""
+        with pytest.raises(UpstreamCut):
+            read(response)
 
 
 def test_the_request_id_is_the_first_printable_one_of_the_headers() -> None:

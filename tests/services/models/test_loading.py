@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator
 from decimal import Decimal
 
+import msgspec
 import pytest
 
 from app.errors import Unavailable
@@ -60,6 +62,19 @@ def test_pages_are_read_until_one_is_empty_and_each_model_is_kept_once(providers
     assert [model.id for model in model_list] == ["a/1", "a/2", "a/3", "a/4"]
     asked = [seen.path.partition("?")[2] for seen in seen_at(providers, FEATHERLESS_LIST)]
     assert asked == [f"page={number}&per_page=1000" for number in (1, 2, 3, 4)]
+
+
+@pytest.mark.parametrize("odd", [b'"\\ud83d"', b"NaN", b"1e400", b'"\xff"', b"[" * 400 + b"]" * 400])
+def test_one_odd_value_does_not_refuse_a_list(providers: ScriptedUpstream, odd: bytes) -> None:
+    first, second = (json.dumps(row)[:-1].encode() for row in fireworks_rows("glm-5p3", "kimi-k3"))
+    rows = first + b', "description": ' + odd + b', "context_length": ' + odd + b"}, " + second + b"}"
+    providers.on_path(FIREWORKS_LIST, json_answer(b'{"object": "list", "data": [' + rows + b"]}"))
+
+    model_list = models.get_model_list(FIREWORKS)
+
+    assert [model.id for model in model_list] == [GLM, "accounts/fireworks/models/kimi-k3"]
+    assert all(msgspec.json.encode(model) for model in model_list)
+    assert msgspec.json.decode(models.render_openai_list().body)["data"]
 
 
 def test_the_log_shows_the_progress_of_a_list_in_pages(
