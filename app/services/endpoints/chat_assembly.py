@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
-_decode = msgspec.json.Decoder().decode
+from app.errors import UpstreamCut
+from app.lenient_json import decode_leniently
+from app.services.endpoints.deltas import Calls, as_index, finish, merge
 
 
 def normalise_completion(completion: dict[str, Any]) -> dict[str, Any]:
@@ -37,79 +37,83 @@ def normalise_completion(completion: dict[str, Any]) -> dict[str, Any]:
 
 
 class ChatCollector:
-    """Assembles the chunks of a stream into the completion that an unstreamed request would have returned."""
+    """Assembles the chunks of a stream into the completion that an unstreamed request would have returned.
+
+    Whatever a provider sends, it makes a completion: parts of the wrong type are left out.
+    """
 
     def __init__(self) -> None:
         self._completion: dict[str, Any] = {}
-        self._choices: dict[int, dict[str, Any]] = {}
+        self._choices: dict[int, _Choice] = {}
 
     def add(self, data: bytes) -> None:
-        """Adds one chunk, given as JSON."""
-        self.add_chunk(_decode(data))
+        """Adds one chunk, given as JSON.
+
+        Raises:
+            UpstreamCut: it is not JSON, or is nested too deeply.
+        """
+        try:
+            chunk = decode_leniently(data)
+        except ValueError:
+            raise UpstreamCut("The provider sent a part of its response that is not JSON. Retry.") from None
+        if isinstance(chunk, dict):
+            self.add_chunk(chunk)
 
     def add_chunk(self, chunk: dict[str, Any]) -> None:
-        """Adds one chunk."""
+        """Adds one chunk. Its parts may be changed by further chunks."""
         for name, value in chunk.items():
             if name not in {"choices", "object"} and (value is not None or name not in self._completion):
                 self._completion[name] = value
-        for position, piece in enumerate(chunk.get("choices") or ()):
-            index = position if piece.get("index") is None else piece["index"]
-            self._add_choice(self._choices.setdefault(index, {"index": index, "message": {}}), piece)
-
-    def _add_choice(self, choice: dict[str, Any], piece: dict[str, Any]) -> None:
-        _merge(choice["message"], piece.get("delta") or {})
-        for name, value in piece.items():
-            if name in {"index", "delta"} or value is None:
-                continue
-            before = choice.get(name)
-            if name == "logprobs" and isinstance(before, dict) and isinstance(value, dict):
-                _merge(before, value)
-            elif isinstance(value, list) and isinstance(before, list):
-                choice[name] = before + value  # For example Fireworks' `token_ids`, of which each chunk has a part.
-            else:
-                choice[name] = value
+        choices = chunk.get("choices")
+        for position, piece in enumerate(choices if isinstance(choices, list) else ()):
+            if isinstance(piece, dict):
+                index = as_index(piece.get("index"))
+                index = position if index is None else index
+                if index not in self._choices:
+                    self._choices[index] = _Choice()
+                self._choices[index].add(piece)
 
     def make_response(self) -> dict[str, Any]:
         """Returns the completion, normalised as `normalise_completion` does."""
-        choices = [self._choices[index] for index in sorted(self._choices)]
-        for choice in choices:
-            for call in choice["message"].get("tool_calls") or ():
-                call.pop("index", None)
+        choices = [self._choices[index].make(index) for index in sorted(self._choices)]
         return normalise_completion({**self._completion, "object": "chat.completion", "choices": choices})
 
 
-# These come once, or whole in each piece of a tool call. Other strings, such as arguments, come in pieces.
-_UNSPLIT = frozenset({"role", "id", "type", "name", "index"})
+class _Choice:
+    """One choice of the completion, as far as it has come."""
 
+    def __init__(self) -> None:
+        self._fields: dict[str, Any] = {}
+        self._message: dict[str, Any] = {}
+        self._calls: Calls | None = None
 
-def _merge(whole: dict[str, Any], piece: dict[str, Any]) -> None:
-    """Adds a delta to what came before it: strings and lists are appended, and tool calls are matched by index."""
-    for name, value in piece.items():
-        if value is None:
-            continue
-        before = whole.get(name)
-        if name == "tool_calls":
-            whole[name] = _merge_calls(before or [], value)
-        elif before is None or name in _UNSPLIT:
-            whole[name] = value or before if name in _UNSPLIT else value
-        elif isinstance(value, dict) and isinstance(before, dict):
-            _merge(before, value)
-        elif type(value) is type(before) and type(value) in (str, list):
-            whole[name] = before + value
-        else:
-            whole[name] = value
+    def add(self, piece: dict[str, Any]) -> None:
+        delta = piece.get("delta")
+        if delta is None and not self._message:
+            delta = piece.get("message")  # Some providers send a whole completion as the only event.
+        if isinstance(delta, dict):
+            self._add_delta(delta)
+        for name, value in piece.items():
+            if name in {"index", "delta", "message"} or value is None:
+                continue
+            before = self._fields.get(name)
+            if name == "logprobs" and isinstance(before, dict) and isinstance(value, dict):
+                merge(before, value)
+            elif isinstance(value, list) and isinstance(before, list):
+                before.extend(value)  # For example Fireworks' `token_ids`, of which each chunk has a part.
+            else:
+                self._fields[name] = value
 
+    def _add_delta(self, delta: dict[str, Any]) -> None:
+        pieces = delta.get("tool_calls")
+        if pieces is not None:
+            self._calls = self._calls or Calls()
+            self._calls.add(pieces)
+            delta = {name: value for name, value in delta.items() if name != "tool_calls"}
+        merge(self._message, delta)
 
-def _merge_calls(calls: list[dict[str, Any]], pieces: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    for piece in pieces:
-        index = piece.get("index")
-        if index is None:
-            # A piece without an index continues the last call, unless it starts a new one with an id of its own.
-            starts_new = not calls or (piece.get("id") and piece["id"] != calls[-1].get("id"))
-            index = calls[-1]["index"] + (1 if starts_new else 0) if calls else 0
-        call = next((call for call in calls if call["index"] == index), None)
-        if call is None:
-            call = {"index": index}
-            calls.append(call)
-        _merge(call, {**piece, "index": index})
-    return calls
+    def make(self, index: int) -> dict[str, Any]:
+        message = finish(self._message)
+        if self._calls is not None:
+            message["tool_calls"] = self._calls.make()
+        return {"index": index, "message": message, **finish(self._fields)}

@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.errors import UpstreamCut
+from app.lenient_json import encode
 from app.services.endpoints.chat_assembly import ChatCollector, normalise_completion
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
@@ -199,3 +201,110 @@ def test_make_response_can_be_called_twice() -> None:
 
 def test_without_chunks_the_completion_has_no_choices() -> None:
     assert ChatCollector().make_response() == {"object": "chat.completion", "choices": [], "usage": None}
+
+
+def call(index: Any, call_id: Any, name: str | None = None, arguments: str | None = None) -> dict[str, Any]:
+    function = {"name": name, "arguments": arguments}
+    return {"tool_calls": [{"index": index, "id": call_id, "type": "function", "function": function}]}
+
+
+def calls_of(*deltas: dict[str, Any]) -> list[tuple[str, str, str | None]]:
+    calls = collect(*deltas)["tool_calls"]
+    return [(one["id"], one["function"]["name"], one["function"].get("arguments")) for one in calls]
+
+
+def test_parallel_calls_that_are_all_numbered_0_stay_apart() -> None:
+    expected = [("a", "f", '{"x":1}'), ("b", "g", "{}")]
+    assert calls_of(call(0, "a", "f", '{"x":'), call(0, None, None, "1}"), call(0, "b", "g", "{}")) == expected
+    whole_calls = [*call(0, "a", "f", '{"x":1}')["tool_calls"], *call(0, "b", "g", "{}")["tool_calls"]]
+    assert calls_of({"tool_calls": whole_calls}) == expected
+    interleaved = [
+        call(0, "a", "f", '{"x":'),
+        call(0, "b", "g", "{"),
+        call(0, "a", None, "1}"),
+        call(0, "b", None, "}"),
+    ]
+    assert calls_of(*interleaved) == expected
+
+
+def test_a_new_id_without_a_name_continues_the_call() -> None:
+    assert calls_of(call(0, "a", "f", "{"), call(0, "b", None, "1"), call(0, "c", "", "}")) == [("a", "f", "{1}")]
+
+
+def test_one_id_at_two_indexes_is_two_calls() -> None:
+    assert calls_of(call(0, "a", "f", "1"), call(1, "a", "g", "2"), call(0, "a", None, "3")) == [
+        ("a", "f", "13"),
+        ("a", "g", "2"),
+    ]
+
+
+def test_a_name_that_comes_in_pieces_is_put_together() -> None:
+    assert calls_of(call(0, "a", "get_"), call(0, None, "weather"), call(0, None, None, "{}")) == [
+        ("a", "get_weather", "{}")
+    ]
+    assert calls_of(call(0, "a", "get_"), call(0, "a", "weather"), call(0, "a", "get_weather", "{}")) == [
+        ("a", "get_weather", "{}")
+    ]
+
+
+def test_an_index_may_be_written_in_other_ways() -> None:
+    assert calls_of(call("0", "a", "f", "1"), call("1", "b", "g", "2"), call(0.0, None, None, "3")) == [
+        ("a", "f", "13"),
+        ("b", "g", "2"),
+    ]
+    collector = ChatCollector()
+    for index in ("0", 0, 0.0, "1"):
+        collector.add_chunk({"choices": [{"index": index, "delta": {"content": "x"}}]})
+    contents = [choice["message"]["content"] for choice in collector.make_response()["choices"]]
+    assert contents == ["xxx", "x"]
+
+
+def test_a_whole_completion_as_an_event_is_read_as_one() -> None:
+    collector = ChatCollector()
+    message = {"role": "assistant", "content": "hi"}
+    collector.add_chunk({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]})
+    assert collector.make_response()["choices"][0]["message"] == message
+
+
+def test_half_an_emoji_finds_its_other_half() -> None:
+    collector = ChatCollector()
+    for half in (b"\\ud83d", b"\\ude00"):
+        collector.add(b'{"created": 1e400, "choices": [{"delta": {"content": "' + half + b'"}, "logprobs": NaN}]}')
+    completion = json.loads(encode(collector.make_response()))
+    assert completion["choices"][0]["message"]["content"] == "\U0001f600" and completion["created"] is None
+
+
+ODD = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | st.just("0"),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["choices", "index", "delta", "message", "tool_calls", "function", "name", "id", "content", "logprobs"]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+PIECES = st.fixed_dictionaries({}, optional={"index": ODD, "delta": ODD, "message": ODD, "logprobs": ODD, "x": ODD})
+DELTAS = st.fixed_dictionaries({}, optional={"tool_calls": ODD | st.lists(ODD), "content": ODD, "role": ODD})
+ODD_CHUNKS = st.fixed_dictionaries(
+    {}, optional={"choices": ODD | st.lists(ODD | PIECES | st.builds(lambda delta: {"delta": delta}, DELTAS))}
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(ODD_CHUNKS, max_size=4))
+def test_chunks_of_any_types_make_a_completion(chunks: list[dict[str, Any]]) -> None:
+    collector = ChatCollector()
+    for chunk in chunks:
+        collector.add(json.dumps(chunk).encode())
+    completion = collector.make_response()
+    assert isinstance(completion["choices"], list) and encode(completion)
+
+
+def test_what_is_nested_too_deeply_is_a_cut() -> None:
+    with pytest.raises(UpstreamCut):
+        ChatCollector().add(b'{"x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}")

@@ -1,0 +1,114 @@
+"""Adds up the deltas of a stream: texts and lists grow, and the pieces of tool calls find their call.
+
+Growing texts are kept in pieces and joined at the end, because adding to a text of many pieces takes quadratic time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+# Deltas of real providers nest three levels deep. Below this, a value replaces the one before it.
+_MAX_DEPTH = 16
+
+_MAX_NAME_PIECES = 100
+
+
+class _Text(list[str]):
+    """A text in pieces."""
+
+
+def merge(whole: dict[str, Any], delta: dict[str, Any], depth: int = 0) -> None:
+    """Adds a delta to what came before it, in place. Use `finish` to read the result."""
+    for name, value in delta.items():
+        if value is not None:
+            before = whole.get(name)
+            whole[name] = value if before is None else _join(name, before, value, depth)
+
+
+def _join(name: str, before: Any, value: Any, depth: int) -> Any:
+    """Returns what a field contains after both; objects and lists grow in place."""
+    if name in {"role", "type"}:
+        return value or before  # They come once, or whole in each piece.
+    if name == "id":
+        return before or value  # Some providers invent a new id for each piece of a call; the first is kept.
+    if isinstance(value, str) and isinstance(before, str | _Text):
+        return _add_text(name, before, value)
+    if isinstance(value, dict) and isinstance(before, dict) and depth < _MAX_DEPTH:
+        merge(before, value, depth + 1)
+        return before
+    if isinstance(value, list) and isinstance(before, list) and not isinstance(before, _Text):
+        before.extend(value)
+        return before
+    return value
+
+
+def _add_text(name: str, before: str | _Text, value: str) -> str | _Text:
+    text = before if isinstance(before, _Text) else _Text([before])
+    # A name comes in pieces, or whole in each piece. No name has a hundred pieces, and joining them each time is slow.
+    if name != "name" or len(text) > _MAX_NAME_PIECES or value != "".join(text):
+        text.append(value)
+    return text
+
+
+def finish(value: Any, depth: int = 0) -> Any:
+    """Returns the result of `merge`, with each text in one piece."""
+    if isinstance(value, _Text):
+        return "".join(value)
+    if isinstance(value, dict) and depth <= _MAX_DEPTH + 1:
+        return {name: finish(each, depth + 1) for name, each in value.items()}
+    return value
+
+
+def as_index(value: Any) -> int | None:
+    """Returns an index, also one written as "0" or 0.0; None if it is none."""
+    if isinstance(value, str):
+        value = int(value) if value.isascii() and value.isdigit() and len(value) < 10 else None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+class Calls:
+    """The tool calls of one message, in the order in which they began."""
+
+    def __init__(self) -> None:
+        self._calls: list[dict[str, Any]] = []
+        self._last_at: dict[int | None, dict[str, Any]] = {}  # By index, the call that began last.
+        self._by_id: dict[tuple[int | None, str], dict[str, Any]] = {}
+
+    def add(self, pieces: Any) -> None:
+        """Adds the `tool_calls` of one delta; what is no piece of a call is left out."""
+        for piece in pieces if isinstance(pieces, list) else [pieces]:
+            if isinstance(piece, dict):
+                index, call_id = as_index(piece.get("index")), piece.get("id")
+                merge(
+                    self._find(index, call_id if isinstance(call_id, str) else "", _has_name(piece)),
+                    {name: value for name, value in piece.items() if name != "index"},
+                )
+
+    def _find(self, index: int | None, call_id: str, has_name: bool) -> dict[str, Any]:
+        """Returns the call that a piece belongs to, which may be a new one.
+
+        A piece belongs to the call with its id at its index. One without an id continues the last call at its index. A
+        new id begins a call if it brings a name: some providers number all parallel calls 0, and others invent a new id
+        for each piece.
+        """
+        call = self._by_id.get((index, call_id)) if call_id else None
+        if call is None:
+            call = self._last_at.get(index)
+            if call is None or (call_id and call.get("id") and (has_name or index is None)):
+                call = {}
+                self._calls.append(call)
+        if call_id:
+            self._by_id[index, call_id] = call
+        self._last_at[index] = self._last_at[None] = call
+        return call
+
+    def make(self) -> list[dict[str, Any]]:
+        """Returns the calls, without the index that only deltas have."""
+        return [finish(call) for call in self._calls]
+
+
+def _has_name(piece: dict[str, Any]) -> bool:
+    function = piece.get("function")
+    return isinstance(function, dict) and bool(function.get("name"))
