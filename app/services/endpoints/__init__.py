@@ -2,7 +2,8 @@
 
 endpoint.py         the types of the record
 registry.py         ENDPOINTS, the records that have a route
-chat.py             chat completions; chat_chunks.py reads chunks, chat_assembly.py assembles them into one completion
+chat.py             chat completions; chat_chunks.py reads chunks, chat_assembly.py assembles them into one completion,
+                    chat_events.py makes a stream of one
 stream_summary.py   what is kept of a response: usage (usage.py reads it), finish reasons, times
 """
 

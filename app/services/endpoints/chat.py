@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from app.services.endpoints.chat_assembly import ChatCollector, normalise_completion
 from app.services.endpoints.chat_chunks import observe_chunk
+from app.services.endpoints.chat_events import make_chat_events
 from app.services.endpoints.endpoint import Endpoint, EventKind, InferenceBody, make_parameter_error
 from app.services.endpoints.stream_summary import ResponseSummary, StreamSummary
 from app.services.endpoints.usage import read_usage
@@ -67,6 +68,7 @@ def _summarize(response: Any) -> ResponseSummary:
     choices = response.get("choices") if isinstance(response, dict) else None
     if not isinstance(choices, list) or not all(_is_choice(choice) for choice in choices):
         raise ValueError("not a chat completion")
+    failed = next((choice for choice in choices if choice.get("finish_reason") == "error"), None)
     model, reason = response.get("model"), choices[0].get("finish_reason") if choices else None
     usage = read_usage(response.get("usage"))
     return ResponseSummary(
@@ -74,6 +76,7 @@ def _summarize(response: Any) -> ResponseSummary:
         reason if isinstance(reason, str) else None,
         usage,
         None if usage is None or usage.completion_tokens is not None else _estimate_output_tokens(choices),
+        failed,
     )
 
 
@@ -93,7 +96,7 @@ def _estimate_output_tokens(choices: list[dict[str, Any]]) -> int:
 
 
 def _is_choice(choice: Any) -> bool:
-    return isinstance(choice, dict) and isinstance(choice.get("message", {}), dict)
+    return isinstance(choice, dict) and isinstance(choice.get("message"), dict | None)
 
 
 class ChatStreamProtocol:
@@ -126,6 +129,10 @@ class ChatStreamProtocol:
     def make_collector(self) -> ChatCollector:
         """Returns a collector of chunks."""
         return ChatCollector()
+
+    def make_events(self, response: dict[str, Any]) -> bytes:
+        """Returns the chunks of a whole completion, and `[DONE]`."""
+        return make_chat_events(response)
 
 
 CHAT = Endpoint(

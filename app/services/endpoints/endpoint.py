@@ -110,6 +110,14 @@ class StreamProtocol(Protocol):
         """Returns a collector for one stream."""
         ...
 
+    def make_events(self, response: Any) -> bytes:
+        """Returns the whole stream of which a collector would make `response`, a normalised response.
+
+        Raises:
+            ValueError: the response is nested too deeply.
+        """
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class ErrorShape:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -26,13 +26,19 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
 class ResponseSummary(NamedTuple):
     """What the gateway reads from a whole response; None if the response does not say.
 
-    `output_tokens_estimate` is for a usage that lacks the completion tokens.
+    Attributes:
+        model: the model that responded, as the provider names it.
+        finish_reason: that of the first choice.
+        usage: what the provider counted.
+        output_tokens_estimate: for a usage that lacks the completion tokens.
+        failure: the part that says that the provider failed while it generated, for example a choice.
     """
 
     model: str | None
     finish_reason: str | None
     usage: Usage | None
     output_tokens_estimate: int | None = None
+    failure: Any = None
 
 
 class StreamSummary:

@@ -16,9 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-import msgspec
-
-from app.errors import GatewayError, UpstreamError
+from app.errors import GatewayError
 from app.metrics import observe_overhead
 from app.runtime import Component, Runtime
 from app.services.endpoints import Collector, InferenceBody, StreamSummary
@@ -28,15 +26,14 @@ from app.services.inference.cancellation import Watcher
 from app.services.inference.dispatch import Dispatcher
 from app.services.inference.exchange import Exchange
 from app.services.inference.json_body import parse_body
-from app.services.inference.metering import finish_stream, finish_with_error, record_response, record_stream
+from app.services.inference.metering import finish_stream, finish_with_error, record_stream
+from app.services.inference.reception import encode_whole, read_whole, receive_unless_stream
 from app.services.inference.routing import Routes, Target
 from app.services.inference.validation import validate_body
 from app.services.models import MAX_MODEL_NAME_CHARACTERS
 from app.services.providers import PROVIDERS
 from app.services.streaming import EventReader, Relay
-from app.upstream import Response
-
-_encode = msgspec.json.Encoder().encode
+from app.upstream import Response, make_unreadable_error
 
 
 @dataclass(slots=True)
@@ -109,11 +106,14 @@ class Pipeline(Component):
 
     def _relay(self, exchange: Exchange, request: UpstreamRequest, sent_s: float) -> GatewayResponse:
         """Returns the stream once its first event, or a heartbeat, is available."""
-        with self._watcher.watch(exchange.client, exchange.deadline_s, request.target.provider.title):
-            response = self._dispatch(exchange, request)
+        response, content = self._fetch(exchange, request)
+        if content is not None:
+            _put_back_as_stream(exchange, request, response, content)
 
         def on_end(summary: StreamSummary, error: GatewayError | None) -> None:
-            record_stream(exchange, request, summary, is_complete=error is None)
+            if content is None:
+                record_stream(exchange, request, summary, is_complete=error is None)
+            exchange.record.bytes_out = summary.bytes_sent
             finish_stream(exchange, error)
 
         relay = _make_relay(exchange, request, response, None, on_end)
@@ -126,17 +126,21 @@ class Pipeline(Component):
 
     def _respond(self, exchange: Exchange, request: UpstreamRequest, sent_s: float) -> GatewayResponse:
         """Returns the whole response, which may be collected from a stream of the provider."""
-        with self._watcher.watch(exchange.client, exchange.deadline_s, request.target.provider.title):
-            response = self._dispatch(exchange, request)
-            value = None if request.stream else _receive(exchange, response)
-        if request.stream:
+        response, content = self._fetch(exchange, request)
+        if content is None:
             value = _collect(exchange, request, response)
         else:
-            _record_whole(exchange, request, response, value)
-        content = _encode(exchange.endpoint.normalise(value))
+            value = read_whole(exchange, request, response, content)
+        body = encode_whole(exchange.endpoint, request.target.provider.title, value)
         headers = _make_headers(exchange, request, response, time.monotonic() - sent_s)
         exchange.finish("ok", 200)
-        return GatewayResponse(content, headers)
+        return GatewayResponse(body, headers)
+
+    def _fetch(self, exchange: Exchange, request: UpstreamRequest) -> tuple[Response, bytes | None]:
+        """Returns the provider's response and its content, or None in place of the content of a stream."""
+        with self._watcher.watch(exchange.client, exchange.deadline_s, request.target.provider.title):
+            response = self._dispatch(exchange, request)
+            return response, receive_unless_stream(exchange, request, response)
 
     def _dispatch(self, exchange: Exchange, request: UpstreamRequest) -> Response:
         response = self._dispatcher.dispatch(exchange, request)
@@ -146,18 +150,15 @@ class Pipeline(Component):
         return response
 
 
-def _receive(exchange: Exchange, response: Response) -> Any:
-    return response.read_json(idle_timeout_s=exchange.settings.upstream_idle_timeout_s, deadline_s=exchange.deadline_s)
-
-
-def _record_whole(exchange: Exchange, request: UpstreamRequest, response: Response, value: Any) -> None:
+def _put_back_as_stream(exchange: Exchange, request: UpstreamRequest, response: Response, content: bytes) -> None:
+    """Replaces a whole response, whose usage is recorded, by a stream of the same content."""
     endpoint = exchange.endpoint
+    assert endpoint.stream is not None
+    value = read_whole(exchange, request, response, content)
     try:
-        summary = endpoint.summarize(value)
-    except ValueError:
-        title = request.target.provider.title
-        raise UpstreamError(f"{title} returned something that is not {endpoint.title}. Retry.") from None
-    record_response(exchange, request, summary, response.headers)
+        response.body.put_back(endpoint.stream.make_events(endpoint.normalise(value)))
+    except ValueError as error:
+        raise make_unreadable_error(request.target.provider.title) from error
 
 
 def _collect(exchange: Exchange, request: UpstreamRequest, response: Response) -> Any:
@@ -219,7 +220,7 @@ def _make_headers(
     headers["x-gateway-provider"] = provider.name
     # The provider chooses this text, which may contain characters that a header must not.
     served = exchange.record.model_served or request.target.model
-    headers["x-gateway-model"] = quote(served, safe=string.punctuation + " ")
+    headers["x-gateway-model"] = quote(served, safe=string.punctuation + " ", errors="replace")
     if request.dropped:
         headers["x-gateway-dropped-params"] = ", ".join(request.dropped)
     if request.applied:

@@ -1,0 +1,102 @@
+"""Receives a provider's response, as a stream or whole, and reads a whole one.
+
+A provider may send one JSON document although a stream was requested, and events although none was. Both are whole
+answers that were paid for, so they are told apart by what they are and not by what was requested.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from app.errors import UpstreamError
+from app.lenient_json import decode_leniently, encode
+from app.services.endpoints import Endpoint
+from app.services.inference.adaptation import UpstreamRequest
+from app.services.inference.exchange import Exchange
+from app.services.inference.metering import record_response
+from app.upstream import Response, make_reported_error, make_unreadable_error, reports_error
+
+# How long to wait for the first bytes of a stream, in seconds, to see whether it is one. After that the content type
+# decides. The first heartbeat is late by this time at most.
+_LOOK_S = 1.0
+
+_BLANKS = b"\xef\xbb\xbf \t\r\n"
+_EVENT_STARTS = (b"data:", b"event:", b"id:", b"retry:", b":")
+
+
+def receive_unless_stream(exchange: Exchange, request: UpstreamRequest, response: Response) -> bytes | None:
+    """Returns the body of a whole response, or None for a stream, whose body is still to be received.
+
+    Raises:
+        UpstreamError: the body could not be received.
+    """
+    try:
+        if exchange.endpoint.stream is not None and _starts_as_stream(exchange, request, response):
+            return None
+        content = response.read(
+            idle_timeout_s=exchange.settings.upstream_idle_timeout_s, deadline_s=exchange.deadline_s
+        )
+    except BaseException:
+        response.body.close()
+        raise
+    if exchange.endpoint.stream is not None and content[:64].lstrip(_BLANKS).startswith(_EVENT_STARTS):
+        response.body.put_back(content)
+        return None
+    return content
+
+
+def _starts_as_stream(exchange: Exchange, request: UpstreamRequest, response: Response) -> bool:
+    kind = response.headers.get("content-type", "").lower()
+    declares_stream = kind.startswith("text/event-stream")
+    if not request.stream and not declares_stream:
+        return False  # The usual case of a whole response. Events under a false name are found once it is there.
+    start = response.peek(min(_LOOK_S, exchange.settings.stream_heartbeat_s / 4)).lstrip(_BLANKS)
+    if start:
+        return not start.startswith(b"{")
+    return declares_stream or "json" not in kind
+
+
+def read_whole(exchange: Exchange, request: UpstreamRequest, response: Response, content: bytes) -> Any:
+    """Returns a whole response as JSON values, after it has recorded its usage.
+
+    Raises:
+        UpstreamError: the content is not a response of this endpoint, or it reports a failure of the provider.
+    """
+    provider, endpoint = request.target.provider, exchange.endpoint
+    try:
+        value = decode_leniently(content)
+    except ValueError as error:
+        raise make_unreadable_error(provider.title) from error
+    if reports_error(value):
+        raise _make_reported_error(request, response, value)
+    try:
+        summary = endpoint.summarize(value)
+    except ValueError:
+        raise UpstreamError(
+            f"{provider.title} returned something that is not {endpoint.title}, and may have charged for it. Check "
+            "before you send the request again.",
+            should_retry=False,
+        ) from None
+    record_response(exchange, request, summary, response.headers)
+    if summary.failure is not None:
+        raise _make_reported_error(request, response, summary.failure)
+    return value
+
+
+def _make_reported_error(request: UpstreamRequest, response: Response, document: Any) -> UpstreamError:
+    provider = request.target.provider
+    return make_reported_error(
+        provider.title, provider.key_setting, document, headers=response.headers, request_id=response.request_id
+    )
+
+
+def encode_whole(endpoint: Endpoint, title: str, value: Any) -> bytes:
+    """Returns a whole response as the client gets it: normalised, and as JSON that strict parsers read.
+
+    Raises:
+        UpstreamError: the response of the provider called `title` is nested too deeply.
+    """
+    try:
+        return encode(endpoint.normalise(value))
+    except ValueError as error:
+        raise make_unreadable_error(title) from error
