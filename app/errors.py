@@ -30,7 +30,7 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar
 
-import msgspec
+from app.lenient_json import encode
 
 
 class GatewayError(Exception):
@@ -80,7 +80,7 @@ class GatewayError(Exception):
 
     def to_json(self) -> bytes:
         """Returns `to_dict` as JSON."""
-        return msgspec.json.encode(self.to_dict())
+        return encode(self.to_dict())
 
     def to_event(self) -> bytes:
         """Returns the error as a Server-Sent Event, for which the OpenAI SDKs raise an exception in mid-stream."""

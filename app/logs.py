@@ -6,6 +6,7 @@ A line is written with one `write`, so that lines of concurrent requests and of 
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import time
@@ -53,6 +54,13 @@ def _second(seconds: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
+def _to_json(line: dict[str, Any]) -> str:
+    try:
+        return _encode(line).decode()
+    except UnicodeEncodeError:  # Lone surrogates, which json escapes.
+        return json.dumps(line, default=str)
+
+
 def log_event(event: str, *, level: str = "info", error: BaseException | None = None, **fields: Any) -> None:
     """Writes one line and never raises.
 
@@ -69,6 +77,6 @@ def log_event(event: str, *, level: str = "info", error: BaseException | None = 
         line.setdefault("request_id", _request_id.get())
         line["traceback"] = "".join(traceback.format_exception(error))
     try:
-        os.write(2, redact(_encode(line).decode()).encode() + b"\n")
+        os.write(2, redact(_to_json(line)).encode() + b"\n")
     except (OSError, ValueError, TypeError):
         return  # A full disk or a closed terminal must not end a request.

@@ -114,9 +114,10 @@ def test_any_value_can_be_logged(capfd: pytest.CaptureFixture[str]) -> None:
     log_event(
         "odd", value=object(), number=float("nan"), large=10**30, raw=b"\xff", kind={1, 2}, error_=ValueError("x")
     )
-    log_event("surrogate", value="\ud800")
+    log_event("surrogate", value="\ud800", more=object())
     written = capfd.readouterr().err.splitlines()
     assert json.loads(written[0])["event"] == "odd"
+    assert json.loads(written[1])["value"] == "\ud800"
 
 
 @settings(max_examples=100, deadline=None)

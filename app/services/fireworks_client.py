@@ -14,11 +14,10 @@ import time
 from collections.abc import Generator, Iterator
 from typing import Any
 
-import msgspec
 import sseclient
 
 from app.errors import UpstreamError
-from app.lenient_json import decode_leniently
+from app.lenient_json import decode_leniently, encode
 from app.runtime import get_settings
 from app.services.endpoints import CHAT
 from app.services.providers import get_client, get_provider
@@ -113,7 +112,7 @@ def make_fireworks_request_openai_stream(messages: list[dict[str, Any]], model: 
 
 def _post(body: dict[str, Any]) -> Response:
     path = _FIREWORKS.serves[CHAT.name].path
-    return get_fireworks_client().post(path, msgspec.json.encode(body), stream=body["stream"])
+    return get_fireworks_client().post(path, encode(body), stream=body["stream"])
 
 
 class ChatStream(Iterator[ChatObject]):
@@ -157,6 +156,6 @@ def process_fireworks_response(response: dict[str, Any]) -> dict[str, Any]:
     Returns:
         A plain dictionary in OpenAI's shape, with `content` null if the model gave none.
     """
-    plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(dict(response)))
+    plain: dict[str, Any] = decode_leniently(encode(dict(response)))
     normalised: dict[str, Any] = CHAT.normalise(plain)
     return normalised

@@ -37,7 +37,7 @@ BAD_BODIES: dict[str, bytes] = {
     "not UTF-8": b'{"model": "\xff\xfe", "messages": [{}]}',
     "UTF-16": json.dumps({"model": "x", "messages": [{}]}).encode("utf-16"),
     "byte order mark": b"\xef\xbb\xbf" + json.dumps({"model": "x", "messages": [{}]}).encode(),
-    "lone surrogate": b'{"model": "x", "messages": [{"content": "\\ud800"}]}',
+    "lone surrogate without an escape": b'{"model": "x", "messages": [{"content": "\xed\xa0\x80"}]}',
     "deep lists": b'{"model": "x", "messages": ' + b"[" * 100 + b"]" * 100 + b"}",
     "very deep lists": b"[" * 100_000 + b"]" * 100_000,
     "deep objects": b'{"a":' * 70 + b"1" + b"}" * 70,

@@ -9,15 +9,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
-
+from app.lenient_json import encode
 from app.services.endpoints import Endpoint, InferenceBody, make_parameter_error
 from app.services.inference.omission import Omissions, fit_to_schema, without, without_nulls
 from app.services.inference.roles import replace_developer_role
 from app.services.inference.routing import Target
 from app.services.providers import EndpointSupport
-
-_encode = msgspec.json.Encoder().encode
 
 # Ids of sessions are UUIDs or digests. A provider may refuse a long header, and the request is worth more than a hint.
 _MAX_HEADER_CHARACTERS = 256
@@ -91,7 +88,7 @@ def adapt(
     return UpstreamRequest(
         target=target,
         path=support.path,
-        content=_encode(adapted),
+        content=encode(adapted),
         stream=stream,
         show_usage=show_usage,
         service_tier=adapted.get("service_tier"),

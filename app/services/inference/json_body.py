@@ -6,23 +6,28 @@ A body that two parsers could read differently is refused, because the provider 
 from __future__ import annotations
 
 import json
-from typing import Any
+import math
+import re
+from typing import Any, NoReturn
 
 import msgspec
 
 from app.errors import BadRequest
+from app.lenient_json import encode
 
 # Real requests nest the JSON schemas of tools a dozen levels deep. Parsers recurse, so there must be a bound.
 MAX_DEPTH = 64
 
-_encode = msgspec.json.Encoder().encode
+# Python reads longer numbers in quadratic time, and no field of a request needs more digits.
+_MAX_DIGITS = 308
 
 
 def parse_body(content: bytes) -> dict[str, Any]:
     """Returns a request body as a JSON object.
 
     Args:
-        content: the body; UTF-8, no NaN, no duplicate keys, nested at most MAX_DEPTH levels.
+        content: the body; UTF-8, no NaN, no duplicate keys, nested at most MAX_DEPTH levels. Lone surrogates pass if
+            they are escaped, as JSON requires.
 
     Returns:
         The object.
@@ -35,9 +40,7 @@ def parse_body(content: bytes) -> dict[str, Any]:
     except RecursionError:
         raise _make_depth_error() from None
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
-        raise BadRequest(
-            f"The body is not valid JSON: {error}. Send one JSON object in UTF-8.", code="invalid_json"
-        ) from None
+        body = _parse_with_surrogates(content, error)
     if not isinstance(body, dict):
         raise BadRequest(
             "The body must be a JSON object. The README lists the fields of each endpoint.", code="invalid_json"
@@ -47,6 +50,44 @@ def parse_body(content: bytes) -> dict[str, Any]:
         raise _make_depth_error()
     _raise_on_duplicate_keys(content, body)
     return body
+
+
+def _parse_with_surrogates(content: bytes, refused: Exception) -> Any:
+    """Parses a body that msgspec refused, which it does with lone surrogates: the halves of an emoji that was cut.
+
+    JSON allows them as escapes (RFC 8259, section 8.2), and clients send back what models wrote.
+
+    Args:
+        content: the body.
+        refused: why msgspec refused it; the reason for the client if the body has no escaped surrogate.
+
+    Raises:
+        BadRequest: the body is not valid for another reason.
+    """
+    reason = str(refused)
+    if re.search(rb"\\u[dD][89a-fA-F]", content):
+        try:
+            return json.loads(
+                content.decode("utf-8"), parse_constant=_refuse_number, parse_float=_read_float, parse_int=_read_int
+            )
+        except RecursionError:
+            raise _make_depth_error() from None
+        except ValueError as error:  # UnicodeDecodeError is one too.
+            reason = str(error)
+    raise BadRequest(f"The body is not valid JSON: {reason}. Send one JSON object in UTF-8.", code="invalid_json")
+
+
+def _refuse_number(text: str) -> NoReturn:
+    raise ValueError(f"JSON has no number {text[:40]}")
+
+
+def _read_float(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _refuse_number(text)
+
+
+def _read_int(text: str) -> int:
+    return int(text) if len(text) <= _MAX_DIGITS else _refuse_number(text)
 
 
 def _make_depth_error() -> BadRequest:
@@ -73,7 +114,7 @@ def _raise_on_duplicate_keys(content: bytes, body: dict[str, Any]) -> None:
     A parser that drops a key drops its quotes too. So equal numbers of string ends before and after parsing prove that
     no key was dropped. Unusual escapes make the numbers differ as well; then a slower parser decides.
     """
-    if _count_string_ends(content) != _count_string_ends(_encode(body)):
+    if _count_string_ends(content) != _count_string_ends(encode(body)):
         json.loads(content, object_pairs_hook=_make_dict)
 
 

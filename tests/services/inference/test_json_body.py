@@ -146,9 +146,13 @@ def test_a_wide_body_is_not_a_deep_one() -> None:
         b'{"a": "\t"}',
         b'{"a": "\x00"}',
         b'{"a": "\\x41"}',
-        b'{"a": "\\ud800"}',
-        b'{"a": "\\udc00 text"}',
-        b'{"\\ud83d": 1}',
+        b'{"a": "\\ud800", "b": NaN}',
+        b'{"a": "\\ud800", "b": 1e999}',
+        b'{"a": "\\ud800", "b": "\t"}',
+        b'{"a": "\\ud800", "b": "\xff"}',
+        b'{"a": "\\ud800"',
+        b'\xef\xbb\xbf{"a": "\\ud800"}',
+        b'{"a": "\\ud800", "b": ' + b"9" * 5000 + b"}",
         b'{"a": "\xff"}',
         b'{"a": "\xc0\xaf"}',
         b'{"a": "\xed\xa0\x80"}',
@@ -166,6 +170,39 @@ def test_anything_but_one_json_object_in_utf_8_is_a_400(body: bytes) -> None:
     assert (caught.value.status, caught.value.code) == (400, "invalid_json")
     assert len(caught.value.message) < 300
     caught.value.to_json()
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        (b'{"a": "\\ud800"}', {"a": "\ud800"}),
+        (b'{"a": "\\uDC00 text \\ud83d\\ude00", "b": 0.5}', {"a": "\udc00 text \U0001f600", "b": 0.5}),
+        (b'{"\\ud83d": 1}', {"\ud83d": 1}),
+    ],
+)
+def test_half_an_emoji_passes(written: bytes, read: dict[str, Any]) -> None:
+    assert parse_body(written) == read
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b'{"a": 1, "a": 1, "b": "\\ud800"}', b'{"\\ud800": 1, "\\ud800": 2}', b'{"\\ud800": 1, "b": {"c": 1, "c": 2}}'],
+)
+def test_a_key_twice_beside_half_an_emoji_is_refused(body: bytes) -> None:
+    with pytest.raises(BadRequest) as caught:
+        parse_body(body)
+    assert caught.value.code == "duplicate_key" and json.loads(caught.value.to_json())
+
+
+def test_depth_beside_half_an_emoji_is_refused() -> None:
+    for depth in (65, 500, 5_000, 100_000):
+        with pytest.raises(BadRequest, match="nested more than 64 levels"):
+            parse_body(b'{"e": "\\ud800", ' + nested(depth, "[", "]")[1:])
+
+
+def test_a_reason_is_the_true_one() -> None:
+    with pytest.raises(BadRequest, match="no number NaN"):
+        parse_body(b'{"a": "\\ud800", "b": NaN}')
 
 
 @pytest.mark.parametrize("number", ["18446744073709551616", "-9223372036854775809", "1" * 100, "1e-999", "-0.0", "0.1"])
