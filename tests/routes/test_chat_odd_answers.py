@@ -350,10 +350,9 @@ def test_half_an_emoji_in_a_request_reaches_the_provider_as_it_was_written(
 def test_half_an_emoji_as_a_name_is_refused_with_the_true_reason(
     scripted_gateway: Gateway, upstream: ScriptedUpstream
 ) -> None:
-    for body in (
-        {"model": "\ud83d", "messages": [{}]},
-        {"model": PREFIX + "odd", "messages": [{}], "stream": "\ud83d"},
-    ):
+    right = {"model": PREFIX + "odd", "messages": [{}]}
+    wrong: list[dict[str, Any]] = [{"model": "\ud83d"}, {"stream": "\ud83d"}, {"provider": "\ud83d"}, {"\ud83d": 1}]
+    for body in (right | more for more in wrong):
         seen = post(scripted_gateway, json.dumps(body).encode())
         assert (seen.status, seen.error["code"]) == (400, "invalid_parameter")
 

@@ -31,13 +31,24 @@ def validate_body(body: dict[str, Any], kind: type[InferenceBody]) -> InferenceB
         BadRequest: a field has the wrong type or is out of range; `param` names it.
     """
     try:
-        fields = msgspec.convert(body, kind)
-    except msgspec.ValidationError as error:
-        fields = _convert_leniently(body, kind, error)
+        fields = _convert(body, kind)
+    except UnicodeEncodeError:
+        raise BadRequest(
+            "A documented field, or the name of a field, contains a lone surrogate (half of a character, such as "
+            "\\ud83d), which only the contents of messages may. Remove it.",
+            code="invalid_parameter",
+        ) from None
     _check_name("model", fields.model)
     if fields.provider is not None:
         _check_name("provider", fields.provider)
     return fields
+
+
+def _convert(body: dict[str, Any], kind: type[InferenceBody]) -> InferenceBody:
+    try:
+        return msgspec.convert(body, kind)
+    except msgspec.ValidationError as error:
+        return _convert_leniently(body, kind, error)
 
 
 def _check_name(param: str, name: str) -> None:
