@@ -22,7 +22,7 @@ from app.runtime import get_settings
 from app.services.endpoints import CHAT
 from app.services.providers import get_client, get_provider
 from app.services.streaming import ClientConnection, EventReader, Relay
-from app.upstream import Response, UpstreamClient
+from app.upstream import Response, UpstreamClient, make_reported_error, reports_error
 
 _FIREWORKS = get_provider("fireworks")
 
@@ -73,6 +73,14 @@ def make_fireworks_request_openai(messages: list[dict[str, Any]], model: str, **
     response = _post(body)
     deadline_s = time.monotonic() + settings.upstream_total_timeout_s
     completion = response.read_json(idle_timeout_s=settings.upstream_idle_timeout_s, deadline_s=deadline_s)
+    if reports_error(completion):
+        raise make_reported_error(
+            response.title,
+            _FIREWORKS.key_setting,
+            completion,
+            headers=response.headers,
+            request_id=response.request_id,
+        )
     if not isinstance(completion, dict):
         raise UpstreamError(f"{response.title} returned something that is not a chat completion. Retry.")
     return ChatObject(completion)

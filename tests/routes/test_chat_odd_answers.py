@@ -263,6 +263,14 @@ def test_a_whole_answer_without_choices_is_no_stream(scripted_gateway: Gateway, 
     assert (seen.status, seen.error["code"]) == (502, "upstream_cut")
 
 
+def test_a_line_of_json_in_a_stream_that_stays_open_is_read_at_once(
+    scripted_gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    for document, status in (({"detail": "It broke."}, 502), (COMPLETION, 200)):
+        script = sse_stream([json.dumps(document).encode() + b"\n\n"], ending="hang")
+        assert ask(scripted_gateway, upstream, script, stream=True).status == status
+
+
 def test_a_long_answer_that_comes_whole_is_given_whole(scripted_gateway: Gateway, upstream: ScriptedUpstream) -> None:
     seen = ask(scripted_gateway, upstream, json_answer(COMPLETION), max_tokens=20_480)
     assert upstream.requests[-1].json["stream"] is True

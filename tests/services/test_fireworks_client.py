@@ -250,6 +250,21 @@ def test_the_name_of_a_suspended_account_stays_hidden(web: responses.RequestsMoc
     assert caught.value.status == 503 and "acme" not in caught.value.message
 
 
+def test_an_error_with_status_200_raises_what_it_says(web: responses.RequestsMock) -> None:
+    web.post(CHAT_URL, json={"error": {"message": "Too long.", "code": 400}})
+    with pytest.raises(UpstreamRefused, match="Too long") as caught:
+        make_fireworks_request_openai(MESSAGES, MODEL)
+    assert caught.value.status == 400
+
+
+def test_half_an_emoji_is_sent_received_and_normalised(web: responses.RequestsMock) -> None:
+    web.post(CHAT_URL, body='{"choices": [{"message": {"content": "\\ud83d"}, "logprobs": NaN}]}')
+    response = make_fireworks_request_openai([{"role": "user", "content": "cut \ud83d"}], MODEL)
+    completion = process_fireworks_response(response)
+    assert completion["choices"][0]["message"]["content"] == "\ud83d"
+    assert b"cut \\ud83d" in web.calls[0].request.body
+
+
 @pytest.mark.parametrize("body", ["<html>200?</html>", "", "[1]", '"text"', "null", "{", "[" * 100_000])
 def test_a_response_that_is_not_a_completion_is_an_upstream_error(web: responses.RequestsMock, body: str) -> None:
     web.post(CHAT_URL, body=body)
