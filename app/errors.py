@@ -87,12 +87,9 @@ class GatewayError(Exception):
         return b"data: " + self.to_json() + b"\n\n"
 
     def headers(self) -> dict[str, str]:
-        """Returns the headers of the error response: `retry-after` in whole seconds, and `x-should-retry`.
-
-        An error that a retry cannot help has no `retry-after`, which would ask for one.
-        """
+        """Returns the headers of the error response: `retry-after` in whole seconds, and `x-should-retry`."""
         headers = {}
-        if self.retry_after_s is not None and self.should_retry is not False:
+        if self.retry_after_s is not None:
             headers["retry-after"] = str(max(1, math.ceil(self.retry_after_s)))
         if self.should_retry is not None:
             headers["x-should-retry"] = "true" if self.should_retry else "false"

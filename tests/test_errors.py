@@ -53,11 +53,6 @@ def test_each_error_says_what_the_table_says(kind: type[GatewayError]) -> None:
     assert error.headers() == own | ({} if error.should_retry is None else {"x-should-retry": "false"})
 
 
-def test_an_error_that_a_retry_cannot_help_does_not_ask_for_one() -> None:
-    assert GatewayError("x", retry_after_s=3).headers() == {"retry-after": "3"}
-    assert GatewayError("x", retry_after_s=3, should_retry=False).headers() == {"x-should-retry": "false"}
-
-
 def test_the_tree_in_the_docstring_is_the_tree_of_the_classes() -> None:
     drawn = re.findall(r"^    ([│ ├└─]*)([A-Z]\w+) +\d", errors.__doc__ or "", re.MULTILINE)
     depths = {name: len(lead) // 4 for lead, name in drawn}
