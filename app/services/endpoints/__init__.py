@@ -2,7 +2,7 @@
 
 endpoint.py         the types of the record
 registry.py         ENDPOINTS, the records that have a route
-chat.py             chat completions; chat_chunks.py reads chunks, chat_assembly.py joins them, chat_events.py makes them
+chat.py             chat completions: chat_chunks.py reads chunks, chat_assembly.py joins and chat_events.py makes them
 stream_summary.py   what is kept of a response: usage (usage.py reads it), finish reasons, times
 """
 
