@@ -5,21 +5,46 @@ A body that two parsers could read differently is refused, because the provider 
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import re
+import sys
 from typing import Any, NoReturn
 
 import msgspec
 
 from app.errors import BadRequest
 from app.lenient_json import encode
+from app.services.inference.json_structure import MAX_ELEMENTS, count_elements, extract_structure, is_deeper_than
 
 # Real requests nest the JSON schemas of tools a dozen levels deep. Parsers recurse, so there must be a bound.
 MAX_DEPTH = 64
 
 # Python reads longer numbers in quadratic time, and no field of a request needs more digits.
 _MAX_DIGITS = 308
+
+# With fewer brackets and colons than this, wherever they are, a body takes some milliseconds at most.
+_FEW_MARKS = 25_000
+
+# A longer body is protected from numbers of hundreds of digits, which take msgspec 20 µs each.
+_LONG_BODY_BYTES = 65_536
+# Numbers of this length on average, or shorter ones, are cheap.
+_SHORT_VALUE_BYTES = 5
+
+# Whole numbers are converted in quadratic time. 640 digits is the lowest limit that Python allows.
+sys.set_int_max_str_digits(640)
+
+
+def _parse_float(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError("Number out of range")
+    return value
+
+
+_decode = msgspec.json.Decoder().decode
+_decode_long_numbers = msgspec.json.Decoder(float_hook=_parse_float).decode
 
 
 def parse_body(content: bytes) -> dict[str, Any]:
@@ -33,23 +58,45 @@ def parse_body(content: bytes) -> dict[str, Any]:
         The object.
 
     Raises:
-        BadRequest: the body is anything else.
+        BadRequest: the body is anything else, or has more than MAX_ELEMENTS objects, arrays and keys.
     """
-    try:
-        body = msgspec.json.decode(content)
-    except RecursionError:
-        raise _make_depth_error() from None
-    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
-        body = _parse_with_surrogates(content, error)
-    if not isinstance(body, dict):
+    # Counting single bytes is much faster than walking the tree, and few brackets cannot nest deeply.
+    brackets = content.count(b"[") + content.count(b"{")
+    structure = extract_structure(content) if brackets + content.count(b":") > _FEW_MARKS else None
+    if structure is not None and count_elements(structure) > MAX_ELEMENTS:
         raise BadRequest(
-            "The body must be a JSON object. The README lists the fields of each endpoint.", code="invalid_json"
+            f"The body has more than {MAX_ELEMENTS:,} objects, arrays and keys. Split it into several requests.",
+            code="too_many_elements",
         )
-    # Counting brackets is much faster than walking the tree, and few brackets cannot nest deeply.
-    if content.count(b"[") + content.count(b"{") > MAX_DEPTH and _is_deeper_than(body, MAX_DEPTH):
+    body = _parse(content, structure is not None)
+    if not isinstance(body, dict):
+        raise BadRequest("The body must be a JSON object. The README lists its fields.", code="invalid_json")
+    if structure is not None:
+        is_deep = is_deeper_than(structure, MAX_DEPTH)
+    else:
+        is_deep = brackets > MAX_DEPTH and _is_deeper_than(body, MAX_DEPTH)
+    if is_deep:
         raise _make_depth_error()
     _raise_on_duplicate_keys(content, body)
     return body
+
+
+def _parse(content: bytes, has_many_elements: bool) -> Any:
+    decode = _decode
+    if len(content) > _LONG_BODY_BYTES and content.count(b",") * _SHORT_VALUE_BYTES < len(content):
+        decode = _decode_long_numbers
+    collects = gc.isenabled()
+    if has_many_elements:
+        gc.disable()  # Collecting garbage while the objects are made takes ten times as long as making them.
+    try:
+        return decode(content)
+    except RecursionError:
+        raise _make_depth_error() from None
+    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
+        return _parse_with_surrogates(content, error)
+    finally:
+        if has_many_elements and collects:
+            gc.enable()
 
 
 def _parse_with_surrogates(content: bytes, refused: Exception) -> Any:
@@ -128,8 +175,13 @@ def _count_string_ends(text: bytes) -> int:
 def _make_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        name = next(name for position, (name, _) in enumerate(pairs) if name in dict(pairs[:position]))
+        name = _find_repeated([name for name, _ in pairs])
         raise BadRequest(
             f"The body contains the key {name[:100]!r} twice. Send it once.", code="duplicate_key", param=name[:100]
         )
     return found
+
+
+def _find_repeated(names: list[str]) -> str:
+    seen: set[str] = set()
+    return next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from app.errors import BadRequest
 from app.services.inference.json_body import MAX_DEPTH, parse_body
+from app.services.inference.json_structure import MAX_ELEMENTS, count_elements, extract_structure, is_deeper_than
 
 # Characters around which a count of quotes could go wrong stand in for many others.
 TEXTS = st.text(st.sampled_from('"\\/u0022c5{}[]:, \n\té🌍') | st.characters(exclude_categories=["Cs"]), max_size=8)
@@ -110,13 +111,71 @@ def nested(depth: int, opening: str, closing: str) -> bytes:
 def test_a_body_may_be_nested_to_the_limit_and_no_deeper(opening: str, closing: str) -> None:
     assert MAX_DEPTH == 64
     assert parse_body(nested(64, opening, closing))
-    for depth in (65, 66, 500, 5_000, 500_000):
+    for depth in (65, 66, 500, 5_000, 40_000):
         with pytest.raises(BadRequest, match="nested more than 64 levels"):
             parse_body(nested(depth, opening, closing))
 
 
-def test_a_wide_body_is_not_a_deep_one() -> None:
-    assert parse_body(b'{"a": [' + b"{}," * 10_000 + b"[]]}")
+@pytest.mark.parametrize("count", [10_000, 90_000])
+def test_a_wide_body_is_not_a_deep_one(count: int) -> None:
+    assert parse_body(b'{"a": [' + b"{}," * count + b"[]]}")
+
+
+@pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])
+@pytest.mark.parametrize("depth", [64, 65])
+def test_the_limit_on_depth_is_the_same_in_a_wide_body(opening: str, closing: str, depth: int) -> None:
+    body = b'{"b": [' + b"{}," * 30_000 + b"1], " + nested(depth, opening, closing)[1:]
+    if depth == 64:
+        assert parse_body(body)
+        return
+    with pytest.raises(BadRequest, match="nested more than 64 levels"):
+        parse_body(body)
+
+
+@pytest.mark.parametrize("unit", [b"{}", b"[]", b'{"a": 1}', b'[{"a": []}]'])
+def test_a_body_of_too_many_elements_is_refused(unit: bytes) -> None:
+    each = unit.count(b"{") + unit.count(b"[") + unit.count(b":")
+    count = (MAX_ELEMENTS - 3) // each  # The outer object, its key and the array are three more.
+    assert parse_body(b'{"a": [' + b",".join([unit] * count) + b"]}")
+    with pytest.raises(BadRequest) as caught:
+        parse_body(b'{"a": [' + b",".join([unit] * (count + 1)) + b"]}")
+    assert (caught.value.code, caught.value.status) == ("too_many_elements", 400)
+    assert "100,000" in caught.value.message
+
+
+def test_brackets_and_colons_in_texts_are_no_elements() -> None:
+    text = '{"a\\": [1, {}]} \\' * 100_000
+    assert parse_body(json.dumps({"[{:": text, "b": ["", "{", "}"]}).encode()) == {"[{:": text, "b": ["", "{", "}"]}
+
+
+def count_elements_of(value: Any) -> int:
+    if isinstance(value, dict):
+        return 1 + len(value) + sum(map(count_elements_of, value.values()))
+    return 1 + sum(map(count_elements_of, value)) if isinstance(value, list) else 0
+
+
+def depth_of(value: Any) -> int:
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if children is None else 1 + max(map(depth_of, children), default=0)
+
+
+@settings(max_examples=200, deadline=None)
+@given(BODIES, st.integers(0, 2**32))
+def test_elements_and_depth_are_found_in_the_text_however_it_is_written(body: dict[str, Any], seed: int) -> None:
+    structure = extract_structure(Writer(seed).write(body).encode())
+    assert count_elements(structure) == count_elements_of(body)
+    assert not is_deeper_than(structure, depth_of(body)) and is_deeper_than(structure, depth_of(body) - 1)
+
+
+def test_numbers_in_long_bodies_are_read_as_in_short_ones() -> None:
+    numbers = ["0.1", "-1.5e-7", "1e308", "5e-324", "0." + "123456789" * 30, "1" * 639]
+    short = [parse_body(f'{{"a": {number}}}'.encode())["a"] for number in numbers]
+    long = parse_body(f'{{"a": [{",".join(numbers)}], "b": "{"word " * 20_000}"}}'.encode())["a"]
+    assert list(map(repr, long)) == list(map(repr, short)) == [repr(json.loads(number)) for number in numbers]
+    for number in ("1e999", "1" * 641, "-1e400"):
+        with pytest.raises(BadRequest) as caught:
+            parse_body(f'{{"a": {number}, "b": "{"word " * 20_000}"}}'.encode())
+        assert caught.value.code == "invalid_json"
 
 
 @pytest.mark.parametrize(
@@ -195,7 +254,7 @@ def test_a_key_twice_beside_half_an_emoji_is_refused(body: bytes) -> None:
 
 
 def test_depth_beside_half_an_emoji_is_refused() -> None:
-    for depth in (65, 500, 5_000, 100_000):
+    for depth in (65, 500, 5_000, 50_000):
         with pytest.raises(BadRequest, match="nested more than 64 levels"):
             parse_body(b'{"e": "\\ud800", ' + nested(depth, "[", "]")[1:])
 
