@@ -51,6 +51,7 @@ control_socket_disable = True
 # No access log: the gateway's own log has a line for each request, with its tokens.
 accesslog = None
 errorlog = "-"
+logger_class = "app.server.error_log.RedactingLogger"
 loglevel = "warning"
 # Limits in bytes (and fields) on what is read before the key is checked. Heads of real requests have 1 to 4 KB.
 limit_request_line = 4_094

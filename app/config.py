@@ -11,10 +11,11 @@ import ipaddress
 import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from dotenv import dotenv_values
 
@@ -264,6 +265,16 @@ def provider_names() -> list[str]:
     names = [row.name for row in fields(Settings)]
     bases = [name.removesuffix("_api_key") for name in names if name.endswith("_api_key")]
     return [base for base in bases if f"{base}_base_url" in names]
+
+
+def get_secrets(settings: Settings) -> list[str]:
+    """Returns the secrets that are set: all keys, and the database's password in each form in which it may appear."""
+    keys = [getattr(settings, row.name) for row in fields(Settings) if row.metadata["parse"] is _secret]
+    password = None
+    if settings.database_url is not None:
+        with suppress(ValueError):  # Brackets in the address that do not match; the database's own check reports it.
+            password = urlsplit(settings.database_url).password
+    return [secret for secret in (*keys, password, unquote(password or "")) if secret]
 
 
 def read_environment(root: Path = ROOT) -> dict[str, str]:

@@ -11,24 +11,43 @@ import os
 import re
 import time
 import traceback
+from collections.abc import Iterable
 from contextvars import ContextVar
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import msgspec
 
-# The shapes of secrets that a message may contain: our keys, those of the four providers, anything after "Bearer", and
-# the password in a database URL.
-_SECRETS = re.compile(
+# The shapes of secrets that a message may contain: our keys, those of the four providers, and anything after "Bearer".
+_KEYS = re.compile(
     r"(bearer\s+)[^\s\"',;\\]+"
     # The line is JSON already, so the letter before a key may belong to an escaped line end or tab.
-    r"|(?:\b|(?<=\\[bfnrt]))(gw_|fw_|rc_|cpk_|sk-)[a-z0-9_.-]{6,}"
-    r"|(postgres[a-z0-9+]*://[^:\s/@\"]*:)[^\s\"]+(?=@)",
+    r"|(?:\b|(?<=\\[bfnrt]))(gw_|fw_|rc_|cpk_|sk-)[a-z0-9_.-]{6,}",
     re.IGNORECASE,
 )
 
-# Every text in which the expression finds a secret contains one of these.
+# A database URL, whose password is the part between the first colon and the last @. The expression takes everything up
+# to the next space or quote: to search for the @ here as well would take quadratic time in a text without one.
+_DATABASE_URL = re.compile(r"(postgres[a-z0-9+]{0,20}://[^:\s/@\"]{0,200}:)([^\s\"]*)", re.IGNORECASE)
+
+# Every text in which one of the expressions finds a secret contains one of these.
 _MARKS = ("gw_", "fw_", "rc_", "cpk_", "sk-", "bearer", "postgres")
+
+# Shorter passwords are words that also occur elsewhere, so hiding them would make the log unreadable.
+MIN_SECRET_CHARACTERS = 8
+
+_REDACTED = "[redacted]"
+
+
+class _Hidden(NamedTuple):
+    """The configured secrets: in lower case, for a quick search, and as an expression that finds each of them."""
+
+    texts: tuple[str, ...] = ()
+    expression: re.Pattern[str] = re.compile("(?!)")
+
+
+_hidden = _Hidden()
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 
@@ -41,12 +60,41 @@ def set_request_id(request_id: str | None) -> None:
     _request_id.set(request_id)
 
 
+def hide_secrets(secrets: Iterable[str]) -> None:
+    """Makes `redact` replace these texts, in any case, and as they are written in JSON and in URLs.
+
+    Args:
+        secrets: the configured secrets, which replace those of an earlier call. Texts of less than
+            MIN_SECRET_CHARACTERS are ignored.
+    """
+    global _hidden
+    forms = {
+        form.lower()
+        for secret in secrets
+        if len(secret) >= MIN_SECRET_CHARACTERS
+        for form in (secret, _encode(secret).decode()[1:-1], quote(secret, safe=""), quote(secret))
+    }
+    longest_first = sorted(forms, key=lambda form: (-len(form), form))  # One secret may contain another.
+    pattern = "|".join(map(re.escape, longest_first)) or "(?!)"
+    _hidden = _Hidden(tuple(longest_first), re.compile(pattern, re.IGNORECASE))
+
+
 def redact(text: str) -> str:
-    """Returns `text` with everything that has the shape of a key or of a database password replaced."""
+    """Returns `text` with the configured secrets, and all that looks like a key or a database password, replaced."""
     lowered = text.lower()
+    for secret in _hidden.texts:
+        if secret in lowered:
+            text = _hidden.expression.sub(_REDACTED, text)
+            break
     if not any(mark in lowered for mark in _MARKS):
-        return text  # Nearly always, and thirty times faster than the expression.
-    return _SECRETS.sub(lambda match: (match[1] or match[2] or match[3]) + "[redacted]", text)
+        return text  # Nearly always, and thirty times faster than the expressions.
+    text = _KEYS.sub(lambda match: (match[1] or match[2]) + _REDACTED, text)
+    return _DATABASE_URL.sub(_redact_password, text) if "postgres" in lowered else text
+
+
+def _redact_password(match: re.Match[str]) -> str:
+    password, at, rest = match[2].rpartition("@")
+    return match[1] + _REDACTED + at + rest if password else match[0]
 
 
 @lru_cache(maxsize=1)

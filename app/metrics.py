@@ -20,6 +20,7 @@ from typing import Any, Literal, Protocol
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from app.logs import redact
 from app.runtime import Component, Runtime, get_component
 
 if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
@@ -154,7 +155,8 @@ def _count_usage(row: FinishedRequest, provider: str) -> None:
 
 def _bound(known: set[str], most: int, label: str) -> str:
     if label not in known:
-        if len(known) >= most:
+        label = redact(label)
+        if label not in known and len(known) >= most:
             return "other"
         known.add(label)
     return label

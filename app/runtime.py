@@ -13,7 +13,8 @@ import os
 import threading
 from typing import Any, TypeVar
 
-from app.config import Settings, load_settings
+from app.config import Settings, get_secrets, load_settings
+from app.logs import hide_secrets
 
 
 class Component:
@@ -47,6 +48,7 @@ class Runtime:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        hide_secrets(get_secrets(settings))
         self._components: dict[type[Component], Any] = {}
         self._lock = threading.RLock()  # Making a component may make another one.
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.logs import log_event, redact, set_request_id
+from app.config import get_secrets, load_settings
+from app.logs import hide_secrets, log_event, redact, set_request_id
+from app.runtime import use_settings
 
 # Concatenated, so that no scanner takes them for keys.
 CANARIES = [
@@ -79,6 +83,8 @@ def test_no_secret_passes_the_log_in_a_field_or_a_traceback(around: str, capfd: 
         "sk-1",
         "row_number",
         "postgresql://host:5432/name",
+        "postgresql://user:@host/name",
+        "postgres:// a:b@c",
         "mail a@b.c",
         "bearer",
         "task-force-of-many",
@@ -87,6 +93,41 @@ def test_no_secret_passes_the_log_in_a_field_or_a_traceback(around: str, capfd: 
 )
 def test_what_is_no_secret_stays(text: str) -> None:
     assert redact(text) == text
+
+
+@pytest.fixture
+def hidden() -> Iterator[tuple[str, ...]]:
+    """Secrets that are configured while a test runs, none of which has the shape of a key."""
+    secrets = ("Willow*River+9", 'a"quoted\\one', "Willow*River+9 and more")
+    hide_secrets((*secrets, "short"))
+    yield secrets
+    hide_secrets([])
+
+
+def test_a_configured_secret_is_redacted_in_any_form(
+    hidden: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    for secret in hidden:
+        for form in (secret, secret.upper(), quote(secret), quote(secret, safe=""), json.dumps(secret)[1:-1]):
+            assert redact(f"x{form}y{form}") == "x[redacted]y[redacted]"
+        log_event("told", text=f"\n{secret}", nested={secret: [secret]})
+    assert "short" in redact("short") and "river" not in capfd.readouterr().err.lower()
+    hide_secrets(["an entirely different one"])
+    assert redact(hidden[0]) == hidden[0] and redact("") == ""
+
+
+def test_the_secrets_of_the_settings_are_its_keys_and_the_password_of_the_database() -> None:
+    texts = {"CHUTES_API_KEY": "one", "GATEWAY_API_KEY": "two", "DATABASE_URL": "postgres://user:p%40ss@host/name"}
+    assert sorted(get_secrets(load_settings(texts))) == ["one", "p%40ss", "p@ss", "two"]
+    assert get_secrets(load_settings({})) == []
+    assert get_secrets(load_settings({"DATABASE_URL": "postgres://[host/name"})) == []
+
+
+def test_a_runtime_hides_the_secrets_of_its_settings() -> None:
+    use_settings(load_settings({"DEEPINFRA_API_KEY": "Willow*River+9"}))
+    assert redact("Willow*River+9") == "[redacted]"
+    use_settings(load_settings({}))
+    assert redact("Willow*River+9") == "Willow*River+9"
 
 
 def test_a_database_address_without_a_password_hides_nothing_else(capfd: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ from itertools import chain
 from typing import Any
 
 from app.config import Settings
-from app.logs import log_event
+from app.logs import log_event, redact
 from app.runtime import use_settings
 from app.services.health import CHECKS
 
@@ -29,7 +29,7 @@ def find_boot_problem(settings: Settings, addresses: Sequence[Any] = ()) -> str 
     problems = (finding.problem for finding in findings.values() if finding.blocks == "boot")
     ports = (_find_port_problem(*address) for address in addresses if isinstance(address, tuple))
     if (problem := next(chain(problems, filter(None, ports)), None)) is not None:
-        return problem
+        return redact(problem)
     for name, finding in findings.items():
         if finding.problem is not None:
             log_event("boot_check_failed", level="warning", check=name, reason=finding.problem[:300])

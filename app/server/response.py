@@ -110,10 +110,11 @@ def write_error(connection: socket.socket, status: int, reason: str, message: st
     """
     # gunicorn's main process imports this module and should load nothing of the application.
     from app.errors import BadRequest, GatewayError
+    from app.logs import redact
 
     error = GatewayError("The gateway failed on this request. Retry, and tell the operator.", status=status)
     if status != 500:  # Also for 501: an unknown transfer coding is the client's mistake.
-        text = (message or reason)[:200]
+        text = redact(message or reason)[:200]
         error = BadRequest(f"This is not a valid HTTP request: {text}. Check the client.", status=status)
     body = error.to_json()
     head = (

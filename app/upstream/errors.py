@@ -171,18 +171,26 @@ def make_unreadable_error(title: str) -> UpstreamError:
 def _make_error(
     title: str, key_setting: str, status: int | None, body: ErrorBody, request_id: str | None
 ) -> UpstreamError:
-    message = redact(body.message)[:_MAX_MESSAGE_CHARACTERS] if body.message else ""
+    message = _clean(body.message) or ""
     if status is None:
         error = UpstreamError(f"{title} reported an error in place of a response{_after_colon(message)}.")
     else:
         error = _classify(title, key_setting, status, message)
     if isinstance(error, UpstreamRefused):
-        error.param = redact(body.param) if body.param else None
-        error.code = error.code or (redact(body.code).lower() if body.code else None)
+        error.param = _clean(body.param)
+        error.code = error.code or (_clean(body.code) or "").lower() or None
     error.upstream_request_id = request_id
     if body.request_id is not None:
-        error.upstream_request_id = body.request_id[:MAX_REQUEST_ID_CHARACTERS]
+        error.upstream_request_id = redact(body.request_id[:MAX_REQUEST_ID_CHARACTERS])
     return error
+
+
+def _clean(text: str | None) -> str | None:
+    """Returns a text of the provider redacted and cut to _MAX_MESSAGE_CHARACTERS; None if it is empty or None."""
+    if text and len(text) > 2 * _MAX_MESSAGE_CHARACTERS:
+        # Redacting what nobody will see would cost time. The last word may be a part of a key, which has no shape.
+        text = text[: 2 * _MAX_MESSAGE_CHARACTERS].rpartition(" ")[0] or text[:_MAX_MESSAGE_CHARACTERS]
+    return redact(text)[:_MAX_MESSAGE_CHARACTERS] if text else None
 
 
 def _set_retry_after(error: UpstreamError, pause_s: float | None) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from app.errors import UpstreamError
 from app.lenient_json import decode_leniently
+from app.logs import redact
 from app.upstream.body import Body
 from app.upstream.connection_pool import PooledResponse
 from app.upstream.errors import (
@@ -107,5 +108,5 @@ def get_request_id(headers: Mapping[str, str], names: Sequence[str]) -> str | No
     for name in names:
         value = headers.get(name)
         if value and value.isprintable():
-            return value[:MAX_REQUEST_ID_CHARACTERS]
+            return redact(value[:MAX_REQUEST_ID_CHARACTERS])
     return None

@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import quote
 
 from app.errors import GatewayError
+from app.logs import redact
 from app.metrics import observe_overhead
 from app.runtime import Component, Runtime
 from app.services.endpoints import Collector, InferenceBody, StreamSummary
@@ -34,6 +35,9 @@ from app.services.models import MAX_MODEL_NAME_CHARACTERS
 from app.services.providers import PROVIDERS
 from app.services.streaming import EventReader, Relay
 from app.upstream import Response, make_unreadable_error
+
+# Longer values of a provider's header are left out. The longest, Fireworks' sampling options, has about 100 characters.
+_MAX_HEADER_CHARACTERS = 500
 
 
 @dataclass(slots=True)
@@ -215,7 +219,8 @@ def _make_headers(
     headers = {
         name: value
         for name, value in response.headers.items()
-        if name.startswith(provider.shown_headers) and value.isprintable()  # gunicorn sends no control characters.
+        # gunicorn sends no control characters.
+        if name in provider.shown_headers and len(value) <= _MAX_HEADER_CHARACTERS and value.isprintable()
     }
     headers["x-gateway-provider"] = provider.name
     # The provider chooses this text, which may contain characters that a header must not.
@@ -227,7 +232,16 @@ def _make_headers(
         headers["x-gateway-applied-params"] = ", ".join(request.applied)
     if response.request_id:
         headers["x-upstream-request-id"] = response.request_id
+    _redact_values(headers)
     own_s = time.monotonic() - exchange.started_s - upstream_s
     observe_overhead(exchange.record.stream, own_s)
     headers["server-timing"] = f"gateway;dur={own_s * 1000:.2f}, upstream;dur={upstream_s * 1000:.2f}"
     return headers
+
+
+def _redact_values(headers: dict[str, str]) -> None:
+    """Removes secrets from the values in place; a provider may repeat its key in any of them."""
+    together = "\n".join(headers.values())  # One call for all of them, because there is hardly ever anything to find.
+    if redact(together) != together:
+        for name, value in headers.items():
+            headers[name] = redact(value)

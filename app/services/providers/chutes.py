@@ -22,6 +22,7 @@ from app.services.providers.pages import fetch_single_page
 from app.services.providers.provider import (
     ANTHROPIC_ONLY_FIELDS,
     OPEN_TOP_K,
+    OPENAI_LIMIT_HEADERS,
     OPENAI_ONLY_FIELDS,
     OPENAI_ONLY_NESTED_FIELDS,
     EndpointSupport,
@@ -84,5 +85,7 @@ PROVIDER = Provider(
     normalize=normalize_chutes_model,
     naming=make_hugging_face_naming(is_unlisted),
     billing=Billing(name="chutes"),
+    shown_headers=OPENAI_LIMIT_HEADERS
+    | {"x-chutes-quota-total", "x-chutes-quota-used", "x-chutes-quota-remaining", "x-chutes-rl-user"},
     request_id_headers=("x-request-id", "x-chutes-invocationid", "cf-ray"),
 )

@@ -30,6 +30,7 @@ from app.services.providers.naming import FindIds, Naming, fold_version
 from app.services.providers.pages import fetch_single_page, read_page
 from app.services.providers.provider import (
     ANTHROPIC_ONLY_FIELDS,
+    OPENAI_LIMIT_HEADERS,
     OPENAI_ONLY_FIELDS,
     OPENAI_ONLY_NESTED_FIELDS,
     EndpointSupport,
@@ -245,6 +246,36 @@ def get_generation_s(headers: Mapping[str, str]) -> float | None:
         return None
 
 
+# Named one by one, because others of the same prefixes name the account's deployment, a host and its load.
+_SHOWN_HEADERS = OPENAI_LIMIT_HEADERS.union(
+    (
+        f"x-ratelimit-{which}-tokens-{what}"
+        for which in ("limit", "remaining")
+        for what in ("prompt", "cache-adjusted-prompt", "generated")
+    ),
+    ["x-ratelimit-over-limit"],
+    (
+        f"fireworks-{name}"
+        for name in (
+            "cached-prompt-tokens",
+            "generation-duration",
+            "generation-queue-duration",
+            "prefill-duration",
+            "prefill-queue-duration",
+            "prompt-tokens",
+            "sampling-options",
+            "server-processing-time",
+            "server-time-to-first-token",
+            "speculation-acceptance",
+            "speculation-generated-tokens",
+            "speculation-prompt-matched-tokens",
+            "speculation-prompt-tokens",
+            "tokenizer-duration",
+            "tokenizer-queue-duration",
+        )
+    ),
+)
+
 PROVIDER = Provider(
     name="fireworks",
     title="Fireworks",
@@ -287,7 +318,7 @@ PROVIDER = Provider(
         "x-claude-code-session-id": "x-session-affinity",
         "x-multi-turn-session-id": "x-multi-turn-session-id",
     },
-    shown_headers=("x-ratelimit-", "fireworks-"),
+    shown_headers=_SHOWN_HEADERS,
     request_id_headers=("x-request-id", "x-fireworks-request-id", "cf-ray"),
     get_generation_s=get_generation_s,
 )

@@ -83,6 +83,12 @@ class EndpointSupport:
     max_unstreamed_tokens: int | None = None
 
 
+# The limits in OpenAI's response headers, which many servers copy.
+OPENAI_LIMIT_HEADERS = frozenset(
+    f"x-ratelimit-{which}-{what}" for which in ("limit", "remaining", "reset") for what in ("requests", "tokens")
+)
+
+
 def _no_generation_s(headers: Mapping[str, str]) -> float | None:
     return None
 
@@ -106,8 +112,8 @@ class Provider:
             contain them.
         affinity_headers: a client's request header → the provider's header for the same, in lower case. The provider
             serves requests with equal values on one machine, where the beginning of the conversation is cached.
-        shown_headers: prefixes of its response headers that a caller may see: its limits and its own
-            measurements, nothing about its network.
+        shown_headers: the response headers that a caller may see, in lower case: limits and measurements, nothing that
+            names an account, a deployment or a host.
         request_id_headers: its response headers that may contain its id for a request, the best first.
         get_generation_s: response headers → how long it generated, in seconds; None if they do not say.
     """
@@ -123,7 +129,7 @@ class Provider:
     billing: Billing
     fetch_prices: Callable[[UpstreamClient, float], PriceTable] | None = None
     affinity_headers: Mapping[str, str] = field(default_factory=dict)
-    shown_headers: tuple[str, ...] = ("x-ratelimit-",)
+    shown_headers: frozenset[str] = OPENAI_LIMIT_HEADERS
     request_id_headers: tuple[str, ...] = ("x-request-id", "cf-ray")
     get_generation_s: Callable[[Mapping[str, str]], float | None] = _no_generation_s
 

@@ -1,0 +1,35 @@
+"""gunicorn's own log, with secrets redacted.
+
+gunicorn's warnings quote what it could not parse. A client that puts its key into the request line or forgets a colon
+would find it in the log.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from gunicorn.glogging import Logger
+
+from app.config import get_secrets, load_settings
+from app.logs import hide_secrets, redact
+
+
+class RedactingLogger(Logger):  # type: ignore[misc]
+    """gunicorn's logger, whose handlers redact whole lines: message, arguments and traceback."""
+
+    def setup(self, cfg: Any) -> None:
+        """Prepares the handlers; gunicorn calls this at the start and when it reloads its configuration."""
+        hide_secrets(get_secrets(load_settings()))  # Also for the main process, which has no runtime.
+        super().setup(cfg)
+        for handler in (*self.error_log.handlers, *self.access_log.handlers):
+            handler.setFormatter(_RedactingFormatter(handler.formatter))
+
+
+class _RedactingFormatter(logging.Formatter):
+    def __init__(self, inner: logging.Formatter | None) -> None:
+        super().__init__()
+        self._inner = inner or logging.Formatter()
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(self._inner.format(record))
