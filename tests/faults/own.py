@@ -119,8 +119,8 @@ class Ordeal:
         event = Event("a provider has suspended the account, twice in a row", "upstream_error", "at once")
         upstream = self._upstreams["chutes"]
         upstream.on_model("suspended-", answer({"error": {"message": "pay"}}, 402))
-        for _ in range(THRESHOLDS["account"]):
-            meet(self._doors[0], chat_body("suspended-first", provider="chutes"))
+        for number in range(THRESHOLDS["account"]):  # With two models, because one alone proves nothing of the others.
+            meet(self._doors[0], chat_body(f"suspended-first-{number}", provider="chutes"))
         self.breakers = self._get_ready()["breakers"]
         self._end([(event, self._submit(event, "suspended-", True, "chutes"))])
 

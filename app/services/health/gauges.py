@@ -11,7 +11,7 @@ from functools import cache
 from app.logs import log_event
 from app.metrics import make_gauge
 from app.runtime import Component, Runtime, get_component
-from app.services.inference import THRESHOLDS, get_live_requests, get_open_breakers
+from app.services.inference import THRESHOLDS, count_refused_models, get_live_requests, get_open_breakers
 from app.services.journal import get_journal_status
 from app.services.models import get_catalog_states
 from app.services.providers import PROVIDERS
@@ -27,6 +27,9 @@ class _Gauges:
         self.live_requests = make_gauge("gateway_live_requests", "Requests being served.", "livesum", ["stream"])
         self.breaker_open = make_gauge(
             "gateway_breaker_open", "1 while the circuit breaker is open.", "livemax", ["provider", "kind"]
+        )
+        self.refused_models = make_gauge(
+            "gateway_refused_models", "Models whose own circuit breaker is open.", "livemax", ["provider"]
         )
         self.journal_backlog_rows = make_gauge(
             "gateway_journal_backlog_rows", "Records not yet in the database.", "livesum"
@@ -88,7 +91,9 @@ def update_gauges() -> None:
     for stream, count in get_live_requests().items():
         gauges.live_requests.labels("true" if stream else "false").set(count)
     open_breakers = {(breaker.provider, breaker.kind) for breaker in get_open_breakers()}
+    refused_models = count_refused_models()
     for provider in PROVIDERS:
+        gauges.refused_models.labels(provider).set(refused_models.get(provider, 0))
         for kind in THRESHOLDS:
             gauges.breaker_open.labels(provider, kind).set((provider, kind) in open_breakers)
 

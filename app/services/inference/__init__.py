@@ -4,12 +4,12 @@ pipeline.py         the steps, in order             exchange.py     the state of
 admission.py        limit on concurrent requests    json_body.py    strict JSON
 validation.py       the body against its type       routing.py      the model → targets
 adaptation.py       the body for one target         dispatch.py     attempts and retries
-circuit_breaker.py  failing fast                    cancellation.py disconnect, deadline, end of the drain
-metering.py         usage, cost, errors → record
+circuit_breaker.py  failing fast                    account_probe.py  is the account refused, or a model?
+cancellation.py     disconnect, deadline, drain     metering.py     usage, cost, errors → record
 """
 
 from app.services.inference.admission import get_live_requests
-from app.services.inference.circuit_breaker import THRESHOLDS, OpenBreaker, get_open_breakers
+from app.services.inference.circuit_breaker import THRESHOLDS, OpenBreaker, count_refused_models, get_open_breakers
 from app.services.inference.exchange import Exchange
 from app.services.inference.pipeline import GatewayResponse, Pipeline
 from app.services.inference.routing import find_model
@@ -20,6 +20,7 @@ __all__ = [
     "GatewayResponse",
     "OpenBreaker",
     "Pipeline",
+    "count_refused_models",
     "find_model",
     "get_live_requests",
     "get_open_breakers",

@@ -1,47 +1,79 @@
 """Circuit breakers: requests fail fast while a provider has a failure that every further request would meet.
 
-There is one breaker for each provider and class of failure: its account (suspended, out of credit), its key (refused),
-its address (no connection). It opens after a few failures in a row. While it is open, requests get the last error at
-once, with the time to wait. Then one request is sent as a probe, and its success closes the breaker.
+There are breakers for three classes of failure: the provider's account (suspended, out of credit), its key (refused),
+its address (no connection). A breaker opens after a few failures in a row. While it is open, requests get the last
+error at once, with the time to wait. Then one request is sent as a probe, and its success closes the breaker.
+
+A failure of the address concerns the whole provider. A refusal of the account or the key may concern only the model
+that was asked for, so it counts for that model: callers choose the names of models, and one caller must not take a
+provider from all others. The whole provider's breaker opens if such refusals come from two models and, if several
+gateway keys are in use there, for two keys; or if the provider also refuses a request of the gateway's own
+(`Provider.probe`).
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import msgspec
 
 from app.errors import UpstreamAuthenticationFailed, UpstreamError, UpstreamSuspended
 from app.logs import log_event
 from app.runtime import Component, Runtime, get_component
+from app.services.inference.account_probe import AccountProbes
 
-# How many failures in a row open a breaker. A suspended account stays suspended between two requests; a key may
-# lack access to one model only; and a single connection may fail for an unrelated reason.
+# How many failures in a row open a breaker. A suspended account stays suspended between two requests; a refused key
+# may be a matter of permissions that change; and a single connection may fail for an unrelated reason.
 THRESHOLDS = {"account": 2, "key": 5, "connect": 5}
+
+# The classes of refusals that may concern only one model.
+_REFUSALS = ("account", "key")
+
+# How many models, and how many gateway keys if that many are in use, must be refused before it is the provider's fault.
+_WITNESSES = 2
 
 # The first pause, and the longest after failed probes, in seconds. An operator who tops up an account or replaces a
 # key waits at most the longest pause until traffic resumes.
 FIRST_PAUSE_S = 5.0
 LONGEST_PAUSE_S = 60.0
 
+# How long the others wait for the result of a probe, in seconds. A slow model must not keep a breaker open.
+PROBE_LIMIT_S = 20.0
+
+# A gateway key counts as in use at a provider for this long after its last request, in seconds.
+KEY_IN_USE_S = 600.0
+
+# Bounds the memory: callers choose the names of models. Beyond it, the oldest breaker of a model is forgotten.
+MAX_MODEL_BREAKERS = 1_000
+
 _CONNECT_CODES = frozenset({"upstream_unreachable", "upstream_connect_timeout", "upstream_tls_error"})
 
 
 @dataclass(slots=True)
 class Breaker:
-    """The state of one breaker; times on the monotonic clock, in seconds."""
+    """The state of one breaker; times on the monotonic clock, in seconds.
+
+    Attributes:
+        failures: how many in a row, or since it opened.
+        models, keys: the first two models and gateway keys that met these failures.
+        probe_ends_s: until when other requests wait for the result of a probe; 0 without one.
+    """
 
     failures: int = 0
+    models: set[str] = field(default_factory=set)
+    keys: set[str] = field(default_factory=set)
     pause_s: float = FIRST_PAUSE_S
     open_until_s: float = 0.0
+    probe_ends_s: float = 0.0
     is_open: bool = False
-    is_probing: bool = False
     error: UpstreamError | None = None
 
 
 class OpenBreaker(msgspec.Struct, frozen=True):
-    """An open breaker as reports show it; `retry_in_s` is the time until the next probe."""
+    """An open breaker of a whole provider as reports show it; `retry_in_s` is the time until the next probe."""
 
     provider: str
     kind: str
@@ -58,57 +90,135 @@ def classify_failure(error: UpstreamError) -> str | None:
 
 
 class CircuitBreakers(Component):
-    """The breakers of this process, by provider and class of failure."""
+    """The breakers of this process.
+
+    Attributes:
+        breakers: those of whole providers, by provider and class of failure.
+        model_breakers: those of single models, by provider, model and class of failure; the oldest first.
+    """
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
         self.breakers: dict[tuple[str, str], Breaker] = {}
+        self.model_breakers: dict[tuple[str, str, str], Breaker] = {}
+        # provider → gateway key → when it was last used there. The operator makes the keys, so they are few.
+        self._keys: dict[str, dict[str, float]] = defaultdict(dict)
+        self._probes = runtime.get(AccountProbes)
 
-    def raise_if_open(self, provider: str) -> None:
-        """Raises if a breaker is open. After its pause, one request passes as a probe.
+    def raise_if_open(self, provider: str, model: str, key_id: str) -> None:
+        """Raises if a breaker is open for this request. After its pause, one request passes as a probe.
 
         Raises:
             UpstreamError: a copy of the last failure, with `retry_after_s` until the next probe.
         """
-        if not self.breakers:
+        now_s = time.monotonic()
+        self._keys[provider][key_id] = now_s
+        if not self.breakers and not self.model_breakers:
             return  # The usual case: nothing has failed recently.
-        found = (self.breakers.get((provider, kind)) for kind in THRESHOLDS)
-        open_ones = [breaker for breaker in found if breaker is not None and breaker.is_open]
+        open_ones = [breaker for breaker in self._find(provider, model, key_id) if breaker.is_open]
         for breaker in open_ones:
-            left_s = breaker.open_until_s - time.monotonic()
-            if left_s > 0 or breaker.is_probing:
-                raise _make_fast_failure(breaker, max(left_s, 1.0))
+            if breaker.open_until_s > now_s or breaker.probe_ends_s > now_s:
+                raise _make_fast_failure(breaker, max(breaker.open_until_s - now_s, 1.0))
         for breaker in open_ones:
-            breaker.is_probing = True  # Other requests keep failing fast until this one has its result.
+            breaker.probe_ends_s = now_s + PROBE_LIMIT_S  # Others keep failing fast until this one has its result.
 
-    def record_success(self, provider: str) -> None:
-        """Closes the provider's breakers after a successful response."""
-        if not self.breakers:
+    def _find(self, provider: str, model: str, key_id: str | None = None) -> Iterator[Breaker]:
+        """Yields the breakers for a request; without `key_id`, also a model's that concerns only other keys."""
+        for kind in THRESHOLDS:
+            found = self.breakers.get((provider, kind))
+            if found is not None:
+                yield found
+        for kind in _REFUSALS:
+            found = self.model_breakers.get((provider, model, kind))
+            # A model that has refused one gateway key alone may refuse what only that caller sends.
+            if found is not None and (key_id is None or key_id in found.keys or len(found.keys) >= _WITNESSES):
+                yield found
+
+    def record_success(self, provider: str, model: str) -> None:
+        """Closes the breakers of the provider and of the model after a successful response."""
+        if not self.breakers and not self.model_breakers:
             return
         for kind in THRESHOLDS:
-            breaker = self.breakers.pop((provider, kind), None)
-            if breaker is not None and breaker.is_open:
-                log_event("breaker_closed", provider=provider, kind=kind)
+            _log_closed(self.breakers.pop((provider, kind), None), provider, kind)
+        for kind in _REFUSALS:
+            _log_closed(self.model_breakers.pop((provider, model, kind), None), provider, kind, model)
 
-    def record_failure(self, provider: str, error: UpstreamError) -> None:
+    def record_failure(self, provider: str, model: str, key_id: str, error: UpstreamError) -> None:
         """Counts a failure, and opens the breaker of its class after enough failures in a row."""
         kind = classify_failure(error)
-        # This failure says nothing about the breakers of other classes, so their probes have no result.
-        self.release_probes(provider, except_for=kind)
+        # Whatever failed, this request is no probe any more. Of a class other than its own, it had no result.
+        was_probe = self._is_probing(provider, kind)
+        model_was_probe = kind in _REFUSALS and _is_probing(self.model_breakers.get((provider, model, kind)))
+        self.release_probes(provider, model)
         if kind is None:
             return
+        if kind in _REFUSALS:
+            breaker = self._get_model_breaker(provider, model, kind)
+            _count(breaker, model, key_id, error)
+            if breaker.failures >= THRESHOLDS[kind] and _open(breaker, provider, kind, model_was_probe, model):
+                self._probes.start(provider, self._open_refused)
         breaker = self.breakers.setdefault((provider, kind), Breaker())
-        breaker.failures += 1
-        breaker.error = error
-        if breaker.failures >= THRESHOLDS[kind]:
-            _open(provider, kind, breaker)
+        if breaker.is_open and not was_probe:
+            return  # This request was already under way when the breaker opened.
+        _count(breaker, model, key_id, error)
+        if self._is_proven(breaker, provider, kind):
+            _open(breaker, provider, kind, was_probe)
+        elif was_probe:
+            self._probes.start(provider, self._open_refused)
 
-    def release_probes(self, provider: str, except_for: str | None = None) -> None:
-        """Ends the provider's probes without a result, for example after the client of the probe has disconnected."""
-        for kind in THRESHOLDS:
-            breaker = self.breakers.get((provider, kind))
-            if kind != except_for and breaker is not None:
-                breaker.is_probing = False
+    def _is_probing(self, provider: str, kind: str | None) -> bool:
+        return kind is not None and _is_probing(self.breakers.get((provider, kind)))
+
+    def _is_proven(self, breaker: Breaker, provider: str, kind: str) -> bool:
+        """Returns whether the failures counted by a whole provider's breaker are the provider's."""
+        if kind in _REFUSALS:
+            keys_needed = min(_WITNESSES, self._count_keys(provider))
+            if len(breaker.models) < _WITNESSES or len(breaker.keys) < keys_needed:
+                return False
+        return breaker.is_open or breaker.failures >= THRESHOLDS[kind]
+
+    def _count_keys(self, provider: str) -> int:
+        """Returns how many gateway keys are in use at a provider, and forgets the others."""
+        oldest_s = time.monotonic() - KEY_IN_USE_S
+        keys = self._keys[provider]
+        for key_id in [key_id for key_id, used_s in keys.items() if used_s < oldest_s]:
+            del keys[key_id]
+        return len(keys)
+
+    def _get_model_breaker(self, provider: str, model: str, kind: str) -> Breaker:
+        key = (provider, model, kind)
+        breaker = self.model_breakers.get(key)
+        if breaker is None:
+            while len(self.model_breakers) >= MAX_MODEL_BREAKERS:
+                del self.model_breakers[next(iter(self.model_breakers))]
+            breaker = self.model_breakers[key] = Breaker()
+        return breaker
+
+    def release_probes(self, provider: str, model: str) -> None:
+        """Ends a request's probes without a result, for example after its client has disconnected."""
+        for breaker in self._find(provider, model):
+            breaker.probe_ends_s = 0.0
+
+    def _open_refused(self, provider: str, error: UpstreamError) -> None:
+        """Opens the breaker of a provider that has refused the gateway's own request."""
+        kind = classify_failure(error)
+        assert kind is not None
+        breaker = self.breakers.setdefault((provider, kind), Breaker())
+        breaker.error = error
+        _open(breaker, provider, kind, was_probe=breaker.open_until_s <= time.monotonic())
+
+
+def _is_probing(breaker: Breaker | None) -> bool:
+    return breaker is not None and breaker.is_open and breaker.probe_ends_s > 0
+
+
+def _count(breaker: Breaker, model: str, key_id: str, error: UpstreamError) -> None:
+    breaker.failures += 1
+    breaker.error = error
+    if len(breaker.models) < _WITNESSES:
+        breaker.models.add(model)
+    if len(breaker.keys) < _WITNESSES:
+        breaker.keys.add(key_id)
 
 
 def _make_fast_failure(breaker: Breaker, left_s: float) -> UpstreamError:
@@ -123,21 +233,48 @@ def _make_fast_failure(breaker: Breaker, left_s: float) -> UpstreamError:
     )
 
 
-def _open(provider: str, kind: str, breaker: Breaker) -> None:
-    if breaker.is_open and not breaker.is_probing:
-        return  # This request was already under way when the breaker opened.
+def _open(breaker: Breaker, provider: str, kind: str, was_probe: bool, model: str | None = None) -> bool:
+    """Opens a breaker, for longer after a failed probe; returns whether it did."""
+    if breaker.is_open and not was_probe:
+        return False  # This request was already under way when the breaker opened.
     breaker.pause_s = min(breaker.pause_s * 2, LONGEST_PAUSE_S) if breaker.is_open else FIRST_PAUSE_S
     breaker.open_until_s = time.monotonic() + breaker.pause_s
-    breaker.is_open, breaker.is_probing = True, False
+    breaker.is_open, breaker.probe_ends_s = True, 0.0
+    if model is None:
+        # What keeps it open must be shown again: the next probe may be a request that this provider always refuses.
+        breaker.failures = 0
+        breaker.models.clear()
+        breaker.keys.clear()
     reason = breaker.error.message if breaker.error else None
-    log_event("breaker_opened", level="error", provider=provider, kind=kind, pause_s=breaker.pause_s, reason=reason)
+    log_event(
+        "breaker_opened",
+        level="error",
+        provider=provider,
+        kind=kind,
+        model=model,
+        pause_s=breaker.pause_s,
+        reason=reason,
+    )
+    return True
+
+
+def _log_closed(breaker: Breaker | None, provider: str, kind: str, model: str | None = None) -> None:
+    if breaker is not None and breaker.is_open:
+        log_event("breaker_closed", provider=provider, kind=kind, model=model)
 
 
 def get_open_breakers() -> list[OpenBreaker]:
-    """Returns the open breakers of this process."""
+    """Returns the open breakers of whole providers in this process."""
     now_s = time.monotonic()
     return [
         OpenBreaker(provider, kind, max(0.0, round(breaker.open_until_s - now_s, 1)))
         for (provider, kind), breaker in get_component(CircuitBreakers).breakers.items()
         if breaker.is_open
     ]
+
+
+def count_refused_models() -> dict[str, int]:
+    """Returns for how many models of each provider a breaker is open in this process."""
+    found = get_component(CircuitBreakers).model_breakers
+    refused = {(provider, model) for (provider, model, _), breaker in found.items() if breaker.is_open}
+    return dict(Counter(provider for provider, _ in refused))

@@ -50,14 +50,16 @@ class Dispatcher(Component):
             ConfigurationMissing: the provider's key is not set.
         """
         provider = request.target.provider
+        model, key_id = request.target.model, exchange.record.key_id
         client, breakers, attempts = self._clients.get_client(provider), self._breakers, exchange.record.attempts
         while True:
-            breakers.raise_if_open(provider.name)  # If it raises, this was no attempt: nothing was sent.
+            breakers.raise_if_open(provider.name, model, key_id)  # If it raises, this was no attempt.
+            exchange.is_sent = True
             started_s = time.monotonic()
             try:
                 response = client.post(request.path, request.content, stream=request.stream, headers=request.headers)
             except UpstreamError as error:
-                breakers.record_failure(provider.name, error)
+                breakers.record_failure(provider.name, model, key_id, error)
                 attempts.append(_describe_attempt(error.upstream_status, error.code or error.type, started_s))
                 pause_s = _get_pause_s(error, len(attempts))
                 if not _may_retry(exchange, error, pause_s):
@@ -66,10 +68,10 @@ class Dispatcher(Component):
                     raise
                 time.sleep(pause_s)
             except BaseException:
-                breakers.release_probes(provider.name)
+                breakers.release_probes(provider.name, model)
                 raise
             else:
-                breakers.record_success(provider.name)
+                breakers.record_success(provider.name, model)
                 if attempts:
                     attempts.append(_describe_attempt(response.status, None, started_s))
                 return response

@@ -82,7 +82,6 @@ class Exchange:
             Unavailable: the journal cannot be written, and JOURNAL_FULL is "refuse".
         """
         self._journal.write_start(self.record)
-        self.is_sent = True
 
     def finish(self, outcome: str, status: int) -> None:
         """Ends the request: its final record is written and everything is released. Later calls change nothing.

@@ -87,5 +87,6 @@ PROVIDER = Provider(
     billing=Billing(name="chutes"),
     shown_headers=OPENAI_LIMIT_HEADERS
     | {"x-chutes-quota-total", "x-chutes-quota-used", "x-chutes-quota-remaining", "x-chutes-rl-user"},
+    # No probe: Chutes' account is at another host, and the key is sent to no other host.
     request_id_headers=("x-request-id", "x-chutes-invocationid", "cf-ray"),
 )

@@ -28,6 +28,7 @@ from app.services.providers.provider import (
     EndpointSupport,
     Provider,
 )
+from app.upstream import UpstreamClient
 
 _CHAT_PARAMETERS = (*COMMON_PARAMETERS, "logprobs", "n", "reasoning_effort", "response_format")
 
@@ -87,6 +88,15 @@ def is_unlisted(name: str) -> bool:
     return ":" in name
 
 
+def probe(client: UpstreamClient, timeout_s: float) -> None:
+    """Fetches the account's rate limit, which requires a valid key; DeepInfra's list of models is public.
+
+    Raises:
+        UpstreamError: the request failed.
+    """
+    client.fetch_json(client.base_url.removesuffix("/openai") + "/me/rate_limit", timeout_s=timeout_s)
+
+
 PROVIDER = Provider(
     name="deepinfra",
     title="DeepInfra",
@@ -104,4 +114,5 @@ PROVIDER = Provider(
     normalize=normalize_deepinfra_model,
     naming=make_hugging_face_naming(is_unlisted),
     billing=Billing(name="deepinfra"),
+    probe=probe,
 )

@@ -71,6 +71,15 @@ def normalize_featherless_model(raw: Mapping[str, Any]) -> Entry:
     )
 
 
+def probe(client: UpstreamClient, timeout_s: float) -> None:
+    """Fetches the account's use of its concurrency, which requires a valid key; the list of models is public.
+
+    Raises:
+        UpstreamError: the request failed.
+    """
+    client.fetch_json(client.base_url.removesuffix("/v1") + "/account/concurrency", timeout_s=timeout_s)
+
+
 PROVIDER = Provider(
     name="featherless",
     title="Featherless",
@@ -89,4 +98,5 @@ PROVIDER = Provider(
     normalize=normalize_featherless_model,
     naming=make_hugging_face_naming(),
     billing=Billing(name="featherless"),
+    probe=probe,
 )

@@ -180,6 +180,15 @@ def fetch_prices(client: UpstreamClient, timeout_s: float) -> PriceTable:
     return prices
 
 
+def probe(client: UpstreamClient, timeout_s: float) -> None:
+    """Fetches the list of models, which Fireworks refuses with 401 for a wrong key and 412 for a suspended account.
+
+    Raises:
+        UpstreamError: the request failed.
+    """
+    client.fetch_json("/models", timeout_s=timeout_s)
+
+
 def normalize_fireworks_prices(rows: Iterable[Any], today: datetime.date) -> PriceTable:
     """Returns the prices of Fireworks' `/v1/serverless/models`, one row for each way of serving a model.
 
@@ -311,6 +320,7 @@ PROVIDER = Provider(
         cached_share=Decimal("0.5"),
         cached_rule="half-price-cache",
     ),
+    probe=probe,
     fetch_prices=fetch_prices,
     # Its own two headers, and that of Claude Code, which it documents for its endpoint of Anthropic's API.
     affinity_headers={

@@ -108,6 +108,9 @@ class Provider:
         normalize: a raw entry of the list → the catalog's entry, with the fields of `Model`.
         naming: the names of its models.
         billing: how it bills.
+        probe: (client, timeout in seconds) → sends a request that costs nothing and that the provider refuses if it
+            refuses the gateway's key or account; None if there is no such request on its host. A public list of models
+            proves nothing.
         fetch_prices: (client, timeout in seconds) → the prices of a separate list; None if the models' entries
             contain them.
         affinity_headers: a client's request header → the provider's header for the same, in lower case. The provider
@@ -127,6 +130,7 @@ class Provider:
     normalize: Callable[[Mapping[str, Any]], dict[str, Any]]
     naming: Naming
     billing: Billing
+    probe: Callable[[UpstreamClient, float], object] | None = None
     fetch_prices: Callable[[UpstreamClient, float], PriceTable] | None = None
     affinity_headers: Mapping[str, str] = field(default_factory=dict)
     shown_headers: frozenset[str] = OPENAI_LIMIT_HEADERS

@@ -20,11 +20,15 @@ from app.runtime import get_component, use_settings
 from app.services.inference import circuit_breaker as breaker
 from app.services.inference.circuit_breaker import (
     FIRST_PAUSE_S,
+    KEY_IN_USE_S,
     LONGEST_PAUSE_S,
+    MAX_MODEL_BREAKERS,
+    PROBE_LIMIT_S,
     THRESHOLDS,
     CircuitBreakers,
     OpenBreaker,
     classify_failure,
+    count_refused_models,
     get_open_breakers,
 )
 
@@ -55,26 +59,36 @@ def breakers() -> CircuitBreakers:
     return get_component(CircuitBreakers)
 
 
+def fail(error: UpstreamError, model: str = "m", key: str = "k", provider: str = "fireworks") -> None:
+    """Sends a request that fails, if no breaker refuses it."""
+    if refusal(provider, model, key) is None:
+        breakers().record_failure(provider, model, key, error)
+
+
 def open_breaker(kind: str, provider: str = "fireworks") -> None:
-    for _ in range(THRESHOLDS[kind]):
-        breakers().raise_if_open(provider)
-        breakers().record_failure(provider, FAILURES[kind])
+    """Opens the breaker of a whole provider: with two models, and the only gateway key in use."""
+    for number in range(THRESHOLDS[kind]):
+        fail(FAILURES[kind], f"m{number % 2}", provider=provider)
 
 
-def refusal(provider: str = "fireworks") -> UpstreamError | None:
+def refusal(provider: str = "fireworks", model: str = "other", key: str = "k") -> UpstreamError | None:
     try:
-        breakers().raise_if_open(provider)
+        breakers().raise_if_open(provider, model, key)
     except UpstreamError as error:
         return error
     return None
 
 
+def succeed(provider: str = "fireworks", model: str = "other") -> None:
+    breakers().record_success(provider, model)
+
+
 @pytest.mark.parametrize("kind", THRESHOLDS)
 def test_it_opens_after_enough_failures_in_a_row_and_repeats_the_last_error(kind: str) -> None:
-    for _ in range(THRESHOLDS[kind] - 1):
-        breakers().record_failure("fireworks", FAILURES[kind])
+    for number in range(THRESHOLDS[kind] - 1):
+        fail(FAILURES[kind], f"m{number % 2}")
     assert refusal() is None and get_open_breakers() == []
-    breakers().record_failure("fireworks", FAILURES[kind])
+    fail(FAILURES[kind], f"m{(THRESHOLDS[kind] - 1) % 2}")
     error, last = refusal(), FAILURES[kind]
     assert error is not None and error is not last and type(error) is type(last)
     assert (error.message, error.status, error.code, error.should_retry) == (
@@ -87,19 +101,91 @@ def test_it_opens_after_enough_failures_in_a_row_and_repeats_the_last_error(kind
     assert get_open_breakers() == [OpenBreaker("fireworks", kind, FIRST_PAUSE_S)]
 
 
+@pytest.mark.parametrize("kind", ["account", "key"])
+def test_what_a_model_is_refused_counts_for_that_model(kind: str) -> None:
+    for _ in range(20):
+        fail(FAILURES[kind], "odd")
+    error = refusal(model="odd")
+    assert error is not None and error.retry_after_s == FIRST_PAUSE_S
+    assert refusal(model="other") is None and refusal("deepinfra", "odd") is None
+    assert get_open_breakers() == [] and count_refused_models() == {"fireworks": 1}
+    succeed(model="other")
+    assert refusal(model="odd") is not None, "another model says nothing about this one"
+    succeed(model="odd")
+    assert refusal(model="odd") is None and count_refused_models() == {}
+
+
+@pytest.mark.parametrize("kind", ["account", "key"])
+def test_one_key_does_not_take_a_provider_from_the_others(kind: str) -> None:
+    assert refusal(key="honest") is None
+    for number in range(100):
+        fail(FAILURES[kind], f"odd-{number}", "greedy")
+    assert refusal(key="honest") is None and refusal(model="new", key="greedy") is None
+    assert get_open_breakers() == []
+    fail(FAILURES[kind], "another", "honest")
+    assert refusal(key="third") is not None, "two keys have met it with two models"
+
+
+@pytest.mark.parametrize("kind", ["account", "key"])
+def test_one_key_does_not_take_a_model_from_the_others(kind: str) -> None:
+    for _ in range(THRESHOLDS[kind]):
+        fail(FAILURES[kind], "shared", "greedy")
+    assert refusal(model="shared", key="greedy") is not None
+    fail(FAILURES[kind], "shared", "honest")
+    assert refusal(model="shared", key="third") is not None, "two keys have met it"
+    succeed(model="shared")
+    assert refusal(model="shared", key="greedy") is None
+
+
+def test_a_key_that_is_no_longer_in_use_need_not_be_refused_too(clock: Clock) -> None:
+    assert refusal(key="yesterdays") is None
+    clock.now_s += KEY_IN_USE_S + 1
+    open_breaker("account")
+    assert refusal() is not None
+
+
+def test_only_two_models_keep_a_providers_breaker_open(clock: Clock) -> None:
+    assert refusal(key="honest") is None
+    for key in ("greedy", "honest"):
+        fail(SUSPENDED, f"of-{key}", key)
+    assert [one.kind for one in get_open_breakers()] == ["account"]
+    clock.now_s += FIRST_PAUSE_S
+    fail(SUSPENDED, "new", "greedy")
+    assert refusal(model="good", key="honest") is None, "the probe of one key alone does not make the pause longer"
+    succeed(model="good")
+    assert get_open_breakers() == []
+
+
+def test_a_probe_without_a_result_holds_the_others_up_for_a_while_only(clock: Clock) -> None:
+    open_breaker("account")
+    clock.now_s += FIRST_PAUSE_S
+    assert refusal(model="slow") is None and refusal() is not None
+    clock.now_s += PROBE_LIMIT_S
+    assert refusal() is None
+
+
+def test_the_number_of_remembered_models_is_bounded() -> None:
+    for number in range(MAX_MODEL_BREAKERS + 50):
+        fail(REFUSED_KEY, f"invented-{number}")
+        succeed()
+    assert len(breakers().model_breakers) == MAX_MODEL_BREAKERS
+    assert ("fireworks", "invented-49", "key") not in breakers().model_breakers
+
+
 @pytest.mark.parametrize("kind", THRESHOLDS)
 def test_a_success_in_between_resets_the_count(kind: str) -> None:
     for _ in range(5):
-        for _ in range(THRESHOLDS[kind] - 1):
-            breakers().record_failure("fireworks", FAILURES[kind])
-        breakers().record_success("fireworks")
+        for number in range(THRESHOLDS[kind] - 1):
+            fail(FAILURES[kind], f"m{number % 2}")
+        for number in range(2):
+            succeed(model=f"m{number}")
     assert refusal() is None
 
 
 def test_providers_do_not_share_breakers() -> None:
     open_breaker("account")
     assert refusal("fireworks") is not None and refusal("deepinfra") is None
-    breakers().record_success("deepinfra")
+    succeed("deepinfra")
     assert refusal("fireworks") is not None
 
 
@@ -112,7 +198,7 @@ def test_one_request_probes_and_the_others_keep_failing_fast(clock: Clock) -> No
     for _ in range(10):
         error = refusal()
         assert error is not None and error.retry_after_s == 1.0
-    breakers().record_success("fireworks")
+    succeed()
     assert refusal() is None and get_open_breakers() == []
 
 
@@ -122,14 +208,14 @@ def test_failed_probes_make_the_pause_longer_up_to_a_bound(clock: Clock) -> None
     for _ in range(8):
         clock.now_s += LONGEST_PAUSE_S
         assert refusal() is None
-        breakers().record_failure("fireworks", UNREACHABLE)
+        breakers().record_failure("fireworks", "other", "k", UNREACHABLE)
         error = refusal()
         assert error is not None
         pauses.append(error.retry_after_s)
     assert pauses == [10.0, 20.0, 40.0, 60.0, 60.0, 60.0, 60.0, 60.0]
     clock.now_s += LONGEST_PAUSE_S
     assert refusal() is None
-    breakers().record_success("fireworks")
+    succeed()
     open_breaker("connect")
     again = refusal()
     assert again is not None and again.retry_after_s == FIRST_PAUSE_S
@@ -138,7 +224,7 @@ def test_failed_probes_make_the_pause_longer_up_to_a_bound(clock: Clock) -> None
 def test_requests_that_were_under_way_when_it_opened_do_not_make_the_pause_longer() -> None:
     open_breaker("connect")
     for _ in range(20):
-        breakers().record_failure("fireworks", UNREACHABLE)
+        breakers().record_failure("fireworks", "other", "k", UNREACHABLE)
     error = refusal()
     assert error is not None and error.retry_after_s == FIRST_PAUSE_S
 
@@ -147,7 +233,7 @@ def test_a_probe_with_another_failure_allows_the_next_probe(clock: Clock) -> Non
     open_breaker("connect")
     clock.now_s += FIRST_PAUSE_S
     assert refusal() is None
-    breakers().record_failure("fireworks", UpstreamError("500"))
+    breakers().record_failure("fireworks", "other", "k", UpstreamError("500"))
     assert refusal() is None
 
 
@@ -155,20 +241,20 @@ def test_a_released_probe_allows_the_next_probe(clock: Clock) -> None:
     open_breaker("connect")
     clock.now_s += FIRST_PAUSE_S
     assert refusal() is None and refusal() is not None
-    breakers().release_probes("fireworks")
+    breakers().release_probes("fireworks", "other")
     assert refusal() is None
 
 
 def test_an_open_breaker_delays_the_probe_of_another(clock: Clock) -> None:
     open_breaker("connect")
     clock.now_s += FIRST_PAUSE_S - 1
-    for _ in range(THRESHOLDS["account"]):
-        breakers().record_failure("fireworks", SUSPENDED)
+    for number in range(THRESHOLDS["account"]):
+        breakers().record_failure("fireworks", f"m{number}", "k", SUSPENDED)
     clock.now_s += 1
     assert refusal() is not None, "the account's breaker is still open"
     clock.now_s += FIRST_PAUSE_S
     assert refusal() is None and refusal() is not None
-    breakers().record_success("fireworks")
+    succeed()
     assert get_open_breakers() == []
 
 
@@ -189,17 +275,17 @@ def test_an_open_breaker_delays_the_probe_of_another(clock: Clock) -> None:
 )
 def test_only_failures_that_the_next_request_would_meet_count(error: UpstreamError, kind: str | None) -> None:
     assert classify_failure(error) == kind
-    for _ in range(20):
-        breakers().record_failure("fireworks", error)
+    for number in range(20):
+        breakers().record_failure("fireworks", f"m{number % 2}", "k", error)
     assert (refusal() is None) is (kind is None)
 
 
 def test_opening_and_closing_are_each_logged_once(capfd: pytest.CaptureFixture[str], clock: Clock) -> None:
-    open_breaker("account")
-    breakers().record_failure("fireworks", SUSPENDED)
+    open_breaker("connect")
+    breakers().record_failure("fireworks", "other", "k", UNREACHABLE)
     clock.now_s += FIRST_PAUSE_S
-    breakers().raise_if_open("fireworks")
-    breakers().record_success("fireworks")
-    breakers().record_success("fireworks")
+    assert refusal() is None
+    succeed()
+    succeed()
     lines = capfd.readouterr().err.splitlines()
     assert len(lines) == 2 and "breaker_opened" in lines[0] and "breaker_closed" in lines[1]

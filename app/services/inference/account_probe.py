@@ -1,0 +1,59 @@
+"""Asks a provider, in the background, whether it refuses the gateway's own key or account.
+
+Callers choose what is sent to models, and the answers to the gateway's own request do not depend on that.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from app.errors import GatewayError, UpstreamAuthenticationFailed, UpstreamError, UpstreamSuspended
+from app.logs import log_event
+from app.runtime import Component, Runtime
+from app.services.providers import PROVIDERS, Provider, ProviderClients
+
+# A provider is asked at most this often, and may take this long to respond, in seconds.
+PAUSE_S = 30.0
+_TIMEOUT_S = 10.0
+
+
+class AccountProbes(Component):
+    """Sends the request `Provider.probe`, one at a time for each provider."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        super().__init__(runtime)
+        self._clients = runtime.get(ProviderClients)
+        self._next_s: dict[str, float] = {}
+
+    def start(self, name: str, on_refused: Callable[[str, UpstreamError], None]) -> None:
+        """Asks a provider unless it has no such request or was asked a moment ago; returns at once.
+
+        Args:
+            name: the provider.
+            on_refused: called with the provider and its error if it refuses the gateway's key or account.
+        """
+        provider, now_s = PROVIDERS.get(name), time.monotonic()
+        if provider is None or provider.probe is None or now_s < self._next_s.get(name, 0.0):
+            return
+        self._next_s[name] = now_s + PAUSE_S
+        threading.Thread(target=self._run, args=(provider, on_refused), name=f"probe-{name}", daemon=True).start()
+
+    def _run(self, provider: Provider, on_refused: Callable[[str, UpstreamError], None]) -> None:
+        assert provider.probe is not None
+        try:
+            provider.probe(self._clients.get_client(provider), _TIMEOUT_S)
+        except UpstreamError as error:
+            if _is_refusal(error):
+                on_refused(provider.name, error)
+        except GatewayError:
+            pass  # The provider is not configured.
+        except Exception as error:
+            log_event("account_probe_failed", level="error", error=error, provider=provider.name)
+
+
+def _is_refusal(error: UpstreamError) -> bool:
+    # With 403 a provider may mean only this path, for which the key has no permission.
+    is_key_refused = isinstance(error, UpstreamAuthenticationFailed) and error.upstream_status == 401
+    return is_key_refused or isinstance(error, UpstreamSuspended)
