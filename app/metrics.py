@@ -5,12 +5,14 @@ which read the state of other packages, are in `app/services/health/gauges.py`.
 
 Each request is counted once, from its finished record; that takes a handful of increments of 1 µs each. Labels are
 bounded: callers can choose model names, so only models that a provider has served get a series, and at most MAX_MODELS.
+A provider's error code gets one if it has the form of a name, because it may quote what the caller sent.
 docs/metrics.md lists every metric.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import cache, lru_cache
@@ -34,6 +36,7 @@ if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
 MAX_MODELS = 200
 # The gateway itself has some twenty codes; providers may send codes of their own.
 MAX_ERRORS = 100
+_ERROR_NAME = re.compile(r"[a-z][a-z0-9_.-]{0,49}|[0-9]{1,5}")
 
 # From the gateway's own overhead to the longest answers: 5 ms to 15 min.
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900)
@@ -76,7 +79,9 @@ class ForeignLabels(Component):
         return _bound(self._models, MAX_MODELS, model)
 
     def bound_error(self, error: str) -> str:
-        """Returns the label of an error, "other" once MAX_ERRORS are known."""
+        """Returns the label of an error, "other" for a text and once MAX_ERRORS are known."""
+        if error not in self._errors and not _ERROR_NAME.fullmatch(error):
+            return "other"
         return _bound(self._errors, MAX_ERRORS, error)
 
 

@@ -80,7 +80,7 @@ def _format_models(stats: Stats) -> list[str]:
         counts = f"{row.requests:>12,} {row.errors:>10,} {_format_value(row.total_tokens):>16}"
         lines.append(f"{name:{_MODEL_WIDTH}} {counts} {_format_value(row.total_cost):>14}")
     if len(stats.models) > MAX_MODELS:
-        lines.append(f"and {len(stats.models) - MAX_MODELS} more")
+        lines.append(f"and {sum(row.models for row in stats.models[MAX_MODELS:])} more")
     return lines
 
 

@@ -23,12 +23,9 @@ INSERT_LOCK = 0x61637469
 # A speed below one token in 1,000 s is a broken measurement and would overflow the sum of times.
 MIN_TOKENS_PER_SECOND = 0.001
 
-# A model name that only the client gave is not counted: the request was refused, or the provider has no such model.
-# Otherwise a client could grow the rollups, which are kept for ever, by inventing models.
-_MODEL = """CASE
-    WHEN model_served IS NOT NULL THEN model_served
-    WHEN outcome = 'rejected' OR status = 404 THEN ''
-    ELSE coalesce(model_requested, '') END"""
+# Only a name that a list of models or a response confirmed is counted by itself. Otherwise a client could grow the
+# rollups, which are kept for ever, by inventing models: a provider may refuse them with any status.
+_MODEL = "coalesce(model_served, '')"
 
 _SUMS = {
     "requests": "count(*)",

@@ -68,7 +68,7 @@ class OutcomeRow(NamedTuple):
 
 
 class ModelRow(NamedTuple):
-    """Sums of one model; '' stands for requests without a model that exists."""
+    """Sums of one model; '' stands for requests whose model neither a list nor a response confirmed."""
 
     model: str
     sums: Sums

@@ -134,7 +134,17 @@ def test_minutes_and_hours_are_pruned_and_days_stay(engine: Engine) -> None:
     assert [row.sums.requests for row in usage.outcomes] == [31]
 
 
-@pytest.mark.parametrize("refusal", [{"outcome": "rejected"}, {"outcome": "upstream_error", "status": 404}])
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        {"outcome": "rejected"},
+        *({"outcome": "upstream_error", "status": status} for status in (400, 403, 404, 422, 429, 500, 503)),
+        {"outcome": "upstream_cut", "status": 200},
+        {"outcome": "client_gone", "status": 499},
+        {"outcome": "lost", "status": 500},
+    ],
+    ids=lambda refusal: f"{refusal['outcome']}-{refusal.get('status')}",
+)
 def test_model_names_that_only_a_client_gave_do_not_grow_the_rollups(
     engine: Engine, refusal: dict[str, object]
 ) -> None:

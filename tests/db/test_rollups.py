@@ -155,9 +155,7 @@ def _sums(row: Row) -> Sums:
 
 
 def _model(row: Row) -> str:
-    if row["model_served"]:
-        return str(row["model_served"])
-    return "" if row["outcome"] == "rejected" or row["status"] == 404 else row["model_requested"] or ""
+    return str(row["model_served"] or "")
 
 
 def _totals(groups: dict[Any, list[Sums]]) -> dict[Any, Sums]:

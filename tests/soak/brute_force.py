@@ -100,9 +100,7 @@ def _cost(rows: Sequence[Row], kind: str) -> Decimal:
 
 def _model(row: Row) -> str | None:
     """Returns the model that a row counts for; None if only the client named it."""
-    if row["model_served"] is not None:
-        return str(row["model_served"])
-    return None if row["outcome"] == "rejected" or row["status"] == 404 else row["model_requested"]
+    return None if row["model_served"] is None else str(row["model_served"])
 
 
 def _grouped(rows: Sequence[Row], key: Callable[[Row], Any]) -> dict[Any, list[Row]]:

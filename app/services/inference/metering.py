@@ -19,8 +19,7 @@ def record_response(
 ) -> None:
     """Records the model, finish reason, usage, cost and speed of a whole response."""
     record = exchange.record
-    if summary.model is not None:
-        record.model_served = summary.model[:MAX_MODEL_NAME_CHARACTERS]
+    record.model_served = (summary.model or request.target.model)[:MAX_MODEL_NAME_CHARACTERS]
     record.finish_reason = summary.finish_reason
     if summary.usage is not None:
         _record_usage(exchange, request, summary.usage, summary.output_tokens_estimate)
@@ -34,9 +33,8 @@ def record_stream(exchange: Exchange, request: UpstreamRequest, summary: StreamS
     record.events, record.bytes_out = summary.events, summary.bytes_sent
     record.longest_gap_ms = summary.longest_gap_s * 1000
     record.finish_reason = summary.finish_reason
-    if summary.model:
-        record.model_served = summary.model[:MAX_MODEL_NAME_CHARACTERS]
-    if summary.events:
+    if summary.events:  # An answer with status 200 and no event, or with an error alone, confirms no model.
+        record.model_served = (summary.model or request.target.model)[:MAX_MODEL_NAME_CHARACTERS]
         # An event with output is about one token.
         _record_usage(exchange, request, summary.usage or Usage(), summary.output_events)
     if summary.first_output_s is not None and summary.last_output_s is not None:

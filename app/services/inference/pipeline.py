@@ -105,7 +105,7 @@ class Pipeline(Component):
         target = self._routes.find_targets(exchange.endpoint, fields.model, fields.provider)[0]
         record.gateway = target.provider.name
         if target.is_listed:
-            record.model_served = target.model  # An unlisted model is recorded once the provider has responded.
+            record.model_served = target.model  # An unlisted model is recorded once the provider has served it.
         return target
 
     def _relay(self, exchange: Exchange, request: UpstreamRequest, sent_s: float) -> GatewayResponse:
@@ -150,7 +150,6 @@ class Pipeline(Component):
         response = self._dispatcher.dispatch(exchange, request)
         record = exchange.record
         record.upstream_status, record.upstream_request_id = response.status, response.request_id
-        record.model_served = request.target.model
         return response
 
 

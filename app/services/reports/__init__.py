@@ -1,8 +1,7 @@
 """Reports of recorded requests from the database, and the retention of their records.
 
-stats.py: statistics over a window of time. records.py: records in pages, and usage by day. story.py: one record by any
-of its ids. csv_export.py: records as CSV. totals.py: tokens and costs, which all reports share. retention.py:
-makes partitions ahead and drops old ones.
+stats.py, model_stats.py: statistics over a window. records.py: records in pages, and usage by day. story.py: one
+record by any of its ids. csv_export.py: records as CSV. totals.py: tokens and costs, which all reports share. retention.py: makes partitions ahead and drops old ones.
 """
 
 from app.db.activity import ActivityFilter

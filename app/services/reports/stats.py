@@ -20,8 +20,9 @@ from app.config import ALL_GATEWAYS
 from app.db import read_connection
 from app.db.clock import select_now
 from app.db.histogram import histogram_quantile_ms
-from app.db.rollups import ModelRow, OutcomeRow, SeriesRow, Sums, Usage, select_first_day, select_usage, sum_up
+from app.db.rollups import OutcomeRow, SeriesRow, Sums, Usage, select_first_day, select_usage, sum_up
 from app.db.tables import OUTCOMES
+from app.services.reports.model_stats import ModelStats, make_models
 from app.services.reports.totals import compute_speed, is_cost_known, make_totals, normalize_usd
 
 # The greatest relative error of a percentile, as app/db/histogram.py proves; shown with the percentiles.
@@ -55,29 +56,6 @@ class Percentiles(msgspec.Struct, frozen=True):
     p50: float | None
     p95: float | None
     p99: float | None
-
-
-class ModelStats(msgspec.Struct, frozen=True, kw_only=True):
-    """Statistics of one model in a window.
-
-    Attributes:
-        model: the id of the model that was served; None for requests for which no model was chosen.
-        errors: requests with another outcome than ok.
-
-    Tokens and costs are those of `totals.make_totals`.
-    """
-
-    model: str | None
-    requests: int
-    errors: int
-    total_tokens: int | None
-    prompt_tokens: int | None
-    completion_tokens: int | None
-    cached_tokens: int | None
-    total_cost: Decimal | None
-    estimated_cost: Decimal | None
-    unpriced_requests: int
-    avg_speed_tokens_per_sec: float | None
 
 
 class SeriesStep(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,7 +98,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
         percentile_error: the greatest relative error of the percentiles.
         outcomes: requests by outcome.
         errors: requests by the `type` of their error, the most frequent first.
-        models: most requests first.
+        models: most requests first, and OTHER_MODELS last.
         series: one entry for each step of `series_step_s` seconds.
     """
 
@@ -212,7 +190,7 @@ def _make_stats(gateway: str, time_range: str, usage: Usage, window: _Window) ->
         percentile_error=PERCENTILE_ERROR,
         outcomes=_count_outcomes(usage.outcomes),
         errors=_count_errors(usage.outcomes),
-        models=[_make_model_stats(row) for row in usage.models],
+        models=make_models(usage.models),
         series_step_s=int(window.step.total_seconds()),
         series=_make_series(usage.series, window),
     )
@@ -249,17 +227,6 @@ def _count_errors(rows: Sequence[OutcomeRow]) -> dict[str, int]:
         if row.error_type:
             counts[row.error_type] += row.sums.requests
     return dict(counts.most_common())
-
-
-def _make_model_stats(row: ModelRow) -> ModelStats:
-    sums = row.sums
-    return ModelStats(
-        model=row.model or None,
-        requests=sums.requests,
-        errors=sums.requests - sums.ok_requests,
-        **make_totals(sums),
-        avg_speed_tokens_per_sec=compute_speed(sums),
-    )
 
 
 def _make_series(rows: Sequence[SeriesRow], window: _Window) -> list[SeriesStep]:

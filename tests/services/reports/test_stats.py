@@ -17,6 +17,7 @@ from app.db.tables import OUTCOMES
 from app.runtime import use_settings
 from app.services.providers import PROVIDERS
 from app.services.reports import TIME_RANGES, Stats, select_stats
+from app.services.reports.model_stats import MAX_MODELS, OTHER_MODELS
 from app.services.reports.stats import Percentiles
 from tests.db.rows import NOON, Row, insert_rows, make_row
 from tests.support.postgres import Postgres
@@ -224,6 +225,20 @@ def test_unknown_tokens_are_null(engine: Engine) -> None:
     stats = select_stats("all", "1h", NOW)
     names = ("total_tokens", "prompt_tokens", "completion_tokens", "cached_tokens", "avg_tokens_per_request")
     assert [getattr(stats, name) for name in names] == [None] * 5
+
+
+def test_more_than_a_hundred_models_are_summed_in_one_entry(engine: Engine) -> None:
+    rows = [make_row(model_served=f"model-{number}") for number in range(MAX_MODELS + 7)]
+    rows += [make_row(model_served=f"model-{number}") for number in range(50)]
+    rows += [make_row(model_served=None, outcome="upstream_error", **UNPRICED) for _ in range(3)]
+    insert_rows(engine, rows)
+    stats = select_stats("all", "1h", NOW)
+    assert len(stats.models) == MAX_MODELS + 2 and stats.unique_models == MAX_MODELS + 7
+    assert [(row.model, row.models, row.requests) for row in stats.models[:2]] == [(None, 0, 3), ("model-0", 1, 2)]
+    others = stats.models[-1]
+    assert (others.model, others.models, others.requests, others.errors) == (OTHER_MODELS, 7, 7, 0)
+    assert others.completion_tokens == 7 * 50 and others.total_cost == 7 * Decimal("0.000123456789012")
+    assert sum(row.requests for row in stats.models) == stats.total_requests == MAX_MODELS + 7 + 50 + 3
 
 
 def test_a_rejected_request_is_not_unpriced(engine: Engine) -> None:
