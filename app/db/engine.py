@@ -18,16 +18,19 @@ from app.config import SettingsError
 from app.db.errors import time_limit
 from app.runtime import Component, Runtime, get_component
 
-# One for the shipper, one for retention, three for key lookups and statistics. PostgreSQL runs a process for each
-# connection and small hosted plans allow 20, so four workers and a release phase fit.
+# One for the shipper, one for retention, two for statistics, and one that `/ready` and the confirmation of known keys
+# take for milliseconds. PostgreSQL runs a process for each connection and small hosted plans allow 20, so three workers
+# and a release phase fit, with the connection below.
 POOL_SIZE = 5
+# Anybody can send unknown keys, so their lookups have a connection of their own and no other.
+LOOKUP_POOL_SIZE = 1
 # All five are in use only when the database is slow or unavailable. Requests should then fail soon.
 POOL_TIMEOUT_S = 2.0
 # Below the half hour and more after which load balancers and firewalls forget an idle connection.
 POOL_RECYCLE_S = 900
 
 # How many connections may read statistics and activity at once. Further readers wait, so that one connection stays free
-# for key lookups, besides those of the shipper and of retention.
+# for `/ready`, besides those of the shipper and of retention.
 MAX_READERS = 2
 # How long a reader may take in all, with the wait for its turn. The slowest queries take some hundred milliseconds; if
 # the server is frozen, the caller should get an error soon.
@@ -55,6 +58,7 @@ class Database(Component):
 
     Attributes:
         engine: the SQLAlchemy engine; it connects when a connection is needed.
+        lookup_engine: another one, for lookups of keys that are not known yet.
 
     Raises:
         SettingsError: DATABASE_URL is not set.
@@ -66,6 +70,7 @@ class Database(Component):
         if url is None:
             raise SettingsError("DATABASE_URL is not set. Set it to the address of a PostgreSQL database.")
         self.engine: Engine = create_engine_for(url)
+        self.lookup_engine: Engine = create_engine_for(url, LOOKUP_POOL_SIZE)
         self._readers = threading.BoundedSemaphore(MAX_READERS)
 
     @contextmanager
@@ -77,17 +82,19 @@ class Database(Component):
     def close(self) -> None:
         """Closes the idle connections."""
         self.engine.dispose()
+        self.lookup_engine.dispose()
 
     def abandon(self) -> None:
         """Gives up the connections of the parent process without closing them, which would end its sessions too."""
         self.engine.dispose(close=False)
+        self.lookup_engine.dispose(close=False)
 
 
-def create_engine_for(url: str) -> Engine:
+def create_engine_for(url: str, pool_size: int = POOL_SIZE) -> Engine:
     """Returns a new engine with the gateway's pool and limits; `url` must name the driver psycopg2."""
     return create_engine(
         url,
-        pool_size=POOL_SIZE,
+        pool_size=pool_size,
         max_overflow=0,
         pool_timeout=POOL_TIMEOUT_S,
         pool_recycle=POOL_RECYCLE_S,

@@ -34,10 +34,10 @@ def insert_key(connection: Connection, *, id: str, name: str, digest: bytes, las
     return KeyRow(*connection.execute(insert(api_key).values(values).returning(*_COLUMNS)).one())
 
 
-def select_key_by_digest(connection: Connection, digest: bytes) -> KeyRow | None:
-    """Returns the key with this digest, revoked or not; None when there is none."""
-    row = connection.execute(select(*_COLUMNS).where(api_key.c.digest == digest)).first()
-    return None if row is None else KeyRow(*row)
+def select_keys_by_digest(connection: Connection, digests: Sequence[bytes]) -> dict[bytes, KeyRow]:
+    """Returns digest → key, revoked or not, for those among `digests` that have one."""
+    rows = connection.execute(select(api_key.c.digest, *_COLUMNS).where(api_key.c.digest.in_(digests)))
+    return {bytes(row[0]): KeyRow(*row[1:]) for row in rows}
 
 
 def select_keys(connection: Connection) -> list[KeyRow]:

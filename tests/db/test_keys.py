@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import Engine
 from sqlalchemy.exc import IntegrityError
 
-from app.db.keys import insert_key, select_key_by_digest, select_keys, update_key_revoked
+from app.db.keys import insert_key, select_keys, select_keys_by_digest, update_key_revoked
 
 DIGEST = hashlib.sha256(b"one").digest()
 
@@ -17,8 +17,8 @@ def test_a_key_is_found_by_its_digest_alone(engine: Engine) -> None:
     with engine.begin() as connection:
         made = insert_key(connection, id="k1", name="laptop", digest=DIGEST, last_four="abcd")
     with engine.connect() as connection:
-        assert select_key_by_digest(connection, DIGEST) == made
-        assert select_key_by_digest(connection, hashlib.sha256(b"two").digest()) is None
+        found = select_keys_by_digest(connection, [DIGEST, hashlib.sha256(b"two").digest()])
+    assert found == {DIGEST: made}
     assert made[:3] == ("k1", "laptop", "abcd")
     assert made.created_at.tzinfo is not None and made.revoked_at is None
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import tempfile
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,7 +15,7 @@ import msgspec
 from app.config import SettingsError, provider_names
 from app.db import DatabaseError, describe_error, describe_refusal, get_engine, time_limit
 from app.db.schema import select_schema_state
-from app.runtime import get_settings
+from app.runtime import Component, Runtime, get_component, get_settings
 from app.services.inference import get_open_breakers
 from app.services.journal import get_journal_status
 from app.services.models import get_catalog_states
@@ -129,6 +131,25 @@ def _check_journal_directory() -> Finding:
         return Finding(problem=problem, blocks=None if is_full or get_settings().journal_full == "serve" else "boot")
 
 
+class DatabaseCheck(Component):
+    """Checks the database for many callers at once with one query, because anybody may ask for `/ready`."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        super().__init__(runtime)
+        self._lock = threading.Lock()
+        self._begun_s = float("-inf")
+        self._finding = Finding()
+
+    def run(self) -> Finding:
+        """Returns what a check found that began after this call."""
+        asked_s = time.monotonic()
+        with self._lock:
+            if self._begun_s < asked_s:
+                self._begun_s = time.monotonic()
+                self._finding = _check_database()
+            return self._finding
+
+
 def _check_journal() -> Finding:
     status = get_journal_status()
     if status.writable:
@@ -142,7 +163,7 @@ CHECKS = (
     Check("provider_keys", _check_provider_keys, at_boot=True),
     Check("gateway_key", _check_gateway_key, at_boot=True),
     Check("journal_directory", _check_journal_directory, at_boot=True),
-    Check("database", _check_database, at_boot=True, in_ready=True),
+    Check("database", lambda: get_component(DatabaseCheck).run(), at_boot=True, in_ready=True),
     Check("journal", _check_journal, in_ready=True),
     Check("catalogs", lambda: Finding(get_catalog_states()), in_ready=True),
     Check("breakers", lambda: Finding(get_open_breakers()), in_ready=True),

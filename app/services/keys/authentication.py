@@ -10,12 +10,12 @@ from __future__ import annotations
 import hmac
 import threading
 import time
-from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 
 from app.config import SettingsError
 from app.db import Database, DatabaseError, describe_error, time_limit
-from app.db.keys import select_key_by_digest, select_live_digests
+from app.db.keys import select_keys_by_digest, select_live_digests
 from app.errors import AuthenticationFailed, Unavailable
 from app.logs import log_event
 from app.runtime import Component, Runtime, get_component
@@ -27,8 +27,14 @@ REFRESH_S = 2.0
 REVOCATION_S = 5.0
 # Most outages of PostgreSQL end within minutes. If one lasts much longer, revoked keys must stop working too.
 GRACE_S = 600.0
-# How long the first request of a key waits for the database, in seconds.
+# How long a query for keys may take, in seconds.
 LOOKUP_TIME_LIMIT_S = 2.0
+# How many lookups of keys that are not cached one query answers, and how many may wait. A query for 200 takes some
+# milliseconds, so this many waiting is a second's work, and most likely somebody is trying keys out.
+LOOKUPS_PER_QUERY = 200
+MAX_WAITING_LOOKUPS = 2_000
+# How long such a lookup may take in all, in seconds: queries ahead of it and its own.
+_LOOKUP_WAIT_S = 2 * LOOKUP_TIME_LIMIT_S + 1
 # Far above the number of keys of one gateway.
 MAX_CACHED_KEYS = 10_000
 
@@ -78,6 +84,15 @@ def _look_up(cache: KeyCache, token: str, digest: bytes) -> Key:
     return key
 
 
+@dataclass(slots=True)
+class _Lookup:
+    """A lookup in progress; `key` and `failed` are its result once `done` is set."""
+
+    done: threading.Event = field(default_factory=threading.Event)
+    key: Key | None = None
+    failed: bool = False
+
+
 class KeyCache(Component):
     """The operator's key, and the keys of the database that have been used in this process."""
 
@@ -87,7 +102,8 @@ class KeyCache(Component):
         self._operator_digest = b"" if operator_key is None else digest_of(operator_key)
         self._keys: dict[bytes, Key] = {}
         self._confirmed_s = time.monotonic()
-        self._lookups: dict[bytes, Future[Key | None]] = {}
+        self._lookups: dict[bytes, _Lookup] = {}
+        self._is_looking_up = False
         self._lock = threading.Lock()
         self._refresher: threading.Thread | None = None
         self._closed = threading.Event()
@@ -102,38 +118,62 @@ class KeyCache(Component):
     def look_up(self, digest: bytes) -> Key | None:
         """Returns the key with this digest from the database and caches it; None if it is unknown or revoked.
 
-        Concurrent calls for one key share one query, because many clients may start with the same new key.
+        All lookups take turns on one connection, many in each query, so that no number of unknown keys delays others.
 
         Raises:
-            Unavailable: the database does not answer.
+            Unavailable: the database does not answer, or too many lookups are waiting.
         """
-        lookup = self._lookups.get(digest)
-        if lookup is not None:
-            return lookup.result()
-        lookup = self._lookups[digest] = Future()
-        try:
-            lookup.set_result(self._select_key(digest))
-        except Exception as error:
-            lookup.set_exception(error)
-        finally:
-            del self._lookups[digest]
-            lookup.cancel()  # Has an effect only if this greenlet was killed: concurrent calls then stop waiting.
-        return lookup.result()
-
-    def _select_key(self, digest: bytes) -> Key | None:
-        try:
-            with time_limit(LOOKUP_TIME_LIMIT_S), self.runtime.get(Database).engine.connect() as connection:
-                row = select_key_by_digest(connection, digest)
-        except (DatabaseError, SettingsError) as error:
-            log_event("key_lookup_failed", level="error", reason=describe_error(error)[:300])
+        with self._lock:
+            lookup = self._lookups.get(digest)
+            if lookup is None:
+                if len(self._lookups) >= MAX_WAITING_LOOKUPS:
+                    raise Unavailable(
+                        "The gateway is checking too many new keys at the moment. Retry in a second.",
+                        code="overloaded",
+                        retry_after_s=1,
+                    )
+                lookup = self._lookups[digest] = _Lookup()
+                if not self._is_looking_up:
+                    self._is_looking_up = True
+                    threading.Thread(target=self._answer_lookups, name="key-lookup", daemon=True).start()
+        if not lookup.done.wait(_LOOKUP_WAIT_S) or lookup.failed:
             raise Unavailable(
                 "The gateway cannot check this key at the moment. Retry in a few seconds.", retry_after_s=5
-            ) from error
-        if row is None or row.revoked_at is not None:
-            return None
-        key = Key(row.id, row.name)
-        self._add(digest, key)
-        return key
+            )
+        return lookup.key
+
+    def _answer_lookups(self) -> None:
+        """Answers the lookups, oldest first, until none waits."""
+        while True:
+            with self._lock:
+                digests = list(islice(self._lookups, LOOKUPS_PER_QUERY))
+                if not digests:
+                    self._is_looking_up = False
+                    return
+            try:
+                found: dict[bytes, Key] | None = self._select_keys(digests)
+            except Exception as error:
+                is_expected = isinstance(error, DatabaseError | SettingsError)
+                reason = describe_error(error)[:300]
+                log_event("key_lookup_failed", level="error", reason=reason, error=None if is_expected else error)
+                found = None
+            with self._lock:
+                # What the database did not answer now, it would not answer for those who wait behind either.
+                answered = {
+                    digest: self._lookups.pop(digest) for digest in (list(self._lookups) if found is None else digests)
+                }
+            for digest, lookup in answered.items():
+                lookup.key, lookup.failed = (found or {}).get(digest), found is None
+                lookup.done.set()
+
+    def _select_keys(self, digests: list[bytes]) -> dict[bytes, Key]:
+        """Returns the valid keys among these, and caches them."""
+        with time_limit(LOOKUP_TIME_LIMIT_S), self.runtime.get(Database).lookup_engine.connect() as connection:
+            rows = select_keys_by_digest(connection, digests)
+        found = {digest: Key(row.id, row.name) for digest, row in rows.items() if row.revoked_at is None}
+        for digest, key in found.items():
+            self._add(digest, key)
+        return found
 
     def _add(self, digest: bytes, key: Key) -> None:
         with self._lock:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from app.config import load_settings
 from app.db import get_engine
-from app.db.keys import select_key_by_digest
+from app.db.keys import select_keys_by_digest
 from app.runtime import use_settings
 from app.services.keys import create_key, digest_of, is_well_formed, list_keys, new_key, revoke_key
 from tests.support.gateway import base_settings
@@ -65,7 +65,7 @@ def test_a_key_is_created_listed_and_revoked(database_url: str, tmp_path: Path) 
         assert key.split("_")[1] == row.id and row.last_four == key[-4:] and row.name == "laptop"
         assert [listed.id for listed in list_keys()] == [row.id, other.id]
         with get_engine().connect() as connection:
-            assert select_key_by_digest(connection, digest_of(key)) == row
+            assert select_keys_by_digest(connection, [digest_of(key)]) == {digest_of(key): row}
         revoked = revoke_key(row.id)
         assert revoked is not None and revoked.revoked_at is not None
         assert revoke_key("unknown") is None
