@@ -241,6 +241,7 @@ class Settings:
 
     max_body_bytes: int = _setting("MAX_BODY_BYTES", "20971520", _whole_number(1024, 1 << 30))
     max_live_requests: int = _setting("MAX_LIVE_REQUESTS", "4000", _whole_number(1, 100_000))
+    max_refusals_per_second: int = _setting("MAX_REFUSALS_PER_SECOND", "20", _whole_number(1, 1_000_000))
 
     upstream_connect_timeout_s: float = _setting("UPSTREAM_CONNECT_TIMEOUT", "5", _seconds)
     upstream_first_byte_timeout_s: float = _setting("UPSTREAM_FIRST_BYTE_TIMEOUT", "120", _seconds)

@@ -9,6 +9,7 @@
     ├── PermissionDenied               403  permission_error
     ├── NotFound                       404  not_found_error          a path or a model that does not exist
     ├── MethodNotAllowed               405  invalid_request_error
+    ├── TooManyRefusals                429  rate_limit_error         it refused too many requests of the caller
     ├── ConfigurationMissing           503  configuration_error      a setting that only the operator can supply
     ├── Unavailable                    503  unavailable_error        overloaded, or a dependency is away
     ├── ClientGone                     499  client_gone              never sent; for logs and records only
@@ -155,6 +156,22 @@ class MethodNotAllowed(GatewayError):
 
     status = 405
     type = "invalid_request_error"
+
+
+class TooManyRefusals(GatewayError):
+    """The gateway has refused so many requests of this key in a second that it refuses the next ones unread.
+
+    Args:
+        request_id: the id of the record that counts this request with others.
+    """
+
+    status = 429
+    type = "rate_limit_error"
+    code = "too_many_refusals"
+
+    def __init__(self, message: str, *, request_id: str | None = None, retry_after_s: float | None = None) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.request_id = request_id
 
 
 class ConfigurationMissing(GatewayError):

@@ -52,6 +52,9 @@ unpriced_total = Counter(
 )
 upstream_errors_total = Counter("gateway_upstream_errors_total", "Errors of providers.", ["provider", "error"])
 retries_total = Counter("gateway_upstream_retries_total", "Requests sent to a provider again.", ["provider"])
+unrecorded_refusals_total = Counter(
+    "gateway_unrecorded_refusals_total", "Refused requests that share a record.", ["route"]
+)
 ttft_seconds = Histogram(
     "gateway_time_to_first_token_seconds", "Streams: until the first output.", ["provider"], buckets=_SECONDS
 )
@@ -128,6 +131,11 @@ def make_gauge(name: str, documentation: str, mode: Literal["livesum", "livemax"
     first metric is made; an earlier metric would not be shared.
     """
     return Gauge(name, documentation, labels, multiprocess_mode=mode)
+
+
+def count_unrecorded_refusal(route: str) -> None:
+    """Counts a refused request that has no record of its own."""
+    unrecorded_refusals_total.labels(route).inc()
 
 
 def set_clock_skew(seconds: float) -> None:

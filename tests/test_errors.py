@@ -23,6 +23,7 @@ TABLE = {
     "PermissionDenied": (403, "permission_error", "rejected", None),
     "NotFound": (404, "not_found_error", "rejected", None),
     "MethodNotAllowed": (405, "invalid_request_error", "rejected", None),
+    "TooManyRefusals": (429, "rate_limit_error", "rejected", None),
     "ConfigurationMissing": (503, "configuration_error", "rejected", False),
     "Unavailable": (503, "unavailable_error", "rejected", None),
     "ClientGone": (499, "client_gone", "client_gone", None),

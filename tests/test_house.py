@@ -64,7 +64,7 @@ ALLOWED: dict[str, set[str]] = {
         "services.streaming",
         "web",
     },
-    "server": {"services.health", "services.journal", "services.models", "services.reports"},
+    "server": {"services.health", "services.inference", "services.journal", "services.models", "services.reports"},
     "cli": {"services.keys", "services.providers", "services.reports", "db"},
     "dev": {"services.keys", "db"},
 }

@@ -8,7 +8,7 @@ from typing import Any
 
 from flask import Blueprint, Response, g, request
 
-from app.errors import BadRequest, BodyTooLarge, ClientGone, GatewayError
+from app.errors import BadRequest, BodyTooLarge, ClientGone, GatewayError, TooManyRefusals
 from app.runtime import get_component
 from app.services.endpoints import ENDPOINTS, Endpoint
 from app.services.inference import Exchange, Pipeline
@@ -28,12 +28,18 @@ STREAM_HEADERS = {
 def _make_view(endpoint: Endpoint) -> Callable[[], Response]:
     def view() -> Response:
         """Serves a request to one inference endpoint, as JSON or as Server-Sent Events."""
+        pipeline = get_component(Pipeline)
+        try:
+            pipeline.refusals.raise_if_too_many(endpoint, g.key.id)
+        except TooManyRefusals as error:
+            use_request_id(error.request_id)  # Many requests share the one row, and its line in the log.
+            raise
         client = ClientConnection(request.environ.get("gunicorn.socket"))
         exchange = Exchange(endpoint, g.key.id, client, partial(_get_header, request.environ))
         exchange.record.client_retry = _get_retry_count()
         exchange.record.client_request_id = _get_client_request_id()
         use_request_id(exchange.request_id)
-        served = get_component(Pipeline).serve(exchange, partial(_read_body, exchange.settings.max_body_bytes))
+        served = pipeline.serve(exchange, partial(_read_body, exchange.settings.max_body_bytes))
         if isinstance(served.body, bytes):
             return Response(served.body, content_type="application/json", headers=served.headers)
         return Response(

@@ -10,6 +10,7 @@ from typing import Any
 
 from app.runtime import get_settings
 from app.services.health import start_gauges
+from app.services.inference import write_refusals
 from app.services.journal import start_journal, stop_journal
 from app.services.models import refresh_if_due
 from app.services.reports import start_retention
@@ -52,4 +53,5 @@ def _drain_on_term(worker: Any) -> None:
 def stop_worker() -> None:
     """Ships as much of the journal as possible before gunicorn kills the worker."""
     settings = get_settings()
+    write_refusals()
     stop_journal((settings.graceful_timeout_s - settings.drain_timeout_s) * _SHIPPING_SHARE)

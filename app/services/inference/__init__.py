@@ -1,7 +1,8 @@
 """One inference request, whatever its endpoint.
 
 pipeline.py         the steps, in order             exchange.py     the state of one request
-admission.py        limit on concurrent requests    json_body.py    strict JSON
+refusals.py         limit on refused requests       admission.py    limit on concurrent requests
+json_body.py        strict JSON
 validation.py       the body against its type       routing.py      the model → targets
 adaptation.py       the body for one target         dispatch.py     attempts and retries
 circuit_breaker.py  failing fast                    account_probe.py  is the account refused, or a model?
@@ -12,6 +13,7 @@ from app.services.inference.admission import get_live_requests
 from app.services.inference.circuit_breaker import THRESHOLDS, OpenBreaker, count_refused_models, get_open_breakers
 from app.services.inference.exchange import Exchange
 from app.services.inference.pipeline import GatewayResponse, Pipeline
+from app.services.inference.refusals import write_refusals
 from app.services.inference.routing import find_model
 
 __all__ = [
@@ -24,4 +26,5 @@ __all__ = [
     "find_model",
     "get_live_requests",
     "get_open_breakers",
+    "write_refusals",
 ]

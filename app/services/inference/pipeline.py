@@ -1,7 +1,7 @@
 """The steps of one inference request, whatever its endpoint: from its body to the response that the client gets.
 
-    authenticate (web/access.py) → admit → parse, validate → route → adapt → journal the start → dispatch
-    → respond or relay → meter → finish
+    authenticate (web/access.py) → refuse unread after many refusals → admit → parse, validate → route → adapt
+    → journal the start → dispatch → respond or relay → meter → finish
 
 Each step is a line of `Pipeline.serve`. The `Exchange` owns the request, and it is finished exactly once: here, or for
 a stream when the stream ends.
@@ -29,6 +29,7 @@ from app.services.inference.exchange import Exchange
 from app.services.inference.json_body import parse_body
 from app.services.inference.metering import finish_stream, finish_with_error, record_stream
 from app.services.inference.reception import encode_whole, read_whole, receive_unless_stream
+from app.services.inference.refusals import Refusals
 from app.services.inference.routing import Routes, Target
 from app.services.inference.validation import validate_body
 from app.services.models import MAX_MODEL_NAME_CHARACTERS
@@ -49,10 +50,15 @@ class GatewayResponse:
 
 
 class Pipeline(Component):
-    """Serves inference requests with the components of this process."""
+    """Serves inference requests with the components of this process.
+
+    Attributes:
+        refusals: counts the refused requests of each key; it is asked before a request gets an `Exchange`.
+    """
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
+        self.refusals = runtime.get(Refusals)
         self._admission = runtime.get(Admission)
         self._routes = runtime.get(Routes)
         self._dispatcher = runtime.get(Dispatcher)
@@ -80,11 +86,16 @@ class Pipeline(Component):
                 return self._relay(exchange, request, sent_s)
             return self._respond(exchange, request, sent_s)
         except GatewayError as error:
-            finish_with_error(exchange, error)
+            self._finish(exchange, error)
             raise
         except BaseException:
-            finish_with_error(exchange, GatewayError("The gateway failed."))
+            self._finish(exchange, GatewayError("The gateway failed."))
             raise
+
+    def _finish(self, exchange: Exchange, error: GatewayError) -> None:
+        finish_with_error(exchange, error)
+        if not exchange.is_sent:
+            self.refusals.count(exchange.record.key_id)
 
     def _validate(self, exchange: Exchange, body: dict[str, Any]) -> InferenceBody:
         record = exchange.record

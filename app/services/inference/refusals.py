@@ -1,0 +1,114 @@
+"""Bounds how many requests of one gateway key this worker refuses and records in a second.
+
+A refused request costs its caller nothing, and its row takes room in the journal and in PostgreSQL. So after
+MAX_REFUSALS_PER_SECOND, the key's further requests of that second are refused without being read, and one row for all
+of them has their number. Only requests that were sent to no provider count.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+
+from app.errors import TooManyRefusals
+from app.metrics import count_unrecorded_refusal
+from app.runtime import Component, Runtime, get_component
+from app.services.endpoints import Endpoint
+from app.services.inference.exchange import Exchange
+from app.services.inference.metering import finish_with_error
+from app.services.journal import Journal
+from app.services.streaming import ClientConnection
+
+WINDOW_S = 1.0
+
+
+@dataclass(slots=True)
+class _Window:
+    """The refusals of one key in one second.
+
+    Attributes:
+        ends_s: when the second is over, on the monotonic clock.
+        refusals: refused requests with a row of their own.
+        unrecorded: refused requests without one.
+        exchange: what writes the one row for them; None if there is none, or once it is written.
+    """
+
+    ends_s: float
+    refusals: int = 0
+    unrecorded: int = 0
+    exchange: Exchange | None = None
+
+
+class Refusals(Component):
+    """Counts the refused requests of each gateway key. The operator makes the keys, so they are few."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        super().__init__(runtime)
+        runtime.get(Journal)  # Made before this component, so that it is closed after it.
+        self._most = self.settings.max_refusals_per_second
+        self._windows: dict[str, _Window] = {}
+
+    def count(self, key_id: str) -> None:
+        """Counts a request that was refused and has a row of its own."""
+        now_s, window = time.monotonic(), self._windows.get(key_id)
+        if window is None or now_s >= window.ends_s:
+            window = self._windows[key_id] = _Window(now_s + WINDOW_S)
+        window.refusals += 1
+
+    def raise_if_too_many(self, endpoint: Endpoint, key_id: str) -> None:
+        """Raises if MAX_REFUSALS_PER_SECOND requests of the key were refused in this second; then it counts this one.
+
+        Raises:
+            TooManyRefusals: with the id of the row that counts this request.
+        """
+        window = self._windows.get(key_id)
+        if window is None or window.refusals < self._most:
+            return  # The usual case.
+        left_s = window.ends_s - time.monotonic()
+        if left_s <= 0:
+            return
+        if window.exchange is None:
+            self._begin_row(window, endpoint, key_id, left_s)
+        assert window.exchange is not None
+        window.unrecorded += 1
+        count_unrecorded_refusal(endpoint.path)
+        raise _make_error(window.exchange.request_id, left_s)
+
+    def _begin_row(self, window: _Window, endpoint: Endpoint, key_id: str, left_s: float) -> None:
+        window.exchange = Exchange(endpoint, key_id, ClientConnection(None))
+        timer = threading.Timer(left_s, _write_row, [window])
+        timer.daemon = True
+        timer.start()
+
+    def write_rows(self) -> None:
+        """Writes the rows of seconds that are not over, because the process ends."""
+        for window in list(self._windows.values()):
+            _write_row(window)
+
+    def close(self) -> None:
+        """Writes the rows that are left."""
+        self.write_rows()
+
+
+def _write_row(window: _Window) -> None:
+    exchange, window.exchange = window.exchange, None
+    if exchange is None:
+        return
+    error = _make_error(exchange.request_id, WINDOW_S)
+    exchange.record.attempts = [{"status": error.status, "error": error.code, "requests": window.unrecorded}]
+    finish_with_error(exchange, error)
+
+
+def _make_error(request_id: str, left_s: float) -> TooManyRefusals:
+    return TooManyRefusals(
+        "Too many requests of this key were refused within this second, so this one was not read. Correct what the "
+        "errors before it say, then retry.",
+        request_id=request_id,
+        retry_after_s=left_s,
+    )
+
+
+def write_refusals() -> None:
+    """Writes the rows of refused requests that are still being counted. A worker calls it once, before it ends."""
+    get_component(Refusals).write_rows()
