@@ -169,7 +169,7 @@ class TooManyRefusals(GatewayError):
     type = "rate_limit_error"
     code = "too_many_refusals"
 
-    def __init__(self, message: str, *, request_id: str | None = None, retry_after_s: float | None = None) -> None:
+    def __init__(self, message: str, *, request_id: str, retry_after_s: float | None = None) -> None:
         super().__init__(message, retry_after_s=retry_after_s)
         self.request_id = request_id
 

@@ -10,12 +10,16 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
-# Longer numbers are infinite for JavaScript, whose largest has 309 digits, and Python reads them in quadratic time.
-_MAX_DIGITS = 308
+# Whole numbers are converted in quadratic time, so longer ones are refused in the whole process. This is the lowest
+# limit that Python allows.
+_MAX_DIGITS = sys.int_info.str_digits_check_threshold
+sys.set_int_max_str_digits(_MAX_DIGITS)
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -26,8 +30,9 @@ _encode = msgspec.json.Encoder().encode
 def decode_leniently(content: bytes) -> Any:
     """Returns a JSON document as Python values.
 
-    Numbers that JSON or JavaScript lacks (`NaN`, `Infinity`, `1e400`) are None, lone surrogates stay as they are, and
-    bytes that are not UTF-8 are replaced by U+FFFD. A byte order mark and control characters in strings are accepted.
+    Numbers that JSON lacks or that are too large (`NaN`, `Infinity`, `1e400`) are None, lone surrogates stay as they
+    are, and bytes that are not UTF-8 are replaced by U+FFFD. A byte order mark and control characters in strings are
+    accepted.
 
     Raises:
         ValueError: the content is not JSON, or is nested too deeply.
@@ -47,6 +52,10 @@ def _decode_odd(content: bytes) -> Any:
         text = content.decode("utf-8-sig", "replace")
     try:
         return _odd_decoder.decode(text)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:
+        return _long_number_decoder.decode(text)
     except RecursionError:
         raise _make_depth_error() from None
 
@@ -60,9 +69,14 @@ def _read_float(text: str) -> float | None:
     return number if math.isfinite(number) else None
 
 
-_odd_decoder = json.JSONDecoder(
-    strict=False, parse_int=_read_int, parse_float=_read_float, parse_constant=lambda name: None
-)
+def _make_decoder(parse_int: Callable[[str], int | None] | None) -> json.JSONDecoder:
+    return json.JSONDecoder(
+        strict=False, parse_int=parse_int, parse_float=_read_float, parse_constant=lambda name: None
+    )
+
+
+_odd_decoder = _make_decoder(None)
+_long_number_decoder = _make_decoder(_read_int)  # Calling a function for each number takes several times as long.
 
 
 def decode_as_text(content: bytes) -> Any:

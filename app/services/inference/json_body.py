@@ -9,7 +9,6 @@ import gc
 import json
 import math
 import re
-import sys
 from typing import Any, NoReturn
 
 import msgspec
@@ -21,9 +20,6 @@ from app.services.inference.json_structure import MAX_ELEMENTS, count_elements, 
 # Real requests nest the JSON schemas of tools a dozen levels deep. Parsers recurse, so there must be a bound.
 MAX_DEPTH = 64
 
-# Python reads longer numbers in quadratic time, and no field of a request needs more digits.
-_MAX_DIGITS = 308
-
 # With fewer brackets and colons than this, wherever they are, a body takes some milliseconds at most.
 _FEW_MARKS = 25_000
 
@@ -31,9 +27,6 @@ _FEW_MARKS = 25_000
 _LONG_BODY_BYTES = 65_536
 # Numbers of this length on average, or shorter ones, are cheap.
 _SHORT_VALUE_BYTES = 5
-
-# Whole numbers are converted in quadratic time. 640 digits is the lowest limit that Python allows.
-sys.set_int_max_str_digits(640)
 
 
 def _parse_float(text: str) -> float:
@@ -114,9 +107,7 @@ def _parse_with_surrogates(content: bytes, refused: Exception) -> Any:
     reason = str(refused)
     if re.search(rb"\\u[dD][89a-fA-F]", content):
         try:
-            return json.loads(
-                content.decode("utf-8"), parse_constant=_refuse_number, parse_float=_read_float, parse_int=_read_int
-            )
+            return json.loads(content.decode("utf-8"), parse_constant=_refuse_number, parse_float=_read_float)
         except RecursionError:
             raise _make_depth_error() from None
         except ValueError as error:  # UnicodeDecodeError is one too.
@@ -131,10 +122,6 @@ def _refuse_number(text: str) -> NoReturn:
 def _read_float(text: str) -> float:
     number = float(text)
     return number if math.isfinite(number) else _refuse_number(text)
-
-
-def _read_int(text: str) -> int:
-    return int(text) if len(text) <= _MAX_DIGITS else _refuse_number(text)
 
 
 def _make_depth_error() -> BadRequest:

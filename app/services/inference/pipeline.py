@@ -134,10 +134,10 @@ class Pipeline(Component):
         relay = _make_relay(exchange, request, response, None, on_end)
         try:
             relay.begin()
+            return GatewayResponse(relay, _make_headers(exchange, request, response, time.monotonic() - sent_s))
         except BaseException:
             relay.close()
             raise
-        return GatewayResponse(relay, _make_headers(exchange, request, response, time.monotonic() - sent_s))
 
     def _respond(self, exchange: Exchange, request: UpstreamRequest, sent_s: float) -> GatewayResponse:
         """Returns the whole response, which may be collected from a stream of the provider."""
