@@ -17,9 +17,8 @@ from typing import Any
 import msgspec
 
 # Whole numbers are converted in quadratic time, so longer ones are refused in the whole process. This is the lowest
-# limit that Python allows.
-_MAX_DIGITS = sys.int_info.str_digits_check_threshold
-sys.set_int_max_str_digits(_MAX_DIGITS)
+# limit that Python allows, 640 digits.
+sys.set_int_max_str_digits(sys.int_info.str_digits_check_threshold)
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -61,7 +60,10 @@ def _decode_odd(content: bytes) -> Any:
 
 
 def _read_int(digits: str) -> int | None:
-    return int(digits) if len(digits) <= _MAX_DIGITS else None
+    try:
+        return int(digits)
+    except ValueError:  # Python refuses to read thousands of digits, because that takes quadratic time.
+        return None
 
 
 def _read_float(text: str) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import msgspec
@@ -60,6 +61,15 @@ def test_depth_is_a_value_error_whoever_meets_it(leaf: bytes) -> None:
             encode(decode_leniently(b"[" * depth + leaf + b"]" * depth))
         except ValueError:
             assert depth > 500
+
+
+def test_a_number_that_is_too_long_for_python_is_none_whatever_the_limit() -> None:
+    limit = sys.get_int_max_str_digits()
+    try:
+        sys.set_int_max_str_digits(640)
+        assert decode_leniently(b'["\\ud83d", ' + b"9" * 700 + b", 12]") == ["\ud83d", None, 12]
+    finally:
+        sys.set_int_max_str_digits(limit)
 
 
 @settings(max_examples=100, deadline=None)
