@@ -26,8 +26,10 @@ except SettingsError as error:
 os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", str(ROOT / "var" / "metrics" / str(settings.port)))
 
 bind = f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"
-# Whose headers may set a request's scheme and path prefix; gunicorn's default is every program on this machine.
+# Whose headers may set the scheme of a request; by default gunicorn believes this machine. None may set the path or
+# its prefix (SCRIPT_NAME): some proxies pass on what a client sends under these names.
 forwarded_allow_ips = ",".join(map(str, settings.trusted_proxies))
+forwarder_headers = ""
 workers = settings.web_concurrency
 # A greenlet and not a thread for each live stream, of which a core has a thousand: half the memory, twice the events.
 worker_class = "app.server.worker_class.GatewayWorker"

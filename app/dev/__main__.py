@@ -251,6 +251,7 @@ def _make_banner_for(settings: Settings, added: dict[str, str]) -> str:
     # A key from the process environment is not printed; the developer's shell inserts it.
     key = "$GATEWAY_API_KEY" if os.environ.get("GATEWAY_API_KEY") else settings.gateway_api_key
     return make_banner(
+        settings.host,
         settings.port,
         str(key),
         fireworks_url=None if "FIREWORKS_API_KEY" in added else settings.fireworks_base_url,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 _BANNER = """
-  The gateway is at http://localhost:{port}
+  The gateway is at http://{address}
   Key       {key}
   Models    {backend}
   Database  {database}
 
   Try it:
 
-curl -X POST http://localhost:{port}/v1/chat/completions \\
+curl -X POST http://{address}/v1/chat/completions \\
   -H "Content-Type: application/json" \\
   -H "Authorization: Bearer {key}" \\
   -d '{{
@@ -25,15 +25,17 @@ curl -X POST http://localhost:{port}/v1/chat/completions \\
   Ctrl-C stops everything; the database keeps its data.
 """
 
+_REACHED_AS_LOCALHOST = ("127.0.0.1", "0.0.0.0", "::1", "::")  # noqa: S104
+
 _SANDBOX = """the SANDBOX, a local stand-in: no request leaves this machine.
             For the real Fireworks put FIREWORKS_API_KEY=... into .env.local and run again."""
 
 
-def make_banner(port: int, key: str, *, fireworks_url: str | None, database_url: str | None) -> str:
+def make_banner(host: str, port: int, key: str, *, fireworks_url: str | None, database_url: str | None) -> str:
     """Returns the text.
 
     Args:
-        port: where the gateway listens.
+        host, port: where the gateway listens.
         key: what follows `Bearer` in the curl line.
         fireworks_url: base URL of the real provider; None if the sandbox is used.
         database_url: address of the embedded PostgreSQL; None if DATABASE_URL was set.
@@ -41,4 +43,6 @@ def make_banner(port: int, key: str, *, fireworks_url: str | None, database_url:
     backend = f"{fireworks_url} (FIREWORKS_API_KEY is set)" if fireworks_url else _SANDBOX
     embedded = f"embedded PostgreSQL in var/postgres; for other commands:\n            DATABASE_URL='{database_url}'"
     database = embedded if database_url else "the one that DATABASE_URL names"
-    return _BANNER.format(port=port, key=key, backend=backend, database=database)
+    name = f"[{host}]" if ":" in host else host
+    address = f"{'localhost' if host in _REACHED_AS_LOCALHOST else name}:{port}"
+    return _BANNER.format(address=address, key=key, backend=backend, database=database)

@@ -138,8 +138,8 @@ def test_a_gateway_for_all_addresses_of_ipv6_with_a_trusted_proxy(make_gateway: 
         assert request("GET", f"{url}/metrics").status == 200
         seen = request("GET", f"{url}/v1/models", headers=proxied)
         assert (seen.status, log_line(gateway, seen.request_id)["client"]) == (401, "192.0.2.1")
-        # gunicorn takes the path's prefix from a trusted proxy only, and only under this name.
         assert request("GET", f"{url}/metrics", headers=proxied).status == 401
+        assert request("GET", f"{url}/health", headers=proxied | {"SCRIPT_NAME": "/nowhere"}).status == 200
 
 
 @pytest.mark.parametrize(
