@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -149,6 +150,15 @@ def test_the_documented_defaults() -> None:
         ("JOURNAL_DIR", "/tmp/journal", Path("/tmp/journal")),
         ("JOURNAL_DIR", "elsewhere", ROOT / "elsewhere"),
         ("JOURNAL_DIR", "~/journal", Path.home() / "journal"),
+        ("HOST", "[::1]", "::1"),
+        ("HOST", "localhost", "127.0.0.1"),
+        ("TRUSTED_PROXIES", "10.0.0.0/8, ::1", (ip_network("10.0.0.0/8"), ip_network("::1"))),
+        ("CORS_ORIGINS", "none", frozenset()),
+        (
+            "CORS_ORIGINS",
+            "HTTPS://A.example:443/, http://b:8080,tauri://localhost",
+            frozenset({"https://a.example", "http://b:8080", "tauri://localhost"}),
+        ),
         ("DATABASE_URL", "postgres://u:p%40@h:5432/d", "postgresql+psycopg2://u:p%40@h:5432/d"),
         ("DATABASE_URL", "postgresql://h/d?sslmode=require", "postgresql+psycopg2://h/d?sslmode=require"),
         ("DATABASE_URL", "postgresql+psycopg2://h/d", "postgresql+psycopg2://h/d"),
