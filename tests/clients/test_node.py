@@ -28,6 +28,15 @@ _FETCH_TIMEOUT_S = 120
 
 STREAMS: dict[str, Script] = {
     "complete": sse_stream(whole_stream("Grüße, ", "世界 ", "🌍"), cut_at=5),
+    "odd": sse_stream(
+        [
+            b'event: ping\ndata: {"type": "ping"}\n\n',
+            b'data: {"choices": [{"delta": {"content": "\\ud83d"}, "logprobs": {"content": NaN}}], "error": {}}\n\n',
+            b'data: {"choices": [{"delta": {"content": "\\ude00"}, "finish_reason": "stop"}], "usage": []}\n\n',
+            {"id": "c", "object": "chat.completion.chunk", "choices": None},
+            b"data: [DONE]",
+        ]
+    ),
     "cut": sse_stream([chunk("one")], ending="fin"),
     "cut-in-an-event": sse_stream([chunk("one"), b'data: {"choices": [{"del']),
     "never-done": sse_stream([chunk("one"), chunk(finish="stop")]),
@@ -101,6 +110,10 @@ def seen(
 def test_a_complete_stream_arrives_whole(seen: dict[str, dict[str, Any]]) -> None:
     complete = seen["complete"]
     assert (complete["text"], complete["finish"], complete["error"]) == ("Grüße, 世界 🌍", "stop", None)
+
+
+def test_a_complete_stream_with_odd_events_arrives_whole(seen: dict[str, dict[str, Any]]) -> None:
+    assert (seen["odd"]["text"], seen["odd"]["finish"], seen["odd"]["error"]) == ("😀", "stop", None)
 
 
 @pytest.mark.parametrize("name", ["cut", "cut-in-an-event", "never-done"])

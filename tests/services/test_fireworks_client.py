@@ -295,6 +295,14 @@ def test_a_stream_that_does_not_complete_returns_its_chunks_and_raises(
     assert "".join(got) == "Hel"
 
 
+def test_a_stream_with_odd_chunks_is_read_to_its_end(web: responses.RequestsMock) -> None:
+    half = 'data: {"choices": [{"delta": {"content": "\\ud83d"}}], "error": ""}\n\n'
+    ping = 'event: ping\ndata: {"type": "ping"}\n\n'
+    stream_of(web, half, ping, text_event("!", "stop"), "data: [DONE] ")
+    chunks = list(make_fireworks_request_openai_stream(MESSAGES, MODEL))
+    assert [chunk.choices[0].delta.content for chunk in chunks] == ["\ud83d", "!"]
+
+
 @pytest.mark.parametrize(
     ("raised", "kind", "code"),
     [

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from app.errors import UpstreamCut
-from app.lenient_json import decode_leniently, encode, replace_surrogates
+from app.lenient_json import decode_leniently, replace_surrogates
 from app.services.endpoints.endpoint import EventKind, RepairedEvent
 from app.services.endpoints.stream_summary import StreamSummary, Usage
 from app.services.endpoints.usage import MAX_PLAUSIBLE_TOKENS, read_usage
@@ -159,7 +159,7 @@ def _observe_odd_chunk(data: bytes, summary: StreamSummary, now_s: float) -> Eve
     if not present and choices != [] and value.get("usage") is None:
         return EventKind.OTHER
     if _repair(value, present) or not is_readable:
-        raise RepairedEvent(encode(value))
+        raise RepairedEvent(_encode(value))
     model = value.get("model")
     read = [_read_choice(choice) for choice in value["choices"]]
     _record(replace_surrogates(model) if isinstance(model, str) else None, read, summary, now_s)
@@ -183,6 +183,15 @@ def _decode_odd(data: bytes) -> tuple[Any, bool]:
         return decode_leniently(data), False
     except ValueError:
         _refuse()
+
+
+def _encode(value: dict[str, Any]) -> bytes:
+    # msgspec refuses whole numbers of more than 64 bits. Lone surrogates become escapes again.
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    except RecursionError:
+        _refuse()
+    return text.encode(errors="backslashreplace")
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -221,7 +230,7 @@ def _repair(value: dict[str, Any], choices: list[Any]) -> bool:
             _refuse()
         if choice.get("finish_reason") == "error":
             reason = choice.get("error") or {"message": 'the generation failed with finish_reason "error"'}
-            raise RepairedEvent(encode({"error": reason}))
+            raise RepairedEvent(_encode({"error": reason}))
         if not isinstance(choice.get("delta"), dict):
             if choice.get("delta"):
                 _refuse()
