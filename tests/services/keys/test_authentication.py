@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from app.config import load_settings
 from app.errors import AuthenticationFailed, Unavailable
 from app.runtime import use_settings
-from app.services.keys import OPERATOR_KEY, authenticate, create_key, new_key
+from app.services.keys import OPERATOR_KEY, authenticate, authentication, create_key, new_key
 from tests.support.waiting import wait_until
 
 AWAY = "postgresql://nobody@/nothing?host=/nowhere"
@@ -49,6 +50,33 @@ def test_a_key_that_is_not_cached_is_unavailable_while_the_database_is(capfd: py
     with pytest.raises(Unavailable):
         authenticate(f"Bearer {new_key()}")
     assert "key_lookup_failed" in capfd.readouterr().err
+
+
+def test_more_lookups_than_may_wait_are_refused_at_once(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_settings(load_settings({"DATABASE_URL": database_url, "GATEWAY_API_KEY": "operators-key"}))
+    key, _ = create_key("laptop")
+    known = authenticate(f"Bearer {key}")
+    monkeypatch.setattr(authentication, "MAX_WAITING_LOOKUPS", 0)
+    with pytest.raises(Unavailable) as caught:
+        authenticate(f"Bearer {new_key()}")
+    assert (caught.value.code, caught.value.retry_after_s) == ("overloaded", 1)
+    assert authenticate(f"Bearer {key}") is known and authenticate("Bearer operators-key") is OPERATOR_KEY
+
+
+def test_lookups_at_the_same_time_share_queries_and_each_gets_its_own_result(database_url: str) -> None:
+    use_settings(load_settings({"DATABASE_URL": database_url}))
+    made = [create_key(f"key {number}") for number in range(10)]
+    asked = [key for key, _ in made] * 3 + [new_key() for _ in range(400)]
+    with ThreadPoolExecutor(64) as pool:
+        results = list(pool.map(_find_id, asked))
+    assert results == [row.id for _, row in made] * 3 + [None] * 400
+
+
+def _find_id(key: str) -> str | None:
+    try:
+        return authenticate(f"Bearer {key}").id
+    except AuthenticationFailed:
+        return None
 
 
 def test_a_key_is_cached_and_the_refresh_thread_ends_with_its_settings(database_url: str) -> None:
