@@ -38,9 +38,9 @@ def validate_body(body: dict[str, Any], kind: type[InferenceBody]) -> InferenceB
             "\\ud83d), which only the contents of messages may. Remove it.",
             code="invalid_parameter",
         ) from None
-    _check_name("model", fields.model)
+    _raise_if_bad_name("model", fields.model)
     if fields.provider is not None:
-        _check_name("provider", fields.provider)
+        _raise_if_bad_name("provider", fields.provider)
     return fields
 
 
@@ -51,7 +51,7 @@ def _convert(body: dict[str, Any], kind: type[InferenceBody]) -> InferenceBody:
         return _convert_leniently(body, kind, error)
 
 
-def _check_name(param: str, name: str) -> None:
+def _raise_if_bad_name(param: str, name: str) -> None:
     if not name or len(name) > MAX_MODEL_NAME_CHARACTERS or not name.isprintable():
         raise _make_name_error(param)
 

@@ -2,21 +2,9 @@
 
 from __future__ import annotations
 
-import datetime
-from collections.abc import Iterable, Iterator, Mapping
-from decimal import Decimal
+from collections.abc import Mapping
 from typing import Any
 
-from app.errors import UpstreamError
-from app.services.pricing import (
-    STANDARD_TIER,
-    Billing,
-    Price,
-    PriceTable,
-    drop_implausible,
-    parse_text,
-    per_million_to_per_token,
-)
 from app.services.providers.entry_fields import (
     COMMON_PARAMETERS,
     Entry,
@@ -24,10 +12,10 @@ from app.services.providers.entry_fields import (
     make_parameters,
     read_count,
     read_flag,
-    read_words,
 )
+from app.services.providers.fireworks_prices import BILLING, fetch_prices
 from app.services.providers.naming import FindIds, Naming, fold_version
-from app.services.providers.pages import fetch_single_page, read_page
+from app.services.providers.pages import fetch_single_page
 from app.services.providers.provider import (
     ANTHROPIC_ONLY_FIELDS,
     OPENAI_LIMIT_HEADERS,
@@ -83,12 +71,6 @@ _MAKERS: dict[str, tuple[str, ...]] = {
     "qwen": ("qwen", "qwq"),
     "thudm": ("glm",),
     "zai-org": ("glm",),
-}
-
-_SKUS = {
-    "LLM input tokens (uncached)": "prompt",
-    "LLM input tokens (cached)": "input_cache_read",
-    "LLM output tokens": "completion",
 }
 
 
@@ -166,20 +148,6 @@ def get_canonical_id(name: str, find_ids: FindIds) -> str:
     return f"{account}/models/{rest}" if account == "accounts/fireworks" and rest else name
 
 
-def fetch_prices(client: UpstreamClient, timeout_s: float) -> PriceTable:
-    """Fetches Fireworks' price list, which is on the same host as the inference API.
-
-    Raises:
-        UpstreamError: the request failed, or the list contains no price.
-    """
-    root = client.base_url.removesuffix("/inference/v1")
-    rows = read_page(client, client.fetch_json(root + "/v1/serverless/models", timeout_s=timeout_s))
-    prices = normalize_fireworks_prices(rows, datetime.datetime.now(datetime.UTC).date())
-    if not prices:
-        raise UpstreamError(f"The price list of {client.title} contains no price.")
-    return prices
-
-
 def probe(client: UpstreamClient, timeout_s: float) -> None:
     """Fetches the list of models, which Fireworks refuses with 401 for a wrong key and 412 for a suspended account.
 
@@ -187,63 +155,6 @@ def probe(client: UpstreamClient, timeout_s: float) -> None:
         UpstreamError: the request failed.
     """
     client.fetch_json("/models", timeout_s=timeout_s)
-
-
-def normalize_fireworks_prices(rows: Iterable[Any], today: datetime.date) -> PriceTable:
-    """Returns the prices of Fireworks' `/v1/serverless/models`, one row for each way of serving a model.
-
-    Amounts are strings in USD per 1M tokens. A row's price applies to what is *sent* as `model`, its
-    `usage_identifier` (a router) if it has one, or else its `id`; to its `aliases`; and to its `service_tier`.
-    """
-    valid = [row for row in rows if isinstance(row, dict) and isinstance(row.get("id"), str)]
-    aliases = {row["id"]: read_words(row.get("aliases")) for row in valid if _is_standard(row)}
-    prices: dict[tuple[str, str], Price] = {}
-    for row in valid:
-        price = _read_price(row, today)
-        if price is not None:
-            prices.update({(sent, _read_tier(row)): price for sent in _get_sent_names(row, aliases)})
-    return prices
-
-
-def _is_standard(row: Mapping[str, Any]) -> bool:
-    return bool(row.get("serverless_mode", "standard") == "standard")
-
-
-def _read_tier(row: Mapping[str, Any]) -> str:
-    tier = row.get("service_tier")
-    return tier if isinstance(tier, str) and tier != "default" else STANDARD_TIER
-
-
-def _get_sent_names(row: Mapping[str, Any], aliases: Mapping[str, list[str]]) -> Iterator[str]:
-    router = row.get("usage_identifier")
-    if isinstance(router, str):
-        yield router
-    elif _is_standard(row) or _read_tier(row) != STANDARD_TIER:
-        yield row["id"]
-        # An alias costs what its model costs, in each tier.
-        yield from aliases.get(row["id"], [])
-    # A row with neither is a mode that no request can select, so no request has its price.
-
-
-def _read_price(row: Mapping[str, Any], today: datetime.date) -> Price | None:
-    amounts: dict[str, Decimal] = {}
-    pricing = row.get("pricing")
-    for part in pricing if isinstance(pricing, list) else []:
-        name = _SKUS.get(str(part.get("sku"))) if isinstance(part, dict) else None
-        amount = parse_text(part.get("amount")) if name and part.get("unit") == "1M tokens" else None
-        price = None if amount is None else drop_implausible(per_million_to_per_token(amount))
-        if name and price is not None:
-            amounts[name] = price
-    if "prompt" not in amounts or "completion" not in amounts:
-        return None
-    stated = Price(
-        prompt=amounts["prompt"],
-        completion=amounts["completion"],
-        input_cache_read=amounts.get("input_cache_read"),
-        source=PROVIDER.name,
-        date=today,
-    )
-    return PROVIDER.billing.complete(stated)
 
 
 def get_generation_s(headers: Mapping[str, str]) -> float | None:
@@ -312,14 +223,7 @@ PROVIDER = Provider(
         claims_if_configured=is_own_form,
         get_canonical_id=get_canonical_id,
     ),
-    billing=Billing(
-        name="fireworks",
-        # Fireworks treats every tier that it does not know as `default`.
-        priced_tiers=frozenset({"priority"}),
-        # Its price page: "cached input tokens are priced at 50 % of input tokens" unless a model lists its own price.
-        cached_share=Decimal("0.5"),
-        cached_rule="half-price-cache",
-    ),
+    billing=BILLING,
     probe=probe,
     fetch_prices=fetch_prices,
     # Its own two headers, and that of Claude Code, which it documents for its endpoint of Anthropic's API.

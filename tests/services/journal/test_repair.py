@@ -87,7 +87,6 @@ UNKNOWN_COST = {"cost_usd": None, "cost_kind": "unknown"}
         ({"started_at": "infinity", "request_id": uuid.uuid4()}, {"started_at": NOON}),
         ({"started_at": None, "request_id": uuid.uuid4()}, {"started_at": NOON}),
     ],
-    ids=str,
 )
 def test_a_refused_value_is_removed_and_named_and_the_others_stay(
     engine: Engine, change: dict[str, Any], expected: dict[str, Any]

@@ -14,7 +14,7 @@ from app.runtime import get_component
 from app.services.pricing import STANDARD_TIER, Price, Prices, PriceTable, compute_cost, packaged, to_plain_text
 from app.services.pricing import get_price as get_price_of
 from app.services.providers import PROVIDERS
-from app.services.providers.fireworks import normalize_fireworks_prices
+from app.services.providers.fireworks_prices import normalize_fireworks_prices
 from tests.support.catalogs import catalogs_of, price_row
 
 GLM = "accounts/fireworks/models/glm-5p3"
