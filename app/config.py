@@ -42,6 +42,10 @@ from app.setting_values import (
 # Callers name all providers together with this word, so no provider may have this name.
 ALL_GATEWAYS = "all"
 
+# The longest name or id that callers and providers may choose: of a model, of a request, in a query. Records keep as
+# much of it: an entry of a PostgreSQL index, which holds a name, has at most 2.7 kB.
+MAX_NAME_CHARACTERS = 300
+
 _SECRET_PARSERS = (parse_secret, parse_gateway_key)
 
 

@@ -71,7 +71,7 @@ def insert_activity(engine: Engine, rows: Sequence[bytes], line: LedgerLine | No
 
     Args:
         rows: JSON objects in UTF-8 with the column names of activity. Absent names are NULL, unknown ones are
-            ignored, times are ISO 8601 with an offset. Texts are truncated to MAX_TEXT_CHARACTERS of app/db/tables.py.
+            ignored, times are ISO 8601 with an offset. Texts are truncated to MAX_NAME_CHARACTERS.
         line: the ledger line of the worker that ships the rows, written in the same transaction.
 
     Raises:

@@ -8,7 +8,8 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, Connection, select
 
-from app.db.tables import MAX_TEXT_CHARACTERS, activity
+from app.config import MAX_NAME_CHARACTERS
+from app.db.tables import activity
 
 # A request's id and its start are taken from the same clock, one right after the other.
 _ID_TOLERANCE = timedelta(seconds=1)
@@ -41,11 +42,11 @@ def select_activity_by_foreign_id(
     Args:
         connection: the connection.
         column: client_request_id or upstream_request_id.
-        value: the id, of which the table has the first MAX_TEXT_CHARACTERS.
+        value: the id, of which the table has the first MAX_NAME_CHARACTERS.
         key_id: the key whose rows they must be; None for all.
         limit: how many rows at most.
     """
-    return _select(connection, [activity.c[column] == value[:MAX_TEXT_CHARACTERS]], key_id, limit)
+    return _select(connection, [activity.c[column] == value[:MAX_NAME_CHARACTERS]], key_id, limit)
 
 
 def _select(

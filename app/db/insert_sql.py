@@ -14,6 +14,7 @@ from __future__ import annotations
 from sqlalchemy import Column, Table, Text
 from sqlalchemy.dialects import postgresql
 
+from app.config import MAX_NAME_CHARACTERS
 from app.db import tables
 from app.db.histogram import BUCKET_SQL
 
@@ -119,7 +120,7 @@ def _insert_rows(source: str) -> str:
 def _value(column: Column[object]) -> str:
     if not isinstance(column.type, Text):
         return column.name
-    most = tables.MAX_MESSAGE_CHARACTERS if column.name == "error_message" else tables.MAX_TEXT_CHARACTERS
+    most = tables.MAX_MESSAGE_CHARACTERS if column.name == "error_message" else MAX_NAME_CHARACTERS
     return f"left({column.name}, {most})"
 
 

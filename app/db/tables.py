@@ -64,9 +64,6 @@ METRICS = ("ttft", "duration")
 MAX_TOKENS = 10**12
 MAX_MS = 10**11
 
-# Texts are truncated to this length, so that a long value cannot fail the insert: an index entry has at most 2.7 kB.
-# The longest real model name has under 100 characters.
-MAX_TEXT_CHARACTERS = 200
 # An error's message has no index, and a sentence of a provider rarely fits into 200 characters.
 MAX_MESSAGE_CHARACTERS = 300
 

@@ -7,10 +7,10 @@ from typing import Annotated
 import msgspec
 from flask import Blueprint, Response
 
-from app.config import ALL_GATEWAYS
+from app.config import ALL_GATEWAYS, MAX_NAME_CHARACTERS
 from app.errors import BadRequest
 from app.services.inference import find_model
-from app.services.models import MAX_MODEL_NAME_CHARACTERS, ListQuery, render_list, render_model
+from app.services.models import ListQuery, render_list, render_model
 from app.services.providers import PROVIDERS, get_configured_providers
 from app.web import conditional_response, one_of, read_query
 
@@ -70,8 +70,8 @@ def list_models() -> Response:
 @bp.get("/api/catalog/model/<path:model_id>")
 def get_model(model_id: str) -> Response:
     """Returns one model, by its id or by another name that people use for it."""
-    if len(model_id) > MAX_MODEL_NAME_CHARACTERS:
-        raise BadRequest(f"A model name may have at most {MAX_MODEL_NAME_CHARACTERS} characters.", param="model")
+    if len(model_id) > MAX_NAME_CHARACTERS:
+        raise BadRequest(f"A model name may have at most {MAX_NAME_CHARACTERS} characters.", param="model")
     gateway = read_query(GatewayQuery).gateway
     providers = get_configured_providers() if gateway == ALL_GATEWAYS else [PROVIDERS[gateway]]
     return conditional_response(render_model(*find_model(model_id, providers)))

@@ -8,11 +8,11 @@ from typing import Any
 
 from flask import Blueprint, Response, g, request
 
+from app.config import MAX_NAME_CHARACTERS
 from app.errors import BadRequest, BodyTooLarge, ClientGone, GatewayError, TooManyRefusals
 from app.runtime import get_component
 from app.services.endpoints import ENDPOINTS, Endpoint
 from app.services.inference import Exchange, Pipeline
-from app.services.journal import MAX_TEXT_CHARACTERS
 from app.services.streaming import ClientConnection
 from app.web import decode_body, raise_if_unsupported, use_request_id
 
@@ -71,7 +71,7 @@ def _get_client_request_id() -> str | None:
     """Returns the id that the client gave to this request, under which it may look for the record later."""
     # Read from the environ, because werkzeug's headers take ten times as long.
     text = request.environ.get("HTTP_X_REQUEST_ID") or request.environ.get("HTTP_X_CLIENT_REQUEST_ID") or ""
-    return text[:MAX_TEXT_CHARACTERS] if text and text.isascii() and text.isprintable() else None
+    return text[:MAX_NAME_CHARACTERS] if text and text.isascii() and text.isprintable() else None
 
 
 def _read_body(max_bytes: int) -> bytes:

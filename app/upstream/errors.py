@@ -17,6 +17,7 @@ from typing import Any
 import requests
 from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 
+from app.config import MAX_NAME_CHARACTERS
 from app.errors import (
     UpstreamAuthenticationFailed,
     UpstreamError,
@@ -32,7 +33,6 @@ from app.upstream.error_body import ErrorBody, parse_error_body, read_error_body
 # Long enough for a list of thirteen field errors, which Fireworks sends; short enough for a line in the log.
 _MAX_MESSAGE_CHARACTERS = 2_000
 
-MAX_REQUEST_ID_CHARACTERS = 200
 
 # If a provider asks for a longer pause than this, another provider is a better choice than waiting.
 _MAX_RETRY_AFTER_S = 300.0
@@ -181,7 +181,7 @@ def _make_error(
         error.code = error.code or (_clean(body.code) or "").lower() or None
     error.upstream_request_id = request_id
     if body.request_id is not None:
-        error.upstream_request_id = redact(body.request_id[:MAX_REQUEST_ID_CHARACTERS])
+        error.upstream_request_id = redact(body.request_id[:MAX_NAME_CHARACTERS])
     return error
 
 

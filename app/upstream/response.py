@@ -6,13 +6,13 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from app.config import MAX_NAME_CHARACTERS
 from app.errors import UpstreamError
 from app.lenient_json import decode_leniently
 from app.logs import redact
 from app.upstream.body import Body
 from app.upstream.connection_pool import PooledResponse
 from app.upstream.errors import (
-    MAX_REQUEST_ID_CHARACTERS,
     make_idle_timeout,
     make_total_timeout,
     make_unreadable_error,
@@ -108,5 +108,5 @@ def get_request_id(headers: Mapping[str, str], names: Sequence[str]) -> str | No
     for name in names:
         value = headers.get(name)
         if value and value.isprintable():
-            return redact(value[:MAX_REQUEST_ID_CHARACTERS])
+            return redact(value[:MAX_NAME_CHARACTERS])
     return None

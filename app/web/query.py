@@ -21,10 +21,8 @@ import msgspec
 from flask import request
 from msgspec import inspect
 
+from app.config import MAX_NAME_CHARACTERS
 from app.errors import BadRequest
-
-# The database truncates texts to this length.
-_MAX_CHARACTERS = 200
 
 # There are no records from other years, and date arithmetic fails near the years 1 and 9999.
 _YEARS = range(2000, 2200)
@@ -83,8 +81,10 @@ def _raise_if_unknown_or_repeated(known: list[str]) -> None:
             raise BadRequest(f"Unknown parameter {name[:100]!r}. Use: {', '.join(known)}.", param=name[:100])
         if len(values) > 1:
             raise BadRequest(f"{name} is given {len(values)} times. Give it once.", param=name)
-        if len(values[0]) > _MAX_CHARACTERS or "\0" in values[0]:
-            raise BadRequest(f"{name} must have at most {_MAX_CHARACTERS} characters, none of them NUL.", param=name)
+        if len(values[0]) > MAX_NAME_CHARACTERS or "\0" in values[0]:
+            raise BadRequest(
+                f"{name} must have at most {MAX_NAME_CHARACTERS} characters, none of them NUL.", param=name
+            )
 
 
 @cache
@@ -119,16 +119,16 @@ def _make_converter(kind: inspect.Type) -> Callable[[str, str], Any]:
 
 def _convert_choice(name: str, text: str, *, choices: list[str], message: str, code: str | None) -> str:
     if text not in choices:
-        shown = message.format(name=name, value=text[:_MAX_CHARACTERS], choices=", ".join(choices))
+        shown = message.format(name=name, value=text[:MAX_NAME_CHARACTERS], choices=", ".join(choices))
         raise BadRequest(shown, param=name, code=code)
     return text
 
 
 def _convert_number(name: str, text: str, *, minimum: int, maximum: int) -> int:
     # int() also accepts "１", "1_0" and " 1", and fails on thousands of digits.
-    is_digits = text.isascii() and text.isdigit() and len(text) <= _MAX_CHARACTERS
+    is_digits = text.isascii() and text.isdigit() and len(text) <= MAX_NAME_CHARACTERS
     if not is_digits or not minimum <= int(text) <= maximum:
-        shown = text[:_MAX_CHARACTERS]
+        shown = text[:MAX_NAME_CHARACTERS]
         raise BadRequest(f"{name} is {shown!r}; it must be a whole number from {minimum} to {maximum}.", param=name)
     return int(text)
 
@@ -149,7 +149,7 @@ def _convert_time(name: str, text: str) -> datetime:
             return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except ValueError:
         pass
-    shown = text[:_MAX_CHARACTERS]
+    shown = text[:MAX_NAME_CHARACTERS]
     raise BadRequest(
         f"{name} is {shown!r}; it must be a time in ISO 8601, such as 2026-03-14 or 2026-03-14T15:09:26Z.", param=name
     )

@@ -169,7 +169,7 @@ def _moment(text: str) -> datetime:
         ("gateway=nowhere", "gateway"),
         ("outcome=fine", "outcome"),
         ("model=%00", "model"),
-        ("key=" + "k" * 201, "key"),
+        ("key=" + "k" * 301, "key"),
         ("format=xml", "format"),
         ("outcomes=ok", "outcomes"),
         ("outcome=ok&outcome=lost", "outcome"),

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
+from app.config import MAX_NAME_CHARACTERS
 from app.errors import ClientGone, GatewayError, UpstreamError
 from app.services.endpoints import ResponseSummary, StreamSummary, Usage
 from app.services.inference.adaptation import UpstreamRequest
 from app.services.inference.error_text import make_error_text
 from app.services.inference.exchange import Exchange
-from app.services.models import MAX_MODEL_NAME_CHARACTERS
 from app.services.pricing import compute_cost, get_price
 
 
@@ -19,7 +19,7 @@ def record_response(
 ) -> None:
     """Records the model, finish reason, usage, cost and speed of a whole response."""
     record = exchange.record
-    record.model_served = (summary.model or request.target.model)[:MAX_MODEL_NAME_CHARACTERS]
+    record.model_served = (summary.model or request.target.model)[:MAX_NAME_CHARACTERS]
     record.finish_reason = summary.finish_reason
     if summary.usage is not None:
         _record_usage(exchange, request, summary.usage, summary.output_tokens_estimate)
@@ -34,7 +34,7 @@ def record_stream(exchange: Exchange, request: UpstreamRequest, summary: StreamS
     record.longest_gap_ms = summary.longest_gap_s * 1000
     record.finish_reason = summary.finish_reason
     if summary.events:  # An answer with status 200 and no event, or with an error alone, confirms no model.
-        record.model_served = (summary.model or request.target.model)[:MAX_MODEL_NAME_CHARACTERS]
+        record.model_served = (summary.model or request.target.model)[:MAX_NAME_CHARACTERS]
         # An event with output is about one token.
         _record_usage(exchange, request, summary.usage or Usage(), summary.output_events)
     if summary.first_output_s is not None and summary.last_output_s is not None:

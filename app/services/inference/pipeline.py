@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+from app.config import MAX_NAME_CHARACTERS
 from app.errors import GatewayError
 from app.logs import redact
 from app.metrics import observe_overhead
@@ -32,7 +33,6 @@ from app.services.inference.reception import encode_whole, read_whole, receive_u
 from app.services.inference.refusals import Refusals
 from app.services.inference.routing import Routes, Target
 from app.services.inference.validation import validate_body
-from app.services.models import MAX_MODEL_NAME_CHARACTERS
 from app.services.providers import PROVIDERS
 from app.services.streaming import EventReader, Relay
 from app.upstream import Response, make_unreadable_error
@@ -101,7 +101,7 @@ class Pipeline(Component):
         record = exchange.record
         # Recorded before validation, so that the record of a refused request has them too.
         if isinstance(body.get("model"), str):
-            record.model_requested = body["model"][:MAX_MODEL_NAME_CHARACTERS]
+            record.model_requested = body["model"][:MAX_NAME_CHARACTERS]
         name = body.get("provider")
         if isinstance(name, str) and name.lower() in PROVIDERS:
             record.gateway = name.lower()

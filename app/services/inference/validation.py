@@ -14,9 +14,9 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
+from app.config import MAX_NAME_CHARACTERS
 from app.errors import BadRequest
 from app.services.endpoints import InferenceBody, make_parameter_error
-from app.services.models import MAX_MODEL_NAME_CHARACTERS
 
 # msgspec ends its messages with the place, as in "… - at `$.max_tokens`", or names a missing field.
 _PLACE = re.compile(r"`\$\.([\w.]+)|required field `(\w+)`")
@@ -52,12 +52,12 @@ def _convert(body: dict[str, Any], kind: type[InferenceBody]) -> InferenceBody:
 
 
 def _raise_if_bad_name(param: str, name: str) -> None:
-    if not name or len(name) > MAX_MODEL_NAME_CHARACTERS or not name.isprintable():
+    if not name or len(name) > MAX_NAME_CHARACTERS or not name.isprintable():
         raise _make_name_error(param)
 
 
 def _make_name_error(param: str) -> BadRequest:
-    return make_parameter_error(param, f"be a string of 1 to {MAX_MODEL_NAME_CHARACTERS} printable characters")
+    return make_parameter_error(param, f"be a string of 1 to {MAX_NAME_CHARACTERS} printable characters")
 
 
 def _convert_leniently(body: dict[str, Any], kind: type[InferenceBody], error: Exception) -> InferenceBody:

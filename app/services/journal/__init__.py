@@ -21,11 +21,10 @@ from app.services.journal.lifecycle import (
     start_journal,
     stop_journal,
 )
-from app.services.journal.record import MAX_MESSAGE_CHARACTERS, MAX_TEXT_CHARACTERS, ActivityRecord, new_request_id
+from app.services.journal.record import MAX_MESSAGE_CHARACTERS, ActivityRecord, new_request_id
 
 __all__ = [
     "MAX_MESSAGE_CHARACTERS",
-    "MAX_TEXT_CHARACTERS",
     "ActivityRecord",
     "Integrity",
     "Journal",

@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
+from app.config import MAX_NAME_CHARACTERS
 from app.db.tables import MAX_MESSAGE_CHARACTERS as MAX_MESSAGE_CHARACTERS
-from app.db.tables import MAX_TEXT_CHARACTERS as MAX_TEXT_CHARACTERS
 from app.logs import log_event
 
 # The real status of a lost request is unknown. Its client saw a broken connection, which clients treat like a 500.
@@ -119,7 +119,7 @@ _encode = msgspec.json.Encoder().encode
 def encode_record(record: ActivityRecord) -> bytes:
     """Returns the record as JSON on one line, in a form that PostgreSQL accepts.
 
-    Also truncates the texts of a long record to MAX_TEXT_CHARACTERS and its attempts to the last MAX_ATTEMPTS. Changes
+    Also truncates the texts of a long record to MAX_NAME_CHARACTERS and its attempts to the last MAX_ATTEMPTS. Changes
     the record itself, so that the log and the metrics have the same texts. The database truncates texts of all records.
     """
     try:
@@ -142,7 +142,7 @@ def encode_record(record: ActivityRecord) -> bytes:
 def _truncate(record: ActivityRecord) -> None:
     for name in _EXTERNAL_TEXTS:
         text = getattr(record, name)
-        most = MAX_MESSAGE_CHARACTERS if name == "error_message" else MAX_TEXT_CHARACTERS
+        most = MAX_MESSAGE_CHARACTERS if name == "error_message" else MAX_NAME_CHARACTERS
         if text is not None and len(text) > most:
             setattr(record, name, text[:most])
     if len(record.attempts) > MAX_ATTEMPTS:

@@ -15,8 +15,9 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any, NamedTuple
 
+from app.config import MAX_NAME_CHARACTERS
 from app.db.clock import Clocks
-from app.db.tables import COST_KINDS, MAX_MS, MAX_TEXT_CHARACTERS, MAX_TOKENS, OUTCOMES, USAGE_SOURCES, activity
+from app.db.tables import COST_KINDS, MAX_MS, MAX_TOKENS, OUTCOMES, USAGE_SOURCES, activity
 from app.services.journal.record import LOST_STATUS, MAX_ATTEMPTS
 
 # Days outside of these get no partition (app/db/insert_sql.py).
@@ -175,7 +176,7 @@ def repair_row(content: bytes, clocks: Clocks, *, is_bare: bool = False) -> Repa
     _repair_identity(row, repaired, changed, content, clocks)
     if not changed:
         return RepairedRow(content, [])
-    repaired["repaired"] = ", ".join(changed)[:MAX_TEXT_CHARACTERS]
+    repaired["repaired"] = ", ".join(changed)[:MAX_NAME_CHARACTERS]
     return RepairedRow(json.dumps(repaired).encode(), changed)
 
 

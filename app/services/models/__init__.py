@@ -12,7 +12,7 @@ from app.services.models.catalog import (
     peek_model_list,
     refresh_if_due,
 )
-from app.services.models.entry import MAX_MODEL_NAME_CHARACTERS, Model
+from app.services.models.entry import Model
 from app.services.models.fireworks import (
     _fireworks_models_cache,
     fetch_models_from_fireworks,
@@ -30,7 +30,7 @@ from app.services.models.representations import (
 )
 
 __all__ = [
-    "MAX_MODEL_NAME_CHARACTERS", "CatalogState", "Catalogs", "ListQuery", "Model", "ModelList", "Rendered",
+    "CatalogState", "Catalogs", "ListQuery", "Model", "ModelList", "Rendered",
     "_fireworks_models_cache", "fetch_for_unknown", "fetch_models_from_fireworks",
     "fetch_specific_model_from_fireworks", "get_catalog_states", "get_model_list", "get_model_lists",
     "make_openai_model", "normalize_fireworks_model", "peek_model_list", "refresh_if_due", "render_list",

@@ -11,9 +11,6 @@ import msgspec
 
 from app.services.pricing import Price, to_plain_text
 
-# Longer than any provider's id with a deployment appended, and short enough to repeat in an error message.
-MAX_MODEL_NAME_CHARACTERS = 300
-
 # None of these objects can be part of a reference cycle, so the garbage collector need not scan 22,000 of them
 # (gc=False).
 

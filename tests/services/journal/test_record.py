@@ -11,12 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from app.config import load_settings
+from app.config import MAX_NAME_CHARACTERS, load_settings
 from app.db.tables import OUTCOMES, activity
 from app.errors import Unavailable
 from app.runtime import Runtime, use_settings
 from app.services.journal import (
-    MAX_TEXT_CHARACTERS,
     ActivityRecord,
     Journal,
     get_journal_status,
@@ -110,7 +109,7 @@ def test_texts_that_postgresql_refuses_are_repaired_and_long_ones_are_truncated(
     _finish(journal, record, "ok", 200)
     [(_, row)] = _lines(journal)
     assert (row["finish_reason"], row["upstream_request_id"]) == ("a\ufffdb", "?")
-    assert row["model_served"] == "x" * 200 and MAX_TEXT_CHARACTERS == 200
+    assert row["model_served"] == "x" * MAX_NAME_CHARACTERS
     assert row["attempts"] == [{"status": 500}] * 10 and subject.MAX_ATTEMPTS == 10
     # The log and the metrics read the record after it is written.
     assert record.model_served == row["model_served"] and record.attempts == row["attempts"]
