@@ -154,6 +154,6 @@ def _join_validation_errors(rows: list[Any]) -> str | None:
     for row in rows[:10]:
         if isinstance(row, dict):
             steps = row.get("loc")
-            where = ".".join(str(step) for step in steps if step != "body") if isinstance(steps, list) else ""
+            where = ".".join(str(step) for step in steps[:20] if step != "body") if isinstance(steps, list) else ""
             parts.append(f"{where}: {row.get('msg')}" if where else str(row.get("msg")))
     return "; ".join(parts) or None

@@ -20,6 +20,9 @@ RECEIVE_BYTES = 16_384
 
 # Heads of providers have 1 to 3 KB; the limits of http.client are of the same order.
 _MAX_HEAD_BYTES = 65_536
+_MAX_HEADERS = 200
+# Responses like 100 Continue and 103 Early Hints, of which servers send one or two.
+_MAX_INTERIM_RESPONSES = 10
 
 # A larger body is written separately instead of being copied behind the head.
 _MAX_COPIED_BYTES = 65_536
@@ -101,17 +104,22 @@ def receive_head(connection: socket.socket, timeout_s: float) -> ResponseHead:
     """
     deadline_s = time.monotonic() + timeout_s
     received = b""
+    interim = searched = 0
     while True:
         connection.settimeout(max(0.001, deadline_s - time.monotonic()))
         data = _receive_some(connection, received)
         if not data:
             raise (ProtocolError if received else NoResponse)("The connection ended before the response.")
         received += data
-        while (end := _HEAD_END.search(received)) is not None:
+        while (end := _HEAD_END.search(received, searched)) is not None:
             head = _parse_head(received[: end.end()], received[end.end() :])
             if head.status >= 200:
                 return head
-            received = head.body_start  # 100 Continue and 103 Early Hints come before the response.
+            received, searched = head.body_start, 0
+            interim += 1
+            if interim > _MAX_INTERIM_RESPONSES:
+                raise ProtocolError("Too many interim responses came before the response.")
+        searched = max(0, len(received) - 3)  # The end may have begun; the rest is not searched again.
         if len(received) > _MAX_HEAD_BYTES:
             raise ProtocolError("The head of the response is too long.")
         if time.monotonic() >= deadline_s:
@@ -140,11 +148,14 @@ def _parse_head(head: bytes, body_start: bytes) -> ResponseHead:
 
 def _parse_headers(fields: bytes) -> dict[str, str]:
     headers: dict[str, str] = {}
-    position = 0
+    position = count = 0
     while (field := _HEADER.match(fields, position)) is not None:
         name, value = field[1].decode("ascii").lower(), field[2].strip(b" \t").decode("latin-1")
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
         position = field.end()
+        count += 1
+        if count > _MAX_HEADERS:
+            raise ProtocolError("The response has too many headers.")
     if fields[position:] not in {b"\r\n", b"\n"}:
         raise ProtocolError("The response has a malformed header.")
     return headers

@@ -8,6 +8,7 @@ from typing import Any
 
 from app.config import MAX_NAME_CHARACTERS
 from app.errors import UpstreamError
+from app.json_structure import count_elements, decode_many, get_structure
 from app.lenient_json import decode_leniently
 from app.logs import redact
 from app.upstream.body import Body
@@ -21,6 +22,10 @@ from app.upstream.errors import (
 # The limit on a body that is read whole, so that no provider can fill the memory. The longest completions with
 # logprobs are a few megabytes.
 MAX_RESPONSE_BYTES = 64 << 20
+
+# The limit on objects, arrays and keys in it, so that no provider can block the worker for seconds. A completion of
+# 20,000 tokens with twenty alternatives each has so many.
+MAX_RESPONSE_ELEMENTS = 2_000_000
 
 
 class Response:
@@ -94,11 +99,17 @@ class Response:
         """Returns the whole body decoded as JSON (see `decode_leniently`), and closes it. Arguments as for `read`.
 
         Raises:
-            UpstreamError: as for `read`, or the body is not JSON.
+            UpstreamError: as for `read`, or the body is not JSON or has more than MAX_RESPONSE_ELEMENTS.
         """
         content = self.read(idle_timeout_s=idle_timeout_s, deadline_s=deadline_s, max_bytes=max_bytes)
+        structure = get_structure(content, MAX_RESPONSE_ELEMENTS)
+        if structure is not None and count_elements(structure) > MAX_RESPONSE_ELEMENTS:
+            raise UpstreamError(
+                f"{self.title} sent more than {MAX_RESPONSE_ELEMENTS:,} objects, arrays and keys, which the gateway "
+                "does not accept. Request fewer tokens or alternatives."
+            )
         try:
-            return decode_leniently(content)
+            return decode_leniently(content) if structure is None else decode_many(decode_leniently, content)
         except ValueError as error:
             raise make_unreadable_error(self.title) from error
 

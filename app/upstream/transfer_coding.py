@@ -11,6 +11,10 @@ from app.upstream.http1 import ResponseHead
 # Chunk headers are a few hexadecimal digits. Extensions are legal, but no provider sends kilobytes of them.
 _MAX_CHUNK_HEADER_BYTES = 1_024
 
+# More chunks in one read, of 16 KB at most, would have about ten bytes each. No event is as short as that, and taking
+# each chunk apart costs more than all else that is done with its bytes.
+_MAX_CHUNKS_PER_READ = 1_000
+
 _HEX_DIGITS = re.compile(rb"[0-9A-Fa-f]{1,16}")
 _WHOLE_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
 
@@ -61,6 +65,8 @@ class ChunkedDecoder:
             self._decode_chunks(data, payload)
         except UpstreamCut as error:
             self.error = error
+        if len(payload) > _MAX_CHUNKS_PER_READ and len(data) < _MAX_CHUNKS_PER_READ * 32:
+            self.error = UpstreamCut("The provider sends its response in chunks of a few bytes each.")
         return payload[0] if len(payload) == 1 else b"".join(payload)
 
     def _decode_chunks(self, data: bytes, payload: list[bytes]) -> None:

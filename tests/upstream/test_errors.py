@@ -247,3 +247,13 @@ def test_the_request_id_is_taken_from_the_body_before_the_headers() -> None:
     for body in ({"error": SAID, "request_id": 5}, {"error": SAID}, [1], HTML):
         assert error_of(500, body, request_id="two").upstream_request_id == "two"
         assert error_of(500, body).upstream_request_id is None
+
+
+def test_a_long_message_is_cut_before_it_is_redacted_and_no_part_of_a_key_remains() -> None:
+    key = "sk-" + "canary" * 5
+    for fill in ("word ", key + " ", "x"):
+        text = (fill * 4_000)[:3_990] + " " + key + " more" * 2_000
+        error = make_response_error(
+            "X", "X", status=400, headers={}, request_id=None, content=json.dumps({"error": text}).encode()
+        )
+        assert "canary" not in error.message and 100 < len(error.message) <= 2_000

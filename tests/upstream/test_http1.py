@@ -180,3 +180,17 @@ def test_a_request_is_written_whole(pair: tuple[socket.socket, socket.socket], b
     reading.join()
     head = b"POST /v1/chat?a=b HTTP/1.1\r\nHost: h:1\r\nContent-Length: %d\r\n\r\n" % len(body or b"")
     assert bytes(received) == head + (body or b"")
+
+
+def test_a_head_of_too_many_headers_is_refused() -> None:
+    assert (
+        len(head_of(b"HTTP/1.1 200 OK\r\n" + b"".join(b"x-%d: 1\r\n" % n for n in range(200)) + b"\r\n").headers) == 200
+    )
+    with pytest.raises(ProtocolError, match="too many headers"):
+        head_of(b"HTTP/1.1 200 OK\r\n" + b"x: 1\r\n" * 201 + b"\r\n")
+
+
+def test_too_many_interim_responses_are_refused() -> None:
+    assert head_of(b"HTTP/1.1 103 Early Hints\r\n\r\n" * 10 + RESPONSE).status == 200
+    with pytest.raises(ProtocolError, match="interim"):
+        head_of(b"HTTP/1.1 103 Early Hints\r\n\r\n" * 11 + RESPONSE)

@@ -12,7 +12,7 @@ from requests.structures import CaseInsensitiveDict
 from app.config import load_settings
 from app.errors import UpstreamCut, UpstreamError, UpstreamTimeout
 from app.upstream import Response, UpstreamClient
-from app.upstream.response import get_request_id
+from app.upstream.response import MAX_RESPONSE_ELEMENTS, get_request_id
 from tests.services.inference.chat_core import client_for
 from tests.support.answers import head, json_answer
 from tests.support.scripted_upstream import ScriptedUpstream
@@ -112,3 +112,15 @@ def test_a_provider_may_have_a_header_of_its_own_for_the_request_id(upstream: Sc
     with pytest.raises(UpstreamError) as caught:
         client.post("/chat/completions", b"{}", stream=False)
     assert caught.value.upstream_request_id == "own"
+
+
+def test_a_response_of_too_many_elements_is_refused(upstream: ScriptedUpstream) -> None:
+    client = client_for(upstream.base_url)
+    for count in (MAX_RESPONSE_ELEMENTS - 1, MAX_RESPONSE_ELEMENTS):
+        upstream.enqueue(json_answer(b"[" + b"[]," * (count - 1) + b"[]]"))
+        response = client.post("/chat/completions", b"{}", stream=False)
+        if count < MAX_RESPONSE_ELEMENTS:
+            assert len(response.read_json(idle_timeout_s=10, deadline_s=time.monotonic() + 10)) == count
+            continue
+        with pytest.raises(UpstreamError, match="2,000,000 objects, arrays and keys"):
+            response.read_json(idle_timeout_s=10, deadline_s=time.monotonic() + 10)

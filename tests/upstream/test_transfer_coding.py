@@ -138,3 +138,14 @@ def test_a_body_without_a_length_lasts_until_the_connection_ends() -> None:
     assert decoder.decode(b"some") + decoder.decode(b"thing") == b"something"
     assert not decoder.complete
     assert decoder.finish() and decoder.complete
+
+
+def test_thousands_of_tiny_chunks_in_one_read_are_refused_after_their_payload() -> None:
+    decoder = ChunkedDecoder()
+    assert decoder.decode(b"1\r\nx\r\n" * 1_001) == b"x" * 1_001
+    assert decoder.error is not None and "few bytes" in decoder.error.message
+    for fine in (b"1\r\nx\r\n" * 1_000, b"20\r\n" + b"x" * 32 + b"\r\n"):
+        decoder = ChunkedDecoder()
+        for _ in range(1_500 // len(fine) + 1):
+            decoder.decode(fine)
+        assert decoder.error is None

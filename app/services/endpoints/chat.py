@@ -19,6 +19,9 @@ from app.services.endpoints.usage import read_usage
 _CHARACTERS_PER_TOKEN = 4
 _TOKENS_PER_MESSAGE = 4
 
+# A request asks for at most 128. A response with many more would only cost time.
+_MAX_CHOICES = 1_000
+
 
 class StreamOptions(msgspec.Struct):
     """The documented fields of `stream_options`."""
@@ -66,7 +69,11 @@ def _get_output_bound(body: dict[str, Any]) -> int | None:
 
 def _summarize(response: Any) -> ResponseSummary:
     choices = response.get("choices") if isinstance(response, dict) else None
-    if not isinstance(choices, list) or not all(_is_choice(choice) for choice in choices):
+    if (
+        not isinstance(choices, list)
+        or len(choices) > _MAX_CHOICES
+        or not all(_is_choice(choice) for choice in choices)
+    ):
         raise ValueError("not a chat completion")
     failed = next((choice for choice in choices if choice.get("finish_reason") == "error"), None)
     model, reason = response.get("model"), choices[0].get("finish_reason") if choices else None

@@ -7,10 +7,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from app.errors import UpstreamCut
+
 # Deltas of real providers nest three levels deep. Below this, a value replaces the one before it.
 _MAX_DEPTH = 16
 
 _MAX_NAME_PIECES = 100
+
+# Models make a handful.
+_MAX_CALLS = 1_000
 
 
 class _Text(list[str]):
@@ -77,7 +82,11 @@ class Calls:
         self._by_id: dict[tuple[int | None, str], dict[str, Any]] = {}
 
     def add(self, pieces: Any) -> None:
-        """Adds the `tool_calls` of one delta; what is no piece of a call is left out."""
+        """Adds the `tool_calls` of one delta; what is no piece of a call is left out.
+
+        Raises:
+            UpstreamCut: there are more than a thousand calls.
+        """
         for piece in pieces if isinstance(pieces, list) else [pieces]:
             if isinstance(piece, dict):
                 index, call_id = as_index(piece.get("index")), piece.get("id")
@@ -97,6 +106,8 @@ class Calls:
         if call is None:
             call = self._last_at.get(index)
             if call is None or (call_id and call.get("id") and (has_name or index is None)):
+                if len(self._calls) >= _MAX_CALLS:
+                    raise UpstreamCut(f"The provider's response has more than {_MAX_CALLS:,} tool calls.")
                 call = {}
                 self._calls.append(call)
         if call_id:

@@ -10,9 +10,17 @@ import re
 from codecs import BOM_UTF8
 
 from app.errors import UpstreamCut
+from app.json_structure import count_elements, get_structure
 
 # The longest events are tool calls sent in one piece and logprobs. A longer event cannot be part of a valid stream.
 MAX_EVENT_BYTES = 8 << 20
+
+# The most objects, arrays and keys of an event. More would block the worker for a noticeable time.
+MAX_EVENT_ELEMENTS = 100_000
+
+# More events than this in one read, of 16 KB at most, would be too short to mean anything, and cost too much each.
+_MAX_EVENTS_PER_READ = 1_000
+_FEW_BYTES = 16
 
 _BLANK_LINE = re.compile(rb"\r\n\r\n|\n\n|\r\r|\n\r\n|\r\n\n")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
@@ -38,7 +46,8 @@ class SseDecoder:
         """Returns the events that are complete after `data`, and keeps the rest.
 
         Raises:
-            UpstreamCut: an event is longer than MAX_EVENT_BYTES.
+            UpstreamCut: an event is longer than MAX_EVENT_BYTES, or has more than MAX_EVENT_ELEMENTS, or events are
+                only a few bytes long.
         """
         buffer = self._buffer
         if not buffer and data.endswith(b"\n\n"):
@@ -55,6 +64,8 @@ class SseDecoder:
         if end == 0:
             return []
         events = bytes(buffer[:end])
+        if end > MAX_EVENT_ELEMENTS:  # Shorter ones cannot have so many.
+            _raise_if_too_many_elements(events)
         del buffer[:end]
         return _read_events(events)
 
@@ -66,7 +77,16 @@ class SseDecoder:
 
 def _read_events(events: bytes) -> list[Event]:
     # The standard has a byte order mark at the beginning of a stream ignored, but not every SDK does so.
-    return [(event, get_event_data(event)) for event in split_events(events.removeprefix(BOM_UTF8))]
+    single = split_events(events.removeprefix(BOM_UTF8))
+    if len(single) > _MAX_EVENTS_PER_READ and len(events) < _FEW_BYTES * len(single):
+        raise UpstreamCut("The provider sends events of a few bytes each, which are part of no valid stream.")
+    return [(event, get_event_data(event)) for event in single]
+
+
+def _raise_if_too_many_elements(events: bytes) -> None:
+    structure = get_structure(events, MAX_EVENT_ELEMENTS)
+    if structure is not None and count_elements(structure) > MAX_EVENT_ELEMENTS:
+        raise UpstreamCut(f"The provider sent an event of more than {MAX_EVENT_ELEMENTS:,} objects, arrays and keys.")
 
 
 def _find_last_event_end(data: bytearray, start: int) -> int:
@@ -112,5 +132,10 @@ def get_event_name(event: bytes) -> bytes:
 
 def get_event_data(event: bytes) -> bytes | None:
     """Returns the data of one event, or None if it has none (a comment, a ping)."""
+    if event.find(b"\n") == len(event) - 2 and b"\r" not in event:  # One line, as in the usual case.
+        if event.startswith(b"data: "):
+            return event[6:-2]
+        if event.startswith(b":"):
+            return None
     lines = [line[5:].removeprefix(b" ") for line in _LINE_END.split(event) if line.startswith(b"data:")]
     return b"\n".join(lines) if lines else None

@@ -308,3 +308,25 @@ def test_chunks_of_any_types_make_a_completion(chunks: list[dict[str, Any]]) -> 
 def test_what_is_nested_too_deeply_is_a_cut() -> None:
     with pytest.raises(UpstreamCut):
         ChatCollector().add(b'{"x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}")
+
+
+def test_collecting_can_go_on_after_a_response() -> None:
+    pieces = [
+        {"delta": {"content": part, "function_call": {"arguments": part}}, "logprobs": {"content": [part]}, "ids": [1]}
+        for part in ("a", "b", "c")
+    ]
+    collector = ChatCollector()
+    for number, piece in enumerate(pieces):
+        collector.add_chunk({"choices": [{"index": 0, **piece}]})
+        (choice,) = collector.make_response()["choices"]
+        text = "abc"[: number + 1]
+        assert choice["message"]["content"] == choice["message"]["function_call"]["arguments"] == text
+        assert choice["logprobs"]["content"] == list(text) and choice["ids"] == [1] * (number + 1)
+
+
+def test_more_than_a_thousand_tool_calls_are_refused() -> None:
+    collector = ChatCollector()
+    with pytest.raises(UpstreamCut, match="1,000 tool calls"):
+        for index in range(1_001):
+            collector.add_chunk({"choices": [{"delta": {"tool_calls": [{"index": index, "id": str(index)}]}}]})
+    assert len(collector.make_response()["choices"][0]["message"]["tool_calls"]) == 1_000

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.errors import BadRequest
-from app.services.inference.json_body import MAX_DEPTH, parse_body
-from app.services.inference.json_structure import MAX_ELEMENTS, count_elements, extract_structure, is_deeper_than
+from app.json_structure import count_elements, extract_structure, is_deeper_than
+from app.services.inference.json_body import MAX_DEPTH, MAX_ELEMENTS, parse_body
 
 # Characters around which a count of quotes could go wrong stand in for many others.
 TEXTS = st.text(st.sampled_from('"\\/u0022c5{}[]:, \n\té🌍') | st.characters(exclude_categories=["Cs"]), max_size=8)
@@ -162,7 +162,7 @@ def depth_of(value: Any) -> int:
 @settings(max_examples=200, deadline=None)
 @given(BODIES, st.integers(0, 2**32))
 def test_elements_and_depth_are_found_in_the_text_however_it_is_written(body: dict[str, Any], seed: int) -> None:
-    structure = extract_structure(Writer(seed).write(body).encode())
+    structure = extract_structure(Writer(seed).write(body).encode(), MAX_ELEMENTS)
     assert count_elements(structure) == count_elements_of(body)
     assert not is_deeper_than(structure, depth_of(body)) and is_deeper_than(structure, depth_of(body) - 1)
 

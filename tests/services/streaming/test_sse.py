@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from app.errors import UpstreamCut
 from app.services.streaming import sse
-from app.services.streaming.sse import SseDecoder, get_event_data, get_event_name, with_data
+from app.services.streaming.sse import MAX_EVENT_ELEMENTS, SseDecoder, get_event_data, get_event_name, with_data
 
 LINE_ENDS = [b"\n", b"\r\n", b"\r"]
 
@@ -164,3 +164,24 @@ def test_arbitrary_bytes_raise_nothing(data: bytes) -> None:
     decoder = SseDecoder()
     events = decoder.decode(data + b"\n\n")
     assert b"".join(event for event, _ in events).strip(b"\r\n") in data + b"\n\n"
+
+
+def test_events_of_a_few_bytes_are_refused_when_there_are_thousands() -> None:
+    assert len(SseDecoder().decode(b":\n\n" * 1_000)) == 1_000
+    assert len(SseDecoder().decode(b'data: {"a":[]}\n\n' * 1_001)) == 1_001
+    for tiny in (b":\n\n", b":\r\n\r\n", b"data: {}\n\n"):
+        with pytest.raises(UpstreamCut, match="few bytes"):
+            SseDecoder().decode(tiny * 1_001)
+
+
+def test_an_event_of_too_many_elements_is_refused() -> None:
+    start = b'data: {"a":['  # Four elements, with the colon after `data`.
+    for count in (MAX_EVENT_ELEMENTS - 4, MAX_EVENT_ELEMENTS - 3):
+        decoder = SseDecoder()
+        decoder.decode(start)
+        event = b"[]," * (count - 1) + b"[]]}\n\n"
+        if count == MAX_EVENT_ELEMENTS - 4:
+            assert decoder.decode(event) == [(start + event, (start + event)[6:-2])]
+            continue
+        with pytest.raises(UpstreamCut, match="100,000"):
+            decoder.decode(event)

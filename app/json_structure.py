@@ -1,0 +1,64 @@
+"""The structure of a JSON text: its brackets and colons outside of strings, found without building any object.
+
+Objects cost fifty times as much CPU per byte as text does, so what others send is counted before it is parsed.
+Everything here takes time in proportion to the text, some nanoseconds per byte, whatever the text contains.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from itertools import accumulate
+from typing import Any
+
+# With fewer brackets and colons than this, wherever they are, a text takes some milliseconds at most.
+_FEW_MARKS = 25_000
+
+_OTHER_BYTES = bytes(set(range(256)) - set(b'"[]{}:'))
+_TO_SQUARE_BRACKETS = bytes.maketrans(b"{}", b"[]")
+_TO_STEPS = bytes.maketrans(b"[]", b"\x01\xff")  # As signed bytes: 1 at an opening bracket, -1 at a closing one.
+
+
+def get_structure(content: bytes, most: int) -> bytes | None:
+    """Returns `extract_structure(content, most)`, or None if there are few elements in any case.
+
+    Counting single bytes takes a hundredth of the time that parsing takes.
+    """
+    marks = content.count(b"[") + content.count(b"{") + content.count(b":")
+    return extract_structure(content, most) if marks > _FEW_MARKS else None
+
+
+def extract_structure(content: bytes, most: int) -> bytes:
+    """Returns the brackets, braces and colons that are outside of strings; of more than `most` elements, a part."""
+    if b"\\" in content:
+        content = content.replace(b"\\\\", b"").replace(b'\\"', b"")
+    # Two quotes side by side are an empty string or the border between two strings. Without them, the bytes between
+    # keep their side, and there are few quotes left: something outside of strings lies between any two strings.
+    marks = content.translate(None, _OTHER_BYTES).replace(b'""', b"")
+    return b"".join(marks.split(b'"', 4 * most + 2)[::2])
+
+
+def count_elements(structure: bytes) -> int:
+    """Returns how many objects, arrays and keys there are."""
+    return structure.count(b"[") + structure.count(b"{") + structure.count(b":")
+
+
+def is_deeper_than(structure: bytes, depth: int) -> bool:
+    """Returns whether the brackets of valid JSON are nested more than `depth` levels deep."""
+    # Without the innermost level, of which a wide body mostly consists: adding up takes longer than replacing.
+    outer = structure.translate(_TO_SQUARE_BRACKETS, b":").replace(b"[]", b"")
+    return max(accumulate(memoryview(outer.translate(_TO_STEPS)).cast("b")), default=0) >= depth
+
+
+def decode_many(decode: Callable[[bytes], Any], content: bytes) -> Any:
+    """Returns `decode(content)` for a text of many elements, without collecting garbage meanwhile.
+
+    While objects are made, collecting garbage takes ten times as long as making them.
+    """
+    if not gc.isenabled():
+        return decode(content)
+    gc.disable()
+    try:
+        return decode(content)
+    finally:
+        gc.enable()
