@@ -9,7 +9,7 @@ import re
 import pytest
 
 from app import errors
-from app.errors import BadRequest, ClientGone, GatewayError, UpstreamError
+from app.errors import BadRequest, ClientGone, GatewayError, TooManyRefusals, UpstreamError
 
 CLASSES = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, GatewayError)]
 
@@ -18,6 +18,7 @@ TABLE = {
     "GatewayError": (500, "api_error", "rejected", None),
     "BadRequest": (400, "invalid_request_error", "rejected", None),
     "BodyTooLarge": (413, "invalid_request_error", "rejected", None),
+    "BodyTooSlow": (408, "invalid_request_error", "rejected", None),
     "UnsupportedCoding": (415, "invalid_request_error", "rejected", None),
     "AuthenticationFailed": (401, "authentication_error", "rejected", None),
     "PermissionDenied": (403, "permission_error", "rejected", None),
@@ -39,6 +40,8 @@ TABLE = {
 
 
 def make(kind: type[GatewayError]) -> GatewayError:
+    if kind is TooManyRefusals:
+        return TooManyRefusals("Do this.", request_id="req_1")
     return ClientGone() if kind is ClientGone else kind("Do this.")
 
 

@@ -47,11 +47,11 @@ BOUNDS_S = {NOTICED: 0.5 + 1, STALLED: 1.5, AT_ONCE: 0, PACED: 0}
 class Caller:
     """A client on a bare socket, up to the moment when it disconnects or stalls."""
 
-    def __init__(self, door: Door, upstream: ScriptedUpstream, model: str, number: int) -> None:
+    def __init__(self, door: Door, upstream: ScriptedUpstream, model: str) -> None:
         self.door = door
         self.model = model
         self._upstream = upstream
-        self._number = number
+        self.request_id = f"id-{model}"
         self.connection = socket.socket()
         # A small window, so that unread data soon blocks the gateway.
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
@@ -61,10 +61,10 @@ class Caller:
     def ask(self, *, stream: bool = True, cut: int | None = None, length: int | None = None) -> None:
         """Sends the request, of its body only the first `cut` bytes while announcing all, or `length`."""
         body = json.dumps(chat_body(self.model, stream=stream)).encode()
-        # The number becomes a column of the row, which identifies the request even if its body never arrives.
+        # The id becomes a column of the row, which identifies the request even if its body never arrives.
         head = (
             f"POST /v1/chat/completions HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer {self.door.key}\r\n"
-            f"Content-Type: application/json\r\nX-Stainless-Retry-Count: {self._number}\r\n"
+            f"Content-Type: application/json\r\nX-Request-ID: {self.request_id}\r\n"
             f"Content-Length: {length or len(body)}\r\n\r\n"
         )
         self.connection.sendall(head.encode() + body[:cut])
@@ -250,7 +250,7 @@ def observe_departures(doors: list[Door], upstream: ScriptedUpstream, database_u
 
     def run(number: int, left: Left, door: Door) -> None:
         model = f"{PREFIX}leaving-{number}-{door.name}"
-        caller = Caller(door, upstream, model, 100 + number * 2 + (door.name == "nginx"))
+        caller = Caller(door, upstream, model)
         with caller.connection:
             left.departure.act(caller)
             _note(left, door.name, caller, time.monotonic(), upstream, database_url)
@@ -287,7 +287,7 @@ def _note(
 
 
 def _rows(caller: Caller, database_url: str) -> list[dict[str, Any]]:
-    return rows_where(database_url, "client_retry", caller._number)
+    return rows_where(database_url, "client_request_id", caller.request_id)
 
 
 def _is_over(caller: Caller) -> bool:

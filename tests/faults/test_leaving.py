@@ -63,7 +63,7 @@ def received_late(patient_doors: list[Door], faulty_upstream: ScriptedUpstream) 
     faulty_upstream.on_model("never-read-", chat_answer("x" * _UNREAD_BYTES))
 
     def read_late(number: int, door: Door) -> int:
-        caller = Caller(door, faulty_upstream, f"{PREFIX}never-read-{number}", 900 + number)
+        caller = Caller(door, faulty_upstream, f"{PREFIX}never-read-{number}")
         with caller.connection as connection:
             caller.ask(stream=False)
             caller.await_provider()

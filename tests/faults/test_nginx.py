@@ -121,7 +121,7 @@ def test_a_path_goes_on_as_it_came(door: Door, scripted_gateway: Gateway) -> Non
 def test_events_pass_one_by_one(door: Door, upstream: ScriptedUpstream) -> None:
     gate = Gate()
     upstream.on_model("gated", sse_stream([chunk("one"), wait_for(gate), chunk(finish="stop"), DONE]))
-    caller = Caller(door, upstream, PREFIX + "gated", 990)
+    caller = Caller(door, upstream, PREFIX + "gated")
     with caller.connection as connection:
         caller.ask()
         read_until(connection, b'"one"')

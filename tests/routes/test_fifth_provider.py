@@ -70,8 +70,8 @@ PROVIDER = Provider(
 '''
 
 SETTINGS = """
-    quokka_api_key: str | None = _setting("QUOKKA_API_KEY", None, _secret)
-    quokka_base_url: str = _setting("QUOKKA_BASE_URL", "https://quokka.example/v1", _http_url)
+    quokka_api_key: str | None = _setting("QUOKKA_API_KEY", None, parse_secret)
+    quokka_base_url: str = _setting("QUOKKA_BASE_URL", "https://quokka.example/v1", parse_http_url)
 """
 
 MODEL = "zeta/Bandicoot-4B"

@@ -13,7 +13,7 @@ import pytest
 from tests.routes.test_chat_openai_client import openai_client
 from tests.support.answers import chat_answer, json_answer
 from tests.support.chat import HELLO, PREFIX, chat_body, post, post_chat, request, wait_for_row
-from tests.support.gateway import Gateway
+from tests.support.gateway import GATEWAY_KEY, Gateway
 from tests.support.request_reader import SeenRequest
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.waiting import wait_until
@@ -147,11 +147,11 @@ def _bearer(key: str) -> str:
 
 
 KEYS = {
-    "x-api-key alone": ({"X-Api-Key": "gw_test"}, 200),
-    "both, the same": ({"X-Api-Key": "gw_test", "Authorization": _bearer("gw_test")}, 200),
-    "both, the bearer token decides": ({"X-Api-Key": "another", "Authorization": _bearer("gw_test")}, 200),
-    "both, the bearer token is wrong": ({"X-Api-Key": "gw_test", "Authorization": _bearer("gw_wrong")}, 401),
-    "beside another scheme": ({"X-Api-Key": "gw_test", "Authorization": "Basic YTpi"}, 200),
+    "x-api-key alone": ({"X-Api-Key": GATEWAY_KEY}, 200),
+    "both, the same": ({"X-Api-Key": GATEWAY_KEY, "Authorization": _bearer(GATEWAY_KEY)}, 200),
+    "both, the bearer token decides": ({"X-Api-Key": "another", "Authorization": _bearer(GATEWAY_KEY)}, 200),
+    "both, the bearer token is wrong": ({"X-Api-Key": GATEWAY_KEY, "Authorization": _bearer("gw_wrong")}, 401),
+    "beside another scheme": ({"X-Api-Key": GATEWAY_KEY, "Authorization": "Basic YTpi"}, 200),
     "a wrong one": ({"X-Api-Key": "gw_wrong"}, 401),
     "an empty one": ({"X-Api-Key": ""}, 401),
     "none": ({}, 401),

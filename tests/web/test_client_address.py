@@ -71,7 +71,7 @@ def test_the_client_is_the_last_address_that_no_trusted_proxy_has(
         ("127.0.0.1", {"X-Real-IP": ""}, False),
         ("127.0.0.1", {"Via": "1.1 proxy"}, False),
         ("192.0.2.1", {"Authorization": "Bearer metrics_test"}, True),
-        ("192.0.2.1", {"Authorization": "bearer gw_test"}, True),
+        ("192.0.2.1", {"Authorization": "bearer gw_test_operator_key"}, True),
         ("192.0.2.1", {"Authorization": "Bearer "}, False),
         ("192.0.2.1", {"Authorization": "Basic metrics_test"}, False),
         ("192.0.2.1", {"Authorization": "Bearer metrics_tesT"}, False),
@@ -81,7 +81,7 @@ def test_the_client_is_the_last_address_that_no_trusted_proxy_has(
 def test_internals_are_for_local_programs_and_the_operator(
     tmp_path: Path, peer: str, headers: Mapping[str, str], may: bool
 ) -> None:
-    settings = {"METRICS_TOKEN": "metrics_test", "GATEWAY_API_KEY": "gw_test", "TRUSTED_PROXIES": PROXIES}
+    settings = {"METRICS_TOKEN": "metrics_test", "GATEWAY_API_KEY": "gw_test_operator_key", "TRUSTED_PROXIES": PROXIES}
     app = create_app(load_settings(settings | {"JOURNAL_DIR": str(tmp_path)}))
     with app.test_request_context("/", headers=headers, environ_overrides={"REMOTE_ADDR": peer}):
         assert is_for_operator() is may

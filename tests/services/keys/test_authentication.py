@@ -53,14 +53,14 @@ def test_a_key_that_is_not_cached_is_unavailable_while_the_database_is(capfd: py
 
 
 def test_more_lookups_than_may_wait_are_refused_at_once(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    use_settings(load_settings({"DATABASE_URL": database_url, "GATEWAY_API_KEY": "operators-key"}))
+    use_settings(load_settings({"DATABASE_URL": database_url, "GATEWAY_API_KEY": "operators-own-key"}))
     key, _ = create_key("laptop")
     known = authenticate(f"Bearer {key}")
     monkeypatch.setattr(authentication, "MAX_WAITING_LOOKUPS", 0)
     with pytest.raises(Unavailable) as caught:
         authenticate(f"Bearer {new_key()}")
     assert (caught.value.code, caught.value.retry_after_s) == ("overloaded", 1)
-    assert authenticate(f"Bearer {key}") is known and authenticate("Bearer operators-key") is OPERATOR_KEY
+    assert authenticate(f"Bearer {key}") is known and authenticate("Bearer operators-own-key") is OPERATOR_KEY
 
 
 def test_lookups_at_the_same_time_share_queries_and_each_gets_its_own_result(database_url: str) -> None:
