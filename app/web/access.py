@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-from flask import g, request
+from flask import g
 
 from app.errors import AuthenticationFailed
 from app.runtime import get_settings
 from app.services.keys import authenticate
 from app.web.client_address import is_for_operator
+from app.web.credentials import get_authorization
 
 # "key": a gateway key is required. "open": none is. "public_stats": one is, unless PUBLIC_STATS is true. "operator":
 # METRICS_TOKEN or the operator's key is, except for programs on the gateway's machine.
@@ -24,13 +25,7 @@ def require_key() -> None:
         AuthenticationFailed: the key is missing, malformed, unknown or revoked.
         Unavailable: the key cannot be looked up now.
     """
-    authorization = request.headers.get("Authorization")
-    if authorization is None or authorization[:7].lower() != "bearer ":
-        # Anthropic's SDKs and tools for Azure send the key in this header. A bearer token decides if there is one,
-        # because `x-api-key` beside it is a key for something else.
-        api_key = request.headers.get("X-Api-Key")
-        authorization = f"Bearer {api_key}" if api_key else authorization
-    g.key = authenticate(authorization)
+    g.key = authenticate(get_authorization())
 
 
 def _require_key_for_stats() -> None:

@@ -8,6 +8,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from flask import request
 
 from app.runtime import get_settings
+from app.web.credentials import get_authorization
 
 Address = IPv4Address | IPv6Address
 
@@ -76,7 +77,7 @@ def is_for_operator() -> bool:
     if peer is not None and peer.is_loopback and not any(name in environ for name in _FORWARDING_HEADERS):
         return True
     settings = get_settings()
-    scheme, _, token = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+    scheme, _, token = (get_authorization() or "").partition(" ")
     given = token.strip().encode("utf-8", "replace")
     return scheme.lower() == "bearer" and any(
         secret is not None and hmac.compare_digest(given, secret.encode())

@@ -169,7 +169,8 @@ class Relay:
             try:
                 self._response.body.receive_each(self._tick_s, self._on_payload)
             except TimeoutError:
-                if self._is_heartbeat_due():
+                silent_s = self._check_silence()
+                if silent_s >= self._heartbeat_s:
                     return self._reader.heartbeat
                 continue
             if self._state is _State.BLOCKED:
@@ -219,8 +220,13 @@ class Relay:
         if time.monotonic() >= self._deadline_s:
             raise make_total_timeout(self._response.title)
 
-    def _is_heartbeat_due(self) -> bool:
-        """Returns whether a heartbeat is due; raises if the provider is silent for too long or the client is gone."""
+    def _check_silence(self) -> float:
+        """Returns for how long nothing was sent to the client, in seconds.
+
+        Raises:
+            UpstreamTimeout: the provider has sent nothing for UPSTREAM_IDLE_TIMEOUT.
+            ClientGone: the client has disconnected.
+        """
         now_s = time.monotonic()
         if now_s - self._last_arrival_s >= self._idle_timeout_s:
             raise make_idle_timeout(self._response.title)
@@ -228,7 +234,7 @@ class Relay:
         # While events flow, the second write after a disconnect fails, so the check would be a wasted system call.
         if silent_s >= self._tick_s / 2 and self._client.is_gone():
             raise ClientGone
-        return silent_s >= self._heartbeat_s
+        return silent_s
 
     def close(self) -> None:
         """Ends the stream on both sides and reports its end. It may be called twice, and before the first event."""

@@ -1,0 +1,18 @@
+"""The key that a request brings."""
+
+from __future__ import annotations
+
+from flask import request
+
+
+def get_authorization() -> str | None:
+    """Returns the `Authorization` of the current request or, if it is no bearer token, `x-api-key` in its form.
+
+    Anthropic's SDKs and tools for Azure send the key in `x-api-key`. A bearer token decides if there is one, because
+    `x-api-key` beside it is a key for something else.
+    """
+    authorization = request.headers.get("Authorization")
+    if authorization is not None and authorization[:7].lower() == "bearer ":
+        return authorization
+    api_key = request.headers.get("X-Api-Key")
+    return f"Bearer {api_key}" if api_key else authorization
