@@ -11,9 +11,11 @@ from app.upstream.http1 import ResponseHead
 # Chunk headers are a few hexadecimal digits. Extensions are legal, but no provider sends kilobytes of them.
 _MAX_CHUNK_HEADER_BYTES = 1_024
 
-# More chunks in one read, of 16 KB at most, would have about ten bytes each. No event is as short as that, and taking
-# each chunk apart costs more than all else that is done with its bytes.
-_MAX_CHUNKS_PER_READ = 1_000
+# Taking a chunk of a few bytes apart costs more than all else that is done with its bytes. So a response may have this
+# many of them that arrive faster than they are read: more than _MANY_CHUNKS in one read, of 16 KB at most.
+_MAX_TINY_CHUNKS = 10_000
+_MANY_CHUNKS = 1_000
+_TINY_BYTES = 32  # With the chunk's header.
 
 _HEX_DIGITS = re.compile(rb"[0-9A-Fa-f]{1,16}")
 _WHOLE_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
@@ -52,6 +54,7 @@ class ChunkedDecoder:
         self._chunk_bytes_left = 0
         self._in_chunk = False  # True until the line end after the chunk's payload.
         self._in_trailer = False
+        self._tiny_chunks = 0
 
     def decode(self, data: bytes) -> bytes:
         if self._partial_line:
@@ -65,8 +68,10 @@ class ChunkedDecoder:
             self._decode_chunks(data, payload)
         except UpstreamCut as error:
             self.error = error
-        if len(payload) > _MAX_CHUNKS_PER_READ and len(data) < _MAX_CHUNKS_PER_READ * 32:
-            self.error = UpstreamCut("The provider sends its response in chunks of a few bytes each.")
+        if len(payload) > _MANY_CHUNKS and len(data) < _TINY_BYTES * len(payload):
+            self._tiny_chunks += len(payload)
+            if self._tiny_chunks > _MAX_TINY_CHUNKS:
+                self.error = UpstreamCut("The provider sent its response in chunks of a few bytes each. Retry.")
         return payload[0] if len(payload) == 1 else b"".join(payload)
 
     def _decode_chunks(self, data: bytes, payload: list[bytes]) -> None:

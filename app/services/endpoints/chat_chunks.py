@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from app.errors import UpstreamCut
+from app.json_structure import decode_many
 from app.lenient_json import decode_leniently, replace_surrogates
 from app.services.endpoints.endpoint import EventKind, RepairedEvent
 from app.services.endpoints.stream_summary import StreamSummary, Usage
@@ -84,6 +85,9 @@ class _Chunk(msgspec.Struct, gc=False):
     error: Any = None
 
 
+# A longer chunk may have so many elements that collecting garbage meanwhile takes most of the time.
+_LONG_BYTES = 65_536
+
 # Not strict, so that token counts written as 12.0 or "12" are accepted.
 _decode_chunk = msgspec.json.Decoder(_Chunk, strict=False).decode
 
@@ -91,7 +95,7 @@ _decode_chunk = msgspec.json.Decoder(_Chunk, strict=False).decode
 def observe_chunk(data: bytes, summary: StreamSummary, now_s: float) -> EventKind:
     """Records in `summary` what a chunk contains, and returns its kind; see `StreamProtocol.observe`."""
     try:
-        chunk = _decode_chunk(data)
+        chunk = _decode_chunk(data) if len(data) < _LONG_BYTES else decode_many(_decode_chunk, data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _observe_odd_chunk(data, summary, now_s)
     if chunk.choices is None or chunk.error is not None or not _record(chunk.model, chunk.choices, summary, now_s):
