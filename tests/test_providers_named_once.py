@@ -18,7 +18,7 @@ HOMES = (
     "app/services/fireworks_client.py",
     "app/services/models/__init__.py",
     "app/services/models/fireworks.py",
-    "app/services/providers/",
+    *(f"app/services/providers/{name}" for name in provider_names()),
 )
 
 NAMES = re.compile("|".join(provider_names()), re.IGNORECASE)

@@ -16,7 +16,7 @@ BLUEPRINTS: list[tuple[Blueprint, Access]] = [
     (models.bp, "key"),  # GET /v1/models, /v1/models/<id>
     (catalog.bp, "open"),  # GET /api/catalog/models, /api/catalog/model/<id>
     (stats.bp, "public_stats"),  # GET /api/catalog/gateway/<gateway>/stats
-    (activity.bp, "key"),  # GET /api/activity, /api/activity/integrity, /api/usage
+    (activity.bp, "key"),  # GET /api/activity, /api/activity/<id>, /api/activity/integrity, /api/usage
     (health.bp, "open"),  # GET /health, /ready
     (metrics.bp, "operator"),  # GET /metrics
 ]

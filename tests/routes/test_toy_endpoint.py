@@ -114,6 +114,7 @@ def test_it_is_forwarded_answered_and_recorded(toy_gateway: Gateway, toy_upstrea
         ({"volume": 12}, "`volume` must be a whole number from 1 to 11."),
         ({"text": None}, "`text` must be a string."),
         ({"text": 5}, "`text` must be a string."),
+        ({"stream": True}, "`stream` must be false or absent, because this endpoint does not stream."),
     ],
 )
 def test_its_body_is_checked_and_its_errors_have_its_own_shape(

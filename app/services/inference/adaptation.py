@@ -17,7 +17,7 @@ from app.services.inference.routing import Target
 from app.services.providers import EndpointSupport
 
 # Ids of sessions are UUIDs or digests. A provider may refuse a long header, and the request is worth more than a hint.
-_MAX_HEADER_CHARACTERS = 256
+_MAX_SENT_HEADER_CHARACTERS = 256
 
 
 @dataclass(slots=True)
@@ -154,7 +154,7 @@ def _select_headers(
     headers: dict[str, str] = {}
     for name, upstream_name in names.items():
         value = get_header(name)
-        if value and len(value) <= _MAX_HEADER_CHARACTERS and value.isascii() and value.isprintable():
+        if value and len(value) <= _MAX_SENT_HEADER_CHARACTERS and value.isascii() and value.isprintable():
             headers.setdefault(upstream_name, value)
         elif value:
             omitted.add(name)

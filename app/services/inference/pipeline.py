@@ -21,7 +21,7 @@ from app.errors import GatewayError
 from app.logs import redact
 from app.metrics import observe_overhead
 from app.runtime import Component, Runtime
-from app.services.endpoints import Collector, InferenceBody, StreamSummary
+from app.services.endpoints import Collector, InferenceBody, StreamSummary, make_parameter_error
 from app.services.inference.adaptation import UpstreamRequest, adapt
 from app.services.inference.admission import Admission
 from app.services.inference.cancellation import Watcher
@@ -38,7 +38,7 @@ from app.services.streaming import EventReader, Relay
 from app.upstream import Response, make_unreadable_error
 
 # Longer values of a provider's header are left out. The longest, Fireworks' sampling options, has about 100 characters.
-_MAX_HEADER_CHARACTERS = 500
+_MAX_SHOWN_HEADER_CHARACTERS = 500
 
 
 @dataclass(slots=True)
@@ -106,6 +106,8 @@ class Pipeline(Component):
         if isinstance(name, str) and name.lower() in PROVIDERS:
             record.gateway = name.lower()
         fields = validate_body(body, exchange.endpoint.body)
+        if fields.stream and exchange.endpoint.stream is None:
+            raise make_parameter_error("stream", "be false or absent, because this endpoint does not stream")
         if fields.stream:
             record.stream = True
             self._admission.count_stream(exchange)
@@ -230,7 +232,7 @@ def _make_headers(
         name: value
         for name, value in response.headers.items()
         # gunicorn sends no control characters.
-        if name in provider.shown_headers and len(value) <= _MAX_HEADER_CHARACTERS and value.isprintable()
+        if name in provider.shown_headers and len(value) <= _MAX_SHOWN_HEADER_CHARACTERS and value.isprintable()
     }
     headers["x-gateway-provider"] = provider.name
     # The provider chooses this text, which may contain characters that a header must not.

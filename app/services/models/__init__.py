@@ -1,4 +1,4 @@
-"""The model catalog: what each provider serves, cached in this process for 30 minutes. catalog.py holds all lists."""
+"""The model catalog: what each provider serves. catalog.py holds all lists, and cache.py says when one is fetched."""
 
 from __future__ import annotations
 

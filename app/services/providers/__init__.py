@@ -1,4 +1,5 @@
-"""The providers that the gateway can forward requests to. Each has a file with everything specific to it.
+"""The providers that the gateway can forward requests to. Each has a file with everything specific to it; Fireworks has
+a second one, `fireworks_prices.py`, for its price list.
 
 provider.py      the record: what the rest of the gateway knows of a provider
 schema.py        the fields that it allows in the objects of a request
