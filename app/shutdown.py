@@ -31,7 +31,7 @@ def start_drain(timeout_s: float) -> None:
 
 
 def is_draining() -> bool:
-    """Tells whether the process is stopping."""
+    """Returns whether the process is stopping."""
     return get_component(Drain).deadline_s is not None
 
 

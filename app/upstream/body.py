@@ -136,7 +136,7 @@ class Body:
             decompressed: bytes = self._decompressor.decompress(payload)
             return decompressed
         except zlib.error as error:
-            message = "The provider's response does not match the content encoding that it declares."
+            message = "The provider's response does not match the content encoding that it declares. Retry."
             raise UpstreamCut(message) from error
 
     def close(self) -> None:
@@ -168,4 +168,4 @@ class _UnknownCoding:
         self._coding = coding
 
     def decompress(self, payload: bytes) -> bytes:
-        raise UpstreamCut(f"The provider's response is compressed as {self._coding[:20]!r}, which was not requested.")
+        raise UpstreamCut(f"The provider's response is compressed as {self._coding[:20]!r}, which was not requested. Report it to the operator.")

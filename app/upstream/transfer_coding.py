@@ -121,7 +121,7 @@ def _parse_chunk_size(line: bytes) -> int:
 
 
 def _make_coding_error() -> UpstreamCut:
-    return UpstreamCut("The provider's response is not valid chunked transfer coding.")
+    return UpstreamCut("The provider's response is not valid chunked transfer coding. Retry.")
 
 
 class LengthDecoder:

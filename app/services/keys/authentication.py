@@ -158,7 +158,7 @@ class KeyCache(Component):
                 log_event("key_lookup_failed", level="error", reason=reason, error=None if is_expected else error)
                 found = None
             with self._lock:
-                # What the database did not answer now, it would not answer for those who wait behind either.
+                # If this query failed, the waiting lookups would fail too, so all of them are answered now.
                 answered = {
                     digest: self._lookups.pop(digest) for digest in (list(self._lookups) if found is None else digests)
                 }
