@@ -168,4 +168,5 @@ class _UnknownCoding:
         self._coding = coding
 
     def decompress(self, payload: bytes) -> bytes:
-        raise UpstreamCut(f"The provider's response is compressed as {self._coding[:20]!r}, which was not requested. Report it to the operator.")
+        coding = repr(self._coding[:20])
+        raise UpstreamCut(f"The provider compressed its response as {coding}, unasked. Report it to the operator.")
