@@ -74,7 +74,7 @@ class PacedUnreader(SocketUnreader):  # type: ignore[misc]
         self.mxchunk = _RECEIVED_BYTES
         self._deadline_s = math.inf
         if self.buf.getvalue():
-            gevent.sleep(PAUSE_S)
+            _let_others_run()
 
     def chunk(self, size_hint: int | None = None) -> bytes:
         """Receives the next piece.
@@ -85,7 +85,7 @@ class PacedUnreader(SocketUnreader):  # type: ignore[misc]
         """
         begun_s = time.monotonic()
         if begun_s >= self._turn_ends_s and _has_data(self.sock):
-            gevent.sleep(PAUSE_S)
+            _let_others_run()
             begun_s = time.monotonic()
             self._turn_ends_s = begun_s + TURN_S
         if begun_s + self._idle_timeout_s >= self._deadline_s:
@@ -112,6 +112,27 @@ class PacedUnreader(SocketUnreader):  # type: ignore[misc]
         finally:
             self.sock.settimeout(self._idle_timeout_s)
         raise BodyTooSlow("The body did not arrive in time. Send it faster, or send a smaller one.")
+
+
+def _let_others_run() -> None:
+    """Waits until all that is ready now has had its turn: greenlets, sockets and timers.
+
+    A sleep would do that too, but takes a millisecond even if nothing else is ready, because libev rounds up. A single
+    connection that sends request after request would get a third fewer answers.
+    """
+    hub = gevent.get_hub()
+    # While it is active, the loop does not wait for sockets. The check comes after one look at them, and last.
+    idle, check = hub.loop.idle(), hub.loop.check(priority=hub.loop.MINPRI)
+    idle.start(_do_nothing)
+    try:
+        hub.wait(check)
+    finally:
+        idle.close()
+        check.close()
+
+
+def _do_nothing() -> None:
+    pass
 
 
 def _has_data(sock: socket.socket) -> bool:
