@@ -15,7 +15,13 @@ socket_reader.py    waits for bytes on a socket
 from app.upstream.body import Body
 from app.upstream.client import UpstreamClient
 from app.upstream.error_body import reports_error
-from app.upstream.errors import make_idle_timeout, make_reported_error, make_total_timeout, make_unreadable_error
+from app.upstream.errors import (
+    make_idle_timeout,
+    make_reported_error,
+    make_total_timeout,
+    make_unexpected_error,
+    make_unreadable_error,
+)
 from app.upstream.response import Response
 
 __all__ = [
@@ -25,6 +31,7 @@ __all__ = [
     "make_idle_timeout",
     "make_reported_error",
     "make_total_timeout",
+    "make_unexpected_error",
     "make_unreadable_error",
     "reports_error",
 ]

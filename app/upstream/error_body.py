@@ -66,16 +66,38 @@ _STATUSES = {
 }
 
 
+# Fields that hold an error in a document that is no response.
+_ERROR_FIELDS = ("detail", "fault", "errors", "error_msg", "error_message")
+
+# Fields that hold the message of an error, in order of preference.
+_MESSAGE_FIELDS = ("message", "faultstring", "error_message", "error_msg", "msg")
+
+
 def reports_error(document: Any) -> bool:
     """Returns whether a JSON document, whatever its HTTP status, is an error and not a response.
 
-    An `error` without content (null, false, `{}`, `""`) is none.
+    An `error` without content (null, false, `{}`, `""`) is none, unless there is a message beside it. A list of one
+    element is that element.
     """
+    document = _unwrap(document)
     if not isinstance(document, dict):
         return False
     if _has_content(document.get("error")) or document.get("object") == "error" or document.get("type") == "error":
         return True
-    return "choices" not in document and (_has_content(document.get("detail")) or _has_content(document.get("fault")))
+    if "choices" in document:
+        return False
+    return any(_has_content(document.get(name)) for name in _ERROR_FIELDS) or _is_flat_error(document)
+
+
+def _unwrap(document: Any) -> Any:
+    return document[0] if isinstance(document, list) and len(document) == 1 else document
+
+
+def _is_flat_error(document: dict[str, Any]) -> bool:
+    """Returns whether an object has a message and what makes it an error, but no `error` around them."""
+    if not any(isinstance(document.get(name), str) for name in ("message", "msg")):
+        return False
+    return "error" in document or any(document.get(name) for name in ("code", "status", "status_code"))
 
 
 def _has_content(value: Any) -> bool:
@@ -92,6 +114,7 @@ def parse_error_body(content: bytes) -> ErrorBody:
 
 def read_error_body(body: Any) -> ErrorBody:
     """Returns the fields of an error body, given as JSON values."""
+    body = _unwrap(body)
     if not isinstance(body, dict):
         return ErrorBody()
     error = _find_error(body)
@@ -107,8 +130,8 @@ def _find_status(error: Any) -> int | None:
         value = error.get(name)
         # `true` is no number between these, so it needs no check of its own.
         status = int(value) if isinstance(value, str) and len(value) == 3 and value.isdecimal() else value
-        if isinstance(status, int) and 400 <= status < 600:
-            return status
+        if isinstance(status, int | float) and 400 <= status < 600 and status == int(status):
+            return int(status)
     for name in ("code", "status", "type"):
         value = error.get(name)
         if isinstance(value, str) and (known := _STATUSES.get(_simplify(value))) is not None:
@@ -121,7 +144,7 @@ def _simplify(name: str) -> str:
 
 
 def _find_error(body: dict[str, Any]) -> Any:
-    error = body.get("error") or body.get("detail") or body.get("fault") or body
+    error = _unwrap(body.get("error") or body.get("detail") or body.get("fault") or body.get("errors") or body)
     if isinstance(error, dict) and isinstance(error.get("error"), str | dict):
         return error["error"]  # DeepInfra nests {"detail": {"error": …}}.
     return error
@@ -135,7 +158,7 @@ def _parse_error(error: Any, body: dict[str, Any]) -> ErrorBody:
         return ErrorBody(_as_string(f"{error}: {more}" if isinstance(more, str) else error))
     if not isinstance(error, dict):
         return ErrorBody()
-    message = error.get("message") or error.get("faultstring") or error.get("error_message")
+    message = next((error[name] for name in _MESSAGE_FIELDS if error.get(name)), None)
     code = error.get("code")
     return ErrorBody(
         message=_as_string(message),
@@ -149,11 +172,14 @@ def _as_string(value: Any) -> str | None:
 
 
 def _join_validation_errors(rows: list[Any]) -> str | None:
-    """Returns one message for FastAPI's list of errors: `[{"loc": ["body", "x"], "msg": …}]`."""
+    """Returns one message for a list of texts, or FastAPI's list of errors: `[{"loc": ["body", "x"], "msg": …}]`."""
+    if all(isinstance(row, str) for row in rows):
+        return "; ".join(rows[:10]) or None
     parts = []
     for row in rows[:10]:
         if isinstance(row, dict):
             steps = row.get("loc")
             where = ".".join(str(step) for step in steps[:20] if step != "body") if isinstance(steps, list) else ""
-            parts.append(f"{where}: {row.get('msg')}" if where else str(row.get("msg")))
+            message = row.get("msg") or row.get("message")
+            parts.append(f"{where}: {message}" if where else str(message))
     return "; ".join(parts) or None

@@ -86,6 +86,15 @@ class Response:
         """
         return self.body.peek(timeout_s)
 
+    def wait_for_start(self, *, idle_timeout_s: float, deadline_s: float) -> bytes:
+        """Returns the first bytes of the body, which are received again afterwards; arguments and errors as for `read`.
+
+        An empty body has none.
+        """
+        start = self._receive(idle_timeout_s, deadline_s)
+        self.body.put_back(start)
+        return start
+
     def _receive(self, idle_timeout_s: float, deadline_s: float) -> bytes:
         left_s = deadline_s - time.monotonic()
         try:

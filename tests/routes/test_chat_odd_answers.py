@@ -23,7 +23,7 @@ from tests.support.answers import (
 from tests.support.chat import PREFIX, Seen, post, post_chat, wait_for_row
 from tests.support.gateway import Gateway
 from tests.support.scripted_upstream import ScriptedUpstream
-from tests.support.scripts import Script, send
+from tests.support.scripts import Script, pause, send
 
 COMPLETION: dict[str, Any] = {
     "id": "c-1",
@@ -129,6 +129,84 @@ def test_an_error_with_status_200_is_an_error_of_its_own_class(
     assert (row["status"], row["outcome"], row["error_code"]) == (fault.status, "upstream_error", fault.code)
     assert (row["upstream_status"], row["attempts"]) == (200, [])
     assert row["completion_tokens"] == (3 if name == "of a choice" else None)
+
+
+FLAT_ERRORS: list[tuple[Any, int]] = [
+    ({"message": "boom", "code": 500}, 500),
+    ({"status": "error", "message": "boom"}, 502),
+    ([{"error": {"message": "boom", "code": 503}}], 503),
+    ({"error": None, "message": "boom"}, 502),
+    ({"errors": [{"message": "boom"}]}, 502),
+    ({"code": 429, "msg": "boom"}, 429),
+    ({"error_msg": "boom"}, 502),
+    ({"error": ["boom"]}, 502),
+    ({"error": {"code": 503.0, "message": "boom"}}, 503),
+    ({"outcome": "boom"}, 502),
+    ({"choices": [{"message": {"content": "x"}, "finish_reason": "error", "error": {"message": "boom"}}]}, 502),
+]
+
+
+@pytest.mark.parametrize(("document", "status"), FLAT_ERRORS)
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_words_of_an_error_in_any_form_reach_the_client(
+    scripted_gateway: Gateway, upstream: ScriptedUpstream, document: Any, status: int, stream: bool
+) -> None:
+    seen = ask(scripted_gateway, upstream, json_answer(document), stream=stream)
+    assert seen.status == status and "boom" in seen.error["message"]
+
+
+def test_a_failed_generation_without_a_reason_says_so(scripted_gateway: Gateway, upstream: ScriptedUpstream) -> None:
+    choice = {"message": {"content": "Hel"}, "finish_reason": "error"}
+    seen = ask(scripted_gateway, upstream, json_answer({"choices": [choice]}))
+    assert 'the generation failed with finish_reason "error"' in seen.error["message"]
+
+
+def test_generated_text_in_an_unknown_form_is_not_quoted(scripted_gateway: Gateway, upstream: ScriptedUpstream) -> None:
+    seen = ask(scripted_gateway, upstream, json_answer({"choices": [{"message": "my secret"}]}))
+    assert seen.status == 502 and "secret" not in seen.error["message"]
+
+
+LATE: dict[str, bytes] = {
+    "compact": json.dumps(COMPLETION).encode(),
+    "with blank lines": json.dumps(COMPLETION, indent=1).encode().replace(b"\n", b"\n\n"),
+    "after blanks": b" " * 100 + b"\n\n" + json.dumps(COMPLETION).encode(),
+}
+
+
+@pytest.mark.parametrize("kind", ["text/event-stream", "text/plain", None])
+@pytest.mark.parametrize("name", LATE)
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_whole_answer_whose_first_byte_comes_late_is_given(
+    scripted_gateway: Gateway,
+    upstream: ScriptedUpstream,
+    session_database_url: str,
+    kind: str | None,
+    name: str,
+    stream: bool,
+) -> None:
+    headers = {"content-length": str(len(LATE[name]))} | ({} if kind is None else {"content-type": kind})
+    script = [send(head(200, headers)), pause(1.3), send(LATE[name][:150]), pause(0.1), send(LATE[name][150:])]
+    seen = ask(scripted_gateway, upstream, script, stream=stream)
+    assert seen.status == 200 and b"Hello" in seen.body and not seen.cut
+    assert not stream or seen.events[-1] == b"data: [DONE]"
+    row = wait_for_row(session_database_url, seen.request_id)
+    assert (row["outcome"], row["usage_source"], row["completion_tokens"]) == ("ok", "provider", 3)
+
+
+def test_blank_lines_within_an_answer_under_the_name_of_events_are_read(
+    scripted_gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    for stream in (False, True):
+        script = json_answer(LATE["with blank lines"], headers={"content-type": "text/event-stream"})
+        seen = ask(scripted_gateway, upstream, script, stream=stream)
+        assert seen.status == 200 and b"Hello" in seen.body
+
+
+def test_events_after_many_blanks_are_the_whole_answer(scripted_gateway: Gateway, upstream: ScriptedUpstream) -> None:
+    events: list[Event] = [b"\n" * 200, *whole_stream("Hello")]
+    for kind in ("text/event-stream", "application/json"):
+        seen = ask(scripted_gateway, upstream, sse_stream(events, headers={"content-type": kind}))
+        assert seen.status == 200 and seen.json["choices"][0]["message"]["content"] == "Hello"
 
 
 def test_what_a_provider_says_is_shown_without_keys(scripted_gateway: Gateway, upstream: ScriptedUpstream) -> None:

@@ -134,7 +134,9 @@ def test_what_a_sparse_answer_leaves_out_is_null_and_the_rest_is_kept(
     choice = {"index": 0, "message": message, "finish_reason": "length", "logprobs": None}
     assert seen.json == {"id": "c-1", "object": "chat.completion", "choices": [choice], "usage": None, "x": 1}
     row = wait_for_row(session_database_url, seen.request_id)
-    assert (row["outcome"], row["prompt_tokens"], row["usage_source"]) == ("ok", None, "none")
+    # "hm" is one token, and "Hello!" two beside the four of its message.
+    assert (row["outcome"], row["prompt_tokens"], row["completion_tokens"]) == ("ok", 6, 1)
+    assert row["usage_source"] == "counted"
 
 
 def test_absurd_usage_does_not_cost_the_client_its_answer(
@@ -143,4 +145,15 @@ def test_absurd_usage_does_not_cost_the_client_its_answer(
     hasty_upstream.on_model("absurd", chat_answer("hi", usage={"prompt_tokens": "many", "completion_tokens": -1}))
     seen = post_chat(hasty_gateway, PREFIX + "absurd")
     assert seen.json["choices"][0]["message"]["content"] == "hi"
-    assert wait_for_row(session_database_url, seen.request_id)["prompt_tokens"] is None
+    row = wait_for_row(session_database_url, seen.request_id)
+    assert (row["usage_source"], row["prompt_tokens"], row["completion_tokens"]) == ("counted", 6, 1)
+
+
+@pytest.mark.parametrize("usage", [10.5, "n/a", [], {}, True, None, {"prompt_tokens": None}])
+def test_a_usage_without_a_readable_number_is_counted(
+    hasty_gateway: Gateway, hasty_upstream: ScriptedUpstream, session_database_url: str, usage: object
+) -> None:
+    choice = {"message": {"content": "eight letters"}, "finish_reason": "stop"}
+    hasty_upstream.on_model("uncounted", json_answer({"choices": [choice], "usage": usage}))
+    row = wait_for_row(session_database_url, post_chat(hasty_gateway, PREFIX + "uncounted").request_id)
+    assert (row["usage_source"], row["prompt_tokens"], row["completion_tokens"]) == ("counted", 6, 4)

@@ -257,3 +257,19 @@ def test_a_long_message_is_cut_before_it_is_redacted_and_no_part_of_a_key_remain
             "X", "X", status=400, headers={}, request_id=None, content=json.dumps({"error": text}).encode()
         )
         assert "canary" not in error.message and 100 < len(error.message) <= 2_000
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("accounts/acme-1/models/x failed", "accounts/[redacted]/models/x failed"),
+        ("accounts/fireworks-old is gone", "accounts/[redacted] is gone"),
+        ("accounts/fireworks/models/x failed", "accounts/fireworks/models/x failed"),
+        ("node7.pool.internal did not answer", "[redacted] did not answer"),
+        ("dial 10.0.0.7:8080: refused", "dial [redacted]: refused"),
+        ("see node.example.com:443/x", "see [redacted]/x"),
+        ("llama3.1:70b at 12:30:45, messages.0: bad, https://a.example/x", None),
+    ],
+)
+def test_accounts_and_hosts_are_no_concern_of_the_caller(said: str, shown: str | None) -> None:
+    assert error_of(400, {"error": {"message": said}}).message == (shown or said)

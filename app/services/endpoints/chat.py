@@ -22,6 +22,9 @@ _TOKENS_PER_MESSAGE = 4
 # A request asks for at most 128. A response with many more would only cost time.
 _MAX_CHOICES = 1_000
 
+# For a provider that gives no reason; a failed chunk of a stream has the same one.
+_FAILED = {"message": 'the generation failed with finish_reason "error"'}
+
 
 class StreamOptions(msgspec.Struct):
     """The documented fields of `stream_options`."""
@@ -76,13 +79,15 @@ def _summarize(response: Any) -> ResponseSummary:
     ):
         raise ValueError("not a chat completion")
     failed = next((choice for choice in choices if choice.get("finish_reason") == "error"), None)
+    if failed is not None and not failed.get("error"):
+        failed = {"error": _FAILED}
     model, reason = response.get("model"), choices[0].get("finish_reason") if choices else None
     usage = read_usage(response.get("usage"))
     return ResponseSummary(
         model if isinstance(model, str) else None,
         reason if isinstance(reason, str) else None,
         usage,
-        None if usage is None or usage.completion_tokens is not None else _estimate_output_tokens(choices),
+        _estimate_output_tokens(choices) if usage is None or usage.completion_tokens is None else None,
         failed,
     )
 

@@ -30,7 +30,7 @@ class ResponseSummary(NamedTuple):
         model: the model that responded, as the provider names it.
         finish_reason: that of the first choice.
         usage: what the provider counted.
-        output_tokens_estimate: for a usage that lacks the completion tokens.
+        output_tokens_estimate: if the usage lacks the completion tokens, or there is none.
         failure: the part that says that the provider failed while it generated, for example a choice.
     """
 

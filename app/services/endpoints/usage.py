@@ -19,22 +19,23 @@ def read_usage(raw: Any) -> Usage | None:
     """Returns what is readable of a decoded `usage`; None if that is nothing. It never raises.
 
     A number that is implausible (negative, fractional, above MAX_PLAUSIBLE_TOKENS, true or false) is unknown, and the
-    others are kept.
+    others are kept. So is a part that is greater than its total.
     """
     if not isinstance(raw, Mapping):
         return None
+    prompt, completion = _read_count(raw.get("prompt_tokens")), _read_count(raw.get("completion_tokens"))
     usage = Usage(
-        _read_count(raw.get("prompt_tokens")),
-        _read_count(raw.get("completion_tokens")),
-        _read_detail(raw, "prompt_tokens_details", "cached_tokens"),
-        _read_detail(raw, "completion_tokens_details", "reasoning_tokens"),
+        prompt,
+        completion,
+        _read_part(raw.get("prompt_tokens_details"), "cached_tokens", prompt),
+        _read_part(raw.get("completion_tokens_details"), "reasoning_tokens", completion),
     )
     return None if usage == Usage() else usage
 
 
-def _read_detail(raw: Mapping[str, Any], details_name: str, name: str) -> int | None:
-    details = raw.get(details_name)
-    return _read_count(details.get(name)) if isinstance(details, Mapping) else None
+def _read_part(details: Any, name: str, total: int | None) -> int | None:
+    count = _read_count(details.get(name)) if isinstance(details, Mapping) else None
+    return None if count is not None and total is not None and count > total else count
 
 
 def _read_count(value: Any) -> int | None:

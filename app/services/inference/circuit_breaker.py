@@ -2,7 +2,8 @@
 
 There are breakers for three classes of failure: the provider's account (suspended, out of credit), its key (refused),
 its address (no connection). A breaker opens after a few failures in a row. While it is open, requests get the last
-error at once, with the time to wait. Then one request is sent as a probe, and its success closes the breaker.
+error at once, with the time to wait if waiting can help. Then one request is sent as a probe, and its success closes
+the breaker.
 
 A failure of the address concerns the whole provider. A refusal of the account or the key may concern only the model
 that was asked for, so it counts for that model: callers choose the names of models, and one caller must not take a
@@ -109,7 +110,8 @@ class CircuitBreakers(Component):
         """Raises if a breaker is open for this request. After its pause, one request passes as a probe.
 
         Raises:
-            UpstreamError: a copy of the last failure, with `retry_after_s` until the next probe.
+            UpstreamError: a copy of the last failure. It has `retry_after_s` until the next probe, unless someone must
+                act first, because the provider refuses the account or the key.
         """
         now_s = time.monotonic()
         self._keys[provider][key_id] = now_s
@@ -228,7 +230,7 @@ def _make_fast_failure(breaker: Breaker, left_s: float) -> UpstreamError:
         status=error.status,
         type=error.type,
         code=error.code,
-        retry_after_s=left_s,
+        retry_after_s=None if error.should_retry is False else left_s,
         should_retry=error.should_retry,
     )
 

@@ -21,8 +21,7 @@ def record_response(
     record = exchange.record
     record.model_served = (summary.model or request.target.model)[:MAX_NAME_CHARACTERS]
     record.finish_reason = summary.finish_reason
-    if summary.usage is not None:
-        _record_usage(exchange, request, summary.usage, summary.output_tokens_estimate)
+    _record_usage(exchange, request, summary.usage or Usage(), summary.output_tokens_estimate)
     generation_s = request.target.provider.get_generation_s(headers)
     _record_speed(exchange, generation_s or time.monotonic() - exchange.started_s)
 
@@ -33,7 +32,8 @@ def record_stream(exchange: Exchange, request: UpstreamRequest, summary: StreamS
     record.events, record.bytes_out = summary.events, summary.bytes_sent
     record.longest_gap_ms = summary.longest_gap_s * 1000
     record.finish_reason = summary.finish_reason
-    if summary.events:  # An answer with status 200 and no event, or with an error alone, confirms no model.
+    # An answer with status 200 and no event, or with an error alone, confirms no model.
+    if summary.events or summary.usage is not None:
         record.model_served = (summary.model or request.target.model)[:MAX_NAME_CHARACTERS]
         # An event with output is about one token.
         _record_usage(exchange, request, summary.usage or Usage(), summary.output_events)

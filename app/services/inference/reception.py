@@ -6,6 +6,8 @@ answers that were paid for, so they are told apart by what they are and not by w
 
 from __future__ import annotations
 
+import re
+from contextlib import suppress
 from typing import Any
 
 from app.errors import UpstreamError
@@ -14,14 +16,21 @@ from app.services.endpoints import Endpoint
 from app.services.inference.adaptation import UpstreamRequest
 from app.services.inference.exchange import Exchange
 from app.services.inference.metering import record_response
-from app.upstream import Response, make_reported_error, make_unreadable_error, reports_error
+from app.upstream import (
+    Response,
+    make_reported_error,
+    make_unexpected_error,
+    make_unreadable_error,
+    reports_error,
+)
 
-# How long to wait for the first bytes of a stream, in seconds, to see whether it is one. After that the content type
-# decides. The first heartbeat is late by this time at most.
+# How long a client that wants a stream waits for the first bytes, in seconds, until it is seen whether they are one.
+# After that the content type decides, and the reader of events also takes a whole answer. The first heartbeat is late
+# by this time at most. Clients without a stream get no heartbeats, so for them the first bytes are waited for.
 _LOOK_S = 1.0
 
 _BLANKS = b"\xef\xbb\xbf \t\r\n"
-_EVENT_STARTS = (b"data:", b"event:", b"id:", b"retry:", b":")
+_EVENT_START = re.compile(rb"[\xef\xbb\xbf \t\r\n]*+(?:data:|event:|id:|retry:|:)")
 
 
 def receive_unless_stream(exchange: Exchange, request: UpstreamRequest, response: Response) -> bytes | None:
@@ -43,19 +52,35 @@ def _receive_either(exchange: Exchange, request: UpstreamRequest, response: Resp
     kind = response.headers.get("content-type", "").lower()
     declares_stream = kind.startswith("text/event-stream")
     if request.stream or declares_stream:
-        start = response.peek(min(_LOOK_S, exchange.settings.stream_heartbeat_s / 4)).lstrip(_BLANKS)
+        start = _look(exchange, response).lstrip(_BLANKS)
         if not start.startswith(b"{") and (start or declares_stream or "json" not in kind):
             return None
         line, blank_line, _ = start.partition(b"\n\n")
-        if declares_stream and blank_line:
+        if declares_stream and blank_line and _is_json(line):
             response.body.close()  # Chutes reports a failure in such a line, after which a stream may stay open.
             return line
     content = _read(exchange, response)
     # A whole response was requested, or declared, so its beginning was not looked at.
-    if content[:64].lstrip(_BLANKS).startswith(_EVENT_STARTS):
+    if _EVENT_START.match(content):
         response.body.put_back(content)
         return None
     return content
+
+
+def _look(exchange: Exchange, response: Response) -> bytes:
+    """Returns the first bytes of a response; for a client that wants a stream only if they come soon."""
+    if exchange.record.stream:
+        return response.peek(min(_LOOK_S, exchange.settings.stream_heartbeat_s / 4))
+    return response.wait_for_start(
+        idle_timeout_s=exchange.settings.upstream_idle_timeout_s, deadline_s=exchange.deadline_s
+    )
+
+
+def _is_json(line: bytes) -> bool:
+    with suppress(ValueError):
+        decode_leniently(line)
+        return True
+    return False
 
 
 def _read(exchange: Exchange, response: Response) -> bytes:
@@ -78,11 +103,7 @@ def read_whole(exchange: Exchange, request: UpstreamRequest, response: Response,
     try:
         summary = endpoint.summarize(value)
     except ValueError:
-        raise UpstreamError(
-            f"{provider.title} returned something that is not {endpoint.title}, and may have charged for it. Check "
-            "before you send the request again.",
-            should_retry=False,
-        ) from None
+        raise make_unexpected_error(provider.title, endpoint.title, value) from None
     record_response(exchange, request, summary, response.headers)
     if summary.failure is not None:
         raise _make_reported_error(request, response, summary.failure)

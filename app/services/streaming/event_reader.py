@@ -10,13 +10,17 @@ from typing import Any
 
 from app.errors import GatewayError, UpstreamCut, UpstreamError
 from app.lenient_json import decode_leniently
+from app.logs import redact
 from app.services.endpoints import Collector, Endpoint, EventKind, RepairedEvent, StreamProtocol, StreamSummary
-from app.services.streaming.sse import SseDecoder, get_event_name, is_comment, with_data
-from app.upstream import make_reported_error, reports_error
+from app.services.streaming.sse import MAX_EVENT_BYTES, SseDecoder, get_event_name, is_comment, with_data
+from app.upstream import make_reported_error, make_unexpected_error, make_unreadable_error, reports_error
 
 # Local names, because looking up a member of an enum costs as much as comparing it.
 _CONTENT, _USAGE, _DONE, _ERROR = EventKind.CONTENT, EventKind.USAGE, EventKind.DONE, EventKind.ERROR
 _OTHER = EventKind.OTHER
+
+# The bytes around the data of an event of one line: `data: ` before it, and the blank line after it.
+_FRAME_BYTES = 8
 
 # The names of events that may hold a part of the response.
 _RESPONSE_NAMES = frozenset({b"", b"message", b"data", b"chunk", b"completion"})
@@ -41,11 +45,13 @@ class EventReader:
     __slots__ = (
         "_collector",
         "_decoder",
+        "_endpoint",
         "_errors",
         "_key_setting",
         "_protocol",
         "_show_usage",
         "_title",
+        "_whole",
         "error",
         "is_over",
         "summary",
@@ -65,12 +71,14 @@ class EventReader:
         self.error: GatewayError | None = None
         self.is_over = False
         self._protocol: StreamProtocol = endpoint.stream
+        self._endpoint = endpoint
         self._errors = endpoint.errors
         self._title = provider_title
         self._key_setting = key_setting
         self._show_usage = show_usage
         self._collector = collector
         self._decoder = SseDecoder()
+        self._whole = bytearray()  # A whole answer in place of a stream, as far as it has come.
 
     @property
     def heartbeat(self) -> bytes:
@@ -96,8 +104,7 @@ class EventReader:
     def _observe(self, event: bytes, data: bytes | None, now_s: float) -> bytes:
         """Processes one event, and returns what the client gets for it."""
         if data is None:
-            self._raise_if_not_comment(event)
-            return event if is_comment(event) and self._collector is None else b""
+            return self._observe_without_data(event, now_s)
         try:
             kind = self._protocol.observe(data, self.summary, now_s)
         except RepairedEvent as repaired:
@@ -110,7 +117,10 @@ class EventReader:
             if self._collector is not None:
                 self._collector.add(data)
                 return b""
-            return event if kind is _CONTENT or self._show_usage else b""
+            if kind is _USAGE and not self._show_usage:
+                return b""
+            # Nearly all events are one line of data.
+            return event if len(event) == len(data) + _FRAME_BYTES else _redact_fields(event)
         event = self._observe_rest(kind, event, data)
         return event if self._collector is None else b""
 
@@ -118,7 +128,7 @@ class EventReader:
         """Processes an event that is no part of the response, and returns what the client gets for it."""
         if kind is _DONE:
             self._finish()
-            return event
+            return _redact_fields(event)
         if kind is _ERROR:
             raise self._make_reported_error(decode_leniently(data))
         if kind is _OTHER:
@@ -126,14 +136,68 @@ class EventReader:
             return self._protocol.heartbeat  # It shows that the provider is alive, and no SDK takes it for a chunk.
         return b""
 
-    def _raise_if_not_comment(self, event: bytes) -> None:
+    def _observe_without_data(self, event: bytes, now_s: float) -> bytes:
+        """Processes what has no data, and returns what the client gets for it: usually a comment as it is."""
+        if self._whole:
+            return self._collect_whole(event)
         line = event.strip()
+        if is_comment(event):
+            return _redact_fields(event) if line and self._collector is None else b""
         # Events with only these fields are legal, but the OpenAI SDK takes them for an empty chunk and raises.
-        if line.startswith((b":", b"event:", b"id:", b"retry:")):
-            return
-        self._raise_if_error(event, line)  # Chutes reports a failure in a bare JSON line.
+        if not line or line.startswith((b":", b"event:", b"id:", b"retry:")):
+            return b""
+        if line.startswith(b"{") and not self.summary.events:
+            return self._begin_whole(line, now_s)
+        self._raise_if_error(event, line)
         # Proxies send error pages.
         raise UpstreamCut(f"{self._title} sent something that is not part of {self._protocol.title}. Retry.")
+
+    def _begin_whole(self, line: bytes, now_s: float) -> bytes:
+        """Reads a JSON document in place of a stream; Chutes reports a failure in one, after which it sends no more."""
+        try:
+            value = decode_leniently(line)
+        except ValueError:
+            return self._collect_whole(line)  # A document that contains blank lines.
+        return self._read_whole(value, now_s)
+
+    def _collect_whole(self, part: bytes) -> bytes:
+        self._whole += part + b"\n\n"
+        if len(self._whole) > MAX_EVENT_BYTES:
+            raise make_unreadable_error(self._title)
+        return b""
+
+    def _end_whole(self, now_s: float) -> bytes:
+        """Reads the whole answer that has been collected, and returns what the client gets for it."""
+        try:
+            value = decode_leniently(bytes(self._whole))
+        except ValueError:
+            return self.fail(make_unreadable_error(self._title))
+        try:
+            return self._read_whole(value, now_s)
+        except UpstreamError as error:
+            return self.fail(error)
+
+    def _read_whole(self, value: Any, now_s: float) -> bytes:
+        """Reads a whole answer as the stream that it stands for, and returns the events that the client gets."""
+        if reports_error(value):
+            raise self._make_reported_error(value)
+        try:
+            whole = self._endpoint.summarize(value)
+        except ValueError:
+            raise make_unexpected_error(self._title, self._endpoint.title, value) from None
+        self.summary.usage, self.summary.model = whole.usage, whole.model
+        self.summary.finish_reason = whole.finish_reason
+        if whole.failure is not None:
+            raise self._make_reported_error(whole.failure)
+        try:
+            events = self._protocol.make_events(self._endpoint.normalise(value))
+        except ValueError as error:
+            raise make_unreadable_error(self._title) from error
+        self._whole, self._decoder = bytearray(), SseDecoder()
+        shown = self.read(events, now_s)
+        if whole.output_tokens_estimate is not None:
+            self.summary.output_events = whole.output_tokens_estimate
+        return shown if self.is_over else shown + self.fail(self._make_premature_end())
 
     def _raise_if_error(self, event: bytes, data: bytes) -> None:
         """Raises the error that the provider reports, if it does so in a form that is not the endpoint's own."""
@@ -144,7 +208,7 @@ class EventReader:
         if get_event_name(event) == b"error":
             is_object = isinstance(document, dict)
             raise self._make_reported_error(document if is_object else {"error": data.decode(errors="replace")})
-        if reports_error(document) or _is_flat_error(document):
+        if reports_error(document):
             raise self._make_reported_error(document)
 
     def _make_reported_error(self, document: Any) -> UpstreamError:
@@ -176,6 +240,8 @@ class EventReader:
             pass  # Part of an event.
         except UpstreamError as error:
             shown.append(self.fail(error))
+        if self._whole and not self.is_over and not self.summary.events:
+            shown.append(self._end_whole(now_s))
         if not self.is_over:
             shown.append(self.fail(self._make_premature_end()))
         return b"".join(shown)
@@ -200,8 +266,13 @@ class EventReader:
         return self._errors.make_event(error)
 
 
-def _is_flat_error(document: Any) -> bool:
-    """Returns whether an object that is no part of a response has a message and a code, but no `error` around them."""
-    if not isinstance(document, dict) or not isinstance(document.get("message"), str):
-        return False
-    return any(document.get(name) for name in ("code", "status", "status_code"))
+def _redact_fields(event: bytes) -> bytes:
+    """Returns one event with secrets removed from all but its data: names, ids and comments are a provider's own."""
+    return b"".join(
+        line if line.startswith((b"data:", b"\r", b"\n")) else _redact_line(line)
+        for line in event.splitlines(keepends=True)
+    )
+
+
+def _redact_line(line: bytes) -> bytes:
+    return redact(line.decode(errors="surrogateescape")).encode(errors="surrogateescape")

@@ -52,6 +52,18 @@ def test_unreadable_details_do_not_take_the_totals_with_them(details: Any) -> No
     assert read_usage(raw) == Usage(11, 3)
 
 
+def test_a_part_that_is_greater_than_its_total_is_unknown() -> None:
+    raw = {
+        "prompt_tokens": 11,
+        "completion_tokens": 3,
+        "prompt_tokens_details": {"cached_tokens": 12},
+        "completion_tokens_details": {"reasoning_tokens": 4},
+    }
+    assert read_usage(raw) == Usage(11, 3)
+    raw["prompt_tokens_details"], raw["completion_tokens_details"] = {"cached_tokens": 11}, {"reasoning_tokens": 3}
+    assert read_usage(raw) == Usage(11, 3, 11, 3)
+
+
 @pytest.mark.parametrize("raw", [None, 10.5, "n/a", [], {}, True, {"prompt_tokens": -1, "completion_tokens": "?"}])
 def test_a_usage_without_a_readable_number_is_none(raw: Any) -> None:
     assert read_usage(raw) is None
