@@ -5,6 +5,7 @@ response.py         a response whose head has been received
 body.py             receives the body, piece by piece or whole
 errors.py           failed requests and error responses as errors of the gateway
 error_body.py       the message in the body of an error response
+provider_text.py    a provider's texts without what callers must not see
 adapter.py          the transport of requests, without what the gateway does not use
 connection_pool.py  open connections, and when one may be used again
 http1.py            the request as bytes, and the head of the response

@@ -144,7 +144,7 @@ def _simplify(name: str) -> str:
 
 
 def _find_error(body: dict[str, Any]) -> Any:
-    error = _unwrap(body.get("error") or body.get("detail") or body.get("fault") or body.get("errors") or body)
+    error = body.get("error") or body.get("detail") or body.get("fault") or _unwrap(body.get("errors")) or body
     if isinstance(error, dict) and isinstance(error.get("error"), str | dict):
         return error["error"]  # DeepInfra nests {"detail": {"error": …}}.
     return error

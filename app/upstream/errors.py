@@ -26,26 +26,10 @@ from app.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from app.lenient_json import encode
 from app.logs import redact
 from app.upstream.connection_pool import broke_reused_connection
 from app.upstream.error_body import ErrorBody, parse_error_body, read_error_body
-
-# Long enough for a list of thirteen field errors, which Fireworks sends; short enough for a line in the log.
-_MAX_MESSAGE_CHARACTERS = 2_000
-
-# Of an object in an unknown form, whose beginning is quoted.
-_MAX_QUOTED_CHARACTERS = 300
-
-# What names the operator's account at the provider, or a machine in its network. Models of the provider's own have
-# names that begin with accounts/fireworks. A label of a host has at most 63 characters, and the bounds keep the search
-# linear.
-_ACCOUNT = re.compile(r"\baccounts/(?!fireworks\b(?!-))[\w.-]+")
-_HOST = re.compile(
-    r"(?<![\w.-])(?:(?:[a-z0-9-]{1,63}\.){1,8}(?:internal|local)\b(?::\d{2,5})?"
-    r"|(?:(?:\d{1,3}\.){3}\d{1,3}|(?:[a-z0-9-]{1,63}\.){1,8}[a-z]{2,20}|localhost):\d{2,5}\b)",
-    re.IGNORECASE,
-)
+from app.upstream.provider_text import clean, quote_object
 
 # If a provider asks for a longer pause than this, another provider is a better choice than waiting.
 _MAX_RETRY_AFTER_S = 300.0
@@ -193,53 +177,29 @@ def make_unexpected_error(title: str, expected: str, document: Any) -> UpstreamE
     Returns:
         The error. The provider may have charged for the document, so clients are told not to retry.
     """
+    said = _after_colon(quote_object(document))
     return UpstreamError(
-        f"{title} returned something that is not {expected}{_after_colon(_quote(document))}, and may have charged for "
-        "it. Check before you send the request again.",
+        f"{title} returned something that is not {expected}{said}, and may have charged for it. Check before you send "
+        "the request again.",
         should_retry=False,
     )
-
-
-def _quote(document: Any) -> str:
-    if not isinstance(document, dict) or not document or "choices" in document:
-        return ""
-    try:
-        text = encode(document).decode()
-    except ValueError:
-        return ""
-    return (_clean(text) or "")[:_MAX_QUOTED_CHARACTERS] if len(text) <= _MAX_MESSAGE_CHARACTERS else ""
 
 
 def _make_error(
     title: str, key_setting: str, status: int | None, body: ErrorBody, request_id: str | None
 ) -> UpstreamError:
-    message = _clean(body.message) or ""
+    message = clean(body.message) or ""
     if status is None:
         error = UpstreamError(f"{title} reported an error in place of a response{_after_colon(message)}.")
     else:
         error = _classify(title, key_setting, status, message)
     if isinstance(error, UpstreamRefused):
-        error.param = _clean(body.param)
-        error.code = error.code or (_clean(body.code) or "").lower() or None
+        error.param = clean(body.param)
+        error.code = error.code or (clean(body.code) or "").lower() or None
     error.upstream_request_id = request_id
     if body.request_id is not None:
         error.upstream_request_id = redact(body.request_id[:MAX_NAME_CHARACTERS])
     return error
-
-
-def _clean(text: str | None) -> str | None:
-    """Returns a text of the provider redacted and cut to _MAX_MESSAGE_CHARACTERS; None if it is empty or None.
-
-    Beside secrets, what the caller has no use for is redacted: accounts other than the provider's own
-    (`accounts/<name>`), and hosts of the provider's network (`<name>.internal`, `<name>.local`, `<host>:<port>`).
-    """
-    if text and len(text) > 2 * _MAX_MESSAGE_CHARACTERS:
-        # Redacting what nobody will see would cost time. The last word may be a part of a key, which has no shape.
-        text = text[: 2 * _MAX_MESSAGE_CHARACTERS].rpartition(" ")[0] or text[:_MAX_MESSAGE_CHARACTERS]
-    if not text:
-        return None
-    text = _ACCOUNT.sub("accounts/[redacted]", redact(text))
-    return _HOST.sub("[redacted]", text)[:_MAX_MESSAGE_CHARACTERS]
 
 
 def _set_retry_after(error: UpstreamError, pause_s: float | None) -> None:

@@ -34,10 +34,11 @@ def test_a_stop_is_over_in_time(ordeal: Ordeal) -> None:
             assert all(drain_s <= met.took_s < drain_s + 1 + SLACK_S for met in event.met.values()), event.name
 
 
-def test_an_open_breaker_shows_and_says_when_to_come_back(ordeal: Ordeal) -> None:
+def test_an_open_breaker_shows_and_says_that_no_retry_helps(ordeal: Ordeal) -> None:
     assert [(one["provider"], one["kind"]) for one in ordeal.breakers] == [("chutes", "account")]
     (event,) = [event for event in ordeal.events if "suspended" in event.name]
-    assert all(int(met.headers["retry-after"]) <= 5 for met in event.met.values())
+    assert all(met.headers["x-should-retry"] == "false" for met in event.met.values())
+    assert not any("retry-after" in met.headers for met in event.met.values())
 
 
 def test_a_full_gateway_refuses_fast_and_stays_alive(ordeal: Ordeal) -> None:

@@ -158,8 +158,8 @@ def test_a_suspended_account_fails_fast_until_a_probe_succeeds(
     upstream.on_model("acct", json_answer({"error": {"message": "Account acme is suspended."}}, 412))
     refused = [post_chat(gateway, PREFIX + "acct") for _ in range(4)]
     assert [seen.status for seen in refused] == [503] * 4 and len(asked(upstream)) == 2
-    assert 0 < int(refused[-1].headers["retry-after"]) <= 5
     assert all(seen.headers["x-should-retry"] == "false" for seen in refused)
+    assert not any("retry-after" in seen.headers for seen in refused), "waiting alone does not help"
     row = wait_for_row(session_database_url, refused[-1].request_id)
     assert (row["status"], row["outcome"], row["error_code"]) == (503, "upstream_error", "upstream_account_suspended")
 

@@ -1,0 +1,51 @@
+"""Texts of a provider as the caller may see them: without secrets, and without names that concern the operator."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from app.lenient_json import encode
+from app.logs import redact
+
+# Long enough for a list of thirteen field errors, which Fireworks sends; short enough for a line in the log.
+_MAX_MESSAGE_CHARACTERS = 2_000
+
+# Of an object in an unknown form, whose beginning is quoted.
+_MAX_QUOTED_CHARACTERS = 300
+
+# What names the operator's account at the provider, or a machine in its network. Models of the provider's own have
+# names that begin with accounts/fireworks. A label of a host has at most 63 characters, and the bounds keep the search
+# linear.
+_ACCOUNT = re.compile(r"\baccounts/(?!fireworks\b(?!-))[\w.-]+")
+_HOST = re.compile(
+    r"(?<![\w.-])(?:(?:[a-z0-9-]{1,63}\.){1,8}(?:internal|local)\b(?::\d{2,5})?"
+    r"|(?:(?:\d{1,3}\.){3}\d{1,3}|(?:[a-z0-9-]{1,63}\.){1,8}[a-z]{2,20}|localhost):\d{2,5}\b)",
+    re.IGNORECASE,
+)
+
+
+def clean(text: str | None) -> str | None:
+    """Returns a text of the provider redacted and cut to _MAX_MESSAGE_CHARACTERS; None if it is empty or None.
+
+    Beside secrets, what the caller has no use for is redacted: accounts other than the provider's own
+    (`accounts/<name>`), and hosts of the provider's network (`<name>.internal`, `<name>.local`, `<host>:<port>`).
+    """
+    if text and len(text) > 2 * _MAX_MESSAGE_CHARACTERS:
+        # Redacting what nobody will see would cost time. The last word may be a part of a key, which has no shape.
+        text = text[: 2 * _MAX_MESSAGE_CHARACTERS].rpartition(" ")[0] or text[:_MAX_MESSAGE_CHARACTERS]
+    if not text:
+        return None
+    text = _ACCOUNT.sub("accounts/[redacted]", redact(text))
+    return _HOST.sub("[redacted]", text)[:_MAX_MESSAGE_CHARACTERS]
+
+
+def quote_object(document: Any) -> str:
+    """Returns the beginning of a small object, cleaned; empty for one with `choices`, and for all else."""
+    if not isinstance(document, dict) or not document or "choices" in document:
+        return ""
+    try:
+        text = encode(document).decode()
+    except ValueError:
+        return ""
+    return (clean(text) or "")[:_MAX_QUOTED_CHARACTERS] if len(text) <= _MAX_MESSAGE_CHARACTERS else ""
