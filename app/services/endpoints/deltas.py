@@ -87,31 +87,41 @@ class Calls:
         Raises:
             UpstreamCut: there are more than a thousand calls.
         """
+        named: set[int | None] = set()  # The indexes at which this delta has named a call.
         for piece in pieces if isinstance(pieces, list) else [pieces]:
             if isinstance(piece, dict):
                 index, call_id = as_index(piece.get("index")), piece.get("id")
-                merge(
-                    self._find(index, call_id if isinstance(call_id, str) else "", _has_name(piece)),
-                    {name: value for name, value in piece.items() if name != "index"},
-                )
+                call_id, has_name = call_id if isinstance(call_id, str) else "", _has_name(piece)
+                is_another = has_name and not call_id and index in named
+                call = self._begin(index) if is_another else self._find(index, call_id, has_name)
+                if has_name:
+                    named.add(index)
+                merge(call, {name: value for name, value in piece.items() if name != "index"})
 
     def _find(self, index: int | None, call_id: str, has_name: bool) -> dict[str, Any]:
         """Returns the call that a piece belongs to, which may be a new one.
 
         A piece belongs to the call with its id at its index. One without an id continues the last call at its index. A
-        new id begins a call if it brings a name: some providers number all parallel calls 0, and others invent a new id
-        for each piece.
+        new id begins a call if it brings a name, be it in a later piece: some providers number all parallel calls 0,
+        and others invent a new id for each piece.
         """
         call = self._by_id.get((index, call_id)) if call_id else None
+        if call is not None and has_name and call.get("id") != call_id and _has_name(call):
+            call = None  # The id was taken for an invented one.
         if call is None:
             call = self._last_at.get(index)
             if call is None or (call_id and call.get("id") and (has_name or index is None)):
-                if len(self._calls) >= _MAX_CALLS:
-                    raise UpstreamCut(f"The provider's response has more than {_MAX_CALLS:,} tool calls.")
-                call = {}
-                self._calls.append(call)
+                call = self._begin(index)
         if call_id:
             self._by_id[index, call_id] = call
+        self._last_at[index] = self._last_at[None] = call
+        return call
+
+    def _begin(self, index: int | None) -> dict[str, Any]:
+        if len(self._calls) >= _MAX_CALLS:
+            raise UpstreamCut(f"The provider's response has more than {_MAX_CALLS:,} tool calls.")
+        call: dict[str, Any] = {}
+        self._calls.append(call)
         self._last_at[index] = self._last_at[None] = call
         return call
 

@@ -231,6 +231,17 @@ def test_a_new_id_without_a_name_continues_the_call() -> None:
     assert calls_of(call(0, "a", "f", "{"), call(0, "b", None, "1"), call(0, "c", "", "}")) == [("a", "f", "{1}")]
 
 
+def test_parallel_calls_that_are_all_numbered_0_may_have_their_names_after_their_ids() -> None:
+    pieces = (call(0, "a"), call(0, "a", "f", "{}"), call(0, "b"), call(0, "b", "g", "[]"))
+    assert calls_of(*pieces) == [("a", "f", "{}"), ("b", "g", "[]")]
+
+
+def test_two_names_in_one_delta_are_two_calls() -> None:
+    delta = {"tool_calls": [{"index": 0, "function": {"name": name, "arguments": "{}"}} for name in ("f", "g")]}
+    message = collect(delta)
+    assert [each["function"]["name"] for each in message["tool_calls"]] == ["f", "g"]
+
+
 def test_one_id_at_two_indexes_is_two_calls() -> None:
     assert calls_of(call(0, "a", "f", "1"), call(1, "a", "g", "2"), call(0, "a", None, "3")) == [
         ("a", "f", "13"),
