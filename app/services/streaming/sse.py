@@ -24,6 +24,7 @@ _FEW_BYTES = 16
 
 _BLANK_LINE = re.compile(rb"\r\n\r\n|\n\n|\r\r|\n\r\n|\r\n\n")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
+_MARK = re.compile(rb"(\A|[\r\n])" + BOM_UTF8)  # A byte order mark where a line begins.
 
 # The bytes of an event, with the blank line that ends it, and its data; None for an event without data.
 Event = tuple[bytes, bytes | None]
@@ -76,8 +77,9 @@ class SseDecoder:
 
 
 def _read_events(events: bytes) -> list[Event]:
-    # The standard has a byte order mark at the beginning of a stream ignored, but not every SDK does so.
-    single = split_events(events.removeprefix(BOM_UTF8))
+    # The standard has a byte order mark at the beginning of a stream ignored, but not every SDK does so. Proxies that
+    # join streams leave one within.
+    single = split_events(_MARK.sub(rb"\1", events) if BOM_UTF8 in events else events)
     if len(single) > _MAX_EVENTS_PER_READ and len(events) < _FEW_BYTES * len(single):
         raise UpstreamCut("The provider sends events of a few bytes each, which are part of no valid stream.")
     return [(event, get_event_data(event)) for event in single]

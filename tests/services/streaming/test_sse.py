@@ -146,6 +146,14 @@ def test_a_byte_order_mark_is_no_part_of_the_first_event() -> None:
         assert split_in_pieces(stream, [position]) == [b"data: {}\n\n", b"data: 2\n\n"]
 
 
+def test_a_byte_order_mark_is_no_part_of_a_later_event() -> None:
+    decoder = SseDecoder()
+    expected = [(b"data: a\n\n", b"a"), (b"data: b\n\n", b"b")]
+    assert decoder.decode(b"data: a\n\n\xef\xbb\xbfdata: b\n\n") == expected
+    assert decoder.decode(b"\xef\xbb\xbfdata: b\n\n") == expected[1:]
+    assert decoder.decode(b"data: \xef\xbb\xbfa\n\n") == [(b"data: \xef\xbb\xbfa\n\n", b"\xef\xbb\xbfa")]
+
+
 @pytest.mark.parametrize(
     ("event", "name"),
     [(b"event: error\ndata: 1\n\n", b"error"), (b"data: 1\r\nevent:ping\r\n\r\n", b"ping"), (b"data: 1\n\n", b"")],
