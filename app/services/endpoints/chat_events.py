@@ -34,7 +34,7 @@ def _make_chunks(completion: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for position, choice in enumerate(completion["choices"]):
         index = choice["index"] if isinstance(choice["index"], int) else position
         others = {name: value for name, value in choice.items() if name not in {"message", "finish_reason"}}
-        delta = _make_delta(choice["message"])
+        delta = make_delta(choice["message"])
         yield {**envelope, "choices": [{**others, "index": index, "delta": delta, "finish_reason": None}]}
         envelope = repeated
         if isinstance(choice["finish_reason"], str):
@@ -44,7 +44,7 @@ def _make_chunks(completion: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield {**repeated, "choices": [], "usage": completion["usage"]}
 
 
-def _make_delta(message: dict[str, Any]) -> dict[str, Any]:
+def make_delta(message: dict[str, Any]) -> dict[str, Any]:
     """Returns a message as a delta, in which each tool call has an index."""
     calls = message.get("tool_calls")
     if not isinstance(calls, list):

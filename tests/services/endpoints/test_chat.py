@@ -51,7 +51,7 @@ def test_a_chunk_is_summarized() -> None:
 )
 def test_only_output_of_the_model_counts_as_output(delta: dict[str, Any], expected: bool) -> None:
     summary = StreamSummary()
-    observe(json.dumps({"choices": [{"delta": delta}]}).encode(), summary)
+    observe(json.dumps({"choices": [{"index": 0, "delta": delta}]}).encode(), summary)
     assert summary.output_events == int(expected)
 
 
@@ -64,7 +64,7 @@ def test_only_output_of_the_model_counts_as_output(delta: dict[str, Any], expect
         (b'{"error": {"message": "x"}}', EventKind.ERROR),
         (b'{"choices": [], "usage": {"prompt_tokens": 1}}', EventKind.USAGE),
         (b'{"choices": []}', EventKind.CONTENT),
-        (b'{"choices": [{"delta": {"content": "a"}}], "error": ""}', EventKind.CONTENT),
+        (b'{"choices": [{"index": 0, "delta": {"content": "a"}}], "error": ""}', EventKind.CONTENT),
         (b'{"type": "ping"}', EventKind.OTHER),
         (b'{"usage": null}', EventKind.OTHER),
         (b'{"object": "error", "message": "x"}', EventKind.OTHER),
@@ -94,7 +94,6 @@ def test_every_event_has_a_kind(data: bytes, kind: EventKind) -> None:
         b'{"choices": [5]}',
         b'{"choices": [{"delta": "text"}]}',
         b'{"model": Nan-}',
-        b'{"a": NaN, "choices": [' + b" " * (1 << 20) + b"]}",
         b'{"deep": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
         b"{} {}",
     ],
@@ -104,6 +103,9 @@ def test_what_may_have_held_output_is_a_cut(data: bytes) -> None:
         observe(data)
 
 
+NO_LOGPROB = {"index": 0, "delta": {}, "logprobs": {"logprob": None}}
+FAILED = {"error": {"message": 'the generation failed with finish_reason "error"'}}
+CALL = [{"index": 0, "delta": {"tool_calls": [{"id": "a", "index": 0}]}}]
 DELTA = {"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": None}]}
 
 
@@ -112,17 +114,44 @@ DELTA = {"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": No
     [
         (b" [DONE] ", "[DONE]"),
         (b'\xef\xbb\xbf{"choices": []}', {"choices": []}),
-        (b'{"choices": [{"delta": {}, "logprobs": {"logprob": NaN}}]}', [{"delta": {}, "logprobs": {"logprob": None}}]),
-        (b'{"choices": [{"delta": {}, "logprobs": {"logprob": -Infinity}}]}', None),
-        (b'{"choices": [{"delta": {}, "logprobs": {"logprob": -1e400}}]}', None),
-        (b'{"choices": [{"delta": {"content": "\xf0\x9f"}}]}', [{"delta": {"content": "\ufffd"}}]),
-        (b'{"choices": [{"delta": null, "finish_reason": "stop"}]}', [{"delta": {}, "finish_reason": "stop"}]),
-        (b'{"choices": [null, {"delta": {}}]}', [{"delta": {}}]),
-        (b'{"choices": [{"delta": {}}], "error": {}}', {"choices": [{"delta": {}}], "error": None}),
-        (b'{"choices": [{"delta": {}}], "error": {"code": 0}}', {"choices": [{"delta": {}}], "error": None}),
+        (b'{"choices": [{"index": 0, "delta": {}, "logprobs": {"logprob": NaN}}]}', None),
+        (b'{"choices": [{"index": 0, "delta": {}, "logprobs": {"logprob": -Infinity}}]}', None),
+        (b'{"choices": [{"index": 0, "delta": {}, "logprobs": {"logprob": -1e400}}]}', None),
+        (
+            b'{"choices": [{"index": 0, "delta": {"content": "\xf0\x9f"}}]}',
+            [{"index": 0, "delta": {"content": "\ufffd"}}],
+        ),
+        (
+            b'{"choices": [{"index": 0, "delta": null, "finish_reason": "stop"}]}',
+            [{"index": 0, "delta": {}, "finish_reason": "stop"}],
+        ),
+        (b'{"choices": [null, {"index": 0, "delta": {}}]}', [{"index": 0, "delta": {}}]),
+        (
+            b'{"choices": [{"index": 0, "delta": {}}], "error": {}}',
+            {"choices": [{"index": 0, "delta": {}}], "error": None},
+        ),
+        (
+            b'{"choices": [{"index": 0, "delta": {}}], "error": {"code": 0}}',
+            {"choices": [{"index": 0, "delta": {}}], "error": None},
+        ),
         (b'{"usage": {"prompt_tokens": 1}}', {"choices": [], "usage": {"prompt_tokens": 1}}),
         (b'{"choices": null, "usage": 5}', {"choices": [], "usage": 5}),
-        (b'{"choices": [{"delta": {}, "finish_reason": "error", "error": "x"}]}', {"error": "x"}),
+        (b'{"choices": [{"index": 0, "delta": {}, "finish_reason": "error", "error": "x"}]}', {"error": "x"}),
+        (
+            b'{"choices": [{"index": 0, "delta": {}, "finish_reason": null, "error": {"code": 5}}]}',
+            {"error": {"code": 5}},
+        ),
+        (b'{"choices": [{"index": 0, "delta": {}, "finish_reason": "error", "error": {}}]}', FAILED),
+        (b'{"choices": [{"delta": {}}, {"delta": {}}]}', [{"delta": {}, "index": 0}, {"delta": {}, "index": 1}]),
+        (b'{"choices": [{"index": "2", "delta": {}}]}', [{"index": 2, "delta": {}}]),
+        (b'{"choices": [{"index": null, "delta": {}}]}', [{"index": 0, "delta": {}}]),
+        (b'{"choices": [{"index": NaN, "delta": {}}]}', [{"index": 0, "delta": {}}]),
+        (b'{"choices": [{"index": 0, "delta": {"content": 5}}]}', [{"index": 0, "delta": {"content": "5"}}]),
+        (b'{"choices": [{"index": 0, "delta": {"tool_calls": [null]}}]}', [{"index": 0, "delta": {"tool_calls": []}}]),
+        (b'{"choices": [{"index": 0, "delta": {"tool_calls": "x"}}]}', [{"index": 0, "delta": {"tool_calls": []}}]),
+        (b'{"choices": [{"index": 0, "delta": {"tool_calls": {"id": "a"}}}]}', CALL),
+        (b'{"choices": [{"index": 0, "delta": {"tool_calls": [null, {"id": "a"}]}}]}', CALL),
+        (b'{"choices": [{"index": 0, "delta": {"tool_calls": [{"id": "a", "index": "0"}]}}]}', CALL),
     ],
 )
 def test_what_clients_cannot_read_is_repaired_once(data: bytes, repaired: Any) -> None:
@@ -133,10 +162,86 @@ def test_what_clients_cannot_read_is_repaired_once(data: bytes, repaired: Any) -
     if isinstance(repaired, str):
         assert caught.value.data == repaired.encode()
     else:
-        choices = repaired if isinstance(repaired, list) else [{"delta": {}, "logprobs": {"logprob": None}}]
+        choices = repaired if isinstance(repaired, list) else [NO_LOGPROB]
         expected = repaired if isinstance(repaired, dict) else {"choices": choices}
         assert json.loads(caught.value.data) == expected
     observe(caught.value.data)
+
+
+WHOLE = {
+    "object": "chat.completion",
+    "choices": [
+        {
+            "index": 0,
+            "message": {"role": "assistant", "content": "Hello there", "tool_calls": [{"id": "a"}, {"id": "b"}]},
+            "finish_reason": "stop",
+        }
+    ],
+    "usage": {"prompt_tokens": 5, "completion_tokens": 2},
+}
+
+
+def repair(chunk: Any, summary: StreamSummary | None = None) -> dict[str, Any]:
+    """Returns what clients get in place of a chunk."""
+    with pytest.raises(RepairedEvent) as caught:
+        observe(json.dumps(chunk).encode(), summary)
+    observe(caught.value.data, summary)
+    repaired: dict[str, Any] = json.loads(caught.value.data)
+    return repaired
+
+
+def test_a_whole_completion_as_one_event_becomes_a_chunk_with_its_text() -> None:
+    summary = StreamSummary()
+    repaired = repair(WHOLE, summary)
+    calls = [{"id": "a", "index": 0}, {"id": "b", "index": 1}]
+    assert repaired["object"] == "chat.completion.chunk"
+    assert repaired["choices"] == [
+        {
+            "index": 0,
+            "delta": {"role": "assistant", "content": "Hello there", "tool_calls": calls},
+            "finish_reason": "stop",
+        }
+    ]
+    assert (summary.output_events, summary.finished, summary.usage) == (1, {0}, Usage(5, 2))
+
+
+def test_a_message_that_repeats_a_stream_is_not_sent_again() -> None:
+    summary = StreamSummary()
+    observe(json.dumps(DELTA).encode(), summary)
+    assert repair(WHOLE, summary)["choices"][0]["delta"] == {}
+
+
+def test_the_text_of_the_older_completions_becomes_content() -> None:
+    repaired = repair({"object": "text_completion", "choices": [{"index": 0, "text": "Hello"}]})
+    assert repaired == {
+        "object": "chat.completion.chunk",
+        "choices": [{"index": 0, "delta": {"content": "Hello"}}],
+    }
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"choices": [{"index": 0, "delta": {"content": "a" * 2_000_000 + "\ud83d"}}]},
+        {"choices": [{"index": "a", "delta": {"content": "a" * 2_000_000}}]},
+        {"choices": [{"index": 0, "delta": {"content": "a" * 2_000_000}, "logprobs": float("nan")}]},
+        {"choices": [{"index": 0, "delta": {"content": "a" * 2_000_000}}], "usage": {"completion_tokens": -1}},
+    ],
+)
+def test_a_long_odd_chunk_is_read_too(odd: dict[str, Any]) -> None:
+    summary = StreamSummary()
+    try:
+        observe(json.dumps(odd).encode(), summary)
+    except RepairedEvent as repaired:
+        observe(repaired.data, summary)
+    assert (summary.output_events, summary.begun) == (1, {0})
+
+
+def test_a_number_of_thousands_of_digits_does_no_harm() -> None:
+    data = b'{"choices": [{"delta": {"content": %b}}], "more": %b}' % (b"1" * 5_000, b"-" + b"1" * 700)
+    with pytest.raises(RepairedEvent) as caught:
+        observe(data)
+    assert json.loads(caught.value.data)["more"] is None
 
 
 @pytest.mark.parametrize(
@@ -149,7 +254,7 @@ def test_what_clients_cannot_read_is_repaired_once(data: bytes, repaired: Any) -
         ({"usage": "n/a"}, None),
         ({"usage": []}, None),
         ({"model": 5}, None),
-        ({"choices": [{"index": "0", "delta": {"content": "\ud83d"}, "finish_reason": None}]}, None),
+        ({"choices": [{"index": 0, "delta": {"content": "\ud83d"}, "finish_reason": None}]}, None),
     ],
 )
 def test_an_odd_chunk_is_read_field_by_field(more: Any, expected: Usage | None) -> None:
