@@ -268,7 +268,17 @@ STREAMS = {
     "an event of short lines": chunks([b"data:\n" * 1_000] * (SIZE // 6_000)),
     "an event of empty arrays": chunks([event(b'"content":[' + b"[]," * (SIZE // 3) + b"[]]")]),
     "an event without end": chunks([b"data: " + b"x" * SIZE]),
-    "choices": chunks([event(b"", b',"choices":[' + b'{"index":1},' * 20_000 + b"{}]")] * (SIZE // 240_000)),
+    "odd choices": chunks([event(b"", b',"choices":[' + b'{"index":1},' * 900 + b"{}]")] * (SIZE // 11_000)),
+    "too many odd choices": chunks([event(b"", b',"choices":[' + b'{"index":1},' * 20_000 + b"{}]")]),
+    "choices": chunks(
+        [event(b"", b',"choices":[' + b",".join([b'{"index":1,"delta":{}}'] * 20_000) + b"]")] * (SIZE // 460_000)
+    ),
+    "odd calls": chunks(
+        [event(b'"tool_calls":[' + b",".join([b'{"id":"a"}'] * 45_000) + b"]")] * (SIZE // 500_000),
+    ),
+    "odd fractions": chunks([event(b"", b',"more":[NaN' + b",0.12345" * (SIZE // 8) + b"]")]),
+    "odd whole numbers": chunks([event(b"", b',"more":[NaN' + b",1" * (SIZE // 2) + b"]")]),
+    "surrogates": chunks([event(b'"content":"' + rb"\ud83d" * (SIZE // 6) + b'"')]),
 }
 # Compared with a plain stream of a megabyte.
 DENSE_STREAMS = {

@@ -92,13 +92,14 @@ class _Chunk(msgspec.Struct, gc=False):
 
 
 # A longer chunk may have so many elements that collecting garbage meanwhile takes most of the time.
-_LONG_BYTES = 65_536
+_LONG_BYTES = 8_192
 
 # Reading an odd choice takes a microsecond. No valid chunk has more.
 _MAX_ODD_CHOICES = 1_000
 
 _decode_chunk = msgspec.json.Decoder(_Chunk).decode
 _decode_any = msgspec.json.Decoder().decode
+_encode_any = msgspec.json.Encoder().encode
 
 
 def observe_chunk(data: bytes, summary: StreamSummary, now_s: float) -> EventKind:
@@ -212,7 +213,10 @@ def _decode_odd(data: bytes) -> tuple[Any, bool]:
 
 
 def _encode(value: dict[str, Any]) -> bytes:
-    # msgspec refuses whole numbers of more than 64 bits. Lone surrogates become escapes again.
+    try:
+        return _encode_any(value)
+    except (UnicodeEncodeError, OverflowError, RecursionError):
+        pass  # msgspec refuses whole numbers of more than 64 bits. Lone surrogates become escapes again.
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     except RecursionError:
@@ -265,17 +269,15 @@ def _repair(value: dict[str, Any], choices: list[dict[str, Any]], summary: Strea
     if value.get("choices") != choices:
         value["choices"], is_changed = choices, True
     for position, choice in enumerate(choices):
-        is_whole = _move_whole_output(choice, position, summary)
-        if is_whole:
-            value["object"] = "chat.completion.chunk"
-        is_changed |= is_whole | _repair_choice(choice, position)
+        if choice.get("delta") is None and _move_whole_output(choice, position, summary):
+            value["object"], is_changed = "chat.completion.chunk", True
+        if _repair_choice(choice, position):
+            is_changed = True
     return is_changed
 
 
 def _move_whole_output(choice: dict[str, Any], position: int, summary: StreamSummary) -> bool:
     """Makes a delta of a whole message or of a legacy completion's text; returns whether there is one."""
-    if choice.get("delta") is not None:
-        return False
     message, text = choice.get("message"), choice.get("text")
     # After other output, a message repeats it.
     if isinstance(message, dict) and not (summary.output_events and _get_index(choice, position) in summary.begun):
@@ -288,17 +290,21 @@ def _move_whole_output(choice: dict[str, Any], position: int, summary: StreamSum
 
 
 def _repair_choice(choice: dict[str, Any], position: int) -> bool:
+    has_index, delta = type(choice.get("index")) is int, choice.get("delta")
+    if not has_index:
+        choice["index"] = _get_index(choice, position)
+    if isinstance(delta, dict):
+        return _repair_delta(delta) or not has_index
+    if delta:
+        _refuse()
+    choice["delta"] = {}
+    return True
+
+
+def _repair_delta(delta: dict[str, Any]) -> bool:
     is_changed = False
-    if type(choice.get("index")) is not int:
-        choice["index"], is_changed = _get_index(choice, position), True
-    delta = choice.get("delta")
-    if not isinstance(delta, dict):
-        if delta:
-            _refuse()
-        choice["delta"] = delta = {}
-        is_changed = True
-    for name in _TEXTS:
-        if isinstance(delta.get(name), int | float):
+    for name in ("content", "reasoning_content"):  # Programs add these up.
+        if type(delta.get(name)) in _NUMBERS:
             delta[name], is_changed = json.dumps(delta[name]), True
     calls = delta.get("tool_calls")
     if calls is not None and not _are_indexed(calls):
@@ -306,8 +312,7 @@ def _repair_choice(choice: dict[str, Any], position: int) -> bool:
     return is_changed
 
 
-# Programs add these up.
-_TEXTS = ("content", "reasoning_content")
+_NUMBERS = frozenset({int, float, bool})
 
 
 def _get_index(item: dict[str, Any], position: int) -> int:
