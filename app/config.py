@@ -9,11 +9,10 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, unquote_plus
 
 from dotenv import dotenv_values
 
@@ -46,6 +45,9 @@ ALL_GATEWAYS = "all"
 # much of it: an entry of a PostgreSQL index, which holds a name, has at most 2.7 kB.
 MAX_NAME_CHARACTERS = 300
 
+# The parameters of libpq that are passwords.
+_PASSWORD_NAMES = ("password", "sslpassword")
+
 _SECRET_PARSERS = (parse_secret, parse_gateway_key)
 
 
@@ -68,7 +70,7 @@ class Settings:
 
     database_url: str | None = _setting("DATABASE_URL", None, parse_database_url)
     gateway_api_key: str | None = _setting("GATEWAY_API_KEY", None, parse_gateway_key)
-    metrics_token: str | None = _setting("METRICS_TOKEN", None, parse_secret)
+    metrics_token: str | None = _setting("METRICS_TOKEN", None, parse_gateway_key)
     host: str = _setting("HOST", "0.0.0.0", parse_listen_address)  # noqa: S104
     port: int = _setting("PORT", "8000", whole_number(1, 65_535))
     web_concurrency: int = _setting("WEB_CONCURRENCY", "2", whole_number(1, 256))
@@ -113,11 +115,20 @@ def provider_names() -> list[str]:
 def get_secrets(settings: Settings) -> list[str]:
     """Returns the secrets that are set: all keys, and the database's password in each form in which it may appear."""
     keys = [getattr(settings, row.name) for row in fields(Settings) if row.metadata["parse"] in _SECRET_PARSERS]
-    password = None
-    if settings.database_url is not None:
-        with suppress(ValueError):  # Brackets in the address that do not match; the database's own check reports it.
-            password = urlsplit(settings.database_url).password
-    return [secret for secret in (*keys, password, unquote(password or "")) if secret]
+    passwords = [] if settings.database_url is None else _find_passwords(settings.database_url)
+    forms = (*passwords, *map(unquote, passwords), *map(unquote_plus, passwords))
+    return [secret for secret in dict.fromkeys((*keys, *forms)) if secret]
+
+
+def _find_passwords(database_url: str) -> list[str]:
+    """Returns the passwords of `scheme://user:password@host/name?password=…`, as they are written there.
+
+    They are found by hand, because urllib takes # and [ in a password for other parts of an address.
+    """
+    address, _, query = database_url.partition("://")[2].partition("?")
+    pairs = (pair.partition("=") for pair in query.split("&"))
+    named = [value for name, _, value in pairs if unquote(name).lower() in _PASSWORD_NAMES]
+    return [address.rpartition("@")[0].partition(":")[2], *named]
 
 
 def read_environment(root: Path = ROOT) -> dict[str, str]:

@@ -109,7 +109,7 @@ def parse_secret(name: str, value: str) -> str:
 
 
 def parse_gateway_key(name: str, value: str) -> str:
-    """Returns the operator's key, which must be long enough not to be guessed."""
+    """Returns a key to this gateway that the operator makes, which must be long enough not to be guessed."""
     parse_secret(name, value)
     if len(value) < LEAST_KEY_CHARACTERS:
         raise SettingsError(

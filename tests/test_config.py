@@ -71,7 +71,7 @@ BAD: dict[str, list[str]] = {
         "postgresql://u:p ss@h/d",
     ],
     "GATEWAY_API_KEY": ["two words of length", "schlüssel-der-betreiber", "fifteen-letters", '"sixteen-letters!"'],
-    "METRICS_TOKEN": ["two words", "a\tb"],
+    "METRICS_TOKEN": ["two words of length", "sixteen\tletters!", "fifteen-letters"],
     "HOST": ["x86_64-conda-linux-gnu", "0.0.0.0:8000", "300.1.1.1", "gateway.example"],
     "TRUSTED_PROXIES": ["*", "proxy.example", "10.0.0.1/8", "10.0.0.0/33", "127.0.0.1 ::1"],
     "CORS_ORIGINS": [

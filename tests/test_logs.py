@@ -126,6 +126,24 @@ def test_the_secrets_of_the_settings_are_its_keys_and_the_password_of_the_databa
     assert get_secrets(load_settings({})) == []
 
 
+@pytest.mark.parametrize(
+    ("url", "passwords"),
+    [
+        ("u:se#cretpw99@h/db", {"se#cretpw99"}),
+        ("u:se[cretpw99@h/db", {"se[cretpw99"}),
+        ("u:se]cret:pw99@[::1]:5432/db", {"se]cret:pw99"}),
+        ("h/db?user=u&password=secretpw99", {"secretpw99"}),
+        ("h/db?password=se#cret%2Bp+w99", {"se#cret%2Bp+w99", "se#cret+p+w99", "se#cret+p w99"}),
+        ("u:one-of-two@h/db?sslmode=require&sslpassword=two%26two", {"one-of-two", "two%26two", "two&two"}),
+        ("h/db?passfile=/x", set()),
+        ("u@h:5432/db", set()),
+        ("/db", set()),
+    ],
+)
+def test_the_password_of_the_database_is_found_wherever_it_is_written(url: str, passwords: set[str]) -> None:
+    assert set(get_secrets(load_settings({"DATABASE_URL": f"postgresql://{url}"}))) == passwords
+
+
 def test_a_runtime_hides_the_secrets_of_its_settings() -> None:
     use_settings(load_settings({"DEEPINFRA_API_KEY": "Willow*River+9"}))
     assert redact("Willow*River+9") == "[redacted]"

@@ -28,29 +28,33 @@ STREAM_HEADERS = {
 def _make_view(endpoint: Endpoint) -> Callable[[], Response]:
     def view() -> Response:
         """Serves a request to one inference endpoint, as JSON or as Server-Sent Events."""
-        pipeline = get_component(Pipeline)
         try:
-            pipeline.refusals.raise_if_too_many(endpoint, g.key.id)
+            return _serve(endpoint)
         except TooManyRefusals as error:
             use_request_id(error.request_id)  # Many requests share the one row, and its line in the log.
             raise
-        client = ClientConnection(request.environ.get("gunicorn.socket"))
-        exchange = Exchange(endpoint, g.key.id, client, partial(_get_header, request.environ))
-        exchange.record.client_retry = _get_retry_count()
-        exchange.record.client_request_id = _get_client_request_id()
-        use_request_id(exchange.request_id)
-        served = pipeline.serve(exchange, partial(_read_body, exchange.settings.max_body_bytes))
-        if isinstance(served.body, bytes):
-            return Response(served.body, content_type="application/json", headers=served.headers)
-        return Response(
-            served.body,
-            content_type="text/event-stream; charset=utf-8",
-            headers={**STREAM_HEADERS, **served.headers},
-            direct_passthrough=True,  # So that gunicorn iterates over the relay itself, without a wrapper.
-        )
 
     view.errors = endpoint.errors  # type: ignore[attr-defined]  # Read by web/hooks.py.
     return view
+
+
+def _serve(endpoint: Endpoint) -> Response:
+    pipeline = get_component(Pipeline)
+    pipeline.refusals.raise_if_too_many(endpoint, g.key.id)
+    client = ClientConnection(request.environ.get("gunicorn.socket"))
+    exchange = Exchange(endpoint, g.key.id, client, partial(_get_header, request.environ))
+    exchange.record.client_retry = _get_retry_count()
+    exchange.record.client_request_id = _get_client_request_id()
+    use_request_id(exchange.request_id)
+    served = pipeline.serve(exchange, partial(_read_body, exchange.settings.max_body_bytes))
+    if isinstance(served.body, bytes):
+        return Response(served.body, content_type="application/json", headers=served.headers)
+    return Response(
+        served.body,
+        content_type="text/event-stream; charset=utf-8",
+        headers={**STREAM_HEADERS, **served.headers},
+        direct_passthrough=True,  # So that gunicorn iterates over the relay itself, without a wrapper.
+    )
 
 
 for _endpoint in ENDPOINTS:

@@ -52,6 +52,11 @@ def _find_port_problem(host: str, port: int) -> str | None:
     """Returns why the port cannot be used; waits _PORT_PATIENCE_S for a gateway that is just closing it."""
     deadline_s = time.monotonic() + _PORT_PATIENCE_S
     while (error := _try_to_bind(host, port)) is not None:
+        if error.errno == errno.EADDRNOTAVAIL:
+            return (
+                f"{host} is not an address of this machine. Set HOST to one that is, to 127.0.0.1 for this machine only"
+                " or to 0.0.0.0 for all."
+            )
         if error.errno != errno.EADDRINUSE or time.monotonic() > deadline_s:
             return (
                 f"port {port} of {host} cannot be used ({error.strerror}). Stop what uses it, or set PORT to another"

@@ -278,7 +278,8 @@ def _classify_failure(title: str, status: int, message: str) -> UpstreamError:
             should_retry=False,
         )
     if status in {405, 412}:
-        return UpstreamError(f"{title} could not serve the request {details}. Report it to the operator.")
+        message = f"{title} could not serve the request {details}. Report it to the operator."
+        return UpstreamError(message, should_retry=False)
     # 520 to 530 are an edge's own statuses for a failing origin; clients know 502.
     shown = status if status in {500, 502, 503} else 502
     return UpstreamError(f"{title} failed {details}. Retry in a moment.", status=shown)

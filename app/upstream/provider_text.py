@@ -32,8 +32,8 @@ def clean(text: str | None) -> str | None:
     (`accounts/<name>`), and hosts of the provider's network (`<name>.internal`, `<name>.local`, `<host>:<port>`).
     """
     if text and len(text) > 2 * _MAX_MESSAGE_CHARACTERS:
-        # Redacting what nobody will see would cost time. The last word may be a part of a key, which has no shape.
-        text = text[: 2 * _MAX_MESSAGE_CHARACTERS].rpartition(" ")[0] or text[:_MAX_MESSAGE_CHARACTERS]
+        # Redacting what nobody will see would cost time. A key that this cuts has no shape, so the end is left out.
+        text = redact(text[: 2 * _MAX_MESSAGE_CHARACTERS])[:-_MAX_MESSAGE_CHARACTERS]
     if not text:
         return None
     text = _ACCOUNT.sub("accounts/[redacted]", redact(text))

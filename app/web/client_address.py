@@ -20,6 +20,14 @@ _FORWARDING_HEADERS = (
     "HTTP_VIA",
     "HTTP_X_FORWARDED_HOST",
     "HTTP_X_FORWARDED_PROTO",
+    "HTTP_X_FORWARDED_SERVER",
+    "HTTP_X_FORWARDED_PORT",
+    "HTTP_CF_CONNECTING_IP",
+    "HTTP_TRUE_CLIENT_IP",
+    "HTTP_X_CLIENT_IP",
+    "HTTP_FLY_CLIENT_IP",
+    "HTTP_X_ENVOY_EXTERNAL_ADDRESS",
+    "HTTP_CDN_LOOP",
 )
 
 # More proxies than anybody has; what is further to the left is not read.

@@ -78,7 +78,8 @@ def read_query(kind: type[Kind], *, refuse_empty_numbers: bool = False) -> Kind:
 def _raise_if_unknown_or_repeated(known: list[str]) -> None:
     for name, values in request.args.lists():
         if name not in known:
-            raise BadRequest(f"Unknown parameter {name[:100]!r}. Use: {', '.join(known)}.", param=name[:100])
+            hint = f"Use: {', '.join(known)}." if known else "This path takes none."
+            raise BadRequest(f"Unknown parameter {name[:100]!r}. {hint}", param=name[:100])
         if len(values) > 1:
             raise BadRequest(f"{name} is given {len(values)} times. Give it once.", param=name)
         if len(values[0]) > MAX_NAME_CHARACTERS or "\0" in values[0]:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from requests.structures import CaseInsensitiveDict
 
 from app.errors import UpstreamError
+from app.logs import hide_secrets
 from app.upstream.error_body import parse_error_body
 from app.upstream.errors import get_retry_after_s, make_response_error
 
@@ -53,9 +54,9 @@ TABLE: dict[int, tuple[int, str, str | None, bool, bool | None, bool]] = {
     402: (503, "upstream_error", "upstream_account_suspended", False, False, False),
     403: (403, "upstream_authentication_error", None, False, False, False),
     404: (404, "not_found_error", "model_not_found", False, None, False),
-    405: (502, "upstream_error", None, False, None, False),
+    405: (502, "upstream_error", None, False, False, False),
     408: (408, "upstream_timeout", "upstream_408", True, None, True),
-    412: (502, "upstream_error", None, False, None, False),
+    412: (502, "upstream_error", None, False, False, False),
     413: (413, "invalid_request_error", None, False, None, False),
     422: (422, "invalid_request_error", None, False, None, False),
     425: (425, "invalid_request_error", None, False, None, True),
@@ -190,6 +191,20 @@ def test_secrets_in_a_message_are_redacted(status: int) -> None:
     said = f"Wrong: {secrets} 'Bearer Canary-token' postgresql://me:Canary@db/x\n{secrets}"
     shown = error_of(status, {"error": {"message": said, "param": "model"}}).to_json().decode()
     assert "Canary" not in shown and "[redacted]" in shown
+
+
+@pytest.mark.parametrize("before", ["x" * 1972, "x" * 3972, "many words " * 179, "x" * 3990, ""])
+@pytest.mark.parametrize("after", ["y" * 3000, " yes" * 750])
+def test_a_configured_secret_at_a_cut_of_a_long_message_is_redacted(before: str, after: str) -> None:
+    secret = "Quiet*Meadow+7-of-thirty-three-ch"  # Without the shape of a key.
+    hide_secrets([secret])
+    try:
+        shown = [error_of(400, {"error": {"message": before + secret * times + after}}) for times in (1, 100, 130)]
+    finally:
+        hide_secrets([])
+    for error in shown:
+        assert "Quiet" not in error.message and 0 < len(error.message) <= 2000
+    assert before.startswith("x" * 1972) is ("x" * 1972 in shown[0].message)
 
 
 def test_a_secret_at_the_cut_of_a_long_message_is_redacted() -> None:

@@ -70,21 +70,33 @@ def test_the_client_is_the_last_address_that_no_trusted_proxy_has(
         ("127.0.0.1", {"Forwarded": "for=192.0.2.1"}, False),
         ("127.0.0.1", {"X-Real-IP": ""}, False),
         ("127.0.0.1", {"Via": "1.1 proxy"}, False),
-        ("192.0.2.1", {"Authorization": "Bearer metrics_test"}, True),
+        ("127.0.0.1", {"CF-Connecting-IP": "x"}, False),
+        ("127.0.0.1", {"True-Client-IP": "x"}, False),
+        ("127.0.0.1", {"X-Client-IP": "x"}, False),
+        ("127.0.0.1", {"Fly-Client-IP": "x"}, False),
+        ("127.0.0.1", {"X-Envoy-External-Address": "x"}, False),
+        ("127.0.0.1", {"CDN-Loop": "x"}, False),
+        ("127.0.0.1", {"X-Forwarded-Server": "x"}, False),
+        ("127.0.0.1", {"X-Forwarded-Port": "x"}, False),
+        ("192.0.2.1", {"Authorization": "Bearer metrics_test_token"}, True),
         ("192.0.2.1", {"Authorization": "bearer gw_test_operator_key"}, True),
         ("192.0.2.1", {"X-Api-Key": "gw_test_operator_key"}, True),
         ("192.0.2.1", {"X-Api-Key": "another"}, False),
         ("192.0.2.1", {"Authorization": "Bearer another", "X-Api-Key": "gw_test_operator_key"}, False),
         ("192.0.2.1", {"Authorization": "Bearer "}, False),
-        ("192.0.2.1", {"Authorization": "Basic metrics_test"}, False),
-        ("192.0.2.1", {"Authorization": "Bearer metrics_tesT"}, False),
-        ("192.0.2.1", {"Authorization": "Bearer m\xe9trics_test"}, False),
+        ("192.0.2.1", {"Authorization": "Basic metrics_test_token"}, False),
+        ("192.0.2.1", {"Authorization": "Bearer metrics_test_tokeN"}, False),
+        ("192.0.2.1", {"Authorization": "Bearer m\xe9trics_test_token"}, False),
     ],
 )
 def test_internals_are_for_local_programs_and_the_operator(
     tmp_path: Path, peer: str, headers: Mapping[str, str], may: bool
 ) -> None:
-    settings = {"METRICS_TOKEN": "metrics_test", "GATEWAY_API_KEY": "gw_test_operator_key", "TRUSTED_PROXIES": PROXIES}
+    settings = {
+        "METRICS_TOKEN": "metrics_test_token",
+        "GATEWAY_API_KEY": "gw_test_operator_key",
+        "TRUSTED_PROXIES": PROXIES,
+    }
     app = create_app(load_settings(settings | {"JOURNAL_DIR": str(tmp_path)}))
     with app.test_request_context("/", headers=headers, environ_overrides={"REMOTE_ADDR": peer}):
         assert is_for_operator() is may

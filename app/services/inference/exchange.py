@@ -32,6 +32,7 @@ class Exchange:
         settings: the settings of this process.
         started_s: when it began, on the monotonic clock.
         deadline_s: when it must be over, on the same clock.
+        is_started: whether the journal may have its start, so that it needs an end there.
         is_sent: whether a provider may have received it. Until then it has cost nothing.
     """
 
@@ -44,6 +45,7 @@ class Exchange:
         "endpoint",
         "get_header",
         "is_sent",
+        "is_started",
         "record",
         "request_id",
         "settings",
@@ -67,7 +69,7 @@ class Exchange:
         self._journal = runtime.get(Journal)
         self.record: ActivityRecord = self._journal.begin(key_id, endpoint.path)
         self.request_id = self.record.request_id
-        self.is_sent = False
+        self.is_started = self.is_sent = False
         self._is_finished = False
         self._releases: list[Callable[[], None]] = []
 
@@ -81,6 +83,7 @@ class Exchange:
         Raises:
             Unavailable: the journal cannot be written, and JOURNAL_FULL is "refuse".
         """
+        self.is_started = True
         self._journal.write_start(self.record)
 
     def finish(self, outcome: str, status: int) -> None:
@@ -102,6 +105,17 @@ class Exchange:
         self._release_all()
         count_request(record)
         _log(record)
+
+    def withdraw(self) -> None:
+        """Ends a request without a record of its own, because another record counts it. It must not be started.
+
+        Everything is released. Later calls, also of `finish`, change nothing.
+        """
+        if self._is_finished:
+            return
+        self._is_finished = True
+        self._journal.withdraw()
+        self._release_all()
 
     def _release_all(self) -> None:
         while self._releases:

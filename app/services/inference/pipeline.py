@@ -73,6 +73,7 @@ class Pipeline(Component):
 
         Raises:
             GatewayError: the request was refused, by the gateway or by the provider.
+            TooManyRefusals: it was refused with so many others that they share one record.
         """
         try:
             self._admission.admit(exchange)
@@ -93,9 +94,10 @@ class Pipeline(Component):
             raise
 
     def _finish(self, exchange: Exchange, error: GatewayError) -> None:
-        finish_with_error(exchange, error)
-        if not exchange.is_sent:
-            self.refusals.count(exchange.record.key_id)
+        if exchange.is_started:
+            finish_with_error(exchange, error)
+        else:
+            self.refusals.finish(exchange, error)
 
     def _validate(self, exchange: Exchange, body: dict[str, Any]) -> InferenceBody:
         record = exchange.record

@@ -2,7 +2,9 @@
 
 A refused request costs its caller nothing, and its row takes room in the journal and in PostgreSQL. So after
 MAX_REFUSALS_PER_SECOND, the key's further requests of that second are refused without being read, and one row for all
-of them has their number. Only requests that were sent to no provider count.
+of them has their number. That is decided again when a request is refused, because many may be read at once.
+
+Only mistakes of the caller count: not a failure of a provider or of the gateway, and not a client that leaves.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import threading
 import time
 from dataclasses import dataclass
 
-from app.errors import TooManyRefusals
+from app.errors import GatewayError, TooManyRefusals
 from app.metrics import count_unrecorded_refusal
 from app.runtime import Component, Runtime, get_component
 from app.services.endpoints import Endpoint
@@ -49,8 +51,22 @@ class Refusals(Component):
         self._most = self.settings.max_refusals_per_second
         self._windows: dict[str, _Window] = {}
 
-    def count(self, key_id: str) -> None:
-        """Counts a request that was refused and has a row of its own."""
+    def finish(self, exchange: Exchange, error: GatewayError) -> None:
+        """Finishes a request that was sent to no provider, and counts it if its caller made a mistake.
+
+        Raises:
+            TooManyRefusals: the request has no row of its own; it is counted in the row that the error names.
+        """
+        if error.outcome == "rejected" and error.status < 500:
+            try:
+                self.raise_if_too_many(exchange.endpoint, exchange.record.key_id)
+            except TooManyRefusals:
+                exchange.withdraw()
+                raise
+            self._count(exchange.record.key_id)
+        finish_with_error(exchange, error)
+
+    def _count(self, key_id: str) -> None:
         now_s, window = time.monotonic(), self._windows.get(key_id)
         if window is None or now_s >= window.ends_s:
             window = self._windows[key_id] = _Window(now_s + WINDOW_S)
@@ -102,8 +118,8 @@ def _write_row(window: _Window) -> None:
 
 def _make_error(request_id: str, left_s: float) -> TooManyRefusals:
     return TooManyRefusals(
-        "Too many requests of this key were refused within this second, so this one was not read. Correct what the "
-        "errors before it say, then retry.",
+        "Too many requests of this key were refused within this second, so this one got no answer of its own. Correct "
+        "what the errors before it say, then retry.",
         request_id=request_id,
         retry_after_s=left_s,
     )

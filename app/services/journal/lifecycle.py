@@ -109,8 +109,15 @@ class Journal(Component):
                 ) from error
             self._recorder.count_sent_without_start()
 
+    def withdraw(self) -> None:
+        """Takes a `begin` back: another record counts that request. Call it in place of `write_final`."""
+        self._recorder.count_withdrawn()
+
     def write_final(self, record: ActivityRecord) -> None:
-        """Writes the record of a request that has ended. Call it once for each `begin`; it never raises."""
+        """Writes the record of a request that has ended. It never raises.
+
+        Call it once for each `begin`, unless that is withdrawn.
+        """
         try:
             self._recorder.write_final(record.request_id, encode_record(record))
         except Exception as error:

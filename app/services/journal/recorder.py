@@ -89,6 +89,13 @@ class Recorder:
             self._in_flight += 1
             self.writer.write_counters()
 
+    def count_withdrawn(self) -> None:
+        """Takes one `count_begun` back, of a request that has no line."""
+        with self._lock:
+            self._begun -= 1
+            self._in_flight -= 1
+            self.writer.write_counters()
+
     def write_start(self, request_id: str, row: bytes) -> None:
         """Writes the S line of a request that is about to be sent to a provider; `row` is its record if it never ends.
 
