@@ -1,13 +1,12 @@
 """gunicorn's settings for the gateway. gunicorn finds this file by itself: `gunicorn wsgi:app` starts production.
 
-Of the gateway, the main process imports only the settings and the limit on open files. Each worker patches the standard
+Of the gateway, the main process imports only the settings and what prepares the start. Each worker patches the standard
 library for gevent after the fork. A module imported before that would keep unpatched locks, which block all greenlets,
 and an `ssl` that recurses.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from app.config import ROOT, SettingsError, load_settings
+from app.server.metrics_directory import claim_directory
 from app.server.open_files import fit_to_open_files, raise_open_file_limit
 
 try:
@@ -22,8 +22,8 @@ try:
 except SettingsError as error:
     sys.exit(f"The gateway cannot start: {error}")
 
-# Workers share their metrics through files here. Each port has its own directory, so that two gateways do not mix.
-os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", str(ROOT / "var" / "metrics" / str(settings.port)))
+# Workers share their metrics through files in a directory that no other gateway uses; the variable names it.
+METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
 bind = f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"
 # Whose headers may set the scheme of a request; by default gunicorn believes this machine. None may set the path or
@@ -69,7 +69,7 @@ def on_starting(server: Any) -> None:
             "The gateway cannot start: it serves plain HTTP only. Remove certfile, and let nginx terminate TLS"
             " (deploy/nginx.conf)."
         )
-    _make_metrics_directory()
+    server.owns_metrics = _choose_metrics_directory()
     child = os.fork()  # The check imports the database's libraries, which this process must not import.
     if child == 0:
         from app.server.preflight import find_boot_problem, log_lowered_requests
@@ -89,10 +89,10 @@ def on_starting(server: Any) -> None:
 def when_ready(server: Any) -> None:
     """Guards reloads, and removes the metrics of an earlier start: Prometheus expects counters to start at zero.
 
-    The port is bound now, so no other gateway writes them any more. After gunicorn's USR2 the one before still does.
+    The files of a directory that the operator named for several gateways stay.
     """
-    if server.master_pid == 0:
-        for file in Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).glob("*.db"):
+    if server.owns_metrics:
+        for file in Path(os.environ[METRICS_VARIABLE]).glob("*.db"):
             file.unlink(missing_ok=True)
     _guard_reload(server)
 
@@ -126,17 +126,21 @@ def post_fork(server: Any, worker: Any) -> None:
     patch_psycopg()
 
 
-def _make_metrics_directory() -> None:
-    directory = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
+def _choose_metrics_directory() -> bool:
+    """Makes the directory and sets METRICS_VARIABLE to it; returns whether this gateway alone uses it."""
+    default = ROOT / "var" / "metrics" / str(settings.port)
+    wanted = Path(os.environ.get(METRICS_VARIABLE) or default)
+    # After gunicorn's USR2 the variable may name the directory of the gateway before, which still runs.
+    is_default = wanted.parent == default.parent
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        directory, is_own = claim_directory(default if is_default else wanted, may_move=is_default)
     except OSError as error:
         sys.exit(
-            f"The gateway cannot start: its workers share their metrics in {directory}, which cannot be written"
-            f" ({error.strerror}). Give it to this user, or set PROMETHEUS_MULTIPROC_DIR to another directory."
+            f"The gateway cannot start: its workers share their metrics in {error.filename}, which cannot be written"
+            f" ({error.strerror}). Give it to this user, or set {METRICS_VARIABLE} to another directory."
         )
+    os.environ[METRICS_VARIABLE] = str(directory)
+    return is_own
 
 
 def post_worker_init(worker: Any) -> None:
@@ -148,7 +152,7 @@ def post_worker_init(worker: Any) -> None:
 
 def child_exit(server: Any, worker: Any) -> None:
     """Removes the gauges of a worker that has ended or was killed; its counters stay in the sums."""
-    for file in Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).glob(f"gauge_live*_{worker.pid}.db"):
+    for file in Path(os.environ[METRICS_VARIABLE]).glob(f"gauge_live*_{worker.pid}.db"):
         file.unlink(missing_ok=True)
 
 

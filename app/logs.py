@@ -60,6 +60,11 @@ def set_request_id(request_id: str | None) -> None:
     _request_id.set(request_id)
 
 
+def get_request_id() -> str | None:
+    """Returns the request id of this greenlet or thread, or None."""
+    return _request_id.get()
+
+
 def hide_secrets(secrets: Iterable[str]) -> None:
     """Makes `redact` replace these texts, in any case, and as they are written in JSON and in URLs.
 

@@ -261,6 +261,25 @@ def test_what_is_odd_but_right_is_served(door: Door, name: str) -> None:
     assert b" 200 OK\r\n" in exchange(door, FINE[name].replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
 
 
+@pytest.mark.parametrize(
+    ("status", "content"),
+    [
+        (400, b"GET /health\r\n\r\n"),
+        (414, b"GET /" + b"x" * 5_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n"),
+        (431, _get(b"X-Long: " + b"x" * 9_000)),
+    ],
+)
+def test_what_cannot_be_parsed_has_an_id_in_the_response_and_in_the_log(
+    scripted_gateway: Gateway, status: int, content: bytes
+) -> None:
+    # Behind another request of the same connection, whose id must not be used again.
+    received = exchange(direct(scripted_gateway), _get() + content)
+    first, last = re.findall(rb"(?im)^x-request-id: (\S+)\r$", received)
+    assert re.findall(rb"HTTP/1.1 (\d+)", received) == [b"200", str(status).encode()] and first != last
+    (line,) = [line for line in scripted_gateway.log().splitlines() if last.decode() in line]
+    assert "Invalid request from ip=127.0.0.1" in line and line.endswith(f"(x-request-id: {last.decode()})")
+
+
 def test_a_refused_body_without_end_holds_nobody_up(scripted_gateway: Gateway) -> None:
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999\r\n\r\n"
     with socket.create_connection(("127.0.0.1", scripted_gateway.port), timeout=20) as connection:

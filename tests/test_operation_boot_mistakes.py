@@ -93,6 +93,13 @@ def test_a_var_that_belongs_to_another_user(checkout: Path, command: list[str], 
     assert f"{checkout}/{place}" in said and "(Permission denied)" in said
 
 
+def test_an_address_of_another_machine(checkout: Path) -> None:
+    said = refusal(GUNICORN, checkout, as_root=True, HOST="203.0.113.1", DATABASE_URL=NOWHERE)
+    assert (
+        said.startswith("203.0.113.1 is not an address of this machine. Set HOST to one that is") and "PORT" not in said
+    )
+
+
 @pytest.mark.parametrize("mistake", ["closed", "file"])
 def test_a_journal_that_cannot_be_made(checkout: Path, mistake: str) -> None:
     parent = checkout / "parent"

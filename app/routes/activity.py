@@ -51,7 +51,7 @@ class ActivityQuery(msgspec.Struct, frozen=True, kw_only=True):
     start: datetime | None = msgspec.field(name="from", default=None)
     end: datetime | None = msgspec.field(name="to", default=None)
     model: str | None = None
-    gateway: Annotated[str, one_of(PROVIDERS)] | None = None
+    gateway: Annotated[str, one_of(PROVIDERS, any_case=True)] | None = None
     key: str | None = None
     outcome: Annotated[str, one_of(OUTCOMES)] | None = None
     limit: Annotated[int, msgspec.Meta(ge=1, le=MAX_PAGE_ROWS)] | None = None

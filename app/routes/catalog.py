@@ -33,7 +33,9 @@ _MAX_SEARCH_WORDS = 12
 class GatewayQuery(msgspec.Struct, frozen=True, kw_only=True):
     """The parameter of one model: the gateway that serves it, by default all that are configured."""
 
-    gateway: Annotated[str, one_of(GATEWAYS, message=UNKNOWN_GATEWAY, code="unknown_gateway")] = ALL_GATEWAYS
+    gateway: Annotated[str, one_of(GATEWAYS, message=UNKNOWN_GATEWAY, code="unknown_gateway", any_case=True)] = (
+        ALL_GATEWAYS
+    )
 
 
 class CatalogQuery(GatewayQuery, frozen=True, kw_only=True):

@@ -36,9 +36,10 @@ class StatsBody(msgspec.Struct, frozen=True, kw_only=True):
 @bp.get("/api/catalog/gateway/<gateway>/stats")
 def show_stats(gateway: str) -> Response:
     """Returns the statistics of one gateway, or of all of them together."""
-    if gateway not in GATEWAYS:
+    name = gateway.lower()
+    if name not in GATEWAYS:
         message = UNKNOWN_GATEWAY.format(value=gateway[:100], choices=", ".join(GATEWAYS))
         raise NotFound(message, param="gateway", code="unknown_gateway")
-    data = select_stats(gateway, read_query(StatsQuery).time_range)
+    data = select_stats(name, read_query(StatsQuery).time_range)
     body = StatsBody(timestamp=datetime.now(UTC), data=data)
     return json_response(body, headers=_HEADERS)

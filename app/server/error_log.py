@@ -12,7 +12,7 @@ from typing import Any
 from gunicorn.glogging import Logger
 
 from app.config import get_secrets, load_settings
-from app.logs import hide_secrets, redact
+from app.logs import get_request_id, hide_secrets, redact
 
 
 class RedactingLogger(Logger):  # type: ignore[misc]
@@ -32,4 +32,6 @@ class _RedactingFormatter(logging.Formatter):
         self._inner = inner or logging.Formatter()
 
     def format(self, record: logging.LogRecord) -> str:
-        return redact(self._inner.format(record))
+        request_id = get_request_id()
+        line = redact(self._inner.format(record))
+        return line if request_id is None else f"{line} (x-request-id: {request_id})"

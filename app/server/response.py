@@ -102,15 +102,15 @@ def _format_date(second: int) -> str:
 def write_error(connection: socket.socket, status: int, reason: str, message: str) -> None:
     """Writes the response to a request that could not be parsed, in the gateway's error shape.
 
-    Such a request never reaches the application. The signature is that of `gunicorn.util.write_error`, whose response
-    is HTML.
+    Such a request never reaches the application; the worker class has given it its id. The signature is that of
+    `gunicorn.util.write_error`, whose response is HTML.
 
     Raises:
         OSError: the connection is broken, or the client does not read.
     """
     # gunicorn's main process imports this module and should load nothing of the application.
     from app.errors import BadRequest, GatewayError
-    from app.logs import redact
+    from app.logs import get_request_id, redact
 
     error = GatewayError("The gateway failed on this request. Retry, and tell the operator.", status=status)
     if status != 500:  # Also for 501: an unknown transfer coding is the client's mistake.
@@ -119,7 +119,7 @@ def write_error(connection: socket.socket, status: int, reason: str, message: st
     body = error.to_json()
     head = (
         f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nConnection: close\r\nContent-Type: application/json\r\n"
-        f"{_NO_SNIFFING}Content-Length: {len(body)}\r\n\r\n"
+        f"{_NO_SNIFFING}x-request-id: {get_request_id()}\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     connection.settimeout(_ERROR_SEND_TIMEOUT_S)
     connection.sendall(head.encode("latin-1", "replace") + body)

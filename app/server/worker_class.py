@@ -77,6 +77,14 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
             with suppress(OSError):  # The socket may be closed by now.
                 sock.settimeout(None)
 
+    def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: BaseException) -> None:
+        """Logs a request that could not be parsed or served, and responds to it; both have the same new id."""
+        from app.logs import set_request_id
+        from app.services.journal import new_request_id
+
+        set_request_id(new_request_id())
+        super().handle_error(req, client, addr, exc)
+
     def _serve(self, listener_name: Any, req: Any, sock: socket.socket, addr: Any) -> bool:
         """Serves one request: gunicorn's own method without hooks and access log, which the gateway does not use.
 

@@ -41,15 +41,20 @@ class _Parameter(NamedTuple):
     is_number: bool
 
 
-def one_of(choices: Collection[str], *, message: str = _CHOICE_MESSAGE, code: str | None = None) -> msgspec.Meta:
+def one_of(
+    choices: Collection[str], *, message: str = _CHOICE_MESSAGE, code: str | None = None, any_case: bool = False
+) -> msgspec.Meta:
     """Returns the annotation of a text that must be one of `choices`.
 
     Args:
         choices: what is allowed, in the order in which messages list it.
         message: the error message for any other value; may contain {name}, {value} and {choices}.
         code: the error's code.
+        any_case: whether upper case is accepted too; all `choices` are in lower case then.
     """
-    return msgspec.Meta(extra_json_schema={"enum": list(choices)}, extra={"message": message, "code": code})
+    return msgspec.Meta(
+        extra_json_schema={"enum": list(choices)}, extra={"message": message, "code": code, "any_case": any_case}
+    )
 
 
 def read_query(kind: type[Kind], *, refuse_empty_numbers: bool = False) -> Kind:
@@ -106,7 +111,7 @@ def _make_parameter(field: inspect.Field) -> _Parameter:
 def _make_converter(kind: inspect.Type) -> Callable[[str, str], Any]:
     if isinstance(kind, inspect.Metadata):
         schema, extra = kind.extra_json_schema or {}, kind.extra or {}
-        return partial(_convert_choice, choices=schema["enum"], message=extra["message"], code=extra["code"])
+        return partial(_convert_choice, choices=schema["enum"], **extra)
     if isinstance(kind, inspect.IntType) and kind.ge is not None and kind.le is not None:
         return partial(_convert_number, minimum=kind.ge, maximum=kind.le)
     if isinstance(kind, inspect.StrType):
@@ -118,7 +123,9 @@ def _make_converter(kind: inspect.Type) -> Callable[[str, str], Any]:
     raise TypeError(f"a query parameter cannot be {kind}")
 
 
-def _convert_choice(name: str, text: str, *, choices: list[str], message: str, code: str | None) -> str:
+def _convert_choice(name: str, text: str, *, choices: list[str], message: str, code: str | None, any_case: bool) -> str:
+    if any_case:
+        text = text.lower()
     if text not in choices:
         shown = message.format(name=name, value=text[:MAX_NAME_CHARACTERS], choices=", ".join(choices))
         raise BadRequest(shown, param=name, code=code)

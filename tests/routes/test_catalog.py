@@ -162,7 +162,7 @@ def test_the_publisher_filter_works_over_all_gateways(client: FlaskClient) -> No
         ("offset=-1", "offset"),
         ("offset=99999999999999999999", "offset"),
         ("gateway=openai", "gateway"),
-        ("gateway=Fireworks", "gateway"),
+        ("gateway=firework", "gateway"),
         ("search=" + "x" * 201, "search"),
         ("search=" + "+".join("a" * 13), "search"),
     ],

@@ -199,8 +199,10 @@ def test_failures_of_a_provider_and_clients_that_leave_do_not_count_as_refused(p
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(leave, range(100)))
         assert {post_chat(place.gateway, PREFIX + "good", key=greedy).status for _ in range(5)} == {200}
+    wait_until(
+        lambda: len(rows_where(place.url, "outcome", "client_gone")) - before == 100, what="a row for each that left"
+    )
     _wait_until_balanced(place)
-    assert len(rows_where(place.url, "outcome", "client_gone")) - before == 100
 
 
 def test_requests_that_were_being_read_when_the_second_was_full_share_the_record_too(place: Place) -> None:

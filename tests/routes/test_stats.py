@@ -45,6 +45,7 @@ def test_requests_are_counted_a_moment_later(make_gateway: MakeGateway, sandbox:
     assert data["series"][-1]["requests"] + data["series"][-2]["requests"] == 4
     fireworks = _data(_ask(gateway, "fireworks"))
     assert fireworks["gateway"] == "fireworks" and fireworks["total_tokens"] == data["total_tokens"]
+    assert _data(_ask(gateway, "FireWorks"))["gateway"] == "fireworks"
     assert _data(_ask(gateway, "chutes"))["total_requests"] == 0
 
 

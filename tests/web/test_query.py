@@ -13,6 +13,8 @@ from flask import Flask
 from app.errors import BadRequest
 from app.web import one_of, read_query
 
+NO_GATEWAY = "No {value!r}. Use {choices}."
+
 
 class Sample(msgspec.Struct, kw_only=True):
     """One parameter of each type."""
@@ -21,7 +23,7 @@ class Sample(msgspec.Struct, kw_only=True):
     day: date | None = None
     limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
     kind: Annotated[str, one_of(("b", "a"))] | None = None
-    gateway: Annotated[str, one_of(("x", "y"), message="No {value!r}. Use {choices}.", code="unknown_gateway")] = "x"
+    gateway: Annotated[str, one_of(("x", "y"), message=NO_GATEWAY, code="unknown_gateway", any_case=True)] = "x"
     search: Annotated[str, msgspec.Meta(max_length=5)] = ""
 
 
@@ -81,6 +83,20 @@ def test_the_error_for_a_wrong_value_says_what_it_must_be(query: str) -> None:
     error = refused(query)
     assert (error.param, error.message) == MESSAGES[query]
     assert refused("gateway=z").code == "unknown_gateway"
+
+
+def test_a_choice_may_be_given_in_any_case_where_that_is_declared() -> None:
+    assert read("gateway=Y") == read("gateway=y") == Sample(gateway="y")
+    assert refused("kind=B").message == "kind is 'B'; it must be one of: b, a."
+
+
+def test_a_path_without_parameters_says_so() -> None:
+    class Nothing(msgspec.Struct):
+        """No parameters."""
+
+    with app.test_request_context("/?x=1"), pytest.raises(BadRequest) as caught:
+        read_query(Nothing)
+    assert (caught.value.param, caught.value.message) == ("x", "Unknown parameter 'x'. This path takes none.")
 
 
 def test_unknown_and_repeated_parameters_are_refused() -> None:
