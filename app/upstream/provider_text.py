@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from app.config import provider_names
 from app.lenient_json import encode
 from app.logs import redact
 
@@ -14,10 +15,10 @@ _MAX_MESSAGE_CHARACTERS = 2_000
 # Of an object in an unknown form, whose beginning is quoted.
 _MAX_QUOTED_CHARACTERS = 300
 
-# What names the operator's account at the provider, or a machine in its network. Models of the provider's own have
-# names that begin with accounts/fireworks. A label of a host has at most 63 characters, and the bounds keep the search
-# linear.
-_ACCOUNT = re.compile(r"\baccounts/(?!fireworks\b(?!-))[\w.-]+")
+# What names the operator's account at the provider, or a machine in its network. The names of models that belong to a
+# provider itself begin with `accounts/` and its name. A label of a host has at most 63 characters, and the bounds keep
+# the search linear.
+_ACCOUNT = re.compile(rf"\baccounts/(?!(?:{'|'.join(provider_names())})\b(?!-))[\w.-]+")
 _HOST = re.compile(
     r"(?<![\w.-])(?:(?:[a-z0-9-]{1,63}\.){1,8}(?:internal|local)\b(?::\d{2,5})?"
     r"|(?:(?:\d{1,3}\.){3}\d{1,3}|(?:[a-z0-9-]{1,63}\.){1,8}[a-z]{2,20}|localhost):\d{2,5}\b)",

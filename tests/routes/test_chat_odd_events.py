@@ -83,7 +83,7 @@ WHOLE = {
         [chunk("one", usage={"prompt_tokens": 11}), END, usage_chunk({"completion_tokens": 3}), DONE]
     ),
     "half an emoji in each of two deltas": Whole(
-        [*(b'data: {"choices": [{"delta": {"content": "\\u%s"}}]}\n\n' % half for half in (b"d83d", b"de00"))]
+        [*(b'data: {"choices": [{"index": 0, "delta": {"content": "\\u%s"}}]}\n\n' % half for half in (b"d83d", b"de00"))]
         + [END, usage_chunk(), DONE],
         text="\ud83d\ude00",
     ),

@@ -2,7 +2,7 @@
 
 endpoint.py         the types of the record
 registry.py         ENDPOINTS, the records that have a route
-chat.py             chat completions: chat_chunks.py reads, chat_assembly.py and deltas.py join, chat_events.py makes
+chat.py             chat completions; of chunks, _chunks reads, _repair repairs, _assembly joins, _events makes them
 stream_summary.py   what is kept of a response: usage (usage.py reads it), finish reasons, times
 """
 

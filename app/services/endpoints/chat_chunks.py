@@ -16,11 +16,9 @@ from typing import Annotated, Any, NoReturn
 import msgspec
 from msgspec import Meta
 
-from app.errors import UpstreamCut
 from app.json_structure import decode_many
 from app.lenient_json import decode_leniently, replace_surrogates
-from app.services.endpoints.chat_events import make_delta
-from app.services.endpoints.deltas import as_index
+from app.services.endpoints.chat_repair import find_failure, has_content, refuse, repair
 from app.services.endpoints.endpoint import EventKind, RepairedEvent
 from app.services.endpoints.stream_summary import StreamSummary, Usage
 from app.services.endpoints.usage import MAX_PLAUSIBLE_TOKENS, read_usage
@@ -171,29 +169,25 @@ def _read_odd_chunk(data: bytes, summary: StreamSummary, now_s: float) -> EventK
     value, is_readable = _decode_odd(data)
     if not isinstance(value, dict):
         if isinstance(value, str) or (isinstance(value, list) and value):
-            _refuse()
+            refuse()
         return EventKind.OTHER  # A number, true, false, null or []: nothing is lost with it.
-    if _has_content(value.get("error")):
+    if has_content(value.get("error")):
         return EventKind.ERROR
     choices = value.get("choices")
     if choices and (not isinstance(choices, list) or len(choices) > _MAX_ODD_CHOICES):
-        _refuse()
+        refuse()
     present = [choice for choice in choices or () if choice is not None]
     if not present and choices != [] and value.get("usage") is None:
         return EventKind.OTHER
-    if (failure := _find_failure(present)) is not None:
+    if (failure := find_failure(present)) is not None:
         return _encode({"error": failure})
-    if _repair(value, present, summary) or not is_readable:
+    if repair(value, present, summary) or not is_readable:
         return _encode(value)
     model = value.get("model")
     read = [_read_choice(choice) for choice in value["choices"]]
     _record(replace_surrogates(model) if isinstance(model, str) else None, read, summary, now_s)
     _record_usage(read_usage(value.get("usage")), summary)
     return EventKind.CONTENT if read or value.get("usage") is None else EventKind.USAGE
-
-
-def _refuse() -> NoReturn:
-    raise UpstreamCut("The provider sent something that is not part of a chat stream. Retry.")
 
 
 def _decode_odd(data: bytes) -> tuple[Any, bool]:
@@ -209,7 +203,7 @@ def _decode_odd(data: bytes) -> tuple[Any, bool]:
     try:
         return decode_leniently(data), False
     except ValueError:
-        _refuse()
+        refuse()
 
 
 def _encode(value: dict[str, Any]) -> bytes:
@@ -220,7 +214,7 @@ def _encode(value: dict[str, Any]) -> bytes:
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     except RecursionError:
-        _refuse()
+        refuse()
     return text.encode(errors="backslashreplace")
 
 
@@ -237,97 +231,6 @@ def _read_float(text: str) -> float:
 
 # Reads what the SDKs' parsers read. The infinite number 1e400 is legal JSON, but no program expects it.
 _strict_decoder = json.JSONDecoder(parse_float=_read_float, parse_constant=_refuse_constant)
-
-
-def _has_content(value: Any) -> bool:
-    return any(value.values()) if isinstance(value, dict) else bool(value)
-
-
-def _find_failure(choices: list[Any]) -> Any:
-    """Returns what the provider reports of a choice that failed; None if none did."""
-    for choice in choices:
-        if not isinstance(choice, dict):
-            _refuse()
-        if _has_content(choice.get("error")):
-            return choice["error"]
-        if choice.get("finish_reason") == "error":
-            return {"message": 'the generation failed with finish_reason "error"'}
-    return None
-
-
-def _repair(value: dict[str, Any], choices: list[dict[str, Any]], summary: StreamSummary) -> bool:
-    """Changes what SDKs, or the loops of programs that use them, cannot read; returns whether it changed anything.
-
-    Args:
-        value: the chunk.
-        choices: its choices that are not null.
-        summary: what came before the chunk.
-    """
-    is_changed = False
-    if value.get("error") is not None and not isinstance(value["error"], str | bool | int | float):
-        value["error"], is_changed = None, True  # Node's SDK raises for every `error` that is true, also for {}.
-    if value.get("choices") != choices:
-        value["choices"], is_changed = choices, True
-    for position, choice in enumerate(choices):
-        if choice.get("delta") is None and _move_whole_output(choice, position, summary):
-            value["object"], is_changed = "chat.completion.chunk", True
-        if _repair_choice(choice, position):
-            is_changed = True
-    return is_changed
-
-
-def _move_whole_output(choice: dict[str, Any], position: int, summary: StreamSummary) -> bool:
-    """Makes a delta of a whole message or of a legacy completion's text; returns whether there is one."""
-    message, text = choice.get("message"), choice.get("text")
-    # After other output, a message repeats it.
-    if isinstance(message, dict) and not (summary.output_events and _get_index(choice, position) in summary.begun):
-        choice["delta"] = make_delta(choice.pop("message"))
-    elif text and isinstance(text, str):
-        choice["delta"] = {"content": choice.pop("text")}
-    else:
-        return False
-    return True
-
-
-def _repair_choice(choice: dict[str, Any], position: int) -> bool:
-    has_index, delta = type(choice.get("index")) is int, choice.get("delta")
-    if not has_index:
-        choice["index"] = _get_index(choice, position)
-    if isinstance(delta, dict):
-        return _repair_delta(delta) or not has_index
-    if delta:
-        _refuse()
-    choice["delta"] = {}
-    return True
-
-
-def _repair_delta(delta: dict[str, Any]) -> bool:
-    is_changed = False
-    for name in ("content", "reasoning_content"):  # Programs add these up.
-        if type(delta.get(name)) in _NUMBERS:
-            delta[name], is_changed = json.dumps(delta[name]), True
-    calls = delta.get("tool_calls")
-    if calls is not None and not _are_indexed(calls):
-        delta["tool_calls"], is_changed = _index_calls(calls), True
-    return is_changed
-
-
-_NUMBERS = frozenset({int, float, bool})
-
-
-def _get_index(item: dict[str, Any], position: int) -> int:
-    index = as_index(item.get("index"))
-    return position if index is None else index
-
-
-def _are_indexed(calls: Any) -> bool:
-    return isinstance(calls, list) and all(isinstance(call, dict) and type(call.get("index")) is int for call in calls)
-
-
-def _index_calls(calls: Any) -> list[dict[str, Any]]:
-    """Returns pieces of tool calls, each with an index; what is no piece of a call is left out."""
-    pieces = [call for call in (calls if isinstance(calls, list) else [calls]) if call and isinstance(call, dict)]
-    return [{**call, "index": _get_index(call, position)} for position, call in enumerate(pieces)]
 
 
 def _read_choice(choice: dict[str, Any]) -> _Choice:

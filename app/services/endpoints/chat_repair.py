@@ -1,0 +1,107 @@
+"""Repairs chunks of a chat stream that are readable, but not by every SDK or by the programs that use them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NoReturn
+
+from app.errors import UpstreamCut
+from app.services.endpoints.chat_events import make_delta
+from app.services.endpoints.deltas import as_index
+from app.services.endpoints.stream_summary import StreamSummary
+
+_NUMBERS = frozenset({int, float, bool})
+
+
+def refuse() -> NoReturn:
+    """Raises UpstreamCut for an event that may hold output which nobody can read."""
+    raise UpstreamCut("The provider sent something that is not part of a chat stream. Retry.")
+
+
+def has_content(value: Any) -> bool:
+    """Returns whether the value of `error` says anything: null, false, "", {} and an object of such do not."""
+    return any(value.values()) if isinstance(value, dict) else bool(value)
+
+
+def find_failure(choices: list[Any]) -> Any:
+    """Returns what the provider reports of a choice that failed; None if none did."""
+    for choice in choices:
+        if not isinstance(choice, dict):
+            refuse()
+        if has_content(choice.get("error")):
+            return choice["error"]
+        if choice.get("finish_reason") == "error":
+            return {"message": 'the generation failed with finish_reason "error"'}
+    return None
+
+
+def repair(value: dict[str, Any], choices: list[dict[str, Any]], summary: StreamSummary) -> bool:
+    """Changes what SDKs, or the loops of programs that use them, cannot read; returns whether it changed anything.
+
+    Args:
+        value: the chunk.
+        choices: its choices that are not null.
+        summary: what came before the chunk.
+    """
+    is_changed = False
+    if value.get("error") is not None and not isinstance(value["error"], str | bool | int | float):
+        value["error"], is_changed = None, True  # Node's SDK raises for every `error` that is true, also for {}.
+    if value.get("choices") != choices:
+        value["choices"], is_changed = choices, True
+    for position, choice in enumerate(choices):
+        if choice.get("delta") is None and _move_whole_output(choice, position, summary):
+            value["object"], is_changed = "chat.completion.chunk", True
+        if _repair_choice(choice, position):
+            is_changed = True
+    return is_changed
+
+
+def _move_whole_output(choice: dict[str, Any], position: int, summary: StreamSummary) -> bool:
+    """Makes a delta of a whole message or of a legacy completion's text; returns whether there is one."""
+    message, text = choice.get("message"), choice.get("text")
+    # After other output, a message repeats it.
+    if isinstance(message, dict) and not (summary.output_events and _get_index(choice, position) in summary.begun):
+        choice["delta"] = make_delta(choice.pop("message"))
+    elif text and isinstance(text, str):
+        choice["delta"] = {"content": choice.pop("text")}
+    else:
+        return False
+    return True
+
+
+def _repair_choice(choice: dict[str, Any], position: int) -> bool:
+    has_index, delta = type(choice.get("index")) is int, choice.get("delta")
+    if not has_index:
+        choice["index"] = _get_index(choice, position)
+    if isinstance(delta, dict):
+        return _repair_delta(delta) or not has_index
+    if delta:
+        refuse()
+    choice["delta"] = {}
+    return True
+
+
+def _repair_delta(delta: dict[str, Any]) -> bool:
+    is_changed = False
+    for name in ("content", "reasoning_content"):  # Programs add these up.
+        if type(delta.get(name)) in _NUMBERS:
+            delta[name], is_changed = json.dumps(delta[name]), True
+    calls = delta.get("tool_calls")
+    if calls is not None and not _are_indexed(calls):
+        delta["tool_calls"], is_changed = _index_calls(calls), True
+    return is_changed
+
+
+def _get_index(item: dict[str, Any], position: int) -> int:
+    index = as_index(item.get("index"))
+    return position if index is None else index
+
+
+def _are_indexed(calls: Any) -> bool:
+    return isinstance(calls, list) and all(isinstance(call, dict) and type(call.get("index")) is int for call in calls)
+
+
+def _index_calls(calls: Any) -> list[dict[str, Any]]:
+    """Returns pieces of tool calls, each with an index; what is no piece of a call is left out."""
+    pieces = [call for call in (calls if isinstance(calls, list) else [calls]) if call and isinstance(call, dict)]
+    return [{**call, "index": _get_index(call, position)} for position, call in enumerate(pieces)]
