@@ -83,8 +83,10 @@ WHOLE = {
         [chunk("one", usage={"prompt_tokens": 11}), END, usage_chunk({"completion_tokens": 3}), DONE]
     ),
     "half an emoji in each of two deltas": Whole(
-        [*(b'data: {"choices": [{"index": 0, "delta": {"content": "\\u%s"}}]}\n\n' % half for half in (b"d83d", b"de00"))]
-        + [END, usage_chunk(), DONE],
+        [
+            *(b'data: {"choices":[{"index":0,"delta":{"content":"\\u%s"}}]}\n\n' % half for half in (b"d83d", b"de00")),
+            *(END, usage_chunk(), DONE),
+        ],
         text="\ud83d\ude00",
     ),
     "a character's first byte in a delta": Whole(
