@@ -50,6 +50,8 @@ class PacedUnreader(SocketUnreader):  # type: ignore[misc]
 
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(sock, _RECEIVED_BYTES)
+        self._loop = gevent.get_hub().loop
+        self._turn = -1
         self._turn_ends_s = 0.0
         self._deadline_s = math.inf
         self._idle_timeout_s = 0.0
@@ -84,20 +86,21 @@ class PacedUnreader(SocketUnreader):  # type: ignore[misc]
             TimeoutError: nothing came for as long as the socket's timeout.
         """
         begun_s = time.monotonic()
-        if begun_s >= self._turn_ends_s and _has_data(self.sock):
+        if self._loop.iteration != self._turn:
+            self._begin_turn(begun_s)
+        elif begun_s >= self._turn_ends_s and _has_data(self.sock):
             _let_others_run()
             begun_s = time.monotonic()
-            self._turn_ends_s = begun_s + TURN_S
+            self._begin_turn(begun_s)
         if begun_s + self._idle_timeout_s >= self._deadline_s:
-            data = self._receive_until_deadline(size_hint, self._deadline_s - begun_s)
-        else:
-            data = super().chunk(size_hint)
-        now_s = time.monotonic()
-        # A read that took this long has waited, so others had a turn. After the end of a turn, only a read that found
-        # nothing comes here without a pause.
-        if now_s - begun_s >= TURN_S or begun_s >= self._turn_ends_s:
-            self._turn_ends_s = now_s + TURN_S
-        return data
+            return self._receive_until_deadline(size_hint, self._deadline_s - begun_s)
+        return super().chunk(size_hint)  # type: ignore[no-any-return]
+
+    def _begin_turn(self, now_s: float) -> None:
+        # Each pass of gevent's loop serves all sockets that are ready. So if the loop has passed since the last read,
+        # because that read or the provider's response had to be waited for, then others had their turn.
+        self._turn = self._loop.iteration
+        self._turn_ends_s = now_s + TURN_S
 
     def _receive_until_deadline(self, size_hint: int | None, left_s: float) -> bytes:
         # Imported here, because gunicorn's main process imports this module and should load nothing of the application.
