@@ -91,7 +91,10 @@ def redact(text: str) -> str:
         if secret in lowered:
             text = _hidden.expression.sub(_REDACTED, text)
             break
-    if not any(mark in lowered for mark in _MARKS):
+    for mark in _MARKS:
+        if mark in lowered:
+            break
+    else:
         return text  # Nearly always, and thirty times faster than the expressions.
     text = _KEYS.sub(lambda match: (match[1] or match[2]) + _REDACTED, text)
     return _DATABASE_URL.sub(_redact_password, text) if "postgres" in lowered else text

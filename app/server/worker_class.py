@@ -17,12 +17,12 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import gevent
 from gunicorn import util
-from gunicorn.http import parser, wsgi
+from gunicorn.http import message, parser, wsgi
 from gunicorn.workers.ggevent import GeventWorker
 
 from app.server.request_reading import PacedUnreader, discard_unread_body
@@ -46,6 +46,7 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
         util.http_date = format_http_date
         wsgi.base_environ = _get_base_environ
         parser.SocketUnreader = PacedUnreader
+        message.HeaderPolicy._peer_is_trusted_proxy = _is_peer_trusted
         # gunicorn reads some thirty settings per request, each through __getattr__ and an object. This makes them plain
         # attributes.
         self.cfg.__dict__.update({name: setting.get() for name, setting in self.cfg.settings.items()})
@@ -164,3 +165,19 @@ _make_base_environ = cache(wsgi.base_environ)
 def _get_base_environ(cfg: Any) -> dict[str, Any]:
     """Returns a copy of the environ that all requests share; gunicorn would make it anew for each request."""
     return dict(_make_base_environ(cfg))
+
+
+_is_trusted_proxy = message.HeaderPolicy._peer_is_trusted_proxy
+
+
+def _is_peer_trusted(policy: Any) -> bool:
+    """Returns whether the sender of a request is a proxy that gunicorn trusts; remembered for each address."""
+    peer = policy.peer_addr
+    return _is_address_trusted(policy.cfg, peer[0]) if isinstance(peer, tuple) else True
+
+
+@lru_cache(maxsize=1_000)
+def _is_address_trusted(cfg: Any, address: str) -> bool:
+    policy = message.HeaderPolicy()
+    policy.cfg, policy.peer_addr = cfg, (address, 0)
+    return bool(_is_trusted_proxy(policy))

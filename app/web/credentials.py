@@ -11,8 +11,9 @@ def get_authorization() -> str | None:
     Anthropic's SDKs and tools for Azure send the key in `x-api-key`. A bearer token decides if there is one, because
     `x-api-key` beside it is a key for something else.
     """
-    authorization = request.headers.get("Authorization")
+    # Read from the environ, because werkzeug's headers take ten times as long.
+    authorization: str | None = request.environ.get("HTTP_AUTHORIZATION")
     if authorization is not None and authorization[:7].lower() == "bearer ":
         return authorization
-    api_key = request.headers.get("X-Api-Key")
+    api_key = request.environ.get("HTTP_X_API_KEY")
     return f"Bearer {api_key}" if api_key else authorization
