@@ -24,7 +24,8 @@ class Body:
     """The body of one response: receive it, then close it.
 
     Closing a complete body gives the connection back to the pool. Closing an incomplete one closes the connection,
-    which tells the provider to stop generating.
+    which tells the provider to stop generating. A closed body never reads the connection again, which may serve another
+    request by then; it can still return what was put back.
 
     Args:
         response: the response, of which the head has been received.
@@ -53,7 +54,8 @@ class Body:
 
         Raises:
             TimeoutError: nothing arrived in time. The next call goes on where this one stopped.
-            UpstreamCut: the connection ended or broke before the body was complete, or the body is not valid.
+            UpstreamCut: the connection ended or broke before the body was complete, the body is not valid, or it was
+                closed before its end.
         """
         pieces: list[bytes] = []
 
@@ -106,6 +108,8 @@ class Body:
         self._put_back = payload
 
     def _receive_from_socket(self, timeout_s: float) -> None:
+        if self._is_closed:
+            raise UpstreamCut("The gateway stopped reading the response before its end. Retry.")
         if self._reader is None:
             self._reader = make_reader(self._response.connection.sock)
         try:
@@ -144,6 +148,7 @@ class Body:
         if self._is_closed:
             return
         self._is_closed = True
+        self._start = b""
         self._on_payload = ignore_data  # The callback may refer to this body, and this breaks the reference cycle.
         if self._reader is not None:
             self._reader.close()

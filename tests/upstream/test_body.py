@@ -174,6 +174,23 @@ def test_closing_an_incomplete_body_ends_the_request(upstream: ScriptedUpstream)
     assert not upstream.requests[1].reused
 
 
+def test_a_closed_body_takes_nothing_of_the_next_request(upstream: ScriptedUpstream) -> None:
+    client = client_for(upstream.base_url)
+    upstream.enqueue([send(head(200, CHUNKED) + chunks(b"first", last=b"")), hang()])
+    closed = client.post("/chat/completions", b"{}", stream=True).body
+    assert closed.receive(10) == b"first"
+    closed.close()  # The pool closes the connection and opens it again for the next request.
+    closed.put_back(b"again")
+    gate = Gate()
+    upstream.enqueue([send(head(200, CHUNKED)), wait_for(gate), send(chunks(b"second"))])
+    body = client.post("/chat/completions", b"{}", stream=True).body
+    gate.open()
+    assert closed.receive(10) == b"again"
+    with pytest.raises(UpstreamCut):
+        closed.receive(1)
+    assert read_all(body) == b"second"
+
+
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 def test_a_connection_that_the_provider_closes_after_the_response_is_not_kept(
     upstream: ScriptedUpstream, version: str
