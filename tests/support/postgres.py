@@ -91,7 +91,9 @@ class Postgres(EmbeddedPostgres):
     def create_database(self, template: str | None = None) -> str:
         """Creates a database, a copy of `template` if that is given, and returns its address."""
         name = f"test_{uuid.uuid4().hex[:12]}"
-        self.execute(f'CREATE DATABASE "{name}"' + (f' TEMPLATE "{template}"' if template else ""))
+        # The files are copied, which takes a third of copying them block by block through the log.
+        options = f' TEMPLATE "{template}" STRATEGY file_copy' if template else ""
+        self.execute(f'CREATE DATABASE "{name}"{options}')
         return self.database_url(name)
 
     def drop_database(self, url: str) -> None:
