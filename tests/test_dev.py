@@ -124,18 +124,13 @@ def test_nothing_outlives_a_killed_run_and_the_next_one_starts(start_run: StartR
     # Immediately, while the server of the killed run may still be shutting down.
     again = start_run()
     again.wait_for_banner()
-    assert again.stop() == 0
-    wait_until(lambda: run.processes() == [])
+    _check_that_the_end_of_a_part_ends_it(again, "app.sandbox", "the sandbox")
 
 
-@pytest.mark.parametrize("part", ["app.sandbox", "gunicorn", "postgres"])
-def test_when_one_part_dies_the_others_are_stopped_and_it_is_named(start_run: StartRun, part: str) -> None:
+def test_when_the_database_dies_the_others_are_stopped_and_it_is_named(start_run: StartRun) -> None:
     run = start_run()
     run.wait_for_banner()
-    _child(run, part).kill()
-    assert run.wait() == 1
-    assert run.find("make run: (.*) was ended by signal 9").lower() in {"the sandbox", "gunicorn", "postgresql"}
-    wait_until(lambda: run.processes() == [])
+    _check_that_the_end_of_a_part_ends_it(run, "postgres", "PostgreSQL")
 
 
 def test_a_gateway_that_fails_to_boot_reports_why_and_ends_the_run(start_run: StartRun, checkout: Path) -> None:
@@ -186,6 +181,7 @@ def test_with_own_keys_and_database_nothing_is_embedded_and_no_secret_is_printed
     assert "Bearer $GATEWAY_API_KEY" in printed and "SANDBOX" not in printed
     assert not any(secret in printed for secret in ("gw_mine", "fw_mine", database_url))
     assert not any("postgres" in command or "sandbox" in command for command in run.processes())
+    _check_that_the_end_of_a_part_ends_it(run, "gunicorn", "gunicorn")
 
 
 def _check_that_it_stops_everything(run: DevRun, number: signal.Signals) -> None:
@@ -193,6 +189,14 @@ def _check_that_it_stops_everything(run: DevRun, number: signal.Signals) -> None
     assert run.stop(number) == 0
     assert run.processes() == []
     assert "Traceback" not in run.text()
+
+
+def _check_that_the_end_of_a_part_ends_it(run: DevRun, part: str, name: str) -> None:
+    """Kills a part, and fails unless that is reported and nothing is left."""
+    _child(run, part).kill()
+    assert run.wait() == 1
+    assert run.find("make run: (.*) was ended by signal 9") == name
+    wait_until(lambda: run.processes() == [])
 
 
 def _shell(command: str) -> str:
