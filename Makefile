@@ -15,9 +15,10 @@ INSTALLED := .venv/installed
 run: $(INSTALLED)-run
 	@exec $(BIN)/python -m app.dev --die-with-parent
 
-# Three processes, because the tests wait more than they compute; the files with the longest tests come first
+# Four processes, because the tests wait more than they compute; the files with the longest tests come first
 # (tests/conftest.py). ARGS are passed to pytest: make test ARGS="-n 0 -k stream -x" uses one process.
-PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+# Byte code is kept even where the environment says otherwise: each of hundreds of processes would compile its modules.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 test: $(INSTALLED)-test
 	$(PYTEST) $(ARGS)
 

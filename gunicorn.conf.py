@@ -7,6 +7,7 @@ and an `ssl` that recurses.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -72,6 +73,7 @@ def on_starting(server: Any) -> None:
     server.owns_metrics = _choose_metrics_directory()
     child = os.fork()  # The check imports the database's libraries, which this process must not import.
     if child == 0:
+        gc.disable()  # As in `post_fork`; the process ends soon.
         from app.server.preflight import find_boot_problem, log_lowered_requests
 
         # With inherited sockets there is nothing to bind.
@@ -114,6 +116,8 @@ def _guard_reload(server: Any) -> None:
 
 def post_fork(server: Any, worker: Any) -> None:
     """Makes libpq wait in gevent's loop; without it one slow query would stop every request of the worker."""
+    # Until `start_worker`: what a worker imports stays, and examining it again and again takes a tenth of its boot.
+    gc.disable()
     if live_requests < settings.max_live_requests:
         os.environ["MAX_LIVE_REQUESTS"] = str(live_requests)  # In the worker alone, which reads its settings itself.
     # gunicorn sets the worker's signal handlers only about a second from now. Until then the worker has those of the

@@ -62,8 +62,7 @@ def victim() -> Iterator[Postgres]:
 @pytest.fixture(scope="module")
 def victim_url(victim: Postgres) -> Iterator[str]:
     """The address of a migrated database on `victim` for the tests of a file. The server is up again at their end."""
-    url = victim.create_database()
-    upgrade_schema(url)
+    url = victim.create_migrated_database()
     yield url
     victim.resume()
     if victim.pid is None:

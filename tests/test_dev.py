@@ -9,7 +9,7 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,9 @@ def checkout(tmp_path: Path) -> Path:
 def start_run(checkout: Path) -> Iterator[StartRun]:
     runs: list[DevRun] = []
 
-    def start(**options: Any) -> DevRun:
-        runs.append(DevRun(checkout, **options))
+    def start(settings: Mapping[str, str] | None = None, **options: Any) -> DevRun:
+        # One worker, unless a test says otherwise, because each takes half a second to boot.
+        runs.append(DevRun(checkout, {"WEB_CONCURRENCY": "1"} | dict(settings or {}), **options))
         return runs[-1]
 
     yield start
@@ -52,7 +53,7 @@ def start_run(checkout: Path) -> Iterator[StartRun]:
 def test_the_printed_curl_command_works_streamed_and_not(start_run: StartRun) -> None:
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
-    run = start_run()
+    run = start_run({"WEB_CONCURRENCY": "2"})
     assert "SANDBOX" in run.wait_for_banner()
     curl = run.find(r"^(curl -X POST .*?\n  \}')")
 
@@ -64,9 +65,15 @@ def test_the_printed_curl_command_works_streamed_and_not(start_run: StartRun) ->
     _check_that_it_stops_everything(run, signal.SIGINT)
 
 
-def test_the_next_run_has_the_same_key_settings_and_data(start_run: StartRun, checkout: Path) -> None:
+def test_a_second_run_is_refused_and_the_next_one_has_the_same_key_settings_and_data(
+    start_run: StartRun, checkout: Path
+) -> None:
     (checkout / ".env.local").write_text("# mine\nPUBLIC_STATS=false")
     first = start_run()
+    wait_until(lambda: (checkout / "var" / "run.lock").exists() and len(first.processes()) > 1)
+    beside = start_run()
+    assert beside.wait() == 1
+    assert f"already runs in this directory, as process {first.process.pid}" in beside.text()
     first.wait_for_banner()
     assert stat.S_IMODE((checkout / ".env.local").stat().st_mode) == 0o600
     # The developer's own choice: the run adds no setting of this name.
@@ -117,18 +124,13 @@ def test_nothing_outlives_a_killed_run_and_the_next_one_starts(start_run: StartR
     # Immediately, while the server of the killed run may still be shutting down.
     again = start_run()
     again.wait_for_banner()
-    assert again.stop() == 0
-    wait_until(lambda: run.processes() == [])
+    _check_that_the_end_of_a_part_ends_it(again, "app.sandbox", "the sandbox")
 
 
-@pytest.mark.parametrize("part", ["app.sandbox", "gunicorn", "postgres"])
-def test_when_one_part_dies_the_others_are_stopped_and_it_is_named(start_run: StartRun, part: str) -> None:
+def test_when_the_database_dies_the_others_are_stopped_and_it_is_named(start_run: StartRun) -> None:
     run = start_run()
     run.wait_for_banner()
-    _child(run, part).kill()
-    assert run.wait() == 1
-    assert run.find("make run: (.*) was ended by signal 9").lower() in {"the sandbox", "gunicorn", "postgresql"}
-    wait_until(lambda: run.processes() == [])
+    _check_that_the_end_of_a_part_ends_it(run, "postgres", "PostgreSQL")
 
 
 def test_a_gateway_that_fails_to_boot_reports_why_and_ends_the_run(start_run: StartRun, checkout: Path) -> None:
@@ -151,15 +153,6 @@ def test_a_bad_setting_is_reported_in_one_sentence(start_run: StartRun) -> None:
     run = start_run(settings={"STREAM_HEARTBEAT": "soon"})
     assert run.wait() == 1
     assert run.text().startswith("make run: STREAM_HEARTBEAT is 'soon'") and run.text().count("\n") == 1
-
-
-def test_a_second_run_in_the_same_directory_is_refused(start_run: StartRun) -> None:
-    first = start_run()
-    wait_until(lambda: (first.root / "var" / "run.lock").exists() and len(first.processes()) > 1)
-    second = start_run()
-    assert second.wait() == 1
-    assert f"already runs in this directory, as process {first.process.pid}" in second.text()
-    first.wait_for_banner()
 
 
 def test_a_provider_address_without_its_key_is_not_replaced_by_the_sandbox(start_run: StartRun) -> None:
@@ -188,6 +181,7 @@ def test_with_own_keys_and_database_nothing_is_embedded_and_no_secret_is_printed
     assert "Bearer $GATEWAY_API_KEY" in printed and "SANDBOX" not in printed
     assert not any(secret in printed for secret in ("gw_mine", "fw_mine", database_url))
     assert not any("postgres" in command or "sandbox" in command for command in run.processes())
+    _check_that_the_end_of_a_part_ends_it(run, "gunicorn", "gunicorn")
 
 
 def _check_that_it_stops_everything(run: DevRun, number: signal.Signals) -> None:
@@ -195,6 +189,14 @@ def _check_that_it_stops_everything(run: DevRun, number: signal.Signals) -> None
     assert run.stop(number) == 0
     assert run.processes() == []
     assert "Traceback" not in run.text()
+
+
+def _check_that_the_end_of_a_part_ends_it(run: DevRun, part: str, name: str) -> None:
+    """Kills a part, and fails unless that is reported and nothing is left."""
+    _child(run, part).kill()
+    assert run.wait() == 1
+    assert run.find("make run: (.*) was ended by signal 9") == name
+    wait_until(lambda: run.processes() == [])
 
 
 def _shell(command: str) -> str:

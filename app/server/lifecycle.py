@@ -31,12 +31,13 @@ def start_worker(worker: Any) -> None:
 
 
 def _freeze_long_lived_objects() -> None:
-    """Excludes everything that exists now from garbage collection.
+    """Excludes everything that exists now from garbage collection, and begins with it.
 
     Most of it lives as long as the process, and while the collector examines it, no event is relayed.
     """
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def _drain_on_term(worker: Any) -> None:

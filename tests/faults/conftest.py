@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from app.db.schema import upgrade_schema
 from tests.faults import leaving, own
 from tests.faults.cases import SECTIONS, SETTINGS
 from tests.faults.leaving import Left, observe_departures
@@ -85,8 +84,7 @@ def departures(
 @pytest.fixture(scope="session")
 def ordeal(gateways: Gateways, victim: Postgres, faults_place: Path) -> Iterator[Ordeal]:
     """The faults of a gateway itself, on a database server that is stopped meanwhile."""
-    url = victim.create_database()
-    upgrade_schema(url)
+    url = victim.create_migrated_database()
     with ExitStack() as stack:
         upstreams = {provider: stack.enter_context(ScriptedUpstream()) for provider in own.BROKEN_CATALOGS}
         settings = dict(own.SETTINGS)

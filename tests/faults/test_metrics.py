@@ -18,7 +18,7 @@ from tests.support.gateways import Gateways
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.waiting import wait_until
 
-WORKERS = 3
+WORKERS = 2
 
 
 def scrape(gateway: Gateway) -> str:
@@ -49,8 +49,7 @@ def test_the_sum_survives_a_worker_that_is_killed(several: Gateway, upstream: Sc
     wait_until(lambda: total(scrape(several), "gateway_requests_total") == requests + 24, what="all to be counted")
     assert total(scrape(several), "gateway_tokens_total") == tokens + 24 * (11 + 3)
 
-    for worker in several.worker_pids()[:2]:
-        os.kill(worker, signal.SIGKILL)
+    os.kill(several.worker_pids()[0], signal.SIGKILL)
     for _ in range(10):
         assert total(scrape(several), "gateway_requests_total") == requests + 24
     wait_until(lambda: len(several.worker_pids()) == WORKERS, what="new workers")

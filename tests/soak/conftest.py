@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from app.db.schema import upgrade_schema
 from tests.conftest import MakeGateway
 from tests.soak.kinds import PRICES, teach
 from tests.support.gateway import Gateway
@@ -53,8 +52,7 @@ def audited_gateway(make_gateway: MakeGateway, taught: ScriptedUpstream, tmp_pat
 @pytest.fixture
 def victim_url(victim: Postgres) -> Iterator[str]:
     """The address of a fresh, migrated database on `victim` for one test; the server is up again at its end."""
-    url = victim.create_database()
-    upgrade_schema(url)
+    url = victim.create_migrated_database()
     yield url
     victim.resume()
     if victim.pid is None:

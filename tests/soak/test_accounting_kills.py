@@ -18,7 +18,7 @@ from tests.soak.load import Load, mixed_plans
 from tests.support.activity_tables import ActivityTables
 from tests.support.gateway import Gateway
 from tests.support.scripted_upstream import ScriptedUpstream
-from tests.support.soak import soak_count
+from tests.support.soak import FULL, soak_count
 
 # A kill comes after so many requests, and at least so many seconds after the last one, so that workers live long
 # enough to serve something on a slow machine too.
@@ -32,7 +32,7 @@ def test_every_request_has_one_true_row_although_workers_are_killed(
     audited_gateway: MakeAudited, taught: ScriptedUpstream, database_url: str, tmp_path: Path
 ) -> None:
     gateway = audited_gateway({"UPSTREAM_IDLE_TIMEOUT": "3"})
-    count = soak_count(10_000)
+    count = 10_000 if FULL else 700
     with Load(gateway, mixed_plans(MIXED, seed=4, numbers=range(count))) as load:
         kills = _kill_workers(gateway, load)
         load.join()

@@ -16,11 +16,11 @@ from tests.support.gateway import GATEWAY_KEY, Gateway
 from tests.support.gateways import Gateways
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import Script, close, send
-from tests.support.soak import soak_count
+from tests.support.soak import FULL
 
 # A failing example is shown as found: shrinking it over a socket takes longer than reading it.
 fuzzed = settings(
-    max_examples=soak_count(2_000),
+    max_examples=2_000 if FULL else 100,
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],

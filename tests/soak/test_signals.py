@@ -21,12 +21,18 @@ from tests.support.chat import PREFIX, chat_body
 from tests.support.gateway import Gateway
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import pause
-from tests.support.soak import soak_count
+from tests.support.soak import FULL, soak_count
 from tests.support.waiting import wait_until
 
 SETTINGS = {"GRACEFUL_TIMEOUT": "12", "DRAIN_TIMEOUT": "8"}
 
 REFUSED = "refused"
+
+# How long a client rests after a request. A short run needs its requests spread over a reload, not many of them.
+_REST_S = 0.0 if FULL else 0.05
+
+# How long after the start of its workers a gateway is told to stop. A worker needs about a second to set its handlers.
+_MOMENTS_S = [0.1 * number % 1.5 for number in range(20)] if FULL else [0.1]
 
 
 class Load:
@@ -74,6 +80,7 @@ class Load:
             self._note(result)
             if result == REFUSED:
                 return  # The gateway is gone.
+            self._over.wait(_REST_S)
         if connection is not None:
             connection.close()
 
@@ -160,11 +167,11 @@ def test_a_stop_under_load_ends_every_answer_and_records_it(
 
 @pytest.mark.soak
 def test_a_stop_that_comes_while_workers_begin_is_heard(make_gateway: MakeGateway) -> None:
-    for number in range(soak_count(20)):
+    for moment_s in _MOMENTS_S:
         # A worker that missed the signal would run on until the graceful timeout.
         gateway = make_gateway({"GRACEFUL_TIMEOUT": "3600", "DRAIN_TIMEOUT": "3500"}, workers=3)
         _replace_workers(gateway)
-        time.sleep(0.1 * number % 1.5)
+        time.sleep(moment_s)
         assert gateway.stop() == 0
 
 

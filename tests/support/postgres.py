@@ -20,6 +20,7 @@ from pathlib import Path
 
 import psutil
 
+from app.db.schema import upgrade_schema
 from app.dev import Child, EmbeddedPostgres
 
 _SETTINGS = {"shared_buffers": "128MB", "max_connections": "100"}
@@ -35,6 +36,7 @@ class Postgres(EmbeddedPostgres):
 
     def __init__(self, directory: Path, settings: Mapping[str, str] | None = None) -> None:
         super().__init__(directory, durable=False, settings=_SETTINGS | dict(settings or {}))
+        self._migrated: str | None = None
         guard = Path(__file__).with_name("postgres_guard.py")
         # It must outlive this process, so it gets a session of its own, which the terminal's Ctrl-C does not reach.
         self._guard = subprocess.Popen(
@@ -91,8 +93,18 @@ class Postgres(EmbeddedPostgres):
     def create_database(self, template: str | None = None) -> str:
         """Creates a database, a copy of `template` if that is given, and returns its address."""
         name = f"test_{uuid.uuid4().hex[:12]}"
-        self.execute(f'CREATE DATABASE "{name}"' + (f' TEMPLATE "{template}"' if template else ""))
+        # The files are copied, which takes a third of copying them block by block through the log.
+        options = f' TEMPLATE "{template}" STRATEGY file_copy' if template else ""
+        self.execute(f'CREATE DATABASE "{name}"{options}')
         return self.database_url(name)
+
+    def create_migrated_database(self) -> str:
+        """Creates a database with the current schema and returns its address: a copy of the first one of the server."""
+        if self._migrated is None:
+            url = self.create_database()
+            upgrade_schema(url)
+            self._migrated = url.rpartition("/")[2].partition("?")[0]
+        return self.create_database(self._migrated)
 
     def drop_database(self, url: str) -> None:
         """Removes the database of that address; sessions that are still in it are ended."""

@@ -10,14 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from app.db.schema import upgrade_schema
 from tests.support.activity_tables import (
     ActivityTables,
     journal_directories,
     wait_until_adopted,
     wait_until_shipped,
 )
-from tests.support.postgres import Postgres, running_postgres
+from tests.support.postgres import Postgres
 from tests.support.recording_process import RecordingProcess
 from tests.support.waiting import wait_until
 
@@ -96,24 +95,24 @@ def test_with_serve_all_requests_are_served_and_recorded_while_the_database_answ
         assert ActivityTables(database_url).check_balance()["unrecorded"] == 0
 
 
-def test_without_disk_and_database_unrecorded_requests_are_counted_exactly(tmp_path: Path, disk: Path) -> None:
-    with running_postgres() as server:
-        upgrade_schema(server.url)
-        with RecordingProcess(tmp_path, server.url, {"JOURNAL_FULL": "serve"}) as process:
-            process.ask("record", 100)
-            wait_until_shipped(process)
-            server.stop()
-            _fill(disk)
-            process.ask("record", 13_000)
-            # 10,000 fit in memory, and the first few into the last page of the journal.
-            unrecorded = process.ask("status")["unrecorded"]
-            assert 2_900 < unrecorded <= 3_000
-            _make_room(disk)
-            server.start()
-            wait_until_shipped(process)
-            assert len(ActivityTables(server.url).outcomes()) == 13_100 - unrecorded
-            wait_until(lambda: ActivityTables(server.url).check_balance()["unrecorded"] == unrecorded)
-            assert set(ActivityTables(server.url).outcomes()) <= process.counted() | process.refused()
+def test_without_disk_and_database_unrecorded_requests_are_counted_exactly(
+    tmp_path: Path, disk: Path, victim: Postgres, victim_url: str
+) -> None:
+    with RecordingProcess(tmp_path, victim_url, {"JOURNAL_FULL": "serve"}) as process:
+        process.ask("record", 100)
+        wait_until_shipped(process)
+        victim.stop()
+        _fill(disk)
+        process.ask("record", 13_000)
+        # 10,000 fit in memory, and the first few into the last page of the journal.
+        unrecorded = process.ask("status")["unrecorded"]
+        assert 2_900 < unrecorded <= 3_000
+        _make_room(disk)
+        victim.start()
+        wait_until_shipped(process)
+        assert len(ActivityTables(victim_url).outcomes()) == 13_100 - unrecorded
+        wait_until(lambda: ActivityTables(victim_url).check_balance()["unrecorded"] == unrecorded)
+        assert set(ActivityTables(victim_url).outcomes()) <= process.counted() | process.refused()
 
 
 def test_a_worker_that_dies_while_the_disk_is_full_leaves_a_balanced_ledger(

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from app.db.schema import upgrade_schema
 from tests.support.activity_tables import (
     ActivityTables,
     adopt_all,
@@ -18,18 +17,21 @@ from tests.support.activity_tables import (
     journal_directories,
     wait_until_shipped,
 )
-from tests.support.postgres import Postgres, running_postgres
+from tests.support.postgres import Postgres
 from tests.support.recording_process import RecordingProcess
 from tests.support.soak import soak_count
 from tests.support.waiting import wait_until
 
 
 @pytest.fixture
-def victim() -> Iterator[Postgres]:
-    """A server of the test's own, to stop, kill and freeze."""
-    with running_postgres() as server:
-        upgrade_schema(server.url)
-        yield server
+def victim_url(victim: Postgres) -> Iterator[str]:
+    """The address of a database for one test on the server that may be stopped, killed and frozen."""
+    url = victim.create_migrated_database()
+    yield url
+    victim.resume()
+    if victim.pid is None:
+        victim.start()
+    victim.drop_database(url)
 
 
 def test_recorded_requests_are_in_the_database_with_the_same_outcome(tmp_path: Path, database_url: str) -> None:
@@ -134,9 +136,9 @@ def test_the_ledger_balances_at_every_moment_under_load(tmp_path: Path, database
 
 
 def test_while_the_database_is_unavailable_memory_does_not_grow_and_no_row_is_lost(
-    tmp_path: Path, victim: Postgres
+    tmp_path: Path, victim: Postgres, victim_url: str
 ) -> None:
-    with RecordingProcess(tmp_path, victim.url) as process:
+    with RecordingProcess(tmp_path, victim_url) as process:
         process.ask("record", 2000)
         wait_until_shipped(process)
         victim.stop()
@@ -152,13 +154,15 @@ def test_while_the_database_is_unavailable_memory_does_not_grow_and_no_row_is_lo
         assert grown_bytes < 4_000_000
         victim.start()
         wait_until_shipped(process, 120)
-        assert set(ActivityTables(victim.url).outcomes()) == process.counted() | process.refused()
-    ActivityTables(victim.url).check_balance()
+        assert set(ActivityTables(victim_url).outcomes()) == process.counted() | process.refused()
+    ActivityTables(victim_url).check_balance()
 
 
 @pytest.mark.soak
-def test_a_server_killed_again_and_again_under_load_costs_no_row(tmp_path: Path, victim: Postgres) -> None:
-    with RecordingProcess(tmp_path, victim.url) as process:
+def test_a_server_killed_again_and_again_under_load_costs_no_row(
+    tmp_path: Path, victim: Postgres, victim_url: str
+) -> None:
+    with RecordingProcess(tmp_path, victim_url) as process:
         process.ask("flood", 30)
         for _ in range(soak_count(30)):
             time.sleep(0.7)
@@ -166,15 +170,17 @@ def test_a_server_killed_again_and_again_under_load_costs_no_row(tmp_path: Path,
             time.sleep(0.3)
             victim.start()
         assert process.ask("stop", 60) is False
-    adopt_all(tmp_path, victim.url)
-    check_against_provider(ActivityTables(victim.url), [process], streams=30)
+    adopt_all(tmp_path, victim_url)
+    check_against_provider(ActivityTables(victim_url), [process], streams=30)
 
 
 @pytest.mark.soak
-def test_a_frozen_server_neither_stops_the_process_nor_costs_a_row(tmp_path: Path, victim: Postgres) -> None:
-    with RecordingProcess(tmp_path, victim.url) as process:
+def test_a_frozen_server_neither_stops_the_process_nor_costs_a_row(
+    tmp_path: Path, victim: Postgres, victim_url: str
+) -> None:
+    with RecordingProcess(tmp_path, victim_url) as process:
         process.ask("flood", 10)
-        wait_until(lambda: len(ActivityTables(victim.url).outcomes()) > 100)
+        wait_until(lambda: len(ActivityTables(victim_url).outcomes()) > 100)
         victim.pause()
         # Longer than the shipper's limit for one statement, so that statements of several attempts pile up.
         stalled_s = process.ask("longest_stall_s", max(16, soak_count(70)))
@@ -184,8 +190,8 @@ def test_a_frozen_server_neither_stops_the_process_nor_costs_a_row(tmp_path: Pat
         # A process that the server blocks would stall for the whole freeze.
         assert stalled_s < 5
         _wait_for_low_backlog(process)
-    adopt_all(tmp_path, victim.url)
-    check_against_provider(ActivityTables(victim.url), [process], streams=10)
+    adopt_all(tmp_path, victim_url)
+    check_against_provider(ActivityTables(victim_url), [process], streams=10)
 
 
 def _wait_for_low_backlog(process: RecordingProcess) -> None:
