@@ -46,7 +46,7 @@ ALL_GATEWAYS = "all"
 MAX_NAME_CHARACTERS = 300
 
 # The parameters of libpq that are passwords.
-_PASSWORD_NAMES = ("password", "sslpassword")
+PASSWORD_NAMES = ("password", "sslpassword")
 
 _SECRET_PARSERS = (parse_secret, parse_gateway_key)
 
@@ -127,7 +127,7 @@ def _find_passwords(database_url: str) -> list[str]:
     """
     address, _, query = database_url.partition("://")[2].partition("?")
     pairs = (pair.partition("=") for pair in query.split("&"))
-    named = [value for name, _, value in pairs if unquote(name).lower() in _PASSWORD_NAMES]
+    named = [value for name, _, value in pairs if unquote(name).lower() in PASSWORD_NAMES]
     return [address.rpartition("@")[0].partition(":")[2], *named]
 
 

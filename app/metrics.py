@@ -55,6 +55,9 @@ retries_total = Counter("gateway_upstream_retries_total", "Requests sent to a pr
 unrecorded_refusals_total = Counter(
     "gateway_unrecorded_refusals_total", "Refused requests that share a record.", ["route"]
 )
+failed_key_checks_total = Counter(
+    "gateway_key_checks_failed_total", "Requests refused because their key could not be checked.", ["reason"]
+)
 ttft_seconds = Histogram(
     "gateway_time_to_first_token_seconds", "Streams: until the first output.", ["provider"], buckets=_SECONDS
 )
@@ -124,8 +127,10 @@ def count_request(row: FinishedRequest) -> None:
         retries_total.labels(provider).inc(len(row.attempts) - 1)
 
 
-def make_gauge(name: str, documentation: str, mode: Literal["livesum", "livemax"], labels: Sequence[str] = ()) -> Gauge:
-    """Returns a new gauge whose value is the sum or the maximum over living workers.
+def make_gauge(
+    name: str, documentation: str, mode: Literal["livesum", "livemax", "livemin"], labels: Sequence[str] = ()
+) -> Gauge:
+    """Returns a new gauge whose value is the sum, the maximum or the minimum over living workers.
 
     Gauges are made by this module, because prometheus_client must be set up for several processes, as above, before the
     first metric is made; an earlier metric would not be shared.
@@ -136,6 +141,11 @@ def make_gauge(name: str, documentation: str, mode: Literal["livesum", "livemax"
 def count_unrecorded_refusal(route: str) -> None:
     """Counts a refused request that has no record of its own."""
     unrecorded_refusals_total.labels(route).inc()
+
+
+def count_failed_key_check(reason: Literal["database_unavailable", "too_many_lookups"]) -> None:
+    """Counts a request that was refused because its key could not be checked."""
+    failed_key_checks_total.labels(reason).inc()
 
 
 def set_clock_skew(seconds: float) -> None:

@@ -58,6 +58,7 @@ ALLOWED: dict[str, set[str]] = {
     "services.health": {
         "services.inference",
         "services.journal",
+        "services.keys",
         "services.models",
         "services.pricing",
         "services.providers",
@@ -75,7 +76,14 @@ ALLOWED: dict[str, set[str]] = {
         "services.streaming",
         "web",
     },
-    "server": {"services.health", "services.inference", "services.journal", "services.models", "services.reports"},
+    "server": {
+        "services.health",
+        "services.inference",
+        "services.journal",
+        "services.keys",
+        "services.models",
+        "services.reports",
+    },
     "cli": {"services.keys", "services.providers", "services.reports", "db"},
     "dev": {"services.keys", "db"},
 }

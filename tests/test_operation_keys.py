@@ -1,4 +1,4 @@
-"""An operator makes and revokes gateway keys, and known keys keep working while PostgreSQL is away."""
+"""An operator makes and revokes gateway keys, which keep working while PostgreSQL is away, also in a new worker."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from typing import NamedTuple
 import pytest
 
 from app.services.keys import REVOCATION_S, new_key
+from app.services.keys.snapshot_file import NAME
 from tests.support.chat import PREFIX, Seen, post_chat, rows_where, wait_for_row
 from tests.support.gateway import Gateway, base_settings, clean_environment, running_gateway
+from tests.support.key_file import has_key
 from tests.support.postgres import Postgres
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.waiting import wait_until
@@ -25,6 +27,7 @@ class Place(NamedTuple):
     postgres: Postgres
     url: str
     root: Path
+    key_file: Path
 
     def flask(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Runs `flask --app wsgi …` as an operator does, in a process of its own."""
@@ -52,7 +55,7 @@ def place(tree: Path, victim: Postgres, victim_url: str, tmp_path_factory: pytes
     with ScriptedUpstream() as upstream:
         settings = base_settings(directory, victim_url) | upstream.settings
         with running_gateway(tree, directory, settings) as gateway:
-            yield Place(gateway, victim, victim_url, tree)
+            yield Place(gateway, victim, victim_url, tree, directory / "journal" / NAME)
 
 
 def test_a_new_key_works_at_once_and_its_rows_have_its_public_id(place: Place) -> None:
@@ -80,26 +83,28 @@ def test_a_well_formed_key_that_was_never_made_is_a_401(place: Place) -> None:
 
 
 @pytest.mark.parametrize("how", ["killed", "frozen"])
-def test_while_postgres_is_away_known_keys_work_and_nothing_is_lost(place: Place, how: str) -> None:
+def test_while_postgres_is_away_keys_work_in_a_new_worker_and_nothing_is_lost(place: Place, how: str) -> None:
     key = place.create_key(how)
     assert place.chat(key).status == 200
+    wait_until(lambda: has_key(place.key_file, key), what="the key to be in the file")
     end, mend = {
         "killed": (place.postgres.kill, place.postgres.start),
         "frozen": (place.postgres.pause, place.postgres.resume),
     }[how]
     end()
     try:
-        ids = {place.chat(key, f"while-{how}").request_id for _ in range(5)}
+        place.gateway.reload()
+        seen = [place.chat(key, f"while-{how}") for _ in range(5)]
         operator = place.chat(place.gateway.key, f"while-{how}")
         unknown, malformed = place.chat(new_key()), place.chat("gw_mistyped")
     finally:
         mend()
 
-    assert operator.status == 200
+    assert [one.status for one in (*seen, operator)] == [200] * 6
     assert (unknown.status, unknown.error["type"]) == (503, "unavailable_error")
     assert int(unknown.headers["retry-after"]) > 0
     assert (malformed.status, malformed.error["type"]) == (401, "authentication_error")
-    wanted = ids | {operator.request_id}
+    wanted = {one.request_id for one in (*seen, operator)}
     rows = wait_until(
         lambda: len(found := rows_where(place.url, "model_requested", f"{PREFIX}while-{how}")) >= 6 and found,
         what="the rows of the outage",

@@ -12,7 +12,7 @@ The names below are what every caller needs: a connection, the time limit and th
 the module of their table, because a list of all of them here would repeat the modules.
 """
 
-from app.db.engine import Database, create_engine_for, get_engine, read_connection
+from app.db.engine import Database, create_engine_for, get_engine, identify_database, read_connection
 from app.db.errors import DatabaseError, DatabaseTimeout, describe_error, describe_refusal, time_limit
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "describe_error",
     "describe_refusal",
     "get_engine",
+    "identify_database",
     "read_connection",
     "time_limit",
 ]

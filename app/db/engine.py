@@ -8,13 +8,14 @@ the connection and SQLAlchemy drops it from the pool.
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import Connection, Engine, create_engine
+from sqlalchemy import Connection, Engine, create_engine, make_url
 
-from app.config import SettingsError
+from app.config import PASSWORD_NAMES, SettingsError
 from app.db.errors import time_limit
 from app.runtime import Component, Runtime, get_component
 
@@ -107,6 +108,14 @@ def create_engine_for(url: str, pool_size: int = POOL_SIZE) -> Engine:
         hide_parameters=True,
         connect_args=CONNECT_ARGS,
     )
+
+
+def identify_database(url: str) -> str:
+    """Returns the SHA-256 of an address without its passwords, in hexadecimal, which files name their database by."""
+    address = make_url(url)
+    passwords = [name for name in address.query if name.lower() in PASSWORD_NAMES]
+    plain = address.set(password=None).difference_update_query(passwords)
+    return hashlib.sha256(plain.render_as_string().encode()).hexdigest()
 
 
 def get_engine() -> Engine:

@@ -12,6 +12,7 @@ from app.runtime import get_settings
 from app.services.health import start_gauges
 from app.services.inference import write_refusals
 from app.services.journal import start_journal, stop_journal
+from app.services.keys import start_keys
 from app.services.models import refresh_if_due
 from app.services.reports import start_retention
 from app.shutdown import start_drain
@@ -21,8 +22,9 @@ _SHIPPING_SHARE = 0.6
 
 
 def start_worker(worker: Any) -> None:
-    """Opens the journal, starts the background threads, and drains on the signal to stop."""
+    """Opens the journal, loads the keys, starts the background threads, and drains on the signal to stop."""
     start_journal()
+    start_keys()
     refresh_if_due()
     start_retention()
     start_gauges()

@@ -21,7 +21,7 @@ _TOGETHER = (
     ),
     ("clients/test_node", "faults/test_nginx", "routes/test_chat_client_leaves", "test_malformed"),
     ("routes/test_chat_activity", "routes/test_chat_openai_client", "test_documented", "web/test_hooks"),
-    ("routes/test_database_away", "test_operation_boot", "test_operation_keys"),
+    ("routes/test_database_away", "test_operation_boot", "test_operation_keys", "test_operation_outage"),
 )
 
 # The groups that take longest, the longest first: 50 seconds down to 7 on a machine with two cores. They begin first,

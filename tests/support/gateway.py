@@ -75,6 +75,14 @@ class Gateway:
         """Sends a signal to the arbiter, SIGHUP for a reload for instance."""
         self._child.process.send_signal(number)
 
+    def reload(self) -> None:
+        """Sends SIGHUP, and returns once all workers are new."""
+        before = set(self.worker_pids())
+        self.send_signal(signal.SIGHUP)
+        wait_until(
+            lambda: len(now := set(self.worker_pids())) == len(before) and not now & before, what="the new workers"
+        )
+
     def stop(self) -> int:
         """Stops the gateway with SIGTERM and returns its exit code.
 

@@ -2,6 +2,7 @@
 
     JOURNAL_DIR/
         rejected.jsonl            rows that PostgreSQL refused
+        keys.snapshot             no part of the journal, see app/services/keys/snapshot_file.py
         <worker id>/
             lock                  locked (flock) for as long as the worker lives
             counters              see `Counters`

@@ -1,21 +1,38 @@
 """Gateway keys, and the check of a caller's key.
 
 keys.py             makes, recognises, lists and revokes keys
-authentication.py   checks the key of a request, mostly from memory
+authentication.py   checks the key of a request
+snapshot.py         the live keys in memory, renewed in the background
+snapshot_file.py    the file that keeps them for a worker that starts while the database is away
+lookups.py          looks up keys that are not in memory
 """
 
-from app.services.keys.authentication import OPERATOR_KEY, REVOCATION_S, Key, authenticate
-from app.services.keys.keys import create_key, digest_of, is_well_formed, list_keys, new_key, revoke_key
+from app.services.keys.authentication import authenticate
+from app.services.keys.keys import (
+    OPERATOR_KEY,
+    Key,
+    create_key,
+    digest_of,
+    is_well_formed,
+    list_keys,
+    new_key,
+    revoke_key,
+)
+from app.services.keys.snapshot import GRACE_S, REVOCATION_S, KeysState, get_keys_state, start_keys
 
 __all__ = [
+    "GRACE_S",
     "OPERATOR_KEY",
     "REVOCATION_S",
     "Key",
+    "KeysState",
     "authenticate",
     "create_key",
     "digest_of",
+    "get_keys_state",
     "is_well_formed",
     "list_keys",
     "new_key",
     "revoke_key",
+    "start_keys",
 ]

@@ -12,6 +12,9 @@ import re
 import secrets
 import string
 import zlib
+from typing import ClassVar
+
+import msgspec
 
 from app.db import get_engine
 from app.db.keys import KeyRow, insert_key, select_keys, update_key_revoked
@@ -20,6 +23,22 @@ PREFIX = "gw_"
 _ALPHABET = string.digits + string.ascii_letters
 _PUBLIC_ID_LENGTH, _SECRET_LENGTH, _CHECKSUM_LENGTH = 10, 32, 6  # 62^6 is just above the 2^32 values of CRC-32.
 _FORM = re.compile(rf"gw_([0-9A-Za-z]{{{_PUBLIC_ID_LENGTH}}})_[0-9A-Za-z]{{{_SECRET_LENGTH + _CHECKSUM_LENGTH}}}")
+
+
+class Key(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A valid key: its public id and its name. Thousands are in memory, so the garbage collector skips them."""
+
+    id: str
+    name: str
+    is_operator: ClassVar[bool] = False
+
+
+class _OperatorKey(Key, frozen=True, array_like=True, gc=False):
+    is_operator: ClassVar[bool] = True
+
+
+# The key of the setting GATEWAY_API_KEY.
+OPERATOR_KEY: Key = _OperatorKey(id="env", name="GATEWAY_API_KEY")
 
 
 def new_key() -> str:

@@ -1,17 +1,18 @@
-"""A caller's key: the operator's needs no database, others are cached, and the cache belongs to its settings."""
+"""A caller's key: the operator's needs no database, others are in memory, which belongs to its settings."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from app.config import load_settings
 from app.errors import AuthenticationFailed, Unavailable
 from app.runtime import use_settings
-from app.services.keys import OPERATOR_KEY, authenticate, authentication, create_key, new_key
+from app.services.keys import OPERATOR_KEY, authenticate, create_key, lookups, new_key, start_keys
 from tests.support.waiting import wait_until
 
 AWAY = "postgresql://nobody@/nothing?host=/nowhere"
@@ -45,18 +46,22 @@ def test_other_settings_have_another_operators_key() -> None:
         authenticate("Bearer first-of-operators")
 
 
-def test_a_key_that_is_not_cached_is_unavailable_while_the_database_is(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_key_that_is_not_in_memory_is_unavailable_while_the_database_is(capfd: pytest.CaptureFixture[str]) -> None:
     use_settings(load_settings({"DATABASE_URL": AWAY}))
     with pytest.raises(Unavailable):
         authenticate(f"Bearer {new_key()}")
     assert "key_lookup_failed" in capfd.readouterr().err
 
 
-def test_more_lookups_than_may_wait_are_refused_at_once(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    use_settings(load_settings({"DATABASE_URL": database_url, "GATEWAY_API_KEY": "operators-own-key"}))
+def test_more_lookups_than_may_wait_are_refused_at_once(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"DATABASE_URL": database_url, "GATEWAY_API_KEY": "operators-own-key", "JOURNAL_DIR": str(tmp_path)}
+    use_settings(load_settings(settings))
     key, _ = create_key("laptop")
+    start_keys()
     known = authenticate(f"Bearer {key}")
-    monkeypatch.setattr(authentication, "MAX_WAITING_LOOKUPS", 0)
+    monkeypatch.setattr(lookups, "MAX_WAITING_LOOKUPS", 0)
     with pytest.raises(Unavailable) as caught:
         authenticate(f"Bearer {new_key()}")
     assert (caught.value.code, caught.value.retry_after_s) == ("overloaded", 1)
@@ -79,12 +84,14 @@ def _find_id(key: str) -> str | None:
         return None
 
 
-def test_a_key_is_cached_and_the_refresh_thread_ends_with_its_settings(database_url: str) -> None:
-    use_settings(load_settings({"DATABASE_URL": database_url}))
-    key, row = create_key("laptop")
+def test_a_new_key_is_added_and_the_refreshes_end_with_their_settings(database_url: str, tmp_path: Path) -> None:
+    use_settings(load_settings({"DATABASE_URL": database_url, "JOURNAL_DIR": str(tmp_path)}))
+    early, _ = create_key("laptop")
+    start_keys()
+    key, row = create_key("phone")
     first = authenticate(f"Bearer {key}")
-    assert (first.id, first.name, first.is_operator) == (row.id, "laptop", False)
-    assert authenticate(f"Bearer {key}") is first
+    assert (first.id, first.name, first.is_operator) == (row.id, "phone", False)
+    assert authenticate(f"Bearer {key}") is first and authenticate(f"Bearer {early}").name == "laptop"
     [refresher] = [thread for thread in threading.enumerate() if thread.name == "key-refresh" and thread.is_alive()]
     use_settings(None)
     wait_until(lambda: not refresher.is_alive(), what="the end of the refresh thread")

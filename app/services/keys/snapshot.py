@@ -1,0 +1,235 @@
+"""The live keys of the database in memory, renewed in the background.
+
+A worker asks the database every REFRESH_S with the fingerprint of the keys that it has, and gets the keys only if they
+have changed. So a request's key costs one look into a dict, a revoked key stops working within REVOCATION_S, and all
+keys work for GRACE_S after the last answer of the database. A worker that starts without the database takes the keys
+from the file that the workers of its host keep (snapshot_file.py), for what is left of that time.
+"""
+
+from __future__ import annotations
+
+import hmac
+import random
+import threading
+import time
+from typing import Literal
+
+import msgspec
+
+from app.config import SettingsError
+from app.db import Database, DatabaseError, describe_error, identify_database, time_limit
+from app.db.keys import LiveKeys, select_live_keys
+from app.logs import log_event, redact
+from app.runtime import Component, Runtime, get_component
+from app.services.keys.keys import OPERATOR_KEY, Key, digest_of
+from app.services.keys.snapshot_file import FileUnusable, SnapshotFile
+from app.yielding import PAUSE_S
+
+# How often the database is asked, in seconds.
+REFRESH_S = 2.0
+# A revoked key stops working within this many seconds: one period, and a slow query.
+REVOCATION_S = 5.0
+# Most outages of PostgreSQL end within minutes. If one lasts much longer, revoked keys must stop working too.
+GRACE_S = 600.0
+# How long the query may take, in seconds.
+QUERY_TIME_LIMIT_S = 2.0
+# How long the start of a worker waits for the keys, in seconds. They are there after some milliseconds, unless the
+# database is frozen; then the worker starts without, and loads the file when the query has failed.
+_START_WAIT_S = 1.0
+# How often each worker looks whether the file has the right keys and a recent time, in seconds.
+_SAVE_INTERVAL_S = 10.0
+
+_decode_part = msgspec.json.Decoder(dict[bytes, Key]).decode
+
+
+class KeysState(msgspec.Struct, frozen=True, kw_only=True):
+    """The state of this process's snapshot of the keys.
+
+    Attributes:
+        known: how many keys of the database it has.
+        age_s: seconds since the database had exactly these keys; None if there is no snapshot.
+        source: where they were loaded from; None if there is no snapshot.
+        usable: whether these keys work, which they do until `age_s` is GRACE_S.
+        database_up: whether the database answered the last query; None before the first.
+        last_error: why it did not; None if it did.
+        file_error: why the file is not used while the database does not answer; None if there is no reason.
+    """
+
+    known: int
+    age_s: float | None
+    source: Literal["database", "file"] | None
+    usable: bool
+    database_up: bool | None
+    last_error: str | None
+    file_error: str | None
+
+
+class KeySnapshot(Component):
+    """The operator's key, all live keys as the database last had them, and keys that were looked up since."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        super().__init__(runtime)
+        operator_key = self.settings.gateway_api_key
+        self._operator_digest = b"" if operator_key is None else digest_of(operator_key)
+        self._keys: dict[bytes, Key] = {}
+        # The digests among them that were looked up, and when, on the monotonic clock.
+        self._looked_up_s: dict[bytes, float] = {}
+        # When the database had exactly these keys: on the monotonic clock, and as a Unix time.
+        self._confirmed_s = self._confirmed_at = float("-inf")
+        self._fingerprint = ""
+        self._source: Literal["database", "file"] | None = None
+        self._database_up: bool | None = None
+        self._last_error: str | None = None
+        url = self.settings.database_url
+        self._file = SnapshotFile(self.settings.journal_dir, "" if url is None else identify_database(url))
+        self._file_error: str | None = None
+        self._saved_fingerprint = ""
+        self._save_at_s = 0.0
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._has_asked = threading.Event()
+        self._closed = threading.Event()
+
+    def get(self, digest: bytes) -> Key | None:
+        """Returns the key with this digest; None if there is none, or if the keys are older than GRACE_S."""
+        if hmac.compare_digest(digest, self._operator_digest):
+            return OPERATOR_KEY
+        key = self._keys.get(digest)
+        return key if key is not None and time.monotonic() - self._confirmed_s < GRACE_S else None
+
+    def add(self, keys: dict[bytes, Key], asked_s: float) -> None:
+        """Adds keys that the database had at `asked_s`, on the monotonic clock. The next refresh confirms them."""
+        with self._lock:
+            for digest, key in keys.items():
+                if digest not in self._keys:
+                    self._looked_up_s[digest] = asked_s
+                self._keys[digest] = key
+
+    def start(self) -> None:
+        """Starts the refreshes and waits a moment for the keys; later calls do nothing."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._refresh_until_closed, name="key-refresh", daemon=True)
+            self._thread.start()
+            self._has_asked.wait(_START_WAIT_S)
+
+    def get_state(self) -> KeysState:
+        """Returns the state of the snapshot."""
+        age_s = None if self._source is None else time.monotonic() - self._confirmed_s
+        return KeysState(
+            known=len(self._keys),
+            age_s=age_s,
+            source=self._source,
+            usable=age_s is not None and age_s < GRACE_S,
+            database_up=self._database_up,
+            last_error=self._last_error,
+            file_error=self._file_error,
+        )
+
+    def _refresh_until_closed(self) -> None:
+        while not self._closed.is_set():
+            try:
+                self.refresh()
+            except Exception as error:
+                log_event("key_refresh_failed", level="error", error=error)
+            self._has_asked.set()
+            # Workers that started together ask at different times.
+            self._closed.wait(REFRESH_S * random.uniform(0.8, 1.0))
+
+    def refresh(self) -> None:
+        """Takes over the keys of the database. If it does not answer, keeps those at hand or loads the file."""
+        asked_s, asked_at = time.monotonic(), time.time()
+        try:
+            with time_limit(QUERY_TIME_LIMIT_S), self.runtime.get(Database).engine.connect() as connection:
+                found = select_live_keys(connection, self._fingerprint)
+        except (DatabaseError, SettingsError) as error:
+            self._on_failure(error)
+            return
+        self._take(_decode(found), asked_s, asked_at, "database")
+        self._fingerprint = found.fingerprint
+        if self._database_up is False:
+            log_event("key_refresh_resumed", keys=len(self._keys))
+        self._database_up, self._last_error, self._file_error = True, None, None
+        if self._fingerprint != self._saved_fingerprint or asked_s >= self._save_at_s:
+            self._save(asked_s)
+
+    def _on_failure(self, error: Exception) -> None:
+        reason = redact(describe_error(error)[:300])
+        if self._database_up is not False:
+            log_event("key_refresh_failed", level="error", reason=reason)
+        self._database_up, self._last_error = False, reason
+        self._load()
+
+    def _load(self) -> None:
+        """Loads the file if it is newer than what is in memory: another worker may still reach the database."""
+        try:
+            saved = self._file.read(after=self._confirmed_at, longest_age_s=GRACE_S)
+        except FileUnusable as unusable:
+            if not self.get_state().usable:
+                self._refuse_file(f"{self._file.path} is not used because {unusable}")
+            return
+        if saved is None:
+            return
+        age_s = max(0.0, time.time() - saved.confirmed_at)
+        self._take(saved.keys, time.monotonic() - age_s, saved.confirmed_at, "file")
+        # The first answer of the database replaces what came from a file, even if it should be the same.
+        self._fingerprint, self._file_error = "", None
+        log_event("key_file_loaded", keys=len(saved.keys), age_s=round(age_s))
+
+    def _refuse_file(self, reason: str) -> None:
+        if self._file_error is None:
+            log_event("key_file_refused", level="warning", reason=reason)
+        self._file_error = reason
+
+    def _take(
+        self,
+        keys: dict[bytes, Key] | None,
+        confirmed_s: float,
+        confirmed_at: float,
+        source: Literal["database", "file"],
+    ) -> None:
+        """Replaces the keys, or confirms them if `keys` is None. Of those that were looked up, only later ones stay."""
+        with self._lock:
+            later = {digest: when_s for digest, when_s in self._looked_up_s.items() if when_s > confirmed_s}
+            if keys is None:
+                for digest in self._looked_up_s.keys() - later.keys():
+                    del self._keys[digest]
+            else:
+                later = {digest: when_s for digest, when_s in later.items() if digest not in keys}
+                keys.update([(digest, self._keys[digest]) for digest in later])
+                self._keys = keys
+            self._looked_up_s = later
+            self._confirmed_s, self._confirmed_at = confirmed_s, confirmed_at
+            self._source = source
+
+    def _save(self, asked_s: float) -> None:
+        keys = self._keys
+        if self._looked_up_s:
+            keys = {digest: key for digest, key in keys.items() if digest not in self._looked_up_s}
+        is_saved = self._file.save(self._fingerprint, keys, self._confirmed_at)
+        self._saved_fingerprint = self._fingerprint if is_saved else ""
+        self._save_at_s = asked_s + _SAVE_INTERVAL_S
+
+    def close(self) -> None:
+        """Ends the refreshes."""
+        self._closed.set()
+
+
+def _decode(found: LiveKeys) -> dict[bytes, Key] | None:
+    """Returns digest → key; None if nothing has changed. Other greenlets run between the parts."""
+    if found.parts is None:
+        return None
+    keys: dict[bytes, Key] = {}
+    for part in found.parts:
+        keys.update(_decode_part(part))
+        time.sleep(PAUSE_S)
+    return keys
+
+
+def start_keys() -> None:
+    """Starts the refreshes of this process's keys, and waits a moment for them. A worker calls it once."""
+    get_component(KeySnapshot).start()
+
+
+def get_keys_state() -> KeysState:
+    """Returns the state of this process's snapshot of the keys."""
+    return get_component(KeySnapshot).get_state()

@@ -1,0 +1,106 @@
+"""After each refresh the snapshot has exactly the live keys of the database, whatever happened to them before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Engine, create_engine, text
+
+from app.config import load_settings
+from app.db.keys import insert_key, update_key_revoked
+from app.runtime import Runtime
+from app.services.keys import Key, digest_of, new_key
+from app.services.keys.lookups import KeyLookups
+from app.services.keys.snapshot import KeySnapshot
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["create", "revoke", "rename", "delete", "look up", "refresh first", "refresh second"]),
+        st.integers(0, 3),
+    ),
+    min_size=6,
+    max_size=30,
+)
+NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8)
+
+
+class World:
+    """A table of keys, two workers' snapshots of it that share a directory, and what the table must have."""
+
+    def __init__(self, engine: Engine, url: str, directory: Path) -> None:
+        self._engine = engine
+        self._runtimes = [Runtime(load_settings({"DATABASE_URL": url, "JOURNAL_DIR": str(directory)})) for _ in "12"]
+        self.snapshots = [runtime.get(KeySnapshot) for runtime in self._runtimes]
+        self._made: list[tuple[str, bytes]] = []
+        self._live: dict[bytes, Key] = {}
+        self._execute("DELETE FROM api_key")
+
+    def take(self, step: str, number: int, name: str) -> None:
+        """Takes one step; `number` chooses the key that it is about."""
+        if step.startswith("refresh"):
+            self.check(self.snapshots[step == "refresh second"])
+        elif step == "create":
+            id, digest = f"id{len(self._made)}", digest_of(new_key())
+            with self._engine.begin() as connection:
+                insert_key(connection, id=id, name=name, digest=digest, last_four="abcd")
+            self._made.append((id, digest))
+            self._live[digest] = Key(id, name)
+        elif self._made:
+            self._change(step, *self._made[number % len(self._made)], name)
+
+    def _change(self, step: str, id: str, digest: bytes, name: str) -> None:
+        if step == "look up":
+            assert self._runtimes[0].get(KeyLookups).look_up(digest) == self._live.get(digest)
+        elif step == "revoke":
+            with self._engine.begin() as connection:
+                update_key_revoked(connection, id)
+            self._live.pop(digest, None)
+        elif step == "delete":
+            self._execute("DELETE FROM api_key WHERE id = :id", id=id)
+            self._live.pop(digest, None)
+        else:
+            self._execute("UPDATE api_key SET name = :name WHERE id = :id", id=id, name=name)
+            if digest in self._live:
+                self._live[digest] = Key(id, name)
+
+    def check(self, snapshot: KeySnapshot) -> None:
+        """Refreshes a snapshot and compares it with what the table must have."""
+        snapshot.refresh()
+        found = {digest: key for _, digest in self._made if (key := snapshot.get(digest)) is not None}
+        assert found == self._live and snapshot.get_state().known == len(found)
+
+    def _execute(self, statement: str, **values: str) -> None:
+        with self._engine.begin() as connection:
+            connection.execute(text(statement), values)
+
+    def close(self) -> None:
+        """Closes the connections."""
+        for runtime in self._runtimes:
+            runtime.close()
+
+
+def test_after_each_refresh_the_keys_are_those_of_the_table(
+    database_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    engine = create_engine(database_url)
+
+    @settings(max_examples=60, deadline=None)
+    @given(STEPS, NAMES)
+    @example([("refresh first", 0), ("create", 0), ("look up", 0), ("revoke", 0), ("refresh first", 0)], "unseen")
+    @example([("create", 0), ("refresh first", 0), ("rename", 0), ("refresh first", 0)], "renamed")
+    def run(steps: list[tuple[str, int]], name: str) -> None:
+        world = World(engine, database_url, tmp_path_factory.mktemp("keys"))
+        try:
+            for at, (step, number) in enumerate(steps):
+                world.take(step, number, f"{name}{at}")
+            for snapshot in world.snapshots:
+                world.check(snapshot)
+                world.check(snapshot)
+        finally:
+            world.close()
+
+    run()
+    engine.dispose()
