@@ -24,6 +24,8 @@ def test_ready_shows_what_the_process_depends_on(gateway: Gateway) -> None:
     shown = wait_until(loaded, what="the catalog")
     assert shown["ready"] is True and shown["draining"] is False
     assert shown["database"] == {"reachable": True, "schema": "current"}
+    assert shown["problems"] == {}
+    assert shown["keys"]["source"] == "database" and shown["keys"]["usable"] is True and shown["keys"]["age_s"] < 60
     assert shown["journal"]["writable"] is True and shown["journal"]["unrecorded"] == 0
 
 

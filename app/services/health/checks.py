@@ -18,6 +18,7 @@ from app.db.schema import select_schema_state
 from app.runtime import Component, Runtime, get_component, get_settings
 from app.services.inference import get_open_breakers
 from app.services.journal import get_journal_status
+from app.services.keys import GRACE_S, get_keys_state
 from app.services.models import get_catalog_states
 from app.services.pricing import load_operator_prices
 
@@ -84,8 +85,8 @@ def _check_gateway_key() -> Finding:
     if get_settings().gateway_api_key:
         return Finding()
     return Finding(
-        problem="GATEWAY_API_KEY is not set, so only keys from `flask --app wsgi keys create` work, and right after a"
-        " start without a database none does."
+        problem="GATEWAY_API_KEY is not set, so only keys from `flask --app wsgi keys create` work, and after a start"
+        f" without the database only those that JOURNAL_DIR has, for {GRACE_S / 60:.0f} minutes."
     )
 
 
@@ -158,12 +159,35 @@ def _check_journal() -> Finding:
     return Finding(status, problem, blocks=None if get_settings().journal_full == "serve" else "requests")
 
 
+def _check_keys() -> Finding:
+    """Checks that the keys of users can be checked. It blocks requests only if no key at all works.
+
+    Before the first query there is no problem: each key is looked up.
+    """
+    state = get_keys_state()
+    if state.database_up is not False:
+        return Finding(state)
+    cause = f"the database does not answer ({state.last_error})"
+    if state.usable and state.known:
+        left_s = GRACE_S - (state.age_s or 0)
+        problem = (
+            f"{cause}. The keys that it had ({state.known}) work for another {left_s:.0f} s, user keys made since get"
+            " 503. Bring the database back."
+        )
+        return Finding(state, problem)
+    old = "" if state.age_s is None else f"the keys were confirmed {state.age_s:.0f} s ago, which is too long"
+    reason = state.file_error or old or "there was no key"
+    problem = f"{cause} and {reason}, so user keys get 503. Bring the database back."
+    return Finding(state, problem, blocks=None if get_settings().gateway_api_key else "requests")
+
+
 CHECKS = (
     Check("prices", _check_prices, at_boot=True),
     Check("provider_keys", _check_provider_keys, at_boot=True),
     Check("gateway_key", _check_gateway_key, at_boot=True),
     Check("journal_directory", _check_journal_directory, at_boot=True),
     Check("database", lambda: get_component(DatabaseCheck).run(), at_boot=True, in_ready=True),
+    Check("keys", _check_keys, in_ready=True),
     Check("journal", _check_journal, in_ready=True),
     Check("catalogs", lambda: Finding(get_catalog_states()), in_ready=True),
     Check("breakers", lambda: Finding(get_open_breakers()), in_ready=True),

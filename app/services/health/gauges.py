@@ -13,6 +13,7 @@ from app.metrics import make_gauge
 from app.runtime import Component, Runtime, get_component
 from app.services.inference import THRESHOLDS, count_refused_models, get_live_requests, get_open_breakers
 from app.services.journal import get_journal_status
+from app.services.keys import get_keys_state
 from app.services.models import get_catalog_states
 from app.services.providers import PROVIDERS
 
@@ -43,6 +44,10 @@ class _Gauges:
         )
         self.catalog_age = make_gauge(
             "gateway_catalog_age_seconds", "Age of a provider's model list.", "livemax", ["provider"]
+        )
+        self.database_up = make_gauge("gateway_database_up", "1 if the database answers every worker.", "livemin")
+        self.key_snapshot_age = make_gauge(
+            "gateway_key_snapshot_age_seconds", "Time since the database confirmed the keys.", "livemax"
         )
 
 
@@ -85,6 +90,7 @@ def update_gauges() -> None:
     """Writes the state of this worker now."""
     gauges = _get_gauges()
     _update_journal(gauges)
+    _update_keys(gauges)
     for name, catalog in get_catalog_states().items():
         if catalog.age_s is not None:
             gauges.catalog_age.labels(name).set(catalog.age_s)
@@ -104,3 +110,10 @@ def _update_journal(gauges: _Gauges) -> None:
     gauges.journal_backlog_bytes.set(status.backlog_bytes)
     gauges.journal_oldest_age.set(status.oldest_age_s or 0)
     gauges.journal_unrecorded.set(status.unrecorded)
+
+
+def _update_keys(gauges: _Gauges) -> None:
+    state = get_keys_state()
+    if state.database_up is not None:
+        gauges.database_up.set(state.database_up)
+    gauges.key_snapshot_age.set(float("inf") if state.age_s is None else state.age_s)

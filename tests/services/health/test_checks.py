@@ -9,11 +9,12 @@ import pytest
 from msgspec import structs
 
 from app.config import load_settings
-from app.runtime import use_settings
+from app.runtime import get_component, use_settings
 from app.server.preflight import find_boot_problem
 from app.services.health import CHECKS, Readiness, checks, get_readiness
 from app.services.health.checks import DatabaseState
 from app.services.journal import get_journal_status
+from app.services.keys.snapshot import KeySnapshot
 from app.shutdown import start_drain
 from tests.support.postgres import Postgres
 
@@ -45,6 +46,18 @@ def test_a_journal_that_cannot_be_written_makes_the_process_unready_if_requests_
     assert ready(writable=False, JOURNAL_FULL="serve").ready
 
 
+def test_without_any_key_that_could_work_the_process_is_unready_and_says_why(ready: Ready, tmp_path: Path) -> None:
+    journal = {"JOURNAL_DIR": str(tmp_path)}
+    assert ready(**journal).ready, "before the first query nothing is known"
+    for settings, is_ready in [({}, False), ({"GATEWAY_API_KEY": "the-key-of-operators"}, True)]:
+        ready(**journal, **settings)
+        get_component(KeySnapshot).refresh()
+        readiness = get_readiness()
+        assert readiness.ready is is_ready and not readiness.keys.usable
+        assert "the database does not answer" in readiness.problems["keys"]
+        assert "keys.snapshot is not used" in readiness.problems["keys"] and "503" in readiness.problems["keys"]
+
+
 def test_a_draining_process_is_not_ready(ready: Ready) -> None:
     assert ready().ready
     start_drain(60)
@@ -54,7 +67,7 @@ def test_a_draining_process_is_not_ready(ready: Ready) -> None:
 
 def test_readiness_has_a_field_for_each_check_that_it_shows() -> None:
     shown = [check.name for check in CHECKS if check.in_ready]
-    assert list(Readiness.__struct_fields__) == ["ready", "draining", *shown]
+    assert list(Readiness.__struct_fields__) == ["ready", "draining", "problems", *shown]
 
 
 def test_the_start_is_blocked_by_problems_that_only_the_operator_can_fix(

@@ -1,0 +1,160 @@
+"""The keys of users work through an outage of PostgreSQL: in all workers, after restarts, and on a host of several."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from sqlalchemy import create_engine
+from sqlalchemy.pool import NullPool
+
+from app.db.keys import insert_key, update_key_revoked
+from app.services.keys import GRACE_S, REVOCATION_S, digest_of, new_key
+from app.services.keys.snapshot_file import NAME
+from tests.support.chat import PREFIX, Seen, post_chat, request
+from tests.support.database_proxy import running_database_proxy
+from tests.support.gateway import Gateway, base_settings, running_gateway
+from tests.support.gateways import Gateways
+from tests.support.key_file import confirm_earlier, has_key
+from tests.support.postgres import Postgres
+from tests.support.scripted_upstream import ScriptedUpstream
+from tests.support.waiting import wait_until
+
+WORKERS = 4
+MODEL = f"{PREFIX}outage"
+
+
+def make_key(url: str) -> str:
+    """Stores a new key as `flask keys create` does, and returns it."""
+    key, engine = new_key(), create_engine(url, poolclass=NullPool)
+    with engine.begin() as connection:
+        insert_key(connection, id=key.split("_")[1], name="user", digest=digest_of(key), last_four=key[-4:])
+    return key
+
+
+def revoke(url: str, key: str) -> None:
+    """Revokes a key as `flask keys revoke` does."""
+    with create_engine(url, poolclass=NullPool).begin() as connection:
+        assert update_key_revoked(connection, key.split("_")[1])
+
+
+def ask(gateways: Sequence[Gateway], key: str, count: int) -> Counter[int]:
+    """Sends `count` chats at once, each over a connection of its own, to the gateways in turn; counts the statuses."""
+    with ThreadPoolExecutor(16) as pool:
+        chosen = [gateways[number % len(gateways)] for number in range(count)]
+        return Counter(pool.map(lambda gateway: post_chat(gateway, MODEL, key=key).status, chosen))
+
+
+def get_ready(gateway: Gateway) -> Any:
+    """Returns what `/ready` of one of the workers shows."""
+    return request("GET", f"{gateway.url}/ready").json
+
+
+def get_metric(gateway: Gateway, name: str) -> float:
+    """Returns the value of a metric, -1 while it is missing."""
+    lines = request("GET", f"{gateway.url}/metrics").body.decode().splitlines()
+    return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{name} ")), -1)
+
+
+class Place(NamedTuple):
+    """A gateway of several workers on a PostgreSQL that a test may stop, and a key that no worker has served yet."""
+
+    gateway: Gateway
+    postgres: Postgres
+    url: str
+    file: Path
+    key: str
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[ScriptedUpstream]:
+    """The provider of these tests."""
+    with ScriptedUpstream() as upstream:
+        yield upstream
+
+
+@pytest.fixture(scope="module")
+def place(
+    tree: Path, victim: Postgres, victim_url: str, upstream: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Place]:
+    """The gateway of the tests on one host."""
+    directory, key = tmp_path_factory.mktemp("outage"), make_key(victim_url)
+    settings = base_settings(directory, victim_url) | upstream.settings
+    with running_gateway(tree, directory, settings, workers=WORKERS) as gateway:
+        file = directory / "journal" / NAME
+        wait_until(lambda: has_key(file, key), what="the key to be in the file")
+        yield Place(gateway, victim, victim_url, file, key)
+
+
+def test_every_worker_knows_every_key_and_serves_them_through_an_outage_and_a_reload(place: Place) -> None:
+    gateway = place.gateway
+    place.postgres.stop()
+    assert ask([gateway], place.key, 16) == {200: 16}
+    gateway.reload()
+    wait_until(lambda: gateway.log().count("key_file_loaded") == WORKERS, what="the workers to load the file")
+    assert ask([gateway], place.key, 40) == {200: 40}
+    ready = get_ready(gateway)
+    assert ready["ready"] and ready["keys"].items() >= {"known": 1, "source": "file", "usable": True}.items()
+    assert "The keys that it had (1) work for another" in ready["problems"]["keys"]
+    wait_until(lambda: get_metric(gateway, "gateway_database_up") == 0, what="the gauge")
+
+    place.postgres.start()
+    wait_until(lambda: get_metric(gateway, "gateway_database_up") == 1, what="the gauge")
+    assert "keys" not in get_ready(gateway)["problems"]
+    revoke(place.url, place.key)
+    wait_until(lambda: ask([gateway], place.key, 16) == {401: 16}, REVOCATION_S, "the key to stop in all workers")
+    assert "Traceback" not in gateway.log()
+
+
+def test_of_two_hosts_the_one_that_is_cut_off_serves_until_the_grace_time_ends(
+    gateways: Gateways, database_url: str, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    key, kept = make_key(database_url), make_key(database_url)
+    file = tmp_path / "journal" / NAME
+    with ExitStack() as stack:
+        proxy = stack.enter_context(running_database_proxy(database_url))
+        near = stack.enter_context(gateways.running(database_url, upstream.settings))
+        with gateways.running(proxy.url, upstream.settings, place=tmp_path) as far:
+            wait_until(lambda: has_key(file, key), what="the key to be in the file")
+            proxy.cut()
+            assert ask([near, far], key, 20) == {200: 20}
+            far.stop()
+        far = stack.enter_context(gateways.running(proxy.url, upstream.settings, place=tmp_path))
+        assert get_ready(far)["keys"]["source"] == "file"
+        assert ask([near, far], key, 20) == {200: 20}
+        _check_refused(post_chat(far, MODEL, key=new_key()))
+        revoke(database_url, key)
+        wait_until(lambda: ask([near], key, 1) == {401: 1}, REVOCATION_S, "the key to stop")
+        assert ask([far], key, 5) == {200: 5}, "this host cannot know"
+
+        confirm_earlier(file, GRACE_S)
+        far.reload()
+        _check_that_users_are_refused(far, kept)
+        proxy.mend()
+        wait_until(lambda: ask([far], kept, 1) == {200: 1}, what="the other key to work again")
+        assert ask([far], key, 1) == {401: 1}
+        wait_until(lambda: get_metric(far, "gateway_key_snapshot_age_seconds") < GRACE_S, what="the gauge of the age")
+
+
+def _check_that_users_are_refused(gateway: Gateway, key: str) -> None:
+    failed = 'gateway_key_checks_failed_total{reason="database_unavailable"}'
+    before = get_metric(gateway, failed)
+    for _ in range(5):
+        _check_refused(post_chat(gateway, MODEL, key=key))
+    assert get_metric(gateway, failed) == before + 5
+    assert post_chat(gateway, MODEL).status == 200, "the operator's key works"
+    ready = get_ready(gateway)
+    assert ready["ready"] and not ready["keys"]["usable"]
+    assert "which is too long, so user keys get 503" in ready["problems"]["keys"]
+    wait_until(lambda: get_metric(gateway, "gateway_key_snapshot_age_seconds") == math.inf, what="the gauge of the age")
+
+
+def _check_refused(seen: Seen) -> None:
+    assert (seen.status, seen.error["type"], seen.error["code"]) == (503, "unavailable_error", "database_unavailable")
+    assert int(seen.headers["retry-after"]) > 0 and "Retry" in seen.error["message"]
