@@ -1,6 +1,6 @@
 """Reports of recorded requests from the database, and the retention of their records.
 
-stats.py, model_stats.py: statistics over a window. records.py: records in pages, and usage by day. story.py: one
+stats.py, splits.py, series.py: statistics over a window. records.py: records in pages, and usage by day. story.py: one
 record by any of its ids. csv_export.py: records as CSV. totals.py: tokens and costs, which all reports share.
 retention.py: makes partitions ahead and drops old ones.
 """

@@ -17,8 +17,8 @@ from app.db.tables import OUTCOMES
 from app.runtime import use_settings
 from app.services.providers import PROVIDERS
 from app.services.reports import TIME_RANGES, Stats, select_stats
-from app.services.reports.model_stats import MAX_MODELS, OTHER_MODELS
-from app.services.reports.stats import Percentiles
+from app.services.reports.series import Percentiles
+from app.services.reports.splits import MAX_MODELS, OTHER_MODELS
 from tests.db.rows import NOON, Row, insert_rows, make_row
 from tests.support.postgres import Postgres
 
