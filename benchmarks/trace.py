@@ -12,6 +12,7 @@ greenlet that serves the connection, in gevent's hub, which relays events, and i
 What is not counted: calls of libraries, work beside the request (shipping the journal, the gauges), and returns. When a
 called file returns, the calling file is not entered again until it calls another function of its own.
 
+    calls           how many calls there were in all
     files entered   how many files had at least one call
     switches        how many calls were of another file than the call before
     entries         how many of these switches led to this file; for the first file, its first call too
@@ -128,10 +129,12 @@ class Way:
     Attributes:
         entries: how often each file was entered, in the order of first entry.
         steps: every entry in order: the file, and the function that was called.
+        calls: how many calls there were, also within a file.
     """
 
     entries: dict[str, int] = field(default_factory=dict)
     steps: list[tuple[str, str]] = field(default_factory=list)
+    calls: int = 0
 
     @property
     def switches(self) -> int:
@@ -191,7 +194,10 @@ def find_way(traced: dict[str, Any], sent: Sent) -> Way:
     others = {who for when_s, who, _, _ in traced["calls"] if when_s < sent.began_s} - own
     way, last = Way(), None
     for when_s, who, file, function in traced["calls"]:
-        if sent.began_s <= when_s < sent.ended_s + _SETTLE_S and who not in others and file != last:
+        if not sent.began_s <= when_s < sent.ended_s + _SETTLE_S or who in others:
+            continue
+        way.calls += 1
+        if file != last:
             way.entries[file] = way.entries.get(file, 0) + 1
             way.steps.append((file, function))
             last = file
@@ -247,7 +253,7 @@ def main() -> None:
             print(f"{entries:>9}  app/{file}")
         if options.steps:
             print("\n" + "\n".join(f"{number:>9}  app/{file}  {what}" for number, (file, what) in enumerate(way.steps)))
-        print(f"\nfiles entered: {len(way.entries)}, switches: {way.switches}")
+        print(f"\ncalls: {way.calls}, files entered: {len(way.entries)}, switches: {way.switches}")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from app.cli.errors import plain_errors
 from app.cli.tables import format_stats, format_story
 from app.config import ALL_GATEWAYS
 from app.errors import NotFound
+from app.services.endpoints import ENDPOINTS
 from app.services.providers import PROVIDERS
 from app.services.reports import (
     DEFAULT_TIME_RANGE,
@@ -37,6 +38,9 @@ from app.services.reports import (
 _TERMINAL_PROGRESS_S = 2.0
 _LOG_PROGRESS_S = 30.0
 
+_ENDPOINTS = [endpoint.path for endpoint in ENDPOINTS]
+_KEY_HELP = "The id of a key, as `flask keys list` shows it, or env for GATEWAY_API_KEY."
+
 _DAY = click.DateTime(["%Y-%m-%d"])
 _TIME = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S"])
 
@@ -51,7 +55,8 @@ def activity_group() -> None:
 @click.option("--to", "end", type=_TIME, help="The latest start of a request (UTC), not included.")
 @click.option("--model", help="The full name of the model.")
 @click.option("--gateway", type=click.Choice(list(PROVIDERS)))
-@click.option("--key", "key_id", help="The id of a key, as `flask keys list` shows it, or env for GATEWAY_API_KEY.")
+@click.option("--endpoint", type=click.Choice(_ENDPOINTS))
+@click.option("--key", "key_id", help=_KEY_HELP)
 @click.option("--outcome", type=click.Choice(OUTCOMES))
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="A file; standard output by default.")
 def export_command(start: datetime | None, end: datetime | None, output: Path | None, **chosen: str | None) -> None:
@@ -131,10 +136,12 @@ def _drop(days: list[date], first_kept: date) -> None:
 @activity_group.command("stats")
 @click.option("--gateway", type=click.Choice([*PROVIDERS, ALL_GATEWAYS]), default=ALL_GATEWAYS, show_default=True)
 @click.option("--time-range", type=click.Choice(list(TIME_RANGES)), default=DEFAULT_TIME_RANGE, show_default=True)
-def stats_command(gateway: str, time_range: str) -> None:
-    """Show statistics as tables."""
+@click.option("--endpoint", type=click.Choice(_ENDPOINTS))
+@click.option("--key", "key_id", help=_KEY_HELP)
+def stats_command(gateway: str, time_range: str, endpoint: str | None, key_id: str | None) -> None:
+    """Show statistics as tables, of all requests or of those of one key."""
     with plain_errors():
-        stats = select_stats(gateway, time_range)
+        stats = select_stats(gateway, time_range, key_id=key_id, endpoint=endpoint)
     click.echo(format_stats(stats))
 
 

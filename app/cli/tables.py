@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from decimal import Decimal
 
 import msgspec
 
-from app.services.reports import RequestStory, Stats
+from app.services.reports import EndpointStats, ModelStats, RequestStory, Stats
 
 # More models than this would scroll the totals off the screen; the endpoint returns all of them.
 MAX_MODELS = 20
 
-_MODEL_WIDTH = 56
+_NAME_WIDTH = 56
 
 
 def format_stats(stats: Stats) -> str:
     """Returns the statistics as text; unknown values are dashes."""
     start = f"{stats.start:%Y-%m-%d %H:%M}" if stats.start else "-"
-    title = f"{stats.gateway}, {stats.time_range}: {start} to {stats.end:%Y-%m-%d %H:%M} UTC"
-    return "\n".join([title, "", *_format_totals(stats), "", *_format_outcomes(stats), "", *_format_models(stats)])
+    chosen = [stats.gateway, stats.key and f"key {stats.key}", stats.endpoint, stats.time_range]
+    title = f"{', '.join(filter(None, chosen))}: {start} to {stats.end:%Y-%m-%d %H:%M} UTC"
+    return "\n".join([title, "", *_format_totals(stats), "", *_format_outcomes(stats), "", *_format_groups(stats)])
 
 
 def format_story(story: RequestStory) -> str:
@@ -73,14 +75,19 @@ def _format_outcomes(stats: Stats) -> list[str]:
     return lines
 
 
-def _format_models(stats: Stats) -> list[str]:
-    lines = [f"{'MODEL':{_MODEL_WIDTH}} {'REQUESTS':>12} {'ERRORS':>10} {'TOKENS':>16} {'COST':>14}"]
-    for row in stats.models[:MAX_MODELS]:
-        name = (row.model or "(none)")[-_MODEL_WIDTH:]
-        counts = f"{row.requests:>12,} {row.errors:>10,} {_format_value(row.total_tokens):>16}"
-        lines.append(f"{name:{_MODEL_WIDTH}} {counts} {_format_value(row.total_cost):>14}")
+def _format_groups(stats: Stats) -> list[str]:
+    lines = _format_group("ENDPOINT", [(row.endpoint, row) for row in stats.endpoints])
+    lines += ["", *_format_group("MODEL", [(row.model or "(none)", row) for row in stats.models[:MAX_MODELS]])]
     if len(stats.models) > MAX_MODELS:
         lines.append(f"and {sum(row.models for row in stats.models[MAX_MODELS:])} more")
+    return lines
+
+
+def _format_group(title: str, rows: Sequence[tuple[str, EndpointStats | ModelStats]]) -> list[str]:
+    lines = [f"{title:{_NAME_WIDTH}} {'REQUESTS':>12} {'ERRORS':>10} {'TOKENS':>16} {'COST':>14}"]
+    for name, row in rows:
+        counts = f"{row.requests:>12,} {row.errors:>10,} {_format_value(row.total_tokens):>16}"
+        lines.append(f"{name[-_NAME_WIDTH:]:{_NAME_WIDTH}} {counts} {_format_value(row.total_cost):>14}")
     return lines
 
 

@@ -1,11 +1,13 @@
 """PostgreSQL: every SQL statement of the gateway. Rows are written as given; services decide their contents.
 
     engine.py     the connection pool of a process         errors.py    its errors, and the time limit on waiting
-    schema.py     migrations                               tables.py    the tables
+    schema.py     migrations                               tables.py, rollup_tables.py  the tables
     keys.py       gateway keys                             activity.py  the records of requests
     insert_sql.py the statement that writes records        partitions.py  their daily partitions
-    ledger.py     what each worker began and finished      rollups.py, day_usage.py  sums of records
-    windows.py    time windows as runs of rollup rows      histogram.py  histograms that can be added up
+    ledger.py     what each worker began and finished      sums.py, rollups.py, day_usage.py  sums of records
+    fold.py       writes these sums                        rollup_pruning.py  deletes old ones
+    windows.py    time windows as runs of rows             rollup_rows.py  the rows of a window
+    histogram.py  histograms that can be added up
     activity_by_id.py  finds a record by one of its ids    clock.py      PostgreSQL's clock, beside this machine's
 
 The names below are what every caller needs: a connection, the time limit and the errors. Statements are imported from

@@ -1,4 +1,4 @@
-"""The table activity: inserts rows in batches, together with their sums, and reads them newest first."""
+"""The table activity: inserts rows in batches and reads them newest first."""
 
 from __future__ import annotations
 
@@ -51,6 +51,7 @@ class ActivityFilter:
         start: the earliest start of a request, with a timezone, included.
         end: the latest start of a request, with a timezone, excluded.
         model: the full name of the model served or, without one, of the model requested.
+        endpoint: the path of an endpoint.
         outcome: one of app.db.tables.OUTCOMES.
     """
 
@@ -58,12 +59,13 @@ class ActivityFilter:
     end: datetime | None = None
     model: str | None = None
     gateway: str | None = None
+    endpoint: str | None = None
     key_id: str | None = None
     outcome: str | None = None
 
 
 def insert_activity(engine: Engine, rows: Sequence[bytes], line: LedgerLine | None = None) -> int:
-    """Writes rows and their sums in one transaction, and returns how many rows were new.
+    """Writes rows and counts them in one transaction, and returns how many rows were new.
 
     Rows that are in the table already, by started_at and request_id, and repeated rows of the batch are skipped, so a
     batch whose result is unknown can be sent again. This holds while the partition of their day exists: a batch that
@@ -72,7 +74,8 @@ def insert_activity(engine: Engine, rows: Sequence[bytes], line: LedgerLine | No
     Args:
         rows: JSON objects in UTF-8 with the column names of activity. Absent names are NULL, unknown ones are
             ignored, times are ISO 8601 with an offset. Texts are truncated to MAX_NAME_CHARACTERS.
-        line: the ledger line of the worker that ships the rows, written in the same transaction.
+        line: the ledger line of the worker that ships the rows, written in the same transaction. Its id becomes the
+            worker_id of the rows.
 
     Raises:
         UnacceptableRows: a row is malformed, out of range, or holds a NUL character.
@@ -169,6 +172,7 @@ def _conditions(wanted: ActivityFilter, after: ActivityCursor | None) -> list[Co
     equal = {
         activity_model(): wanted.model,
         rows.gateway: wanted.gateway,
+        rows.endpoint: wanted.endpoint,
         rows.key_id: wanted.key_id,
         rows.outcome: wanted.outcome,
     }

@@ -5,7 +5,7 @@ In every snapshot, for every worker,
     started = rows + in_flight + unshipped + unrecorded + rejected + unsent
 
 because the statement that writes a worker's rows also writes its ledger line. `select_integrity` returns the sums of
-all lines and the counts of rows in the rollups, which retention does not drop.
+all lines and the counts of rows in the sums and their deltas, which retention does not drop.
 """
 
 from __future__ import annotations
@@ -54,8 +54,10 @@ _SELECT_INTEGRITY = text("""
                 coalesce(sum(rejected), 0) AS rejected, coalesce(sum(unsent), 0) AS unsent
             FROM worker_ledger) AS sums) AS ledger,
         (SELECT json_object_agg(outcome, requests) FROM (
-            SELECT outcome, sum(requests) AS requests FROM usage_rollup WHERE level = 'day' GROUP BY outcome
-        ) AS counted) AS outcomes""")
+            SELECT outcome, sum(requests) AS requests FROM (
+                SELECT outcome, requests FROM outcome_usage WHERE level = 'day' AND subject = ''
+                UNION ALL SELECT outcome, requests FROM rollup_delta) AS rows
+            GROUP BY outcome) AS counted) AS outcomes""")
 
 
 def encode_ledger_line(line: LedgerLine) -> str:

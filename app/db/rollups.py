@@ -1,62 +1,43 @@
-"""Sums and histograms of activity over a time window, read only from the rollups.
+"""Sums and histograms of activity over a time window, read only from the tables of sums and the deltas before them.
 
-Statistics therefore stay the same when retention drops rows of activity. Minutes and hours are needed only at the two
-ends of windows of up to 30 days before now; older ones are deleted, and an older window begins at a UTC midnight.
+Statistics therefore stay the same when retention drops rows of activity, and they hold a row as soon as its transaction
+is committed. Minutes and hours are needed only at the two ends of windows of up to 30 days before now; older ones are
+deleted (app/db/rollup_pruning.py), and an older window begins at a UTC midnight.
+
+Call the functions with a connection whose statements share a snapshot (`app.db.read_connection`). Otherwise a fold
+between two statements makes no sum wrong, but new requests may be in some sums and not in others.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Connection,
-    Engine,
     Subquery,
-    Table,
     cast,
     func,
     literal,
     select,
-    text,
-    true,
     tuple_,
     union_all,
 )
 
-from app.db.insert_sql import INSERT_LOCK
-from app.db.tables import key_seen, key_usage, latency_rollup, model_rollup, usage_rollup
+from app.db.rollup_rows import Selection, histogram_rows_in, rows_in
+from app.db.rollup_tables import ALL_REQUESTS, key_presence, model_usage, outcome_usage, rollup_delta
+from app.db.sums import Sums
 from app.db.windows import Span, compose_window
-
-# Windows that are exact to the minute reach back 30 days at most; two more days allow for slow clocks.
-FINE_LEVELS_KEPT = timedelta(days=32)
-
-# Inserts wait while a batch is deleted; one of this size takes about ten milliseconds.
-DELETE_BATCH_ROWS = 5_000
 
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 
-
-class Sums(NamedTuple):
-    """Sums over requests. Costs are in USD; tokens per second are `speed_tokens` / `speed_ms` × 1000."""
-
-    requests: int = 0
-    ok_requests: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cached_tokens: int = 0
-    reasoning_tokens: int = 0
-    cost_exact: Decimal = Decimal(0)
-    cost_estimated: Decimal = Decimal(0)
-    unpriced_requests: int = 0
-    speed_tokens: int = 0
-    speed_ms: float = 0.0
+# A histogram: bucket → count; app/db/histogram.py reads percentiles from it.
+Histogram = dict[int, int]
 
 
 class OutcomeRow(NamedTuple):
@@ -64,6 +45,13 @@ class OutcomeRow(NamedTuple):
 
     outcome: str
     error_type: str
+    sums: Sums
+
+
+class EndpointRow(NamedTuple):
+    """Sums of one endpoint, by the path of its route."""
+
+    endpoint: str
     sums: Sums
 
 
@@ -82,171 +70,139 @@ class SeriesRow(NamedTuple):
     sums: Sums
 
 
-class KeyUsageRow(NamedTuple):
-    """Sums of one key, UTC day, gateway and model."""
-
-    key_id: str
-    day: date
-    gateway: str
-    model: str
-    sums: Sums
-
-
 @dataclass(frozen=True)
 class Usage:
     """All sums of one window that statistics need.
 
     Attributes:
         outcomes: sums by outcome × error type; together they are the sums of all requests.
-        models: sums by model, most requests first.
+        endpoints: sums by endpoint, most requests first.
+        models: sums by model, most requests first; [] if the subject is a model.
         series: sums by step × outcome, oldest first; steps without requests are absent.
-        keys: how many different keys made requests.
-        histograms: metric ("ttft", "duration") → bucket → count; app/db/histogram.py reads percentiles from them.
-            Rejected and lost requests are left out.
+        keys: how many different keys made requests, for the subject of all requests; 0 for others.
+        histograms: metric ("ttft", "duration") → start of the step → histogram. Rejected and lost requests are left
+            out.
     """
 
     outcomes: list[OutcomeRow]
+    endpoints: list[EndpointRow]
     models: list[ModelRow]
     series: list[SeriesRow]
     keys: int
-    histograms: dict[str, dict[int, int]]
+    histograms: dict[str, dict[datetime, Histogram]]
 
 
 def select_usage(
-    connection: Connection, *, start: datetime, end: datetime, step: timedelta, gateway: str | None = None
+    connection: Connection,
+    *,
+    start: datetime,
+    end: datetime,
+    step: timedelta,
+    subject: str = ALL_REQUESTS,
+    gateway: str | None = None,
+    endpoint: str | None = None,
 ) -> Usage:
     """Returns the sums of requests that started in [start, end).
 
     Args:
-        start, end: whole minutes with a timezone. Before `FINE_LEVELS_KEPT` ago, `start` must be a UTC midnight.
+        start, end: whole minutes with a timezone. Before `FINE_LEVELS_KEPT` ago, `start` must be a UTC midnight; for
+            another subject than all requests, `start` must be a whole hour before `SUBJECT_MINUTES_KEPT` ago.
         step: the step of the series: whole minutes below an hour, whole hours below a day, or whole days. Steps are
             aligned to UTC midnights, so the first and the last may be cut by the window. The shorter the step,
             the more rows are read: minutes are for windows of hours, hours for windows of days.
+        subject: whose requests, as app/db/rollup_tables.py says; by default all.
         gateway: one gateway, or None for all of them.
+        endpoint: the path of one endpoint, or None for all of them.
 
     Raises:
         ValueError: `start`, `end` or `step` is not as above.
     """
     spans, coarse = compose_window(start, end, step), compose_window(start, end)
     if not spans:
-        return Usage([], [], [], 0, {})
-    outcomes, series = _select_outcomes(connection, spans, step, gateway)
+        return Usage([], [], [], [], 0, {})
+    chosen = Selection(subject, gateway, endpoint)
+    outcomes, endpoints, series = _select_outcomes(connection, chosen, spans, step)
     return Usage(
         outcomes,
-        _select_models(connection, coarse, gateway),
+        endpoints,
+        _select_models(connection, chosen, coarse),
         series,
-        _select_key_count(connection, coarse, gateway),
-        _select_histograms(connection, coarse, gateway),
+        _select_key_count(connection, chosen, coarse) if subject == ALL_REQUESTS else 0,
+        _select_histograms(connection, chosen, spans, step),
     )
-
-
-def sum_up(sums: Iterable[Sums]) -> Sums:
-    """Returns the total of several sums; zeros for none."""
-    columns = zip(Sums(), *sums, strict=True)
-    return Sums(*(sum(column) for column in columns))
-
-
-def select_key_usage(
-    connection: Connection, *, first: date, last: date, key_id: str | None = None
-) -> list[KeyUsageRow]:
-    """Returns the sums of one key, or of each, by UTC day (`first` to `last`, both included), gateway and model."""
-    table = key_usage.c
-    query = select(table.key_id, table.day, table.gateway, table.model, *[table[name] for name in Sums._fields])
-    query = query.where(table.day.between(first, last)).order_by(*key_usage.primary_key.columns)
-    if key_id is not None:
-        query = query.where(table.key_id == key_id)
-    return [KeyUsageRow(row[0], row[1], row[2], row[3], Sums(*row[4:])) for row in connection.execute(query)]
 
 
 def select_outcome_counts(connection: Connection) -> dict[str, int]:
     """Returns outcome → number of all requests ever recorded, including dropped rows."""
-    count = cast(func.sum(usage_rollup.c.requests), BigInteger)
-    query = select(usage_rollup.c.outcome, count).where(usage_rollup.c.level == "day")
-    return {row[0]: row[1] for row in connection.execute(query.group_by(usage_rollup.c.outcome))}
+    usage, delta = outcome_usage.c, rollup_delta.c
+    folded = select(usage.outcome, usage.requests).where(usage.level == "day", usage.subject == ALL_REQUESTS)
+    rows = union_all(folded, select(delta.outcome, delta.requests)).subquery()
+    count = cast(func.sum(rows.c.requests), BigInteger)
+    return {row[0]: row[1] for row in connection.execute(select(rows.c.outcome, count).group_by(rows.c.outcome))}
 
 
-def select_first_day(connection: Connection) -> date | None:
-    """Returns the UTC day of the oldest request ever counted; None when there is none."""
-    query = select(func.min(usage_rollup.c.start)).where(usage_rollup.c.level == "day")
+def select_first_day(connection: Connection, subject: str = ALL_REQUESTS) -> date | None:
+    """Returns the UTC day of the subject's oldest request ever counted; None when there is none."""
+    usage = outcome_usage.c
+    folded = select(func.min(usage.start)).where(usage.level == "day", usage.subject == subject)
+    waiting = select(func.min(rollup_delta.c.minute)).where(*Selection(subject).delta_conditions())
+    # least() ignores NULLs.
+    query = select(func.least(folded.scalar_subquery(), waiting.scalar_subquery()))
     oldest: datetime | None = connection.execute(query).scalar()
     return None if oldest is None else oldest.astimezone(UTC).date()
 
 
-def delete_fine_rollups(engine: Engine, now: datetime) -> int:
-    """Deletes minute and hour rows older than `FINE_LEVELS_KEPT` before `now`; returns the number of deleted rows.
-
-    Day rows are kept for ever. Rows are deleted in small batches, each under the insert lock, so that this neither
-    deadlocks with an insert of late rows nor delays it for long.
-    """
-    deleted = 0
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        for table in [usage_rollup, model_rollup, key_seen, latency_rollup]:
-            for level in ["minute", "hour"]:
-                deleted += _delete_before(connection, f"{table.name}_{level}", now - FINE_LEVELS_KEPT)
-    return deleted
-
-
 def _select_outcomes(
-    connection: Connection, spans: list[Span], step: timedelta, gateway: str | None
-) -> tuple[list[OutcomeRow], list[SeriesRow]]:
-    rows = _rows_in(usage_rollup, spans, gateway, ["start", "outcome", "error_type", *Sums._fields])
+    connection: Connection, chosen: Selection, spans: Sequence[Span], step: timedelta
+) -> tuple[list[OutcomeRow], list[EndpointRow], list[SeriesRow]]:
+    rows = rows_in(outcome_usage, chosen, spans, ["start", "endpoint", "outcome", "error_type", *Sums._fields])
     bucket = func.date_bin(literal(step), rows.c.start, literal(_EPOCH)).label("bucket")
-    # One pass over the rows computes both groupings; rows of the first have no bucket.
-    sets = func.grouping_sets(tuple_(rows.c.outcome, rows.c.error_type), tuple_(rows.c.outcome, bucket))
-    query = select(rows.c.outcome, rows.c.error_type, bucket, *_sums(rows)).group_by(sets).order_by(bucket)
-    result = connection.execute(query).all()
-    outcomes = [OutcomeRow(row[0], row[1], Sums(*row[3:])) for row in result if row[2] is None]
-    return outcomes, [SeriesRow(row[2], row[0], Sums(*row[3:])) for row in result if row[2] is not None]
+    # One pass over the rows computes all groupings; the columns that a row is not grouped by are NULL.
+    sets = func.grouping_sets(
+        tuple_(rows.c.outcome, rows.c.error_type), tuple_(rows.c.endpoint), tuple_(rows.c.outcome, bucket)
+    )
+    query = select(rows.c.outcome, rows.c.error_type, rows.c.endpoint, bucket, *_sums(rows)).group_by(sets)
+    outcomes, endpoints, series = [], [], []
+    for outcome, error_type, endpoint, begin, *sums in connection.execute(query.order_by(bucket)):
+        if endpoint is not None:
+            endpoints.append(EndpointRow(endpoint, Sums(*sums)))
+        elif begin is not None:
+            series.append(SeriesRow(begin, outcome, Sums(*sums)))
+        else:
+            outcomes.append(OutcomeRow(outcome, error_type, Sums(*sums)))
+    return outcomes, sorted(endpoints, key=lambda row: (-row.sums.requests, row.endpoint)), series
 
 
-def _select_models(connection: Connection, spans: list[Span], gateway: str | None) -> list[ModelRow]:
-    rows = _rows_in(model_rollup, spans, gateway, ["model", *Sums._fields])
+def _select_models(connection: Connection, chosen: Selection, spans: Sequence[Span]) -> list[ModelRow]:
+    if chosen.is_model():
+        return []
+    rows = rows_in(model_usage, chosen, spans, ["model", *Sums._fields])
     query = select(rows.c.model, *_sums(rows)).group_by(rows.c.model)
     models = [ModelRow(row[0], Sums(*row[1:])) for row in connection.execute(query)]
     return sorted(models, key=lambda row: (-row.sums.requests, row.model))
 
 
-def _select_key_count(connection: Connection, spans: list[Span], gateway: str | None) -> int:
-    rows = _rows_in(key_seen, spans, gateway, ["key_id"])
+def _select_key_count(connection: Connection, chosen: Selection, spans: Sequence[Span]) -> int:
+    rows = rows_in(key_presence, chosen, spans, ["key_id"])
     return connection.execute(select(func.count(rows.c.key_id.distinct()))).scalar_one()
 
 
-def _select_histograms(connection: Connection, spans: list[Span], gateway: str | None) -> dict[str, dict[int, int]]:
-    rows = _rows_in(latency_rollup, spans, gateway, ["metric", "buckets", "counts"])
-    entries = func.unnest(rows.c.buckets, rows.c.counts).table_valued("bucket", "count").render_derived()
-    count = cast(func.sum(entries.c.count), BigInteger)
-    query = select(rows.c.metric, entries.c.bucket, count).join_from(rows, entries, true())
-    histograms: dict[str, dict[int, int]] = defaultdict(dict)
-    for metric, bucket, number in connection.execute(query.group_by(rows.c.metric, entries.c.bucket)):
-        histograms[metric][bucket] = number
+def _select_histograms(
+    connection: Connection, chosen: Selection, spans: Sequence[Span], step: timedelta
+) -> dict[str, dict[datetime, Histogram]]:
+    rows = histogram_rows_in(chosen, spans)
+    begin = func.date_bin(literal(step), rows.c.start, literal(_EPOCH)).label("begin")
+    count = cast(func.sum(rows.c.count), BigInteger).label("count")
+    counts = select(rows.c.metric, begin, rows.c.bucket, count).group_by(rows.c.metric, begin, rows.c.bucket).subquery()
+    # An array for each step is read ten times as fast as a row for each bucket.
+    grouped = counts.c.metric, counts.c.begin
+    arrays = func.array_agg(counts.c.bucket), func.array_agg(counts.c.count)
+    histograms: dict[str, dict[datetime, Histogram]] = defaultdict(dict)
+    for metric, start, buckets, numbers in connection.execute(select(*grouped, *arrays).group_by(*grouped)):
+        histograms[metric][start] = dict(zip(buckets, numbers, strict=True))
     return dict(histograms)
 
 
 def _sums(rows: Subquery) -> list[ColumnElement[Any]]:
     # PostgreSQL's sum of bigint is numeric, which the driver would return as a Decimal.
-    return [cast(func.sum(rows.c[name]), usage_rollup.c[name].type) for name in Sums._fields]
-
-
-def _rows_in(table: Table, spans: list[Span], gateway: str | None, names: list[str]) -> Subquery:
-    """Returns the table's rows in the spans; each span is one primary key range of one partition."""
-    columns = table.c
-    queries = []
-    for span in spans:
-        query = select(*[columns[name] for name in names]).where(
-            columns.level == span.level, columns.start >= span.start, columns.start < span.end
-        )
-        queries.append(query if gateway is None else query.where(columns.gateway == gateway))
-    return union_all(*queries).subquery()
-
-
-def _delete_before(connection: Connection, table: str, before: datetime) -> int:
-    query = text(f"""
-        WITH turn AS MATERIALIZED (SELECT pg_advisory_xact_lock({INSERT_LOCK}))
-        DELETE FROM {table} USING turn WHERE ctid = ANY (ARRAY(
-            SELECT ctid FROM {table} WHERE start < :before LIMIT {DELETE_BATCH_ROWS}))""")
-    deleted = 0
-    while True:
-        batch = connection.execute(query, {"before": before}).rowcount
-        deleted += batch
-        if batch < DELETE_BATCH_ROWS:
-            return deleted
+    return [cast(func.sum(rows.c[name]), outcome_usage.c[name].type) for name in Sums._fields]

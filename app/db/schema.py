@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 MIGRATIONS = ROOT / "migrations"
 
 # Partitions are made by migrations and by app/db/partitions.py; SQLAlchemy's metadata does not have them.
-PARTITION_NAME = r"(activity_p\d{8}|(usage_rollup|model_rollup|key_seen|latency_rollup)_(minute|hour|day))"
+PARTITION_NAME = (
+    r"(activity_p\d{8}|(usage_rollup|model_rollup|key_seen|latency_rollup|"
+    r"outcome_usage|model_usage|latency_usage|key_presence)_(minute|hour|day))"
+)
 
 
 class SchemaState(NamedTuple):
@@ -100,7 +103,8 @@ def downgrade_schema(database_url: str, revision: str) -> None:
 def compare_schema(database_url: str) -> list[Any]:
     """Returns Alembic's list of differences between app/db/tables.py and the database; [] when they agree.
 
-    Alembic compares tables, columns, types, unique constraints and indexes, not CHECK constraints.
+    Alembic compares tables, columns, types, unique constraints and indexes, but neither CHECK constraints nor triggers
+    and functions.
 
     Raises:
         SchemaError: the database is unavailable.
@@ -108,7 +112,7 @@ def compare_schema(database_url: str) -> list[Any]:
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 
-    from app.db.tables import metadata
+    from app.db.rollup_tables import metadata  # With the tables of both modules.
 
     options = {"include_name": _is_compared, "compare_type": True, "compare_server_default": True}
     with _schema_errors(), _connection(database_url) as connection:

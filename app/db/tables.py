@@ -2,26 +2,15 @@
 
     api_key         one gateway key: its digest, never the key itself
     activity        one inference request; partitioned by UTC day (app/db/partitions.py)
-    usage_rollup    sums of activity by minute, hour and day × gateway × outcome × error type
-    model_rollup    the same sums by minute, hour and day × gateway × model
-    key_seen        which keys made requests, by minute, hour and day × gateway
-    key_usage       sums of activity by day × key × gateway × model
-    latency_rollup  histograms of activity by minute, hour and day × gateway × metric
     worker_ledger   each worker's counts of its requests (app/db/ledger.py)
 
-The statement that writes activity also writes the five tables after it, which retention does not drop. Each is a
-separate grouping: one table of outcome × model × key would have as many minute rows as there are requests, and no
-statistic needs it. Tables with a level are list-partitioned by it, so that the few day rows are stored together.
-
-Days are UTC days. Absent text is '' in the rollups, because NULLs would never conflict in a primary key.
+app/db/rollup_tables.py has the tables of sums over activity. A trigger on activity writes them, which only the
+migrations have; SQLAlchemy's metadata has neither triggers nor functions.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 from sqlalchemy import (
-    ARRAY,
     BigInteger,
     Boolean,
     CheckConstraint,
@@ -36,7 +25,6 @@ from sqlalchemy import (
     MetaData,
     Numeric,
     PrimaryKeyConstraint,
-    SmallInteger,
     Table,
     Text,
     Uuid,
@@ -56,8 +44,6 @@ OUTCOMES = (
 )
 USAGE_SOURCES = ("provider", "counted", "none")
 COST_KINDS = ("exact", "estimated", "unknown")
-LEVELS = ("minute", "hour", "day")
-METRICS = ("ttft", "duration")
 
 # Bounds far above real values. Without them, a provider's wrong number could bring a rollup's sum near the limit of its
 # type, where every later insert would fail. 10^12 tokens are a century of one fast stream, 10^11 ms are three years.
@@ -75,23 +61,6 @@ metadata = MetaData(
         "pk": "pk_%(table_name)s",
     }
 )
-
-
-def _sums() -> list[Column[Any]]:
-    # app/db/insert_sql.py computes the sums by these names.
-    return [
-        Column("requests", BigInteger, nullable=False),
-        Column("ok_requests", BigInteger, nullable=False),
-        Column("prompt_tokens", BigInteger, nullable=False),
-        Column("completion_tokens", BigInteger, nullable=False),
-        Column("cached_tokens", BigInteger, nullable=False),
-        Column("reasoning_tokens", BigInteger, nullable=False),
-        Column("cost_exact", Numeric, nullable=False, comment="USD"),
-        Column("cost_estimated", Numeric, nullable=False, comment="USD"),
-        Column("unpriced_requests", BigInteger, nullable=False),
-        Column("speed_tokens", BigInteger, nullable=False, comment="completion tokens of rows with a speed"),
-        Column("speed_ms", Double, nullable=False, comment="their generation time"),
-    ]
 
 
 def _one_of(column: str, words: tuple[str, ...]) -> CheckConstraint:
@@ -154,6 +123,12 @@ activity = Table(
     Column(
         "repaired", Text, comment="columns whose values PostgreSQL would have refused; they were changed or removed"
     ),
+    # The trigger of migration 0007 tells by this column who wrote the row.
+    Column(
+        "worker_id",
+        Text,
+        comment="the worker whose journal the row came from; NULL for rows of code before this column",
+    ),
     # The time comes first, so that the primary key read backwards is the order "newest first".
     PrimaryKeyConstraint("started_at", "request_id"),
     _one_of("outcome", OUTCOMES),
@@ -197,69 +172,6 @@ for _column in (activity.c.client_request_id, activity.c.upstream_request_id):
         activity.c.started_at,
         postgresql_where=_column.is_not(None),
     )
-
-usage_rollup = Table(
-    "usage_rollup",
-    metadata,
-    Column("level", Text, nullable=False),
-    Column("start", DateTime(timezone=True), nullable=False),
-    Column("gateway", Text, nullable=False),
-    Column("outcome", Text, nullable=False),
-    Column("error_type", Text, nullable=False),
-    *_sums(),
-    PrimaryKeyConstraint("level", "start", "gateway", "outcome", "error_type"),
-    postgresql_partition_by="LIST (level)",
-)
-
-model_rollup = Table(
-    "model_rollup",
-    metadata,
-    Column("level", Text, nullable=False),
-    Column("start", DateTime(timezone=True), nullable=False),
-    Column("gateway", Text, nullable=False),
-    Column("model", Text, nullable=False),
-    *_sums(),
-    PrimaryKeyConstraint("level", "start", "gateway", "model"),
-    postgresql_partition_by="LIST (level)",
-)
-
-key_seen = Table(
-    "key_seen",
-    metadata,
-    Column("level", Text, nullable=False),
-    Column("start", DateTime(timezone=True), nullable=False),
-    Column("gateway", Text, nullable=False),
-    Column("key_id", Text, nullable=False),
-    PrimaryKeyConstraint("level", "start", "gateway", "key_id"),
-    postgresql_partition_by="LIST (level)",
-)
-
-key_usage = Table(
-    "key_usage",
-    metadata,
-    Column("key_id", Text, nullable=False),
-    Column("day", Date, nullable=False),
-    Column("gateway", Text, nullable=False),
-    Column("model", Text, nullable=False),
-    *_sums(),
-    # The key comes first because a key reads its own usage; only the operator reads the days of all keys.
-    PrimaryKeyConstraint("key_id", "day", "gateway", "model"),
-)
-
-latency_rollup = Table(
-    "latency_rollup",
-    metadata,
-    Column("level", Text, nullable=False),
-    Column("start", DateTime(timezone=True), nullable=False),
-    Column("gateway", Text, nullable=False),
-    Column("metric", Text, nullable=False),
-    # Arrays, because a row per bucket would take ten times the bytes: in a quiet minute nearly every request has a
-    # bucket of its own.
-    Column("buckets", ARRAY(SmallInteger), nullable=False, comment="ascending; see app/db/histogram.py"),
-    Column("counts", ARRAY(BigInteger), nullable=False, comment="of the buckets, in their order"),
-    PrimaryKeyConstraint("level", "start", "gateway", "metric"),
-    postgresql_partition_by="LIST (level)",
-)
 
 worker_ledger = Table(
     "worker_ledger",

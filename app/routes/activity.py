@@ -10,6 +10,7 @@ import msgspec
 from flask import Blueprint, Response, g, request
 
 from app.errors import BadRequest, PermissionDenied
+from app.services.endpoints import ENDPOINTS
 from app.services.journal import get_integrity
 from app.services.providers import PROVIDERS
 from app.services.reports import (
@@ -42,6 +43,7 @@ class ActivityQuery(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         start, end: `from` (included) and `to` (excluded) in the query.
         model: the whole name of the model that was served or, if none was, requested.
+        endpoint: the path of an endpoint.
         key: the id of a gateway key; only the operator may name a key other than their own.
         limit: the most records of a page, DEFAULT_PAGE_ROWS if None; not for an export.
         cursor: `next_cursor` of the previous page; not for an export.
@@ -52,6 +54,7 @@ class ActivityQuery(msgspec.Struct, frozen=True, kw_only=True):
     end: datetime | None = msgspec.field(name="to", default=None)
     model: str | None = None
     gateway: Annotated[str, one_of(PROVIDERS, any_case=True)] | None = None
+    endpoint: Annotated[str, one_of([endpoint.path for endpoint in ENDPOINTS])] | None = None
     key: str | None = None
     outcome: Annotated[str, one_of(OUTCOMES)] | None = None
     limit: Annotated[int, msgspec.Meta(ge=1, le=MAX_PAGE_ROWS)] | None = None
@@ -89,6 +92,7 @@ def list_activity() -> Response:
         end=query.end,
         model=query.model,
         gateway=query.gateway,
+        endpoint=query.endpoint,
         key_id=_get_readable_key(query.key),
         outcome=query.outcome,
     )

@@ -1,4 +1,4 @@
-"""`GET /api/catalog/gateway/<gateway>/stats`: statistics of a gateway over a window of time."""
+"""`GET /api/catalog/gateway/<gateway>/stats`: statistics of a gateway over a window of time, of one key or of all."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 import msgspec
-from flask import Blueprint, Response
+from flask import Blueprint, Response, g
 
-from app.errors import NotFound
+from app.errors import AuthenticationFailed, BadRequest, NotFound, PermissionDenied
 from app.routes.catalog import GATEWAYS, UNKNOWN_GATEWAY
+from app.runtime import get_settings
+from app.services.endpoints import ENDPOINTS
 from app.services.reports import DEFAULT_TIME_RANGE, TIME_RANGES, Stats, select_stats
 from app.web import json_response, one_of, read_query
 
@@ -20,9 +22,19 @@ _HEADERS = {"cache-control": "no-store"}
 
 
 class StatsQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """The parameters of the statistics: the length of the window, which ends now."""
+    """The parameters of the statistics.
+
+    Attributes:
+        time_range: the length of the window, which ends now.
+        endpoint: the path of the endpoint whose requests to count; None for all endpoints.
+        scope: "key" for the requests of one key, "all" for those of all keys; None for what the caller may see.
+        key: the id of the key with scope "key", by default the caller's; only the operator may name another.
+    """
 
     time_range: Annotated[str, one_of(TIME_RANGES)] = DEFAULT_TIME_RANGE
+    endpoint: Annotated[str, one_of([endpoint.path for endpoint in ENDPOINTS])] | None = None
+    scope: Annotated[str, one_of(("all", "key"))] | None = None
+    key: str | None = None
 
 
 class StatsBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,6 +52,44 @@ def show_stats(gateway: str) -> Response:
     if name not in GATEWAYS:
         message = UNKNOWN_GATEWAY.format(value=gateway[:100], choices=", ".join(GATEWAYS))
         raise NotFound(message, param="gateway", code="unknown_gateway")
-    data = select_stats(name, read_query(StatsQuery).time_range)
+    query = read_query(StatsQuery)
+    data = select_stats(name, query.time_range, key_id=_choose_key(query), endpoint=query.endpoint)
     body = StatsBody(timestamp=datetime.now(UTC), data=data)
     return json_response(body, headers=_HEADERS)
+
+
+def _choose_key(query: StatsQuery) -> str | None:
+    """Returns the id of the key whose requests are counted, or None for those of all keys.
+
+    Raises:
+        BadRequest: `key` contradicts `scope`.
+        AuthenticationFailed: the caller asks for the requests of a key and has none.
+        PermissionDenied: the caller is not the operator, and asks for another key or, unless PUBLIC_STATS is true, for
+            all keys.
+    """
+    caller = g.key
+    if query.key is not None and query.scope == "all":
+        raise BadRequest("`key` is for scope=key. Omit one of the two.", param="key")
+    if query.key is not None or query.scope == "key":
+        return _choose_one_key(query.key)
+    if caller is None or caller.is_operator:
+        return None
+    own: str = caller.id
+    if query.scope is None:
+        return own
+    if not get_settings().public_stats:
+        raise PermissionDenied(
+            "Only the operator's key may read statistics of all keys. Omit `scope` to get those of your own key. The "
+            "operator can open them to everybody with PUBLIC_STATS=true.",
+            param="scope",
+        )
+    return None
+
+
+def _choose_one_key(asked: str | None) -> str:
+    if g.key is None:
+        raise AuthenticationFailed("Statistics of a key need the key. Send it as `Authorization: Bearer`.")
+    own: str = g.key.id
+    if asked not in {None, own} and not g.key.is_operator:
+        raise PermissionDenied("A key may read only its own statistics. Omit `key`.", param="key")
+    return asked or own

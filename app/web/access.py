@@ -11,10 +11,11 @@ from app.errors import AuthenticationFailed
 from app.runtime import get_settings
 from app.services.keys import authenticate
 from app.web.client_address import is_for_operator
-from app.web.credentials import get_authorization
+from app.web.credentials import get_authorization, has_key
 
-# "key": a gateway key is required. "open": none is. "public_stats": one is, unless PUBLIC_STATS is true. "operator":
-# METRICS_TOKEN or the operator's key is, except for programs on the gateway's machine.
+# "key": a gateway key is required. "open": none is. "public_stats": one is, unless PUBLIC_STATS is true; one that is
+# sent must be valid, because it decides whose requests are counted. "operator": METRICS_TOKEN or the operator's key is,
+# except for programs on the gateway's machine.
 Access = Literal["key", "open", "public_stats", "operator"]
 
 
@@ -29,8 +30,11 @@ def require_key() -> None:
 
 
 def _require_key_for_stats() -> None:
-    if not get_settings().public_stats:
-        require_key()
+    """Sets `g.key` to the caller's gateway key; to None if there is none and none is required."""
+    if get_settings().public_stats and not has_key():
+        g.key = None
+        return
+    require_key()
 
 
 def _require_operator() -> None:

@@ -17,3 +17,9 @@ def get_authorization() -> str | None:
         return authorization
     api_key = request.environ.get("HTTP_X_API_KEY")
     return f"Bearer {api_key}" if api_key else authorization
+
+
+def has_key() -> bool:
+    """Returns whether the current request brings a key, valid or not; a password for a proxy is none."""
+    authorization = get_authorization()
+    return authorization is not None and authorization[:7].lower() == "bearer "

@@ -145,6 +145,12 @@ def test_statistics_are_shown_as_a_table(rows: list[Row], time_range: str) -> No
     assert ["tokens", f"{stats.total_tokens:,}"] in lines
     assert ["ok", str(stats.outcomes["ok"])] in lines
     assert sum(line[:1] == ["model"] for line in lines) == len(stats.models)
+    path = "/v1/chat/completions"
+    assert [path, str(stats.total_requests)] in [line[:2] for line in lines]
+    own = _run("stats", "--time-range", time_range, "--key", "key-1", "--endpoint", path).stdout
+    assert own.startswith(f"all, key key-1, {path}, {time_range}: ")
+    of_key = select_stats("all", time_range, datetime.now(UTC), key_id="key-1")
+    assert ["requests", str(of_key.total_requests)] in [line.split() for line in own.splitlines()]
 
 
 def test_statistics_without_requests_are_dashes(engine: Engine) -> None:

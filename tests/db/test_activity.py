@@ -14,7 +14,7 @@ from app.db.partitions import select_partition_days
 from tests.db.rows import NOON, contents, count, encode, insert_rows, make_row
 from tests.support.postgres import Postgres
 
-ROLLUPS = ("usage_rollup", "model_rollup", "key_seen", "key_usage", "latency_rollup")
+SUMS = ("rollup_delta", "outcome_usage", "model_usage", "latency_usage", "key_presence")
 
 
 def test_a_row_is_read_as_it_was_written(engine: Engine) -> None:
@@ -34,9 +34,9 @@ def test_an_empty_batch_writes_nothing(engine: Engine) -> None:
 def test_a_replayed_batch_changes_nothing(engine: Engine) -> None:
     rows = [make_row(after_s=second) for second in range(50)]
     assert insert_rows(engine, rows) == 50
-    before = contents(engine, "activity", *ROLLUPS)
+    before = contents(engine, "activity", *SUMS)
     assert insert_rows(engine, rows) == 0
-    assert contents(engine, "activity", *ROLLUPS) == before
+    assert contents(engine, "activity", *SUMS) == before
 
 
 def test_a_row_twice_in_one_batch_is_counted_once(engine: Engine) -> None:
@@ -95,7 +95,7 @@ def test_a_batch_with_a_row_that_cannot_be_stored_is_refused_and_writes_nothing(
     with pytest.raises(UnacceptableRows) as caught:
         insert_rows(engine, [make_row(), make_row(**change), make_row()])
     assert "SQL" not in str(caught.value) and len(str(caught.value)) < 300
-    assert [count(engine, table) for table in ("activity", *ROLLUPS)] == [0] * 6
+    assert [count(engine, table) for table in ("activity", *SUMS)] == [0] * 6
 
 
 @pytest.mark.parametrize("line", [b'{"request_id": "cut', b"\xff\xfe", b"[]", b"7", b"[" * 100_000])

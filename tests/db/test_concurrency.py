@@ -7,13 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Engine, text
 
 from app.db.activity import insert_activity
+from app.db.fold import fold_deltas
 from app.db.insert_sql import INSERT_LOCK
-from app.db.rollups import delete_fine_rollups, select_outcome_counts, select_usage
-from tests.db.rows import NOON, contents, count, encode, insert_rows, make_row
-from tests.support.waiting import wait_until
+from app.db.rollup_pruning import delete_fine_rollups
+from app.db.rollups import select_outcome_counts, select_usage
+from tests.db.rows import NOON, count, encode, insert_rows, make_row
 
 WORKERS = 5
 
@@ -43,36 +44,30 @@ def test_workers_that_ship_overlapping_batches_write_each_row_once(engine: Engin
     assert _totals(engine) == (600, 600 * 100)
 
 
-def test_pruning_during_inserts_of_late_rows_neither_deadlocks_nor_loses_a_day(engine: Engine) -> None:
+def test_pruning_and_folding_during_inserts_of_late_rows_neither_deadlocks_nor_loses_a_day(engine: Engine) -> None:
     late = encode(make_row(after_s=number * 61) for number in range(2000))
     long_after = NOON + timedelta(days=60)
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(3) as pool:
         shipped = [pool.submit(insert_activity, engine, late[start::40]) for start in range(40)]
+        folded = [pool.submit(fold_deltas, engine, min_age_s=0) for _ in range(20)]
         pruned = [pool.submit(delete_fine_rollups, engine, long_after) for _ in range(10)]
         assert sum(future.result() for future in shipped) == 2000
+        assert all(future.result() for future in folded)
         assert all(future.result() >= 0 for future in pruned)
     with engine.connect() as connection:
         assert select_outcome_counts(connection) == {"ok": 2000}
 
 
-def test_the_insert_lock_is_free_as_soon_as_the_statement_ends(engine: Engine) -> None:
-    insert_rows(engine, [make_row()])
-    with engine.connect() as connection:
-        assert connection.execute(text("SELECT pg_try_advisory_xact_lock(:n)"), {"n": INSERT_LOCK}).scalar()
-
-
-def test_a_row_inserted_while_another_batch_with_it_waits_is_not_counted_twice(engine: Engine) -> None:
+def test_writers_do_not_wait_for_whoever_holds_the_insert_lock(engine: Engine) -> None:
     rows = [make_row(after_s=number) for number in range(20)]
-    insert_rows(engine, [make_row(after_s=-1)])
-    with ThreadPoolExecutor(4) as pool, engine.connect() as holder:
-        # All four statements have taken their snapshots before any of them may write.
+    with engine.connect() as holder:
         holder.execute(text("SELECT pg_advisory_xact_lock(:n)"), {"n": INSERT_LOCK})
-        waiting = [pool.submit(insert_rows, engine, rows) for _ in range(4)]
-        _wait_for_blocked_statements(holder, 4)
-        holder.rollback()
-        assert sorted(future.result() for future in waiting) == [0, 0, 0, 20]
-    assert _totals(engine) == (21, 21 * 100)
-    assert len(contents(engine, "key_usage")["key_usage"]) == 1
+        with ThreadPoolExecutor(4) as pool:
+            assert sorted(pool.map(lambda _: insert_rows(engine, rows), range(4))) == [0, 0, 0, 20]
+        assert fold_deltas(engine, min_age_s=0) == (0, False)
+    assert _totals(engine) == (20, 20 * 100)
+    assert fold_deltas(engine, min_age_s=0).folded > 0
+    assert _totals(engine) == (20, 20 * 100)
 
 
 def _totals(engine: Engine) -> tuple[int, int]:
@@ -81,8 +76,3 @@ def _totals(engine: Engine) -> tuple[int, int]:
         usage = select_usage(connection, **window, step=timedelta(days=1))
     sums = [row.sums for row in usage.outcomes]
     return sum(row.requests for row in sums), sum(row.prompt_tokens for row in sums)
-
-
-def _wait_for_blocked_statements(connection: Connection, number: int) -> None:
-    query = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = :n AND NOT granted")
-    wait_until(lambda: connection.execute(query, {"n": INSERT_LOCK}).scalar() == number)

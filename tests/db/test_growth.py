@@ -9,6 +9,8 @@ import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import OperationalError
 
+from app.db.day_usage import select_key_usage
+from app.db.fold import fold_deltas
 from app.db.partitions import (
     DAYS_AHEAD,
     PARTITION_LOCK,
@@ -17,20 +19,14 @@ from app.db.partitions import (
     insert_partitions_ahead,
     select_partition_days,
 )
-from app.db.rollups import (
-    FINE_LEVELS_KEPT,
-    Usage,
-    delete_fine_rollups,
-    select_key_usage,
-    select_outcome_counts,
-    select_usage,
-)
+from app.db.rollup_pruning import FINE_LEVELS_KEPT, SUBJECT_MINUTES_KEPT, delete_fine_rollups
+from app.db.rollups import Usage, select_outcome_counts, select_usage
 from tests.db.rows import NOON, contents, count, insert_rows, make_row
 from tests.support.waiting import wait_until
 
 DAY = timedelta(days=1)
 TODAY = NOON.date()
-ROLLUPS = ("usage_rollup", "model_rollup", "key_seen", "key_usage", "latency_rollup")
+ROLLUPS = ("rollup_delta", "outcome_usage", "model_usage", "latency_usage", "key_presence", "usage_rollup")
 
 
 def test_partitions_are_made_for_today_and_the_days_ahead_once(engine: Engine) -> None:
@@ -126,12 +122,26 @@ def test_minutes_and_hours_are_pruned_and_days_stay(engine: Engine) -> None:
     old = -int(FINE_LEVELS_KEPT.total_seconds()) - 86_400
     insert_rows(engine, [make_row(after_s=old + minute * 60) for minute in range(30)])
     insert_rows(engine, [make_row()])
-    # Thirty minutes and their hour, each with a row of usage, of the model, of the key and of two latencies.
-    assert delete_fine_rollups(engine, NOON) == 31 * 5
+    fold_deltas(engine, min_age_s=0)
+    # Thirty minutes and their hour. The earlier tables have a row of usage, of the model, of the key and of two
+    # latencies; the later ones the key, and for all requests, the key and the model usage and two latencies, and for
+    # two of these the models.
+    assert delete_fine_rollups(engine, NOON) == 31 * (5 + 1 + 3 * 3 + 2)
     assert delete_fine_rollups(engine, NOON) == 0
     first = (NOON + old * timedelta(seconds=1)).date()
     usage = _usage(engine, datetime(first.year, first.month, first.day, tzinfo=UTC), NOON + DAY)
     assert [row.sums.requests for row in usage.outcomes] == [31]
+
+
+def test_minutes_of_keys_and_models_are_pruned_sooner(engine: Engine) -> None:
+    insert_rows(engine, [make_row(after_s=minute * 60) for minute in range(30)])
+    fold_deltas(engine, min_age_s=0)
+    later = NOON + SUBJECT_MINUTES_KEPT + timedelta(hours=1)
+    assert delete_fine_rollups(engine, later) == 30 * (2 * 3 + 1)
+    with engine.connect() as connection:
+        for subject, start in {"": NOON + timedelta(minutes=1), "key:key-1": NOON}.items():
+            usage = select_usage(connection, start=start, end=NOON + DAY, step=DAY, subject=subject)
+            assert usage.outcomes[0].sums.requests == (30 if subject else 29)
 
 
 @pytest.mark.parametrize(
@@ -150,8 +160,10 @@ def test_model_names_that_only_a_client_gave_do_not_grow_the_rollups(
 ) -> None:
     refused = {"model_served": None, "cost_usd": None, "cost_kind": "unknown", **refusal}
     insert_rows(engine, [make_row(model_requested=f"junk-{number}", **refused) for number in range(100)])
-    assert count(engine, "model_rollup") == 3
-    assert count(engine, "key_usage") == 1
+    fold_deltas(engine, min_age_s=0)
+    # For all requests and for the key: a minute, an hour and a day.
+    assert count(engine, "model_usage") == 6
+    assert count(engine, "outcome_usage") == 6
 
 
 def test_only_days_without_a_partition_get_one(engine: Engine) -> None:

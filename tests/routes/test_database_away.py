@@ -68,7 +68,7 @@ def test_a_query_that_waits_for_a_lock_is_given_up(gateway: Gateway, victim: Pos
         connection = victim.connect(victim_url.rpartition("/")[2].partition("?")[0])
         cursor = connection.cursor()
         cursor.execute("BEGIN")
-        cursor.execute("LOCK TABLE usage_rollup_hour IN ACCESS EXCLUSIVE MODE")
+        cursor.execute("LOCK TABLE outcome_usage_hour IN ACCESS EXCLUSIVE MODE")
         engine_blocks.set()
         release.wait(60)
         connection.close()

@@ -1,4 +1,4 @@
-"""`GET /api/catalog/gateway/<gateway>/stats` counts requests; PUBLIC_STATS decides who may read it."""
+"""`GET /api/catalog/gateway/<gateway>/stats` counts requests; the key and PUBLIC_STATS decide whose."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 
+from app.config import load_settings
 from app.db.tables import OUTCOMES
+from app.runtime import use_settings
+from app.services.keys import create_key
 from tests.conftest import MakeGateway
 from tests.support.chat import Seen, post_chat, request
 from tests.support.gateway import Gateway
@@ -18,10 +21,10 @@ MODEL = "accounts/fireworks/models/deepseek-v3p1"
 
 # The fields of the contract, in their order.
 FIELDS = (
-    "gateway time_range from to total_requests successful_requests failed_requests total_tokens "
+    "gateway scope key endpoint time_range from to total_requests successful_requests failed_requests total_tokens "
     "prompt_tokens completion_tokens cached_tokens total_cost estimated_cost unpriced_requests "
     "unique_users unique_models avg_speed_tokens_per_sec avg_tokens_per_request avg_cost_per_request "
-    "top_model ttft_ms duration_ms outcomes errors models series"
+    "top_model ttft_ms duration_ms outcomes errors endpoints models series"
 )
 
 
@@ -96,11 +99,59 @@ def test_statistics_require_a_key_by_default(gateway: Gateway) -> None:
         assert (seen.status, seen.error["type"]) == (401, "authentication_error")
 
 
-def test_public_statistics_require_no_key_and_activity_still_does(make_gateway: MakeGateway) -> None:
+def test_a_key_reads_its_own_statistics_and_the_operator_all(
+    make_gateway: MakeGateway, sandbox: Sandbox, database_url: str
+) -> None:
+    gateway = make_gateway(sandbox.settings)
+    key = _create_key(database_url, "alice")
+    own = {"Authorization": f"Bearer {key}"}
+    key_id = key.split("_")[1]
+    assert post_chat(gateway, MODEL, key=key).status == 200
+    for _ in range(2):
+        assert post_chat(gateway, MODEL).status == 200
+    _wait_for_requests(gateway, "all", 3)
+
+    def see(query: str, headers: Mapping[str, str] | None = None) -> tuple[object, ...]:
+        data = _data(_ask(gateway, "all", query, headers))
+        assert sum(step["requests"] for step in data["series"]) == data["total_requests"]
+        return data["scope"], data["key"], data["endpoint"], data["total_requests"], data["unique_users"]
+
+    assert see("", own) == see("?scope=key", own) == see(f"?key={key_id}", own) == ("key", key_id, None, 1, 1)
+    assert see("") == see("?scope=all") == ("all", None, None, 3, 2)
+    assert see("?scope=key") == ("key", "env", None, 2, 1)
+    assert see(f"?key={key_id}&time_range=30d") == ("key", key_id, None, 1, 1)
+    path = "/v1/chat/completions"
+    assert see(f"?endpoint={path}", own) == ("key", key_id, path, 1, 1)
+    for query, param in {"?scope=all": "scope", "?key=env": "key"}.items():
+        seen = _ask(gateway, "all", query, own)
+        assert (seen.status, seen.error["type"], seen.error["param"]) == (403, "permission_error", param)
+        assert "Omit" in seen.error["message"]
+    for query, param in {"?scope=all&key=env": "key", "?scope=mine": "scope", "?endpoint=/v1": "endpoint"}.items():
+        assert (_ask(gateway, "all", query).status, _ask(gateway, "all", query).error["param"]) == (400, param)
+    records = request("GET", f"{gateway.url}/api/activity?endpoint={path}", headers=own).json["data"]
+    assert [row["endpoint"] for row in records] == [path] and len(records[0]["worker_id"]) == 32
+
+
+def test_public_statistics_require_no_key_and_activity_still_does(make_gateway: MakeGateway, database_url: str) -> None:
     gateway = make_gateway({"PUBLIC_STATS": "true"})
-    assert _data(_ask(gateway, "fireworks", headers={}))["total_requests"] == 0
+    public = _data(_ask(gateway, "fireworks", headers={}))
+    assert (public["scope"], public["total_requests"]) == ("all", 0)
+    assert _data(_ask(gateway, "fireworks", headers={"Authorization": "Basic cHJveHk6cHJveHk="}))["scope"] == "all"
+    own = {"x-api-key": _create_key(database_url, "bob")}
+    assert _data(_ask(gateway, "all", headers=own))["scope"] == "key"
+    assert _data(_ask(gateway, "all", "?scope=all", own))["scope"] == "all"
+    for query, headers in [("", {"Authorization": "Bearer gw_wrong"}), ("?scope=key", {}), ("?key=env", {})]:
+        assert _ask(gateway, "all", query, headers).status == 401
     for path in ("/api/activity", "/api/activity/integrity", "/api/usage"):
         assert request("GET", gateway.url + path).status == 401
+
+
+def _create_key(database_url: str, name: str) -> str:
+    use_settings(load_settings({"DATABASE_URL": database_url}))
+    try:
+        return create_key(name)[0]
+    finally:
+        use_settings(None)
 
 
 def _ask(gateway: Gateway, name: str, query: str = "", headers: Mapping[str, str] | None = None) -> Seen:

@@ -7,6 +7,7 @@
     delivery.py         writes rows and a ledger line to PostgreSQL in one statement
     repair.py           makes rows acceptable that PostgreSQL refused
     shipper.py          delivers this process's rows          orphans.py   and those of dead workers
+    folder.py           folds the counts of delivered rows into the sums
 
 A record survives the death of its process by any signal, and any outage of PostgreSQL. It does not survive a power cut
 within the half minute before the kernel writes it to the disk, or the loss of the disk.

@@ -39,6 +39,8 @@ _EXTERNAL_TEXTS = (
 class ActivityRecord(msgspec.Struct):
     """The record of one request. The fields are the columns of activity in app/db/tables.py; None is unknown.
 
+    The column worker_id is missing: the statement that inserts the row has it from the ledger line.
+
     The defaults are those of a lost request, one that was sent to a provider and never ended.
     """
 

@@ -15,6 +15,7 @@ from app.db.ledger import LedgerLine
 from app.logs import log_event
 from app.runtime import Runtime
 from app.services.journal.delivery import Delivery
+from app.services.journal.folder import Folder
 from app.services.journal.orphans import OrphanAdopter
 from app.services.journal.recorder import REPORT_INTERVAL_S, Recorder
 from app.services.journal.segment_reader import BATCH_ROWS, Position, Row, SegmentReader
@@ -94,6 +95,7 @@ class Shipper:
         self.error: Exception | None = None
         self._recorder = recorder
         self._adopter = OrphanAdopter(runtime, recorder.worker_id)
+        self._folder = Folder(runtime)
         self._failures = 0
         self._retry_at_s = 0.0
         self._report_at_s = 0.0
@@ -128,6 +130,9 @@ class Shipper:
             self._stopping.wait(0 if more else BATCH_INTERVAL_S)
         while time.monotonic() < self._deadline_s and self._ship_round():
             pass
+        if self.error is None:
+            # Half of the time that is left, so that `stop` does not wait in vain.
+            self._folder.fold_rest((self._deadline_s - time.monotonic()) / 2)
 
     def _ship_round(self) -> bool:
         """Ships a batch of this process's and one of a dead worker's rows; returns whether there are more now."""
@@ -140,6 +145,8 @@ class Shipper:
             self._on_failure(error)
             return False
         self._on_success()
+        if not self._stopping.is_set():
+            self._folder.fold_if_due()
         return more
 
     def _ship_batches(self) -> bool:

@@ -17,8 +17,8 @@ import msgspec
 from app.db import read_connection
 from app.db.activity import ActivityCursor, ActivityFilter, select_activity, stream_activity
 from app.db.clock import select_now
-from app.db.day_usage import DayUsageRow, select_day_usage
-from app.db.rollups import KeyUsageRow, select_key_usage, sum_up
+from app.db.day_usage import DayUsageRow, KeyUsageRow, select_day_usage, select_key_usage
+from app.db.sums import sum_up
 from app.errors import BadRequest
 from app.services.reports.totals import make_totals, normalize_usd
 

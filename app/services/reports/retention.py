@@ -17,7 +17,7 @@ from datetime import UTC, date, datetime, timedelta
 from app.db import Database, describe_error, get_engine, read_connection, time_limit
 from app.db.clock import Clocks, read_clocks
 from app.db.partitions import drop_partitions, insert_partitions_ahead, select_partition_days
-from app.db.rollups import delete_fine_rollups
+from app.db.rollup_pruning import delete_fine_rollups
 from app.logs import log_event
 from app.metrics import set_clock_skew
 from app.runtime import Component, Runtime, get_component

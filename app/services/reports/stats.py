@@ -1,32 +1,38 @@
-"""Statistics of a gateway over a window of time, read from the rollups alone.
+"""Statistics of a gateway over a window of time, read from the sums alone: of all requests, or of those of one key.
 
 A window ends with the current minute, so that a request counts as soon as its record is shipped. It is exact: it holds
 the requests that started at or after `from` and before `to`, and no others. Rows that retention has dropped still
-count, because their sums stay in the rollups.
+count, because their sums stay.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
 from app.config import ALL_GATEWAYS
 from app.db import read_connection
 from app.db.clock import select_now
-from app.db.histogram import histogram_quantile_ms
-from app.db.rollups import OutcomeRow, SeriesRow, Sums, Usage, select_first_day, select_usage, sum_up
+from app.db.rollup_tables import ALL_REQUESTS, KEY_PREFIX
+from app.db.rollups import OutcomeRow, Usage, select_first_day, select_usage
+from app.db.sums import Sums, sum_up
 from app.db.tables import OUTCOMES
-from app.services.reports.model_stats import ModelStats, make_models
+from app.services.reports.series import Percentiles, SeriesStep, make_percentiles, make_series
+from app.services.reports.splits import EndpointStats, ModelStats, make_endpoints, make_models
 from app.services.reports.totals import compute_speed, is_cost_known, make_totals, normalize_usd
 
 # The greatest relative error of a percentile, as app/db/histogram.py proves; shown with the percentiles.
 PERCENTILE_ERROR = 0.05
+
+# Longer windows of a key begin on a whole hour, because its sums by minute are kept for three days only
+# (app/db/rollup_pruning.py).
+MAX_KEY_WINDOW_BY_MINUTE = timedelta(days=2)
 
 _MINUTE, _HOUR, _DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 
@@ -50,37 +56,12 @@ TIME_RANGES: dict[str, TimeRange] = {
 DEFAULT_TIME_RANGE = "24h"
 
 
-class Percentiles(msgspec.Struct, frozen=True):
-    """Percentiles of a duration in milliseconds; None if no request has the duration."""
-
-    p50: float | None
-    p95: float | None
-    p99: float | None
-
-
-class SeriesStep(msgspec.Struct, frozen=True, kw_only=True):
-    """One step of a window's time series.
-
-    Attributes:
-        start: aligned to UTC midnights, so the window may cut the first step and the last.
-        errors: requests with another outcome than ok.
-        tokens: prompt and completion tokens; None if unknown.
-        cost, estimated_cost: USD; None if unknown.
-    """
-
-    start: datetime
-    requests: int
-    errors: int
-    tokens: int | None
-    cost: Decimal | None
-    estimated_cost: Decimal | None
-    unpriced_requests: int
-
-
 class Stats(msgspec.Struct, frozen=True, kw_only=True):
     """Statistics of a gateway, or of all of them, over a window of time.
 
     Attributes:
+        scope, key: "all" and None for all requests; "key" and the id of the key for those of one key.
+        endpoint: the path of the endpoint whose requests these are; None for all of them.
         start, end: `from` and `to` in JSON; `start` is None if there never was a request.
         successful_requests, failed_requests: those with the outcome ok, and all others.
         total_tokens, prompt_tokens, completion_tokens, cached_tokens: of requests whose usage is known; cached tokens
@@ -98,11 +79,15 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
         percentile_error: the greatest relative error of the percentiles.
         outcomes: requests by outcome.
         errors: requests by the `type` of their error, the most frequent first.
+        endpoints: most requests first.
         models: most requests first, and OTHER_MODELS last.
         series: one entry for each step of `series_step_s` seconds.
     """
 
     gateway: str
+    scope: Literal["all", "key"]
+    key: str | None
+    endpoint: str | None
     time_range: str
     start: datetime | None = msgspec.field(name="from")
     end: datetime = msgspec.field(name="to")
@@ -127,72 +112,99 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     percentile_error: float
     outcomes: dict[str, int]
     errors: dict[str, int]
+    endpoints: list[EndpointStats]
     models: list[ModelStats]
     series_step_s: int
     series: list[SeriesStep]
 
 
-class _Window(NamedTuple):
-    """The minutes from `start` to before `end`; `start` is None if there never was a request."""
+class _Chosen(NamedTuple):
+    """The requests that statistics are about: those from `start` to before `end`; `start` is None without any."""
 
+    gateway: str
+    key_id: str | None
+    endpoint: str | None
+    time_range: str
     start: datetime | None
     end: datetime
-    step: timedelta
 
 
-def select_stats(gateway: str, time_range: str, now: datetime | None = None) -> Stats:
+def select_stats(
+    gateway: str,
+    time_range: str,
+    now: datetime | None = None,
+    *,
+    key_id: str | None = None,
+    endpoint: str | None = None,
+) -> Stats:
     """Returns the statistics of a window that ends now.
 
     Args:
         gateway: a provider's name, or ALL_GATEWAYS.
         time_range: one of TIME_RANGES.
         now: the current time, with a timezone; by default PostgreSQL's.
+        key_id: the key whose requests to count; None for all requests.
+        endpoint: the path of an endpoint, None for all of them.
 
     Raises:
         DatabaseError: the database is unavailable or slow.
     """
-    chosen = TIME_RANGES[time_range]
+    subject = ALL_REQUESTS if key_id is None else KEY_PREFIX + key_id
     with read_connection() as connection:
         end = (now or select_now(connection)).astimezone(UTC).replace(second=0, microsecond=0) + _MINUTE
-        if chosen.length is not None:
-            start: datetime | None = end - chosen.length
-        else:
-            first = select_first_day(connection)
-            start = None if first is None else datetime.combine(first, time(), UTC)
+        length = TIME_RANGES[time_range].length
+        start = _compute_start(end, length, key_id) if length else _make_midnight(select_first_day(connection, subject))
         usage = select_usage(
             connection,
             start=start or end,
             end=end,
-            step=chosen.step,
+            step=TIME_RANGES[time_range].step,
+            subject=subject,
             gateway=None if gateway == ALL_GATEWAYS else gateway,
+            endpoint=endpoint,
         )
-    return _make_stats(gateway, time_range, usage, _Window(start, end, chosen.step))
+    return _make_stats(usage, _Chosen(gateway, key_id, endpoint, time_range, start, end))
 
 
-def _make_stats(gateway: str, time_range: str, usage: Usage, window: _Window) -> Stats:
+def _compute_start(end: datetime, length: timedelta, key_id: str | None) -> datetime:
+    start = end - length
+    by_minute = key_id is None or length <= MAX_KEY_WINDOW_BY_MINUTE
+    return start if by_minute else start.replace(minute=0)
+
+
+def _make_midnight(day: date | None) -> datetime | None:
+    return None if day is None else datetime.combine(day, time(), UTC)
+
+
+def _make_stats(usage: Usage, chosen: _Chosen) -> Stats:
     total = sum_up(row.sums for row in usage.outcomes)
+    step = TIME_RANGES[chosen.time_range].step
     named_models = [row.model for row in usage.models if row.model]
     return Stats(
-        gateway=gateway,
-        time_range=time_range,
-        start=window.start,
-        end=window.end,
+        gateway=chosen.gateway,
+        scope="all" if chosen.key_id is None else "key",
+        key=chosen.key_id,
+        endpoint=chosen.endpoint,
+        time_range=chosen.time_range,
+        start=chosen.start,
+        end=chosen.end,
         total_requests=total.requests,
         successful_requests=total.ok_requests,
         failed_requests=total.requests - total.ok_requests,
         **make_totals(total),
-        unique_users=usage.keys,
+        unique_users=usage.keys if chosen.key_id is None else int(total.requests > 0),
         unique_models=len(named_models),
         **_make_averages(total, usage.outcomes),
         top_model=named_models[0] if named_models else None,
-        ttft_ms=_make_percentiles(usage.histograms.get("ttft", {})),
-        duration_ms=_make_percentiles(usage.histograms.get("duration", {})),
+        ttft_ms=make_percentiles(list(usage.histograms.get("ttft", {}).values())),
+        duration_ms=make_percentiles(list(usage.histograms.get("duration", {}).values())),
         percentile_error=PERCENTILE_ERROR,
         outcomes=_count_outcomes(usage.outcomes),
         errors=_count_errors(usage.outcomes),
+        endpoints=make_endpoints(usage.endpoints),
         models=make_models(usage.models),
-        series_step_s=int(window.step.total_seconds()),
-        series=_make_series(usage.series, window),
+        series_step_s=int(step.total_seconds()),
+        series=make_series(usage.series, usage.histograms, chosen.start, chosen.end, step),
     )
 
 
@@ -208,12 +220,6 @@ def _make_averages(total: Sums, outcomes: Sequence[OutcomeRow]) -> dict[str, Any
     }
 
 
-def _make_percentiles(histogram: dict[int, int]) -> Percentiles:
-    values = [histogram_quantile_ms(histogram, quantile) for quantile in (0.50, 0.95, 0.99)]
-    # Rounding to five digits adds a thousandth of the histogram's own error.
-    return Percentiles(*(None if value is None else float(f"{value:.5g}") for value in values))
-
-
 def _count_outcomes(rows: Sequence[OutcomeRow]) -> dict[str, int]:
     counts = dict.fromkeys(OUTCOMES, 0)
     for row in rows:
@@ -227,31 +233,3 @@ def _count_errors(rows: Sequence[OutcomeRow]) -> dict[str, int]:
         if row.error_type:
             counts[row.error_type] += row.sums.requests
     return dict(counts.most_common())
-
-
-def _make_series(rows: Sequence[SeriesRow], window: _Window) -> list[SeriesStep]:
-    """Returns an entry for every step of the window; a step without requests is zero, not unknown."""
-    if window.start is None:
-        return []
-    by_start: dict[datetime, list[SeriesRow]] = defaultdict(list)
-    for row in rows:
-        by_start[row.start].append(row)
-    # Steps are aligned to UTC midnights, as in select_usage.
-    midnight = datetime.combine(window.start, time(), UTC)
-    start = midnight + (window.start - midnight) // window.step * window.step
-    starts = [start + number * window.step for number in range(-((start - window.end) // window.step))]
-    return [_make_step(start, by_start.get(start, [])) for start in starts]
-
-
-def _make_step(start: datetime, rows: Sequence[SeriesRow]) -> SeriesStep:
-    sums = sum_up(row.sums for row in rows)
-    totals = make_totals(sums)
-    return SeriesStep(
-        start=start,
-        requests=sums.requests,
-        errors=sums.requests - sums.ok_requests,
-        tokens=totals["total_tokens"],
-        cost=totals["total_cost"],
-        estimated_cost=totals["estimated_cost"],
-        unpriced_requests=totals["unpriced_requests"],
-    )

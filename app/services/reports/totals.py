@@ -5,7 +5,7 @@ from __future__ import annotations
 from decimal import Context, Decimal
 from typing import Any
 
-from app.db.rollups import Sums
+from app.db.sums import Sums
 
 # The scale of activity's cost_usd; an average cannot be more precise than the costs themselves.
 _USD_PLACES = Decimal("1e-15")

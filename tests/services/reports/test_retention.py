@@ -15,6 +15,7 @@ from sqlalchemy import Engine, text
 
 from app.config import ROOT, load_settings
 from app.db import get_engine
+from app.db.fold import fold_deltas
 from app.db.partitions import DAYS_AHEAD, PARTITION_LOCK, select_partition_days
 from app.runtime import get_component, use_settings
 from app.services.reports.records import select_usage_report
@@ -56,6 +57,7 @@ def test_all_statistics_are_identical_before_and_after_rows_are_dropped(engine: 
     moments = [-chance.random() * 40 * 86_400 for _ in range(1_500)]
     insert_rows(engine, [make_row(after_s=at, key_id=f"key-{int(-at) % 5}", ttft_ms=100 + -at % 900) for at in moments])
     before = _all_numbers()
+    fold_deltas(engine, min_age_s=0)
     assert _apply()
     assert 0 < count(engine, "activity") < 500
     assert _all_numbers() == before
@@ -79,11 +81,12 @@ def test_an_unavailable_database_fails_the_round_and_is_logged(capfd: pytest.Cap
 
 def test_a_step_that_fails_does_not_skip_the_next(engine: Engine) -> None:
     insert_rows(engine, [make_row(after_s=-40 * 86_400), make_row()])
+    fold_deltas(engine, min_age_s=0)
     with engine.connect() as other:
         # Another worker holds the lock on partitions.
         other.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": PARTITION_LOCK})
         assert not _apply()
-    assert count(engine, "usage_rollup_minute") == 1
+    assert count(engine, "key_presence_minute") == 1
     assert _apply()
 
 
@@ -94,10 +97,11 @@ def test_a_host_whose_clock_is_ahead_drops_nothing_until_it_is_right(
     hundred_days_ago = datetime.now(UTC) - 100 * DAY
     insert_rows(engine, [make_row(started_at=hundred_days_ago - back * DAY) for back in range(3)])
     engine.dispose()  # Connections made from now on have the shifted clock.
-    before = contents(engine, "activity", "usage_rollup", "model_rollup")
+    fold_deltas(engine, min_age_s=0)
+    before = contents(engine, "activity", "outcome_usage", "model_usage")
     job = get_component(RetentionJob)
     assert not job.run_round()
-    assert contents(engine, "activity", "usage_rollup", "model_rollup") == before
+    assert contents(engine, "activity", "outcome_usage", "model_usage") == before
     with engine.connect() as connection:
         assert select_partition_days(connection)[-1] == hundred_days_ago.date() + DAYS_AHEAD * DAY
     events = [json.loads(line)["event"] for line in capfd.readouterr().err.splitlines()]

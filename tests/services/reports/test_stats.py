@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -13,12 +13,14 @@ from sqlalchemy import Engine, text
 
 from app.config import ALL_GATEWAYS, load_settings
 from app.db import get_engine
+from app.db.fold import fold_deltas
 from app.db.tables import OUTCOMES
 from app.runtime import use_settings
 from app.services.providers import PROVIDERS
 from app.services.reports import TIME_RANGES, Stats, select_stats
-from app.services.reports.model_stats import MAX_MODELS, OTHER_MODELS
-from app.services.reports.stats import Percentiles
+from app.services.reports.series import Percentiles, SeriesStep
+from app.services.reports.splits import MAX_MODELS, OTHER_MODELS
+from app.services.reports.stats import PERCENTILE_ERROR
 from tests.db.rows import NOON, Row, insert_rows, make_row
 from tests.support.postgres import Postgres
 
@@ -41,7 +43,11 @@ def history_url(postgres: Postgres, migrated_template: str) -> Iterator[str]:
     url = postgres.create_database(template=migrated_template)
     chance = random.Random(11)
     for engine in _with_database(url):
-        insert_rows(engine, [_random_row(chance) for _ in range(3_000)])
+        insert_rows(engine, [_random_row(chance) for _ in range(2_000)])
+        while fold_deltas(engine, min_age_s=0).folded:
+            pass
+        # These are still deltas.
+        insert_rows(engine, [_random_row(chance) for _ in range(1_000)])
     yield url
     postgres.drop_database(url)
 
@@ -62,17 +68,20 @@ def _random_row(chance: random.Random) -> Row:
     kind = chance.choice(["exact", "exact", "estimated", "unknown"])
     outcome = chance.choice(["ok"] * 8 + list(OUTCOMES))
     refused = outcome == "rejected"
+    unmeasured = chance.random() < 0.25
     return make_row(
         after_s=17 * 60
         + 30
         - chance.choice([0, 60, 3_600, DAY_S, 7 * DAY_S, 30 * DAY_S, 45 * DAY_S]) * chance.random(),
         key_id=chance.choice(["key-1", "key-2", "key-3", "env"]),
+        endpoint=chance.choice(["/v1/chat/completions", "/v1/embeddings"]),
         gateway=None if refused else chance.choice(GATEWAYS),
         model_served=None if refused else chance.choice(["a", "b", "c", "d"]),
         outcome=outcome,
         error_type=None if outcome == "ok" else chance.choice([None, "upstream_error", "rate_limit_error"]),
-        prompt_tokens=chance.choice([None, chance.randrange(1, 5_000)]),
-        completion_tokens=chance.choice([None, chance.randrange(1, 900)]),
+        prompt_tokens=None if unmeasured else chance.randrange(1, 5_000),
+        completion_tokens=None if unmeasured else chance.choice([None, chance.randrange(1, 900)]),
+        cached_tokens=None if unmeasured else 20,
         cost_kind="unknown" if refused else kind,
         cost_usd=None if refused or kind == "unknown" else Decimal(chance.randrange(10**12)).scaleb(-15),
         duration_ms=chance.choice([None, chance.lognormvariate(7, 2)]),
@@ -100,13 +109,24 @@ COUNTED = """
     FROM activity WHERE {chosen}"""
 
 
-@pytest.mark.parametrize("gateway", [ALL_GATEWAYS, *PROVIDERS])
+@pytest.mark.parametrize(
+    ("gateway", "key_id", "endpoint"),
+    [
+        *((gateway, None, None) for gateway in (ALL_GATEWAYS, *PROVIDERS)),
+        (ALL_GATEWAYS, "key-1", None),
+        (ALL_GATEWAYS, None, "/v1/embeddings"),
+        ("fireworks", "env", "/v1/chat/completions"),
+    ],
+)
 @pytest.mark.parametrize("time_range", TIME_RANGES)
-def test_statistics_agree_with_sql_over_the_rows(history: Engine, gateway: str, time_range: str) -> None:
-    stats = select_stats(gateway, time_range, NOW)
-    chosen = _Chosen(history, gateway, stats.start, stats.end)
+def test_statistics_agree_with_sql_over_the_rows(
+    history: Engine, gateway: str, key_id: str | None, endpoint: str | None, time_range: str
+) -> None:
+    stats = select_stats(gateway, time_range, NOW, key_id=key_id, endpoint=endpoint)
+    assert (stats.scope, stats.key, stats.endpoint) == ("key" if key_id else "all", key_id, endpoint)
+    chosen = _Chosen(history, stats)
     counted = chosen.select(COUNTED)[0]
-    assert counted["total_requests"] > 20
+    assert counted["total_requests"] > (5 if key_id and endpoint else 20)
     for name, value in counted.items():
         assert float(getattr(stats, name)) == pytest.approx(
             float(value), rel=1e-3 if name.startswith("avg") else 1e-12
@@ -122,23 +142,26 @@ def _check_groups(stats: Stats, chosen: _Chosen) -> None:
     assert set(stats.outcomes) == set(OUTCOMES)
     errors = {name: count for name, count in chosen.counts("error_type").items() if name is not None}
     assert stats.errors == errors
+    assert {row.endpoint: row.requests for row in stats.endpoints} == chosen.counts("endpoint")
     assert {row.model: row.requests for row in stats.models} == chosen.counts("model_served")
     assert stats.models[0].requests == max(chosen.counts("model_served").values())
     named = [row.model for row in stats.models if row.model]
     assert stats.top_model == named[0]
     for name in ("total_tokens", "total_cost", "estimated_cost", "cached_tokens"):
-        assert sum(getattr(row, name) or 0 for row in stats.models) == getattr(stats, name)
+        for groups in (stats.models, stats.endpoints):
+            assert sum(getattr(row, name) or 0 for row in groups) == getattr(stats, name)
 
 
-def _check_percentiles(stats: Stats, chosen: _Chosen) -> None:
+def _check_percentiles(stats: Stats | SeriesStep, chosen: _Chosen, within: str = "true") -> None:
     for name in ("ttft_ms", "duration_ms"):
         rows = chosen.select(
-            f"SELECT {name} AS ms FROM activity WHERE {{chosen}} AND {name} IS NOT NULL "
+            f"SELECT {name} AS ms FROM activity WHERE {{chosen}} AND {within} AND {name} IS NOT NULL "
             "AND outcome NOT IN ('rejected', 'lost') ORDER BY 1"
         )
         for label, quantile in {"p50": 0.5, "p95": 0.95, "p99": 0.99}.items():
-            exact = rows[int(quantile * (len(rows) - 1))]["ms"]
-            assert getattr(getattr(stats, name), label) == pytest.approx(exact, rel=stats.percentile_error)
+            exact = rows[int(quantile * (len(rows) - 1))]["ms"] if rows else None
+            value = getattr(getattr(stats, name), label)
+            assert value is exact is None or value == pytest.approx(exact, rel=PERCENTILE_ERROR)
 
 
 def _check_series(stats: Stats, chosen: _Chosen) -> None:
@@ -146,29 +169,35 @@ def _check_series(stats: Stats, chosen: _Chosen) -> None:
     starts = [row.start for row in stats.series]
     assert starts == [starts[0] + number * step for number in range(len(starts))]
     assert starts[0] <= stats.start < starts[0] + step and starts[-1] < stats.end <= starts[-1] + step
-    for name, total in {"requests": "total_requests", "tokens": "total_tokens", "cost": "total_cost"}.items():
+    totals = {"requests": "total_requests", "tokens": "total_tokens", "cost": "total_cost"}
+    same = ("prompt_tokens", "completion_tokens", "cached_tokens")
+    for name, total in (totals | dict(zip(same, same, strict=True))).items():
         assert sum(getattr(row, name) or 0 for row in stats.series) == getattr(stats, total)
     for row in stats.series:
         within = f"started_at >= '{row.start}' AND started_at < '{row.start + step}'"
         sql = f"SELECT count(*) AS n, count(*) FILTER (WHERE outcome <> 'ok') AS errors FROM activity WHERE {within}"
         assert chosen.select(sql + " AND {chosen}")[0] == {"n": row.requests, "errors": row.errors}
+        assert row.outcomes == chosen.counts("outcome", within)
+        _check_percentiles(row, chosen, within)
 
 
 class _Chosen:
-    """The rows of activity of a gateway in a window."""
+    """The rows of activity that statistics are about."""
 
-    def __init__(self, engine: Engine, gateway: str, start: datetime, end: datetime) -> None:
+    def __init__(self, engine: Engine, stats: Stats) -> None:
         self._engine = engine
-        self._where = "started_at >= :start AND started_at < :end AND (:gateway = 'all' OR gateway = :gateway)"
-        self._values = {"start": start, "end": end, "gateway": gateway}
+        self._where = """started_at >= :start AND started_at < :end AND (:gateway = 'all' OR gateway = :gateway)
+            AND coalesce(key_id = :key, true) AND coalesce(endpoint = :endpoint, true)"""
+        names = ("start", "end", "gateway", "key", "endpoint")
+        self._values = {name: getattr(stats, name) for name in names}
 
     def select(self, sql: str) -> list[dict[str, Any]]:
         with self._engine.connect() as connection:
             rows = connection.execute(text(sql.format(chosen=self._where)), self._values)
             return [dict(row) for row in rows.mappings()]
 
-    def counts(self, column: str) -> dict[str | None, int]:
-        sql = f"SELECT {column} AS name, count(*) AS n FROM activity WHERE {{chosen}} GROUP BY 1"
+    def counts(self, column: str, within: str = "true") -> dict[str | None, int]:
+        sql = f"SELECT {column} AS name, count(*) AS n FROM activity WHERE {{chosen}} AND {within} GROUP BY 1"
         return {row["name"]: row["n"] for row in self.select(sql)}
 
 
@@ -182,6 +211,19 @@ def test_a_window_has_its_length_to_the_minute(engine: Engine, time_range: str) 
     assert stats.total_requests == 2
     assert stats.start == NOON + timedelta(seconds=end_s - length_s)
     assert stats.end - stats.start == timedelta(seconds=length_s)
+
+
+@pytest.mark.parametrize("time_range", ["1h", "24h", "7d", "30d"])
+def test_a_long_window_of_a_key_begins_on_a_whole_hour(engine: Engine, time_range: str) -> None:
+    length = TIME_RANGES[time_range].length
+    begin = NOON + timedelta(minutes=18) - length
+    if time_range in {"7d", "30d"}:
+        begin -= timedelta(minutes=18)
+    for away in (timedelta(milliseconds=-1), timedelta(0)):
+        insert_rows(engine, [make_row(started_at=begin + away, key_id=key) for key in ("key-1", "key-2")])
+    fold_deltas(engine, min_age_s=0)
+    stats = select_stats("all", time_range, NOW, key_id="key-1")
+    assert (stats.start, stats.total_requests, stats.unique_users) == (begin, 1, 1)
 
 
 def test_a_window_without_requests_is_known_to_be_empty(engine: Engine) -> None:

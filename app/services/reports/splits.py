@@ -1,4 +1,4 @@
-"""The statistics of single models in a window, most requests first and bounded in number."""
+"""The statistics of single models and endpoints in a window, most requests first; models are bounded in number."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from decimal import Decimal
 
 import msgspec
 
-from app.db.rollups import ModelRow, Sums, sum_up
+from app.db.rollups import EndpointRow, ModelRow
+from app.db.sums import Sums, sum_up
 from app.services.reports.totals import compute_speed, make_totals
 
 # More models than a gateway's users use in earnest. The others are summed in one entry with this name.
@@ -39,6 +40,41 @@ class ModelStats(msgspec.Struct, frozen=True, kw_only=True):
     estimated_cost: Decimal | None
     unpriced_requests: int
     avg_speed_tokens_per_sec: float | None
+
+
+class EndpointStats(msgspec.Struct, frozen=True, kw_only=True):
+    """Statistics of one endpoint in a window.
+
+    Attributes:
+        endpoint: the path of its route.
+        errors: requests with another outcome than ok.
+
+    Tokens and costs are those of `totals.make_totals`.
+    """
+
+    endpoint: str
+    requests: int
+    errors: int
+    total_tokens: int | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    cached_tokens: int | None
+    total_cost: Decimal | None
+    estimated_cost: Decimal | None
+    unpriced_requests: int
+
+
+def make_endpoints(rows: Sequence[EndpointRow]) -> list[EndpointStats]:
+    """Returns the entries of `endpoints`, in the order of the rows; the gateway has few endpoints."""
+    return [
+        EndpointStats(
+            endpoint=endpoint,
+            requests=sums.requests,
+            errors=sums.requests - sums.ok_requests,
+            **make_totals(sums),
+        )
+        for endpoint, sums in rows
+    ]
 
 
 def make_models(rows: Sequence[ModelRow]) -> list[ModelStats]:

@@ -1,0 +1,96 @@
+"""The rows that make up a window: those of a table of sums, and of the deltas that are not folded into it yet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy import (
+    ColumnElement,
+    Integer,
+    Select,
+    Subquery,
+    Table,
+    cast,
+    func,
+    literal,
+    select,
+    true,
+    union_all,
+)
+
+from app.db.rollup_tables import ALL_REQUESTS, KEY_PREFIX, MODEL_PREFIX, latency_usage, rollup_delta
+from app.db.windows import Span
+
+_BUCKETS = {"ttft": rollup_delta.c.ttft_buckets, "duration": rollup_delta.c.duration_buckets}
+
+
+class Selection(NamedTuple):
+    """Whose requests, and through which gateway and endpoint; None restricts nothing."""
+
+    subject: str
+    gateway: str | None = None
+    endpoint: str | None = None
+
+    def is_model(self) -> bool:
+        """Returns whether the subject is a model."""
+        return self.subject.startswith(MODEL_PREFIX)
+
+    def conditions(self, table: Table) -> list[ColumnElement[bool]]:
+        """Returns which rows of a table of sums or of the deltas belong to the gateway and the endpoint."""
+        wanted = {"gateway": self.gateway, "endpoint": self.endpoint}
+        return [table.c[name] == value for name, value in wanted.items() if value is not None]
+
+    def delta_conditions(self) -> list[ColumnElement[bool]]:
+        """Returns which deltas belong to the subject."""
+        if self.subject == ALL_REQUESTS:
+            return []
+        if self.is_model():
+            return [rollup_delta.c.model == self.subject.removeprefix(MODEL_PREFIX)]
+        return [rollup_delta.c.key_id == self.subject.removeprefix(KEY_PREFIX)]
+
+
+def rows_in(table: Table, chosen: Selection, spans: Sequence[Span], names: Sequence[str]) -> Subquery:
+    """Returns the named columns of all rows in the spans; each span is one primary key range of one partition.
+
+    Args:
+        table: a table of sums.
+        chosen: whose requests.
+        spans: consecutive spans, at least one.
+        names: columns of the table. The `start` of a delta is its minute.
+    """
+    folded = [select(*[table.c[name] for name in names]).where(*_span(table, chosen, span)) for span in spans]
+    columns = [rollup_delta.c["minute" if name == "start" else name] for name in names]
+    return union_all(*folded, _deltas(chosen, spans, *columns)).subquery()
+
+
+def histogram_rows_in(chosen: Selection, spans: Sequence[Span]) -> Subquery:
+    """Returns the histograms in the spans, taken apart: columns start, metric, bucket and count, several of each."""
+    folded: list[Select[Any]] = []
+    for span in spans:
+        entries = func.unnest(latency_usage.c.buckets, latency_usage.c.counts)
+        pairs = entries.table_valued("bucket", "count").render_derived(name=f"pairs_{len(folded)}")
+        bucket = cast(pairs.c.bucket, Integer).label("bucket")
+        query = select(latency_usage.c.start, latency_usage.c.metric, bucket, pairs.c.count).join_from(
+            latency_usage, pairs, true()
+        )
+        folded.append(query.where(*_span(latency_usage, chosen, span)))
+    waiting: list[Select[Any]] = [
+        _deltas(chosen, spans, rollup_delta.c.minute, literal(metric), cast(func.unnest(buckets), Integer), literal(1))
+        for metric, buckets in _BUCKETS.items()
+    ]
+    # The names are those of the first query.
+    return union_all(*folded, *waiting).subquery()
+
+
+def _span(table: Table, chosen: Selection, span: Span) -> list[ColumnElement[bool]]:
+    columns = table.c
+    subject = [columns.subject == chosen.subject] if "subject" in columns else []
+    bounds = [columns.level == span.level, columns.start >= span.start, columns.start < span.end]
+    return [*subject, *bounds, *chosen.conditions(table)]
+
+
+def _deltas(chosen: Selection, spans: Sequence[Span], *columns: ColumnElement[object]) -> Any:
+    minute = rollup_delta.c.minute
+    window = [minute >= spans[0].start, minute < spans[-1].end]
+    return select(*columns).where(*window, *chosen.delta_conditions(), *chosen.conditions(rollup_delta))

@@ -1,0 +1,53 @@
+"""Folds the counts of shipped rows into the sums from time to time; statistics do not depend on when."""
+
+from __future__ import annotations
+
+import time
+
+from app.db import Database, describe_error, time_limit
+from app.db.fold import MIN_AGE_S, fold_deltas
+from app.logs import log_event
+from app.runtime import Runtime
+from app.services.journal.delivery import STATEMENT_TIME_LIMIT_S
+from app.services.journal.recorder import REPORT_INTERVAL_S
+
+# How often a process looks whether a fold is due. All processes together fold about once a second.
+LOOK_INTERVAL_S = 1.0
+
+# The pause after a failure. Readers add what is not folded, so that nothing is urgent.
+FAILURE_PAUSE_S = 5.0
+
+
+class Folder:
+    """Calls the fold at most once a second, or again at once while many deltas wait. It never raises."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._next_at_s = 0.0
+        self._report_at_s = 0.0
+
+    def fold_if_due(self) -> None:
+        """Folds if it is time to look; another process may be folding, or nothing may wait."""
+        if time.monotonic() < self._next_at_s:
+            return
+        self._next_at_s = time.monotonic() + LOOK_INTERVAL_S
+        if self._fold(MIN_AGE_S, STATEMENT_TIME_LIMIT_S):
+            self._next_at_s = 0.0
+
+    def fold_rest(self, timeout_s: float) -> None:
+        """Folds what waits, for up to `timeout_s` seconds: at a stop, so that code before migration 0007 has it too."""
+        deadline_s = time.monotonic() + timeout_s
+        while (left_s := deadline_s - time.monotonic()) > 0 and self._fold(0, left_s):
+            pass
+
+    def _fold(self, min_age_s: float, limit_s: float) -> bool:
+        """Returns whether more deltas wait."""
+        try:
+            with time_limit(min(limit_s, STATEMENT_TIME_LIMIT_S)):
+                return fold_deltas(self._runtime.get(Database).engine, min_age_s=min_age_s).has_more
+        except Exception as error:
+            self._next_at_s = time.monotonic() + FAILURE_PAUSE_S
+            if time.monotonic() >= self._report_at_s:
+                self._report_at_s = time.monotonic() + REPORT_INTERVAL_S
+                log_event("sums_fold_failed", level="error", reason=describe_error(error)[:300])
+            return False

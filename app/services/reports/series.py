@@ -1,0 +1,109 @@
+"""The steps of a window's time series, and percentiles from histograms."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, time, timedelta
+from decimal import Decimal
+
+import msgspec
+
+from app.db.histogram import histogram_quantiles_ms
+from app.db.rollups import Histogram, SeriesRow
+from app.db.sums import sum_up
+from app.services.reports.totals import make_totals
+
+_QUANTILES = (0.50, 0.95, 0.99)
+
+
+class Percentiles(msgspec.Struct, frozen=True):
+    """Percentiles of a duration in milliseconds; None if no request has the duration."""
+
+    p50: float | None
+    p95: float | None
+    p99: float | None
+
+
+class SeriesStep(msgspec.Struct, frozen=True, kw_only=True):
+    """One step of a window's time series.
+
+    Attributes:
+        start: aligned to UTC midnights, so the window may cut the first step and the last.
+        errors: requests with another outcome than ok.
+        tokens: prompt and completion tokens; None if unknown.
+        prompt_tokens, completion_tokens, cached_tokens: None if unknown.
+        cost, estimated_cost: USD; None if unknown.
+        outcomes: requests by outcome, without those that no request had.
+        ttft_ms, duration_ms: rejected and lost requests are left out.
+    """
+
+    start: datetime
+    requests: int
+    errors: int
+    tokens: int | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    cached_tokens: int | None
+    cost: Decimal | None
+    estimated_cost: Decimal | None
+    unpriced_requests: int
+    outcomes: dict[str, int]
+    ttft_ms: Percentiles
+    duration_ms: Percentiles
+
+
+def make_series(
+    rows: Sequence[SeriesRow],
+    histograms: Mapping[str, Mapping[datetime, Histogram]],
+    start: datetime | None,
+    end: datetime,
+    step: timedelta,
+) -> list[SeriesStep]:
+    """Returns an entry for every step from `start` to `end`; a step without requests is zero, not unknown.
+
+    Args:
+        rows, histograms: `series` and `histograms` of app.db.rollups.Usage.
+        start, end, step: of the window; there are no steps if `start` is None.
+    """
+    if start is None:
+        return []
+    by_start: dict[datetime, list[SeriesRow]] = defaultdict(list)
+    for row in rows:
+        by_start[row.start].append(row)
+    # Steps are aligned to UTC midnights, as in select_usage.
+    midnight = datetime.combine(start, time(), UTC)
+    first = midnight + (start - midnight) // step * step
+    starts = [first + number * step for number in range(-((first - end) // step))]
+    ttft, duration = histograms.get("ttft", {}), histograms.get("duration", {})
+    return [_make_step(at, by_start.get(at, []), ttft.get(at, {}), duration.get(at, {})) for at in starts]
+
+
+def _make_step(start: datetime, rows: Sequence[SeriesRow], ttft: Histogram, duration: Histogram) -> SeriesStep:
+    sums = sum_up(row.sums for row in rows)
+    totals = make_totals(sums)
+    return SeriesStep(
+        start=start,
+        requests=sums.requests,
+        errors=sums.requests - sums.ok_requests,
+        tokens=totals["total_tokens"],
+        prompt_tokens=totals["prompt_tokens"],
+        completion_tokens=totals["completion_tokens"],
+        cached_tokens=totals["cached_tokens"],
+        cost=totals["total_cost"],
+        estimated_cost=totals["estimated_cost"],
+        unpriced_requests=totals["unpriced_requests"],
+        outcomes={row.outcome: row.sums.requests for row in rows},
+        ttft_ms=make_percentiles([ttft]),
+        duration_ms=make_percentiles([duration]),
+    )
+
+
+def make_percentiles(histograms: Sequence[Histogram]) -> Percentiles:
+    """Returns the percentiles of all values of the histograms together."""
+    counts = Counter[int]()
+    for histogram in histograms:
+        counts.update(histogram)
+    values = histogram_quantiles_ms(counts, _QUANTILES)
+    # Rounding to five digits adds a thousandth of the histogram's own error.
+    return Percentiles(*(None if value is None else float(f"{value:.5g}") for value in values))
