@@ -5,6 +5,7 @@
     keys.py       gateway keys                             activity.py  the records of requests
     insert_sql.py the statement that writes records        partitions.py  their daily partitions
     ledger.py     what each worker began and finished      rollups.py, day_usage.py  sums of records
+    workers.py    which host runs a worker, and its end
     windows.py    time windows as runs of rollup rows      histogram.py  histograms that can be added up
     activity_by_id.py  finds a record by one of its ids    clock.py      PostgreSQL's clock, beside this machine's
 

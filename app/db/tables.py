@@ -8,6 +8,7 @@
     key_usage       sums of activity by day × key × gateway × model
     latency_rollup  histograms of activity by minute, hour and day × gateway × metric
     worker_ledger   each worker's counts of its requests (app/db/ledger.py)
+    worker          which host runs a worker, and how it ended (app/db/workers.py)
 
 The statement that writes activity also writes the five tables after it, which retention does not drop. Each is a
 separate grouping: one table of outcome × model × key would have as many minute rows as there are requests, and no
@@ -58,6 +59,7 @@ USAGE_SOURCES = ("provider", "counted", "none")
 COST_KINDS = ("exact", "estimated", "unknown")
 LEVELS = ("minute", "hour", "day")
 METRICS = ("ttft", "duration")
+CLOSINGS = ("drained", "left_rows", "adopted", "written_off")
 
 # Bounds far above real values. Without them, a provider's wrong number could bring a rollup's sum near the limit of its
 # type, where every later insert would fail. 10^12 tokens are a century of one fast stream, 10^11 ms are three years.
@@ -276,4 +278,21 @@ worker_ledger = Table(
     Column("segment", BigInteger, nullable=False, comment="of the journal, and"),
     Column("byte_offset", BigInteger, nullable=False, comment="in it, before which all rows are here"),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+)
+
+worker = Table(
+    "worker",
+    metadata,
+    Column("worker_id", Text, primary_key=True, comment="as in worker_ledger"),
+    Column("host", Text, comment="NULL, as all up to last_seen_at, if it died before it was registered"),
+    Column("boot_id", Text, comment="changes when the host is restarted; '' where the host has none"),
+    Column("pid", Integer, comment="its process id on the host"),
+    Column("version", Text, comment="a digest of the gateway's code"),
+    Column("journal_dir", Text, comment="the directory on the host that has its journal"),
+    Column("started_at", DateTime(timezone=True)),
+    Column("last_seen_at", DateTime(timezone=True)),
+    Column("closed_at", DateTime(timezone=True)),
+    Column("closed_how", Text, comment="see app/db/workers.py"),
+    _one_of("closed_how", CLOSINGS),
+    CheckConstraint("(closed_at IS NULL) = (closed_how IS NULL)", name="closed"),
 )
