@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from app.config import ROOT
-from tests.support.activity_tables import ActivityTables, journal_directories
+from tests.support.activity_tables import ActivityTables, adopt_all, journal_directories
 from tests.support.answers import chat_answer
 from tests.support.chat import PREFIX, open_chat, post_chat, request
 from tests.support.gateway import Gateway, clean_environment
 from tests.support.gateways import Gateways
 from tests.support.postgres import Postgres
+from tests.support.recording_process import RecordingProcess
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import hang
 from tests.support.waiting import wait_until
@@ -159,10 +160,13 @@ def test_orphans_are_in_the_backlog_and_a_stop_says_what_it_leaves_while_the_dat
             journal = request("GET", gateway.url + "/ready").json["journal"]
             assert (journal["orphaned"]["journals"], journal["orphaned"]["rows"]) == (2, 20)
             assert journal["orphaned"]["bytes"] > 20 * 500 and journal["orphaned"]["oldest_age_s"] > 0
+        # Reached only if one worker alone counts them: all gauges have been written since.
+        assert post_chat(gateway, PREFIX + "any").status == 200
+        wait_until(lambda: read_backlog(gateway) == 24)
 
         gateway.stop()
         left = events(gateway, "journal_left")
-        assert sum(line["rows"] for line in left) == 3 and len(journal_directories(tmp_path)) in {2 + len(left), 4}
+        assert sum(line["rows"] for line in left) == 4 and len(journal_directories(tmp_path)) in {2 + len(left), 4}
         for line in left:
             assert Path(line["directory"]) in journal_directories(tmp_path)
             assert "the next start of the gateway" in line["next_step"] and line["level"] == "warning"
@@ -170,8 +174,26 @@ def test_orphans_are_in_the_backlog_and_a_stop_says_what_it_leaves_while_the_dat
     with gateways.running(victim_url, settings, place=tmp_path) as gateway:
         wait_until(lambda: len(journal_directories(tmp_path)) == 1, what="the adoption of all journals")
         report = integrity(gateway)
-        assert report["outcomes"] == {"ok": 30} and report["balanced"] is True
+        assert report["outcomes"] == {"ok": 31} and report["balanced"] is True
         assert (report["workers"]["live"], report["workers"]["missing"], report["unshipped"]) == (1, 0, 0)
         assert closings(victim_url)[None] == 1
         wait_until(lambda: read_backlog(gateway) == 0)
         gateway.stop()
+
+
+def test_a_worker_that_stops_without_a_database_and_without_rows_is_closed_later(
+    victim: Postgres, victim_url: str, tmp_path: Path
+) -> None:
+    with RecordingProcess(tmp_path, victim_url) as process:
+        process.ask("start")
+        (directory,) = wait_until(lambda: journal_directories(tmp_path))
+        sql = f"SELECT closed_how FROM worker WHERE worker_id = '{directory.name}'"
+        wait_until(lambda: ActivityTables(victim_url).select(sql), what="its registration")
+        victim.stop()
+        assert process.ask("stop", 5) is True
+        assert "journal_left" not in process.log_file.read_text()
+    # Its directory is all that remembers that the registry must be told.
+    assert directory.exists()
+    victim.start()
+    adopt_all(tmp_path, victim_url)
+    assert ActivityTables(victim_url).select(sql) == [("adopted",)]

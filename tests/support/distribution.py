@@ -34,6 +34,7 @@ _LONGEST = (
     "services/journal/test_orphans",
     "routes/test_chat_activity",
     "routes/test_database_away",
+    "test_operation_workers",
     "soak/test_accounting_stop",
     "soak/test_accounting_database",
     "routes/test_activity_export",

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.services.journal import segment_writer
+from app.services.journal import orphan_backlog, segment_writer
 from app.services.journal.orphan_backlog import OrphanBacklog, OrphanMeter
 from app.services.journal.recorder import Recorder
 from app.services.journal.segment_format import iterate_lines, mark_adopted, segment_numbers, segment_path
@@ -21,9 +21,10 @@ EMPTY = OrphanBacklog(journals=0, rows=0, bytes=0, oldest_age_s=None)
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _short_segments() -> object:
+def _short_segments_and_no_pause() -> object:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(segment_writer, "SEGMENT_BYTES", 1_000)
+        patch.setattr(orphan_backlog, "MEASURE_INTERVAL_S", 0)
         yield
 
 
@@ -131,10 +132,15 @@ def test_its_age_is_that_of_the_oldest_row(tmp_path: Path) -> None:
     second.deliver(20)
     for worker in (first, second):
         worker.die()
-    age_s = _measure(tmp_path).oldest_age_s
-    first.reader.advance(Position(10**6, 0))
-    later = _measure(tmp_path).oldest_age_s
-    assert age_s is not None and later is not None and round(age_s - later) == 10
+    meter = OrphanMeter(tmp_path, "0" * 32)
+    meter.measure_if_due()
+    before = meter.get_backlog()
+    first.reader.advance(Position(10**6, 0))  # As its delivery does.
+    meter.measure_if_due()
+    after = meter.get_backlog()
+    assert (before.rows, after.rows, after.journals) == (30, 10, 2) and after.bytes < before.bytes
+    assert before.oldest_age_s is not None and after.oldest_age_s is not None
+    assert round(before.oldest_age_s - after.oldest_age_s) == 10
 
 
 def test_one_of_the_live_workers_measures_and_all_read(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from sqlalchemy import Engine, text
 from app.config import ROOT, load_settings
 from app.db import get_engine
 from app.db.partitions import DAYS_AHEAD, PARTITION_LOCK, select_partition_days
+from app.db.workers import upsert_closed
 from app.runtime import get_component, use_settings
 from app.services.reports.records import select_usage_report
 from app.services.reports.retention import RetentionJob, select_droppable_days
@@ -49,6 +50,17 @@ def test_a_round_makes_the_days_ahead_and_drops_those_past_retention(engine: Eng
         days = select_partition_days(connection)
     assert days == [TODAY + offset * DAY for offset in range(-7, DAYS_AHEAD + 1)]
     assert count(engine, "activity") == 8
+
+
+def test_a_round_forgets_the_workers_that_ended_more_than_a_week_ago(engine: Engine) -> None:
+    for days in (6, 8):
+        upsert_closed(engine, f"{days}", "drained")
+        with engine.begin() as connection:
+            values = {"at": NOON - days * DAY, "worker_id": f"{days}"}
+            connection.execute(text("UPDATE worker SET closed_at = :at WHERE worker_id = :worker_id"), values)
+    assert _apply()
+    (left,) = contents(engine, "worker")["worker"]
+    assert left.startswith("(6,")
 
 
 def test_all_statistics_are_identical_before_and_after_rows_are_dropped(engine: Engine) -> None:
