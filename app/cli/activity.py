@@ -1,4 +1,4 @@
-"""`flask activity`: exports records, drops old ones, and shows statistics or one request."""
+"""`flask activity`: exports records, drops old ones, writes lost ones off, and shows statistics or one request."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ import click
 from app.cli.errors import plain_errors
 from app.cli.tables import format_stats, format_story
 from app.config import ALL_GATEWAYS
+from app.db import get_engine
+from app.db.workers import update_written_off
 from app.errors import NotFound
 from app.services.endpoints import ENDPOINTS
 from app.services.providers import PROVIDERS
@@ -47,7 +49,7 @@ _TIME = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S"])
 
 @click.group("activity")
 def activity_group() -> None:
-    """Export the records of requests, drop old ones, or see statistics or one request."""
+    """Export the records of requests, drop old ones, write lost ones off, or see statistics or one request."""
 
 
 @activity_group.command("export")
@@ -158,3 +160,21 @@ def show_command(request_id: str) -> None:
         except NotFound as error:
             raise click.ClickException(error.message) from error
     click.echo(format_story(story))
+
+
+@activity_group.command("write-off")
+@click.argument("worker_id", metavar="WORKER_ID")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+def write_off_command(worker_id: str, yes: bool) -> None:
+    """Give up the records of a missing worker whose journal is gone for good.
+
+    `GET /api/activity/integrity` lists missing workers. The requests that the worker had not delivered count as
+    unrecorded from then on. If its journal turns up after all, the gateway delivers it and corrects the counts.
+    """
+    if not yes:
+        click.confirm("Is the worker's journal gone, and will its host not come back?", abort=True)
+    with plain_errors():
+        requests = update_written_off(get_engine(), worker_id)
+    if requests is None:
+        raise click.ClickException(f"No missing worker has the id {worker_id!r}. The integrity report lists them.")
+    click.echo(f"Written off: {requests} requests that {worker_id} had not delivered count as unrecorded.")

@@ -3,6 +3,7 @@
     api_key         one gateway key: its digest, never the key itself
     activity        one inference request; partitioned by UTC day (app/db/partitions.py)
     worker_ledger   each worker's counts of its requests (app/db/ledger.py)
+    worker          which host runs a worker, and how it ended (app/db/workers.py)
 
 app/db/rollup_tables.py has the tables of sums over activity. A trigger on activity writes them, which only the
 migrations have; SQLAlchemy's metadata has neither triggers nor functions.
@@ -44,6 +45,7 @@ OUTCOMES = (
 )
 USAGE_SOURCES = ("provider", "counted", "none")
 COST_KINDS = ("exact", "estimated", "unknown")
+CLOSINGS = ("drained", "left_rows", "adopted", "written_off")
 
 # Bounds far above real values. Without them, a provider's wrong number could bring a rollup's sum near the limit of its
 # type, where every later insert would fail. 10^12 tokens are a century of one fast stream, 10^11 ms are three years.
@@ -188,4 +190,21 @@ worker_ledger = Table(
     Column("segment", BigInteger, nullable=False, comment="of the journal, and"),
     Column("byte_offset", BigInteger, nullable=False, comment="in it, before which all rows are here"),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+)
+
+worker = Table(
+    "worker",
+    metadata,
+    Column("worker_id", Text, primary_key=True, comment="as in worker_ledger"),
+    Column("host", Text, comment="NULL, as all up to last_seen_at, if it died before it was registered"),
+    Column("boot_id", Text, comment="changes when the host is restarted; '' where the host has none"),
+    Column("pid", Integer, comment="its process id on the host"),
+    Column("version", Text, comment="a digest of the gateway's code"),
+    Column("journal_dir", Text, comment="the directory on the host that has its journal"),
+    Column("started_at", DateTime(timezone=True)),
+    Column("last_seen_at", DateTime(timezone=True)),
+    Column("closed_at", DateTime(timezone=True)),
+    Column("closed_how", Text, comment="see app/db/workers.py"),
+    _one_of("closed_how", CLOSINGS),
+    CheckConstraint("(closed_at IS NULL) = (closed_how IS NULL)", name="closed"),
 )

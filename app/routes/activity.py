@@ -11,7 +11,7 @@ from flask import Blueprint, Response, g, request
 
 from app.errors import BadRequest, PermissionDenied
 from app.services.endpoints import ENDPOINTS
-from app.services.journal import get_integrity
+from app.services.journal import select_integrity_report
 from app.services.providers import PROVIDERS
 from app.services.reports import (
     MAX_PAGE_ROWS,
@@ -107,7 +107,7 @@ def show_integrity() -> Response:
     """Returns a report on what became of all requests that were ever started."""
     if not g.key.is_operator:
         raise PermissionDenied("This report covers all keys, so only the operator's key may read it.")
-    return json_response(get_integrity(), headers=_HEADERS)
+    return json_response(select_integrity_report(), headers=_HEADERS)
 
 
 @bp.get("/api/activity/<path:request_id>")

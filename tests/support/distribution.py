@@ -33,6 +33,7 @@ _LONGEST = (
     "services/journal/test_shipper",
     "routes/test_chat_odd_answers",
     "faults/test_document",
+    "test_operation_workers",
     "soak/test_accounting_stop",
     "soak/test_accounting_database",
     "soak/test_accounting_kills",

@@ -167,12 +167,12 @@ class _Commands:
         return status
 
     def integrity(self) -> dict[str, Any]:
-        """Returns the result of `get_integrity`."""
+        """Returns the result of `select_integrity_report`."""
         import msgspec
 
-        from app.services.journal import get_integrity
+        from app.services.journal import select_integrity_report
 
-        integrity: dict[str, Any] = msgspec.to_builtins(get_integrity())
+        integrity: dict[str, Any] = msgspec.to_builtins(select_integrity_report())
         return integrity
 
     def memory_bytes(self) -> int:

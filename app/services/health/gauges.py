@@ -106,9 +106,13 @@ def update_gauges() -> None:
 
 def _update_journal(gauges: _Gauges) -> None:
     status = get_journal_status()
-    gauges.journal_backlog_rows.set(status.backlog_rows)
-    gauges.journal_backlog_bytes.set(status.backlog_bytes)
-    gauges.journal_oldest_age.set(status.oldest_age_s or 0)
+    rows, size, age_s = status.backlog_rows, status.backlog_bytes, status.oldest_age_s or 0
+    if status.counts_orphaned:
+        orphaned = status.orphaned
+        rows, size, age_s = rows + orphaned.rows, size + orphaned.bytes, max(age_s, orphaned.oldest_age_s or 0)
+    gauges.journal_backlog_rows.set(rows)
+    gauges.journal_backlog_bytes.set(size)
+    gauges.journal_oldest_age.set(age_s)
     gauges.journal_unrecorded.set(status.unrecorded)
 
 

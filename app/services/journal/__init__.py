@@ -1,6 +1,7 @@
 """Records of requests, written to the local disk first and then shipped to PostgreSQL.
 
     lifecycle.py        the journal of a process: records requests, ships the records, reports its state
+    integrity.py        what became of all requests, and over which workers that speaks
     record.py           the record of a request, and its limits
     recorder.py         counts requests and writes their lines
     segment_writer.py, segment_reader.py, segment_format.py   the files
@@ -8,31 +9,25 @@
     repair.py           makes rows acceptable that PostgreSQL refused
     shipper.py          delivers this process's rows          orphans.py   and those of dead workers
     folder.py           folds the counts of delivered rows into the sums
+    registration.py     tells the registry that this worker lives, and how it ended
+    orphan_backlog.py   measures what dead workers have left
 
 A record survives the death of its process by any signal, and any outage of PostgreSQL. It does not survive a power cut
 within the half minute before the kernel writes it to the disk, or the loss of the disk.
 """
 
-from app.services.journal.lifecycle import (
-    Integrity,
-    Journal,
-    JournalStatus,
-    get_integrity,
-    get_journal_status,
-    start_journal,
-    stop_journal,
-)
+from app.services.journal.integrity import select_integrity_report
+from app.services.journal.lifecycle import Journal, JournalStatus, get_journal_status, start_journal, stop_journal
 from app.services.journal.record import MAX_MESSAGE_CHARACTERS, ActivityRecord, new_request_id
 
 __all__ = [
     "MAX_MESSAGE_CHARACTERS",
     "ActivityRecord",
-    "Integrity",
     "Journal",
     "JournalStatus",
-    "get_integrity",
     "get_journal_status",
     "new_request_id",
+    "select_integrity_report",
     "start_journal",
     "stop_journal",
 ]

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
-from datetime import datetime
+from typing import Literal
 
 import msgspec
 
-from app.db import read_connection
-from app.db.ledger import select_integrity
 from app.errors import Unavailable
 from app.logs import log_event
 from app.runtime import Component, Runtime, get_component
+from app.services.journal.orphan_backlog import OrphanBacklog
 from app.services.journal.record import ActivityRecord, encode_record, make_record
-from app.services.journal.recorder import Recorder
+from app.services.journal.recorder import Counts, Recorder
+from app.services.journal.registration import CLOSE_TIME_LIMIT_S
 from app.services.journal.segment_format import remove_directory
+from app.services.journal.segment_reader import parse_ended_at
 from app.services.journal.shipper import Shipper
 
 # The journal checks twice a second whether the disk has room again. A disk that stays full needs an operator.
@@ -36,6 +37,8 @@ class JournalStatus(msgspec.Struct, frozen=True, kw_only=True):
         rejected_rows: rows that PostgreSQL refused even after their repair; they are in rejected.jsonl.
         shipped_rows: rows written to the database.
         last_error: why writing or shipping fails now; None when both work.
+        orphaned: what dead workers have left in JOURNAL_DIR, which is not in the backlog above.
+        counts_orphaned: whether it is this process whose gauges have `orphaned` too; one process of them all does.
     """
 
     writable: bool
@@ -46,27 +49,8 @@ class JournalStatus(msgspec.Struct, frozen=True, kw_only=True):
     rejected_rows: int
     shipped_rows: int
     last_error: str | None
-
-
-class Integrity(msgspec.Struct, frozen=True, kw_only=True):
-    """The counts of all requests ever begun, by what became of them, of all workers that share the database.
-
-    Attributes:
-        started: requests begun, as the workers counted them.
-        outcomes: outcome → rows, as the rollups counted them.
-        in_flight, unshipped, unrecorded, rejected, unsent: requests without a row; see worker_ledger in
-            app/db/tables.py.
-        balanced: whether started is the sum of all others, and no request has lost its row for good.
-    """
-
-    started: int
-    outcomes: dict[str, int]
-    in_flight: int
-    unshipped: int
-    unrecorded: int
-    rejected: int
-    unsent: int
-    balanced: bool
+    orphaned: OrphanBacklog
+    counts_orphaned: bool
 
 
 class Journal(Component):
@@ -133,12 +117,33 @@ class Journal(Component):
 
         Otherwise another worker, or the next one to start, adopts the rest.
         """
-        drained = self._shipper.stop(timeout_s)
-        if drained:
-            # Removed while the lock is held, so that no other worker adopts the directory.
+        drained = self._shipper.stop(max(0.0, timeout_s - CLOSE_TIME_LIMIT_S))
+        counts = self._recorder.get_counts()
+        how: Literal["drained", "left_rows"] = "drained" if drained else "left_rows"
+        is_registered = self._shipper.registration.close(how, has_begun=counts.begun > 0)
+        if drained and is_registered:
+            # Removed while the lock is held, so that no other worker adopts the directory. One that the registry could
+            # not be told of stays: the worker that adopts it tells the registry.
             remove_directory(self._recorder.writer.directory)
+        elif not drained:
+            self._report_left_rows(counts)
         self._recorder.close()
         return drained
+
+    def _report_left_rows(self, counts: Counts) -> None:
+        rows = self._shipper.own.make_ledger_line([]).unshipped - counts.in_memory
+        if not (rows or counts.in_flight or counts.in_memory):
+            return
+        log_event(
+            "journal_left",
+            level="error" if counts.in_memory else "warning",
+            rows=rows,
+            in_flight=counts.in_flight,
+            rows_in_memory=counts.in_memory,
+            directory=str(self._recorder.writer.directory),
+            next_step="Keep the directory. Another worker of this host, or the next start of the gateway, with the same"
+            " JOURNAL_DIR, writes these rows to the database.",
+        )
 
     def get_status(self) -> JournalStatus:
         """Returns the state of the journal."""
@@ -154,29 +159,25 @@ class Journal(Component):
             rejected_rows=line.rejected,
             shipped_rows=self._recorder.shipped_lines + line.direct - line.rejected,
             last_error=None if error is None else f"{type(error).__name__}: {error}".partition("\n")[0],
+            orphaned=self._shipper.orphans.get_backlog(),
+            counts_orphaned=self._shipper.orphans.is_chosen,
         )
 
     def close(self) -> None:
         """Ends shipping and releases the files; what is not shipped stays there."""
         self._shipper.stop(_CLOSE_TIMEOUT_S)
+        self._shipper.orphans.abandon()
         self._recorder.close()
 
     def abandon(self) -> None:
         """Closes a forked child's copies of the descriptors; the parent's keep the lock."""
+        self._shipper.orphans.abandon()
         self._recorder.writer.close()
-
-
-class _EndedRow(msgspec.Struct):
-    started_at: datetime
-    duration_ms: float | None = None
 
 
 def _compute_age_s(content: bytes | None) -> float | None:
     """Returns the seconds since the request of a row ended."""
-    if content is None:
-        return None
-    row = msgspec.json.decode(content, type=_EndedRow)
-    return max(0.0, time.time() - row.started_at.timestamp() - (row.duration_ms or 0) / 1000)
+    return None if content is None else max(0.0, time.time() - parse_ended_at(content))
 
 
 def start_journal() -> None:
@@ -196,17 +197,3 @@ def stop_journal(timeout_s: float) -> bool:
 def get_journal_status() -> JournalStatus:
     """Returns the state of this process's journal."""
     return get_component(Journal).get_status()
-
-
-def get_integrity() -> Integrity:
-    """Returns the counts of all requests ever begun by all workers that share the database, from one snapshot.
-
-    Raises:
-        DatabaseError: the database is unavailable.
-    """
-    with read_connection() as connection:
-        ledger, outcomes = select_integrity(connection)
-    started = ledger.pop("started")
-    is_complete = not ledger["rejected"] and not ledger["unrecorded"]
-    balanced = is_complete and started == sum(ledger.values()) + sum(outcomes.values())
-    return Integrity(started=started, outcomes=outcomes, **ledger, balanced=balanced)

@@ -9,28 +9,37 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
-from app.db import Database, time_limit
+from app.db import Database, describe_error, time_limit
 from app.db.ledger import LedgerLine, select_ledger_line
+from app.db.workers import upsert_closed
 from app.logs import log_event
 from app.runtime import Runtime
 from app.services.journal.delivery import STATEMENT_TIME_LIMIT_S, Delivery
 from app.services.journal.segment_format import (
+    COUNTERS,
     iterate_lines,
+    list_directories,
     lock_directory,
+    mark_adopted,
     parse_head,
     parse_request_id,
     read_counters,
     remove_directory,
     segment_numbers,
     segment_path,
+    write_position,
 )
 from app.services.journal.segment_reader import BATCH_ROWS, Position, Row, SegmentReader
 
 # A dead worker's rows reach the statistics after at most this time. A search costs one lock call for each worker.
 SEARCH_INTERVAL_S = 5.0
+
+# If a delivered journal cannot be closed in the registry, that is tried again after this time.
+_CLOSE_RETRY_S = 60.0
 
 # A statement that the dead worker sent may be carried out later, with a version a little above the one in the ledger.
 _VERSION_MARGIN = 1_000_000
@@ -49,6 +58,8 @@ class OrphanAdopter:
         self._own_id = own_id
         self._adopted: OrphanDelivery | None = None
         self._search_at_s = 0.0
+        # Directory name → when to look at it again.
+        self._later_s: dict[str, float] = {}
 
     def deliver_next(self) -> bool:
         """Delivers one batch of an orphaned journal; returns whether there was one.
@@ -61,15 +72,18 @@ class OrphanAdopter:
         if self._adopted is None:
             return False
         if not self._adopted.deliver_next():
+            if not self._adopted.finish():
+                self._later_s[self._adopted.worker_id] = time.monotonic() + _CLOSE_RETRY_S
             self._adopted = None
         return True
 
     def _adopt(self) -> OrphanDelivery | None:
-        for directory in sorted(self._runtime.settings.journal_dir.glob("[0-9a-f]" * 32)):
-            if directory.name == self._own_id:
+        for directory in list_directories(self._runtime.settings.journal_dir):
+            if directory.name == self._own_id or time.monotonic() < self._later_s.get(directory.name, 0.0):
                 continue
             lock = lock_directory(directory)
             if lock is not None:
+                mark_adopted(directory)
                 return OrphanDelivery(self._runtime, directory, lock)
         self._search_at_s = time.monotonic() + SEARCH_INTERVAL_S
         return None
@@ -91,7 +105,7 @@ class OrphanDelivery(Delivery):
         self._journal: _OrphanedJournal | None = None
 
     def deliver_next(self) -> bool:
-        """Delivers the next batch. If there is none, removes the journal and returns False.
+        """Delivers the next batch; returns False if there is none.
 
         Raises:
             Exception: the database is unavailable.
@@ -102,10 +116,28 @@ class OrphanDelivery(Delivery):
             self.deliver(rows)
             return True
         self.write_ledger()
-        log_event("journal_adopted", worker_id=self.worker_id, started=journal.started, lost=journal.lost)
-        remove_directory(self.directory)
-        self.release()
         return False
+
+    def finish(self) -> bool:
+        """Closes the dead worker in the registry, removes its delivered journal, and releases the lock.
+
+        Returns:
+            Whether that is done. If not, the journal stays, so that it can be done later.
+        """
+        assert self._journal is not None
+        try:
+            with time_limit(STATEMENT_TIME_LIMIT_S):
+                upsert_closed(self.runtime.get(Database).engine, self.worker_id, "adopted")
+        except Exception as error:
+            log_event("worker_close_failed", level="error", reason=describe_error(error), worker_id=self.worker_id)
+            return False
+        else:
+            started, lost = self._journal.started, self._journal.lost
+            log_event("journal_adopted", worker_id=self.worker_id, started=started, lost=lost)
+            remove_directory(self.directory)
+            return True
+        finally:
+            self.release()
 
     def _read_journal(self) -> _OrphanedJournal:
         with time_limit(STATEMENT_TIME_LIMIT_S):
@@ -123,6 +155,8 @@ class OrphanDelivery(Delivery):
     def mark_delivered(self, rows: Sequence[Row]) -> None:
         assert self._journal is not None
         self._journal.mark_delivered(rows)
+        if rows[-1].end is not None:
+            _write_position(self.directory, rows[-1].end)
 
     def release(self) -> None:
         """Releases the lock, so that other workers may adopt the journal."""
@@ -210,3 +244,12 @@ class _OrphanedJournal:
             return
         for request_id in list(islice(self._starts, len(rows))):
             del self._starts[request_id]
+
+
+def _write_position(directory: Path, position: Position) -> None:
+    with suppress(OSError):  # The ledger has it too.
+        descriptor = os.open(directory / COUNTERS, os.O_WRONLY)
+        try:
+            write_position(descriptor, *position)
+        finally:
+            os.close(descriptor)

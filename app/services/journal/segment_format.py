@@ -3,9 +3,11 @@
     JOURNAL_DIR/
         rejected.jsonl            rows that PostgreSQL refused
         keys.snapshot             no part of the journal, see app/services/keys/snapshot_file.py
+        orphans                   what dead workers have left (orphan_backlog.py)
         <worker id>/
             lock                  locked (flock) for as long as the worker lives
-            counters              see `Counters`
+            counters              see `Counters`; then the position up to which its rows are delivered
+            adopted               made by a worker that adopts the journal of this one, which is dead
             0000000001.journal    segments, numbered upwards; the last one is being written
 
 A line is one record: a letter, a JSON object, a line feed.
@@ -24,6 +26,7 @@ import os
 import struct
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +36,9 @@ from app.yielding import PAUSE_S
 
 COUNTERS = "counters"
 _COUNTERS = struct.Struct("<3Q")
+_POSITION = struct.Struct("<2Q")
+
+_ADOPTED = "adopted"
 
 SUFFIX = ".journal"
 _NUMBER_DIGITS = 10
@@ -74,6 +80,43 @@ def read_counters(directory: Path) -> Counters:
 def encode_counters(begun: int, unrecorded: int, sent_without_start: int) -> bytes:
     """Returns the content of the file of counters. It lies within one page, so the kernel writes all of it or none."""
     return _COUNTERS.pack(begun, unrecorded, sent_without_start)
+
+
+def write_position(counters: int, segment: int, offset: int) -> None:
+    """Writes the position up to which rows are delivered; `counters` is a descriptor of the file of counters.
+
+    The ledger has the same position, and decides what is delivered again. This one serves while the database is away.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    os.pwrite(counters, _POSITION.pack(segment, offset), _COUNTERS.size)
+
+
+def read_position(directory: Path) -> tuple[int, int]:
+    """Returns the segment and the offset up to which a dead worker's rows are delivered; zeros if it wrote neither."""
+    try:
+        content = (directory / COUNTERS).read_bytes()[_COUNTERS.size :]
+    except FileNotFoundError:
+        content = b""
+    segment, offset = _POSITION.unpack(content[: _POSITION.size].ljust(_POSITION.size, b"\0"))
+    return segment, offset
+
+
+def list_directories(root: Path) -> list[Path]:
+    """Returns the directories of all workers, dead or alive, in JOURNAL_DIR."""
+    return sorted(root.glob("[0-9a-f]" * 32))
+
+
+def mark_adopted(directory: Path) -> None:
+    """Notes that the lock of this directory belongs to a worker that adopts the journal."""
+    with suppress(OSError):  # On a full disk, its rows are missing in the gauges until they are delivered.
+        (directory / _ADOPTED).touch(0o600)
+
+
+def is_adopted(directory: Path) -> bool:
+    """Returns whether a worker has begun to adopt the journal in this directory."""
+    return (directory / _ADOPTED).exists()
 
 
 def lock_directory(directory: Path, *, create: bool = False) -> int | None:

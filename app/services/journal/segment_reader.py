@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
+
+import msgspec
 
 from app.logs import log_event
 from app.services.journal.segment_format import parse_request_id, read_lines, segment_numbers, segment_path
@@ -89,8 +92,23 @@ class SegmentReader:
     def measure_backlog_bytes(self) -> int:
         """Returns the bytes of all segments after the position, S lines included."""
         numbers = [number for number in segment_numbers(self.directory) if number >= self.position.segment]
-        sizes = {number: _size(segment_path(self.directory, number)) for number in numbers}
+        sizes = {number: measure_size(segment_path(self.directory, number)) for number in numbers}
         return sum(sizes.values()) - (self.position.offset if self.position.segment in sizes else 0)
+
+
+class _EndedRow(msgspec.Struct):
+    started_at: datetime
+    duration_ms: float | None = None
+
+
+def parse_ended_at(content: bytes) -> float:
+    """Returns when the request of a row ended, in seconds since the epoch.
+
+    Raises:
+        msgspec.DecodeError: it is no row.
+    """
+    row = msgspec.json.decode(content, type=_EndedRow)
+    return row.started_at.timestamp() + (row.duration_ms or 0) / 1000
 
 
 def _final_rows(lines: list[bytes], place: Position) -> list[Row]:
@@ -109,7 +127,8 @@ def _final_rows(lines: list[bytes], place: Position) -> list[Row]:
     return rows
 
 
-def _size(path: Path) -> int:
+def measure_size(path: Path) -> int:
+    """Returns the length of a segment in bytes; 0 if it has been removed."""
     try:
         return path.stat().st_size
     except FileNotFoundError:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from app.services.journal.segment_format import COUNTERS, lock_directory, segment_path
+from app.services.journal.segment_format import COUNTERS, lock_directory, segment_path, write_position
 
 # Large enough that the S lines of requests in flight are rarely repeated, small enough to be read in 20 ms.
 SEGMENT_BYTES = 4 * 1024 * 1024
@@ -122,6 +122,12 @@ class SegmentWriter:
         if self._counters_descriptor >= 0:
             with suppress(OSError):
                 os.pwrite(self._counters_descriptor, self._encode_counters(), 0)
+
+    def write_position(self, segment: int, offset: int) -> None:
+        """Writes the position up to which rows are delivered (1 µs). If that fails, the next one is written."""
+        if self._counters_descriptor >= 0:
+            with suppress(OSError):
+                write_position(self._counters_descriptor, segment, offset)
 
     def probe(self) -> None:
         """Writes some bytes and removes them again, to see whether the disk has room.

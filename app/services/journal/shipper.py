@@ -16,8 +16,10 @@ from app.logs import log_event
 from app.runtime import Runtime
 from app.services.journal.delivery import Delivery
 from app.services.journal.folder import Folder
+from app.services.journal.orphan_backlog import OrphanMeter
 from app.services.journal.orphans import OrphanAdopter
 from app.services.journal.recorder import REPORT_INTERVAL_S, Recorder
+from app.services.journal.registration import WorkerRegistration
 from app.services.journal.segment_reader import BATCH_ROWS, Position, Row, SegmentReader
 
 # The time between two batches, and about the delay of the statistics. Two small batches a second cost next to nothing.
@@ -80,6 +82,7 @@ class OwnDelivery(Delivery):
         else:
             self.recorder.shipped_lines += len(rows)
             self.reader.advance(end)
+            self.recorder.writer.write_position(*end)
 
 
 class Shipper:
@@ -87,11 +90,15 @@ class Shipper:
 
     Attributes:
         own: the delivery of this process's journal.
+        registration: this worker's row in the registry.
+        orphans: measures what dead workers have left.
         error: why the last attempt failed; None when it succeeded.
     """
 
     def __init__(self, runtime: Runtime, recorder: Recorder) -> None:
         self.own = OwnDelivery(runtime, recorder)
+        self.registration = WorkerRegistration(runtime, recorder.worker_id)
+        self.orphans = OrphanMeter(runtime.settings.journal_dir, recorder.worker_id)
         self.error: Exception | None = None
         self._recorder = recorder
         self._adopter = OrphanAdopter(runtime, recorder.worker_id)
@@ -126,7 +133,9 @@ class Shipper:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
+            self.registration.update_if_due()
             more = self._ship_round()
+            self.orphans.measure_if_due()
             self._stopping.wait(0 if more else BATCH_INTERVAL_S)
         while time.monotonic() < self._deadline_s and self._ship_round():
             pass

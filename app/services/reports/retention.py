@@ -1,4 +1,4 @@
-"""Retention: makes the partitions of the days ahead, and drops rows that are older than RETENTION_DAYS.
+"""Retention: makes the partitions of the days ahead, drops rows older than RETENTION_DAYS, and forgets old workers.
 
 Every worker does this in a background thread. Locks in the database admit one worker at a time; the others then find
 nothing to do. No request waits for it.
@@ -18,6 +18,7 @@ from app.db import Database, describe_error, get_engine, read_connection, time_l
 from app.db.clock import Clocks, read_clocks
 from app.db.partitions import drop_partitions, insert_partitions_ahead, select_partition_days
 from app.db.rollup_pruning import delete_fine_rollups
+from app.db.workers import delete_closed_workers
 from app.logs import log_event
 from app.metrics import set_clock_skew
 from app.runtime import Component, Runtime, get_component
@@ -79,6 +80,7 @@ class RetentionJob(Component):
             ("partitions_made", lambda: self._make_partitions(now)),
             ("partitions_dropped", lambda: list(drop_partitions(self.runtime.get(Database).engine, before))),
             ("rollups_deleted", lambda: delete_fine_rollups(self.runtime.get(Database).engine, now)),
+            ("workers_deleted", lambda: delete_closed_workers(self.runtime.get(Database).engine, now)),
         ]
         # A list, so that a failed step does not skip the next one.
         succeeded = [_attempt(event, step) for event, step in steps]

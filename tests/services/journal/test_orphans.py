@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -80,6 +81,8 @@ def test_workers_that_adopt_concurrently_share_the_journals(tmp_path: Path, data
     for process in dead:
         process.ask("record_quickly", 200)
         process.ask("hold", 5)
+    for process in dead:  # All before the first is waited for: those that live adopt the journals of the dead.
+        process.process.send_signal(signal.SIGKILL)
     for process in dead:
         process.kill()
     orphans = journal_directories(tmp_path)

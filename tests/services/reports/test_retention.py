@@ -17,6 +17,7 @@ from app.config import ROOT, load_settings
 from app.db import get_engine
 from app.db.fold import fold_deltas
 from app.db.partitions import DAYS_AHEAD, PARTITION_LOCK, select_partition_days
+from app.db.workers import upsert_closed
 from app.runtime import get_component, use_settings
 from app.services.reports.records import select_usage_report
 from app.services.reports.retention import RetentionJob, select_droppable_days
@@ -52,6 +53,17 @@ def test_a_round_makes_the_days_ahead_and_drops_those_past_retention(engine: Eng
     assert count(engine, "activity") == 8
 
 
+def test_a_round_forgets_the_workers_that_ended_more_than_a_week_ago(engine: Engine) -> None:
+    for days in (6, 8):
+        upsert_closed(engine, f"{days}", "drained")
+        with engine.begin() as connection:
+            values = {"at": NOON - days * DAY, "worker_id": f"{days}"}
+            connection.execute(text("UPDATE worker SET closed_at = :at WHERE worker_id = :worker_id"), values)
+    assert _apply()
+    (left,) = contents(engine, "worker")["worker"]
+    assert left.startswith("(6,")
+
+
 def test_all_statistics_are_identical_before_and_after_rows_are_dropped(engine: Engine) -> None:
     chance = random.Random(3)
     moments = [-chance.random() * 40 * 86_400 for _ in range(1_500)]
@@ -75,7 +87,7 @@ def test_an_unavailable_database_fails_the_round_and_is_logged(capfd: pytest.Cap
     finally:
         use_settings(None)
     lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
-    assert [line["event"] for line in lines] == ["retention_failed"] * 3
+    assert [line["event"] for line in lines] == ["retention_failed"] * 4
     assert all("/nowhere" in line["reason"] for line in lines)
 
 

@@ -1,0 +1,203 @@
+"""The table worker: which host runs each worker, when it was last seen, and how it ended.
+
+`closed_how` says how:
+
+    drained       it stopped, and all of its rows are in the database
+    left_rows     it stopped and left rows in its journal, which another worker adopts
+    adopted       another worker has delivered its journal
+    written_off   the operator said that its journal is gone
+
+A worker that is killed closes nothing. Its row stays open until another worker of its host has adopted its journal. If
+none does, because the host is gone, the row is `missing`.
+
+Workers of earlier versions have no row here, only a line in worker_ledger. Whether they live is not known: a line is
+as old as a worker's last request. All times are by PostgreSQL's clock.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Literal, NamedTuple
+
+import msgspec
+from sqlalchemy import Connection, Engine, text
+
+# 18 times the 10 s between two signs of life. A shorter outage of the network should name nobody.
+MISSING_AFTER_S = 180
+# An operator may look after a weekend for what happened to a worker. And no statement that a worker sent before it
+# ended can still be under way: carried out after the deletion, it would count the worker's requests twice.
+KEPT = timedelta(days=7)
+
+# The line of worker_ledger that has the sums of the workers whose rows were deleted.
+EARLIER_WORKERS = "earlier workers"
+
+_MISSING = f"""(coalesce(closed_at, last_seen_at) < now() - interval '{MISSING_AFTER_S} s'
+    AND (closed_how IS NULL OR closed_how = 'left_rows'))"""
+_STATE = f"CASE WHEN {_MISSING} THEN 'missing' WHEN closed_how IS NULL THEN 'live' ELSE 'closed' END"
+
+_UPSERT_SEEN = text("""
+    INSERT INTO worker (worker_id, host, boot_id, pid, version, journal_dir, started_at, last_seen_at)
+    VALUES (:worker_id, :host, :boot_id, :pid, :version, :journal_dir, now() - make_interval(secs => :age_s), now())
+    ON CONFLICT (worker_id) DO UPDATE SET last_seen_at = now(), closed_at = NULL, closed_how = NULL
+    WHERE worker.closed_how IS NULL OR worker.closed_how = 'written_off'""")
+
+# A statement that a worker stopped waiting for may be carried out after its journal was adopted.
+_UPSERT_CLOSED = text("""
+    INSERT INTO worker (worker_id, closed_at, closed_how) VALUES (:worker_id, now(), :how)
+    ON CONFLICT (worker_id) DO UPDATE SET closed_at = now(), closed_how = excluded.closed_how
+    WHERE worker.closed_how IS DISTINCT FROM 'adopted'""")
+
+_SELECT_WORKERS = text(f"""
+    SELECT worker_id, host, boot_id, pid, worker.version, journal_dir, started_at, last_seen_at, closed_at,
+        coalesce(in_flight, 0) AS in_flight, coalesce(unshipped, 0) AS unshipped,
+        EXISTS (SELECT FROM worker AS other
+            WHERE other.host = worker.host AND other.journal_dir = worker.journal_dir AND other.closed_how IS NULL
+            AND other.last_seen_at >= now() - interval '{MISSING_AFTER_S} s') AS has_neighbour
+    FROM worker LEFT JOIN worker_ledger USING (worker_id)
+    WHERE {_STATE} = :state
+    ORDER BY started_at, worker_id LIMIT :limit""")
+
+_SELECT_COUNTS = text(f"""
+    SELECT {_STATE} AS state, CASE WHEN {_STATE} = 'closed' THEN NULL ELSE host END AS host, count(*) AS workers
+    FROM worker GROUP BY 1, 2 ORDER BY 2""")
+
+_SELECT_UNREGISTERED = text(f"""
+    SELECT count(*) AS workers, CAST(coalesce(sum(in_flight), 0) AS bigint) AS in_flight,
+        CAST(coalesce(sum(unshipped), 0) AS bigint) AS unshipped
+    FROM worker_ledger LEFT JOIN worker USING (worker_id)
+    WHERE worker.worker_id IS NULL AND worker_ledger.worker_id <> '{EARLIER_WORKERS}'""")
+
+_COUNTS = ("started", "in_flight", "unshipped", "unrecorded", "rejected", "unsent", "direct")
+
+# One statement, so that every other one sees either the lines or their sum. It takes only workers whose journal is
+# delivered and removed, and lines that say so.
+_DELETE_CLOSED = text(f"""
+    WITH old AS MATERIALIZED (
+        SELECT worker_id FROM worker
+        WHERE closed_how IN ('drained', 'adopted') AND closed_at < :before AND NOT EXISTS (
+            SELECT FROM worker_ledger AS line
+            WHERE line.worker_id = worker.worker_id AND (line.in_flight <> 0 OR line.unshipped <> 0))
+        FOR UPDATE SKIP LOCKED),
+    workers AS (DELETE FROM worker USING old WHERE worker.worker_id = old.worker_id),
+    lines AS (
+        DELETE FROM worker_ledger USING old
+        WHERE worker_ledger.worker_id = old.worker_id AND in_flight = 0 AND unshipped = 0
+        RETURNING worker_ledger.*),
+    sums AS (
+        INSERT INTO worker_ledger (worker_id, version, segment, byte_offset, {", ".join(_COUNTS)})
+        SELECT '{EARLIER_WORKERS}', 1, 0, 0, {", ".join(f"sum({name})" for name in _COUNTS)} FROM lines
+        HAVING count(*) > 0
+        ON CONFLICT (worker_id) DO UPDATE SET version = worker_ledger.version + 1, updated_at = now(),
+            {", ".join(f"{name} = worker_ledger.{name} + excluded.{name}" for name in _COUNTS)})
+    SELECT count(*) FROM old""")
+
+_WRITE_OFF = text(f"""
+    WITH closed AS (
+        UPDATE worker SET closed_at = now(), closed_how = 'written_off'
+        WHERE worker_id = :worker_id AND {_MISSING} RETURNING worker_id),
+    moved AS (
+        UPDATE worker_ledger
+        SET unrecorded = unrecorded + in_flight + unshipped, in_flight = 0, unshipped = 0, updated_at = now()
+        FROM closed WHERE worker_ledger.worker_id = closed.worker_id)
+    SELECT coalesce(in_flight + unshipped, 0) FROM closed LEFT JOIN worker_ledger USING (worker_id)""")
+
+
+class Registration(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker says of itself; the comments of `worker` in app/db/tables.py explain the columns."""
+
+    worker_id: str
+    host: str
+    boot_id: str
+    pid: int
+    version: str
+    journal_dir: str
+
+
+class WorkerRow(NamedTuple):
+    """A registered worker with the counts of its ledger line.
+
+    Attributes:
+        in_flight, unshipped: requests without a row, when it last wrote to the database.
+        has_neighbour: whether a worker lives that would adopt its journal: on the same host, with the same directory.
+    """
+
+    worker_id: str
+    host: str | None
+    boot_id: str | None
+    pid: int | None
+    version: str | None
+    journal_dir: str | None
+    started_at: datetime | None
+    last_seen_at: datetime | None
+    closed_at: datetime | None
+    in_flight: int
+    unshipped: int
+    has_neighbour: bool
+
+
+class UnregisteredLines(NamedTuple):
+    """The number of workers that have a ledger line and no row, and the sums of those lines."""
+
+    workers: int
+    in_flight: int
+    unshipped: int
+
+
+def upsert_seen(engine: Engine, registration: Registration, age_s: float) -> None:
+    """Registers a living worker, or notes that it lives.
+
+    Args:
+        engine: the database.
+        registration: the worker; of one that is registered, only the time changes.
+        age_s: how long ago it started, in seconds.
+    """
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(_UPSERT_SEEN, {**msgspec.structs.asdict(registration), "age_s": age_s})
+
+
+def upsert_closed(engine: Engine, worker_id: str, how: Literal["drained", "left_rows", "adopted"]) -> None:
+    """Notes how a worker ended; one that was never registered gets a row without a host."""
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(_UPSERT_CLOSED, {"worker_id": worker_id, "how": how})
+
+
+def select_workers(connection: Connection, state: Literal["live", "missing"], limit: int) -> list[WorkerRow]:
+    """Returns up to `limit` workers that live, or that are missing; the one that started first comes first."""
+    return [WorkerRow(*row) for row in connection.execute(_SELECT_WORKERS, {"state": state, "limit": limit})]
+
+
+def select_worker_counts(connection: Connection) -> dict[tuple[str, str | None], int]:
+    """Returns (state, host) → number of workers; the state is live, missing or closed, the last without a host."""
+    return {(row.state, row.host): row.workers for row in connection.execute(_SELECT_COUNTS)}
+
+
+def select_unregistered(connection: Connection) -> UnregisteredLines:
+    """Returns what the ledger knows of workers of earlier versions."""
+    return UnregisteredLines(*connection.execute(_SELECT_UNREGISTERED).one())
+
+
+def delete_closed_workers(engine: Engine, now: datetime) -> int:
+    """Deletes workers closed more than KEPT before `now`, and merges their ledger lines into that of EARLIER_WORKERS.
+
+    The sums over the ledger stay the same at every instant. Workers that were written off are kept, so that their
+    journal is delivered rightly if it turns up again.
+
+    Returns:
+        The number of deleted workers.
+    """
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        deleted: int = connection.execute(_DELETE_CLOSED, {"before": now - KEPT}).scalar_one()
+    return deleted
+
+
+def update_written_off(engine: Engine, worker_id: str) -> int | None:
+    """Closes a missing worker, and counts its requests in flight and its unshipped rows as unrecorded.
+
+    If its journal turns up again, the worker that adopts it corrects the counts.
+
+    Returns:
+        The number of these requests; None if no worker with this id is missing.
+    """
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        requests: int | None = connection.execute(_WRITE_OFF, {"worker_id": worker_id}).scalar()
+    return requests

@@ -1,0 +1,171 @@
+"""Says what became of all requests ever begun, and over which workers and hosts it speaks."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+
+from app.db import read_connection
+from app.db.ledger import select_integrity
+from app.db.workers import WorkerRow, select_unregistered, select_worker_counts, select_workers
+
+# The most workers and hosts that the report lists; it counts all.
+MAX_LISTED = 200
+
+
+class EarlierVersions(msgspec.Struct, frozen=True):
+    """Workers of versions before the registry; whether they live is not known. Their counts are in the sums."""
+
+    workers: int
+    in_flight: int
+    unshipped: int
+
+
+class WorkerCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """The workers that the report covers, by their state.
+
+    Attributes:
+        live: seen within the last three minutes.
+        missing: neither closed nor seen since; or closed with rows left, which nobody has adopted since.
+        closed: ended within the last week. The counts of earlier ones are in the sums, but not they themselves.
+        earlier_versions: those that do not register.
+    """
+
+    live: int
+    missing: int
+    closed: int
+    earlier_versions: EarlierVersions
+
+
+class HostWorkers(msgspec.Struct, frozen=True):
+    """The number of workers of one host."""
+
+    host: str | None
+    live: int
+    missing: int
+
+
+class LiveWorker(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker that lives, with the counts of its last delivery; times are by PostgreSQL's clock."""
+
+    worker_id: str
+    host: str | None
+    pid: int | None
+    version: str | None
+    started_at: datetime | None
+    last_seen_at: datetime | None
+    in_flight: int
+    unshipped: int
+
+
+class MissingWorker(LiveWorker, frozen=True, kw_only=True):
+    """A worker that may hold records, as LiveWorker.
+
+    Attributes:
+        boot_id: of the host's kernel then; another one now means that the host was restarted.
+        journal: the directory on the host that has its records.
+        advice: what it may hold, and what to do about it.
+    """
+
+    boot_id: str | None
+    journal: str
+    advice: str
+
+
+class Integrity(msgspec.Struct, frozen=True, kw_only=True):
+    """The counts of all requests ever begun, by what became of them, of all workers that share the database.
+
+    Attributes:
+        started: requests begun, as the workers counted them.
+        outcomes: outcome → rows, as the rollups counted them.
+        in_flight, unshipped, unrecorded, rejected, unsent: requests without a row; see worker_ledger in
+            app/db/tables.py.
+        balanced: whether started is the sum of all others, and no request has lost its row for good. It is about what
+            the workers have reported, so it does not say what a missing worker did after its last report.
+        workers: how many workers reported.
+        hosts: those with workers that live or are missing, by name, at most MAX_LISTED.
+        live: the workers that live, the oldest first, at most MAX_LISTED.
+        missing: the workers that may hold records, as `live`.
+    """
+
+    started: int
+    outcomes: dict[str, int]
+    in_flight: int
+    unshipped: int
+    unrecorded: int
+    rejected: int
+    unsent: int
+    balanced: bool
+    workers: WorkerCounts
+    hosts: list[HostWorkers]
+    live: list[LiveWorker]
+    missing: list[MissingWorker]
+
+
+def select_integrity_report() -> Integrity:
+    """Returns the counts of all requests ever begun by all workers that share the database, from one snapshot.
+
+    Raises:
+        DatabaseError: the database is unavailable.
+    """
+    with read_connection() as connection:
+        ledger, outcomes = select_integrity(connection)
+        counts = select_worker_counts(connection)
+        earlier = select_unregistered(connection)
+        live = select_workers(connection, "live", MAX_LISTED)
+        missing = select_workers(connection, "missing", MAX_LISTED)
+    started = ledger.pop("started")
+    is_complete = not ledger["rejected"] and not ledger["unrecorded"]
+    return Integrity(
+        started=started,
+        outcomes=outcomes,
+        **ledger,
+        balanced=is_complete and started == sum(ledger.values()) + sum(outcomes.values()),
+        workers=WorkerCounts(**_count_states(counts), earlier_versions=EarlierVersions(*earlier)),
+        hosts=_list_hosts(counts)[:MAX_LISTED],
+        live=[_make_live(row) for row in live],
+        missing=[_make_missing(row) for row in missing],
+    )
+
+
+def _count_states(counts: dict[tuple[str, str | None], int]) -> dict[str, int]:
+    states = ("live", "missing", "closed")
+    return {state: sum(number for key, number in counts.items() if key[0] == state) for state in states}
+
+
+def _list_hosts(counts: dict[tuple[str, str | None], int]) -> list[HostWorkers]:
+    hosts = sorted({host for state, host in counts if state != "closed"}, key=lambda host: host or "")
+    return [HostWorkers(host, counts.get(("live", host), 0), counts.get(("missing", host), 0)) for host in hosts]
+
+
+def _make_live(row: WorkerRow) -> LiveWorker:
+    return LiveWorker(**{name: getattr(row, name) for name in LiveWorker.__struct_fields__})
+
+
+def _make_missing(row: WorkerRow) -> MissingWorker:
+    shared = {name: getattr(row, name) for name in LiveWorker.__struct_fields__}
+    journal = f"{row.journal_dir or 'JOURNAL_DIR'}/{row.worker_id}"
+    return MissingWorker(**shared, boot_id=row.boot_id, journal=journal, advice=_advise(row, journal))
+
+
+def _advise(row: WorkerRow, journal: str) -> str:
+    host = row.host or "its host"
+    if row.closed_at is None:
+        holds = (
+            f"It may hold the records of {row.in_flight} requests that were in flight and {row.unshipped} that had"
+            " ended when it last reported, and of requests that it began later."
+        )
+    else:
+        holds = f"It stopped and left the records of {row.in_flight + row.unshipped} requests or more."
+    if row.has_neighbour:
+        act = (
+            f"A gateway runs on {host} and would have adopted {journal}. If process {row.pid} still runs there, it"
+            " hangs: end it. If the directory is gone,"
+        )
+    else:
+        act = (
+            f"They are in {journal} on {host}. If the worker runs there, it delivers them when it reaches the database."
+            " Otherwise start a gateway there with the same JOURNAL_DIR. If the directory is gone for good,"
+        )
+    return f"{holds} {act} run `flask --app wsgi activity write-off {row.worker_id}`."

@@ -1,0 +1,120 @@
+"""Keeps the row of this worker in the registry: who it is, that it lives, and how it ended.
+
+The shipper's thread calls it. What fails here is logged and tried again later; it never stops shipping.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Literal
+
+from app.config import ROOT
+from app.db import Database, describe_error, time_limit
+from app.db.workers import Registration, upsert_closed, upsert_seen
+from app.logs import log_event
+from app.runtime import Runtime
+from app.services.journal.recorder import REPORT_INTERVAL_S
+from app.yielding import with_pauses
+
+# Often enough that a worker is named missing after minutes, and one small update per worker costs nothing.
+SEEN_INTERVAL_S = 10.0
+# Shipping waits meanwhile, so a row that is locked by somebody else is left alone soon.
+SEEN_TIME_LIMIT_S = 2.0
+# A worker that stops has only seconds, most of which belong to its rows.
+CLOSE_TIME_LIMIT_S = 0.5
+
+# Linux changes it at each boot.
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_VERSION_DIGITS = 12
+
+
+class WorkerRegistration:
+    """The registration of one worker.
+
+    Args:
+        runtime: gives the database and JOURNAL_DIR.
+        worker_id: the name of the worker's directory in the journal.
+    """
+
+    def __init__(self, runtime: Runtime, worker_id: str) -> None:
+        self._runtime = runtime
+        self._worker_id = worker_id
+        self._started_s = time.monotonic()
+        self._registration: Registration | None = None
+        self._is_registered = False
+        self._next_s = 0.0
+        self._report_at_s = 0.0
+
+    def update_if_due(self) -> None:
+        """Registers this worker or notes that it lives, every SEEN_INTERVAL_S."""
+        if time.monotonic() < self._next_s:
+            return
+        self._next_s = time.monotonic() + SEEN_INTERVAL_S
+        try:
+            self._update()
+        except Exception as error:
+            self._report(error)
+
+    def _update(self) -> None:
+        if self._registration is None:
+            self._registration = _make_registration(self._worker_id, self._runtime.settings.journal_dir)
+        with time_limit(SEEN_TIME_LIMIT_S):
+            engine = self._runtime.get(Database).engine
+            upsert_seen(engine, self._registration, time.monotonic() - self._started_s)
+        self._is_registered = True
+
+    def close(self, how: Literal["drained", "left_rows"], *, has_begun: bool) -> bool:
+        """Notes how this worker ended.
+
+        Args:
+            how: see app/db/workers.py.
+            has_begun: whether it has begun a request; a worker that has not, and is not registered, needs no row.
+
+        Returns:
+            Whether the registry knows it now.
+        """
+        if not self._is_registered and not has_begun:
+            return True
+        try:
+            with time_limit(CLOSE_TIME_LIMIT_S):
+                upsert_closed(self._runtime.get(Database).engine, self._worker_id, how)
+        except Exception as error:
+            self._report(error)
+            return False
+        return True
+
+    def _report(self, error: Exception) -> None:
+        if time.monotonic() >= self._report_at_s:
+            self._report_at_s = time.monotonic() + REPORT_INTERVAL_S
+            log_event("worker_registration_failed", level="error", reason=describe_error(error))
+
+
+def _make_registration(worker_id: str, journal_dir: Path) -> Registration:
+    return Registration(
+        worker_id=worker_id,
+        host=socket.gethostname(),
+        boot_id=_read_boot_id(),
+        pid=os.getpid(),
+        version=compute_version(),
+        journal_dir=str(journal_dir.absolute()),
+    )
+
+
+def _read_boot_id() -> str:
+    try:
+        return _BOOT_ID.read_text().strip()
+    except OSError:
+        return ""
+
+
+def compute_version() -> str:
+    """Returns a digest of the gateway's code, which needs neither git nor a version that somebody counts up."""
+    digest = hashlib.sha256()
+    for path in with_pauses(sorted((ROOT / "app").rglob("*.py"))):
+        digest.update(f"{path.relative_to(ROOT)}\0".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:_VERSION_DIGITS]
