@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -82,9 +81,9 @@ def test_workers_that_adopt_concurrently_share_the_journals(tmp_path: Path, data
         process.ask("record_quickly", 200)
         process.ask("hold", 5)
     for process in dead:  # All before the first is waited for: those that live adopt the journals of the dead.
-        process.process.send_signal(signal.SIGKILL)
+        process.process.kill()
     for process in dead:
-        process.kill()
+        process.close()
     orphans = journal_directories(tmp_path)
     assert len(orphans) == 6
     with ExitStack() as stack:
