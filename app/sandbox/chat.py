@@ -7,7 +7,7 @@ from app.sandbox.behaviours import Behaviour, parse_behaviour
 from app.sandbox.choices import Choice, make_choices
 from app.sandbox.completions import Chat, make_completion, make_headers
 from app.sandbox.events import make_events
-from app.sandbox.failures import RequestRefused, make_front_failure, make_server_failure
+from app.sandbox.failures import Failure, RequestRefused, make_front_failure, make_server_failure
 from app.sandbox.faults import apply_to_body, apply_to_stream
 from app.sandbox.models import ChatModel
 from app.sandbox.providers import Provider
@@ -116,10 +116,14 @@ def _make_choices(provider: Provider, model: ChatModel, body: dict[str, Any]) ->
     try:
         return make_choices(model, body)
     except UnsupportedSchema as error:
-        if not provider.validates:
-            raise RequestRefused(provider.get_failure("400")) from error
-        text = f"JSON Schema not supported: could not understand the instance `{error}`."
-        raise RequestRefused(make_server_failure(400, text)) from error
+        raise RequestRefused(_make_explained_failure(provider, f"JSON Schema not supported: {error}")) from error
+
+
+def _make_explained_failure(provider: Provider, text: str) -> Failure:
+    """Returns a 400 that says what is wrong, also for providers that never do: this is about the sandbox itself."""
+    if provider.validates:
+        return make_server_failure(400, text)
+    return provider.get_failure("400").with_message(text)
 
 
 def _enlarge_text(choices: list[Choice], behaviour: Behaviour | None) -> list[Choice]:
