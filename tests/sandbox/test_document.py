@@ -16,6 +16,7 @@ from app.sandbox.providers import PROVIDERS
 from app.sandbox.scripts import FIELDS, SCRIPT_HEADER
 from app.sandbox.state import Options
 from tests.sandbox.client import PLAIN, PREFIX
+from tests.support.chat import HELLO
 from tests.support.gateway import Gateway, clean_environment
 from tests.support.waiting import PATIENCE_S
 
@@ -84,6 +85,16 @@ def test_an_example_gets_the_printed_answer_streamed_and_not(gateway: Gateway, p
     assert chunks[-1]["usage"] == whole.usage.model_dump()
     if "usage" in prompt:
         assert whole.usage.completion_tokens == 9
+
+
+def test_the_gateway_passes_on_what_is_wrong_with_a_script_or_schema(gateway: Gateway) -> None:
+    with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=gateway.key, max_retries=0) as client:
+        with pytest.raises(openai.BadRequestError, match="unknown field, 'txt'; the fields are text, json"):
+            client.chat.completions.create(model=PLAIN, messages=[{"role": "user", "content": '@sandbox {"txt": ""}'}])
+        form: Any = {"type": "json_schema", "json_schema": {"name": "never", "schema": {}}}
+        form["json_schema"]["schema"] = {"type": "object", "required": ["a"], "properties": {"a": False}}
+        with pytest.raises(openai.BadRequestError, match="no value was found at .*a: the schema allows no value here"):
+            client.chat.completions.create(model=PLAIN, messages=HELLO, response_format=form)
 
 
 def collect(chunks: list[dict[str, Any]]) -> dict[str, Any]:
