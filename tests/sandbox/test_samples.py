@@ -412,6 +412,12 @@ def test_hostile_schemas_are_bounded() -> None:
     assert make_sample(nest(25), "Oslo", required_only=True)
     with pytest.raises(UnsupportedSchema):
         make_sample(nest(300), "Oslo", required_only=True)
+    with pytest.raises(UnsupportedSchema, match="too long to find"):
+        choices = [{"anyOf": [{"minLength": 1}, {"minLength": 2}]}] * 40
+        make_sample({"allOf": [*choices, False]}, "Oslo", required_only=True)
+    alternatives = {"type": "string", "pattern": "^(a|aa|a.)*b$", "minLength": 200}
+    with pytest.raises(UnsupportedSchema, match="no text was found"):
+        make_sample(alternatives, "a" * 200, required_only=True)
     slow = {"oneOf": [{"pattern": "^(a+)+$"}, {"const": "a" * 40 + "b"}], "type": "string"}
     assert make_sample(slow, "Oslo", required_only=False) == "a"
 

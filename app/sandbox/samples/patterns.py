@@ -16,8 +16,9 @@ from typing import Any
 
 from app.sandbox.samples.errors import NoSample
 
-# `re` tries every way to share a text out among the repeats of a pattern. Texts up to this length are no problem for
-# any pattern; for longer ones, the ways are estimated.
+# `re` tries every way to share a text out among the repeats of a pattern. Their number is estimated: a power of the
+# text's length, but exponential if a repeat has another one or alternatives inside. With one of those, a text may have
+# this many characters.
 _SHORT = 24
 _MAX_WAYS = 10**7
 _MAX_CHARS = 10_000
@@ -42,15 +43,16 @@ class _Pattern:
         except (re.error, RecursionError, OverflowError) as error:
             raise NoSample(f"the pattern {pattern!r} cannot be read: {error}") from None
         self.repeats = list(_find_repeats(self.nodes, False))
+        inner = [nodes for (_, (_, most, nodes)), _ in self.repeats if most > 1]
+        self.branches = sum(_name(node) == "BRANCH" for nodes in inner for node in _walk(nodes))
         self.lookaheads = [node[1][1] for node in _walk(self.nodes) if _name(node) == "ASSERT" and node[1][0] == 1]
 
     def is_cheap(self, length: int) -> bool:
         """Returns whether a text of `length` characters is checked in milliseconds, whatever it is."""
-        if length <= _SHORT:
-            return True
         wide = [(node, inside) for node, inside in self.repeats if node[1][1] > 1]
-        if any(inside for _, inside in wide):
-            return False
+        nested = sum(inside for _, inside in wide) + self.branches
+        if nested:
+            return length * nested <= _SHORT
         return bool(length ** max(1, len(wide)) * 2 ** (len(self.repeats) - len(wide)) <= _MAX_WAYS)
 
 

@@ -64,8 +64,8 @@ class _Sampler:
         self._root = root
         self._word = word
         self._required_only = required_only
-        self._schemas = Schemas(root)
         self._budget = Budget()
+        self._schemas = Schemas(root, self._budget)
         self._checker = Checker(self._schemas, self._budget)
         self._open: set[int] = set()
         self._complete = 0
@@ -240,28 +240,30 @@ class _Sampler:
         usual = 0 if fuel is not None else len(first) or (0 if rest is False else 1)
         wanted = int(min(most, max(least, usual, len(first) * bool(contained) + contained)))
         items: list[Any] = []
+        known: set[str] | None = set() if schema.get("uniqueItems") else None
         for position in range(wanted):
             part = first[position] if position < len(first) else rest
             if position >= len(first) and position - len(first) < contained:
                 part = self._schemas.join(part, schema["contains"])
             try:
-                items.append(self._make_item(part, variant, fuel, items if schema.get("uniqueItems") else []))
+                items.append(self._make_item(part, variant, fuel, len(items), known))
             except NoSample as error:
                 if position < least:
                     raise error.below(str(position)) from None
                 break
         return items
 
-    def _make_item(self, schema: Schema, variant: int, fuel: int | None, others: list[Any]) -> Any:
-        """Returns a value that is different from `others`."""
-        if not others:
+    def _make_item(self, schema: Schema, variant: int, fuel: int | None, position: int, known: set[str] | None) -> Any:
+        """Returns a value that is not among the `known` ones, and adds it to them; None allows every value."""
+        if known is None:
             return self._make(schema, variant, _burn(fuel))
-        known = {to_text(other) for other in others}
-        for turn in range(_TRIES_PER_ITEM * (len(others) + 1)):
-            value = self._make(schema, variant + turn, _burn(fuel))
-            if to_text(value) not in known:
+        for turn in range(_TRIES_PER_ITEM * (position + 1)):
+            value = self._make(schema, variant + position + turn, _burn(fuel))
+            text = to_text(value)
+            if text not in known:
+                known.add(text)
                 return value
-        raise NoSample(f"no {len(others) + 1} different items were found")
+        raise NoSample(f"no {position + 1} different items were found")
 
 
 def _is_dict(schema: dict[str, Any]) -> bool:

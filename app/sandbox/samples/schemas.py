@@ -7,13 +7,15 @@ from itertools import islice
 from typing import Any
 from urllib.parse import unquote
 
-from app.sandbox.samples.errors import NoSample
+from app.sandbox.samples.errors import Budget, NoSample
 
 Schema = Any
 """A dict, or true (everything) or false (nothing)."""
 
 # Of a schema whose combinators allow more alternatives, the first.
 _MAX_ALTERNATIVES = 64
+# Parts of a schema that are copied in one step of work.
+_LISTED_PER_STEP = 20
 _COMBINATORS = ("$ref", "allOf", "anyOf", "oneOf", "if", "then", "else", "dependentSchemas", "nullable")
 
 
@@ -23,8 +25,9 @@ class Schemas:
     What it returns for a schema, it returns again for the same schema, so that callers can recognise schemas by id().
     """
 
-    def __init__(self, root: Schema) -> None:
+    def __init__(self, root: Schema, budget: Budget) -> None:
         self._root = root
+        self._budget = budget
         self._alternatives: dict[int, tuple[Schema, list[dict[str, Any]]]] = {}
         self._joined: dict[tuple[int, ...], tuple[list[Schema], Schema]] = {}
 
@@ -64,6 +67,7 @@ class Schemas:
     ) -> Iterator[dict[str, Any]]:
         """Yields one merged schema for each choice of alternatives in `todo`."""
         while todo:
+            self._budget.spend(1 + (len(todo) + len(plain)) // _LISTED_PER_STEP)
             schema, *todo = todo
             if schema is False:
                 return
