@@ -54,7 +54,8 @@ def test_the_printed_curl_command_works_streamed_and_not(start_run: StartRun) ->
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
     run = start_run({"WEB_CONCURRENCY": "2"})
-    assert "SANDBOX" in run.wait_for_banner()
+    banner = run.wait_for_banner()
+    assert "SANDBOX" in banner and "docs/sandbox.md" in banner
     curl = run.find(r"^(curl -X POST .*?\n  \}')")
 
     completion = json.loads(_shell(curl))

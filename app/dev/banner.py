@@ -28,6 +28,7 @@ curl -X POST http://{address}/v1/chat/completions \\
 _REACHED_AS_LOCALHOST = ("127.0.0.1", "0.0.0.0", "::1", "::")  # noqa: S104
 
 _SANDBOX = """the SANDBOX, a local stand-in: no request leaves this machine.
+            Its prompts can dictate answers and its models fail on demand: docs/sandbox.md.
             For the real Fireworks put FIREWORKS_API_KEY=... into .env.local and run again."""
 
 

@@ -7,12 +7,13 @@ from app.sandbox.behaviours import Behaviour, parse_behaviour
 from app.sandbox.choices import Choice, make_choices
 from app.sandbox.completions import Chat, make_completion, make_headers
 from app.sandbox.events import make_events
-from app.sandbox.failures import RequestRefused, make_front_failure, make_server_failure
+from app.sandbox.failures import Failure, RequestRefused, make_front_failure, make_server_failure
 from app.sandbox.faults import apply_to_body, apply_to_stream
 from app.sandbox.models import ChatModel
 from app.sandbox.providers import Provider
 from app.sandbox.response_body import ResponseBody
 from app.sandbox.samples import UnsupportedSchema
+from app.sandbox.scripts import SCRIPT_HEADER, ScriptError, Turn, find_turn
 from app.sandbox.state import State
 from app.sandbox.validation import EXTRA, find_problems, make_message
 from app.sandbox.web import Request, Response, dump_json
@@ -34,8 +35,9 @@ def handle_chat(provider: Provider, state: State, request: Request) -> Response:
     if behaviour:
         _apply_to_request(provider, state, request, behaviour, body)
     _raise_if_invalid(provider, body, model)
-    choices = _enlarge_text(_make_choices(provider, model, body), behaviour)
-    chat = Chat(provider, model, body, choices, request.id_hex)
+    turn = _find_turn(provider, request, body)
+    choices = _enlarge_text(_make_choices(provider, model, body, turn), behaviour)
+    chat = Chat(provider, model, body, choices, request.id_hex, scripted_usage=turn.usage if turn else {})
     state.stats.prompt_tokens += chat.prompt_tokens
     respond = _make_streamed_response if body.get("stream") else _make_whole_response
     return respond(chat, state, request, behaviour or Behaviour("", 0))
@@ -112,14 +114,25 @@ def _raise_if_invalid(provider: Provider, body: dict[str, Any], model: ChatModel
         raise RequestRefused(make_server_failure(400, make_message(problems)))
 
 
-def _make_choices(provider: Provider, model: ChatModel, body: dict[str, Any]) -> list[Choice]:
+def _find_turn(provider: Provider, request: Request, body: dict[str, Any]) -> Turn | None:
     try:
-        return make_choices(model, body)
+        return find_turn(body, request.get_header(SCRIPT_HEADER))
+    except ScriptError as error:
+        raise RequestRefused(_make_explained_failure(provider, f"The script is wrong: {error}.")) from error
+
+
+def _make_choices(provider: Provider, model: ChatModel, body: dict[str, Any], turn: Turn | None) -> list[Choice]:
+    try:
+        return make_choices(model, body, turn)
     except UnsupportedSchema as error:
-        if not provider.validates:
-            raise RequestRefused(provider.get_failure("400")) from error
-        text = f"JSON Schema not supported: could not understand the instance `{error}`."
-        raise RequestRefused(make_server_failure(400, text)) from error
+        raise RequestRefused(_make_explained_failure(provider, f"JSON Schema not supported: {error}")) from error
+
+
+def _make_explained_failure(provider: Provider, text: str) -> Failure:
+    """Returns a 400 that says what is wrong, also for providers that never do: this is about the sandbox itself."""
+    if provider.validates:
+        return make_server_failure(400, text)
+    return provider.get_failure("400").with_message(text)
 
 
 def _enlarge_text(choices: list[Choice], behaviour: Behaviour | None) -> list[Choice]:
@@ -142,13 +155,13 @@ def _make_streamed_response(chat: Chat, state: State, request: Request, behaviou
 def _make_whole_response(chat: Chat, state: State, request: Request, behaviour: Behaviour) -> Response:
     """Returns one JSON body, sent after the time that streaming all of its tokens would take."""
     first_s = state.options.first_event_s
-    total_s = first_s + state.options.pace_s * chat.completion_tokens
+    total_s = first_s + state.options.pace_s * chat.sent_tokens
     payload = dump_json(make_completion(chat, first_s, total_s))
     if behaviour.kind == "garbage":
         payload = _GARBAGE_BODY
     headers = make_headers(chat, first_s, total_s, _get_request_id(request))
     own = (("content-type", "application/json"), ("content-length", str(len(payload))))
-    events = apply_to_body(behaviour, payload, total_s, chat.completion_tokens)
+    events = apply_to_body(behaviour, payload, total_s, chat.sent_tokens)
     return Response(200, own + headers, ResponseBody(events, request.connection, state.stats, stream=False))
 
 

@@ -1,7 +1,7 @@
 """The choices of a completion: text, reasoning, tool calls and JSON, made from the request by fixed rules.
 
-The same request always gives the same text. A prompt that asks for `N words` gets N tokens, so that a client can be
-tried with long responses.
+The same request always gives the same text. A script in the prompt dictates it (`scripts`), and a prompt that asks for
+`N words` gets N tokens, so that a client can be tried with long responses.
 """
 
 import json
@@ -13,6 +13,7 @@ from typing import Any
 
 from app.sandbox.models import ChatModel
 from app.sandbox.samples import make_sample
+from app.sandbox.scripts import Turn
 from app.sandbox.tokens import count_images, count_tokens, get_text, split_tokens
 
 _QUOTED_CHARS = 200  # Enough to recognise a prompt; the response to a long one stays readable.
@@ -49,10 +50,17 @@ class Choice:
         return len(self.reasoning) + len(self.content or ()) + calls
 
 
-def make_choices(model: ChatModel, body: dict[str, Any]) -> list[Choice]:
-    """Returns the `n` choices for a valid request."""
+def make_choices(model: ChatModel, body: dict[str, Any], turn: Turn | None = None) -> list[Choice]:
+    """Returns the `n` choices for a valid request, all of them what a script dictates if there is one.
+
+    Raises:
+        UnsupportedSchema: no value can be made for a schema of the request.
+    """
     limit = body.get("max_tokens") or body.get("max_completion_tokens") or _MAX_TOKENS
-    return [_cut(_make_choice(model, body, index), limit) for index in range(body.get("n") or 1)]
+    indexes = range(body.get("n") or 1)
+    if turn:
+        return [_cut(_make_scripted_choice(model, body, index, turn), limit) for index in indexes]
+    return [_cut(_make_choice(model, body, index), limit) for index in indexes]
 
 
 def _make_choice(model: ChatModel, body: dict[str, Any], index: int) -> Choice:
@@ -62,6 +70,29 @@ def _make_choice(model: ChatModel, body: dict[str, Any], index: int) -> Choice:
         return Choice(index, "tool_calls", reasoning, None, calls)
     text = _stop_at(_make_text(body, index), body.get("stop"))
     return Choice(index, "stop", reasoning, split_tokens(text))
+
+
+def _make_scripted_choice(model: ChatModel, body: dict[str, Any], index: int, turn: Turn) -> Choice:
+    calls = [
+        ToolCall(call.id or _make_call_id(model, position, call.name), call.name, call.arguments)
+        for position, call in enumerate(turn.tool_calls)
+    ]
+    content = None if turn.text is None else _stop_pieces_at(turn.text, body.get("stop"))
+    finish_reason = turn.finish_reason or ("tool_calls" if calls else "stop")
+    return Choice(index, finish_reason, turn.reasoning, content, calls)
+
+
+def _stop_pieces_at(pieces: list[str], stop: str | list[str] | None) -> list[str]:
+    text = "".join(pieces)
+    left = len(_stop_at(text, stop))
+    if left == len(text):
+        return pieces
+    kept = []
+    for piece in pieces:
+        if left > 0:
+            kept.append(piece[:left])
+            left -= len(piece)
+    return kept
 
 
 def _should_call_tools(body: dict[str, Any]) -> bool:
@@ -86,10 +117,13 @@ def _make_tool_calls(model: ChatModel, body: dict[str, Any]) -> list[ToolCall]:
 
 def _make_call(model: ChatModel, position: int, function: dict[str, Any], word: str) -> ToolCall:
     name = str(function["name"])
-    call_id = f"functions.{name}:{position}" if model.kimi_call_ids else "call_" + uuid.uuid4().hex[:24]
     schema = function.get("parameters") or {"type": "object"}
     arguments = json.dumps(make_sample(schema, word, required_only=True), separators=(",", ":"))
-    return ToolCall(call_id, name, split_tokens(arguments))
+    return ToolCall(_make_call_id(model, position, name), name, split_tokens(arguments))
+
+
+def _make_call_id(model: ChatModel, position: int, name: str) -> str:
+    return f"functions.{name}:{position}" if model.kimi_call_ids else "call_" + uuid.uuid4().hex[:24]
 
 
 def _get_prompt(body: dict[str, Any]) -> str:

@@ -28,17 +28,24 @@ class Chat:
     choices: list[Choice]
     id_hex: str
     created: int = field(default_factory=lambda: int(time.time()))
+    scripted_usage: dict[str, int] = field(default_factory=dict)
+    """What a script says of the usage, instead of what is counted."""
     prompt_tokens: int = field(init=False)
     cached_tokens: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.prompt_tokens = count_prompt_tokens(self.body)
-        self.cached_tokens = count_cached_tokens(self.body)
+        self.prompt_tokens = self.scripted_usage.get("prompt_tokens", count_prompt_tokens(self.body))
+        self.cached_tokens = self.scripted_usage.get("cached_tokens", count_cached_tokens(self.body))
+
+    @property
+    def sent_tokens(self) -> int:
+        """The tokens of all choices together."""
+        return sum(choice.tokens for choice in self.choices)
 
     @property
     def completion_tokens(self) -> int:
-        """The completion tokens of all choices together."""
-        return sum(choice.tokens for choice in self.choices)
+        """The completion tokens of all choices together, as the usage shows them."""
+        return self.scripted_usage.get("completion_tokens", self.sent_tokens)
 
     def make_usage(self, completion_tokens: int | None = None) -> dict[str, Any]:
         """Returns the usage object.
@@ -53,8 +60,9 @@ class Chat:
             "completion_tokens": completion,
             "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
         }
-        if self.model.counts_reasoning:
-            reasoning = min(completion, sum(len(choice.reasoning) for choice in self.choices))
+        if self.model.counts_reasoning or "reasoning_tokens" in self.scripted_usage:
+            counted = min(completion, sum(len(choice.reasoning) for choice in self.choices))
+            reasoning = self.scripted_usage.get("reasoning_tokens", counted)
             usage["completion_tokens_details"] = {"reasoning_tokens": reasoning}
         if self.provider.estimates_cost:
             usage["estimated_cost"] = (self.prompt_tokens * _COST_IN + completion * _COST_OUT) / 1e6

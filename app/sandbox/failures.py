@@ -4,7 +4,7 @@ Fireworks has two: that of the front gateway (with `param` and `request_id`) and
 `object`); its edge sends HTML. A `request_id` is filled in when the response is made.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from app.sandbox.web import Headers, Request, Response, make_json_response, make_response
@@ -19,6 +19,13 @@ class Failure:
     status: int
     body: dict[str, Any] | str
     headers: Headers = ()
+
+    def with_message(self, message: str) -> "Failure":
+        """Returns the same failure with another message."""
+        body = self.body
+        if isinstance(body, dict) and isinstance(body.get("error"), dict):
+            return replace(self, body=body | {"error": body["error"] | {"message": message}})
+        return replace(self, body={"detail": message} if isinstance(body, dict) else message)
 
     def to_response(self, request: Request) -> Response:
         """Returns the response, with the id of the request if the shape has one."""

@@ -109,7 +109,9 @@ def _describe(request: Request) -> dict[str, object]:
         "try": {
             "model": _EXAMPLE,
             "long responses": "Ask for 'Write 500 words' to get 500 tokens.",
+            "scripted responses": 'Ask \'@sandbox {"text": "Hello"}\' to get "Hello".',
         },
+        "documentation": "docs/sandbox.md",
         "models_that_misbehave": {
             "accounts/fireworks/models/" + name: text for name, text in describe_behaviours().items()
         },

@@ -20,7 +20,13 @@ _TOGETHER = (
         "routes/test_chat_unstreamed_faults",
     ),
     ("clients/test_node", "faults/test_nginx", "routes/test_chat_client_leaves", "test_malformed"),
-    ("routes/test_chat_activity", "routes/test_chat_openai_client", "test_documented", "web/test_hooks"),
+    (
+        "routes/test_chat_activity",
+        "routes/test_chat_openai_client",
+        "sandbox/test_document",
+        "test_documented",
+        "web/test_hooks",
+    ),
     ("routes/test_database_away", "test_operation_boot", "test_operation_keys", "test_operation_outage"),
 )
 
