@@ -2,6 +2,8 @@
 
 endpoint.py         the types of the record
 registry.py         ENDPOINTS, the records that have a route
+translation.py      what an endpoint needs that is served over another one
+roles.py            where instructions stand in a conversation
 chat.py             chat completions; of chunks, _chunks reads, _repair repairs, _assembly joins, _events makes them
 stream_summary.py   what is kept of a response: usage (usage.py reads it), finish reasons, times
 """
@@ -19,21 +21,14 @@ from app.services.endpoints.endpoint import (
     make_parameter_error,
 )
 from app.services.endpoints.registry import ENDPOINTS
+from app.services.endpoints.roles import replace_developer_role
 from app.services.endpoints.stream_summary import ResponseSummary, StreamSummary, Usage
+from app.services.endpoints.translation import EventWriter, Translated, Translation
 
+# fmt: off
 __all__ = [
-    "CHAT",
-    "ENDPOINTS",
-    "OPENAI_ERRORS",
-    "Collector",
-    "Endpoint",
-    "ErrorShape",
-    "EventKind",
-    "InferenceBody",
-    "RepairedEvent",
-    "ResponseSummary",
-    "StreamProtocol",
-    "StreamSummary",
-    "Usage",
-    "make_parameter_error",
+    "CHAT", "ENDPOINTS", "OPENAI_ERRORS", "Collector", "Endpoint", "ErrorShape", "EventKind", "EventWriter",
+    "InferenceBody", "RepairedEvent", "ResponseSummary", "StreamProtocol", "StreamSummary", "Translated",
+    "Translation", "Usage", "make_parameter_error", "replace_developer_role",
 ]
+# fmt: on

@@ -4,7 +4,7 @@ pipeline.py         the steps, in order             exchange.py     the state of
 refusals.py         limit on refused requests       admission.py    limit on concurrent requests
 json_body.py        strict JSON                     validation.py   the body against its type
 routing.py          the model → targets             error_text.py   an error's text, for the record
-adaptation.py       the body for one target; omission.py and roles.py fit its messages
+adaptation.py       the body for one target; omission.py fits its messages, clamping.py its output limit
 dispatch.py         attempts and retries            reception.py    a whole response, or a stream?
 circuit_breaker.py  failing fast                    account_probe.py  is the account refused, or a model?
 cancellation.py     disconnect, deadline, drain     metering.py     usage, cost, errors → record
