@@ -45,7 +45,7 @@ def _serve(endpoint: Endpoint) -> Response:
     exchange.record.client_retry = _get_retry_count()
     exchange.record.client_request_id = _get_client_request_id()
     use_request_id(exchange.request_id)
-    served = pipeline.serve(exchange, partial(_read_body, exchange.settings.max_body_bytes))
+    served = pipeline.serve(exchange, partial(read_body, exchange.settings.max_body_bytes))
     if endpoint.errors.request_id_header is not None:
         served.headers[endpoint.errors.request_id_header] = exchange.request_id
     if isinstance(served.body, bytes):
@@ -86,7 +86,7 @@ def _get_client_request_id() -> str | None:
     return text[:MAX_NAME_CHARACTERS] if text and text.isascii() and text.isprintable() else None
 
 
-def _read_body(max_bytes: int) -> bytes:
+def read_body(max_bytes: int) -> bytes:
     """Returns the body of this request. If its Content-Length is too large, it is refused before any of it is read.
 
     Raises:

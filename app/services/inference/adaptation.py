@@ -11,7 +11,7 @@ from typing import Any
 
 from app.lenient_json import encode
 from app.services.endpoints import Endpoint, InferenceBody, Translated, make_parameter_error, replace_developer_role
-from app.services.inference.clamping import clamp_output
+from app.services.inference.fitting import fit_to_model
 from app.services.inference.omission import Omissions, fit_to_schema, without, without_nulls
 from app.services.inference.routing import Target
 from app.services.providers import EndpointSupport
@@ -72,7 +72,7 @@ def adapt(
         translated: the request as it was translated, whose body takes the place of the client's; or None.
 
     Raises:
-        BadRequest: a field is out of this provider's range.
+        BadRequest: a field is out of this provider's range, or a translated request cannot be served by the model.
     """
     support, omitted, applied = target.provider.serves[endpoint.name], Omissions(), []
     if translated is not None:
@@ -82,8 +82,8 @@ def adapt(
     _raise_if_out_of_range(body, support)
     adapted = {**body, "model": target.model}
     adapted.pop("provider", None)
-    if endpoint.clamps_output:
-        applied += clamp_output(adapted, endpoint, target)
+    if translated is not None:
+        applied += fit_to_model(adapted, endpoint, target, omitted)
     _drop_fields(adapted, support, omitted)
     _rename_fields(adapted, support)
     applied += _adapt_messages(adapted, support, omitted)
