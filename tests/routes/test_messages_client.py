@@ -54,6 +54,12 @@ def scripted(scripted_gateway: Gateway) -> Iterator[anthropic.Anthropic]:
         yield client
 
 
+def get_sent(upstream: ScriptedUpstream) -> dict[str, Any]:
+    """Returns the last body that the provider got; its list of models may be fetched at any time."""
+    sent: dict[str, Any] = [seen.json for seen in upstream.requests if seen.body][-1]
+    return sent
+
+
 def text_of(message: Message) -> str:
     return "".join(block.text for block in message.content if block.type == "text")
 
@@ -132,9 +138,9 @@ def test_a_session_of_an_agent(
     asked = {name: value for name, value in SESSION["request"].items() if name != "max_tokens"}
     last = scripted.messages.create(messages=messages, max_tokens=4_000, **asked)
     assert text_of(last) == "Done."
-    sent = upstream.requests[-1].json
+    sent = get_sent(upstream)
     assert [SESSION["sent"]["messages"], SESSION["sent"]["tools"]] == [sent["messages"], sent["tools"]]
-    assert (sent["user"], sent["reasoning_effort"]) == ("444e0391-0145-4459-9912-4b51f687d570", "high")
+    assert (sent["user"], sent["reasoning_effort"]) == ("5b1c7e0a-3f42-4d7e-9a60-0c2b8e4d1f77", "high")
     assert not sent.keys() & {"metadata", "context_management", "safeguards", "thinking", "system", "output_config"}
     row = wait_for_row(session_database_url, last._request_id or "")
     assert "SECRET" not in json.dumps(row, default=str) and "SECRET" not in scripted_gateway.log()
@@ -156,8 +162,22 @@ def test_what_is_left_out_or_changed_is_named(scripted: anthropic.Anthropic, ups
         "messages[].role=system->user, thinking.budget_tokens=6000->reasoning_effort=medium, max_tokens=200000->131056"
     )
     assert raw.headers["request-id"] == raw.headers["x-request-id"] == raw.parse()._request_id
-    sent = upstream.requests[-1].json
+    sent = get_sent(upstream)
     assert (sent["model"], sent["max_tokens"], sent["stream"]) == (listed, 131_056, True)
+
+
+def test_a_model_that_always_thinks_is_not_asked_to_stop(
+    scripted: anthropic.Anthropic, upstream: ScriptedUpstream
+) -> None:
+    for model, effort, dropped in (
+        (PREFIX + "gpt-oss-120b", None, "reasoning_effort"),
+        (PREFIX + "kimi", "none", None),
+    ):
+        raw = scripted.messages.with_raw_response.create(
+            model=model, max_tokens=9, messages=HELLO, thinking={"type": "disabled"}
+        )
+        assert raw.headers.get("x-gateway-dropped-params") == dropped
+        assert get_sent(upstream).get("reasoning_effort") == effort
 
 
 _REFUSED = {"error": {"message": "The prompt is too long: 40177, model maximum context length: 32767", "code": "x"}}
@@ -168,6 +188,10 @@ _VLLM = {
         "code": 400,
     }
 }
+_SGLANG = {
+    "error": {"message": "The input (900 tokens) is longer than the model's context length (800 tokens).", "code": 1}
+}
+_NEWER = {"error": {"message": "The decoder prompt (length 900) is longer than the maximum model length of 800."}}
 _SAYS = {"error": {"message": "said", "type": "x"}}
 
 
@@ -189,6 +213,16 @@ _SAYS = {"error": {"message": "said", "type": "x"}}
             400,
             "invalid_request_error",
             "prompt is too long: 9000 tokens > 8192 maximum",
+        ),
+        *(
+            (
+                json_answer(body, 400),
+                anthropic.BadRequestError,
+                400,
+                "invalid_request_error",
+                "prompt is too long: 900 tokens > 800 maximum",
+            )
+            for body in (_SGLANG, _NEWER)
         ),
         (json_answer(_SAYS, 401), anthropic.InternalServerError, 502, "api_error", "FIREWORKS_API_KEY"),
         (json_answer(_SAYS, 403), anthropic.InternalServerError, 502, "api_error", "FIREWORKS_API_KEY"),

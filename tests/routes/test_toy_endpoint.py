@@ -191,6 +191,11 @@ def post_tell(gateway: Gateway, about: str, **more: Any) -> Seen:
     return request("POST", f"{gateway.url}/v1/tell", json=body, headers=headers)
 
 
+def get_sent(upstream: ScriptedUpstream) -> Any:
+    """Returns the last body that the provider got; its list of models may be fetched at any time."""
+    return [json.loads(seen.body) for seen in upstream.requests if seen.body][-1]
+
+
 def replace(path: Path, old: str, new: str) -> None:
     text = path.read_text()
     assert text.count(old) == 1, f"{path} has {text.count(old)} times {old!r}"
@@ -203,7 +208,7 @@ def test_it_is_forwarded_answered_and_recorded(toy_gateway: Gateway, toy_upstrea
     response = requests.post(f"{toy_gateway.url}/v1/shout", json=body, headers=toy_gateway.headers, timeout=20)
     assert (response.status_code, response.json()) == (200, {"shout": "HELLO", "heard": 1})
     assert response.headers["x-gateway-model"] == "shouter-1"
-    assert json.loads(toy_upstream.requests[-1].body) == body
+    assert get_sent(toy_upstream) == body
     log = next(json.loads(line) for line in toy_gateway.log().splitlines() if response.headers["x-request-id"] in line)
     assert (log["path"], log["outcome"], log["prompt_tokens"], log["completion_tokens"]) == ("/v1/shout", "ok", 1, 2)
 
@@ -279,7 +284,7 @@ def test_a_translated_endpoint_is_served_over_chat(
     assert seen.headers["x-gateway-dropped-params"] == "mood"
     # The list says that the model's context has 131,072 tokens; six of them are estimated to be the prompt.
     assert seen.headers["x-gateway-applied-params"] == "tone=grim->plain, max_tokens=200000->131066"
-    sent = json.loads(toy_upstream.requests[-1].body)
+    sent = get_sent(toy_upstream)
     assert sent["messages"] == [{"role": "user", "content": "foxes"}] and "about" not in sent
     row = wait_for_row(session_database_url, seen.request_id)
     assert (row["endpoint"], row["outcome"], row["stream"]) == ("/v1/tell", "ok", stream)

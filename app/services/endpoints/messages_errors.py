@@ -29,7 +29,7 @@ _TYPES = {
     529: "overloaded_error",
 }
 
-# The prompt's tokens and the context's, in the words of Fireworks and of vLLM, whose order differs.
+# The prompt's tokens and the context's, in the words of Fireworks, vLLM, SGLang and newer versions of vLLM.
 _COUNTS = (
     re.compile(r"too long:?\s*(?P<prompt>\d[\d,]*)\D.{0,60}?context length\D{0,10}(?P<most>\d[\d,]*)", re.DOTALL),
     re.compile(
@@ -38,6 +38,7 @@ _COUNTS = (
         re.DOTALL,
     ),
     re.compile(r"(?P<prompt>\d[\d,]*) tokens?.{0,80}?(?:context|maximum)\D{0,40}(?P<most>\d[\d,]*)", re.DOTALL),
+    re.compile(r"length (?P<prompt>\d[\d,]*)\D.{0,60}?model length\D{0,10}(?P<most>\d[\d,]*)", re.DOTALL),
 )
 
 

@@ -69,7 +69,7 @@ def test_an_agents_request_is_translated_whole() -> None:
         top_k=5,
         thinking={"type": "adaptive", "display": "updates"},
         output_config={"effort": "max", "format": {"type": "json_schema", "schema": {"type": "object"}}},
-        metadata={"user_id": json.dumps({"device_id": "3f", "account_uuid": "", "session_id": "444e-0391"})},
+        metadata={"user_id": json.dumps({"device_id": "3f", "account_uuid": "", "session_id": "5b1c-7e0a"})},
         context_management={"edits": []},
         safeguards={"git": "/srv"},
         service_tier="auto",
@@ -123,7 +123,7 @@ def test_an_agents_request_is_translated_whole() -> None:
         "stop": ["</stop>"],
         "reasoning_effort": "high",
         "response_format": {"type": "json_schema", "json_schema": {"name": "output", "schema": {"type": "object"}}},
-        "user": "444e-0391",
+        "user": "5b1c-7e0a",
     }
     assert translated.dropped == [
         "context_management",
@@ -359,6 +359,11 @@ def test_ids_of_an_answer_come_back_as_the_provider_wrote_them() -> None:
     chat = translate([USER, call, result]).body["messages"]
     assert chat[1]["tool_calls"][0]["id"] == chat[2]["tool_call_id"] == "functions.Bash:0"
     assert chat[1]["content"] is None and chat[2]["content"] == ""
+
+
+def test_the_beginning_of_an_answer_stays_the_last_message() -> None:
+    begun = {"role": "assistant", "content": "{"}
+    assert translate([USER, begun]).body["messages"][-1] == begun
 
 
 def test_the_mark_of_a_long_context_is_no_part_of_the_model() -> None:
