@@ -142,6 +142,13 @@ def test_the_readmes_curl_prints_a_completion(gateway: Gateway) -> None:
     assert json.loads(run(gateway, command))["choices"][0]["message"]["content"].startswith("[sandbox]")
 
 
+def test_the_readmes_message_is_answered(gateway: Gateway) -> None:
+    (command,) = [block for block in blocks("bash") if "/v1/messages" in block]
+    message = json.loads(run(gateway, command))
+    assert (message["type"], message["stop_reason"]) == ("message", "end_turn")
+    assert message["content"][0]["text"].startswith("[sandbox] Hello!")
+
+
 def test_the_readmes_python_prints_a_story(gateway: Gateway, tmp_path: Path) -> None:
     (lines,) = [block for block in blocks("python") if "OpenAI(" in block]
     lines = lines.replace("http://localhost:8000", gateway.url).replace("your gateway key", gateway.key)

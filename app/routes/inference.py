@@ -14,7 +14,7 @@ from app.runtime import get_component
 from app.services.endpoints import ENDPOINTS, Endpoint
 from app.services.inference import Exchange, Pipeline
 from app.services.streaming import ClientConnection
-from app.web import decode_body, raise_if_unsupported, use_request_id
+from app.web import decode_body, raise_if_unsupported, use_errors_below, use_request_id
 
 bp = Blueprint("inference", __name__)
 
@@ -34,7 +34,6 @@ def _make_view(endpoint: Endpoint) -> Callable[[], Response]:
             use_request_id(error.request_id)  # Many requests share the one row, and its line in the log.
             raise
 
-    view.errors = endpoint.errors  # type: ignore[attr-defined]  # Read by web/hooks.py.
     return view
 
 
@@ -46,7 +45,9 @@ def _serve(endpoint: Endpoint) -> Response:
     exchange.record.client_retry = _get_retry_count()
     exchange.record.client_request_id = _get_client_request_id()
     use_request_id(exchange.request_id)
-    served = pipeline.serve(exchange, partial(_read_body, exchange.settings.max_body_bytes))
+    served = pipeline.serve(exchange, partial(read_body, exchange.settings.max_body_bytes))
+    if endpoint.errors.request_id_header is not None:
+        served.headers[endpoint.errors.request_id_header] = exchange.request_id
     if isinstance(served.body, bytes):
         return Response(served.body, content_type="application/json", headers=served.headers)
     return Response(
@@ -57,8 +58,15 @@ def _serve(endpoint: Endpoint) -> Response:
     )
 
 
+def _add_route(endpoint: Endpoint) -> None:
+    # Several endpoints may be served as one of the same name; Flask forbids dots in the name of a view.
+    name = endpoint.path.replace("/", "_").replace(".", "_")
+    bp.add_url_rule(endpoint.path, endpoint=name, view_func=_make_view(endpoint), methods=["POST"])
+    bp.record(lambda state: use_errors_below(state.app, endpoint.path, endpoint.errors))
+
+
 for _endpoint in ENDPOINTS:
-    bp.add_url_rule(_endpoint.path, endpoint=_endpoint.name, view_func=_make_view(_endpoint), methods=["POST"])
+    _add_route(_endpoint)
 
 
 def _get_header(environ: Mapping[str, Any], name: str) -> str | None:
@@ -78,7 +86,7 @@ def _get_client_request_id() -> str | None:
     return text[:MAX_NAME_CHARACTERS] if text and text.isascii() and text.isprintable() else None
 
 
-def _read_body(max_bytes: int) -> bytes:
+def read_body(max_bytes: int) -> bytes:
     """Returns the body of this request. If its Content-Length is too large, it is refused before any of it is read.
 
     Raises:

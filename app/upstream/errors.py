@@ -46,6 +46,9 @@ _ACCOUNT_WORDS = re.compile(
     r"\baccount\b|suspend|billing|payment|spend|credit|balance|invoice|usage limit|quota", re.IGNORECASE
 )
 
+# How servers say that a prompt does not fit: Fireworks and vLLM, SGLang, newer vLLM.
+_CONTEXT_WORDS = re.compile(r"(?:maximum|model's|allowed) context (?:length|window)|maximum model length")
+
 
 def make_idle_timeout(title: str) -> UpstreamTimeout:
     """Returns the error for a provider called `title` that stopped sending in the middle of its response."""
@@ -261,7 +264,7 @@ def _classify_refusal(title: str, status: int, message: str) -> UpstreamError:
         f"{title} refused the request with HTTP {status} and gave no reason. Check the request against the provider's "
         "API reference."
     )
-    code = "context_length_exceeded" if "maximum context length" in message else None
+    code = "context_length_exceeded" if _CONTEXT_WORDS.search(message) else None
     return UpstreamRefused(text, status=status, type="invalid_request_error", code=code)
 
 

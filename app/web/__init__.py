@@ -2,6 +2,7 @@
 
 application.py  Flask without what a JSON API does not use
 hooks.py        request id, error format, log line
+error_shapes.py the format of errors below a path
 similar_path.py the path that the caller of an unknown one meant
 access.py       which routes require a gateway key
 client_address.py  who sent a request, and whether it may see the gateway's internals
@@ -15,23 +16,15 @@ from app.web.access import CHECKS, Access, require_key
 from app.web.application import Application
 from app.web.client_address import get_client_address, is_for_operator
 from app.web.content_coding import decode_body, raise_if_unsupported
+from app.web.error_shapes import use_errors_below
 from app.web.hooks import set_up_http, use_request_id
 from app.web.query import one_of, read_query
 from app.web.responses import conditional_response, json_response
 
+# fmt: off
 __all__ = [
-    "CHECKS",
-    "Access",
-    "Application",
-    "conditional_response",
-    "decode_body",
-    "get_client_address",
-    "is_for_operator",
-    "json_response",
-    "one_of",
-    "raise_if_unsupported",
-    "read_query",
-    "require_key",
-    "set_up_http",
+    "CHECKS", "Access", "Application", "conditional_response", "decode_body", "get_client_address", "is_for_operator",
+    "json_response", "one_of", "raise_if_unsupported", "read_query", "require_key", "set_up_http", "use_errors_below",
     "use_request_id",
 ]
+# fmt: on

@@ -15,6 +15,7 @@ from app.runtime import get_settings
 from app.services.journal import new_request_id
 from app.web.client_address import get_client_address
 from app.web.cors import add_cors_headers, answer_preflight
+from app.web.error_shapes import find_shape
 from app.web.similar_path import find_similar_path
 
 _FAILED = "The gateway failed to process this request. Report its x-request-id to the operator."
@@ -88,10 +89,17 @@ def _make_error_response(error: Exception) -> Response:
         path, request_id = request.path[:500], _get_early_request_id()
         log_event("request_failed", level="error", error=error, path=path, request_id=request_id)
         shown = GatewayError(_FAILED)
-    # An inference view has the error format of its API; every other path has the gateway's own.
-    shape = getattr(current_app.view_functions.get(request.endpoint or ""), "errors", None)
-    body = shown.to_json() if shape is None else shape.make_body(shown)
-    return Response(body, status=shown.status, content_type="application/json", headers={**shown.headers(), **headers})
+    headers = {**shown.headers(), **headers}
+    shape = find_shape(request.path[:500])
+    if shape is None and shown.status == 404:
+        shape = find_shape(find_similar_path(current_app.url_map, request.path))
+    if shape is None:
+        return Response(shown.to_json(), status=shown.status, content_type="application/json", headers=headers)
+    request_id = _get_early_request_id()
+    if shape.request_id_header is not None:
+        headers[shape.request_id_header] = request_id
+    body, status = shape.make_body(shown, request_id), shape.get_status(shown)
+    return Response(body, status=status, content_type="application/json", headers=headers)
 
 
 def _get_early_request_id() -> str:
@@ -116,7 +124,7 @@ def _make_unknown_path(path: str) -> NotFound:
     right = find_similar_path(current_app.url_map, path)
     hint = "The README lists all paths."
     if right is not None:
-        hint = f"Use {right!r}; the base URL of an OpenAI SDK ends in /v1."
+        hint = f"Use {right!r}; the base URL of OpenAI's SDKs ends in /v1, and that of Anthropic's has no path."
     return NotFound(f"There is no path {path[:200]!r}. {hint}", code="unknown_path")
 
 

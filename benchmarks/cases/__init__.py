@@ -19,6 +19,7 @@ CASES: dict[str, Callable[[Stage, Results], None]] = {
     "prompt": chat.measure_large_prompt,
     "streams": chat.measure_streams,
     "short": chat.measure_short_streams,
+    "translated": chat.measure_translated,
     "tls": chat.measure_tls,
     "recording": resources.measure_recording,
     "workers": resources.measure_workers,

@@ -1,10 +1,11 @@
-"""Chat requests, streamed and not: throughput, latency, and how evenly events arrive."""
+"""Chat requests, streamed and not, and translated ones: throughput, latency, and how evenly events arrive."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from benchmarks.machine import busy_s
@@ -123,6 +124,21 @@ def measure_short_streams(stage: Stage, results: Results) -> None:
     case = "1000 streams, 50 events/s each, 50 events long"
     names = [name for name in subjects(stage) if name != "LiteLLM"]
     measure(stage, results, case, names, stream_load(stage, 1_000, 50, events=50))
+
+
+def measure_translated(stage: Stage, results: Results) -> None:
+    """Measures streams of the endpoints that are translated to chat, beside those of chat itself."""
+    case, load = "translated: 1000 streams, 20 events/s each", stream_load(stage, 1_000, 20)
+    peer = stage.get_peer("gateway")
+    if peer is None or load.body is None:
+        return
+    chat = json.loads(load.body)
+    bodies = {PATH: chat, "/v1/messages": chat | {"max_tokens": 1_000}}
+    for path, body in bodies.items():
+        own = replace(load, path=path, body=json.dumps(body).encode())
+        warm_up(stage, peer)
+        results.add(case, f"gateway, {path}", run(stage, peer, own))
+        time.sleep(SETTLE_S)
 
 
 def measure_tls(stage: Stage, results: Results) -> None:

@@ -73,7 +73,9 @@ static void note_error(const char *what) {
 static void take_line(connection *c, int64_t now) {
     char *line = c->line;
     line[c->line_length] = 0;
-    if (!strncmp(line, "data: [DONE]", 12)) c->said_done = 1;
+    if (!strncmp(line, "data: [DONE]", 12) || !strncmp(line, "event: message_stop", 19) ||
+        !strncmp(line, "event: response.completed", 25))
+        c->said_done = 1;
     char *number = strstr(line, "\" #"), *time = number ? strchr(number, '@') : NULL;
     if (!time) return;
     if (atoi(number + 3) != c->events) missing++;

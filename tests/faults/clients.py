@@ -80,14 +80,14 @@ class Met:
         return words + (["`[DONE]`"] if done else [])
 
 
-def meet(door: Door, body: dict[str, Any], *, key: str | None = None) -> Met:
-    """Sends a chat request and reads the response until it ends, in whatever way."""
+def meet(door: Door, body: dict[str, Any], *, key: str | None = None, path: str = "/v1/chat/completions") -> Met:
+    """Sends a request, by default for a chat, and reads the response until it ends, in whatever way."""
     started_s = time.monotonic()
     connection = http.client.HTTPConnection("127.0.0.1", door.port, timeout=TIMEOUT_S)
     status, headers, pieces, ended = None, {}, [], "complete"
     try:
         sent = {"Authorization": f"Bearer {key or door.key}", "Content-Type": "application/json"}
-        connection.request("POST", "/v1/chat/completions", json.dumps(body), sent)
+        connection.request("POST", path, json.dumps(body), sent)
         answer = connection.getresponse()
         status, headers = answer.status, {name.lower(): value for name, value in answer.getheaders()}
         while piece := answer.read1(65_536):

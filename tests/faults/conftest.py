@@ -14,6 +14,7 @@ from tests.faults.leaving import Left, observe_departures
 from tests.faults.nginx import Door, doors_of
 from tests.faults.observe import Observation, Observer
 from tests.faults.own import Ordeal
+from tests.faults.translated import APIS, Translated, observe_translated
 from tests.support.gateways import Gateways
 from tests.support.postgres import Postgres
 from tests.support.scripted_upstream import ScriptedUpstream, refused_address, unanswered_address
@@ -59,6 +60,14 @@ def observations(
     faults = [fault for section in SECTIONS.values() for fault in section]
     assert len({fault.name for fault in faults}) == len(faults)
     return Observer(hurried_doors, faulty_upstream, session_database_url).observe(faults)
+
+
+@pytest.fixture(scope="session")
+def translated(
+    hurried_doors: list[Door], faulty_upstream: ScriptedUpstream, session_database_url: str
+) -> dict[str, dict[str, Translated]]:
+    """How faults of the provider looked over each API that is translated, by the API's SDK and the fault's name."""
+    return {api.sdk: observe_translated(api, hurried_doors, faulty_upstream, session_database_url) for api in APIS}
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,10 @@ How to read it:
 
 - *unfinished*: the transfer has no end (no last chunk, or fewer bytes than announced), so every HTTP library knows.
 - *error event*: `data: {"error": {…}}`, never followed by `[DONE]`.
-- *openai* is the official Python SDK with its retries off, *curl* the exit code of `curl --fail-with-body`.
+- *openai* and *anthropic* are the official Python SDKs with their retries off, *curl* the exit code of
+  `curl --fail-with-body`.
+- Over Messages, the names of the events are shown: after a failure there is never a `message_delta`, which says why the
+  model stopped, and an open tool block is not closed.
 - *hung up on*: the gateway closed the connection to the provider, which is what tells it to stop generating.
 - *recorded* is the row in PostgreSQL: outcome, where its token counts come from, how many attempts failed.
 - *time*: "at once" needs no timeout to act. A setting's name says which one ends the request; the settings of this run
@@ -42,7 +45,10 @@ _LIMIT_WORDS: dict[Limit, str] = {
     "total": "`UPSTREAM_TOTAL_TIMEOUT`",
 }
 
-_COLUMNS = ("fault", "client, directly", "client behind nginx", "openai", "curl", "provider saw", "recorded", "time")
+_COLUMNS = (
+    *("fault", "client, directly", "client behind nginx", "openai", "anthropic", "curl", "provider saw", "recorded"),
+    "time",
+)
 
 
 def render(sections: Mapping[str, Iterable[Mapping[str, str]]]) -> str:

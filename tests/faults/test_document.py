@@ -13,6 +13,7 @@ from tests.faults.nginx import NO_NGINX
 from tests.faults.observe import Observation
 from tests.faults.own import Ordeal
 from tests.faults.table import departure_line, event_line, line_of, render
+from tests.faults.translated import APIS, Translated, translated_line
 from tests.support.tree import ROOT
 
 PAGE = ROOT / "docs" / "faults.md"
@@ -20,9 +21,14 @@ PAGE = ROOT / "docs" / "faults.md"
 
 @pytest.mark.skipif(bool(NO_NGINX or NO_CURL), reason=NO_NGINX or NO_CURL)
 def test_the_page_says_what_was_seen(
-    observations: dict[str, Observation], departures: dict[str, Left], ordeal: Ordeal
+    observations: dict[str, Observation],
+    translated: dict[str, dict[str, Translated]],
+    departures: dict[str, Left],
+    ordeal: Ordeal,
 ) -> None:
     sections = {title: [line_of(observations[fault.name]) for fault in faults] for title, faults in SECTIONS.items()}
+    for api in APIS:
+        sections[api.title] = [translated_line(api, seen) for seen in translated[api.sdk].values()]
     sections["The client"] = [departure_line(left) for left in departures.values()]
     sections["The gateway, its database, its catalogs"] = [event_line(event) for event in ordeal.events]
     page = render(sections)

@@ -65,6 +65,13 @@ def test_a_body_over_the_limit_is_refused_before_it_is_read(door: Door) -> None:
     check(send(door, head.encode()), 413, "invalid_request_error", "body_too_large")
 
 
+def test_a_refusal_of_nginx_has_the_shape_of_the_api(door: Door) -> None:
+    head = "POST /v1/messages?beta=true HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 20971521\r\n\r\n"
+    seen = send(door, head.encode())
+    assert (seen.status, seen.json["type"], seen.error["type"]) == (413, "error", "request_too_large")
+    assert seen.json["request_id"] == seen.headers["request-id"] == seen.request_id
+
+
 @pytest.mark.parametrize(
     ("content", "status"),
     [

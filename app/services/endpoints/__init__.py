@@ -2,7 +2,10 @@
 
 endpoint.py         the types of the record
 registry.py         ENDPOINTS, the records that have a route
+translation.py      what an endpoint needs that is served over another one
+roles.py            where instructions stand in a conversation
 chat.py             chat completions; of chunks, _chunks reads, _repair repairs, _assembly joins, _events makes them
+messages.py         Anthropic's API over chat: _body, _request (_history, _blocks, _tools), _response, _stream, _errors
 stream_summary.py   what is kept of a response: usage (usage.py reads it), finish reasons, times
 """
 
@@ -18,22 +21,17 @@ from app.services.endpoints.endpoint import (
     StreamProtocol,
     make_parameter_error,
 )
+from app.services.endpoints.messages import estimate_message_tokens
+from app.services.endpoints.messages_body import CountTokensBody
 from app.services.endpoints.registry import ENDPOINTS
+from app.services.endpoints.roles import replace_developer_role
 from app.services.endpoints.stream_summary import ResponseSummary, StreamSummary, Usage
+from app.services.endpoints.translation import EventWriter, Translated, Translation
 
+# fmt: off
 __all__ = [
-    "CHAT",
-    "ENDPOINTS",
-    "OPENAI_ERRORS",
-    "Collector",
-    "Endpoint",
-    "ErrorShape",
-    "EventKind",
-    "InferenceBody",
-    "RepairedEvent",
-    "ResponseSummary",
-    "StreamProtocol",
-    "StreamSummary",
-    "Usage",
-    "make_parameter_error",
+    "CHAT", "ENDPOINTS", "OPENAI_ERRORS", "Collector", "CountTokensBody", "Endpoint", "ErrorShape", "EventKind",
+    "EventWriter", "InferenceBody", "RepairedEvent", "ResponseSummary", "StreamProtocol", "StreamSummary",
+    "Translated", "Translation", "Usage", "estimate_message_tokens", "make_parameter_error", "replace_developer_role",
 ]
+# fmt: on

@@ -21,7 +21,7 @@ from app.lenient_json import decode_leniently, replace_surrogates
 from app.services.endpoints.chat_repair import find_failure, has_content, refuse, repair
 from app.services.endpoints.endpoint import EventKind, RepairedEvent
 from app.services.endpoints.stream_summary import StreamSummary, Usage
-from app.services.endpoints.usage import MAX_PLAUSIBLE_TOKENS, read_usage
+from app.services.endpoints.usage import MAX_PLAUSIBLE_TOKENS, merge_usages, read_usage
 
 _Count = Annotated[int, Meta(ge=0, le=MAX_PLAUSIBLE_TOKENS)] | None
 
@@ -141,17 +141,9 @@ def _record(model: str | None, choices: list[_Choice], summary: StreamSummary, n
 
 
 def _record_usage(usage: Usage | None, summary: StreamSummary) -> None:
-    """Keeps the last usage: Chutes sends a running total with each chunk. What one lacks is kept from before it."""
-    if usage is None:
-        return
-    before = summary.usage
-    if before is not None and (usage.prompt_tokens is None or usage.completion_tokens is None):
-        usage = Usage(*(old if new is None else new for old, new in zip(_values(before), _values(usage), strict=True)))
-    summary.usage = usage
-
-
-def _values(usage: Usage) -> tuple[int | None, ...]:
-    return usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, usage.reasoning_tokens
+    """Keeps the last usage: Chutes sends a running total with each chunk."""
+    if usage is not None:
+        summary.usage = merge_usages(summary.usage, usage)
 
 
 def _observe_odd_chunk(data: bytes, summary: StreamSummary, now_s: float) -> EventKind:

@@ -81,12 +81,17 @@ class Calls:
         self._last_at: dict[int | None, dict[str, Any]] = {}  # By index, the call that began last.
         self._by_id: dict[tuple[int | None, str], dict[str, Any]] = {}
 
-    def add(self, pieces: Any) -> None:
+    def add(self, pieces: Any) -> list[tuple[dict[str, Any], dict[str, Any]]]:
         """Adds the `tool_calls` of one delta; what is no piece of a call is left out.
+
+        Returns:
+            For each piece the call that it belongs to, as far as it has come, and the piece. `finish` makes texts of
+            the parts of a call; a call is the same object each time.
 
         Raises:
             UpstreamCut: there are more than a thousand calls.
         """
+        added: list[tuple[dict[str, Any], dict[str, Any]]] = []
         named: set[int | None] = set()  # The indexes at which this delta has named a call.
         for piece in pieces if isinstance(pieces, list) else [pieces]:
             if isinstance(piece, dict):
@@ -97,6 +102,8 @@ class Calls:
                 if has_name:
                     named.add(index)
                 merge(call, {name: value for name, value in piece.items() if name != "index"})
+                added.append((call, piece))
+        return added
 
     def _find(self, index: int | None, call_id: str, has_name: bool) -> dict[str, Any]:
         """Returns the call that a piece belongs to, which may be a new one.

@@ -1,11 +1,12 @@
 """The record of an inference endpoint: everything in which endpoints differ, so that the pipeline depends on none.
 
 To add an endpoint, write a file here with its record, and add a row to ENDPOINTS (registry.py) and an entry to the
-`serves` of each provider that supports it.
+`serves` of each provider that supports it. What no provider serves is translated to what they do (translation.py).
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -15,6 +16,7 @@ import msgspec
 
 from app.errors import BadRequest, GatewayError
 from app.services.endpoints.stream_summary import ResponseSummary, StreamSummary
+from app.services.endpoints.translation import Translation
 
 
 class InferenceBody(msgspec.Struct):
@@ -121,18 +123,23 @@ class StreamProtocol(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ErrorShape:
-    """The format of errors in an API.
+    """The format of errors in an API, which everything on the paths of its endpoints gets.
 
     Attributes:
-        make_body: error → the body of an HTTP response, as JSON.
-        make_event: error → a Server-Sent Event that the API's SDKs raise in the middle of a stream.
+        make_body: (error, request id) → the body of an HTTP response, as JSON.
+        make_event: error → a Server-Sent Event that the API's SDKs raise in the middle of a stream. The stream of a
+            translated endpoint has the events of its writer instead.
+        get_status: error → the HTTP status of the response.
+        request_id_header: the response header in which the API's SDKs expect the request id, beside `x-request-id`.
     """
 
-    make_body: Callable[[GatewayError], bytes]
+    make_body: Callable[[GatewayError, str], bytes]
     make_event: Callable[[GatewayError], bytes]
+    get_status: Callable[[GatewayError], int] = operator.attrgetter("status")
+    request_id_header: str | None = None
 
 
-OPENAI_ERRORS = ErrorShape(GatewayError.to_json, GatewayError.to_event)
+OPENAI_ERRORS = ErrorShape(lambda error, request_id: error.to_json(), GatewayError.to_event)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +147,7 @@ class Endpoint:
     """One inference endpoint.
 
     Attributes:
-        name: its key in a provider's `serves`.
+        name: its key in a provider's `serves`; for a translated endpoint that of the one which serves it.
         path: its path at the gateway, which is also on activity records.
         title: the name of its response in messages, with an article: "a chat completion".
         body: the documented fields of its request, with types and ranges.
@@ -150,6 +157,9 @@ class Endpoint:
         normalise: adds what a provider omitted from a whole response, in place, and returns it.
         stream: its stream protocol; None if it does not stream.
         errors: the format of its errors.
+        translation: translates it to the endpoint of its name, to which the other fields then belong, except `path`,
+            `body` and `errors`; None if providers serve it as it is.
+        clamps_output: whether more output tokens than the model's context has room for are reduced to what it has.
     """
 
     name: str
@@ -162,6 +172,8 @@ class Endpoint:
     normalise: Callable[[Any], Any]
     stream: StreamProtocol | None = None
     errors: ErrorShape = OPENAI_ERRORS
+    translation: Translation | None = None
+    clamps_output: bool = False
 
 
 def make_parameter_error(param: str, must: str) -> BadRequest:

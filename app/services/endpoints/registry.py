@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from app.services.endpoints.chat import CHAT
 from app.services.endpoints.endpoint import Endpoint
+from app.services.endpoints.messages import MESSAGES
 
-ENDPOINTS: tuple[Endpoint, ...] = (CHAT,)
+ENDPOINTS: tuple[Endpoint, ...] = (CHAT, MESSAGES)

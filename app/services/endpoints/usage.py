@@ -33,6 +33,17 @@ def read_usage(raw: Any) -> Usage | None:
     return None if usage == Usage() else usage
 
 
+def merge_usages(before: Usage | None, usage: Usage) -> Usage:
+    """Returns a usage that came later in a stream; what it lacks is kept from the one before."""
+    if before is None or (usage.prompt_tokens is not None and usage.completion_tokens is not None):
+        return usage
+    return Usage(*(old if new is None else new for old, new in zip(_values(before), _values(usage), strict=True)))
+
+
+def _values(usage: Usage) -> tuple[int | None, ...]:
+    return usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, usage.reasoning_tokens
+
+
 def _read_part(details: Any, name: str, total: int | None) -> int | None:
     count = _read_count(details.get(name)) if isinstance(details, Mapping) else None
     return None if count is not None and total is not None and count > total else count

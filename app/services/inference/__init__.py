@@ -4,7 +4,8 @@ pipeline.py         the steps, in order             exchange.py     the state of
 refusals.py         limit on refused requests       admission.py    limit on concurrent requests
 json_body.py        strict JSON                     validation.py   the body against its type
 routing.py          the model → targets             error_text.py   an error's text, for the record
-adaptation.py       the body for one target; omission.py and roles.py fit its messages
+adaptation.py       the body for one target; omission.py and fitting.py fit it to the provider and the model
+token_count.py      an estimate of a request's tokens, without a provider
 dispatch.py         attempts and retries            reception.py    a whole response, or a stream?
 circuit_breaker.py  failing fast                    account_probe.py  is the account refused, or a model?
 cancellation.py     disconnect, deadline, drain     metering.py     usage, cost, errors → record
@@ -16,6 +17,7 @@ from app.services.inference.exchange import Exchange
 from app.services.inference.pipeline import GatewayResponse, Pipeline
 from app.services.inference.refusals import write_refusals
 from app.services.inference.routing import find_model
+from app.services.inference.token_count import count_message_tokens
 
 __all__ = [
     "THRESHOLDS",
@@ -23,6 +25,7 @@ __all__ = [
     "GatewayResponse",
     "OpenBreaker",
     "Pipeline",
+    "count_message_tokens",
     "count_refused_models",
     "find_model",
     "get_live_requests",

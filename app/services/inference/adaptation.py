@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.lenient_json import encode
-from app.services.endpoints import Endpoint, InferenceBody, make_parameter_error
+from app.services.endpoints import Endpoint, InferenceBody, Translated, make_parameter_error, replace_developer_role
+from app.services.inference.fitting import fit_to_model
 from app.services.inference.omission import Omissions, fit_to_schema, without, without_nulls
-from app.services.inference.roles import replace_developer_role
 from app.services.inference.routing import Target
 from app.services.providers import EndpointSupport
 
@@ -59,6 +59,7 @@ def adapt(
     endpoint: Endpoint,
     target: Target,
     get_header: Callable[[str], str | None] = _no_header,
+    translated: Translated | None = None,
 ) -> UpstreamRequest:
     """Returns the request for a target.
 
@@ -68,18 +69,24 @@ def adapt(
         endpoint: the endpoint that was called.
         target: the provider and model to send it to.
         get_header: a name in lower case → the value of that header of the client's request, or None.
+        translated: the request as it was translated, whose body takes the place of the client's; or None.
 
     Raises:
-        BadRequest: a field is out of this provider's range.
+        BadRequest: a field is out of this provider's range, or a translated request cannot be served by the model.
     """
-    support = target.provider.serves[endpoint.name]
+    support, omitted, applied = target.provider.serves[endpoint.name], Omissions(), []
+    if translated is not None:
+        body, applied = translated.body, [*translated.applied]
+        for name in translated.dropped:
+            omitted.add(name)
     _raise_if_out_of_range(body, support)
     adapted = {**body, "model": target.model}
     adapted.pop("provider", None)
-    omitted = Omissions()
+    if translated is not None:
+        applied += fit_to_model(adapted, endpoint, target, omitted)
     _drop_fields(adapted, support, omitted)
     _rename_fields(adapted, support)
-    applied = _adapt_messages(adapted, support, omitted)
+    applied += _adapt_messages(adapted, support, omitted)
     headers = _select_headers(target.provider.affinity_headers, get_header, omitted)
     stream, show_usage = fields.stream is True or _must_stream(adapted, endpoint, support), False
     if stream and endpoint.stream is not None:
@@ -142,7 +149,7 @@ def _adapt_messages(body: dict[str, Any], support: EndpointSupport, omitted: Omi
         messages = [without_nulls(message, "messages[].", omitted) for message in messages]
     applied: list[str] = []
     if not support.accepts_developer_role:
-        messages, applied = replace_developer_role(messages, omitted)
+        messages, applied = replace_developer_role(messages, omitted.add)
     body["messages"] = messages
     return applied
 

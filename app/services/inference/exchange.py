@@ -12,7 +12,7 @@ from collections.abc import Callable
 from app.logs import log_event
 from app.metrics import count_request
 from app.runtime import get_runtime
-from app.services.endpoints import Endpoint
+from app.services.endpoints import Endpoint, Translated
 from app.services.journal import ActivityRecord, Journal
 from app.services.streaming import ClientConnection
 
@@ -34,6 +34,7 @@ class Exchange:
         deadline_s: when it must be over, on the same clock.
         is_started: whether the journal may have its start, so that it needs an end there.
         is_sent: whether a provider may have received it. Until then it has cost nothing.
+        translated: the request as it was translated to another endpoint; None if the endpoint is served as it is.
     """
 
     __slots__ = (
@@ -50,6 +51,7 @@ class Exchange:
         "request_id",
         "settings",
         "started_s",
+        "translated",
     )
 
     def __init__(
@@ -70,6 +72,7 @@ class Exchange:
         self.record: ActivityRecord = self._journal.begin(key_id, endpoint.path)
         self.request_id = self.record.request_id
         self.is_started = self.is_sent = False
+        self.translated: Translated | None = None
         self._is_finished = False
         self._releases: list[Callable[[], None]] = []
 

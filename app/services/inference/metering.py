@@ -91,7 +91,7 @@ def finish_stream(exchange: Exchange, error: GatewayError | None) -> None:
         return
     # A client that has received part of the stream has seen status 200. Otherwise it gets an HTTP error.
     saw_response = bool(exchange.record.bytes_out) and not isinstance(error, ClientGone)
-    finish_with_error(exchange, error, status=200 if saw_response else error.status)
+    finish_with_error(exchange, error, status=200 if saw_response else None)
 
 
 def finish_with_error(exchange: Exchange, error: GatewayError, status: int | None = None) -> None:
@@ -100,7 +100,7 @@ def finish_with_error(exchange: Exchange, error: GatewayError, status: int | Non
     Args:
         exchange: the request.
         error: the error that the client gets.
-        status: the HTTP status that the client saw; the error's own if not given.
+        status: the HTTP status that the client saw; that of the error in the endpoint's API if not given.
     """
     record = exchange.record
     record.error_type, record.error_code, record.error_param = error.type, error.code, error.param
@@ -108,4 +108,4 @@ def finish_with_error(exchange: Exchange, error: GatewayError, status: int | Non
     if isinstance(error, UpstreamError):
         record.upstream_status = error.upstream_status or record.upstream_status
         record.upstream_request_id = error.upstream_request_id or record.upstream_request_id
-    exchange.finish(error.outcome, error.status if status is None else status)
+    exchange.finish(error.outcome, exchange.endpoint.errors.get_status(error) if status is None else status)

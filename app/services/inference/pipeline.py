@@ -1,7 +1,7 @@
 """The steps of one inference request, whatever its endpoint: from its body to the response that the client gets.
 
-    authenticate (web/access.py) → refuse unread after many refusals → admit → parse, validate → route → adapt
-    → journal the start → dispatch → respond or relay → meter → finish
+    authenticate (web/access.py) → refuse unread after many refusals → admit → parse, validate → translate → route
+    → adapt → journal the start → dispatch → respond or relay → meter → finish
 
 Each step is a line of `Pipeline.serve`. The `Exchange` owns the request, and it is finished exactly once: here, or for
 a stream when the stream ends.
@@ -79,8 +79,11 @@ class Pipeline(Component):
             self._admission.admit(exchange)
             body = parse_body(read_body())
             fields = self._validate(exchange, body)
+            translation = exchange.endpoint.translation
+            if translation is not None:
+                exchange.translated = translation.translate_request(body, fields, exchange.get_header)
             target = self._route(exchange, fields)
-            request = adapt(body, fields, exchange.endpoint, target, exchange.get_header)
+            request = adapt(body, fields, exchange.endpoint, target, exchange.get_header, exchange.translated)
             exchange.write_start()
             sent_s = time.monotonic()
             if fields.stream:
@@ -150,7 +153,7 @@ class Pipeline(Component):
             value = _collect(exchange, request, response)
         else:
             value = read_whole(exchange, request, response, content)
-        body = encode_whole(exchange.endpoint, request.target.provider.title, value)
+        body = encode_whole(exchange, request.target.provider.title, value)
         headers = _make_headers(exchange, request, response, time.monotonic() - sent_s)
         exchange.finish("ok", 200)
         return GatewayResponse(body, headers)
@@ -204,13 +207,16 @@ def _make_relay(
     collector: Collector | None,
     on_end: Callable[[StreamSummary, GatewayError | None], None],
 ) -> Relay:
-    provider = request.target.provider
+    provider, translation, writer = request.target.provider, exchange.endpoint.translation, None
+    if translation is not None and exchange.translated is not None and collector is None:
+        writer = translation.make_writer(exchange.translated.context, exchange.request_id)
     reader = EventReader(
         exchange.endpoint,
         provider.title,
         show_usage=request.show_usage,
         collector=collector,
         key_setting=provider.key_setting,
+        writer=writer,
     )
     return Relay(
         response,

@@ -12,7 +12,6 @@ from typing import Any
 
 from app.errors import UpstreamError
 from app.lenient_json import decode_leniently, encode
-from app.services.endpoints import Endpoint
 from app.services.inference.adaptation import UpstreamRequest
 from app.services.inference.exchange import Exchange
 from app.services.inference.metering import record_response
@@ -117,13 +116,17 @@ def _make_reported_error(request: UpstreamRequest, response: Response, document:
     )
 
 
-def encode_whole(endpoint: Endpoint, title: str, value: Any) -> bytes:
-    """Returns a whole response as the client gets it: normalised, and as JSON that strict parsers read.
+def encode_whole(exchange: Exchange, title: str, value: Any) -> bytes:
+    """Returns a whole response as the client gets it: normalised, translated, and as JSON that strict parsers read.
 
     Raises:
-        UpstreamError: the response of the provider called `title` is nested too deeply.
+        UpstreamError: the response of the provider called `title` is nested too deeply, or cannot be translated.
     """
+    endpoint, translated = exchange.endpoint, exchange.translated
     try:
-        return encode(endpoint.normalise(value))
+        value = endpoint.normalise(value)
+        if endpoint.translation is not None and translated is not None:
+            value = endpoint.translation.translate_response(value, translated.context, exchange.request_id)
+        return encode(value)
     except ValueError as error:
         raise make_unreadable_error(title) from error

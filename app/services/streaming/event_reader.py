@@ -5,13 +5,22 @@ It joins the decoder, which handles the framing, and the endpoint's protocol, wh
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 from app.errors import GatewayError, UpstreamCut, UpstreamError
 from app.lenient_json import decode_leniently
 from app.logs import redact
-from app.services.endpoints import Collector, Endpoint, EventKind, RepairedEvent, StreamProtocol, StreamSummary
+from app.services.endpoints import (
+    Collector,
+    Endpoint,
+    EventKind,
+    EventWriter,
+    RepairedEvent,
+    StreamProtocol,
+    StreamSummary,
+)
 from app.services.streaming.sse import MAX_EVENT_BYTES, SseDecoder, get_event_name, is_comment, with_data
 from app.upstream import make_reported_error, make_unexpected_error, make_unreadable_error, reports_error
 
@@ -35,6 +44,7 @@ class EventReader:
         show_usage: whether the client gets an event that contains only usage.
         collector: receives the events instead of the client, which then gets none.
         key_setting: the name of the setting that holds the gateway's key for the provider, for messages.
+        writer: writes what the client of a translated endpoint gets in place of the events.
 
     Attributes:
         summary: what the events have contained so far.
@@ -50,8 +60,10 @@ class EventReader:
         "_key_setting",
         "_protocol",
         "_show_usage",
+        "_take",
         "_title",
         "_whole",
+        "_writer",
         "error",
         "is_over",
         "summary",
@@ -65,6 +77,7 @@ class EventReader:
         show_usage: bool,
         collector: Collector | None = None,
         key_setting: str = "that key",
+        writer: EventWriter | None = None,
     ) -> None:
         assert endpoint.stream is not None
         self.summary = StreamSummary()
@@ -77,13 +90,20 @@ class EventReader:
         self._key_setting = key_setting
         self._show_usage = show_usage
         self._collector = collector
+        self._writer = writer
+        # What gets the events in place of the client, if anything does: one question for each event.
+        self._take: Callable[[bytes], bytes | None] | None = None
+        if collector is not None:
+            self._take = collector.add
+        elif writer is not None:
+            self._take = writer.write
         self._decoder = SseDecoder()
         self._whole = bytearray()  # A whole answer in place of a stream, as far as it has come.
 
     @property
     def heartbeat(self) -> bytes:
         """The bytes for the client while the provider is silent."""
-        return self._protocol.heartbeat
+        return self._protocol.heartbeat if self._writer is None else self._writer.heartbeat
 
     def read(self, data: bytes, now_s: float) -> bytes:
         """Processes bytes that arrived at `now_s` (monotonic clock), and returns the events that the client gets.
@@ -114,9 +134,8 @@ class EventReader:
                 raise
             kind = _OTHER
         if kind is _CONTENT or kind is _USAGE:
-            if self._collector is not None:
-                self._collector.add(data)
-                return b""
+            if self._take is not None:
+                return self._take(data) or b""
             if kind is _USAGE and not self._show_usage:
                 return b""
             # Nearly all events are one line of data.
@@ -128,12 +147,12 @@ class EventReader:
         """Processes an event that is no part of the response, and returns what the client gets for it."""
         if kind is _DONE:
             self._finish()
-            return _redact_fields(event)
+            return _redact_fields(event) if self._writer is None else self._writer.end()
         if kind is _ERROR:
             raise self._make_reported_error(decode_leniently(data))
         if kind is _OTHER:
             self._raise_if_error(event, data)
-            return self._protocol.heartbeat  # It shows that the provider is alive, and no SDK takes it for a chunk.
+            return self.heartbeat  # It shows that the provider is alive, and no SDK takes it for a chunk.
         return b""
 
     def _observe_without_data(self, event: bytes, now_s: float) -> bytes:
@@ -256,14 +275,14 @@ class EventReader:
                 for event, data in self._decoder.finish():
                     if data is not None and self._protocol.observe(data.strip(), StreamSummary(), 0.0) is _DONE:
                         self._finish()
-                        return event
+                        return event if self._writer is None else self._writer.end()
         return self.fail(error)
 
     def fail(self, error: GatewayError) -> bytes:
         """Ends the stream with `error`, and returns the event that tells the client."""
         self.error = error
         self.is_over = True
-        return self._errors.make_event(error)
+        return self._errors.make_event(error) if self._writer is None else self._writer.fail(error)
 
 
 def _redact_fields(event: bytes) -> bytes:

@@ -1,0 +1,135 @@
+"""Chat responses as translations read them: whole ones, and the chunks of streams, observed and repaired before."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from app.lenient_json import decode_leniently, encode
+from app.services.endpoints.deltas import finish
+
+# Whether a call is complete is found by parsing its arguments, which is not done more often than this for one call.
+_MAX_PARSES = 100
+
+
+class Delta(msgspec.Struct, gc=False):
+    """What a chunk adds to the message."""
+
+    content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    function_call: dict[str, Any] | None = None
+
+
+class Choice(msgspec.Struct, gc=False):
+    """One choice of a chunk. Some servers say in the last two fields which stop sequence matched."""
+
+    delta: Delta
+    finish_reason: str | None = None
+    stop_reason: Any = None
+    matched_stop: Any = None
+
+
+class Chunk(msgspec.Struct, gc=False):
+    """The fields of a chunk that are translated."""
+
+    choices: list[Choice]
+    model: str | None = None
+    usage: dict[str, Any] | None = None
+
+
+_decode = msgspec.json.Decoder(Chunk).decode
+
+
+def read_chunk(data: bytes) -> Chunk:
+    """Returns a chunk of the kind CONTENT or USAGE, which has been observed and repaired."""
+    try:
+        return _decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return _read_odd_chunk(data)
+
+
+def _read_odd_chunk(data: bytes) -> Chunk:
+    """Reads a chunk that is repaired but not typed as usual: texts in parts, lone surrogates, odd fields."""
+    value = decode_leniently(data)
+    choices = []
+    for choice in value.get("choices") or ():
+        delta, reason = choice.get("delta") or {}, choice.get("finish_reason")
+        content, first, second = (read_text(delta.get(name)) for name in ("content", "reasoning_content", "reasoning"))
+        made = Delta(content, first, second, read_calls(delta) or None)
+        choices.append(
+            Choice(made, str(reason) if reason else None, choice.get("stop_reason"), choice.get("matched_stop"))
+        )
+    model, usage = value.get("model"), value.get("usage")
+    return Chunk(choices, model if isinstance(model, str) else None, usage if isinstance(usage, dict) else None)
+
+
+def read_text(value: Any) -> str:
+    """Returns the text of a content or of reasoning, also of one in parts."""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        return ""
+    texts = (part if isinstance(part, str) else part.get("text") for part in value if isinstance(part, str | dict))
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def read_calls(message: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns the tool calls of a message or of a delta; the one of the legacy `function_call` is one of them."""
+    calls = message.get("tool_calls")
+    found = [call for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
+    if not found and isinstance(message.get("function_call"), dict):
+        return [{"index": 0, "function": message["function_call"]}]
+    return found
+
+
+def is_json_object(text: str) -> bool:
+    """Returns whether a text is one JSON object."""
+    if not text.rstrip().endswith("}"):
+        return False  # The usual case in a stream, without parsing.
+    try:
+        return isinstance(decode_leniently(text.encode(errors="surrogatepass")), dict)
+    except ValueError:
+        return False
+
+
+class ToolCall:
+    """What was sent of one tool call.
+
+    Attributes:
+        call: the call as far as it has come.
+        is_begun, is_over: whether its block has been opened, and closed.
+    """
+
+    __slots__ = ("call", "is_begun", "is_over", "parses")
+
+    def __init__(self, call: dict[str, Any]) -> None:
+        self.call = call
+        self.is_begun = self.is_over = False
+        self.parses = 0
+
+    def _get_function(self) -> dict[str, Any]:
+        function = self.call.get("function")
+        return function if isinstance(function, dict) else {}
+
+    def get_arguments(self) -> str:
+        """Returns the arguments so far; some providers send them as an object and not as text."""
+        arguments = finish(self._get_function().get("arguments"))
+        return arguments if isinstance(arguments, str) else "" if arguments is None else encode(arguments).decode()
+
+    def get_name(self) -> str:
+        """Returns the name so far."""
+        name = finish(self._get_function().get("name"))
+        return name if isinstance(name, str) else ""
+
+    def is_complete(self) -> bool:
+        """Returns whether its arguments are a whole JSON object, so that no further piece can belong to them."""
+        self.parses += 1
+        return self.parses <= _MAX_PARSES and is_json_object(self.get_arguments())
+
+    def is_cut(self) -> bool:
+        """Returns whether its arguments have begun and are no whole JSON object."""
+        arguments = self.get_arguments()
+        return bool(arguments.strip()) and not is_json_object(arguments)

@@ -1,0 +1,55 @@
+"""The documented fields of Anthropic's requests, and what the translation of their responses needs of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from msgspec import Meta
+
+from app.services.endpoints.endpoint import InferenceBody
+
+
+class CountTokensBody(InferenceBody, kw_only=True):
+    """The fields of a request to count tokens. `system`, tools and messages are read by the translation."""
+
+    messages: Annotated[list[Any], Meta(min_length=1, extra={"must": "be a list with at least one message"})]
+    system: Any = None
+    tools: list[Any] | None = None
+    tool_choice: dict[str, Any] | None = None
+    thinking: dict[str, Any] | None = None
+    output_config: dict[str, Any] | None = None
+    output_format: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        self.model = self.model.removesuffix("[1m]")  # Claude Code's mark for a context of a million tokens.
+
+
+class MessagesBody(CountTokensBody, kw_only=True):
+    """The fields of a request for a message. Temperatures above 1 are not Anthropic's, but open models accept them."""
+
+    max_tokens: Annotated[int, Meta(ge=1)]
+    stop_sequences: list[str] | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    top_k: int | None = None
+    metadata: dict[str, Any] | None = None
+
+
+@dataclass(slots=True)
+class MessagesContext:
+    """What a response needs of its request.
+
+    Attributes:
+        model: the requested model, which the response names if the provider names none.
+        tool_names: the shortened name of a tool → its own name, for those that were too long.
+        stop_sequences: those of the request; some providers say which one matched.
+        shows_thinking: whether the client gets the model's reasoning.
+        prompt_tokens: an estimate, for a provider that does not count.
+    """
+
+    model: str
+    tool_names: dict[str, str] = field(default_factory=dict)
+    stop_sequences: tuple[str, ...] = ()
+    shows_thinking: bool = True
+    prompt_tokens: int = 0

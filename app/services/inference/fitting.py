@@ -1,0 +1,76 @@
+"""Fits a translated request to the model: what its API's clients ask of any model, and this one cannot do.
+
+Agents ask for 32,000 to 128,000 output tokens and switch thinking on and off, whatever the model. Providers refuse what
+does not fit, so it is changed here and named.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from app.errors import BadRequest
+from app.services.endpoints import Endpoint
+from app.services.inference.omission import Omissions
+from app.services.inference.routing import Target
+from app.services.models import peek_model_list
+
+# The fields of which the greater one counts, as in `Endpoint.get_output_bound`.
+_OUTPUT_FIELDS = ("max_tokens", "max_completion_tokens")
+
+# Families of open models that always think; they refuse to be asked not to.
+_ALWAYS_THINKING = ("gpt-oss", "minimax-m2")
+
+
+def fit_to_model(body: dict[str, Any], endpoint: Endpoint, target: Target, omitted: Omissions) -> list[str]:
+    """Changes a translated body, in place, to what the target's model can do.
+
+    Args:
+        body: the body for the provider.
+        endpoint: the endpoint that was called.
+        target: the provider and model; of an unlisted model little is known.
+        omitted: gets the names of what was left out.
+
+    Returns:
+        The changes, as in "max_tokens=128000->32768".
+
+    Raises:
+        BadRequest: the request has images, and the model does not see.
+    """
+    if body.get("reasoning_effort") == "none" and any(name in target.model.lower() for name in _ALWAYS_THINKING):
+        del body["reasoning_effort"]
+        omitted.add("reasoning_effort")
+    models = peek_model_list(target.provider)
+    model = models.get(target.model) if models is not None else None
+    if model is None:
+        return []
+    if model.capabilities.vision is False and _has_images(body):
+        raise BadRequest(
+            f"{target.model} does not accept images. Choose a model that does, or leave the images out.",
+            param="messages",
+            code="unsupported_content",
+        )
+    return _clamp_output(body, endpoint, model.context_length) if endpoint.clamps_output else []
+
+
+def _has_images(body: dict[str, Any]) -> bool:
+    contents = (message.get("content") for message in body["messages"])
+    return any(part.get("type") == "image_url" for parts in contents if isinstance(parts, list) for part in parts)
+
+
+def _clamp_output(body: dict[str, Any], endpoint: Endpoint, context_length: int | None) -> list[str]:
+    """Reduces the output limits to what the context has room for beside the prompt.
+
+    A prompt that is estimated to fill the context alone is left to the provider, whose count is the true one.
+    """
+    asked = endpoint.get_output_bound(body)
+    if asked is None or not context_length:
+        return []
+    room = context_length - endpoint.estimate_prompt_tokens(body)
+    bound = room if room > 0 else context_length
+    applied = []
+    for name in _OUTPUT_FIELDS:
+        value = body.get(name)
+        if value is not None and value > bound:
+            body[name] = bound
+            applied.append(f"{name}={value}->{bound}")
+    return applied

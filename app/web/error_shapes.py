@@ -1,0 +1,41 @@
+"""Which format errors have: that of the API whose path was called, or else the gateway's own.
+
+A format belongs to a path and to everything below it, so it does not depend on whether a route was found.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from flask import current_app
+from flask.sansio.app import App
+
+from app.errors import GatewayError
+
+_EXTENSION = "error_shapes"
+
+
+class Shape(Protocol):
+    """The format of errors in an API; `services/endpoints` explains the attributes."""
+
+    @property
+    def request_id_header(self) -> str | None: ...
+
+    def make_body(self, error: GatewayError, request_id: str, /) -> bytes: ...
+
+    def get_status(self, error: GatewayError, /) -> int: ...
+
+
+def use_errors_below(app: App, path: str, shape: Shape) -> None:
+    """Gives errors of `path`, and of all paths below it, the format `shape`."""
+    app.extensions.setdefault(_EXTENSION, {})[path] = shape
+
+
+def find_shape(path: str | None) -> Shape | None:
+    """Returns the format of errors of a path; None for the gateway's own."""
+    shapes: dict[str, Shape] = current_app.extensions.get(_EXTENSION, {})
+    while path:
+        if path in shapes:
+            return shapes[path]
+        path = path.rpartition("/")[0]
+    return None
