@@ -12,7 +12,7 @@ from app.routes import activity, catalog, health, inference, metrics, models, st
 from app.web import Access
 
 BLUEPRINTS: list[tuple[Blueprint, Access]] = [
-    (inference.bp, "key"),  # POST /v1/chat/completions: a view for each row of ENDPOINTS
+    (inference.bp, "key"),  # POST /v1/chat/completions, /v1/completions, …: a view for each row of ENDPOINTS
     (models.bp, "key"),  # GET /v1/models, /v1/models/<id>
     (catalog.bp, "open"),  # GET /api/catalog/models, /api/catalog/model/<id>
     (stats.bp, "public_stats"),  # GET /api/catalog/gateway/<gateway>/stats

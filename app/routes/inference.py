@@ -58,7 +58,7 @@ def _serve(endpoint: Endpoint) -> Response:
 
 
 for _endpoint in ENDPOINTS:
-    bp.add_url_rule(_endpoint.path, endpoint=_endpoint.name, view_func=_make_view(_endpoint), methods=["POST"])
+    bp.add_url_rule(_endpoint.path, endpoint=_endpoint.path, view_func=_make_view(_endpoint), methods=["POST"])
 
 
 def _get_header(environ: Mapping[str, Any], name: str) -> str | None:

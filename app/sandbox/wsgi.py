@@ -11,6 +11,7 @@ from app.sandbox.featherless_models import get_featherless_entry
 from app.sandbox.fireworks_models import list_serverless_models
 from app.sandbox.providers import FEATHERLESS, FIREWORKS, PROVIDERS, Provider
 from app.sandbox.state import Options, State
+from app.sandbox.text_completions import handle_completion
 from app.sandbox.web import Request, Response, make_json_response, make_response, read_request
 
 Handler = Callable[[Request], Response]
@@ -49,7 +50,8 @@ def _make_routes(state: State) -> dict[tuple[str, str], Handler]:
     }
     for provider in PROVIDERS:
         routes["GET", provider.base + "/models"] = _bind_models(provider, state)
-        routes["POST", provider.base + "/chat/completions"] = _bind_chat(provider, state)
+        routes["POST", provider.base + "/chat/completions"] = _bind(handle_chat, provider, state)
+        routes["POST", provider.base + "/completions"] = _bind(handle_completion, provider, state)
     return routes
 
 
@@ -57,8 +59,8 @@ def _bind_models(provider: Provider, state: State) -> Handler:
     return lambda request: _list_models(provider, state, request)
 
 
-def _bind_chat(provider: Provider, state: State) -> Handler:
-    return lambda request: handle_chat(provider, state, request)
+def _bind(handle: Callable[[Provider, State, Request], Response], provider: Provider, state: State) -> Handler:
+    return lambda request: handle(provider, state, request)
 
 
 def _dispatch(routes: dict[tuple[str, str], Handler], state: State, request: Request) -> Response:

@@ -76,7 +76,7 @@ def toy_gateway(
     place = tmp_path_factory.mktemp("toy")
     tree = copy_tree(place / "gateway")
     (tree / "app/services/endpoints/shout.py").write_text(TOY.lstrip())
-    replace(tree / "app/services/endpoints/registry.py", "(CHAT,)", "(CHAT, SHOUT)")
+    replace(tree / "app/services/endpoints/registry.py", "(CHAT, ", "(CHAT, SHOUT, ")
     replace(
         tree / "app/services/endpoints/registry.py",
         "from app.services.endpoints.endpoint import Endpoint\n",

@@ -3,6 +3,7 @@
 endpoint.py         the types of the record
 registry.py         ENDPOINTS, the records that have a route
 chat.py             chat completions; of chunks, _chunks reads, _repair repairs, _assembly joins, _events makes them
+completions.py      completions of a text (prompts.py has its forms); odd_chunks.py reads odd chunks of both
 stream_summary.py   what is kept of a response: usage (usage.py reads it), finish reasons, times
 """
 
@@ -22,18 +23,6 @@ from app.services.endpoints.registry import ENDPOINTS
 from app.services.endpoints.stream_summary import ResponseSummary, StreamSummary, Usage
 
 __all__ = [
-    "CHAT",
-    "ENDPOINTS",
-    "OPENAI_ERRORS",
-    "Collector",
-    "Endpoint",
-    "ErrorShape",
-    "EventKind",
-    "InferenceBody",
-    "RepairedEvent",
-    "ResponseSummary",
-    "StreamProtocol",
-    "StreamSummary",
-    "Usage",
-    "make_parameter_error",
-]
+    "CHAT", "ENDPOINTS", "OPENAI_ERRORS", "Collector", "Endpoint", "ErrorShape", "EventKind", "InferenceBody",
+    "RepairedEvent", "ResponseSummary", "StreamProtocol", "StreamSummary", "Usage", "make_parameter_error",
+]  # fmt: skip

@@ -12,7 +12,6 @@ from typing import Any
 
 from app.errors import UpstreamError
 from app.lenient_json import decode_leniently, encode
-from app.services.endpoints import Endpoint
 from app.services.inference.adaptation import UpstreamRequest
 from app.services.inference.exchange import Exchange
 from app.services.inference.metering import record_response
@@ -95,12 +94,14 @@ def read_whole(exchange: Exchange, request: UpstreamRequest, response: Response,
     """
     provider, endpoint = request.target.provider, exchange.endpoint
     try:
-        value = decode_leniently(content)
+        value = endpoint.decode(content)
     except ValueError as error:
         raise make_unreadable_error(provider.title) from error
     if reports_error(value):
         raise _make_reported_error(request, response, value)
     try:
+        if request.support.read_response is not None:
+            value = request.support.read_response(value)
         summary = endpoint.summarize(value)
     except ValueError:
         raise make_unexpected_error(provider.title, endpoint.title, value) from None
@@ -117,13 +118,15 @@ def _make_reported_error(request: UpstreamRequest, response: Response, document:
     )
 
 
-def encode_whole(endpoint: Endpoint, title: str, value: Any) -> bytes:
+def encode_whole(exchange: Exchange, request: UpstreamRequest, value: Any) -> bytes:
     """Returns a whole response as the client gets it: normalised, and as JSON that strict parsers read.
 
     Raises:
-        UpstreamError: the response of the provider called `title` is nested too deeply.
+        UpstreamError: the response is nested too deeply, or not what was requested.
     """
+    endpoint = exchange.endpoint
     try:
-        return encode(endpoint.normalise(value))
+        value = endpoint.normalise(value)
+        return encode(value) if endpoint.encode is None else endpoint.encode(value, request.fields)
     except ValueError as error:
-        raise make_unreadable_error(title) from error
+        raise make_unreadable_error(request.target.provider.title) from error

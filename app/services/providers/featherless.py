@@ -91,7 +91,15 @@ PROVIDER = Provider(
             dropped_nested_fields=OPENAI_ONLY_NESTED_FIELDS,
             accepts_null_in_messages=False,  # `"tool_calls": null` fails.
             ranges={"top_k": OPEN_TOP_K},
-        )
+        ),
+        "completions": EndpointSupport(
+            path="/completions",
+            dropped_fields=OPENAI_ONLY_FIELDS | ANTHROPIC_ONLY_FIELDS,
+            dropped_nested_fields=OPENAI_ONLY_NESTED_FIELDS,
+            renamed_fields={"max_completion_tokens": "max_tokens"},
+            accepts_null=False,
+            ranges={"top_k": OPEN_TOP_K},
+        ),
     },
     fetch_pages=fetch_pages,
     is_paged=True,

@@ -43,6 +43,11 @@ _ANTHROPIC_TOOL_FIELDS = frozenset(
     {"allowed_callers", "cache_control", "defer_loading", "eager_input_streaming", "input_examples"}
 )
 
+# A larger unstreamed request gets a 400: "Requests with max_tokens > 4096 must have stream=true".
+_MAX_UNSTREAMED_TOKENS = 4096
+
+_SERVICE_TIERS = {"service_tier": frozenset({"auto", "default", "flex", "priority"})}
+
 _CHAT_PARAMETERS = (
     *COMMON_PARAMETERS,
     "logit_bias",
@@ -207,11 +212,20 @@ PROVIDER = Provider(
             dropped_fields=OPENAI_ONLY_FIELDS | ANTHROPIC_ONLY_FIELDS | {"reasoning"},
             dropped_nested_fields={**OPENAI_ONLY_NESTED_FIELDS, "tools": _ANTHROPIC_TOOL_FIELDS},
             message_schema=_MESSAGE_SCHEMA,
-            accepted_values={"service_tier": frozenset({"auto", "default", "flex", "priority"})},
+            accepted_values=_SERVICE_TIERS,
             ranges={"top_k": (0, 100)},
-            # A larger unstreamed request gets a 400: "Requests with max_tokens > 4096 must have stream=true".
-            max_unstreamed_tokens=4096,
-        )
+            max_unstreamed_tokens=_MAX_UNSTREAMED_TOKENS,
+        ),
+        "completions": EndpointSupport(
+            path="/completions",
+            dropped_fields=OPENAI_ONLY_FIELDS | ANTHROPIC_ONLY_FIELDS | {"reasoning"},
+            accepted_values=_SERVICE_TIERS,
+            ranges={"top_k": (0, 100)},
+            max_unstreamed_tokens=_MAX_UNSTREAMED_TOKENS,
+            # Its schema lacks `suffix`, `best_of` and `stream_options`, even if they are null; usage comes unasked.
+            accepts_null=False,
+            accepts_stream_options=False,
+        ),
     },
     fetch_pages=fetch_single_page,
     normalize=normalize_fireworks_model,

@@ -35,6 +35,7 @@ class EventReader:
         show_usage: whether the client gets an event that contains only usage.
         collector: receives the events instead of the client, which then gets none.
         key_setting: the name of the setting that holds the gateway's key for the provider, for messages.
+        choices_expected: how many choices must finish at least, if the endpoint checks that.
 
     Attributes:
         summary: what the events have contained so far.
@@ -65,9 +66,10 @@ class EventReader:
         show_usage: bool,
         collector: Collector | None = None,
         key_setting: str = "that key",
+        choices_expected: int = 1,
     ) -> None:
         assert endpoint.stream is not None
-        self.summary = StreamSummary()
+        self.summary = StreamSummary(choices_expected)
         self.error: GatewayError | None = None
         self.is_over = False
         self._protocol: StreamProtocol = endpoint.stream

@@ -1,0 +1,54 @@
+"""The usage in the chunks of a stream: reads it with the chunk, and keeps the last one."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from app.services.endpoints.stream_summary import StreamSummary, Usage
+from app.services.endpoints.usage import MAX_PLAUSIBLE_TOKENS
+
+_Count = Annotated[int, Meta(ge=0, le=MAX_PLAUSIBLE_TOKENS)] | None
+
+
+class _PromptDetails(msgspec.Struct, gc=False):
+    cached_tokens: _Count = None
+
+
+class _CompletionDetails(msgspec.Struct, gc=False):
+    reasoning_tokens: _Count = None
+
+
+class ChunkUsage(msgspec.Struct, gc=False):
+    """`usage` in chunks, of chat or of completions; what does not fit is read by `read_usage`."""
+
+    prompt_tokens: _Count = None
+    completion_tokens: _Count = None
+    prompt_tokens_details: _PromptDetails | None = None
+    completion_tokens_details: _CompletionDetails | None = None
+
+    def flatten(self) -> Usage:
+        """Returns the same numbers side by side."""
+        prompt, completion = self.prompt_tokens_details, self.completion_tokens_details
+        return Usage(
+            self.prompt_tokens,
+            self.completion_tokens,
+            None if prompt is None else prompt.cached_tokens,
+            None if completion is None else completion.reasoning_tokens,
+        )
+
+
+def record_usage(usage: Usage | None, summary: StreamSummary) -> None:
+    """Keeps the last usage: Chutes sends a running total with each chunk. What one lacks is kept from before it."""
+    if usage is None:
+        return
+    before = summary.usage
+    if before is not None and (usage.prompt_tokens is None or usage.completion_tokens is None):
+        usage = Usage(*(old if new is None else new for old, new in zip(_values(before), _values(usage), strict=True)))
+    summary.usage = usage
+
+
+def _values(usage: Usage) -> tuple[int | None, ...]:
+    return usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, usage.reasoning_tokens
