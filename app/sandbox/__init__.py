@@ -5,8 +5,9 @@ and production never starts it. Its responses cannot be mistaken for real ones: 
 owned by `sandbox`, every text begins with `[sandbox]`, and GET / lists everything that it offers.
 
 Where to look: `wsgi` (paths), `providers` (the four in one table), `chat` (one request from key to response),
-`text_completions` (the same without messages), `choices` (the text and tool calls), `events` (the chunks of a stream),
-`faults` (how streams are broken), `tokens` (how tokens are counted: the system messages at the start count as cached).
+`text_completions` (the same without messages), `embeddings` and `rerank` (`vectors` compares texts), `choices` (the
+text and tool calls), `events` (the chunks of a stream), `faults` (how streams are broken), `tokens` (how tokens are
+counted: the system messages at the start count as cached).
 
 Models that misbehave, at Fireworks as `accounts/fireworks/models/<name>`, at the others as
 `sandbox/<name>`. A number at the end of a name replaces the default, as in `sandbox-stall-10`.

@@ -6,6 +6,7 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from app.sandbox.behaviours import describe_behaviours
 from app.sandbox.chat import handle_chat
+from app.sandbox.embeddings import handle_embeddings
 from app.sandbox.failures import Failure, RequestRefused
 from app.sandbox.featherless_models import get_featherless_entry
 from app.sandbox.fireworks_models import list_serverless_models
@@ -52,6 +53,8 @@ def _make_routes(state: State) -> dict[tuple[str, str], Handler]:
         routes["GET", provider.base + "/models"] = _bind_models(provider, state)
         routes["POST", provider.base + "/chat/completions"] = _bind(handle_chat, provider, state)
         routes["POST", provider.base + "/completions"] = _bind(handle_completion, provider, state)
+        if provider.embeds:
+            routes["POST", provider.base + "/embeddings"] = _bind(handle_embeddings, provider, state)
     return routes
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from app.services.endpoints.chat import CHAT
 from app.services.endpoints.completions import COMPLETIONS
+from app.services.endpoints.embeddings import EMBEDDINGS
 from app.services.endpoints.endpoint import Endpoint
 
-ENDPOINTS: tuple[Endpoint, ...] = (CHAT, COMPLETIONS)
+ENDPOINTS: tuple[Endpoint, ...] = (CHAT, COMPLETIONS, EMBEDDINGS)

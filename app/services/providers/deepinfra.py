@@ -116,6 +116,11 @@ PROVIDER = Provider(
             renamed_fields={"max_completion_tokens": "max_tokens"},
             ranges={"top_k": OPEN_TOP_K},
         ),
+        "embeddings": EndpointSupport(
+            path="/embeddings",
+            dropped_fields=OPENAI_ONLY_FIELDS | ANTHROPIC_ONLY_FIELDS,
+            accepts_null=False,  # `"encoding_format": null` fails.
+        ),
     },
     fetch_pages=fetch_single_page,
     normalize=normalize_deepinfra_model,

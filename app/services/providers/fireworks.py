@@ -90,6 +90,8 @@ def normalize_fireworks_model(raw: Mapping[str, Any]) -> Entry:
     chats = read_flag(raw.get("supports_chat")) if output == "text" else False
     tools = read_flag(raw.get("supports_tools")) if output == "text" else False
     sees = read_flag(raw.get("supports_image_input")) if output == "text" else False
+    # A kind for text does not say whether a model makes embeddings, too.
+    embeds = None if output == "text" else output == "embeddings" and not rerank
     return make_entry(
         PROVIDER,
         model_id,
@@ -100,7 +102,7 @@ def normalize_fireworks_model(raw: Mapping[str, Any]) -> Entry:
         inputs=["text", "image"] if sees else ["text"],
         outputs=["rerank"] if rerank else [output],
         parameters=make_parameters(_CHAT_PARAMETERS, tools) if chats else [],
-        capabilities=(chats, tools, sees, output == "embeddings" and not rerank, rerank),
+        capabilities=(chats, tools, sees, embeds, rerank),
         publisher=account or PROVIDER.name,
     )
 
@@ -225,6 +227,13 @@ PROVIDER = Provider(
             # Its schema lacks `suffix`, `best_of` and `stream_options`, even if they are null; usage comes unasked.
             accepts_null=False,
             accepts_stream_options=False,
+        ),
+        "embeddings": EndpointSupport(
+            path="/embeddings",
+            dropped_fields=OPENAI_ONLY_FIELDS | ANTHROPIC_ONLY_FIELDS | {"user"},
+            accepts_null=False,
+            # It serves older models under the ids of Hugging Face, and its list has none of them.
+            serves_unlisted=True,
         ),
     },
     fetch_pages=fetch_single_page,
