@@ -5,6 +5,7 @@ registry.py         ENDPOINTS, the records that have a route
 chat.py             chat completions; of chunks, _chunks reads, _repair repairs, _assembly joins, _events makes them
 completions.py      completions of a text (prompts.py has its forms); odd_chunks.py reads odd chunks of both
 embeddings.py       embeddings; vectors.py passes and converts the vectors
+rerank.py           ranking of documents
 stream_summary.py   what is kept of a response: usage (usage.py reads it), finish reasons, times
 """
 

@@ -6,5 +6,6 @@ from app.services.endpoints.chat import CHAT
 from app.services.endpoints.completions import COMPLETIONS
 from app.services.endpoints.embeddings import EMBEDDINGS
 from app.services.endpoints.endpoint import Endpoint
+from app.services.endpoints.rerank import COHERE_RERANK, RERANK
 
-ENDPOINTS: tuple[Endpoint, ...] = (CHAT, COMPLETIONS, EMBEDDINGS)
+ENDPOINTS: tuple[Endpoint, ...] = (CHAT, COMPLETIONS, EMBEDDINGS, RERANK, COHERE_RERANK)

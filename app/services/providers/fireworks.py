@@ -173,6 +173,17 @@ def get_generation_s(headers: Mapping[str, str]) -> float | None:
         return None
 
 
+def _write_rerank_request(body: dict[str, Any]) -> dict[str, Any]:
+    return {**body, "return_documents": False}  # Otherwise it sends all of them back.
+
+
+def _read_rerank_response(response: Any) -> Any:
+    """Returns a ranking of Fireworks, whose results are in `data`, in the endpoint's form."""
+    if isinstance(response, dict) and "results" not in response:
+        return {**response, "results": response.get("data")}
+    return response
+
+
 # Named one by one, because others of the same prefixes name the account's deployment, a host and its load.
 _SHOWN_HEADERS = OPENAI_LIMIT_HEADERS.union(
     (
@@ -234,6 +245,13 @@ PROVIDER = Provider(
             accepts_null=False,
             # It serves older models under the ids of Hugging Face, and its list has none of them.
             serves_unlisted=True,
+        ),
+        "rerank": EndpointSupport(
+            path="/rerank",
+            dropped_fields=OPENAI_ONLY_FIELDS | ANTHROPIC_ONLY_FIELDS | {"user"},
+            accepts_null=False,
+            write_request=_write_rerank_request,
+            read_response=_read_rerank_response,
         ),
     },
     fetch_pages=fetch_single_page,
