@@ -17,7 +17,7 @@ BLUEPRINTS: list[tuple[Blueprint, Access]] = [
     (catalog.bp, "open"),  # GET /api/catalog/models, /api/catalog/model/<id>
     (stats.bp, "public_stats"),  # GET /api/catalog/gateway/<gateway>/stats
     (activity.bp, "key"),  # GET /api/activity, /api/activity/<id>, /api/activity/integrity, /api/usage
-    (health.bp, "open"),  # GET /health, /ready
+    (health.bp, "open"),  # GET /health, /ready, /, /api/hello
     (metrics.bp, "operator"),  # GET /metrics
 ]
 

@@ -15,6 +15,7 @@ from app.runtime import get_settings
 from app.services.journal import new_request_id
 from app.web.client_address import get_client_address
 from app.web.cors import add_cors_headers, answer_preflight
+from app.web.missing_apis import describe_missing_api
 from app.web.similar_path import find_similar_path
 
 _FAILED = "The gateway failed to process this request. Report its x-request-id to the operator."
@@ -113,6 +114,9 @@ def _make_database_error() -> GatewayError:
 
 
 def _make_unknown_path(path: str) -> NotFound:
+    missing = describe_missing_api(path)
+    if missing is not None:
+        return NotFound(f"There is no path {path[:200]!r}. {missing}", code="api_not_offered")
     right = find_similar_path(current_app.url_map, path)
     hint = "The README lists all paths."
     if right is not None:

@@ -11,6 +11,7 @@ from app.errors import BadRequest, NotFound, Unavailable
 from app.runtime import Component, Runtime
 from app.services.endpoints import Endpoint
 from app.services.models import (
+    ALIAS_PREFIX,
     Catalogs,
     Model,
     ModelList,
@@ -105,6 +106,7 @@ class Routes(Component):
 
 
 def _find_target(endpoint: Endpoint, model: str, provider_name: str | None) -> Target:
+    model = _without_alias(model)
     if provider_name is not None:
         chosen: Provider | None = get_provider(provider_name)
     else:
@@ -129,6 +131,16 @@ def _find_listed(model: str, providers: Sequence[Provider], catch_all: Provider 
             raise
         return Target(catch_all, model)
     return Target(provider, found.id, is_listed=True)
+
+
+def _without_alias(name: str) -> str:
+    """Returns a name without the prefix of aliases, unless a list has a model whose own name begins with it."""
+    if not name.startswith(ALIAS_PREFIX):
+        return name
+    lists = [
+        models for provider in PROVIDERS.values() if is_configured(provider) and (models := peek_model_list(provider))
+    ]
+    return name if any(models.find(name) for models in lists) else name.removeprefix(ALIAS_PREFIX)
 
 
 def _make_not_served(endpoint: Endpoint, subject: str, param: str) -> BadRequest:
@@ -187,6 +199,7 @@ def find_model(name: str, providers: Sequence[Provider], *, fetch_again: bool = 
         NotFound: it matches none; the message names the most similar ones.
         Unavailable: it matches none, and a list is missing.
     """
+    name = _without_alias(name)
     lists, missing = get_model_lists(providers)
     found = _find(name, lists)
     if not found and fetch_again and fetch_for_unknown(providers):
