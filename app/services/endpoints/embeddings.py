@@ -73,7 +73,7 @@ def _summarize(response: Any) -> ResponseSummary:
 
 
 def _has_vector(response: VectorResponse, item: Any) -> bool:
-    return isinstance(item, dict) and response.get_vector(item) is not None
+    return isinstance(item, dict) and response.has_vector(item)
 
 
 def _normalise(response: VectorResponse) -> VectorResponse:
