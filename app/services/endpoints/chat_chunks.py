@@ -142,8 +142,10 @@ def _record(model: str | None, choices: list[_Choice], summary: StreamSummary, n
 
 def _record_usage(usage: Usage | None, summary: StreamSummary) -> None:
     """Keeps the last usage: Chutes sends a running total with each chunk."""
-    if usage is not None:
-        summary.usage = merge_usages(summary.usage, usage)
+    if usage is None:
+        return
+    is_whole = usage.prompt_tokens is not None and usage.completion_tokens is not None
+    summary.usage = usage if is_whole else merge_usages(summary.usage, usage)
 
 
 def _observe_odd_chunk(data: bytes, summary: StreamSummary, now_s: float) -> EventKind:
