@@ -15,8 +15,17 @@ stream_summary.py   what is kept of a response: usage (usage.py reads it), finis
 """
 
 from app.services.endpoints.chat import CHAT
-from app.services.endpoints.endpoint import OPENAI_ERRORS, Collector, Endpoint, ErrorShape, EventKind, InferenceBody
-from app.services.endpoints.endpoint import RepairedEvent, StreamProtocol, make_parameter_error
+from app.services.endpoints.endpoint import (
+    OPENAI_ERRORS,
+    Collector,
+    Endpoint,
+    ErrorShape,
+    EventKind,
+    InferenceBody,
+    RepairedEvent,
+    StreamProtocol,
+    make_parameter_error,
+)
 from app.services.endpoints.messages import estimate_message_tokens
 from app.services.endpoints.messages_body import CountTokensBody
 from app.services.endpoints.registry import ENDPOINTS

@@ -42,5 +42,7 @@ class ChunkUsage(msgspec.Struct, gc=False):
 
 def record_usage(usage: Usage | None, summary: StreamSummary) -> None:
     """Keeps the last usage: Chutes sends a running total with each chunk. What one lacks is kept from before it."""
-    if usage is not None:
-        summary.usage = merge_usages(summary.usage, usage)
+    if usage is None:
+        return
+    is_whole = usage.prompt_tokens is not None and usage.completion_tokens is not None
+    summary.usage = usage if is_whole else merge_usages(summary.usage, usage)
