@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from app.lenient_json import decode_leniently, encode
-from app.services.endpoints.deltas import finish
+from app.services.endpoints.deltas import as_index, finish
 
 # Whether a call is complete is found by parsing its arguments, which is not done more often than this for one call.
 _MAX_PARSES = 100
@@ -24,12 +24,14 @@ class Delta(msgspec.Struct, gc=False):
 
 
 class Choice(msgspec.Struct, gc=False):
-    """One choice of a chunk. Some servers say in the last two fields which stop sequence matched."""
+    """One choice of a chunk. Some servers say in two of the fields which stop sequence matched."""
 
     delta: Delta
     finish_reason: str | None = None
     stop_reason: Any = None
     matched_stop: Any = None
+    index: int = 0
+    logprobs: Any = None
 
 
 class Chunk(msgspec.Struct, gc=False):
@@ -38,6 +40,7 @@ class Chunk(msgspec.Struct, gc=False):
     choices: list[Choice]
     model: str | None = None
     usage: dict[str, Any] | None = None
+    created: Any = None
 
 
 _decode = msgspec.json.Decoder(Chunk).decode
@@ -48,22 +51,22 @@ def read_chunk(data: bytes) -> Chunk:
     try:
         return _decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return _read_odd_chunk(data)
+        return make_chunk(decode_leniently(data))
 
 
-def _read_odd_chunk(data: bytes) -> Chunk:
-    """Reads a chunk that is repaired but not typed as usual: texts in parts, lone surrogates, odd fields."""
-    value = decode_leniently(data)
+def make_chunk(value: dict[str, Any]) -> Chunk:
+    """Returns a chunk of JSON values that may not be typed as usual: texts in parts, lone surrogates, odd fields."""
     choices = []
     for choice in value.get("choices") or ():
         delta, reason = choice.get("delta") or {}, choice.get("finish_reason")
         content, first, second = (read_text(delta.get(name)) for name in ("content", "reasoning_content", "reasoning"))
-        made = Delta(content, first, second, read_calls(delta) or None)
-        choices.append(
-            Choice(made, str(reason) if reason else None, choice.get("stop_reason"), choice.get("matched_stop"))
-        )
+        made = Delta(content, first or read_thought(delta.get("content")), second, read_calls(delta) or None)
+        index, reason = as_index(choice.get("index")) or 0, str(reason) if reason else None
+        rest = (choice.get(name) for name in ("stop_reason", "matched_stop"))
+        choices.append(Choice(made, reason, *rest, index, choice.get("logprobs")))
     model, usage = value.get("model"), value.get("usage")
-    return Chunk(choices, model if isinstance(model, str) else None, usage if isinstance(usage, dict) else None)
+    model, usage = model if isinstance(model, str) else None, usage if isinstance(usage, dict) else None
+    return Chunk(choices, model, usage, value.get("created"))
 
 
 def read_text(value: Any) -> str:
@@ -74,6 +77,19 @@ def read_text(value: Any) -> str:
         return ""
     texts = (part if isinstance(part, str) else part.get("text") for part in value if isinstance(part, str | dict))
     return "".join(text for text in texts if isinstance(text, str))
+
+
+def read_thought(content: Any) -> str:
+    """Returns the reasoning that some models write as parts of the content: `{"type": "thinking", "thinking": …}`."""
+    if not isinstance(content, list):
+        return ""
+    return "".join(read_text(part.get("thinking")) for part in content if isinstance(part, dict))
+
+
+def read_token_logprobs(logprobs: Any) -> list[Any] | None:
+    """Returns the log probabilities of a choice's tokens, or None."""
+    tokens = logprobs.get("content") if isinstance(logprobs, dict) else None
+    return tokens if isinstance(tokens, list) else None
 
 
 def read_calls(message: dict[str, Any]) -> list[dict[str, Any]]:

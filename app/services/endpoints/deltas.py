@@ -18,7 +18,7 @@ _MAX_NAME_PIECES = 100
 _MAX_CALLS = 1_000
 
 
-class _Text(list[str]):
+class Pieces(list[str]):
     """A text in pieces."""
 
 
@@ -36,19 +36,19 @@ def _join(name: str, before: Any, value: Any, depth: int) -> Any:
         return value or before  # They come once, or whole in each piece.
     if name == "id":
         return before or value  # Some providers invent a new id for each piece of a call; the first is kept.
-    if isinstance(value, str) and isinstance(before, str | _Text):
+    if isinstance(value, str) and isinstance(before, str | Pieces):
         return _add_text(name, before, value)
     if isinstance(value, dict) and isinstance(before, dict) and depth < _MAX_DEPTH:
         merge(before, value, depth + 1)
         return before
-    if isinstance(value, list) and isinstance(before, list) and not isinstance(before, _Text):
+    if isinstance(value, list) and isinstance(before, list) and not isinstance(before, Pieces):
         before.extend(value)
         return before
     return value
 
 
-def _add_text(name: str, before: str | _Text, value: str) -> str | _Text:
-    text = before if isinstance(before, _Text) else _Text([before])
+def _add_text(name: str, before: str | Pieces, value: str) -> str | Pieces:
+    text = before if isinstance(before, Pieces) else Pieces([before])
     # A name comes in pieces, or whole in each piece. No name has a hundred pieces, and joining them each time is slow.
     if name != "name" or len(text) > _MAX_NAME_PIECES or value != "".join(text):
         text.append(value)
@@ -57,7 +57,7 @@ def _add_text(name: str, before: str | _Text, value: str) -> str | _Text:
 
 def finish(value: Any, depth: int = 0) -> Any:
     """Returns the result of `merge`, with each text in one piece."""
-    if isinstance(value, _Text):
+    if isinstance(value, Pieces):
         return "".join(value)
     if isinstance(value, dict) and depth <= _MAX_DEPTH + 1:
         return {name: finish(each, depth + 1) for name, each in value.items()}
