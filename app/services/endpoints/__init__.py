@@ -6,6 +6,8 @@ translation.py      what an endpoint needs that is served over another one
 roles.py            where instructions stand in a conversation
 chat.py             chat completions; of chunks, _chunks reads, _repair repairs, _assembly joins, _events makes them
 messages.py         Anthropic's API over chat: _body, _request (_history, _blocks, _tools), _response, _stream, _errors
+responses.py        OpenAI's over chat: _request (_items, _content, _tools), _context, _output (_custom), _stream
+chat_reading.py     chat as translations read it; output_sequence.py puts a stream of it into one item after another
 stream_summary.py   what is kept of a response: usage (usage.py reads it), finish reasons, times
 """
 

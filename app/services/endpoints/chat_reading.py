@@ -62,8 +62,8 @@ def make_chunk(value: dict[str, Any]) -> Chunk:
         content, first, second = (read_text(delta.get(name)) for name in ("content", "reasoning_content", "reasoning"))
         made = Delta(content, first or read_thought(delta.get("content")), second, read_calls(delta) or None)
         index, reason = as_index(choice.get("index")) or 0, str(reason) if reason else None
-        rest = (choice.get(name) for name in ("stop_reason", "matched_stop"))
-        choices.append(Choice(made, reason, *rest, index, choice.get("logprobs")))
+        stop, matched = choice.get("stop_reason"), choice.get("matched_stop")
+        choices.append(Choice(made, reason, stop, matched, index, choice.get("logprobs")))
     model, usage = value.get("model"), value.get("usage")
     model, usage = model if isinstance(model, str) else None, usage if isinstance(usage, dict) else None
     return Chunk(choices, model, usage, value.get("created"))

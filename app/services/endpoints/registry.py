@@ -5,5 +5,6 @@ from __future__ import annotations
 from app.services.endpoints.chat import CHAT
 from app.services.endpoints.endpoint import Endpoint
 from app.services.endpoints.messages import MESSAGES
+from app.services.endpoints.responses import RESPONSES
 
-ENDPOINTS: tuple[Endpoint, ...] = (CHAT, MESSAGES)
+ENDPOINTS: tuple[Endpoint, ...] = (CHAT, MESSAGES, RESPONSES)

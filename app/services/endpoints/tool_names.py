@@ -27,9 +27,12 @@ _MAX_KEPT_CHARACTERS = 48
 
 def shorten_name(name: str) -> str:
     """Returns a tool's name, or for one that is too long its beginning and a hash; equal names stay equal."""
-    if len(name) <= MAX_NAME_CHARACTERS:
-        return name
-    return name[: MAX_NAME_CHARACTERS - _HASH_CHARACTERS - 1] + "_" + _hash(name)
+    return name if len(name) <= MAX_NAME_CHARACTERS else add_hash(name, name)
+
+
+def add_hash(name: str, text: str) -> str:
+    """Returns a name, shortened if necessary, with a hash of `text` that tells it from similar names."""
+    return name[: MAX_NAME_CHARACTERS - _HASH_CHARACTERS - 1] + "_" + _hash(text)
 
 
 def _hash(text: str) -> str:

@@ -1,0 +1,315 @@
+"""A chat stream, split and interleaved in any way, becomes a Responses stream that the official SDK reads strictly."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from openai.types.responses import Response, ResponseStreamEvent
+
+from app.errors import (
+    BadRequest,
+    ConfigurationMissing,
+    GatewayError,
+    UpstreamCut,
+    UpstreamRefused,
+    UpstreamSuspended,
+)
+from app.services.endpoints.chat_assembly import ChatCollector
+from app.services.endpoints.responses_context import ResponseContext
+from app.services.endpoints.responses_output import translate_response
+from app.services.endpoints.responses_stream import ResponsesWriter
+from app.services.endpoints.responses_tools import Tools
+
+REQUEST_ID = "0199f1a2-b3c4-7d5e-8f60-718293a4b5c6"
+MODEL = "accounts/fireworks/models/scripted"
+TOOLS = [
+    {"type": "function", "name": "weather", "parameters": {"type": "object", "properties": {}}, "strict": False},
+    {"type": "custom", "name": "apply_patch", "description": "Edits files."},
+    {
+        "type": "namespace",
+        "name": "agents",
+        "description": "Sub-agents.",
+        "tools": [{"type": "function", "name": "wait", "parameters": None}, {"type": "custom", "name": "say"}],
+    },
+]
+# Its union of all events takes long to try.
+EVENTS = {
+    get_args(event.model_fields["type"].annotation)[0]: event for event in get_args(get_args(ResponseStreamEvent)[0])
+}
+
+
+def make_context(**fields: Any) -> ResponseContext:
+    tools = Tools()
+    tools.add(TOOLS, "tools")
+    return ResponseContext(
+        {"model": "scripted", "input": "hello", **fields}, tools, wants_logprobs="logprobs" in fields
+    )
+
+
+def read_events(stream: bytes) -> list[dict[str, Any]]:
+    """Returns the events of a stream, each of which has been read strictly by the SDK's types."""
+    events = []
+    for block in stream.decode().split("\n\n")[:-1]:
+        name, data = block.split("\n")
+        event = json.loads(data.removeprefix("data: "))
+        assert name == f"event: {event['type']}"
+        read = EVENTS[event["type"]].model_validate_json(data.removeprefix("data: "), strict=True)
+        assert read.type == event["type"] and read.sequence_number == len(events)
+        events.append(event)
+    return events
+
+
+def write_all(chunks: list[dict[str, Any]], context: ResponseContext) -> list[dict[str, Any]]:
+    writer = ResponsesWriter(context, REQUEST_ID)
+    return read_events(b"".join([*(writer.write(json.dumps(each).encode()) for each in chunks), writer.end()]))
+
+
+def chunk(delta: dict[str, Any], finish: str | None = None, **more: Any) -> dict[str, Any]:
+    choice = {"index": 0, "delta": delta, "finish_reason": finish, **more}
+    return {"id": "c", "object": "chat.completion.chunk", "created": 1_795_608_000, "model": MODEL, "choices": [choice]}
+
+
+def usage_chunk(usage: dict[str, Any]) -> dict[str, Any]:
+    return {"id": "c", "object": "chat.completion.chunk", "model": MODEL, "choices": [], "usage": usage}
+
+
+def call_piece(index: int, arguments: str | None = None, name: str | None = None, **more: Any) -> dict[str, Any]:
+    function = {key: value for key, value in (("name", name), ("arguments", arguments)) if value is not None}
+    return {"tool_calls": [{"index": index, "function": function, **more}]}
+
+
+def replay(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns the output as a client puts it together; checks the rules of the events on the way."""
+    items: list[dict[str, Any]] = []
+    is_open = False
+    for event in events[2:-1]:
+        kind = event["type"].removeprefix("response.")
+        index = event.get("output_index")
+        assert index == (len(items) if kind == "output_item.added" else len(items) - 1)
+        if kind == "output_item.added":
+            assert not is_open
+            is_open = True
+            items.append({**event["item"], "deltas": ""})
+        elif kind == "output_item.done":
+            item = items[-1]
+            assert event["item"]["id"] == item["id"] and is_open
+            is_open = False
+            whole = event["item"].get("arguments", event["item"].get("input"))
+            whole = event["item"]["content"][0]["text"] if whole is None else whole
+            assert item["deltas"] == whole
+            items[-1] = event["item"]
+        else:
+            assert event["item_id"] == items[-1]["id"]
+            if kind.endswith(".delta"):
+                assert event["delta"]
+                items[-1]["deltas"] += event["delta"]
+            elif kind.endswith(("text.done", "arguments.done", "input.done")):
+                assert items[-1]["deltas"] in event.values()
+    assert not is_open
+    return items
+
+
+def summarize(output: list[dict[str, Any]]) -> tuple[str, str, list[tuple[Any, ...]]]:
+    """Returns the reasoning, the text and the calls of an output."""
+    texts = {"reasoning": "", "message": ""}
+    calls = []
+    for item in output:
+        if item["type"] in texts:
+            texts[item["type"]] += "".join(part["text"] for part in item["content"])
+        else:
+            said = item.get("arguments", item.get("input"))
+            calls.append((item["type"], item.get("namespace"), item["name"], item["call_id"], said))
+    return texts["reasoning"], texts["message"], calls
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+OBJECTS = st.dictionaries(TEXTS, TEXTS | st.integers() | st.dictionaries(TEXTS, TEXTS, max_size=2), max_size=3)
+CALLS = st.lists(
+    st.one_of(
+        st.tuples(st.sampled_from(["weather", "agents__wait", "unknown"]), OBJECTS.map(json.dumps) | st.just("")),
+        st.tuples(
+            st.sampled_from(["apply_patch", "agents__say"]),
+            TEXTS.map(lambda text: json.dumps({"input": text})) | TEXTS.map(lambda text: "*** " + text),
+        ),
+    ),
+    max_size=4,
+)
+
+
+@st.composite
+def streams(draw: st.DrawFn) -> list[dict[str, Any]]:
+    """Returns the chunks of one completion: reasoning, text and calls in pieces, in any order that keeps each's own."""
+    lanes: list[list[dict[str, Any]]] = []
+    for name in (
+        draw(st.sampled_from([["reasoning_content"], ["reasoning"], ["reasoning", "reasoning_content"]])),
+        ["content"],
+    ):
+        pieces = cut(draw, draw(TEXTS | st.just("")), draw(st.integers(1, 3)))
+        lanes.append([dict.fromkeys(name, piece) for piece in pieces])
+    for index, (name, arguments) in enumerate(draw(CALLS)):
+        begin = call_piece(index, name=name, id=f"functions.{name}:{index}", type="function")
+        pieces = cut(draw, arguments, draw(st.integers(1, 4)))
+        if draw(st.booleans()):
+            first = call_piece(index, pieces.pop(0), name=name, id=f"functions.{name}:{index}", type="function")
+            lanes.append([first, *(call_piece(index, piece) for piece in pieces)])
+        else:
+            lanes.append([begin, *(call_piece(index, piece) for piece in pieces)])
+    is_interleaved = draw(st.booleans())
+    chunks = [chunk({"role": "assistant", "content": ""})]
+    while lanes := [lane for lane in lanes if lane]:
+        lane = draw(st.sampled_from(lanes)) if is_interleaved else lanes[0]
+        chunks.append(chunk(lane.pop(0)))
+    reason = draw(st.sampled_from(["stop", "tool_calls", "length", "content_filter"]))
+    usage = draw(
+        st.none() | st.fixed_dictionaries({"prompt_tokens": st.integers(0, 9), "completion_tokens": st.just(7)})
+    )
+    return [*chunks, chunk({}, reason), *([usage_chunk(usage)] if usage else [])]
+
+
+def cut(draw: st.DrawFn, text: str, count: int) -> list[str]:
+    """Cuts a text into pieces, some of which may be empty."""
+    places = sorted(draw(st.lists(st.integers(0, len(text)), min_size=count - 1, max_size=count - 1)))
+    return [text[start:end] for start, end in zip([0, *places], [*places, len(text)], strict=True)]
+
+
+@settings(max_examples=150, deadline=None)
+@given(streams())
+def test_any_split_gives_the_same_output_as_the_collected_answer(chunks: list[dict[str, Any]]) -> None:
+    context = make_context()
+    events = write_all(chunks, context)
+    last = events[-1]["response"]
+    assert [event["type"] for event in events[:2]] == ["response.created", "response.in_progress"]
+    assert events[-1]["type"] == f"response.{last['status']}"
+    assert replay(events) == last["output"]
+
+    collector = ChatCollector()
+    for each in chunks:
+        collector.add(json.dumps(each).encode())
+    whole = translate_response(collector.make_response(), context, REQUEST_ID)
+    Response.model_validate_json(json.dumps(whole), strict=True)
+    assert summarize(last["output"]) == summarize(whole["output"])
+    same = ("status", "usage", "incomplete_details", "id", "model", "created_at", "tools")
+    assert {name: last[name] for name in same} == {name: whole[name] for name in same}
+
+
+def test_calls_one_after_another_are_sent_at_once_and_interleaved_ones_wait() -> None:
+    writer = ResponsesWriter(make_context(), REQUEST_ID)
+
+    def write(delta: dict[str, Any]) -> list[str]:
+        events = writer.write(json.dumps(chunk(delta)).encode()).decode()
+        return [line.removeprefix("event: response.") for line in events.splitlines() if line.startswith("event")]
+
+    write({"content": "Both."})
+    assert write(call_piece(0, name="weather", id="a")) == []  # More of the name may come.
+    opened = ["output_text.done", "content_part.done", "output_item.done", "output_item.added"]
+    assert write(call_piece(0, '{"city":')) == [*opened, "function_call_arguments.delta"]
+    assert write(call_piece(0, '"Oslo"}')) == ["function_call_arguments.delta"]
+    ended = ["function_call_arguments.done", "output_item.done", "output_item.added"]
+    assert write(call_piece(1, '{"city":', name="weather", id="b")) == [*ended, "function_call_arguments.delta"]
+    assert write(call_piece(2, '{"city":"Rome"}', name="weather", id="c")) == []
+    assert write(call_piece(1, '"Bern"}')) == ["function_call_arguments.delta"]
+    writer.write(json.dumps(chunk({}, "tool_calls")).encode())
+    last = [json.loads(line[6:]) for line in writer.end().decode().splitlines() if line.startswith("data")][-1]
+    calls = summarize(last["response"]["output"])[2]
+    assert [(call[3], call[4]) for call in calls] == [
+        ("a", '{"city":"Oslo"}'),
+        ("b", '{"city":"Bern"}'),
+        ("c", '{"city":"Rome"}'),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ('{"input": "*** Begin\\n\\u00e9\\ud83d\\ude00\\\\"}', "*** Begin\né😀\\"),
+        ('{"input":"two\nlines"}', "two\nlines"),
+        ('{"input":"C:\\Users"}', "C:\\Users"),
+        ('{ "input" : "" }', ""),
+        ('{"other": 1, "input": "late"}', "late"),
+        ('{"patch": "x"}', '{"patch": "x"}'),
+        ("*** Begin Patch", "*** Begin Patch"),
+        ("", ""),
+        ('{"input":"cut off \\u00', "cut off \\u00"),
+        ('{"input":"half \\ud83d."}', "half \ud83d."),
+    ],
+)
+def test_the_input_of_a_custom_tool_is_the_same_however_it_is_cut(arguments: str, text: str) -> None:
+    shown = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    for size in range(1, len(arguments) + 2):
+        writer = ResponsesWriter(make_context(), REQUEST_ID)
+        pieces = [arguments[start : start + size] for start in range(0, len(arguments), size)]
+        deltas = [call_piece(0, name="apply_patch", id="a"), *(call_piece(0, piece) for piece in pieces)]
+        stream = b"".join(writer.write(json.dumps(chunk(delta)).encode()) for delta in deltas)
+        writer.write(json.dumps(chunk({}, "tool_calls")).encode())
+        data = [json.loads(line[6:]) for line in (stream + writer.end()).decode().splitlines() if line[:4] == "data"]
+        assert "".join(event["delta"] for event in data if event["type"].endswith(".delta")) == shown
+        assert data[-1]["response"]["output"][0]["input"] == shown
+
+
+def test_log_probabilities_pass_where_they_were_asked_for() -> None:
+    token = {"token": "Hi", "logprob": -0.5, "bytes": None, "top_logprobs": [{"token": "Hi", "logprob": -0.5}]}
+    chunks = [chunk({"content": "Hi"}, logprobs={"content": [token]}), chunk({}, "stop")]
+    shown = {"token": "Hi", "logprob": -0.5, "bytes": [72, 105]}
+    expected = [{**shown, "top_logprobs": [shown]}]
+    for context, logprobs in (make_context(logprobs=True), expected), (make_context(), []):
+        events = write_all(chunks, context)
+        by_type = {event["type"]: event for event in events}
+        assert by_type["response.output_text.delta"]["logprobs"] == logprobs
+        assert by_type["response.output_text.done"]["logprobs"] == logprobs
+        assert events[-1]["response"]["output"][0]["content"][0]["logprobs"] == logprobs
+
+
+def test_odd_deltas_keep_their_text() -> None:
+    parts = [{"type": "thinking", "thinking": [{"type": "text", "text": "Hm. "}]}, {"type": "text", "text": "Yes"}]
+    function = {"function_call": {"name": "weather", "arguments": "{}"}}
+    chunks = [
+        chunk({"content": parts}),
+        chunk({"content": " \ud83d"}),
+        chunk({"content": "\ude00\udc00!"}),
+        chunk(function),
+    ]
+    events = write_all([*chunks, chunk({}, "tool_calls")], make_context())
+    reasoning, text, calls = summarize(events[-1]["response"]["output"])
+    assert (reasoning, text) == ("Hm. ", "Yes 😀\ufffd!")
+    assert [(call[2], call[4]) for call in calls] == [("weather", "{}")]
+    assert calls[0][3].startswith("call_")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (UpstreamCut("It broke."), "server_error", "It broke."),
+        (GatewayError("It failed."), "server_error", "It failed."),
+        (ConfigurationMissing("No key."), "server_error", "No key."),
+        (BadRequest("No."), "invalid_prompt", "No."),
+        (BadRequest("Too long.", code="context_length_exceeded"), "context_length_exceeded", "Too long."),
+        (UpstreamSuspended("No money."), "insufficient_quota", "No money."),
+        (
+            UpstreamRefused("Wait.", status=429, retry_after_s=2.6),
+            "rate_limit_exceeded",
+            "Wait. Please try again in 3s.",
+        ),
+        (UpstreamRefused("Wait.", status=429), "rate_limit_exceeded", "Wait."),
+    ],
+)
+def test_a_failure_ends_no_open_item_and_says_what_agents_read(error: GatewayError, code: str, message: str) -> None:
+    writer = ResponsesWriter(make_context(), REQUEST_ID)
+    deltas = [{"content": "Look."}, call_piece(0, '{"city":', name="weather", id="a")]
+    stream = b"".join(writer.write(json.dumps(chunk(delta)).encode()) for delta in deltas) + writer.fail(error)
+    data = [json.loads(line[6:]) for line in stream.decode().splitlines() if line.startswith("data")]
+    assert [event["sequence_number"] for event in data] == list(range(len(data)))
+    assert [event["item"]["type"] for event in data if event["type"] == "response.output_item.done"] == ["message"]
+    last = data[-1]
+    assert (last["type"], last["response"]["status"]) == ("response.failed", "failed")
+    assert last["response"]["error"] == {"code": code, "message": message}
+    assert [item["type"] for item in last["response"]["output"]] == ["message"]
+    assert last["response"]["usage"] is None and last["response"]["completed_at"] is None
+
+
+def test_a_failure_before_the_first_chunk_is_a_stream_too() -> None:
+    events = read_events(ResponsesWriter(make_context(), REQUEST_ID).fail(UpstreamCut("It broke.")))
+    assert [event["type"] for event in events] == ["response.created", "response.in_progress", "response.failed"]
