@@ -69,7 +69,8 @@ class OutputItem:
     def add(self, text: str, logprobs: list[dict[str, Any]]) -> None:
         """Adds a piece of its text, of its arguments, or of its custom input."""
         self._texts.append(text)
-        self._logprobs += logprobs
+        if logprobs:
+            self._logprobs += logprobs
 
     @property
     def text(self) -> str:

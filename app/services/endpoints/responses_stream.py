@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from app.errors import GatewayError, UpstreamSuspended
 from app.lenient_json import encode
 from app.services.endpoints.chat_reading import read_chunk
@@ -31,6 +33,9 @@ _EVENTS = {
 }
 _CUSTOM_EVENTS = (b"response.custom_tool_call_input.delta", b"response.custom_tool_call_input.done", "input")
 
+# The texts have no halves of characters, which it would refuse.
+_encode_text = msgspec.json.Encoder().encode
+
 
 class ResponsesWriter(Output):
     """Writes the events of one response, numbered from zero; see `EventWriter`.
@@ -47,7 +52,7 @@ class ResponsesWriter(Output):
         self._sequence = OutputSequence(self)
         self._number = 0
         self._written: list[bytes] = []
-        self._delta_event = self._place = b""
+        self._place = self._delta_begin = self._delta_middle = self._delta_end = b""
         self._usage: Usage | None = None
         self._model: str | None = None
         self._created_s = read_created_s(None)
@@ -88,19 +93,24 @@ class ResponsesWriter(Output):
         item = self._item
         assert item is not None
         self._place = b'"item_id":"%b","output_index":%d,' % (item.id.encode(), len(self.items))
-        self._delta_event = _get_events(item)[0]
         self._write_item(b"response.output_item.added", item.make("in_progress", with_content=False))
         if call is None:
             self._place += b'"content_index":0,'
             part = encode(item.make_parts()[0])
             self._write_event(b"response.content_part.added", b'%b"part":%b' % (self._place, part))
+        name = _get_events(item)[0]
+        self._delta_begin = b'event: %b\ndata: {"type":"%b","sequence_number":' % (name, name)
+        self._delta_middle = b',%b"delta":' % self._place
+        self._delta_end = b',"logprobs":[]}\n\n' if kind is ItemKind.TEXT else b"}\n\n"
 
     def _add(self, item: OutputItem, text: str, logprobs: list[dict[str, Any]]) -> None:
-        super()._add(item, text, logprobs)
-        fields = b'%b"delta":%b' % (self._place, encode(text))
-        if item.kind is ItemKind.TEXT:
-            fields += b',"logprobs":%b' % encode(logprobs) if logprobs else b',"logprobs":[]'
-        self._write_event(self._delta_event, fields)
+        # Called for nearly every chunk, so what is the same for all deltas of an item is made once.
+        item.add(text, logprobs)
+        end = b',"logprobs":%b}\n\n' % encode(logprobs) if logprobs else self._delta_end
+        self._written.append(
+            b"%b%d%b%b%b" % (self._delta_begin, self._number, self._delta_middle, _encode_text(text), end)
+        )
+        self._number += 1
 
     def close_item(self, *, is_last: bool) -> None:
         """Ends the open item, and writes the events that say so."""
