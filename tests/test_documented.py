@@ -157,6 +157,13 @@ def test_the_readmes_message_is_answered(gateway: Gateway) -> None:
     assert message["content"][0]["text"].startswith("[sandbox] Hello!")
 
 
+def test_the_readmes_response_is_answered(gateway: Gateway) -> None:
+    (command,) = [block for block in blocks("bash") if "/v1/responses" in block]
+    response = json.loads(run(gateway, command))
+    assert (response["object"], response["status"]) == ("response", "completed")
+    assert response["output"][-1]["content"][0]["text"].startswith("[sandbox] Hello!")
+
+
 def test_the_readmes_python_prints_a_story(gateway: Gateway, tmp_path: Path) -> None:
     (lines,) = [block for block in blocks("python") if "OpenAI(" in block]
     lines = lines.replace("http://localhost:8000", gateway.url).replace("your gateway key", gateway.key)

@@ -129,6 +129,7 @@ def _make_unknown_path(path: str) -> NotFound:
     hint = "The README lists all paths."
     if right is not None:
         hint = f"Use {right!r}; the base URL of OpenAI's SDKs ends in /v1, and that of Anthropic's has no path."
+    hint = hint or "The README lists all paths."
     return NotFound(f"There is no path {path[:200]!r}. {hint}", code="unknown_path")
 
 

@@ -137,7 +137,12 @@ def measure_translated(stage: Stage, results: Results) -> None:
         if peer is None or load.body is None:
             return
         chat = json.loads(load.body)
-        bodies = {PATH: chat, "/v1/messages": chat | {"max_tokens": 1_000}}
+        said = chat["messages"][-1]["content"]
+        bodies = {
+            PATH: chat,
+            "/v1/messages": chat | {"max_tokens": 1_000},
+            "/v1/responses": {"model": chat["model"], "stream": True, "input": said},
+        }
         for path, body in bodies.items():
             warm_up(stage, peer)
             own = replace(load, path=path, body=json.dumps(body).encode())
