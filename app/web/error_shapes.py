@@ -1,4 +1,4 @@
-"""Which format errors have: that of the API whose path was called, or else the gateway's own.
+"""Which format errors have: that of the API whose path was called, else of the client's API, else the gateway's own.
 
 A format belongs to a path and to everything below it, so it does not depend on whether a route was found.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from flask import current_app
+from flask import current_app, request
 from flask.sansio.app import App
 
 from app.errors import GatewayError
@@ -20,6 +20,9 @@ class Shape(Protocol):
 
     @property
     def request_id_header(self) -> str | None: ...
+
+    @property
+    def client_header(self) -> str | None: ...
 
     def make_body(self, error: GatewayError, request_id: str, /) -> bytes: ...
 
@@ -39,3 +42,11 @@ def find_shape(path: str | None) -> Shape | None:
             return shapes[path]
         path = path.rpartition("/")[0]
     return None
+
+
+def find_shape_of_client() -> Shape | None:
+    """Returns the format that the client of the current request reads on paths of no API, if its headers tell."""
+    shapes: dict[str, Shape] = current_app.extensions.get(_EXTENSION, {})
+    return next(
+        (shape for shape in shapes.values() if shape.client_header and shape.client_header in request.headers), None
+    )

@@ -15,7 +15,7 @@ from app.runtime import get_settings
 from app.services.journal import new_request_id
 from app.web.client_address import get_client_address
 from app.web.cors import add_cors_headers, answer_preflight
-from app.web.error_shapes import find_shape
+from app.web.error_shapes import find_shape, find_shape_of_client
 from app.web.missing_apis import describe_missing_api
 from app.web.similar_path import find_similar_path
 
@@ -94,6 +94,7 @@ def _make_error_response(error: Exception) -> Response:
     shape = find_shape(request.path[:500])
     if shape is None and shown.status == 404:
         shape = find_shape(find_similar_path(current_app.url_map, request.path))
+    shape = shape or find_shape_of_client()
     if shape is None:
         return Response(shown.to_json(), status=shown.status, content_type="application/json", headers=headers)
     request_id = _get_early_request_id()

@@ -24,6 +24,8 @@ from this page.
 
 How to read it:
 
+- The requests are chat's where nothing else is said. Streams of `/v1/completions` end in the same ways, also if one of
+  several prompts is never finished, or never begun.
 - *unfinished*: the transfer has no end (no last chunk, or fewer bytes than announced), so every HTTP library knows.
 - *error event*: `data: {"error": {…}}`, never followed by `[DONE]`.
 - *openai* and *anthropic* are the official Python SDKs with their retries off, *curl* the exit code of

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import anthropic
@@ -126,7 +126,6 @@ def test_probes_are_answered(gateway: Gateway, path: str) -> None:
         ("POST", "/v1/moderations", "ask a model"),
         ("GET", "/v1/files", "in the messages themselves"),
         ("POST", "/v1/batches", "one by one or side by side"),
-        ("GET", "/v1/messages/batches/msgbatch_1", "one by one or side by side"),
     ],
 )
 def test_an_api_that_is_missing_says_what_is_offered(gateway: Gateway, method: str, path: str, offer: str) -> None:
@@ -138,3 +137,24 @@ def test_an_api_that_is_missing_says_what_is_offered(gateway: Gateway, method: s
 def test_the_sdk_raises_not_found_for_images(gateway: Gateway) -> None:
     with openai_client(gateway) as client, pytest.raises(openai.NotFoundError, match="no images API"):
         client.images.generate(prompt="a cat", model="dall-e-3")
+
+
+def test_anthropics_sdk_gets_its_own_errors_wherever_it_asks(gateway: Gateway, claude: anthropic.Anthropic) -> None:
+    for ask in (claude.messages.batches.list, claude.beta.files.list, lambda: claude.models.retrieve("no-such-model")):
+        with pytest.raises(anthropic.NotFoundError) as caught:
+            ask()
+        assert isinstance(caught.value.body, dict) and caught.value.request_id
+        assert (caught.value.body["type"], caught.value.body["error"]["type"]) == ("error", "not_found_error")
+    assert "in the messages themselves" in claude_error(claude.beta.files.list)
+    assert "one by one or side by side" in claude_error(claude.messages.batches.list)
+    with (
+        anthropic.Anthropic(base_url=gateway.url, api_key="gw_wrong_key", max_retries=0) as stranger,
+        pytest.raises(anthropic.AuthenticationError),
+    ):
+        stranger.models.list()
+
+
+def claude_error(ask: Callable[[], object]) -> str:
+    with pytest.raises(anthropic.NotFoundError) as caught:
+        ask()
+    return str(caught.value)

@@ -138,12 +138,15 @@ class ErrorShape:
             translated endpoint has the events of its writer instead.
         get_status: error → the HTTP status of the response.
         request_id_header: the response header in which the API's SDKs expect the request id, beside `x-request-id`.
+        client_header: a request header of the API's clients alone. They get this format also on paths of no API, as for
+            the models; None if there is no such header.
     """
 
     make_body: Callable[[GatewayError, str], bytes]
     make_event: Callable[[GatewayError], bytes]
     get_status: Callable[[GatewayError], int] = operator.attrgetter("status")
     request_id_header: str | None = None
+    client_header: str | None = None
 
 
 OPENAI_ERRORS = ErrorShape(lambda error, request_id: error.to_json(), GatewayError.to_event)

@@ -81,4 +81,4 @@ def make_error_event(error: GatewayError, request_id: str | None = None) -> byte
     return b"event: error\ndata: " + make_error_body(error, request_id) + b"\n\n"
 
 
-ANTHROPIC_ERRORS = ErrorShape(make_error_body, make_error_event, _get_status, "request-id")
+ANTHROPIC_ERRORS = ErrorShape(make_error_body, make_error_event, _get_status, "request-id", "anthropic-version")
