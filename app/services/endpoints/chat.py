@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 from msgspec import Meta
@@ -12,7 +13,7 @@ from app.services.endpoints.chat_events import make_chat_events
 from app.services.endpoints.choices import summarize_choices
 from app.services.endpoints.endpoint import Endpoint, EventKind, InferenceBody, StreamOptions, make_parameter_error
 from app.services.endpoints.prompts import CHARACTERS_PER_TOKEN
-from app.services.endpoints.stream_summary import ResponseSummary, StreamSummary
+from app.services.endpoints.stream_summary import StreamSummary
 
 # Each message needs a few more tokens for its role and separators, as OpenAI's cookbook estimates it.
 _TOKENS_PER_MESSAGE = 4
@@ -54,10 +55,6 @@ def _estimate_prompt_tokens(body: dict[str, Any]) -> int:
 
 def _get_output_bound(body: dict[str, Any]) -> int | None:
     return max(body.get("max_tokens") or 0, body.get("max_completion_tokens") or 0) or None
-
-
-def _summarize(response: Any) -> ResponseSummary:
-    return summarize_choices(response, _is_choice, _estimate_output_tokens)
 
 
 def _estimate_output_tokens(choices: list[dict[str, Any]]) -> int:
@@ -122,7 +119,7 @@ CHAT = Endpoint(
     body=ChatBody,
     estimate_prompt_tokens=_estimate_prompt_tokens,
     get_output_bound=_get_output_bound,
-    summarize=_summarize,
+    summarize=partial(summarize_choices, is_choice=_is_choice, estimate_output_tokens=_estimate_output_tokens),
     normalise=normalise_completion,
     stream=ChatStreamProtocol(),
 )

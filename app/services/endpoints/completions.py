@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 from msgspec import Meta
@@ -15,7 +16,7 @@ from app.services.endpoints.completion_assembly import (
 from app.services.endpoints.completion_chunks import observe_completion_chunk
 from app.services.endpoints.endpoint import Endpoint, EventKind, InferenceBody, StreamOptions, make_parameter_error
 from app.services.endpoints.prompts import CHARACTERS_PER_TOKEN, PROMPT_FORMS, estimate_tokens, read_prompts
-from app.services.endpoints.stream_summary import ResponseSummary, StreamSummary
+from app.services.endpoints.stream_summary import StreamSummary
 
 
 class CompletionBody(InferenceBody, kw_only=True):
@@ -55,10 +56,6 @@ def _get_output_bound(body: dict[str, Any]) -> int | None:
 
 def _count_choices(body: dict[str, Any]) -> int:
     return len(read_prompts(body["prompt"]) or ()) * (body.get("n") or 1)
-
-
-def _summarize(response: Any) -> ResponseSummary:
-    return summarize_choices(response, _is_choice, _estimate_output_tokens)
 
 
 def _is_choice(choice: Any) -> bool:
@@ -113,7 +110,7 @@ COMPLETIONS = Endpoint(
     estimate_prompt_tokens=_estimate_prompt_tokens,
     get_output_bound=_get_output_bound,
     count_choices=_count_choices,
-    summarize=_summarize,
+    summarize=partial(summarize_choices, is_choice=_is_choice, estimate_output_tokens=_estimate_output_tokens),
     normalise=normalise_text_completion,
     stream=CompletionStreamProtocol(),
 )
