@@ -15,9 +15,9 @@ SLICE_ITEMS = 100
 PAUSE_S = 0.001
 
 
-def with_pauses(items: Iterable[T]) -> Iterator[T]:
-    """Yields the items, and pauses after every SLICE_ITEMS of them so that other greenlets run."""
+def with_pauses(items: Iterable[T], *, slice_items: int = SLICE_ITEMS) -> Iterator[T]:
+    """Yields the items, and pauses after every `slice_items` of them so that other greenlets run."""
     for number, item in enumerate(items, start=1):
         yield item
-        if number % SLICE_ITEMS == 0:
+        if number % slice_items == 0:
             time.sleep(PAUSE_S)

@@ -1,11 +1,20 @@
-"""Measures how many rows one worker ships: `python -m benchmarks.shipping ROWS`, with DATABASE_URL and JOURNAL_DIR set.
+"""Measures how many rows workers ship: `python -m benchmarks.shipping ROWS`, with DATABASE_URL and JOURNAL_DIR set.
 
-It records requests as the gateway does, faster than they can be shipped, and waits until all are in PostgreSQL.
+    --writers 64    as many processes, each with a journal of its own, as workers of several hosts
+    --keys 200      how many keys the requests have in turn, and as many models as a quarter of that
+
+Each process records requests as the gateway does, faster than they can be shipped, and waits until all of its own are
+in PostgreSQL. All begin at the same moment; the rate is that of all rows until the last process has finished, with the
+sums that they fold meanwhile. The processes are plain ones without gevent, so that one waits where a worker would serve
+requests.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
+import subprocess
 import sys
 import time
 
@@ -15,22 +24,62 @@ from app.services.journal import Journal, start_journal, stop_journal
 _PATIENCE_S = 300.0
 
 
-def main(rows: int) -> None:
+def main() -> None:
     """Prints a line of JSON: rows recorded and shipped per second."""
-    start_journal()
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.shipping")
+    parser.add_argument("rows", type=int)
+    parser.add_argument("--writers", type=int, default=1)
+    parser.add_argument("--keys", type=int, default=1)
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.writers == 1:
+        print(json.dumps(_ship(options.rows, options.keys, wait=options.child)))
+        return
+    rows = options.rows // options.writers
+    command = [sys.executable, "-m", "benchmarks.shipping", str(rows), "--keys", str(options.keys), "--child"]
+    writers = [_start(command, number) for number in range(options.writers)]
+    for writer in writers:
+        _read(writer)  # It is ready.
     began_s = time.monotonic()
-    for _ in range(rows):
-        _record_request(get_component(Journal))
+    for writer in writers:
+        assert writer.stdin is not None
+        writer.stdin.write("go\n")
+        writer.stdin.flush()
+    recorded = [json.loads(_read(writer))["recorded_per_s"] for writer in writers]
+    shipped_per_s = rows * options.writers / (time.monotonic() - began_s)
+    print(json.dumps({"recorded_per_s": sum(recorded), "shipped_per_s": shipped_per_s}))
+
+
+def _start(command: list[str], number: int) -> subprocess.Popen[str]:
+    # A directory for each, as on hosts of their own: none adopts the rows of another that has finished.
+    environment = os.environ | {"JOURNAL_DIR": os.path.join(os.environ["JOURNAL_DIR"], str(number))}
+    return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def _read(writer: subprocess.Popen[str]) -> str:
+    assert writer.stdout is not None
+    line = writer.stdout.readline()
+    return line if line else sys.exit("A writer failed; its error is above.")
+
+
+def _ship(rows: int, keys: int, *, wait: bool) -> dict[str, float]:
+    start_journal()
+    if wait:
+        print("ready", flush=True)
+        sys.stdin.readline()
+    began_s = time.monotonic()
+    for number in range(rows):
+        _record_request(get_component(Journal), number % keys)
     recorded_s = time.monotonic() - began_s
     if not stop_journal(_PATIENCE_S):
         sys.exit(f"Not all rows were shipped within {_PATIENCE_S:g} s.")
     shipped_s = time.monotonic() - began_s
-    print(json.dumps({"recorded_per_s": rows / recorded_s, "shipped_per_s": rows / shipped_s}))
+    return {"recorded_per_s": rows / recorded_s, "shipped_per_s": rows / shipped_s}
 
 
-def _record_request(journal: Journal) -> None:
-    record = journal.begin("benchmark", "/v1/chat/completions")
-    record.gateway, record.model_requested = "fireworks", "accounts/fireworks/models/deepseek-v3p1"
+def _record_request(journal: Journal, key: int) -> None:
+    record = journal.begin(f"benchmark-{key}", "/v1/chat/completions")
+    record.gateway, record.model_requested = "fireworks", f"accounts/fireworks/models/deepseek-v3p1-{key // 4}"
     record.model_served = record.model_requested
     journal.write_start(record)
     record.prompt_tokens, record.completion_tokens, record.usage_source = 12, 38, "provider"
@@ -40,4 +89,4 @@ def _record_request(journal: Journal) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main()

@@ -189,6 +189,7 @@ _GATEWAYS: dict[str, Callable[[Stage], Gateway]] = {
     # Separate processes, so that neither has served anything else before.
     "gateway, recording": lambda stage: stage.start_gateway("recorded"),
     "gateway, not recording": lambda stage: stage.start_gateway("unrecorded", application="benchmarks.unrecorded:app"),
+    "relay, unparsed": lambda stage: stage.start_gateway("relay", application="benchmarks.relay:app"),
     "gateway, one worker, any core": lambda stage: stage.start_gateway("one", cores=stage.cores.both),
     "gateway, two workers, any core": lambda stage: stage.start_gateway("two", cores=stage.cores.both, workers=2),
     "gateway, four catalogs": lambda stage: stage.start_gateway("catalogs", settings=stage.catalog_settings()),

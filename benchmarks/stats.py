@@ -2,8 +2,10 @@
 
     python -m benchmarks.stats [--rows 10000000]
 
-It starts a PostgreSQL, a sandbox and a gateway of its own, writes the history with the gateway's own insert statement
-(so the rollups are real), and prints a table. The database has PostgreSQL's default durability.
+It starts a PostgreSQL, a sandbox and a gateway of its own. The history is written by the statement of the code before
+migration 0007 and then migrated, which also shows how long that takes; folding ten million deltas would take an hour.
+It prints tables: statistics of all requests, of a provider and of a key, by themselves and while rows are inserted.
+The database has PostgreSQL's default durability.
 """
 
 from __future__ import annotations
@@ -11,36 +13,43 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import re
 import statistics
 import sys
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.dialects import postgresql
 
-from app.config import load_settings
+from app.config import ROOT, load_settings
 from app.db import create_engine_for, tables
-from app.db.insert_sql import insert_activity_sql
+from app.db.activity import insert_activity
 from app.db.partitions import insert_partitions
 from app.db.schema import upgrade_schema
 from app.runtime import use_settings
 from app.services.reports.retention import drop_days
+from tests.sandbox.client import run_sandbox
 from tests.support.gateway import Gateway, base_settings, running_gateway
 from tests.support.postgres import running_postgres
-from tests.support.sandbox import running_sandbox
+from tests.support.sandbox import Sandbox
 from tests.support.tree import copy_tree
 
 DAYS = 40
 MODELS = 50
 KEYS = 200
 ASKED = ("1h", "24h", "7d", "30d", "all")
+ASKED_OF = {"all": "all/stats?scope=all", "fireworks": "fireworks/stats?scope=all", "a key": "all/stats?key=key-7"}
 ASKS = 41
+# Rows that are inserted during the second measurement, in batches as a worker's.
+SHIPPED_PER_S = 2_000
+BATCH_ROWS = 100
 
 # The settings of a small server. fsync and full_page_writes are on by default, but the tests' server has them off.
 SERVER = {"fsync": "on", "full_page_writes": "on", "shared_buffers": "512MB", "max_wal_size": "4GB"}
@@ -60,20 +69,27 @@ def main() -> None:
     sys.stdout.reconfigure(line_buffering=True)  # A run takes long, so its lines should appear at once, also in a file.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name, running_postgres(SERVER) as server:
         place = Path(name)
-        upgrade_schema(server.url)
+        upgrade_schema(server.url, "0006")
+        write_history(server.url, rows)
+        migrate(server.url)
         engine = create_engine_for(server.url)
-        _write_history(engine, rows)
-        with running_sandbox(place / "sandbox.log") as sandbox:
+        with run_sandbox("--pace-ms", "2", "--die-with-parent") as sandbox:
             tree = copy_tree(place / "tree")
-            settings = base_settings(place, server.url) | sandbox.settings
+            settings = base_settings(place, server.url) | Sandbox(sandbox.url).settings
             with running_gateway(tree, place, settings) as gateway:
-                _measure_stats(gateway, rows)
+                measure_stats(gateway, rows)
+                with shipping(engine):
+                    time.sleep(2)
+                    print(f"\nwhile {SHIPPED_PER_S:,} rows/s are inserted:")
+                    measure_stats(gateway, rows)
                 use_settings(load_settings(settings))
                 _measure_purge(gateway, rows)
         engine.dispose()
 
 
-def _write_history(engine: Engine, rows: int) -> None:
+def write_history(url: str, rows: int) -> None:
+    """Writes `rows` requests of DAYS days into a database with migration 0006."""
+    engine = create_engine(url, connect_args={"options": "-c statement_timeout=0 -c timezone=UTC"})
     today = datetime.now(UTC).date()
     days = [today - timedelta(days=back) for back in reversed(range(DAYS))]
     with engine.begin() as connection:
@@ -82,24 +98,43 @@ def _write_history(engine: Engine, rows: int) -> None:
     for day in days:
         _write_day(engine, day, rows // DAYS)
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text("SET statement_timeout = 0"))
         connection.execute(text("VACUUM ANALYZE"))
         size = connection.execute(text("SELECT pg_size_pretty(pg_database_size(current_database()))")).scalar()
     print(f"{rows:,} rows of {DAYS} days written in {time.monotonic() - began_s:.0f} s; the database has {size}")
+    engine.dispose()
+
+
+def migrate(url: str) -> None:
+    """Migrates the database and prints how long that takes and how large it is then."""
+    began_s = time.monotonic()
+    upgrade_schema(url)
+    took_s = time.monotonic() - began_s
+    engine = create_engine(url, connect_args={"options": "-c statement_timeout=0"}, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text("VACUUM ANALYZE"))
+        size = connection.execute(text("SELECT pg_size_pretty(pg_database_size(current_database()))")).scalar()
+    print(f"migrated in {took_s:.0f} s; the database has {size}")
+    engine.dispose()
 
 
 def _write_day(engine: Engine, day: date, rows: int) -> None:
     dialect = postgresql.dialect()
     types = {column.name: column.type.compile(dialect) for column in tables.activity.columns}
-    nothing = {name: f"CAST(NULL AS {type_})" for name, type_ in types.items()}
+    # The statement has no column worker_id, which came with the migration.
+    nothing = {name: f"CAST(NULL AS {type_})" for name, type_ in types.items() if name != "worker_id"}
     columns = ", ".join(f"{value} AS {name}" for name, value in (nothing | _VALUES).items())
-    source = f"""(SELECT {columns} FROM (SELECT n, hashint8(n) & 2147483647 AS a,
+    source = f"""CROSS JOIN (SELECT {columns} FROM (SELECT n, hashint8(n) & 2147483647 AS a,
         hashint8(n + 1000000007) & 2147483647 AS b, hashint8(n + 2000000011) & 2147483647 AS c
         FROM generate_series(1, %(rows)s) AS n) AS numbers) AS generated"""
-    values = {"day": day, "rows": rows, "models": MODELS, "keys": KEYS}
+    statement = re.sub(r"CROSS JOIN jsonb_to_recordset.*", lambda _: source, _OLD_INSERT, count=1)
+    values = {"day": day, "rows": rows, "models": MODELS, "keys": KEYS, "ledger": _LEDGER}
     with engine.begin() as connection:
-        connection.execute(text("SET LOCAL statement_timeout = 0"))
-        connection.exec_driver_sql(insert_activity_sql(source), values)
+        connection.exec_driver_sql(statement, values)
+
+
+_OLD_INSERT = (ROOT / "tests" / "db" / "old_insert.sql").read_text()
+_COUNTS = ("in_flight", "unshipped", "unrecorded", "rejected", "unsent", "direct", "segment", "byte_offset")
+_LEDGER = json.dumps({"worker_id": "benchmark", "version": 1, "started": 0, **dict.fromkeys(_COUNTS, 0)})
 
 
 # Hashes of the row number serve as random numbers. A model belongs to one gateway. One request in ten fails, in five
@@ -131,13 +166,60 @@ _VALUES = {
 _VALUES["outcome"] = f"coalesce({_VALUES['outcome']}, 'ok')"
 
 
-def _measure_stats(gateway: Gateway, rows: int) -> None:
+def measure_stats(gateway: Gateway, rows: int) -> None:
+    """Asks for statistics of all time ranges, of all requests, of one provider's and of one key's, and prints times."""
     print(f"\nstatistics over {rows:,} rows, {ASKS} requests each, over HTTP:   median      p95   requests counted")
     for time_range in ASKED:
-        for name in ("all", "fireworks"):
-            times_ms, counted = _ask_repeatedly(gateway, f"/api/catalog/gateway/{name}/stats?time_range={time_range}")
+        for name, path in ASKED_OF.items():
+            times_ms, counted = _ask_repeatedly(gateway, f"/api/catalog/gateway/{path}&time_range={time_range}")
             median, p95 = statistics.median(times_ms), sorted(times_ms)[int(len(times_ms) * 0.95)]
             print(f"  {name:10} {time_range:>4} {median:>44.1f} ms {p95:>5.1f} ms {counted:>18,}")
+
+
+@contextmanager
+def shipping(engine: Engine) -> Iterator[None]:
+    """Inserts SHIPPED_PER_S rows of now during a `with` block; the gateway folds their counts."""
+    stop = threading.Event()
+    thread = threading.Thread(target=_ship_until, args=(engine, stop))
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _ship_until(engine: Engine, stop: threading.Event) -> None:
+    number = 0
+    began_s = time.monotonic()
+    while not stop.wait(max(0.0, began_s + number / SHIPPED_PER_S - time.monotonic())):
+        rows = []
+        for _ in range(BATCH_ROWS):
+            number += 1
+            row = _ROW | {
+                "request_id": str(uuid.uuid4()),
+                "started_at": datetime.now(UTC).isoformat(),
+                "key_id": f"key-{number * 7919 % KEYS}",
+                "model_served": f"accounts/fireworks/models/example-{number * 104729 % MODELS}",
+            }
+            rows.append(json.dumps(row).encode())
+        insert_activity(engine, rows)
+
+
+_ROW = {
+    "gateway": "fireworks",
+    "endpoint": "/v1/chat/completions",
+    "stream": True,
+    "status": 200,
+    "outcome": "ok",
+    "prompt_tokens": 100,
+    "completion_tokens": 50,
+    "usage_source": "provider",
+    "cost_usd": "0.0001",
+    "cost_kind": "exact",
+    "duration_ms": 1500.0,
+    "ttft_ms": 300.0,
+}
 
 
 def _ask_repeatedly(gateway: Gateway, path: str) -> tuple[list[float], int]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from app.services.endpoints import ENDPOINTS
 from tests.support.gateway import Gateway, clean_environment
 from tests.support.waiting import PATIENCE_S
 
@@ -137,7 +138,14 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-def test_the_readmes_curl_prints_a_completion(gateway: Gateway) -> None:
+@pytest.mark.parametrize("path", [endpoint.path for endpoint in ENDPOINTS if endpoint.path != "/v2/rerank"])
+def test_the_readmes_curl_of_each_endpoint_gets_an_answer(gateway: Gateway, path: str) -> None:
+    (command,) = [block for block in blocks("bash") if f"http://localhost:8000{path} " in block]
+    answer = json.loads(run(gateway, command))
+    assert answer.get("error") is None and answer.keys() & {"choices", "data", "results", "content", "output"}
+
+
+def test_the_readmes_first_curl_prints_a_completion(gateway: Gateway) -> None:
     (command,) = [block for block in blocks("bash") if "chat/completions" in block]
     assert json.loads(run(gateway, command))["choices"][0]["message"]["content"].startswith("[sandbox]")
 
@@ -147,6 +155,13 @@ def test_the_readmes_message_is_answered(gateway: Gateway) -> None:
     message = json.loads(run(gateway, command))
     assert (message["type"], message["stop_reason"]) == ("message", "end_turn")
     assert message["content"][0]["text"].startswith("[sandbox] Hello!")
+
+
+def test_the_readmes_response_is_answered(gateway: Gateway) -> None:
+    (command,) = [block for block in blocks("bash") if "/v1/responses" in block]
+    response = json.loads(run(gateway, command))
+    assert (response["object"], response["status"]) == ("response", "completed")
+    assert response["output"][-1]["content"][0]["text"].startswith("[sandbox] Hello!")
 
 
 def test_the_readmes_python_prints_a_story(gateway: Gateway, tmp_path: Path) -> None:

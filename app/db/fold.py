@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from sqlalchemy import Connection, Engine, Table, text
+from sqlalchemy import Engine, Table, text
 
 from app.db import rollup_tables as rollups
 from app.db.insert_sql import INSERT_LOCK
@@ -56,11 +56,6 @@ def fold_deltas(engine: Engine, *, min_age_s: float = MIN_AGE_S, limit: int = MA
             # Skipped when somebody else vacuums.
             connection.execute(text("VACUUM (SKIP_LOCKED) rollup_delta"))
     return FoldResult(folded, folded >= limit)
-
-
-def count_deltas(connection: Connection) -> int:
-    """Returns how many deltas are not folded yet."""
-    return int(connection.execute(text("SELECT count(*) FROM rollup_delta")).scalar_one())
 
 
 # Asked first, because planning the fold takes longer than this query. A delta from the future is due too: the clock was

@@ -12,13 +12,13 @@ from app.routes import activity, catalog, health, inference, metrics, models, st
 from app.web import Access
 
 BLUEPRINTS: list[tuple[Blueprint, Access]] = [
-    (inference.bp, "key"),  # POST /v1/chat/completions, /v1/messages: a view for each row of ENDPOINTS
+    (inference.bp, "key"),  # POST /v1/chat/completions, /v1/messages, …: a view for each row of ENDPOINTS
     (token_count.bp, "key"),  # POST /v1/messages/count_tokens
     (models.bp, "key"),  # GET /v1/models, /v1/models/<id>
     (catalog.bp, "open"),  # GET /api/catalog/models, /api/catalog/model/<id>
     (stats.bp, "public_stats"),  # GET /api/catalog/gateway/<gateway>/stats
     (activity.bp, "key"),  # GET /api/activity, /api/activity/<id>, /api/activity/integrity, /api/usage
-    (health.bp, "open"),  # GET /health, /ready
+    (health.bp, "open"),  # GET /health, /ready, /, /api/hello
     (metrics.bp, "operator"),  # GET /metrics
 ]
 

@@ -1,4 +1,7 @@
-"""`GET /health` and `GET /ready`: whether the process is alive, and whether it should receive requests."""
+"""`GET /health` and `GET /ready`: whether the process is alive, and whether it should receive requests.
+
+`/` and `/api/hello` are for clients that look, mostly with HEAD, whether somebody is there before they send a request.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,13 @@ bp = Blueprint("health", __name__)
 def health() -> Response:
     """Returns 200 while the process runs. It checks nothing else, so that an outage elsewhere causes no restart."""
     return json_response({"status": "ok"})
+
+
+@bp.get("/")
+@bp.get("/api/hello")
+def hello() -> Response:
+    """Returns 200 and what this is."""
+    return json_response({"service": "llm-gateway", "status": "ok"})
 
 
 @bp.get("/ready")

@@ -1,23 +1,41 @@
-"""`GET /v1/models` and `/v1/models/<id>`: the catalog in OpenAI's form, for OpenAI's SDKs."""
+"""`GET /v1/models` and `/v1/models/<id>`: the catalog for the SDKs of OpenAI and of Anthropic."""
 
 from __future__ import annotations
 
-from flask import Blueprint, Response
+from typing import Annotated
+
+import msgspec
+from flask import Blueprint, Response, request
 
 from app.config import MAX_NAME_CHARACTERS
 from app.errors import BadRequest
 from app.services.inference import find_model
-from app.services.models import make_openai_model, render_openai_list
+from app.services.models import ALIAS_PREFIX, PageQuery, make_merged_model, render_merged_list
 from app.services.providers import get_configured_providers
-from app.web import conditional_response, json_response
+from app.web import conditional_response, json_response, read_query
 
 bp = Blueprint("models", __name__)
+
+# As in Anthropic's API. Without `limit`, the list is whole, because OpenAI's SDKs ask for no second page.
+_MAX_LIMIT = 1_000
+
+
+class ModelsQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """The parameters of Anthropic's list: a page, and where it is."""
+
+    limit: Annotated[int, msgspec.Meta(ge=1, le=_MAX_LIMIT)] | None = None
+    after_id: str = ""
+    before_id: str = ""
 
 
 @bp.get("/v1/models")
 def list_models() -> Response:
-    """Returns every model of every provider that is configured."""
-    return conditional_response(render_openai_list())
+    """Returns the models of every provider that is configured, whole or page by page."""
+    query = read_query(ModelsQuery, ignore_unknown=True)  # SDKs add parameters of their own, such as `beta`.
+    with_aliases = "HTTP_ANTHROPIC_VERSION" in request.environ
+    return conditional_response(
+        render_merged_list(PageQuery(query.limit, query.after_id, query.before_id, with_aliases))
+    )
 
 
 @bp.get("/v1/models/<path:model_id>")
@@ -26,4 +44,5 @@ def retrieve_model(model_id: str) -> Response:
     if len(model_id) > MAX_NAME_CHARACTERS:
         raise BadRequest(f"A model name may have at most {MAX_NAME_CHARACTERS} characters.", param="model")
     _, model = find_model(model_id, get_configured_providers())
-    return json_response(make_openai_model(model, model.id))
+    prefix = ALIAS_PREFIX if model_id.startswith(ALIAS_PREFIX) and not model.id.startswith(ALIAS_PREFIX) else ""
+    return json_response(make_merged_model(model, prefix + model.id))

@@ -27,13 +27,13 @@ def handle_chat(provider: Provider, state: State, request: Request) -> Response:
     """Handles POST …/chat/completions; raises RequestRefused with the error body of the provider."""
     provider.raise_if_agent_refused(request)
     provider.raise_if_key_refused(request)
-    body = _parse_body(provider, request)
-    model_name = _get_model_name(provider, body)
+    body = parse_body(provider, request)
+    model_name = get_model_name(provider, body)
     state.stats.by_model[model_name] += 1
     behaviour = parse_behaviour(model_name)
-    model = _find_model(provider, state, model_name, behaviour)
+    model = find_model(provider, state, model_name, behaviour)
     if behaviour:
-        _apply_to_request(provider, state, request, behaviour, body)
+        apply_to_request(provider, state, request, behaviour, body)
     _raise_if_invalid(provider, body, model)
     turn = _find_turn(provider, request, body)
     choices = _enlarge_text(_make_choices(provider, model, body, turn), behaviour)
@@ -43,7 +43,8 @@ def handle_chat(provider: Provider, state: State, request: Request) -> Response:
     return respond(chat, state, request, behaviour or Behaviour("", 0))
 
 
-def _parse_body(provider: Provider, request: Request) -> dict[str, Any]:
+def parse_body(provider: Provider, request: Request) -> dict[str, Any]:
+    """Returns the JSON object of a request; raises RequestRefused for any other body."""
     try:
         body = json.loads(request.body, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
@@ -57,7 +58,8 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-def _get_model_name(provider: Provider, body: dict[str, Any]) -> str:
+def get_model_name(provider: Provider, body: dict[str, Any]) -> str:
+    """Returns the requested model; raises RequestRefused if there is none."""
     name = body.get("model")
     if isinstance(name, str) and name:
         return name
@@ -66,7 +68,8 @@ def _get_model_name(provider: Provider, body: dict[str, Any]) -> str:
     raise RequestRefused(provider.get_failure("400"))
 
 
-def _find_model(provider: Provider, state: State, name: str, behaviour: Behaviour | None) -> ChatModel:
+def find_model(provider: Provider, state: State, name: str, behaviour: Behaviour | None) -> ChatModel:
+    """Returns the model that serves a request for generated text; raises RequestRefused if there is none."""
     model = provider.find_model(state.options, name)
     if model is None and behaviour and not provider.validates:
         # Only Fireworks lists the misbehaving models; the other providers serve them unlisted.
@@ -78,7 +81,7 @@ def _find_model(provider: Provider, state: State, name: str, behaviour: Behaviou
     return model
 
 
-def _apply_to_request(
+def apply_to_request(
     provider: Provider, state: State, request: Request, behaviour: Behaviour, body: dict[str, Any]
 ) -> None:
     """Raises RequestRefused for the models that fail, and waits for the one that is slow to start."""
@@ -86,7 +89,8 @@ def _apply_to_request(
     if kind == "slow-headers":
         request.connection.wait(behaviour.number)
     elif kind == "flaky":
-        attempt = state.count_attempt(str(body["model"]), json.dumps(body.get("messages")))
+        asked = {name: body.get(name) for name in ("messages", "prompt", "input", "query", "queries")}
+        attempt = state.count_attempt(str(body.get("model")), json.dumps(asked))
         if attempt <= behaviour.count:
             raise RequestRefused(provider.get_failure("503"))
     elif kind == "429-retry-after":
@@ -146,7 +150,7 @@ def _make_streamed_response(chat: Chat, state: State, request: Request, behaviou
     options = state.options
     events = make_events(chat, options.first_event_s, options.pace_s)
     events = apply_to_stream(behaviour, events, chat.provider.stream_error)
-    headers = make_headers(chat, options.first_event_s, None, _get_request_id(request))
+    headers = make_headers(chat, options.first_event_s, None, get_request_id(request))
     body = ResponseBody(events, request.connection, state.stats, stream=True)
     kind = ("content-type", "text/event-stream; charset=utf-8")
     return Response(200, (kind, *headers), body)
@@ -159,11 +163,12 @@ def _make_whole_response(chat: Chat, state: State, request: Request, behaviour: 
     payload = dump_json(make_completion(chat, first_s, total_s))
     if behaviour.kind == "garbage":
         payload = _GARBAGE_BODY
-    headers = make_headers(chat, first_s, total_s, _get_request_id(request))
+    headers = make_headers(chat, first_s, total_s, get_request_id(request))
     own = (("content-type", "application/json"), ("content-length", str(len(payload))))
     events = apply_to_body(behaviour, payload, total_s, chat.sent_tokens)
     return Response(200, own + headers, ResponseBody(events, request.connection, state.stats, stream=False))
 
 
-def _get_request_id(request: Request) -> str:
+def get_request_id(request: Request) -> str:
+    """Returns the id for the header of a response: the client's, or one that was made up."""
     return request.get_header("x-request-id") or request.id_hex

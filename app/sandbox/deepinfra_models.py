@@ -45,7 +45,8 @@ def _make_others() -> list[dict[str, Any]]:
         image["metadata"] |= {"default_width": 1024, "default_height": 1024, "default_iterations": 4}
         speech = _make_entry(f"{owner}/Voice-{number}", 0, {"input_characters": 0.62}, ["tts"])
         hearing = _make_entry(f"{owner}/Ear-{number}", 0, {"input_seconds": 0.0000075}, ["stt"])
-        entries += [embed, image, speech, hearing]
+        ranker = _make_entry(f"{owner}/Reranker-{number}", 32_768, {"input_tokens": 0.05}, ["rerank"])
+        entries += [embed, image, speech, hearing] if number == 1 else [embed, image, speech, ranker]
     return entries
 
 

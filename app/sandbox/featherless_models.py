@@ -40,8 +40,8 @@ _SIZES = (
     ("70B", "llama33-70b-16k", 4, 0.6),
 )
 _SUFFIXES = (
-    "", "-Instruct", "-chat", "-it", "-DPO", "-SFT", "-abliterated", "-RP-v1", "-merge", "-base",
-    "-Vision-it", "-Embedding",
+    "", "-Instruct", "-chat", "-it", "-DPO", "-SFT", "-abliterated", "-RP-v1", "-Embedding", "-base",
+    "-Vision-it", "-merge",
 )  # fmt: skip
 
 

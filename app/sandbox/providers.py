@@ -43,6 +43,8 @@ class Provider:
     validates: bool = False
     reasoning_key: str = "reasoning_content"
     estimates_cost: bool = False
+    embeds: bool = True
+    """It serves /embeddings below its base URL."""
     gives_logprobs: bool = True
     noise: tuple[bytes, ...] = ()
     """Lines that begin its streams, before the chunks."""
@@ -117,6 +119,7 @@ CHUTES = Provider(
     # Chutes sends this line bare, without `data:`.
     stream_error=dump_json({"error": "Unhandled exception during response stream: sandbox"}) + b"\n\n",
     gives_logprobs=False,
+    embeds=False,  # At a host of its own for each model.
     headers=(("x-chutes-invocationid", "sandbox"), ("x-chutes-rl-user", "inf")),
 )
 PROVIDERS = (FIREWORKS, FEATHERLESS, DEEPINFRA, CHUTES)

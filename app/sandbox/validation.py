@@ -73,6 +73,10 @@ _FIELDS: dict[str, Rule] = {
     "perf_metrics_in_response": boolean,
     "safe_tokenization": boolean,
 }
+# Completions have the fields of chat without those of messages and tools, and without `stream_options`.
+_OF_CHAT = {"messages", "tools", "tool_choice", "parallel_tool_calls", "functions", "function_call", "stream_options"}
+_COMPLETION_FIELDS = (set(_FIELDS) - _OF_CHAT) | {"prompt", "images"}
+_OWN_FORMS = {"prompt", "images", "max_tokens"}  # Checked elsewhere; `max_tokens` may be 0.
 _MESSAGE = {"role", "content", "reasoning_content", "tool_calls", "tool_call_id"}
 _PARTS = {
     "text": {"type", "text"},
@@ -106,6 +110,20 @@ def find_problems(body: dict[str, Any], model: ChatModel) -> list[str]:
         *_find_extra(body.get("stream_options"), _STREAM_OPTIONS, "stream_options."),
     ]
     return problems or list(_check_length(body, model))
+
+
+def find_completion_problems(body: dict[str, Any], model: ChatModel, prompt_tokens: int) -> list[str]:
+    """Returns the problems that Fireworks' model server would report of a request for completions."""
+    problems = [
+        *_find_extra(body, _COMPLETION_FIELDS, ""),
+        *_check_fields({name: value for name, value in body.items() if name in _COMPLETION_FIELDS - _OWN_FORMS}),
+        *_check_together(body, model),
+        *_check_format(body.get("response_format")),
+    ]
+    limit = body.get("max_tokens")
+    if isinstance(limit, bool) or not isinstance(limit, int | None) or (limit or 0) < 0:
+        problems.append(f"Input should be greater than or equal to 0, field: 'max_tokens', value: {limit!r}")
+    return problems or list(_check_prompt_tokens(prompt_tokens, model))
 
 
 def make_message(problems: list[str]) -> str:
@@ -208,6 +226,9 @@ def _check_format(form: Any) -> Iterator[str]:
 
 
 def _check_length(body: dict[str, Any], model: ChatModel) -> Iterator[str]:
-    tokens = count_prompt_tokens(body)
+    return _check_prompt_tokens(count_prompt_tokens(body), model)
+
+
+def _check_prompt_tokens(tokens: int, model: ChatModel) -> Iterator[str]:
     if model.context_length is not None and tokens > model.context_length:
         yield f"The prompt is too long: {tokens}, model maximum context length: {model.context_length}"

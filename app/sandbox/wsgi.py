@@ -6,11 +6,14 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from app.sandbox.behaviours import describe_behaviours
 from app.sandbox.chat import handle_chat
+from app.sandbox.embeddings import handle_embeddings
 from app.sandbox.failures import Failure, RequestRefused
 from app.sandbox.featherless_models import get_featherless_entry
 from app.sandbox.fireworks_models import list_serverless_models
 from app.sandbox.providers import FEATHERLESS, FIREWORKS, PROVIDERS, Provider
+from app.sandbox.rerank import DEEPINFRA_MODELS, handle_deepinfra_rerank, handle_fireworks_rerank
 from app.sandbox.state import Options, State
+from app.sandbox.text_completions import handle_completion
 from app.sandbox.web import Request, Response, make_json_response, make_response, read_request
 
 Handler = Callable[[Request], Response]
@@ -49,7 +52,11 @@ def _make_routes(state: State) -> dict[tuple[str, str], Handler]:
     }
     for provider in PROVIDERS:
         routes["GET", provider.base + "/models"] = _bind_models(provider, state)
-        routes["POST", provider.base + "/chat/completions"] = _bind_chat(provider, state)
+        routes["POST", provider.base + "/chat/completions"] = _bind(handle_chat, provider, state)
+        routes["POST", provider.base + "/completions"] = _bind(handle_completion, provider, state)
+        if provider.embeds:
+            routes["POST", provider.base + "/embeddings"] = _bind(handle_embeddings, provider, state)
+    routes["POST", FIREWORKS.base + "/rerank"] = lambda request: handle_fireworks_rerank(state, request)
     return routes
 
 
@@ -57,8 +64,8 @@ def _bind_models(provider: Provider, state: State) -> Handler:
     return lambda request: _list_models(provider, state, request)
 
 
-def _bind_chat(provider: Provider, state: State) -> Handler:
-    return lambda request: handle_chat(provider, state, request)
+def _bind(handle: Callable[[Provider, State, Request], Response], provider: Provider, state: State) -> Handler:
+    return lambda request: handle(provider, state, request)
 
 
 def _dispatch(routes: dict[tuple[str, str], Handler], state: State, request: Request) -> Response:
@@ -68,6 +75,8 @@ def _dispatch(routes: dict[tuple[str, str], Handler], state: State, request: Req
     entries = FEATHERLESS.base + "/models/"
     if request.method == "GET" and request.path.startswith(entries):
         return _show_featherless_model(state, request, unquote(request.path.removeprefix(entries)))
+    if request.method == "POST" and request.path.startswith(DEEPINFRA_MODELS):
+        return handle_deepinfra_rerank(state, request, unquote(request.path.removeprefix(DEEPINFRA_MODELS)))
     allowed = ", ".join(method for method, path in routes if path == request.path)
     if allowed:
         raise RequestRefused(Failure(405, {"error": "Method Not Allowed"}, (("allow", allowed),)))

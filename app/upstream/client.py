@@ -64,11 +64,13 @@ class UpstreamClient:
             "Accept-Encoding": "identity",
         }
 
-    def post(self, path: str, body: bytes, *, stream: bool, headers: Mapping[str, str] | None = None) -> Response:
+    def post(
+        self, path_or_url: str, body: bytes, *, stream: bool, headers: Mapping[str, str] | None = None
+    ) -> Response:
         """Sends a JSON request.
 
         Args:
-            path: below the base URL, as in "/chat/completions".
+            path_or_url: a path below the base URL, as in "/chat/completions", or a whole URL on the same host.
             body: the request as JSON.
             stream: whether the request asks for Server-Sent Events; only the Accept header depends on it.
             headers: further headers; they are sent as they are and must not contain line ends.
@@ -86,7 +88,8 @@ class UpstreamClient:
         }
         if headers:
             all_headers.update(headers)
-        return self._send("POST", self.base_url + path, all_headers, body)
+        url = path_or_url if path_or_url.startswith("http") else self.base_url + path_or_url
+        return self._send("POST", url, all_headers, body)
 
     def fetch_json(
         self,

@@ -3,8 +3,7 @@
 application.py  Flask without what a JSON API does not use
 hooks.py        request id, error format, log line
 error_shapes.py the format of errors below a path
-absent_paths.py what the gateway has in place of a path
-similar_path.py the path that the caller of an unknown one meant
+similar_path.py the path that the caller of an unknown one meant; missing_apis.py what is offered instead of it
 access.py       which routes require a gateway key
 client_address.py  who sent a request, and whether it may see the gateway's internals
 cors.py         programs in browsers

@@ -13,10 +13,10 @@ from app.errors import BadRequest, BodyTooLarge, GatewayError, MethodNotAllowed,
 from app.logs import log_event, set_request_id
 from app.runtime import get_settings
 from app.services.journal import new_request_id
-from app.web.absent_paths import find_advice
 from app.web.client_address import get_client_address
 from app.web.cors import add_cors_headers, answer_preflight
 from app.web.error_shapes import find_shape
+from app.web.missing_apis import describe_missing_api
 from app.web.similar_path import find_similar_path
 
 _FAILED = "The gateway failed to process this request. Report its x-request-id to the operator."
@@ -122,8 +122,11 @@ def _make_database_error() -> GatewayError:
 
 
 def _make_unknown_path(path: str) -> NotFound:
-    hint = find_advice(path)
-    right = find_similar_path(current_app.url_map, path) if hint is None else None
+    missing = describe_missing_api(path)
+    if missing is not None:
+        return NotFound(f"There is no path {path[:200]!r}. {missing}", code="api_not_offered")
+    right = find_similar_path(current_app.url_map, path)
+    hint = "The README lists all paths."
     if right is not None:
         hint = f"Use {right!r}; the base URL of OpenAI's SDKs ends in /v1, and that of Anthropic's has no path."
     hint = hint or "The README lists all paths."

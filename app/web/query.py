@@ -57,7 +57,7 @@ def one_of(
     )
 
 
-def read_query(kind: type[Kind], *, refuse_empty_numbers: bool = False) -> Kind:
+def read_query(kind: type[Kind], *, refuse_empty_numbers: bool = False, ignore_unknown: bool = False) -> Kind:
     """Returns the query string of the current request as an instance of `kind`.
 
     Unknown parameters, repeated ones, and texts that no record can contain are errors: if a misspelt filter were
@@ -66,12 +66,13 @@ def read_query(kind: type[Kind], *, refuse_empty_numbers: bool = False) -> Kind:
     Args:
         kind: a Struct whose fields are the parameters.
         refuse_empty_numbers: whether an empty number is an error as well.
+        ignore_unknown: whether other parameters are ignored, for a path of another API.
 
     Raises:
         BadRequest: a parameter is not as `kind` requires; `param` names it.
     """
     parameters = _get_parameters(kind)
-    _raise_if_unknown_or_repeated([parameter.name for parameter in parameters])
+    _raise_if_unknown_or_repeated([parameter.name for parameter in parameters], ignore_unknown=ignore_unknown)
     values = {}
     for parameter in parameters:
         text = request.args.get(parameter.name)
@@ -80,9 +81,11 @@ def read_query(kind: type[Kind], *, refuse_empty_numbers: bool = False) -> Kind:
     return kind(**values)
 
 
-def _raise_if_unknown_or_repeated(known: list[str]) -> None:
+def _raise_if_unknown_or_repeated(known: list[str], *, ignore_unknown: bool) -> None:
     for name, values in request.args.lists():
         if name not in known:
+            if ignore_unknown:
+                continue
             hint = f"Use: {', '.join(known)}." if known else "This path takes none."
             raise BadRequest(f"Unknown parameter {name[:100]!r}. {hint}", param=name[:100])
         if len(values) > 1:

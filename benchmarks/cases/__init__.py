@@ -1,14 +1,14 @@
 """The cases: each one measures its subjects in turn, once for each repeat.
 
 chat.py     requests and streams        resources.py   start, memory, recording, shipping
-catalog.py  lists of models, statistics
+catalog.py  lists of models, statistics    embeddings.py  vectors, and streams beside them
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from benchmarks.cases import catalog, chat, resources
+from benchmarks.cases import catalog, chat, embeddings, resources
 from benchmarks.results import Results
 from benchmarks.stage import Stage
 
@@ -21,6 +21,7 @@ CASES: dict[str, Callable[[Stage, Results], None]] = {
     "short": chat.measure_short_streams,
     "translated": chat.measure_translated,
     "tls": chat.measure_tls,
+    "embeddings": embeddings.measure_embeddings,
     "recording": resources.measure_recording,
     "workers": resources.measure_workers,
     "catalog": catalog.measure_catalog,

@@ -5,6 +5,8 @@
  *
  * GET anything              the model list
  * POST, not streamed        one completion, at once
+ * POST …/embeddings          a hundred vectors of 4,096 numbers, in base64 if the body asks for it and its model is not
+ *                           called "numbers-only"
  * POST with "stream":true   Server-Sent Events: as many as the prompt says, at the pace that it says, then the event
  *                           with the finish reason, the one with usage, and [DONE]
  *
@@ -15,7 +17,9 @@
  * It has one thread, which waits with epoll and checks all streams every millisecond.
  */
 #include "common.h"
+#include <poll.h>
 
+enum { VECTORS = 100, DIMENSIONS = 4096, SEND_TIMEOUT_MS = 10000 };
 enum { LARGEST_REQUEST = 8 << 20, BATCH = 512, TICK_MS = 1, LARGEST_EVENT = 512 };
 
 /* As in a real response: with these ids and names an event is as long as one of Fireworks, some 250 bytes. */
@@ -41,6 +45,8 @@ static int stream_count, stream_capacity;
 static int epoll;
 static char completion[2048], model_list[2048];
 static size_t completion_length, model_list_length;
+static char *numbers, *packed; /* The two forms of the vectors. */
+static size_t numbers_length, packed_length;
 
 static void end_stream(connection *c) {
     if (c->place < 0) return;
@@ -60,6 +66,22 @@ static void drop(connection *c) {
 /* Sends a short response; a peer whose socket does not take a kilobyte at once counts as disconnected. */
 static int send_whole(connection *c, const char *data, size_t length) {
     return send(c->fd, data, length, MSG_NOSIGNAL) == (ssize_t)length ? 0 : -1;
+}
+
+/* Sends a response of megabytes; meanwhile nothing else is served, and the cases that ask for it have no streams here. */
+static int send_large(connection *c, const char *data, size_t length) {
+    while (length) {
+        ssize_t taken = send(c->fd, data, length, MSG_NOSIGNAL);
+        if (taken < 0 && errno == EAGAIN) {
+            struct pollfd waited = {.fd = c->fd, .events = POLLOUT};
+            if (poll(&waited, 1, SEND_TIMEOUT_MS) <= 0) return -1;
+            continue;
+        }
+        if (taken < 0) return -1;
+        data += taken;
+        length -= (size_t)taken;
+    }
+    return 0;
 }
 
 /* Returns the number after `name` in a prompt. */
@@ -128,6 +150,10 @@ static int advance(connection *c, int64_t now) {
 static int respond(connection *c) {
     const char *body = strstr(c->request, "\r\n\r\n") + 4;
     if (!strncmp(c->request, "GET", 3)) return send_whole(c, model_list, model_list_length);
+    if (strstr(c->request, "/embeddings HTTP/")) {
+        int asks = strstr(body, "\"base64\"") && !strstr(body, "numbers-only");
+        return send_large(c, asks ? packed : numbers, asks ? packed_length : numbers_length);
+    }
     if (strstr(body, "\"stream\":true") || strstr(body, "\"stream\": true")) return begin_stream(c, body);
     return send_whole(c, completion, completion_length);
 }
@@ -187,7 +213,45 @@ static size_t make_answer(char *out, size_t size, const char *body) {
     return (size_t)length;
 }
 
+/* Writes four bytes of each number, the lowest first, in base64; returns the end. */
+static char *write_base64(char *out, const float *vector) {
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    const unsigned char *in = (const unsigned char *)vector;
+    size_t length = DIMENSIONS * sizeof *vector;
+    for (size_t i = 0; i < length; i += 3) {
+        unsigned triple = 0;
+        for (size_t j = i; j < i + 3; j++) triple = triple << 8 | (j < length ? in[j] : 0);
+        for (int shift = 18; shift >= 0; shift -= 6) *out++ = digits[triple >> shift & 63];
+    }
+    for (size_t i = length % 3 ? 3 - length % 3 : 0; i; i--) out[-(ssize_t)i] = '=';
+    return out;
+}
+
+/* Makes a response with vectors; the same seed gives the same numbers in both forms. */
+static char *make_vectors(int in_base64, size_t *length) {
+    char *body = malloc((size_t)VECTORS * DIMENSIONS * 16), *out = body, *answer = malloc((size_t)VECTORS * DIMENSIONS * 16);
+    if (!body || !answer) die("Out of memory.");
+    srand(1);
+    out += sprintf(out, "{\"object\":\"list\",\"data\":[");
+    for (int i = 0; i < VECTORS; i++) {
+        float vector[DIMENSIONS];
+        for (int j = 0; j < DIMENSIONS; j++) vector[j] = (float)(rand() % 20000001 - 10000000) / 1e8f;
+        out += sprintf(out, "%s{\"object\":\"embedding\",\"index\":%d,\"embedding\":%s", i ? "," : "", i, in_base64 ? "\"" : "[");
+        if (in_base64)
+            out = write_base64(out, vector);
+        else
+            for (int j = 0; j < DIMENSIONS; j++) out += sprintf(out, j ? ",%.8g" : "%.8g", (double)vector[j]);
+        out += sprintf(out, in_base64 ? "\"}" : "]}");
+    }
+    out += sprintf(out, "],\"model\":\"bench\",\"usage\":{\"prompt_tokens\":900,\"total_tokens\":900}}");
+    *length = make_answer(answer, (size_t)VECTORS * DIMENSIONS * 16, body);
+    free(body);
+    return answer;
+}
+
 int main(void) {
+    numbers = make_vectors(0, &numbers_length);
+    packed = make_vectors(1, &packed_length);
     completion_length = make_answer(
         completion, sizeof completion,
         "{" ID ",\"object\":\"chat.completion\",\"choices\":[{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":"

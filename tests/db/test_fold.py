@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
@@ -14,8 +15,10 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from app.db import fold
 from app.db.activity import ActivityFilter, insert_activity, select_activity
+from app.db.engine import create_engine_for
 from app.db.fold import fold_deltas
 from app.db.ledger import LedgerLine, select_integrity
+from app.db.rollup_tables import rollup_delta
 from app.db.rollups import select_usage
 from tests.db.brute_force import Wanted, check_usage
 from tests.db.old_code import check_old_sums, insert_old, insert_old_lines, make_partitions
@@ -26,7 +29,16 @@ DAY = timedelta(days=1)
 SUMS = ("outcome_usage", "model_usage", "latency_usage", "key_presence", "usage_rollup", "latency_rollup", "key_usage")
 
 
-def test_old_and_new_workers_side_by_side_count_every_row_once(engine: Engine) -> None:
+@pytest.fixture
+def wide_engine(database_url: str) -> Iterator[Engine]:
+    """An engine with a connection for each of seven threads, so that none waits for another's."""
+    engine = create_engine_for(database_url, pool_size=8)
+    yield engine
+    engine.dispose()
+
+
+def test_old_and_new_workers_side_by_side_count_every_row_once(wide_engine: Engine) -> None:
+    engine = wide_engine
     chance = random.Random(5)
     history = [_random_row(chance) for _ in range(900)]
     make_partitions(engine, history)
@@ -38,8 +50,10 @@ def test_old_and_new_workers_side_by_side_count_every_row_once(engine: Engine) -
         # Each row is shipped by two workers, as after an adoption.
         old = [pool.submit(_ship, engine, lines, first, 4, f"old-{first}") for first in (0, 1)]
         new = [pool.submit(_ship, engine, lines, first, 3, f"new-{first}") for first in (0, 1, 2)]
-        assert sum(future.result() for future in old + new) == len(lines)
-        stop.set()
+        try:
+            assert sum(future.result() for future in old + new) == len(lines)
+        finally:
+            stop.set()
         assert folds.result() > 0 and looks.result() > 0
     for is_folded in (False, True):
         for subject in ("", "key:key-1", "model:model-3"):
@@ -82,9 +96,9 @@ def _insert(engine: Engine, batch: list[bytes], worker_id: str, version: int) ->
                 return insert_old_lines(engine, batch, worker_id, version)
             return insert_activity(engine, batch, LedgerLine(worker_id=worker_id, version=version))
         except OperationalError as error:
-            # The old code inserts rows in another order, so that the two may deadlock over a row that both ship. Both
-            # send a batch again whose statement failed.
-            assert getattr(error.orig, "pgcode", None) == "40P01"
+            # The old code inserts rows in another order, so that the two may deadlock over a row that both ship, and on
+            # a slow machine it may wait too long for its lock. Both send a batch again whose statement failed.
+            assert getattr(error.orig, "pgcode", None) in {"40P01", "55P03"}
 
 
 def _fold_until(engine: Engine, stop: threading.Event) -> int:
@@ -166,16 +180,11 @@ def test_a_long_backlog_is_folded_in_parts(engine: Engine) -> None:
 
 
 def test_what_folds_leave_behind_is_vacuumed(engine: Engine) -> None:
-    for round in range(3):
-        moments = range(round * 4_500, round * 4_500 + 4_500)
-        _execute(
-            engine,
-            f"""INSERT INTO activity (request_id, started_at, key_id, endpoint, stream, status, outcome, usage_source,
-                cost_kind, worker_id) SELECT gen_random_uuid(), '{NOON:%Y-%m-%d} 00:00+00', 'key-' || n, '/', false,
-                200, 'ok', 'none', 'unknown', 'none' FROM generate_series({moments[0]}, {moments[-1]}) AS n""",
-            days=[make_row()],
-        )
-        assert fold_deltas(engine, min_age_s=0).folded == 4_500
+    insert_rows(engine, [make_row()])
+    columns = [column.name for column in rollup_delta.columns if column.name != "id"]
+    copied = f"INSERT INTO rollup_delta ({', '.join(columns)}) SELECT {', '.join(columns)} FROM rollup_delta"
+    _execute(engine, f"{copied}, generate_series(1, {fold.MAX_DEAD_DELTAS + 1})")
+    _execute(engine, "DELETE FROM rollup_delta")
     # The number of dead rows reaches the statistics that all sessions share within a second or so.
     dead = "SELECT pg_stat_get_dead_tuples('rollup_delta'::regclass)"
     wait_until(lambda: _select(engine, dead) > fold.MAX_DEAD_DELTAS, what="the number of dead rows")
@@ -184,8 +193,7 @@ def test_what_folds_leave_behind_is_vacuumed(engine: Engine) -> None:
     assert _select(engine, "SELECT pg_stat_get_vacuum_count('rollup_delta'::regclass)") == 1
 
 
-def _execute(engine: Engine, sql: str, days: list[Row] | None = None) -> None:
-    make_partitions(engine, days or [])
+def _execute(engine: Engine, sql: str) -> None:
     with engine.begin() as connection:
         connection.execute(text(sql))
 

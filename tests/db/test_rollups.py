@@ -73,7 +73,7 @@ def engine(postgres: Postgres, migrated_template: str) -> Iterator[Engine]:
 
 
 # Each example runs some thirty statements.
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_the_sums_equal_those_over_the_rows_after_any_replays_and_folds(engine: Engine, data: st.DataObject) -> None:
     _empty(engine)

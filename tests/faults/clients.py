@@ -109,7 +109,7 @@ def ask_sdk(door: Door, model: str, *, stream: bool, provider: str | None = None
     """Asks with the official SDK, its own retries off, and returns "completes" or what it raised."""
     more: dict[str, Any] = {"extra_body": {"provider": provider}} if provider else {}
     try:
-        answer: Any = _sdk(door).chat.completions.create(
+        answer: Any = make_openai(door).chat.completions.create(
             model=model, messages=[{"role": "user", "content": "Hello!"}], stream=stream, **more
         )
         for _ in answer if stream else ():
@@ -121,7 +121,8 @@ def ask_sdk(door: Door, model: str, *, stream: bool, provider: str | None = None
 
 
 @cache
-def _sdk(door: Door) -> openai.OpenAI:
+def make_openai(door: Door) -> openai.OpenAI:
+    """Returns OpenAI's client of a door, which does not retry."""
     # Shared, because each client reads the system's certificates, which takes longer than most faults.
     return openai.OpenAI(base_url=f"{door.url}/v1", api_key=door.key, max_retries=0, timeout=TIMEOUT_S)
 

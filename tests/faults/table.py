@@ -28,8 +28,8 @@ How to read it:
 - *error event*: `data: {"error": {…}}`, never followed by `[DONE]`.
 - *openai* and *anthropic* are the official Python SDKs with their retries off, *curl* the exit code of
   `curl --fail-with-body`.
-- Over Messages, the names of the events are shown: after a failure there is never a `message_delta`, which says why the
-  model stopped, and an open tool block is not closed.
+- Over Messages and Responses, the names of the events are shown (of Responses without `response.`). After a failure
+  there is never a `message_delta`, which says why the model stopped, or a `completed`, and an open call is not ended.
 - *hung up on*: the gateway closed the connection to the provider, which is what tells it to stop generating.
 - *recorded* is the row in PostgreSQL: outcome, where its token counts come from, how many attempts failed.
 - *time*: "at once" needs no timeout to act. A setting's name says which one ends the request; the settings of this run

@@ -7,19 +7,21 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from app.services.endpoints import ENDPOINTS, Endpoint
 from tests.faults.clients import NO_CURL
 from tests.faults.leaving import Caller
 from tests.faults.nginx import NO_NGINX, Door, running_nginx
-from tests.support.answers import DONE, chat_answer, chunk, sse_stream
-from tests.support.chat import PREFIX, Seen, chat_body, read_until, request
+from tests.support.answers import DONE, chat_answer, chunk, json_answer, sse_stream
+from tests.support.chat import HELLO, PREFIX, Seen, chat_body, read_until, request
 from tests.support.gateway import Gateway, free_port
 from tests.support.scripted_upstream import ScriptedUpstream
-from tests.support.scripts import Gate, wait_for
+from tests.support.scripts import Gate, pause, wait_for
 
 pytestmark = pytest.mark.skipif(bool(NO_NGINX), reason=NO_NGINX)
 
@@ -135,6 +137,23 @@ def test_events_pass_one_by_one(door: Door, upstream: ScriptedUpstream) -> None:
         gate.open()
         read_until(connection, b"[DONE]")
     gate.close()
+
+
+def test_every_path_at_which_a_model_is_called_has_the_limits_of_chat(
+    scripted_gateway: Gateway, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    # Elsewhere nginx ends a response that takes this long, and says so in an error of its own.
+    hasty = {"proxy_read_timeout 60s;": "proxy_read_timeout 1s;"}
+    upstream.default = [pause(1.5), *json_answer({"choices": [], "data": [], "results": []})]
+    body = {"model": PREFIX + "slow", "messages": HELLO, "prompt": "a", "input": "a", "query": "a", "documents": ["a"]}
+    with running_nginx(scripted_gateway, tmp_path, hasty) as door, ThreadPoolExecutor() as pool:
+
+        def ask(endpoint: Endpoint) -> Seen:
+            headers = {"Authorization": f"Bearer {door.key}"}
+            return request("POST", door.url + endpoint.path, headers=headers, json=body | {"max_tokens": 9})
+
+        seen = dict(zip(ENDPOINTS, pool.map(ask, ENDPOINTS), strict=True))
+    assert [endpoint.path for endpoint, each in seen.items() if each.status not in {200, 502}] == []
 
 
 def test_a_slow_head_is_not_waited_for(scripted_gateway: Gateway, tmp_path: Path) -> None:

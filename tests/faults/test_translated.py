@@ -41,6 +41,16 @@ def test_a_failure_leaves_an_open_tool_block_open(translated: dict[str, dict[str
         assert names[-1] == "error"
 
 
+def test_a_failure_leaves_an_open_call_open(translated: dict[str, dict[str, Translated]]) -> None:
+    for met in translated["openai"]["closes in the arguments of a tool call"].met.values():
+        names = get_events(met)
+        added, done = names.count("response.output_item.added"), names.count("response.output_item.done")
+        assert (added, done) == (2, 1) and "response.function_call_arguments.done" not in names
+        assert names[-1] == "response.failed"
+
+
 def test_a_silent_provider_leaves_the_client_with_pings(translated: dict[str, dict[str, Translated]]) -> None:
     for met in translated["anthropic"]["falls silent after the third event"].met.values():
         assert met.body.count(b"event: ping\n") >= 2
+    for met in translated["openai"]["falls silent after the third event"].met.values():
+        assert met.heartbeats >= 2

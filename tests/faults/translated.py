@@ -11,9 +11,11 @@ from functools import cache
 from typing import Any
 
 import anthropic
+import httpx2
+import openai
 
 from tests.faults.cases import SECTIONS, Fault
-from tests.faults.clients import TIMEOUT_S, Met, meet
+from tests.faults.clients import TIMEOUT_S, Met, make_openai, meet
 from tests.faults.nginx import Door
 from tests.faults.scripts import stream
 from tests.faults.table import recorded
@@ -118,7 +120,34 @@ MESSAGES = Api(
     _ask_anthropic,
     frozenset({"message_delta", "message_stop"}),
 )
-APIS = [MESSAGES]
+
+
+def _make_responses_body(model: str) -> dict[str, Any]:
+    tool = {"type": "function", "name": "look", "parameters": {"type": "object", "properties": {}}}
+    return {"model": model, "input": "Hello!", "tools": [tool], "stream": True}
+
+
+def _ask_openai(door: Door, model: str) -> str:
+    said = ""
+    try:
+        for event in make_openai(door).responses.create(**_make_responses_body(model)):
+            if event.type == "response.failed":
+                said = f" after response.failed `{event.response.error.code}`"
+    except (openai.APIError, httpx2.HTTPError) as error:
+        kind = f" `{error.code or error.type}`" if isinstance(error, openai.APIStatusError) else ""
+        return f"raises {type(error).__name__}{kind}{said}"
+    return "completes" + said
+
+
+RESPONSES = Api(
+    "Responses: the provider, in a stream",
+    "openai",
+    "/v1/responses",
+    _make_responses_body,
+    _ask_openai,
+    frozenset({"response.completed", "response.incomplete"}),
+)
+APIS = [MESSAGES, RESPONSES]
 
 
 def observe_translated(
@@ -183,4 +212,5 @@ def _describe(met: Met) -> str:
 def _count(names: Iterable[str]) -> Iterable[str]:
     for name, group in itertools.groupby(names):
         count = len(list(group))
+        name = name.removeprefix("response.")
         yield f"{name} × {count}" if count > 1 else name

@@ -241,7 +241,7 @@ def test_errors_have_the_sdks_classes(
     for method in (responses.retrieve, responses.delete, responses.cancel, responses.input_items.list):
         with pytest.raises(openai.NotFoundError, match="stores no responses") as missing:
             method("resp_1")
-        assert missing.value.code == "unknown_path"
+        assert missing.value.code == "api_not_offered"
     with pytest.raises(openai.NotFoundError, match="Model"):
         responses.create(model="no-such-model", input="x")
     with openai_client(scripted_gateway, key="gw_wrong") as stranger, pytest.raises(openai.AuthenticationError):

@@ -2,12 +2,13 @@
 
 endpoint.py         the types of the record
 registry.py         ENDPOINTS, the records that have a route
-translation.py      what an endpoint needs that is served over another one
-roles.py            where instructions stand in a conversation
+translation.py      what an endpoint served over another one needs; roles.py: where instructions stand
 chat.py             chat completions; of chunks, _chunks reads, _repair repairs, _assembly joins, _events makes them
 messages.py         Anthropic's API over chat: _body, _request (_history, _blocks, _tools), _response, _stream, _errors
 responses.py        OpenAI's over chat: _request (_items, _content, _tools), _context, _output (_custom), _stream
 chat_reading.py     chat as translations read it; output_sequence.py puts a stream of it into one item after another
+completions.py      completions of a text (prompts.py has its forms); odd_chunks.py reads odd chunks of both
+embeddings.py       embeddings (vectors.py converts the vectors); rerank.py: ranking of documents
 stream_summary.py   what is kept of a response: usage (usage.py reads it), finish reasons, times
 """
 
@@ -30,10 +31,8 @@ from app.services.endpoints.roles import replace_developer_role
 from app.services.endpoints.stream_summary import ResponseSummary, StreamSummary, Usage
 from app.services.endpoints.translation import EventWriter, Translated, Translation
 
-# fmt: off
 __all__ = [
     "CHAT", "ENDPOINTS", "OPENAI_ERRORS", "Collector", "CountTokensBody", "Endpoint", "ErrorShape", "EventKind",
     "EventWriter", "InferenceBody", "RepairedEvent", "ResponseSummary", "StreamProtocol", "StreamSummary",
     "Translated", "Translation", "Usage", "estimate_message_tokens", "make_parameter_error", "replace_developer_role",
-]
-# fmt: on
+]  # fmt: skip

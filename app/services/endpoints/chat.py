@@ -4,32 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-import msgspec
 from msgspec import Meta
 
 from app.services.endpoints.chat_assembly import ChatCollector, normalise_completion
 from app.services.endpoints.chat_chunks import observe_chunk
 from app.services.endpoints.chat_events import make_chat_events
-from app.services.endpoints.endpoint import Endpoint, EventKind, InferenceBody, make_parameter_error
+from app.services.endpoints.choices import summarize_choices
+from app.services.endpoints.endpoint import Endpoint, EventKind, InferenceBody, StreamOptions, make_parameter_error
+from app.services.endpoints.prompts import CHARACTERS_PER_TOKEN
 from app.services.endpoints.stream_summary import ResponseSummary, StreamSummary
-from app.services.endpoints.usage import read_usage
 
-# English text has about four characters per token in today's vocabularies, other languages fewer. Each message needs
-# a few more tokens for its role and separators. OpenAI's cookbook estimates both in this way.
-_CHARACTERS_PER_TOKEN = 4
+# Each message needs a few more tokens for its role and separators, as OpenAI's cookbook estimates it.
 _TOKENS_PER_MESSAGE = 4
-
-# A request asks for at most 128. A response with many more would only cost time.
-_MAX_CHOICES = 1_000
-
-# For a provider that gives no reason; a failed chunk of a stream has the same one.
-_FAILED = {"message": 'the generation failed with finish_reason "error"'}
-
-
-class StreamOptions(msgspec.Struct):
-    """The documented fields of `stream_options`."""
-
-    include_usage: bool | None = None
 
 
 class ChatBody(InferenceBody, kw_only=True):
@@ -63,7 +49,7 @@ def _estimate_prompt_tokens(body: dict[str, Any]) -> int:
         elif isinstance(content, list):
             texts = (part.get("text") for part in content if isinstance(part, dict))
             characters += sum(len(text) for text in texts if isinstance(text, str))
-    return -(-characters // _CHARACTERS_PER_TOKEN) + _TOKENS_PER_MESSAGE * len(body["messages"])
+    return -(-characters // CHARACTERS_PER_TOKEN) + _TOKENS_PER_MESSAGE * len(body["messages"])
 
 
 def _get_output_bound(body: dict[str, Any]) -> int | None:
@@ -71,25 +57,7 @@ def _get_output_bound(body: dict[str, Any]) -> int | None:
 
 
 def _summarize(response: Any) -> ResponseSummary:
-    choices = response.get("choices") if isinstance(response, dict) else None
-    if (
-        not isinstance(choices, list)
-        or len(choices) > _MAX_CHOICES
-        or not all(_is_choice(choice) for choice in choices)
-    ):
-        raise ValueError("not a chat completion")
-    failed = next((choice for choice in choices if choice.get("finish_reason") == "error"), None)
-    if failed is not None and not failed.get("error"):
-        failed = {"error": _FAILED}
-    model, reason = response.get("model"), choices[0].get("finish_reason") if choices else None
-    usage = read_usage(response.get("usage"))
-    return ResponseSummary(
-        model if isinstance(model, str) else None,
-        reason if isinstance(reason, str) else None,
-        usage,
-        _estimate_output_tokens(choices) if usage is None or usage.completion_tokens is None else None,
-        failed,
-    )
+    return summarize_choices(response, _is_choice, _estimate_output_tokens)
 
 
 def _estimate_output_tokens(choices: list[dict[str, Any]]) -> int:
@@ -104,7 +72,7 @@ def _estimate_output_tokens(choices: list[dict[str, Any]]) -> int:
         texts = [message.get(name) for name in ("content", "reasoning_content", "reasoning")]
         texts += [function.get("arguments") for function in functions if isinstance(function, dict)]
         characters += sum(len(text) for text in texts if isinstance(text, str))
-    return -(-characters // _CHARACTERS_PER_TOKEN)
+    return -(-characters // CHARACTERS_PER_TOKEN)
 
 
 def _is_choice(choice: Any) -> bool:

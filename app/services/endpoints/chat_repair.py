@@ -3,36 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Any, NoReturn
+from typing import Any
 
-from app.errors import UpstreamCut
 from app.services.endpoints.chat_events import make_delta
 from app.services.endpoints.deltas import as_index
+from app.services.endpoints.odd_chunks import refuse
 from app.services.endpoints.stream_summary import StreamSummary
 
 _NUMBERS = frozenset({int, float, bool})
-
-
-def refuse() -> NoReturn:
-    """Raises UpstreamCut for an event that may hold output which nobody can read."""
-    raise UpstreamCut("The provider sent something that is not part of a chat stream. Retry.")
-
-
-def has_content(value: Any) -> bool:
-    """Returns whether the value of `error` says anything: null, false, "", {} and an object of such do not."""
-    return any(value.values()) if isinstance(value, dict) else bool(value)
-
-
-def find_failure(choices: list[Any]) -> Any:
-    """Returns what the provider reports of a choice that failed; None if none did."""
-    for choice in choices:
-        if not isinstance(choice, dict):
-            refuse()
-        if has_content(choice.get("error")):
-            return choice["error"]
-        if choice.get("finish_reason") == "error":
-            return {"message": 'the generation failed with finish_reason "error"'}
-    return None
 
 
 def repair(value: dict[str, Any], choices: list[dict[str, Any]], summary: StreamSummary) -> bool:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import msgspec
 
 from app.errors import BadRequest, GatewayError
+from app.lenient_json import decode_leniently
 from app.services.endpoints.stream_summary import ResponseSummary, StreamSummary
 from app.services.endpoints.translation import Translation
 
@@ -34,6 +35,12 @@ class InferenceBody(msgspec.Struct):
     model: str
     provider: str | None = None
     stream: bool | None = None
+
+
+class StreamOptions(msgspec.Struct):
+    """The documented fields of `stream_options`."""
+
+    include_usage: bool | None = None
 
 
 class EventKind(Enum):
@@ -142,6 +149,9 @@ class ErrorShape:
 OPENAI_ERRORS = ErrorShape(lambda error, request_id: error.to_json(), GatewayError.to_event)
 
 
+OWN_FIELDS = frozenset({"provider"})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
     """One inference endpoint.
@@ -155,6 +165,13 @@ class Endpoint:
         get_output_bound: body → the most output tokens that it asks for; None if it does not say.
         summarize: whole response → its summary; raises ValueError if it is not a response of this endpoint.
         normalise: adds what a provider omitted from a whole response, in place, and returns it.
+        own_fields: the fields that are for the gateway alone.
+        prepare: changes a body in place, before it is sent, to the form that providers know; None if there is only one.
+        decode: the content of a whole response → its JSON values; raises ValueError if it is none.
+        encode: (normalised response, request's fields) → the content for the client, in the form that the request asked
+            for; raises ValueError if that is impossible. None if it is plain JSON.
+        count_choices: body → how many choices it asks for, so that a stream with fewer is not taken for complete; None
+            if that is not checked.
         stream: its stream protocol; None if it does not stream.
         errors: the format of its errors.
         translation: translates it to the endpoint of its name, to which the other fields then belong, except `path`,
@@ -170,6 +187,11 @@ class Endpoint:
     get_output_bound: Callable[[dict[str, Any]], int | None]
     summarize: Callable[[Any], ResponseSummary]
     normalise: Callable[[Any], Any]
+    prepare: Callable[[dict[str, Any]], None] | None = None
+    decode: Callable[[bytes], Any] = decode_leniently
+    encode: Callable[[Any, InferenceBody], bytes] | None = None
+    own_fields: frozenset[str] = OWN_FIELDS
+    count_choices: Callable[[dict[str, Any]], int] | None = None
     stream: StreamProtocol | None = None
     errors: ErrorShape = OPENAI_ERRORS
     translation: Translation | None = None

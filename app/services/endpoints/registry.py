@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from app.services.endpoints.chat import CHAT
+from app.services.endpoints.completions import COMPLETIONS
+from app.services.endpoints.embeddings import EMBEDDINGS
 from app.services.endpoints.endpoint import Endpoint
 from app.services.endpoints.messages import MESSAGES
+from app.services.endpoints.rerank import COHERE_RERANK, RERANK
 from app.services.endpoints.responses import RESPONSES
 
-ENDPOINTS: tuple[Endpoint, ...] = (CHAT, MESSAGES, RESPONSES)
+ENDPOINTS: tuple[Endpoint, ...] = (CHAT, COMPLETIONS, EMBEDDINGS, RERANK, COHERE_RERANK, MESSAGES, RESPONSES)

@@ -193,7 +193,8 @@ def _get_string(item: dict[str, Any], name: str, place: str) -> str:
 def _refuse_item(kind: str, place: str) -> NoReturn:
     shown = kind[:100]
     what = (
-        "refers to something that the gateway does not keep. Send the item itself"
+        "refers to something that the gateway does not keep. Send the item itself, as clients do with `store` set to "
+        "false"
         if kind == "item_reference"
         else "has no counterpart in chat requests, with which the gateway serves this endpoint. Leave it out, or send "
         "its content as a message"

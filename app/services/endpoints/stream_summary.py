@@ -48,6 +48,7 @@ class StreamSummary:
         model: the model that responds, as the provider names it.
         usage: the last usage that arrived.
         finish_reason: the first one that arrived.
+        choices_expected: how many choices must finish at least.
         begun, finished: the indexes of the choices that have begun, and of those that have their finish reason.
         is_done: whether the end marker came after everything was complete.
         events: events that are part of the response; comments and the end marker are not counted.
@@ -60,6 +61,7 @@ class StreamSummary:
     __slots__ = (
         "begun",
         "bytes_sent",
+        "choices_expected",
         "events",
         "finish_reason",
         "finished",
@@ -72,7 +74,8 @@ class StreamSummary:
         "usage",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, choices_expected: int = 1) -> None:
+        self.choices_expected = choices_expected
         self.model: str | None = None
         self.usage: Usage | None = None
         self.finish_reason: str | None = None

@@ -44,6 +44,18 @@ def _values(usage: Usage) -> tuple[int | None, ...]:
     return usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, usage.reasoning_tokens
 
 
+def read_input_usage(raw: Any) -> Usage | None:
+    """Returns the usage of a response for which nothing was generated: it has no completion tokens, and that is known.
+
+    `total_tokens` stands for the prompt's where only it is stated.
+    """
+    usage = read_usage(raw) or Usage()
+    prompt = usage.prompt_tokens
+    if prompt is None and isinstance(raw, Mapping):
+        prompt = _read_count(raw.get("total_tokens"))
+    return None if prompt is None else Usage(prompt, 0, usage.cached_tokens)
+
+
 def _read_part(details: Any, name: str, total: int | None) -> int | None:
     count = _read_count(details.get(name)) if isinstance(details, Mapping) else None
     return None if count is not None and total is not None and count > total else count

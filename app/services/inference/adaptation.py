@@ -14,7 +14,7 @@ from app.services.endpoints import Endpoint, InferenceBody, Translated, make_par
 from app.services.inference.fitting import fit_to_model
 from app.services.inference.omission import Omissions, fit_to_schema, without, without_nulls
 from app.services.inference.routing import Target
-from app.services.providers import EndpointSupport
+from app.services.providers import EndpointSupport, get_client
 
 # Ids of sessions are UUIDs or digests. A provider may refuse a long header, and the request is worth more than a hint.
 _MAX_SENT_HEADER_CHARACTERS = 256
@@ -26,7 +26,7 @@ class UpstreamRequest:
 
     Attributes:
         target: the provider, and the model's id there.
-        path: the path, below the provider's base URL.
+        path: the path, below the provider's base URL, or a whole URL.
         content: the body, as JSON.
         stream: whether the provider is asked for a stream. The client may still get a whole response, made from it.
         show_usage: whether the client asked for the event that contains only usage.
@@ -35,6 +35,9 @@ class UpstreamRequest:
         applied: what else was changed, as in "messages[].role=developer->system".
         headers: the client's headers for the provider: which cache has the beginning of the conversation.
         prompt_tokens_estimate: an estimate for the record, used if the provider does not count tokens.
+        fields: the client's documented fields, on which the form of the response may depend.
+        support: how the provider serves the endpoint.
+        choices_expected: how many choices must finish before a stream is complete.
     """
 
     target: Target
@@ -45,6 +48,9 @@ class UpstreamRequest:
     service_tier: str | None
     dropped: list[str]
     prompt_tokens_estimate: int
+    fields: InferenceBody
+    support: EndpointSupport
+    choices_expected: int = 1
     applied: list[str] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=dict)
 
@@ -73,6 +79,7 @@ def adapt(
 
     Raises:
         BadRequest: a field is out of this provider's range, or a translated request cannot be served by the model.
+        ConfigurationMissing: the provider's key is not set.
     """
     support, omitted, applied = target.provider.serves[endpoint.name], Omissions(), []
     if translated is not None:
@@ -81,26 +88,35 @@ def adapt(
             omitted.add(name)
     _raise_if_out_of_range(body, support)
     adapted = {**body, "model": target.model}
-    adapted.pop("provider", None)
+    for name in endpoint.own_fields:
+        adapted.pop(name, None)
     if translated is not None:
         applied += fit_to_model(adapted, endpoint, target, omitted)
     _drop_fields(adapted, support, omitted)
     _rename_fields(adapted, support)
+    if endpoint.prepare is not None:
+        endpoint.prepare(adapted)
     applied += _adapt_messages(adapted, support, omitted)
     headers = _select_headers(target.provider.affinity_headers, get_header, omitted)
     stream, show_usage = fields.stream is True or _must_stream(adapted, endpoint, support), False
     if stream and endpoint.stream is not None:
         show_usage = endpoint.stream.wants_usage(adapted)
         endpoint.stream.request_stream(adapted)
+    if not support.accepts_stream_options and adapted.pop("stream_options", None) and "stream_options" in body:
+        omitted.add("stream_options")
+    url = support.make_url
     return UpstreamRequest(
         target=target,
-        path=support.path,
-        content=encode(adapted),
+        path=support.path if url is None else url(get_client(target.provider).base_url, target.model),
+        content=encode(adapted if support.write_request is None else support.write_request(adapted)),
         stream=stream,
         show_usage=show_usage,
         service_tier=adapted.get("service_tier"),
         dropped=omitted.get_names(),
         prompt_tokens_estimate=endpoint.estimate_prompt_tokens(adapted),
+        fields=fields,
+        support=support,
+        choices_expected=1 if endpoint.count_choices is None else endpoint.count_choices(adapted),
         applied=applied,
         headers=headers,
     )
@@ -116,6 +132,8 @@ def _raise_if_out_of_range(body: dict[str, Any], support: EndpointSupport) -> No
 def _drop_fields(body: dict[str, Any], support: EndpointSupport, omitted: Omissions) -> None:
     """Removes fields that clients of OpenAI or Anthropic send but this provider refuses."""
     dropped = [name for name in body if name in support.dropped_fields]
+    if not support.accepts_null:
+        dropped += [name for name, value in body.items() if value is None and name not in dropped]
     for name, values in support.accepted_values.items():
         if body.get(name) is not None and body[name] not in values:
             dropped.append(name)

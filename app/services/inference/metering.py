@@ -72,6 +72,8 @@ def _record_cost(exchange: Exchange, request: UpstreamRequest, kind: str) -> Non
     price = get_price(target.provider.billing, target.model, request.service_tier)
     if price is None or record.prompt_tokens is None or record.completion_tokens is None:
         return
+    if price.completion is None and record.completion_tokens:
+        return
     cost = compute_cost(price, record.prompt_tokens, record.cached_tokens or 0, record.completion_tokens)
     record.cost_usd, record.cost_kind = format(cost, "f"), kind
     record.price_source = price.source

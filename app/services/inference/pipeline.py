@@ -153,7 +153,7 @@ class Pipeline(Component):
             value = _collect(exchange, request, response)
         else:
             value = read_whole(exchange, request, response, content)
-        body = encode_whole(exchange, request.target.provider.title, value)
+        body = encode_whole(exchange, request, value)
         headers = _make_headers(exchange, request, response, time.monotonic() - sent_s)
         exchange.finish("ok", 200)
         return GatewayResponse(body, headers)
@@ -217,6 +217,7 @@ def _make_relay(
         collector=collector,
         key_setting=provider.key_setting,
         writer=writer,
+        choices_expected=request.choices_expected,
     )
     return Relay(
         response,

@@ -94,12 +94,14 @@ def read_whole(exchange: Exchange, request: UpstreamRequest, response: Response,
     """
     provider, endpoint = request.target.provider, exchange.endpoint
     try:
-        value = decode_leniently(content)
+        value = endpoint.decode(content)
     except ValueError as error:
         raise make_unreadable_error(provider.title) from error
     if reports_error(value):
         raise _make_reported_error(request, response, value)
     try:
+        if request.support.read_response is not None:
+            value = request.support.read_response(value)
         summary = endpoint.summarize(value)
     except ValueError:
         raise make_unexpected_error(provider.title, endpoint.title, value) from None
@@ -116,17 +118,17 @@ def _make_reported_error(request: UpstreamRequest, response: Response, document:
     )
 
 
-def encode_whole(exchange: Exchange, title: str, value: Any) -> bytes:
+def encode_whole(exchange: Exchange, request: UpstreamRequest, value: Any) -> bytes:
     """Returns a whole response as the client gets it: normalised, translated, and as JSON that strict parsers read.
 
     Raises:
-        UpstreamError: the response of the provider called `title` is nested too deeply, or cannot be translated.
+        UpstreamError: the response is nested too deeply, not what was requested, or cannot be translated.
     """
     endpoint, translated = exchange.endpoint, exchange.translated
     try:
         value = endpoint.normalise(value)
         if endpoint.translation is not None and translated is not None:
             value = endpoint.translation.translate_response(value, translated.context, exchange.request_id)
-        return encode(value)
+        return encode(value) if endpoint.encode is None else endpoint.encode(value, request.fields)
     except ValueError as error:
-        raise make_unreadable_error(title) from error
+        raise make_unreadable_error(request.target.provider.title) from error

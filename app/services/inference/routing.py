@@ -11,6 +11,7 @@ from app.errors import BadRequest, NotFound, Unavailable
 from app.runtime import Component, Runtime
 from app.services.endpoints import Endpoint
 from app.services.models import (
+    ALIAS_PREFIX,
     Catalogs,
     Model,
     ModelList,
@@ -105,6 +106,7 @@ class Routes(Component):
 
 
 def _find_target(endpoint: Endpoint, model: str, provider_name: str | None) -> Target:
+    model = _without_alias(model)
     if provider_name is not None:
         chosen: Provider | None = get_provider(provider_name)
     else:
@@ -112,12 +114,33 @@ def _find_target(endpoint: Endpoint, model: str, provider_name: str | None) -> T
     if chosen is not None:
         if endpoint.name not in chosen.serves:
             raise _make_not_served(endpoint, chosen.title, "provider" if provider_name is not None else "model")
-        return _find_at(chosen, model)
+        return _find_at(chosen, model, endpoint)
     serving = [provider for provider in get_configured_providers() if endpoint.name in provider.serves]
     if not serving:
         raise _make_not_served(endpoint, "No configured provider", "model")
-    provider, found = find_model(model, serving)
+    catch_all = next((provider for provider in serving if provider.serves[endpoint.name].serves_unlisted), None)
+    return _find_listed(model, serving, catch_all)
+
+
+def _find_listed(model: str, providers: Sequence[Provider], catch_all: Provider | None) -> Target:
+    """Returns the target whose list contains the model; if none does, `catch_all` gets the name as it was written."""
+    try:
+        provider, found = find_model(model, providers, fetch_again=catch_all is None)
+    except NotFound:
+        if catch_all is None:
+            raise
+        return Target(catch_all, model)
     return Target(provider, found.id, is_listed=True)
+
+
+def _without_alias(name: str) -> str:
+    """Returns a name without the prefix of aliases, unless a list has a model whose own name begins with it."""
+    if not name.startswith(ALIAS_PREFIX):
+        return name
+    lists = [
+        models for provider in PROVIDERS.values() if is_configured(provider) and (models := peek_model_list(provider))
+    ]
+    return name if any(models.find(name) for models in lists) else name.removeprefix(ALIAS_PREFIX)
 
 
 def _make_not_served(endpoint: Endpoint, subject: str, param: str) -> BadRequest:
@@ -133,7 +156,7 @@ def _claims(provider: Provider, model: str) -> bool:
     return naming.claims(model) or (naming.claims_if_configured(model) and is_configured(provider))
 
 
-def _find_at(provider: Provider, model: str) -> Target:
+def _find_at(provider: Provider, model: str, endpoint: Endpoint) -> Target:
     """Returns the target at one provider, which the caller or the form of the name has determined."""
     get_client(provider)  # Raises if the provider is not configured.
     naming = provider.naming
@@ -145,7 +168,7 @@ def _find_at(provider: Provider, model: str) -> Target:
         get_model_list(provider)
     except Unavailable:
         return Target(provider, model)  # Without a list, only the provider can check the name.
-    return Target(provider, find_model(model, [provider])[1].id, is_listed=True)
+    return _find_listed(model, [provider], provider if provider.serves[endpoint.name].serves_unlisted else None)
 
 
 def _make_target(provider: Provider, model: str) -> Target:
@@ -163,17 +186,23 @@ ModelLists = Sequence[tuple[Provider, ModelList]]
 Found = list[tuple[Provider, Model]]
 
 
-def find_model(name: str, providers: Sequence[Provider]) -> tuple[Provider, Model]:
+def find_model(name: str, providers: Sequence[Provider], *, fetch_again: bool = True) -> tuple[Provider, Model]:
     """Returns the only model that `name` can mean in these providers' lists, with its provider.
+
+    Args:
+        name: what a caller wrote.
+        providers: those whose lists are searched.
+        fetch_again: whether lists without the name may be fetched once more, because it may belong to a new model.
 
     Raises:
         BadRequest: the name matches several models; the message lists them.
         NotFound: it matches none; the message names the most similar ones.
         Unavailable: it matches none, and a list is missing.
     """
+    name = _without_alias(name)
     lists, missing = get_model_lists(providers)
     found = _find(name, lists)
-    if not found and fetch_for_unknown(providers):
+    if not found and fetch_again and fetch_for_unknown(providers):
         lists, missing = get_model_lists(providers)
         found = _find(name, lists)
     if len(found) == 1:

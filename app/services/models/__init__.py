@@ -19,20 +19,14 @@ from app.services.models.fireworks import (
     fetch_specific_model_from_fireworks,
     normalize_fireworks_model,
 )
+from app.services.models.merged_list import ALIAS_PREFIX, PageQuery, make_merged_model, render_merged_list
 from app.services.models.model_list import ModelList
-from app.services.models.representations import (
-    ListQuery,
-    Rendered,
-    make_openai_model,
-    render_list,
-    render_model,
-    render_openai_list,
-)
+from app.services.models.representations import ListQuery, Rendered, render_list, render_model
 
 __all__ = [
-    "CatalogState", "Catalogs", "ListQuery", "Model", "ModelList", "Rendered",
+    "ALIAS_PREFIX", "CatalogState", "Catalogs", "ListQuery", "Model", "ModelList", "PageQuery", "Rendered",
     "_fireworks_models_cache", "fetch_for_unknown", "fetch_models_from_fireworks",
     "fetch_specific_model_from_fireworks", "get_catalog_states", "get_model_list", "get_model_lists",
-    "make_openai_model", "normalize_fireworks_model", "peek_model_list", "refresh_if_due", "render_list",
-    "render_model", "render_openai_list",
+    "make_merged_model", "normalize_fireworks_model", "peek_model_list", "refresh_if_due", "render_list",
+    "render_merged_list", "render_model",
 ]  # fmt: skip

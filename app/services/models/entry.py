@@ -114,10 +114,10 @@ class ModelPacker:
 
 def to_pricing(price: Price) -> Pricing:
     """Returns a price as the decimal strings of an entry."""
-    cached = price.input_cache_read
+    completion, cached = price.completion, price.input_cache_read
     return Pricing(
         prompt=to_plain_text(price.prompt),
-        completion=to_plain_text(price.completion),
+        completion=None if completion is None else to_plain_text(completion),
         input_cache_read=None if cached is None else to_plain_text(cached),
     )
 

@@ -39,9 +39,9 @@ class Prices(Component):
                 if key in self._operator:
                     return billing.complete(self._operator[key])
         listed = self._listed.get(billing.name, {}).get((model_id, tier))
-        if listed is not None or tier != STANDARD_TIER:
+        if tier != STANDARD_TIER or (listed is not None and listed.completion is not None):
             return listed
-        return get_packaged_price(billing, model_id)
+        return get_packaged_price(billing, model_id) or listed
 
     def set_listed_prices(self, provider_name: str, prices: PriceTable) -> None:
         """Replaces the prices of one provider's own list."""

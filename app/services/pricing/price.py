@@ -28,7 +28,7 @@ class Price(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         prompt: a prompt token that was not in the provider's cache.
-        completion: a completion token.
+        completion: a completion token; None if the provider states no such price, as for models that generate nothing.
         input_cache_read: a prompt token from the provider's cache; None if the provider states no such price, and
             then it costs as much as any other prompt token.
         source: `price_file`, the provider's name for its own list, or `genai-prices <version>`. `+<rule>` at its end
@@ -37,7 +37,7 @@ class Price(msgspec.Struct, frozen=True, gc=False):
     """
 
     prompt: Decimal
-    completion: Decimal
+    completion: Decimal | None
     input_cache_read: Decimal | None
     source: str
     date: datetime.date | None
@@ -94,11 +94,12 @@ def compute_cost(price: Price, prompt_tokens: int, cached_tokens: int | None, co
         price: in USD per token.
         prompt_tokens: all prompt tokens, cached ones included.
         cached_tokens: those of them that came from the provider's cache; None if it does not say.
-        completion_tokens: all completion tokens, reasoning included, as providers count.
+        completion_tokens: all completion tokens, reasoning included, as providers count; 0 if the price has none.
     """
     cached = min(cached_tokens or 0, prompt_tokens)
     cached_price = price.prompt if price.input_cache_read is None else price.input_cache_read
-    return (prompt_tokens - cached) * price.prompt + cached * cached_price + completion_tokens * price.completion
+    cost = (prompt_tokens - cached) * price.prompt + cached * cached_price
+    return cost if price.completion is None else cost + completion_tokens * price.completion
 
 
 def per_million_to_per_token(usd_per_million_tokens: Decimal) -> Decimal:

@@ -79,7 +79,14 @@ PROVIDER = Provider(
             dropped_nested_fields=OPENAI_ONLY_NESTED_FIELDS,
             renamed_fields={"max_completion_tokens": "max_tokens"},
             ranges={"top_k": OPEN_TOP_K},
-        )
+        ),
+        "completions": EndpointSupport(
+            path="/completions",
+            dropped_fields=OPENAI_ONLY_FIELDS | ANTHROPIC_ONLY_FIELDS,
+            dropped_nested_fields=OPENAI_ONLY_NESTED_FIELDS,
+            renamed_fields={"max_completion_tokens": "max_tokens"},
+            ranges={"top_k": OPEN_TOP_K},
+        ),
     },
     fetch_pages=fetch_single_page,
     normalize=normalize_chutes_model,

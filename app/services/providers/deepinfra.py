@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
+from urllib.parse import quote
 
 from app.services.pricing import Billing
 from app.services.providers.entry_fields import (
@@ -97,6 +98,31 @@ def probe(client: UpstreamClient, timeout_s: float) -> None:
     client.fetch_json(client.base_url.removesuffix("/openai") + "/me/rate_limit", timeout_s=timeout_s)
 
 
+def _make_inference_url(base_url: str, model: str) -> str:
+    """Returns the URL of DeepInfra's own API for a model, which stands beside that of OpenAI."""
+    return f"{base_url.removesuffix('/openai')}/inference/{quote(model, safe='/:')}"
+
+
+def _write_rerank_request(body: dict[str, Any]) -> dict[str, Any]:
+    """Returns a request for scores: of each document with the query beside it, which is repeated for each."""
+    others = {name: value for name, value in body.items() if name not in {"model", "query"}}
+    return {**others, "queries": [body["query"]] * len(body["documents"])}
+
+
+def _read_rerank_response(response: Any) -> Any:
+    """Returns scores in the order of the documents as a ranking in the endpoint's form."""
+    scores = response.get("scores") if isinstance(response, dict) else None
+    if not isinstance(scores, list):
+        return response
+    # A list of one score for each document comes in another list.
+    flat = scores[0] if len(scores) == 1 and isinstance(scores[0], list) else scores
+    return {
+        "id": response.get("request_id"),
+        "results": [{"index": index, "relevance_score": score} for index, score in enumerate(flat)],
+        "usage": {"prompt_tokens": response.get("input_tokens")},
+    }
+
+
 PROVIDER = Provider(
     name="deepinfra",
     title="DeepInfra",
@@ -108,7 +134,28 @@ PROVIDER = Provider(
             dropped_nested_fields=OPENAI_ONLY_NESTED_FIELDS,
             renamed_fields={"max_completion_tokens": "max_tokens"},
             ranges={"top_k": OPEN_TOP_K},
-        )
+        ),
+        "completions": EndpointSupport(
+            path="/completions",
+            dropped_fields=OPENAI_ONLY_FIELDS | ANTHROPIC_ONLY_FIELDS,
+            dropped_nested_fields=OPENAI_ONLY_NESTED_FIELDS,
+            renamed_fields={"max_completion_tokens": "max_tokens"},
+            ranges={"top_k": OPEN_TOP_K},
+        ),
+        "embeddings": EndpointSupport(
+            path="/embeddings",
+            dropped_fields=OPENAI_ONLY_FIELDS | ANTHROPIC_ONLY_FIELDS,
+            accepts_null=False,  # `"encoding_format": null` fails.
+        ),
+        "rerank": EndpointSupport(
+            path="",
+            dropped_fields=OPENAI_ONLY_FIELDS | ANTHROPIC_ONLY_FIELDS | {"user"},
+            accepts_null=False,
+            renamed_fields={"task": "instruction"},
+            make_url=_make_inference_url,
+            write_request=_write_rerank_request,
+            read_response=_read_rerank_response,
+        ),
     },
     fetch_pages=fetch_single_page,
     normalize=normalize_deepinfra_model,

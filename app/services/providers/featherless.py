@@ -51,8 +51,8 @@ def fetch_pages(client: UpstreamClient) -> Iterator[Page]:
 def normalize_featherless_model(raw: Mapping[str, Any]) -> Entry:
     """Returns Featherless' entry in the catalog's form. `pricing.prompt` is a string in USD per token."""
     pricing = read_mapping(raw.get("pricing"))
-    words = read_words(raw.get("output_modalities")) or ["text"]
-    outputs = ["embeddings" if word == "embedding" else word for word in words]
+    words = read_words(raw.get("output_modalities"))
+    outputs = ["embeddings" if word == "embedding" else word for word in words or ["text"]]
     embeds = "embeddings" in outputs
     tools = read_flag(read_mapping(raw.get("features")).get("tool_use"))
     inputs = read_words(raw.get("input_modalities"))
@@ -67,7 +67,7 @@ def normalize_featherless_model(raw: Mapping[str, Any]) -> Entry:
         prices=(read_usd_per_token(pricing.get("prompt")), read_usd_per_token(pricing.get("completion")), None),
         parameters=[] if embeds else make_parameters(COMMON_PARAMETERS, tools),
         # Base checkpoints are listed among the chat models and cannot be told apart, so `chat` is unknown.
-        capabilities=(False if embeds else None, tools, sees, embeds, False),
+        capabilities=(False if embeds else None, tools, sees, embeds if words else None, False),
     )
 
 
@@ -91,7 +91,20 @@ PROVIDER = Provider(
             dropped_nested_fields=OPENAI_ONLY_NESTED_FIELDS,
             accepts_null_in_messages=False,  # `"tool_calls": null` fails.
             ranges={"top_k": OPEN_TOP_K},
-        )
+        ),
+        "completions": EndpointSupport(
+            path="/completions",
+            dropped_fields=OPENAI_ONLY_FIELDS | ANTHROPIC_ONLY_FIELDS,
+            dropped_nested_fields=OPENAI_ONLY_NESTED_FIELDS,
+            renamed_fields={"max_completion_tokens": "max_tokens"},
+            accepts_null=False,
+            ranges={"top_k": OPEN_TOP_K},
+        ),
+        "embeddings": EndpointSupport(
+            path="/embeddings",
+            dropped_fields=OPENAI_ONLY_FIELDS | ANTHROPIC_ONLY_FIELDS,
+            accepts_null=False,
+        ),
     },
     fetch_pages=fetch_pages,
     is_paged=True,

@@ -43,6 +43,11 @@ _ANTHROPIC_TOOL_FIELDS = frozenset(
     {"allowed_callers", "cache_control", "defer_loading", "eager_input_streaming", "input_examples"}
 )
 
+# A larger unstreamed request gets a 400: "Requests with max_tokens > 4096 must have stream=true".
+_MAX_UNSTREAMED_TOKENS = 4096
+
+_SERVICE_TIERS = {"service_tier": frozenset({"auto", "default", "flex", "priority"})}
+
 _CHAT_PARAMETERS = (
     *COMMON_PARAMETERS,
     "logit_bias",
@@ -85,6 +90,8 @@ def normalize_fireworks_model(raw: Mapping[str, Any]) -> Entry:
     chats = read_flag(raw.get("supports_chat")) if output == "text" else False
     tools = read_flag(raw.get("supports_tools")) if output == "text" else False
     sees = read_flag(raw.get("supports_image_input")) if output == "text" else False
+    # A kind for text does not say whether a model makes embeddings, too.
+    embeds = None if output == "text" else output == "embeddings" and not rerank
     return make_entry(
         PROVIDER,
         model_id,
@@ -95,7 +102,7 @@ def normalize_fireworks_model(raw: Mapping[str, Any]) -> Entry:
         inputs=["text", "image"] if sees else ["text"],
         outputs=["rerank"] if rerank else [output],
         parameters=make_parameters(_CHAT_PARAMETERS, tools) if chats else [],
-        capabilities=(chats, tools, sees, output == "embeddings" and not rerank, rerank),
+        capabilities=(chats, tools, sees, embeds, rerank),
         publisher=account or PROVIDER.name,
     )
 
@@ -166,6 +173,17 @@ def get_generation_s(headers: Mapping[str, str]) -> float | None:
         return None
 
 
+def _write_rerank_request(body: dict[str, Any]) -> dict[str, Any]:
+    return {**body, "return_documents": False}  # Otherwise it sends all of them back.
+
+
+def _read_rerank_response(response: Any) -> Any:
+    """Returns a ranking of Fireworks, whose results are in `data`, in the endpoint's form."""
+    if isinstance(response, dict) and "results" not in response:
+        return {**response, "results": response.get("data")}
+    return response
+
+
 # Named one by one, because others of the same prefixes name the account's deployment, a host and its load.
 _SHOWN_HEADERS = OPENAI_LIMIT_HEADERS.union(
     (
@@ -207,11 +225,34 @@ PROVIDER = Provider(
             dropped_fields=OPENAI_ONLY_FIELDS | ANTHROPIC_ONLY_FIELDS | {"reasoning"},
             dropped_nested_fields={**OPENAI_ONLY_NESTED_FIELDS, "tools": _ANTHROPIC_TOOL_FIELDS},
             message_schema=_MESSAGE_SCHEMA,
-            accepted_values={"service_tier": frozenset({"auto", "default", "flex", "priority"})},
+            accepted_values=_SERVICE_TIERS,
             ranges={"top_k": (0, 100)},
-            # A larger unstreamed request gets a 400: "Requests with max_tokens > 4096 must have stream=true".
-            max_unstreamed_tokens=4096,
-        )
+            max_unstreamed_tokens=_MAX_UNSTREAMED_TOKENS,
+        ),
+        "completions": EndpointSupport(
+            path="/completions",
+            dropped_fields=OPENAI_ONLY_FIELDS | ANTHROPIC_ONLY_FIELDS | {"reasoning"},
+            accepted_values=_SERVICE_TIERS,
+            ranges={"top_k": (0, 100)},
+            max_unstreamed_tokens=_MAX_UNSTREAMED_TOKENS,
+            # Its schema lacks `suffix`, `best_of` and `stream_options`, even if they are null; usage comes unasked.
+            accepts_null=False,
+            accepts_stream_options=False,
+        ),
+        "embeddings": EndpointSupport(
+            path="/embeddings",
+            dropped_fields=OPENAI_ONLY_FIELDS | ANTHROPIC_ONLY_FIELDS | {"user"},
+            accepts_null=False,
+            # It serves older models under the ids of Hugging Face, and its list has none of them.
+            serves_unlisted=True,
+        ),
+        "rerank": EndpointSupport(
+            path="/rerank",
+            dropped_fields=OPENAI_ONLY_FIELDS | ANTHROPIC_ONLY_FIELDS | {"user"},
+            accepts_null=False,
+            write_request=_write_rerank_request,
+            read_response=_read_rerank_response,
+        ),
     },
     fetch_pages=fetch_single_page,
     normalize=normalize_fireworks_model,

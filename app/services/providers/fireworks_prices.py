@@ -89,18 +89,20 @@ def _get_sent_names(row: Mapping[str, Any], aliases: Mapping[str, list[str]]) ->
 
 def _read_price(row: Mapping[str, Any], today: datetime.date) -> Price | None:
     amounts: dict[str, Decimal] = {}
+    names: set[str] = set()
     pricing = row.get("pricing")
     for part in pricing if isinstance(pricing, list) else []:
         name = _SKUS.get(str(part.get("sku"))) if isinstance(part, dict) else None
+        names |= {name} if name else set()
         amount = parse_text(part.get("amount")) if name and part.get("unit") == "1M tokens" else None
         price = None if amount is None else drop_implausible(per_million_to_per_token(amount))
         if name and price is not None:
             amounts[name] = price
-    if "prompt" not in amounts or "completion" not in amounts:
+    if "prompt" not in amounts or ("completion" in names and "completion" not in amounts):
         return None
     stated = Price(
         prompt=amounts["prompt"],
-        completion=amounts["completion"],
+        completion=amounts.get("completion"),  # Models for embeddings have none.
         input_cache_read=amounts.get("input_cache_read"),
         source=BILLING.name,
         date=today,

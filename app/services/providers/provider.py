@@ -69,6 +69,13 @@ class EndpointSupport:
         accepted_values: field → the values that the provider accepts; a field with another value is removed.
         ranges: field → the least and the greatest number that the provider accepts; others are refused.
         max_unstreamed_tokens: the provider requires streaming above this many requested tokens; None if it does not.
+        accepts_null: whether a top-level field may be null. If not, such fields are removed.
+        accepts_stream_options: whether it knows `stream_options`. If not, they are removed, and its streams have usage.
+        serves_unlisted: whether it serves models that its list does not contain, under ids of no certain form. A name
+            that no list contains is then sent to it unchanged.
+        make_url: (base URL, model) → the URL, for an endpoint outside of the base URL; None if `path` has it.
+        write_request: body → the provider's body, for an endpoint with another form there.
+        read_response: the provider's whole response → the endpoint's, for the same; raises ValueError if it is none.
     """
 
     path: str
@@ -81,6 +88,12 @@ class EndpointSupport:
     accepted_values: Mapping[str, frozenset[str]] = field(default_factory=dict)
     ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     max_unstreamed_tokens: int | None = None
+    accepts_null: bool = True
+    accepts_stream_options: bool = True
+    serves_unlisted: bool = False
+    make_url: Callable[[str, str], str] | None = None
+    write_request: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    read_response: Callable[[Any], Any] | None = None
 
 
 # The limits in OpenAI's response headers, which many servers copy.

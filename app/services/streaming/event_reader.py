@@ -45,6 +45,7 @@ class EventReader:
         collector: receives the events instead of the client, which then gets none.
         key_setting: the name of the setting that holds the gateway's key for the provider, for messages.
         writer: writes what the client of a translated endpoint gets in place of the events.
+        choices_expected: how many choices must finish at least, if the endpoint checks that.
 
     Attributes:
         summary: what the events have contained so far.
@@ -78,9 +79,10 @@ class EventReader:
         collector: Collector | None = None,
         key_setting: str = "that key",
         writer: EventWriter | None = None,
+        choices_expected: int = 1,
     ) -> None:
         assert endpoint.stream is not None
-        self.summary = StreamSummary()
+        self.summary = StreamSummary(choices_expected)
         self.error: GatewayError | None = None
         self.is_over = False
         self._protocol: StreamProtocol = endpoint.stream

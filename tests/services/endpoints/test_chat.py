@@ -300,5 +300,5 @@ def test_usage_is_always_requested_and_other_stream_options_are_kept(asked: Any,
     [None, [], "text", {}, {"choices": None}, {"choices": {}}, {"choices": [5]}, {"choices": [{"message": "text"}]}],
 )
 def test_a_malformed_chat_completion_is_refused(response: Any) -> None:
-    with pytest.raises(ValueError, match="chat completion"):
+    with pytest.raises(ValueError, match="a response with choices"):
         CHAT.summarize(response)

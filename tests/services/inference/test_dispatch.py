@@ -10,7 +10,7 @@ import pytest
 
 from app.errors import ClientGone, UpstreamError, UpstreamRefused, UpstreamSuspended, UpstreamUnreachable
 from app.runtime import get_component, use_settings
-from app.services.endpoints import CHAT
+from app.services.endpoints import CHAT, InferenceBody
 from app.services.inference import circuit_breaker as breaker
 from app.services.inference import dispatch as subject
 from app.services.inference.adaptation import UpstreamRequest
@@ -36,6 +36,8 @@ REQUEST = UpstreamRequest(
     service_tier=None,
     dropped=[],
     prompt_tokens_estimate=1,
+    fields=InferenceBody("m"),
+    support=FIREWORKS.serves["chat"],
 )
 
 

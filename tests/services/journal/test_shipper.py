@@ -50,6 +50,29 @@ def test_recorded_requests_are_in_the_database_with_the_same_outcome(tmp_path: P
         assert status["writable"] and status["last_error"] is None and status["shipped_rows"] == 3005
 
 
+def test_a_fold_that_fails_stops_no_shipping_and_the_next_one_makes_up_for_it(
+    tmp_path: Path, database_url: str
+) -> None:
+    tables = ActivityTables(database_url)
+    tables.execute("ALTER TABLE latency_usage RENAME TO away")
+    with RecordingProcess(tmp_path, database_url) as process:
+        for shipped in (300, 600):
+            process.ask("record", 300)
+            wait_until_shipped(process)
+            wait_until(lambda: "sums_fold_failed" in process.log_file.read_text(), what="the failure in the log")
+            assert len(tables.outcomes()) == shipped and process.ask("status")["last_error"] is None
+        assert tables.select("SELECT count(*) FROM outcome_usage")[0][0] == 0
+        assert sum(tables.integrity()[1].values()) == 600
+        tables.execute("ALTER TABLE away RENAME TO latency_usage")
+        assert process.ask("stop", 20) is True
+    assert process.log_file.read_text().count("sums_fold_failed") == 1
+    assert tables.select("SELECT count(*) FROM rollup_delta")[0][0] == 0
+    folded = "SELECT CAST(sum(requests) AS int) FROM {table} WHERE level = 'day'"
+    for table in ("outcome_usage", "model_usage"):
+        assert tables.select(folded.format(table=table) + " AND subject = ''")[0][0] == 600
+    assert tables.select(folded.format(table="usage_rollup"))[0][0] == 600
+
+
 def test_a_stop_ships_everything_and_leaves_no_files(tmp_path: Path, database_url: str) -> None:
     with RecordingProcess(tmp_path, database_url) as process:
         process.ask("record_quickly", 3000)

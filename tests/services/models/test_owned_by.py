@@ -1,4 +1,4 @@
-"""`owned_by` in OpenAI's form of a model: the organisation in its id, or else the provider."""
+"""`owned_by` in the list for SDKs: the organisation in its id, or else the provider."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.services.models import make_openai_model
+from app.services.models import make_merged_model
 from app.services.models.entry import ModelPacker
 from app.services.providers import PROVIDERS
 
@@ -26,5 +26,5 @@ IDS: list[tuple[str, dict[str, Any], str]] = [
 @pytest.mark.parametrize(("provider", "raw", "owner"), IDS, ids=str)
 def test_the_owner_is_in_the_id_or_is_the_provider(provider: str, raw: dict[str, Any], owner: str) -> None:
     model = ModelPacker().pack(PROVIDERS[provider].normalize(raw))
-    assert make_openai_model(model, model.id)["owned_by"] == owner
+    assert make_merged_model(model, model.id).owned_by == owner
     assert (model.id, model.name) == (raw["id"], raw["id"].rpartition("/")[2])

@@ -150,7 +150,7 @@ def test_a_mode_that_no_request_can_select_sets_no_price() -> None:
         {**price_row(GLM, "1.4", "0.26", "4.4"), "pricing": None},
         {**price_row(GLM, "1.4", "0.26", "4.4"), "pricing": [7, {"sku": ["x"], "amount": "1", "unit": "1M tokens"}]},
         {"id": GLM, "pricing": [part | {"unit": "1K tokens"} for part in price_row(GLM, "1", "1", "1")["pricing"]]},
-        {"id": GLM, "pricing": [{"sku": "LLM input tokens (uncached)", "amount": "1.4", "unit": "1M tokens"}]},
+        {"id": GLM, "pricing": price_row(GLM, "1", "1", "1")["pricing"][1:]},
         {"id": 7},
         None,
     ],
@@ -161,6 +161,14 @@ def test_a_row_without_a_valid_price_is_skipped(row: Any) -> None:
     prices = normalize_fireworks_prices([row, price_row(other, "1", None, "2")], TODAY)
 
     assert list(prices) == [(other, STANDARD_TIER)]
+
+
+def test_a_row_without_a_price_of_output_is_for_a_model_that_has_none() -> None:
+    embedder, row = "accounts/fireworks/models/e", price_row("accounts/fireworks/models/e", "1.4", None, "1")
+    prices = normalize_fireworks_prices([row | {"pricing": row["pricing"][:1]}], TODAY)
+    price = prices[embedder, STANDARD_TIER]
+    assert (price.prompt, price.completion) == (Decimal("0.0000014"), None)
+    assert compute_cost(price, 1000, 0, 0) == Decimal("0.0014")
 
 
 def test_fireworks_half_price_for_cached_tokens_is_applied_and_named_in_the_source() -> None:

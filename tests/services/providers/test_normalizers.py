@@ -83,7 +83,7 @@ def test_a_fireworks_chat_model() -> None:
         "pricing": {"prompt": None, "completion": None, "input_cache_read": None},
         "pricing_source": None,
         "pricing_date": None,
-        "capabilities": {"chat": True, "tools": True, "vision": True, "embeddings": False, "rerank": False},
+        "capabilities": {"chat": True, "tools": True, "vision": True, "embeddings": None, "rerank": False},
         "provider_slug": "fireworks",
         "provider_site_url": "https://fireworks.ai",
         "source_gateway": "fireworks",

@@ -1,0 +1,214 @@
+"""One request for completions of a text, from the key check to the response.
+
+The texts are those that the sandbox writes in a chat whose only message is the prompt. Several prompts are numbered
+through: with `n` 2, the second prompt has the choices 2 and 3.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from app.sandbox.behaviours import Behaviour, parse_behaviour
+from app.sandbox.chat import apply_to_request, find_model, get_model_name, get_request_id, parse_body
+from app.sandbox.choices import Choice, make_choices
+from app.sandbox.completions import Chat, make_headers, make_logprobs
+from app.sandbox.events import DONE, Event
+from app.sandbox.failures import RequestRefused, make_front_failure, make_server_failure
+from app.sandbox.faults import apply_to_body, apply_to_stream
+from app.sandbox.models import ChatModel
+from app.sandbox.providers import Provider
+from app.sandbox.response_body import ResponseBody
+from app.sandbox.state import State
+from app.sandbox.tokens import split_tokens
+from app.sandbox.validation import EXTRA, find_completion_problems, make_message
+from app.sandbox.web import Request, Response, dump_json
+
+_MAX_UNSTREAMED_TOKENS = 4096
+_GARBAGE_BODY = b"<<< this is not JSON"
+
+
+@dataclass
+class _Completion(Chat):
+    """A valid request and its choices, with the prompt of each choice in tokens."""
+
+    prompts: tuple[list[str], ...] = ()
+
+    def __post_init__(self) -> None:
+        self.prompt_tokens = sum(map(len, self.prompts)) // (self.body.get("n") or 1)
+        self.cached_tokens = 0
+
+
+def handle_completion(provider: Provider, state: State, request: Request) -> Response:
+    """Handles POST …/completions; raises RequestRefused with the error body of the provider."""
+    provider.raise_if_agent_refused(request)
+    provider.raise_if_key_refused(request)
+    body = parse_body(provider, request)
+    model_name = get_model_name(provider, body)
+    state.stats.by_model[model_name] += 1
+    behaviour = parse_behaviour(model_name)
+    model = find_model(provider, state, model_name, behaviour)
+    if behaviour:
+        apply_to_request(provider, state, request, behaviour, body)
+    prompts = _read_prompts(provider, body)
+    _raise_if_invalid(provider, body, model, sum(map(len, prompts)))
+    completion = _make_completion(provider, model, body, prompts, request, behaviour)
+    state.stats.prompt_tokens += completion.prompt_tokens
+    respond = _make_streamed_response if body.get("stream") else _make_whole_response
+    return respond(completion, state, request, behaviour or Behaviour("", 0))
+
+
+def _read_prompts(provider: Provider, body: dict[str, Any]) -> list[list[str]]:
+    """Returns the prompts in tokens; ids of tokens become the texts `<17>`."""
+    value = body.get("prompt")
+    if isinstance(value, str) or (isinstance(value, list) and value and isinstance(value[0], int)):
+        value = [value]
+    if isinstance(value, list) and value:
+        if all(isinstance(prompt, str) for prompt in value):
+            return [split_tokens(prompt) for prompt in value]
+        if all(isinstance(prompt, list) for prompt in value):
+            return [[f"<{token}>" for token in prompt] for prompt in value]
+    failure = make_server_failure(400, "Field required, field: 'prompt'")
+    raise RequestRefused(failure if provider.validates else provider.get_failure("400"))
+
+
+def _raise_if_invalid(provider: Provider, body: dict[str, Any], model: ChatModel, prompt_tokens: int) -> None:
+    problems = find_completion_problems(body, model, prompt_tokens)
+    if not provider.validates:
+        if any(not problem.startswith(EXTRA) for problem in problems):
+            raise RequestRefused(provider.get_failure("400"))
+        return
+    limit = body.get("max_tokens") or body.get("max_completion_tokens")
+    if isinstance(limit, int) and limit > _MAX_UNSTREAMED_TOKENS and not body.get("stream"):
+        text = f"Requests with max_tokens > {_MAX_UNSTREAMED_TOKENS} must have stream=true"
+        raise RequestRefused(make_front_failure(400, text, "BAD_REQUEST", "max_tokens"))
+    if problems:
+        raise RequestRefused(make_server_failure(400, make_message(problems)))
+
+
+def _make_completion(
+    provider: Provider,
+    model: ChatModel,
+    body: dict[str, Any],
+    prompts: list[list[str]],
+    request: Request,
+    behaviour: Behaviour | None,
+) -> _Completion:
+    model = replace(model, reasons=False, always_reasons=False, counts_reasoning=False)
+    choices: list[Choice] = []
+    repeated: list[list[str]] = []
+    options: dict[str, Any] = {
+        name: body[name] for name in ("n", "stop", "max_tokens", "max_completion_tokens") if name in body
+    }
+    for prompt in prompts:
+        message = {"role": "user", "content": "".join(prompt)}
+        for choice in make_choices(model, {**options, "messages": [message]}):
+            choice.index = len(choices)
+            if behaviour and behaviour.kind == "huge-event":
+                choice.content = ["x" * behaviour.count]
+            if body.get("max_tokens") == 0:
+                choice.content, choice.finish_reason = [], "length"
+            choices.append(choice)
+            repeated.append(prompt)
+    return _Completion(provider, model, body, choices, request.id_hex, prompts=tuple(repeated))
+
+
+def _make_head(completion: _Completion) -> dict[str, Any]:
+    return {
+        "id": "cmpl-" + completion.id_hex,
+        "object": "text_completion",
+        "created": completion.created,
+        "model": completion.model.id,
+    }
+
+
+def _make_entry(completion: _Completion, choice: Choice, tokens: list[str], reason: str | None) -> dict[str, Any]:
+    """Returns one choice with some of its tokens; null stands for what it lacks."""
+    return {"index": choice.index, "text": "".join(tokens), "logprobs": None, "finish_reason": reason}
+
+
+def _make_tokens(completion: _Completion, choice: Choice) -> list[str]:
+    """Returns the tokens of a choice's text, after those of its prompt if the request has `echo`."""
+    return [*(completion.prompts[choice.index] if completion.body.get("echo") else ()), *(choice.content or ())]
+
+
+def _add_logprobs(completion: _Completion, choice: Choice, entry: dict[str, Any], tokens: list[str], at: int) -> None:
+    """Adds the logprobs of some tokens; `at` is the position of the first of them among all tokens of the choice."""
+    asked = completion.body.get("logprobs")
+    if asked is None or asked is False or not completion.provider.gives_logprobs:
+        return
+    offset = len("".join(_make_tokens(completion, choice)[:at]))
+    logprobs = make_logprobs(completion.body, tokens, offset)
+    if completion.body.get("echo") and at == 0 and tokens:
+        _clear_first(logprobs)
+    entry["logprobs"] = logprobs
+
+
+def _clear_first(logprobs: dict[str, Any]) -> None:
+    """Makes the logprob of the first token null: nothing before it says how likely it is."""
+    if "content" in logprobs:
+        logprobs["content"][0]["logprob"] = None
+    else:
+        logprobs["token_logprobs"][0] = logprobs["top_logprobs"][0] = None
+
+
+def _make_events(completion: _Completion, first_s: float, pace_s: float) -> Iterator[Event]:
+    for line in completion.provider.noise:
+        yield Event(line, stage="noise")
+    wait_s, left = first_s, len(completion.choices)
+    running = [(choice, iter(enumerate(_make_tokens(completion, choice)))) for choice in completion.choices]
+    while running:
+        for each in list(running):
+            choice, tokens = each
+            at, token = next(tokens, (-1, ""))
+            if at < 0:
+                running.remove(each)
+                left -= 1
+                yield _make_event(completion, _make_entry(completion, choice, [], choice.finish_reason), left == 0)
+                continue
+            entry = _make_entry(completion, choice, [token], None)
+            _add_logprobs(completion, choice, entry, [token], at)
+            yield replace(_make_event(completion, entry, False), tokens=1, wait_s=wait_s, stage="delta")
+            wait_s = pace_s
+    if _sends_usage_apart(completion):
+        chunk = {**_make_head(completion), "choices": [], "usage": completion.make_usage()}
+        yield Event(b"data: " + dump_json(chunk) + b"\n\n", stage="usage")
+    yield Event(DONE, stage="done")
+
+
+def _make_event(completion: _Completion, entry: dict[str, Any], is_last: bool) -> Event:
+    """Returns a chunk; Fireworks sends the usage in the last one without being asked."""
+    usage = completion.make_usage() if is_last and completion.provider.validates else None
+    chunk = {**_make_head(completion), "choices": [entry], "usage": usage}
+    return Event(b"data: " + dump_json(chunk) + b"\n\n", stage="finish")
+
+
+def _sends_usage_apart(completion: _Completion) -> bool:
+    asked = bool((completion.body.get("stream_options") or {}).get("include_usage"))
+    return not completion.provider.validates and (asked or completion.model.usage == "every")
+
+
+def _make_streamed_response(completion: _Completion, state: State, request: Request, behaviour: Behaviour) -> Response:
+    options = state.options
+    events = _make_events(completion, options.first_event_s, options.pace_s)
+    events = apply_to_stream(behaviour, events, completion.provider.stream_error)
+    headers = make_headers(completion, options.first_event_s, None, get_request_id(request))
+    body = ResponseBody(events, request.connection, state.stats, stream=True)
+    return Response(200, (("content-type", "text/event-stream; charset=utf-8"), *headers), body)
+
+
+def _make_whole_response(completion: _Completion, state: State, request: Request, behaviour: Behaviour) -> Response:
+    first_s = state.options.first_event_s
+    total_s = first_s + state.options.pace_s * completion.completion_tokens
+    entries = []
+    for choice in completion.choices:
+        tokens = _make_tokens(completion, choice)
+        entry = _make_entry(completion, choice, tokens, choice.finish_reason)
+        _add_logprobs(completion, choice, entry, tokens, 0)
+        entries.append(entry)
+    payload = dump_json({**_make_head(completion), "choices": entries, "usage": completion.make_usage()})
+    if behaviour.kind == "garbage":
+        payload = _GARBAGE_BODY
+    headers = make_headers(completion, first_s, total_s, get_request_id(request))
+    own = (("content-type", "application/json"), ("content-length", str(len(payload))))
+    events = apply_to_body(behaviour, payload, total_s, completion.completion_tokens)
+    return Response(200, own + headers, ResponseBody(events, request.connection, state.stats, stream=False))

@@ -1,0 +1,63 @@
+"""Vectors of texts: the same text always has the same vector, and texts that share words have similar ones.
+
+Each word and each run of three letters of a text adds to some places of its vector, which a hash of it chooses. So the
+similarity of two texts is about the share of words and word parts that they have in common; meaning plays no part.
+"""
+
+import hashlib
+import math
+import re
+import struct
+from base64 import b64encode
+from collections import Counter
+from collections.abc import Iterator
+from functools import lru_cache
+
+_PLACES = 4  # Of one word or run of letters; with fewer, two words may have the same place by chance.
+_RUN = 3
+_RUN_WEIGHT = 0.5  # "paint" and "painting" are similar, but less so than a word and itself.
+
+
+def make_vector(model: str, text: str, length: int) -> list[float]:
+    """Returns the vector of a text, of length one; models have different vectors."""
+    vector = [0.0] * length
+    for part, weight in _weigh_parts(text).items():
+        for place, sign in _choose_places(model, part):
+            vector[place % length] += sign * weight
+    norm = math.sqrt(sum(value * value for value in vector)) or 1.0
+    return [value / norm for value in vector]
+
+
+def get_similarity(one: str, other: str) -> float:
+    """Returns how similar two texts are, from 0 to 1: the cosine of their weighted parts."""
+    first, second = _weigh_parts(one), _weigh_parts(other)
+    product = sum(weight * second[part] for part, weight in first.items())
+    norms = math.sqrt(sum(w * w for w in first.values()) * sum(w * w for w in second.values()))
+    return min(product / norms, 1.0) if norms else 0.0
+
+
+def encode_base64(vector: list[float]) -> str:
+    """Returns a vector as 32-bit floats, the lowest byte first, in base64."""
+    return b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+
+
+def _weigh_parts(text: str) -> Counter[str]:
+    parts: Counter[str] = Counter()
+    for part, weight in _iterate_parts(text):
+        parts[part] += weight  # type: ignore[assignment]  # A Counter holds any numbers.
+    return parts
+
+
+def _iterate_parts(text: str) -> Iterator[tuple[str, float]]:
+    for word in re.findall(r"\w+", text.lower()):
+        yield word, 1.0
+        framed = f"<{word}>"
+        for at in range(len(framed) - _RUN + 1):
+            yield framed[at : at + _RUN] + "…", _RUN_WEIGHT
+
+
+@lru_cache(maxsize=10_000)
+def _choose_places(model: str, part: str) -> tuple[tuple[int, float], ...]:
+    digest = hashlib.blake2b(f"{model}\0{part}".encode("utf-8", "replace"), digest_size=4 * _PLACES).digest()
+    numbers = struct.unpack(f"<{_PLACES}I", digest)
+    return tuple((number >> 1, 1.0 if number & 1 else -1.0) for number in numbers)

@@ -1,0 +1,47 @@
+"""Reads whole responses that consist of choices: of chat, or of completions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from app.services.endpoints.stream_summary import ResponseSummary
+from app.services.endpoints.usage import read_usage
+
+# A request asks for at most 128 for each prompt. A response with many more would only cost time.
+MAX_CHOICES = 1_000
+
+# For a provider that gives no reason; a failed chunk of a stream has the same one.
+_FAILED = {"message": 'the generation failed with finish_reason "error"'}
+
+Choice = dict[str, Any]
+
+
+def summarize_choices(
+    response: Any, is_choice: Callable[[Any], bool], estimate_output_tokens: Callable[[list[Choice]], int]
+) -> ResponseSummary:
+    """Returns the summary of a whole response.
+
+    Args:
+        response: the response, as JSON values.
+        is_choice: whether a value is a choice of this endpoint.
+        estimate_output_tokens: choices → an estimate of the tokens in them, for a response without usage.
+
+    Raises:
+        ValueError: it is not a response of this endpoint.
+    """
+    choices = response.get("choices") if isinstance(response, dict) else None
+    if not isinstance(choices, list) or len(choices) > MAX_CHOICES or not all(is_choice(choice) for choice in choices):
+        raise ValueError("not a response with choices")
+    failed = next((choice for choice in choices if choice.get("finish_reason") == "error"), None)
+    if failed is not None and not failed.get("error"):
+        failed = {"error": _FAILED}
+    model, reason = response.get("model"), choices[0].get("finish_reason") if choices else None
+    usage = read_usage(response.get("usage"))
+    return ResponseSummary(
+        model if isinstance(model, str) else None,
+        reason if isinstance(reason, str) else None,
+        usage,
+        estimate_output_tokens(choices) if usage is None or usage.completion_tokens is None else None,
+        failed,
+    )

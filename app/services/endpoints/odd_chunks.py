@@ -1,0 +1,144 @@
+"""Reads chunks of a stream that are not as they should be, of chat or of completions.
+
+A chunk that clients can read passes, one that they cannot read is repaired, and one that may hold output in an unknown
+form ends the stream.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from codecs import BOM_UTF8
+from collections.abc import Callable
+from typing import Any, NamedTuple, NoReturn
+
+import msgspec
+
+from app.errors import UpstreamCut
+from app.lenient_json import decode_leniently, replace_surrogates
+from app.services.endpoints.chunk_usage import record_usage
+from app.services.endpoints.endpoint import EventKind, RepairedEvent
+from app.services.endpoints.stream_summary import StreamSummary
+from app.services.endpoints.usage import read_usage
+
+# A longer chunk may have so many elements that collecting garbage meanwhile takes most of the time.
+LONG_BYTES = 8_192
+
+# Reading an odd choice takes a microsecond. No valid chunk has more.
+_MAX_ODD_CHOICES = 1_000
+
+_decode_any = msgspec.json.Decoder().decode
+_encode_any = msgspec.json.Encoder().encode
+
+
+class ChunkForm(NamedTuple):
+    """In what the chunks of two endpoints differ.
+
+    Attributes:
+        repair: (chunk, its choices that are not null, what came before it) → whether it changed anything, because
+            clients could not read it.
+        record: (model, choices, summary, when the chunk arrived) → records them.
+    """
+
+    repair: Callable[[dict[str, Any], list[dict[str, Any]], StreamSummary], bool]
+    record: Callable[[str | None, list[dict[str, Any]], StreamSummary, float], None]
+
+
+def observe_odd_chunk(data: bytes, summary: StreamSummary, now_s: float, form: ChunkForm) -> EventKind:
+    """Does what `StreamProtocol.observe` does for what the typed decoder refuses, and for what may be no chunk."""
+    stripped = data.removeprefix(BOM_UTF8).strip()
+    read = stripped if stripped != data else _read_odd_chunk(data, summary, now_s, form)
+    if isinstance(read, bytes):
+        # Not every client expects spaces around `[DONE]`, or a byte order mark.
+        raise RepairedEvent(read)  # Raised here, where no name keeps the objects that have been read.
+    return read
+
+
+def _read_odd_chunk(data: bytes, summary: StreamSummary, now_s: float, form: ChunkForm) -> EventKind | bytes:
+    """Returns the kind of a chunk, which is then recorded, or the repaired chunk, of which nothing is."""
+    value, is_readable = _decode_odd(data)
+    if not isinstance(value, dict):
+        if isinstance(value, str) or (isinstance(value, list) and value):
+            refuse()
+        return EventKind.OTHER  # A number, true, false, null or []: nothing is lost with it.
+    if _has_content(value.get("error")):
+        return EventKind.ERROR
+    choices = value.get("choices")
+    if choices and (not isinstance(choices, list) or len(choices) > _MAX_ODD_CHOICES):
+        refuse()
+    present = [choice for choice in choices or () if choice is not None]
+    if not present and choices != [] and value.get("usage") is None:
+        return EventKind.OTHER
+    if (failure := _find_failure(present)) is not None:
+        return _encode({"error": failure})
+    if form.repair(value, present, summary) or not is_readable:
+        return _encode(value)
+    model = value.get("model")
+    form.record(replace_surrogates(model) if isinstance(model, str) else None, value["choices"], summary, now_s)
+    record_usage(read_usage(value.get("usage")), summary)
+    return EventKind.CONTENT if value["choices"] or value.get("usage") is None else EventKind.USAGE
+
+
+def refuse() -> NoReturn:
+    """Raises UpstreamCut for an event that may hold output which nobody can read."""
+    raise UpstreamCut("The provider sent something that is not part of the response. Retry.")
+
+
+def _has_content(value: Any) -> bool:
+    """Returns whether the value of `error` says anything: null, false, "", {} and an object of such do not."""
+    return any(value.values()) if isinstance(value, dict) else bool(value)
+
+
+def _find_failure(choices: list[Any]) -> Any:
+    """Returns what the provider reports of a choice that failed; None if none did."""
+    for choice in choices:
+        if not isinstance(choice, dict):
+            refuse()
+        if _has_content(choice.get("error")):
+            return choice["error"]
+        if choice.get("finish_reason") == "error":
+            return {"message": 'the generation failed with finish_reason "error"'}
+    return None
+
+
+def _decode_odd(data: bytes) -> tuple[Any, bool]:
+    """Returns the JSON value of an event, and whether every client can read its bytes as they are."""
+    try:
+        return _decode_any(data), True  # Ten times as fast, if only the types are odd.
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        pass
+    try:
+        return _strict_decoder.decode(data.decode()), True
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return decode_leniently(data), False
+    except ValueError:
+        refuse()
+
+
+def _encode(value: dict[str, Any]) -> bytes:
+    try:
+        return _encode_any(value)
+    except (UnicodeEncodeError, OverflowError, RecursionError):
+        pass  # msgspec refuses whole numbers of more than 64 bits. Lone surrogates become escapes again.
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    except RecursionError:
+        refuse()
+    return text.encode(errors="backslashreplace")
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"JSON has no {name}")
+
+
+def _read_float(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError("the number is infinite")
+    return number
+
+
+# Reads what the SDKs' parsers read. The infinite number 1e400 is legal JSON, but no program expects it.
+_strict_decoder = json.JSONDecoder(parse_float=_read_float, parse_constant=_refuse_constant)

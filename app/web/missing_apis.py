@@ -1,0 +1,36 @@
+"""What the gateway offers in place of APIs that clients look for and that it does not have."""
+
+from __future__ import annotations
+
+import re
+
+_ROUTES = re.compile(
+    r"(?:^|/)v\d\w*/(?:messages/)?"
+    r"(?:(images|audio|moderations|files|batches|uploads|fine_tuning)(?:/|$)|(?<=v1/)responses/.)"
+)
+
+_OFFERS = {
+    "images": "images can be sent to models that see, as parts of messages to /v1/chat/completions; none are made here",
+    "audio": "models that hear take `input_audio` or `audio_url` parts in messages to /v1/chat/completions",
+    "moderations": "ask a model for safety, which /v1/models may list, at /v1/chat/completions",
+    "files": "send texts and images in the messages themselves to /v1/chat/completions",
+    "uploads": "send texts and images in the messages themselves to /v1/chat/completions",
+    "batches": "send the requests one by one or side by side; each has a record of its own",
+    "fine_tuning": "train at the provider, and name the trained model in requests",
+}
+
+_STORES_NONE = (
+    "The gateway stores no responses, so none can be fetched, continued, cancelled or deleted. Send the whole "
+    "conversation in the `input` of POST /v1/responses, and keep what you need of its response."
+)
+
+
+def describe_missing_api(path: str) -> str | None:
+    """Returns what the gateway offers instead of the API that `path` belongs to; None for any other path."""
+    found = _ROUTES.search(path[:300])
+    if found is None:
+        return None
+    name = found[1]
+    if name is None:
+        return _STORES_NONE
+    return f"This gateway has no {name.replace('_', '-')} API: {_OFFERS[name]}."

@@ -1,0 +1,61 @@
+"""Completions of a text at the sandbox: what Fireworks refuses, where usage is, and the models that misbehave."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import requests
+
+from tests.sandbox.client import FIREWORKS, KEY, PLAIN, PREFIX, TIMEOUT_S, Server, make_headers, parse_events
+
+
+def complete(server: Server, model: str = PLAIN, base: str = FIREWORKS, **body: Any) -> requests.Response:
+    """POSTs a request for completions of "Hello" unless the body has a prompt."""
+    return requests.post(
+        f"{server.url}{base}/completions",
+        json={"model": model, "prompt": "Hello"} | body,
+        headers=make_headers(KEY),
+        timeout=TIMEOUT_S,
+        stream=bool(body.get("stream")),
+    )
+
+
+@pytest.mark.parametrize(
+    "field",
+    [{"suffix": "a"}, {"best_of": 1}, {"tools": []}, {"messages": []}, {"stream_options": {}}, {"suffix": None}],
+)
+def test_fireworks_refuses_what_its_schema_lacks(server: Server, field: dict[str, Any]) -> None:
+    answer = complete(server, **field)
+    assert answer.status_code == 400 and "Extra inputs are not permitted" in answer.json()["error"]["message"]
+    assert complete(server, "acme-labs/Quokka-V2.5-9B", "/deepinfra/v1/openai", **field).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "change", [{"prompt": None}, {"logprobs": 6}, {"max_tokens": -1}, {"max_tokens": 5000}, {"n": 0}]
+)
+def test_fireworks_refuses_values_out_of_range(server: Server, change: dict[str, Any]) -> None:
+    assert complete(server, **change).status_code == 400
+
+
+def test_usage_comes_unasked_in_fireworks_last_chunk_and_asked_for_elsewhere(server: Server) -> None:
+    *chunks, done = parse_events(complete(server, stream=True, prompt=["a", "b"]).content)
+    assert done == "[DONE]" and chunks[-1]["usage"]["prompt_tokens"] == 2
+    assert all(chunk["usage"] is None for chunk in chunks[:-1])
+    other = ("acme-labs/Quokka-V2.5-9B", "/deepinfra/v1/openai")
+    assert parse_events(complete(server, *other, stream=True).content)[-2]["usage"] is None
+    options = {"include_usage": True}
+    last = parse_events(complete(server, *other, stream=True, stream_options=options).content)[-2]
+    assert last["choices"] == [] and last["usage"]["completion_tokens"] > 0
+
+
+def test_the_models_that_misbehave_do_so_here_too(server: Server) -> None:
+    assert complete(server, PREFIX + "sandbox-429").status_code == 429
+    assert [complete(server, PREFIX + "sandbox-flaky", prompt="once").status_code for _ in range(2)] == [503, 200]
+    with pytest.raises(requests.exceptions.ChunkedEncodingError):
+        assert complete(server, PREFIX + "sandbox-cut-after-2", stream=True).content
+    events = parse_events(complete(server, PREFIX + "sandbox-no-done", stream=True).content)
+    assert events[-1]["choices"][0]["finish_reason"] == "stop"
+    assert "error" in parse_events(complete(server, PREFIX + "sandbox-error-event", stream=True).content)[-1]
+    huge = complete(server, PREFIX + "sandbox-huge-event").json()
+    assert len(huge["choices"][0]["text"]) == 100_000
