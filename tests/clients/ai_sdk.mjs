@@ -49,7 +49,9 @@ async function fail(request) {
 }
 
 async function run(make) {
-  const request = { model: make(model), maxRetries: 0, maxOutputTokens: 300 };
+  // Without this the SDK refers to items that OpenAI has stored, in place of sending them again.
+  const providerOptions = { openai: { store: false } };
+  const request = { model: make(model), maxRetries: 0, maxOutputTokens: 300, providerOptions };
   const add = tool({
     description: "Adds.",
     inputSchema: z.object({ a: z.number(), b: z.number() }),
@@ -58,16 +60,17 @@ async function run(make) {
   const agent = { ...request, prompt: script, tools: { add }, stopWhen: stepCountIs(5) };
   const output = Output.object({ schema: z.object({ city: z.string() }) });
   const broken = (name) => ({ ...request, model: make(name), prompt: "Hello!" });
-  const [whole, stream, parsed, missing, ...cut] = await Promise.all([
+  const [whole, stream, parsed, stored, missing, ...cut] = await Promise.all([
     generateText(agent),
     collect(agent),
     generateText({ ...request, prompt: "Name a city: Oslo", output }),
+    fail({ ...agent, providerOptions: {} }),
     fail(broken("no-such-model")),
     ...Object.values(cuts).map((name) => collect(broken(name))),
   ]);
   return {
     whole: {
-      text: whole.text,
+      text: whole.steps.map((step) => step.text).join(""),
       finish: whole.finishReason,
       tokens: whole.totalUsage.totalTokens,
       calls: whole.steps.flatMap((step) => step.toolResults).length,
@@ -75,6 +78,7 @@ async function run(make) {
     },
     stream,
     parsed: parsed.output,
+    stored,
     missing,
     cuts: Object.fromEntries(Object.keys(cuts).map((name, index) => [name, cut[index]])),
   };

@@ -25,13 +25,18 @@ def seen(run_node: RunNode, gateway: Gateway) -> dict[str, Any]:
 @pytest.mark.parametrize("api", APIS)
 def test_an_agent_calls_its_tool_and_reports_in_both_modes(seen: dict[str, Any], api: str) -> None:
     whole = seen[api]["whole"]
-    assert (whole["text"], whole["finish"], whole["calls"]) == ("The sum is 5.", "stop", 1)
+    assert (whole["text"], whole["finish"], whole["calls"]) == ("I add.The sum is 5.", "stop", 1)
     assert whole["tokens"] > 10 and seen[api]["stream"] == whole
 
 
 @pytest.mark.parametrize("api", APIS)
 def test_an_answer_is_parsed_by_its_schema(seen: dict[str, Any], api: str) -> None:
     assert seen[api]["parsed"] == {"city": "Oslo"}
+
+
+def test_a_conversation_that_refers_to_stored_items_gets_advice(seen: dict[str, Any]) -> None:
+    stored = seen["responses"]["stored"]
+    assert stored["status"] == 400 and "with `store` set to false" in stored["message"]
 
 
 @pytest.mark.parametrize("api", APIS)

@@ -15,12 +15,14 @@ from tests.support.chat import PREFIX
 from tests.support.gateway import Gateway
 
 MODEL = PREFIX + "deepseek-v3p1"
-CALL = {"tool_calls": [{"name": "add", "arguments": {"a": 2, "b": 3}}]}
+EMBEDDING = PREFIX + "qwen3-embedding-8b"
+CALL = {"text": "I add.", "tool_calls": [{"name": "add", "arguments": {"a": 2, "b": 3}}]}
 SCRIPT = "What is 2 + 3? @sandbox " + json.dumps([CALL, {"text": "The sum is 5."}])
 
 # What each API calls the end of a complete answer.
-FINISHED = {"chat": "stop", "responses": "completed", "messages": "end_turn"}
-AGENTIC = list(FINISHED)
+FINISHED = {"chat": "stop", "responses": "completed", "messages": "end_turn", "completions": "stop"}
+AGENTIC = ("chat", "responses", "messages")
+WITH_ERRORS = (*FINISHED, "embeddings")
 CUTS = (
     "sandbox-cut-after-3",
     "sandbox-reset-after-3",
@@ -43,6 +45,8 @@ WRONG: dict[str, dict[str, Any]] = {
     "chat": {"temperature": 9},
     "responses": {"max_output_tokens": 0},
     "messages": {"max_tokens": 0},
+    "completions": {"temperature": 9},
+    "embeddings": {"dimensions": 0},
 }
 # Anthropic's agents take a refusal of the key for a refusal of theirs, so that of the gateway's key is a failure here.
 ERRORS_OF_MESSAGES = {"forbidden": "InternalServerError"}
@@ -61,12 +65,16 @@ def make_cases(key: str) -> list[dict[str, Any]]:
         add("stream", api, "stream")
         for cut in CUTS:
             add(cut, api, "stream", model=PREFIX + cut)
+    for api in AGENTIC:
+        add("tools", api, "tools", prompt=SCRIPT)
+        add("tools streamed", api, "tools-streamed", prompt=SCRIPT)
+    for api in WITH_ERRORS:
         for name, (more, _) in ERRORS.items():
             add(name, api, "whole", **(more or {"more": WRONG[api]}))
-        if api in AGENTIC:
-            add("tools", api, "tools", prompt=SCRIPT)
-            add("tools streamed", api, "tools-streamed", prompt=SCRIPT)
+    add("in base64", "embeddings", "whole", model=EMBEDDING)
+    add("as numbers", "embeddings", "whole", model=EMBEDDING, more={"encoding_format": "float"})
     add("tokens", "count", "whole")
+    add("listed", "models", "whole")
     return cases
 
 
@@ -100,12 +108,14 @@ def test_an_agent_calls_its_tool_and_reports(seen: dict[str, Any], api: str) -> 
 @pytest.mark.parametrize("api", FINISHED)
 def test_a_stream_that_was_cut_raises_after_what_came(seen: dict[str, Any], api: str, cut: str) -> None:
     found = seen[f"{api} {cut}"]
-    assert found["error"] and found["error"]["known"] and found["finish"] is None
+    assert found["error"] and found["error"]["known"]
+    # Of completions the SDKs show the chunks as they come, and in this case the last one came.
+    assert found["finish"] == ("stop" if (api, cut) == ("completions", "sandbox-no-done") else None)
     assert found["text"].startswith("" if cut == "sandbox-garbage" else "[sandbox")
 
 
 @pytest.mark.parametrize("name", ERRORS)
-@pytest.mark.parametrize("api", FINISHED)
+@pytest.mark.parametrize("api", WITH_ERRORS)
 def test_an_error_has_the_class_that_programs_catch(seen: dict[str, Any], api: str, name: str) -> None:
     wanted = (ERRORS_OF_MESSAGES if api == "messages" else {}).get(name, ERRORS[name][1])
     error = seen[f"{api} {name}"]["error"]
@@ -115,3 +125,16 @@ def test_an_error_has_the_class_that_programs_catch(seen: dict[str, Any], api: s
 
 def test_tokens_are_counted(seen: dict[str, Any]) -> None:
     assert seen["count tokens"]["error"] is None and seen["count tokens"]["tokens"] > 0
+
+
+def test_texts_are_embedded_alike_in_both_forms(seen: dict[str, Any]) -> None:
+    packed, plain = seen["embeddings in base64"], seen["embeddings as numbers"]
+    assert packed["error"] is plain["error"] is None and packed["tokens"] == plain["tokens"] > 0
+    assert len(packed["vectors"]) == 2 and packed["vectors"][0] != packed["vectors"][1]
+    for one, other in zip(packed["vectors"], plain["vectors"], strict=True):
+        assert one == pytest.approx(other, abs=1e-6)
+
+
+def test_both_sdks_list_the_models(seen: dict[str, Any]) -> None:
+    listed = seen["models listed"]
+    assert (listed["error"], listed["text"], listed["calls"]) == (None, MODEL, [True, True])
