@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
+from hypothesis import settings as hypothesis_settings
 
 from app import create_app
 from app.config import load_settings
@@ -25,6 +26,10 @@ from tests.support.tls_server import make_certificate
 from tests.support.tree import copy_tree
 
 MakeGateway = Callable[..., Gateway]
+
+# An example that takes long has met a busy machine; what costs too much is measured in CPU time (tests/soak).
+hypothesis_settings.register_profile("gateway", deadline=None)
+hypothesis_settings.load_profile("gateway")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

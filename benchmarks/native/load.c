@@ -76,6 +76,7 @@ static void take_line(connection *c, int64_t now) {
     if (!strncmp(line, "data: [DONE]", 12) || !strncmp(line, "event: message_stop", 19) ||
         !strncmp(line, "event: response.completed", 25))
         c->said_done = 1;
+    if (!strstr(line, "delta")) return;  /* The end of a translated text repeats all of it. */
     char *number = strstr(line, "\" #"), *time = number ? strchr(number, '@') : NULL;
     if (!time) return;
     if (atoi(number + 3) != c->events) missing++;
