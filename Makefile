@@ -6,10 +6,10 @@ BIN := .venv/bin
 # Each level installs its own list and those of the levels before it.
 RUN_LISTS := requirements.txt requirements-run.txt
 TEST_LISTS := $(RUN_LISTS) requirements-test.txt
-CHECK_LISTS := $(TEST_LISTS) requirements-check.txt
+CHECK_LISTS := $(TEST_LISTS) requirements-check.txt requirements-clients.txt
 INSTALLED := .venv/installed
 
-.PHONY: run test check soak bench lock clean
+.PHONY: run test check soak bench codex lock lock-node clean
 
 # Runs the gateway on http://localhost:8000 with its own PostgreSQL, in the foreground until Ctrl-C.
 run: $(INSTALLED)-run
@@ -36,6 +36,12 @@ soak: $(INSTALLED)-test
 bench: $(INSTALLED)-run
 	$(BIN)/python -m benchmarks $(ARGS)
 
+# Installs Codex CLI, which tests/clients runs. It takes 400 MB, so the tests do not fetch it by themselves.
+codex:
+	mkdir -p var/codex
+	cp tests/clients/codex/package.json tests/clients/codex/package-lock.json var/codex
+	npm ci --prefix var/codex --ignore-scripts --no-audit --no-fund
+
 # Pins the newest versions that pyproject.toml allows, without the address of an index. pip-compile resolves a level
 # together with those before it and keeps their pins (--constraint); awk removes the packages that they already list.
 lock: $(INSTALLED)-run
@@ -45,12 +51,19 @@ lock: $(INSTALLED)-run
 	$(call LOCK_LEVEL,run,requirements.txt)
 	$(call LOCK_LEVEL,test,$(RUN_LISTS))
 	$(call LOCK_LEVEL,check,$(TEST_LISTS))
+	$(call LOCK_LEVEL,clients,$(TEST_LISTS) requirements-check.txt)
 
 LOCK = CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras \
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-emit-options
 LOCK_LEVEL = $(LOCK) --extra $(1) $(addprefix --constraint ,$(2)) --output-file .venv/lock.txt pyproject.toml && \
 	awk 'FILENAME != ".venv/lock.txt" { pinned[$$1]; next } /^[a-z0-9]/ { known = $$1 in pinned } !known' \
 	$(2) .venv/lock.txt > requirements-$(1).txt && rm .venv/lock.txt
+
+# Pins what the versions in the package.json of the clients for Node need, without the address of a registry.
+lock-node:
+	for place in tests/clients tests/clients/codex; do \
+		npm install --prefix $$place --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts || exit 1; \
+	done
 
 # Keeps the database of `make run` and the keys in .env.local.
 clean:

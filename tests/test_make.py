@@ -19,6 +19,7 @@ LISTS = {
     "requirements-run.txt": "run",
     "requirements-test.txt": "test",
     "requirements-check.txt": "check",
+    "requirements-clients.txt": "clients",
 }
 
 # A requirement is a pin, its hashes and a comment that says what requires it.

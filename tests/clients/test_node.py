@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -18,13 +17,7 @@ from tests.support.chat import PREFIX, request
 from tests.support.gateway import Gateway
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import Script, hang
-from tests.support.tree import ROOT
 from tests.support.waiting import wait_until
-
-HERE = Path(__file__).parent
-# Outside the tracked files and kept from run to run: fetching takes seconds and needs a network.
-PLACE = ROOT / "var" / "node-clients"
-_FETCH_TIMEOUT_S = 120
 
 STREAMS: dict[str, Script] = {
     "complete": sse_stream(whole_stream("Grüße, ", "世界 ", "🌍"), cut_at=5),
@@ -43,39 +36,6 @@ STREAMS: dict[str, Script] = {
     "error-event": sse_stream([chunk("one"), error_event(), DONE]),
     "refused": json_answer({"error": {"message": "messages: too long"}}, 400),
 }
-
-
-@pytest.fixture(scope="module")
-def scripts_place() -> Path:
-    """The directory with our script and the package."""
-    node, npm = shutil.which("node"), shutil.which("npm")
-    if node is None or npm is None:
-        pytest.skip("node and npm are not on PATH, so the official Node client is not tested")
-    wanted = json.loads((HERE / "package.json").read_text())["dependencies"]["openai"]
-    if _installed_version() != wanted:
-        PLACE.mkdir(parents=True, exist_ok=True)
-        shutil.copy(HERE / "package.json", PLACE)
-        # No scripts of packages are run.
-        command = [
-            npm,
-            "install",
-            "--ignore-scripts",
-            "--no-audit",
-            "--no-fund",
-            "--no-package-lock",
-            "--fetch-retries=0",
-        ]
-        try:
-            subprocess.run(command, cwd=PLACE, check=True, capture_output=True, timeout=_FETCH_TIMEOUT_S)
-        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-            pytest.skip(f"the official Node client could not be fetched: {error}")
-    shutil.copy(HERE / "ask.mjs", PLACE)
-    return PLACE
-
-
-def _installed_version() -> str | None:
-    package = PLACE / "node_modules" / "openai" / "package.json"
-    return json.loads(package.read_text())["version"] if package.exists() else None
 
 
 def begin(place: Path, gateway: Gateway, how: str, models: list[str]) -> subprocess.Popen[str]:
@@ -98,12 +58,12 @@ def finish(process: subprocess.Popen[str]) -> dict[str, dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def seen(
-    scripts_place: Path, scripted_gateway: Gateway, shared_upstream: ScriptedUpstream
+    node_place: Path, scripted_gateway: Gateway, shared_upstream: ScriptedUpstream
 ) -> Iterator[dict[str, dict[str, Any]]]:
     """What the client saw of each stream."""
     for name, script in STREAMS.items():
         shared_upstream.on_model(f"node-{name}", script)
-    found = ask(scripts_place, scripted_gateway, "stream", [f"node-{name}" for name in STREAMS])
+    found = ask(node_place, scripted_gateway, "stream", [f"node-{name}" for name in STREAMS])
     yield {name.removeprefix("node-"): value for name, value in found.items()}
 
 
@@ -132,17 +92,17 @@ def test_a_refusal_is_the_sdks_own_error_for_it(seen: dict[str, dict[str, Any]])
 
 
 def test_an_answer_that_is_not_streamed_arrives(
-    scripts_place: Path, scripted_gateway: Gateway, upstream: ScriptedUpstream
+    node_place: Path, scripted_gateway: Gateway, upstream: ScriptedUpstream
 ) -> None:
     upstream.on_model("node-whole", chat_answer("Hello."))
-    assert ask(scripts_place, scripted_gateway, "whole", ["node-whole"])["node-whole"]["text"] == "Hello."
+    assert ask(node_place, scripted_gateway, "whole", ["node-whole"])["node-whole"]["text"] == "Hello."
 
 
 def test_a_worker_that_is_killed_raises(
-    scripts_place: Path, scripted_gateway: Gateway, upstream: ScriptedUpstream
+    node_place: Path, scripted_gateway: Gateway, upstream: ScriptedUpstream
 ) -> None:
     upstream.on_model("node-killed", sse_stream([chunk("one"), hang()]))
-    process = begin(scripts_place, scripted_gateway, "stream", ["node-killed"])
+    process = begin(node_place, scripted_gateway, "stream", ["node-killed"])
     upstream.wait_for(lambda seen: "node-killed" in str(seen.body) and seen.bytes_sent > 200)
     (worker,) = scripted_gateway.worker_pids()
     os.kill(worker, signal.SIGKILL)

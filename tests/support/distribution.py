@@ -19,7 +19,7 @@ _TOGETHER = (
         "routes/test_chat_streaming",
         "routes/test_chat_unstreamed_faults",
     ),
-    ("clients/test_node", "faults/test_nginx", "routes/test_chat_client_leaves", "test_malformed"),
+    ("clients/", "faults/test_nginx", "routes/test_chat_client_leaves", "test_malformed"),
     (
         "routes/test_chat_activity",
         "routes/test_chat_openai_client",
@@ -49,7 +49,7 @@ _LONGEST = (
     "soak/test_fuzz",
     "routes/test_ordinary_requests",
     "services/journal/test_orphans",
-    "clients/test_node",
+    "clients/",
     "routes/test_chat_retries",
     "test_operation_stop",
     "services/journal/test_disk",
