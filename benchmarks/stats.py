@@ -55,8 +55,7 @@ BATCH_ROWS = 100
 SERVER = {"fsync": "on", "full_page_writes": "on", "shared_buffers": "512MB", "max_wal_size": "4GB"}
 
 # A load below saturation: the p99 of a saturated machine would say nothing about the purge.
-CONNECTIONS, PAUSE_S = 4, 0.02
-WINDOW_S = 6.0
+CONNECTIONS, PAUSE_S, WINDOW_S = 4, 0.02, 6.0
 PURGED_ROWS = 1_000_000
 PURGES = 5
 
