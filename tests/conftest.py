@@ -115,7 +115,7 @@ def sandbox() -> Iterator[Sandbox]:
 @pytest.fixture(scope="session")
 def shared_upstream() -> Iterator[ScriptedUpstream]:
     """The scripted upstream behind `scripted_gateway`; tests use `upstream`, which is this one with clean scripts."""
-    with ScriptedUpstream() as upstream:
+    with ScriptedUpstream(queues_lists=False) as upstream:
         yield upstream
 
 

@@ -351,7 +351,7 @@ def test_a_line_of_json_in_a_stream_that_stays_open_is_read_at_once(
 
 def test_a_long_answer_that_comes_whole_is_given_whole(scripted_gateway: Gateway, upstream: ScriptedUpstream) -> None:
     seen = ask(scripted_gateway, upstream, json_answer(COMPLETION), max_tokens=20_480)
-    assert upstream.requests[-1].json["stream"] is True
+    assert upstream.calls[-1].json["stream"] is True
     assert seen.status == 200 and seen.json["choices"][0]["message"]["content"] == "Hello"
 
 

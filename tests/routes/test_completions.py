@@ -126,7 +126,7 @@ def test_what_fireworks_lacks_is_left_out_if_it_means_nothing(
     body = {"model": PREFIX + "m", "prompt": "a", "stream": True}
     seen = post(scripted_gateway, body | options)
     assert seen.status == 200 and seen.headers["x-gateway-dropped-params"] == "store, suffix, best_of, stream_options"
-    assert upstream.requests[-1].path == "/inference/v1/completions" and upstream.requests[-1].json == body
+    assert upstream.calls[-1].path == "/inference/v1/completions" and upstream.calls[-1].json == body
 
 
 def test_a_refusal_names_the_field(client: openai.OpenAI) -> None:

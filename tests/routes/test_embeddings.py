@@ -114,7 +114,7 @@ def test_the_form_is_what_was_asked_for_whatever_was_sent(
     expected = PACKED if asked == "base64" else HALF["embedding"]
     assert seen.json == answer | {"data": [HALF | {"embedding": expected}]}
     formats = {"encoding_format": asked} if asked else {}
-    assert upstream.requests[-1].json == {"model": PREFIX + "m", "input": "a"} | formats
+    assert upstream.calls[-1].json == {"model": PREFIX + "m", "input": "a"} | formats
     dropped = seen.headers["x-gateway-dropped-params"].split(", ")
     assert sorted(dropped) == ["user"] if asked else ["encoding_format", "user"]
 

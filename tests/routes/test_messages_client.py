@@ -56,7 +56,7 @@ def scripted(scripted_gateway: Gateway) -> Iterator[anthropic.Anthropic]:
 
 def get_sent(upstream: ScriptedUpstream) -> dict[str, Any]:
     """Returns the last body that the provider got; its list of models may be fetched at any time."""
-    sent: dict[str, Any] = [seen.json for seen in upstream.requests if seen.body][-1]
+    sent: dict[str, Any] = upstream.calls[-1].json
     return sent
 
 

@@ -80,7 +80,7 @@ def test_fireworks_gets_texts_and_its_data_become_results(
         "model": "m",
         "results": [{"index": 2, "relevance_score": 0.2, "document": {"text": "Painting wood: a guide."}}],
     }
-    assert upstream.requests[-1].json == {
+    assert upstream.calls[-1].json == {
         "model": PREFIX + "m",
         "query": QUERY,
         "documents": ["Gold fell in spring.", "How to paint a wooden fence.", "Painting wood: a guide."],
@@ -108,7 +108,7 @@ def test_deepinfra_is_asked_at_its_own_path_with_the_query_for_each_document(
         "usage": {"prompt_tokens": 164, "total_tokens": 164},
         "meta": {"tokens": {"input_tokens": 164}},
     }
-    sent = upstream.requests[-1]
+    sent = upstream.calls[-1]
     assert sent.path == "/v1/inference/" + model
     assert sent.json == {
         "queries": [QUERY] * 3,

@@ -39,8 +39,14 @@ class ScriptedUpstream:
         connections: how many connections were accepted so far.
     """
 
-    def __init__(self, *, reads: bool = True) -> None:
-        """Listens on a free port of 127.0.0.1; with `reads=False` it accepts and never reads a byte."""
+    def __init__(self, *, reads: bool = True, queues_lists: bool = True) -> None:
+        """Listens on a free port of 127.0.0.1.
+
+        Args:
+            reads: if false, it accepts connections and never reads a byte.
+            queues_lists: if false, no enqueued script is for a list of models, which a gateway may fetch at any time.
+        """
+        self._queues_lists = queues_lists
         self.requests: list[SeenRequest] = []
         self.on_accept: Script = []
         self.default: Script = chat_answer("Hello from the script.")
@@ -90,6 +96,11 @@ class ScriptedUpstream:
             self._queue.clear()
             self._by_model.clear()
             self._by_path = {"/models": catalog_answer("accounts/fireworks/models/scripted")}
+
+    @property
+    def calls(self) -> list[SeenRequest]:
+        """Every request for a model read so far; `requests` also has those for lists of models."""
+        return [seen for seen in self.requests if seen.body]
 
     def wait_for(self, predicate: Callable[[SeenRequest], object], timeout_s: float = PATIENCE_S) -> SeenRequest:
         """Returns the first request for which `predicate` holds, waiting until there is one.
@@ -184,7 +195,7 @@ class ScriptedUpstream:
         with self._changed:
             self.requests.append(seen)
             self._changed.notify_all()
-            if self._queue:
+            if self._queue and (self._queues_lists or seen.body):
                 return self._queue.popleft()
             return (
                 _longest(self._by_model, lambda marker: marker in str(model or ""))
