@@ -35,7 +35,7 @@ def handle_chat(provider: Provider, state: State, request: Request) -> Response:
     if behaviour:
         apply_to_request(provider, state, request, behaviour, body)
     _raise_if_invalid(provider, body, model)
-    turn = _find_turn(provider, request, body)
+    turn = find_scripted_turn(provider, request, body)
     choices = _enlarge_text(_make_choices(provider, model, body, turn), behaviour)
     chat = Chat(provider, model, body, choices, request.id_hex, scripted_usage=turn.usage if turn else {})
     state.stats.prompt_tokens += chat.prompt_tokens
@@ -118,7 +118,8 @@ def _raise_if_invalid(provider: Provider, body: dict[str, Any], model: ChatModel
         raise RequestRefused(make_server_failure(400, make_message(problems)))
 
 
-def _find_turn(provider: Provider, request: Request, body: dict[str, Any]) -> Turn | None:
+def find_scripted_turn(provider: Provider, request: Request, body: dict[str, Any]) -> Turn | None:
+    """Returns the turn that a script dictates, if there is one; raises RequestRefused for a malformed script."""
     try:
         return find_turn(body, request.get_header(SCRIPT_HEADER))
     except ScriptError as error:

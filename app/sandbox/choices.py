@@ -7,7 +7,7 @@ The same request always gives the same text. A script in the prompt dictates it 
 import json
 import re
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import cycle, islice
 from typing import Any
 
@@ -201,7 +201,10 @@ def _stop_at(text: str, stop: str | list[str] | None) -> str:
 
 
 def _cut(choice: Choice, limit: int) -> Choice:
-    """Shortens a choice to `limit` tokens; reasoning comes first, so it may use up all of them."""
+    """Shortens a choice to `limit` tokens: the reasoning comes first, then the text, then the calls.
+
+    A call for which no token is left is left out, since a model that has run out begins no further one.
+    """
     if choice.tokens <= limit:
         return choice
     choice.finish_reason = "length"
@@ -209,9 +212,11 @@ def _cut(choice: Choice, limit: int) -> Choice:
     left = limit - len(choice.reasoning)
     if choice.content is not None:
         choice.content = choice.content[:left] or None
+        left -= len(choice.content or ())
+    calls = []
     for call in choice.tool_calls:
-        call.arguments = call.arguments[:left]
-        left -= len(call.arguments)
-    if limit <= len(choice.reasoning):
-        choice.tool_calls = []
+        if left > 0:
+            calls.append(replace(call, arguments=call.arguments[:left]))
+            left -= len(call.arguments)
+    choice.tool_calls = calls
     return choice

@@ -88,7 +88,10 @@ def _read_texts(provider: Provider, body: dict[str, Any]) -> list[str]:
     """Returns the inputs as texts: ids of tokens become `<17>`, objects fill the template."""
     value = body.get("input")
     items = value if isinstance(value, list) and value and not isinstance(value[0], int) else [value]
-    texts = [_read_text(item, str(body.get("prompt_template") or "")) for item in items]
+    template = str(body.get("prompt_template") or "")
+    if provider.validates and not template and any(isinstance(item, dict) for item in items):
+        raise RequestRefused(make_server_failure(400, "Field required for objects as input, field: 'prompt_template'"))
+    texts = [_read_text(item, template) for item in items]
     is_plain = all(isinstance(item, str) for item in items)
     formats = ("float", "base64")
     if provider.estimates_cost and (not is_plain or len(items) > _MAX_INPUTS):
@@ -102,7 +105,7 @@ def _read_texts(provider: Provider, body: dict[str, Any]) -> list[str]:
 def _read_text(item: Any, template: str) -> str | None:
     if isinstance(item, str):
         return item
-    if isinstance(item, dict):
+    if isinstance(item, dict) and template:
         return _fill(template, item)
     if isinstance(item, list) and item and all(isinstance(token, int) for token in item):
         return "".join(f"<{token}>" for token in item)
@@ -143,6 +146,11 @@ def _choose_length(provider: Provider, model: _Model, wanted: Any) -> int:
         raise RequestRefused(provider.get_failure("400"))
     if provider.validates and not model.is_resizable:
         raise RequestRefused(make_server_failure(400, f"model: {model.id} is not resizable"))
-    if provider.estimates_cost and wanted < _LEAST_DIMENSIONS:
-        raise RequestRefused(provider.get_failure("400"))
-    return min(wanted, model.length)
+    if provider.estimates_cost:
+        if wanted < _LEAST_DIMENSIONS:
+            raise RequestRefused(provider.get_failure("400"))
+        return min(wanted, model.length)  # What is more than that, it fills up with zeros.
+    if wanted > model.length:
+        text = f"Input should be less than or equal to {model.length}, field: 'dimensions', value: {wanted}"
+        raise RequestRefused(make_server_failure(400, text) if provider.validates else provider.get_failure("400"))
+    return wanted

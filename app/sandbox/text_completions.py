@@ -1,7 +1,8 @@
 """One request for completions of a text, from the key check to the response.
 
-The texts are those that the sandbox writes in a chat whose only message is the prompt. Several prompts are numbered
-through: with `n` 2, the second prompt has the choices 2 and 3.
+The texts are those that the sandbox writes in a chat whose only message is the prompt, and a script in a prompt is
+obeyed as there; its reasoning is left out, since a completion has only a text. Several prompts are numbered through:
+with `n` 2, the second prompt has the choices 2 and 3.
 """
 
 from collections.abc import Iterator
@@ -9,7 +10,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from app.sandbox.behaviours import Behaviour, parse_behaviour
-from app.sandbox.chat import apply_to_request, find_model, get_model_name, get_request_id, parse_body
+from app.sandbox.chat import (
+    apply_to_request,
+    find_model,
+    find_scripted_turn,
+    get_model_name,
+    get_request_id,
+    parse_body,
+)
 from app.sandbox.choices import Choice, make_choices
 from app.sandbox.completions import Chat, make_headers, make_logprobs
 from app.sandbox.events import DONE, Event
@@ -34,8 +42,9 @@ class _Completion(Chat):
     prompts: tuple[list[str], ...] = ()
 
     def __post_init__(self) -> None:
-        self.prompt_tokens = sum(map(len, self.prompts)) // (self.body.get("n") or 1)
-        self.cached_tokens = 0
+        counted = sum(map(len, self.prompts)) // (self.body.get("n") or 1)
+        self.prompt_tokens = self.scripted_usage.get("prompt_tokens", counted)
+        self.cached_tokens = self.scripted_usage.get("cached_tokens", 0)
 
 
 def handle_completion(provider: Provider, state: State, request: Request) -> Response:
@@ -96,12 +105,17 @@ def _make_completion(
     model = replace(model, reasons=False, always_reasons=False, counts_reasoning=False)
     choices: list[Choice] = []
     repeated: list[list[str]] = []
+    usage: dict[str, int] = {}
     options: dict[str, Any] = {
         name: body[name] for name in ("n", "stop", "max_tokens", "max_completion_tokens") if name in body
     }
     for prompt in prompts:
-        message = {"role": "user", "content": "".join(prompt)}
-        for choice in make_choices(model, {**options, "messages": [message]}):
+        asked = {**options, "messages": [{"role": "user", "content": "".join(prompt)}]}
+        turn = find_scripted_turn(provider, request, asked)
+        if turn:
+            turn = replace(turn, reasoning=[])
+            usage = usage or turn.usage
+        for choice in make_choices(model, asked, turn):
             choice.index = len(choices)
             if behaviour and behaviour.kind == "huge-event":
                 choice.content = ["x" * behaviour.count]
@@ -109,7 +123,7 @@ def _make_completion(
                 choice.content, choice.finish_reason = [], "length"
             choices.append(choice)
             repeated.append(prompt)
-    return _Completion(provider, model, body, choices, request.id_hex, prompts=tuple(repeated))
+    return _Completion(provider, model, body, choices, request.id_hex, scripted_usage=usage, prompts=tuple(repeated))
 
 
 def _make_head(completion: _Completion) -> dict[str, Any]:
@@ -198,7 +212,7 @@ def _make_streamed_response(completion: _Completion, state: State, request: Requ
 
 def _make_whole_response(completion: _Completion, state: State, request: Request, behaviour: Behaviour) -> Response:
     first_s = state.options.first_event_s
-    total_s = first_s + state.options.pace_s * completion.completion_tokens
+    total_s = first_s + state.options.pace_s * completion.sent_tokens
     entries = []
     for choice in completion.choices:
         tokens = _make_tokens(completion, choice)
@@ -210,5 +224,5 @@ def _make_whole_response(completion: _Completion, state: State, request: Request
         payload = _GARBAGE_BODY
     headers = make_headers(completion, first_s, total_s, get_request_id(request))
     own = (("content-type", "application/json"), ("content-length", str(len(payload))))
-    events = apply_to_body(behaviour, payload, total_s, completion.completion_tokens)
+    events = apply_to_body(behaviour, payload, total_s, completion.sent_tokens)
     return Response(200, own + headers, ResponseBody(events, request.connection, state.stats, stream=False))

@@ -1,7 +1,8 @@
 """Vectors of texts: the same text always has the same vector, and texts that share words have similar ones.
 
-Each word and each run of three letters of a text adds to some places of its vector, which a hash of it chooses. So the
-similarity of two texts is about the share of words and word parts that they have in common; meaning plays no part.
+Each word, without its ending, and each run of three letters of a text adds to some places of its vector, which a hash
+of it chooses. So the similarity of two texts is about the share of words and word parts that they have in common;
+meaning plays no part. English words that stand in every text, such as "the", add little: else they would decide.
 """
 
 import hashlib
@@ -16,15 +17,33 @@ from functools import lru_cache
 _PLACES = 4  # Of one word or run of letters; with fewer, two words may have the same place by chance.
 _RUN = 3
 _RUN_WEIGHT = 0.5  # "paint" and "painting" are similar, but less so than a word and itself.
+_COMMON_WEIGHT = 0.1
+_COMMON = {
+    "a", "an", "and", "are", "as", "at", "be", "been", "but", "by", "can", "could", "did", "do", "does", "for",
+    "from", "had", "has", "have", "he", "her", "him", "his", "how", "i", "if", "in", "into", "is", "it", "its",
+    "me", "my", "no", "not", "of", "on", "or", "our", "she", "should", "so", "than", "that", "the", "their", "them",
+    "then", "there", "these", "they", "this", "those", "to", "too", "up", "us", "was", "we", "were", "what", "when",
+    "where", "which", "who", "whom", "whose", "why", "will", "with", "would", "you", "your",
+}  # fmt: skip
+_ENDING = re.compile(r"(?:ing|ed|s)$")
+_LEAST_STEM = 3
+_LEAST_NORM = 1e-6  # What is less is a rounding error.
 
 
 def make_vector(model: str, text: str, length: int) -> list[float]:
-    """Returns the vector of a text, of length one; models have different vectors."""
+    """Returns the vector of a text, of length one; models have different vectors.
+
+    A text without words, or one whose words cancel each other out in few places, has one place of its own: nothing can
+    be compared with a vector of zeros.
+    """
     vector = [0.0] * length
     for part, weight in _weigh_parts(text).items():
         for place, sign in _choose_places(model, part):
             vector[place % length] += sign * weight
-    norm = math.sqrt(sum(value * value for value in vector)) or 1.0
+    norm = math.sqrt(sum(value * value for value in vector))
+    if norm < _LEAST_NORM:
+        place, sign = _choose_places(model, text)[0]
+        return [sign if at == place % length else 0.0 for at in range(length)]
     return [value / norm for value in vector]
 
 
@@ -50,10 +69,23 @@ def _weigh_parts(text: str) -> Counter[str]:
 
 def _iterate_parts(text: str) -> Iterator[tuple[str, float]]:
     for word in re.findall(r"\w+", text.lower()):
-        yield word, 1.0
+        weight = _COMMON_WEIGHT if word in _COMMON else 1.0
+        yield _cut_ending(word), weight
         framed = f"<{word}>"
         for at in range(len(framed) - _RUN + 1):
-            yield framed[at : at + _RUN] + "…", _RUN_WEIGHT
+            yield framed[at : at + _RUN] + "…", weight * _RUN_WEIGHT
+
+
+def _cut_ending(word: str) -> str:
+    """Returns what the usual English forms of a word have in common: `studi` for study, studies and studying."""
+    stem = _ENDING.sub("", word)
+    if not word.isalpha() or len(stem) < _LEAST_STEM:
+        return word
+    if stem.endswith("e") and len(stem) > _LEAST_STEM:
+        stem = stem[:-1]
+    if stem[-1] == stem[-2]:
+        stem = stem[:-1]
+    return stem[:-1] + "i" if stem.endswith("y") else stem
 
 
 @lru_cache(maxsize=10_000)

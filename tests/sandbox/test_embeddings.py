@@ -33,10 +33,38 @@ def test_similarity_is_what_texts_have_in_common() -> None:
     query = "how do I paint a wooden fence"
     texts = ["Painting wooden fences", "how to paint a fence", "the price of gold fell"]
     scores = [get_similarity(query, text) for text in texts]
-    assert scores[1] > scores[0] > 0.3 > scores[2] and get_similarity(query, query) == pytest.approx(1)
+    assert min(scores[:2]) > 0.5 > 0.2 > scores[2] and get_similarity(query, query) == pytest.approx(1)
     assert get_similarity(query, "") == 0.0
     one, other = (make_vector("m", text, 4096) for text in (query, texts[1]))
     assert sum(a * b for a, b in zip(one, other, strict=True)) == pytest.approx(scores[1], abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("text", "closer", "further"),
+    [
+        ("The cat sat on the mat", "A cat was sitting on a mat", "the"),
+        ("The cat sat on the mat", "A cat was sitting on a mat", "The man is on the way to the bus"),
+        ("How do I reset my password?", "Resetting passwords", "How do I do it, if I do?"),
+        ("She studied the cities of Europe", "studying a European city", "the history of the game"),
+        ("Prices are falling", "the price fell", "There are two of them, and they are here"),
+    ],
+)
+def test_words_of_every_text_count_less_than_others_in_any_form(text: str, closer: str, further: str) -> None:
+    scores = [get_similarity(text, other) for other in (closer, further)]
+    assert scores[0] > 2 * scores[1], scores
+    one, *others = (make_vector("m", each, 4096) for each in (text, closer, further))
+    first, second = (sum(a * b for a, b in zip(one, other, strict=True)) for other in others)
+    assert first > second
+    assert get_similarity("painting", "paint") < 0.95  # The same word in another form is still another text.
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 8, 1024])
+def test_no_vector_is_zero(length: int) -> None:
+    texts = ["", " ", "!?", "…", "日本", *(f"{letter}{number}" for letter in "abcxyz" for number in range(50))]
+    for text in texts:
+        vector = make_vector("m", text, length)
+        assert len(vector) == length and sum(value * value for value in vector) == pytest.approx(1), text
+        assert vector == make_vector("m", text, length)
 
 
 @pytest.mark.parametrize(
@@ -47,6 +75,8 @@ def test_similarity_is_what_texts_have_in_common() -> None:
         (PREFIX + "kimi-k3", {}, "embedding is not supported"),
         (QWEN, {"encoding_format": "int8"}, "Input should be"),
         (QWEN, {"input": None}, "Input should be"),
+        (QWEN, {"input": [{"q": "b"}]}, "Field required for objects as input, field: 'prompt_template'"),
+        (QWEN, {"dimensions": 4097}, "less than or equal to 4096, field: 'dimensions', value: 4097"),
     ],
 )
 def test_fireworks_says_what_is_wrong(server: Server, model: str, change: dict[str, Any], message: str) -> None:
@@ -58,6 +88,9 @@ def test_the_other_providers_have_rules_of_their_own(server: Server) -> None:
     assert embed(server, *DEEPINFRA, encoding_format=None).status_code == 400
     assert embed(server, *DEEPINFRA, dimensions=31).status_code == 400
     assert embed(server, *DEEPINFRA, input=[[1]]).status_code == 400
+    assert embed(server, *FEATHERLESS, dimensions=1025).status_code == 400
+    assert embed(server, *FEATHERLESS, input={"q": "b"}).status_code == 400
+    assert any(embed(server, *DEEPINFRA, input="", dimensions=32).json()["data"][0]["embedding"])
     padded = embed(server, *DEEPINFRA, dimensions=1100).json()["data"][0]["embedding"]
     assert len(padded) == 1100 and set(padded[1024:]) == {0.0}
     assert isinstance(embed(server, *DEEPINFRA, encoding_format="base64").json()["data"][0]["embedding"], str)

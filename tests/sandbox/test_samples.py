@@ -34,13 +34,18 @@ from pydantic import (
     Discriminator,
     Field,
     FilePath,
+    FileUrl,
     FiniteFloat,
+    FtpUrl,
+    FutureDate,
+    FutureDatetime,
     HttpUrl,
     ImportString,
     IPvAnyAddress,
     IPvAnyInterface,
     IPvAnyNetwork,
     Json,
+    KafkaDsn,
     NegativeFloat,
     NegativeInt,
     NonNegativeInt,
@@ -49,6 +54,8 @@ from pydantic import (
     PastDatetime,
     PositiveFloat,
     PositiveInt,
+    PostgresDsn,
+    RedisDsn,
     RootModel,
     Secret,
     SecretStr,
@@ -261,6 +268,31 @@ def test_pydantic_accepts_the_sample_of_a_field(kind: str, required_only: bool) 
     sample = make_sample(model.model_json_schema(), "Oslo", required_only=required_only)
     model.model_validate_json(json.dumps(sample))
     assert sample == make_sample(model.model_json_schema(), "Oslo", required_only=required_only)
+
+
+@pytest.mark.parametrize(
+    ("kind", "example"),
+    [
+        (PostgresDsn, "postgres://user@example.com/db"),
+        (KafkaDsn, "kafka://example.com:9092"),
+        (RedisDsn, "redis://example.com/0"),
+        (WebsocketUrl, "wss://example.com"),
+        (FtpUrl, "ftp://example.com/a"),
+        (FileUrl, "file:///etc/hosts"),
+        (FutureDate, "2999-01-01"),
+        (FutureDatetime, "2999-01-01T00:00:00Z"),
+        (complex, "1+2j"),
+        (ImportString, "math.pi"),
+    ],
+)
+def test_what_pydantic_demands_beyond_its_schema_needs_an_example(kind: Any, example: str) -> None:
+    """docs/sandbox.md says so; a type that starts to work without one can be struck from it."""
+    plain = create_model("Model", field=(kind, ...))
+    with pytest.raises(ValidationError):
+        plain.model_validate(make_sample(plain.model_json_schema(), "Oslo", required_only=False))
+    model = create_model("Model", field=(Annotated[kind, Field(examples=[example])], ...))
+    sample = make_sample(model.model_json_schema(), "Oslo", required_only=False)
+    assert sample == {"field": example} and model.model_validate(sample)
 
 
 def test_all_fields_together_through_the_openai_client(server: Server) -> None:

@@ -57,6 +57,9 @@ def test_a_later_script_replaces_an_earlier_one(server: Server) -> None:
     history = [user([{"text": "a"}, {"text": "b"}]), said("a"), user([{"text": "c"}, {"text": "d"}])]
     assert text_of(ask(server, *history)) == "c"
     assert text_of(ask(server, *history, said("c"), user("More!"))) == "d"
+    # Of two in one message the first counts, and the second is a text like any other.
+    two = '@sandbox [{"text": "a"}, {"when": "later", "text": "b"}] @sandbox {"text": "c"}'
+    assert [text_of(ask(server, user(prompt))) for prompt in (two, two.replace("c", "later"))] == ["a", "b"]
     # Only what the user wrote is a script, not what an answer quotes.
     assert text_of(ask(server, user("Hi"), said('@sandbox {"text": "no"}'), user("Ho"))).startswith("[sandbox]")
 

@@ -87,6 +87,29 @@ def test_a_limit_can_cut_the_arguments(server: Server) -> None:
     assert choice["message"]["tool_calls"][0]["function"]["arguments"] == '{"city'
 
 
+@pytest.mark.parametrize(
+    ("limit", "text", "arguments"),
+    [
+        (2, "One moment", []),
+        (4, "One moment, please", []),
+        (6, "One moment, please", ['{"city']),
+        (9, "One moment, please", ['{"city":"Oslo"}']),
+        (10, "One moment, please", ['{"city":"Oslo"}', '{"']),
+    ],
+)
+def test_a_limit_counts_the_text_and_begins_no_call_that_it_has_no_token_for(
+    server: Server, limit: int, text: str, arguments: list[str]
+) -> None:
+    calls = [{"name": name, "arguments": {"city": "Oslo"}} for name in ("get_weather", "get_time")]
+    script = json.dumps({"text": "One moment, please", "tool_calls": calls})
+    body = server.chat(messages=[{"role": "user", "content": "@sandbox " + script}], tools=TOOLS, max_tokens=limit)
+    completion = body.json()
+    [choice] = completion["choices"]
+    assert (choice["message"]["content"], choice["finish_reason"]) == (text, "length")
+    called = [call["function"]["arguments"] for call in choice["message"].get("tool_calls", [])]
+    assert (called, completion["usage"]["completion_tokens"]) == (arguments, limit)
+
+
 def test_an_invalid_schema_is_refused(server: Server) -> None:
     tool = {"type": "function", "function": {"name": "f", "parameters": {"properties": 1, "required": ["x"]}}}
     response = server.chat(tools=[tool])
