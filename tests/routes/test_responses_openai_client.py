@@ -249,7 +249,7 @@ def test_errors_have_the_sdks_classes(
     upstream.enqueue(json_answer({"error": {"message": "Slow down."}}, 429, {"retry-after": "0"}))
     with pytest.raises(openai.RateLimitError, match="Slow down"):
         responses.create(model=SCRIPTED, input="x", stream=True, extra_headers={"x-stainless-retry-count": "1"})
-    assert len(upstream.requests) == 1
+    assert len([seen for seen in upstream.requests if seen.body]) == 1  # Lists of models may be fetched beside it.
 
 
 def test_fields_of_a_provider_pass_and_what_has_changed_is_named(
