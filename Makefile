@@ -9,7 +9,7 @@ TEST_LISTS := $(RUN_LISTS) requirements-test.txt
 CHECK_LISTS := $(TEST_LISTS) requirements-check.txt requirements-clients.txt
 INSTALLED := .venv/installed
 
-.PHONY: run test check soak bench codex lock lock-node clean
+.PHONY: run test check soak bench agents lock lock-node clean
 
 # Runs the gateway on http://localhost:8000 with its own PostgreSQL, in the foreground until Ctrl-C.
 run: $(INSTALLED)-run
@@ -36,11 +36,11 @@ soak: $(INSTALLED)-test
 bench: $(INSTALLED)-run
 	$(BIN)/python -m benchmarks $(ARGS)
 
-# Installs Codex CLI, which tests/clients runs. It takes 400 MB, so the tests do not fetch it by themselves.
-codex:
-	mkdir -p var/codex
-	cp tests/clients/codex/package.json tests/clients/codex/package-lock.json var/codex
-	npm ci --prefix var/codex --ignore-scripts --no-audit --no-fund
+# Installs the command-line agents that tests/clients runs. They take 800 MB, so the tests do not fetch them themselves.
+agents:
+	mkdir -p var/cli
+	cp tests/clients/cli/package.json tests/clients/cli/package-lock.json var/cli
+	npm ci --prefix var/cli --ignore-scripts --no-audit --no-fund
 
 # Pins the newest versions that pyproject.toml allows, without the address of an index. pip-compile resolves a level
 # together with those before it and keeps their pins (--constraint); awk removes the packages that they already list.
@@ -61,7 +61,7 @@ LOCK_LEVEL = $(LOCK) --extra $(1) $(addprefix --constraint ,$(2)) --output-file 
 
 # Pins what the versions in the package.json of the clients for Node need, without the address of a registry.
 lock-node:
-	for place in tests/clients tests/clients/codex; do \
+	for place in tests/clients tests/clients/cli; do \
 		npm install --prefix $$place --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts || exit 1; \
 	done
 
