@@ -168,8 +168,9 @@ def show_command(request_id: str) -> None:
 def write_off_command(worker_id: str, yes: bool) -> None:
     """Give up the records of a missing worker whose journal is gone for good.
 
-    `GET /api/activity/integrity` lists missing workers. The requests that the worker had not delivered count as
-    unrecorded from then on. If its journal turns up after all, the gateway delivers it and corrects the counts.
+    `GET /api/activity/integrity` lists missing workers, and those that were written off. The requests that the worker
+    last reported and had not delivered count as unrecorded from then on; later ones are known to nobody. If its journal
+    turns up after all, the gateway delivers it and corrects the counts.
     """
     if not yes:
         click.confirm("Is the worker's journal gone, and will its host not come back?", abort=True)
@@ -177,4 +178,7 @@ def write_off_command(worker_id: str, yes: bool) -> None:
         requests = update_written_off(get_engine(), worker_id)
     if requests is None:
         raise click.ClickException(f"No missing worker has the id {worker_id!r}. The integrity report lists them.")
-    click.echo(f"Written off: {requests} requests that {worker_id} had not delivered count as unrecorded.")
+    click.echo(
+        f"Written off: at least {requests} of the requests of {worker_id} have no record. That is what it had not"
+        " delivered when it last reported, and they count as unrecorded; what it did later is not known."
+    )
