@@ -20,6 +20,7 @@ from app.db import get_engine
 from app.db.workers import update_written_off
 from app.errors import NotFound
 from app.services.endpoints import ENDPOINTS
+from app.services.keys import raise_if_no_key
 from app.services.providers import PROVIDERS
 from app.services.reports import (
     DEFAULT_TIME_RANGE,
@@ -64,9 +65,20 @@ def activity_group() -> None:
 def export_command(start: datetime | None, end: datetime | None, output: Path | None, **chosen: str | None) -> None:
     """Write records as CSV, newest first."""
     records = ActivityFilter(start=_set_utc(start), end=_set_utc(end), **chosen)
+    _check_key(records.key_id)
     with plain_errors(), _open_output(output) as file:
         for piece in encode_csv(_report_progress(stream_activity_pages(records))):
             file.write(piece)
+
+
+def _check_key(key_id: str | None) -> None:
+    if key_id is None:
+        return
+    with plain_errors():
+        try:
+            raise_if_no_key(key_id)
+        except NotFound as error:
+            raise click.ClickException(error.message) from error
 
 
 def _set_utc(moment: datetime | None) -> datetime | None:
@@ -142,6 +154,7 @@ def _drop(days: list[date], first_kept: date) -> None:
 @click.option("--key", "key_id", help=_KEY_HELP)
 def stats_command(gateway: str, time_range: str, endpoint: str | None, key_id: str | None) -> None:
     """Show statistics as tables, of all requests or of those of one key."""
+    _check_key(key_id)
     with plain_errors():
         stats = select_stats(gateway, time_range, key_id=key_id, endpoint=endpoint)
     click.echo(format_stats(stats))

@@ -12,6 +12,7 @@ from app.errors import AuthenticationFailed, BadRequest, NotFound, PermissionDen
 from app.routes.catalog import GATEWAYS, UNKNOWN_GATEWAY
 from app.runtime import get_settings
 from app.services.endpoints import ENDPOINTS
+from app.services.keys import raise_if_no_key
 from app.services.reports import DEFAULT_TIME_RANGE, TIME_RANGES, Stats, select_stats
 from app.web import json_response, one_of, read_query
 
@@ -66,6 +67,7 @@ def _choose_key(query: StatsQuery) -> str | None:
         AuthenticationFailed: the caller asks for the requests of a key and has none.
         PermissionDenied: the caller is not the operator, and asks for another key or, unless PUBLIC_STATS is true, for
             all keys.
+        NotFound: `key` is not stored.
     """
     caller = g.key
     if query.key is not None and query.scope == "all":
@@ -88,8 +90,13 @@ def _choose_key(query: StatsQuery) -> str | None:
 
 def _choose_one_key(asked: str | None) -> str:
     if g.key is None:
-        raise AuthenticationFailed("Statistics of a key need the key. Send it as `Authorization: Bearer`.")
+        raise AuthenticationFailed(
+            "Statistics of a key need the key. Send it as `Authorization: Bearer <your gateway key>`, or `x-api-key`.",
+            code="missing_api_key",
+        )
     own: str = g.key.id
     if asked not in {None, own} and not g.key.is_operator:
         raise PermissionDenied("A key may read only its own statistics. Omit `key`.", param="key")
+    if asked not in {None, own}:
+        raise_if_no_key(str(asked))
     return asked or own

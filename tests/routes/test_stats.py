@@ -136,7 +136,11 @@ def test_public_statistics_require_no_key_and_activity_still_does(make_gateway: 
     gateway = make_gateway({"PUBLIC_STATS": "true"})
     public = _data(_ask(gateway, "fireworks", headers={}))
     assert (public["scope"], public["total_requests"]) == ("all", 0)
-    assert _data(_ask(gateway, "fireworks", headers={"Authorization": "Basic cHJveHk6cHJveHk="}))["scope"] == "all"
+    for headers in ({"Authorization": "Basic cHJveHk6cHJveHk="}, {"Authorization": "Bearer"}, {"x-api-key": ""}):
+        seen = _ask(gateway, "fireworks", headers=headers)
+        assert (seen.status, seen.error["code"]) == (401, "missing_api_key"), headers
+    seen = _ask(gateway, "fireworks", "?scope=key", {})
+    assert seen.error["code"] == "missing_api_key" and "x-api-key" in seen.error["message"]
     own = {"x-api-key": _create_key(database_url, "bob")}
     assert _data(_ask(gateway, "all", headers=own))["scope"] == "key"
     assert _data(_ask(gateway, "all", "?scope=all", own))["scope"] == "all"
