@@ -152,11 +152,16 @@ def _drop(days: list[date], first_kept: date) -> None:
 @click.option("--time-range", type=click.Choice(list(TIME_RANGES)), default=DEFAULT_TIME_RANGE, show_default=True)
 @click.option("--endpoint", type=click.Choice(_ENDPOINTS))
 @click.option("--key", "key_id", help=_KEY_HELP)
-def stats_command(gateway: str, time_range: str, endpoint: str | None, key_id: str | None) -> None:
-    """Show statistics as tables, of all requests or of those of one key."""
+@click.option("--model", help="The full name of the model that served the requests, of all keys; not with --key.")
+def stats_command(gateway: str, time_range: str, endpoint: str | None, key_id: str | None, model: str | None) -> None:
+    """Show statistics as tables, of all requests or of those of one key or one model."""
+    if key_id is not None and model is not None:
+        raise click.UsageError("Statistics of a model are of all keys. Give --key or --model.")
+    if model == "":
+        raise click.UsageError("--model is empty. Give the full name of a model, as the statistics show it.")
     _check_key(key_id)
     with plain_errors():
-        stats = select_stats(gateway, time_range, key_id=key_id, endpoint=endpoint)
+        stats = select_stats(gateway, time_range, key_id=key_id, model=model, endpoint=endpoint)
     click.echo(format_stats(stats))
 
 

@@ -155,6 +155,15 @@ def test_statistics_are_shown_as_a_table(rows: list[Row], time_range: str) -> No
     assert ["requests", str(of_key.total_requests)] in [line.split() for line in own.splitlines()]
 
 
+def test_statistics_of_a_model_are_of_all_keys(rows: list[Row]) -> None:
+    lines = _run("stats", "--time-range", "all", "--model", "model 1").stdout.splitlines()
+    assert lines[0].startswith("all, model model 1, all: ")
+    assert {("requests", "3"), ("keys", "-"), ("ok", "3")} <= {tuple(line.split()) for line in lines}
+    for arguments, words in {("--model", ""): "is empty", ("--model", "model 1", "--key", "key-1"): "all keys"}.items():
+        result = _run("stats", *arguments)
+        assert result.exit_code == 2 and words in result.stderr
+
+
 def test_a_key_that_is_not_stored_is_an_error_and_no_empty_table(rows: list[Row], engine: Engine) -> None:
     for command in ("stats", "export"):
         for key_id in ("", "nosuch"):
