@@ -70,6 +70,7 @@ ALLOWED: dict[str, set[str]] = {
         "services.health",
         "services.inference",
         "services.journal",
+        "services.keys",
         "services.models",
         "services.providers",
         "services.reports",

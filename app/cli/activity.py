@@ -20,6 +20,7 @@ from app.db import get_engine
 from app.db.workers import update_written_off
 from app.errors import NotFound
 from app.services.endpoints import ENDPOINTS
+from app.services.keys import raise_if_no_key
 from app.services.providers import PROVIDERS
 from app.services.reports import (
     DEFAULT_TIME_RANGE,
@@ -64,9 +65,20 @@ def activity_group() -> None:
 def export_command(start: datetime | None, end: datetime | None, output: Path | None, **chosen: str | None) -> None:
     """Write records as CSV, newest first."""
     records = ActivityFilter(start=_set_utc(start), end=_set_utc(end), **chosen)
+    _check_key(records.key_id)
     with plain_errors(), _open_output(output) as file:
         for piece in encode_csv(_report_progress(stream_activity_pages(records))):
             file.write(piece)
+
+
+def _check_key(key_id: str | None) -> None:
+    if key_id is None:
+        return
+    with plain_errors():
+        try:
+            raise_if_no_key(key_id)
+        except NotFound as error:
+            raise click.ClickException(error.message) from error
 
 
 def _set_utc(moment: datetime | None) -> datetime | None:
@@ -140,10 +152,16 @@ def _drop(days: list[date], first_kept: date) -> None:
 @click.option("--time-range", type=click.Choice(list(TIME_RANGES)), default=DEFAULT_TIME_RANGE, show_default=True)
 @click.option("--endpoint", type=click.Choice(_ENDPOINTS))
 @click.option("--key", "key_id", help=_KEY_HELP)
-def stats_command(gateway: str, time_range: str, endpoint: str | None, key_id: str | None) -> None:
-    """Show statistics as tables, of all requests or of those of one key."""
+@click.option("--model", help="The full name of the model that served the requests, of all keys; not with --key.")
+def stats_command(gateway: str, time_range: str, endpoint: str | None, key_id: str | None, model: str | None) -> None:
+    """Show statistics as tables, of all requests or of those of one key or one model."""
+    if key_id is not None and model is not None:
+        raise click.UsageError("Statistics of a model are of all keys. Give --key or --model.")
+    if model == "":
+        raise click.UsageError("--model is empty. Give the full name of a model, as the statistics show it.")
+    _check_key(key_id)
     with plain_errors():
-        stats = select_stats(gateway, time_range, key_id=key_id, endpoint=endpoint)
+        stats = select_stats(gateway, time_range, key_id=key_id, model=model, endpoint=endpoint)
     click.echo(format_stats(stats))
 
 
@@ -168,8 +186,9 @@ def show_command(request_id: str) -> None:
 def write_off_command(worker_id: str, yes: bool) -> None:
     """Give up the records of a missing worker whose journal is gone for good.
 
-    `GET /api/activity/integrity` lists missing workers. The requests that the worker had not delivered count as
-    unrecorded from then on. If its journal turns up after all, the gateway delivers it and corrects the counts.
+    `GET /api/activity/integrity` lists missing workers, and those that were written off. The requests that the worker
+    last reported and had not delivered count as unrecorded from then on; later ones are known to nobody. If its journal
+    turns up after all, the gateway delivers it and corrects the counts.
     """
     if not yes:
         click.confirm("Is the worker's journal gone, and will its host not come back?", abort=True)
@@ -177,4 +196,7 @@ def write_off_command(worker_id: str, yes: bool) -> None:
         requests = update_written_off(get_engine(), worker_id)
     if requests is None:
         raise click.ClickException(f"No missing worker has the id {worker_id!r}. The integrity report lists them.")
-    click.echo(f"Written off: {requests} requests that {worker_id} had not delivered count as unrecorded.")
+    click.echo(
+        f"Written off: at least {requests} of the requests of {worker_id} have no record. That is what it had not"
+        " delivered when it last reported, and they count as unrecorded; what it did later is not known."
+    )

@@ -18,7 +18,8 @@ _NAME_WIDTH = 56
 def format_stats(stats: Stats) -> str:
     """Returns the statistics as text; unknown values are dashes."""
     start = f"{stats.start:%Y-%m-%d %H:%M}" if stats.start else "-"
-    chosen = [stats.gateway, stats.key and f"key {stats.key}", stats.endpoint, stats.time_range]
+    subject = (stats.key and f"key {stats.key}") or (stats.model and f"model {stats.model}")
+    chosen = [stats.gateway, subject, stats.endpoint, stats.time_range]
     title = f"{', '.join(filter(None, chosen))}: {start} to {stats.end:%Y-%m-%d %H:%M} UTC"
     return "\n".join([title, "", *_format_totals(stats), "", *_format_outcomes(stats), "", *_format_groups(stats)])
 

@@ -63,6 +63,11 @@ def select_keys(connection: Connection) -> list[KeyRow]:
     return [KeyRow(*row) for row in rows]
 
 
+def select_key_exists(connection: Connection, id: str) -> bool:
+    """Returns whether there is a key with this id, revoked or not."""
+    return bool(connection.execute(select(select(api_key.c.id).where(api_key.c.id == id).exists())).scalar_one())
+
+
 def update_key_revoked(connection: Connection, id: str) -> KeyRow | None:
     """Revokes a key and returns it; None when there is no such id. A second call keeps the time of the first."""
     revoked_at = func.coalesce(api_key.c.revoked_at, func.now())

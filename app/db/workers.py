@@ -33,7 +33,8 @@ EARLIER_WORKERS = "earlier workers"
 
 _MISSING = f"""(coalesce(closed_at, last_seen_at) < now() - interval '{MISSING_AFTER_S} s'
     AND (closed_how IS NULL OR closed_how = 'left_rows'))"""
-_STATE = f"CASE WHEN {_MISSING} THEN 'missing' WHEN closed_how IS NULL THEN 'live' ELSE 'closed' END"
+_STATE = f"""CASE WHEN {_MISSING} THEN 'missing' WHEN closed_how IS NULL THEN 'live'
+    WHEN closed_how = 'written_off' THEN 'written_off' ELSE 'closed' END"""
 
 _UPSERT_SEEN = text("""
     INSERT INTO worker (worker_id, host, boot_id, pid, version, journal_dir, started_at, last_seen_at)
@@ -58,7 +59,7 @@ _SELECT_WORKERS = text(f"""
     ORDER BY started_at, worker_id LIMIT :limit""")
 
 _SELECT_COUNTS = text(f"""
-    SELECT {_STATE} AS state, CASE WHEN {_STATE} = 'closed' THEN NULL ELSE host END AS host, count(*) AS workers
+    SELECT {_STATE} AS state, CASE WHEN {_STATE} IN ('live', 'missing') THEN host END AS host, count(*) AS workers
     FROM worker GROUP BY 1, 2 ORDER BY 2""")
 
 _SELECT_UNREGISTERED = text(f"""
@@ -161,13 +162,18 @@ def upsert_closed(engine: Engine, worker_id: str, how: Literal["drained", "left_
         connection.execute(_UPSERT_CLOSED, {"worker_id": worker_id, "how": how})
 
 
-def select_workers(connection: Connection, state: Literal["live", "missing"], limit: int) -> list[WorkerRow]:
-    """Returns up to `limit` workers that live, or that are missing; the one that started first comes first."""
+def select_workers(
+    connection: Connection, state: Literal["live", "missing", "written_off"], limit: int
+) -> list[WorkerRow]:
+    """Returns up to `limit` workers in this state; the one that started first comes first."""
     return [WorkerRow(*row) for row in connection.execute(_SELECT_WORKERS, {"state": state, "limit": limit})]
 
 
 def select_worker_counts(connection: Connection) -> dict[tuple[str, str | None], int]:
-    """Returns (state, host) → number of workers; the state is live, missing or closed, the last without a host."""
+    """Returns (state, host) → number of workers.
+
+    The state is live, missing, closed or written_off; the host of the last two is None.
+    """
     return {(row.state, row.host): row.workers for row in connection.execute(_SELECT_COUNTS)}
 
 
@@ -196,7 +202,8 @@ def update_written_off(engine: Engine, worker_id: str) -> int | None:
     If its journal turns up again, the worker that adopts it corrects the counts.
 
     Returns:
-        The number of these requests; None if no worker with this id is missing.
+        The number of these requests as the worker last reported it, which may be too low: what it did afterwards, such
+        as in an outage of the database, is in its journal only. None if no worker with this id is missing.
     """
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         requests: int | None = connection.execute(_WRITE_OFF, {"worker_id": worker_id}).scalar()

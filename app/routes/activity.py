@@ -12,6 +12,7 @@ from flask import Blueprint, Response, g, request
 from app.errors import BadRequest, PermissionDenied
 from app.services.endpoints import ENDPOINTS
 from app.services.journal import select_integrity_report
+from app.services.keys import raise_if_no_key
 from app.services.providers import PROVIDERS
 from app.services.reports import (
     MAX_PAGE_ROWS,
@@ -130,8 +131,11 @@ def _get_readable_key(asked: str | None) -> str | None:
 
     Raises:
         PermissionDenied: a caller who is not the operator asked for another key's records.
+        NotFound: the operator asked for the records of a key that is not stored.
     """
     if g.key.is_operator:
+        if asked is not None:
+            raise_if_no_key(asked)
         return asked
     if asked not in {None, g.key.id}:
         raise PermissionDenied("A key may read only its own records. Omit `key`.")

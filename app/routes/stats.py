@@ -12,6 +12,7 @@ from app.errors import AuthenticationFailed, BadRequest, NotFound, PermissionDen
 from app.routes.catalog import GATEWAYS, UNKNOWN_GATEWAY
 from app.runtime import get_settings
 from app.services.endpoints import ENDPOINTS
+from app.services.keys import raise_if_no_key
 from app.services.reports import DEFAULT_TIME_RANGE, TIME_RANGES, Stats, select_stats
 from app.web import json_response, one_of, read_query
 
@@ -26,12 +27,14 @@ class StatsQuery(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         time_range: the length of the window, which ends now.
+        model: the whole name of the model that served the requests, of all keys; None for all models.
         endpoint: the path of the endpoint whose requests to count; None for all endpoints.
         scope: "key" for the requests of one key, "all" for those of all keys; None for what the caller may see.
         key: the id of the key with scope "key", by default the caller's; only the operator may name another.
     """
 
     time_range: Annotated[str, one_of(TIME_RANGES)] = DEFAULT_TIME_RANGE
+    model: str | None = None
     endpoint: Annotated[str, one_of([endpoint.path for endpoint in ENDPOINTS])] | None = None
     scope: Annotated[str, one_of(("all", "key"))] | None = None
     key: str | None = None
@@ -53,7 +56,7 @@ def show_stats(gateway: str) -> Response:
         message = UNKNOWN_GATEWAY.format(value=gateway[:100], choices=", ".join(GATEWAYS))
         raise NotFound(message, param="gateway", code="unknown_gateway")
     query = read_query(StatsQuery)
-    data = select_stats(name, query.time_range, key_id=_choose_key(query), endpoint=query.endpoint)
+    data = select_stats(name, query.time_range, key_id=_choose_key(query), model=query.model, endpoint=query.endpoint)
     body = StatsBody(timestamp=datetime.now(UTC), data=data)
     return json_response(body, headers=_HEADERS)
 
@@ -62,34 +65,47 @@ def _choose_key(query: StatsQuery) -> str | None:
     """Returns the id of the key whose requests are counted, or None for those of all keys.
 
     Raises:
-        BadRequest: `key` contradicts `scope`.
+        BadRequest: `key`, `scope` and `model` contradict each other.
         AuthenticationFailed: the caller asks for the requests of a key and has none.
         PermissionDenied: the caller is not the operator, and asks for another key or, unless PUBLIC_STATS is true, for
             all keys.
+        NotFound: `key` is not stored.
     """
     caller = g.key
     if query.key is not None and query.scope == "all":
         raise BadRequest("`key` is for scope=key. Omit one of the two.", param="key")
+    if query.model is not None and (query.key is not None or query.scope == "key"):
+        raise BadRequest(
+            "Statistics of a model are of all keys. Omit `model`, or omit `key` and `scope`; `models` in the statistics"
+            " of a key has the key's totals of each model.",
+            param="model",
+        )
     if query.key is not None or query.scope == "key":
         return _choose_one_key(query.key)
     if caller is None or caller.is_operator:
         return None
     own: str = caller.id
-    if query.scope is None:
+    if query.scope is None and query.model is None:
         return own
     if not get_settings().public_stats:
+        param = "scope" if query.scope is not None else "model"
         raise PermissionDenied(
-            "Only the operator's key may read statistics of all keys. Omit `scope` to get those of your own key. The "
-            "operator can open them to everybody with PUBLIC_STATS=true.",
-            param="scope",
+            "Only the operator's key may read statistics of all keys, and those of a model are of all keys. Omit "
+            f"`{param}` to get those of your own key. The operator can open them to everybody with PUBLIC_STATS=true.",
+            param=param,
         )
     return None
 
 
 def _choose_one_key(asked: str | None) -> str:
     if g.key is None:
-        raise AuthenticationFailed("Statistics of a key need the key. Send it as `Authorization: Bearer`.")
+        raise AuthenticationFailed(
+            "Statistics of a key need the key. Send it as `Authorization: Bearer <your gateway key>`, or `x-api-key`.",
+            code="missing_api_key",
+        )
     own: str = g.key.id
     if asked not in {None, own} and not g.key.is_operator:
         raise PermissionDenied("A key may read only its own statistics. Omit `key`.", param="key")
+    if asked not in {None, own}:
+        raise_if_no_key(str(asked))
     return asked or own

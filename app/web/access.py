@@ -11,7 +11,7 @@ from app.errors import AuthenticationFailed
 from app.runtime import get_settings
 from app.services.keys import authenticate
 from app.web.client_address import is_for_operator
-from app.web.credentials import get_authorization, has_key
+from app.web.credentials import get_authorization, has_credentials
 
 # "key": a gateway key is required. "open": none is. "public_stats": one is, unless PUBLIC_STATS is true; one that is
 # sent must be valid, because it decides whose requests are counted. "operator": METRICS_TOKEN or the operator's key is,
@@ -31,7 +31,7 @@ def require_key() -> None:
 
 def _require_key_for_stats() -> None:
     """Sets `g.key` to the caller's gateway key; to None if there is none and none is required."""
-    if get_settings().public_stats and not has_key():
+    if get_settings().public_stats and not has_credentials():
         g.key = None
         return
     require_key()

@@ -19,7 +19,9 @@ def get_authorization() -> str | None:
     return f"Bearer {api_key}" if api_key else authorization
 
 
-def has_key() -> bool:
-    """Returns whether the current request brings a key, valid or not; a password for a proxy is none."""
-    authorization = get_authorization()
-    return authorization is not None and authorization[:7].lower() == "bearer "
+def has_credentials() -> bool:
+    """Returns whether the current request has a header for a key, with a key or not.
+
+    A caller who sends one means to be somebody, so it must not be taken for nobody because of a mistake in it.
+    """
+    return "HTTP_AUTHORIZATION" in request.environ or "HTTP_X_API_KEY" in request.environ

@@ -20,8 +20,9 @@ from app.config import ROOT, load_settings
 from app.db import get_engine
 from app.runtime import use_settings
 from app.services.journal import new_request_id
+from app.services.keys import revoke_key
 from app.services.reports import select_stats
-from tests.db.rows import Row, count, insert_rows, make_row
+from tests.db.rows import Row, count, insert_keys, insert_rows, make_row
 from tests.support.database_clock import shift_clock
 
 DAY_S = 86_400
@@ -44,6 +45,7 @@ def rows(engine: Engine) -> list[Row]:
         for back in range(10)
     ]
     insert_rows(engine, rows)
+    insert_keys(engine, "key-0", "key-1")
     return rows
 
 
@@ -151,6 +153,28 @@ def test_statistics_are_shown_as_a_table(rows: list[Row], time_range: str) -> No
     assert own.startswith(f"all, key key-1, {path}, {time_range}: ")
     of_key = select_stats("all", time_range, datetime.now(UTC), key_id="key-1")
     assert ["requests", str(of_key.total_requests)] in [line.split() for line in own.splitlines()]
+
+
+def test_statistics_of_a_model_are_of_all_keys(rows: list[Row]) -> None:
+    lines = _run("stats", "--time-range", "all", "--model", "model 1").stdout.splitlines()
+    assert lines[0].startswith("all, model model 1, all: ")
+    assert {("requests", "3"), ("keys", "-"), ("ok", "3")} <= {tuple(line.split()) for line in lines}
+    for arguments, words in {("--model", ""): "is empty", ("--model", "model 1", "--key", "key-1"): "all keys"}.items():
+        result = _run("stats", *arguments)
+        assert result.exit_code == 2 and words in result.stderr
+
+
+def test_a_key_that_is_not_stored_is_an_error_and_no_empty_table(rows: list[Row], engine: Engine) -> None:
+    for command in ("stats", "export"):
+        for key_id in ("", "nosuch"):
+            result = _run(command, "--key", key_id)
+            assert (result.exit_code, result.stdout) == (1, "")
+            assert result.stderr.startswith(f"Error: There is no key {key_id!r}. `flask --app wsgi keys list` shows")
+        assert _run(command, "--key", "env").exit_code == 0
+    assert revoke_key("key-1") is not None
+    assert ["requests", "5"] in [
+        line.split() for line in _run("stats", "--time-range", "all", "--key", "key-1").stdout.splitlines()
+    ]
 
 
 def test_statistics_without_requests_are_dashes(engine: Engine) -> None:

@@ -28,6 +28,7 @@ from app.db.workers import (
     upsert_closed,
     upsert_seen,
 )
+from app.services.journal import integrity
 from tests.support.postgres import Postgres
 
 PARTS = ("in_flight", "unshipped", "unrecorded", "rejected", "unsent")
@@ -144,9 +145,28 @@ def test_a_missing_worker_is_written_off_and_corrected_if_its_journal_turns_up(e
     _write_line(engine, "1", version=2, unsent=5)
     _register(engine, "1")
     assert _sums(engine)["unrecorded"] == 0 and _ids(engine, "live") == ["1"]
-    _register(engine, "no line")
-    _move(engine, "no line", 1_000)
-    assert update_written_off(engine, "no line") == 0
+
+
+def test_the_books_do_not_balance_while_a_worker_is_written_off_that_had_reported_nothing(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _empty(engine)
+    monkeypatch.setattr(integrity, "read_connection", engine.connect)
+    for worker_id in ("idle", "no line"):
+        _register(engine, worker_id)
+        _move(engine, worker_id, 1_000)
+    _write_line(engine, "idle")
+    assert integrity.select_integrity_report().balanced
+    assert update_written_off(engine, "idle") == update_written_off(engine, "no line") == 0
+    report = integrity.select_integrity_report()
+    assert (report.unrecorded, report.missing, report.balanced) == (0, [], False)
+    assert report.workers.written_off == 2 and {one.worker_id for one in report.written_off} == {"idle", "no line"}
+    assert (report.workers.closed, report.hosts) == (0, [])
+    upsert_closed(engine, "idle", "adopted")
+    assert not integrity.select_integrity_report().balanced
+    upsert_closed(engine, "no line", "adopted")
+    report = integrity.select_integrity_report()
+    assert report.balanced and (report.workers.written_off, report.workers.closed, report.written_off) == (0, 2, [])
 
 
 @st.composite

@@ -15,7 +15,7 @@ from app.config import load_settings
 from app.db import create_engine_for
 from app.runtime import use_settings
 from app.services.keys import create_key
-from tests.db.rows import NOON, Row, insert_rows, make_row
+from tests.db.rows import NOON, Row, insert_keys, insert_rows, make_row
 from tests.support.chat import Seen, request
 from tests.support.gateway import Gateway, base_settings, running_gateway
 from tests.support.postgres import Postgres
@@ -71,6 +71,7 @@ def _insert_history(engine: Engine, key_id: str) -> list[Row]:
         for number in range(300)
     ]
     insert_rows(engine, rows)
+    insert_keys(engine, "second")
     return sorted(rows, key=lambda row: (row["started_at"], row["request_id"]), reverse=True)
 
 
@@ -114,6 +115,15 @@ def test_a_cursor_from_the_operator_shows_a_key_its_own_records_alone(place: Pla
     cursor = place.ask("/api/activity?limit=1").json["next_cursor"]
     page = place.ask(f"/api/activity?limit=1000&cursor={cursor}", place.own).json
     assert {row["key_id"] for row in page["data"]} == {place.own_id}
+
+
+def test_a_key_that_is_not_stored_is_named_to_the_operator_and_no_empty_result(place: Place) -> None:
+    for path in ("/api/activity?", "/api/activity?format=csv&", "/api/usage?", "/api/catalog/gateway/all/stats?"):
+        seen = place.ask(f"{path}key=nosuch")
+        assert (seen.status, seen.error["param"], seen.error["code"]) == (404, "key", "unknown_key"), path
+        assert "There is no key 'nosuch'." in seen.error["message"]
+        assert place.ask(f"{path}key=env").status == place.ask(f"{path}key=second").status == 200
+        assert place.ask(f"{path}key=nosuch", place.own).status == 403
 
 
 @pytest.mark.parametrize(

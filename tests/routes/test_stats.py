@@ -21,8 +21,8 @@ MODEL = "accounts/fireworks/models/deepseek-v3p1"
 
 # The fields of the contract, in their order.
 FIELDS = (
-    "gateway scope key endpoint time_range from to total_requests successful_requests failed_requests total_tokens "
-    "prompt_tokens completion_tokens cached_tokens total_cost estimated_cost unpriced_requests "
+    "gateway scope key model endpoint time_range from to total_requests successful_requests failed_requests "
+    "total_tokens prompt_tokens completion_tokens cached_tokens total_cost estimated_cost unpriced_requests "
     "unique_users unique_models avg_speed_tokens_per_sec avg_tokens_per_request avg_cost_per_request "
     "top_model ttft_ms duration_ms outcomes errors endpoints models series"
 )
@@ -122,11 +122,22 @@ def test_a_key_reads_its_own_statistics_and_the_operator_all(
     assert see(f"?key={key_id}&time_range=30d") == ("key", key_id, None, 1, 1)
     path = "/v1/chat/completions"
     assert see(f"?endpoint={path}", own) == ("key", key_id, path, 1, 1)
-    for query, param in {"?scope=all": "scope", "?key=env": "key"}.items():
+    of_model = _data(_ask(gateway, "all", f"?model={MODEL}"))
+    assert (of_model["scope"], of_model["model"], of_model["key"]) == ("all", MODEL, None)
+    assert (of_model["total_requests"], of_model["unique_users"], of_model["outcomes"]["ok"]) == (3, None, 3)
+    assert of_model["duration_ms"]["p50"] > 0 and [row["model"] for row in of_model["models"]] == [MODEL]
+    assert _data(_ask(gateway, "all", "?model=unused"))["models"] == []
+    for query, param in {"?scope=all": "scope", "?key=env": "key", "?model=a": "model"}.items():
         seen = _ask(gateway, "all", query, own)
         assert (seen.status, seen.error["type"], seen.error["param"]) == (403, "permission_error", param)
         assert "Omit" in seen.error["message"]
-    for query, param in {"?scope=all&key=env": "key", "?scope=mine": "scope", "?endpoint=/v1": "endpoint"}.items():
+    for query, param in {
+        "?scope=all&key=env": "key",
+        "?model=a&key=env": "model",
+        "?model=a&scope=key": "model",
+        "?scope=mine": "scope",
+        "?endpoint=/v1": "endpoint",
+    }.items():
         assert (_ask(gateway, "all", query).status, _ask(gateway, "all", query).error["param"]) == (400, param)
     records = request("GET", f"{gateway.url}/api/activity?endpoint={path}", headers=own).json["data"]
     assert [row["endpoint"] for row in records] == [path] and len(records[0]["worker_id"]) == 32
@@ -136,10 +147,16 @@ def test_public_statistics_require_no_key_and_activity_still_does(make_gateway: 
     gateway = make_gateway({"PUBLIC_STATS": "true"})
     public = _data(_ask(gateway, "fireworks", headers={}))
     assert (public["scope"], public["total_requests"]) == ("all", 0)
-    assert _data(_ask(gateway, "fireworks", headers={"Authorization": "Basic cHJveHk6cHJveHk="}))["scope"] == "all"
+    for headers in ({"Authorization": "Basic cHJveHk6cHJveHk="}, {"Authorization": "Bearer"}, {"x-api-key": ""}):
+        seen = _ask(gateway, "fireworks", headers=headers)
+        assert (seen.status, seen.error["code"]) == (401, "missing_api_key"), headers
+    seen = _ask(gateway, "fireworks", "?scope=key", {})
+    assert seen.error["code"] == "missing_api_key" and "x-api-key" in seen.error["message"]
     own = {"x-api-key": _create_key(database_url, "bob")}
     assert _data(_ask(gateway, "all", headers=own))["scope"] == "key"
-    assert _data(_ask(gateway, "all", "?scope=all", own))["scope"] == "all"
+    for query in ("?scope=all", "?model=a"):
+        assert _data(_ask(gateway, "all", query, own))["scope"] == "all"
+    assert _data(_ask(gateway, "all", "?model=a", {}))["model"] == "a"
     for query, headers in [("", {"Authorization": "Bearer gw_wrong"}), ("?scope=key", {}), ("?key=env", {})]:
         assert _ask(gateway, "all", query, headers).status == 401
     for path in ("/api/activity", "/api/activity/integrity", "/api/usage"):

@@ -175,8 +175,12 @@ def _check_keys() -> Finding:
             " 503. Bring the database back."
         )
         return Finding(state, problem)
-    old = "" if state.age_s is None else f"the keys were confirmed {state.age_s:.0f} s ago, which is too long"
-    reason = state.file_error or old or "there was no key"
+    if state.usable:
+        reason = "when it last did, it had no user key"
+    elif state.age_s is not None:
+        reason = f"the keys were confirmed {state.age_s:.0f} s ago, which is too long"
+    else:
+        reason = state.file_error or "nothing is known of the keys that it has"
     problem = f"{cause} and {reason}, so user keys get 503. Bring the database back."
     return Finding(state, problem, blocks=None if get_settings().gateway_api_key else "requests")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import TypeVar
 
 import msgspec
 
@@ -12,6 +13,8 @@ from app.db.workers import WorkerRow, select_unregistered, select_worker_counts,
 
 # The most workers and hosts that the report lists; it counts all.
 MAX_LISTED = 200
+
+Kind = TypeVar("Kind", bound=msgspec.Struct)
 
 
 class EarlierVersions(msgspec.Struct, frozen=True):
@@ -29,12 +32,14 @@ class WorkerCounts(msgspec.Struct, frozen=True, kw_only=True):
         live: seen within the last three minutes.
         missing: neither closed nor seen since; or closed with rows left, which nobody has adopted since.
         closed: ended within the last week. The counts of earlier ones are in the sums, but not they themselves.
+        written_off: the operator gave their journals up, and nobody has delivered them since.
         earlier_versions: those that do not register.
     """
 
     live: int
     missing: int
     closed: int
+    written_off: int
     earlier_versions: EarlierVersions
 
 
@@ -73,6 +78,15 @@ class MissingWorker(LiveWorker, frozen=True, kw_only=True):
     advice: str
 
 
+class WrittenOffWorker(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker whose journal the operator gave up; how many records it had is not known."""
+
+    worker_id: str
+    host: str | None
+    last_seen_at: datetime | None
+    closed_at: datetime | None
+
+
 class Integrity(msgspec.Struct, frozen=True, kw_only=True):
     """The counts of all requests ever begun, by what became of them, of all workers that share the database.
 
@@ -81,12 +95,14 @@ class Integrity(msgspec.Struct, frozen=True, kw_only=True):
         outcomes: outcome → rows, as the rollups counted them.
         in_flight, unshipped, unrecorded, rejected, unsent: requests without a row; see worker_ledger in
             app/db/tables.py.
-        balanced: whether started is the sum of all others, and no request has lost its row for good. It is about what
-            the workers have reported, so it does not say what a missing worker did after its last report.
+        balanced: whether started is the sum of all others, no request has lost its row for good, and no worker is
+            written off. It is about what the workers have reported, so it does not say what a missing worker did after
+            its last report.
         workers: how many workers reported.
         hosts: those with workers that live or are missing, by name, at most MAX_LISTED.
         live: the workers that live, the oldest first, at most MAX_LISTED.
         missing: the workers that may hold records, as `live`.
+        written_off: the workers whose records were given up, as `live`.
     """
 
     started: int
@@ -101,6 +117,7 @@ class Integrity(msgspec.Struct, frozen=True, kw_only=True):
     hosts: list[HostWorkers]
     live: list[LiveWorker]
     missing: list[MissingWorker]
+    written_off: list[WrittenOffWorker]
 
 
 def select_integrity_report() -> Integrity:
@@ -115,8 +132,10 @@ def select_integrity_report() -> Integrity:
         earlier = select_unregistered(connection)
         live = select_workers(connection, "live", MAX_LISTED)
         missing = select_workers(connection, "missing", MAX_LISTED)
+        written_off = select_workers(connection, "written_off", MAX_LISTED)
     started = ledger.pop("started")
-    is_complete = not ledger["rejected"] and not ledger["unrecorded"]
+    # A written-off worker's last report may be from before an outage, and `unrecorded` too low or even zero.
+    is_complete = not ledger["rejected"] and not ledger["unrecorded"] and not written_off
     return Integrity(
         started=started,
         outcomes=outcomes,
@@ -124,23 +143,24 @@ def select_integrity_report() -> Integrity:
         balanced=is_complete and started == sum(ledger.values()) + sum(outcomes.values()),
         workers=WorkerCounts(**_count_states(counts), earlier_versions=EarlierVersions(*earlier)),
         hosts=_list_hosts(counts)[:MAX_LISTED],
-        live=[_make_live(row) for row in live],
+        live=[_pick(LiveWorker, row) for row in live],
         missing=[_make_missing(row) for row in missing],
+        written_off=[_pick(WrittenOffWorker, row) for row in written_off],
     )
 
 
 def _count_states(counts: dict[tuple[str, str | None], int]) -> dict[str, int]:
-    states = ("live", "missing", "closed")
+    states = ("live", "missing", "closed", "written_off")
     return {state: sum(number for key, number in counts.items() if key[0] == state) for state in states}
 
 
 def _list_hosts(counts: dict[tuple[str, str | None], int]) -> list[HostWorkers]:
-    hosts = sorted({host for state, host in counts if state != "closed"}, key=lambda host: host or "")
+    hosts = sorted({host for state, host in counts if state in {"live", "missing"}}, key=lambda host: host or "")
     return [HostWorkers(host, counts.get(("live", host), 0), counts.get(("missing", host), 0)) for host in hosts]
 
 
-def _make_live(row: WorkerRow) -> LiveWorker:
-    return LiveWorker(**{name: getattr(row, name) for name in LiveWorker.__struct_fields__})
+def _pick(kind: type[Kind], row: WorkerRow) -> Kind:
+    return kind(**{name: getattr(row, name) for name in kind.__struct_fields__})
 
 
 def _make_missing(row: WorkerRow) -> MissingWorker:
@@ -153,11 +173,12 @@ def _advise(row: WorkerRow, journal: str) -> str:
     host = row.host or "its host"
     if row.closed_at is None:
         holds = (
-            f"It may hold the records of {row.in_flight} requests that were in flight and {row.unshipped} that had"
-            " ended when it last reported, and of requests that it began later."
+            "It may hold the records of requests that it began after its last report, and of those that it reported:"
+            f" {row.in_flight} in flight, {row.unshipped} that had ended."
         )
     else:
-        holds = f"It stopped and left the records of {row.in_flight + row.unshipped} requests or more."
+        left = row.in_flight + row.unshipped
+        holds = f"It stopped and left records, those of at least {left} {'request' if left == 1 else 'requests'}."
     if row.has_neighbour:
         act = (
             f"A gateway runs on {host} and would have adopted {journal}. If process {row.pid} still runs there, it"

@@ -9,20 +9,19 @@ lookups.py          looks up keys that are not in memory
 
 from app.services.keys.authentication import authenticate
 from app.services.keys.keys import (
-    OPERATOR_KEY,
     Key,
     create_key,
     digest_of,
     is_well_formed,
     list_keys,
     new_key,
+    raise_if_no_key,
     revoke_key,
 )
 from app.services.keys.snapshot import GRACE_S, REVOCATION_S, KeysState, get_keys_state, start_keys
 
 __all__ = [
     "GRACE_S",
-    "OPERATOR_KEY",
     "REVOCATION_S",
     "Key",
     "KeysState",
@@ -33,6 +32,7 @@ __all__ = [
     "is_well_formed",
     "list_keys",
     "new_key",
+    "raise_if_no_key",
     "revoke_key",
     "start_keys",
 ]

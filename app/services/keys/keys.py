@@ -16,8 +16,9 @@ from typing import ClassVar
 
 import msgspec
 
-from app.db import get_engine
-from app.db.keys import KeyRow, insert_key, select_keys, update_key_revoked
+from app.db import get_engine, read_connection
+from app.db.keys import KeyRow, insert_key, select_key_exists, select_keys, update_key_revoked
+from app.errors import NotFound
 
 PREFIX = "gw_"
 _ALPHABET = string.digits + string.ascii_letters
@@ -89,6 +90,27 @@ def list_keys() -> list[KeyRow]:
     """
     with get_engine().connect() as connection:
         return select_keys(connection)
+
+
+def raise_if_no_key(public_id: str) -> None:
+    """Refuses the id of a key that never was, whose statistics and records would be empty as if it were unused.
+
+    Raises:
+        NotFound: no key has this id, neither a stored one, revoked or not, nor the operator's.
+        DatabaseError: the database is unavailable or slow.
+        SettingsError: DATABASE_URL is not set.
+    """
+    if public_id == OPERATOR_KEY.id:
+        return
+    with read_connection() as connection:
+        if select_key_exists(connection, public_id):
+            return
+    raise NotFound(
+        f"There is no key {public_id[:100]!r}. `flask --app wsgi keys list` shows the ids of all keys, and"
+        f" {OPERATOR_KEY.id} is that of GATEWAY_API_KEY.",
+        param="key",
+        code="unknown_key",
+    )
 
 
 def revoke_key(public_id: str) -> KeyRow | None:

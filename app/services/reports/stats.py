@@ -1,4 +1,4 @@
-"""Statistics of a gateway over a window of time, read from the sums alone: of all requests, or of those of one key.
+"""Statistics of a gateway over a window of time, read from the sums alone: of all requests, of a key, or of a model.
 
 A window ends with the current minute, so that a request counts as soon as its record is shipped. It is exact: it holds
 the requests that started at or after `from` and before `to`, and no others. Rows that retention has dropped still
@@ -19,8 +19,8 @@ import msgspec
 from app.config import ALL_GATEWAYS
 from app.db import read_connection
 from app.db.clock import select_now
-from app.db.rollup_tables import ALL_REQUESTS, KEY_PREFIX
-from app.db.rollups import OutcomeRow, Usage, select_first_day, select_usage
+from app.db.rollup_tables import ALL_REQUESTS, KEY_PREFIX, MODEL_PREFIX
+from app.db.rollups import ModelRow, OutcomeRow, Usage, select_first_day, select_usage
 from app.db.sums import Sums, sum_up
 from app.db.tables import OUTCOMES
 from app.services.reports.series import Percentiles, SeriesStep, make_percentiles, make_series
@@ -30,9 +30,9 @@ from app.services.reports.totals import compute_speed, is_cost_known, make_total
 # The greatest relative error of a percentile, as app/db/histogram.py proves; shown with the percentiles.
 PERCENTILE_ERROR = 0.05
 
-# Longer windows of a key begin on a whole hour, because its sums by minute are kept for three days only
+# Longer windows of a key or a model begin on a whole hour, because their sums by minute are kept for three days only
 # (app/db/rollup_pruning.py).
-MAX_KEY_WINDOW_BY_MINUTE = timedelta(days=2)
+MAX_SUBJECT_WINDOW_BY_MINUTE = timedelta(days=2)
 
 _MINUTE, _HOUR, _DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 
@@ -61,6 +61,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         scope, key: "all" and None for all requests; "key" and the id of the key for those of one key.
+        model: the id of the model that served these requests, of all keys; None for all models.
         endpoint: the path of the endpoint whose requests these are; None for all of them.
         start, end: `from` and `to` in JSON; `start` is None if there never was a request.
         successful_requests, failed_requests: those with the outcome ok, and all others.
@@ -70,7 +71,8 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
         estimated_cost: USD, of requests whose usage was counted here because the response was cut. Both costs are None
             if no cost is known.
         unpriced_requests: requests without an exact or estimated cost.
-        unique_users, unique_models: gateway keys that made requests, and models that served them.
+        unique_users, unique_models: gateway keys that made requests, and models that served them. The keys of one model
+            are not counted, so they are None.
         avg_speed_tokens_per_sec: completion tokens by the time they took, over all responses together.
         avg_tokens_per_request: over all requests.
         avg_cost_per_request: USD, over requests with an exact or estimated cost.
@@ -87,6 +89,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     gateway: str
     scope: Literal["all", "key"]
     key: str | None
+    model: str | None
     endpoint: str | None
     time_range: str
     start: datetime | None = msgspec.field(name="from")
@@ -101,7 +104,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     total_cost: Decimal | None
     estimated_cost: Decimal | None
     unpriced_requests: int
-    unique_users: int
+    unique_users: int | None
     unique_models: int
     avg_speed_tokens_per_sec: float | None
     avg_tokens_per_request: float | None
@@ -123,6 +126,7 @@ class _Chosen(NamedTuple):
 
     gateway: str
     key_id: str | None
+    model: str | None
     endpoint: str | None
     time_range: str
     start: datetime | None
@@ -135,6 +139,7 @@ def select_stats(
     now: datetime | None = None,
     *,
     key_id: str | None = None,
+    model: str | None = None,
     endpoint: str | None = None,
 ) -> Stats:
     """Returns the statistics of a window that ends now.
@@ -143,17 +148,22 @@ def select_stats(
         gateway: a provider's name, or ALL_GATEWAYS.
         time_range: one of TIME_RANGES.
         now: the current time, with a timezone; by default PostgreSQL's.
-        key_id: the key whose requests to count; None for all requests.
+        key_id: the key whose requests to count; None for all keys.
+        model: the id of the model that served the requests; None for all models. Not together with `key_id`, because
+            there are no sums of both.
         endpoint: the path of an endpoint, None for all of them.
 
     Raises:
         DatabaseError: the database is unavailable or slow.
+        ValueError: both a key and a model are given.
     """
-    subject = ALL_REQUESTS if key_id is None else KEY_PREFIX + key_id
+    subject = _make_subject(key_id, model)
     with read_connection() as connection:
         end = (now or select_now(connection)).astimezone(UTC).replace(second=0, microsecond=0) + _MINUTE
         length = TIME_RANGES[time_range].length
-        start = _compute_start(end, length, key_id) if length else _make_midnight(select_first_day(connection, subject))
+        start = (
+            _compute_start(end, length, subject) if length else _make_midnight(select_first_day(connection, subject))
+        )
         usage = select_usage(
             connection,
             start=start or end,
@@ -163,12 +173,20 @@ def select_stats(
             gateway=None if gateway == ALL_GATEWAYS else gateway,
             endpoint=endpoint,
         )
-    return _make_stats(usage, _Chosen(gateway, key_id, endpoint, time_range, start, end))
+    return _make_stats(usage, _Chosen(gateway, key_id, model, endpoint, time_range, start, end))
 
 
-def _compute_start(end: datetime, length: timedelta, key_id: str | None) -> datetime:
+def _make_subject(key_id: str | None, model: str | None) -> str:
+    if key_id is not None and model is not None:
+        raise ValueError("there are no sums of a key and a model")
+    if model is not None:
+        return MODEL_PREFIX + model
+    return ALL_REQUESTS if key_id is None else KEY_PREFIX + key_id
+
+
+def _compute_start(end: datetime, length: timedelta, subject: str) -> datetime:
     start = end - length
-    by_minute = key_id is None or length <= MAX_KEY_WINDOW_BY_MINUTE
+    by_minute = subject == ALL_REQUESTS or length <= MAX_SUBJECT_WINDOW_BY_MINUTE
     return start if by_minute else start.replace(minute=0)
 
 
@@ -179,11 +197,15 @@ def _make_midnight(day: date | None) -> datetime | None:
 def _make_stats(usage: Usage, chosen: _Chosen) -> Stats:
     total = sum_up(row.sums for row in usage.outcomes)
     step = TIME_RANGES[chosen.time_range].step
-    named_models = [row.model for row in usage.models if row.model]
+    models = usage.models
+    if chosen.model is not None and total.requests:
+        models = [ModelRow(chosen.model, total)]
+    named_models = [row.model for row in models if row.model]
     return Stats(
         gateway=chosen.gateway,
         scope="all" if chosen.key_id is None else "key",
         key=chosen.key_id,
+        model=chosen.model,
         endpoint=chosen.endpoint,
         time_range=chosen.time_range,
         start=chosen.start,
@@ -192,7 +214,7 @@ def _make_stats(usage: Usage, chosen: _Chosen) -> Stats:
         successful_requests=total.ok_requests,
         failed_requests=total.requests - total.ok_requests,
         **make_totals(total),
-        unique_users=usage.keys if chosen.key_id is None else int(total.requests > 0),
+        unique_users=_count_keys(usage, chosen, total),
         unique_models=len(named_models),
         **_make_averages(total, usage.outcomes),
         top_model=named_models[0] if named_models else None,
@@ -202,10 +224,16 @@ def _make_stats(usage: Usage, chosen: _Chosen) -> Stats:
         outcomes=_count_outcomes(usage.outcomes),
         errors=_count_errors(usage.outcomes),
         endpoints=make_endpoints(usage.endpoints),
-        models=make_models(usage.models),
+        models=make_models(models),
         series_step_s=int(step.total_seconds()),
         series=make_series(usage.series, usage.histograms, chosen.start, chosen.end, step),
     )
+
+
+def _count_keys(usage: Usage, chosen: _Chosen, total: Sums) -> int | None:
+    if chosen.model is not None:
+        return None
+    return usage.keys if chosen.key_id is None else int(total.requests > 0)
 
 
 def _make_averages(total: Sums, outcomes: Sequence[OutcomeRow]) -> dict[str, Any]:

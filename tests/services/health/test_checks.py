@@ -14,6 +14,7 @@ from app.server.preflight import find_boot_problem
 from app.services.health import CHECKS, Readiness, checks, get_readiness
 from app.services.health.checks import DatabaseState
 from app.services.journal import get_journal_status
+from app.services.keys import snapshot
 from app.services.keys.snapshot import KeySnapshot
 from app.shutdown import start_drain
 from tests.support.postgres import Postgres
@@ -56,6 +57,22 @@ def test_without_any_key_that_could_work_the_process_is_unready_and_says_why(rea
         assert readiness.ready is is_ready and not readiness.keys.usable
         assert "the database does not answer" in readiness.problems["keys"]
         assert "keys.snapshot is not used" in readiness.problems["keys"] and "503" in readiness.problems["keys"]
+
+
+def test_without_user_keys_nothing_is_said_to_be_too_old_before_it_is(
+    ready: Ready, postgres: Postgres, migrated_template: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = postgres.create_database(template=migrated_template)
+    ready(JOURNAL_DIR=str(tmp_path), DATABASE_URL=url)
+    get_component(KeySnapshot).refresh()
+    postgres.drop_database(url)
+    get_component(KeySnapshot).refresh()
+    readiness = get_readiness()
+    problem = readiness.problems["keys"]
+    assert readiness.keys.usable and readiness.keys.known == 0 and not readiness.ready
+    assert "it had no user key, so user keys get 503" in problem and "too long" not in problem
+    monkeypatch.setattr(snapshot, "GRACE_S", 0.0)
+    assert "s ago, which is too long" in get_readiness().problems["keys"]
 
 
 def test_a_draining_process_is_not_ready(ready: Ready) -> None:

@@ -12,7 +12,8 @@ import pytest
 from app.config import load_settings
 from app.errors import AuthenticationFailed, Unavailable
 from app.runtime import use_settings
-from app.services.keys import OPERATOR_KEY, authenticate, create_key, lookups, new_key, start_keys
+from app.services.keys import authenticate, create_key, lookups, new_key, start_keys
+from app.services.keys.keys import OPERATOR_KEY
 from tests.support.waiting import wait_until
 
 AWAY = "postgresql://nobody@/nothing?host=/nowhere"

@@ -110,23 +110,28 @@ COUNTED = """
 
 
 @pytest.mark.parametrize(
-    ("gateway", "key_id", "endpoint"),
+    ("gateway", "key_id", "model", "endpoint"),
     [
-        *((gateway, None, None) for gateway in (ALL_GATEWAYS, *PROVIDERS)),
-        (ALL_GATEWAYS, "key-1", None),
-        (ALL_GATEWAYS, None, "/v1/embeddings"),
-        ("fireworks", "env", "/v1/chat/completions"),
+        *((gateway, None, None, None) for gateway in (ALL_GATEWAYS, *PROVIDERS)),
+        (ALL_GATEWAYS, "key-1", None, None),
+        (ALL_GATEWAYS, None, "a", None),
+        (ALL_GATEWAYS, None, None, "/v1/embeddings"),
+        ("fireworks", "env", None, "/v1/chat/completions"),
+        ("fireworks", None, "b", "/v1/chat/completions"),
     ],
 )
 @pytest.mark.parametrize("time_range", TIME_RANGES)
 def test_statistics_agree_with_sql_over_the_rows(
-    history: Engine, gateway: str, key_id: str | None, endpoint: str | None, time_range: str
+    history: Engine, gateway: str, key_id: str | None, model: str | None, endpoint: str | None, time_range: str
 ) -> None:
-    stats = select_stats(gateway, time_range, NOW, key_id=key_id, endpoint=endpoint)
-    assert (stats.scope, stats.key, stats.endpoint) == ("key" if key_id else "all", key_id, endpoint)
+    stats = select_stats(gateway, time_range, NOW, key_id=key_id, model=model, endpoint=endpoint)
+    assert (stats.scope, stats.key) == ("key" if key_id else "all", key_id)
+    assert (stats.model, stats.endpoint) == (model, endpoint)
     chosen = _Chosen(history, stats)
     counted = chosen.select(COUNTED)[0]
-    assert counted["total_requests"] > (5 if key_id and endpoint else 20)
+    assert counted["total_requests"] > (5 if (key_id or model) and endpoint else 20)
+    if model is not None:
+        assert stats.unique_users is None and counted.pop("unique_users") > 1
     for name, value in counted.items():
         assert float(getattr(stats, name)) == pytest.approx(
             float(value), rel=1e-3 if name.startswith("avg") else 1e-12
@@ -187,8 +192,9 @@ class _Chosen:
     def __init__(self, engine: Engine, stats: Stats) -> None:
         self._engine = engine
         self._where = """started_at >= :start AND started_at < :end AND (:gateway = 'all' OR gateway = :gateway)
-            AND coalesce(key_id = :key, true) AND coalesce(endpoint = :endpoint, true)"""
-        names = ("start", "end", "gateway", "key", "endpoint")
+            AND coalesce(key_id = :key, true) AND coalesce(endpoint = :endpoint, true)
+            AND (CAST(:model AS text) IS NULL OR model_served = :model)"""
+        names = ("start", "end", "gateway", "key", "model", "endpoint")
         self._values = {name: getattr(stats, name) for name in names}
 
     def select(self, sql: str) -> list[dict[str, Any]]:
