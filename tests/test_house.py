@@ -78,6 +78,7 @@ ALLOWED: dict[str, set[str]] = {
         "web",
     },
     "server": {
+        "services.endpoints",
         "services.health",
         "services.inference",
         "services.journal",

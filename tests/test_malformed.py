@@ -280,6 +280,35 @@ def test_what_cannot_be_parsed_has_an_id_in_the_response_and_in_the_log(
     assert "Invalid request from ip=127.0.0.1" in line and line.endswith(f"(x-request-id: {last.decode()})")
 
 
+@pytest.mark.parametrize(
+    ("status", "line", "header", "advice"),
+    [
+        (400, "/v1/messages", "Content-Length: two", "not a valid HTTP request"),
+        (414, "/v1/messages?" + "x" * 5_000, "X: y", "Shorten the URL"),
+        (417, "/v1/messages/count_tokens", "Expect: miracles", "not a valid HTTP request"),
+        (431, "/v1/messages", "X-Long: " + "x" * 9_000, "fewer or shorter headers"),
+        (431, "/v1/messages", "X-Long: y\r\n" * 200 + "X: y", "fewer or shorter headers"),
+        (501, "/v1/messages?beta=true", "Transfer-Encoding: magic", "not a valid HTTP request"),
+        (400, "/v1/messagesx", "Content-Length: two", "not a valid HTTP request"),
+        (431, "/v1/responses", "X-Long: " + "x" * 9_000, "fewer or shorter headers"),
+    ],
+)
+def test_what_cannot_be_parsed_has_the_error_format_of_its_path(
+    scripted_gateway: Gateway, status: int, line: str, header: str, advice: str
+) -> None:
+    received = exchange(direct(scripted_gateway), f"POST {line} HTTP/1.1\r\nHost: a\r\n{header}\r\n\r\n".encode())
+    head, _, body = received.partition(b"\r\n\r\n")
+    headers = dict(re.findall(r"(?m)^([\w-]+): (.*?)\r?$", head.decode().lower()))
+    shown = json.loads(body)
+    assert head.startswith(b"HTTP/1.1 %d " % status) and advice in shown["error"]["message"]
+    if line.startswith(("/v1/messages?", "/v1/messages/")) or line == "/v1/messages":
+        assert shown["request_id"] == headers["request-id"] == headers["x-request-id"]
+        kind = "api_error" if status == 501 else "invalid_request_error"
+        assert (shown["type"], shown["error"]["type"]) == ("error", kind)
+    else:
+        assert "code" in shown["error"] and "request-id" not in headers
+
+
 def test_a_refused_body_without_end_holds_nobody_up(scripted_gateway: Gateway) -> None:
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999\r\n\r\n"
     with socket.create_connection(("127.0.0.1", scripted_gateway.port), timeout=20) as connection:

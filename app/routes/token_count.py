@@ -7,7 +7,7 @@ from flask import Blueprint, Response
 from app.routes.inference import read_body
 from app.runtime import get_settings
 from app.services.inference import count_message_tokens
-from app.web import json_response
+from app.web import get_early_request_id, json_response
 
 bp = Blueprint("token_count", __name__)
 
@@ -15,4 +15,6 @@ bp = Blueprint("token_count", __name__)
 @bp.post("/v1/messages/count_tokens")
 def count_tokens() -> Response:
     """Returns `{"input_tokens": n}` for a request in Anthropic's form."""
-    return json_response({"input_tokens": count_message_tokens(read_body(get_settings().max_body_bytes))})
+    response = json_response({"input_tokens": count_message_tokens(read_body(get_settings().max_body_bytes))})
+    response.headers["request-id"] = get_early_request_id()  # Where Anthropic's SDKs look for it.
+    return response

@@ -9,16 +9,22 @@ from __future__ import annotations
 import os
 import socket
 import time
+from contextvars import ContextVar
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
+from traceback import walk_tb
+from typing import Any
 
 from gunicorn.http import wsgi
+from gunicorn.http.message import Request
 
 from app.server.request_reading import can_be_kept
 
 # A client that sends an invalid request may not read the response either.
 _ERROR_SEND_TIMEOUT_S = 5
+# How much of a request line is searched for its path; all paths with a format of their own are shorter.
+_MAX_PATH_BYTES = 500
 
 
 # Texts of callers and providers are in the bodies, so no browser may guess that one is HTML.
@@ -99,8 +105,17 @@ def _format_date(second: int) -> str:
     return formatdate(second, usegmt=True)
 
 
+# The path of the request that could not be parsed, as far as it is known, for the format of its error.
+refused_path: ContextVar[str] = ContextVar("refused_path", default="")
+
+_ADVICE = {
+    414: "The URL is too long. Shorten the URL; long input belongs in the body.",
+    431: "The request has too many headers, or too long ones. Send fewer or shorter headers.",
+}
+
+
 def write_error(connection: socket.socket, status: int, reason: str, message: str) -> None:
-    """Writes the response to a request that could not be parsed, in the gateway's error shape.
+    """Writes the response to a request that could not be parsed, in the error format of the path in `refused_path`.
 
     Such a request never reaches the application; the worker class has given it its id. The signature is that of
     `gunicorn.util.write_error`, whose response is HTML.
@@ -111,15 +126,40 @@ def write_error(connection: socket.socket, status: int, reason: str, message: st
     # gunicorn's main process imports this module and should load nothing of the application.
     from app.errors import BadRequest, GatewayError
     from app.logs import get_request_id, redact
+    from app.services.endpoints import find_error_shape
 
     error = GatewayError("The gateway failed on this request. Retry, and tell the operator.", status=status)
     if status != 500:  # Also for 501: an unknown transfer coding is the client's mistake.
         text = redact(message or reason)[:200]
-        error = BadRequest(f"This is not a valid HTTP request: {text}. Check the client.", status=status)
-    body = error.to_json()
+        advice = _ADVICE.get(status, f"This is not a valid HTTP request: {text}. Check the client.")
+        error = BadRequest(advice, status=status)
+    shape, request_id = find_error_shape(refused_path.get()), get_request_id() or ""
+    body, status = shape.make_body(error, request_id), shape.get_status(error)
+    own = f"{shape.request_id_header}: {request_id}\r\n" if shape.request_id_header else ""
     head = (
         f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nConnection: close\r\nContent-Type: application/json\r\n"
-        f"{_NO_SNIFFING}x-request-id: {get_request_id()}\r\nContent-Length: {len(body)}\r\n\r\n"
+        f"{_NO_SNIFFING}x-request-id: {request_id}\r\n{own}Content-Length: {len(body)}\r\n\r\n"
     )
     connection.settimeout(_ERROR_SEND_TIMEOUT_S)
     connection.sendall(head.encode("latin-1", "replace") + body)
+
+
+def find_path(req: Any, error: BaseException) -> str:
+    """Returns the path of a request that failed, as far as it is known, or "".
+
+    Args:
+        req: gunicorn's request; None if it could not be parsed.
+        error: why it failed. The frames of its traceback have what was parsed, because gunicorn keeps that nowhere.
+    """
+    if req is not None:
+        return str(req.path or "")
+    for frame, _ in walk_tb(error.__traceback__):
+        parsed, received = frame.f_locals.get("self"), frame.f_locals.get("buf")
+        if not isinstance(parsed, Request):
+            continue
+        if parsed.path:
+            return str(parsed.path)
+        if isinstance(received, bytes | bytearray):
+            words = bytes(received[:_MAX_PATH_BYTES]).lstrip().split(b" ", 2)
+            return words[1].partition(b"?")[0].decode("latin-1") if len(words) > 1 else ""
+    return ""

@@ -26,7 +26,7 @@ from gunicorn.http import message, parser, wsgi
 from gunicorn.workers.ggevent import GeventWorker
 
 from app.server.request_reading import PacedUnreader, discard_unread_body
-from app.server.response import BufferedResponse, format_http_date, write_error
+from app.server.response import BufferedResponse, find_path, format_http_date, refused_path, write_error
 
 # How long after the signal to stop an idle connection may still bring a request; its response has "Connection: close".
 # A proxy that has just chosen the connection needs milliseconds.
@@ -84,6 +84,7 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
         from app.services.journal import new_request_id
 
         set_request_id(new_request_id())
+        refused_path.set(find_path(req, exc))
         super().handle_error(req, client, addr, exc)
 
     def _serve(self, listener_name: Any, req: Any, sock: socket.socket, addr: Any) -> bool:

@@ -17,14 +17,14 @@ from app.web.application import Application
 from app.web.client_address import get_client_address, is_for_operator
 from app.web.content_coding import decode_body, raise_if_unsupported
 from app.web.error_shapes import use_errors_below
-from app.web.hooks import set_up_http, use_request_id
+from app.web.hooks import get_early_request_id, set_up_http, use_request_id
 from app.web.query import one_of, read_query
 from app.web.responses import conditional_response, json_response
 
 # fmt: off
 __all__ = [
-    "CHECKS", "Access", "Application", "conditional_response", "decode_body", "get_client_address", "is_for_operator",
-    "json_response", "one_of", "raise_if_unsupported", "read_query", "require_key", "set_up_http", "use_errors_below",
-    "use_request_id",
+    "CHECKS", "Access", "Application", "conditional_response", "decode_body", "get_client_address",
+    "get_early_request_id", "is_for_operator", "json_response", "one_of",
+    "raise_if_unsupported", "read_query", "require_key", "set_up_http", "use_errors_below", "use_request_id",
 ]
 # fmt: on

@@ -83,11 +83,11 @@ def _make_error_response(error: Exception) -> Response:
             level="warning",
             reason=reason,
             path=request.path[:500],
-            request_id=_get_early_request_id(),
+            request_id=get_early_request_id(),
         )
         shown = _make_database_error()
     else:
-        path, request_id = request.path[:500], _get_early_request_id()
+        path, request_id = request.path[:500], get_early_request_id()
         log_event("request_failed", level="error", error=error, path=path, request_id=request_id)
         shown = GatewayError(_FAILED)
     headers = {**shown.headers(), **headers}
@@ -97,15 +97,15 @@ def _make_error_response(error: Exception) -> Response:
     shape = shape or find_shape_of_client()
     if shape is None:
         return Response(shown.to_json(), status=shown.status, content_type="application/json", headers=headers)
-    request_id = _get_early_request_id()
+    request_id = get_early_request_id()
     if shape.request_id_header is not None:
         headers[shape.request_id_header] = request_id
     body, status = shape.make_body(shown, request_id), shape.get_status(shown)
     return Response(body, status=status, content_type="application/json", headers=headers)
 
 
-def _get_early_request_id() -> str:
-    """Returns the id that the response will have, for a line that is logged before."""
+def get_early_request_id() -> str:
+    """Returns the id that the response to the current request will have, for what needs it before."""
     if g.request_id is not None:
         return str(g.request_id)
     if "early_request_id" not in g:

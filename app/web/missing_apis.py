@@ -6,7 +6,7 @@ import re
 
 _ROUTES = re.compile(
     r"(?:^|/)v\d\w*/(?:messages/)?"
-    r"(?:(images|audio|moderations|files|batches|uploads|fine_tuning)(?:/|$)|(?<=v1/)responses/.)"
+    r"(?:(images|audio|moderations|files|batches|uploads|fine_tuning)(?:/|$)|(?<=v1/)responses/(input_tokens|compact)/?$|(?<=v1/)responses/.)"
 )
 
 _OFFERS = {
@@ -17,6 +17,13 @@ _OFFERS = {
     "uploads": "send texts and images in the messages themselves to /v1/chat/completions",
     "batches": "send the requests one by one or side by side; each has a record of its own",
     "fine_tuning": "train at the provider, and name the trained model in requests",
+}
+
+_OFFERS_OF_RESPONSES = {
+    "input_tokens": "The gateway does not count the input of /v1/responses beforehand. `usage` in each response has "
+    "the provider's count, and POST /v1/messages/count_tokens estimates a conversation in the form of /v1/messages.",
+    "compact": "The gateway does not compact conversations. Ask the model for a summary with POST /v1/responses, and "
+    "send it in `input` in place of what it summarizes.",
 }
 
 _STORES_NONE = (
@@ -30,7 +37,9 @@ def describe_missing_api(path: str) -> str | None:
     found = _ROUTES.search(path[:300])
     if found is None:
         return None
-    name = found[1]
+    name, of_responses = found[1], found[2]
+    if of_responses is not None:
+        return _OFFERS_OF_RESPONSES[of_responses]
     if name is None:
         return _STORES_NONE
     return f"This gateway has no {name.replace('_', '-')} API: {_OFFERS[name]}."

@@ -34,10 +34,10 @@ def test_the_row_says_the_same_as_for_chat(translated: dict[str, dict[str, Trans
         assert seen == (fault.outcome, fault.code, fault.usage, fault.failed, api.path)
 
 
-def test_a_failure_leaves_an_open_tool_block_open(translated: dict[str, dict[str, Translated]]) -> None:
+def test_a_failure_shows_no_part_of_a_tool_call(translated: dict[str, dict[str, Translated]]) -> None:
     for met in translated["anthropic"]["closes in the arguments of a tool call"].met.values():
         names = get_events(met)
-        assert names.count("content_block_start") == 2 and names.count("content_block_stop") == 1
+        assert names.count("content_block_start") == 1 and names.count("content_block_stop") == 0
         assert names[-1] == "error"
 
 

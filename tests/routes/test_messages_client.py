@@ -344,6 +344,8 @@ def test_tokens_are_counted_without_a_provider_or_a_record(
     model = PREFIX + "only-counted"
     count = scripted.messages.count_tokens(model=model, messages=HELLO, system="word " * 400, tools=[WEATHER])
     assert 500 < count.input_tokens < 700
+    raw = scripted.messages.with_raw_response.count_tokens(model=model, messages=HELLO)
+    assert raw.request_id and raw.request_id == raw.headers["x-request-id"]
     with pytest.raises(anthropic.BadRequestError, match="tool_use_id"):
         result = {"type": "tool_result", "tool_use_id": "x", "content": "y"}
         scripted.messages.count_tokens(model=model, messages=[{"role": "user", "content": [result]}])

@@ -242,6 +242,10 @@ def test_errors_have_the_sdks_classes(
         with pytest.raises(openai.NotFoundError, match="stores no responses") as missing:
             method("resp_1")
         assert missing.value.code == "api_not_offered"
+    for name, advice in (("input_tokens", "count_tokens estimates"), ("compact", "Ask the model for a summary")):
+        with pytest.raises(openai.NotFoundError, match=advice) as missing:
+            scripted.post(f"/responses/{name}", body={"model": SCRIPTED, "input": "x"}, cast_to=object)
+        assert missing.value.code == "api_not_offered"
     with pytest.raises(openai.NotFoundError, match="Model"):
         responses.create(model="no-such-model", input="x")
     with openai_client(scripted_gateway, key="gw_wrong") as stranger, pytest.raises(openai.AuthenticationError):

@@ -173,8 +173,8 @@ def toy_gateway(
     imports = "from app.services.endpoints.shout import SHOUT\nfrom app.services.endpoints.tell import TELL\n"
     replace(
         tree / "app/services/endpoints/registry.py",
-        "from app.services.endpoints.endpoint import Endpoint\n",
-        "from app.services.endpoints.endpoint import Endpoint\n" + imports,
+        "from app.services.endpoints.chat import CHAT\n",
+        "from app.services.endpoints.chat import CHAT\n" + imports,
     )
     # A provider says with one word, and where it has it, that it serves the endpoint.
     replace(
@@ -217,7 +217,7 @@ def test_it_is_forwarded_answered_and_recorded(toy_gateway: Gateway, toy_upstrea
     ("change", "trouble"),
     [
         ({"volume": 12}, "`volume` must be a whole number from 1 to 11."),
-        ({"text": None}, "`text` must be a string."),
+        ({"text": None}, "`text` must be a string, and it is required."),
         ({"text": 5}, "`text` must be a string."),
         ({"stream": True}, "`stream` must be false or absent, because this endpoint does not stream."),
     ],

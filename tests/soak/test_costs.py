@@ -35,7 +35,7 @@ MOST_TIMES = 10.0
 RUNS = 3
 SIZE = 1 << 20
 
-(CHAT,) = [endpoint for endpoint in ENDPOINTS if endpoint.name == "chat"]
+CHAT = next(endpoint for endpoint in ENDPOINTS if endpoint.path == "/v1/chat/completions")
 TARGET = Target(PROVIDERS["fireworks"], "accounts/fireworks/models/m", is_listed=True)
 
 

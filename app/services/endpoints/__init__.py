@@ -26,7 +26,7 @@ from app.services.endpoints.endpoint import (
 )
 from app.services.endpoints.messages import estimate_message_tokens
 from app.services.endpoints.messages_body import CountTokensBody
-from app.services.endpoints.registry import ENDPOINTS
+from app.services.endpoints.registry import ENDPOINTS, find_error_shape
 from app.services.endpoints.roles import replace_developer_role
 from app.services.endpoints.stream_summary import ResponseSummary, StreamSummary, Usage
 from app.services.endpoints.translation import EventWriter, Translated, Translation
@@ -34,5 +34,6 @@ from app.services.endpoints.translation import EventWriter, Translated, Translat
 __all__ = [
     "CHAT", "ENDPOINTS", "OPENAI_ERRORS", "Collector", "CountTokensBody", "Endpoint", "ErrorShape", "EventKind",
     "EventWriter", "InferenceBody", "RepairedEvent", "ResponseSummary", "StreamProtocol", "StreamSummary",
-    "Translated", "Translation", "Usage", "estimate_message_tokens", "make_parameter_error", "replace_developer_role",
+    "Translated", "Translation", "Usage", "estimate_message_tokens", "find_error_shape", "make_parameter_error",
+    "replace_developer_role",
 ]  # fmt: skip

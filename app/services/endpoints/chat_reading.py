@@ -144,8 +144,3 @@ class ToolCall:
         """Returns whether its arguments are a whole JSON object, so that no further piece can belong to them."""
         self.parses += 1
         return self.parses <= _MAX_PARSES and is_json_object(self.get_arguments())
-
-    def is_cut(self) -> bool:
-        """Returns whether its arguments have begun and are no whole JSON object."""
-        arguments = self.get_arguments()
-        return bool(arguments.strip()) and not is_json_object(arguments)

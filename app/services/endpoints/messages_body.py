@@ -9,6 +9,9 @@ from msgspec import Meta
 
 from app.services.endpoints.endpoint import InferenceBody
 
+# Anthropic has no limit, but providers refuse more, and would name a field of chat.
+_STOPS = "be a list of at most 4 texts"
+
 
 class CountTokensBody(InferenceBody, kw_only=True):
     """The fields of a request to count tokens. `system`, tools and messages are read by the translation."""
@@ -29,7 +32,7 @@ class MessagesBody(CountTokensBody, kw_only=True):
     """The fields of a request for a message. Temperatures above 1 are not Anthropic's, but open models accept them."""
 
     max_tokens: Annotated[int, Meta(ge=1)]
-    stop_sequences: list[str] | None = None
+    stop_sequences: Annotated[list[str], Meta(max_length=4, extra={"must": _STOPS})] | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     top_k: int | None = None

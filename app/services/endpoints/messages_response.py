@@ -12,6 +12,7 @@ from app.services.endpoints.stream_summary import Usage
 from app.services.endpoints.tool_names import ToolIds
 from app.services.endpoints.usage import read_usage
 
+# Chat's finish reason of an output that was cut, which may be in a tool call → Anthropic's stop reason.
 _STOP_REASONS = {"length": "max_tokens", "content_filter": "refusal"}
 
 
@@ -24,7 +25,7 @@ def make_message(completion: dict[str, Any], context: MessagesContext, request_i
         request_id: the gateway's id of the request.
 
     Raises:
-        UpstreamError: the arguments of a tool call are no JSON object, although the output was not cut by its limit.
+        UpstreamError: the arguments of a tool call are no JSON object, although the output was not cut.
     """
     choice = completion["choices"][0] if completion["choices"] else {"message": {}}
     message, reason = choice["message"], choice.get("finish_reason")
@@ -34,7 +35,7 @@ def make_message(completion: dict[str, Any], context: MessagesContext, request_i
         content.append({"type": "thinking", "thinking": thinking, "signature": ""})
     if text := read_text(message.get("content")):
         content.append({"type": "text", "text": text})
-    calls, is_cut = _make_tool_blocks(message, context, ToolIds(request_id), may_be_cut=reason == "length")
+    calls, is_cut = make_tool_blocks(message, context, ToolIds(request_id), reason)
     content += calls
     model, usage = completion.get("model"), read_usage(completion.get("usage"))
     return {
@@ -48,24 +49,41 @@ def make_message(completion: dict[str, Any], context: MessagesContext, request_i
     }
 
 
-def _make_tool_blocks(
-    message: dict[str, Any], context: MessagesContext, ids: ToolIds, *, may_be_cut: bool
+def make_tool_blocks(
+    message: dict[str, Any], context: MessagesContext, ids: ToolIds, reason: Any
 ) -> tuple[list[dict[str, Any]], bool]:
-    """Returns the blocks of a message's tool calls, and whether the last call was cut, which is then left out."""
+    """Returns the blocks of a message's tool calls, and whether the last call was cut, which is then left out.
+
+    Args:
+        message: a chat message.
+        context: what the request's translation kept.
+        ids: makes the ids of the calls.
+        reason: the finish reason in chat. If the output was cut, a last call without arguments was cut before them.
+
+    Raises:
+        UpstreamError: the arguments of a call are no JSON object, although the output was not cut.
+    """
     blocks: list[dict[str, Any]] = []
     calls = read_calls(message)
-    for call in calls:
+    for position, call in enumerate(calls, 1):
         function = call.get("function")
-        if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
-            continue  # Nobody can call what has no name.
-        arguments = _read_arguments(function.get("arguments"))
-        if arguments is None and may_be_cut and call is calls[-1]:
+        function = function if isinstance(function, dict) else {}
+        name, written = function.get("name"), function.get("arguments")
+        arguments = _read_arguments(written)
+        may_be_cut = position == len(calls) and isinstance(reason, str) and reason in _STOP_REASONS
+        if may_be_cut and (not name or arguments is None or _is_blank(written)):
             return blocks, True
+        if not isinstance(name, str) or not name:
+            continue  # Nobody can call what has no name.
         if arguments is None:
-            raise make_arguments_error(function["name"])
-        name = context.tool_names.get(function["name"], function["name"])
-        blocks.append({"type": "tool_use", "id": ids.make_id(call.get("id")), "name": name, "input": arguments})
+            raise _make_arguments_error(name)
+        shown = context.tool_names.get(name, name)
+        blocks.append({"type": "tool_use", "id": ids.make_id(call.get("id")), "name": shown, "input": arguments})
     return blocks, False
+
+
+def _is_blank(arguments: Any) -> bool:
+    return arguments is None or (isinstance(arguments, str) and not arguments.strip())
 
 
 def make_message_id(request_id: str) -> str:
@@ -85,7 +103,7 @@ def _read_arguments(value: Any) -> dict[str, Any] | None:
     return {} if value is None else value if isinstance(value, dict) else None
 
 
-def make_arguments_error(name: str) -> UpstreamError:
+def _make_arguments_error(name: str) -> UpstreamError:
     """Returns the error for a call of the tool `name` whose arguments nobody can read."""
     return UpstreamError(
         f"The model called the tool {name[:200]!r} with arguments that are not a JSON object. Send the request again, "

@@ -5,9 +5,15 @@ from __future__ import annotations
 from app.services.endpoints.chat import CHAT
 from app.services.endpoints.completions import COMPLETIONS
 from app.services.endpoints.embeddings import EMBEDDINGS
-from app.services.endpoints.endpoint import Endpoint
+from app.services.endpoints.endpoint import OPENAI_ERRORS, Endpoint, ErrorShape
 from app.services.endpoints.messages import MESSAGES
 from app.services.endpoints.rerank import COHERE_RERANK, RERANK
 from app.services.endpoints.responses import RESPONSES
 
 ENDPOINTS: tuple[Endpoint, ...] = (CHAT, COMPLETIONS, EMBEDDINGS, RERANK, COHERE_RERANK, MESSAGES, RESPONSES)
+
+
+def find_error_shape(path: str) -> ErrorShape:
+    """Returns the format of errors on a path, which is that of the endpoint whose path it is, or is below."""
+    found = (each.errors for each in ENDPOINTS if path == each.path or path.startswith(each.path + "/"))
+    return next(found, OPENAI_ERRORS)

@@ -39,8 +39,10 @@ class RerankBody(InferenceBody, kw_only=True):
     max_tokens_per_doc: Any = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.query, str) or not self.query:
+        if not isinstance(self.query, str):
             raise make_parameter_error("query", _QUERY)
+        if not self.query:
+            raise make_parameter_error("query", "not be empty")
         for name, advice in _UNSUPPORTED.items():
             if getattr(self, name) is not None:
                 raise BadRequest(_NO_SUCH.format(name, advice), param=name, code="unsupported_parameter")

@@ -49,6 +49,9 @@ _READ = frozenset(
     }
 )
 
+# OpenAI's levels, and `max`, which some open models have.
+_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+
 _INCLUDED_LOGPROBS = "message.output_text.logprobs"
 # Reasoning is always sent in the clear, so there is nothing to encrypt.
 _WITHOUT_EFFECT = frozenset({"reasoning.encrypted_content"})
@@ -227,5 +230,7 @@ def _add_effort(chat: dict[str, Any], fields: ResponsesBody) -> list[str]:
     effort = fields.reasoning.effort if fields.reasoning is not None else None
     if effort is None:
         return []
+    if effort not in _EFFORTS:
+        raise make_parameter_error("reasoning.effort", f"be one of {', '.join(_EFFORTS)}")
     chat["reasoning_effort"] = "low" if effort == "minimal" else effort
     return ["reasoning.effort=minimal->low"] if effort == "minimal" else []

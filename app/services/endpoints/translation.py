@@ -52,7 +52,11 @@ class EventWriter(Protocol):
         ...
 
     def end(self) -> bytes:
-        """Returns the last events of a complete stream."""
+        """Returns the last events of a complete stream.
+
+        Raises:
+            UpstreamError: what has come cannot be translated; the stream is then ended with `fail`.
+        """
         ...
 
     def fail(self, error: GatewayError) -> bytes:

@@ -18,6 +18,8 @@ from app.config import MAX_NAME_CHARACTERS
 from app.errors import BadRequest
 from app.services.endpoints import InferenceBody, make_parameter_error
 
+_MAX_KEY_CHARACTERS = 100
+
 # msgspec ends its messages with the place, as in "… - at `$.max_tokens`", or names a missing field.
 _PLACE = re.compile(r"`\$\.([\w.]+)|required field `(\w+)`")
 
@@ -75,19 +77,27 @@ def _convert_leniently(body: dict[str, Any], kind: type[InferenceBody], error: E
     try:
         fields = msgspec.convert(present | changed, kind)
     except msgspec.ValidationError as second:
-        raise _make_refusal(kind, second) from error
+        raise _make_refusal(kind, present, second) from error
     body.update(changed)
     return fields
 
 
-def _make_refusal(kind: type[InferenceBody], error: Exception) -> BadRequest:
+def _make_refusal(kind: type[InferenceBody], body: dict[str, Any], error: Exception) -> BadRequest:
     found = _PLACE.search(str(error))
     if found is None:
         return BadRequest(f"The body is not valid: {error}.", code="invalid_parameter")
     name = found[1] or found[2]
     if name in {"model", "provider"}:
         return _make_name_error(name)
-    return make_parameter_error(name, _word_requirement(_get_type(kind, name)))
+    described = _get_type(kind, name)
+    if found[2]:
+        return make_parameter_error(name, f"{_word_requirement(described)}, and it is required")
+    value = body.get(name)
+    if isinstance(described, inspect.DictType) and isinstance(value, dict):
+        # msgspec does not say which key has the wrong value. All values of such a field have one type, which is text.
+        key = next((key for key in value if not isinstance(value[key], str)), "")
+        return make_parameter_error(f"{name}.{key[:_MAX_KEY_CHARACTERS]}", _word_requirement(described.value_type))
+    return make_parameter_error(name, _word_requirement(described))
 
 
 def _get_type(kind: type, path: str) -> inspect.Type:

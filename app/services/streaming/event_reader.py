@@ -148,8 +148,7 @@ class EventReader:
     def _observe_rest(self, kind: EventKind, event: bytes, data: bytes) -> bytes:
         """Processes an event that is no part of the response, and returns what the client gets for it."""
         if kind is _DONE:
-            self._finish()
-            return _redact_fields(event) if self._writer is None else self._writer.end()
+            return self._finish(event)
         if kind is _ERROR:
             raise self._make_reported_error(decode_leniently(data))
         if kind is _OTHER:
@@ -235,11 +234,14 @@ class EventReader:
     def _make_reported_error(self, document: Any) -> UpstreamError:
         return make_reported_error(self._title, self._key_setting, document, headers={}, request_id=None)
 
-    def _finish(self) -> None:
+    def _finish(self, event: bytes) -> bytes:
+        """Ends a complete stream, and returns what the client gets for the event that ended it."""
         if not self._protocol.is_complete(self.summary):
             raise self._make_premature_end()
+        last = _redact_fields(event) if self._writer is None else self._writer.end()
         self.summary.is_done = True
         self.is_over = True
+        return last
 
     def _make_premature_end(self) -> UpstreamCut:
         return UpstreamCut(
@@ -276,8 +278,7 @@ class EventReader:
             with suppress(UpstreamError, RepairedEvent):
                 for event, data in self._decoder.finish():
                     if data is not None and self._protocol.observe(data.strip(), StreamSummary(), 0.0) is _DONE:
-                        self._finish()
-                        return event if self._writer is None else self._writer.end()
+                        return self._finish(event)
         return self.fail(error)
 
     def fail(self, error: GatewayError) -> bytes:

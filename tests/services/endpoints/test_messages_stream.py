@@ -124,7 +124,7 @@ def test_the_sdk_reads_of_any_stream_what_the_whole_answer_says(
     ids = [block.id for block in streamed.content if block.type == "tool_use"]
     assert len(set(ids)) == len(ids)
     assert (streamed.id, streamed.model, streamed.stop_reason) == (whole.id, whole.model, whole.stop_reason)
-    assert streamed.stop_reason == "tool_use" or not ids
+    assert streamed.stop_reason == "tool_use" or not ids or reason in ("length", "content_filter")
     if usage is not None:
         assert streamed.usage.to_dict() == whole.usage.to_dict()
         cached = usage.get("prompt_tokens_details", {}).get("cached_tokens", 0)
@@ -163,33 +163,25 @@ def describe(content: bytes) -> list[str]:
     return shown
 
 
-def test_calls_one_after_the_other_are_passed_on_at_once() -> None:
-    deltas = [piece(0, "", "a"), piece(0, '{"x": '), piece(0, "1}"), piece(1, "", "b"), piece(1, "{"), piece(1, "}")]
-    assert describe(write_deltas({"content": "Hi"}, *deltas)) == [
-        *["+text", "Hi", "-"],
-        *["+a", '{"x": ', "1}", "-"],
-        *["+b", "{", "}", "-"],
-        "tool_use",
-    ]
-
-
-def test_pieces_of_other_calls_and_texts_wait_for_the_end_of_an_open_call() -> None:
+def test_texts_pass_at_once_and_calls_come_whole_at_the_end() -> None:
     deltas = [
+        {"content": "Hi"},
         piece(0, '{"x"', "a"),
         piece(1, '{"y"', "b"),
-        {"content": "mixed "},
+        {"content": " there"},
         piece(1, ": 2}"),
-        {"content": "in"},
         piece(0, ": 1}"),
         piece(2, "{}", "c"),
     ]
-    assert describe(write_deltas(*deltas)) == [
-        *["+a", '{"x"', ": 1}", "-"],
-        *["+text", "mixed ", "in", "-"],
-        *["+b", '{"y": 2}', "-"],
+    content = write_deltas(*deltas)
+    assert describe(content) == [
+        *["+text", "Hi", " there", "-"],
+        *["+a", '{"x":1}', "-"],
+        *["+b", '{"y":2}', "-"],
         *["+c", "{}", "-"],
         "tool_use",
     ]
+    assert content.count(b"event: ping\n") == 5  # One for each piece, so that the client is not left in silence.
 
 
 def test_a_name_in_pieces_and_one_that_comes_late_and_a_call_without_arguments() -> None:
@@ -218,29 +210,51 @@ def test_without_a_call_the_reason_is_not_tool_use(reason: str) -> None:
     assert describe(write_deltas({"tool_calls": [{"index": 0, "function": {"arguments": "{}"}}]}))[-1] == "end_turn"
 
 
-def test_a_call_that_the_limit_cut_does_not_stop_for_a_tool() -> None:
-    assert describe(write_deltas(piece(0, '{"x": "', "a"), reason="length")) == ["+a", '{"x": "', "-", "max_tokens"]
-    assert collect(make_chunks([{"index": 0, "delta": piece(0, '{"x": "', "a")}], "length", None))["content"] == []
-    assert describe(write_deltas(piece(0, "{}", "a"), reason="length"))[-1] == "tool_use"
+@pytest.mark.parametrize("arguments", [None, "", '{"x": "', '{"x": 1'])
+@pytest.mark.parametrize(("reason", "shown"), [("length", "max_tokens"), ("content_filter", "refusal")])
+def test_a_call_that_was_cut_is_in_no_answer(arguments: str | None, reason: str, shown: str) -> None:
+    deltas = [{"content": "Hi"}, piece(0, "{}", "whole"), piece(1, arguments, "cut")]
+    content = write_deltas(*deltas, reason=reason)
+    assert describe(content) == ["+text", "Hi", "-", "+whole", "{}", "-", shown]
+    message = read_stream(content)
+    assert [block.type for block in message.content] == ["text", "tool_use"] and message.stop_reason == shown
+    whole = collect(make_chunks([{"index": 0, "delta": delta} for delta in deltas], reason, None))
+    assert ([block["type"] for block in whole["content"]], whole["stop_reason"]) == (["text", "tool_use"], shown)
 
 
-def test_arguments_that_nobody_can_read_are_an_error_of_a_whole_answer() -> None:
-    with pytest.raises(UpstreamError, match="not a JSON object"):
-        collect(make_chunks([{"index": 0, "delta": piece(0, '{"x": ', "a")}], "tool_calls", None))
-    twice = collect(make_chunks([{"index": 0, "delta": piece(0, json.dumps('{"x": 1}'), "a")}], "tool_calls", None))
-    assert twice["content"][0]["input"] == {"x": 1}
+def test_a_call_that_ends_at_the_limit_is_whole() -> None:
+    assert describe(write_deltas(piece(0, "{}", "a"), reason="length")) == ["+a", "{}", "-", "tool_use"]
 
 
-def test_what_follows_a_closed_call_ends_the_stream() -> None:
-    content = write_deltas(piece(0, "{}", "a"), {"content": "Hi"}, piece(0, " \n"), piece(0, "more"))
-    assert describe(content) == ["+a", "{}", "-", "+text", "Hi"]
-    with pytest.raises(anthropic.APIError, match="not a JSON object"):
+@pytest.mark.parametrize("arguments", ['{"x": ', "[1]", "{}more"])
+def test_arguments_that_nobody_can_read_are_an_error_and_no_call(arguments: str) -> None:
+    deltas = [{"content": "Hi"}, piece(0, "{}", "a"), piece(1, arguments, "b")]
+    with pytest.raises(UpstreamError, match="'b' with arguments that are not a JSON object"):
+        collect(make_chunks([{"index": 0, "delta": delta} for delta in deltas], "tool_calls", None))
+    content = write_deltas(*deltas)
+    assert describe(content) == ["+text", "Hi"]
+    with pytest.raises(anthropic.APIError, match="'b' with arguments that are not a JSON object"):
         read_stream(content)
 
 
-def test_a_failure_closes_no_tool_and_gives_no_reason() -> None:
+def test_a_stream_with_unreadable_arguments_has_failed() -> None:
+    writer = MessagesTranslation().make_writer(CONTEXT, REQUEST_ID)
+    reader = EventReader(MESSAGES, "Provider", show_usage=False, writer=writer)
+    chunks = make_chunks([{"index": 0, "delta": piece(0, '{"x": ', "a")}], "tool_calls", None)
+    reader.read(b"".join(b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in chunks), 0.0)
+    reader.read(b"data: [DONE]\n\n", 0.0)
+    assert isinstance(reader.error, UpstreamError) and reader.is_over and not reader.summary.is_done
+
+
+def test_arguments_that_are_json_within_json_are_read() -> None:
+    chunks = make_chunks([{"index": 0, "delta": piece(0, json.dumps('{"x": 1}'), "a")}], "tool_calls", None)
+    for message in (read_message(collect(chunks)), read_stream(write(chunks))):
+        assert [block.input for block in message.content if block.type == "tool_use"] == [{"x": 1}]
+
+
+def test_a_failure_shows_no_call_and_gives_no_reason() -> None:
     content = write_deltas({"reasoning": "Hm"}, piece(0, '{"x": ', "a"), done=False)
-    assert describe(content) == ["+thinking", "Hm", "-", "+a", '{"x": ']
+    assert describe(content) == ["+thinking", "Hm"]
     with pytest.raises(anthropic.APIError) as raised:
         read_stream(content)
     body = raised.value.body

@@ -371,6 +371,7 @@ STATELESS = "stores no responses"
         ({"tools": [WEATHER], "tool_choice": {"type": "allowed_tools", "tools": []}}, "tool_choice.tools", "no tool"),
         ({"tools": [WEATHER], "tool_choice": {"type": "allowed_tools", "mode": []}}, "tool_choice", "`mode`"),
         ({"text": {"format": {"type": "grammar"}}}, "text.format.type", "json_schema"),
+        ({"reasoning": {"effort": "silly"}}, "reasoning.effort", "be one of none, minimal, low, medium, high"),
         ({"text": {"format": {"type": "json_schema", "name": "n"}}}, "text.format.schema", "schema"),
     ],
 )

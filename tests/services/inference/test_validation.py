@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from app.errors import BadRequest
-from app.services.endpoints import CHAT
+from app.services.endpoints import CHAT, ENDPOINTS
 from app.services.inference.validation import validate_body
 
 MESSAGES = [{"role": "user", "content": "hi"}]
@@ -101,7 +101,7 @@ def test_names_must_be_printable_and_not_too_long(field: str, name: Any) -> None
         ({"stream_options": []}, "`stream_options` must be an object."),
         ({"service_tier": 5}, "`service_tier` must be a string."),
         ({"messages": []}, "`messages` must be a list with at least one message."),
-        ({"messages": None}, "`messages` must be a list with at least one message."),
+        ({"messages": None}, "`messages` must be a list with at least one message, and it is required."),
         ({"messages": ["hi"]}, "`messages[0]` must be an object with `role` and `content`."),
         ({"temperature": 1e400}, "`temperature` must be a number from 0 to 2."),
     ],
@@ -110,6 +110,29 @@ def test_the_error_says_what_the_field_must_be(field: dict[str, Any], message: s
     with pytest.raises(BadRequest) as caught:
         validate(**({"messages": MESSAGES} | field))
     assert caught.value.message == message
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "param", "message"),
+    [
+        ("/v1/messages", {}, "max_tokens", "be a whole number of at least 1, and it is required."),
+        ("/v1/messages", {"stop_sequences": list("abcde")}, "stop_sequences", "be a list of at most 4 texts."),
+        ("/v1/messages", {"stop_sequences": ["a", 5]}, "stop_sequences", "be a list of at most 4 texts."),
+        ("/v1/responses", {"metadata": {"x": "y", "a": 1}}, "metadata.a", "be a string."),
+        ("/v1/responses", {"metadata": {"a": None}}, "metadata.a", "be a string."),
+        ("/v1/responses", {"metadata": {"a" * 5_000: 1}}, "metadata." + "a" * 100, "be a string."),
+        ("/v1/responses", {"metadata": []}, "metadata", "be an object."),
+        ("/v1/responses", {"text": {"format": []}}, "text.format", "be an object."),
+    ],
+)
+def test_the_error_names_the_field_of_the_api_that_was_called(
+    path: str, fields: dict[str, Any], param: str, message: str
+) -> None:
+    (endpoint,) = [each for each in ENDPOINTS if each.path == path]
+    present: dict[str, Any] = {"messages": MESSAGES, "input": "x"} | ({"max_tokens": 9} if fields else {})
+    with pytest.raises(BadRequest) as caught:
+        validate_body({"model": "m"} | present | fields, endpoint.body)
+    assert (caught.value.param, caught.value.message) == (param, f"`{param}` must {message}")
 
 
 def test_another_error_beside_a_whole_number_written_as_a_float_is_found() -> None:
