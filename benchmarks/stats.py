@@ -35,6 +35,7 @@ from app.db.partitions import insert_partitions
 from app.db.schema import upgrade_schema
 from app.runtime import use_settings
 from app.services.reports.retention import drop_days
+from tests.db.rows import insert_keys
 from tests.sandbox.client import run_sandbox
 from tests.support.gateway import Gateway, base_settings, running_gateway
 from tests.support.postgres import running_postgres
@@ -72,10 +73,10 @@ def main() -> None:
         write_history(server.url, rows)
         migrate(server.url)
         engine = create_engine_for(server.url)
+        insert_keys(engine, "key-7")
         with run_sandbox("--pace-ms", "2", "--die-with-parent") as sandbox:
-            tree = copy_tree(place / "tree")
             settings = base_settings(place, server.url) | Sandbox(sandbox.url).settings
-            with running_gateway(tree, place, settings) as gateway:
+            with running_gateway(copy_tree(place / "tree"), place, settings) as gateway:
                 measure_stats(gateway, rows)
                 with shipping(engine):
                     time.sleep(2)
@@ -89,8 +90,7 @@ def main() -> None:
 def write_history(url: str, rows: int) -> None:
     """Writes `rows` requests of DAYS days into a database with migration 0006."""
     engine = create_engine(url, connect_args={"options": "-c statement_timeout=0 -c timezone=UTC"})
-    today = datetime.now(UTC).date()
-    days = [today - timedelta(days=back) for back in reversed(range(DAYS))]
+    days = [datetime.now(UTC).date() - timedelta(days=back) for back in reversed(range(DAYS))]
     with engine.begin() as connection:
         insert_partitions(connection, days)
     began_s = time.monotonic()
