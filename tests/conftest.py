@@ -115,14 +115,15 @@ def sandbox() -> Iterator[Sandbox]:
 @pytest.fixture(scope="session")
 def shared_upstream() -> Iterator[ScriptedUpstream]:
     """The scripted upstream behind `scripted_gateway`; tests use `upstream`, which is this one with clean scripts."""
-    with ScriptedUpstream(queues_lists=False) as upstream:
+    with ScriptedUpstream() as upstream:
         yield upstream
 
 
 @pytest.fixture
-def upstream(shared_upstream: ScriptedUpstream) -> ScriptedUpstream:
+def upstream(shared_upstream: ScriptedUpstream, request: pytest.FixtureRequest) -> ScriptedUpstream:
     """A scripted upstream without scripts and without memory of earlier tests."""
     shared_upstream.reset_scripts()
+    shared_upstream.queues_lists = "scripted_gateway" not in request.fixturenames
     return shared_upstream
 
 

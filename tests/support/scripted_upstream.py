@@ -37,16 +37,12 @@ class ScriptedUpstream:
         on_accept: steps that run when a connection is accepted, before anything is read from it.
         default: the script of a request that no other script is for.
         connections: how many connections were accepted so far.
+        queues_lists: whether enqueued scripts may be for lists of models too, which a gateway may fetch at any time.
     """
 
-    def __init__(self, *, reads: bool = True, queues_lists: bool = True) -> None:
-        """Listens on a free port of 127.0.0.1.
-
-        Args:
-            reads: if false, it accepts connections and never reads a byte.
-            queues_lists: if false, no enqueued script is for a list of models, which a gateway may fetch at any time.
-        """
-        self._queues_lists = queues_lists
+    def __init__(self, *, reads: bool = True) -> None:
+        """Listens on a free port of 127.0.0.1; with `reads=False` it accepts and never reads a byte."""
+        self.queues_lists = True
         self.requests: list[SeenRequest] = []
         self.on_accept: Script = []
         self.default: Script = chat_answer("Hello from the script.")
@@ -92,6 +88,7 @@ class ScriptedUpstream:
         """Removes all scripts and all recorded requests, so that one upstream can serve many tests."""
         with self._changed:
             self.requests = []
+            self.queues_lists = True
             self.on_accept, self.default = [], chat_answer("Hello from the script.")
             self._queue.clear()
             self._by_model.clear()
@@ -195,7 +192,7 @@ class ScriptedUpstream:
         with self._changed:
             self.requests.append(seen)
             self._changed.notify_all()
-            if self._queue and (self._queues_lists or seen.body):
+            if self._queue and (self.queues_lists or seen.body):
                 return self._queue.popleft()
             return (
                 _longest(self._by_model, lambda marker: marker in str(model or ""))
