@@ -86,6 +86,8 @@ def upgrade() -> None:
     for partition, day in op.get_bind().execute(sa.text(PARTITIONS)).all():
         # A statement for each day and table stays below the statement timeout.
         _count_day(partition, day)
+    # A reader that keeps the table for a while, such as a dump, must not undo all of the above.
+    op.execute("SET LOCAL lock_timeout = '60s'")
     op.add_column("activity", sa.Column("worker_id", sa.Text(), comment=WORKER_ID_COMMENT))
     op.get_bind().exec_driver_sql(_trigger_function())
     op.execute(
