@@ -189,6 +189,7 @@ def test_a_closed_body_takes_nothing_of_the_next_request(upstream: ScriptedUpstr
     with pytest.raises(UpstreamCut):
         closed.receive(1)
     assert read_all(body) == b"second"
+    client.close()
 
 
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
