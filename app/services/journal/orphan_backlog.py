@@ -37,9 +37,6 @@ from app.yielding import PAUSE_S, with_pauses
 # As often as the gauges are updated.
 MEASURE_INTERVAL_S = 5.0
 
-# A new worker makes its lock file and locks it a moment later. The look at a lock must not come in between.
-_MIN_LOCK_AGE_S = 1.0
-
 FILE = "orphans"
 _TOTALS = struct.Struct("<3Qd")
 
@@ -156,8 +153,6 @@ def is_orphaned(directory: Path) -> bool:
     """Returns whether the worker of a directory is dead: no process has the lock, or one that adopts the journal."""
     lock = directory / "lock"
     try:
-        if time.time() - lock.stat().st_mtime < _MIN_LOCK_AGE_S:
-            return False
         if is_adopted(directory):
             return True
         descriptor = os.open(lock, os.O_RDONLY)

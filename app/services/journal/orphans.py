@@ -29,6 +29,7 @@ from app.services.journal.segment_format import (
     parse_request_id,
     read_counters,
     remove_directory,
+    remove_unnamed_directories,
     segment_numbers,
     segment_path,
     write_position,
@@ -85,6 +86,7 @@ class OrphanAdopter:
             if lock is not None:
                 mark_adopted(directory)
                 return OrphanDelivery(self._runtime, directory, lock)
+        remove_unnamed_directories(self._runtime.settings.journal_dir)
         self._search_at_s = time.monotonic() + SEARCH_INTERVAL_S
         return None
 

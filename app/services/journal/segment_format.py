@@ -40,6 +40,10 @@ _POSITION = struct.Struct("<2Q")
 
 _ADOPTED = "adopted"
 
+# A directory that is being made has this suffix, for microseconds. It has no journal in it.
+_UNNAMED = ".new"
+_MAX_MAKING_S = 60.0
+
 SUFFIX = ".journal"
 _NUMBER_DIGITS = 10
 
@@ -119,20 +123,14 @@ def is_adopted(directory: Path) -> bool:
     return (directory / _ADOPTED).exists()
 
 
-def lock_directory(directory: Path, *, create: bool = False) -> int | None:
+def lock_directory(directory: Path) -> int | None:
     """Locks a worker's directory and returns the descriptor that holds the lock.
 
     Returns None if another process has the lock, or if the directory is missing or is removed meanwhile.
 
-    Args:
-        directory: the worker's directory.
-        create: whether to make the directory first.
-
     Raises:
-        OSError: the directory or its lock file cannot be made.
+        OSError: the lock file cannot be made.
     """
-    if create:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     except FileNotFoundError:
@@ -146,6 +144,44 @@ def lock_directory(directory: Path, *, create: bool = False) -> int | None:
         pass
     os.close(descriptor)
     return None
+
+
+def make_directory(directory: Path) -> int | None:
+    """Makes a worker's directory and returns the descriptor that holds its lock.
+
+    A directory without a lock is a dead worker's, which any live worker adopts. So it gets its name when it is locked.
+    If it is there already, it is locked where it is.
+
+    Returns None if another process has the lock.
+
+    Raises:
+        OSError: the directory or its lock file cannot be made.
+    """
+    if directory.exists():
+        return lock_directory(directory)
+    unnamed = directory.with_name(directory.name + _UNNAMED)
+    unnamed.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = lock_directory(unnamed)
+    if descriptor is None:
+        return None
+    try:
+        unnamed.rename(directory)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def remove_unnamed_directories(root: Path) -> None:
+    """Removes what workers have left in JOURNAL_DIR that died while they made their directories."""
+    for directory in root.glob("*" + _UNNAMED):
+        with suppress(OSError):
+            if time.time() - directory.stat().st_mtime < _MAX_MAKING_S:
+                continue
+            descriptor = lock_directory(directory)
+            if descriptor is not None:
+                remove_directory(directory)
+                os.close(descriptor)
 
 
 def remove_directory(directory: Path) -> None:

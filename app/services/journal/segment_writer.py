@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from app.services.journal.segment_format import COUNTERS, lock_directory, segment_path, write_position
+from app.services.journal.segment_format import COUNTERS, make_directory, segment_path, write_position
 
 # Large enough that the S lines of requests in flight are rarely repeated, small enough to be read in 20 ms.
 SEGMENT_BYTES = 4 * 1024 * 1024
@@ -108,7 +108,10 @@ class SegmentWriter:
             raise self._opening_error
         self._retry_open_at_s = now_s + _OPEN_RETRY_S
         try:
-            self._lock_descriptor = _lock_new_directory(self.directory)
+            descriptor = make_directory(self.directory)
+            if descriptor is None:
+                raise OSError(errno.EBUSY, f"{self.directory} is locked by another process")
+            self._lock_descriptor = descriptor
             self._counters_descriptor = os.open(self.directory / COUNTERS, os.O_WRONLY | os.O_CREAT, 0o600)
         except OSError as error:
             self._opening_error = error
@@ -163,15 +166,6 @@ class SegmentWriter:
             if descriptor >= 0:
                 os.close(descriptor)
         self._counters_descriptor = self._lock_descriptor = -1
-
-
-def _lock_new_directory(directory: Path) -> int:
-    # Before it is locked, a new directory looks like an orphan, and another worker may remove it.
-    for _ in range(3):
-        descriptor = lock_directory(directory, create=True)
-        if descriptor is not None:
-            return descriptor
-    raise OSError(errno.EBUSY, f"{directory} is locked by another process")
 
 
 def _create_file(path: Path, content: bytes) -> int:

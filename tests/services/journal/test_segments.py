@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import uuid
 from pathlib import Path
 
 import pytest
@@ -15,11 +17,14 @@ from hypothesis import strategies as st
 from app.services.journal.recorder import Recorder
 from app.services.journal.segment_format import (
     iterate_lines,
+    list_directories,
     lock_directory,
+    make_directory,
     parse_head,
     read_counters,
     read_lines,
     remove_directory,
+    remove_unnamed_directories,
     segment_numbers,
     segment_path,
 )
@@ -140,7 +145,7 @@ def test_lines_are_read_whole_for_any_size_of_a_read(lengths: list[int], limit: 
 
 def test_a_locked_directory_is_not_given_to_another_process(tmp_path: Path) -> None:
     directory = tmp_path / "worker"
-    lock = lock_directory(directory, create=True)
+    lock = make_directory(directory)
     assert lock is not None
     assert not _lock_elsewhere(directory)
     os.close(lock)
@@ -155,12 +160,52 @@ def _lock_elsewhere(directory: Path) -> bool:
 
 def test_a_removed_directory_cannot_be_locked(tmp_path: Path) -> None:
     directory = tmp_path / "worker"
-    first = lock_directory(directory, create=True)
+    first = make_directory(directory)
     assert first is not None
     remove_directory(directory)
     assert not directory.exists()
     assert lock_directory(directory) is None
     os.close(first)
+
+
+def test_a_new_directory_is_never_taken_for_that_of_a_dead_worker(tmp_path: Path) -> None:
+    stopped, taken = threading.Event(), list[Path]()
+
+    def adopt() -> None:
+        while not stopped.is_set():
+            for directory in list_directories(tmp_path):
+                descriptor = lock_directory(directory)
+                if descriptor is not None:
+                    taken.append(directory)
+                    os.close(descriptor)
+
+    adopters = [threading.Thread(target=adopt) for _ in range(3)]
+    for adopter in adopters:
+        adopter.start()
+    made = [make_directory(tmp_path / uuid.uuid4().hex) for _ in range(300)]
+    stopped.set()
+    for adopter in adopters:
+        adopter.join()
+    assert not taken
+    assert None not in made
+    assert len(list_directories(tmp_path)) == 300
+    for descriptor in made:
+        os.close(descriptor or -1)
+
+
+def test_what_a_worker_left_that_died_while_it_made_its_directory_is_removed(tmp_path: Path) -> None:
+    left, fresh = tmp_path / f"{1:032x}.new", tmp_path / f"{2:032x}.new"
+    for directory in (left, fresh):
+        directory.mkdir()
+        (directory / "lock").touch()
+    os.utime(left, (0, 0))
+    remove_unnamed_directories(tmp_path)
+    assert list(tmp_path.iterdir()) == [fresh]
+    # The worker that is still making it goes on.
+    descriptor = make_directory(tmp_path / f"{2:032x}")
+    assert descriptor is not None
+    os.close(descriptor)
+    assert [path.name for path in tmp_path.iterdir()] == [f"{2:032x}"]
 
 
 def test_counters_survive_the_death_of_their_process(tmp_path: Path) -> None:
