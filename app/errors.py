@@ -132,7 +132,7 @@ class UnsupportedCoding(BadRequest):
 
 
 class AuthenticationFailed(GatewayError):
-    """The caller's gateway key is missing, malformed, unknown or revoked."""
+    """The caller's gateway key is missing, malformed, unknown, revoked or expired."""
 
     status = 401
     type = "authentication_error"
