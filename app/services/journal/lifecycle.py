@@ -62,7 +62,7 @@ class Journal(Component):
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
-        self._recorder = Recorder(self.settings.journal_dir, self.settings.journal_full)
+        self._recorder = Recorder(self.settings.journal_dir, self.settings.journal_full, runtime.worker_id)
         self._shipper = Shipper(runtime, self._recorder)
 
     def begin(self, key_id: str, endpoint: str) -> ActivityRecord:
