@@ -143,7 +143,7 @@ activity = Table(
         Text,
         comment="the worker whose journal the row came from; NULL for rows of code before this column",
     ),
-    # The trigger of migration 0010 adds the charge to each period.
+    # The trigger of migration 0011 adds the charge to each period.
     Column(
         "charged_usd", Numeric(30, 12), comment="what the request was charged to budgets in USD; NULL without limits"
     ),

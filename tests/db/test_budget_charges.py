@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import Engine, text
 
 from app.db.activity import insert_activity
+from app.db.leases import compute_period_id
 from app.db.ledger import LedgerLine
-from tests.db.rows import count, encode, make_row
+from tests.db.rows import NOON, count, encode, make_row
 
 UNKNOWN = {"cost_usd": None, "cost_kind": "unknown", "usage_source": "none"}
 NO_TOKENS = dict.fromkeys(("prompt_tokens", "completion_tokens", "cached_tokens"))
 
 
 def make_periods(engine: Engine, *units: str) -> list[int]:
-    """Stores a budget of each unit with a period, and returns the periods' ids."""
-    sql = """
-        WITH made AS (INSERT INTO budget (subject_id, unit, amount, time_window)
-            VALUES ('gateway', :unit, 5, 'day') RETURNING id)
-        INSERT INTO budget_period (budget_id, start_at) SELECT id, now() FROM made RETURNING id"""
+    """Stores a budget of each unit, and returns the ids of their periods, which need no rows."""
+    sql = "INSERT INTO budget (subject_id, unit, amount, time_window) VALUES ('gateway', :unit, 5, 'day') RETURNING id"
     with engine.begin() as connection:
-        return [connection.execute(text(sql), {"unit": unit}).scalar_one() for unit in units]
+        budgets = [connection.execute(text(sql), {"unit": unit}).scalar_one() for unit in units]
+    return [compute_period_id(budget, datetime.now(UTC)) for budget in budgets]
 
 
 def charges(engine: Engine) -> dict[tuple[int, str], tuple[Any, ...]]:
@@ -34,7 +34,7 @@ def charges(engine: Engine) -> dict[tuple[int, str], tuple[Any, ...]]:
 
 def test_a_row_is_charged_once_to_each_of_its_periods_in_the_unit_of_the_budget(engine: Engine) -> None:
     periods = make_periods(engine, "usd", "tokens", "requests")
-    gone = periods[-1] + 1_000
+    gone = compute_period_id(1_000, NOON)
     charged = {"charged_usd": Decimal("0.000123456790"), "charged_tokens": 150, "budget_periods": [*periods, gone]}
     rows = [
         make_row(**charged),  # Its cost has three digits more, which are rounded up.

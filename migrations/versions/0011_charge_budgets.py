@@ -3,6 +3,9 @@
 A row with periods is charged to each of them, in the transaction that inserts it and once, as count_activity (0007)
 counts it. Code before this migration writes no periods, so its rows are charged to no budget.
 
+The budget is found by the period's id, whose upper half is the budget's (app/db/leases.py): a period has no row yet
+if requests were served while the database was away.
+
 The part of a charge that is the row's own cost is exact or estimated; the rest, or all of it where the cost is not
 known, is the ceiling that was reserved. Every amount is bounded, because a charge must never keep a row from being
 written, and the sums stay within their type.
@@ -13,8 +16,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0010"
-down_revision = "0009"
+revision = "0011"
+down_revision = "0010"
 branch_labels = None
 depends_on = None
 
@@ -38,7 +41,7 @@ BEGIN
     FROM (
         SELECT period_id, worker_id, is_estimate, charged, least(used, charged) AS known
         FROM (
-            SELECT period.id AS period_id, coalesce(worker_id, 'none') AS worker_id,
+            SELECT reserved.id AS period_id, coalesce(worker_id, 'none') AS worker_id,
                 CASE unit WHEN 'usd' THEN cost_kind = 'estimated' WHEN 'tokens' THEN usage_source = 'counted'
                     ELSE false END AS is_estimate,
                 CASE unit WHEN 'usd' THEN greatest(0, least(coalesce(charged_usd, 0), {MOST_USD}))
@@ -49,8 +52,7 @@ BEGIN
                     ELSE 1 END AS used
             FROM inserted
             CROSS JOIN LATERAL (SELECT DISTINCT unnest(budget_periods) AS id) AS reserved
-            JOIN budget_period AS period ON period.id = reserved.id
-            JOIN budget ON budget.id = period.budget_id
+            JOIN budget ON budget.id = reserved.id >> 32
             WHERE budget_periods IS NOT NULL) AS charges) AS parts
     GROUP BY period_id, worker_id
     ORDER BY period_id, worker_id
