@@ -158,7 +158,8 @@ BEGIN
     given_back AS (
         UPDATE budget_period SET granted = granted + final - drawn FROM ends WHERE id = period_id)
     SELECT jsonb_build_object('leases', count(*), 'kept', coalesce(jsonb_agg(
-        jsonb_build_object('period', period_id, 'amount', (final - charged)::text)) FILTER (WHERE final > charged),
+        jsonb_build_object('period', period_id, 'amount', (final - charged)::text,
+            'unit', (SELECT unit FROM budget WHERE id = period_id >> 32))) FILTER (WHERE final > charged),
         '[]')) INTO result FROM ends;
     RETURN result;
 END
