@@ -138,6 +138,7 @@ class KeptAmount(msgspec.Struct, frozen=True):
 
     period: int
     amount: str
+    unit: str
 
 
 class ClosedLeases(msgspec.Struct, frozen=True):

@@ -70,6 +70,10 @@ BEGIN
             VALUES (pot.period, pot.budget, pot.start_at, pot.end_at) ON CONFLICT DO NOTHING;
             SELECT granted, recalled_at, end_at INTO period FROM budget_period WHERE id = pot.period;
         END IF;
+        -- One that was made for a charge has no end yet.
+        IF period.end_at IS NULL AND pot.end_at IS NOT NULL THEN
+            UPDATE budget_period SET end_at = pot.end_at WHERE id = pot.period;
+        END IF;
         SELECT owner.amount + sum(extra), sum(granted) INTO total, granted_sum FROM budget_period
         WHERE budget_id = pot.budget AND start_at >= coalesce(pot.since, pot.start_at)
             AND (pot.since IS NOT NULL OR start_at = pot.start_at);
@@ -158,7 +162,8 @@ BEGIN
     given_back AS (
         UPDATE budget_period SET granted = granted + final - drawn FROM ends WHERE id = period_id)
     SELECT jsonb_build_object('leases', count(*), 'kept', coalesce(jsonb_agg(
-        jsonb_build_object('period', period_id, 'amount', (final - charged)::text)) FILTER (WHERE final > charged),
+        jsonb_build_object('period', period_id, 'amount', (final - charged)::text,
+            'unit', (SELECT unit FROM budget WHERE id = period_id >> 32))) FILTER (WHERE final > charged),
         '[]')) INTO result FROM ends;
     RETURN result;
 END
