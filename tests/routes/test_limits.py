@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -270,3 +272,19 @@ def test_more_output_than_the_key_may_ask_for_is_refused_clamped_or_set(
     assert zero.status == 200 and sent() == {"max_tokens": 0}
     assert post_to(limited, "/v1/completions", key, model=LISTED, prompt="a").status == 200
     assert sent() == {"max_tokens": 100}
+
+
+def test_a_request_of_a_killed_worker_is_charged_at_its_ceiling(
+    gateways: Gateways, upstream: ScriptedUpstream, database_url: str
+) -> None:
+    key = make_limited_key(database_url, ("tokens", 10**6), ("requests", 5))
+    upstream.on_model("held", [hang()])
+    with gateways.running(database_url, upstream.settings) as gateway:
+        mine = Gateway(gateway._child, gateway.port, key, gateway.root, gateway._log)
+        with open_chat(mine, PREFIX + "held", max_tokens=50):
+            wait_until(lambda: upstream.calls, what="the request at the provider")
+            os.kill(gateway.worker_pids()[0], signal.SIGKILL)
+        (row,) = wait_until(lambda: rows_where(database_url, "outcome", "lost"), what="the row of the lost request")
+        most = len(upstream.calls[0].body) + 1_024 + 50
+        assert (row["charged_tokens"], row["charged_usd"], len(row["budget_periods"])) == (most, None, 2)
+        assert get_charges(database_url, key) == {"tokens": (0, 0, most, 1), "requests": (1, 0, 0, 1)}
