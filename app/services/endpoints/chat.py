@@ -93,10 +93,11 @@ class ChatStreamProtocol:
 
     def observe(self, data: bytes, summary: StreamSummary, now_s: float) -> EventKind:
         """Records in `summary` what a chunk contains, and returns its kind; see `StreamProtocol.observe`."""
-        if data == b"[DONE]":
-            return EventKind.DONE
-        if data in {b"null", b""}:
-            return EventKind.EMPTY  # Featherless sends `data: null` now and then. SDKs crash on both.
+        if len(data) <= len(b"[DONE]"):  # No chunk is so short.
+            if data == b"[DONE]":
+                return EventKind.DONE
+            if data in {b"null", b""}:
+                return EventKind.EMPTY  # Featherless sends `data: null` now and then. SDKs crash on both.
         return observe_chunk(data, summary, now_s)
 
     def is_complete(self, summary: StreamSummary) -> bool:
