@@ -7,7 +7,7 @@ To add an endpoint, write a file here with its record, and add a row to ENDPOINT
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
@@ -169,7 +169,8 @@ class Endpoint:
         summarize: whole response → its summary; raises ValueError if it is not a response of this endpoint.
         normalise: adds what a provider omitted from a whole response, in place, and returns it.
         own_fields: the fields that are for the gateway alone.
-        prepare: changes a body in place, before it is sent, to the form that providers know; None if there is only one.
+        prepare: changes a body in place, before it is sent, to the form that providers know, and returns the names of
+            what it left out; None if there is only one form.
         decode: the content of a whole response → its JSON values; raises ValueError if it is none.
         encode: (normalised response, request's fields) → the content for the client, in the form that the request asked
             for; raises ValueError if that is impossible. None if it is plain JSON.
@@ -190,7 +191,7 @@ class Endpoint:
     get_output_bound: Callable[[dict[str, Any]], int | None]
     summarize: Callable[[Any], ResponseSummary]
     normalise: Callable[[Any], Any]
-    prepare: Callable[[dict[str, Any]], None] | None = None
+    prepare: Callable[[dict[str, Any]], Iterable[str]] | None = None
     decode: Callable[[bytes], Any] = decode_leniently
     encode: Callable[[Any, InferenceBody], bytes] | None = None
     own_fields: frozenset[str] = OWN_FIELDS

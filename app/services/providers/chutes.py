@@ -46,6 +46,7 @@ def normalize_chutes_model(raw: Mapping[str, Any]) -> Entry:
         {**raw, "created": None},
         # `context_length` may be below the engine's own limit, `max_model_len`; it is the one that is enforced.
         context_length=read_count(raw.get("context_length")) or read_count(raw.get("max_model_len")),
+        max_output_tokens=read_count(raw.get("max_output_length")),
         inputs=inputs or ["text"],
         outputs=read_words(raw.get("output_modalities")) or ["text"],
         prices=(

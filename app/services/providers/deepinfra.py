@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
@@ -145,6 +146,7 @@ PROVIDER = Provider(
         "embeddings": EndpointSupport(
             path="/embeddings",
             dropped_fields=OPENAI_ONLY_FIELDS | ANTHROPIC_ONLY_FIELDS,
+            ranges={"dimensions": (32, math.inf)},
             accepts_null=False,  # `"encoding_format": null` fails.
         ),
         "rerank": EndpointSupport(
