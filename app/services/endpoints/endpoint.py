@@ -84,10 +84,15 @@ class StreamProtocol(Protocol):
     Attributes:
         title: the name of such a stream in messages, as in "part of a chat stream".
         heartbeat: the bytes for the client while the provider is silent; SDKs do not take them for an event.
+        event_names: the names of events that may hold a part of the response; b"" is that of an event without one.
     """
 
-    title: str
-    heartbeat: bytes
+    @property
+    def title(self) -> str: ...
+    @property
+    def heartbeat(self) -> bytes: ...
+    @property
+    def event_names(self) -> frozenset[bytes]: ...
 
     def request_stream(self, body: dict[str, Any]) -> None:
         """Changes a body in place so that it requests a stream with usage, which the gateway always records."""
