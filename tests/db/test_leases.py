@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from decimal import Decimal
@@ -11,6 +12,7 @@ import msgspec
 import pytest
 from sqlalchemy import Engine, text
 
+from app.db.engine import create_engine_for
 from app.db.leases import (
     LeaseAnswer,
     LeaseDraw,
@@ -22,7 +24,24 @@ from app.db.leases import (
     update_warned,
 )
 from tests.db.budgets import START, add_budget, charge, check_books, end_worker, make_draw, read_books
+from tests.support.postgres import Postgres
 from tests.support.waiting import wait_until
+
+
+@pytest.fixture(scope="module")
+def engine(postgres: Postgres, migrated_template: str) -> Iterator[Engine]:
+    """A database for all tests of this file."""
+    url = postgres.create_database(template=migrated_template)
+    engine = create_engine_for(url)
+    yield engine
+    engine.dispose()
+    postgres.drop_database(url)
+
+
+@pytest.fixture(autouse=True)
+def _empty(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("TRUNCATE worker, budget, budget_period, budget_lease, budget_charge CASCADE"))
 
 
 def draw(engine: Engine, worker_id: str, wanted: LeaseDraw) -> LeaseAnswer:
@@ -64,7 +83,7 @@ def test_totals_are_absolute_so_repeating_and_late_draws_change_nothing(engine: 
     for late in (make_draw(budget, 5, 100), make_draw(budget, 4, 900), make_draw(budget, 3, 0)):
         answer = draw(engine, "a", late)
         assert (answer.applied, answer.drawn, answer.version) == (False, "100", 5)
-    assert draw(engine, "a", make_draw(budget, 6, 5000)).applied is not False
+    assert draw(engine, "a", make_draw(budget, 6, 5000)).refused
     # A draw that was refused counts too: an older one that is carried out later must not give back what it kept.
     assert draw(engine, "a", make_draw(budget, 7, 0, used=0)).drawn == "0"
     assert not draw(engine, "a", make_draw(budget, 6, 500)).applied
