@@ -43,6 +43,7 @@ def limited(
     """A gateway in front of the scripted upstream whose models all have a price."""
     prices: Path = tmp_path_factory.mktemp("prices") / "prices.toml"
     prices.write_text(PRICES)
+    shared_upstream.reset_scripts()  # The list of models may be one of another file's.
     settings = shared_upstream.settings | {"PRICE_FILE": str(prices), "UPSTREAM_FIRST_BYTE_TIMEOUT": "2"}
     with gateways.running(session_database_url, settings) as gateway:
         wait_until(lambda: '"catalog_loaded"' in gateway.log(), what="the catalog")
