@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.activity_tables import ActivityTables
 from tests.support.answers import chat_answer, chunk, json_answer, sse_stream, usage_of, whole_stream
 from tests.support.chat import HELLO, PREFIX, Seen, open_chat, post_chat, request, rows_where, wait_for_row
 from tests.support.gateway import Gateway
@@ -289,3 +290,16 @@ def test_a_request_of_a_killed_worker_is_charged_at_its_ceiling(
         most = len(upstream.calls[0].body) + 1_024 + 50
         assert (row["charged_tokens"], row["charged_usd"], len(row["budget_periods"])) == (most, None, 2)
         assert get_charges(database_url, key) == {"tokens": (0, 0, most, 1), "requests": (1, 0, 0, 1)}
+        # The books agree once the dead worker's leases are closed, and no longer once a charge has vanished.
+        limits = wait_until(lambda: (found := get_limits(gateway))["balanced"] and found, what="balanced books")
+        assert limits == {
+            "balanced": True, "mistakes": 0, "overdrawn": 0, "periods_checked": 2, "periods_different": 0
+        }  # fmt: skip
+        ActivityTables(database_url).execute("UPDATE activity SET charged_tokens = charged_tokens - 1")
+        assert (get_limits(gateway)["balanced"], get_limits(gateway)["periods_different"]) == (False, 1)
+
+
+def get_limits(gateway: Gateway) -> dict[str, Any]:
+    report = request("GET", gateway.url + "/api/activity/integrity", headers=gateway.headers)
+    limits: dict[str, Any] = report.json["limits"]
+    return limits
