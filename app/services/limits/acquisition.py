@@ -137,7 +137,7 @@ class Acquisition:
                 raise make_unavailable()
         taken: list[Taken] = []
         for pot, need in demands:
-            receipt: Any = []
+            receipt: Any = ()
             if pot not in lacking or not isinstance(pot, RatePot):
                 if pot in lacking and isinstance(pot, SlotPot) and not pot.is_within_share(need):
                     _give_back(taken)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from app.db.leases import compute_period_id
 from app.services.limits.amounts import Unit, parse_amount
+from app.services.limits.charge import Charge
 from app.services.limits.periods import Period, get_period
 from app.services.limits.policy import Budget, Subject
 from app.services.limits.pots import Pot
@@ -172,6 +173,11 @@ class BudgetPot(Pot):
         if current.drawn - current.used < self._low and not self.is_exact:
             self._wake(self)
         return current
+
+    def get_used(self, charge: Charge, need: int) -> int:
+        if self.unit == "usd":
+            return charge.cost
+        return charge.tokens if self.unit == "tokens" else charge.requests
 
     def settle(self, receipt: BudgetPeriod, need: int, used: int) -> None:
         receipt.used += used - need
