@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import Connection, Engine, text
 
 from app.db.activity import insert_activity
+from app.db.budgets import select_budget
 from app.db.engine import create_engine_for
 from app.db.fold import fold_deltas
 from app.db.lease_books import (
@@ -22,6 +23,7 @@ from app.db.lease_books import (
 )
 from app.db.lease_merging import merge_old_leases
 from app.db.leases import close_leases, compute_period_id, draw_leases
+from app.services.administration.earlier import charge_earlier_requests
 from app.services.journal import new_request_id
 from tests.db.budgets import START, add_budget, charge, check_books, end_worker, make_draw, read_books
 from tests.support.postgres import Postgres
@@ -117,6 +119,14 @@ def test_a_new_budget_begins_with_what_its_period_has_cost(engine: Engine, conne
         (answer,) = draw_leases(engine, "a", [make_draw(budget, 1, 1, start=start, end_at=None)]).pots
         assert answer.refused and Decimal(answer.charged or 0) == Decimal(amount)
         connection.rollback()
+    rolling = add_budget(engine, "9", unit="usd", window="rolling:24h", subject="h")
+    with engine.begin() as other:
+        row = select_budget(other, rolling, lock=True)
+        assert row is not None
+        charge_earlier_requests(other, row)
+    charged = [each["charged"] for each in read_books(connection) if each["budget_id"] == rolling]
+    assert charged == [Decimal("1.5"), Decimal("1.5"), 3]
+    connection.rollback()
     (kinds,) = connection.execute(
         text("SELECT exact, estimated FROM budget_charge WHERE exact = 3 AND estimated > 0")
     ).all()

@@ -11,7 +11,6 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from itertools import islice
 
 from app.config import SettingsError
 from app.db import DatabaseError, describe_error
@@ -141,10 +140,10 @@ class Drawing:
         rates = [pot for pot in pots if isinstance(pot, RatePot)]
         for first in range(0, len(rates), MAX_POTS):
             self._rates.draw_permits(rates[first : first + MAX_POTS], needs)
-        planned = self._leases.plan((pot for pot in pots if isinstance(pot, BudgetPot)), needs, now_s)
-        while part := list(islice(planned, MAX_POTS)):
-            self._leases.draw(part)
-            planned = planned[MAX_POTS:]
+        budgets = sorted((pot for pot in pots if isinstance(pot, BudgetPot)), key=lambda pot: pot not in needs)
+        for first in range(0, len(budgets), MAX_POTS):
+            # Planned right before the call: during a call, requests take from the pots.
+            self._leases.draw(self._leases.plan(budgets[first : first + MAX_POTS], needs, now_s))
 
     def _note_success(self) -> None:
         if self.is_failing:

@@ -24,6 +24,8 @@ from app.services.limits.watching import BudgetWarning, Watch
 
 # Policies that no request had for so long are forgotten.
 _BINDING_S = 60.0
+# Longer than a policy that has them is remembered.
+_POT_S = 600.0
 
 
 class Limits(Component):
@@ -113,7 +115,21 @@ class Limits(Component):
         for key, binding in list(self._bindings.items()):
             if binding.used_s < old_s:
                 del self._bindings[key]
+        self._forget_pots()
         self._watch.tick()
+
+    def _forget_pots(self) -> None:
+        """Forgets pots that nobody uses. A budget is kept until it is ended: its totals are those since its start."""
+        old_s = time.monotonic() - _POT_S
+        for id, budget in list(self._budgets.items()):
+            if budget.has_ended and budget.used_s < old_s and all(each.is_done() for each in budget.periods.values()):
+                del self._budgets[id]
+        for name, rate in list(self._rates.items()):
+            if rate.used_s < old_s:
+                del self._rates[name]
+        for subject, slots in list(self._slots.items()):
+            if slots.used_s < old_s and not slots.used and not slots.held:
+                del self._slots[subject]
 
     def _warn(self, warning: BudgetWarning) -> None:
         try:
