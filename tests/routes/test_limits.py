@@ -303,3 +303,42 @@ def get_limits(gateway: Gateway) -> dict[str, Any]:
     report = request("GET", gateway.url + "/api/activity/integrity", headers=gateway.headers)
     limits: dict[str, Any] = report.json["limits"]
     return limits
+
+
+def test_a_key_sees_its_limits_and_what_is_left_of_them(
+    limited: Gateway, upstream: ScriptedUpstream, session_database_url: str
+) -> None:
+    group = make_group(session_database_url, ("tokens", 10**6, {"time_window": "total"}), concurrent=4)
+    key = make_limited_key(
+        session_database_url,
+        ("usd", 50, {"time_window": "month"}),
+        ("usd", 5),
+        group=group,
+        models=["fireworks/*"],
+        requests_per_minute=60,
+        concurrent=8,
+    )
+    seen = post_chat(limited, LISTED, key=key, max_tokens=50)
+    wait_for_row(session_database_url, seen.request_id)
+    headers = {"Authorization": f"Bearer {key}"}
+    answer = request("GET", limited.url + "/v1/key", headers=headers)
+    shown = answer.json["data"]
+    assert request("GET", limited.url + "/api/key", headers=headers).json["data"].keys() == shown.keys()
+    assert answer.headers["cache-control"] == "no-store" and key.encode() not in answer.body
+    assert shown["label"] == f"{key[:7]}…{key[-4:]}" and (shown["group"], shown["expires_at"]) == (group, None)
+    assert (shown["limit"], shown["limit_reset"], shown["models"]) == (5, "daily", ["fireworks/*"])
+    assert {shown[f"usage{when}"] for when in ("", "_daily", "_weekly", "_monthly")} == {float(COST)}
+    budgets = {(budget["of"], budget["unit"], budget["window"]): budget for budget in shown["budgets"]}
+    assert list(budgets) == [("key", "usd", "month"), ("key", "usd", "day"), ("group", "tokens", "total")]
+    tokens = budgets["group", "tokens", "total"]
+    assert tokens["charged"] == {"exact": 14, "estimated": 0, "ceiling": 0} and tokens["resets_at"] is None
+    for budget in shown["budgets"]:
+        assert budget["remaining"] == pytest.approx(
+            budget["limit"] - sum(budget["charged"].values()) - budget["in_use"]
+        )
+    assert shown["limit_remaining"] == budgets["key", "usd", "day"]["remaining"] <= 5 - float(COST)
+    assert shown["rates"] == {
+        "requests_per_minute": 60, "tokens_per_minute": None, "concurrent": 4, "max_output_tokens": None
+    }  # fmt: skip
+    operator = request("GET", limited.url + "/v1/key", headers=limited.headers).json["data"]
+    assert (operator["label"], operator["is_operator"], operator["limit"]) == ("GATEWAY_API_KEY", True, None)
