@@ -64,6 +64,7 @@ ALLOWED: dict[str, set[str]] = {
         "services.inference",
         "services.journal",
         "services.keys",
+        "services.limits",
         "services.models",
         "services.pricing",
         "services.providers",
