@@ -14,7 +14,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Optional
 
-import openai
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -72,6 +71,7 @@ from typing_extensions import TypedDict
 
 from app.sandbox.samples import UnsupportedSchema, make_sample
 from tests.sandbox.client import PLAIN, Server
+from tests.support.sdks import openai
 
 
 class Colour(Enum):

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from openai.types import Completion
 
 from app.errors import BadRequest
 from app.services.endpoints import ENDPOINTS, Endpoint, Usage
 from app.services.inference.validation import validate_body
 from app.services.streaming import EventReader
+from tests.support.sdks import openai
 
 (COMPLETIONS,) = [endpoint for endpoint in ENDPOINTS if endpoint.path == "/v1/completions"]
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -83,10 +83,10 @@ def parse(shown: bytes) -> list[Any]:
     return [json.loads(block[6:]) for block in shown.decode().split("\n\n") if block.startswith("data: {")]
 
 
-def parse_strictly(chunk: dict[str, Any]) -> Completion:
+def parse_strictly(chunk: dict[str, Any]) -> openai.types.Completion:
     """Parses a chunk with the SDK's type, in which only a whole completion has its finish reasons."""
     choices = [choice | {"finish_reason": choice["finish_reason"] or "stop"} for choice in chunk["choices"]]
-    return Completion.model_validate(chunk | {"choices": choices})
+    return openai.types.Completion.model_validate(chunk | {"choices": choices})
 
 
 CUTS = st.lists(st.integers(1, 4_000), max_size=8)

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from openai.types import CreateEmbeddingResponse
 
 from app.errors import BadRequest, UpstreamError
 from app.services.endpoints import ENDPOINTS, Usage
 from app.services.endpoints import vectors as subject
 from app.services.inference.validation import validate_body
+from tests.support.sdks import openai
 
 (EMBEDDINGS,) = [endpoint for endpoint in ENDPOINTS if endpoint.path == "/v1/embeddings"]
 # Every number that 32 bits can hold, also the smallest and minus zero.
@@ -55,7 +55,7 @@ def test_numbers_are_the_same_in_both_forms(
 ) -> None:
     content = make_content([pack(vector) if is_sent_packed else vector for vector in vectors], indent=indent)
     got = json.loads(convert(content, len(vectors), asked))
-    CreateEmbeddingResponse.model_validate(got if asked != "base64" else got | {"data": []}, strict=True)
+    openai.types.CreateEmbeddingResponse.model_validate(got if asked != "base64" else got | {"data": []}, strict=True)
     seen = [unpack(item["embedding"]) if asked == "base64" else item["embedding"] for item in got["data"]]
     # Compared as bits, because 0.0 equals -0.0.
     assert [pack(vector) for vector in seen] == [pack(vector) for vector in vectors]
