@@ -23,9 +23,9 @@ from tests.support.gateway import Gateway, base_settings, running_gateway
 from tests.support.postgres import Postgres
 from tests.support.waiting import wait_until
 
-ROWS = 25_000
-# An export held in memory would take 7 MB of text and 50 MB of rows. A worker's memory varies by a few.
-MOST_GROWTH_BYTES = 25 << 20
+ROWS = 15_000
+# An export held in memory would take 4 MB of text and 30 MB of rows. A worker's memory varies by a few.
+MOST_GROWTH_BYTES = 15 << 20
 
 
 @pytest.fixture(scope="module")
