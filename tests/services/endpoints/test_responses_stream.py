@@ -24,6 +24,7 @@ from app.services.endpoints.responses_output import translate_response
 from app.services.endpoints.responses_stream import ResponsesWriter
 from app.services.endpoints.responses_tools import Tools
 from tests.support.sdks import openai
+from tests.support.soak import examples
 
 REQUEST_ID = "0199f1a2-b3c4-7d5e-8f60-718293a4b5c6"
 MODEL = "accounts/fireworks/models/scripted"
@@ -180,7 +181,7 @@ def cut(draw: st.DrawFn, text: str, count: int) -> list[str]:
     return [text[start:end] for start, end in zip([0, *places], [*places, len(text)], strict=True)]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(streams())
 def test_any_split_gives_the_same_output_as_the_collected_answer(chunks: list[dict[str, Any]]) -> None:
     context = make_context()
