@@ -69,7 +69,7 @@ def test_the_printed_curl_command_works_and_the_next_run_has_the_same_key_settin
     _execute(first, "CREATE TABLE kept AS SELECT 42 AS answer")
     if shutil.which("curl"):
         _check_the_printed_curl_command(first)
-    _check_that_it_stops_everything(first, signal.SIGHUP)
+    _check_that_it_stops_everything(first, signal.SIGTERM)
 
     second = start_run()
     second.wait_for_banner()
@@ -77,7 +77,7 @@ def test_the_printed_curl_command_works_and_the_next_run_has_the_same_key_settin
     assert lines[:2] == ["# mine", "PUBLIC_STATS=false"]
     assert lines[2:] == ["GATEWAY_API_KEY=" + second.find(r"Key +(\S+)")]
     assert _execute(second, "SELECT answer FROM kept") == [(42,)]
-    _check_that_it_stops_everything(second, signal.SIGTERM)
+    _check_that_the_end_of_a_part_ends_it(second, "postgres", "PostgreSQL")
     (checkout / ".env.local").unlink()
 
 
@@ -110,7 +110,7 @@ def test_statistics_are_open_and_a_second_ctrl_c_does_not_wait_for_running_reque
 def test_a_signal_while_starting_stops_everything(start_run: StartRun) -> None:
     run = start_run()
     wait_until(lambda: len(run.processes()) > 1)
-    assert run.stop() == 0
+    assert run.stop(signal.SIGHUP) == 0
     assert run.processes() == []
     assert "Traceback" not in run.text()
 
@@ -125,12 +125,6 @@ def test_nothing_outlives_a_killed_run_and_the_next_one_starts(start_run: StartR
     again = start_run()
     again.wait_for_banner()
     _check_that_the_end_of_a_part_ends_it(again, "app.sandbox", "the sandbox")
-
-
-def test_when_the_database_dies_the_others_are_stopped_and_it_is_named(start_run: StartRun) -> None:
-    run = start_run()
-    run.wait_for_banner()
-    _check_that_the_end_of_a_part_ends_it(run, "postgres", "PostgreSQL")
 
 
 def test_a_gateway_that_fails_to_boot_reports_why_and_ends_the_run(start_run: StartRun, checkout: Path) -> None:
