@@ -90,6 +90,7 @@ class Application(Flask):
         signals, looks for functions to call at the end, and asks of each hook and view whether it is asynchronous.
         """
         context = self.request_context(environ)
+        # The variables behind `current_app`, `g` and `request`. The contexts' own `push` would open a session.
         app_token, token = _cv_app.set(self.app_context()), _cv_request.set(context)
         try:
             return self._respond(context)(environ, start_response)
