@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 import struct
+import time
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Sequence
 from functools import lru_cache
@@ -18,7 +19,7 @@ from typing import Any
 import msgspec
 
 from app.lenient_json import decode_leniently, encode
-from app.yielding import pause, with_pauses
+from app.yielding import PASS_S, with_pauses
 
 _BEGIN = re.compile(rb'"embedding"\s*:\s*["\[]')
 _QUOTE, _BACKSLASH = b'"\\'
@@ -154,7 +155,7 @@ def encode_vectors(response: VectorResponse, *, as_base64: bool) -> bytes:
     """
     if response.can_pass(is_packed=as_base64):
         if len(response.content) > _LONG_BYTES:
-            pause()
+            time.sleep(PASS_S)
         return response.content
     items = response["data"]
     have_form = [response.has_form(item, is_packed=as_base64) for item in items]
@@ -163,9 +164,9 @@ def encode_vectors(response: VectorResponse, *, as_base64: bool) -> bytes:
     if all(have_form):
         at_once = len(items)  # Copying takes next to no time.
     else:
-        pause()  # Receiving and cutting the response took a moment too.
+        time.sleep(PASS_S)  # Receiving and cutting the response took a moment too.
     pieces: list[bytes] = []
-    for item, has_form in with_pauses(zip(items, have_form, strict=True), slice_items=at_once):
+    for item, has_form in with_pauses(zip(items, have_form, strict=True), slice_items=at_once, pause_s=PASS_S):
         vector = response.get_vector(item)
         others = {name: value for name, value in item.items() if name != "embedding"}
         pieces += [
@@ -179,7 +180,7 @@ def encode_vectors(response: VectorResponse, *, as_base64: bool) -> bytes:
     # Joined, because an encoder that writes megabytes lets nobody else run for milliseconds.
     content = b"".join([encode(rest)[:-1], b',"data":', *pieces, b"]}"])
     if not all(have_form):
-        pause()  # Sending it takes a moment again.
+        time.sleep(PASS_S)  # Sending it takes a moment again.
     return content
 
 

@@ -145,7 +145,7 @@ def test_usage_has_no_completion_tokens_and_says_so() -> None:
 
 def test_conversion_pauses_often_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr("app.yielding.time.sleep", pauses.append)
+    monkeypatch.setattr("time.sleep", pauses.append)
     vector = array("f", range(4096)).tolist()
     convert(make_content([vector] * 100), 100, "base64")
     size = len(json.dumps(vector))
