@@ -44,7 +44,8 @@ ALLOWED: dict[str, set[str]] = {
     "services.streaming": {"services.endpoints", "upstream"},
     "services.fireworks_client": {"services.streaming", "services.endpoints", "services.providers", "upstream"},
     "services.journal": {"db"},
-    "services.keys": {"db"},
+    "services.limits": {"db"},
+    "services.keys": {"db", "services.limits"},
     "services.reports": {"db"},
     "services.inference": {
         "services.endpoints",

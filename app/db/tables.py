@@ -5,8 +5,8 @@
     worker_ledger   each worker's counts of its requests (app/db/ledger.py)
     worker          which host runs a worker, and how it ended (app/db/workers.py)
 
-app/db/rollup_tables.py has the tables of sums over activity. A trigger on activity writes them, which only the
-migrations have; SQLAlchemy's metadata has neither triggers nor functions.
+app/db/limit_tables.py has the tables of limits, and app/db/rollup_tables.py those of sums over activity. A trigger on
+activity writes the sums, which only the migrations have; SQLAlchemy's metadata has neither triggers nor functions.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from sqlalchemy import (
     Date,
     DateTime,
     Double,
+    ForeignKey,
     Index,
     Integer,
     LargeBinary,
@@ -82,6 +83,16 @@ api_key = Table(
     Column("last_four", Text, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("revoked_at", DateTime(timezone=True)),
+    Column(
+        "holder_id",
+        Text,
+        ForeignKey("subject.id", name="fk_api_key_holder_id"),
+        index=True,
+        comment="a subject; NULL: no limits of its own",
+    ),
+    Column("expires_at", DateTime(timezone=True)),
+    Column("replaced_by", Text, comment="the id of the key that it was rotated to"),
+    Column("is_operator", Boolean, nullable=False, server_default="false"),
 )
 
 activity = Table(

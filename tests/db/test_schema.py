@@ -16,7 +16,7 @@ from sqlalchemy.pool import NullPool
 
 from app.db.activity import insert_activity
 from app.db.engine import create_engine_for
-from app.db.rollup_tables import metadata
+from app.db.limit_tables import metadata
 from app.db.schema import (
     MIGRATIONS,
     SchemaError,
