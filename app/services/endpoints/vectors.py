@@ -32,9 +32,6 @@ _PLACE = "#"
 _SLICE_BYTES = 100_000
 _DENSITY = 4
 
-# Receiving and cutting so much takes 3 ms, and so does sending it.
-_LONG_BYTES = 4_000_000
-
 _decode_floats = msgspec.json.Decoder(list[float]).decode
 _encode_floats = msgspec.json.Encoder().encode
 
@@ -154,8 +151,6 @@ def encode_vectors(response: VectorResponse, *, as_base64: bool) -> bytes:
         ValueError: a vector is none, or has something that is no finite number.
     """
     if response.can_pass(is_packed=as_base64):
-        if len(response.content) > _LONG_BYTES:
-            time.sleep(PASS_S)
         return response.content
     items = response["data"]
     have_form = [response.has_form(item, is_packed=as_base64) for item in items]

@@ -153,8 +153,6 @@ def test_conversion_pauses_often_enough(monkeypatch: pytest.MonkeyPatch) -> None
     pauses.clear()
     convert(make_content([vector] * 100), 100, "float")
     assert pauses == []
-    convert(make_content([vector] * 200), 200, "float")
-    assert len(pauses) == 1, "between receiving and sending it"
 
 
 @pytest.mark.parametrize("value", ["a", ["a", "b"], [{"Query": "a"}, "b"], {"Query": "a"}])
