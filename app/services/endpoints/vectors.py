@@ -123,21 +123,13 @@ def _cut(content: bytes) -> tuple[list[_Span], bytes]:
 
 
 def _has_only_numbers(content: bytes, start: int, end: int) -> bool:
-    """Returns whether what stands from `start` to `end - 1` is not empty, and no text, list, object, null, true or NaN.
+    """Returns whether what stands from `start` to `end - 1` is not empty, and has no null, false, NaN, infinity, text.
 
-    Each of these has one of six characters. Searching for each takes a tenth of the time of looking at all characters,
-    and the vector is in the processor's cache.
+    Each of these has one of three characters. Searching for each takes a twentieth of the time of looking at all
+    characters, and the vector is in the processor's cache. A list in the list is no JSON once its end is cut off.
     """
     find = content.find
-    return (
-        end - start > 1
-        and find(b"n", start, end) < 0
-        and find(b"a", start, end) < 0
-        and find(b"u", start, end) < 0
-        and find(b'"', start, end) < 0
-        and find(b"[", start, end) < 0
-        and find(b"{", start, end) < 0
-    )
+    return end - start > 1 and find(b"n", start, end) < 0 and find(b"a", start, end) < 0 and find(b'"', start, end) < 0
 
 
 def encode_vectors(response: VectorResponse, *, as_base64: bool) -> bytes:
