@@ -103,6 +103,22 @@ def test_an_alias_is_a_model_everywhere(gateway: Gateway, name: str) -> None:
     assert get(gateway, f"/api/catalog/model/{name}").json["data"]["id"] == KIMI
 
 
+def test_an_alias_is_accepted_on_every_path(gateway: Gateway) -> None:
+    bodies: dict[str, dict[str, Any]] = {
+        "messages": {"model": "kimi-k3", "max_tokens": 5, "messages": HELLO},
+        "messages/count_tokens": {"model": "kimi-k3", "messages": HELLO},
+        "responses": {"model": "kimi-k3", "max_output_tokens": 5, "input": "Hi"},
+        "embeddings": {"model": "qwen3-embedding-8b", "input": "Hi"},
+        "rerank": {"model": "qwen3-reranker-8b", "query": "Hi", "documents": ["Hi", "there"]},
+    }
+    headers = {"Authorization": f"Bearer {gateway.key}"}
+    for path, body in bodies.items():
+        model = body["model"]
+        seen = request("POST", f"{gateway.url}/v1/{path}", headers=headers, json=body | {"model": f"anthropic/{model}"})
+        served = None if path == "messages/count_tokens" else f"accounts/fireworks/models/{model}"
+        assert (path, seen.status, seen.headers.get("x-gateway-model")) == (path, 200, served)
+
+
 def test_an_alias_of_nothing_is_not_found(gateway: Gateway) -> None:
     with openai_client(gateway) as client, pytest.raises(openai.NotFoundError, match="kimi-k3"):
         client.chat.completions.create(model="anthropic/kimi-k33", messages=HELLO)
