@@ -44,6 +44,8 @@ ALLOWED: dict[str, set[str]] = {
     "services.streaming": {"services.endpoints", "upstream"},
     "services.fireworks_client": {"services.streaming", "services.endpoints", "services.providers", "upstream"},
     "services.journal": {"db"},
+    "services.quality": {"services.models", "services.providers", "db"},
+    "services.offers": {"services.inference", "services.models", "services.providers", "services.quality"},
     "services.limits": {"db"},
     "services.keys": {"db", "services.limits"},
     "services.reports": {"db"},
@@ -53,6 +55,7 @@ ALLOWED: dict[str, set[str]] = {
         "services.models",
         "services.pricing",
         "services.providers",
+        "services.quality",
         "services.streaming",
         "upstream",
     },
@@ -73,6 +76,7 @@ ALLOWED: dict[str, set[str]] = {
         "services.journal",
         "services.keys",
         "services.models",
+        "services.offers",
         "services.providers",
         "services.reports",
         "services.streaming",
@@ -85,6 +89,7 @@ ALLOWED: dict[str, set[str]] = {
         "services.journal",
         "services.keys",
         "services.models",
+        "services.quality",
         "services.reports",
     },
     "cli": {"services.endpoints", "services.keys", "services.providers", "services.reports", "db"},
@@ -269,7 +274,7 @@ def test_readme_names_every_command(app: Flask) -> None:
 def test_every_route_asks_for_a_key_or_is_known_to_be_open() -> None:
     assert {blueprint.name for blueprint, access in BLUEPRINTS if access == "open"} == {"catalog", "health"}
     assert {blueprint.name for blueprint, access in BLUEPRINTS if access == "operator"} == {"metrics"}
-    assert {blueprint.name for blueprint, access in BLUEPRINTS if access == "public_stats"} == {"stats"}
+    assert {blueprint.name for blueprint, access in BLUEPRINTS if access == "public_stats"} == {"offers", "stats"}
 
 
 def test_the_project_holds_no_key_and_no_machine_path() -> None:
