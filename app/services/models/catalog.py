@@ -11,7 +11,6 @@ from threading import Lock
 import msgspec
 
 from app.errors import Unavailable
-from app.logs import log_event
 from app.runtime import Component, Runtime, get_component
 from app.services.models.cache import Catalog
 from app.services.models.equivalents import Equivalents, Served, make_equivalents
@@ -69,9 +68,7 @@ class Catalogs(Component):
         """Finds the equivalents again after a list has changed. Several changes take turns, and the last one wins."""
         with self._equivalents_lock:
             lists = [(each.provider, each.cache["data"]) for each in self._catalogs.values()]
-            found = make_equivalents([(provider, models) for provider, models in lists if models is not None])
-            self._equivalents = found
-        log_event("equivalents_found", models=len(found))
+            self._equivalents = make_equivalents([(each, models) for each, models in lists if models is not None])
 
     def get_generation(self) -> int:
         """Returns a number that changes whenever any list does."""
