@@ -45,6 +45,8 @@ ALLOWED: dict[str, set[str]] = {
     "services.streaming": {"services.endpoints", "upstream"},
     "services.fireworks_client": {"services.streaming", "services.endpoints", "services.providers", "upstream"},
     "services.journal": {"db"},
+    "services.quality": {"services.models", "services.providers", "db"},
+    "services.offers": {"services.inference", "services.models", "services.providers", "services.quality"},
     "services.limits": {"db"},
     "services.keys": {"db", "services.limits"},
     "services.reports": {"db"},
@@ -54,6 +56,7 @@ ALLOWED: dict[str, set[str]] = {
         "services.models",
         "services.pricing",
         "services.providers",
+        "services.quality",
         "services.streaming",
         "upstream",
     },
@@ -74,6 +77,7 @@ ALLOWED: dict[str, set[str]] = {
         "services.journal",
         "services.keys",
         "services.models",
+        "services.offers",
         "services.providers",
         "services.reports",
         "services.streaming",
@@ -86,6 +90,7 @@ ALLOWED: dict[str, set[str]] = {
         "services.journal",
         "services.keys",
         "services.models",
+        "services.quality",
         "services.reports",
     },
     "cli": {"services.endpoints", "services.keys", "services.providers", "services.reports", "db"},
@@ -271,7 +276,7 @@ def test_readme_names_every_command(app: Flask) -> None:
 def test_every_route_asks_for_a_key_or_is_known_to_be_open() -> None:
     assert {blueprint.name for blueprint, access in BLUEPRINTS if access == "open"} == {"catalog", "health"}
     assert {blueprint.name for blueprint, access in BLUEPRINTS if access == "operator"} == {"metrics"}
-    assert {blueprint.name for blueprint, access in BLUEPRINTS if access == "public_stats"} == {"stats"}
+    assert {blueprint.name for blueprint, access in BLUEPRINTS if access == "public_stats"} == {"offers", "stats"}
 
 
 def test_the_project_holds_no_key_and_no_machine_path() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from flask import Blueprint
 
-from app.routes import activity, catalog, health, inference, metrics, models, stats, token_count
+from app.routes import activity, catalog, health, inference, metrics, models, offers, stats, token_count
 from app.web import Access
 
 BLUEPRINTS: list[tuple[Blueprint, Access]] = [
@@ -16,6 +16,7 @@ BLUEPRINTS: list[tuple[Blueprint, Access]] = [
     (token_count.bp, "key"),  # POST /v1/messages/count_tokens
     (models.bp, "key"),  # GET /v1/models, /v1/models/<id>
     (catalog.bp, "open"),  # GET /api/catalog/models, /api/catalog/model/<id>
+    (offers.bp, "public_stats"),  # GET /api/catalog/model/<id>/endpoints
     (stats.bp, "public_stats"),  # GET /api/catalog/gateway/<gateway>/stats
     (activity.bp, "key"),  # GET /api/activity, /api/activity/<id>, /api/activity/integrity, /api/usage
     (health.bp, "open"),  # GET /health, /ready, /, /api/hello

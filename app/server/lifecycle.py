@@ -16,6 +16,7 @@ from app.services.inference import write_refusals
 from app.services.journal import start_journal, stop_journal
 from app.services.keys import start_keys
 from app.services.models import refresh_if_due
+from app.services.quality import start_quality
 from app.services.reports import start_retention
 from app.shutdown import start_drain
 
@@ -34,6 +35,7 @@ def start_worker(worker: Any) -> None:
     start_keys()
     refresh_if_due()
     start_retention()
+    start_quality()
     start_gauges()
     _drain_on_term(worker)
     _keep_freed_memory()
