@@ -4,7 +4,10 @@
     ├── BadRequest                     400  invalid_request_error
     │   ├── BodyTooLarge               413
     │   ├── BodyTooSlow                408
-    │   └── UnsupportedCoding          415
+    │   ├── UnsupportedCoding          415
+    │   └── Conflict                   409  a name is taken, or an object is needed by others
+    ├── LimitReached                   429  rate_limit_error         a limit of the key refuses it; app/limit_errors.py
+    │   └── InsufficientQuota          402  insufficient_quota       a budget is used up
     ├── AuthenticationFailed           401  authentication_error     the caller's gateway key
     ├── PermissionDenied               403  permission_error
     ├── NotFound                       404  not_found_error          a path or a model that does not exist
@@ -129,8 +132,15 @@ class UnsupportedCoding(BadRequest):
         return super().headers() | {"accept-encoding": "gzip"}
 
 
+class Conflict(BadRequest):
+    """The request contradicts what is stored: a name is taken, or an object is still needed by others."""
+
+    status = 409
+    code = "conflict"
+
+
 class AuthenticationFailed(GatewayError):
-    """The caller's gateway key is missing, malformed, unknown or revoked."""
+    """The caller's gateway key is missing, malformed, unknown, revoked or expired."""
 
     status = 401
     type = "authentication_error"

@@ -25,6 +25,7 @@ LEAVES = {
     "errors",
     "json_structure",
     "lenient_json",
+    "limit_errors",
     "logs",
     "metrics",
     "runtime",
@@ -49,10 +50,13 @@ ALLOWED: dict[str, set[str]] = {
     "services.offers": {"services.inference", "services.models", "services.providers", "services.quality"},
     "services.limits": {"db"},
     "services.keys": {"db", "services.limits"},
+    "services.administration": {"services.keys", "services.limits", "db"},
     "services.reports": {"db"},
     "services.inference": {
         "services.endpoints",
         "services.journal",
+        "services.keys",
+        "services.limits",
         "services.models",
         "services.pricing",
         "services.providers",
@@ -64,6 +68,7 @@ ALLOWED: dict[str, set[str]] = {
         "services.inference",
         "services.journal",
         "services.keys",
+        "services.limits",
         "services.models",
         "services.pricing",
         "services.providers",
@@ -71,11 +76,13 @@ ALLOWED: dict[str, set[str]] = {
     },
     "web": {"services.journal", "services.keys", "db"},
     "routes": {
+        "services.administration",
         "services.endpoints",
         "services.health",
         "services.inference",
         "services.journal",
         "services.keys",
+        "services.limits",
         "services.models",
         "services.offers",
         "services.providers",
@@ -89,11 +96,19 @@ ALLOWED: dict[str, set[str]] = {
         "services.inference",
         "services.journal",
         "services.keys",
+        "services.limits",
         "services.models",
         "services.quality",
         "services.reports",
     },
-    "cli": {"services.endpoints", "services.keys", "services.providers", "services.reports", "db"},
+    "cli": {
+        "services.administration",
+        "services.endpoints",
+        "services.keys",
+        "services.providers",
+        "services.reports",
+        "db",
+    },
     "dev": {"services.keys", "db"},
 }
 # The statements of a table are imported from the table's own module, because the face would repeat all of them.
@@ -269,7 +284,8 @@ def test_readme_names_every_command(app: Flask) -> None:
     commands = set()
     for group in app.cli.commands.values():
         commands.update(f"{group.name} {name}" for name in getattr(group, "commands", {}))
-    ours = {command for command in commands if command.split()[0] in {"keys", "db", "activity"}}
+    groups = {"activity", "audit", "budgets", "db", "groups", "keys", "limits"}
+    ours = {command for command in commands if command.split()[0] in groups}
     assert sorted(command for command in ours if command not in README) == []
 
 
@@ -277,6 +293,8 @@ def test_every_route_asks_for_a_key_or_is_known_to_be_open() -> None:
     assert {blueprint.name for blueprint, access in BLUEPRINTS if access == "open"} == {"catalog", "health"}
     assert {blueprint.name for blueprint, access in BLUEPRINTS if access == "operator"} == {"metrics"}
     assert {blueprint.name for blueprint, access in BLUEPRINTS if access == "public_stats"} == {"offers", "stats"}
+    of_operators = {blueprint.name for blueprint, access in BLUEPRINTS if access == "operators_key"}
+    assert of_operators == {"keys", "groups", "budgets"}
 
 
 def test_the_project_holds_no_key_and_no_machine_path() -> None:

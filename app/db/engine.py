@@ -13,7 +13,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import Connection, Engine, create_engine, make_url
+from sqlalchemy import Connection as Connection
+from sqlalchemy import Engine, create_engine, make_url
 
 from app.config import PASSWORD_NAMES, SettingsError
 from app.db.errors import time_limit
@@ -25,6 +26,8 @@ from app.runtime import Component, Runtime, get_component
 POOL_SIZE = 5
 # Anybody can send unknown keys, so their lookups have a connection of their own and no other.
 LOOKUP_POOL_SIZE = 1
+# A worker draws from limits in one thread, and requests wait for it; a worker without limits never connects for this.
+LEASE_POOL_SIZE = 1
 # All five are in use only when the database is slow or unavailable. Requests should then fail soon.
 POOL_TIMEOUT_S = 2.0
 # Below the half hour and more after which load balancers and firewalls forget an idle connection.
@@ -36,6 +39,9 @@ MAX_READERS = 2
 # How long a reader may take in all, with the wait for its turn. The slowest queries take some hundred milliseconds; if
 # the server is frozen, the caller should get an error soon.
 READ_TIME_LIMIT_S = 4.0
+
+# How long the changes of one request may take, in seconds: some statements, and a wait for others that change the same.
+WRITE_TIME_LIMIT_S = 6.0
 
 # psycopg2 passes these to libpq. A database that takes longer than 2 s to connect is not usable. A dead host is
 # noticed after 10 + 3 × 5 s without a reply to a keepalive, or 10 s without an acknowledgement of sent data.
@@ -60,6 +66,7 @@ class Database(Component):
     Attributes:
         engine: the SQLAlchemy engine; it connects when a connection is needed.
         lookup_engine: another one, for lookups of keys that are not known yet.
+        lease_engine: another one, for draws from limits.
 
     Raises:
         SettingsError: DATABASE_URL is not set.
@@ -72,6 +79,7 @@ class Database(Component):
             raise SettingsError("DATABASE_URL is not set. Set it to the address of a PostgreSQL database.")
         self.engine: Engine = create_engine_for(url)
         self.lookup_engine: Engine = create_engine_for(url, LOOKUP_POOL_SIZE)
+        self.lease_engine: Engine = create_engine_for(url, LEASE_POOL_SIZE)
         self._readers = threading.BoundedSemaphore(MAX_READERS)
 
     @contextmanager
@@ -84,11 +92,13 @@ class Database(Component):
         """Closes the idle connections."""
         self.engine.dispose()
         self.lookup_engine.dispose()
+        self.lease_engine.dispose()
 
     def abandon(self) -> None:
         """Gives up the connections of the parent process without closing them, which would end its sessions too."""
         self.engine.dispose(close=False)
         self.lookup_engine.dispose(close=False)
+        self.lease_engine.dispose(close=False)
 
 
 def create_engine_for(url: str, pool_size: int = POOL_SIZE) -> Engine:
@@ -136,4 +146,16 @@ def read_connection() -> Iterator[Connection]:
         SettingsError: DATABASE_URL is not set.
     """
     with get_component(Database).read_connection() as connection:
+        yield connection
+
+
+@contextmanager
+def write_connection() -> Iterator[Connection]:
+    """Yields a connection for the changes of one request, which are one transaction, committed at the end.
+
+    Raises:
+        DatabaseError: the database is unavailable or did not answer in time.
+        SettingsError: DATABASE_URL is not set.
+    """
+    with time_limit(WRITE_TIME_LIMIT_S), get_engine().begin() as connection:
         yield connection

@@ -2,52 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, func, insert, select, text, update
+from sqlalchemy import Connection, func, insert, literal, select, tuple_, update
 
 from app.db.tables import api_key
 
 
 class KeyRow(NamedTuple):
-    """One key without its digest. `id` is public; `revoked_at` is None while the key works."""
+    """One key without its digest.
+
+    Attributes:
+        id: its public id.
+        revoked_at: None unless it was revoked.
+        holder_id: the subject whose limits it has; None without limits of its own.
+        expires_at: from when on it does not work; None if it never expires.
+        replaced_by: the id of the key that it was rotated to, or None.
+        is_operator: whether it has all rights, as GATEWAY_API_KEY has.
+    """
 
     id: str
     name: str
     last_four: str
     created_at: datetime
     revoked_at: datetime | None
+    holder_id: str | None
+    expires_at: datetime | None
+    replaced_by: str | None
+    is_operator: bool
 
 
 _COLUMNS = [api_key.c[name] for name in KeyRow._fields]
 
-# The fingerprint is a sum, so that the keys need not be sorted. In parts, because each is parsed without a pause. Where
-# the fingerprint is the same, PostgreSQL does not execute the second query.
-_SELECT_LIVE_KEYS = text("""
-    SELECT live.fingerprint, parts.part
-    FROM (
-        SELECT count(*) || ':' || coalesce(sum(
-            hashtextextended(name, hashtextextended(id, hashtextextended(encode(digest, 'hex'), 0)))
-        ), 0) AS fingerprint
-        FROM api_key WHERE revoked_at IS NULL
-    ) live
-    LEFT JOIN LATERAL (
-        SELECT json_object_agg(encode(digest, 'base64'), json_build_array(id, name))::text AS part
-        FROM api_key WHERE revoked_at IS NULL AND live.fingerprint <> :held
-        GROUP BY hashtext(id) & 15
-    ) parts ON true
-""")
 
-
-def insert_key(connection: Connection, *, id: str, name: str, digest: bytes, last_four: str) -> KeyRow:
+def insert_key(
+    connection: Connection,
+    *,
+    id: str,
+    name: str,
+    digest: bytes,
+    last_four: str,
+    holder_id: str | None = None,
+    expires_at: datetime | None = None,
+    is_operator: bool = False,
+) -> KeyRow:
     """Adds a key and returns its row; `digest` is the SHA-256 of the whole key, 32 bytes.
 
     Raises:
-        DatabaseError: the id or the digest exists already, or the database is unavailable.
+        DatabaseError: the id or the digest exists already, the holder does not, or the database is unavailable.
     """
-    values = {"id": id, "name": name, "digest": digest, "last_four": last_four}
+    values = {
+        "id": id,
+        "name": name,
+        "digest": digest,
+        "last_four": last_four,
+        "holder_id": holder_id,
+        "expires_at": expires_at,
+        "is_operator": is_operator,
+    }
     return KeyRow(*connection.execute(insert(api_key).values(values).returning(*_COLUMNS)).one())
 
 
@@ -63,9 +77,45 @@ def select_keys(connection: Connection) -> list[KeyRow]:
     return [KeyRow(*row) for row in rows]
 
 
+def select_key_page(
+    connection: Connection,
+    *,
+    holder_ids: Collection[str] | None = None,
+    after: tuple[datetime, str] | None = None,
+    limit: int,
+) -> list[KeyRow]:
+    """Returns up to `limit` keys, revoked ones too, newest first.
+
+    Args:
+        connection: the database.
+        holder_ids: only keys of these holders; None for all keys.
+        after: `created_at` and id of the last key of the page before.
+        limit: at most so many.
+    """
+    query = select(*_COLUMNS).order_by(api_key.c.created_at.desc(), api_key.c.id.desc()).limit(limit)
+    if holder_ids is not None:
+        query = query.where(api_key.c.holder_id.in_(holder_ids))
+    if after is not None:
+        query = query.where(tuple_(api_key.c.created_at, api_key.c.id) < tuple_(*map(literal, after)))
+    return [KeyRow(*row) for row in connection.execute(query)]
+
+
+def select_key(connection: Connection, id: str, *, lock: bool) -> KeyRow | None:
+    """Returns the key with this id, revoked or not; None if there is none. With a lock, others that lock it wait."""
+    query = select(*_COLUMNS).where(api_key.c.id == id)
+    row = connection.execute(query.with_for_update(key_share=True) if lock else query).first()
+    return None if row is None else KeyRow(*row)
+
+
 def select_key_exists(connection: Connection, id: str) -> bool:
     """Returns whether there is a key with this id, revoked or not."""
     return bool(connection.execute(select(select(api_key.c.id).where(api_key.c.id == id).exists())).scalar_one())
+
+
+def update_key(connection: Connection, id: str, values: Mapping[str, Any]) -> KeyRow:
+    """Sets these columns of a key that exists, and returns it."""
+    query = update(api_key).where(api_key.c.id == id).values(dict(values)).returning(*_COLUMNS)
+    return KeyRow(*connection.execute(query).one())
 
 
 def update_key_revoked(connection: Connection, id: str) -> KeyRow | None:
@@ -74,28 +124,3 @@ def update_key_revoked(connection: Connection, id: str) -> KeyRow | None:
     query = update(api_key).where(api_key.c.id == id).values(revoked_at=revoked_at).returning(*_COLUMNS)
     row = connection.execute(query).first()
     return None if row is None else KeyRow(*row)
-
-
-class LiveKeys(NamedTuple):
-    """The keys that are not revoked, at one moment.
-
-    Attributes:
-        fingerprint: changes when such a key is added or revoked, or when its id, name or digest changes.
-        parts: JSON objects of base64 of a digest → [id, name], which have all keys together; None if the caller has
-            them already.
-    """
-
-    fingerprint: str
-    parts: list[str] | None
-
-
-def select_live_keys(connection: Connection, held: str) -> LiveKeys:
-    """Returns all keys that are not revoked, or only their fingerprint if that is `held`, in one round trip.
-
-    Args:
-        held: the fingerprint of what the caller has; "" if it has nothing.
-    """
-    rows = connection.execute(_SELECT_LIVE_KEYS, {"held": held}).all()
-    fingerprint = rows[0].fingerprint
-    # The keys are read from the same snapshot as their fingerprint. Without any there is no part.
-    return LiveKeys(fingerprint, None if fingerprint == held else [row.part for row in rows if row.part is not None])

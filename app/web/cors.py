@@ -12,7 +12,7 @@ from app.runtime import get_settings
 from app.web.application import Response
 
 _PATHS = ("/v1/", "/api/")
-_ALLOWED_METHODS = "GET, POST"
+_ALLOWED_METHODS = "GET, POST, PATCH, DELETE"
 _USUAL_HEADERS = "authorization, content-type"
 # A day; browsers use less.
 _MAX_AGE_S = "86400"

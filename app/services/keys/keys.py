@@ -1,4 +1,4 @@
-"""Makes, recognises, lists and revokes gateway keys.
+"""Makes and recognises gateway keys.
 
 A key is `gw_<public id>_<secret><checksum>`: a prefix that secret scanners can search for, an id that may be shown,
 and a checksum that detects a mistyped key without asking the database. The secret has 190 random bits, so one round of
@@ -8,16 +8,16 @@ SHA-256 is enough to store it; slow hashes are for passwords that people choose.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import secrets
 import string
 import zlib
-from typing import ClassVar
 
 import msgspec
 
-from app.db import get_engine, read_connection
-from app.db.keys import KeyRow, insert_key, select_key_exists, select_keys, update_key_revoked
+from app.db import read_connection
+from app.db.keys import KeyRow, select_key_exists
 from app.errors import NotFound
 
 PREFIX = "gw_"
@@ -27,19 +27,36 @@ _FORM = re.compile(rf"gw_([0-9A-Za-z]{{{_PUBLIC_ID_LENGTH}}})_[0-9A-Za-z]{{{_SEC
 
 
 class Key(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A valid key: its public id and its name. Thousands are in memory, so the garbage collector skips them."""
+    """A key that is not revoked. Thousands are in memory, so the garbage collector skips them.
+
+    Attributes:
+        id: its public id.
+        name: what its maker called it.
+        expires_at: the Unix time, in seconds, from which on it does not work; None if it never expires.
+        holder_id: whose limits it has, as a key of the policies; "" for those of the gateway alone.
+        is_operator: whether it has all rights.
+    """
 
     id: str
     name: str
-    is_operator: ClassVar[bool] = False
-
-
-class _OperatorKey(Key, frozen=True, array_like=True, gc=False):
-    is_operator: ClassVar[bool] = True
+    expires_at: int | None = None
+    holder_id: str = ""
+    is_operator: bool = False
 
 
 # The key of the setting GATEWAY_API_KEY.
-OPERATOR_KEY: Key = _OperatorKey(id="env", name="GATEWAY_API_KEY")
+OPERATOR_KEY = Key(id="env", name="GATEWAY_API_KEY", is_operator=True)
+
+
+def make_key(row: KeyRow) -> Key:
+    """Returns a stored key as it is kept in memory. An operator's key is bound by the gateway's limits alone."""
+    return Key(
+        id=row.id,
+        name=row.name,
+        expires_at=None if row.expires_at is None else math.floor(row.expires_at.timestamp()),
+        holder_id="" if row.is_operator else row.holder_id or "",
+        is_operator=row.is_operator,
+    )
 
 
 def new_key() -> str:
@@ -68,30 +85,6 @@ def digest_of(key: str) -> bytes:
     return hashlib.sha256(key.encode()).digest()
 
 
-def create_key(name: str) -> tuple[str, KeyRow]:
-    """Makes and stores a key called `name`, and returns the key and its row. The key itself cannot be read again.
-
-    Raises:
-        DatabaseError: the database is unavailable.
-        SettingsError: DATABASE_URL is not set.
-    """
-    key = new_key()
-    with get_engine().begin() as connection:
-        row = insert_key(connection, id=key.split("_")[1], name=name, digest=digest_of(key), last_four=key[-4:])
-    return key, row
-
-
-def list_keys() -> list[KeyRow]:
-    """Returns all stored keys, revoked ones too, oldest first.
-
-    Raises:
-        DatabaseError: the database is unavailable.
-        SettingsError: DATABASE_URL is not set.
-    """
-    with get_engine().connect() as connection:
-        return select_keys(connection)
-
-
 def raise_if_no_key(public_id: str) -> None:
     """Refuses the id of a key that never was, whose statistics and records would be empty as if it were unused.
 
@@ -111,14 +104,3 @@ def raise_if_no_key(public_id: str) -> None:
         param="key",
         code="unknown_key",
     )
-
-
-def revoke_key(public_id: str) -> KeyRow | None:
-    """Revokes the key with this public id and returns its row; None when there is none.
-
-    Raises:
-        DatabaseError: the database is unavailable.
-        SettingsError: DATABASE_URL is not set.
-    """
-    with get_engine().begin() as connection:
-        return update_key_revoked(connection, public_id)
