@@ -6,9 +6,10 @@ can do nothing that its program could not do elsewhere.
 
 from __future__ import annotations
 
-from flask import Response, request
+from flask import request
 
 from app.runtime import get_settings
+from app.web.application import Response
 
 _PATHS = ("/v1/", "/api/")
 _ALLOWED_METHODS = "GET, POST, PATCH, DELETE"

@@ -17,6 +17,7 @@ from tests.support.gateway import Gateway
 from tests.support.postgres import Postgres
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.soak import soak_count
+from tests.support.waiting import wait_until
 
 # Streams that do not end by themselves outlive the drain, and the rest of the grace time is for shipping.
 _SETTINGS = {"DRAIN_TIMEOUT": "1.5", "GRACEFUL_TIMEOUT": "6"}
@@ -55,6 +56,7 @@ def test_a_stop_while_the_database_is_frozen_ends_in_time_and_costs_no_row(
 ) -> None:
     gateway = audited_gateway({**_SETTINGS, "DATABASE_URL": victim_url})
     with Load(gateway, mixed_plans(_WEIGHTS, seed=8)) as load:
+        wait_until(lambda: len(journal_directories(tmp_path)) == 2, what="both workers to record requests")
         time.sleep(1)
         victim.pause()
         time.sleep(1)

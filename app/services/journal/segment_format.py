@@ -40,9 +40,9 @@ _POSITION = struct.Struct("<2Q")
 
 _ADOPTED = "adopted"
 
-# A directory that is being made has this suffix, for microseconds. It has no journal in it.
-_UNNAMED = ".new"
-_MAX_MAKING_S = 60.0
+# A directory that is being made or removed has this suffix, for a moment, so that nobody takes it for a journal.
+_UNNAMED = ".tmp"
+_MAX_UNNAMED_S = 60.0
 
 SUFFIX = ".journal"
 _NUMBER_DIGITS = 10
@@ -173,26 +173,36 @@ def make_directory(directory: Path) -> int | None:
 
 
 def remove_unnamed_directories(root: Path) -> None:
-    """Removes what workers have left in JOURNAL_DIR that died while they made their directories."""
+    """Removes what workers have left in JOURNAL_DIR that died while they made or removed a directory."""
     for directory in root.glob("*" + _UNNAMED):
         with suppress(OSError):
-            if time.time() - directory.stat().st_mtime < _MAX_MAKING_S:
+            if time.time() - directory.stat().st_mtime < _MAX_UNNAMED_S:
                 continue
             descriptor = lock_directory(directory)
             if descriptor is not None:
-                remove_directory(directory)
+                _remove(directory)
                 os.close(descriptor)
 
 
 def remove_directory(directory: Path) -> None:
-    """Removes a worker's directory, whose lock the caller holds. Missing files and a missing directory are fine."""
-    for path in sorted(directory.glob("*"), key=lambda path: path.name == "lock"):
-        path.unlink(missing_ok=True)
+    """Removes a worker's directory, whose lock the caller holds. Missing files and a missing directory are fine.
+
+    It loses its name first. Otherwise another worker could make its lock file again between the removal of the files
+    and that of the directory, and take it for the journal of a worker that was killed.
+    """
+    unnamed = directory.with_name(directory.name + _UNNAMED)
     try:
-        directory.rmdir()
-    except OSError:
-        # Another process has made the lock file again; it will find the directory empty and remove it.
+        directory.rename(unnamed)
+    except FileNotFoundError:
         return
+    _remove(unnamed)
+
+
+def _remove(directory: Path) -> None:
+    for path in directory.glob("*"):
+        path.unlink(missing_ok=True)
+    with suppress(FileNotFoundError):
+        directory.rmdir()
 
 
 def segment_path(directory: Path, number: int) -> Path:

@@ -133,8 +133,8 @@ class Shipper:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
+            more = self._ship_round()  # First, because it makes the directory that the registry names.
             self.registration.update_if_due()
-            more = self._ship_round()
             self.orphans.measure_if_due()
             self._stopping.wait(0 if more else BATCH_INTERVAL_S)
         while time.monotonic() < self._deadline_s and self._ship_round():

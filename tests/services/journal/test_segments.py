@@ -193,8 +193,34 @@ def test_a_new_directory_is_never_taken_for_that_of_a_dead_worker(tmp_path: Path
         os.close(descriptor or -1)
 
 
+def test_a_directory_that_is_removed_is_never_taken_for_that_of_a_dead_worker(tmp_path: Path) -> None:
+    directories = [tmp_path / uuid.uuid4().hex for _ in range(300)]
+    made = [make_directory(directory) for directory in directories]
+    for directory in directories:
+        (directory / "0000000001.journal").write_bytes(b"")
+    taken = list[Path]()
+
+    def remove() -> None:
+        for directory in directories:
+            remove_directory(directory)
+
+    remover = threading.Thread(target=remove)
+    remover.start()
+    while remover.is_alive():
+        for directory in list_directories(tmp_path):
+            descriptor = lock_directory(directory)
+            if descriptor is not None:
+                taken.append(directory)
+                os.close(descriptor)
+    remover.join()
+    assert not taken
+    assert list(tmp_path.iterdir()) == []
+    for descriptor in made:
+        os.close(descriptor or -1)
+
+
 def test_what_a_worker_left_that_died_while_it_made_its_directory_is_removed(tmp_path: Path) -> None:
-    left, fresh = tmp_path / f"{1:032x}.new", tmp_path / f"{2:032x}.new"
+    left, fresh = tmp_path / f"{1:032x}.tmp", tmp_path / f"{2:032x}.tmp"
     for directory in (left, fresh):
         directory.mkdir()
         (directory / "lock").touch()
