@@ -6,6 +6,8 @@
     │   ├── BodyTooSlow                408
     │   ├── UnsupportedCoding          415
     │   └── Conflict                   409  a name is taken, or an object is needed by others
+    ├── LimitReached                   429  rate_limit_error         a limit of the key refuses it; app/limit_errors.py
+    │   └── InsufficientQuota          402  insufficient_quota       a budget is used up
     ├── AuthenticationFailed           401  authentication_error     the caller's gateway key
     ├── PermissionDenied               403  permission_error
     ├── NotFound                       404  not_found_error          a path or a model that does not exist

@@ -39,10 +39,11 @@ def _make_view(endpoint: Endpoint) -> Callable[[], Response]:
 
 def _serve(endpoint: Endpoint) -> Response:
     # Each use of Flask's `request` and `g` looks for the current ones.
-    pipeline, environ, key_id = get_component(Pipeline), request.environ, g.key.id
-    pipeline.refusals.raise_if_too_many(endpoint, key_id)
+    pipeline, environ, key = get_component(Pipeline), request.environ, g.key
+    pipeline.refusals.raise_if_too_many(endpoint, key.id)
     client = ClientConnection(environ.get("gunicorn.socket"))
-    exchange = Exchange(endpoint, key_id, client, partial(_get_header, environ))
+    policy = pipeline.keys.policies.get(key.holder_id)
+    exchange = Exchange(endpoint, key.id, client, partial(_get_header, environ), policy)
     exchange.record.client_retry = _get_retry_count(environ)
     exchange.record.client_request_id = _get_client_request_id(environ)
     use_request_id(exchange.request_id)
