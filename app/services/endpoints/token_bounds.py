@@ -7,6 +7,7 @@ model's template adds is a constant. Pictures and sounds have no such bound, and
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any, NamedTuple
 
 from app.services.endpoints.prompts import read_prompts
@@ -45,9 +46,16 @@ def bound_chat_tokens(body: dict[str, Any], content_bytes: int, context_length: 
         content_bytes: the length of the JSON that is sent.
         context_length: how many tokens the model's context has; None if that is not known.
     """
-    has_texts_only = _has_bounded_fields(body) and all(map(_is_text_message, body["messages"]))
-    prompt = content_bytes + _TEMPLATE_TOKENS if has_texts_only else None
-    return TokenBounds(_at_most(prompt, context_length), _count_outputs(body), _read_output(body))
+    # Most contents are texts; a function called for each message would cost more than all of the rest.
+    contents = [content for message in body["messages"] if isinstance(content := message.get("content"), list)]
+    prompt: int | None = content_bytes + _TEMPLATE_TOKENS
+    if not _UNBOUNDED_FIELDS.isdisjoint(body) or contents:
+        is_text = _has_bounded_fields(body) and all(map(_is_text_part, chain.from_iterable(contents)))
+        prompt = prompt if is_text else None
+    outputs = 1 if "n" not in body and "best_of" not in body else _count_outputs(body)
+    if context_length is not None:
+        prompt = context_length if prompt is None else min(prompt, context_length)
+    return TokenBounds(prompt, outputs, _read_output(body))
 
 
 def bound_completion_tokens(body: dict[str, Any], content_bytes: int, context_length: int | None) -> TokenBounds:
@@ -87,19 +95,12 @@ def _has_bounded_fields(body: dict[str, Any]) -> bool:
     return _UNBOUNDED_FIELDS.isdisjoint(body) or not any(body.get(name) for name in _UNBOUNDED_FIELDS)
 
 
-def _is_text_message(message: dict[str, Any]) -> bool:
-    content = message.get("content")
-    return not isinstance(content, list) or all(map(_is_text_part, content))
-
-
 def _is_text_part(part: Any) -> bool:
     # A server may take a part without a type for what its other fields say.
     return isinstance(part, str) or (isinstance(part, dict) and part.get("type") in _TEXT_PARTS)
 
 
 def _count_outputs(body: dict[str, Any]) -> int:
-    if "n" not in body and "best_of" not in body:
-        return 1
     counts = [body.get(name) for name in ("n", "best_of")]
     return max([1, *(int(count) for count in counts if isinstance(count, int | float) and 1 <= count < 1e6)])
 

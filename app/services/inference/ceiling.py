@@ -11,7 +11,6 @@ from app.services.endpoints import Endpoint
 from app.services.inference.adaptation import UpstreamRequest
 from app.services.inference.routing import Target
 from app.services.limits import Ceiling, Policy
-from app.services.models import peek_model_list
 from app.services.pricing import Price, get_price
 
 # Costs are whole numbers of 10^-12 USD, as all list prices are. Neither is rounded before the product.
@@ -38,15 +37,18 @@ def make_ceiling(policy: Policy, endpoint: Endpoint, request: UpstreamRequest) -
         PermissionDenied: a budget is in USD, and the price of the model is not known.
     """
     target = request.target
-    context_length = _get_context_length(target)
+    context_length = target.context_length
     request.price = get_price(target.provider.billing, target.model, request.service_tier)
     prompt, outputs, said = endpoint.bound_tokens(request.body, len(request.content), context_length)
-    output = 0 if not outputs else _get_least(said, context_length)
+    if not outputs:
+        output: int | None = 0
+    else:
+        output = said or context_length if said is None or context_length is None else min(said, context_length)
     prices = _get_prices(request.price, outputs)
     tokens = None if prompt is None or output is None else prompt + outputs * output
     cost = None if prices is None else 0 if not any(prices) else None
     if prices is not None and cost is None and prompt is not None and output is not None:
-        cost = round_up(prompt * prices.prompt + outputs * output * prices.output)
+        cost = _round_up(prompt * prices.prompt + outputs * output * prices.output)
     if cost is None or tokens is None:
         units = {budget.unit for subject in policy.subjects for budget in subject.budgets}
         if cost is None and prices is None and "usd" in units:
@@ -61,24 +63,13 @@ def make_ceiling(policy: Policy, endpoint: Endpoint, request: UpstreamRequest) -
     )
 
 
-def round_up(units: Decimal) -> int:
-    """Returns the least whole number that is not below an amount."""
+def _round_up(units: Decimal) -> int:
     return int(units.to_integral_value(ROUND_CEILING))
 
 
 def to_units(usd: str) -> int:
     """Returns a decimal amount of USD in 10^-12 USD, rounded up."""
-    return round_up(Decimal(usd).scaleb(_DIGITS))
-
-
-def _get_context_length(target: Target) -> int | None:
-    models = peek_model_list(target.provider)
-    model = models.get(target.model) if models is not None else None
-    return None if model is None else model.context_length or None
-
-
-def _get_least(said: int | None, context_length: int | None) -> int | None:
-    return min(said, context_length) if said is not None and context_length is not None else said or context_length
+    return _round_up(Decimal(usd).scaleb(_DIGITS))
 
 
 def _get_prices(price: Price | None, outputs: int) -> _Prices | None:

@@ -30,17 +30,17 @@ class LimitedRequest:
         reservation: what the request holds of them.
 
     Attributes:
-        policy: as above.
+        policy, reservation: as above.
         is_unbilled: whether the last attempt failed in a way that costs nothing, or the next one has not begun. Whoever
             begins one sets it to False.
     """
 
-    __slots__ = ("_billed_failures", "_ceiling", "_charge", "_reservation", "is_unbilled", "policy")
+    __slots__ = ("_billed_failures", "_ceiling", "_charge", "is_unbilled", "policy", "reservation")
 
     def __init__(self, policy: Policy, reservation: Reservation) -> None:
         self.policy = policy
         self.is_unbilled = False
-        self._reservation = reservation
+        self.reservation = reservation
         self._ceiling: Ceiling | None = None
         self._charge = _NOTHING
         self._billed_failures = 0
@@ -53,18 +53,21 @@ class LimitedRequest:
         Raises:
             GatewayError: a limit has no room, or the ceiling is not known.
         """
-        if not _needs_ceiling(self.policy):
+        for subject in self.policy.subjects:
+            if subject.budgets or subject.tokens_per_minute is not None:
+                break
+        else:
             return
         self._ceiling = make_ceiling(self.policy, endpoint, request)
         try:
-            self._reservation.reserve([self._ceiling])
+            self.reservation.reserve([self._ceiling])
         except LimitReached as error:
             _use_field_of(endpoint, error)
             raise
         self._write_ceilings(record, 1)
 
     def _write_ceilings(self, record: ActivityRecord, count: int) -> None:
-        if (periods := self._reservation.period_ids) and self._ceiling is not None:
+        if (periods := self.reservation.period_ids) and self._ceiling is not None:
             cost, tokens = self._ceiling.cost, self._ceiling.tokens
             record.budget_periods = periods
             record.charged_usd = UNSET if cost is None else format_amount(count * cost, "usd")
@@ -85,11 +88,11 @@ class LimitedRequest:
         """
         is_billed = not self.is_unbilled
         if is_billed and self._ceiling is not None:
-            self._reservation.add_attempt(self._ceiling)
+            self.reservation.add_attempt(self._ceiling)
             self._billed_failures += 1
             self._write_ceilings(record, 1 + self._billed_failures)
         self.is_unbilled = True
-        return is_billed and bool(self._reservation.period_ids)
+        return is_billed and bool(self.reservation.period_ids)
 
     def write_charge(self, record: ActivityRecord, *, is_sent: bool) -> None:
         """Writes to the record what the request is charged, right before the record is written for the last time."""
@@ -105,7 +108,7 @@ class LimitedRequest:
 
     def _report_excess(self, record: ActivityRecord) -> None:
         """Logs a charge above the ceiling, which is then charged in full."""
-        charge, cost, tokens = self._charge, self._reservation.ceiling_cost, self._reservation.ceiling_tokens
+        charge, cost, tokens = self._charge, self.reservation.ceiling_cost, self.reservation.ceiling_tokens
         if (cost is not None and charge.cost > cost) or (tokens is not None and charge.tokens > tokens):
             log_event(
                 "ceiling_exceeded",
@@ -115,7 +118,7 @@ class LimitedRequest:
                 model=record.model_served,
                 charged_usd=record.charged_usd,
                 charged_tokens=charge.tokens,
-                ceiling_usd=self._reservation.ceiling_usd,
+                ceiling_usd=self.reservation.ceiling_usd,
                 ceiling_tokens=tokens,
             )
 
@@ -135,22 +138,17 @@ class LimitedRequest:
 
     def settle(self) -> None:
         """Turns what is reserved into what is charged, after the record was written; later calls do nothing."""
-        self._reservation.settle(self._charge)
-
-    def release(self) -> None:
-        """Gives back all that is held, also after `settle`."""
-        self._reservation.release()
+        self.reservation.settle(self._charge)
 
     def add_headers(self, headers: dict[str, str]) -> None:
         """Adds the headers about the limits. The provider's own limits make room for them under another name."""
-        own = self._reservation.get_headers()
-        for name in [name for name in headers if name.startswith("x-ratelimit-")] if _has_rates(own) else ():
-            headers[f"x-upstream-{name.removeprefix('x-')}"] = headers.pop(name)
+        own = self.reservation.get_headers()
+        if not own:
+            return
+        if "x-ratelimit-limit-requests" in own or "x-ratelimit-limit-tokens" in own:
+            for name in [name for name in headers if name.startswith("x-ratelimit-")]:
+                headers[f"x-upstream-{name.removeprefix('x-')}"] = headers.pop(name)
         headers.update(own)
-
-
-def _needs_ceiling(policy: Policy) -> bool:
-    return any(subject.budgets or subject.tokens_per_minute is not None for subject in policy.subjects)
 
 
 def _use_field_of(endpoint: Endpoint, error: LimitReached) -> None:
@@ -158,10 +156,6 @@ def _use_field_of(endpoint: Endpoint, error: LimitReached) -> None:
     field = endpoint.output_field
     if error.param == "max_tokens" and field not in (None, "max_tokens"):
         error.message, error.param = error.message.replace("max_tokens", str(field)), field
-
-
-def _has_rates(headers: dict[str, str]) -> bool:
-    return any(name.startswith("x-ratelimit-") for name in headers)
 
 
 def may_be_billed(error: Exception) -> bool:

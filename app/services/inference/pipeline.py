@@ -67,6 +67,7 @@ class Pipeline(Component):
         super().__init__(runtime)
         self.refusals = runtime.get(Refusals)
         self.keys = runtime.get(KeySnapshot)
+        self._limits = runtime.get(Limits)
         self._admission = runtime.get(Admission)
         self._routes = runtime.get(Routes)
         self._dispatcher = runtime.get(Dispatcher)
@@ -112,8 +113,9 @@ class Pipeline(Component):
 
     def _enter(self, exchange: Exchange, policy: Policy) -> None:
         """Takes a permit of each rate and a place among the concurrent requests, before the body is read."""
-        exchange.limited = LimitedRequest(policy, self.runtime.get(Limits).enter(policy))
-        exchange.on_finish(exchange.limited.release)
+        reservation = self._limits.enter(policy)
+        exchange.limited = LimitedRequest(policy, reservation)
+        exchange.on_finish(reservation.release)
 
     def _finish(self, exchange: Exchange, error: GatewayError) -> None:
         if exchange.is_started:

@@ -54,11 +54,13 @@ class Target(NamedTuple):
         provider: the provider.
         model: the model's id there, which is sent as `model`.
         is_listed: whether the provider's list contains it. If not, the name comes from the caller and is not verified.
+        context_length: how many tokens its context has; None if that is not known.
     """
 
     provider: Provider
     model: str
     is_listed: bool = False
+    context_length: int | None = None
 
 
 class Routes(Component):
@@ -144,7 +146,7 @@ def _find_listed(
         if catch_all is None:
             raise
         return _check(Target(catch_all, model), allows)
-    return Target(provider, found.id, is_listed=True)
+    return Target(provider, found.id, is_listed=True, context_length=found.context_length or None)
 
 
 def _check(target: Target, allows: Allows | None) -> Target:
@@ -195,7 +197,9 @@ def _find_at(provider: Provider, model: str, endpoint: Endpoint, allows: Allows 
 
 def _make_target(provider: Provider, model: str) -> Target:
     models = peek_model_list(provider)
-    return Target(provider, model, is_listed=models is not None and models.get(model) is not None)
+    found = models.get(model) if models is not None else None
+    context_length = None if found is None else found.context_length or None
+    return Target(provider, model, is_listed=found is not None, context_length=context_length)
 
 
 def _find_ids(provider: Provider, name: str) -> list[str]:

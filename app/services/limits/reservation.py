@@ -117,7 +117,7 @@ class Reservation:
         binding = self._binding
         headers = make_rate_headers(binding.rates, time.monotonic()) if binding.rates else {}
         for pot in binding.budgets:
-            if (warning := describe_warning(pot, pot.current)) is not None:
+            if pot.budget.warn_percents and (warning := describe_warning(pot, pot.current)) is not None:
                 headers["x-gateway-budget-warning"] = warning
                 break
         return headers

@@ -71,7 +71,8 @@ def request_for(path: str, body: dict[str, Any], model: str = LISTED, provider: 
     translated = None
     if endpoint.translation is not None:
         translated = endpoint.translation.translate_request({"model": "asked", **body}, fields, lambda name: None)
-    target = Target(PROVIDERS[provider], model)
+    found = get_model_list(FIREWORKS).get(model)
+    target = Target(PROVIDERS[provider], model, context_length=None if found is None else found.context_length)
     return adapt({"model": "asked", **body}, fields, endpoint, target, translated=translated)
 
 
