@@ -4,6 +4,7 @@ It prints a line of JSON: the CPU time of a request's limits from memory, and of
 
     reserve_settle_us   enter, reserve, settle and release of a request under two budgets, two rates and a limit of
                         concurrent requests, of the holder and the group; the best of nine rounds
+    headers_us          the headers of its response
     one_budget_us       the same under one budget
     draw_us             the worker's CPU time of a draw from one budget, without the server's
     draw_ms             how long it takes
@@ -65,10 +66,17 @@ def _measure(runtime: Runtime) -> dict[str, float]:
     group = Subject("group", "group", "group", None, (), None, None, None, None, (day,))
     limits = runtime.get(Limits)
     all_us = _time_requests(limits, Policy((holder, group), (), None))
+    headers_us = _time_headers(limits, Policy((holder, group), (), None))
     bare = Subject("holder", "holder", "holder", None, (), None, None, None, None, (month,))
     one_us = _time_requests(limits, Policy((bare,), (), None))
     draw_us, draw_ms = _time_draws(runtime)
-    figures = {"reserve_settle_us": all_us, "one_budget_us": one_us, "draw_us": draw_us, "draw_ms": draw_ms}
+    figures = {
+        "reserve_settle_us": all_us,
+        "headers_us": headers_us,
+        "one_budget_us": one_us,
+        "draw_us": draw_us,
+        "draw_ms": draw_ms,
+    }
     return {name: round(value, 2) for name, value in figures.items()}
 
 
@@ -82,6 +90,18 @@ def _time_requests(limits: Limits, policy: Policy) -> float:
         for _ in range(_REQUESTS):
             _serve(limits, policy)
         best_s = min(best_s, time.thread_time() - began_s)
+    return best_s / _REQUESTS * 1e6
+
+
+def _time_headers(limits: Limits, policy: Policy) -> float:
+    reservation = limits.enter(policy)
+    best_s = float("inf")
+    for _ in range(_ROUNDS):
+        began_s = time.thread_time()
+        for _ in range(_REQUESTS):
+            reservation.get_headers()
+        best_s = min(best_s, time.thread_time() - began_s)
+    reservation.release()
     return best_s / _REQUESTS * 1e6
 
 

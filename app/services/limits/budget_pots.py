@@ -41,7 +41,6 @@ class BudgetPeriod:
         reserved: what they hold at the moment.
         is_uncertain: whether the last draw was not answered, so that the database may have another `drawn`.
         total, granted, charged: of all workers, as the database last said; -1 while it has not.
-        warned_percent: the highest share that was warned of.
     """
 
     __slots__ = (
@@ -54,7 +53,6 @@ class BudgetPeriod:
         "reserved",
         "total",
         "used",
-        "warned_percent",
     )
 
     def __init__(self, budget_id: int, period: Period) -> None:
@@ -63,7 +61,6 @@ class BudgetPeriod:
         self.drawn = self.used = self.reserved = 0
         self.is_uncertain = False
         self.total = self.granted = self.charged = -1
-        self.warned_percent = 0
 
     def is_done(self) -> bool:
         """Returns whether nothing is held any more, neither by requests nor by the worker."""

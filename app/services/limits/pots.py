@@ -38,7 +38,7 @@ class Pot(ABC):
         self.refused_until_s = 0.0
         self.refusals = 0
         self.used_s = time.monotonic()
-        self.sleepers: list[threading.Event] = []
+        self.sleepers: set[threading.Event] = set()
 
     @abstractmethod
     def lacks(self, need: int, now_s: float) -> bool:
@@ -62,7 +62,7 @@ class Pot(ABC):
 
     def wake_sleepers(self) -> None:
         """Makes the requests look again that wait for something to be given back."""
-        sleepers, self.sleepers = self.sleepers, []
+        sleepers, self.sleepers = self.sleepers, set()
         for sleeper in sleepers:
             sleeper.set()
 

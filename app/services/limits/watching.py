@@ -23,8 +23,8 @@ from app.services.limits.refusals import get_percent
 # How many budgets a tick reads, which takes the database some milliseconds.
 MAX_READ = 200
 _MINUTE_S = 60.0
-# A rate that was used within so many seconds is read again, for the headers of the next response.
-_READ_RATE_S = 10.0
+# A rate that was used within so many seconds, since the last tick, is read again, for the headers of later responses.
+_READ_RATE_S = 2.5
 
 
 class BudgetWarning(msgspec.Struct, frozen=True, kw_only=True):
