@@ -242,8 +242,8 @@ def test_it_is_symmetric_and_transitive_and_only_what_is_listed_twice_is_twice_i
 
 
 def test_a_long_list_is_read_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    pauses = []
-    monkeypatch.setattr("app.yielding.pause", lambda: pauses.append(1))
+    pauses: list[float] = []
+    monkeypatch.setattr("app.yielding.time.sleep", pauses.append)
     count = 3 * equivalents._SLICE_MODELS
 
     match(*(featherless(f"a/M-{number}") for number in range(count)), deepinfra("a/M-0"))
