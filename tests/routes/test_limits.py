@@ -7,6 +7,7 @@ import os
 import re
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,19 @@ def test_a_request_is_charged_what_it_cost_else_what_it_may_have_cost(
     most = len(upstream.calls[0].body) + 1_024 + 50
     assert row["charged_tokens"] == used + ceilings * most
     assert get_charges(session_database_url, key)["requests"] == (1, 0, 0, 1)
+
+
+def test_what_the_provider_counts_above_the_ceiling_is_charged_and_logged(
+    limited: Gateway, upstream: ScriptedUpstream, session_database_url: str
+) -> None:
+    key = make_limited_key(session_database_url, ("usd", "5"), ("tokens", 10**6))
+    upstream.enqueue(chat_answer("hi", usage=usage_of(9_000, 60)))
+    seen = post_chat(limited, LISTED, key=key, max_tokens=50)
+    row = wait_for_row(session_database_url, seen.request_id)
+    assert (row["charged_usd"], row["charged_tokens"]) == (Decimal("0.00912"), 9_060)
+    assert get_charges(session_database_url, key)["tokens"] == (9_060, 0, 0, 1)
+    (line,) = [line for line in limited.log().splitlines() if '"ceiling_exceeded"' in line]
+    assert seen.request_id in line
 
 
 def test_a_client_that_leaves_is_charged_and_its_place_is_free(
@@ -342,3 +356,14 @@ def test_a_key_sees_its_limits_and_what_is_left_of_them(
     }  # fmt: skip
     operator = request("GET", limited.url + "/v1/key", headers=limited.headers).json["data"]
     assert (operator["label"], operator["is_operator"], operator["limit"]) == ("GATEWAY_API_KEY", True, None)
+
+
+def test_requests_that_come_at_once_all_get_what_one_draw_brought_them(
+    limited: Gateway, upstream: ScriptedUpstream, session_database_url: str
+) -> None:
+    everything = {"requests_per_minute": 10**6, "tokens_per_minute": 10**9, "concurrent": 1_000}
+    with ThreadPoolExecutor(16) as threads:
+        for _ in range(3):  # Keys of which the worker has drawn nothing yet.
+            key = make_limited_key(session_database_url, ("usd", 1_000), **everything)
+            seen = [threads.submit(post_chat, limited, LISTED, key=key, max_tokens=50) for _ in range(16)]
+            assert [each.result().status for each in seen] == [200] * 16

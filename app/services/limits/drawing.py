@@ -111,6 +111,9 @@ class Drawing:
         finally:
             for done, _ in waiters:
                 done.set()
+            if waiters:
+                # Those that waited take what was drawn before the next round gives back what it finds unused.
+                time.sleep(0)
 
     def _draw(self, waiters: Sequence[tuple[threading.Event, Sequence[tuple[Pot, int]]]], now_s: float) -> None:
         needs: dict[Pot, list[int]] = defaultdict(list)
