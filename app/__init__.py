@@ -6,7 +6,7 @@ The map. Four ideas, and imports only go down:
     services/   the decisions, one package per concern; `inference/pipeline.py` is the story of one request
     upstream/   the HTTP client for providers
     db/         SQL
-    errors.py   every error that a caller can get, in one tree and one shape
+    errors.py   every error that a caller can get, in one tree and one shape (limit_errors.py: those of limits)
 
 Beside them: `web/` has the helpers that every HTTP request goes through, `server/` what gunicorn calls, `config.py` the
 settings (`setting_values.py` parses them), `logs.py` the log, `metrics.py` the counters, `runtime.py` the state of one

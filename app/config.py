@@ -81,6 +81,9 @@ class Settings:
 
     journal_dir: Path = _setting("JOURNAL_DIR", "var/journal", parse_path)
     journal_full: str = _setting("JOURNAL_FULL", "refuse", one_of("refuse", "serve"))
+    budget_outage: str = _setting("BUDGET_OUTAGE", "refuse", one_of("refuse", "serve"))
+    rate_outage: str = _setting("RATE_OUTAGE", "serve", one_of("refuse", "serve"))
+    budget_status: str = _setting("BUDGET_STATUS", "402", one_of("402", "429"))
     retention_days: int = _setting("RETENTION_DAYS", "90", whole_number(1, 36_500))
 
     max_body_bytes: int = _setting("MAX_BODY_BYTES", "20971520", whole_number(1024, 1 << 30))

@@ -5,6 +5,8 @@
     │   ├── BodyTooLarge               413
     │   ├── BodyTooSlow                408
     │   └── UnsupportedCoding          415
+    ├── LimitReached                   429  rate_limit_error         a limit of the key refuses it; app/limit_errors.py
+    │   └── InsufficientQuota          402  insufficient_quota       a budget is used up
     ├── AuthenticationFailed           401  authentication_error     the caller's gateway key
     ├── PermissionDenied               403  permission_error
     ├── NotFound                       404  not_found_error          a path or a model that does not exist
@@ -130,7 +132,7 @@ class UnsupportedCoding(BadRequest):
 
 
 class AuthenticationFailed(GatewayError):
-    """The caller's gateway key is missing, malformed, unknown or revoked."""
+    """The caller's gateway key is missing, malformed, unknown, revoked or expired."""
 
     status = 401
     type = "authentication_error"

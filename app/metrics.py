@@ -58,6 +58,15 @@ unrecorded_refusals_total = Counter(
 failed_key_checks_total = Counter(
     "gateway_key_checks_failed_total", "Requests refused because their key could not be checked.", ["reason"]
 )
+limit_refusals_total = Counter(
+    "gateway_limit_refusals_total", "Requests refused because of a limit of their key.", ["kind"]
+)
+limit_draws_total = Counter("gateway_limit_draws_total", "Draws from limits in the database.", ["kind", "result"])
+limit_wait_seconds = Histogram("gateway_limit_wait_seconds", "Requests that waited for a draw.", buckets=_SECONDS[:10])
+budget_overrun_total = Counter("gateway_budget_overrun_total", "What was used above the amount of a budget.", ["unit"])
+budget_unaccounted_total = Counter(
+    "gateway_budget_unaccounted_total", "What dead workers had drawn and may have spent.", ["unit"]
+)
 ttft_seconds = Histogram(
     "gateway_time_to_first_token_seconds", "Streams: until the first output.", ["provider"], buckets=_SECONDS
 )
@@ -146,6 +155,35 @@ def count_unrecorded_refusal(route: str) -> None:
 def count_failed_key_check(reason: Literal["database_unavailable", "too_many_lookups"]) -> None:
     """Counts a request that was refused because its key could not be checked."""
     failed_key_checks_total.labels(reason).inc()
+
+
+def count_limit_refusal(
+    kind: Literal["requests", "tokens", "concurrent", "budget", "reserved", "unavailable"],
+) -> None:
+    """Counts a request that a limit refused."""
+    limit_refusals_total.labels(kind).inc()
+
+
+def count_draw(
+    kind: Literal["budget", "rate", "concurrent", "all"], result: Literal["done", "refused", "failed"]
+) -> None:
+    """Counts a draw; all of a call fail together."""
+    limit_draws_total.labels(kind, result).inc()
+
+
+def observe_limit_wait(seconds: float) -> None:
+    """Counts how long an admitted request waited for a draw, in seconds."""
+    limit_wait_seconds.observe(seconds)
+
+
+def count_overrun(unit: str, amount: float) -> None:
+    """Counts what was used above the amount of a budget, in its unit."""
+    budget_overrun_total.labels(unit).inc(amount)
+
+
+def count_unaccounted(unit: str, amount: float) -> None:
+    """Counts what a dead worker had drawn of a budget and may have spent without a record, in the budget's unit."""
+    budget_unaccounted_total.labels(unit).inc(amount)
 
 
 def set_clock_skew(seconds: float) -> None:

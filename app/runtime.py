@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import threading
+import uuid
 from typing import Any, TypeVar
 
 from app.config import Settings, get_secrets, load_settings
@@ -44,10 +45,14 @@ class Runtime:
 
     Args:
         settings: the settings that all components use.
+
+    Attributes:
+        worker_id: the id of this process in the journal, in the registry of workers, and in what it draws of limits.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.worker_id = uuid.uuid4().hex
         hide_secrets(get_secrets(settings))
         self._components: dict[type[Component], Any] = {}
         self._lock = threading.RLock()  # Making a component may make another one.

@@ -25,6 +25,8 @@ from app.runtime import Component, Runtime, get_component
 POOL_SIZE = 5
 # Anybody can send unknown keys, so their lookups have a connection of their own and no other.
 LOOKUP_POOL_SIZE = 1
+# A worker draws from limits in one thread, and requests wait for it; a worker without limits never connects for this.
+LEASE_POOL_SIZE = 1
 # All five are in use only when the database is slow or unavailable. Requests should then fail soon.
 POOL_TIMEOUT_S = 2.0
 # Below the half hour and more after which load balancers and firewalls forget an idle connection.
@@ -60,6 +62,7 @@ class Database(Component):
     Attributes:
         engine: the SQLAlchemy engine; it connects when a connection is needed.
         lookup_engine: another one, for lookups of keys that are not known yet.
+        lease_engine: another one, for draws from limits.
 
     Raises:
         SettingsError: DATABASE_URL is not set.
@@ -72,6 +75,7 @@ class Database(Component):
             raise SettingsError("DATABASE_URL is not set. Set it to the address of a PostgreSQL database.")
         self.engine: Engine = create_engine_for(url)
         self.lookup_engine: Engine = create_engine_for(url, LOOKUP_POOL_SIZE)
+        self.lease_engine: Engine = create_engine_for(url, LEASE_POOL_SIZE)
         self._readers = threading.BoundedSemaphore(MAX_READERS)
 
     @contextmanager
@@ -84,11 +88,13 @@ class Database(Component):
         """Closes the idle connections."""
         self.engine.dispose()
         self.lookup_engine.dispose()
+        self.lease_engine.dispose()
 
     def abandon(self) -> None:
         """Gives up the connections of the parent process without closing them, which would end its sessions too."""
         self.engine.dispose(close=False)
         self.lookup_engine.dispose(close=False)
+        self.lease_engine.dispose(close=False)
 
 
 def create_engine_for(url: str, pool_size: int = POOL_SIZE) -> Engine:

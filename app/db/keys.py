@@ -6,48 +6,62 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from sqlalchemy import Connection, func, insert, select, text, update
+from sqlalchemy import Connection, func, insert, select, update
 
 from app.db.tables import api_key
 
 
 class KeyRow(NamedTuple):
-    """One key without its digest. `id` is public; `revoked_at` is None while the key works."""
+    """One key without its digest.
+
+    Attributes:
+        id: its public id.
+        revoked_at: None unless it was revoked.
+        holder_id: the subject whose limits it has; None without limits of its own.
+        expires_at: from when on it does not work; None if it never expires.
+        replaced_by: the id of the key that it was rotated to, or None.
+        is_operator: whether it has all rights, as GATEWAY_API_KEY has.
+    """
 
     id: str
     name: str
     last_four: str
     created_at: datetime
     revoked_at: datetime | None
+    holder_id: str | None
+    expires_at: datetime | None
+    replaced_by: str | None
+    is_operator: bool
 
 
 _COLUMNS = [api_key.c[name] for name in KeyRow._fields]
 
-# The fingerprint is a sum, so that the keys need not be sorted. In parts, because each is parsed without a pause. Where
-# the fingerprint is the same, PostgreSQL does not execute the second query.
-_SELECT_LIVE_KEYS = text("""
-    SELECT live.fingerprint, parts.part
-    FROM (
-        SELECT count(*) || ':' || coalesce(sum(
-            hashtextextended(name, hashtextextended(id, hashtextextended(encode(digest, 'hex'), 0)))
-        ), 0) AS fingerprint
-        FROM api_key WHERE revoked_at IS NULL
-    ) live
-    LEFT JOIN LATERAL (
-        SELECT json_object_agg(encode(digest, 'base64'), json_build_array(id, name))::text AS part
-        FROM api_key WHERE revoked_at IS NULL AND live.fingerprint <> :held
-        GROUP BY hashtext(id) & 15
-    ) parts ON true
-""")
 
-
-def insert_key(connection: Connection, *, id: str, name: str, digest: bytes, last_four: str) -> KeyRow:
+def insert_key(
+    connection: Connection,
+    *,
+    id: str,
+    name: str,
+    digest: bytes,
+    last_four: str,
+    holder_id: str | None = None,
+    expires_at: datetime | None = None,
+    is_operator: bool = False,
+) -> KeyRow:
     """Adds a key and returns its row; `digest` is the SHA-256 of the whole key, 32 bytes.
 
     Raises:
-        DatabaseError: the id or the digest exists already, or the database is unavailable.
+        DatabaseError: the id or the digest exists already, the holder does not, or the database is unavailable.
     """
-    values = {"id": id, "name": name, "digest": digest, "last_four": last_four}
+    values = {
+        "id": id,
+        "name": name,
+        "digest": digest,
+        "last_four": last_four,
+        "holder_id": holder_id,
+        "expires_at": expires_at,
+        "is_operator": is_operator,
+    }
     return KeyRow(*connection.execute(insert(api_key).values(values).returning(*_COLUMNS)).one())
 
 
@@ -74,28 +88,3 @@ def update_key_revoked(connection: Connection, id: str) -> KeyRow | None:
     query = update(api_key).where(api_key.c.id == id).values(revoked_at=revoked_at).returning(*_COLUMNS)
     row = connection.execute(query).first()
     return None if row is None else KeyRow(*row)
-
-
-class LiveKeys(NamedTuple):
-    """The keys that are not revoked, at one moment.
-
-    Attributes:
-        fingerprint: changes when such a key is added or revoked, or when its id, name or digest changes.
-        parts: JSON objects of base64 of a digest → [id, name], which have all keys together; None if the caller has
-            them already.
-    """
-
-    fingerprint: str
-    parts: list[str] | None
-
-
-def select_live_keys(connection: Connection, held: str) -> LiveKeys:
-    """Returns all keys that are not revoked, or only their fingerprint if that is `held`, in one round trip.
-
-    Args:
-        held: the fingerprint of what the caller has; "" if it has nothing.
-    """
-    rows = connection.execute(_SELECT_LIVE_KEYS, {"held": held}).all()
-    fingerprint = rows[0].fingerprint
-    # The keys are read from the same snapshot as their fingerprint. Without any there is no part.
-    return LiveKeys(fingerprint, None if fingerprint == held else [row.part for row in rows if row.part is not None])

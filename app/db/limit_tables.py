@@ -50,7 +50,8 @@ GATEWAY_ID = "gateway"
 # All list prices are whole numbers of 10^-12 USD.
 AMOUNT = Numeric(30, 12)
 
-# Half seconds that a rate is counted over: a minute, and the second in which a permit may be used.
+# Half seconds that a rate is counted over. A permit is used within half a second, so the uses of any 60 s are grants of
+# 60.5 s, which are parts of at most this many half seconds.
 RATE_SLOTS = 122
 
 
@@ -130,6 +131,13 @@ budget_lease = Table(
     Column("version", BigInteger, nullable=False, comment="of the newest draw, which counts up"),
     Column("drawn", AMOUNT, nullable=False),
     Column("closed", Boolean, nullable=False, server_default="false", comment="the worker has ended"),
+    Column(
+        "kept",
+        Boolean,
+        nullable=False,
+        server_default="false",
+        comment="closed without giving the rest back, because charges may be missing",
+    ),
     PrimaryKeyConstraint("period_id", "worker_id"),
 )
 

@@ -48,6 +48,8 @@ _UPSERT_CLOSED = text("""
     ON CONFLICT (worker_id) DO UPDATE SET closed_at = now(), closed_how = excluded.closed_how
     WHERE worker.closed_how IS DISTINCT FROM 'adopted'""")
 
+_SELECT_BOOT_ID = text("SELECT boot_id FROM worker WHERE worker_id = :worker_id")
+
 _SELECT_WORKERS = text(f"""
     SELECT worker_id, host, boot_id, pid, worker.version, journal_dir, started_at, last_seen_at, closed_at,
         coalesce(in_flight, 0) AS in_flight, coalesce(unshipped, 0) AS unshipped,
@@ -160,6 +162,13 @@ def upsert_closed(engine: Engine, worker_id: str, how: Literal["drained", "left_
     """Notes how a worker ended; one that was never registered gets a row without a host."""
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(_UPSERT_CLOSED, {"worker_id": worker_id, "how": how})
+
+
+def select_boot_id(engine: Engine, worker_id: str) -> str | None:
+    """Returns which boot of its host a worker ran in; None if it is not registered or did not know."""
+    with engine.connect() as connection:
+        boot_id = connection.execute(_SELECT_BOOT_ID, {"worker_id": worker_id}).scalar()
+    return str(boot_id) if boot_id else None
 
 
 def select_workers(

@@ -13,10 +13,13 @@ from app.services.health import start_gauges
 from app.services.inference import write_refusals
 from app.services.journal import start_journal, stop_journal
 from app.services.keys import start_keys
+from app.services.limits import stop_limits
 from app.services.models import refresh_if_due
 from app.services.reports import start_retention
 from app.shutdown import start_drain
 
+# How long a stop waits for a draw from limits that is under way. One that goes on is ignored by the database later.
+_LIMITS_TIMEOUT_S = 0.5
 # The share of the graceful time after the drain that is used to ship the journal; gunicorn needs the rest to exit.
 _SHIPPING_SHARE = 0.6
 
@@ -57,4 +60,5 @@ def stop_worker() -> None:
     """Ships as much of the journal as possible before gunicorn kills the worker."""
     settings = get_settings()
     write_refusals()
+    stop_limits(_LIMITS_TIMEOUT_S)
     stop_journal((settings.graceful_timeout_s - settings.drain_timeout_s) * _SHIPPING_SHARE)

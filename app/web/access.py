@@ -14,7 +14,7 @@ from app.web.client_address import is_for_operator
 from app.web.credentials import get_authorization, has_credentials
 
 # "key": a gateway key is required. "open": none is. "public_stats": one is, unless PUBLIC_STATS is true; one that is
-# sent must be valid, because it decides whose requests are counted. "operator": METRICS_TOKEN or the operator's key is,
+# sent must be valid, because it decides whose requests are counted. "operator": METRICS_TOKEN or an operator's key is,
 # except for programs on the gateway's machine.
 Access = Literal["key", "open", "public_stats", "operator"]
 
@@ -23,7 +23,7 @@ def require_key() -> None:
     """Authenticates the caller, by `Authorization` or else `x-api-key`, and sets `g.key` to their gateway key.
 
     Raises:
-        AuthenticationFailed: the key is missing, malformed, unknown or revoked.
+        AuthenticationFailed: the key is missing, malformed, unknown, revoked or expired.
         Unavailable: the key cannot be looked up now.
     """
     g.key = authenticate(get_authorization())

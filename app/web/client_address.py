@@ -8,6 +8,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from flask import request
 
 from app.runtime import get_settings
+from app.services.keys import find_known_key
 from app.web.credentials import get_authorization
 
 Address = IPv4Address | IPv6Address
@@ -77,17 +78,18 @@ def _is_trusted(address: Address) -> bool:
 def is_for_operator() -> bool:
     """Returns whether the current request may see the gateway's internals: metrics, and the state of what it uses.
 
-    A program on the gateway's machine may, unless a proxy there asks for another client, and so may everybody with the
-    operator's key or METRICS_TOKEN. The key is compared here and not looked up, so that this works without a database.
+    A program on the gateway's machine may, unless a proxy there asks for another client, and so may everybody with
+    METRICS_TOKEN or an operator's key. Nothing is looked up, so that this works without a database, and so that nobody
+    can cause queries; a new operator's key is in memory some seconds after it was made.
     """
     environ = request.environ
     peer = _parse(environ.get("REMOTE_ADDR") or "")
     if peer is not None and peer.is_loopback and not any(name in environ for name in _FORWARDING_HEADERS):
         return True
-    settings = get_settings()
-    scheme, _, token = (get_authorization() or "").partition(" ")
+    authorization, expected = get_authorization(), get_settings().metrics_token
+    scheme, _, token = (authorization or "").partition(" ")
     given = token.strip().encode("utf-8", "replace")
-    return scheme.lower() == "bearer" and any(
-        secret is not None and hmac.compare_digest(given, secret.encode())
-        for secret in (settings.metrics_token, settings.gateway_api_key)
-    )
+    if expected is not None and scheme.lower() == "bearer" and hmac.compare_digest(given, expected.encode()):
+        return True
+    key = find_known_key(authorization)
+    return key is not None and key.is_operator

@@ -10,6 +10,7 @@
     shipper.py          delivers this process's rows          orphans.py   and those of dead workers
     folder.py           folds the counts of delivered rows into the sums
     registration.py     tells the registry that this worker lives, and how it ended
+    lease_closing.py    gives back what an ended worker drew of budgets and did not spend
     orphan_backlog.py   measures what dead workers have left
 
 A record survives the death of its process by any signal, and any outage of PostgreSQL. It does not survive a power cut

@@ -7,9 +7,11 @@ from typing import Literal
 
 import msgspec
 
+from app.db import describe_error
 from app.errors import Unavailable
 from app.logs import log_event
 from app.runtime import Component, Runtime, get_component
+from app.services.journal.lease_closing import close_leases_of
 from app.services.journal.orphan_backlog import OrphanBacklog
 from app.services.journal.record import ActivityRecord, encode_record, make_record
 from app.services.journal.recorder import Counts, Recorder
@@ -62,7 +64,7 @@ class Journal(Component):
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
-        self._recorder = Recorder(self.settings.journal_dir, self.settings.journal_full)
+        self._recorder = Recorder(self.settings.journal_dir, self.settings.journal_full, runtime.worker_id)
         self._shipper = Shipper(runtime, self._recorder)
 
     def begin(self, key_id: str, endpoint: str) -> ActivityRecord:
@@ -113,15 +115,15 @@ class Journal(Component):
         self._shipper.start()
 
     def stop(self, timeout_s: float) -> bool:
-        """Ships for up to `timeout_s` seconds and closes the files; returns whether everything is shipped.
+        """Ships for up to `timeout_s` seconds, closes the leases and the files; returns whether everything is shipped.
 
         Otherwise another worker, or the next one to start, adopts the rest.
         """
-        drained = self._shipper.stop(max(0.0, timeout_s - CLOSE_TIME_LIMIT_S))
+        drained = self._shipper.stop(max(0.0, timeout_s - 2 * CLOSE_TIME_LIMIT_S))
         counts = self._recorder.get_counts()
         how: Literal["drained", "left_rows"] = "drained" if drained else "left_rows"
         is_registered = self._shipper.registration.close(how, has_begun=counts.begun > 0)
-        if drained and is_registered:
+        if drained and is_registered and self._close_leases(counts):
             # Removed while the lock is held, so that no other worker adopts the directory. One that the registry could
             # not be told of stays: the worker that adopts it tells the registry.
             remove_directory(self._recorder.writer.directory)
@@ -129,6 +131,19 @@ class Journal(Component):
             self._report_left_rows(counts)
         self._recorder.close()
         return drained
+
+    def _close_leases(self, counts: Counts) -> bool:
+        """Gives back what was drawn of budgets and not spent; returns whether that is done."""
+        if not counts.begun:
+            return True
+        line = self._shipper.own.make_ledger_line([])
+        keep = counts.unrecorded > 0 or line.rejected > 0
+        try:
+            close_leases_of(self.runtime, self._recorder.worker_id, keep=keep, time_limit_s=CLOSE_TIME_LIMIT_S)
+        except Exception as error:
+            log_event("lease_close_failed", level="error", reason=describe_error(error))
+            return False
+        return True
 
     def _report_left_rows(self, counts: Counts) -> None:
         rows = self._shipper.own.make_ledger_line([]).unshipped - counts.in_memory

@@ -15,10 +15,12 @@ from pathlib import Path
 
 from app.db import Database, describe_error, time_limit
 from app.db.ledger import LedgerLine, select_ledger_line
-from app.db.workers import upsert_closed
+from app.db.workers import select_boot_id, upsert_closed
 from app.logs import log_event
 from app.runtime import Runtime
 from app.services.journal.delivery import STATEMENT_TIME_LIMIT_S, Delivery
+from app.services.journal.lease_closing import close_leases_of
+from app.services.journal.registration import read_boot_id
 from app.services.journal.segment_format import (
     COUNTERS,
     iterate_lines,
@@ -121,15 +123,20 @@ class OrphanDelivery(Delivery):
         return False
 
     def finish(self) -> bool:
-        """Closes the dead worker in the registry, removes its delivered journal, and releases the lock.
+        """Closes the dead worker in the registry and its leases, removes its delivered journal, and releases the lock.
 
         Returns:
             Whether that is done. If not, the journal stays, so that it can be done later.
         """
         assert self._journal is not None
         try:
+            engine = self.runtime.get(Database).engine
             with time_limit(STATEMENT_TIME_LIMIT_S):
-                upsert_closed(self.runtime.get(Database).engine, self.worker_id, "adopted")
+                was_rebooted = select_boot_id(engine, self.worker_id) != read_boot_id()
+                upsert_closed(engine, self.worker_id, "adopted")
+            # After a power cut, lines may be missing that were written.
+            keep = was_rebooted or self._journal.has_gaps or self.rejected > 0
+            close_leases_of(self.runtime, self.worker_id, keep=keep, time_limit_s=STATEMENT_TIME_LIMIT_S)
         except Exception as error:
             log_event("worker_close_failed", level="error", reason=describe_error(error), worker_id=self.worker_id)
             return False
@@ -173,6 +180,7 @@ class _OrphanedJournal:
         reader: reads its F lines after the position in `last_line`.
         started: requests that it began.
         lost: requests that it sent to a provider and did not finish.
+        has_gaps: whether requests were served of which nothing is known, or segments are missing.
     """
 
     def __init__(self, directory: Path, last_line: LedgerLine) -> None:
@@ -192,6 +200,15 @@ class _OrphanedJournal:
         if counters.sent_without_start:
             # Some requests were sent to a provider without an S line; those that are unaccounted for may be among them.
             self._unrecorded, self._unsent = self._unrecorded + self._unsent, 0
+        self.has_gaps = self._unrecorded > 0 or counters.sent_without_start > 0 or self._misses_segment(directory)
+
+    def _misses_segment(self, directory: Path) -> bool:
+        """Returns whether a segment was deleted before its rows were delivered."""
+        numbers = segment_numbers(directory)
+        expected = max(self.reader.position.segment, 1)
+        if not numbers:
+            return self.reader.position.segment > 0
+        return numbers[0] > expected + 1 or numbers != list(range(numbers[0], numbers[-1] + 1))
 
     def _read_segments(self, directory: Path) -> None:
         numbers = segment_numbers(directory)

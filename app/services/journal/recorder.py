@@ -51,6 +51,7 @@ class Recorder:
     Args:
         root: JOURNAL_DIR.
         policy: JOURNAL_FULL, for the log.
+        worker_id: the id of this process; None makes one.
 
     Attributes:
         worker_id: the name of the directory.
@@ -59,8 +60,8 @@ class Recorder:
         shipped_lines: F lines that are in the database or rejected by it. The shipper counts them.
     """
 
-    def __init__(self, root: Path, policy: str) -> None:
-        self.worker_id = uuid.uuid4().hex
+    def __init__(self, root: Path, policy: str, worker_id: str | None = None) -> None:
+        self.worker_id = worker_id or uuid.uuid4().hex
         self.writer = SegmentWriter(root / self.worker_id, self._encode_opening, self._encode_counters)
         self.error: OSError | None = None
         self.shipped_lines = 0

@@ -97,14 +97,15 @@ def _make_registration(worker_id: str, journal_dir: Path) -> Registration:
     return Registration(
         worker_id=worker_id,
         host=socket.gethostname(),
-        boot_id=_read_boot_id(),
+        boot_id=read_boot_id(),
         pid=os.getpid(),
         version=compute_version(),
         journal_dir=str(journal_dir.absolute()),
     )
 
 
-def _read_boot_id() -> str:
+def read_boot_id() -> str:
+    """Returns the id of the kernel's current boot, or "" where the system has none."""
     try:
         return _BOOT_ID.read_text().strip()
     except OSError:

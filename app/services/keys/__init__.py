@@ -2,12 +2,13 @@
 
 keys.py             makes, recognises, lists and revokes keys
 authentication.py   checks the key of a request
+live_keys.py        what a worker keeps in memory: keys, subjects, policies
 snapshot.py         the live keys in memory, renewed in the background
 snapshot_file.py    the file that keeps them for a worker that starts while the database is away
 lookups.py          looks up keys that are not in memory
 """
 
-from app.services.keys.authentication import authenticate
+from app.services.keys.authentication import authenticate, find_known_key
 from app.services.keys.keys import (
     Key,
     create_key,
@@ -18,21 +19,12 @@ from app.services.keys.keys import (
     raise_if_no_key,
     revoke_key,
 )
-from app.services.keys.snapshot import GRACE_S, REVOCATION_S, KeysState, get_keys_state, start_keys
+from app.services.keys.snapshot import GRACE_S, REVOCATION_S, KeySnapshot, KeysState, get_keys_state, start_keys
 
+# fmt: off
 __all__ = [
-    "GRACE_S",
-    "REVOCATION_S",
-    "Key",
-    "KeysState",
-    "authenticate",
-    "create_key",
-    "digest_of",
-    "get_keys_state",
-    "is_well_formed",
-    "list_keys",
-    "new_key",
-    "raise_if_no_key",
-    "revoke_key",
+    "GRACE_S", "REVOCATION_S", "Key", "KeySnapshot", "KeysState", "authenticate", "create_key", "digest_of",
+    "find_known_key", "get_keys_state", "is_well_formed", "list_keys", "new_key", "raise_if_no_key", "revoke_key",
     "start_keys",
 ]
+# fmt: on

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from datetime import UTC, datetime
+
 from app.errors import AuthenticationFailed
 from app.runtime import get_component
 from app.services.keys.keys import PREFIX, Key, digest_of, is_well_formed
@@ -16,7 +19,7 @@ def authenticate(authorization: str | None) -> Key:
         authorization: the value of the Authorization header, `Bearer <key>`; None when there is none.
 
     Raises:
-        AuthenticationFailed: the key is missing, malformed, unknown or revoked.
+        AuthenticationFailed: the key is missing, malformed, unknown, revoked or expired.
         Unavailable: the key is not in memory and the database does not answer.
     """
     scheme, _, token = (authorization or "").partition(" ")
@@ -28,7 +31,30 @@ def authenticate(authorization: str | None) -> Key:
         )
     digest = digest_of(token)
     key = get_component(KeySnapshot).get(digest)
-    return _look_up(token, digest) if key is None else key
+    if key is None:
+        key = _look_up(token, digest)
+    if key.expires_at is not None and time.time() >= key.expires_at:
+        raise _make_expired(key.expires_at)
+    return key
+
+
+def find_known_key(authorization: str | None) -> Key | None:
+    """Returns the key of a request if it is in memory and has not expired, without asking the database; else None.
+
+    Args:
+        authorization: as in `authenticate`.
+    """
+    scheme, _, token = (authorization or "").partition(" ")
+    key = get_component(KeySnapshot).get(digest_of(token.strip())) if scheme.lower() == "bearer" else None
+    return None if key is None or (key.expires_at is not None and time.time() >= key.expires_at) else key
+
+
+def _make_expired(expires_at: int) -> AuthenticationFailed:
+    when = datetime.fromtimestamp(expires_at, UTC).isoformat().replace("+00:00", "Z")
+    return AuthenticationFailed(
+        f"The gateway key expired at {when}. Use the one that replaces it, or ask the operator for a new one.",
+        code="key_expired",
+    )
 
 
 def _look_up(token: str, digest: bytes) -> Key:

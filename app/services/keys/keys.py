@@ -8,11 +8,11 @@ SHA-256 is enough to store it; slow hashes are for passwords that people choose.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import secrets
 import string
 import zlib
-from typing import ClassVar
 
 import msgspec
 
@@ -27,19 +27,36 @@ _FORM = re.compile(rf"gw_([0-9A-Za-z]{{{_PUBLIC_ID_LENGTH}}})_[0-9A-Za-z]{{{_SEC
 
 
 class Key(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A valid key: its public id and its name. Thousands are in memory, so the garbage collector skips them."""
+    """A key that is not revoked. Thousands are in memory, so the garbage collector skips them.
+
+    Attributes:
+        id: its public id.
+        name: what its maker called it.
+        expires_at: the Unix time, in seconds, from which on it does not work; None if it never expires.
+        holder_id: whose limits it has, as a key of the policies; "" for those of the gateway alone.
+        is_operator: whether it has all rights.
+    """
 
     id: str
     name: str
-    is_operator: ClassVar[bool] = False
-
-
-class _OperatorKey(Key, frozen=True, array_like=True, gc=False):
-    is_operator: ClassVar[bool] = True
+    expires_at: int | None = None
+    holder_id: str = ""
+    is_operator: bool = False
 
 
 # The key of the setting GATEWAY_API_KEY.
-OPERATOR_KEY: Key = _OperatorKey(id="env", name="GATEWAY_API_KEY")
+OPERATOR_KEY = Key(id="env", name="GATEWAY_API_KEY", is_operator=True)
+
+
+def make_key(row: KeyRow) -> Key:
+    """Returns a stored key as it is kept in memory. An operator's key is bound by the gateway's limits alone."""
+    return Key(
+        id=row.id,
+        name=row.name,
+        expires_at=None if row.expires_at is None else math.floor(row.expires_at.timestamp()),
+        holder_id="" if row.is_operator else row.holder_id or "",
+        is_operator=row.is_operator,
+    )
 
 
 def new_key() -> str:

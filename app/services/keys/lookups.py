@@ -14,7 +14,7 @@ from app.errors import Unavailable
 from app.logs import log_event
 from app.metrics import count_failed_key_check
 from app.runtime import Component, Runtime
-from app.services.keys.keys import Key
+from app.services.keys.keys import Key, make_key
 from app.services.keys.snapshot import QUERY_TIME_LIMIT_S, KeySnapshot
 
 # How many lookups one query answers, and how many may wait. A query for 200 takes some milliseconds, so this many
@@ -107,6 +107,19 @@ class KeyLookups(Component):
         asked_s = time.monotonic()
         with time_limit(QUERY_TIME_LIMIT_S), self.runtime.get(Database).lookup_engine.connect() as connection:
             rows = select_keys_by_digest(connection, digests)
-        found = {digest: Key(row.id, row.name) for digest, row in rows.items() if row.revoked_at is None}
+        found = {digest: make_key(row) for digest, row in rows.items() if row.revoked_at is None}
+        self._learn_limits({key.holder_id for key in found.values()})
         self._snapshot.add(found, asked_s)
         return found
+
+    def _learn_limits(self, holders: set[str]) -> None:
+        """Refreshes the snapshot if it lacks the limits of one of these holders: no request may pass without them.
+
+        Raises:
+            DatabaseError: they could not be read.
+        """
+        if all(self._snapshot.knows_holder(holder) for holder in holders):
+            return
+        self._snapshot.refresh()
+        if not all(self._snapshot.knows_holder(holder) for holder in holders):
+            raise DatabaseError("the limits of a new key could not be read")

@@ -1,7 +1,7 @@
-"""The live keys of the database in memory, renewed in the background.
+"""The live keys of the database and their limits in memory, renewed in the background.
 
-A worker asks the database every REFRESH_S with the fingerprint of the keys that it has, and gets the keys only if they
-have changed. So a request's key costs one look into a dict, a revoked key stops working within REVOCATION_S, and all
+A worker asks the database every REFRESH_S with the fingerprint of what it has, and gets all of it only if something has
+changed. So a request's key costs one look into a dict, a revoked key stops working within REVOCATION_S, and all
 keys work for GRACE_S after the last answer of the database. A worker that starts without the database takes the keys
 from the file that the workers of its host keep (snapshot_file.py), for what is left of that time.
 """
@@ -18,12 +18,13 @@ import msgspec
 
 from app.config import SettingsError
 from app.db import Database, DatabaseError, describe_error, identify_database, time_limit
-from app.db.keys import LiveKeys, select_live_keys
+from app.db.live_keys import select_live_keys
 from app.logs import log_event, redact
 from app.runtime import Component, Runtime, get_component
 from app.services.keys.keys import OPERATOR_KEY, Key, digest_of
+from app.services.keys.live_keys import NO_KEYS, LiveKeys, decode_live_keys
 from app.services.keys.snapshot_file import FileUnusable, SnapshotFile
-from app.yielding import PAUSE_S
+from app.services.limits import Policy, Subject
 
 # How often the database is asked, in seconds.
 REFRESH_S = 2.0
@@ -38,8 +39,6 @@ QUERY_TIME_LIMIT_S = 2.0
 _START_WAIT_S = 1.0
 # How often each worker looks whether the file has the right keys and a recent time, in seconds.
 _SAVE_INTERVAL_S = 10.0
-
-_decode_part = msgspec.json.Decoder(dict[bytes, Key]).decode
 
 
 class KeysState(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,13 +64,19 @@ class KeysState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KeySnapshot(Component):
-    """The operator's key, all live keys as the database last had them, and keys that were looked up since."""
+    """GATEWAY_API_KEY, all live keys as the database last had them, and keys that were looked up since.
+
+    Attributes:
+        policies: `holder_id` of a key → its limits. A key whose holder is missing has no limits.
+    """
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
         operator_key = self.settings.gateway_api_key
         self._operator_digest = b"" if operator_key is None else digest_of(operator_key)
+        self.policies: dict[str, Policy] = NO_KEYS.policies
         self._keys: dict[bytes, Key] = {}
+        self._subjects: dict[str, Subject] = {}
         # The digests among them that were looked up, and when, on the monotonic clock.
         self._looked_up_s: dict[bytes, float] = {}
         # When the database had exactly these keys: on the monotonic clock, and as a Unix time.
@@ -86,6 +91,8 @@ class KeySnapshot(Component):
         self._saved_fingerprint = ""
         self._save_at_s = 0.0
         self._lock = threading.Lock()
+        # Of two refreshes at once, the one that asked first could be the last to take over what it got.
+        self._refresh_lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._has_asked = threading.Event()
         self._closed = threading.Event()
@@ -104,6 +111,10 @@ class KeySnapshot(Component):
                 if digest not in self._keys:
                     self._looked_up_s[digest] = asked_s
                 self._keys[digest] = key
+
+    def knows_holder(self, holder_id: str) -> bool:
+        """Returns whether the limits of keys with this `holder_id` are in memory, which may be none."""
+        return self._source is not None and (not holder_id or holder_id in self._subjects)
 
     def start(self) -> None:
         """Starts the refreshes and waits a moment for the keys; later calls do nothing."""
@@ -137,6 +148,10 @@ class KeySnapshot(Component):
 
     def refresh(self) -> None:
         """Takes over the keys of the database. If it does not answer, keeps those at hand or loads the file."""
+        with self._refresh_lock:
+            self._refresh()
+
+    def _refresh(self) -> None:
         asked_s, asked_at = time.monotonic(), time.time()
         try:
             with time_limit(QUERY_TIME_LIMIT_S), self.runtime.get(Database).engine.connect() as connection:
@@ -144,7 +159,7 @@ class KeySnapshot(Component):
         except (DatabaseError, SettingsError) as error:
             self._on_failure(error)
             return
-        self._take(_decode(found), asked_s, asked_at, "database")
+        self._take(decode_live_keys(found), asked_s, asked_at, "database")
         self._fingerprint = found.fingerprint
         if self._database_up is False:
             log_event("key_refresh_resumed", keys=len(self._keys))
@@ -170,10 +185,10 @@ class KeySnapshot(Component):
         if saved is None:
             return
         age_s = max(0.0, time.time() - saved.confirmed_at)
-        self._take(saved.keys, time.monotonic() - age_s, saved.confirmed_at, "file")
+        self._take(saved.content, time.monotonic() - age_s, saved.confirmed_at, "file")
         # The first answer of the database replaces what came from a file, even if it should be the same.
         self._fingerprint, self._file_error = "", None
-        log_event("key_file_loaded", keys=len(saved.keys), age_s=round(age_s))
+        log_event("key_file_loaded", keys=len(saved.content.keys), age_s=round(age_s))
 
     def _refuse_file(self, reason: str) -> None:
         if self._file_error is None:
@@ -182,21 +197,23 @@ class KeySnapshot(Component):
 
     def _take(
         self,
-        keys: dict[bytes, Key] | None,
+        found: LiveKeys | None,
         confirmed_s: float,
         confirmed_at: float,
         source: Literal["database", "file"],
     ) -> None:
-        """Replaces the keys, or confirms them if `keys` is None. Of those that were looked up, only later ones stay."""
+        """Replaces the keys, or confirms them if `found` is None. Of keys that were looked up, only later ones stay."""
         with self._lock:
             later = {digest: when_s for digest, when_s in self._looked_up_s.items() if when_s > confirmed_s}
-            if keys is None:
+            if found is None:
                 for digest in self._looked_up_s.keys() - later.keys():
                     del self._keys[digest]
             else:
-                later = {digest: when_s for digest, when_s in later.items() if digest not in keys}
-                keys.update([(digest, self._keys[digest]) for digest in later])
-                self._keys = keys
+                later = {digest: when_s for digest, when_s in later.items() if digest not in found.keys}
+                found.keys.update([(digest, self._keys[digest]) for digest in later])
+                # In this order, so that there is no key without its limits.
+                self._subjects, self.policies = found.subjects, found.policies
+                self._keys = found.keys
             self._looked_up_s = later
             self._confirmed_s, self._confirmed_at = confirmed_s, confirmed_at
             self._source = source
@@ -205,24 +222,14 @@ class KeySnapshot(Component):
         keys = self._keys
         if self._looked_up_s:
             keys = {digest: key for digest, key in keys.items() if digest not in self._looked_up_s}
-        is_saved = self._file.save(self._fingerprint, keys, self._confirmed_at)
+        content = LiveKeys(keys, self._subjects, self.policies)
+        is_saved = self._file.save(self._fingerprint, content, self._confirmed_at)
         self._saved_fingerprint = self._fingerprint if is_saved else ""
         self._save_at_s = asked_s + _SAVE_INTERVAL_S
 
     def close(self) -> None:
         """Ends the refreshes."""
         self._closed.set()
-
-
-def _decode(found: LiveKeys) -> dict[bytes, Key] | None:
-    """Returns digest → key; None if nothing has changed. Other greenlets run between the parts."""
-    if found.parts is None:
-        return None
-    keys: dict[bytes, Key] = {}
-    for part in found.parts:
-        keys.update(_decode_part(part))
-        time.sleep(PAUSE_S)
-    return keys
 
 
 def start_keys() -> None:

@@ -1,7 +1,7 @@
-"""The file in which a host's workers keep the live keys, for a worker that starts while the database is away.
+"""The file in which a host's workers keep the live keys and their limits, for one that starts without the database.
 
-    {"version":1,"database":"…","fingerprint":"…","confirmed_at":1763800000}    padded to HEADER_BYTES, a line feed
-    {"keys":{"<base64 of a digest>":["<id>","<name>"],…}}
+    {"version":2,"database":"…","fingerprint":"…","confirmed_at":1763800000}    padded to HEADER_BYTES, a line feed
+    {"keys":{"<base64 of a digest>":["<id>","<name>",null,"<holder>",false],…},"subjects":[["<id>","holder",…],…]}
 
 It has digests and never keys. Content is written to another file, which then takes the name, so that a reader finds
 either the old or the new one. `confirmed_at` alone, the Unix time at which the database last had exactly these keys, is
@@ -24,6 +24,8 @@ import msgspec
 
 from app.logs import log_event
 from app.services.keys.keys import Key
+from app.services.keys.live_keys import LiveKeys, make_live_keys
+from app.services.limits import Subject
 
 NAME = "keys.snapshot"
 HEADER_BYTES = 256
@@ -33,7 +35,7 @@ CONFIRM_S = 5.0
 _CLOCK_TOLERANCE_S = 5.0
 # A million keys. A larger file is not ours, and reading it would block the worker.
 _MAX_BYTES = 128 * 1024 * 1024
-_VERSION = 1
+_VERSION = 2
 
 
 class FileUnusable(Exception):
@@ -41,9 +43,9 @@ class FileUnusable(Exception):
 
 
 class SavedKeys(NamedTuple):
-    """The content of the file: digest → key, and the Unix time at which the database last had exactly these."""
+    """The content of the file, and the Unix time at which the database last had exactly this."""
 
-    keys: dict[bytes, Key]
+    content: LiveKeys
     confirmed_at: float
 
 
@@ -56,6 +58,7 @@ class _Header(msgspec.Struct):
 
 class _Content(msgspec.Struct):
     keys: dict[bytes, Key]
+    subjects: list[Subject]
 
 
 _decode_header = msgspec.json.Decoder(_Header).decode
@@ -96,17 +99,17 @@ class SnapshotFile:
         except OSError as error:
             raise FileUnusable(f"it cannot be read ({error.strerror})") from None
 
-    def save(self, fingerprint: str, keys: dict[bytes, Key], confirmed_at: float) -> bool:
-        """Makes the file have these keys and this time, unless another worker wrote newer ones. It never raises.
+    def save(self, fingerprint: str, content: LiveKeys, confirmed_at: float) -> bool:
+        """Makes the file have this content and this time, unless another worker wrote a newer one. It never raises.
 
         If the disk fails, that is logged once.
 
         Returns:
-            False if another worker is just writing the file, perhaps with other keys: then call this again soon.
+            False if another worker is just writing the file, perhaps with another content: then call this again soon.
         """
         header = _Header(_VERSION, self._database, fingerprint, int(confirmed_at))
         try:
-            is_saved = self._confirm(header, keys) or self._replace(header, keys)
+            is_saved = self._confirm(header, content) or self._replace(header, content)
         except OSError as error:
             if not self._has_failed:
                 reason = f"{self.path} cannot be written ({error.strerror})"
@@ -116,8 +119,8 @@ class SnapshotFile:
         self._has_failed = False
         return is_saved
 
-    def _confirm(self, header: _Header, keys: dict[bytes, Key]) -> bool:
-        """Renews the time of a file that has these keys; returns whether the file may stay."""
+    def _confirm(self, header: _Header, content: LiveKeys) -> bool:
+        """Renews the time of a file that has this content; returns whether the file may stay."""
         try:
             with self._open(os.O_RDWR) as descriptor:
                 found = self._read_header(descriptor)
@@ -125,7 +128,7 @@ class SnapshotFile:
                     return found.confirmed_at > header.confirmed_at
                 if not self._is_verified:
                     # Once, because only its beginning may have survived a power cut.
-                    self._is_verified = _read_content(descriptor) == keys
+                    self._is_verified = _read_content(descriptor) == content
                     if not self._is_verified:
                         return False
                 if header.confirmed_at - found.confirmed_at >= CONFIRM_S:
@@ -134,7 +137,7 @@ class SnapshotFile:
         except (FileUnusable, FileNotFoundError):
             return False
 
-    def _replace(self, header: _Header, keys: dict[bytes, Key]) -> bool:
+    def _replace(self, header: _Header, content: LiveKeys) -> bool:
         """Writes a new file; returns False if another worker is doing that."""
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -145,7 +148,8 @@ class SnapshotFile:
             if not os.path.samestat(os.fstat(descriptor), os.stat(self._next_path)):
                 return False
             try:
-                _write(descriptor, _encode_header(header) + msgspec.json.encode(_Content(keys)))
+                saved = _Content(content.keys, list(content.subjects.values()))
+                _write(descriptor, _encode_header(header) + msgspec.json.encode(saved))
             except OSError:
                 self._next_path.unlink()  # A full disk needs the room.
                 raise
@@ -203,14 +207,15 @@ def _encode_header(header: _Header) -> bytes:
     return msgspec.json.encode(header).ljust(HEADER_BYTES - 1) + b"\n"
 
 
-def _read_content(descriptor: int) -> dict[bytes, Key]:
+def _read_content(descriptor: int) -> LiveKeys:
     size = os.fstat(descriptor).st_size
     if size > _MAX_BYTES:
         raise FileUnusable(f"it has {size} bytes, more than keys can take")
     try:
-        return _decode_content(os.pread(descriptor, size, HEADER_BYTES)).keys
+        content = _decode_content(os.pread(descriptor, size, HEADER_BYTES))
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise FileUnusable("its content is damaged") from None
+    return make_live_keys(content.keys, {subject.id: subject for subject in content.subjects})
 
 
 def _write(descriptor: int, content: bytes) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -15,10 +18,24 @@ from app.runtime import Runtime
 from app.services.keys import Key, digest_of, new_key
 from app.services.keys.lookups import KeyLookups
 from app.services.keys.snapshot import KeySnapshot
+from app.services.limits import Budget
 
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["create", "revoke", "rename", "delete", "look up", "refresh first", "refresh second"]),
+        st.sampled_from(
+            [
+                "create",
+                "revoke",
+                "rename",
+                "delete",
+                "hold",
+                "expire",
+                "raise",
+                "look up",
+                "refresh first",
+                "refresh second",
+            ]
+        ),
         st.integers(0, 3),
     ),
     min_size=6,
@@ -36,7 +53,9 @@ class World:
         self.snapshots = [runtime.get(KeySnapshot) for runtime in self._runtimes]
         self._made: list[tuple[str, bytes]] = []
         self._live: dict[bytes, Key] = {}
-        self._execute("DELETE FROM api_key")
+        self._limits: dict[str, list[Budget]] = {}
+        for table in ("api_key", "budget", "subject"):
+            self._execute(f"DELETE FROM {table}")
 
     def take(self, step: str, number: int, name: str) -> None:
         """Takes one step; `number` chooses the key that it is about."""
@@ -61,20 +80,56 @@ class World:
         elif step == "delete":
             self._execute("DELETE FROM api_key WHERE id = :id", id=id)
             self._live.pop(digest, None)
+        elif step == "hold":
+            self._hold(id, digest, name)
+        elif step == "raise":
+            self._raise(id)
         else:
-            self._execute("UPDATE api_key SET name = :name WHERE id = :id", id=id, name=name)
+            column, value = {
+                "rename": ("name", name),
+                "expire": ("expires_at", datetime.fromtimestamp(4_000_000_000 + len(name), UTC)),
+            }[step]
+            self._execute(f"UPDATE api_key SET {column} = :value WHERE id = :id", id=id, value=value)
             if digest in self._live:
-                self._live[digest] = Key(id, name)
+                value = value if isinstance(value, str) else int(value.timestamp())
+                self._live[digest] = msgspec.structs.replace(self._live[digest], **{column: value})
+
+    def _hold(self, id: str, digest: bytes, name: str) -> None:
+        """Gives a key a holder with a budget of its own, or ends the budget that it has."""
+        holder = f"holder of {id}"
+        if holder in self._limits:
+            self._execute("UPDATE budget SET ended_at = now() WHERE subject_id = :id", id=holder)
+            self._limits[holder] = []
+            return
+        self._execute("INSERT INTO subject (id, kind, name) VALUES (:id, 'holder', :name)", id=holder, name=id + name)
+        number = self._execute(
+            "INSERT INTO budget (subject_id, unit, amount, time_window, warn_percents)"
+            " VALUES (:id, 'usd', 0.5, 'day', '{80}') RETURNING id",
+            id=holder,
+        )
+        self._limits[holder] = [Budget(number, "usd", "0.5", "day", "UTC", 1, (80,))]
+        self._execute("UPDATE api_key SET holder_id = :holder WHERE id = :id", id=id, holder=holder)
+        if digest in self._live:
+            self._live[digest] = msgspec.structs.replace(self._live[digest], holder_id=holder)
+
+    def _raise(self, id: str) -> None:
+        holder = f"holder of {id}"
+        if self._limits.get(holder):
+            self._execute("UPDATE budget SET amount = 12345678901234.5 WHERE subject_id = :id", id=holder)
+            self._limits[holder] = [msgspec.structs.replace(self._limits[holder][0], amount="12345678901234.5")]
 
     def check(self, snapshot: KeySnapshot) -> None:
         """Refreshes a snapshot and compares it with what the table must have."""
         snapshot.refresh()
         found = {digest: key for _, digest in self._made if (key := snapshot.get(digest)) is not None}
         assert found == self._live and snapshot.get_state().known == len(found)
+        limited = {holder: budgets for holder, budgets in self._limits.items() if budgets}
+        assert {holder: list(policy.subjects[0].budgets) for holder, policy in snapshot.policies.items()} == limited
 
-    def _execute(self, statement: str, **values: str) -> None:
+    def _execute(self, statement: str, **values: object) -> Any:
         with self._engine.begin() as connection:
-            connection.execute(text(statement), values)
+            result = connection.execute(text(statement), values)
+            return result.scalar() if result.returns_rows else None
 
     def close(self) -> None:
         """Closes the connections."""
@@ -91,6 +146,8 @@ def test_after_each_refresh_the_keys_are_those_of_the_table(
     @given(STEPS, NAMES)
     @example([("refresh first", 0), ("create", 0), ("look up", 0), ("revoke", 0), ("refresh first", 0)], "unseen")
     @example([("create", 0), ("refresh first", 0), ("rename", 0), ("refresh first", 0)], "renamed")
+    @example([("create", 0), ("refresh first", 0), ("expire", 0), ("refresh first", 0)], "expiring")
+    @example([("create", 0), ("hold", 0), ("look up", 0), ("raise", 0), ("refresh first", 0), ("hold", 0)], "limited")
     def run(steps: list[tuple[str, int]], name: str) -> None:
         world = World(engine, database_url, tmp_path_factory.mktemp("keys"))
         try:

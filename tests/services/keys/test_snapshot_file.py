@@ -18,14 +18,21 @@ from app.errors import Unavailable
 from app.runtime import get_component, use_settings
 from app.services.keys import Key, authenticate, create_key, digest_of, new_key, revoke_key
 from app.services.keys import snapshot as snapshots
+from app.services.keys.live_keys import make_live_keys
 from app.services.keys.snapshot import GRACE_S, KeySnapshot
 from app.services.keys.snapshot_file import HEADER_BYTES, NAME, SnapshotFile
+from app.services.limits import Budget, Subject
 from tests.support.key_file import change_header, confirm_earlier, read_header
 
 AWAY = "postgresql://user:first@/nothing?host=/nowhere&sslpassword=one"
 SAME_WITHOUT_PASSWORDS = "postgresql://user:second@/nothing?host=/nowhere"
 KEY = new_key()
-KEYS = {digest_of(KEY): Key("id", "laptop \N{SNOWMAN}")}
+KEYS = {digest_of(KEY): Key("id", "laptop \N{SNOWMAN}", None, "h1")}
+BUDGET = Budget(7, "usd", "0.5", "month", "Europe/Berlin", 1, (80, 95))
+HOLDER = Subject("h1", "holder", "alice", "g1", ("*/llama-*",), 60, None, 8, None, (BUDGET,))
+GROUP = Subject("g1", "group", "research", None, (), None, 100_000, None, 4096, ())
+CONTENT = make_live_keys(KEYS, {subject.id: subject for subject in (HOLDER, GROUP)})
+NOTHING = make_live_keys({}, {})
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +45,7 @@ def _reset_settings() -> Iterator[None]:
 def file(tmp_path: Path) -> Path:
     """The file of a host whose database is away, as a worker wrote it two seconds ago."""
     saved = SnapshotFile(tmp_path, identify_database(load_settings({"DATABASE_URL": AWAY}).database_url or ""))
-    assert saved.save("1:1", KEYS, time.time() - 2)
+    assert saved.save("1:1", CONTENT, time.time() - 2)
     return saved.path
 
 
@@ -61,6 +68,7 @@ def test_a_worker_that_starts_without_the_database_uses_it_until_the_grace_time_
 ) -> None:
     snapshot = start_worker(file.parent, url)
     assert authenticate(f"Bearer {KEY}") == KEYS[digest_of(KEY)]
+    assert snapshot.policies == CONTENT.policies and snapshot.policies["h1"].subjects == (HOLDER, GROUP)
     state = snapshot.get_state()
     assert (state.known, state.source, state.usable, state.database_up) == (1, "file", True, False)
     snapshot.refresh()  # Does not load it again.
@@ -96,7 +104,7 @@ DOUBTS: dict[str, Callable[[Path], object]] = {
     "content is damaged ": lambda file: cut(file, HEADER_BYTES + 40),
     "content is damaged  ": lambda file: file.write_bytes(file.read_bytes().replace(b'["id","', b'[1,"')),
     "bytes, more than": lambda file: cut(file, 200_000_000),
-    "format 2": lambda file: change_header(file, version=2),
+    "format 1": lambda file: change_header(file, version=1),
     "another DATABASE_URL": lambda file: change_header(file, database=identify_database("postgresql://other")),
     "is too long": lambda file: confirm_earlier(file, GRACE_S),
     "in the future": lambda file: confirm_earlier(file, -60),
@@ -129,9 +137,10 @@ def test_a_worker_without_the_database_takes_what_another_worker_of_the_host_get
     snapshot = start_worker(file.parent)
     later = {digest_of(new_key()): Key("new", "phone")}
     other = SnapshotFile(file.parent, read_header(file)["database"])
-    assert other.save("1:2", later, time.time())
+    assert other.save("1:2", make_live_keys(later, {}), time.time())
     snapshot.refresh()
     assert snapshot.get(next(iter(later))) == Key("new", "phone") and snapshot.get(digest_of(KEY)) is None
+    assert snapshot.policies == {}
 
 
 def test_the_first_answer_of_the_database_replaces_what_the_file_has(database_url: str, tmp_path: Path) -> None:
@@ -162,7 +171,7 @@ def test_the_first_answer_of_the_database_replaces_what_the_file_has(database_ur
 def _read_keys(file: Path) -> dict[bytes, Key]:
     saved = SnapshotFile(file.parent, read_header(file)["database"]).read(after=0, longest_age_s=GRACE_S)
     assert saved is not None
-    return saved.keys
+    return saved.content.keys
 
 
 def test_what_came_from_the_file_is_replaced_although_the_database_has_not_changed(
@@ -173,7 +182,7 @@ def test_what_came_from_the_file_is_replaced_although_the_database_has_not_chang
     snapshot.refresh()
     _execute("ALTER TABLE api_key RENAME TO moved")
     other = SnapshotFile(tmp_path, read_header(tmp_path / NAME)["database"])
-    assert other.save("0:0", {}, time.time() + 2)
+    assert other.save("0:0", NOTHING, time.time() + 2)
     snapshot.refresh()
     assert (snapshot.get_state().known, snapshot.get_state().source) == (0, "file")
     _execute("ALTER TABLE moved RENAME TO api_key")
@@ -188,7 +197,7 @@ def _execute(statement: str) -> None:
 
 def test_an_older_answer_does_not_replace_a_newer_one(file: Path) -> None:
     slow = SnapshotFile(file.parent, read_header(file)["database"])
-    assert slow.save("0:0", {}, time.time() - 30)
+    assert slow.save("0:0", NOTHING, time.time() - 30)
     assert _read_keys(file) == KEYS
 
 
@@ -198,9 +207,9 @@ def test_two_workers_do_not_write_at_once_and_what_a_killed_one_left_is_written_
     worker = SnapshotFile(file.parent, read_header(file)["database"])
     with left.open() as writing:
         fcntl.flock(writing, fcntl.LOCK_EX)
-        assert not worker.save("0:0", {}, time.time())
+        assert not worker.save("0:0", NOTHING, time.time())
     assert _read_keys(file) == KEYS
-    assert worker.save("0:0", {}, time.time())
+    assert worker.save("0:0", NOTHING, time.time())
     assert _read_keys(file) == {} and not left.exists()
 
 
@@ -221,10 +230,10 @@ def test_a_full_disk_leaves_the_earlier_file(file: Path, capfd: pytest.CaptureFi
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (HEADER_BYTES + 10, before[1]))
     try:
-        worker.save("0:0", {}, time.time())
+        worker.save("0:0", NOTHING, time.time())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert "key_file_write_failed" in capfd.readouterr().err
     assert _read_keys(file) == KEYS and [path.name for path in file.parent.iterdir()] == [NAME]
-    assert worker.save("0:0", {}, time.time())
+    assert worker.save("0:0", NOTHING, time.time())
     assert _read_keys(file) == {}

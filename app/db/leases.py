@@ -1,0 +1,210 @@
+"""Draws of workers from budgets, by the functions of migration 0010.
+
+A worker states absolute totals, what it has drawn of a period in all and what of that is used, with a version that
+counts up. So a draw can be repeated, an unanswered one leaks nothing, and one that is carried out late changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import msgspec
+from sqlalchemy import Connection, Engine, text
+
+from app.db.function_calls import call_function, encode_draws
+
+_SELECT_DRAW_LEASES = text("SELECT CAST(draw_leases_v1(:worker_id, CAST(:pots AS jsonb)) AS text)")
+_SELECT_CLOSE = text("SELECT CAST(close_leases_v1(:worker_id, :keep) AS text)")
+_UNKEEP = text("UPDATE budget_lease SET kept = false WHERE worker_id = :worker_id AND kept")
+
+_UPSERT_PERIOD = text("""
+    INSERT INTO budget_period (id, budget_id, start_at, end_at) VALUES (:id, :budget_id, :start_at, :end_at)
+    ON CONFLICT (id) DO UPDATE SET end_at = excluded.end_at""")
+
+# Of a rolling window all periods count that lie in it, so their sums are those of the newest one's room.
+_SELECT_STATES = text("""
+    SELECT wanted.period, CAST(extract(epoch FROM clock_timestamp()) AS float8),
+        CAST(budget.amount + sums.extra AS text), CAST(sums.granted AS text),
+        CAST(sums.charged AS text), sums.warned_percent,
+        CAST(extract(epoch FROM clock_timestamp() - sums.recalled_at) AS float8)
+    FROM jsonb_to_recordset(CAST(:pots AS jsonb)) AS wanted (budget bigint, period bigint, start_at timestamptz,
+        since timestamptz)
+    JOIN budget ON budget.id = wanted.budget
+    CROSS JOIN LATERAL (
+        SELECT sum(extra) AS extra, sum(granted) AS granted, max(recalled_at) AS recalled_at,
+            max(warned_percent) FILTER (WHERE id = wanted.period) AS warned_percent,
+            coalesce(sum((SELECT sum(exact + estimated + ceiling) FROM budget_charge WHERE period_id = id)), 0)
+                AS charged
+        FROM budget_period
+        WHERE budget_id = wanted.budget AND start_at >= coalesce(wanted.since, wanted.start_at)
+            AND (wanted.since IS NOT NULL OR start_at = wanted.start_at)) AS sums
+    WHERE sums.granted IS NOT NULL""")
+
+_UPDATE_WARNED = text("""
+    UPDATE budget_period SET warned_percent = :percent WHERE id = :period AND warned_percent < :percent""")
+
+
+class LeaseDraw(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker wants of one period of a budget. Amounts are decimal numbers in the budget's unit.
+
+    Attributes:
+        budget: the budget's id.
+        period: the id of the period, from `compute_period_id`.
+        start_at, end_at: the period; it has no end if the budget is for ever.
+        since: the start of the oldest period that counts, of a rolling window; else None.
+        version: above those of all earlier draws of the worker.
+        used: what the worker has used of the period, in all; it is gone.
+        need: the least total that is of use; less is refused.
+        firm: the total that waiting requests need.
+        want: the total that the worker would like to have; less than it has is given back.
+    """
+
+    budget: int
+    period: int
+    start_at: str
+    end_at: str | None
+    since: str | None
+    version: int
+    used: str
+    need: str
+    firm: str
+    want: str
+
+
+class PeriodQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """A period whose state is wanted; the fields are those of LeaseDraw."""
+
+    budget: int
+    period: int
+    start_at: str
+    since: str | None
+
+
+class LeaseAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a draw.
+
+    Attributes:
+        period: that of the draw.
+        version: the newest version that the database knows of the worker's draws from this period.
+        applied: whether the draw was carried out. It is not if a newer one was, or if the worker's leases are closed.
+        refused: whether what is left is less than the need; the worker has what it had.
+        drawn: what the worker has of the period now, in all.
+        total: the amount of the budget, raised by what was added in the window.
+        granted: what all workers have, in the window.
+        charged: what all requests of the window were charged, except those of this worker in this period; only if the
+            draw was refused.
+        ended: whether the budget has been ended; then it refuses nothing.
+        recalled_s: seconds since a draw of any worker found too little; None if none did.
+    """
+
+    period: int
+    version: int
+    applied: bool
+    refused: bool
+    drawn: str
+    total: str
+    granted: str
+    charged: str | None
+    ended: bool
+    recalled_s: float | None
+
+
+class LeaseAnswers(msgspec.Struct, frozen=True):
+    """The answers to one call, and PostgreSQL's time, in seconds since 1970. Budgets that do not exist have none."""
+
+    now: float
+    pots: list[LeaseAnswer]
+
+
+class PeriodState(NamedTuple):
+    """The sums of a period, or of the whole window of a rolling one; amounts as in LeaseAnswer.
+
+    `now` is PostgreSQL's time, in seconds since 1970, and `warned_percent` the highest share that was warned of.
+    """
+
+    period: int
+    now: float
+    total: str
+    granted: str
+    charged: str
+    warned_percent: int
+    recalled_s: float | None
+
+
+class KeptAmount(msgspec.Struct, frozen=True):
+    """What stays granted of a period although its worker has ended."""
+
+    period: int
+    amount: str
+    unit: str
+
+
+class ClosedLeases(msgspec.Struct, frozen=True):
+    """How many leases were closed, and which of them keep what is not charged."""
+
+    leases: int
+    kept: list[KeptAmount]
+
+
+_decode_leases = msgspec.json.Decoder(LeaseAnswers).decode
+_decode_closed = msgspec.json.Decoder(ClosedLeases).decode
+
+
+def compute_period_id(budget_id: int, start: datetime) -> int:
+    """Returns the id of the period of a budget that begins at `start`, a whole minute.
+
+    It needs no database, so that a request can name its periods while the database is away.
+    """
+    return budget_id << 32 | int(start.timestamp()) // 60
+
+
+def compute_period_start(period_id: int) -> datetime:
+    """Returns when the period with this id begins, in UTC."""
+    return datetime.fromtimestamp((period_id & 0xFFFFFFFF) * 60, UTC)
+
+
+def upsert_period(connection: Connection, budget_id: int, start: datetime, end: datetime | None) -> int:
+    """Makes the row of a period if there is none, and returns its id."""
+    period_id = compute_period_id(budget_id, start)
+    values = {"id": period_id, "budget_id": budget_id, "start_at": start, "end_at": end}
+    connection.execute(_UPSERT_PERIOD, values)
+    return period_id
+
+
+def draw_leases(engine: Engine, worker_id: str, draws: Sequence[LeaseDraw]) -> LeaseAnswers:
+    """Carries out draws from budgets, all in one transaction that waits until it is on the disk."""
+    return _decode_leases(
+        call_function(engine, _SELECT_DRAW_LEASES, {"worker_id": worker_id, "pots": encode_draws(draws)})
+    )
+
+
+def close_leases(engine: Engine, worker_id: str, *, keep: bool) -> ClosedLeases:
+    """Closes all leases of a worker that has ended and whose records are delivered. It can be repeated.
+
+    Args:
+        engine: the database.
+        worker_id: the worker; the registry must have it as ended, so that a draw that is carried out later is ignored.
+        keep: whether records may be missing; then what the worker drew and was not charged stays granted.
+    """
+    return _decode_closed(call_function(engine, _SELECT_CLOSE, {"worker_id": worker_id, "keep": keep}))
+
+
+def release_leases(engine: Engine, worker_id: str) -> ClosedLeases:
+    """Closes all leases of a worker and gives back what was not charged, also where it was kept before."""
+    with engine.begin() as connection:
+        connection.execute(_UNKEEP, {"worker_id": worker_id})
+        return _decode_closed(connection.execute(_SELECT_CLOSE, {"worker_id": worker_id, "keep": False}).scalar_one())
+
+
+def select_states(engine: Engine, queries: Sequence[PeriodQuery]) -> list[PeriodState]:
+    """Returns the state of periods, without drawing and without a lock. Those that nobody drew from are missing."""
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        return [PeriodState(*row) for row in connection.execute(_SELECT_STATES, {"pots": encode_draws(queries)})]
+
+
+def update_warned(engine: Engine, period_id: int, percent: int) -> bool:
+    """Notes that a warning is sent; returns False if another worker has sent it."""
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        return connection.execute(_UPDATE_WARNED, {"period": period_id, "percent": percent}).rowcount == 1

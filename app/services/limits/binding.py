@@ -1,0 +1,32 @@
+"""The pots of a policy, found once for all requests that have it."""
+
+from __future__ import annotations
+
+from app.services.limits.budget_pots import BudgetPot
+from app.services.limits.permits import RatePot
+from app.services.limits.policy import Policy
+from app.services.limits.pots import Pot
+
+
+class Binding:
+    """The pots of a policy, found once.
+
+    Attributes:
+        policy: the policy.
+        entry: what each request takes before it is read: one request of each rate, and one slot of each limit.
+        budgets: those of all subjects.
+        token_rates, rates: the rates of tokens, and all rates.
+        used_s: when a request last had this policy.
+    """
+
+    __slots__ = ("budgets", "entry", "policy", "rates", "token_rates", "used_s")
+
+    def __init__(
+        self, policy: Policy, entry: list[tuple[Pot, int]], budgets: list[BudgetPot], rates: list[RatePot]
+    ) -> None:
+        self.policy = policy
+        self.entry = entry
+        self.budgets = budgets
+        self.rates = rates
+        self.token_rates = [rate for rate in rates if rate.kind == "tokens"]
+        self.used_s = 0.0

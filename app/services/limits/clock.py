@@ -1,0 +1,40 @@
+"""PostgreSQL's clock as a worker knows it, which decides in which period a request is: all workers share it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+# An answer that took longer says less about the clock than the earlier one did.
+_MAX_ANSWER_S = 0.25
+# Smaller differences are those of the answers' times.
+_MIN_STEP_S = 0.05
+
+
+class DatabaseClock:
+    """Tells PostgreSQL's time between its answers; until the first one, this machine's clock.
+
+    Args:
+        on_step: called after the clock was set forward or back.
+    """
+
+    def __init__(self, on_step: Callable[[], None]) -> None:
+        self._on_step = on_step
+        self._ahead_s = time.time() - time.monotonic()
+        self._is_known = False
+
+    def read(self, monotonic_s: float) -> float:
+        """Returns the seconds since 1970 at an instant of the monotonic clock."""
+        return monotonic_s + self._ahead_s
+
+    def note(self, now_at_s: float, asked_s: float) -> None:
+        """Notes that PostgreSQL's time was `now_at_s` between `asked_s`, on the monotonic clock, and now."""
+        answered_s = time.monotonic()
+        if self._is_known and answered_s - asked_s > _MAX_ANSWER_S:
+            return
+        ahead_s = now_at_s - (asked_s + answered_s) / 2
+        step_s = abs(ahead_s - self._ahead_s)
+        self._is_known = True
+        if step_s > _MIN_STEP_S:
+            self._ahead_s = ahead_s
+            self._on_step()

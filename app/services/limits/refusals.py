@@ -1,0 +1,205 @@
+"""What a caller reads when a limit refuses its request: the errors, and the headers that tell how much is left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from app.errors import BadRequest, PermissionDenied, Unavailable
+from app.limit_errors import InsufficientQuota, LimitReached
+from app.services.limits.amounts import Unit, describe_amount
+from app.services.limits.budget_pots import BudgetPeriod, BudgetPot
+from app.services.limits.permits import RatePot
+from app.services.limits.policy import Subject
+from app.services.limits.pots import SlotPot
+
+# Limits hang on a holder, who for the caller is the key.
+_NAMES = {"holder": "key", "group": "group", "gateway": "gateway"}
+_POSSESSIVES = {"holder": "key's", "group": "group's", "gateway": "gateway's"}
+
+_WINDOWS = {
+    "day": "a day",
+    "week": "a week",
+    "month": "a month",
+    "total": "in all",
+    "rolling:24h": "in any 24 hours",
+    "rolling:30d": "in any 30 days",
+}
+
+# How long to wait until running requests may have ended.
+RESERVED_RETRY_S = 1.0
+_UNAVAILABLE_RETRY_S = 5.0
+# More than any budget has left: a limit that does not refuse the request.
+_PLENTY = 1 << 80
+
+# (USD left in 10⁻¹², tokens left) → the max_tokens with which the request would fit; None if with none.
+Fits = Callable[[int, int], int | None]
+
+
+def describe_budget(pot: BudgetPot, period: BudgetPeriod) -> str:
+    """Returns whose budget it is and when it resets, as in `group budget month; resets=2026-12-01T00:00:00Z`."""
+    text = f"{_NAMES[pot.subject.kind]} budget {pot.budget.window}"
+    end = period.period.end
+    return text if end is None else f"{text}; resets={_format_time(end)}"
+
+
+def _format_time(at: datetime) -> str:
+    return f"{at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def make_budget_refusal(pot: BudgetPot, need: int, fits: Fits | None, status: int) -> LimitReached:
+    """Returns the error of a request that a budget has no room for.
+
+    Args:
+        pot: the budget.
+        need: the most that the request can cost, in the budget's unit.
+        fits: tells the max_tokens with which it would fit; None if that is not known.
+        status: the HTTP status if waiting for other requests does not help, from BUDGET_STATUS.
+    """
+    period, unit = pot.current, pot.unit
+    total = max(period.total, 0)
+    amount = describe_amount(total, unit)
+    head = f"The {_POSSESSIVES[pot.subject.kind]} budget of {amount} {_WINDOWS[pot.budget.window]}"
+    spendable = max(total - max(period.charged, 0), 0)
+    limit = describe_budget(pot, period)
+    if spendable >= need:
+        free = max(total - period.granted + max(period.free, 0), 0)
+        return LimitReached(
+            f"{head} has {describe_amount(free, unit)} that no running request holds; this request may use up to"
+            f" {describe_amount(need, unit)}. It fits once running requests have ended: retry in a second.",
+            limit=limit,
+            code="budget_reserved",
+            retry_after_s=RESERVED_RETRY_S,
+        )
+    most = None if fits is None else fits(*_make_room(unit, spendable))
+    ways = [] if most is None or most < 1 else [f"send max_tokens of at most {most}"]
+    end = period.period.end
+    if pot.budget.window.startswith("rolling"):
+        ways.append("wait until earlier requests are out of this window")
+    elif end is not None:
+        ways.append(f"wait until {_format_time(end)}")
+    ways.append("ask the operator for more")
+    todo = ways[0] if len(ways) == 1 else f"{', '.join(ways[:-1])} or {ways[-1]}"
+    return InsufficientQuota(
+        f"{head} has {describe_amount(spendable, unit)} left; this request may use up to"
+        f" {describe_amount(need, unit)}. {todo[0].upper()}{todo[1:]}.",
+        limit=limit,
+        status=status,
+        param="max_tokens" if most else None,
+    )
+
+
+def _make_room(unit: Unit, room: int) -> tuple[int, int]:
+    return (room, _PLENTY) if unit == "usd" else (_PLENTY, room if unit == "tokens" else _PLENTY)
+
+
+def make_rate_refusal(pot: RatePot, need: int, wait_s: float, others: dict[str, str]) -> LimitReached:
+    """Returns the error of a request above a rate.
+
+    Args:
+        pot: the rate.
+        need: how much of it the request needs.
+        wait_s: how long to wait, in seconds.
+        others: the `x-ratelimit-…` headers.
+    """
+    whose = _POSSESSIVES[pot.subject.kind]
+    wants = "" if pot.kind == "requests" else f" This request needs up to {need:,}."
+    return LimitReached(
+        f"The {whose} limit of {pot.most:,} {pot.kind} a minute is reached.{wants}"
+        f" Retry in {max(wait_s, 0.001):.3g} seconds.",
+        limit=f"{_NAMES[pot.subject.kind]} {pot.kind} per minute",
+        retry_after_s=wait_s,
+        others=others,
+    )
+
+
+def make_slot_refusal(pot: SlotPot) -> LimitReached:
+    """Returns the error of a request above the number of concurrent ones."""
+    return LimitReached(
+        f"The {_POSSESSIVES[pot.subject.kind]} limit of {pot.most:,} concurrent requests is reached."
+        " Wait for one to end and retry.",
+        limit=f"{_NAMES[pot.subject.kind]} concurrent requests",
+        retry_after_s=RESERVED_RETRY_S,
+    )
+
+
+def make_unpriced_refusal(subject: Subject) -> PermissionDenied:
+    """Returns the error of a request whose cost nobody can tell, under a budget in USD."""
+    return PermissionDenied(
+        f"The {_NAMES[subject.kind]} has a budget in USD, and the price of this model is not known. Use another model,"
+        " or ask the operator to set its price in PRICE_FILE.",
+        code="model_not_priced",
+        should_retry=False,
+    )
+
+
+def make_unbounded_refusal() -> BadRequest:
+    """Returns the error of a request whose output has no bound, under a budget that needs one."""
+    return BadRequest(
+        "This key has a budget, and neither the request nor the model says how long the answer may be."
+        " Send max_tokens.",
+        param="max_tokens",
+        code="max_tokens_required",
+    )
+
+
+def make_unavailable() -> Unavailable:
+    """Returns the error while the database cannot be asked and what this worker has drawn is used up."""
+    return Unavailable(
+        "The gateway cannot check the limits of this key, because its database is unavailable. Retry in a few"
+        " seconds; if this persists, tell the operator.",
+        code="budget_unavailable",
+        retry_after_s=_UNAVAILABLE_RETRY_S,
+    )
+
+
+def make_rate_headers(pots: list[RatePot], now_s: float) -> dict[str, str]:
+    """Returns OpenAI's headers of the rates: limit, remaining and reset, of the tightest of the subjects.
+
+    What remains is what the database last said, at most some seconds ago. It resets gradually: `reset` is when all of
+    the rate is free again, if nobody uses it, or when anything is, if nothing is left.
+    """
+    tightest: dict[str, RatePot] = {}
+    for pot in pots:
+        other = tightest.get(pot.kind)
+        if other is None or _get_left(pot) / pot.most < _get_left(other) / other.most:
+            tightest[pot.kind] = pot
+    headers = {}
+    for kind, pot in tightest.items():
+        left = _get_left(pot)
+        wait_s = max(pot.refused_until_s - now_s, 0.0)
+        reset_s = wait_s if left == 0 and wait_s else (pot.most - left) / pot.most * 60
+        headers[f"x-ratelimit-limit-{kind}"] = str(pot.most)
+        headers[f"x-ratelimit-remaining-{kind}"] = str(left)
+        headers[f"x-ratelimit-reset-{kind}"] = format_duration(reset_s)
+    return headers
+
+
+def _get_left(pot: RatePot) -> int:
+    return min(max(pot.room + pot.count_free(), 0), pot.most)
+
+
+def format_duration(seconds: float) -> str:
+    """Returns a duration as OpenAI writes it: "850ms", "1.2s" or "6m0s"."""
+    if seconds < 1:
+        return f"{round(seconds * 1000)}ms"
+    if seconds < 60:
+        return f"{round(seconds, 1):g}s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}m{rest}s"
+
+
+def describe_warning(pot: BudgetPot, period: BudgetPeriod) -> str | None:
+    """Returns the value of `x-gateway-budget-warning`; None below the first share that is warned of."""
+    percent = get_percent(period)
+    if percent is None or not pot.budget.warn_percents or percent < pot.budget.warn_percents[0]:
+        return None
+    head, _, resets = describe_budget(pot, period).partition("; ")
+    return "; ".join(part for part in (head, f"used={percent}%", resets) if part)
+
+
+def get_percent(period: BudgetPeriod) -> int | None:
+    """Returns which share of the budget its requests were charged, in whole percents; None if it is not known."""
+    if period.charged < 0 or period.total < 0:
+        return None
+    return 100 if period.total == 0 else period.charged * 100 // period.total

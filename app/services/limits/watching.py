@@ -1,0 +1,169 @@
+"""What is done every two seconds for all limits in use: their state is read, warnings are sent, idle pots give back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from app.db import Database, time_limit
+from app.db.leases import PeriodQuery, PeriodState, select_states, update_warned
+from app.logs import log_event
+from app.runtime import Runtime
+from app.services.limits.amounts import format_amount, parse_amount
+from app.services.limits.budget_pots import IDLE_S, BudgetPeriod, BudgetPot
+from app.services.limits.clock import DatabaseClock
+from app.services.limits.lease_draws import DRAW_TIME_LIMIT_S
+from app.services.limits.permits import RatePot
+from app.services.limits.policy import Subject
+from app.services.limits.pots import Pot, SlotPot
+from app.services.limits.refusals import get_percent
+
+_MINUTE_S = 60.0
+# A rate that was used within so many seconds is read again, for the headers of the next response.
+_READ_RATE_S = 10.0
+
+
+class BudgetWarning(msgspec.Struct, frozen=True, kw_only=True):
+    """A budget of which a share is used that its subject wants to be warned of.
+
+    Attributes:
+        subject: whose budget it is.
+        budget: its id.
+        unit, window: what it counts, and over which time.
+        percent: the share that was passed, one of the budget's warn_percents.
+        charged, amount: what was charged, and the whole, as decimal numbers in the unit.
+        period_id: the period, of which this share is warned of once, over all workers.
+        resets_at: when the period ends, in ISO 8601; None if it never does.
+    """
+
+    subject: Subject
+    budget: int
+    unit: str
+    window: str
+    percent: int
+    charged: str
+    amount: str
+    period_id: int
+    resets_at: str | None
+
+
+class Watch:
+    """Looks through the pots of one worker.
+
+    Args:
+        runtime: gives the database.
+        clock: PostgreSQL's clock.
+        get_pots: returns all pots.
+        mark: makes the drawing thread look at a pot.
+        on_warning: gets each warning that this worker is the first to notice; it must not wait.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        clock: DatabaseClock,
+        get_pots: Callable[[], Iterable[Pot]],
+        mark: Callable[[Pot], None],
+        on_warning: Callable[[BudgetWarning], None],
+    ) -> None:
+        self._runtime = runtime
+        self._clock = clock
+        self._get_pots = get_pots
+        self._mark = mark
+        self._on_warning = on_warning
+        self._ticked_s = self._minute_s = time.monotonic()
+
+    def tick(self) -> None:
+        """Reads the state of the budgets in use, and marks all pots that may have too much or too little.
+
+        Raises:
+            DatabaseError: the database is unavailable.
+        """
+        now_s = time.monotonic()
+        elapsed_s, self._ticked_s = max(now_s - self._ticked_s, 0.001), now_s
+        is_minute = now_s - self._minute_s >= _MINUTE_S
+        if is_minute:
+            self._minute_s = now_s
+        budgets = []
+        for pot in self._get_pots():
+            if isinstance(pot, BudgetPot):
+                pot.count_tick(elapsed_s)
+                if is_minute:
+                    pot.count_minute()
+                pot.look_ahead(now_s)
+                budgets.append(pot)
+            elif isinstance(pot, SlotPot):
+                self._tick_slots(pot)
+            elif isinstance(pot, RatePot):
+                pot.count_tick(elapsed_s)
+                if now_s - pot.used_s < _READ_RATE_S or pot.debt or pot.returned:
+                    self._mark(pot)
+        self._tick_budgets(budgets, now_s)
+
+    def _tick_slots(self, pot: SlotPot) -> None:
+        if pot.held or pot.used:
+            self._mark(pot)
+        pot.peak = pot.used
+
+    def _tick_budgets(self, pots: list[BudgetPot], now_s: float) -> None:
+        held = [
+            pot
+            for pot in pots
+            if now_s - pot.used_s < IDLE_S or not all(map(BudgetPeriod.is_done, pot.periods.values()))
+        ]
+        for pot in held:
+            self._mark(pot)
+        if not held:
+            return
+        queries = [
+            PeriodQuery(
+                budget=pot.budget.id,
+                period=pot.current.id,
+                start_at=pot.current.period.start.isoformat(),
+                since=None if pot.current.period.since is None else pot.current.period.since.isoformat(),
+            )
+            for pot in held
+        ]
+        by_period = {pot.current.id: pot for pot in held}
+        asked_s = time.monotonic()
+        with time_limit(DRAW_TIME_LIMIT_S):
+            states = select_states(self._runtime.get(Database).lease_engine, queries)
+        for state in states:
+            pot = by_period[state.period]
+            if (period := pot.periods.get(state.period)) is not None:
+                pot.note_state(period, state.total, state.granted, state.recalled_s)
+                period.charged = parse_amount(state.charged, pot.unit)
+                self._warn_if_due(pot, period, state)
+        if states:
+            self._clock.note(states[0].now, asked_s)
+
+    def _warn_if_due(self, pot: BudgetPot, period: BudgetPeriod, state: PeriodState) -> None:
+        percent = get_percent(period)
+        passed = [share for share in pot.budget.warn_percents if percent is not None and share <= percent]
+        if not passed or passed[-1] <= state.warned_percent:
+            return
+        with time_limit(DRAW_TIME_LIMIT_S):
+            is_first = update_warned(self._runtime.get(Database).lease_engine, period.id, passed[-1])
+        if not is_first:
+            return
+        end = period.period.end
+        warning = BudgetWarning(
+            subject=pot.subject,
+            budget=pot.budget.id,
+            unit=pot.unit,
+            window=pot.budget.window,
+            percent=passed[-1],
+            charged=format_amount(period.charged, pot.unit),
+            amount=format_amount(period.total, pot.unit),
+            period_id=period.id,
+            resets_at=None if end is None else end.isoformat(),
+        )
+        log_event(
+            "budget_share_passed",
+            level="warning",
+            subject=f"{pot.subject.kind} {pot.subject.name}",
+            **{name: getattr(warning, name) for name in ("budget", "unit", "window", "percent", "charged", "amount")},
+        )
+        self._on_warning(warning)
