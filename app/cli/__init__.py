@@ -1,7 +1,7 @@
-"""The commands of `flask --app wsgi …`: keys, the database, activity.
+"""The commands of `flask --app wsgi …`: keys, the database, activity, the webhook.
 
-activity.py, db.py and keys.py hold the commands. errors.py turns their errors into one sentence, and tables.py formats
-statistics.
+activity.py, db.py, keys.py and webhook.py hold the commands. errors.py turns their errors into one sentence, and
+tables.py formats statistics.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from flask import Flask
 from app.cli.activity import activity_group
 from app.cli.db import db_group
 from app.cli.keys import keys_group
+from app.cli.webhook import webhook_group
 
 __all__ = ["register_commands"]
 
@@ -20,3 +21,4 @@ def register_commands(app: Flask) -> None:
     app.cli.add_command(activity_group)
     app.cli.add_command(db_group)
     app.cli.add_command(keys_group)
+    app.cli.add_command(webhook_group)
