@@ -91,7 +91,10 @@ BAD: dict[str, list[str]] = {
     "BUDGET_OUTAGE": ["drop", "Refuse"],
     "RATE_OUTAGE": ["drop", "Serve"],
     "BUDGET_STATUS": ["403", "4029"],
-    "LIMITS_WEBHOOK": [*(url for url in BAD_URLS if "?" not in url and url != "https://"), "https://user:p@ss@host/hook"],
+    "LIMITS_WEBHOOK": [
+        *(url for url in BAD_URLS if "?" not in url and url != "https://"),
+        "https://user:p@ss@host/hook",
+    ],
     "LIMITS_WEBHOOK_SECRET": ["no base64 of a secret", "c2hvcnQ=", "gw_" + "A" * 40, "A" * 92],
     "RETENTION_DAYS": [*BAD_NUMBERS, "0"],
     "MAX_BODY_BYTES": [*BAD_NUMBERS, "1023"],
