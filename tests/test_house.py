@@ -52,6 +52,8 @@ ALLOWED: dict[str, set[str]] = {
     "services.inference": {
         "services.endpoints",
         "services.journal",
+        "services.keys",
+        "services.limits",
         "services.models",
         "services.pricing",
         "services.providers",
@@ -74,6 +76,7 @@ ALLOWED: dict[str, set[str]] = {
         "services.inference",
         "services.journal",
         "services.keys",
+        "services.limits",
         "services.models",
         "services.providers",
         "services.reports",

@@ -12,6 +12,7 @@ activity writes the sums, which only the migrations have; SQLAlchemy's metadata 
 from __future__ import annotations
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     Boolean,
     CheckConstraint,
@@ -142,6 +143,12 @@ activity = Table(
         Text,
         comment="the worker whose journal the row came from; NULL for rows of code before this column",
     ),
+    # The trigger of migration 0011 adds the charge to each period.
+    Column(
+        "charged_usd", Numeric(30, 12), comment="what the request was charged to budgets in USD; NULL without limits"
+    ),
+    Column("charged_tokens", BigInteger, comment="the same in tokens"),
+    Column("budget_periods", ARRAY(BigInteger), comment="the periods (budget_period.id) that it was charged to"),
     # The time comes first, so that the primary key read backwards is the order "newest first".
     PrimaryKeyConstraint("started_at", "request_id"),
     _one_of("outcome", OUTCOMES),

@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Annotated
 
 import msgspec
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response, g, request
 
 from app.config import MAX_NAME_CHARACTERS
 from app.errors import BadRequest
+from app.runtime import get_component
 from app.services.inference import find_model
+from app.services.keys import KeySnapshot
+from app.services.limits import Policy
 from app.services.models import ALIAS_PREFIX, PageQuery, make_merged_model, render_merged_list
 from app.services.providers import get_configured_providers
 from app.web import conditional_response, json_response, read_query
@@ -30,12 +33,13 @@ class ModelsQuery(msgspec.Struct, frozen=True, kw_only=True):
 
 @bp.get("/v1/models")
 def list_models() -> Response:
-    """Returns the models of every provider that is configured, whole or page by page."""
+    """Returns the models of every provider that is configured and that the key may use, whole or page by page."""
     query = read_query(ModelsQuery, ignore_unknown=True)  # SDKs add parameters of their own, such as `beta`.
     with_aliases = "HTTP_ANTHROPIC_VERSION" in request.environ
-    return conditional_response(
-        render_merged_list(PageQuery(query.limit, query.after_id, query.before_id, with_aliases))
-    )
+    policy = _get_policy()
+    patterns, allows = ((), None) if policy is None else (policy.models, policy.allows)
+    page = PageQuery(query.limit, query.after_id, query.before_id, with_aliases, patterns)
+    return conditional_response(render_merged_list(page, allows))
 
 
 @bp.get("/v1/models/<path:model_id>")
@@ -43,6 +47,14 @@ def retrieve_model(model_id: str) -> Response:
     """Returns one model, by its id or by another name that people use for it."""
     if len(model_id) > MAX_NAME_CHARACTERS:
         raise BadRequest(f"A model name may have at most {MAX_NAME_CHARACTERS} characters.", param="model")
-    _, model = find_model(model_id, get_configured_providers())
+    policy = _get_policy()
+    allows = None if policy is None else policy.allows
+    _, model = find_model(model_id, get_configured_providers(), allows=allows)
     prefix = ALIAS_PREFIX if model_id.startswith(ALIAS_PREFIX) and not model.id.startswith(ALIAS_PREFIX) else ""
     return json_response(make_merged_model(model, prefix + model.id))
+
+
+def _get_policy() -> Policy | None:
+    """Returns which models the key may use; None for all."""
+    policy = get_component(KeySnapshot).policies.get(g.key.holder_id)
+    return policy if policy is not None and policy.models else None

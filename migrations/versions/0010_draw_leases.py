@@ -70,6 +70,10 @@ BEGIN
             VALUES (pot.period, pot.budget, pot.start_at, pot.end_at) ON CONFLICT DO NOTHING;
             SELECT granted, recalled_at, end_at INTO period FROM budget_period WHERE id = pot.period;
         END IF;
+        -- One that was made for a charge has no end yet.
+        IF period.end_at IS NULL AND pot.end_at IS NOT NULL THEN
+            UPDATE budget_period SET end_at = pot.end_at WHERE id = pot.period;
+        END IF;
         SELECT owner.amount + sum(extra), sum(granted) INTO total, granted_sum FROM budget_period
         WHERE budget_id = pot.budget AND start_at >= coalesce(pot.since, pot.start_at)
             AND (pot.since IS NOT NULL OR start_at = pot.start_at);

@@ -18,11 +18,13 @@ import sys
 from contextlib import suppress
 from typing import Any
 
+from tests.support.limit_commands import LimitCommands
+
 # How a request ends: after a provider responded or failed, or rejected before it is sent to one.
 ENDINGS = ("ok", "client_gone", "upstream_error", "rejected")
 
 
-class _Commands:
+class _Commands(LimitCommands):
     """The commands; each public method is one."""
 
     def __init__(self) -> None:
@@ -230,7 +232,8 @@ def main() -> None:
     import psutil  # noqa: F401
     import sqlalchemy.dialects.postgresql  # noqa: F401
 
-    import app.services.journal  # noqa: F401
+    import app.services.journal
+    import app.services.limits  # noqa: F401
 
     handle(signal.SIGCHLD, _bury)
     while True:

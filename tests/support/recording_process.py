@@ -59,14 +59,18 @@ class RecordingProcess:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def ask(self, command: str, *arguments: float) -> Any:
+    def ask(self, command: str, *arguments: Any) -> Any:
         """Sends a command, waits for its result and returns it."""
         self.send(command, *arguments)
+        return self.receive()
+
+    def receive(self) -> Any:
+        """Waits for the result of a command that was sent, and returns it."""
         line = self._output.readline()
         assert line, f"the process ended:\n{self.log_file.read_text()}"
         return json.loads(line)
 
-    def send(self, command: str, *arguments: float) -> None:
+    def send(self, command: str, *arguments: Any) -> None:
         """Sends a command without waiting."""
         self._input.write(json.dumps([command, *arguments]).encode() + b"\n")
         self._input.flush()

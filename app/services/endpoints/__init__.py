@@ -9,7 +9,7 @@ responses.py        OpenAI's over chat: _request (_items, _content, _tools), _co
 chat_reading.py     chat as translations read it; output_sequence.py puts a stream of it into one item after another
 completions.py      completions of a text (prompts.py has its forms); odd_chunks.py reads odd chunks of both
 embeddings.py       embeddings (vectors.py converts the vectors); rerank.py: ranking of documents
-stream_summary.py   what is kept of a response: usage (usage.py reads it), finish reasons, times
+stream_summary.py   what is kept of a response; usage.py reads the usage, token_bounds.py says what it can be at most
 """
 
 from app.services.endpoints.chat import CHAT

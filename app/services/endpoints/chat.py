@@ -14,6 +14,7 @@ from app.services.endpoints.choices import summarize_choices
 from app.services.endpoints.endpoint import Endpoint, EventKind, InferenceBody, StreamOptions, make_parameter_error
 from app.services.endpoints.prompts import CHARACTERS_PER_TOKEN
 from app.services.endpoints.stream_summary import StreamSummary
+from app.services.endpoints.token_bounds import bound_chat_tokens
 
 # Each message needs a few more tokens for its role and separators, as OpenAI's cookbook estimates it.
 _TOKENS_PER_MESSAGE = 4
@@ -119,6 +120,8 @@ CHAT = Endpoint(
     body=ChatBody,
     estimate_prompt_tokens=_estimate_prompt_tokens,
     get_output_bound=_get_output_bound,
+    bound_tokens=bound_chat_tokens,
+    output_field="max_tokens",
     summarize=partial(summarize_choices, is_choice=_is_choice, estimate_output_tokens=_estimate_output_tokens),
     normalise=normalise_completion,
     stream=ChatStreamProtocol(),

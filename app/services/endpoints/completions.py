@@ -17,6 +17,7 @@ from app.services.endpoints.completion_chunks import observe_completion_chunk
 from app.services.endpoints.endpoint import Endpoint, EventKind, InferenceBody, StreamOptions, make_parameter_error
 from app.services.endpoints.prompts import CHARACTERS_PER_TOKEN, PROMPT_FORMS, estimate_tokens, read_prompts
 from app.services.endpoints.stream_summary import StreamSummary
+from app.services.endpoints.token_bounds import bound_completion_tokens
 
 
 class CompletionBody(InferenceBody, kw_only=True):
@@ -109,6 +110,8 @@ COMPLETIONS = Endpoint(
     body=CompletionBody,
     estimate_prompt_tokens=_estimate_prompt_tokens,
     get_output_bound=_get_output_bound,
+    bound_tokens=bound_completion_tokens,
+    output_field="max_tokens",
     count_choices=_count_choices,
     summarize=partial(summarize_choices, is_choice=_is_choice, estimate_output_tokens=_estimate_output_tokens),
     normalise=normalise_text_completion,

@@ -10,6 +10,7 @@ from app.errors import BadRequest, UpstreamError
 from app.services.endpoints.endpoint import OWN_FIELDS, Endpoint, InferenceBody, make_parameter_error
 from app.services.endpoints.prompts import are_token_ids, estimate_tokens, read_prompts
 from app.services.endpoints.stream_summary import ResponseSummary
+from app.services.endpoints.token_bounds import bound_embedding_tokens
 from app.services.endpoints.usage import read_input_usage
 from app.services.endpoints.vectors import VectorResponse, decode_vectors, encode_vectors
 
@@ -111,6 +112,7 @@ EMBEDDINGS = Endpoint(
     own_fields=OWN_FIELDS | {"token_ids"},
     estimate_prompt_tokens=_estimate_prompt_tokens,
     get_output_bound=lambda body: None,
+    bound_tokens=bound_embedding_tokens,
     decode=decode_vectors,
     summarize=_summarize,
     normalise=_normalise,

@@ -17,6 +17,7 @@ import msgspec
 from app.errors import BadRequest, GatewayError
 from app.lenient_json import decode_leniently
 from app.services.endpoints.stream_summary import ResponseSummary, StreamSummary
+from app.services.endpoints.token_bounds import TokenBounds
 from app.services.endpoints.translation import Translation
 
 
@@ -166,6 +167,7 @@ class Endpoint:
         body: the documented fields of its request, with types and ranges.
         estimate_prompt_tokens: body → an estimate of its prompt tokens, for the record if the provider does not count.
         get_output_bound: body → the most output tokens that it asks for; None if it does not say.
+        bound_tokens: (body for a provider, bytes sent, context length or None) → the most tokens that it can use.
         summarize: whole response → its summary; raises ValueError if it is not a response of this endpoint.
         normalise: adds what a provider omitted from a whole response, in place, and returns it.
         own_fields: the fields that are for the gateway alone.
@@ -179,6 +181,7 @@ class Endpoint:
         errors: the format of its errors.
         translation: translates it to the endpoint of its name, to which the other fields then belong, except `path`,
             `body` and `errors`; None if providers serve it as it is.
+        output_field: the client's field for the most output tokens, for messages; None if it generates no text.
         clamps_output: whether more output tokens than the model's context has room for are reduced to what it has.
     """
 
@@ -188,6 +191,7 @@ class Endpoint:
     body: type[InferenceBody]
     estimate_prompt_tokens: Callable[[dict[str, Any]], int]
     get_output_bound: Callable[[dict[str, Any]], int | None]
+    bound_tokens: Callable[[dict[str, Any], int, int | None], TokenBounds]
     summarize: Callable[[Any], ResponseSummary]
     normalise: Callable[[Any], Any]
     prepare: Callable[[dict[str, Any]], None] | None = None
@@ -198,6 +202,7 @@ class Endpoint:
     stream: StreamProtocol | None = None
     errors: ErrorShape = OPENAI_ERRORS
     translation: Translation | None = None
+    output_field: str | None = None
     clamps_output: bool = False
 
 

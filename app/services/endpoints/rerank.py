@@ -15,6 +15,7 @@ from app.lenient_json import encode
 from app.services.endpoints.endpoint import Endpoint, InferenceBody, make_parameter_error
 from app.services.endpoints.prompts import estimate_tokens
 from app.services.endpoints.stream_summary import ResponseSummary
+from app.services.endpoints.token_bounds import bound_rerank_tokens
 from app.services.endpoints.usage import read_input_usage
 
 _QUERY = "be a text"
@@ -117,6 +118,7 @@ RERANK = Endpoint(
     prepare=_prepare,
     estimate_prompt_tokens=_estimate_prompt_tokens,
     get_output_bound=lambda body: None,
+    bound_tokens=bound_rerank_tokens,
     summarize=_summarize,
     normalise=lambda response: response,
     encode=_encode,

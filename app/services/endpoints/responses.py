@@ -32,4 +32,10 @@ class ResponsesTranslation:
         return ResponsesWriter(context, request_id)
 
 
-RESPONSES = replace(CHAT, path="/v1/responses", body=ResponsesBody, translation=ResponsesTranslation())
+RESPONSES = replace(
+    CHAT,
+    path="/v1/responses",
+    body=ResponsesBody,
+    translation=ResponsesTranslation(),
+    output_field="max_output_tokens",
+)

@@ -13,7 +13,9 @@ from app.lenient_json import encode
 from app.services.endpoints import Endpoint, InferenceBody, Translated, make_parameter_error, replace_developer_role
 from app.services.inference.fitting import fit_to_model
 from app.services.inference.omission import Omissions, fit_to_schema, without, without_nulls
+from app.services.inference.output_limit import limit_output
 from app.services.inference.routing import Target
+from app.services.pricing import Price
 from app.services.providers import EndpointSupport, get_client
 
 # Ids of sessions are UUIDs or digests. A provider may refuse a long header, and the request is worth more than a hint.
@@ -28,12 +30,14 @@ class UpstreamRequest:
         target: the provider, and the model's id there.
         path: the path, below the provider's base URL, or a whole URL.
         content: the body, as JSON.
+        body: the body before it was written in the provider's own form.
         stream: whether the provider is asked for a stream. The client may still get a whole response, made from it.
         show_usage: whether the client asked for the event that contains only usage.
         service_tier: the requested tier, on which the price depends.
         dropped: the names of the fields that were removed.
         applied: what else was changed, as in "messages[].role=developer->system".
         headers: the client's headers for the provider: which cache has the beginning of the conversation.
+        price: what limits reckoned with, so that the request is charged by the same price; None to look it up.
         prompt_tokens_estimate: an estimate for the record, used if the provider does not count tokens.
         fields: the client's documented fields, on which the form of the response may depend.
         support: how the provider serves the endpoint.
@@ -43,6 +47,7 @@ class UpstreamRequest:
     target: Target
     path: str
     content: bytes
+    body: dict[str, Any]
     stream: bool
     show_usage: bool
     service_tier: str | None
@@ -53,6 +58,7 @@ class UpstreamRequest:
     choices_expected: int = 1
     applied: list[str] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=dict)
+    price: Price | None = None
 
 
 def _no_header(name: str) -> str | None:
@@ -66,6 +72,7 @@ def adapt(
     target: Target,
     get_header: Callable[[str], str | None] = _no_header,
     translated: Translated | None = None,
+    max_output_tokens: int | None = None,
 ) -> UpstreamRequest:
     """Returns the request for a target.
 
@@ -76,22 +83,25 @@ def adapt(
         target: the provider and model to send it to.
         get_header: a name in lower case → the value of that header of the client's request, or None.
         translated: the request as it was translated, whose body takes the place of the client's; or None.
+        max_output_tokens: the most output tokens that the key may ask for; None for any number.
 
     Raises:
-        BadRequest: a field is out of this provider's range, or a translated request cannot be served by the model.
+        BadRequest: a field is out of this provider's range or asks for too many output tokens, or a translated request
+            cannot be served by the model.
         ConfigurationMissing: the provider's key is not set.
     """
     support, omitted, applied = target.provider.serves[endpoint.name], Omissions(), []
     if translated is not None:
         body, applied = translated.body, [*translated.applied]
-        for name in translated.dropped:
-            omitted.add(name)
+        omitted.add_all(translated.dropped)
     _raise_if_out_of_range(body, support)
     adapted = {**body, "model": target.model}
     for name in endpoint.own_fields:
         adapted.pop(name, None)
     if translated is not None:
         applied += fit_to_model(adapted, endpoint, target, omitted)
+    if max_output_tokens is not None:
+        applied += limit_output(adapted, endpoint, target, max_output_tokens)
     _drop_fields(adapted, support, omitted)
     _rename_fields(adapted, support)
     if endpoint.prepare is not None:
@@ -109,6 +119,7 @@ def adapt(
         target=target,
         path=support.path if url is None else url(get_client(target.provider).base_url, target.model),
         content=encode(adapted if support.write_request is None else support.write_request(adapted)),
+        body=adapted,
         stream=stream,
         show_usage=show_usage,
         service_tier=adapted.get("service_tier"),

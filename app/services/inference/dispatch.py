@@ -12,6 +12,7 @@ from app.runtime import Component, Runtime
 from app.services.inference.adaptation import UpstreamRequest
 from app.services.inference.circuit_breaker import CircuitBreakers
 from app.services.inference.exchange import Exchange
+from app.services.inference.limited import LimitedRequest
 from app.services.providers import ProviderClients
 from app.upstream import Response
 
@@ -54,17 +55,16 @@ class Dispatcher(Component):
         client, breakers, attempts = self._clients.get_client(provider), self._breakers, exchange.record.attempts
         while True:
             breakers.raise_if_open(provider.name, model, key_id)  # If it raises, this was no attempt.
+            if attempts and exchange.limited is not None:
+                _hold_another_ceiling(exchange, exchange.limited)
             exchange.is_sent = True
             started_s = time.monotonic()
             try:
                 response = client.post(request.path, request.content, stream=request.stream, headers=request.headers)
             except UpstreamError as error:
                 breakers.record_failure(provider.name, model, key_id, error)
-                attempts.append(_describe_attempt(error.upstream_status, error.code or error.type, started_s))
-                pause_s = _get_pause_s(error, len(attempts))
-                if not _may_retry(exchange, error, pause_s):
-                    if len(attempts) > 1 and error.is_retryable and error.retry_after_s is None:
-                        error.retry_after_s = PAUSE_AFTER_RETRIES_S
+                pause_s = _note_failure(exchange, error, started_s)
+                if pause_s is None:
                     raise
                 time.sleep(pause_s)
             except BaseException:
@@ -75,6 +75,26 @@ class Dispatcher(Component):
                 if attempts:
                     attempts.append(_describe_attempt(response.status, None, started_s))
                 return response
+
+
+def _note_failure(exchange: Exchange, error: UpstreamError, started_s: float) -> float | None:
+    """Notes a failed attempt, and returns the pause in seconds before the next one; None if there must be none."""
+    attempts = exchange.record.attempts
+    attempts.append(_describe_attempt(error.upstream_status, error.code or error.type, started_s))
+    if exchange.limited is not None:
+        exchange.limited.fail_attempt(error)
+    pause_s = _get_pause_s(error, len(attempts))
+    if _may_retry(exchange, error, pause_s):
+        return pause_s
+    if len(attempts) > 1 and error.is_retryable and error.retry_after_s is None:
+        error.retry_after_s = PAUSE_AFTER_RETRIES_S
+    return None
+
+
+def _hold_another_ceiling(exchange: Exchange, limited: LimitedRequest) -> None:
+    """Prepares the limits for another attempt; the start says the higher charge, in case that this worker is killed."""
+    if limited.repeat(exchange.record):
+        exchange.write_start()
 
 
 def _describe_attempt(status: int | None, error: str | None, started_s: float) -> dict[str, Any]:

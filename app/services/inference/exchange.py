@@ -13,7 +13,9 @@ from app.logs import log_event
 from app.metrics import count_request
 from app.runtime import get_runtime
 from app.services.endpoints import Endpoint, Translated
+from app.services.inference.limited import LimitedRequest
 from app.services.journal import ActivityRecord, Journal
+from app.services.limits import Policy
 from app.services.streaming import ClientConnection
 
 
@@ -25,6 +27,7 @@ class Exchange:
         key_id: the public id of the caller's gateway key.
         client: the connection to the caller.
         get_header: a name in lower case → the value of that header of the request, or None.
+        policy: the limits of the key; None without any.
 
     Attributes:
         record: what is known about the request so far.
@@ -35,6 +38,8 @@ class Exchange:
         is_started: whether the journal may have its start, so that it needs an end there.
         is_sent: whether a provider may have received it. Until then it has cost nothing.
         translated: the request as it was translated to another endpoint; None if the endpoint is served as it is.
+        policy: as above.
+        limited: what the request holds of its limits; None without any, and before it was admitted.
     """
 
     __slots__ = (
@@ -47,6 +52,8 @@ class Exchange:
         "get_header",
         "is_sent",
         "is_started",
+        "limited",
+        "policy",
         "record",
         "request_id",
         "settings",
@@ -60,6 +67,7 @@ class Exchange:
         key_id: str,
         client: ClientConnection,
         get_header: Callable[[str], str | None] = lambda name: None,
+        policy: Policy | None = None,
     ) -> None:
         runtime = get_runtime()
         self.endpoint = endpoint
@@ -73,6 +81,8 @@ class Exchange:
         self.request_id = self.record.request_id
         self.is_started = self.is_sent = False
         self.translated: Translated | None = None
+        self.policy = policy
+        self.limited: LimitedRequest | None = None
         self._is_finished = False
         self._releases: list[Callable[[], None]] = []
 
@@ -104,7 +114,11 @@ class Exchange:
         record.duration_ms = (time.monotonic() - self.started_s) * 1000
         if not self.is_sent:
             record.cost_usd, record.cost_kind = "0", "exact"  # Nothing was sent, so it cost nothing.
+        if self.limited is not None:
+            self.limited.write_charge(record, is_sent=self.is_sent)
         self._journal.write_final(record)
+        if self.limited is not None:
+            self.limited.settle()
         self._release_all()
         count_request(record)
         _log(record)

@@ -11,11 +11,9 @@ from typing import Any
 from app.errors import BadRequest
 from app.services.endpoints import Endpoint
 from app.services.inference.omission import Omissions
+from app.services.inference.output_limit import OUTPUT_FIELDS
 from app.services.inference.routing import Target
 from app.services.models import peek_model_list
-
-# The fields of which the greater one counts, as in `Endpoint.get_output_bound`.
-_OUTPUT_FIELDS = ("max_tokens", "max_completion_tokens")
 
 # Families of open models that always think; they refuse to be asked not to.
 _ALWAYS_THINKING = ("gpt-oss", "minimax-m2")
@@ -68,7 +66,7 @@ def _clamp_output(body: dict[str, Any], endpoint: Endpoint, context_length: int 
     room = context_length - endpoint.estimate_prompt_tokens(body)
     bound = room if room > 0 else context_length
     applied = []
-    for name in _OUTPUT_FIELDS:
+    for name in OUTPUT_FIELDS:
         value = body.get(name)
         if value is not None and value > bound:
             body[name] = bound

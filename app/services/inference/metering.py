@@ -69,7 +69,7 @@ def _record_usage(exchange: Exchange, request: UpstreamRequest, usage: Usage, co
 def _record_cost(exchange: Exchange, request: UpstreamRequest, kind: str) -> None:
     """Records the cost, if the price is known, with its kind (`exact` or `estimated`)."""
     record, target = exchange.record, request.target
-    price = get_price(target.provider.billing, target.model, request.service_tier)
+    price = request.price or get_price(target.provider.billing, target.model, request.service_tier)
     if price is None or record.prompt_tokens is None or record.completion_tokens is None:
         return
     if price.completion is None and record.completion_tokens:
@@ -105,6 +105,8 @@ def finish_with_error(exchange: Exchange, error: GatewayError, status: int | Non
         status: the HTTP status that the client saw; that of the error in the endpoint's API if not given.
     """
     record = exchange.record
+    if exchange.limited is not None and record.upstream_status is not None:
+        exchange.limited.fail_attempt(error)  # The others have failed before a response, and are noted.
     record.error_type, record.error_code, record.error_param = error.type, error.code, error.param
     record.error_message = make_error_text(error.message)
     if isinstance(error, UpstreamError):

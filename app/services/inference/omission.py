@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from collections.abc import Iterable
 from typing import Any
 from urllib.parse import quote
 
@@ -30,6 +31,11 @@ class Omissions:
             self._names[name[:_MAX_NAME_CHARACTERS]] = None
         elif name[:_MAX_NAME_CHARACTERS] not in self._names:
             self._has_more = True
+
+    def add_all(self, names: Iterable[str]) -> None:
+        """Adds several names."""
+        for name in names:
+            self.add(name)
 
     def get_names(self) -> list[str]:
         """Returns the names in a form that a header can contain; `...` at the end stands for the rest."""

@@ -3,6 +3,9 @@
     authenticate (web/access.py) → refuse unread after many refusals → admit → parse, validate → translate → route
     → adapt → journal the start → dispatch → respond or relay → meter → finish
 
+The requests of a key with limits take permits after they are admitted, and reserve what they can cost at most before
+their start is journaled; limited.py has the rest.
+
 Each step is a line of `Pipeline.serve`. The `Exchange` owns the request, and it is finished exactly once: here, or for
 a stream when the stream ends.
 """
@@ -28,11 +31,14 @@ from app.services.inference.cancellation import Watcher
 from app.services.inference.dispatch import Dispatcher
 from app.services.inference.exchange import Exchange
 from app.services.inference.json_body import parse_body
+from app.services.inference.limited import LimitedRequest
 from app.services.inference.metering import finish_stream, finish_with_error, record_stream
 from app.services.inference.reception import encode_whole, read_whole, receive_unless_stream
 from app.services.inference.refusals import Refusals
 from app.services.inference.routing import Routes, Target
 from app.services.inference.validation import validate_body
+from app.services.keys import KeySnapshot
+from app.services.limits import Limits, Policy
 from app.services.providers import PROVIDERS
 from app.services.streaming import EventReader, Relay
 from app.upstream import Response, make_unreadable_error
@@ -54,11 +60,13 @@ class Pipeline(Component):
 
     Attributes:
         refusals: counts the refused requests of each key; it is asked before a request gets an `Exchange`.
+        keys: has the limits of each key.
     """
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
         self.refusals = runtime.get(Refusals)
+        self.keys = runtime.get(KeySnapshot)
         self._admission = runtime.get(Admission)
         self._routes = runtime.get(Routes)
         self._dispatcher = runtime.get(Dispatcher)
@@ -77,13 +85,19 @@ class Pipeline(Component):
         """
         try:
             self._admission.admit(exchange)
+            policy = exchange.policy
+            if policy is not None:
+                self._enter(exchange, policy)
             body = parse_body(read_body())
             fields = self._validate(exchange, body)
             translation = exchange.endpoint.translation
             if translation is not None:
                 exchange.translated = translation.translate_request(body, fields, exchange.get_header)
             target = self._route(exchange, fields)
-            request = adapt(body, fields, exchange.endpoint, target, exchange.get_header, exchange.translated)
+            most = None if policy is None else policy.max_output_tokens
+            request = adapt(body, fields, exchange.endpoint, target, exchange.get_header, exchange.translated, most)
+            if exchange.limited is not None:
+                exchange.limited.reserve(exchange.endpoint, request, exchange.record)
             exchange.write_start()
             sent_s = time.monotonic()
             if fields.stream:
@@ -95,6 +109,11 @@ class Pipeline(Component):
         except BaseException:
             self._finish(exchange, GatewayError("The gateway failed."))
             raise
+
+    def _enter(self, exchange: Exchange, policy: Policy) -> None:
+        """Takes a permit of each rate and a place among the concurrent requests, before the body is read."""
+        exchange.limited = LimitedRequest(policy, self.runtime.get(Limits).enter(policy))
+        exchange.on_finish(exchange.limited.release)
 
     def _finish(self, exchange: Exchange, error: GatewayError) -> None:
         if exchange.is_started:
@@ -120,7 +139,7 @@ class Pipeline(Component):
 
     def _route(self, exchange: Exchange, fields: InferenceBody) -> Target:
         record = exchange.record
-        target = self._routes.find_targets(exchange.endpoint, fields.model, fields.provider)[0]
+        target = self._routes.find_targets(exchange.endpoint, fields.model, fields.provider, exchange.policy)[0]
         record.gateway = target.provider.name
         if target.is_listed:
             record.model_served = target.model  # An unlisted model is recorded once the provider has served it.
@@ -253,6 +272,8 @@ def _make_headers(
         headers["x-gateway-applied-params"] = ", ".join(request.applied)
     if response.request_id:
         headers["x-upstream-request-id"] = response.request_id
+    if exchange.limited is not None:
+        exchange.limited.add_headers(headers)
     _redact_values(headers)
     own_s = time.monotonic() - exchange.started_s - upstream_s
     observe_overhead(exchange.record.stream, own_s)

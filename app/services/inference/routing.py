@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from heapq import nlargest
 from typing import NamedTuple
 
-from app.errors import BadRequest, NotFound, Unavailable
+from app.errors import BadRequest, NotFound, PermissionDenied, Unavailable
 from app.runtime import Component, Runtime
 from app.services.endpoints import Endpoint
+from app.services.limits import Policy
 from app.services.models import (
     ALIAS_PREFIX,
     Catalogs,
@@ -39,6 +40,13 @@ _REFRESH_CHECK_S = 1.0
 _MAX_NAMES_SHOWN = 5
 
 
+# (endpoint, requested model, requested provider, the patterns of which a model must match one each)
+_Asked = tuple[str, str, str | None, tuple[tuple[str, ...], ...]]
+
+# (provider's name, the model's id there) → whether the caller may use it
+Allows = Callable[[str, str], bool]
+
+
 class Target(NamedTuple):
     """A provider that serves a model.
 
@@ -59,11 +67,13 @@ class Routes(Component):
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
         self._catalogs = runtime.get(Catalogs)
-        self._targets: dict[tuple[str, str, str | None], tuple[Target, ...]] = {}
+        self._targets: dict[_Asked, tuple[Target, ...]] = {}
         self._generation = -1
         self._next_check_s = 0.0
 
-    def find_targets(self, endpoint: Endpoint, model: str, provider_name: str | None = None) -> tuple[Target, ...]:
+    def find_targets(
+        self, endpoint: Endpoint, model: str, provider_name: str | None = None, policy: Policy | None = None
+    ) -> tuple[Target, ...]:
         """Returns the providers that a request for `model` may be sent to, the best first; currently exactly one.
 
         An explicit provider decides. Otherwise these are tried in order: a form that only one provider uses
@@ -75,12 +85,14 @@ class Routes(Component):
             endpoint: the endpoint that was called; only providers that serve it are targets.
             model: the request's `model`.
             provider_name: the request's `provider`.
+            policy: the limits of the caller's key; models that it does not allow are no candidates.
 
         Raises:
             BadRequest: the provider is unknown or does not serve the endpoint, or the name matches several models; the
                 message lists them.
             ConfigurationMissing: the provider's key is not set.
             NotFound: no list contains the model; the message names the most similar ones.
+            PermissionDenied: the key may not use the model.
             Unavailable: no available list contains the model, and a list is missing.
         """
         now_s = time.monotonic()
@@ -90,14 +102,14 @@ class Routes(Component):
         generation = self._catalogs.get_generation()
         if self._generation != generation:
             self._generation, self._targets = generation, {}
-        key = (endpoint.name, model, provider_name)
+        key = (endpoint.name, model, provider_name, () if policy is None else policy.models)
         targets = self._targets.get(key)
         if targets is None:
-            targets = (_find_target(endpoint, model, provider_name),)
+            targets = (_find_target(endpoint, model, provider_name, policy.allows if key[3] and policy else None),)
             self._remember(key, targets)
         return targets
 
-    def _remember(self, key: tuple[str, str, str | None], targets: tuple[Target, ...]) -> None:
+    def _remember(self, key: _Asked, targets: tuple[Target, ...]) -> None:
         if self._generation != self._catalogs.get_generation():
             return  # A list has been replaced in the meantime, so the targets may be outdated.
         if len(self._targets) >= _MAX_REMEMBERED:
@@ -105,7 +117,7 @@ class Routes(Component):
         self._targets[key] = targets
 
 
-def _find_target(endpoint: Endpoint, model: str, provider_name: str | None) -> Target:
+def _find_target(endpoint: Endpoint, model: str, provider_name: str | None, allows: Allows | None) -> Target:
     model = _without_alias(model)
     if provider_name is not None:
         chosen: Provider | None = get_provider(provider_name)
@@ -114,23 +126,32 @@ def _find_target(endpoint: Endpoint, model: str, provider_name: str | None) -> T
     if chosen is not None:
         if endpoint.name not in chosen.serves:
             raise _make_not_served(endpoint, chosen.title, "provider" if provider_name is not None else "model")
-        return _find_at(chosen, model, endpoint)
+        return _find_at(chosen, model, endpoint, allows)
     serving = [provider for provider in get_configured_providers() if endpoint.name in provider.serves]
     if not serving:
         raise _make_not_served(endpoint, "No configured provider", "model")
     catch_all = next((provider for provider in serving if provider.serves[endpoint.name].serves_unlisted), None)
-    return _find_listed(model, serving, catch_all)
+    return _find_listed(model, serving, catch_all, allows)
 
 
-def _find_listed(model: str, providers: Sequence[Provider], catch_all: Provider | None) -> Target:
+def _find_listed(
+    model: str, providers: Sequence[Provider], catch_all: Provider | None, allows: Allows | None
+) -> Target:
     """Returns the target whose list contains the model; if none does, `catch_all` gets the name as it was written."""
     try:
-        provider, found = find_model(model, providers, fetch_again=catch_all is None)
+        provider, found = find_model(model, providers, fetch_again=catch_all is None, allows=allows)
     except NotFound:
         if catch_all is None:
             raise
-        return Target(catch_all, model)
+        return _check(Target(catch_all, model), allows)
     return Target(provider, found.id, is_listed=True)
+
+
+def _check(target: Target, allows: Allows | None) -> Target:
+    """Returns the target; raises PermissionDenied if the caller may not use it."""
+    if allows is not None and not allows(target.provider.name, target.model):
+        raise _make_not_allowed(f"{target.provider.name}/{target.model}")
+    return target
 
 
 def _without_alias(name: str) -> str:
@@ -156,19 +177,20 @@ def _claims(provider: Provider, model: str) -> bool:
     return naming.claims(model) or (naming.claims_if_configured(model) and is_configured(provider))
 
 
-def _find_at(provider: Provider, model: str, endpoint: Endpoint) -> Target:
+def _find_at(provider: Provider, model: str, endpoint: Endpoint, allows: Allows | None) -> Target:
     """Returns the target at one provider, which the caller or the form of the name has determined."""
     get_client(provider)  # Raises if the provider is not configured.
     naming = provider.naming
     if naming.claims(model):
-        return _make_target(provider, naming.get_canonical_id(model, lambda name: _find_ids(provider, name)))
+        id = naming.get_canonical_id(model, lambda name: _find_ids(provider, name))
+        return _check(_make_target(provider, id), allows)
     if naming.is_unlisted(model):
-        return _make_target(provider, model)
+        return _check(_make_target(provider, model), allows)
     try:
         get_model_list(provider)
     except Unavailable:
-        return Target(provider, model)  # Without a list, only the provider can check the name.
-    return _find_listed(model, [provider], provider if provider.serves[endpoint.name].serves_unlisted else None)
+        return _check(Target(provider, model), allows)  # Without a list, only the provider can check the name.
+    return _find_listed(model, [provider], provider if provider.serves[endpoint.name].serves_unlisted else None, allows)
 
 
 def _make_target(provider: Provider, model: str) -> Target:
@@ -186,17 +208,21 @@ ModelLists = Sequence[tuple[Provider, ModelList]]
 Found = list[tuple[Provider, Model]]
 
 
-def find_model(name: str, providers: Sequence[Provider], *, fetch_again: bool = True) -> tuple[Provider, Model]:
+def find_model(
+    name: str, providers: Sequence[Provider], *, fetch_again: bool = True, allows: Allows | None = None
+) -> tuple[Provider, Model]:
     """Returns the only model that `name` can mean in these providers' lists, with its provider.
 
     Args:
         name: what a caller wrote.
         providers: those whose lists are searched.
         fetch_again: whether lists without the name may be fetched once more, because it may belong to a new model.
+        allows: which of the models the caller may use; None for all.
 
     Raises:
         BadRequest: the name matches several models; the message lists them.
         NotFound: it matches none; the message names the most similar ones.
+        PermissionDenied: it matches only models that the caller may not use.
         Unavailable: it matches none, and a list is missing.
     """
     name = _without_alias(name)
@@ -205,6 +231,10 @@ def find_model(name: str, providers: Sequence[Provider], *, fetch_again: bool = 
     if not found and fetch_again and fetch_for_unknown(providers):
         lists, missing = get_model_lists(providers)
         found = _find(name, lists)
+    if found and allows is not None:
+        found = [(provider, model) for provider, model in found if allows(provider.name, model.id)]
+        if not found:
+            raise _make_not_allowed(name)
     if len(found) == 1:
         return found[0]
     if found:
@@ -233,6 +263,16 @@ def _make_ambiguous(name: str, found: Found) -> BadRequest:
         f'"{found[0][0].name}".',
         param="model",
         code="ambiguous_model",
+    )
+
+
+def _make_not_allowed(name: str) -> PermissionDenied:
+    return PermissionDenied(
+        f"This key may not use the model {name[:200]!r}. GET /v1/models lists those that it may use; the operator can "
+        "allow others.",
+        param="model",
+        code="model_not_allowed",
+        should_retry=False,
     )
 
 

@@ -81,12 +81,14 @@ class Journal(Component):
         """Writes a record right before the provider is called. If the process dies later, the outcome is `lost`.
 
         Raises:
-            Unavailable: the journal cannot be written, and JOURNAL_FULL is "refuse".
+            Unavailable: the journal cannot be written, and JOURNAL_FULL is "refuse"; or the request is charged to a
+                budget, which must not miss it, unless BUDGET_OUTAGE is "serve".
         """
         try:
             self._recorder.write_start(record.request_id, encode_record(record))
         except OSError as error:
-            if self.settings.journal_full == "refuse":
+            settings = self.settings
+            if settings.journal_full == "refuse" or (record.budget_periods and settings.budget_outage == "refuse"):
                 raise Unavailable(
                     "The gateway cannot record requests now, so it accepts none. "
                     "Retry; if this persists, tell the operator.",

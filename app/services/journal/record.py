@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from app.config import MAX_NAME_CHARACTERS
 from app.db.tables import MAX_MESSAGE_CHARACTERS as MAX_MESSAGE_CHARACTERS
@@ -41,7 +42,8 @@ class ActivityRecord(msgspec.Struct):
 
     The column worker_id is missing: the statement that inserts the row has it from the ledger line.
 
-    The defaults are those of a lost request, one that was sent to a provider and never ended.
+    The defaults are those of a lost request, one that was sent to a provider and never ended. The fields that only
+    requests under limits have are left out of the line of others.
     """
 
     request_id: str
@@ -80,6 +82,9 @@ class ActivityRecord(msgspec.Struct):
     error_message: str | None = None
     error_param: str | None = None
     repaired: str | None = None
+    charged_usd: str | UnsetType = UNSET
+    charged_tokens: int | UnsetType = UNSET
+    budget_periods: list[int] | UnsetType = UNSET
 
 
 def make_record(key_id: str, endpoint: str) -> ActivityRecord:
@@ -167,4 +172,7 @@ def _without_details(record: ActivityRecord) -> ActivityRecord:
         endpoint=record.endpoint,
         status=record.status,
         outcome=record.outcome,
+        charged_usd=record.charged_usd,
+        charged_tokens=record.charged_tokens,
+        budget_periods=record.budget_periods,
     )

@@ -23,8 +23,12 @@ from app.services.journal.record import LOST_STATUS, MAX_ATTEMPTS
 # Days outside of these get no partition (app/db/insert_sql.py).
 _FIRST_TIME, _LAST_TIME = datetime(2020, 1, 1, tzinfo=UTC), datetime(2119, 12, 31, tzinfo=UTC)
 
-# The column is Numeric(30, 15).
+# The columns are Numeric(30, 15) and Numeric(30, 12).
 _MAX_COST_USD = Decimal(10) ** 14
+_MAX_CHARGE_USD = Decimal(10) ** 17
+
+# A request has a handful of budgets, each with one period.
+_MAX_PERIODS = 100
 
 # The others are made below, or by the statement that inserts the row.
 _NOT_CHECKED = {"request_id", "started_at", "repaired", "worker_id"}
@@ -84,14 +88,17 @@ def _make_bool(value: Any) -> bool:
     return value
 
 
-def _make_cost(value: Any) -> Any:
-    try:
-        cost = Decimal(str(value))
-    except InvalidOperation:
-        raise _Unusable from None
-    if not cost.is_finite() or not 0 <= cost < _MAX_COST_USD:
-        raise _Unusable
-    return value
+def _make_cost(most: Decimal) -> Callable[[Any], Any]:
+    def convert(value: Any) -> Any:
+        try:
+            cost = Decimal(str(value))
+        except InvalidOperation:
+            raise _Unusable from None
+        if not cost.is_finite() or not 0 <= cost < most:
+            raise _Unusable
+        return value
+
+    return convert
 
 
 def _make_date(value: Any) -> str:
@@ -114,6 +121,13 @@ def _make_attempts(value: Any) -> list[Any]:
     return kept
 
 
+def _make_periods(value: Any) -> list[int]:
+    if not isinstance(value, list) or len(value) > _MAX_PERIODS:
+        raise _Unusable
+    return [_PERIOD(each) for each in value]
+
+
+_PERIOD = _make_int(0, _INT_8)
 _FLOAT = _make_float(-1e300, 1e300)
 _MS = _make_float(0, MAX_MS)
 _TOKENS = _make_int(0, MAX_TOKENS)
@@ -128,7 +142,7 @@ _CONVERTERS: dict[str, Callable[[Any], Any]] = {
     "status": _SMALL_INT,
     "outcome": _make_choice(*OUTCOMES),
     "usage_source": _make_choice(*USAGE_SOURCES),
-    "cost_usd": _make_cost,
+    "cost_usd": _make_cost(_MAX_COST_USD),
     "cost_kind": _make_choice(*COST_KINDS),
     "price_date": _make_date,
     "duration_ms": _MS,
@@ -140,6 +154,9 @@ _CONVERTERS: dict[str, Callable[[Any], Any]] = {
     "bytes_out": _make_int(-_INT_8, _INT_8),
     "longest_gap_ms": _FLOAT,
     "client_retry": _SMALL_INT,
+    "charged_usd": _make_cost(_MAX_CHARGE_USD),
+    "charged_tokens": _TOKENS,
+    "budget_periods": _make_periods,
 }
 
 # What the columns have that may not be NULL, where the row has nothing usable. Its end is then unknown: `lost`.
@@ -152,6 +169,9 @@ _REQUIRED: dict[str, Any] = {
     "usage_source": "none",
     "cost_kind": "unknown",
 }
+
+# What a row keeps even without its details, because the budgets need it.
+_CHARGE = ("charged_usd", "charged_tokens", "budget_periods")
 
 
 class RepairedRow(NamedTuple):
@@ -172,7 +192,7 @@ def repair_row(content: bytes, clocks: Clocks, *, is_bare: bool = False) -> Repa
     row = _read_row(content)
     repaired = {name: _repair_value(name, row.get(name)) for name in _COLUMNS}
     if is_bare:
-        repaired |= {name: None for name in _COLUMNS if name not in _REQUIRED}
+        repaired |= {name: None for name in _COLUMNS if name not in (*_REQUIRED, *_CHARGE)}
     changed = [name for name in _COLUMNS if repaired[name] != row.get(name)]
     _repair_cost(repaired, changed)
     _repair_identity(row, repaired, changed, content, clocks)

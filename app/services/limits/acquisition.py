@@ -81,10 +81,11 @@ class Acquisition:
             for pot, need in lacking:
                 if pot.is_refused(need, now_s):
                     raise self._refuse(pot, need, fits, demands)
-            if now_s >= began_s + WAIT_S:  # Others have taken all that was drawn.
+            left_s = began_s + WAIT_S - now_s
+            if left_s <= 0 and not self._drawing.is_failing:  # Others have taken all that was drawn.
                 raise self._refuse(*lacking[0], fits, demands)
             before = [pot.refusals for pot, _ in lacking]
-            if self._drawing.is_away(now_s) or not self._wait(lacking, began_s + WAIT_S - now_s):
+            if left_s <= 0 or self._drawing.is_away(now_s) or not self._wait(lacking, left_s):
                 return self._acquire_in_outage(demands, {pot for pot, _ in lacking}, now_s)
             refused = [demand for demand, count in zip(lacking, before, strict=True) if demand[0].refusals > count]
             if refused:

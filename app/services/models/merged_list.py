@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from threading import Lock
 from typing import NamedTuple
 
@@ -57,12 +57,14 @@ class PageQuery(NamedTuple):
         limit: how many models at most; None for all.
         after_id, before_id: the id that the part follows, or that follows it; empty for the beginning.
         with_aliases: whether each model is followed by its alias.
+        patterns: what the names of the models must match (`Policy.models`); () for all models.
     """
 
     limit: int | None
     after_id: str
     before_id: str
     with_aliases: bool
+    patterns: tuple[tuple[str, ...], ...] = ()
 
 
 class _Names(Component):
@@ -93,8 +95,16 @@ def _make_names(lists: Lists) -> list[tuple[str, Model]]:
     ]
 
 
-def render_merged_list(query: PageQuery) -> Rendered:
+# (provider's name, the model's id there) → whether the caller may use it
+Allows = Callable[[str, str], bool]
+
+
+def render_merged_list(query: PageQuery, allows: Allows | None = None) -> Rendered:
     """Returns models of all configured providers, each under a name that can be sent as it is.
+
+    Args:
+        query: which part of the list.
+        allows: whether a model is listed; it depends on nothing but `query.patterns`. None for all.
 
     Raises:
         BadRequest: `after_id` or `before_id` is not in the list.
@@ -102,11 +112,14 @@ def render_merged_list(query: PageQuery) -> Rendered:
         Unavailable: there is no list.
     """
     lists = get_lists(ALL_GATEWAYS)
-    return get_component(RenderedCache).get(query, lists.state, lambda: _render(query, lists))
+    return get_component(RenderedCache).get(query, lists.state, lambda: _render(query, lists, allows))
 
 
-def _render(query: PageQuery, lists: Lists) -> Rendered:
+def _render(query: PageQuery, lists: Lists, allows: Allows | None) -> Rendered:
     names = get_component(_Names).get(lists, with_aliases=query.with_aliases)
+    if allows is not None:
+        listed = with_pauses(names, slice_items=_SLICE_ENTRIES)
+        names = [(name, model) for name, model in listed if allows(model.source_gateway, model.id)]
     start, end = _find_page(names, query)
     page = names[start:end]
     entries = [_encode(make_merged_model(model, name)) for name, model in with_pauses(page, slice_items=_SLICE_ENTRIES)]

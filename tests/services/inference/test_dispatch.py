@@ -31,6 +31,7 @@ REQUEST = UpstreamRequest(
     target=Target(FIREWORKS, "m"),
     path="/chat/completions",
     content=b"{}",
+    body={},
     stream=False,
     show_usage=False,
     service_tier=None,

@@ -132,13 +132,15 @@ def test_the_time_is_in_the_id_too(engine: Engine) -> None:
     assert before <= row["started_at"] <= datetime.now(UTC)
 
 
-def test_a_bare_row_has_what_no_row_may_lack_and_nothing_else(engine: Engine) -> None:
-    row = repair_row(_content(), CLOCKS, is_bare=True)
+def test_a_bare_row_has_what_no_row_may_lack_its_charge_and_nothing_else(engine: Engine) -> None:
+    charge = {"charged_usd": "0.25", "charged_tokens": 7, "budget_periods": [3]}
+    row = repair_row(_content(**charge), CLOCKS, is_bare=True)
     kept = {name: value for name, value in json.loads(row.content).items() if value is not None}
     assert kept.keys() == {
         "request_id", "started_at", "key_id", "endpoint", "stream", "status", "outcome", "usage_source", "cost_kind",
-        "repaired",
+        "repaired", *charge,
     }  # fmt: skip
+    assert kept.items() >= charge.items()
     assert insert_activity(engine, [row.content]) == 1
 
 

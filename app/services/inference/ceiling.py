@@ -1,0 +1,126 @@
+"""The most that a request can cost, which its budgets reserve before it is sent."""
+
+from __future__ import annotations
+
+from decimal import ROUND_CEILING, Decimal
+from functools import partial
+from typing import NamedTuple
+
+from app.errors import BadRequest, PermissionDenied
+from app.services.endpoints import Endpoint
+from app.services.inference.adaptation import UpstreamRequest
+from app.services.inference.routing import Target
+from app.services.limits import Ceiling, Policy
+from app.services.models import peek_model_list
+from app.services.pricing import Price, get_price
+
+# Costs are whole numbers of 10^-12 USD, as all list prices are. Neither is rounded before the product.
+_DIGITS = 12
+
+
+class _Prices(NamedTuple):
+    """Prices of a token, in 10^-12 USD; of the prompt's, the dearest of those in the provider's cache and others."""
+
+    prompt: Decimal
+    output: Decimal
+
+
+def make_ceiling(policy: Policy, endpoint: Endpoint, request: UpstreamRequest) -> Ceiling:
+    """Returns the ceiling of a request as it was adapted to its target, and keeps the price for the charge.
+
+    Args:
+        policy: the limits of the key.
+        endpoint: the endpoint that was called.
+        request: the request; its `price` is set.
+
+    Raises:
+        BadRequest: a budget needs a bound that neither the request nor the model has.
+        PermissionDenied: a budget is in USD, and the price of the model is not known.
+    """
+    target = request.target
+    context_length = _get_context_length(target)
+    request.price = get_price(target.provider.billing, target.model, request.service_tier)
+    prompt, outputs, said = endpoint.bound_tokens(request.body, len(request.content), context_length)
+    output = 0 if not outputs else _get_least(said, context_length)
+    prices = _get_prices(request.price, outputs)
+    tokens = None if prompt is None or output is None else prompt + outputs * output
+    cost = None if prices is None else 0 if not any(prices) else None
+    if prices is not None and cost is None and prompt is not None and output is not None:
+        cost = round_up(prompt * prices.prompt + outputs * output * prices.output)
+    if cost is None or tokens is None:
+        units = {budget.unit for subject in policy.subjects for budget in subject.budgets}
+        if cost is None and prices is None and "usd" in units:
+            raise _make_unpriced(target)
+        if (cost is None and "usd" in units) or (tokens is None and "tokens" in units):
+            raise _make_unbounded(endpoint, target, "output" if output is None else "prompt")
+    return Ceiling(
+        cost=cost,
+        tokens=tokens,
+        rate_tokens=None if outputs and said is None else request.prompt_tokens_estimate + outputs * (output or 0),
+        fits=partial(_fit, prices, prompt or 0, outputs),
+    )
+
+
+def round_up(units: Decimal) -> int:
+    """Returns the least whole number that is not below an amount."""
+    return int(units.to_integral_value(ROUND_CEILING))
+
+
+def to_units(usd: str) -> int:
+    """Returns a decimal amount of USD in 10^-12 USD, rounded up."""
+    return round_up(Decimal(usd).scaleb(_DIGITS))
+
+
+def _get_context_length(target: Target) -> int | None:
+    models = peek_model_list(target.provider)
+    model = models.get(target.model) if models is not None else None
+    return None if model is None else model.context_length or None
+
+
+def _get_least(said: int | None, context_length: int | None) -> int | None:
+    return min(said, context_length) if said is not None and context_length is not None else said or context_length
+
+
+def _get_prices(price: Price | None, outputs: int) -> _Prices | None:
+    if price is None or (outputs and price.completion is None):
+        return None
+    prompt = max(price.prompt, price.input_cache_read or price.prompt)
+    return _Prices(prompt.scaleb(_DIGITS), (price.completion or Decimal(0)).scaleb(_DIGITS))
+
+
+def _fit(prices: _Prices | None, prompt: int, outputs: int, cost_room: int, token_room: int) -> int | None:
+    """Returns the output tokens with which the request would fit into what is left; None if with none."""
+    if not outputs:
+        return None
+    most = token_room - prompt
+    if prices is not None and prices.output:
+        most = min(most, int((cost_room - prompt * prices.prompt) // prices.output))
+    return most // outputs if most >= outputs else None
+
+
+def _make_unpriced(target: Target) -> PermissionDenied:
+    return PermissionDenied(
+        f"The price of {target.provider.name}/{target.model} is not known, at least not in this service tier, and this "
+        "key has a budget in USD. Use another model, or ask the operator to set the price in PRICE_FILE.",
+        param="model",
+        code="model_not_priced",
+        should_retry=False,
+    )
+
+
+def _make_unbounded(endpoint: Endpoint, target: Target, part: str) -> BadRequest:
+    unknown = f"the context length of {target.provider.name}/{target.model} is not known"
+    if part == "output":
+        field = endpoint.output_field
+        return BadRequest(
+            f"This key has a budget, {unknown}, and the request does not say how many tokens to generate at most. Send "
+            f"`{field}`.",
+            param=field,
+            code="max_tokens_required",
+        )
+    return BadRequest(
+        f"This key has a budget, and {unknown}, so nothing bounds the tokens of a prompt with images, other media or a "
+        "template. Send texts only, or use a model that GET /v1/models lists with its `context_length`.",
+        param="model",
+        code="prompt_not_bounded",
+    )

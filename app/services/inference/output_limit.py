@@ -1,0 +1,63 @@
+"""Applies the most output tokens that a key's requests may ask for, which an operator has set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from app.errors import BadRequest
+from app.services.endpoints import Endpoint
+from app.services.inference.routing import Target
+from app.services.models import peek_model_list
+
+# The fields of which the greater one counts, as in `Endpoint.get_output_bound`.
+OUTPUT_FIELDS = ("max_tokens", "max_completion_tokens")
+
+
+def limit_output(body: dict[str, Any], endpoint: Endpoint, target: Target, most: int) -> list[str]:
+    """Makes a body ask for at most this many output tokens, in place. One that asks for nothing then asks for these.
+
+    Args:
+        body: the body for the provider, in the form of the endpoint that serves it.
+        endpoint: the endpoint that was called.
+        target: the provider and model.
+        most: the greatest number that the key may ask for, for each of several outputs.
+
+    Returns:
+        What was changed, as in "max_tokens=64000->4096" or "max_tokens=4096".
+
+    Raises:
+        BadRequest: the body asks for more, at an endpoint whose clients choose the number themselves.
+    """
+    if endpoint.output_field is None:
+        return []
+    asked = {name: body[name] for name in OUTPUT_FIELDS if body.get(name) is not None}
+    if not asked:
+        body["max_tokens"] = value = _fit(body, endpoint, target, most)
+        return [f"{endpoint.output_field}={value}"]
+    applied = []
+    for name, value in asked.items():
+        if value > most:
+            if not endpoint.clamps_output:
+                raise _make_error(name if endpoint.translation is None else endpoint.output_field, value, most)
+            body[name] = most
+            applied.append(f"{name}={value}->{most}")
+    return applied
+
+
+def _fit(body: dict[str, Any], endpoint: Endpoint, target: Target, most: int) -> int:
+    """Returns `most`, or what the model's context has room for beside the prompt: providers refuse more than that."""
+    models = peek_model_list(target.provider)
+    model = models.get(target.model) if models is not None else None
+    if model is None or not model.context_length:
+        return most
+    room = model.context_length - endpoint.estimate_prompt_tokens(body)
+    return min(most, room) if room > 0 else most
+
+
+def _make_error(name: str, value: int, most: int) -> BadRequest:
+    return BadRequest(
+        f"`{name}` is {value}, and this key may ask for at most {most} output tokens. Send at most {most}, or ask the "
+        "operator for a higher limit.",
+        param=name,
+        code="max_output_tokens_exceeded",
+    )
