@@ -4,7 +4,8 @@
     ├── BadRequest                     400  invalid_request_error
     │   ├── BodyTooLarge               413
     │   ├── BodyTooSlow                408
-    │   └── UnsupportedCoding          415
+    │   ├── UnsupportedCoding          415
+    │   └── Conflict                   409  a name is taken, or an object is needed by others
     ├── LimitReached                   429  rate_limit_error         a limit of the key refuses it; app/limit_errors.py
     │   └── InsufficientQuota          402  insufficient_quota       a budget is used up
     ├── AuthenticationFailed           401  authentication_error     the caller's gateway key
@@ -129,6 +130,13 @@ class UnsupportedCoding(BadRequest):
     def headers(self) -> dict[str, str]:
         """Returns the headers of any error, and the codings that are accepted (RFC 9110 section 15.5.16)."""
         return super().headers() | {"accept-encoding": "gzip"}
+
+
+class Conflict(BadRequest):
+    """The request contradicts what is stored: a name is taken, or an object is still needed by others."""
+
+    status = 409
+    code = "conflict"
 
 
 class AuthenticationFailed(GatewayError):

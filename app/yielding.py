@@ -20,4 +20,9 @@ def with_pauses(items: Iterable[T], *, slice_items: int = SLICE_ITEMS) -> Iterat
     for number, item in enumerate(items, start=1):
         yield item
         if number % slice_items == 0:
-            time.sleep(PAUSE_S)
+            pause()
+
+
+def pause() -> None:
+    """Lets other greenlets run, and serves their sockets and timers."""
+    time.sleep(PAUSE_S)

@@ -8,10 +8,16 @@ import re
 
 import pytest
 
-from app import errors
+from app import errors, limit_errors
 from app.errors import BadRequest, ClientGone, GatewayError, TooManyRefusals, UpstreamError
+from app.limit_errors import LimitReached
 
-CLASSES = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, GatewayError)]
+CLASSES = [
+    kind
+    for module in (errors, limit_errors)
+    for _, kind in inspect.getmembers(module, inspect.isclass)
+    if issubclass(kind, GatewayError) and kind.__module__ == module.__name__
+]
 
 # Class → status, type, outcome, x-should-retry.
 TABLE = {
@@ -20,6 +26,9 @@ TABLE = {
     "BodyTooLarge": (413, "invalid_request_error", "rejected", None),
     "BodyTooSlow": (408, "invalid_request_error", "rejected", None),
     "UnsupportedCoding": (415, "invalid_request_error", "rejected", None),
+    "Conflict": (409, "invalid_request_error", "rejected", None),
+    "LimitReached": (429, "rate_limit_error", "rejected", None),
+    "InsufficientQuota": (402, "insufficient_quota", "rejected", False),
     "AuthenticationFailed": (401, "authentication_error", "rejected", None),
     "PermissionDenied": (403, "permission_error", "rejected", None),
     "NotFound": (404, "not_found_error", "rejected", None),
@@ -42,6 +51,8 @@ TABLE = {
 def make(kind: type[GatewayError]) -> GatewayError:
     if kind is TooManyRefusals:
         return TooManyRefusals("Do this.", request_id="req_1")
+    if issubclass(kind, LimitReached):
+        return kind("Do this.", limit="key budget day")
     return ClientGone() if kind is ClientGone else kind("Do this.")
 
 
@@ -54,6 +65,7 @@ def test_each_error_says_what_the_table_says(kind: type[GatewayError]) -> None:
     error = make(kind)
     assert (error.status, error.type, error.outcome, error.should_retry) == TABLE[kind.__name__]
     own = {"accept-encoding": "gzip"} if error.status == 415 else {}
+    own |= {"x-gateway-limit": "key budget day"} if isinstance(error, LimitReached) else {}
     assert error.headers() == own | ({} if error.should_retry is None else {"x-should-retry": "false"})
 
 

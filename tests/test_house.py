@@ -47,6 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     "services.journal": {"db"},
     "services.limits": {"db"},
     "services.keys": {"db", "services.limits"},
+    "services.administration": {"services.keys", "services.limits", "db"},
     "services.reports": {"db"},
     "services.webhook": {"services.limits", "upstream"},
     "services.inference": {
@@ -71,6 +72,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "web": {"services.journal", "services.keys", "db"},
     "routes": {
+        "services.administration",
         "services.endpoints",
         "services.health",
         "services.inference",
@@ -94,7 +96,15 @@ ALLOWED: dict[str, set[str]] = {
         "services.reports",
         "services.webhook",
     },
-    "cli": {"services.endpoints", "services.keys", "services.providers", "services.reports", "services.webhook", "db"},
+    "cli": {
+        "services.administration",
+        "services.endpoints",
+        "services.keys",
+        "services.providers",
+        "services.reports",
+        "services.webhook",
+        "db",
+    },
     "dev": {"services.keys", "db"},
 }
 # The statements of a table are imported from the table's own module, because the face would repeat all of them.
@@ -269,7 +279,8 @@ def test_readme_names_every_command(app: Flask) -> None:
     commands = set()
     for group in app.cli.commands.values():
         commands.update(f"{group.name} {name}" for name in getattr(group, "commands", {}))
-    ours = {command for command in commands if command.split()[0] in {"keys", "db", "activity", "webhook"}}
+    groups = {"activity", "audit", "budgets", "db", "groups", "keys", "limits", "webhook"}
+    ours = {command for command in commands if command.split()[0] in groups}
     assert sorted(command for command in ours if command not in README) == []
 
 
@@ -277,6 +288,8 @@ def test_every_route_asks_for_a_key_or_is_known_to_be_open() -> None:
     assert {blueprint.name for blueprint, access in BLUEPRINTS if access == "open"} == {"catalog", "health"}
     assert {blueprint.name for blueprint, access in BLUEPRINTS if access == "operator"} == {"metrics"}
     assert {blueprint.name for blueprint, access in BLUEPRINTS if access == "public_stats"} == {"stats"}
+    of_operators = {blueprint.name for blueprint, access in BLUEPRINTS if access == "operators_key"}
+    assert of_operators == {"keys", "groups", "budgets"}
 
 
 def test_the_project_holds_no_key_and_no_machine_path() -> None:

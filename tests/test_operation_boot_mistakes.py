@@ -19,7 +19,6 @@ from app.config import load_settings
 from app.dev import EmbeddedPostgres
 from app.runtime import use_settings
 from app.server.open_files import fit_to_open_files
-from app.services.keys import create_key
 from tests.support.answers import DONE, chunk, sse_stream
 from tests.support.chat import PREFIX, post_chat, request
 from tests.support.gateway import (
@@ -30,6 +29,7 @@ from tests.support.gateway import (
     free_port,
     start_gateway,
 )
+from tests.support.keys import create_key
 from tests.support.postgres import Postgres
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import Gate, wait_for

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from tests.support.chat import PREFIX, Seen, post_chat, request, rows_where, wai
 from tests.support.gateway import Gateway
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import Gate, Script, hang, pause, wait_for
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE_S, wait_until
 
 MakeGateway = Callable[..., Gateway]
 Running = tuple[threading.Thread, list[Seen]]
@@ -82,6 +83,25 @@ def test_running_answers_are_finished_after_sigterm_and_idle_connections_do_not_
     for seen in answers:
         assert b"two" in seen.body and not seen.cut
         assert wait_for_row(database_url, seen.request_id)["outcome"] == "ok"
+    gate.close()
+
+
+def test_connections_without_a_request_are_closed_after_the_keep_alive_time_and_those_with_one_are_not(
+    make_gateway: MakeGateway, upstream: ScriptedUpstream
+) -> None:
+    gateway, gate = make_gateway(upstream.settings | {"GUNICORN_CMD_ARGS": "--keep-alive=1"}), Gate()
+    upstream.on_model("whole", [wait_for(gate), *chat_answer("two")])
+    running = begin(gateway, upstream, "whole")
+    half = b"GET /health HTTP/1.1\r\nhost: g"
+    for sent, answers in {b"": 0, half: 0, half + b"\r\n\r\n": 1}.items():
+        with socket.create_connection(("127.0.0.1", gateway.port), timeout=PATIENCE_S) as connection:
+            connection.sendall(sent)
+            received = b""
+            while piece := connection.recv(65_536):
+                received += piece
+        assert received.count(b"HTTP/1.1 200 ") == answers == received.count(b"Connection: keep-alive"), sent
+    gate.open()
+    assert b"two" in end(running).body
     gate.close()
 
 

@@ -1,7 +1,8 @@
-"""The commands of `flask --app wsgi …`: keys, the database, activity, the webhook.
+"""The commands of `flask --app wsgi …`: keys, groups, limits, budgets, the audit, the database, activity, the webhook.
 
-activity.py, db.py, keys.py and webhook.py hold the commands. errors.py turns their errors into one sentence, and
-tables.py formats statistics.
+activity.py, audit.py, budgets.py, db.py, groups.py, keys.py and webhook.py hold the commands. errors.py turns their
+errors into one sentence, tables.py formats statistics, limit_options.py reads the options of limits, and
+limit_tables.py formats them.
 """
 
 from __future__ import annotations
@@ -9,7 +10,10 @@ from __future__ import annotations
 from flask import Flask
 
 from app.cli.activity import activity_group
+from app.cli.audit import audit_group
+from app.cli.budgets import budgets_group
 from app.cli.db import db_group
+from app.cli.groups import groups_group, limits_group
 from app.cli.keys import keys_group
 from app.cli.webhook import webhook_group
 
@@ -18,7 +22,6 @@ __all__ = ["register_commands"]
 
 def register_commands(app: Flask) -> None:
     """Adds the gateway's commands to `flask`."""
-    app.cli.add_command(activity_group)
-    app.cli.add_command(db_group)
-    app.cli.add_command(keys_group)
-    app.cli.add_command(webhook_group)
+    groups = (activity_group, audit_group, budgets_group, db_group, groups_group, keys_group, limits_group)
+    for group in (*groups, webhook_group):
+        app.cli.add_command(group)

@@ -10,12 +10,13 @@ import click
 from app.config import SettingsError
 from app.db import DatabaseError, describe_error
 from app.db.schema import SchemaError
+from app.errors import GatewayError
 from app.logs import redact
 
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """Turns a missing setting, an unavailable database or a failed migration into an error of one sentence.
+    """Turns a wrong argument, a missing setting or an unavailable database into an error of one sentence.
 
     Raises:
         click.ClickException: its message is that sentence, with secrets redacted.
@@ -24,5 +25,7 @@ def plain_errors() -> Iterator[None]:
         yield
     except (SchemaError, SettingsError) as error:
         raise click.ClickException(redact(str(error))) from error
+    except GatewayError as error:
+        raise click.ClickException(redact(error.message)) from error
     except DatabaseError as error:
         raise click.ClickException(f"The database request failed: {redact(describe_error(error))}") from error

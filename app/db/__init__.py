@@ -2,7 +2,9 @@
 
     engine.py     the connection pool of a process         errors.py    its errors, and the time limit on waiting
     schema.py     migrations                               tables.py, rollup_tables.py  the tables
-    keys.py       gateway keys                             activity.py  the records of requests
+    keys.py       gateway keys                             live_keys.py  all that work, with their limits
+    limit_tables.py  the tables of limits                  subjects.py, budgets.py  who may use how much
+    audit.py      who changed what                         activity.py  the records of requests
     insert_sql.py the statement that writes records        partitions.py  their daily partitions
     ledger.py     what each worker began and finished      sums.py, rollups.py, day_usage.py  sums of records
     fold.py       writes these sums                        rollup_pruning.py  deletes old ones
@@ -15,18 +17,20 @@ The names below are what every caller needs: a connection, the time limit and th
 the module of their table, because a list of all of them here would repeat the modules.
 """
 
-from app.db.engine import Database, create_engine_for, get_engine, identify_database, read_connection
+from app.db.engine import (
+    Connection,
+    Database,
+    create_engine_for,
+    get_engine,
+    identify_database,
+    read_connection,
+    write_connection,
+)
 from app.db.errors import DatabaseError, DatabaseTimeout, describe_error, describe_refusal, time_limit
 
+# fmt: off
 __all__ = [
-    "Database",
-    "DatabaseError",
-    "DatabaseTimeout",
-    "create_engine_for",
-    "describe_error",
-    "describe_refusal",
-    "get_engine",
-    "identify_database",
-    "read_connection",
-    "time_limit",
+    "Connection", "Database", "DatabaseError", "DatabaseTimeout", "create_engine_for", "describe_error",
+    "describe_refusal", "get_engine", "identify_database", "read_connection", "time_limit", "write_connection",
 ]
+# fmt: on

@@ -13,7 +13,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import Connection, Engine, create_engine, make_url
+from sqlalchemy import Connection as Connection
+from sqlalchemy import Engine, create_engine, make_url
 
 from app.config import PASSWORD_NAMES, SettingsError
 from app.db.errors import time_limit
@@ -38,6 +39,9 @@ MAX_READERS = 2
 # How long a reader may take in all, with the wait for its turn. The slowest queries take some hundred milliseconds; if
 # the server is frozen, the caller should get an error soon.
 READ_TIME_LIMIT_S = 4.0
+
+# How long the changes of one request may take, in seconds: some statements, and a wait for others that change the same.
+WRITE_TIME_LIMIT_S = 6.0
 
 # psycopg2 passes these to libpq. A database that takes longer than 2 s to connect is not usable. A dead host is
 # noticed after 10 + 3 × 5 s without a reply to a keepalive, or 10 s without an acknowledgement of sent data.
@@ -142,4 +146,16 @@ def read_connection() -> Iterator[Connection]:
         SettingsError: DATABASE_URL is not set.
     """
     with get_component(Database).read_connection() as connection:
+        yield connection
+
+
+@contextmanager
+def write_connection() -> Iterator[Connection]:
+    """Yields a connection for the changes of one request, which are one transaction, committed at the end.
+
+    Raises:
+        DatabaseError: the database is unavailable or did not answer in time.
+        SettingsError: DATABASE_URL is not set.
+    """
+    with time_limit(WRITE_TIME_LIMIT_S), get_engine().begin() as connection:
         yield connection

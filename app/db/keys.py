@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, func, insert, literal, select, tuple_, update
 
 from app.db.tables import api_key
 
@@ -77,9 +77,45 @@ def select_keys(connection: Connection) -> list[KeyRow]:
     return [KeyRow(*row) for row in rows]
 
 
+def select_key_page(
+    connection: Connection,
+    *,
+    holder_ids: Collection[str] | None = None,
+    after: tuple[datetime, str] | None = None,
+    limit: int,
+) -> list[KeyRow]:
+    """Returns up to `limit` keys, revoked ones too, newest first.
+
+    Args:
+        connection: the database.
+        holder_ids: only keys of these holders; None for all keys.
+        after: `created_at` and id of the last key of the page before.
+        limit: at most so many.
+    """
+    query = select(*_COLUMNS).order_by(api_key.c.created_at.desc(), api_key.c.id.desc()).limit(limit)
+    if holder_ids is not None:
+        query = query.where(api_key.c.holder_id.in_(holder_ids))
+    if after is not None:
+        query = query.where(tuple_(api_key.c.created_at, api_key.c.id) < tuple_(*map(literal, after)))
+    return [KeyRow(*row) for row in connection.execute(query)]
+
+
+def select_key(connection: Connection, id: str, *, lock: bool) -> KeyRow | None:
+    """Returns the key with this id, revoked or not; None if there is none. With a lock, others that lock it wait."""
+    query = select(*_COLUMNS).where(api_key.c.id == id)
+    row = connection.execute(query.with_for_update(key_share=True) if lock else query).first()
+    return None if row is None else KeyRow(*row)
+
+
 def select_key_exists(connection: Connection, id: str) -> bool:
     """Returns whether there is a key with this id, revoked or not."""
     return bool(connection.execute(select(select(api_key.c.id).where(api_key.c.id == id).exists())).scalar_one())
+
+
+def update_key(connection: Connection, id: str, values: Mapping[str, Any]) -> KeyRow:
+    """Sets these columns of a key that exists, and returns it."""
+    query = update(api_key).where(api_key.c.id == id).values(dict(values)).returning(*_COLUMNS)
+    return KeyRow(*connection.execute(query).one())
 
 
 def update_key_revoked(connection: Connection, id: str) -> KeyRow | None:

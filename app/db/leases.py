@@ -25,7 +25,7 @@ _UPSERT_PERIOD = text("""
 
 # Of a rolling window all periods count that lie in it, so their sums are those of the newest one's room.
 _SELECT_STATES = text("""
-    SELECT wanted.period, CAST(extract(epoch FROM clock_timestamp()) AS float8),
+    SELECT wanted.period, CAST(extract(epoch FROM now()) AS float8),
         CAST(budget.amount + sums.extra AS text), CAST(sums.granted AS text),
         CAST(sums.charged AS text), sums.warned_percent,
         CAST(extract(epoch FROM clock_timestamp() - sums.recalled_at) AS float8)

@@ -8,16 +8,33 @@ from __future__ import annotations
 
 from flask import Blueprint
 
-from app.routes import activity, catalog, health, inference, metrics, models, stats, token_count
+from app.routes import (
+    activity,
+    budgets,
+    catalog,
+    groups,
+    health,
+    inference,
+    keys,
+    metrics,
+    models,
+    own_key,
+    stats,
+    token_count,
+)
 from app.web import Access
 
 BLUEPRINTS: list[tuple[Blueprint, Access]] = [
     (inference.bp, "key"),  # POST /v1/chat/completions, /v1/messages, …: a view for each row of ENDPOINTS
     (token_count.bp, "key"),  # POST /v1/messages/count_tokens
     (models.bp, "key"),  # GET /v1/models, /v1/models/<id>
+    (own_key.bp, "key"),  # GET /v1/key, /api/key
     (catalog.bp, "open"),  # GET /api/catalog/models, /api/catalog/model/<id>
     (stats.bp, "public_stats"),  # GET /api/catalog/gateway/<gateway>/stats
     (activity.bp, "key"),  # GET /api/activity, /api/activity/<id>, /api/activity/integrity, /api/usage
+    (keys.bp, "operators_key"),  # /api/keys, /api/keys/<id>, POST /api/keys/<id>/rotate
+    (groups.bp, "operators_key"),  # /api/groups, /api/groups/<group>, /api/limits
+    (budgets.bp, "operators_key"),  # /api/budgets, /api/budgets/<id>, POST /api/budgets/<id>/raise, GET /api/audit
     (health.bp, "open"),  # GET /health, /ready, /, /api/hello
     (metrics.bp, "operator"),  # GET /metrics
 ]

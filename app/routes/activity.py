@@ -7,7 +7,7 @@ from itertools import chain
 from typing import Annotated
 
 import msgspec
-from flask import Blueprint, Response, g, request
+from flask import Blueprint, g, request
 
 from app.errors import BadRequest, PermissionDenied
 from app.services.endpoints import ENDPOINTS
@@ -25,7 +25,7 @@ from app.services.reports import (
     select_usage_report,
     stream_activity_pages,
 )
-from app.web import json_response, one_of, read_query
+from app.web import Response, json_response, one_of, read_query
 
 bp = Blueprint("activity", __name__)
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Annotated
 
 import msgspec
-from flask import Blueprint, Response
+from flask import Blueprint
 
 from app.config import ALL_GATEWAYS, MAX_NAME_CHARACTERS
 from app.errors import BadRequest
 from app.services.inference import find_model
 from app.services.models import ListQuery, render_list, render_model
 from app.services.providers import PROVIDERS, get_configured_providers
-from app.web import conditional_response, one_of, read_query
+from app.web import Response, conditional_response, one_of, read_query
 
 bp = Blueprint("catalog", __name__)
 

@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Response
+from flask import Blueprint
 
 from app.services.health import get_readiness
-from app.web import is_for_operator, json_response
+from app.web import Response, is_for_operator, json_response
 
 bp = Blueprint("health", __name__)
 

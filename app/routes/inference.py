@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from flask import Blueprint, Response, g, request
+from flask import Blueprint, g, request
 
 from app.config import MAX_NAME_CHARACTERS
 from app.errors import BadRequest, BodyTooLarge, ClientGone, GatewayError, TooManyRefusals
@@ -14,7 +14,7 @@ from app.runtime import get_component
 from app.services.endpoints import ENDPOINTS, Endpoint
 from app.services.inference import Exchange, Pipeline
 from app.services.streaming import ClientConnection
-from app.web import decode_body, raise_if_unsupported, use_errors_below, use_request_id
+from app.web import Response, decode_body, raise_if_unsupported, use_errors_below, use_request_id
 
 bp = Blueprint("inference", __name__)
 
@@ -38,13 +38,14 @@ def _make_view(endpoint: Endpoint) -> Callable[[], Response]:
 
 
 def _serve(endpoint: Endpoint) -> Response:
-    pipeline = get_component(Pipeline)
-    pipeline.refusals.raise_if_too_many(endpoint, g.key.id)
-    client = ClientConnection(request.environ.get("gunicorn.socket"))
-    policy = pipeline.keys.policies.get(g.key.holder_id)
-    exchange = Exchange(endpoint, g.key.id, client, partial(_get_header, request.environ), policy)
-    exchange.record.client_retry = _get_retry_count()
-    exchange.record.client_request_id = _get_client_request_id()
+    # Each use of Flask's `request` and `g` looks for the current ones.
+    pipeline, environ, key = get_component(Pipeline), request.environ, g.key
+    pipeline.refusals.raise_if_too_many(endpoint, key.id)
+    client = ClientConnection(environ.get("gunicorn.socket"))
+    policy = pipeline.keys.policies.get(key.holder_id)
+    exchange = Exchange(endpoint, key.id, client, partial(_get_header, environ), policy)
+    exchange.record.client_retry = _get_retry_count(environ)
+    exchange.record.client_request_id = _get_client_request_id(environ)
     use_request_id(exchange.request_id)
     served = pipeline.serve(exchange, partial(read_body, exchange.settings.max_body_bytes))
     if endpoint.errors.request_id_header is not None:
@@ -74,16 +75,16 @@ def _get_header(environ: Mapping[str, Any], name: str) -> str | None:
     return environ.get("HTTP_" + name.upper().replace("-", "_"))
 
 
-def _get_retry_count() -> int | None:
+def _get_retry_count(environ: Mapping[str, Any]) -> int | None:
     """Returns which retry of the OpenAI SDK this is, or None if the client does not say."""
     # Read from the environ, because werkzeug's headers take ten times as long.
-    text = request.environ.get("HTTP_X_STAINLESS_RETRY_COUNT", "")
+    text = environ.get("HTTP_X_STAINLESS_RETRY_COUNT", "")
     return int(text) if text.isascii() and text.isdigit() and len(text) < 4 else None
 
 
-def _get_client_request_id() -> str | None:
+def _get_client_request_id(environ: Mapping[str, Any]) -> str | None:
     """Returns the id that the client gave to this request, under which it may look for the record later."""
-    text = request.environ.get("HTTP_X_REQUEST_ID") or request.environ.get("HTTP_X_CLIENT_REQUEST_ID") or ""
+    text = environ.get("HTTP_X_REQUEST_ID") or environ.get("HTTP_X_CLIENT_REQUEST_ID") or ""
     return text[:MAX_NAME_CHARACTERS] if text and text.isascii() and text.isprintable() else None
 
 
@@ -97,14 +98,15 @@ def read_body(max_bytes: int) -> bytes:
         UnsupportedCoding: it has a content coding that the gateway does not know.
         ClientGone: the client disconnected.
     """
-    coding = request.environ.get("HTTP_CONTENT_ENCODING")
+    environ = request.environ
+    coding = environ.get("HTTP_CONTENT_ENCODING")
     raise_if_unsupported(coding)
     length = request.content_length
     if length is not None and length > max_bytes:
         raise _make_too_large(max_bytes)
     try:
         # gunicorn's own stream, which ends with the body. werkzeug would wrap it to find the end once more.
-        content: bytes = request.environ["wsgi.input"].read(max_bytes + 1 if length is None else length)
+        content: bytes = environ["wsgi.input"].read(max_bytes + 1 if length is None else length)
     except GatewayError:
         raise  # From the worker class, which bounds the time and the chunks of a body.
     except OSError as error:

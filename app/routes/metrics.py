@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Response
+from flask import Blueprint
 
 from app.metrics import render_metrics
+from app.web import Response
 
 bp = Blueprint("metrics", __name__)
 

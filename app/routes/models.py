@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import msgspec
-from flask import Blueprint, Response, g, request
+from flask import Blueprint, g, request
 
 from app.config import MAX_NAME_CHARACTERS
 from app.errors import BadRequest
@@ -15,7 +15,7 @@ from app.services.keys import KeySnapshot
 from app.services.limits import Policy
 from app.services.models import ALIAS_PREFIX, PageQuery, make_merged_model, render_merged_list
 from app.services.providers import get_configured_providers
-from app.web import conditional_response, json_response, read_query
+from app.web import Response, conditional_response, json_response, read_query
 
 bp = Blueprint("models", __name__)
 

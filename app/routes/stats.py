@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 import msgspec
-from flask import Blueprint, Response, g
+from flask import Blueprint, g
 
 from app.errors import AuthenticationFailed, BadRequest, NotFound, PermissionDenied
 from app.routes.catalog import GATEWAYS, UNKNOWN_GATEWAY
@@ -14,7 +14,7 @@ from app.runtime import get_settings
 from app.services.endpoints import ENDPOINTS
 from app.services.keys import raise_if_no_key
 from app.services.reports import DEFAULT_TIME_RANGE, TIME_RANGES, Stats, select_stats
-from app.web import json_response, one_of, read_query
+from app.web import Response, json_response, one_of, read_query
 
 bp = Blueprint("stats", __name__)
 

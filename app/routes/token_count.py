@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Response
+from flask import Blueprint
 
 from app.routes.inference import read_body
 from app.runtime import get_settings
 from app.services.inference import count_message_tokens
-from app.web import get_early_request_id, json_response
+from app.web import Response, get_early_request_id, json_response
 
 bp = Blueprint("token_count", __name__)
 

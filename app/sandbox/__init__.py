@@ -4,9 +4,9 @@
 and production never starts it. Its responses cannot be mistaken for real ones: each has `x-sandbox: 1`, every model is
 owned by `sandbox`, every text that it makes up begins with `[sandbox]`, and GET / lists everything that it offers.
 
-Where to look: `wsgi` (paths), `providers` (the four in one table), `chat` (one request from key to response),
-`text_completions` (the same without messages), `embeddings` and `rerank` (`vectors` compares texts), `choices` (the
-text and tool calls), `scripts` (answers that a prompt dictates), `samples` (values for a schema), `events` (the chunks
+Where to look: `wsgi` (paths), `providers` (the four in one table), `request_frame` (what all requests have in common),
+`chat`, `text_completions` (without messages), `embeddings` and `rerank` (`vectors` compares texts), `choices` (the text
+and tool calls), `scripts` (answers that a prompt dictates), `samples` (values for a schema), `events` (the chunks
 of a stream), `faults` (how streams are broken), `tokens` (how tokens are counted: the system messages at the start
 count as cached). docs/sandbox.md describes it for its users.
 """

@@ -3,17 +3,14 @@
 from dataclasses import dataclass
 from typing import Any
 
-from app.sandbox.behaviours import Behaviour, parse_behaviour
-from app.sandbox.chat import apply_to_request, get_model_name, get_request_id, parse_body
 from app.sandbox.failures import RequestRefused, make_front_failure, make_server_failure
-from app.sandbox.faults import apply_to_body
 from app.sandbox.providers import Provider
-from app.sandbox.response_body import ResponseBody
+from app.sandbox.request_frame import Call, read_call
 from app.sandbox.state import State
 from app.sandbox.tokens import count_tokens
 from app.sandbox.validation import EXTRA
 from app.sandbox.vectors import encode_base64, make_vector
-from app.sandbox.web import Request, Response, dump_json
+from app.sandbox.web import Request, Response
 
 # Fireworks' older models, which its list does not contain, and how long their vectors are.
 _UNLISTED = {
@@ -43,35 +40,25 @@ class _Model:
 
 def handle_embeddings(provider: Provider, state: State, request: Request) -> Response:
     """Handles POST …/embeddings; raises RequestRefused with the error body of the provider."""
-    provider.raise_if_agent_refused(request)
-    provider.raise_if_key_refused(request)
-    body = parse_body(provider, request)
-    name = get_model_name(provider, body)
-    state.stats.by_model[name] += 1
-    behaviour = parse_behaviour(name)
-    model = _find_model(provider, state, name, behaviour)
-    if behaviour:
-        apply_to_request(provider, state, request, behaviour, body)
+    call = read_call(provider, state, request)
+    model = _find_model(call)
+    call.fail_on_demand()
     if provider.validates:
-        _raise_if_extra(body)
-    texts = _read_texts(provider, body)
-    payload = dump_json(_make_response(provider, model, body, texts))
-    if behaviour and behaviour.kind == "garbage":
-        payload = b"<<< this is not JSON"
+        _raise_if_extra(call.body)
+    texts = _read_texts(provider, call.body)
+    payload = _make_response(provider, model, call.body, texts)
     state.stats.prompt_tokens += sum(map(count_tokens, texts))
-    headers = (("x-request-id", get_request_id(request)), *provider.headers)
-    own = (("content-type", "application/json"), ("content-length", str(len(payload))))
-    events = apply_to_body(behaviour or Behaviour("", 0), payload, state.options.first_event_s, 0)
-    return Response(200, own + headers, ResponseBody(events, request.connection, state.stats, stream=False))
+    return call.make_whole(payload)
 
 
-def _find_model(provider: Provider, state: State, name: str, behaviour: Behaviour | None) -> _Model:
+def _find_model(call: Call) -> _Model:
+    provider, name = call.provider, call.model
     if provider.validates and name in _UNLISTED:
         return _Model(name, _UNLISTED[name], name.startswith("nomic-ai/"))
-    found = provider.find_model(state.options, name)
-    if found is None and not behaviour:
+    found = provider.find_model(call.state.options, name)
+    if found is None and not call.behaviour.kind:
         raise RequestRefused(provider.get_failure("404"))
-    if found is not None and found.chat and not behaviour:
+    if found is not None and found.chat and not call.behaviour.kind:
         if not provider.validates:
             raise RequestRefused(provider.get_failure("400"))
         raise RequestRefused(make_front_failure(400, "embedding is not supported", "BAD_REQUEST", "model"))

@@ -5,17 +5,14 @@ The score of a document is its similarity to the query, by the words and parts o
 
 from typing import Any, TypeGuard
 
-from app.sandbox.behaviours import Behaviour, parse_behaviour
-from app.sandbox.chat import apply_to_request, get_model_name, get_request_id, parse_body
 from app.sandbox.failures import RequestRefused, make_front_failure, make_server_failure
-from app.sandbox.faults import apply_to_body
-from app.sandbox.providers import DEEPINFRA, FIREWORKS, Provider
-from app.sandbox.response_body import ResponseBody
+from app.sandbox.providers import DEEPINFRA, FIREWORKS
+from app.sandbox.request_frame import Call, read_call
 from app.sandbox.state import State
 from app.sandbox.tokens import count_tokens
 from app.sandbox.validation import EXTRA
 from app.sandbox.vectors import get_similarity
-from app.sandbox.web import Request, Response, dump_json
+from app.sandbox.web import Request, Response
 
 # Its own API, beside that of OpenAI, has the model in the path.
 DEEPINFRA_MODELS = "/deepinfra/v1/inference/"
@@ -26,10 +23,10 @@ _DEEPINFRA_COST = 0.05  # USD per million tokens.
 
 def handle_fireworks_rerank(state: State, request: Request) -> Response:
     """Handles POST …/rerank; raises RequestRefused with the error body of Fireworks."""
-    FIREWORKS.raise_if_key_refused(request)
-    body = parse_body(FIREWORKS, request)
-    name = get_model_name(FIREWORKS, body)
-    behaviour = _begin(FIREWORKS, state, request, name, body)
+    call = read_call(FIREWORKS, state, request)
+    _raise_unless_reranker(call)
+    call.fail_on_demand()
+    body = call.body
     for field in body.keys() - _FIELDS:
         raise RequestRefused(make_server_failure(400, f"{EXTRA}, field: '{field}'"))
     query, documents = body.get("query"), body.get("documents")
@@ -41,22 +38,23 @@ def handle_fireworks_rerank(state: State, request: Request) -> Response:
     tokens = _count(documents, [query] * len(documents))
     payload = {
         "object": "list",
-        "model": name,
+        "model": call.model,
         "data": [
             {"index": index, "relevance_score": scores[index], "document": documents[index] if shows else None}
             for index in best
         ],
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
     }
-    return _respond(FIREWORKS, state, request, behaviour, payload, tokens)
+    state.stats.prompt_tokens += tokens
+    return call.make_whole(payload)
 
 
 def handle_deepinfra_rerank(state: State, request: Request, name: str) -> Response:
     """Handles POST /v1/inference/<model>; raises RequestRefused with the error body of DeepInfra."""
-    DEEPINFRA.raise_if_key_refused(request)
-    body = parse_body(DEEPINFRA, request)
-    behaviour = _begin(DEEPINFRA, state, request, name, body)
-    queries, documents = body.get("queries"), body.get("documents")
+    call = read_call(DEEPINFRA, state, request, name)
+    _raise_unless_reranker(call)
+    call.fail_on_demand()
+    queries, documents = call.body.get("queries"), call.body.get("documents")
     if not _are_texts(queries) or not _are_texts(documents) or len(queries) != len(documents):
         raise RequestRefused(DEEPINFRA.get_failure("422"))
     tokens = _count(documents, queries)
@@ -67,21 +65,18 @@ def handle_deepinfra_rerank(state: State, request: Request, name: str) -> Respon
         "request_id": request.id_hex,
         "inference_status": status,
     }
-    return _respond(DEEPINFRA, state, request, behaviour, payload, tokens)
+    state.stats.prompt_tokens += tokens
+    return call.make_whole(payload)
 
 
-def _begin(provider: Provider, state: State, request: Request, name: str, body: dict[str, Any]) -> Behaviour | None:
-    state.stats.by_model[name] += 1
-    behaviour = parse_behaviour(name)
-    model = provider.find_model(state.options, name)
-    if model is None and not behaviour:
-        raise RequestRefused(provider.get_failure("404"))
-    if model is not None and not behaviour and "rerank" not in name.lower():
+def _raise_unless_reranker(call: Call) -> None:
+    if call.behaviour.kind:
+        return
+    if call.provider.find_model(call.state.options, call.model) is None:
+        raise RequestRefused(call.provider.get_failure("404"))
+    if "rerank" not in call.model.lower():
         failure = make_front_failure(400, "reranking is not supported", "BAD_REQUEST", "model")
-        raise RequestRefused(failure if provider.validates else provider.get_failure("400"))
-    if behaviour:
-        apply_to_request(provider, state, request, behaviour, body)
-    return behaviour
+        raise RequestRefused(failure if call.provider.validates else call.provider.get_failure("400"))
 
 
 def _are_texts(value: Any) -> TypeGuard[list[str]]:
@@ -94,14 +89,3 @@ def _score(queries: list[str], documents: list[str]) -> list[float]:
 
 def _count(*texts: list[str]) -> int:
     return sum(count_tokens(text) for each in texts for text in each)
-
-
-def _respond(
-    provider: Provider, state: State, request: Request, behaviour: Behaviour | None, payload: object, tokens: int
-) -> Response:
-    state.stats.prompt_tokens += tokens
-    content = b"<<< this is not JSON" if behaviour and behaviour.kind == "garbage" else dump_json(payload)
-    headers = (("x-request-id", get_request_id(request)), *provider.headers)
-    own = (("content-type", "application/json"), ("content-length", str(len(content))))
-    events = apply_to_body(behaviour or Behaviour("", 0), content, state.options.first_event_s, 0)
-    return Response(200, own + headers, ResponseBody(events, request.connection, state.stats, stream=False))

@@ -9,30 +9,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from app.sandbox.behaviours import Behaviour, parse_behaviour
-from app.sandbox.chat import (
-    apply_to_request,
-    find_model,
-    find_scripted_turn,
-    get_model_name,
-    get_request_id,
-    parse_body,
-)
+from app.sandbox.chat import find_model, find_scripted_turn
 from app.sandbox.choices import Choice, make_choices
 from app.sandbox.completions import Chat, make_headers, make_logprobs
 from app.sandbox.events import DONE, Event
-from app.sandbox.failures import RequestRefused, make_front_failure, make_server_failure
-from app.sandbox.faults import apply_to_body, apply_to_stream
+from app.sandbox.failures import RequestRefused, make_server_failure
 from app.sandbox.models import ChatModel
 from app.sandbox.providers import Provider
-from app.sandbox.response_body import ResponseBody
+from app.sandbox.request_frame import Call, read_call
 from app.sandbox.state import State
 from app.sandbox.tokens import split_tokens
-from app.sandbox.validation import EXTRA, find_completion_problems, make_message
+from app.sandbox.validation import find_completion_problems
 from app.sandbox.web import Request, Response, dump_json
-
-_MAX_UNSTREAMED_TOKENS = 4096
-_GARBAGE_BODY = b"<<< this is not JSON"
 
 
 @dataclass
@@ -49,21 +37,15 @@ class _Completion(Chat):
 
 def handle_completion(provider: Provider, state: State, request: Request) -> Response:
     """Handles POST …/completions; raises RequestRefused with the error body of the provider."""
-    provider.raise_if_agent_refused(request)
-    provider.raise_if_key_refused(request)
-    body = parse_body(provider, request)
-    model_name = get_model_name(provider, body)
-    state.stats.by_model[model_name] += 1
-    behaviour = parse_behaviour(model_name)
-    model = find_model(provider, state, model_name, behaviour)
-    if behaviour:
-        apply_to_request(provider, state, request, behaviour, body)
-    prompts = _read_prompts(provider, body)
-    _raise_if_invalid(provider, body, model, sum(map(len, prompts)))
-    completion = _make_completion(provider, model, body, prompts, request, behaviour)
+    call = read_call(provider, state, request)
+    model = find_model(call)
+    call.fail_on_demand()
+    prompts = _read_prompts(provider, call.body)
+    call.refuse_invalid(find_completion_problems(call.body, model, sum(map(len, prompts))))
+    completion = _make_completion(call, model, prompts)
     state.stats.prompt_tokens += completion.prompt_tokens
-    respond = _make_streamed_response if body.get("stream") else _make_whole_response
-    return respond(completion, state, request, behaviour or Behaviour("", 0))
+    respond = _make_streamed_response if call.body.get("stream") else _make_whole_response
+    return respond(call, completion)
 
 
 def _read_prompts(provider: Provider, body: dict[str, Any]) -> list[list[str]]:
@@ -80,28 +62,8 @@ def _read_prompts(provider: Provider, body: dict[str, Any]) -> list[list[str]]:
     raise RequestRefused(failure if provider.validates else provider.get_failure("400"))
 
 
-def _raise_if_invalid(provider: Provider, body: dict[str, Any], model: ChatModel, prompt_tokens: int) -> None:
-    problems = find_completion_problems(body, model, prompt_tokens)
-    if not provider.validates:
-        if any(not problem.startswith(EXTRA) for problem in problems):
-            raise RequestRefused(provider.get_failure("400"))
-        return
-    limit = body.get("max_tokens") or body.get("max_completion_tokens")
-    if isinstance(limit, int) and limit > _MAX_UNSTREAMED_TOKENS and not body.get("stream"):
-        text = f"Requests with max_tokens > {_MAX_UNSTREAMED_TOKENS} must have stream=true"
-        raise RequestRefused(make_front_failure(400, text, "BAD_REQUEST", "max_tokens"))
-    if problems:
-        raise RequestRefused(make_server_failure(400, make_message(problems)))
-
-
-def _make_completion(
-    provider: Provider,
-    model: ChatModel,
-    body: dict[str, Any],
-    prompts: list[list[str]],
-    request: Request,
-    behaviour: Behaviour | None,
-) -> _Completion:
+def _make_completion(call: Call, model: ChatModel, prompts: list[list[str]]) -> _Completion:
+    body, behaviour = call.body, call.behaviour
     model = replace(model, reasons=False, always_reasons=False, counts_reasoning=False)
     choices: list[Choice] = []
     repeated: list[list[str]] = []
@@ -111,19 +73,21 @@ def _make_completion(
     }
     for prompt in prompts:
         asked = {**options, "messages": [{"role": "user", "content": "".join(prompt)}]}
-        turn = find_scripted_turn(provider, request, asked)
+        turn = find_scripted_turn(call.provider, call.request, asked)
         if turn:
             turn = replace(turn, reasoning=[])
             usage = usage or turn.usage
         for choice in make_choices(model, asked, turn):
             choice.index = len(choices)
-            if behaviour and behaviour.kind == "huge-event":
+            if behaviour.kind == "huge-event":
                 choice.content = ["x" * behaviour.count]
             if body.get("max_tokens") == 0:
                 choice.content, choice.finish_reason = [], "length"
             choices.append(choice)
             repeated.append(prompt)
-    return _Completion(provider, model, body, choices, request.id_hex, scripted_usage=usage, prompts=tuple(repeated))
+    return _Completion(
+        call.provider, model, body, choices, call.request.id_hex, scripted_usage=usage, prompts=tuple(repeated)
+    )
 
 
 def _make_head(completion: _Completion) -> dict[str, Any]:
@@ -201,28 +165,21 @@ def _sends_usage_apart(completion: _Completion) -> bool:
     return not completion.provider.validates and (asked or completion.model.usage == "every")
 
 
-def _make_streamed_response(completion: _Completion, state: State, request: Request, behaviour: Behaviour) -> Response:
-    options = state.options
-    events = _make_events(completion, options.first_event_s, options.pace_s)
-    events = apply_to_stream(behaviour, events, completion.provider.stream_error)
-    headers = make_headers(completion, options.first_event_s, None, get_request_id(request))
-    body = ResponseBody(events, request.connection, state.stats, stream=True)
-    return Response(200, (("content-type", "text/event-stream; charset=utf-8"), *headers), body)
+def _make_streamed_response(call: Call, completion: _Completion) -> Response:
+    first_s, pace_s = call.state.options.first_event_s, call.state.options.pace_s
+    headers = make_headers(completion, first_s, None, call.get_request_id())
+    return call.make_stream(_make_events(completion, first_s, pace_s), headers)
 
 
-def _make_whole_response(completion: _Completion, state: State, request: Request, behaviour: Behaviour) -> Response:
-    first_s = state.options.first_event_s
-    total_s = first_s + state.options.pace_s * completion.sent_tokens
+def _make_whole_response(call: Call, completion: _Completion) -> Response:
+    first_s = call.state.options.first_event_s
+    total_s = first_s + call.state.options.pace_s * completion.sent_tokens
     entries = []
     for choice in completion.choices:
         tokens = _make_tokens(completion, choice)
         entry = _make_entry(completion, choice, tokens, choice.finish_reason)
         _add_logprobs(completion, choice, entry, tokens, 0)
         entries.append(entry)
-    payload = dump_json({**_make_head(completion), "choices": entries, "usage": completion.make_usage()})
-    if behaviour.kind == "garbage":
-        payload = _GARBAGE_BODY
-    headers = make_headers(completion, first_s, total_s, get_request_id(request))
-    own = (("content-type", "application/json"), ("content-length", str(len(payload))))
-    events = apply_to_body(behaviour, payload, total_s, completion.sent_tokens)
-    return Response(200, own + headers, ResponseBody(events, request.connection, state.stats, stream=False))
+    payload = {**_make_head(completion), "choices": entries, "usage": completion.make_usage()}
+    headers = make_headers(completion, first_s, total_s, call.get_request_id())
+    return call.make_whole(payload, headers, total_s=total_s, tokens=completion.sent_tokens)

@@ -7,6 +7,7 @@ Here both are sent in one write, which saves three of four system calls and wake
 from __future__ import annotations
 
 import os
+import re
 import socket
 import time
 from contextvars import ContextVar
@@ -16,8 +17,10 @@ from http import HTTPStatus
 from traceback import walk_tb
 from typing import Any
 
+from gunicorn import util
 from gunicorn.http import wsgi
 from gunicorn.http.message import Request
+from gunicorn.http.wsgi import InvalidResponseHeader
 
 from app.server.request_reading import can_be_kept
 
@@ -26,6 +29,9 @@ _ERROR_SEND_TIMEOUT_S = 5
 # How much of a request line is searched for its path; all paths with a format of their own are shorter.
 _MAX_PATH_BYTES = 500
 
+
+# Names of token characters, and values without control characters (RFC 9110 sections 5.1 and 5.5).
+_HEADERS = re.compile(r"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+: [\t\x20-\x7e\x80-\xff]*\r\n)*")
 
 # Texts of callers and providers are in the bodies, so no browser may guess that one is HTML.
 _NO_SNIFFING = "X-Content-Type-Options: nosniff\r\n"
@@ -37,14 +43,34 @@ class BufferedResponse(wsgi.Response):  # type: ignore[misc]
     headers_sent: bool
     _unsent = b""
 
+    def process_headers(self, headers: list[tuple[str, str]]) -> None:
+        """Takes the headers from the application; `send_headers` checks all of them at once.
+
+        gunicorn's own method checks each name and each value by itself, which takes 8 µs longer. It is called only for
+        headers of the connection, which it drops; the gateway sets none.
+        """
+        values = {name.lower(): value for name, value in headers}
+        if not util.hop_headers.isdisjoint(values):
+            super().process_headers(headers)
+            return
+        self.headers = headers
+        if "content-length" in values:
+            self.response_length = int(values["content-length"])
+
     def send_headers(self) -> None:
-        """Encodes the head; it is sent with the first piece of the body, or at the end."""
+        """Encodes the head; it is sent with the first piece of the body, or at the end.
+
+        Raises:
+            InvalidResponseHeader: a header has characters that it must not have.
+        """
         if not self.headers_sent:
             if not can_be_kept(self.req.body):
                 self.must_close = True
-            headers = (f"{name}: {value}\r\n" for name, value in self.headers)
-            lines = [*self.default_headers(), _NO_SNIFFING, *headers, "\r\n"]
-            self._unsent = "".join(lines).encode("latin-1")
+            headers = "".join([f"{name}: {value}\r\n" for name, value in self.headers])
+            # The number of lines shows that no value has a line end.
+            if _HEADERS.fullmatch(headers) is None or headers.count("\n") != len(self.headers):
+                raise InvalidResponseHeader("A header of the response has invalid characters.")
+            self._unsent = "".join([*self.default_headers(), _NO_SNIFFING, headers, "\r\n"]).encode("latin-1")
             self.headers_sent = True
 
     def _emit_body(self, data: bytes) -> None:

@@ -15,8 +15,9 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import Iterable
+from contextlib import suppress
 from functools import cache, lru_cache
 from typing import Any
 
@@ -33,8 +34,39 @@ from app.server.response import BufferedResponse, find_path, format_http_date, r
 LINGER_S = 1.0
 
 
-class _IdleTimeout(gevent.Timeout):  # type: ignore[misc]
+class _IdleTimeout(BaseException):
     """Ends the wait for a connection's next request: after the keep-alive time, or earlier when the worker stops."""
+
+
+class _IdleWait:
+    """The wait of one greenlet for its connection's next request, as a context manager.
+
+    `GatewayWorker.notify` ends those that take too long. A timer of gevent for each would cost a request 15 µs.
+
+    Args:
+        waits: the waits of the worker, among which this one is while it lasts.
+        timeout_s: how long it may take, in seconds.
+    """
+
+    __slots__ = ("ends_s", "greenlet", "waits")
+
+    def __init__(self, waits: set[_IdleWait], timeout_s: float) -> None:
+        self.waits = waits
+        self.greenlet = gevent.getcurrent()
+        self.ends_s = time.monotonic() + timeout_s
+
+    def __enter__(self) -> None:
+        self.waits.add(self)
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
+        self.waits.discard(self)
+        return isinstance(error, _IdleTimeout)
+
+    def end(self) -> None:
+        """Ends the wait; gunicorn then closes the connection."""
+        # Runs in gevent's hub, so the connection cannot get a request between this check and the throw.
+        if self in self.waits:
+            self.greenlet.throw(_IdleTimeout)
 
 
 class GatewayWorker(GeventWorker):  # type: ignore[misc]
@@ -50,7 +82,7 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
         # gunicorn reads some thirty settings per request, each through __getattr__ and an object. This makes them plain
         # attributes.
         self.cfg.__dict__.update({name: setting.get() for name, setting in self.cfg.settings.items()})
-        self._idle: dict[_IdleTimeout, gevent.Greenlet] = {}
+        self._idle: set[_IdleWait] = set()
         super().init_process()
 
     def handle_request(self, listener_name: Any, req: Any, sock: socket.socket, addr: Any) -> None:
@@ -127,20 +159,22 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
             if hasattr(blocks, "close"):
                 blocks.close()
 
-    @contextmanager
-    def timeout_ctx(self) -> Iterator[None]:
-        """Bounds the wait for the next request on a connection."""
-        timeout = _IdleTimeout(self.cfg.keepalive if self.alive else LINGER_S)
-        self._idle[timeout] = gevent.getcurrent()
-        timeout.start()
-        try:
-            yield
-        except _IdleTimeout as expired:
-            if expired is not timeout:
-                raise
-        finally:
-            timeout.cancel()
-            del self._idle[timeout]
+    def timeout_ctx(self) -> _IdleWait:
+        """Returns a context manager that bounds the wait for the next request on a connection."""
+        return _IdleWait(self._idle, self.cfg.keepalive if self.alive else LINGER_S)
+
+    def notify(self) -> None:
+        """Ends the waits that take too long, and tells gunicorn's main process that the worker is alive.
+
+        gunicorn calls it once a second, also while the worker stops.
+        """
+        super().notify()
+        now_s = time.monotonic()
+        self._end_idle_waits([wait for wait in self._idle if wait.ends_s <= now_s])
+
+    def _end_idle_waits(self, waits: Iterable[_IdleWait]) -> None:
+        for wait in waits:
+            gevent.get_hub().loop.run_callback(wait.end)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """Accepts no new connections and closes idle ones; a worker that has not booted exits at once."""
@@ -151,13 +185,7 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
 
     def _close_idle_connections(self) -> None:
         gevent.sleep(LINGER_S)
-        for timeout in list(self._idle):
-            gevent.get_hub().loop.run_callback(self._end_idle_wait, timeout)
-
-    def _end_idle_wait(self, timeout: _IdleTimeout) -> None:
-        # Runs in gevent's hub, so the connection cannot get a request between this check and the throw.
-        if timeout in self._idle:
-            self._idle[timeout].throw(timeout)
+        self._end_idle_waits(list(self._idle))
 
 
 _make_base_environ = cache(wsgi.base_environ)

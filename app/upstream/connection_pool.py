@@ -110,6 +110,7 @@ class HttpPool(HTTPConnectionPool):
             connection.connect()
         except TimeoutError as error:  # In the TLS handshake; urllib3 translates earlier ones.
             raise ConnectTimeoutError(connection, "The TLS handshake took too long.") from error
+        connection.input_poll = _make_input_poll(connection.sock)
 
     def _send_and_receive_head(
         self, connection: Any, method: str, url: str, headers: Any, body: Any, timeout_s: float
@@ -151,7 +152,8 @@ class HttpPool(HTTPConnectionPool):
             conn = None
         if conn is None:
             return self._new_conn()
-        if conn.sock is not None and (time.monotonic() - conn.idle_since_s > MAX_IDLE_S or _has_input(conn.sock)):
+        # There is something to read on an idle connection only if the provider has closed it.
+        if conn.sock is not None and (time.monotonic() - conn.idle_since_s > MAX_IDLE_S or conn.input_poll.poll(0)):
             conn.close()  # It connects again when it is used.
         return conn
 
@@ -180,11 +182,11 @@ def broke_reused_connection(error: BaseException) -> bool:
     return False
 
 
-def _has_input(connection: socket.socket) -> bool:
-    """Returns whether there is something to read on an idle connection; that can only be its end."""
+def _make_input_poll(connection: socket.socket) -> Any:
+    """Returns an object whose `poll(0)` finds out, without waiting, whether there is something to read."""
     poll = _get_poll_class()()
     poll.register(connection.fileno(), select.POLLIN)
-    return bool(poll.poll(0))
+    return poll
 
 
 @cache

@@ -28,8 +28,9 @@ _MAX_INTERIM_RESPONSES = 10
 _MAX_COPIED_BYTES = 65_536
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: [^\r\n]*)?")
-# Blanks around a value are stripped afterwards: a pattern for them takes quadratic time where there are thousands.
-_HEADER = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([^\r\n\x00]*)\r?\n")
+# All headers and the blank line after them. Blanks around a value are stripped afterwards: a pattern for them takes
+# quadratic time where there are thousands.
+_HEADERS = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[^\r\n\x00]*+\r?\n)*+\r?\n")
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 
 
@@ -73,8 +74,8 @@ def send_request(
     Raises:
         OSError: the connection broke, or its timeout passed.
     """
-    lines = [f"{method} {target} HTTP/1.1\r\n", *(f"{name}: {value}\r\n" for name, value in headers.items()), "\r\n"]
-    head = "".join(lines).encode("latin-1")
+    lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
+    head = f"{method} {target} HTTP/1.1\r\n{''.join(lines)}\r\n".encode("latin-1")
     if body is None or len(body) <= _MAX_COPIED_BYTES:
         _send(connection, head + (body or b""))
     else:
@@ -147,17 +148,16 @@ def _parse_head(head: bytes, body_start: bytes) -> ResponseHead:
 
 
 def _parse_headers(fields: bytes) -> dict[str, str]:
-    headers: dict[str, str] = {}
-    position = count = 0
-    while (field := _HEADER.match(fields, position)) is not None:
-        name, value = field[1].decode("ascii").lower(), field[2].strip(b" \t").decode("latin-1")
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
-        position = field.end()
-        count += 1
-        if count > _MAX_HEADERS:
-            raise ProtocolError("The response has too many headers.")
-    if fields[position:] not in {b"\r\n", b"\n"}:
+    if _HEADERS.fullmatch(fields) is None:
         raise ProtocolError("The response has a malformed header.")
+    lines = fields.decode("latin-1").split("\n")[:-2]  # Without the blank line.
+    if len(lines) > _MAX_HEADERS:
+        raise ProtocolError("The response has too many headers.")
+    headers: dict[str, str] = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        name, value = name.lower(), value.strip(" \t\r")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
     return headers
 
 

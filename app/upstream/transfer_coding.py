@@ -18,7 +18,7 @@ _MANY_CHUNKS = 1_000
 _TINY_BYTES = 32  # With the chunk's header.
 
 _HEX_DIGITS = re.compile(rb"[0-9A-Fa-f]{1,16}")
-_WHOLE_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
+_CHUNK_HEADER = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
 
 
 class BodyDecoder(Protocol):
@@ -60,9 +60,11 @@ class ChunkedDecoder:
         if self._partial_line:
             data, self._partial_line = self._partial_line + data, b""
         elif not (self._chunk_bytes_left or self._in_chunk or self._in_trailer):
-            whole = _WHOLE_CHUNK.match(data)
-            if whole is not None and int(whole[1], 16) == len(data) - whole.end() - 2 > 0 and data.endswith(b"\r\n"):
-                return data[whole.end() : -2]  # The usual case: one event in one chunk in one packet.
+            header = _CHUNK_HEADER.match(data)
+            if header is not None and data.endswith(b"\r\n"):
+                start = header.end()
+                if int(header[1], 16) == len(data) - start - 2 > 0:
+                    return data[start:-2]  # The usual case: one event in one chunk in one packet.
         payload: list[bytes] = []
         try:
             self._decode_chunks(data, payload)

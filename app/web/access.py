@@ -7,7 +7,7 @@ from typing import Literal
 
 from flask import g
 
-from app.errors import AuthenticationFailed
+from app.errors import AuthenticationFailed, PermissionDenied
 from app.runtime import get_settings
 from app.services.keys import authenticate
 from app.web.client_address import is_for_operator
@@ -15,8 +15,8 @@ from app.web.credentials import get_authorization, has_credentials
 
 # "key": a gateway key is required. "open": none is. "public_stats": one is, unless PUBLIC_STATS is true; one that is
 # sent must be valid, because it decides whose requests are counted. "operator": METRICS_TOKEN or an operator's key is,
-# except for programs on the gateway's machine.
-Access = Literal["key", "open", "public_stats", "operator"]
+# except for programs on the gateway's machine. "operators_key": an operator's key is, from everywhere.
+Access = Literal["key", "open", "public_stats", "operator", "operators_key"]
 
 
 def require_key() -> None:
@@ -45,10 +45,20 @@ def _require_operator() -> None:
         )
 
 
+def _require_operators_key() -> None:
+    require_key()
+    if not g.key.is_operator:
+        raise PermissionDenied(
+            "Keys, groups, budgets and the audit are for operators. Use GATEWAY_API_KEY, or a key that was made for an"
+            " operator (`flask --app wsgi keys create NAME --operator`)."
+        )
+
+
 # Functions that run before each route of a blueprint.
 CHECKS: dict[Access, list[Callable[[], None]]] = {
     "open": [],
     "key": [require_key],
     "public_stats": [_require_key_for_stats],
     "operator": [_require_operator],
+    "operators_key": [_require_operators_key],
 }

@@ -6,12 +6,13 @@ can do nothing that its program could not do elsewhere.
 
 from __future__ import annotations
 
-from flask import Response, request
+from flask import request
 
 from app.runtime import get_settings
+from app.web.application import Response
 
 _PATHS = ("/v1/", "/api/")
-_ALLOWED_METHODS = "GET, POST"
+_ALLOWED_METHODS = "GET, POST, PATCH, DELETE"
 _USUAL_HEADERS = "authorization, content-type"
 # A day; browsers use less.
 _MAX_AGE_S = "86400"

@@ -12,10 +12,11 @@ def get_authorization() -> str | None:
     `x-api-key` beside it is a key for something else.
     """
     # Read from the environ, because werkzeug's headers take ten times as long.
-    authorization: str | None = request.environ.get("HTTP_AUTHORIZATION")
+    environ = request.environ
+    authorization: str | None = environ.get("HTTP_AUTHORIZATION")
     if authorization is not None and authorization[:7].lower() == "bearer ":
         return authorization
-    api_key = request.environ.get("HTTP_X_API_KEY")
+    api_key = environ.get("HTTP_X_API_KEY")
     return f"Bearer {api_key}" if api_key else authorization
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from flask import Flask, Response, current_app, g, request
+from flask import Flask, current_app, g, request
 from werkzeug.exceptions import HTTPException
 
 from app.db import DatabaseError, describe_error
@@ -13,6 +13,7 @@ from app.errors import BadRequest, BodyTooLarge, GatewayError, MethodNotAllowed,
 from app.logs import log_event, set_request_id
 from app.runtime import get_settings
 from app.services.journal import new_request_id
+from app.web.application import Response
 from app.web.client_address import get_client_address
 from app.web.cors import add_cors_headers, answer_preflight
 from app.web.error_shapes import find_shape, find_shape_of_client
@@ -30,8 +31,6 @@ def set_up_http(app: Flask) -> None:
 
 
 def _begin() -> Response | None:
-    g.started_s = time.monotonic()
-    g.request_id = None  # Made in `_finish`, unless the route records the request and takes the id of its record.
     set_request_id(None)  # The greenlet may have served another request over the same connection.
     return answer_preflight()
 
@@ -43,17 +42,18 @@ def use_request_id(request_id: str) -> None:
 
 
 def _finish(response: Response) -> Response:
-    if g.request_id is None:
-        g.request_id = g.get("early_request_id") or new_request_id()
+    state = g._get_current_object()
+    if state.request_id is None:
+        state.request_id = state.early_request_id or new_request_id()
         _log(response)
-    response.headers["x-request-id"] = g.request_id
+    response.headers["x-request-id"] = state.request_id
     add_cors_headers(response)
     return response
 
 
 def _log(response: Response) -> None:
     # A request with a record is logged when it is finished, which for a stream is later than this.
-    key = g.get("key")
+    key = g.key
     # Who tries keys, for the operator to find or to block.
     client: dict[str, Any] = {"client": get_client_address()} if response.status_code == 401 else {}
     log_event(
@@ -108,7 +108,7 @@ def get_early_request_id() -> str:
     """Returns the id that the response to the current request will have, for what needs it before."""
     if g.request_id is not None:
         return str(g.request_id)
-    if "early_request_id" not in g:
+    if g.early_request_id is None:
         g.early_request_id = new_request_id()
     return str(g.early_request_id)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import msgspec
-from flask import Response, request
+from flask import request
+
+from app.web.application import Response
 
 # Costs are JSON numbers, as counts are, and keep all their digits. Prices of the catalog are strings already.
 _encode = msgspec.json.Encoder(decimal_format="number").encode

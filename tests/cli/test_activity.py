@@ -20,10 +20,10 @@ from app.config import ROOT, load_settings
 from app.db import get_engine
 from app.runtime import use_settings
 from app.services.journal import new_request_id
-from app.services.keys import revoke_key
 from app.services.reports import select_stats
 from tests.db.rows import Row, count, insert_keys, insert_rows, make_row
 from tests.support.database_clock import shift_clock
+from tests.support.keys import revoke_key
 
 DAY_S = 86_400
 TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)

@@ -14,10 +14,10 @@ from sqlalchemy import Engine
 from app.config import load_settings
 from app.db import create_engine_for
 from app.runtime import use_settings
-from app.services.keys import create_key
 from tests.db.rows import NOON, Row, insert_keys, insert_rows, make_row
 from tests.support.chat import Seen, request
 from tests.support.gateway import Gateway, base_settings, running_gateway
+from tests.support.keys import create_key
 from tests.support.postgres import Postgres
 
 DAY = timedelta(days=1)

@@ -74,6 +74,10 @@ def test_dimensions_are_the_providers_to_give_or_refuse(client: openai.OpenAI) -
     assert len(client.embeddings.create(model=QWEN, input="a", dimensions=64).data[0].embedding) == 64
     with pytest.raises(openai.BadRequestError, match="not resizable"):
         client.embeddings.create(model="thenlper/gte-base", input="a", dimensions=64)
+    with pytest.raises(openai.BadRequestError, match="`dimensions` must be .* at least 32 for DeepInfra") as caught:
+        client.embeddings.create(model=MODELS["deepinfra"], input="a", dimensions=31)
+    assert caught.value.param == "dimensions"
+    assert len(client.embeddings.create(model=MODELS["deepinfra"], input="a", dimensions=32).data[0].embedding) == 32
 
 
 @pytest.mark.parametrize("more", [{}, {"provider": "fireworks"}])

@@ -338,6 +338,16 @@ def test_an_image_goes_only_to_a_model_that_sees(gateway_of_four: Gateway) -> No
             client.messages.create(model=by_sight[False], max_tokens=9, messages=messages)
 
 
+def test_max_tokens_is_reduced_to_what_the_model_may_write(gateway_of_four: Gateway) -> None:
+    listed = request("GET", f"{gateway_of_four.url}/api/catalog/models?gateway=featherless&limit=50").json["data"]
+    model = next(each for each in listed if each["max_output_tokens"] and not each["capabilities"]["embeddings"])
+    assert (model["max_output_tokens"], model["context_length"]) == (4_096, 32_768)
+    with anthropic_client(gateway_of_four) as client:
+        raw = client.messages.with_raw_response.create(model=model["id"], max_tokens=9_000, messages=HELLO)
+        assert raw.headers["x-gateway-applied-params"] == "max_tokens=9000->4096"
+        assert client.models.retrieve(model["id"]).max_tokens == 4_096
+
+
 def test_tokens_are_counted_without_a_provider_or_a_record(
     scripted: anthropic.Anthropic, upstream: ScriptedUpstream, scripted_gateway: Gateway, session_database_url: str
 ) -> None:

@@ -9,12 +9,12 @@ import pytest
 
 from app.config import load_settings
 from app.runtime import use_settings
-from app.services.keys import create_key
 from tests.conftest import MakeGateway
 from tests.support.answers import chat_answer, chunk, json_answer, sse_stream
 from tests.support.chat import PREFIX, Seen, chat_body, post, post_chat, request, wait_for_row
 from tests.support.database_clock import shift_clock
 from tests.support.gateway import Gateway
+from tests.support.keys import create_key
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.waiting import wait_until
 

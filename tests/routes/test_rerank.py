@@ -16,7 +16,8 @@ from tests.support.scripted_upstream import ScriptedUpstream
 
 MODELS = {"fireworks": PREFIX + "qwen3-reranker-8b", "deepinfra": "acme-labs/Reranker-2"}
 QUERY = "How do I paint a wooden fence?"
-DOCUMENTS: list[Any] = ["Gold fell in spring.", {"text": "How to paint a wooden fence."}, "Painting wood: a guide."]
+TEXTS = ["Gold fell in spring.", "How to paint a wooden fence.", "Painting wood: a guide."]
+DOCUMENTS: list[Any] = [TEXTS[0], {"text": TEXTS[1]}, TEXTS[2]]
 
 
 def post(gateway: Gateway, path: str = "/v1/rerank", **body: Any) -> Seen:
@@ -75,7 +76,9 @@ def test_fireworks_gets_texts_and_its_data_become_results(
 ) -> None:
     data = [{"index": at, "relevance_score": at / 10, "document": None} for at in (1, 0, 2)]
     upstream.on_path("/rerank", json_answer({"object": "list", "model": "m", "data": data}))
-    seen = post(scripted_gateway, top_n=1, return_documents=True, task="Find a guide", user="me", rank_fields=None)
+    documents = [{"text": text, "id": at, "url": None} for at, text in enumerate(TEXTS)]
+    more = {"task": "Find a guide", "user": "me", "rank_fields": None, "documents": documents}
+    seen = post(scripted_gateway, top_n=1, return_documents=True, **more)
     assert seen.json == {
         "model": "m",
         "results": [{"index": 2, "relevance_score": 0.2, "document": {"text": "Painting wood: a guide."}}],
@@ -83,11 +86,12 @@ def test_fireworks_gets_texts_and_its_data_become_results(
     assert upstream.calls[-1].json == {
         "model": PREFIX + "m",
         "query": QUERY,
-        "documents": ["Gold fell in spring.", "How to paint a wooden fence.", "Painting wood: a guide."],
+        "documents": TEXTS,
         "return_documents": False,
         "task": "Find a guide",
     }
-    assert sorted(seen.headers["x-gateway-dropped-params"].split(", ")) == ["rank_fields", "user"]
+    dropped = sorted(seen.headers["x-gateway-dropped-params"].split(", "))
+    assert dropped == ["documents[].id", "documents[].url", "rank_fields", "user"]
 
 
 def test_deepinfra_is_asked_at_its_own_path_with_the_query_for_each_document(
@@ -112,7 +116,7 @@ def test_deepinfra_is_asked_at_its_own_path_with_the_query_for_each_document(
     assert sent.path == "/v1/inference/" + model
     assert sent.json == {
         "queries": [QUERY] * 3,
-        "documents": ["Gold fell in spring.", "How to paint a wooden fence.", "Painting wood: a guide."],
+        "documents": TEXTS,
         "instruction": "Find a guide",
     }
 

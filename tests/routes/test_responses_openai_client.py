@@ -181,6 +181,26 @@ def test_the_last_item_of_a_response_that_was_cut_off_is_incomplete(
     assert upstream.calls[-1].json["max_tokens"] == 16
 
 
+def test_a_call_that_was_cut_is_in_no_output(scripted: openai.OpenAI, upstream: ScriptedUpstream) -> None:
+    patch = call_piece(0, '{"input": "*** Begin Patch\\n*** Delete', "apply_patch", "a")
+    ask: Any = {"model": SCRIPTED, "input": "Delete it", "tools": [PATCH]}
+    upstream.default = sse_stream([chunk("I do."), patch, chunk(finish="length"), usage_chunk(), DONE])
+    with scripted.responses.stream(**ask) as stream:
+        *events, last = stream
+    assert last.type == "response.incomplete" and [item.type for item in last.response.output] == ["message"]
+    assert [event.item.type for event in events if event.type == "response.output_item.done"] == ["message"]
+    whole = read_strictly(scripted.responses.create(**ask, max_output_tokens=9000))  # Collected from the same stream.
+    assert whole.status == "incomplete" and [item.type for item in whole.output] == ["message"]
+
+    # Some providers say so even if the output limit cut the call.
+    upstream.default = sse_stream([patch, chunk(finish="tool_calls"), usage_chunk(), DONE])
+    with pytest.raises((httpx2.RemoteProtocolError, openai.APIConnectionError)):
+        for event in scripted.responses.create(**ask, stream=True):
+            last = event
+    assert last.type == "response.failed" and last.response.output == []
+    assert "arguments that have no end" in last.response.error.message
+
+
 def test_a_whole_answer_in_place_of_a_stream_and_the_other_way_round(
     scripted: openai.OpenAI, upstream: ScriptedUpstream
 ) -> None:

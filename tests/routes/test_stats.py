@@ -10,10 +10,10 @@ import pytest
 from app.config import load_settings
 from app.db.tables import OUTCOMES
 from app.runtime import use_settings
-from app.services.keys import create_key
 from tests.conftest import MakeGateway
 from tests.support.chat import Seen, post_chat, request
 from tests.support.gateway import Gateway
+from tests.support.keys import create_key
 from tests.support.sandbox import Sandbox
 from tests.support.waiting import wait_until
 

@@ -55,8 +55,8 @@ class LimitCommands:
             work_s: how long each takes on average.
 
         Returns:
-            `admitted` (request id → when it began, Unix time), `refused` (error code → count), `waits_s` of admitted
-            ones, and `longest`: the most that were in flight.
+            `admitted` (request id → when it began and ended, Unix times), `refused` (error code → count), `waits_s` of
+            admitted ones, and `longest`: the most that were in flight.
         """
         import gevent
 
@@ -107,9 +107,8 @@ class LimitCommands:
             wait_s = error.retry_after_s if isinstance(error, LimitReached) and error.retry_after_s else 0.1
             gevent.sleep(min(wait_s, 0.1) * random.random())
             return
-        began_at = time.time()
         result["waits_s"].append(time.monotonic() - began_s)
-        result["admitted"][record.request_id] = began_at
+        span = result["admitted"][record.request_id] = [time.time()]
         result["in_flight"] += 1
         result["longest"] = max(result["longest"], result["in_flight"])
         record.charged_usd, record.charged_tokens = reservation.ceiling_usd, reservation.ceiling_tokens
@@ -117,6 +116,7 @@ class LimitCommands:
         get_component(Journal).write_start(record)
         gevent.sleep(work_s * 2 * random.random())
         result["in_flight"] -= 1
+        span.append(time.time())
         record.prompt_tokens, record.completion_tokens, record.usage_source = used, 0, "provider"
         record.cost_usd, record.cost_kind = f"{used * 10**6 / 10**12:.12f}", "exact"
         record.charged_usd, record.charged_tokens = record.cost_usd, used

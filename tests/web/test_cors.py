@@ -37,7 +37,7 @@ def test_a_preflight_needs_no_key(scripted_gateway: Gateway, path: str) -> None:
     seen = request("OPTIONS", scripted_gateway.url + path, headers=PREFLIGHT)
     assert (seen.status, seen.body) == (204, b"")
     assert seen.headers["access-control-allow-origin"] == "*"
-    assert seen.headers["access-control-allow-methods"] == "GET, POST"
+    assert seen.headers["access-control-allow-methods"] == "GET, POST, PATCH, DELETE"
     assert seen.headers["access-control-allow-headers"] == PREFLIGHT["Access-Control-Request-Headers"]
     assert int(seen.headers["access-control-max-age"]) > 0
     assert not {"content-type", "access-control-allow-credentials"} & seen.headers.keys()

@@ -3,11 +3,11 @@
 endpoint.py         the types of the record
 registry.py         ENDPOINTS, the records that have a route
 translation.py      what an endpoint served over another one needs; roles.py: where instructions stand
-chat.py             chat completions; of chunks, _chunks reads, _repair repairs, _assembly joins, _events makes them
+chat.py             chat completions; of chunks, _chunks observes, _repair repairs, _assembly joins, _events makes them
 messages.py         Anthropic's API over chat: _body, _request (_history, _blocks, _tools), _response, _stream, _errors
 responses.py        OpenAI's over chat: _request (_items, _content, _tools), _context, _output (_custom), _stream
 chat_reading.py     chat as translations read it; output_sequence.py puts a stream of it into one item after another
-completions.py      completions of a text (prompts.py has its forms); odd_chunks.py reads odd chunks of both
+completions.py      completions of a text (prompts.py has its forms); shares chunk_stream.py and choices.py with chat
 embeddings.py       embeddings (vectors.py converts the vectors); rerank.py: ranking of documents
 stream_summary.py   what is kept of a response; usage.py reads the usage, token_bounds.py says what it can be at most
 """

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
 
-from app.lenient_json import decode_leniently, encode
-from app.services.endpoints.deltas import as_index, finish
+from app.lenient_json import decode_leniently
+from app.services.endpoints.deltas import as_index
 
-# Whether a call is complete is found by parsing its arguments, which is not done more often than this for one call.
-_MAX_PARSES = 100
+_STRINGS = re.compile(r'"(?:[^"\\]|\\.)*+"', re.DOTALL)
 
 
 class Delta(msgspec.Struct, gc=False):
@@ -111,36 +111,9 @@ def is_json_object(text: str) -> bool:
         return False
 
 
-class ToolCall:
-    """What was sent of one tool call.
-
-    Attributes:
-        call: the call as far as it has come.
-        is_begun, is_over: whether its block has been opened, and closed.
-    """
-
-    __slots__ = ("call", "is_begun", "is_over", "parses")
-
-    def __init__(self, call: dict[str, Any]) -> None:
-        self.call = call
-        self.is_begun = self.is_over = False
-        self.parses = 0
-
-    def _get_function(self) -> dict[str, Any]:
-        function = self.call.get("function")
-        return function if isinstance(function, dict) else {}
-
-    def get_arguments(self) -> str:
-        """Returns the arguments so far; some providers send them as an object and not as text."""
-        arguments = finish(self._get_function().get("arguments"))
-        return arguments if isinstance(arguments, str) else "" if arguments is None else encode(arguments).decode()
-
-    def get_name(self) -> str:
-        """Returns the name so far."""
-        name = finish(self._get_function().get("name"))
-        return name if isinstance(name, str) else ""
-
-    def is_complete(self) -> bool:
-        """Returns whether its arguments are a whole JSON object, so that no further piece can belong to them."""
-        self.parses += 1
-        return self.parses <= _MAX_PARSES and is_json_object(self.get_arguments())
+def is_open_json(text: str) -> bool:
+    """Returns whether a text begins as a JSON object and ends within it, as one does that was cut."""
+    if not text.lstrip().startswith("{"):
+        return False
+    rest = _STRINGS.sub("", text)
+    return '"' in rest or rest.count("{") > rest.count("}") or rest.count("[") > rest.count("]")

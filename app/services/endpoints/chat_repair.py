@@ -7,7 +7,7 @@ from typing import Any
 
 from app.services.endpoints.chat_events import make_delta
 from app.services.endpoints.deltas import as_index
-from app.services.endpoints.odd_chunks import refuse
+from app.services.endpoints.odd_chunks import refuse, repair_frame
 from app.services.endpoints.stream_summary import StreamSummary
 
 _NUMBERS = frozenset({int, float, bool})
@@ -21,11 +21,7 @@ def repair(value: dict[str, Any], choices: list[dict[str, Any]], summary: Stream
         choices: its choices that are not null.
         summary: what came before the chunk.
     """
-    is_changed = False
-    if value.get("error") is not None and not isinstance(value["error"], str | bool | int | float):
-        value["error"], is_changed = None, True  # Node's SDK raises for every `error` that is true, also for {}.
-    if value.get("choices") != choices:
-        value["choices"], is_changed = choices, True
+    is_changed = repair_frame(value, choices)
     for position, choice in enumerate(choices):
         if choice.get("delta") is None and _move_whole_output(choice, position, summary):
             value["object"], is_changed = "chat.completion.chunk", True

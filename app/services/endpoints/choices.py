@@ -1,10 +1,13 @@
-"""Reads whole responses that consist of choices: of chat, or of completions."""
+"""Requests for choices, and whole responses that consist of them: of chat, or of completions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
+from msgspec import Meta
+
+from app.services.endpoints.endpoint import InferenceBody, StreamOptions
 from app.services.endpoints.stream_summary import ResponseSummary
 from app.services.endpoints.usage import read_usage
 
@@ -15,6 +18,24 @@ MAX_CHOICES = 1_000
 _FAILED = {"message": 'the generation failed with finish_reason "error"'}
 
 Choice = dict[str, Any]
+
+
+class ChoicesBody(InferenceBody, kw_only=True):
+    """The documented fields of both. The ranges are Fireworks' and OpenAI's; that of `top_k` differs by provider."""
+
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    top_k: int | None = None
+    presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
+    n: Annotated[int, Meta(ge=1, le=128)] | None = None
+    stream_options: StreamOptions | None = None
+    service_tier: str | None = None
+
+
+def get_output_bound(body: dict[str, Any]) -> int | None:
+    """Returns the most output tokens that a request asks for; None if it does not say."""
+    return max(body.get("max_tokens") or 0, body.get("max_completion_tokens") or 0) or None
 
 
 def summarize_choices(

@@ -1,19 +1,17 @@
-"""Chunks of a stream of completions: reads what the gateway must know of each, as chat_chunks.py does for chat."""
+"""Observes the chunks of a stream of completions."""
 
 from __future__ import annotations
 
-import gc
 import json
 from typing import Any
 
 import msgspec
 
-from app.json_structure import decode_many
 from app.lenient_json import replace_surrogates
-from app.services.endpoints.chunk_usage import ChunkUsage, record_usage
+from app.services.endpoints.chunk_stream import Choice, Chunk, Delta, make_observer, read_odd_choice
+from app.services.endpoints.chunk_usage import ChunkUsage
 from app.services.endpoints.deltas import as_index
-from app.services.endpoints.endpoint import EventKind
-from app.services.endpoints.odd_chunks import LONG_BYTES, ChunkForm, observe_odd_chunk, refuse
+from app.services.endpoints.odd_chunks import refuse, repair_frame
 from app.services.endpoints.stream_summary import StreamSummary
 
 
@@ -22,7 +20,7 @@ class _Choice(msgspec.Struct, gc=False):
     text: str
     finish_reason: str | None = None
     error: None = None
-    logprobs: Any = None  # Read only because infinite numbers are found so: msgspec does not look into other fields.
+    logprobs: Any = None  # As in chat's choices.
 
 
 class _Chunk(msgspec.Struct, gc=False):
@@ -37,65 +35,19 @@ class _Chunk(msgspec.Struct, gc=False):
 _decode_chunk = msgspec.json.Decoder(_Chunk).decode
 
 
-def observe_completion_chunk(data: bytes, summary: StreamSummary, now_s: float) -> EventKind:
-    """Records in `summary` what a chunk contains, and returns its kind; see `StreamProtocol.observe`."""
-    if len(data) >= LONG_BYTES and gc.isenabled():
-        kind: EventKind = decode_many(lambda content: observe_completion_chunk(content, summary, now_s), data)
-        return kind
-    try:
-        chunk = _decode_chunk(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return observe_odd_chunk(data, summary, now_s, _FORM)
-    if not _record(chunk.model, chunk.choices, summary, now_s):
-        return observe_odd_chunk(data, summary, now_s, _FORM)
-    if chunk.usage is None:
-        return EventKind.CONTENT
-    record_usage(chunk.usage.flatten(), summary)
-    return EventKind.CONTENT if chunk.choices else EventKind.USAGE
+def _decode(data: bytes) -> Chunk:
+    chunk = _decode_chunk(data)
+    choices = [Choice(choice.index, Delta(choice.text), choice.finish_reason) for choice in chunk.choices]
+    return Chunk(choices, chunk.model, chunk.usage)
 
 
-def _record(model: str | None, choices: list[_Choice], summary: StreamSummary, now_s: float) -> bool:
-    """Records the model and the choices of a chunk. Returns False, with nothing counted, if a choice has failed."""
-    outputs = 0
-    for choice in choices:
-        if choice.finish_reason == "error":
-            return False
-        if choice.text:
-            outputs += 1
-        summary.begun.add(choice.index)
-        if choice.finish_reason:
-            summary.finished.add(choice.index)
-            summary.finish_reason = summary.finish_reason or choice.finish_reason
-    summary.events += 1
-    summary.model = summary.model or model
-    if outputs:
-        summary.output_events += outputs
-        summary.last_output_s = now_s
-        if summary.first_output_s is None:
-            summary.first_output_s = now_s
-    return True
-
-
-def _record_odd(model: str | None, choices: list[dict[str, Any]], summary: StreamSummary, now_s: float) -> None:
-    _record(model, [_read_choice(choice) for choice in choices], summary, now_s)
-
-
-def _read_choice(choice: dict[str, Any]) -> _Choice:
-    reason = choice.get("finish_reason")
-    return _Choice(
-        index=choice["index"],
-        text=replace_surrogates(choice["text"]),
-        finish_reason=replace_surrogates(str(reason)) if reason else None,
-    )
+def _read_choice(choice: dict[str, Any]) -> Choice:
+    return read_odd_choice(choice, Delta(replace_surrogates(choice["text"])))
 
 
 def _repair(value: dict[str, Any], choices: list[dict[str, Any]], summary: StreamSummary) -> bool:
-    """Changes what SDKs, or the loops of programs that use them, cannot read; returns whether it changed anything."""
-    is_changed = False
-    if value.get("error") is not None and not isinstance(value["error"], str | bool | int | float):
-        value["error"], is_changed = None, True  # Node's SDK raises for every `error` that is true, also for {}.
-    if value.get("choices") != choices:
-        value["choices"], is_changed = choices, True
+    """Changes what SDKs, or the loops of programs that use them, cannot read; see `Repair`."""
+    is_changed = repair_frame(value, choices)
     for position, choice in enumerate(choices):
         if type(choice.get("index")) is not int:
             index = as_index(choice.get("index"))
@@ -118,4 +70,4 @@ def _find_text(choice: dict[str, Any]) -> str:
     return json.dumps(text)
 
 
-_FORM = ChunkForm(_repair, _record_odd)
+observe_completion_chunk = make_observer(_decode, _repair, _read_choice)

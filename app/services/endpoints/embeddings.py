@@ -79,17 +79,17 @@ def _has_vector(response: VectorResponse, item: Any) -> bool:
 
 def _normalise(response: VectorResponse) -> VectorResponse:
     """Adds what a provider omitted, in place: `object`, `usage`, and for each entry `object` and `index`."""
-    missing: dict[str, Any] = {"object": "list", "usage": None}
-    added = [_add_missing(response, missing)]
-    added += [_add_missing(item, {"object": "embedding", "index": at}) for at, item in enumerate(response["data"])]
-    response.is_changed = response.is_changed or any(added)
+    _add_missing(response, response, {"object": "list", "usage": None})
+    for at, item in enumerate(response["data"]):
+        if "object" not in item or "index" not in item:
+            _add_missing(response, item, {"object": "embedding", "index": at})
     return response
 
 
-def _add_missing(value: dict[str, Any], fields: dict[str, Any]) -> bool:
-    missing = {name: given for name, given in fields.items() if name not in value}
-    value.update(missing)
-    return bool(missing)
+def _add_missing(response: VectorResponse, value: dict[str, Any], fields: dict[str, Any]) -> None:
+    for name, given in fields.items():
+        if name not in value:
+            value[name], response.is_changed = given, True
 
 
 def _encode(response: VectorResponse, fields: InferenceBody) -> bytes:

@@ -7,7 +7,7 @@ To add an endpoint, write a file here with its record, and add a row to ENDPOINT
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
@@ -85,10 +85,15 @@ class StreamProtocol(Protocol):
     Attributes:
         title: the name of such a stream in messages, as in "part of a chat stream".
         heartbeat: the bytes for the client while the provider is silent; SDKs do not take them for an event.
+        event_names: the names of events that may hold a part of the response; b"" is that of an event without one.
     """
 
-    title: str
-    heartbeat: bytes
+    @property
+    def title(self) -> str: ...
+    @property
+    def heartbeat(self) -> bytes: ...
+    @property
+    def event_names(self) -> frozenset[bytes]: ...
 
     def request_stream(self, body: dict[str, Any]) -> None:
         """Changes a body in place so that it requests a stream with usage, which the gateway always records."""
@@ -171,7 +176,8 @@ class Endpoint:
         summarize: whole response → its summary; raises ValueError if it is not a response of this endpoint.
         normalise: adds what a provider omitted from a whole response, in place, and returns it.
         own_fields: the fields that are for the gateway alone.
-        prepare: changes a body in place, before it is sent, to the form that providers know; None if there is only one.
+        prepare: changes a body in place, before it is sent, to the form that providers know, and returns the names of
+            what it left out; None if there is only one form.
         decode: the content of a whole response → its JSON values; raises ValueError if it is none.
         encode: (normalised response, request's fields) → the content for the client, in the form that the request asked
             for; raises ValueError if that is impossible. None if it is plain JSON.
@@ -194,7 +200,7 @@ class Endpoint:
     bound_tokens: Callable[[dict[str, Any], int, int | None], TokenBounds]
     summarize: Callable[[Any], ResponseSummary]
     normalise: Callable[[Any], Any]
-    prepare: Callable[[dict[str, Any]], None] | None = None
+    prepare: Callable[[dict[str, Any]], Iterable[str]] | None = None
     decode: Callable[[bytes], Any] = decode_leniently
     encode: Callable[[Any, InferenceBody], bytes] | None = None
     own_fields: frozenset[str] = OWN_FIELDS

@@ -10,7 +10,7 @@ import json
 import math
 from codecs import BOM_UTF8
 from collections.abc import Callable
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -31,30 +31,28 @@ _decode_any = msgspec.json.Decoder().decode
 _encode_any = msgspec.json.Encoder().encode
 
 
-class ChunkForm(NamedTuple):
-    """In what the chunks of two endpoints differ.
-
-    Attributes:
-        repair: (chunk, its choices that are not null, what came before it) → whether it changed anything, because
-            clients could not read it.
-        record: (model, choices, summary, when the chunk arrived) → records them.
-    """
-
-    repair: Callable[[dict[str, Any], list[dict[str, Any]], StreamSummary], bool]
-    record: Callable[[str | None, list[dict[str, Any]], StreamSummary, float], None]
+# (chunk, its choices that are not null, what came before it) → whether it changed anything of the chunk, in place,
+# because clients could not read it.
+Repair = Callable[[dict[str, Any], list[dict[str, Any]], StreamSummary], bool]
+# (model, choices, summary, when the chunk arrived): records them.
+RecordOdd = Callable[[str | None, list[dict[str, Any]], StreamSummary, float], None]
 
 
-def observe_odd_chunk(data: bytes, summary: StreamSummary, now_s: float, form: ChunkForm) -> EventKind:
+def observe_odd_chunk(
+    data: bytes, summary: StreamSummary, now_s: float, repair: Repair, record: RecordOdd
+) -> EventKind:
     """Does what `StreamProtocol.observe` does for what the typed decoder refuses, and for what may be no chunk."""
     stripped = data.removeprefix(BOM_UTF8).strip()
-    read = stripped if stripped != data else _read_odd_chunk(data, summary, now_s, form)
+    read = stripped if stripped != data else _read_odd_chunk(data, summary, now_s, repair, record)
     if isinstance(read, bytes):
         # Not every client expects spaces around `[DONE]`, or a byte order mark.
         raise RepairedEvent(read)  # Raised here, where no name keeps the objects that have been read.
     return read
 
 
-def _read_odd_chunk(data: bytes, summary: StreamSummary, now_s: float, form: ChunkForm) -> EventKind | bytes:
+def _read_odd_chunk(
+    data: bytes, summary: StreamSummary, now_s: float, repair: Repair, record: RecordOdd
+) -> EventKind | bytes:
     """Returns the kind of a chunk, which is then recorded, or the repaired chunk, of which nothing is."""
     value, is_readable = _decode_odd(data)
     if not isinstance(value, dict):
@@ -71,12 +69,22 @@ def _read_odd_chunk(data: bytes, summary: StreamSummary, now_s: float, form: Chu
         return EventKind.OTHER
     if (failure := _find_failure(present)) is not None:
         return _encode({"error": failure})
-    if form.repair(value, present, summary) or not is_readable:
+    if repair(value, present, summary) or not is_readable:
         return _encode(value)
     model = value.get("model")
-    form.record(replace_surrogates(model) if isinstance(model, str) else None, value["choices"], summary, now_s)
+    record(replace_surrogates(model) if isinstance(model, str) else None, value["choices"], summary, now_s)
     record_usage(read_usage(value.get("usage")), summary)
     return EventKind.CONTENT if value["choices"] or value.get("usage") is None else EventKind.USAGE
+
+
+def repair_frame(value: dict[str, Any], choices: list[dict[str, Any]]) -> bool:
+    """Repairs what is around the choices of a chunk; returns whether it changed anything. Arguments as for `Repair`."""
+    is_changed = False
+    if value.get("error") is not None and not isinstance(value["error"], str | bool | int | float):
+        value["error"], is_changed = None, True  # Node's SDK raises for every `error` that is true, also for {}.
+    if value.get("choices") != choices:
+        value["choices"], is_changed = choices, True
+    return is_changed
 
 
 def refuse() -> NoReturn:

@@ -57,11 +57,18 @@ def _get_text(document: Any) -> str | None:
     return text if isinstance(text, str) else None
 
 
-def _prepare(body: dict[str, Any]) -> None:
-    """Makes texts of the documents, and leaves sorting, cutting and repeating the documents to the gateway."""
-    body["documents"] = [_get_text(document) for document in body["documents"]]
+def _prepare(body: dict[str, Any]) -> dict[str, None]:
+    """Makes texts of the documents, and leaves sorting, cutting and repeating the documents to the gateway.
+
+    Returns:
+        The names of the other fields that documents have: they are not compared with the query.
+    """
+    documents = body["documents"]
+    body["documents"] = [_get_text(document) for document in documents]
     for name in ("return_documents", "top_n", *_UNSUPPORTED):
         body.pop(name, None)
+    objects = [document for document in documents if isinstance(document, dict)]
+    return {f"documents[].{name}": None for document in objects for name in document if name != "text"}
 
 
 def _estimate_prompt_tokens(body: dict[str, Any]) -> int:

@@ -66,6 +66,10 @@ class CustomInput:
         assert self._pending is not None
         return "" if self._pending.startswith('"') else self._END.sub("", self._pending)
 
+    def get_arguments(self) -> str:
+        """Returns the arguments so far."""
+        return "".join(self._arguments)
+
     def get_text(self) -> str:
         """Returns the text so far."""
         return "".join(self._texts)

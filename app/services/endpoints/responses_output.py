@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from app.errors import UpstreamError
 from app.lenient_json import replace_surrogates
 from app.services.endpoints.chat_events import make_delta
-from app.services.endpoints.chat_reading import make_chunk
+from app.services.endpoints.chat_reading import is_json_object, is_open_json, make_chunk
 from app.services.endpoints.output_sequence import CallHead, ItemKind, OutputSequence
 from app.services.endpoints.responses_context import (
     ResponseContext,
@@ -77,6 +78,11 @@ class OutputItem:
         """Its text, arguments or custom input so far."""
         return "".join(self._texts)
 
+    @property
+    def arguments(self) -> str:
+        """The arguments of a call as the model wrote them, so far."""
+        return self.text if self.custom_input is None else self.custom_input.get_arguments()
+
     def make_parts(self) -> list[dict[str, Any]]:
         """Returns the parts of its content, of which there is one."""
         if self.kind is ItemKind.REASONING:
@@ -111,12 +117,14 @@ class Output:
         request_id: the gateway's id of the request, of which the ids of the items are made.
 
     Attributes:
-        items: the items that have been closed.
-        finish_reason: chat's finish reason, which must be set before the last item is closed.
+        items: the items that have been ended.
+        opened: how many items have been opened; a call that was cut is opened, and never ended.
+        finish_reason: chat's finish reason, which must be set before the last items are closed.
     """
 
     def __init__(self, context: ResponseContext, request_id: str) -> None:
         self.items: list[dict[str, Any]] = []
+        self.opened = 0
         self.finish_reason: str | None = None
         self._context = context
         self._hex = to_hex(request_id)
@@ -125,7 +133,8 @@ class Output:
 
     def open_item(self, kind: ItemKind, call: CallHead | None) -> None:
         """Begins an item."""
-        number = len(self.items)
+        number = self.opened
+        self.opened += 1
         if call is None:
             prefix = "rs" if kind is ItemKind.REASONING else "msg"
             self._item = OutputItem(kind, self._make_id(prefix, number))
@@ -159,15 +168,37 @@ class Output:
         item.add(text, logprobs)
 
     def close_item(self, *, is_last: bool) -> None:
-        """Ends the open item."""
+        """Ends the open item, unless it is a call that was cut: agents run each call that has ended.
+
+        Raises:
+            UpstreamError: the arguments of a call have no end, although the output was not cut.
+        """
         item = self._item
         assert item is not None
+        is_cut = find_incomplete_reason(self.finish_reason) is not None
+        if item.tool is not None and self._is_part(item, item.tool, is_cut=is_cut):
+            self._half = ""
+            self._item = None
+            return
         if rest := self._join_halves(self._finish_text(item)) + "\ufffd" * len(self._half):
             self._add(item, rest, [])
         self._half = ""
-        is_cut = is_last and find_incomplete_reason(self.finish_reason) is not None
-        self.items.append(item.make("incomplete" if is_cut else "completed"))
         self._item = None
+        self._end(item, "incomplete" if is_cut and is_last and item.tool is None else "completed")
+
+    def _is_part(self, item: OutputItem, tool: Tool, *, is_cut: bool) -> bool:
+        """Returns whether only a part of a call has come; `is_cut` says whether the whole output was cut."""
+        if is_cut:
+            return not is_json_object(item.arguments)
+        if is_open_json(item.arguments):
+            raise UpstreamError(
+                f"The model called the tool {tool.name[:200]!r} with arguments that have no end. Send the request "
+                "again, or simplify the tool's schema."
+            )
+        return False
+
+    def _end(self, item: OutputItem, status: str) -> None:
+        self.items.append(item.make(status))
 
     def _finish_text(self, item: OutputItem) -> str:
         """Returns what the arguments or the input of a call still lack."""
@@ -185,7 +216,7 @@ def translate_response(response: dict[str, Any], context: ResponseContext, reque
         request_id: the gateway's id of the request.
 
     Raises:
-        UpstreamCut: it has more than a thousand tool calls.
+        UpstreamError: it has more than a thousand tool calls, or one whose arguments have no end.
     """
     output = Output(context, request_id)
     sequence = OutputSequence(output)

@@ -26,7 +26,14 @@ _STORED = {
 _LEFT_OUT = ("client_metadata", "context_management", "include", "max_tool_calls", "service_tier", "stream_options")
 
 # Fields of chat under the names that they have here.
-_CHAT_NAMES = {"messages": "input", "max_completion_tokens": "max_output_tokens", "functions": "tools"}
+_CHAT_NAMES = {
+    "messages": "input",
+    "max_tokens": "max_output_tokens",
+    "max_completion_tokens": "max_output_tokens",
+    "response_format": "text.format",
+    "reasoning_effort": "reasoning.effort",
+    "functions": "tools",
+}
 
 # Everything that is read below; all other fields are the provider's own, and pass.
 _READ = frozenset(

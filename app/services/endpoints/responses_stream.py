@@ -92,7 +92,7 @@ class ResponsesWriter(Output):
         super().open_item(kind, call)
         item = self._item
         assert item is not None
-        self._place = b'"item_id":"%b","output_index":%d,' % (item.id.encode(), len(self.items))
+        self._place = b'"item_id":"%b","output_index":%d,' % (item.id.encode(), self.opened - 1)
         self._write_item(b"response.output_item.added", item.make("in_progress", with_content=False))
         if call is None:
             self._place += b'"content_index":0,'
@@ -112,11 +112,8 @@ class ResponsesWriter(Output):
         )
         self._number += 1
 
-    def close_item(self, *, is_last: bool) -> None:
-        """Ends the open item, and writes the events that say so."""
-        item = self._item
-        assert item is not None
-        super().close_item(is_last=is_last)
+    def _end(self, item: OutputItem, status: str) -> None:
+        super()._end(item, status)
         made, place = self.items[-1], self._place
         _, event, name = _get_events(item)
         whole = {name: item.text}
@@ -127,11 +124,10 @@ class ResponsesWriter(Output):
         self._write_event(event, place + encode(whole)[1:-1])
         if item.kind is not ItemKind.CALL:
             self._write_event(b"response.content_part.done", b'%b"part":%b' % (place, encode(made["content"][0])))
-        self._write_item(b"response.output_item.done", made, len(self.items) - 1)
+        self._write_item(b"response.output_item.done", made)
 
-    def _write_item(self, name: bytes, item: dict[str, Any], index: int | None = None) -> None:
-        index = len(self.items) if index is None else index
-        self._write_event(name, b'"output_index":%d,"item":%b' % (index, encode(item)))
+    def _write_item(self, name: bytes, item: dict[str, Any]) -> None:
+        self._write_event(name, b'"output_index":%d,"item":%b' % (self.opened - 1, encode(item)))
 
     def end(self) -> bytes:
         """Returns the last events of a complete stream: the ends of open items, and the whole response."""

@@ -9,6 +9,7 @@ token_count.py      an estimate of a request's tokens, without a provider
 dispatch.py         attempts and retries            reception.py    a whole response, or a stream?
 circuit_breaker.py  failing fast                    account_probe.py  is the account refused, or a model?
 cancellation.py     disconnect, deadline, drain     metering.py     usage, cost, errors → record
+limited.py          a request under limits: ceiling.py says what it can cost; output_limit.py bounds its output
 """
 
 from app.services.inference.admission import get_live_requests

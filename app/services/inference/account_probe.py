@@ -27,6 +27,11 @@ class AccountProbes(Component):
         self._clients = runtime.get(ProviderClients)
         self._next_s: dict[str, float] = {}
 
+    def can_ask(self, name: str) -> bool:
+        """Returns whether a provider has a request that its refusals of one caller's models do not affect."""
+        provider = PROVIDERS.get(name)
+        return provider is not None and provider.probe is not None
+
     def start(self, name: str, on_refused: Callable[[str, UpstreamError], None]) -> None:
         """Asks a provider unless it has no such request or was asked a moment ago; returns at once.
 

@@ -5,6 +5,7 @@ The client's body is not changed, so that it can be adapted to another target af
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -94,7 +95,7 @@ def adapt(
     if translated is not None:
         body, applied = translated.body, [*translated.applied]
         omitted.add_all(translated.dropped)
-    _raise_if_out_of_range(body, support)
+    _raise_if_out_of_range(body, support, target.provider.title)
     adapted = {**body, "model": target.model}
     for name in endpoint.own_fields:
         adapted.pop(name, None)
@@ -105,7 +106,7 @@ def adapt(
     _drop_fields(adapted, support, omitted)
     _rename_fields(adapted, support)
     if endpoint.prepare is not None:
-        endpoint.prepare(adapted)
+        omitted.add_all(endpoint.prepare(adapted))
     applied += _adapt_messages(adapted, support, omitted)
     headers = _select_headers(target.provider.affinity_headers, get_header, omitted)
     stream, show_usage = fields.stream is True or _must_stream(adapted, endpoint, support), False
@@ -133,11 +134,12 @@ def adapt(
     )
 
 
-def _raise_if_out_of_range(body: dict[str, Any], support: EndpointSupport) -> None:
+def _raise_if_out_of_range(body: dict[str, Any], support: EndpointSupport, title: str) -> None:
     for name, (least, most) in support.ranges.items():
         value = body.get(name)
         if value is not None and not least <= value <= most:
-            raise make_parameter_error(name, f"be a whole number from {least} to {most}")
+            bounds = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
+            raise make_parameter_error(name, f"be a whole number {bounds} for {title}")
 
 
 def _drop_fields(body: dict[str, Any], support: EndpointSupport, omitted: Omissions) -> None:

@@ -7,9 +7,9 @@ the breaker.
 
 A failure of the address concerns the whole provider. A refusal of the account or the key may concern only the model
 that was asked for, so it counts for that model: callers choose the names of models, and one caller must not take a
-provider from all others. The whole provider's breaker opens if such refusals come from two models and, if several
-gateway keys are in use there, for two keys; or if the provider also refuses a request of the gateway's own
-(`Provider.probe`).
+provider from all others. So after a few of them the provider is asked with a request of the gateway's own
+(`Provider.probe`), and its breaker opens if it refuses that too, or if refusals come from two models and for two
+gateway keys. A provider without such a request needs one key only, if no other is in use there.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ THRESHOLDS = {"account": 2, "key": 5, "connect": 5}
 # The classes of refusals that may concern only one model.
 _REFUSALS = ("account", "key")
 
-# How many models, and how many gateway keys if that many are in use, must be refused before it is the provider's fault.
+# How many models and how many gateway keys must be refused before it is the provider's fault.
 _WITNESSES = 2
 
 # The first pause, and the longest after failed probes, in seconds. An operator who tops up an account or replaces a
@@ -165,7 +165,7 @@ class CircuitBreakers(Component):
         _count(breaker, model, key_id, error)
         if self._is_proven(breaker, provider, kind):
             _open(breaker, provider, kind, was_probe)
-        elif was_probe:
+        elif was_probe or breaker.failures >= THRESHOLDS[kind]:
             self._probes.start(provider, self._open_refused)
 
     def _is_probing(self, provider: str, kind: str | None) -> bool:
@@ -174,7 +174,9 @@ class CircuitBreakers(Component):
     def _is_proven(self, breaker: Breaker, provider: str, kind: str) -> bool:
         """Returns whether the failures counted by a whole provider's breaker are the provider's."""
         if kind in _REFUSALS:
-            keys_needed = min(_WITNESSES, self._count_keys(provider))
+            # Without a request of the gateway's own, a provider would never be found out while one key is in use.
+            can_ask = self._probes.can_ask(provider)
+            keys_needed = _WITNESSES if can_ask else min(_WITNESSES, self._count_keys(provider))
             if len(breaker.models) < _WITNESSES or len(breaker.keys) < keys_needed:
                 return False
         return breaker.is_open or breaker.failures >= THRESHOLDS[kind]

@@ -6,6 +6,7 @@ does not fit, so it is changed here and named.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from app.errors import BadRequest
@@ -13,7 +14,7 @@ from app.services.endpoints import Endpoint
 from app.services.inference.omission import Omissions
 from app.services.inference.output_limit import OUTPUT_FIELDS
 from app.services.inference.routing import Target
-from app.services.models import peek_model_list
+from app.services.models import Model, peek_model_list
 
 # Families of open models that always think; they refuse to be asked not to.
 _ALWAYS_THINKING = ("gpt-oss", "minimax-m2")
@@ -47,7 +48,7 @@ def fit_to_model(body: dict[str, Any], endpoint: Endpoint, target: Target, omitt
             param="messages",
             code="unsupported_content",
         )
-    return _clamp_output(body, endpoint, model.context_length) if endpoint.clamps_output else []
+    return _clamp_output(body, endpoint, model) if endpoint.clamps_output else []
 
 
 def _has_images(body: dict[str, Any]) -> bool:
@@ -55,16 +56,15 @@ def _has_images(body: dict[str, Any]) -> bool:
     return any(part.get("type") == "image_url" for parts in contents if isinstance(parts, list) for part in parts)
 
 
-def _clamp_output(body: dict[str, Any], endpoint: Endpoint, context_length: int | None) -> list[str]:
-    """Reduces the output limits to what the context has room for beside the prompt.
+def _clamp_output(body: dict[str, Any], endpoint: Endpoint, model: Model) -> list[str]:
+    """Reduces the output limits to what the model may write, and what its context has room for beside the prompt.
 
     A prompt that is estimated to fill the context alone is left to the provider, whose count is the true one.
     """
-    asked = endpoint.get_output_bound(body)
-    if asked is None or not context_length:
-        return []
-    room = context_length - endpoint.estimate_prompt_tokens(body)
-    bound = room if room > 0 else context_length
+    bound = model.max_output_tokens or math.inf
+    if endpoint.get_output_bound(body) is not None and model.context_length:
+        room = model.context_length - endpoint.estimate_prompt_tokens(body)
+        bound = min(bound, room if room > 0 else model.context_length)
     applied = []
     for name in OUTPUT_FIELDS:
         value = body.get(name)

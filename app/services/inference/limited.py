@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec import UNSET
 
 from app.errors import UpstreamAuthenticationFailed, UpstreamError, UpstreamRefused, UpstreamSuspended
+from app.limit_errors import LimitReached
 from app.services.endpoints import Endpoint
 from app.services.inference.adaptation import UpstreamRequest
 from app.services.inference.ceiling import make_ceiling, to_units
@@ -50,7 +51,11 @@ class LimitedRequest:
             GatewayError: a limit has no room, or the ceiling is not known.
         """
         self._ceiling = make_ceiling(self.policy, endpoint, request)
-        self._reservation.reserve([self._ceiling])
+        try:
+            self._reservation.reserve([self._ceiling])
+        except LimitReached as error:
+            _use_field_of(endpoint, error)
+            raise
         self._write_ceilings(record, 1)
 
     def _write_ceilings(self, record: ActivityRecord, count: int) -> None:
@@ -121,6 +126,13 @@ class LimitedRequest:
         for name in [name for name in headers if name.startswith("x-ratelimit-")] if _has_rates(own) else ():
             headers[f"x-upstream-{name.removeprefix('x-')}"] = headers.pop(name)
         headers.update(own)
+
+
+def _use_field_of(endpoint: Endpoint, error: LimitReached) -> None:
+    """Names the field of the caller's API in an error that says how many output tokens would fit."""
+    field = endpoint.output_field
+    if error.param == "max_tokens" and field not in (None, "max_tokens"):
+        error.message, error.param = error.message.replace("max_tokens", str(field)), field
 
 
 def _has_rates(headers: dict[str, str]) -> bool:

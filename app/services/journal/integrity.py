@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TypeVar
 
 import msgspec
 
 from app.db import read_connection
+from app.db.charge_check import ChargeCheck, select_charge_check
+from app.db.lease_books import Mistake, select_mistakes
 from app.db.ledger import select_integrity
 from app.db.workers import WorkerRow, select_unregistered, select_worker_counts, select_workers
 
@@ -87,6 +90,26 @@ class WrittenOffWorker(msgspec.Struct, frozen=True, kw_only=True):
     closed_at: datetime | None
 
 
+class LimitsIntegrity(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether the books of budgets agree with each other and with the records.
+
+    Attributes:
+        balanced: whether there is no mistake and no period whose charges are not those of the records.
+        mistakes: how many grants are not the sum of what workers have drawn, and how many leases of ended workers are
+            not what their requests were charged. `flask budgets check` lists them.
+        overdrawn: periods of which more is granted than their budgets have. That is no mistake of the books.
+        periods_checked: periods that began within 25 hours and were compared with the records; None if a period has too
+            many requests for that.
+        periods_different: those whose charges are not the sum of their records'.
+    """
+
+    balanced: bool
+    mistakes: int
+    overdrawn: int
+    periods_checked: int | None
+    periods_different: int
+
+
 class Integrity(msgspec.Struct, frozen=True, kw_only=True):
     """The counts of all requests ever begun, by what became of them, of all workers that share the database.
 
@@ -98,6 +121,7 @@ class Integrity(msgspec.Struct, frozen=True, kw_only=True):
         balanced: whether started is the sum of all others, no request has lost its row for good, and no worker is
             written off. It is about what the workers have reported, so it does not say what a missing worker did after
             its last report.
+        limits: the same about budgets; `balanced` does not depend on it.
         workers: how many workers reported.
         hosts: those with workers that live or are missing, by name, at most MAX_LISTED.
         live: the workers that live, the oldest first, at most MAX_LISTED.
@@ -113,6 +137,7 @@ class Integrity(msgspec.Struct, frozen=True, kw_only=True):
     rejected: int
     unsent: int
     balanced: bool
+    limits: LimitsIntegrity
     workers: WorkerCounts
     hosts: list[HostWorkers]
     live: list[LiveWorker]
@@ -133,6 +158,7 @@ def select_integrity_report() -> Integrity:
         live = select_workers(connection, "live", MAX_LISTED)
         missing = select_workers(connection, "missing", MAX_LISTED)
         written_off = select_workers(connection, "written_off", MAX_LISTED)
+        mistakes, check = select_mistakes(connection), select_charge_check(connection)
     started = ledger.pop("started")
     # A written-off worker's last report may be from before an outage, and `unrecorded` too low or even zero.
     is_complete = not ledger["rejected"] and not ledger["unrecorded"] and not written_off
@@ -141,11 +167,24 @@ def select_integrity_report() -> Integrity:
         outcomes=outcomes,
         **ledger,
         balanced=is_complete and started == sum(ledger.values()) + sum(outcomes.values()),
+        limits=_make_limits(mistakes, check),
         workers=WorkerCounts(**_count_states(counts), earlier_versions=EarlierVersions(*earlier)),
         hosts=_list_hosts(counts)[:MAX_LISTED],
         live=[_pick(LiveWorker, row) for row in live],
         missing=[_make_missing(row) for row in missing],
         written_off=[_pick(WrittenOffWorker, row) for row in written_off],
+    )
+
+
+def _make_limits(found: Sequence[Mistake], check: ChargeCheck | None) -> LimitsIntegrity:
+    overdrawn = sum(mistake.kind == "above" for mistake in found)
+    different = 0 if check is None else check.different
+    return LimitsIntegrity(
+        balanced=len(found) == overdrawn and not different,
+        mistakes=len(found) - overdrawn,
+        overdrawn=overdrawn,
+        periods_checked=None if check is None else check.periods,
+        periods_different=different,
     )
 
 

@@ -1,6 +1,6 @@
 """Gateway keys, and the check of a caller's key.
 
-keys.py             makes, recognises, lists and revokes keys
+keys.py             makes and recognises keys
 authentication.py   checks the key of a request
 live_keys.py        what a worker keeps in memory: keys, subjects, policies
 snapshot.py         the live keys in memory, renewed in the background
@@ -9,22 +9,12 @@ lookups.py          looks up keys that are not in memory
 """
 
 from app.services.keys.authentication import authenticate, find_known_key
-from app.services.keys.keys import (
-    Key,
-    create_key,
-    digest_of,
-    is_well_formed,
-    list_keys,
-    new_key,
-    raise_if_no_key,
-    revoke_key,
-)
+from app.services.keys.keys import Key, digest_of, is_well_formed, new_key, raise_if_no_key
 from app.services.keys.snapshot import GRACE_S, REVOCATION_S, KeySnapshot, KeysState, get_keys_state, start_keys
 
 # fmt: off
 __all__ = [
-    "GRACE_S", "REVOCATION_S", "Key", "KeySnapshot", "KeysState", "authenticate", "create_key", "digest_of",
-    "find_known_key", "get_keys_state", "is_well_formed", "list_keys", "new_key", "raise_if_no_key", "revoke_key",
-    "start_keys",
+    "GRACE_S", "REVOCATION_S", "Key", "KeySnapshot", "KeysState", "authenticate", "digest_of", "find_known_key",
+    "get_keys_state", "is_well_formed", "new_key", "raise_if_no_key", "start_keys",
 ]
 # fmt: on

@@ -1,4 +1,4 @@
-"""Makes, recognises, lists and revokes gateway keys.
+"""Makes and recognises gateway keys.
 
 A key is `gw_<public id>_<secret><checksum>`: a prefix that secret scanners can search for, an id that may be shown,
 and a checksum that detects a mistyped key without asking the database. The secret has 190 random bits, so one round of
@@ -16,8 +16,8 @@ import zlib
 
 import msgspec
 
-from app.db import get_engine, read_connection
-from app.db.keys import KeyRow, insert_key, select_key_exists, select_keys, update_key_revoked
+from app.db import read_connection
+from app.db.keys import KeyRow, select_key_exists
 from app.errors import NotFound
 
 PREFIX = "gw_"
@@ -85,30 +85,6 @@ def digest_of(key: str) -> bytes:
     return hashlib.sha256(key.encode()).digest()
 
 
-def create_key(name: str) -> tuple[str, KeyRow]:
-    """Makes and stores a key called `name`, and returns the key and its row. The key itself cannot be read again.
-
-    Raises:
-        DatabaseError: the database is unavailable.
-        SettingsError: DATABASE_URL is not set.
-    """
-    key = new_key()
-    with get_engine().begin() as connection:
-        row = insert_key(connection, id=key.split("_")[1], name=name, digest=digest_of(key), last_four=key[-4:])
-    return key, row
-
-
-def list_keys() -> list[KeyRow]:
-    """Returns all stored keys, revoked ones too, oldest first.
-
-    Raises:
-        DatabaseError: the database is unavailable.
-        SettingsError: DATABASE_URL is not set.
-    """
-    with get_engine().connect() as connection:
-        return select_keys(connection)
-
-
 def raise_if_no_key(public_id: str) -> None:
     """Refuses the id of a key that never was, whose statistics and records would be empty as if it were unused.
 
@@ -128,14 +104,3 @@ def raise_if_no_key(public_id: str) -> None:
         param="key",
         code="unknown_key",
     )
-
-
-def revoke_key(public_id: str) -> KeyRow | None:
-    """Revokes the key with this public id and returns its row; None when there is none.
-
-    Raises:
-        DatabaseError: the database is unavailable.
-        SettingsError: DATABASE_URL is not set.
-    """
-    with get_engine().begin() as connection:
-        return update_key_revoked(connection, public_id)

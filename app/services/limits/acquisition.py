@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -25,7 +26,7 @@ from app.services.limits.refusals import (
 # How long a request waits for draws in all, and for others to give something back.
 WAIT_S = 2.0
 NO_ROOM_WAIT_S = 0.3
-# How long a request that found no room waits before it asks again.
+# How long a request that found no room waits before it asks again, unless one of this worker gives something back.
 _ASK_AGAIN_S = 0.03
 # How long a refusal holds for this worker's next requests of as much.
 REFUSAL_S = 0.1
@@ -107,7 +108,10 @@ class Acquisition:
                 pot.remember_refusal(need, now_s + REFUSAL_S)
             is_refused = is_refused or pot.is_refused(need, now_s)
         if not is_refused:
-            time.sleep(_ASK_AGAIN_S)
+            given_back = threading.Event()
+            for pot, _ in refused:
+                pot.sleepers.append(given_back)
+            given_back.wait(_ASK_AGAIN_S)
 
     def _refuse(self, pot: Pot, need: int, fits: Fits | None, demands: Sequence[Demand]) -> LimitReached:
         if isinstance(pot, BudgetPot):

@@ -176,6 +176,8 @@ class BudgetPot(Pot):
     def settle(self, receipt: BudgetPeriod, need: int, used: int) -> None:
         receipt.used += used - need
         receipt.reserved -= need
+        if self.sleepers:
+            self.wake_sleepers()
         if self.is_exact or receipt is not self.current or receipt.used > receipt.drawn:
             self._wake(self)
 

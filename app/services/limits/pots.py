@@ -6,6 +6,7 @@ and gives back what it does not need.
 
 from __future__ import annotations
 
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -25,9 +26,10 @@ class Pot(ABC):
         refused_need, refused_until_s: a need of at least this much is refused until then, on the monotonic clock.
         refusals: how many draws found less than the least need.
         used_s: when a request last took something.
+        sleepers: set when a request gives something back.
     """
 
-    __slots__ = ("refusals", "refused_need", "refused_until_s", "subject", "used_s")
+    __slots__ = ("refusals", "refused_need", "refused_until_s", "sleepers", "subject", "used_s")
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
@@ -35,6 +37,7 @@ class Pot(ABC):
         self.refused_until_s = 0.0
         self.refusals = 0
         self.used_s = time.monotonic()
+        self.sleepers: list[threading.Event] = []
 
     @abstractmethod
     def lacks(self, need: int, now_s: float) -> bool:
@@ -51,6 +54,12 @@ class Pot(ABC):
     def expect(self, need: int) -> None:
         """Notes that a request waits for this much."""
         self.used_s = time.monotonic()
+
+    def wake_sleepers(self) -> None:
+        """Makes the requests look again that wait for something to be given back."""
+        sleepers, self.sleepers = self.sleepers, []
+        for sleeper in sleepers:
+            sleeper.set()
 
     def is_refused(self, need: int, now_s: float) -> bool:
         """Returns whether as much was refused a moment ago."""
@@ -98,6 +107,8 @@ class SlotPot(Pot):
 
     def settle(self, receipt: None, need: int, used: int) -> None:
         self.used += used - need
+        if self.sleepers:
+            self.wake_sleepers()
         if self.is_exact:
             self._wake(self)
 

@@ -49,6 +49,7 @@ class Model(msgspec.Struct, frozen=True, gc=False):
         canonical_slug: the id in its short form and in lower case; unique within a provider.
         created: seconds since 1970; None if unknown.
         context_length: tokens; None if unknown.
+        max_output_tokens: the most that the provider lets it write; None if only the context limits it, or unknown.
         pricing_source: see `Price.source`; None if the price is unknown.
         pricing_date: the day the price was stated or fetched.
         supported_parameters: None if the provider does not say.
@@ -62,6 +63,7 @@ class Model(msgspec.Struct, frozen=True, gc=False):
     created: int | None
     description: str | None
     context_length: int | None
+    max_output_tokens: int | None
     architecture: Architecture
     pricing: Pricing
     pricing_source: str | None

@@ -34,7 +34,7 @@ class MergedModel(msgspec.Struct, frozen=True, gc=False):
         created, created_at: one moment, in seconds since 1970 and in RFC 3339; 1970 if unknown, as SDKs require a time.
         owned_by: the organisation in its id, or else the provider.
         max_input_tokens, context_length: the tokens that fit into its context.
-        max_tokens: the most output tokens.
+        max_tokens: the most output tokens; null if only the context limits them.
     """
 
     id: str
@@ -44,7 +44,7 @@ class MergedModel(msgspec.Struct, frozen=True, gc=False):
     display_name: str
     max_input_tokens: int | None
     context_length: int | None
-    max_tokens: int | None = None
+    max_tokens: int | None
     object: str = "model"
     type: str = "model"
     lifecycle: str = "active"
@@ -161,4 +161,5 @@ def make_merged_model(model: Model, name: str) -> MergedModel:
         display_name=model.name,
         max_input_tokens=model.context_length,
         context_length=model.context_length,
+        max_tokens=model.max_output_tokens,
     )

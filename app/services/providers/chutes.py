@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from app.services.pricing import Billing
@@ -46,6 +47,7 @@ def normalize_chutes_model(raw: Mapping[str, Any]) -> Entry:
         {**raw, "created": None},
         # `context_length` may be below the engine's own limit, `max_model_len`; it is the one that is enforced.
         context_length=read_count(raw.get("context_length")) or read_count(raw.get("max_model_len")),
+        max_output_tokens=read_count(raw.get("max_output_length")),
         inputs=inputs or ["text"],
         outputs=read_words(raw.get("output_modalities")) or ["text"],
         prices=(
@@ -68,25 +70,21 @@ def is_unlisted(name: str) -> bool:
     return ":" in name or "," in name or "/" not in name
 
 
+_CHAT = EndpointSupport(
+    path="/chat/completions",
+    dropped_fields=OPENAI_ONLY_FIELDS | ANTHROPIC_ONLY_FIELDS,
+    dropped_nested_fields=OPENAI_ONLY_NESTED_FIELDS,
+    renamed_fields={"max_completion_tokens": "max_tokens"},
+    ranges={"top_k": OPEN_TOP_K},
+)
+
 PROVIDER = Provider(
     name="chutes",
     title="Chutes",
     site_url="https://chutes.ai",
     serves={
-        "chat": EndpointSupport(
-            path="/chat/completions",
-            dropped_fields=OPENAI_ONLY_FIELDS | ANTHROPIC_ONLY_FIELDS,
-            dropped_nested_fields=OPENAI_ONLY_NESTED_FIELDS,
-            renamed_fields={"max_completion_tokens": "max_tokens"},
-            ranges={"top_k": OPEN_TOP_K},
-        ),
-        "completions": EndpointSupport(
-            path="/completions",
-            dropped_fields=OPENAI_ONLY_FIELDS | ANTHROPIC_ONLY_FIELDS,
-            dropped_nested_fields=OPENAI_ONLY_NESTED_FIELDS,
-            renamed_fields={"max_completion_tokens": "max_tokens"},
-            ranges={"top_k": OPEN_TOP_K},
-        ),
+        "chat": _CHAT,
+        "completions": replace(_CHAT, path="/completions"),
     },
     fetch_pages=fetch_single_page,
     normalize=normalize_chutes_model,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 from urllib.parse import quote
@@ -123,28 +125,25 @@ def _read_rerank_response(response: Any) -> Any:
     }
 
 
+_CHAT = EndpointSupport(
+    path="/chat/completions",
+    dropped_fields=OPENAI_ONLY_FIELDS | ANTHROPIC_ONLY_FIELDS,
+    dropped_nested_fields=OPENAI_ONLY_NESTED_FIELDS,
+    renamed_fields={"max_completion_tokens": "max_tokens"},
+    ranges={"top_k": OPEN_TOP_K},
+)
+
 PROVIDER = Provider(
     name="deepinfra",
     title="DeepInfra",
     site_url="https://deepinfra.com",
     serves={
-        "chat": EndpointSupport(
-            path="/chat/completions",
-            dropped_fields=OPENAI_ONLY_FIELDS | ANTHROPIC_ONLY_FIELDS,
-            dropped_nested_fields=OPENAI_ONLY_NESTED_FIELDS,
-            renamed_fields={"max_completion_tokens": "max_tokens"},
-            ranges={"top_k": OPEN_TOP_K},
-        ),
-        "completions": EndpointSupport(
-            path="/completions",
-            dropped_fields=OPENAI_ONLY_FIELDS | ANTHROPIC_ONLY_FIELDS,
-            dropped_nested_fields=OPENAI_ONLY_NESTED_FIELDS,
-            renamed_fields={"max_completion_tokens": "max_tokens"},
-            ranges={"top_k": OPEN_TOP_K},
-        ),
+        "chat": _CHAT,
+        "completions": replace(_CHAT, path="/completions"),
         "embeddings": EndpointSupport(
             path="/embeddings",
             dropped_fields=OPENAI_ONLY_FIELDS | ANTHROPIC_ONLY_FIELDS,
+            ranges={"dimensions": (32, math.inf)},
             accepts_null=False,  # `"encoding_format": null` fails.
         ),
         "rerank": EndpointSupport(

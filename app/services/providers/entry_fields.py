@@ -47,6 +47,7 @@ def make_entry(
     name: str | None = None,
     description: str | None = None,
     publisher: str | None = None,
+    max_output_tokens: int | None = None,
 ) -> Entry:
     """Returns a catalog entry.
 
@@ -63,6 +64,7 @@ def make_entry(
         name: a name for people; the last part of the id if not given.
         description: a description for people.
         publisher: the publisher of the model; the owner in the id if not given.
+        max_output_tokens: the most that the provider lets it write, if that is less than its context has room for.
     """
     known = _is_price(prices)
     texts = [to_plain_text(price) if known and price is not None else None for price in prices]
@@ -73,6 +75,7 @@ def make_entry(
         "created": read_count(raw.get("created")),
         "description": description,
         "context_length": context_length,
+        "max_output_tokens": max_output_tokens,
         "architecture": {
             "modality": f"{'+'.join(inputs)}->{'+'.join(outputs)}" if inputs and outputs else None,
             "input_modalities": inputs,

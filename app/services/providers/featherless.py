@@ -62,6 +62,7 @@ def normalize_featherless_model(raw: Mapping[str, Any]) -> Entry:
         str(raw["id"]),
         raw,
         context_length=read_count(raw.get("context_length")),
+        max_output_tokens=read_count(raw.get("max_completion_tokens")),
         inputs=inputs or (["text", "image"] if sees else ["text"]),
         outputs=outputs,
         prices=(read_usd_per_token(pricing.get("prompt")), read_usd_per_token(pricing.get("completion")), None),

@@ -67,7 +67,8 @@ class EndpointSupport:
         accepts_developer_role: whether it knows the role `developer`. If not, these messages get another role.
         renamed_fields: field → the provider's name for the same thing.
         accepted_values: field → the values that the provider accepts; a field with another value is removed.
-        ranges: field → the least and the greatest number that the provider accepts; others are refused.
+        ranges: field → the least and the greatest number that the provider accepts, which may be infinite; others are
+            refused.
         max_unstreamed_tokens: the provider requires streaming above this many requested tokens; None if it does not.
         accepts_null: whether a top-level field may be null. If not, such fields are removed.
         accepts_stream_options: whether it knows `stream_options`. If not, they are removed, and its streams have usage.
@@ -86,7 +87,7 @@ class EndpointSupport:
     accepts_developer_role: bool = False
     renamed_fields: Mapping[str, str] = field(default_factory=dict)
     accepted_values: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    ranges: Mapping[str, tuple[int, float]] = field(default_factory=dict)
     max_unstreamed_tokens: int | None = None
     accepts_null: bool = True
     accepts_stream_options: bool = True

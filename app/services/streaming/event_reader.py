@@ -31,9 +31,6 @@ _OTHER = EventKind.OTHER
 # The bytes around the data of an event of one line: `data: ` before it, and the blank line after it.
 _FRAME_BYTES = 8
 
-# The names of events that may hold a part of the response.
-_RESPONSE_NAMES = frozenset({b"", b"message", b"data", b"chunk", b"completion"})
-
 
 class EventReader:
     """Reads the events of one stream.
@@ -132,7 +129,7 @@ class EventReader:
         except RepairedEvent as repaired:
             return self._observe(with_data(event, repaired.data), repaired.data, now_s)
         except UpstreamCut:
-            if get_event_name(event) in _RESPONSE_NAMES:
+            if get_event_name(event) in self._protocol.event_names:
                 raise
             kind = _OTHER
         if kind is _CONTENT or kind is _USAGE:

@@ -51,6 +51,20 @@ def refuse(**fields: Any) -> BadRequest:
     return caught.value
 
 
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [
+        ("max_tokens", "max_output_tokens"),
+        ("max_completion_tokens", "max_output_tokens"),
+        ("response_format", "text.format"),
+        ("reasoning_effort", "reasoning.effort"),
+    ],
+)
+def test_a_field_of_chat_gets_its_name_here(name: str, own: str) -> None:
+    error = refuse(**{name: 5})
+    assert error.param == name and error.message.endswith(f"here it is called `{own}`.")
+
+
 def call(call_id: str, name: str = "weather", arguments: str = "{}", **more: Any) -> dict[str, Any]:
     return {"type": "function_call", "id": "fc_1", "call_id": call_id, "name": name, "arguments": arguments, **more}
 

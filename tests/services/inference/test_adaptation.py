@@ -81,7 +81,7 @@ def test_top_k_is_checked_against_the_providers_range(top_k: float) -> None:
     with pytest.raises(BadRequest) as caught:
         adapt_for(FIREWORKS, top_k=top_k)
     assert (caught.value.param, caught.value.code) == ("top_k", "invalid_parameter")
-    assert caught.value.message == "`top_k` must be a whole number from 0 to 100."
+    assert caught.value.message == "`top_k` must be a whole number from 0 to 100 for Fireworks."
 
 
 @pytest.mark.parametrize("name", ["featherless", "deepinfra", "chutes"])

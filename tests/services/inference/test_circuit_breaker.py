@@ -66,9 +66,9 @@ def fail(error: UpstreamError, model: str = "m", key: str = "k", provider: str =
 
 
 def open_breaker(kind: str, provider: str = "fireworks") -> None:
-    """Opens the breaker of a whole provider: with two models, and the only gateway key in use."""
+    """Opens the breaker of a whole provider, with two models and two gateway keys."""
     for number in range(THRESHOLDS[kind]):
-        fail(FAILURES[kind], f"m{number % 2}", provider=provider)
+        fail(FAILURES[kind], f"m{number % 2}", f"k{number % 2}", provider)
 
 
 def refusal(provider: str = "fireworks", model: str = "other", key: str = "k") -> UpstreamError | None:
@@ -86,9 +86,10 @@ def succeed(provider: str = "fireworks", model: str = "other") -> None:
 @pytest.mark.parametrize("kind", THRESHOLDS)
 def test_it_opens_after_enough_failures_in_a_row_and_repeats_the_last_error(kind: str) -> None:
     for number in range(THRESHOLDS[kind] - 1):
-        fail(FAILURES[kind], f"m{number % 2}")
+        fail(FAILURES[kind], f"m{number % 2}", f"k{number % 2}")
     assert refusal() is None and get_open_breakers() == []
-    fail(FAILURES[kind], f"m{(THRESHOLDS[kind] - 1) % 2}")
+    number = THRESHOLDS[kind] - 1
+    fail(FAILURES[kind], f"m{number % 2}", f"k{number % 2}")
     error, last = refusal(), FAILURES[kind]
     assert error is not None and error is not last and type(error) is type(last)
     assert (error.message, error.status, error.code, error.should_retry) == (
@@ -140,11 +141,23 @@ def test_one_key_does_not_take_a_model_from_the_others(kind: str) -> None:
     assert refusal(model="shared", key="greedy") is None
 
 
+@pytest.mark.parametrize("kind", ["account", "key"])
+def test_the_only_key_in_use_takes_a_provider_from_nobody_if_the_provider_can_be_asked(kind: str) -> None:
+    asked: list[str] = []
+    breakers()._probes.start = lambda name, on_refused: asked.append(name)  # type: ignore[method-assign]
+    for number in range(100):
+        fail(FAILURES[kind], f"odd-{number}", "greedy")
+    assert refusal(key="new") is None and get_open_breakers() == [] and set(asked) == {"fireworks"}
+    breakers()._open_refused("fireworks", FAILURES[kind])
+    assert refusal(key="new") is not None and [one.kind for one in get_open_breakers()] == [kind]
+
+
 def test_a_key_that_is_no_longer_in_use_need_not_be_refused_too(clock: Clock) -> None:
-    assert refusal(key="yesterdays") is None
+    assert refusal("chutes", key="yesterdays") is None
     clock.now_s += KEY_IN_USE_S + 1
-    open_breaker("account")
-    assert refusal() is not None
+    for number in range(THRESHOLDS["account"]):
+        fail(SUSPENDED, f"m{number}", provider="chutes")
+    assert refusal("chutes") is not None, "Chutes has no request of the gateway's own"
 
 
 def test_only_two_models_keep_a_providers_breaker_open(clock: Clock) -> None:
@@ -252,7 +265,7 @@ def test_an_open_breaker_delays_the_probe_of_another(clock: Clock) -> None:
     open_breaker("connect")
     clock.now_s += FIRST_PAUSE_S - 1
     for number in range(THRESHOLDS["account"]):
-        breakers().record_failure("fireworks", f"m{number}", "k", SUSPENDED)
+        breakers().record_failure("fireworks", f"m{number}", f"k{number}", SUSPENDED)
     clock.now_s += 1
     assert refusal() is not None, "the account's breaker is still open"
     clock.now_s += FIRST_PAUSE_S
@@ -279,7 +292,7 @@ def test_an_open_breaker_delays_the_probe_of_another(clock: Clock) -> None:
 def test_only_failures_that_the_next_request_would_meet_count(error: UpstreamError, kind: str | None) -> None:
     assert classify_failure(error) == kind
     for number in range(20):
-        breakers().record_failure("fireworks", f"m{number % 2}", "k", error)
+        breakers().record_failure("fireworks", f"m{number % 2}", f"k{number % 2}", error)
     assert (refusal() is None) is (kind is None)
 
 

@@ -160,6 +160,21 @@ def test_a_start_is_not_refused_when_the_setting_says_serve(tmp_path: Path) -> N
     assert journal._recorder.get_counts()[:4] == (1, 0, 0, 1)
 
 
+@pytest.mark.parametrize("outage", ["refuse", "serve"])
+def test_a_charge_that_would_be_missing_is_refused_unless_budgets_may_be_exceeded(tmp_path: Path, outage: str) -> None:
+    (tmp_path / "file").touch()
+    journal = _open(tmp_path / "file", JOURNAL_FULL="serve", BUDGET_OUTAGE=outage)
+    record = _begin(journal)
+    record.budget_periods = []
+    journal.write_start(record)
+    record.budget_periods, record.charged_usd = [7], "0.5"
+    if outage == "serve":
+        journal.write_start(record)
+        return
+    with pytest.raises(Unavailable):
+        journal.write_start(record)
+
+
 def test_a_stop_without_a_start_keeps_the_records_that_it_cannot_ship(tmp_path: Path) -> None:
     journal = _open(tmp_path)
     assert journal.stop(1) and list(tmp_path.iterdir()) == []

@@ -18,8 +18,9 @@ from app.db import get_engine
 from app.db.keys import insert_key
 from app.errors import AuthenticationFailed, Unavailable
 from app.runtime import get_component, use_settings
-from app.services.keys import Key, KeySnapshot, authenticate, create_key, find_known_key, lookups, new_key, start_keys
+from app.services.keys import Key, KeySnapshot, authenticate, find_known_key, lookups, new_key, start_keys
 from app.services.keys.keys import OPERATOR_KEY, digest_of
+from tests.support.keys import create_key
 from tests.support.waiting import wait_until
 
 AWAY = "postgresql://nobody@/nothing?host=/nowhere"

@@ -16,13 +16,14 @@ from app.config import load_settings
 from app.db import get_engine, identify_database
 from app.errors import Unavailable
 from app.runtime import get_component, use_settings
-from app.services.keys import Key, authenticate, create_key, digest_of, new_key, revoke_key
+from app.services.keys import Key, authenticate, digest_of, new_key
 from app.services.keys import snapshot as snapshots
 from app.services.keys.live_keys import make_live_keys
 from app.services.keys.snapshot import GRACE_S, KeySnapshot
 from app.services.keys.snapshot_file import HEADER_BYTES, NAME, SnapshotFile
 from app.services.limits import Budget, Subject
 from tests.support.key_file import change_header, confirm_earlier, read_header
+from tests.support.keys import create_key, revoke_key
 
 AWAY = "postgresql://user:first@/nothing?host=/nowhere&sslpassword=one"
 SAME_WITHOUT_PASSWORDS = "postgresql://user:second@/nothing?host=/nowhere"

@@ -29,6 +29,7 @@ FEATHERLESS_CHAT = {
     "model_class": "gemma3-27b",
     "owned_by": "Feather",
     "context_length": 65_536,
+    "max_completion_tokens": 8_192,
     "features": {"tool_use": True},
     "pricing": {"prompt": "0.0000004", "completion": "0.0000012", "image": "0", "input": 0.4, "output": 1.2},
     "vision_supported": True,
@@ -57,6 +58,7 @@ CHUTES_CHAT = {
     "pricing": {"prompt": 0.28, "completion": 1.12, "input_cache_read": 0.14},
     "max_model_len": 262_144,
     "context_length": 131_072,
+    "max_output_length": 65_536,
     "input_modalities": ["text"],
     "output_modalities": ["text"],
     "supported_features": ["json_mode", "tools"],
@@ -75,6 +77,7 @@ def test_a_fireworks_chat_model() -> None:
         "created": 1_782_950_400,
         "description": None,
         "context_length": 1_048_576,
+        "max_output_tokens": None,
         "architecture": {
             "modality": "text+image->text",
             "input_modalities": ["text", "image"],
@@ -127,6 +130,7 @@ def test_a_featherless_model_with_everything() -> None:
     assert entry["architecture"]["modality"] == "text+image->text"
     assert entry["capabilities"] == {"chat": None, "tools": True, "vision": True, "embeddings": False, "rerank": False}
     assert (entry["name"], entry["provider_slug"]) == ("Lynx-Vision-24B-it", "Borealis-AI")
+    assert (entry["context_length"], entry["max_output_tokens"]) == (65_536, 8_192)
 
 
 def test_a_featherless_entry_of_the_plain_list_lacks_most_fields() -> None:
@@ -156,6 +160,7 @@ def test_a_deepinfra_chat_model() -> None:
         "input_cache_read": "0.000000135",
     }
     assert (entry["created"], entry["context_length"]) == (None, 262_144)
+    assert entry["max_output_tokens"] is None, "`max_tokens` of the list repeats the context"
     assert entry["description"] == "A chat model with vision."
     assert entry["capabilities"] == {"chat": True, "tools": None, "vision": True, "embeddings": False, "rerank": False}
 
@@ -194,6 +199,7 @@ def test_a_chutes_model() -> None:
 
     assert entry["pricing"] == {"prompt": "0.00000028", "completion": "0.00000112", "input_cache_read": "0.00000014"}
     assert entry["context_length"] == 131_072, "the override is what is enforced"
+    assert entry["max_output_tokens"] == 65_536
     assert entry["created"] is None, "its `created` is the time of the refresh"
     assert entry["supported_parameters"] == ["temperature", "tool_choice", "tools", "top_p"]
     assert entry["provider_slug"] == "acme-labs"

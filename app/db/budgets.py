@@ -1,0 +1,158 @@
+"""The tables budget, budget_period and budget_charge: what a subject may use in a window, and what it was charged.
+
+Workers draw from budgets by functions of the database, which lock the row of the budget; so does what changes one here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Literal, NamedTuple
+
+from sqlalchemy import Connection, delete, func, insert, select, text, update
+
+from app.db.limit_tables import budget, budget_charge, budget_lease, budget_period
+
+Unit = Literal["usd", "tokens", "requests"]
+
+
+class BudgetRow(NamedTuple):
+    """One budget; `amount` is in its unit, and `ended_at` is None while it counts."""
+
+    id: int
+    subject_id: str
+    unit: Unit
+    amount: Decimal
+    time_window: str
+    timezone: str
+    first_day: int
+    warn_percents: list[int]
+    created_at: datetime
+    ended_at: datetime | None
+
+
+class Span(NamedTuple):
+    """The periods of a budget that count together, by when the first and the last of them start; mostly one period."""
+
+    budget_id: int
+    first_start: datetime
+    last_start: datetime
+
+
+class BudgetSums(NamedTuple):
+    """What became of a budget in a span; amounts in its unit.
+
+    Attributes:
+        extra: what was added to its amount.
+        granted: what workers have drawn, for requests that they serve, have served and will serve.
+        exact, estimated, ceiling: what requests were charged, by how well it is known.
+        requests: how many were charged.
+    """
+
+    extra: Decimal
+    granted: Decimal
+    exact: Decimal
+    estimated: Decimal
+    ceiling: Decimal
+    requests: int
+
+
+_COLUMNS = [budget.c[name] for name in BudgetRow._fields]
+
+# The ids of a budget's periods ascend with their starts.
+_SELECT_SUMS = text("""
+    SELECT wanted.budget, periods.*, charges.*
+    FROM jsonb_to_recordset(CAST(:spans AS jsonb)) AS wanted (budget bigint, first bigint, last bigint)
+    CROSS JOIN LATERAL (
+        SELECT coalesce(sum(extra), 0), coalesce(sum(granted), 0) FROM budget_period WHERE id BETWEEN first AND last
+    ) AS periods
+    CROSS JOIN LATERAL (
+        SELECT coalesce(sum(exact), 0), coalesce(sum(estimated), 0), coalesce(sum(ceiling), 0),
+            coalesce(sum(requests), 0)::bigint
+        FROM budget_charge WHERE period_id BETWEEN first AND last
+    ) AS charges
+""")
+
+_RAISE_PERIOD = text("""
+    INSERT INTO budget_period (id, budget_id, start_at, end_at, extra) VALUES (:id, :budget_id, :start, :end, :extra)
+    ON CONFLICT (id) DO UPDATE SET extra = budget_period.extra + excluded.extra
+    RETURNING extra
+""")
+
+
+def compute_period_id(budget_id: int, start: datetime) -> int:
+    """Returns the id of the period of a budget that begins at `start`, a whole minute."""
+    return budget_id << 32 | int(start.timestamp()) // 60
+
+
+def insert_budget(connection: Connection, values: Mapping[str, Any]) -> BudgetRow:
+    """Adds a budget with these columns and returns it.
+
+    Raises:
+        DatabaseError: the subject has a budget of this unit and window that has not ended.
+    """
+    return BudgetRow(*connection.execute(insert(budget).values(dict(values)).returning(*_COLUMNS)).one())
+
+
+def select_budgets(
+    connection: Connection, subject_ids: Collection[str] | None = None, *, lock: bool = False
+) -> list[BudgetRow]:
+    """Returns the budgets that count, of these subjects or of all, in the order in which draws lock them: by id."""
+    query = select(*_COLUMNS).where(budget.c.ended_at.is_(None)).order_by(budget.c.id)
+    if subject_ids is not None:
+        query = query.where(budget.c.subject_id.in_(subject_ids))
+    if lock:
+        query = query.with_for_update(key_share=True)
+    return [BudgetRow(*row) for row in connection.execute(query)]
+
+
+def select_budget(connection: Connection, id: int, *, lock: bool) -> BudgetRow | None:
+    """Returns a budget, also one that has ended; None if there is none. A lock keeps draws waiting."""
+    query = select(*_COLUMNS).where(budget.c.id == id)
+    row = connection.execute(query.with_for_update(key_share=True) if lock else query).first()
+    return None if row is None else BudgetRow(*row)
+
+
+def update_budget(connection: Connection, id: int, values: Mapping[str, Any]) -> None:
+    """Sets these columns of a budget."""
+    connection.execute(update(budget).where(budget.c.id == id).values(dict(values)))
+
+
+def update_budget_ended(connection: Connection, id: int) -> None:
+    """Ends a budget: it counts no more, and its periods keep their charges."""
+    connection.execute(update(budget).where(budget.c.id == id, budget.c.ended_at.is_(None)).values(ended_at=func.now()))
+
+
+def update_period_raised(
+    connection: Connection, budget_id: int, start: datetime, end: datetime | None, extra: Decimal
+) -> Decimal:
+    """Adds to the amount of a budget in one period alone, and returns what was added to it in all."""
+    values = {"id": compute_period_id(budget_id, start), "budget_id": budget_id, "start": start, "end": end}
+    return Decimal(connection.execute(_RAISE_PERIOD, values | {"extra": extra}).scalar_one())
+
+
+def select_budget_sums(connection: Connection, spans: Sequence[Span]) -> dict[int, BudgetSums]:
+    """Returns id of a budget → its sums, one for each span."""
+    wanted = [
+        {
+            "budget": span.budget_id,
+            "first": compute_period_id(span.budget_id, span.first_start),
+            "last": compute_period_id(span.budget_id, span.last_start),
+        }
+        for span in spans
+    ]
+    rows = connection.execute(_SELECT_SUMS, {"spans": json.dumps(wanted)})
+    return {row[0]: BudgetSums(*row[1:]) for row in rows}
+
+
+def delete_budgets(connection: Connection, subject_id: str) -> None:
+    """Deletes all budgets of a subject, with their periods, leases and charges. A later draw finds none."""
+    ids = connection.execute(select(budget.c.id).where(budget.c.subject_id == subject_id).with_for_update()).scalars()
+    budgets = list(ids)
+    periods = select(budget_period.c.id).where(budget_period.c.budget_id.in_(budgets))
+    connection.execute(delete(budget_charge).where(budget_charge.c.period_id.in_(periods)))
+    connection.execute(delete(budget_lease).where(budget_lease.c.period_id.in_(periods)))
+    connection.execute(delete(budget_period).where(budget_period.c.budget_id.in_(budgets)))
+    connection.execute(delete(budget).where(budget.c.id.in_(budgets)))

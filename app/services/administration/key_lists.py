@@ -1,0 +1,129 @@
+"""Finds keys, and lists them page by page."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import struct
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Literal
+
+import msgspec
+
+from app.db import Connection, read_connection
+from app.db.keys import KeyRow, select_key, select_key_page, select_keys
+from app.db.subjects import select_subject, select_subjects
+from app.errors import BadRequest, NotFound
+from app.services.administration.groups import find_group
+from app.services.administration.views import KeyView, make_key_views
+
+# The microseconds since the epoch of `created_at`; the id follows.
+_CURSOR = struct.Struct(">q")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class KeyPage(msgspec.Struct, frozen=True, kw_only=True):
+    """One page of keys, newest first; `next_cursor` is that of the next page, None on the last one."""
+
+    object: Literal["list"] = "list"
+    data: list[KeyView]
+    has_more: bool
+    next_cursor: str | None
+
+
+def select_key_view(id: str) -> KeyView:
+    """Returns a key.
+
+    Raises:
+        NotFound: there is no such key.
+        DatabaseError: the database is unavailable or slow.
+    """
+    with read_connection() as connection:
+        return make_key_view(connection, find_key(connection, id, lock=False))
+
+
+def list_keys() -> list[KeyView]:
+    """Returns all keys, revoked ones too, oldest first.
+
+    Raises:
+        DatabaseError: the database is unavailable or slow.
+    """
+    with read_connection() as connection:
+        return make_key_views(connection, select_keys(connection))
+
+
+def select_keys_page(*, holder: str | None, group: str | None, cursor: str | None, limit: int) -> KeyPage:
+    """Returns up to `limit` keys, revoked ones too, newest first.
+
+    Args:
+        holder, group: only the keys of this holder, or of the holders of this group, by name or id.
+        cursor: `next_cursor` of the page before; None for the first page.
+        limit: the most of a page.
+
+    Raises:
+        NotFound: there is no such holder or group.
+        BadRequest: the cursor is not one that the gateway made.
+        DatabaseError: the database is unavailable or slow.
+    """
+    after = None if cursor is None else _decode_cursor(cursor)
+    with read_connection() as connection:
+        holder_ids = _find_holders(connection, holder, group)
+        rows = select_key_page(connection, holder_ids=holder_ids, after=after, limit=limit + 1)
+        views = make_key_views(connection, rows[:limit])
+    has_more = len(rows) > limit
+    return KeyPage(data=views, has_more=has_more, next_cursor=_encode_cursor(rows[limit - 1]) if has_more else None)
+
+
+def _find_holders(connection: Connection, holder: str | None, group: str | None) -> Sequence[str] | None:
+    ids: set[str] | None = None
+    if holder is not None:
+        row = select_subject(connection, kind="holder", name=holder, lock=False) or select_subject(
+            connection, kind="holder", id=holder, lock=False
+        )
+        if row is None:
+            raise NotFound(
+                f"There is no holder {holder[:100]!r}. GET /api/keys shows the holder of each key.", param="holder"
+            )
+        ids = {row.id}
+    if group is not None:
+        group_id = find_group(connection, group).id
+        members = {id for id, row in select_subjects(connection, kind="holder").items() if row.group_id == group_id}
+        ids = members if ids is None else ids & members
+    return None if ids is None else sorted(ids)
+
+
+def find_key(connection: Connection, id: str, *, lock: bool) -> KeyRow:
+    """Returns a key, locked or not.
+
+    Raises:
+        NotFound: there is no such key.
+    """
+    row = select_key(connection, id, lock=lock)
+    if row is None:
+        raise NotFound(
+            f"There is no key with the id {id[:100]!r}. `flask keys list` shows all keys.",
+            param="key",
+            code="unknown_key",
+        )
+    return row
+
+
+def make_key_view(connection: Connection, row: KeyRow) -> KeyView:
+    """Returns a key as operators see it."""
+    (view,) = make_key_views(connection, [row])
+    return view
+
+
+def _decode_cursor(text: str) -> tuple[datetime, str]:
+    try:
+        content = base64.b64decode(text, altchars=b"-_", validate=True)
+        (microseconds,) = _CURSOR.unpack(content[: _CURSOR.size])
+        return _EPOCH + timedelta(microseconds=microseconds), content[_CURSOR.size :].decode("ascii")
+    except (binascii.Error, struct.error, ValueError, OverflowError) as error:
+        raise BadRequest("cursor must be the next_cursor of an earlier response.", param="cursor") from error
+
+
+def _encode_cursor(row: KeyRow) -> str:
+    microseconds = (row.created_at - _EPOCH) // timedelta(microseconds=1)
+    return base64.urlsafe_b64encode(_CURSOR.pack(microseconds) + row.id.encode()).decode()

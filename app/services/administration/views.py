@@ -1,0 +1,102 @@
+"""Keys and groups as operators see them: with their limits and the state of their budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from app.db import Connection
+from app.db.budgets import select_budgets
+from app.db.keys import KeyRow
+from app.db.subjects import SubjectRow, select_subjects
+from app.services.administration.states import BudgetState, select_budget_states
+
+
+class LimitsView(msgspec.Struct, frozen=True, kw_only=True):
+    """The limits of a subject; None and [] are no limit. Fields that can be changed have the names of LimitChanges."""
+
+    models: list[str] = []
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    concurrent: int | None = None
+    max_output_tokens: int | None = None
+    budgets: list[BudgetState] = []
+
+
+class KeyView(LimitsView, frozen=True, kw_only=True):
+    """A key, never its secret. Its limits are those of its holder, whose other keys share them.
+
+    Attributes:
+        last_four: the last four characters of the key.
+        holder, group: the name of its holder, and of the holder's group; None without any.
+        is_operator: whether it has all rights; then only the limits of the gateway apply.
+        expires_at: from when on it does not work; None if it never expires.
+        replaced_by: the id of the key that it was rotated to.
+    """
+
+    id: str
+    name: str
+    last_four: str
+    holder: str | None
+    group: str | None
+    is_operator: bool
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    replaced_by: str | None
+
+
+class GroupView(LimitsView, frozen=True, kw_only=True):
+    """A group of holders, who share its limits."""
+
+    id: str
+    name: str
+    holders: int
+    created_at: datetime
+
+
+def make_key_views(connection: Connection, rows: Sequence[KeyRow]) -> list[KeyView]:
+    """Returns the keys in this order, with their limits."""
+    subjects = select_subjects(connection, {row.holder_id for row in rows if row.holder_id is not None})
+    group_ids = {subject.group_id for subject in subjects.values() if subject.group_id is not None}
+    groups = select_subjects(connection, group_ids) if group_ids else {}
+    limits = select_limits(connection, subjects)
+    views = []
+    for row in rows:
+        holder = None if row.holder_id is None else subjects[row.holder_id]
+        group = None if holder is None or holder.group_id is None else groups[holder.group_id]
+        fields = {} if holder is None else limits[holder.id]
+        views.append(
+            KeyView(
+                id=row.id,
+                name=row.name,
+                last_four=row.last_four,
+                holder=None if holder is None else holder.name,
+                group=None if group is None else group.name,
+                is_operator=row.is_operator,
+                created_at=row.created_at,
+                expires_at=row.expires_at,
+                revoked_at=row.revoked_at,
+                replaced_by=row.replaced_by,
+                **fields,
+            )
+        )
+    return views
+
+
+def select_limits(connection: Connection, subjects: dict[str, SubjectRow]) -> dict[str, dict[str, Any]]:
+    """Returns id of a subject → the fields of LimitsView."""
+    budgets = select_budgets(connection, list(subjects)) if subjects else []
+    names = {id: (subject.kind, subject.name) for id, subject in subjects.items()}
+    states = select_budget_states(connection, budgets, names)
+    found: dict[str, list[BudgetState]] = {id: [] for id in subjects}
+    for row in budgets:
+        found[row.subject_id].append(states[row.id])
+    plain = [name for name in LimitsView.__struct_fields__ if name != "budgets"]
+    return {
+        id: {name: getattr(subject, name) for name in plain} | {"budgets": found[id]}
+        for id, subject in subjects.items()
+    }

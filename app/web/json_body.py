@@ -1,0 +1,103 @@
+"""Request bodies of the gateway's own API, decoded into Structs. Their fields are all that is allowed."""
+
+from __future__ import annotations
+
+import re
+from typing import TypeVar
+
+import msgspec
+from msgspec import inspect
+
+from app.errors import BadRequest
+
+# Much more than a list of patterns of models needs.
+MAX_BYTES = 1_048_576
+
+_MAX_SHOWN = 100
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*?)`(?: - at `\$\.?(.*)`)?", re.DOTALL)
+_MISSING = re.compile(r"Object missing required field `(\w+)`(?: - at `\$\.?(.*)`)?")
+_WRONG = re.compile(r"Expected `([^`]*)`(?: (>=|<=) (\S+))?(?:, got `([^`]*)`)?(?: - at `\$\.?(.*)`)?")
+_PLACE = re.compile(r" - at `\$\.?(.*)`$")
+
+_WORDS = {
+    "int": "a whole number",
+    "str": "a text",
+    "bool": "true or false",
+    "decimal": "a number",
+    "array": "a list",
+    "object": "an object",
+    "datetime": "a time such as 2027-01-31T00:00:00Z",
+}
+_SIDES = {">=": "of at least", "<=": "of at most"}
+
+Kind = TypeVar("Kind", bound=msgspec.Struct)
+
+
+def decode_json(content: bytes, kind: type[Kind]) -> Kind:
+    """Returns a body as an instance of `kind`; an empty body is an empty object.
+
+    Args:
+        content: JSON in UTF-8.
+        kind: a Struct that forbids unknown fields.
+
+    Raises:
+        BadRequest: it is no JSON object, or a field is unknown, missing, or not as `kind` requires; `param` names it.
+    """
+    try:
+        return msgspec.json.decode(content or b"{}", type=kind)
+    except msgspec.ValidationError as error:
+        raise _make_error(kind, str(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        reason = str(error).rstrip(".")
+        raise BadRequest(
+            f"The body is not valid JSON: {reason}. Send one JSON object in UTF-8.", code="invalid_json"
+        ) from None
+
+
+def _make_error(kind: type[msgspec.Struct], text: str) -> BadRequest:
+    if (found := _UNKNOWN.fullmatch(text)) is not None:
+        name, place = found[1][:_MAX_SHOWN], found[2] or ""
+        known = ", ".join(_find_fields(kind, place))
+        where = f" of {place}" if place else ""
+        return _refuse(f"There is no field {name!r}{where}. The fields are: {known}.", _join(place, name))
+    if (found := _MISSING.fullmatch(text)) is not None:
+        param = _join(found[2] or "", found[1])
+        return _refuse(f"{param} is missing, and it is required.", param)
+    if (found := _WRONG.fullmatch(text)) is not None:
+        param = found[5] or "The body"
+        wanted = " or ".join(_WORDS.get(word, word) for word in found[1].split(" | "))
+        side = f" {_SIDES[found[2]]} {found[3]}" if found[2] else ""
+        got = f", not {_WORDS.get(found[4], found[4])}" if found[4] else ""
+        return _refuse(f"{param} must be {wanted}{side}{got}.", found[5])
+    place_found = _PLACE.search(text)
+    at = None if place_found is None else place_found[1]
+    reason = _PLACE.sub("", text)
+    return _refuse(f"{at or 'The body'} is not valid: {reason}.", at)
+
+
+def _join(place: str, name: str) -> str:
+    return f"{place}.{name}" if place else name
+
+
+def _refuse(message: str, param: str | None) -> BadRequest:
+    return BadRequest(message, param=param, code="invalid_parameter")
+
+
+def _find_fields(kind: type[msgspec.Struct], place: str) -> list[str]:
+    """Returns the names of the fields of the object at a place within `kind`, as in "budgets[0]"."""
+    described: inspect.Type = inspect.type_info(kind)
+    for name in re.findall(r"[A-Za-z]\w*", place):
+        if isinstance(described, inspect.StructType):
+            described = _find_struct(next(field.type for field in described.fields if field.encode_name == name))
+    assert isinstance(described, inspect.StructType)
+    return [field.encode_name for field in described.fields]
+
+
+def _find_struct(described: inspect.Type) -> inspect.Type:
+    """Returns the Struct in a type that is one, a list of them, or one of several."""
+    if isinstance(described, inspect.VarTupleType | inspect.ListType):
+        return _find_struct(described.item_type)
+    if isinstance(described, inspect.UnionType):
+        parts = [_find_struct(part) for part in described.types]
+        return next((part for part in parts if isinstance(part, inspect.StructType)), described)
+    return described

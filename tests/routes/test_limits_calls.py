@@ -1,0 +1,48 @@
+"""Requests of keys without limits go through none of the code of limits."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import FrameType
+
+from flask.testing import FlaskClient
+
+from tests.support.chat import HELLO, PREFIX
+from tests.support.gateway import GATEWAY_KEY
+from tests.support.limited_keys import make_limited_key
+
+MODEL = PREFIX + "deepseek-v3p1"
+OWN_FILES = ("services/limits/", "inference/limited.py", "inference/ceiling.py", "inference/output_limit.py")
+
+
+def see_files(client: FlaskClient, key: str, path: str, body: dict[str, object]) -> set[str]:
+    """Returns the files with Python calls during one warm request."""
+    headers = {"Authorization": f"Bearer {key}"}
+    with client.post(path, json=body, headers=headers) as response:
+        assert response.status_code == 200 and response.get_data()
+    seen: set[str] = set()
+
+    def see(frame: FrameType, event: str, argument: object) -> None:
+        if event == "call":
+            seen.add(frame.f_code.co_filename)
+
+    sys.setprofile(see)
+    try:
+        with client.post(path, json=body, headers=headers) as response:
+            assert response.status_code == 200 and response.get_data()
+    finally:
+        sys.setprofile(None)
+    return {Path(name).as_posix() for name in seen}
+
+
+def test_a_key_without_limits_calls_nothing_of_them(client: FlaskClient, database_url: str) -> None:
+    everything = {"requests_per_minute": 99, "tokens_per_minute": 10**6, "concurrent": 9, "max_output_tokens": 99}
+    unlimited = make_limited_key(database_url)
+    limited = make_limited_key(database_url, ("tokens", 10**6), models=["fireworks/*"], **everything)
+    for path in ("/v1/chat/completions", "/v1/messages"):
+        for stream in (False, True):
+            body = {"model": MODEL, "max_tokens": 9, "messages": HELLO, "stream": stream}
+            for key, expected in ((GATEWAY_KEY, []), (unlimited, []), (limited, list(OWN_FILES))):
+                seen = see_files(client, key, path, body)
+                assert [own for own in OWN_FILES if any(own in name for name in seen)] == expected

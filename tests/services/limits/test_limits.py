@@ -1,0 +1,285 @@
+"""What a request gets of its limits, what a refusal says, and what becomes of changes while requests run."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from app.errors import BadRequest, GatewayError, PermissionDenied, Unavailable
+from app.limit_errors import InsufficientQuota, LimitReached
+from app.services.limits import Budget, BudgetWarning, Ceiling, Charge, Limits, Policy, Reservation, Subject
+from tests.services.limits.conftest import MakeLimits
+from tests.support.budget_books import BudgetBooks
+from tests.support.database_clock import shift_clock
+from tests.support.waiting import wait_until
+
+USD = 10**12
+
+
+def subject(*budgets: list[Any], kind: Any = "holder", warn: tuple[int, ...] = (), **bounds: int) -> Subject:
+    made = tuple(Budget(id, unit, amount, window, "UTC", 1, warn) for id, unit, amount, window in budgets)
+    names = ("requests_per_minute", "tokens_per_minute", "concurrent")
+    rates = {name: bounds.get(name) for name in names}
+    return Subject(kind, kind, "alice", None, (), max_output_tokens=None, budgets=made, **rates)
+
+
+def policy(*subjects: Subject) -> Policy:
+    return Policy(subjects, (), None)
+
+
+def ceiling(cost: int | None = 0, tokens: int | None = 100, rate_tokens: int | None = None) -> Ceiling:
+    return Ceiling(cost, tokens, rate_tokens, lambda usd, left: min(usd // 10**9, left) - 1)
+
+
+def reserve(limits: Limits, limited: Policy, *ceilings: Ceiling) -> Reservation:
+    reservation = limits.enter(limited)
+    try:
+        reservation.reserve(ceilings or [ceiling()])
+    except GatewayError:
+        reservation.release()
+        raise
+    return reservation
+
+
+def end(reservation: Reservation, cost: int = 0, tokens: int = 0, requests: int = 1) -> None:
+    reservation.settle(Charge(cost, tokens, requests, tokens))
+    reservation.release()
+
+
+def test_a_budget_that_is_used_up_says_what_would_fit(make_limits: MakeLimits, books: BudgetBooks) -> None:
+    limited = policy(subject(books.add_budget("50", unit="usd"), kind="group"))
+    limits = make_limits()
+    end(reserve(limits, limited, ceiling(49 * USD)), cost=int(49.82 * USD))
+    with pytest.raises(InsufficientQuota) as caught:
+        reserve(limits, limited, ceiling(28 * USD // 100))
+    month = datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0) + timedelta(days=32)
+    resets = f"{month.replace(day=1):%Y-%m-%dT%H:%M:%SZ}"
+    assert caught.value.message == (
+        "The group's budget of 50.00 USD a month has 0.18 USD left; this request may use up to 0.28 USD."
+        f" Send max_tokens of at most 179, wait until {resets} or ask the operator for more."
+    )
+    assert (caught.value.status, caught.value.code, caught.value.type) == (402, *["insufficient_quota"] * 2)
+    limit = f"group budget month; resets={resets}"
+    assert caught.value.headers() == {"x-should-retry": "false", "x-gateway-limit": limit}
+    # What costs nothing passes, also at the end of the budget.
+    free = reserve(limits, limited, ceiling(0))
+    assert free.period_ids and free.ceiling_usd == "0.000000000000"
+    end(free)
+    with pytest.raises(LimitReached) as other:
+        reserve(make_limits(BUDGET_STATUS="429"), limited, ceiling(28 * USD // 100))
+    assert other.value.status == 429
+
+
+def test_what_requests_in_flight_hold_may_come_back(make_limits: MakeLimits, books: BudgetBooks) -> None:
+    limited = policy(subject(books.add_budget("1000")))
+    first, second = make_limits(), make_limits()
+    held = reserve(first, limited, ceiling(tokens=900))
+    for limits in (first, second):
+        with pytest.raises(LimitReached) as caught:
+            reserve(limits, limited, ceiling(tokens=200))
+        assert (caught.value.status, caught.value.code) == (429, "budget_reserved")
+        assert caught.value.headers()["retry-after-ms"] == "1000"
+    end(held, tokens=10)
+    # It is settled once, whatever is said later.
+    end(held, tokens=500)
+    wait_until(lambda: _can_reserve(second, limited, 990), what="what the other worker gave back")
+    (period,) = books.read()
+    assert period["granted"] <= 1000
+
+
+def _can_reserve(limits: Limits, limited: Policy, tokens: int) -> bool:
+    try:
+        end(reserve(limits, limited, ceiling(tokens=tokens)))
+    except LimitReached:
+        return False
+    return True
+
+
+def test_all_subjects_and_units_must_have_room(make_limits: MakeLimits, books: BudgetBooks) -> None:
+    holder = subject(books.add_budget("5", unit="requests"), books.add_budget("10", unit="usd", subject="bob"))
+    group = subject(books.add_budget("500", subject="carol", window="total"), kind="group")
+    limits, limited = make_limits(), policy(holder, group, subject(kind="gateway", concurrent=3))
+    held = [reserve(limits, limited, ceiling(USD, 10)) for _ in range(3)]
+    assert len(held[0].period_ids) == 3 and held[0].ceiling_tokens == 10
+    with pytest.raises(LimitReached, match="gateway's limit of 3 concurrent requests") as caught:
+        reserve(limits, limited, ceiling(USD, 10))
+    assert caught.value.headers()["x-gateway-limit"] == "gateway concurrent requests"
+    for reservation in held:
+        end(reservation, cost=USD, tokens=10)
+    with pytest.raises(InsufficientQuota, match="group's budget of 500 tokens in all has 470 tokens left") as refused:
+        reserve(limits, limited, ceiling(USD, 471))
+    assert refused.value.param == "max_tokens"
+    # The refused ones hold nothing.
+    end(reserve(limits, limited, ceiling(7 * USD, 470)), cost=7 * USD)
+    with pytest.raises(PermissionDenied) as unpriced:
+        reserve(limits, limited, ceiling(None))
+    assert unpriced.value.code == "model_not_priced" and "PRICE_FILE" in unpriced.value.message
+    with pytest.raises(BadRequest) as unbounded:
+        reserve(limits, limited, ceiling(0, None))
+    assert (unbounded.value.code, unbounded.value.param) == ("max_tokens_required", "max_tokens")
+    end(reserve(limits, limited, ceiling(0, 10)))
+    with pytest.raises(InsufficientQuota, match="5 requests a month has 0 requests left"):
+        reserve(limits, limited, ceiling(0, 10))
+
+
+def test_the_dearest_target_counts_and_attempts_add_up(make_limits: MakeLimits, books: BudgetBooks) -> None:
+    limited = policy(subject(books.add_budget("100", unit="usd"), books.add_budget("5", unit="requests")))
+    limits = make_limits()
+    reservation = reserve(limits, limited, ceiling(10 * USD), ceiling(30 * USD, 50))
+    assert (reservation.ceiling_usd, reservation.ceiling_tokens) == ("30.000000000000", 100)
+    reservation.add_attempt(ceiling(60 * USD, 70))
+    assert (reservation.ceiling_usd, reservation.ceiling_tokens) == ("90.000000000000", 170)
+    with pytest.raises(LimitReached):
+        reservation.add_attempt(ceiling(20 * USD))
+    assert reservation.ceiling_usd == "90.000000000000" and len(reservation.period_ids) == 2
+    end(reservation, cost=40 * USD)
+    for _ in range(4):
+        end(reserve(limits, limited, ceiling(15 * USD)), cost=0)
+    wait_until(lambda: [int(period["granted"]) for period in books.read()] == [40, 5], what="the rest to go back")
+
+
+def test_rates_tell_how_long_to_wait_and_refused_requests_use_none(make_limits: MakeLimits, books: BudgetBooks) -> None:
+    budget = books.add_budget("1")
+    limited = policy(subject(budget, requests_per_minute=3, tokens_per_minute=1_000, concurrent=100))
+    free = policy(subject(requests_per_minute=3, tokens_per_minute=1_000, concurrent=100))
+    limits = make_limits()
+    for _ in range(5):
+        with pytest.raises(InsufficientQuota):
+            reserve(limits, limited, ceiling(0, 100, 200))
+    for number in range(3):
+        reservation = reserve(limits, free, ceiling(0, 100, 300))
+        end(reservation, tokens=100)
+        headers = reservation.get_headers()
+        assert headers["x-ratelimit-limit-requests"] == "3" and headers["x-ratelimit-limit-tokens"] == "1000"
+        assert headers["x-ratelimit-remaining-requests"] == str(2 - number)
+    with pytest.raises(LimitReached) as caught:
+        limits.enter(free)
+    error = caught.value
+    assert (error.status, error.code, error.headers()["x-gateway-limit"]) == (
+        429,
+        "rate_limit_exceeded",
+        "key requests per minute",
+    )
+    assert error.retry_after_s is not None and 50 < error.retry_after_s < 62
+    assert error.headers()["x-ratelimit-remaining-requests"] == "0"
+    assert error.headers()["x-ratelimit-reset-requests"].startswith(("59", "1m"))
+
+
+def test_unsaid_output_is_taken_to_be_what_others_used(make_limits: MakeLimits, books: BudgetBooks) -> None:
+    limits, limited = make_limits(), policy(subject(tokens_per_minute=300))
+    # One that asks for more than the rate may begin; what it did not use comes back.
+    end(reserve(limits, limited, ceiling(0, 100, 5_000)), tokens=44)
+    unsaid = reserve(limits, limited, ceiling(0, 100, None))
+    with pytest.raises(LimitReached, match="This request needs up to"):
+        reserve(limits, limited, ceiling(0, 100, None))
+    # It used more than it held; the rate is in debt for it.
+    end(unsaid, tokens=9_000)
+    with pytest.raises(LimitReached):
+        wait_until(lambda: reserve(limits, limited, ceiling(0, 100, 1)).release(), timeout_s=5)
+
+
+def test_changes_of_a_budget_count_for_requests_that_run(make_limits: MakeLimits, books: BudgetBooks) -> None:
+    budget = books.add_budget("1000")
+    limits, other = make_limits(), make_limits()
+    held = reserve(limits, policy(subject(budget)), ceiling(tokens=600))
+    books.execute(f"UPDATE budget SET amount = 300 WHERE id = {budget[0]}")
+    cut = policy(subject([*budget[:2], "300", "month"]))
+    with pytest.raises(LimitReached):
+        reserve(other, cut, ceiling(tokens=1))
+    end(held, tokens=100)
+    wait_until(lambda: books.read()[0]["granted"] == 100, what="what is above the new amount to go back")
+    time.sleep(0.11)  # A refusal is remembered for a tenth of a second.
+    end(reserve(other, cut, ceiling(tokens=200)), tokens=200)
+    with pytest.raises(LimitReached):
+        reserve(limits, cut, ceiling(tokens=1))
+    books.execute("UPDATE budget_period SET extra = 50")
+    time.sleep(0.11)
+    held = reserve(limits, cut, ceiling(tokens=50))
+    books.execute("UPDATE budget SET ended_at = now()")
+    # A worker that does not know yet of its end learns of it when it draws.
+    ended = reserve(limits, cut, ceiling(tokens=5_000))
+    end(held, tokens=50)
+    end(ended, tokens=70)
+    assert limits.enter(policy(subject(requests_per_minute=5))).period_ids == []
+    wait_until(lambda: books.read()[0]["granted"] == 420, what="the rest to go back")
+
+
+def test_requests_belong_to_the_day_in_which_they_began(
+    make_limits: MakeLimits, books: BudgetBooks, database_url: str
+) -> None:
+    now = datetime.now(UTC)
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
+    shift_clock(database_url, f"{(midnight - now).total_seconds() - 3} seconds")
+    limits, limited = make_limits(), policy(subject(books.add_budget("100000", window="day")))
+    before = reserve(limits, limited, ceiling(tokens=600))
+    wait_until(lambda: len(books.read()) == 2, what="the next day to be drawn from ahead")
+    after = before
+    while after.period_ids == before.period_ids:
+        after = reserve(limits, limited, ceiling(tokens=600))
+        end(after, tokens=0 if after.period_ids == before.period_ids else 300)
+        time.sleep(0.02)
+    end(before, tokens=500)
+    wait_until(lambda: books.read()[0]["granted"] == 500, what="the rest of the day that is over to go back")
+    assert books.read()[1]["granted"] >= 300
+    # The clock is set back: the day before goes on where it was.
+    shift_clock(database_url, f"{(midnight - datetime.now(UTC)).total_seconds() - 600} seconds")
+    limits.runtime.get(_database()).lease_engine.dispose()
+    wait_until(lambda: reserve_in(limits, limited) == before.period_ids, what="the worker to follow the clock")
+    with pytest.raises(InsufficientQuota):
+        reserve(limits, limited, ceiling(tokens=99_501))
+
+
+def _database() -> Any:
+    from app.db import Database
+
+    return Database
+
+
+def reserve_in(limits: Limits, limited: Policy) -> list[int]:
+    reservation = reserve(limits, limited, ceiling(tokens=1))
+    reservation.release()
+    return reservation.period_ids
+
+
+def test_each_share_is_warned_of_once_over_all_workers(make_limits: MakeLimits, books: BudgetBooks) -> None:
+    budget = books.add_budget("1000")
+    limited = policy(subject(budget, warn=(50, 90)))
+    warnings: list[BudgetWarning] = []
+    workers = [make_limits() for _ in range(3)]
+    for limits in workers:
+        limits.on_warning = warnings.append
+        end(reserve(limits, limited, ceiling(tokens=200)), tokens=200)
+    period = books.read()[0]["id"]
+    books.execute(f"INSERT INTO budget_charge (period_id, worker_id, exact, requests) VALUES ({period}, 'w', 600, 3)")
+    wait_until(lambda: warnings, what="the first warning")
+    reservation = reserve(workers[0], limited, ceiling(tokens=1))
+    end(reservation)
+    wait_until(lambda: reservation.get_headers(), what="the header")
+    assert reservation.get_headers()["x-gateway-budget-warning"].startswith("key budget month; used=60%; resets=")
+    books.execute("UPDATE budget_charge SET exact = 950")
+    wait_until(lambda: len(warnings) == 2, what="the second warning")
+    assert [warning.percent for warning in warnings] == [50, 90]
+    assert (warnings[1].charged, warnings[1].amount, warnings[1].unit) == ("950", "1000", "tokens")
+
+
+def test_without_a_database_the_settings_decide(make_limits: MakeLimits, books: BudgetBooks) -> None:
+    limited = policy(subject(books.add_budget("1000"), requests_per_minute=2, concurrent=2))
+    away = {"DATABASE_URL": "postgresql+psycopg2://nobody@127.0.0.1:1/none"}
+    with pytest.raises(Unavailable) as caught:
+        reserve(make_limits(**away), limited)
+    assert (caught.value.code, caught.value.status, caught.value.headers()) == (
+        "budget_unavailable",
+        503,
+        {"retry-after": "5"},
+    )
+    serving = make_limits(**away, BUDGET_OUTAGE="serve")
+    held = [reserve(serving, limited) for _ in range(2)]
+    assert held[0].period_ids == held[1].period_ids != []
+    # This worker's share of the rate and of the concurrent requests is used up.
+    with pytest.raises(LimitReached, match="2 requests a minute|2 concurrent requests"):
+        reserve(serving, limited)
+    with pytest.raises(Unavailable):
+        reserve(make_limits(**away, RATE_OUTAGE="refuse"), policy(subject(requests_per_minute=2)))

@@ -1,0 +1,92 @@
+"""What the application calls for a request, in which order, and what a failure on the way becomes."""
+
+from __future__ import annotations
+
+import flask
+import pytest
+from flask import Blueprint, g, request
+
+from app.web import Application, Response
+
+
+@pytest.fixture
+def calls() -> list[str]:
+    return []
+
+
+def note(calls: list[str], name: str) -> None:
+    """Notes a call, and fails if the request says so: `?fail=<name>`."""
+    calls.append(name)
+    if request.args.get("fail") == name:
+        raise LookupError(name)
+
+
+def make_views(calls: list[str]) -> Blueprint:
+    """Returns a blueprint with two views that note their calls."""
+    views = Blueprint("views", "views")
+
+    @views.get("/text")
+    def get_text() -> Response:
+        note(calls, "view")
+        return Response(b"text")
+
+    @views.get("/objects/<name>")
+    def get_object(name: str) -> dict[str, str]:
+        note(calls, "view")
+        return {"name": name}
+
+    return views
+
+
+@pytest.fixture
+def application(calls: list[str]) -> Application:
+    """An application with hooks, views and an error handler that note their calls."""
+    app = Application("application", static_folder=None)
+
+    def check() -> Response | None:
+        note(calls, "check")
+        return Response(b"stopped", status=401) if "stop" in request.args else None
+
+    def finish(response: flask.Response) -> flask.Response:
+        note(calls, "finish")
+        assert g.started_s > 0 and g.request_id is None and g.key is None
+        return response
+
+    def handle(error: Exception) -> Response:
+        note(calls, f"handler of {type(error).__name__}")
+        return Response(b"handled", status=500)
+
+    app.before_request(lambda: note(calls, "begin"))
+    app.after_request(finish)
+    app.register_error_handler(Exception, handle)
+    app.register_blueprint(make_views(calls))
+    app.register_blueprint(Blueprint("others", "others"))
+    app.before_request_funcs["views"].append(check)
+    app.before_request_funcs["others"].append(lambda: note(calls, "check of another blueprint"))
+    return app
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "body", "expected"),
+    [
+        ("/text", 200, b"text", ["begin", "check", "view", "finish"]),
+        ("/objects/a", 200, b'{"name":"a"}\n', ["begin", "check", "view", "finish"]),
+        ("/text?stop", 401, b"stopped", ["begin", "check", "finish"]),
+        ("/nowhere", 500, b"handled", ["begin", "handler of NotFound", "finish"]),
+        ("/text?fail=begin", 500, b"handled", ["begin", "handler of LookupError", "finish"]),
+        ("/text?fail=check", 500, b"handled", ["begin", "check", "handler of LookupError", "finish"]),
+        ("/text?fail=view", 500, b"handled", ["begin", "check", "view", "handler of LookupError", "finish"]),
+    ],
+)
+def test_hooks_view_and_error_handler_are_called_in_order(
+    application: Application, calls: list[str], path: str, status: int, body: bytes, expected: list[str]
+) -> None:
+    seen = application.test_client().get(path)
+    assert (seen.status_code, seen.data, calls) == (status, body, expected)
+    assert not flask.has_request_context() and not flask.has_app_context()
+
+
+def test_a_hook_that_fails_after_the_view_becomes_a_response(application: Application, calls: list[str]) -> None:
+    seen = application.test_client().get("/text?fail=finish")
+    assert (seen.status_code, seen.data) == (500, b"handled")
+    assert calls == ["begin", "check", "view", "finish", "handler of InternalServerError", "finish"]
