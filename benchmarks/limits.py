@@ -51,7 +51,7 @@ LIMIT, CEILING, LEAST, MOST = 3_200_000, 1_000, 200, 600
 REQUEST_S = 0.02
 SYNC_S = 1.0
 # A run ends if nothing was admitted for so long, and in any case.
-_STALL_S, _LONGEST_S = 1.2, 15.0
+_STALL_S, _LONGEST_S = 2.5, 15.0
 _UNIT = 10**6  # 10⁻¹² USD in a millionth.
 _CONNECTIONS = 8
 
@@ -144,8 +144,10 @@ class _Sum:
     def start(self) -> None:
         engine = _make_engine(_CONNECTIONS)
         self._free = Queue()
-        for _ in range(_CONNECTIONS):
-            connection: Any = engine.raw_connection().driver_connection
+        # Held, because the pool takes back what nothing refers to.
+        self._pooled = [engine.raw_connection() for _ in range(_CONNECTIONS)]
+        for pooled in self._pooled:
+            connection: Any = pooled.driver_connection
             connection.autocommit = True
             self._free.put(connection)
 
