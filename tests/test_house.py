@@ -65,6 +65,7 @@ ALLOWED: dict[str, set[str]] = {
         "services.inference",
         "services.journal",
         "services.keys",
+        "services.limits",
         "services.models",
         "services.pricing",
         "services.providers",

@@ -7,6 +7,7 @@ from decimal import Decimal, InvalidOperation
 import click
 
 from app.cli.errors import plain_errors
+from app.cli.leases import LEASE_COMMANDS
 from app.cli.limit_tables import format_budgets
 from app.services.administration import end_budget, get_command_actor, raise_budget, select_budget_page
 
@@ -14,6 +15,10 @@ from app.services.administration import end_budget, get_command_actor, raise_bud
 @click.group("budgets")
 def budgets_group() -> None:
     """List budgets with what is used of them, raise one for its current period, or end one."""
+
+
+for command in LEASE_COMMANDS:
+    budgets_group.add_command(command)
 
 
 @budgets_group.command("list")

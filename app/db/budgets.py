@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import Connection, delete, func, insert, select, text, update
 
+from app.db.leases import compute_period_id as compute_period_id
 from app.db.limit_tables import budget, budget_charge, budget_lease, budget_period
 
 Unit = Literal["usd", "tokens", "requests"]
@@ -80,11 +81,6 @@ _RAISE_PERIOD = text("""
     ON CONFLICT (id) DO UPDATE SET extra = budget_period.extra + excluded.extra
     RETURNING extra
 """)
-
-
-def compute_period_id(budget_id: int, start: datetime) -> int:
-    """Returns the id of the period of a budget that begins at `start`, a whole minute."""
-    return budget_id << 32 | int(start.timestamp()) // 60
 
 
 def insert_budget(connection: Connection, values: Mapping[str, Any]) -> BudgetRow:

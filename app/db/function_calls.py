@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Engine, TextClause
+from sqlalchemy import Engine
 
 
 def encode_draws(draws: Sequence[msgspec.Struct]) -> str:
@@ -14,8 +14,8 @@ def encode_draws(draws: Sequence[msgspec.Struct]) -> str:
     return msgspec.json.encode(draws).decode()
 
 
-def call_function(engine: Engine, statement: TextClause, parameters: dict[str, Any]) -> str:
-    """Executes a statement in a transaction of its own and returns its one value, JSON."""
+def call_function(engine: Engine, statement: str, parameters: dict[str, Any]) -> str:
+    """Executes a statement of the driver in a transaction of its own and returns its one value, JSON."""
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        result: str = connection.execute(statement, parameters).scalar_one()
+        result: str = connection.exec_driver_sql(statement, parameters).scalar_one()
     return result

@@ -15,6 +15,7 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from app.db.leases import compute_period_id, upsert_period
+from app.db.workers import MISSING_AFTER_S
 
 EARLIER_REQUESTS = "earlier requests"
 FORGIVEN = "forgiven"
@@ -53,6 +54,10 @@ _SELECT_MISTAKES = text("""
     FROM budget_period AS period JOIN budget ON budget.id = budget_id
     WHERE period.granted > budget.amount + period.extra AND time_window NOT LIKE 'rolling%'
     ORDER BY 1, 2, 3""")
+
+_SELECT_IS_LIVE = text(f"""
+    SELECT EXISTS (SELECT FROM worker WHERE worker_id = :worker_id AND closed_how IS NULL
+        AND last_seen_at > now() - interval '{MISSING_AFTER_S} s')""")
 
 _SELECT_KEYS = text("""
     SELECT id FROM api_key WHERE holder_id = :subject OR holder_id IN (SELECT id FROM subject WHERE group_id = :subject)
@@ -147,6 +152,11 @@ def select_mistakes(connection: Connection) -> list[Mistake]:
     return [Mistake(*row) for row in connection.execute(_SELECT_MISTAKES)]
 
 
+def select_is_live(connection: Connection, worker_id: str) -> bool:
+    """Returns whether a worker lives, or lived some minutes ago."""
+    return bool(connection.execute(_SELECT_IS_LIVE, {"worker_id": worker_id}).scalar_one())
+
+
 def insert_earlier_charges(
     connection: Connection, budget_id: int, subject_id: str, unit: str, start: datetime, end: datetime | None
 ) -> Decimal:
@@ -178,6 +188,8 @@ def insert_earlier_charges(
     }
     tokens, requests, exact, estimated = connection.execute(_SELECT_EARLIER, values).one()
     amounts = {"usd": (exact, estimated), "tokens": (tokens, 0), "requests": (requests, 0)}[unit]
+    if not any(amounts):
+        return Decimal(0)
     upsert_period(connection, budget_id, start, end)
     _add(connection, compute_period_id(budget_id, start), EARLIER_REQUESTS, (*amounts, 0), requests)
     return Decimal(sum(amounts))

@@ -15,8 +15,8 @@ from sqlalchemy import Connection, Engine, text
 
 from app.db.function_calls import call_function, encode_draws
 
-_SELECT_DRAW_LEASES = text("SELECT CAST(draw_leases_v1(:worker_id, CAST(:pots AS jsonb)) AS text)")
-_SELECT_CLOSE = text("SELECT CAST(close_leases_v1(:worker_id, :keep) AS text)")
+_SELECT_DRAW_LEASES = "SELECT CAST(draw_leases_v1(%(worker_id)s, CAST(%(pots)s AS jsonb)) AS text)"
+_SELECT_CLOSE = "SELECT CAST(close_leases_v1(%(worker_id)s, %(keep)s) AS text)"
 _UNKEEP = text("UPDATE budget_lease SET kept = false WHERE worker_id = :worker_id AND kept")
 
 _UPSERT_PERIOD = text("""
@@ -191,11 +191,18 @@ def close_leases(engine: Engine, worker_id: str, *, keep: bool) -> ClosedLeases:
     return _decode_closed(call_function(engine, _SELECT_CLOSE, {"worker_id": worker_id, "keep": keep}))
 
 
-def release_leases(engine: Engine, worker_id: str) -> ClosedLeases:
-    """Closes all leases of a worker and gives back what was not charged, also where it was kept before."""
-    with engine.begin() as connection:
+def release_leases(connection: Connection, worker_id: str, *, free: bool) -> ClosedLeases:
+    """Closes all leases of a worker that may not have ended, in the transaction of the caller.
+
+    Args:
+        connection: in a transaction.
+        worker_id: the worker. If it lives after all, its next draws take the leases up again.
+        free: whether what was not charged is given back, also where it was kept before; if not, it stays granted.
+    """
+    if free:
         connection.execute(_UNKEEP, {"worker_id": worker_id})
-        return _decode_closed(connection.execute(_SELECT_CLOSE, {"worker_id": worker_id, "keep": False}).scalar_one())
+    parameters = {"worker_id": worker_id, "keep": not free}
+    return _decode_closed(connection.exec_driver_sql(_SELECT_CLOSE, parameters).scalar_one())
 
 
 def select_states(engine: Engine, queries: Sequence[PeriodQuery]) -> list[PeriodState]:

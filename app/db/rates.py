@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine
 
 from app.db.function_calls import call_function, encode_draws
 
-_SELECT_DRAW_PERMITS = text("SELECT CAST(draw_permits_v1(CAST(:pots AS jsonb)) AS text)")
-_SELECT_DRAW_SLOTS = text("SELECT CAST(draw_slots_v1(:worker_id, CAST(:pots AS jsonb)) AS text)")
+_SELECT_DRAW_PERMITS = "SELECT CAST(draw_permits_v1(CAST(%(pots)s AS jsonb)) AS text)"
+_SELECT_DRAW_SLOTS = "SELECT CAST(draw_slots_v1(%(worker_id)s, CAST(%(pots)s AS jsonb)) AS text)"
 
 
 class PermitDraw(msgspec.Struct, frozen=True, kw_only=True):

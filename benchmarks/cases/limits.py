@@ -12,7 +12,7 @@ from benchmarks.results import Results
 from benchmarks.stage import Stage
 
 CASE = "limits, 8 processes of 16 clients"
-# By the names of benchmarks/limits.py.
+# By the names of benchmarks/budgets.py.
 _SUBJECTS = {
     "leases": "leases (the gateway's)",
     "check": "read the sum, add afterwards",
@@ -33,7 +33,7 @@ def measure_limits(stage: Stage, results: Results) -> None:
 
 def _run(stage: Stage, way: str) -> dict[str, float]:
     environment = clean_environment() | {"DATABASE_URL": stage.database_url}
-    command = pinned(stage.cores.both, [sys.executable, "-m", "benchmarks.limits", way])
+    command = pinned(stage.cores.both, [sys.executable, "-m", "benchmarks.budgets", way])
     done = subprocess.run(
         command, cwd=stage.tree, env=environment, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
     )

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -342,3 +343,14 @@ def test_a_key_sees_its_limits_and_what_is_left_of_them(
     }  # fmt: skip
     operator = request("GET", limited.url + "/v1/key", headers=limited.headers).json["data"]
     assert (operator["label"], operator["is_operator"], operator["limit"]) == ("GATEWAY_API_KEY", True, None)
+
+
+def test_requests_that_come_at_once_all_get_what_one_draw_brought_them(
+    limited: Gateway, upstream: ScriptedUpstream, session_database_url: str
+) -> None:
+    everything = {"requests_per_minute": 10**6, "tokens_per_minute": 10**9, "concurrent": 1_000}
+    with ThreadPoolExecutor(16) as threads:
+        for _ in range(3):  # Keys of which the worker has drawn nothing yet.
+            key = make_limited_key(session_database_url, ("usd", 1_000), **everything)
+            seen = [threads.submit(post_chat, limited, LISTED, key=key, max_tokens=50) for _ in range(16)]
+            assert [each.result().status for each in seen] == [200] * 16

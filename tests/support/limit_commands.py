@@ -124,6 +124,20 @@ class LimitCommands:
         reservation.settle(Charge(used * 10**6, used, 1, used))
         reservation.release()
 
+    def hold_reserved(self, count: int, ceiling: int) -> None:
+        """Reserves for `count` requests, sends them to the provider, and leaves them in flight."""
+        from app.runtime import get_component
+        from app.services.journal import Journal
+        from app.services.limits import Ceiling, Limits
+
+        for _ in range(count):
+            record = self._begin()
+            reservation = get_component(Limits).enter(self._policy)
+            reservation.reserve([Ceiling(ceiling * 10**6, ceiling, ceiling, lambda cost, tokens: None)])
+            record.charged_usd, record.charged_tokens = reservation.ceiling_usd, reservation.ceiling_tokens
+            record.budget_periods = reservation.period_ids
+            get_component(Journal).write_start(record)
+
     def give_back(self) -> None:
         """Waits until what this process does not need has gone back to the budgets."""
         import gevent

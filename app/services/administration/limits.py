@@ -14,6 +14,7 @@ from app.db.subjects import SubjectRow, select_subject, update_subject
 from app.errors import BadRequest, Conflict
 from app.services.administration.audit import record_change
 from app.services.administration.changes import PLAIN_LIMITS, LimitChanges
+from app.services.administration.earlier import charge_earlier_requests
 from app.services.administration.terms import BudgetTerms, check_budget, normalize, parse_budget
 
 _MAX_PATTERNS = 1_000
@@ -116,7 +117,8 @@ def _apply_budget(connection: Connection, subject_id: str, row: BudgetRow | None
         return
     if row is not None:
         update_budget_ended(connection, row.id)  # The periods of the new one are others.
-    insert_budget(connection, {"subject_id": subject_id, "unit": terms.unit, "time_window": terms.window, **values})
+    key = {"subject_id": subject_id, "unit": terms.unit, "time_window": terms.window}
+    charge_earlier_requests(connection, insert_budget(connection, {**key, **values}))
 
 
 def describe_subject(connection: Connection, row: SubjectRow) -> dict[str, Any]:

@@ -20,7 +20,7 @@ _TOKENS_PER_DOCUMENT = 160
 
 _TEXT_PARTS = frozenset({"text", "refusal", "thinking", "reasoning"})
 # Fields that some servers know besides the documented ones, and that are no texts or repeat texts at will.
-_UNBOUNDED_FIELDS = ("chat_template", "images", "multi_modal_data", "prompt_embeds", "prompt_template")
+_UNBOUNDED_FIELDS = frozenset({"chat_template", "images", "multi_modal_data", "prompt_embeds", "prompt_template"})
 
 
 class TokenBounds(NamedTuple):
@@ -84,7 +84,7 @@ def _at_most(tokens: int | None, most: int | None) -> int | None:
 
 
 def _has_bounded_fields(body: dict[str, Any]) -> bool:
-    return not any(body.get(name) for name in _UNBOUNDED_FIELDS)
+    return _UNBOUNDED_FIELDS.isdisjoint(body) or not any(body.get(name) for name in _UNBOUNDED_FIELDS)
 
 
 def _is_text_message(message: dict[str, Any]) -> bool:
@@ -98,11 +98,13 @@ def _is_text_part(part: Any) -> bool:
 
 
 def _count_outputs(body: dict[str, Any]) -> int:
+    if "n" not in body and "best_of" not in body:
+        return 1
     counts = [body.get(name) for name in ("n", "best_of")]
     return max([1, *(int(count) for count in counts if isinstance(count, int | float) and 1 <= count < 1e6)])
 
 
 def _read_output(body: dict[str, Any]) -> int | None:
     """Returns the greater of the two limits. Servers generate a token where only the prompt's own are asked for."""
-    said = [body[name] for name in ("max_tokens", "max_completion_tokens") if body.get(name) is not None]
-    return max(1, *said) if said else None
+    first, second = body.get("max_tokens"), body.get("max_completion_tokens")
+    return None if first is None and second is None else max(1, first or 0, second or 0)

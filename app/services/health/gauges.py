@@ -14,6 +14,7 @@ from app.runtime import Component, Runtime, get_component
 from app.services.inference import THRESHOLDS, count_refused_models, get_live_requests, get_open_breakers
 from app.services.journal import get_journal_status
 from app.services.keys import get_keys_state
+from app.services.limits import get_outstanding
 from app.services.models import get_catalog_states
 from app.services.providers import PROVIDERS
 
@@ -41,6 +42,9 @@ class _Gauges:
         )
         self.journal_unrecorded = make_gauge(
             "gateway_journal_unrecorded_requests", "Requests served without a record.", "livesum"
+        )
+        self.budget_outstanding = make_gauge(
+            "gateway_budget_outstanding", "Drawn from budgets and not spent.", "livesum", ["unit"]
         )
         self.catalog_age = make_gauge(
             "gateway_catalog_age_seconds", "Age of a provider's model list.", "livemax", ["provider"]
@@ -91,6 +95,8 @@ def update_gauges() -> None:
     gauges = _get_gauges()
     _update_journal(gauges)
     _update_keys(gauges)
+    for unit, amount in get_outstanding().items():
+        gauges.budget_outstanding.labels(unit).set(amount)
     for name, catalog in get_catalog_states().items():
         if catalog.age_s is not None:
             gauges.catalog_age.labels(name).set(catalog.age_s)

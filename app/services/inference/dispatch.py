@@ -7,7 +7,8 @@ import random
 import time
 from typing import Any
 
-from app.errors import UpstreamError
+from app.errors import GatewayError, UpstreamError
+from app.logs import log_event
 from app.runtime import Component, Runtime
 from app.services.inference.adaptation import UpstreamRequest
 from app.services.inference.circuit_breaker import CircuitBreakers
@@ -55,18 +56,16 @@ class Dispatcher(Component):
         client, breakers, attempts = self._clients.get_client(provider), self._breakers, exchange.record.attempts
         while True:
             breakers.raise_if_open(provider.name, model, key_id)  # If it raises, this was no attempt.
-            if attempts and exchange.limited is not None:
-                _hold_another_ceiling(exchange, exchange.limited)
             exchange.is_sent = True
+            if exchange.limited is not None:
+                exchange.limited.is_unbilled = False
             started_s = time.monotonic()
             try:
                 response = client.post(request.path, request.content, stream=request.stream, headers=request.headers)
             except UpstreamError as error:
                 breakers.record_failure(provider.name, model, key_id, error)
-                pause_s = _note_failure(exchange, error, started_s)
-                if pause_s is None:
+                if not _prepare_retry(exchange, error, started_s):
                     raise
-                time.sleep(pause_s)
             except BaseException:
                 breakers.release_probes(provider.name, model)
                 raise
@@ -77,24 +76,33 @@ class Dispatcher(Component):
                 return response
 
 
-def _note_failure(exchange: Exchange, error: UpstreamError, started_s: float) -> float | None:
-    """Notes a failed attempt, and returns the pause in seconds before the next one; None if there must be none."""
-    attempts = exchange.record.attempts
+def _prepare_retry(exchange: Exchange, error: UpstreamError, started_s: float) -> bool:
+    """Notes a failed attempt, and returns whether there is to be another, after the pause before it."""
+    attempts, limited = exchange.record.attempts, exchange.limited
     attempts.append(_describe_attempt(error.upstream_status, error.code or error.type, started_s))
-    if exchange.limited is not None:
-        exchange.limited.fail_attempt(error)
+    if limited is not None:
+        limited.fail_attempt(error)
     pause_s = _get_pause_s(error, len(attempts))
     if _may_retry(exchange, error, pause_s):
-        return pause_s
+        time.sleep(pause_s)
+        return limited is None or _hold_another_ceiling(exchange, limited)
     if len(attempts) > 1 and error.is_retryable and error.retry_after_s is None:
         error.retry_after_s = PAUSE_AFTER_RETRIES_S
-    return None
+    return False
 
 
-def _hold_another_ceiling(exchange: Exchange, limited: LimitedRequest) -> None:
-    """Prepares the limits for another attempt; the start says the higher charge, in case that this worker is killed."""
-    if limited.repeat(exchange.record):
-        exchange.write_start()
+def _hold_another_ceiling(exchange: Exchange, limited: LimitedRequest) -> bool:
+    """Holds a further ceiling if the failed attempt may be billed; returns whether the limits have room for it.
+
+    The start of the request is then written again with the higher charge, in case that this worker is killed.
+    """
+    try:
+        if limited.repeat(exchange.record):
+            exchange.write_start()
+    except GatewayError as error:
+        log_event("retry_refused", level="warning", request_id=exchange.request_id, reason=error.message)
+        return False
+    return True
 
 
 def _describe_attempt(status: int | None, error: str | None, started_s: float) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from app.services.limits import Ceiling, Charge, Policy, Reservation, format_amo
 _BILLED_STATUSES = frozenset({408, 504, 524})
 
 
+_NO_CEILING = Ceiling(cost=None, tokens=None, rate_tokens=None, fits=lambda cost, tokens: None)
 # Of a request that was sent to no provider.
 _NOTHING = Charge(cost=0, tokens=0, requests=0, rate_tokens=0)
 
@@ -29,7 +30,8 @@ class LimitedRequest:
 
     Attributes:
         policy: as above.
-        is_unbilled: whether the last attempt failed in a way that costs nothing.
+        is_unbilled: whether the last attempt failed in a way that costs nothing, or the next one has not begun. Whoever
+            begins one sets it to False.
     """
 
     __slots__ = ("_billed_failures", "_ceiling", "_charge", "_reservation", "is_unbilled", "policy")
@@ -50,6 +52,8 @@ class LimitedRequest:
         Raises:
             GatewayError: a limit has no room, or the ceiling is not known.
         """
+        if not _needs_ceiling(self.policy):
+            return
         self._ceiling = make_ceiling(self.policy, endpoint, request)
         try:
             self._reservation.reserve([self._ceiling])
@@ -59,8 +63,7 @@ class LimitedRequest:
         self._write_ceilings(record, 1)
 
     def _write_ceilings(self, record: ActivityRecord, count: int) -> None:
-        assert self._ceiling is not None
-        if periods := self._reservation.period_ids:
+        if (periods := self._reservation.period_ids) and self._ceiling is not None:
             cost, tokens = self._ceiling.cost, self._ceiling.tokens
             record.budget_periods = periods
             record.charged_usd = UNSET if cost is None else format_amount(count * cost, "usd")
@@ -79,18 +82,18 @@ class LimitedRequest:
         Raises:
             GatewayError: a limit has no room for a second ceiling.
         """
-        assert self._ceiling is not None
-        is_billed, self.is_unbilled = not self.is_unbilled, False
-        if is_billed:
+        is_billed = not self.is_unbilled
+        if is_billed and self._ceiling is not None:
             self._reservation.add_attempt(self._ceiling)
             self._billed_failures += 1
             self._write_ceilings(record, 1 + self._billed_failures)
+        self.is_unbilled = True
         return is_billed and bool(self._reservation.period_ids)
 
     def write_charge(self, record: ActivityRecord, *, is_sent: bool) -> None:
         """Writes to the record what the request is charged, right before the record is written for the last time."""
-        if is_sent and self._ceiling is not None:
-            self._charge = self._make_charge(record, self._ceiling)
+        if is_sent:
+            self._charge = self._make_charge(record, self._ceiling or _NO_CEILING)
         if not record.budget_periods:
             return
         if not is_sent:
@@ -126,6 +129,10 @@ class LimitedRequest:
         for name in [name for name in headers if name.startswith("x-ratelimit-")] if _has_rates(own) else ():
             headers[f"x-upstream-{name.removeprefix('x-')}"] = headers.pop(name)
         headers.update(own)
+
+
+def _needs_ceiling(policy: Policy) -> bool:
+    return any(subject.budgets or subject.tokens_per_minute is not None for subject in policy.subjects)
 
 
 def _use_field_of(endpoint: Endpoint, error: LimitReached) -> None:

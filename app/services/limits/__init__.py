@@ -4,7 +4,7 @@ policy.py        the limits of a key, as the snapshot of the keys has them
 periods.py       in which period of a budget an instant is     amounts.py    amounts as whole numbers
 limits.py        the limits of this worker                     binding.py    the pots of a policy
 acquisition.py   how a request gets what it needs, or is refused
-reservation.py   what one request holds, and its settlement
+reservation.py   what one request holds                       charge.py     what it can cost and has used
 pots.py, budget_pots.py, permits.py   what this worker has drawn of slots, budgets and rates
 drawing.py       the thread that draws and gives back; lease_draws.py and rate_draws.py make its calls
 watching.py      reads the state of all every two seconds, and warns     clock.py    PostgreSQL's clock
@@ -12,28 +12,16 @@ refusals.py      errors and headers
 """
 
 from app.services.limits.amounts import describe_amount, format_amount, parse_amount
-from app.services.limits.limits import Limits, LimitsState, stop_limits
+from app.services.limits.charge import Ceiling, Charge
+from app.services.limits.limits import Limits, get_outstanding, stop_limits
 from app.services.limits.periods import WINDOWS, Period, get_period
 from app.services.limits.policy import Budget, Policy, Subject, make_policies
-from app.services.limits.reservation import Ceiling, Charge, Reservation
+from app.services.limits.reservation import Reservation
 from app.services.limits.watching import BudgetWarning
 
+# fmt: off
 __all__ = [
-    "WINDOWS",
-    "Budget",
-    "Ceiling",
-    "Charge",
-    "Limits",
-    "LimitsState",
-    "Period",
-    "Policy",
-    "Reservation",
-    "Subject",
-    "BudgetWarning",
-    "describe_amount",
-    "format_amount",
-    "get_period",
-    "make_policies",
-    "parse_amount",
-    "stop_limits",
+    "WINDOWS", "Budget", "BudgetWarning", "Ceiling", "Charge", "Limits", "Period", "Policy", "Reservation", "Subject",
+    "describe_amount", "format_amount", "get_outstanding", "get_period", "make_policies", "parse_amount", "stop_limits",
 ]
+# fmt: on

@@ -86,7 +86,7 @@ class Acquisition:
             if left_s <= 0 and not self._drawing.is_failing:  # Others have taken all that was drawn.
                 raise self._refuse(*lacking[0], fits, demands)
             before = [pot.refusals for pot, _ in lacking]
-            if left_s <= 0 or self._drawing.is_away(now_s) or not self._wait(lacking, left_s):
+            if self._drawing.is_failing or not self._wait(lacking, left_s):
                 return self._acquire_in_outage(demands, {pot for pot, _ in lacking}, now_s)
             refused = [demand for demand, count in zip(lacking, before, strict=True) if demand[0].refusals > count]
             if refused:
@@ -110,8 +110,10 @@ class Acquisition:
         if not is_refused:
             given_back = threading.Event()
             for pot, _ in refused:
-                pot.sleepers.append(given_back)
+                pot.sleepers.add(given_back)
             given_back.wait(_ASK_AGAIN_S)
+            for pot, _ in refused:
+                pot.sleepers.discard(given_back)
 
     def _refuse(self, pot: Pot, need: int, fits: Fits | None, demands: Sequence[Demand]) -> LimitReached:
         if isinstance(pot, BudgetPot):
@@ -137,7 +139,7 @@ class Acquisition:
                 raise make_unavailable()
         taken: list[Taken] = []
         for pot, need in demands:
-            receipt: Any = []
+            receipt: Any = ()
             if pot not in lacking or not isinstance(pot, RatePot):
                 if pot in lacking and isinstance(pot, SlotPot) and not pot.is_within_share(need):
                     _give_back(taken)

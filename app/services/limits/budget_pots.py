@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from app.db.leases import compute_period_id
 from app.services.limits.amounts import Unit, parse_amount
+from app.services.limits.charge import Charge
 from app.services.limits.periods import Period, get_period
 from app.services.limits.policy import Budget, Subject
 from app.services.limits.pots import Pot
@@ -40,7 +41,6 @@ class BudgetPeriod:
         reserved: what they hold at the moment.
         is_uncertain: whether the last draw was not answered, so that the database may have another `drawn`.
         total, granted, charged: of all workers, as the database last said; -1 while it has not.
-        warned_percent: the highest share that was warned of.
     """
 
     __slots__ = (
@@ -53,7 +53,6 @@ class BudgetPeriod:
         "reserved",
         "total",
         "used",
-        "warned_percent",
     )
 
     def __init__(self, budget_id: int, period: Period) -> None:
@@ -62,7 +61,6 @@ class BudgetPeriod:
         self.drawn = self.used = self.reserved = 0
         self.is_uncertain = False
         self.total = self.granted = self.charged = -1
-        self.warned_percent = 0
 
     def is_done(self) -> bool:
         """Returns whether nothing is held any more, neither by requests nor by the worker."""
@@ -172,6 +170,11 @@ class BudgetPot(Pot):
         if current.drawn - current.used < self._low and not self.is_exact:
             self._wake(self)
         return current
+
+    def get_used(self, charge: Charge, need: int) -> int:
+        if self.unit == "usd":
+            return charge.cost
+        return charge.tokens if self.unit == "tokens" else charge.requests
 
     def settle(self, receipt: BudgetPeriod, need: int, used: int) -> None:
         receipt.used += used - need

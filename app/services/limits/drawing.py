@@ -11,7 +11,6 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from itertools import islice
 
 from app.config import SettingsError
 from app.db import DatabaseError, describe_error
@@ -42,7 +41,7 @@ class Drawing:
         tick: looks through all pots every TICK_S and marks those that need a draw; it may raise DatabaseError.
 
     Attributes:
-        is_failing: whether the last call failed.
+        is_failing: whether the last call failed. Until one succeeds, no request needs to wait.
     """
 
     def __init__(self, leases: LeaseDraws, rates: RateDraws, tick: Callable[[], None]) -> None:
@@ -77,10 +76,6 @@ class Drawing:
         if not self._woken.is_set():
             self._woken.set()
 
-    def is_away(self, now_s: float) -> bool:
-        """Returns whether the database did not answer just now, so that a request need not wait for it."""
-        return self.is_failing and now_s < self._retry_at_s
-
     def wait_for(self, lacking: Sequence[tuple[Pot, int]], timeout_s: float) -> bool:
         """Waits until a round has drawn for these needs, or has failed; returns False if that takes too long."""
         done = threading.Event()
@@ -92,9 +87,9 @@ class Drawing:
 
     def _run(self) -> None:
         while not self._closed.is_set():
-            next_s = max(self._tick_at_s, self._retry_at_s if self.is_failing else 0.0)
+            next_s = self._retry_at_s if self.is_failing else self._tick_at_s
             self._woken.wait(max(next_s - time.monotonic(), 0.001))
-            if not self._waiters and time.monotonic() < self._tick_at_s:
+            if not self._waiters and time.monotonic() < next_s:
                 self._urgent.wait(GATHER_S)
             self._woken.clear()
             self._urgent.clear()
@@ -108,7 +103,7 @@ class Drawing:
         waiters, self._waiters = self._waiters, []
         try:
             now_s = time.monotonic()
-            if not self.is_away(now_s):
+            if not self.is_failing or now_s >= self._retry_at_s:
                 self._draw(waiters, now_s)
                 self._note_success()
         except (DatabaseError, SettingsError) as error:
@@ -116,6 +111,9 @@ class Drawing:
         finally:
             for done, _ in waiters:
                 done.set()
+            if waiters:
+                # Those that waited take what was drawn before the next round gives back what it finds unused.
+                time.sleep(0)
 
     def _draw(self, waiters: Sequence[tuple[threading.Event, Sequence[tuple[Pot, int]]]], now_s: float) -> None:
         needs: dict[Pot, list[int]] = defaultdict(list)
@@ -141,10 +139,10 @@ class Drawing:
         rates = [pot for pot in pots if isinstance(pot, RatePot)]
         for first in range(0, len(rates), MAX_POTS):
             self._rates.draw_permits(rates[first : first + MAX_POTS], needs)
-        planned = self._leases.plan((pot for pot in pots if isinstance(pot, BudgetPot)), needs, now_s)
-        while part := list(islice(planned, MAX_POTS)):
-            self._leases.draw(part)
-            planned = planned[MAX_POTS:]
+        budgets = sorted((pot for pot in pots if isinstance(pot, BudgetPot)), key=lambda pot: pot not in needs)
+        for first in range(0, len(budgets), MAX_POTS):
+            # Planned right before the call: during a call, requests take from the pots.
+            self._leases.draw(self._leases.plan(budgets[first : first + MAX_POTS], needs, now_s))
 
     def _note_success(self) -> None:
         if self.is_failing:

@@ -59,9 +59,8 @@ class LeaseDraws:
         self._version = 0
 
     def plan(self, pots: Iterable[BudgetPot], needs: Needs, now_s: float) -> list[Planned]:
-        """Returns the draws that are due; first those that requests wait for."""
-        planned = [draw for pot in pots for draw in _plan_budget(pot, needs.get(pot, ()), now_s)]
-        return sorted(planned, key=lambda draw: draw.pot not in needs)
+        """Returns the draws that are due now; nothing may let requests run until they are passed to `draw`."""
+        return [draw for pot in pots for draw in _plan_budget(pot, needs.get(pot, ()), now_s)]
 
     def draw(self, planned: Sequence[Planned]) -> None:
         """Draws, in one call.
@@ -69,6 +68,8 @@ class LeaseDraws:
         Raises:
             DatabaseError: the database is unavailable; the next draws of these periods settle what became of these.
         """
+        if not planned:
+            return
         self._version += 1
         draws = [_make_draw(draw, self._version) for draw in planned]
         for draw in planned:

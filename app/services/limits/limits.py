@@ -6,12 +6,10 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import msgspec
-
 from app.logs import log_event
-from app.runtime import Component, Runtime, get_component
+from app.runtime import Component, Runtime, get_runtime
 from app.services.limits.acquisition import Acquisition
-from app.services.limits.amounts import Unit
+from app.services.limits.amounts import Unit, format_amount
 from app.services.limits.binding import Binding
 from app.services.limits.budget_pots import BudgetPot
 from app.services.limits.clock import DatabaseClock
@@ -26,6 +24,8 @@ from app.services.limits.watching import BudgetWarning, Watch
 
 # Policies that no request had for so long are forgotten.
 _BINDING_S = 60.0
+# Longer than a policy that has them is remembered.
+_POT_S = 600.0
 
 
 class Limits(Component):
@@ -115,7 +115,21 @@ class Limits(Component):
         for key, binding in list(self._bindings.items()):
             if binding.used_s < old_s:
                 del self._bindings[key]
+        self._forget_pots()
         self._watch.tick()
+
+    def _forget_pots(self) -> None:
+        """Forgets pots that nobody uses. A budget is kept until it is ended: its totals are those since its start."""
+        old_s = time.monotonic() - _POT_S
+        for id, budget in list(self._budgets.items()):
+            if budget.has_ended and budget.used_s < old_s and all(each.is_done() for each in budget.periods.values()):
+                del self._budgets[id]
+        for name, rate in list(self._rates.items()):
+            if rate.used_s < old_s:
+                del self._rates[name]
+        for subject, slots in list(self._slots.items()):
+            if slots.used_s < old_s and not slots.used and not slots.held:
+                del self._slots[subject]
 
     def _warn(self, warning: BudgetWarning) -> None:
         try:
@@ -140,18 +154,18 @@ class Limits(Component):
         self._drawing.stop(0.0)
 
 
-class LimitsState(msgspec.Struct, frozen=True, kw_only=True):
-    """The state of this worker's limits.
-
-    Attributes:
-        outstanding: what it has drawn of budgets and no request has spent, by unit.
-        is_failing: whether its last draw failed.
-    """
-
-    outstanding: dict[Unit, int]
-    is_failing: bool
+def get_outstanding() -> dict[Unit, float]:
+    """Returns what this process has drawn of budgets and no request has spent, by unit."""
+    limits = get_runtime().find(Limits)
+    outstanding = {} if limits is None else limits.get_outstanding()
+    return {unit: float(format_amount(number, unit)) for unit, number in outstanding.items()}
 
 
 def stop_limits(timeout_s: float) -> bool:
-    """Ends the draws of this process. Call it before the journal stops, which closes the leases."""
-    return get_component(Limits).stop(timeout_s)
+    """Ends the draws of this process. Call it before the journal stops, which closes the leases.
+
+    Returns:
+        Whether no draw is under way any more; one that goes on is ignored by the database once the leases are closed.
+    """
+    limits = get_runtime().find(Limits)
+    return True if limits is None else limits.stop(timeout_s)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Literal
+from collections.abc import Iterator
+from typing import Any, Literal
 
 from app.db.limit_tables import RATE_SLOTS
+from app.services.limits.charge import Charge
 from app.services.limits.policy import Subject
 from app.services.limits.pots import Pot
 
@@ -17,7 +19,7 @@ _MEAN_WEIGHT = 0.1
 
 # (half second in which they were granted, how many), for each batch that a request took from; 0 is none that the
 # database knows.
-Receipt = list[tuple[int, int]]
+Receipt = tuple[tuple[int, int], ...]
 
 
 class RatePot(Pot):
@@ -35,6 +37,8 @@ class RatePot(Pot):
 
     __slots__ = (
         "_batches",
+        "_expires_s",
+        "_free",
         "_local",
         "_taken",
         "debt",
@@ -55,41 +59,64 @@ class RatePot(Pot):
         self.returned: dict[int, int] = {}
         self.workers = 1
         self.rate = 0.0
-        # [half second, permits left, when they expire on the monotonic clock], the oldest first.
-        self._batches: deque[list[float]] = deque()
+        # Of each draw: [half second, permits left, when they expire on the monotonic clock], the oldest first.
+        self._batches: deque[list[Any]] = deque()
+        self._free = 0
+        self._expires_s = float("inf")
         self._local: deque[tuple[float, int]] = deque()
         self._taken = 0
 
     def lacks(self, need: int, now_s: float) -> bool:
+        if now_s >= self._expires_s:
+            self._expire(now_s)
+        return need > self._free and need > 0
+
+    def _expire(self, now_s: float) -> None:
         batches = self._batches
         while batches and batches[0][2] <= now_s:
-            self._expire()
-        return need > 0 and sum(batch[1] for batch in batches) < need
-
-    def _expire(self) -> None:
-        slot, left, _ = self._batches.popleft()
-        if left:
-            self.returned[int(slot)] = self.returned.get(int(slot), 0) + int(left)
+            slot, left, _ = batches.popleft()
+            self._free -= left
+            self.returned[slot] = self.returned.get(slot, 0) + left
+        self._expires_s = batches[0][2] if batches else float("inf")
 
     def take(self, need: int, now_s: float) -> Receipt:
         self.used_s = now_s
         self._taken += need
-        receipt, batches = [], self._batches
+        batches = self._batches
+        if batches and need < batches[0][1]:
+            batch = batches[0]
+            batch[1] -= need
+            self._free -= need
+            return ((batch[0], need),)
+        return tuple(self._take_from_several(need))
+
+    def _take_from_several(self, need: int) -> Iterator[tuple[int, int]]:
+        batches = self._batches
         while need and batches:
             batch = batches[0]
-            part = min(need, int(batch[1]))
-            receipt.append((int(batch[0]), part))
+            part = min(need, batch[1])
             batch[1] -= part
+            self._free -= part
             need -= part
+            yield batch[0], part
             if not batch[1]:
                 batches.popleft()
+        self._expires_s = batches[0][2] if batches else float("inf")
         if need:
-            receipt.append((0, need))
             self.debt += need
-        return receipt
+            yield 0, need
+
+    def get_used(self, charge: Charge, need: int) -> int:
+        if self.kind == "requests":
+            return charge.requests
+        if charge.rate_tokens is None:
+            return need
+        if charge.requests:
+            self.mean += _MEAN_WEIGHT * (charge.rate_tokens - self.mean)
+        return charge.rate_tokens
 
     def settle(self, receipt: Receipt, need: int, used: int) -> None:
-        if used > need:
+        if used >= need:
             self.debt += used - need
             return
         unused = need - used
@@ -101,18 +128,16 @@ class RatePot(Pot):
             elif part:
                 self.returned[slot] = self.returned.get(slot, 0) + part
 
-    def note_use(self, tokens: int) -> None:
-        """Counts what a request used into the mean."""
-        self.mean += _MEAN_WEIGHT * (tokens - self.mean)
-
     def add(self, slot: int, count: int, asked_s: float) -> None:
         """Adds permits that were granted in this half second, to a draw sent at `asked_s` on the monotonic clock."""
         if count:
             self._batches.append([slot, count, asked_s + PERMIT_S])
+            self._free += count
+            self._expires_s = self._batches[0][2]
 
     def count_free(self) -> int:
         """Returns how many permits there are."""
-        return int(sum(batch[1] for batch in self._batches))
+        return self._free
 
     def count_tick(self, seconds: float) -> None:
         """Updates the mean rate of what requests take. Call it every few `seconds`."""

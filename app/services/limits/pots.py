@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
+from app.services.limits.charge import Charge
 from app.services.limits.policy import Subject
 
 # A worker that does not state its requests for 30 s holds none, so it must not use what it held before.
@@ -37,7 +38,7 @@ class Pot(ABC):
         self.refused_until_s = 0.0
         self.refusals = 0
         self.used_s = time.monotonic()
-        self.sleepers: list[threading.Event] = []
+        self.sleepers: set[threading.Event] = set()
 
     @abstractmethod
     def lacks(self, need: int, now_s: float) -> bool:
@@ -46,6 +47,10 @@ class Pot(ABC):
     @abstractmethod
     def take(self, need: int, now_s: float) -> Any:
         """Lends `need`, whether it is there or not, and returns a receipt for `settle`."""
+
+    @abstractmethod
+    def get_used(self, charge: Charge, need: int) -> int:
+        """Returns how much of `need` a request has used for good."""
 
     @abstractmethod
     def settle(self, receipt: Any, need: int, used: int) -> None:
@@ -57,7 +62,7 @@ class Pot(ABC):
 
     def wake_sleepers(self) -> None:
         """Makes the requests look again that wait for something to be given back."""
-        sleepers, self.sleepers = self.sleepers, []
+        sleepers, self.sleepers = self.sleepers, set()
         for sleeper in sleepers:
             sleeper.set()
 
@@ -104,6 +109,9 @@ class SlotPot(Pot):
         self.used_s = now_s
         if self.used > self.peak:
             self.peak = self.used
+
+    def get_used(self, charge: Charge, need: int) -> int:
+        return 0
 
     def settle(self, receipt: None, need: int, used: int) -> None:
         self.used += used - need

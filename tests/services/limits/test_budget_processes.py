@@ -129,6 +129,31 @@ def test_the_money_of_killed_workers_comes_back(tmp_path: Path, database_url: st
     assert len(books.select("SELECT FROM budget_lease WHERE NOT closed OR kept")) == 0
 
 
+def test_many_budgets_are_drawn_from_in_several_calls(tmp_path: Path, database_url: str) -> None:
+    books = BudgetBooks(database_url)
+    subjects = [
+        {
+            "id": name,
+            "kind": "holder",
+            "budgets": [
+                books.add_budget("300000", unit=unit, window=window, subject=name)
+                for unit in ("tokens", "requests")
+                for window in ("day", "week", "month", "total", "rolling:24h", "rolling:30d")
+            ],
+        }
+        for name in ("a", "b", "c", "d", "e")
+    ]
+    with ExitStack() as stack:
+        processes = start(stack, tmp_path, database_url, subjects, 2)
+        with books.watching():
+            results = ask_all(processes, "spend", 2.5, 8, 1_000, 200, 600, 0.005)
+        stop_all(processes)
+    books.check_charges()
+    periods = books.read()
+    assert len(periods) >= 60 and all(period["granted"] == period["charged"] for period in periods)
+    assert all(result["admitted"] for result in results)
+
+
 def test_a_frozen_database_refuses_nobody_who_has_a_lease(tmp_path: Path, victim: Postgres, victim_url: str) -> None:
     books = BudgetBooks(victim_url)
     plenty, little = books.add_budget("100000000"), books.add_budget("1000", subject="bob")

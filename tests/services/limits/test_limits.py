@@ -7,10 +7,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import create_engine, text
 
 from app.errors import BadRequest, GatewayError, PermissionDenied, Unavailable
 from app.limit_errors import InsufficientQuota, LimitReached
 from app.services.limits import Budget, BudgetWarning, Ceiling, Charge, Limits, Policy, Reservation, Subject
+from app.services.limits.lease_draws import MAX_POTS
 from tests.services.limits.conftest import MakeLimits
 from tests.support.budget_books import BudgetBooks
 from tests.support.database_clock import shift_clock
@@ -205,6 +207,35 @@ def test_changes_of_a_budget_count_for_requests_that_run(make_limits: MakeLimits
     end(ended, tokens=70)
     assert limits.enter(policy(subject(requests_per_minute=5))).period_ids == []
     wait_until(lambda: books.read()[0]["granted"] == 420, what="the rest to go back")
+
+
+def test_what_is_taken_during_a_call_is_not_given_back_by_the_next(
+    make_limits: MakeLimits, books: BudgetBooks, database_url: str
+) -> None:
+    windows = ("day", "week", "month", "total", "rolling:24h", "rolling:30d")
+    budgets = [
+        books.add_budget("200", window=window, subject=f"s{number}") for number in range(8) for window in windows
+    ]
+    more = [books.add_budget("200", window=window, subject="last") for window in windows]
+    # More than one call draws from; the last four are in a second one.
+    all_of_them = policy(subject(*budgets, *more))
+    assert len(budgets) < MAX_POTS < len(budgets) + len(more)
+    first, second = make_limits(), make_limits()
+    held = [reserve(first, all_of_them, ceiling(tokens=100)) for _ in range(2)]
+    with books.watching(), create_engine(database_url).connect() as blocker:
+        blocker.execute(text(f"SELECT FROM budget WHERE id = {budgets[0][0]} FOR UPDATE"))
+        end(held.pop())
+        query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%draw_leases%'"
+        wait_until(lambda: books.select(query)[0][0], what="the first call to wait")
+        taken = reserve(first, policy(subject(*more[2:])), ceiling(tokens=100))
+        blocker.rollback()
+        wait_until(lambda: books.read()[0]["granted"] == 100, what="the calls to end")
+        time.sleep(0.2)
+        with pytest.raises(LimitReached):
+            reserve(second, policy(subject(more[-1])), ceiling(tokens=100))
+        end(taken, tokens=100)
+        end(held.pop(), tokens=100)
+        time.sleep(0.2)
 
 
 def test_requests_belong_to_the_day_in_which_they_began(

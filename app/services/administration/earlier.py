@@ -1,0 +1,29 @@
+"""What a new budget begins with: the cost of the requests that its periods have seen before it was made."""
+
+from __future__ import annotations
+
+from app.db import Connection
+from app.db.budgets import BudgetRow
+from app.db.clock import select_now
+from app.db.lease_books import insert_earlier_charges
+from app.services.limits import get_period
+
+
+def charge_earlier_requests(connection: Connection, row: BudgetRow) -> None:
+    """Charges a new budget with what its subject's requests have cost in the periods that count now.
+
+    It is what the sums of requests know: the cost of requests without a price is missing, and so are those whose record
+    is not in the database yet.
+
+    Args:
+        connection: in the transaction that makes the budget.
+        row: the budget.
+    """
+    now_s = select_now(connection).timestamp()
+    period = get_period(row.time_window, row.timezone, row.first_day, now_s)
+    oldest = period.since or period.start
+    while True:
+        insert_earlier_charges(connection, row.id, row.subject_id, row.unit, period.start, period.end)
+        if period.start <= oldest:
+            return
+        period = get_period(row.time_window, row.timezone, row.first_day, period.start.timestamp() - 1)

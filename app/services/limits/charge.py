@@ -1,0 +1,56 @@
+"""What a request can cost at most, and what it has used in the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+
+class Ceiling(msgspec.Struct, frozen=True):
+    """The most that a request can use at one target.
+
+    Attributes:
+        cost: in 10⁻¹² USD; None if the price is not known.
+        tokens: prompt and output; None if they have no bound.
+        rate_tokens: the estimate of the prompt and the output that was asked for; None if the request does not say how
+            much output it wants. Then it is taken to use as much as others did lately.
+        fits: (10⁻¹² USD left, tokens left) → the max_tokens with which the request would fit; None if with none.
+    """
+
+    cost: int | None
+    tokens: int | None
+    rate_tokens: int | None
+    fits: Callable[[int, int], int | None]
+
+
+class Charge(msgspec.Struct, frozen=True):
+    """What a request has used.
+
+    Attributes:
+        cost: in 10⁻¹² USD; the ceiling if it is not known.
+        tokens: prompt and output; the ceiling if they are not known.
+        requests: 1, or 0 if nothing was sent to a provider.
+        rate_tokens: what counts for the rate of tokens; None if it is not known, then what was reserved.
+    """
+
+    cost: int
+    tokens: int
+    requests: int
+    rate_tokens: int | None
+
+
+NOTHING = Charge(0, 0, 0, 0)
+
+
+def merge_ceilings(ceilings: Sequence[Ceiling]) -> Ceiling:
+    """Returns a ceiling that is that of the dearest target in each respect."""
+    costs, tokens = [each.cost for each in ceilings], [each.tokens for each in ceilings]
+    said = [each.rate_tokens for each in ceilings if each.rate_tokens is not None]
+    dearest = max(ceilings, key=lambda each: (each.cost or 0, each.tokens or 0))
+    return Ceiling(
+        cost=None if None in costs else max(cost for cost in costs if cost is not None),
+        tokens=None if None in tokens else max(count for count in tokens if count is not None),
+        rate_tokens=max(said, default=None),
+        fits=dearest.fits,
+    )
