@@ -29,9 +29,9 @@ check: $(INSTALLED)-check
 	$(BIN)/mypy
 	$(PYTEST) $(ARGS)
 
-# Runs the long tests at full counts; `make test` runs them at about a tenth.
+# Runs the long tests and all properties at full counts; `make test` runs them at about a tenth and a third.
 soak: $(INSTALLED)-test
-	SOAK=1 $(BIN)/python -m pytest -m soak $(ARGS)
+	SOAK=1 $(BIN)/python -m pytest -m "soak or hypothesis" $(ARGS)
 
 bench: $(INSTALLED)-run
 	$(BIN)/python -m benchmarks $(ARGS)

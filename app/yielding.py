@@ -14,15 +14,13 @@ SLICE_ITEMS = 100
 # Under gevent a sleep of zero only runs greenlets that are ready; a longer one also serves sockets and timers.
 PAUSE_S = 0.001
 
+# The same without a wait: gevent's loop makes one pass, and the work goes on. For work that a client waits for.
+PASS_S = 1e-6
 
-def with_pauses(items: Iterable[T], *, slice_items: int = SLICE_ITEMS) -> Iterator[T]:
+
+def with_pauses(items: Iterable[T], *, slice_items: int = SLICE_ITEMS, pause_s: float = PAUSE_S) -> Iterator[T]:
     """Yields the items, and pauses after every `slice_items` of them so that other greenlets run."""
     for number, item in enumerate(items, start=1):
         yield item
         if number % slice_items == 0:
-            pause()
-
-
-def pause() -> None:
-    """Lets other greenlets run, and serves their sockets and timers."""
-    time.sleep(PAUSE_S)
+            time.sleep(pause_s)

@@ -189,6 +189,8 @@ _GATEWAYS: dict[str, Callable[[Stage], Gateway]] = {
     # Separate processes, so that neither has served anything else before.
     "gateway, recording": lambda stage: stage.start_gateway("recorded"),
     "gateway, not recording": lambda stage: stage.start_gateway("unrecorded", application="benchmarks.unrecorded:app"),
+    # Its event loop has a clock, which is work of its own.
+    "gateway, with a clock": lambda stage: stage.start_gateway("turns", application="benchmarks.turns:app"),
     "relay, unparsed": lambda stage: stage.start_gateway("relay", application="benchmarks.relay:app"),
     "gateway, one worker, any core": lambda stage: stage.start_gateway("one", cores=stage.cores.both),
     "gateway, two workers, any core": lambda stage: stage.start_gateway("two", cores=stage.cores.both, workers=2),

@@ -104,13 +104,31 @@ TARGETS = [
     Target("events missing of 1,000 streams × 20/s", 0, False, "", _figure(_CALM, "gateway", "missing_events")),
     *(
         Target(
-            f"CPU time of an event of /v1/messages to one of chat, {case.split()[1]} streams × 20/s",
+            f"CPU time of an event of {path} to one of chat, {case.split()[1]} streams × 20/s",
             1.35,
             False,
             "×",
-            _ratio(case, "cpu_us", "gateway, /v1/messages", "gateway, /v1/chat/completions"),
+            _ratio(case, "cpu_us", f"gateway, {path}", "gateway, /v1/chat/completions"),
         )
+        for path in ("/v1/messages", "/v1/responses")
         for case in _TRANSLATED
+    ),
+    *(
+        Target(
+            f"CPU time of 100 embeddings in the form that the provider sends ({form}), to a relay of the same bytes",
+            1.3,
+            False,
+            "×",
+            _ratio(f"embeddings, {form}", "cpu_us", "gateway", "relay, unparsed"),
+        )
+        for form in ("numbers", "base64")
+    ),
+    Target(
+        "delay of streams by the conversion of 100 embeddings of 4,096 numbers, p99.9",
+        5,
+        False,
+        "ms",
+        _figure("embeddings, numbers to base64, one at a time", "gateway, with a clock", "delay_p999_ms"),
     ),
     Target("memory of a live stream", 40, False, "KB", _figure("start and memory", "gateway", "kb_per_stream")),
     Target(

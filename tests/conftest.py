@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,19 +23,26 @@ from tests.support.gateways import Gateways
 from tests.support.postgres import Postgres, running_postgres
 from tests.support.sandbox import Sandbox
 from tests.support.scripted_upstream import ScriptedUpstream
+from tests.support.soak import examples
 from tests.support.tls_server import make_certificate
 from tests.support.tree import copy_tree
 
 MakeGateway = Callable[..., Gateway]
 
 # An example that takes long has met a busy machine; what costs too much is measured in CPU time (tests/soak).
-hypothesis_settings.register_profile("gateway", deadline=None)
+hypothesis_settings.register_profile("gateway", deadline=None, max_examples=examples(100))
 hypothesis_settings.load_profile("gateway")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts what takes longest first; tests of a file keep their order."""
     items.sort(key=lambda item: sort_key_of(item.nodeid))
+
+
+def pytest_collection_finish() -> None:
+    """Lets the garbage collector look seldom, and never at what is loaded by now: that is a twentieth of the time."""
+    gc.freeze()
+    gc.set_threshold(10_000, 50, 100)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -27,10 +27,12 @@ from tests.support.waiting import wait_until
 StartRun = Callable[..., DevRun]
 
 
-@pytest.fixture
-def checkout(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of all runs: each after the first finds the database and the key of the one before."""
     # Too long for the path of a Unix socket, and with the characters at which shells and lists are split.
-    return copy_tree(tmp_path / ("a, long directory's name " + "x" * 80) / "gateway")
+    place = tmp_path_factory.mktemp("dev") / ("a, long directory's name " + "x" * 80)
+    return copy_tree(place / "gateway")
 
 
 @pytest.fixture
@@ -38,7 +40,7 @@ def start_run(checkout: Path) -> Iterator[StartRun]:
     runs: list[DevRun] = []
 
     def start(settings: Mapping[str, str] | None = None, **options: Any) -> DevRun:
-        # One worker, unless a test says otherwise, because each takes half a second to boot.
+        # One worker, because each takes half a second to boot.
         runs.append(DevRun(checkout, {"WEB_CONCURRENCY": "1"} | dict(settings or {}), **options))
         return runs[-1]
 
@@ -50,23 +52,7 @@ def start_run(checkout: Path) -> Iterator[StartRun]:
 # A run takes some seconds, so a test checks several independent things with one run.
 
 
-def test_the_printed_curl_command_works_streamed_and_not(start_run: StartRun) -> None:
-    if shutil.which("curl") is None:
-        pytest.skip("curl is not installed")
-    run = start_run({"WEB_CONCURRENCY": "2"})
-    banner = run.wait_for_banner()
-    assert "SANDBOX" in banner and "docs/sandbox.md" in banner
-    curl = run.find(r"^(curl -X POST .*?\n  \}')")
-
-    completion = json.loads(_shell(curl))
-    assert completion["model"] and completion["choices"][0]["message"]["content"].startswith("[sandbox]")
-
-    streamed = _shell(curl.replace("curl ", "curl -N ", 1).replace('"provider"', '"stream": true, "provider"'))
-    assert streamed.startswith("data: {") and streamed.endswith("data: [DONE]\n\n")
-    _check_that_it_stops_everything(run, signal.SIGINT)
-
-
-def test_a_second_run_is_refused_and_the_next_one_has_the_same_key_settings_and_data(
+def test_the_printed_curl_command_works_and_the_next_run_has_the_same_key_settings_and_data(
     start_run: StartRun, checkout: Path
 ) -> None:
     (checkout / ".env.local").write_text("# mine\nPUBLIC_STATS=false")
@@ -75,12 +61,15 @@ def test_a_second_run_is_refused_and_the_next_one_has_the_same_key_settings_and_
     beside = start_run()
     assert beside.wait() == 1
     assert f"already runs in this directory, as process {first.process.pid}" in beside.text()
-    first.wait_for_banner()
+    banner = first.wait_for_banner()
+    assert "SANDBOX" in banner and "docs/sandbox.md" in banner
     assert stat.S_IMODE((checkout / ".env.local").stat().st_mode) == 0o600
     # The developer's own choice: the run adds no setting of this name.
     assert _child(first, "gunicorn").environ().get("PUBLIC_STATS") is None
     _execute(first, "CREATE TABLE kept AS SELECT 42 AS answer")
-    _check_that_it_stops_everything(first, signal.SIGHUP)
+    if shutil.which("curl"):
+        _check_the_printed_curl_command(first)
+    _check_that_it_stops_everything(first, signal.SIGTERM)
 
     second = start_run()
     second.wait_for_banner()
@@ -88,7 +77,16 @@ def test_a_second_run_is_refused_and_the_next_one_has_the_same_key_settings_and_
     assert lines[:2] == ["# mine", "PUBLIC_STATS=false"]
     assert lines[2:] == ["GATEWAY_API_KEY=" + second.find(r"Key +(\S+)")]
     assert _execute(second, "SELECT answer FROM kept") == [(42,)]
-    _check_that_it_stops_everything(second, signal.SIGTERM)
+    _check_that_the_end_of_a_part_ends_it(second, "postgres", "PostgreSQL")
+    (checkout / ".env.local").unlink()
+
+
+def _check_the_printed_curl_command(run: DevRun) -> None:
+    curl = run.find(r"^(curl -X POST .*?\n  \}')")
+    completion = json.loads(_shell(curl))
+    assert completion["model"] and completion["choices"][0]["message"]["content"].startswith("[sandbox]")
+    streamed = _shell(curl.replace("curl ", "curl -N ", 1).replace('"provider"', '"stream": true, "provider"'))
+    assert streamed.startswith("data: {") and streamed.endswith("data: [DONE]\n\n")
 
 
 def test_statistics_are_open_and_a_second_ctrl_c_does_not_wait_for_running_requests(start_run: StartRun) -> None:
@@ -106,12 +104,13 @@ def test_statistics_are_open_and_a_second_ctrl_c_does_not_wait_for_running_reque
         wait_until(lambda: "Ctrl-C again" in run.text())
         assert run.stop() == 0
     assert run.processes() == []
+    assert "Traceback" not in run.text()
 
 
 def test_a_signal_while_starting_stops_everything(start_run: StartRun) -> None:
     run = start_run()
     wait_until(lambda: len(run.processes()) > 1)
-    assert run.stop() == 0
+    assert run.stop(signal.SIGHUP) == 0
     assert run.processes() == []
     assert "Traceback" not in run.text()
 
@@ -128,16 +127,14 @@ def test_nothing_outlives_a_killed_run_and_the_next_one_starts(start_run: StartR
     _check_that_the_end_of_a_part_ends_it(again, "app.sandbox", "the sandbox")
 
 
-def test_when_the_database_dies_the_others_are_stopped_and_it_is_named(start_run: StartRun) -> None:
-    run = start_run()
-    run.wait_for_banner()
-    _check_that_the_end_of_a_part_ends_it(run, "postgres", "PostgreSQL")
-
-
 def test_a_gateway_that_fails_to_boot_reports_why_and_ends_the_run(start_run: StartRun, checkout: Path) -> None:
+    source = (checkout / "wsgi.py").read_text()
     (checkout / "wsgi.py").write_text("raise RuntimeError('broken on purpose')\n")
     run = start_run()
-    assert run.wait() == 1
+    try:
+        assert run.wait() == 1
+    finally:
+        (checkout / "wsgi.py").write_text(source)
     assert "broken on purpose" in run.text()
     assert "make run: gunicorn ended with exit code" in run.text()
     assert run.processes() == []

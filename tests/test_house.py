@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,6 +46,8 @@ ALLOWED: dict[str, set[str]] = {
     "services.streaming": {"services.endpoints", "upstream"},
     "services.fireworks_client": {"services.streaming", "services.endpoints", "services.providers", "upstream"},
     "services.journal": {"db"},
+    "services.quality": {"services.models", "services.providers", "db"},
+    "services.offers": {"services.inference", "services.models", "services.providers", "services.quality"},
     "services.limits": {"db"},
     "services.keys": {"db", "services.limits"},
     "services.administration": {"services.keys", "services.limits", "db"},
@@ -58,6 +61,7 @@ ALLOWED: dict[str, set[str]] = {
         "services.models",
         "services.pricing",
         "services.providers",
+        "services.quality",
         "services.streaming",
         "upstream",
     },
@@ -81,6 +85,7 @@ ALLOWED: dict[str, set[str]] = {
         "services.keys",
         "services.limits",
         "services.models",
+        "services.offers",
         "services.providers",
         "services.reports",
         "services.streaming",
@@ -94,6 +99,7 @@ ALLOWED: dict[str, set[str]] = {
         "services.keys",
         "services.limits",
         "services.models",
+        "services.quality",
         "services.reports",
         "services.webhook",
     },
@@ -134,6 +140,7 @@ def _module_name(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
+@functools.cache
 def _imports(path: Path) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
@@ -288,7 +295,7 @@ def test_readme_names_every_command(app: Flask) -> None:
 def test_every_route_asks_for_a_key_or_is_known_to_be_open() -> None:
     assert {blueprint.name for blueprint, access in BLUEPRINTS if access == "open"} == {"catalog", "health"}
     assert {blueprint.name for blueprint, access in BLUEPRINTS if access == "operator"} == {"metrics"}
-    assert {blueprint.name for blueprint, access in BLUEPRINTS if access == "public_stats"} == {"stats"}
+    assert {blueprint.name for blueprint, access in BLUEPRINTS if access == "public_stats"} == {"offers", "stats"}
     of_operators = {blueprint.name for blueprint, access in BLUEPRINTS if access == "operators_key"}
     assert of_operators == {"keys", "groups", "budgets"}
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.lenient_json import decode_as_text, decode_leniently, encode
+from tests.support.soak import examples
 
 ODD: list[tuple[bytes, Any]] = [
     (b'{"a": "\\ud83d", "b": "\\ude00 x"}', {"a": "\ud83d", "b": "\ude00 x"}),
@@ -72,7 +73,7 @@ def test_a_number_that_is_too_long_for_python_is_none_whatever_the_limit() -> No
         sys.set_int_max_str_digits(limit)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.binary(max_size=40))
 def test_no_bytes_raise_anything_but_a_value_error(content: bytes) -> None:
     for framed in (content, b'{"a":"' + content + b'"}', b'["\\ud83d",' + content + b"]"):
@@ -83,7 +84,7 @@ def test_no_bytes_raise_anything_but_a_value_error(content: bytes) -> None:
             continue
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.text(st.characters(), max_size=20), st.text(st.characters(categories=["Cs"]), max_size=3))
 def test_every_string_comes_back_from_what_was_written(text: str, lone: str) -> None:
     value = {"a": text + lone, text: [lone]}

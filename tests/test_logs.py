@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from app.config import get_secrets, load_settings
 from app.logs import hide_secrets, log_event, redact, set_request_id
 from app.runtime import use_settings
+from tests.support.soak import examples
 
 # Concatenated, so that no scanner takes them for keys.
 CANARIES = [
@@ -182,7 +183,7 @@ def test_any_value_can_be_logged(capfd: pytest.CaptureFixture[str]) -> None:
     assert json.loads(written[1])["value"] == "\ud800"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.dictionaries(st.sampled_from("abc"), st.text(max_size=30), max_size=3), st.sampled_from(CANARIES))
 def test_redaction_keeps_a_line_of_json_a_line_of_json(fields: dict[str, str], canary: str) -> None:
     line = json.dumps({**fields, "z": canary, "zz": "end@example.org"}, ensure_ascii=False)

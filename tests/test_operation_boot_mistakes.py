@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -45,14 +46,23 @@ NOWHERE = "postgresql://x@/x?host=/nonexistent"
 PASSWORD = "canary-password"
 
 
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project."""
+    return copy_tree(tmp_path_factory.mktemp("mistakes") / "gateway")
+
+
 @pytest.fixture
-def checkout(tmp_path: Path) -> Iterator[Path]:
-    """A copy of the project, whose permissions a test may change."""
-    root = copy_tree(tmp_path / "gateway")
-    yield root
-    for place in (root, *root.rglob("*")):
+def checkout(copied: Path) -> Iterator[Path]:
+    """The same copy for each test, which may change permissions and add `.env.local`, `var` and `parent`."""
+    yield copied
+    for place in (copied, *copied.rglob("*")):
         if place.is_dir():
             place.chmod(0o700)
+    (copied / ".env.local").unlink(missing_ok=True)
+    for name in ("var", "parent"):
+        place = copied / name
+        shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
 
 
 def refusal(command: list[str], root: Path, *, as_root: bool = False, **settings: str) -> str:

@@ -17,6 +17,7 @@ from tests.support.gateway import Gateway, base_settings, clean_environment, run
 from tests.support.key_file import has_key
 from tests.support.postgres import Postgres
 from tests.support.scripted_upstream import ScriptedUpstream
+from tests.support.user_keys import make_key
 from tests.support.waiting import wait_until
 
 
@@ -37,12 +38,6 @@ class Place(NamedTuple):
             command, cwd=self.root, env=environment, capture_output=True, text=True, timeout=30, check=False
         )
 
-    def create_key(self, name: str) -> str:
-        """Returns a fresh key."""
-        done = self.flask("keys", "create", name)
-        assert done.returncode == 0, done.stderr
-        return done.stdout.strip()
-
     def chat(self, key: str, model: str = "key-test") -> Seen:
         """Sends a chat with a key."""
         return post_chat(self.gateway, PREFIX + model, key=key)
@@ -59,7 +54,9 @@ def place(tree: Path, victim: Postgres, victim_url: str, tmp_path_factory: pytes
 
 
 def test_a_new_key_works_at_once_and_its_rows_have_its_public_id(place: Place) -> None:
-    key = place.create_key("alice")
+    done = place.flask("keys", "create", "alice")
+    assert done.returncode == 0, done.stderr
+    key = done.stdout.strip()
     seen = place.chat(key)
     assert seen.status == 200
     row = wait_for_row(place.url, seen.request_id)
@@ -69,7 +66,7 @@ def test_a_new_key_works_at_once_and_its_rows_have_its_public_id(place: Place) -
 
 
 def test_a_revoked_key_stops_working_within_the_promised_time(place: Place) -> None:
-    key = place.create_key("bob")
+    key = make_key(place.url)
     assert place.chat(key).status == 200
     done = place.flask("keys", "revoke", key.split("_")[1])
     assert done.returncode == 0 and f"within {REVOCATION_S:g} seconds" in done.stdout
@@ -84,7 +81,7 @@ def test_a_well_formed_key_that_was_never_made_is_a_401(place: Place) -> None:
 
 @pytest.mark.parametrize("how", ["killed", "frozen"])
 def test_while_postgres_is_away_keys_work_in_a_new_worker_and_nothing_is_lost(place: Place, how: str) -> None:
-    key = place.create_key(how)
+    key = make_key(place.url)
     assert place.chat(key).status == 200
     wait_until(lambda: has_key(place.key_file, key), what="the key to be in the file")
     end, mend = {

@@ -11,11 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from sqlalchemy import create_engine
-from sqlalchemy.pool import NullPool
 
-from app.db.keys import insert_key, update_key_revoked
-from app.services.keys import GRACE_S, REVOCATION_S, digest_of, new_key
+from app.services.keys import GRACE_S, REVOCATION_S, new_key
 from app.services.keys.snapshot_file import NAME
 from tests.support.chat import PREFIX, Seen, post_chat, request
 from tests.support.database_proxy import running_database_proxy
@@ -24,24 +21,13 @@ from tests.support.gateways import Gateways
 from tests.support.key_file import confirm_earlier, has_key
 from tests.support.postgres import Postgres
 from tests.support.scripted_upstream import ScriptedUpstream
+from tests.support.soak import FULL
+from tests.support.user_keys import make_key, revoke
 from tests.support.waiting import wait_until
 
-WORKERS = 4
+# With two, one has served no key either when the database goes away; four are as a host has them.
+WORKERS = 4 if FULL else 2
 MODEL = f"{PREFIX}outage"
-
-
-def make_key(url: str) -> str:
-    """Stores a new key as `flask keys create` does, and returns it."""
-    key, engine = new_key(), create_engine(url, poolclass=NullPool)
-    with engine.begin() as connection:
-        insert_key(connection, id=key.split("_")[1], name="user", digest=digest_of(key), last_four=key[-4:])
-    return key
-
-
-def revoke(url: str, key: str) -> None:
-    """Revokes a key as `flask keys revoke` does."""
-    with create_engine(url, poolclass=NullPool).begin() as connection:
-        assert update_key_revoked(connection, key.split("_")[1])
 
 
 def ask(gateways: Sequence[Gateway], key: str, count: int) -> Counter[int]:
@@ -92,6 +78,7 @@ def place(
         yield Place(gateway, victim, victim_url, file, key)
 
 
+@pytest.mark.soak
 def test_every_worker_knows_every_key_and_serves_them_through_an_outage_and_a_reload(place: Place) -> None:
     gateway = place.gateway
     place.postgres.stop()

@@ -12,7 +12,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from app.config import ROOT
+from click.testing import CliRunner
+
+from app.cli.activity import activity_group
+from app.config import ROOT, load_settings
+from app.runtime import use_settings
 from tests.support.activity_tables import ActivityTables, adopt_all, journal_directories
 from tests.support.answers import chat_answer
 from tests.support.chat import PREFIX, open_chat, post_chat, request
@@ -123,7 +127,9 @@ def test_a_host_that_has_vanished_is_named_with_what_it_may_hold(
         assert report["balanced"] is True and report["in_flight"] == 1
 
         live = report["live"][0]["worker_id"]
-        assert f"No missing worker has the id '{live}'" in write_off(database_url, live)
+        use_settings(load_settings({"DATABASE_URL": database_url}))
+        refused = CliRunner().invoke(activity_group, ["write-off", live, "--yes"])
+        assert f"No missing worker has the id '{live}'" in refused.output and refused.exit_code == 1
         assert "Written off: at least 1 of the requests" in write_off(database_url, directory.name)
         report = wait_for_workers(gateway, live=1, missing=0, closed=0, written_off=1)
         (given_up,) = report["written_off"]

@@ -10,7 +10,7 @@
     fold.py       writes these sums                        rollup_pruning.py  deletes old ones
     workers.py    which host runs a worker, and its end
     windows.py    time windows as runs of rows             rollup_rows.py  the rows of a window
-    histogram.py  histograms that can be added up
+    histogram.py  histograms that can be added up          recent_quality.py  of each model, lately
     activity_by_id.py  finds a record by one of its ids    clock.py      PostgreSQL's clock, beside this machine's
 
 The names below are what every caller needs: a connection, the time limit and the errors. Statements are imported from

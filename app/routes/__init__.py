@@ -18,6 +18,7 @@ from app.routes import (
     keys,
     metrics,
     models,
+    offers,
     own_key,
     stats,
     token_count,
@@ -30,6 +31,7 @@ BLUEPRINTS: list[tuple[Blueprint, Access]] = [
     (models.bp, "key"),  # GET /v1/models, /v1/models/<id>
     (own_key.bp, "key"),  # GET /v1/key, /api/key
     (catalog.bp, "open"),  # GET /api/catalog/models, /api/catalog/model/<id>
+    (offers.bp, "public_stats"),  # GET /api/catalog/model/<id>/endpoints
     (stats.bp, "public_stats"),  # GET /api/catalog/gateway/<gateway>/stats
     (activity.bp, "key"),  # GET /api/activity, /api/activity/<id>, /api/activity/integrity, /api/usage
     (keys.bp, "operators_key"),  # /api/keys, /api/keys/<id>, POST /api/keys/<id>/rotate

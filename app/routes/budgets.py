@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Annotated
 
 import msgspec
-from flask import Blueprint, Response, g
+from flask import Blueprint, g
 
 from app.errors import BadRequest
 from app.routes.keys import DEFAULT_PAGE_ROWS, HEADERS, Limit, NoQuery, read_json, respond
@@ -19,7 +19,7 @@ from app.services.administration import (
     select_budget_page,
     select_budget_state,
 )
-from app.web import json_response, read_query
+from app.web import Response, json_response, read_query
 
 bp = Blueprint("budgets", __name__)
 

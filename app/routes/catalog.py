@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
@@ -11,7 +12,7 @@ from app.config import ALL_GATEWAYS, MAX_NAME_CHARACTERS
 from app.errors import BadRequest
 from app.services.inference import find_model
 from app.services.models import ListQuery, render_list, render_model
-from app.services.providers import PROVIDERS, get_configured_providers
+from app.services.providers import PROVIDERS, Provider, get_configured_providers
 from app.web import Response, conditional_response, one_of, read_query
 
 bp = Blueprint("catalog", __name__)
@@ -72,8 +73,17 @@ def list_models() -> Response:
 @bp.get("/api/catalog/model/<path:model_id>")
 def get_model(model_id: str) -> Response:
     """Returns one model, by its id or by another name that people use for it."""
+    return conditional_response(render_model(*find_model(model_id, read_providers(model_id))))
+
+
+def read_providers(model_id: str) -> Sequence[Provider]:
+    """Returns the providers whose lists the request searches for `model_id`: that of `gateway`, or all configured.
+
+    Raises:
+        BadRequest: the id is too long, or the query is wrong.
+        ConfigurationMissing: no provider's key is set.
+    """
     if len(model_id) > MAX_NAME_CHARACTERS:
         raise BadRequest(f"A model name may have at most {MAX_NAME_CHARACTERS} characters.", param="model")
     gateway = read_query(GatewayQuery).gateway
-    providers = get_configured_providers() if gateway == ALL_GATEWAYS else [PROVIDERS[gateway]]
-    return conditional_response(render_model(*find_model(model_id, providers)))
+    return get_configured_providers() if gateway == ALL_GATEWAYS else [PROVIDERS[gateway]]

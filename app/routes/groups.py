@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Response, g
+from flask import Blueprint, g
 
 from app.routes.keys import HEADERS, NoQuery, read_json, respond, warn_of_patterns
 from app.services.administration import (
@@ -17,7 +17,7 @@ from app.services.administration import (
     select_group,
     select_groups,
 )
-from app.web import json_response, read_query
+from app.web import Response, json_response, read_query
 
 bp = Blueprint("groups", __name__)
 

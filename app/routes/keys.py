@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Annotated, Any, TypeVar
 
 import msgspec
-from flask import Blueprint, Response, g
+from flask import Blueprint, g
 from msgspec import UNSET, UnsetType
 
 from app.routes.inference import read_body
@@ -24,7 +24,7 @@ from app.services.administration import (
 )
 from app.services.models import peek_model_list
 from app.services.providers import PROVIDERS, is_configured
-from app.web import MAX_JSON_BYTES, decode_json, json_response, read_query
+from app.web import MAX_JSON_BYTES, Response, decode_json, json_response, read_query
 
 bp = Blueprint("keys", __name__)
 

@@ -1,4 +1,4 @@
-"""Chutes' model list, as the sandbox has it: 14 entries, one without a slash, some with gaps."""
+"""Chutes' model list, as the sandbox has it: 16 entries, one without a slash, some with gaps."""
 
 import uuid
 from dataclasses import dataclass
@@ -21,6 +21,8 @@ class _Row:
     max_model_len: int
     reasons: bool = False
     vision: bool = False
+    quantization: str | None = None
+    """By default what its engine runs."""
     gaps: bool = False
     """The real list has entries without context_length, modalities, features and coin prices."""
 
@@ -40,6 +42,9 @@ _ROWS = (
     _Row("NorthwindLM/Otter-Air", "sglang", 0.15, 0.6, 131_072, 131_072, gaps=True),
     _Row("quietriver/Ibex-K2-TEE", "sglang", 0.5, 2.0, 262_144, 262_144, reasons=True),
     _Row("quietriver/Ibex-24B", "vllm", 0.05, 0.15, 131_072, 131_072),
+    # Models that other providers list, too.
+    _Row("zai-org/GLM-5.3-Flash-TEE", "sglang", 0.1, 0.4, 202_752, 202_752),
+    _Row("moonshotai/Kimi-K2.6-TEE", "sglang", 0.5, 2.0, 262_144, 262_144, quantization="int4"),
 )
 
 
@@ -78,7 +83,7 @@ def _make_price(row: _Row) -> dict[str, dict[str, float]]:
 def _make_overrides(row: _Row) -> dict[str, Any]:
     features = ["json_mode", "tools", "structured_outputs"] + (["reasoning"] if row.reasons else [])
     return {
-        "quantization": "fp8" if row.engine == "sglang" else "bf16",
+        "quantization": row.quantization or ("fp8" if row.engine == "sglang" else "bf16"),
         "context_length": row.context_length,
         "max_output_length": 65_536,
         "input_modalities": ["text", "image"] if row.vision else ["text"],

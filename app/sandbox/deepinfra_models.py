@@ -1,4 +1,4 @@
-"""DeepInfra's model list, as the sandbox has it: 190 entries, 50 of them with `metadata: null`."""
+"""DeepInfra's model list, as the sandbox has it: 193 entries, 50 of them with `metadata: null`."""
 
 from functools import cache
 from itertools import product
@@ -19,8 +19,8 @@ _CHAT_TAGS = (
 
 @cache
 def list_deepinfra_models() -> dict[str, Any]:
-    """Returns the body of GET /models: 100 chat models, 40 of other kinds, 50 without metadata."""
-    return {"object": "list", "data": [*_make_chat(), *_make_others(), *_make_bare()]}
+    """Returns the body of GET /models: 103 chat models, 40 of other kinds, 50 without metadata."""
+    return {"object": "list", "data": [*_make_chat(), *_make_others(), *_make_bare(), *_make_shared()]}
 
 
 def _make_chat() -> list[dict[str, Any]]:
@@ -35,6 +35,15 @@ def _make_chat_entry(index: int, owner: str, family: str, size: tuple[str, float
     if index % 3:
         pricing["cache_read_tokens"] = price / 2
     return _make_entry(f"{owner}/{family}-{billions}{thinking}", context, pricing, tags)
+
+
+def _make_shared() -> list[dict[str, Any]]:
+    """Returns models that other providers list, too, one of them in a quantisation of its own as well."""
+    return [
+        _make_entry("zai-org/GLM-5.3-Flash", 202_752, {"input_tokens": 0.14, "output_tokens": 0.45}, ["chat"]),
+        _make_entry("zai-org/GLM-5.3-Flash-Turbo", 202_752, {"input_tokens": 0.1, "output_tokens": 0.3}, ["chat"]),
+        _make_entry("moonshotai/Kimi-K2.6", 262_144, {"input_tokens": 0.5, "output_tokens": 2.0}, ["chat"]),
+    ]
 
 
 def _make_others() -> list[dict[str, Any]]:

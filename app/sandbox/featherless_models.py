@@ -12,6 +12,9 @@ from app.sandbox.models import ChatModel
 from app.sandbox.web import dump_json
 
 _MIN_PAGE, _MAX_PAGE = 100, 1000
+# A model that other providers list, too: the last entry, with the size that decides its price.
+_SHARED, _SHARED_SIZE = "zai-org/GLM-5.3-Flash", 5
+
 # Entries of one page that the next one repeats.
 _OVERLAP = 2
 # The real list reported 43 to 49 thousand when there were 22 thousand models.
@@ -85,17 +88,23 @@ def _make_page(entries: list[dict[str, Any]], page: int, per_page: int) -> dict[
 @cache
 def _make_entries(count: int) -> list[dict[str, Any]]:
     """Returns `count` entries; when all combinations of names are used up, the series number rises."""
+    if not count:
+        return []
     series = range(1, count // (len(_OWNERS) * len(_FAMILIES) * len(_SIZES) * len(_SUFFIXES)) + 2)
     names = product(series, _SUFFIXES, _SIZES, _FAMILIES, _OWNERS)
-    return [_make_entry(number, *parts) for number, parts in enumerate(islice(names, count))]
+    entries = [_make_generated(number, *parts) for number, parts in enumerate(islice(names, count - 1))]
+    return [*entries, _make_entry(count - 1, _SHARED, "", _SIZES[_SHARED_SIZE])]
 
 
-def _make_entry(
+def _make_generated(
     number: int, series: int, suffix: str, size: tuple[str, str, int, float], family: str, owner: str
 ) -> dict[str, Any]:
-    billions, model_class, cost, price = size
     version = f"-s{series}" if series > 1 else ""
-    name = f"{owner}/{family}-{billions}{suffix}{version}"
+    return _make_entry(number, f"{owner}/{family}-{size[0]}{suffix}{version}", suffix, size)
+
+
+def _make_entry(number: int, name: str, suffix: str, size: tuple[str, str, int, float]) -> dict[str, Any]:
+    _, model_class, cost, price = size
     entry: dict[str, Any] = {
         "id": name,
         "name": name,

@@ -26,8 +26,7 @@ from app.web.responses import conditional_response, json_response
 # fmt: off
 __all__ = [
     "CHECKS", "MAX_JSON_BYTES", "Access", "Application", "Response", "conditional_response", "decode_body",
-    "decode_json", "get_client_address",
-    "get_early_request_id", "is_for_operator", "json_response", "one_of",
+    "decode_json", "get_client_address", "get_early_request_id", "is_for_operator", "json_response", "one_of",
     "raise_if_unsupported", "read_query", "require_key", "set_up_http", "use_errors_below", "use_request_id",
 ]
 # fmt: on

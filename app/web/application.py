@@ -40,16 +40,16 @@ class RequestState:
 
 
 class Response(flask.Response):
-    """A response that sends its headers as they were set, without werkzeug's corrections, if its body is bytes."""
+    """A response that sends its headers as they were set, without werkzeug's corrections, if it has a body."""
 
     def __call__(self, environ: Any, start_response: Any) -> Iterable[bytes]:
         """Starts the WSGI response and returns the blocks of its body."""
         # Werkzeug sets the length of a body of bytes. Without one it may have to correct the headers, as for a 304.
-        is_bytes = isinstance(self.response, list) and self.response and not self._on_close
-        if not is_bytes or environ["REQUEST_METHOD"] == "HEAD":
+        has_body = self.direct_passthrough or (isinstance(self.response, list) and self.response)
+        if not has_body or self._on_close or environ["REQUEST_METHOD"] == "HEAD":
             return super().__call__(environ, start_response)
         start_response(self.status, self.headers.to_wsgi_list())
-        blocks: list[bytes] = self.response  # type: ignore[assignment]
+        blocks: Iterable[bytes] = self.response  # type: ignore[assignment]
         return blocks
 
 
@@ -90,6 +90,7 @@ class Application(Flask):
         signals, looks for functions to call at the end, and asks of each hook and view whether it is asynchronous.
         """
         context = self.request_context(environ)
+        # The variables behind `current_app`, `g` and `request`. The contexts' own `push` would open a session.
         app_token, token = _cv_app.set(self.app_context()), _cv_request.set(context)
         try:
             return self._respond(context)(environ, start_response)

@@ -1,16 +1,21 @@
-"""Embeddings of a hundred texts: the CPU time beside that of relaying the same bytes, and streams meanwhile."""
+"""Embeddings of a hundred texts: CPU time beside that of relaying the same bytes, and how long they delay streams."""
 
 from __future__ import annotations
 
+import http.client
 import json
+import time
+from dataclasses import replace
 
 from benchmarks.cases.chat import PATH, PLAIN, run, stream_load
 from benchmarks.native import Load
+from benchmarks.peers import Peer
 from benchmarks.results import Results
-from benchmarks.stage import Stage
+from benchmarks.stage import SETTLE_S, Stage
 
 _PATH = "/v1/embeddings"
 _RELAY = "relay, unparsed"
+_CLOCK = "gateway, with a clock"
 _MODEL = "accounts/fireworks/models/bench"
 _STREAMS = 200
 _ALONE = f"{_STREAMS} streams, 20 events/s each, alone"
@@ -33,26 +38,56 @@ def _make_load(form: str, seconds: float) -> Load:
 
 
 def measure_embeddings(stage: Stage, results: Results) -> None:
-    """Measures each form at the gateway and at the relay, then the lag of streams beside conversions and without."""
+    """Measures each form: at the gateway and at the relay, then for how long it keeps events waiting."""
     seconds = 2.0 if stage.options.quick else 4.0
     for form in _FORMS:
-        for name in (_RELAY, "gateway"):
+        for name in (_RELAY, "gateway", _CLOCK):
             peer = stage.get_peer(name)
-            if peer is not None:
-                stage.run_load(Load(peer.port, _PATH, peer.headers, _make_load(form, 0.3).body, seconds=0.3)).result()
+            if peer is None:
+                continue
+            stage.run_load(Load(peer.port, _PATH, peer.headers, _make_load(form, 0.3).body, seconds=0.3)).result()
+            time.sleep(SETTLE_S)
+            if name == _CLOCK:
+                results.add(f"embeddings, {form}, one at a time", name, _measure_delays(stage, peer, form, seconds))
+            else:
                 results.add(f"embeddings, {form}", name, run(stage, peer, _make_load(form, seconds)))
+    _measure_streams(stage, results)
+
+
+def _measure_delays(stage: Stage, peer: Peer, form: str, seconds: float) -> dict[str, float]:
+    """Returns what one connection measured, and the longest delays of the event loop meanwhile."""
+    _fetch_delays(peer)
+    measured = run(stage, peer, replace(_make_load(form, seconds), connections=1))
+    return measured | _fetch_delays(peer)
+
+
+def _fetch_delays(peer: Peer) -> dict[str, float]:
+    connection = http.client.HTTPConnection("127.0.0.1", peer.port, timeout=10)
+    try:
+        connection.request("GET", "/bench/turns")
+        found: dict[str, float] = json.loads(connection.getresponse().read())
+        return found
+    finally:
+        connection.close()
+
+
+def _measure_streams(stage: Stage, results: Results) -> None:
+    """Measures the lag of streams beside conversions, beside chat and alone.
+
+    It contains what the responses cost the load generator and the provider, which share the other core.
+    """
     gateway = stage.get_peer("gateway")
     assert gateway is not None
     load = stream_load(stage, _STREAMS, 20)
     for case in (_ALONE, _BESIDE_CHAT, _BESIDE_EMBEDDINGS):
         form = _make_load("numbers to base64", load.ramp_s + load.warmup_s + load.seconds + 1.0)
         beside = {
-            _BESIDE_EMBEDDINGS: Load(**vars(form) | {"connections": 1}),
+            _BESIDE_EMBEDDINGS: replace(form, connections=1),
             _BESIDE_CHAT: Load(0, PATH, {}, PLAIN, 1, seconds=form.seconds),
         }.get(case)
         other = None
         if beside is not None:
-            other = stage.run_load(Load(**vars(beside) | {"port": gateway.port, "headers": gateway.headers}))
+            other = stage.run_load(replace(beside, port=gateway.port, headers=gateway.headers))
         results.add(case, "gateway", run(stage, gateway, load))
         if other is not None:
             other.result()

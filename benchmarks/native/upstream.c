@@ -17,9 +17,8 @@
  * It has one thread, which waits with epoll and checks all streams every millisecond.
  */
 #include "common.h"
-#include <poll.h>
 
-enum { VECTORS = 100, DIMENSIONS = 4096, SEND_TIMEOUT_MS = 10000 };
+enum { VECTORS = 100, DIMENSIONS = 4096 };
 enum { LARGEST_REQUEST = 8 << 20, BATCH = 512, TICK_MS = 1, LARGEST_EVENT = 512 };
 
 /* As in a real response: with these ids and names an event is as long as one of Fireworks, some 250 bytes. */
@@ -38,6 +37,8 @@ typedef struct connection {
     int64_t interval_us, due_us;
     char unsent[2 * LARGEST_EVENT]; /* The end of an event that the socket did not take. */
     size_t unsent_length;
+    const char *large; /* The rest of a large response. */
+    size_t large_length;
 } connection;
 
 static connection **streams;
@@ -68,19 +69,17 @@ static int send_whole(connection *c, const char *data, size_t length) {
     return send(c->fd, data, length, MSG_NOSIGNAL) == (ssize_t)length ? 0 : -1;
 }
 
-/* Sends a response of megabytes; meanwhile nothing else is served, and the cases that ask for it have no streams here. */
-static int send_large(connection *c, const char *data, size_t length) {
-    while (length) {
-        ssize_t taken = send(c->fd, data, length, MSG_NOSIGNAL);
-        if (taken < 0 && errno == EAGAIN) {
-            struct pollfd waited = {.fd = c->fd, .events = POLLOUT};
-            if (poll(&waited, 1, SEND_TIMEOUT_MS) <= 0) return -1;
-            continue;
-        }
+/* Sends as much of a large response as the socket takes; the main loop calls it again when it takes more, so that the
+ * events of streams are not late meanwhile. */
+static int send_large(connection *c) {
+    while (c->large_length) {
+        ssize_t taken = send(c->fd, c->large, c->large_length, MSG_NOSIGNAL);
+        if (taken < 0 && errno == EAGAIN) break;
         if (taken < 0) return -1;
-        data += taken;
-        length -= (size_t)taken;
+        c->large += taken;
+        c->large_length -= (size_t)taken;
     }
+    watch(epoll, EPOLL_CTL_MOD, c->fd, EPOLLIN | (c->large_length ? EPOLLOUT : 0), c);
     return 0;
 }
 
@@ -152,7 +151,9 @@ static int respond(connection *c) {
     if (!strncmp(c->request, "GET", 3)) return send_whole(c, model_list, model_list_length);
     if (strstr(c->request, "/embeddings HTTP/")) {
         int asks = strstr(body, "\"base64\"") && !strstr(body, "numbers-only");
-        return send_large(c, asks ? packed : numbers, asks ? packed_length : numbers_length);
+        c->large = asks ? packed : numbers;
+        c->large_length = asks ? packed_length : numbers_length;
+        return send_large(c);
     }
     if (strstr(body, "\"stream\":true") || strstr(body, "\"stream\": true")) return begin_stream(c, body);
     return send_whole(c, completion, completion_length);
@@ -273,7 +274,7 @@ int main(void) {
             connection *c = ready[i].data.ptr;
             if (!c)
                 accept_all(listener);
-            else if (receive(c) < 0)
+            else if (c->large_length ? send_large(c) < 0 : receive(c) < 0)
                 drop(c);
         }
         int64_t now = now_us();

@@ -23,6 +23,7 @@ from tests.db.brute_force import Wanted, check_usage, key_days, outcomes_of, rou
 from tests.db.old_code import check_old_sums, insert_old, make_partitions
 from tests.db.rows import NOON, Row, encode, make_row
 from tests.support.postgres import Postgres
+from tests.support.soak import examples
 
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 SUBJECTS = ["", "", "key:key-1", "key:env", "key:", "model:X", "model:%"]
@@ -73,7 +74,7 @@ def engine(postgres: Postgres, migrated_template: str) -> Iterator[Engine]:
 
 
 # Each example runs some thirty statements.
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(25), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_the_sums_equal_those_over_the_rows_after_any_replays_and_folds(engine: Engine, data: st.DataObject) -> None:
     _empty(engine)

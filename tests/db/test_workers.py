@@ -30,6 +30,7 @@ from app.db.workers import (
 )
 from app.services.journal import integrity
 from tests.support.postgres import Postgres
+from tests.support.soak import examples
 
 PARTS = ("in_flight", "unshipped", "unrecorded", "rejected", "unsent")
 NOW = datetime.now(UTC)
@@ -177,7 +178,7 @@ def workers(draw: st.DrawFn) -> tuple[str | None, float, dict[str, int] | None]:
     return draw(st.sampled_from([None, *CLOSINGS])), draw(st.floats(0, 14)), draw(st.one_of(st.none(), line))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(st.lists(st.lists(workers(), max_size=8), max_size=3))
 def test_the_deletion_of_old_workers_changes_no_sum(
     engine: Engine, rounds: list[list[tuple[str | None, float, dict[str, int] | None]]]

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import openai
-
 from tests.faults.nginx import Door
 from tests.support.chat import chat_body
+from tests.support.sdks import openai
 
 # Bounds a hang; no fault here takes half of it.
 TIMEOUT_S = 30.0

@@ -10,10 +10,6 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-import anthropic
-import httpx2
-import openai
-
 from tests.faults.cases import SECTIONS, Fault
 from tests.faults.clients import TIMEOUT_S, Met, make_openai, meet
 from tests.faults.nginx import Door
@@ -22,6 +18,7 @@ from tests.faults.table import recorded
 from tests.support.answers import chunk
 from tests.support.chat import PREFIX, wait_for_row
 from tests.support.scripted_upstream import ScriptedUpstream
+from tests.support.sdks import anthropic, httpx2, openai
 
 
 def _call(name: str | None, arguments: str) -> dict[str, Any]:

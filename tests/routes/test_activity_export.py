@@ -7,7 +7,7 @@ import io
 import json
 import socket
 from collections.abc import Iterator
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import psutil
@@ -15,7 +15,6 @@ import pytest
 
 from app.db import create_engine_for
 from app.services.reports.csv_export import COLUMNS
-from tests.conftest import MakeGateway
 from tests.db.history import insert_history
 from tests.db.rows import insert_rows, make_row
 from tests.support.chat import PATIENCE_S, read_until, request
@@ -23,9 +22,12 @@ from tests.support.gateway import Gateway, base_settings, running_gateway
 from tests.support.postgres import Postgres
 from tests.support.waiting import wait_until
 
-ROWS = 25_000
-# An export held in memory would take 7 MB of text and 50 MB of rows. A worker's memory varies by a few.
-MOST_GROWTH_BYTES = 25 << 20
+ROWS = 15_000
+# Names that a spreadsheet would take for something else, in records of a day of their own.
+NAMES = ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "a,b", 'say "hi"', "two\nlines", "plain"]
+EARLIER = datetime(2026, 1, 10, 12, tzinfo=UTC)
+# An export held in memory would take 4 MB of text and 30 MB of rows. A worker's memory varies by a few.
+MOST_GROWTH_BYTES = 15 << 20
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +35,10 @@ def large(tree: Any, victim_url: str, tmp_path_factory: pytest.TempPathFactory) 
     """A gateway with one worker and ROWS records, on a database server that may be killed."""
     engine = create_engine_for(victim_url)
     assert sum(insert_history(engine, rows=ROWS, last=date(2026, 3, 14), days=5)) == ROWS
+    times = [EARLIER - timedelta(seconds=number) for number in range(len(NAMES) + 1)]
+    texts = [make_row(started_at=at, model_served=name) for at, name in zip(times, NAMES, strict=False)]
+    bare = make_row(started_at=times[-1], cost_kind="unknown", cost_usd=None, stream=False, cost_source=None)
+    insert_rows(engine, [*texts, bare])
     engine.dispose()
     place = tmp_path_factory.mktemp("export")
     with running_gateway(tree, place, base_settings(place, victim_url)) as gateway:
@@ -44,7 +50,7 @@ def test_many_records_are_exported_in_constant_memory(large: Gateway) -> None:
     assert len(_export(large, "&from=2026-03-14T23:00")) > 100  # What is loaded at first use is loaded now.
     before = worker.memory_info().rss
     rows = _export(large)
-    assert len(rows) == ROWS == len({row["request_id"] for row in rows})
+    assert len(rows) == ROWS + len(NAMES) + 1 == len({row["request_id"] for row in rows})
     times = [row["started_at"] for row in rows]
     assert times == sorted(times, reverse=True)
     assert worker.memory_info().rss - before < MOST_GROWTH_BYTES
@@ -79,27 +85,20 @@ def test_an_export_that_loses_its_database_is_cut_and_does_not_look_complete(lar
             victim.start()
     assert received.startswith(b"HTTP/1.1 200 ") and not received.endswith(b"\r\n0\r\n\r\n")
     assert "Traceback" not in large.log() and "export_cut" in large.log()
-    assert len(_export(large)) == ROWS
+    assert len(_export(large)) == ROWS + len(NAMES) + 1
 
 
-def test_text_from_callers_cannot_become_a_formula(make_gateway: MakeGateway, database_url: str) -> None:
-    names = ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "a,b", 'say "hi"', "two\nlines", "plain"]
-    engine = create_engine_for(database_url)
-    insert_rows(engine, [make_row(after_s=-number, model_served=name) for number, name in enumerate(names)])
-    insert_rows(engine, [make_row(after_s=-99, cost_kind="unknown", cost_usd=None, stream=False, cost_source=None)])
-    engine.dispose()
-    rows = _export(make_gateway())
-    assert [row["model_served"] for row in rows[:5]] == ["'" + name for name in names[:5]]
-    assert [row["model_served"] for row in rows[5:9]] == names[5:]
+def test_text_from_callers_cannot_become_a_formula(large: Gateway) -> None:
+    rows = _export(large, f"&from={EARLIER:%Y-%m-%d}&to={EARLIER + timedelta(days=1):%Y-%m-%d}")
+    assert [row["model_served"] for row in rows[:5]] == ["'" + name for name in NAMES[:5]]
+    assert [row["model_served"] for row in rows[5:9]] == NAMES[5:]
     assert json.loads(rows[0]["attempts"]) == [{"gateway": "fireworks", "status": 200}]
     assert (rows[0]["cost_usd"], rows[0]["stream"]) == ("0.000123456789012", "true")
     assert (rows[9]["cost_usd"], rows[9]["stream"], rows[9]["reasoning_tokens"]) == ("", "false", "")
 
 
-def test_an_export_without_records_has_the_header_line(gateway: Gateway) -> None:
-    seen = request(
-        "GET", f"{gateway.url}/api/activity?format=csv&from=2001-01-01&to=2001-01-02", headers=gateway.headers
-    )
+def test_an_export_without_records_has_the_header_line(large: Gateway) -> None:
+    seen = request("GET", f"{large.url}/api/activity?format=csv&from=2001-01-01&to=2001-01-02", headers=large.headers)
     assert seen.body.decode() == ",".join(COLUMNS) + "\r\n"
     assert seen.headers["content-type"].startswith("text/csv; charset=utf-8")
     assert seen.headers["content-disposition"] == 'attachment; filename="activity.csv"'
@@ -109,15 +108,16 @@ def test_an_export_without_records_has_the_header_line(gateway: Gateway) -> None
     ("accept", "query", "form"),
     [
         ("text/csv", "", "text/csv"),
-        ("text/csv", "?format=json", "application/json"),
+        ("text/csv", "&format=json", "application/json"),
         ("*/*", "", "application/json"),
-        ("*/*", "?format=csv", "text/csv"),
+        ("*/*", "&format=csv", "text/csv"),
         ("application/json, text/csv;q=0.5", "", "application/json"),
         ("text/html", "", "application/json"),
     ],
 )
-def test_the_format_parameter_wins_over_the_accept_header(gateway: Gateway, accept: str, query: str, form: str) -> None:
-    seen = request("GET", f"{gateway.url}/api/activity{query}", headers=gateway.headers | {"Accept": accept})
+def test_the_format_parameter_wins_over_the_accept_header(large: Gateway, accept: str, query: str, form: str) -> None:
+    url = f"{large.url}/api/activity?from=2001-01-01&to=2001-01-02{query}"
+    seen = request("GET", url, headers=large.headers | {"Accept": accept})
     assert seen.headers["content-type"].partition(";")[0] == form
     assert seen.headers["vary"] == "accept"
 

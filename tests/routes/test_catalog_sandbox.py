@@ -19,7 +19,7 @@ def test_the_four_lists_are_loaded_at_boot_and_listed_searched_and_looked_up(gat
     four = gateway_of_four
     catalogs = _get(four, "/ready")["catalogs"]
     totals = {name: _get(four, f"/api/catalog/models?gateway={name}&limit=1")["total"] for name in catalogs}
-    assert totals == {"fireworks": 48, "featherless": 22_000, "deepinfra": 190, "chutes": 14}
+    assert totals == {"fireworks": 48, "featherless": 22_000, "deepinfra": 193, "chutes": 16}
     assert _get(four, "/api/catalog/models?limit=1")["total"] == sum(totals.values())
     assert _get(four, "/api/catalog/models?gateway=featherless&search=quokka+32b")["returned"] > 0
     assert len(_get(four, "/v1/models")["data"]) == sum(totals.values())

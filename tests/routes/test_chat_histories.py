@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import openai
 import pytest
 
 from tests.routes.test_chat_openai_client import TOOLS, WEATHER, openai_client
@@ -12,6 +11,7 @@ from tests.support.answers import json_answer
 from tests.support.chat import HELLO, PREFIX, Seen, post_chat
 from tests.support.gateway import Gateway
 from tests.support.scripted_upstream import ScriptedUpstream
+from tests.support.sdks import openai
 
 MODEL = PREFIX + "deepseek-v3p1"
 CALL = {"id": "c", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Oslo"}'}}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
-import openai
 import pytest
 
 from tests.routes.met import Observed, meet_all
@@ -24,6 +23,7 @@ from tests.support.chat import PREFIX, Seen, post, post_chat, wait_for_row
 from tests.support.gateway import Gateway
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import Script, pause, send
+from tests.support.sdks import openai
 
 COMPLETION: dict[str, Any] = {
     "id": "c-1",

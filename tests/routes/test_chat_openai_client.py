@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import httpx2
-import openai
 import pytest
 
 from tests.support.answers import chunk, json_answer, sse_stream
@@ -17,6 +15,7 @@ from tests.support.chat import HELLO, PREFIX
 from tests.support.gateway import Gateway
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import Script
+from tests.support.sdks import httpx2, openai
 
 MODEL = PREFIX + "deepseek-v3p1"
 PIXEL = "data:image/png;base64," + base64.b64encode(b"\x89PNG").decode()
@@ -150,15 +149,15 @@ def test_an_unknown_model_is_not_found(client: openai.OpenAI) -> None:
         client.chat.completions.create(model="deepseek-v3p9", messages=HELLO)
 
 
-ERRORS: dict[str, tuple[Script, type[openai.APIStatusError], int]] = {
-    "400": (json_answer({"error": {"message": "no"}}, 400), openai.BadRequestError, 1),
-    "401": (json_answer({"error": {"message": "no"}}, 401), openai.AuthenticationError, 1),
-    "403": (json_answer({"error": {"message": "no"}}, 403), openai.PermissionDeniedError, 1),
-    "404": (json_answer({"error": {"message": "no"}}, 404), openai.NotFoundError, 1),
-    "422": (json_answer({"detail": "no"}, 422), openai.UnprocessableEntityError, 1),
-    "429": (json_answer({"error": {"message": "no"}}, 429), openai.RateLimitError, 3),
-    "500": (json_answer({"error": {"message": "no"}}, 500), openai.InternalServerError, 3),
-    "503": (json_answer({"error": {"message": "no"}}, 503), openai.InternalServerError, 3),
+ERRORS: dict[str, tuple[Script, str, int]] = {
+    "400": (json_answer({"error": {"message": "no"}}, 400), "BadRequestError", 1),
+    "401": (json_answer({"error": {"message": "no"}}, 401), "AuthenticationError", 1),
+    "403": (json_answer({"error": {"message": "no"}}, 403), "PermissionDeniedError", 1),
+    "404": (json_answer({"error": {"message": "no"}}, 404), "NotFoundError", 1),
+    "422": (json_answer({"detail": "no"}, 422), "UnprocessableEntityError", 1),
+    "429": (json_answer({"error": {"message": "no"}}, 429), "RateLimitError", 3),
+    "500": (json_answer({"error": {"message": "no"}}, 500), "InternalServerError", 3),
+    "503": (json_answer({"error": {"message": "no"}}, 503), "InternalServerError", 3),
 }
 
 
@@ -168,7 +167,7 @@ def test_errors_have_their_classes_and_the_gateway_retries_what_may_pass(
 ) -> None:
     script, error, tries = ERRORS[name]
     upstream.on_model("failing", script)
-    with openai_client(scripted_gateway) as client, pytest.raises(error):
+    with openai_client(scripted_gateway) as client, pytest.raises(getattr(openai, error)):
         client.chat.completions.create(model=PREFIX + "failing", messages=HELLO)
     assert len([seen for seen in upstream.requests if "failing" in str(seen.body)]) == tries
 

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import openai
 import pytest
 
 from tests.routes.test_chat_openai_client import openai_client
@@ -15,6 +14,7 @@ from tests.support.chat import PREFIX, Seen, request, wait_for_row
 from tests.support.gateway import Gateway
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import Script
+from tests.support.sdks import openai
 
 MODEL = PREFIX + "deepseek-v3p1"
 MODELS = {

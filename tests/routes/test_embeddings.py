@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
-import openai
 import pytest
 
 from tests.routes.test_chat_openai_client import openai_client
@@ -16,6 +15,7 @@ from tests.support.chat import PREFIX, Seen, request, wait_for_row
 from tests.support.gateway import Gateway
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import Script, close, hang
+from tests.support.sdks import openai
 
 QWEN = PREFIX + "qwen3-embedding-8b"
 MODELS = {

@@ -8,9 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import anthropic
 import pytest
-from anthropic.types import Message
 
 from tests.support.answers import DONE, chat_answer, chunk, error_event, json_answer, sse_stream, usage_of
 from tests.support.anthropic_sdk import read_message
@@ -18,6 +16,7 @@ from tests.support.chat import PREFIX, request, rows_where, wait_for_row
 from tests.support.gateway import Gateway
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import Script, pause
+from tests.support.sdks import anthropic
 from tests.support.tree import ROOT
 
 MODEL = PREFIX + "deepseek-v3p1"
@@ -60,7 +59,7 @@ def get_sent(upstream: ScriptedUpstream) -> dict[str, Any]:
     return sent
 
 
-def text_of(message: Message) -> str:
+def text_of(message: anthropic.types.Message) -> str:
     return "".join(block.text for block in message.content if block.type == "text")
 
 
@@ -90,7 +89,7 @@ def test_a_tool_is_called_and_answered_at_each_provider(gateway_of_four: Gateway
     messages: list[dict[str, Any]] = [{"role": "user", "content": "What is the weather in Oslo"}]
     with anthropic_client(gateway_of_four) as client:
 
-        def ask() -> Message:
+        def ask() -> anthropic.types.Message:
             asked: dict[str, Any] = {"model": model, "max_tokens": 300, "messages": messages, "tools": [WEATHER]}
             more: dict[str, Any] = {"extra_body": {"provider": provider}}
             if not stream:
@@ -198,18 +197,18 @@ _SAYS = {"error": {"message": "said", "type": "x"}}
 @pytest.mark.parametrize(
     ("script", "raised", "status", "kind", "message"),
     [
-        (json_answer(_SAYS, 400), anthropic.BadRequestError, 400, "invalid_request_error", "said"),
-        (json_answer(_SAYS, 422), anthropic.BadRequestError, 400, "invalid_request_error", "said"),
+        (json_answer(_SAYS, 400), "BadRequestError", 400, "invalid_request_error", "said"),
+        (json_answer(_SAYS, 422), "BadRequestError", 400, "invalid_request_error", "said"),
         (
             json_answer(_REFUSED, 400),
-            anthropic.BadRequestError,
+            "BadRequestError",
             400,
             "invalid_request_error",
             "prompt is too long: 40177 tokens > 32767 maximum",
         ),
         (
             json_answer(_VLLM, 400),
-            anthropic.BadRequestError,
+            "BadRequestError",
             400,
             "invalid_request_error",
             "prompt is too long: 9000 tokens > 8192 maximum",
@@ -217,22 +216,22 @@ _SAYS = {"error": {"message": "said", "type": "x"}}
         *(
             (
                 json_answer(body, 400),
-                anthropic.BadRequestError,
+                "BadRequestError",
                 400,
                 "invalid_request_error",
                 "prompt is too long: 900 tokens > 800 maximum",
             )
             for body in (_SGLANG, _NEWER)
         ),
-        (json_answer(_SAYS, 401), anthropic.InternalServerError, 502, "api_error", "FIREWORKS_API_KEY"),
-        (json_answer(_SAYS, 403), anthropic.InternalServerError, 502, "api_error", "FIREWORKS_API_KEY"),
-        (json_answer(_SAYS, 402), anthropic.InternalServerError, 502, "api_error", "does not serve the gateway's"),
-        (json_answer(_SAYS, 404), anthropic.NotFoundError, 404, "not_found_error", "said"),
-        (json_answer(_SAYS, 429), anthropic.RateLimitError, 429, "rate_limit_error", "said"),
-        (json_answer(_SAYS, 500), anthropic.InternalServerError, 500, "api_error", "said"),
-        (json_answer(_SAYS, 503), anthropic.OverloadedError, 529, "overloaded_error", "said"),
-        (json_answer(_SAYS, 504), anthropic.DeadlineExceededError, 504, "api_error", "said"),
-        (json_answer({"choices": "x"}), anthropic.InternalServerError, 502, "api_error", "not a chat completion"),
+        (json_answer(_SAYS, 401), "InternalServerError", 502, "api_error", "FIREWORKS_API_KEY"),
+        (json_answer(_SAYS, 403), "InternalServerError", 502, "api_error", "FIREWORKS_API_KEY"),
+        (json_answer(_SAYS, 402), "InternalServerError", 502, "api_error", "does not serve the gateway's"),
+        (json_answer(_SAYS, 404), "NotFoundError", 404, "not_found_error", "said"),
+        (json_answer(_SAYS, 429), "RateLimitError", 429, "rate_limit_error", "said"),
+        (json_answer(_SAYS, 500), "InternalServerError", 500, "api_error", "said"),
+        (json_answer(_SAYS, 503), "OverloadedError", 529, "overloaded_error", "said"),
+        (json_answer(_SAYS, 504), "DeadlineExceededError", 504, "api_error", "said"),
+        (json_answer({"choices": "x"}), "InternalServerError", 502, "api_error", "not a chat completion"),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
@@ -240,7 +239,7 @@ def test_an_error_has_the_class_by_which_agents_decide(
     scripted: anthropic.Anthropic,
     upstream: ScriptedUpstream,
     script: Script,
-    raised: type[anthropic.APIStatusError],
+    raised: str,
     status: int,
     kind: str,
     message: str,
@@ -249,7 +248,7 @@ def test_an_error_has_the_class_by_which_agents_decide(
     # A model of its own for each, because failures open the circuit breaker of a model.
     model = f"{PREFIX}messages-error-{status}-{abs(hash(str(script) + str(stream)))}-"
     upstream.on_model(model, script)
-    with pytest.raises(raised) as seen:
+    with pytest.raises(getattr(anthropic, raised)) as seen:
         scripted.messages.create(model=model, max_tokens=9, messages=HELLO, stream=stream)
     error, body = seen.value, seen.value.body
     assert isinstance(body, dict)

@@ -6,15 +6,12 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import anthropic
-import openai
 import pytest
-from anthropic.types import ModelInfo
-from openai.types import Model
 
 from tests.routes.test_chat_openai_client import openai_client
 from tests.support.chat import HELLO, PREFIX, Seen, request
 from tests.support.gateway import Gateway
+from tests.support.sdks import anthropic, openai
 
 KIMI = PREFIX + "kimi-k3"
 VERSION = {"anthropic-version": "2023-06-01"}
@@ -33,8 +30,9 @@ def claude(gateway: Gateway) -> Iterator[anthropic.Anthropic]:
 def test_every_entry_is_a_model_of_both_sdks(gateway: Gateway) -> None:
     listed = get(gateway, "/v1/models").json
     for entry in listed["data"]:
-        Model.model_validate({name: entry[name] for name in Model.model_fields if name in entry}, strict=True)
-        ModelInfo.model_validate_json(as_model_info(entry))
+        model = openai.types.Model
+        model.model_validate({name: entry[name] for name in model.model_fields if name in entry}, strict=True)
+        anthropic.types.ModelInfo.model_validate_json(as_model_info(entry))
     (kimi,) = [entry for entry in listed["data"] if entry["id"] == KIMI]
     assert kimi == {
         "id": KIMI,
@@ -56,7 +54,7 @@ def test_every_entry_is_a_model_of_both_sdks(gateway: Gateway) -> None:
 
 
 def as_model_info(entry: dict[str, Any]) -> str:
-    return json.dumps({name: entry[name] for name in ModelInfo.model_fields if name in entry})
+    return json.dumps({name: entry[name] for name in anthropic.types.ModelInfo.model_fields if name in entry})
 
 
 def test_anthropics_sdk_lists_pages_and_finds_aliases(gateway: Gateway, claude: anthropic.Anthropic) -> None:
@@ -103,6 +101,22 @@ def test_an_alias_is_a_model_everywhere(gateway: Gateway, name: str) -> None:
             seen = request("POST", f"{gateway.url}/v1/{path}", headers=headers, json=body)
             assert (seen.status, seen.headers["x-gateway-model"]) == (200, KIMI)
     assert get(gateway, f"/api/catalog/model/{name}").json["data"]["id"] == KIMI
+
+
+def test_an_alias_is_accepted_on_every_path(gateway: Gateway) -> None:
+    bodies: dict[str, dict[str, Any]] = {
+        "messages": {"model": "kimi-k3", "max_tokens": 5, "messages": HELLO},
+        "messages/count_tokens": {"model": "kimi-k3", "messages": HELLO},
+        "responses": {"model": "kimi-k3", "max_output_tokens": 5, "input": "Hi"},
+        "embeddings": {"model": "qwen3-embedding-8b", "input": "Hi"},
+        "rerank": {"model": "qwen3-reranker-8b", "query": "Hi", "documents": ["Hi", "there"]},
+    }
+    headers = {"Authorization": f"Bearer {gateway.key}"}
+    for path, body in bodies.items():
+        model = body["model"]
+        seen = request("POST", f"{gateway.url}/v1/{path}", headers=headers, json=body | {"model": f"anthropic/{model}"})
+        served = None if path == "messages/count_tokens" else f"accounts/fireworks/models/{model}"
+        assert (path, seen.status, seen.headers.get("x-gateway-model")) == (path, 200, served)
 
 
 def test_an_alias_of_nothing_is_not_found(gateway: Gateway) -> None:

@@ -7,7 +7,6 @@ import json
 import zlib
 from typing import Any
 
-import openai
 import pytest
 
 from tests.routes.test_chat_openai_client import openai_client
@@ -16,6 +15,7 @@ from tests.support.chat import HELLO, PREFIX, chat_body, post, post_chat, reques
 from tests.support.gateway import GATEWAY_KEY, Gateway
 from tests.support.request_reader import SeenRequest
 from tests.support.scripted_upstream import ScriptedUpstream
+from tests.support.sdks import openai
 from tests.support.waiting import wait_until
 
 MODEL = PREFIX + "ordinary"

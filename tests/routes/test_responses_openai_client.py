@@ -6,11 +6,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import httpx2
-import openai
 import pytest
 import requests
-from openai.types.responses import Response
 from pydantic import BaseModel
 
 from tests.routes.test_chat_openai_client import openai_client
@@ -19,6 +16,7 @@ from tests.support.chat import PREFIX, wait_for_row
 from tests.support.gateway import Gateway
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import Script
+from tests.support.sdks import httpx2, openai
 
 MODEL = PREFIX + "deepseek-v3p1"
 SCRIPTED = PREFIX + "scripted"
@@ -88,9 +86,9 @@ AGENT_TURN = [
 ]
 
 
-def read_strictly(response: Response) -> Response:
+def read_strictly(response: openai.types.responses.Response) -> openai.types.responses.Response:
     """Returns a response after its JSON has been validated, which the SDK itself does not do."""
-    return Response.model_validate_json(response.to_json(), strict=True)
+    return openai.types.responses.Response.model_validate_json(response.to_json(), strict=True)
 
 
 def test_a_whole_response(client: openai.OpenAI, gateway: Gateway, session_database_url: str) -> None:

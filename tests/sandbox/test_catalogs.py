@@ -132,7 +132,7 @@ def test_featherless_refuses_the_default_agent_of_libraries(server: Server) -> N
 
 def test_deepinfra_lists_metadata_and_models_without_any(server: Server) -> None:
     entries = get_entries(server, "/deepinfra/v1/openai/models")
-    assert len(entries) == 190
+    assert len(entries) == 193
     bare = [entry for entry in entries.values() if entry["metadata"] is None]
     assert len(bare) == 50
     known = [entry["metadata"] for entry in entries.values() if entry["metadata"]]
@@ -145,7 +145,7 @@ def test_deepinfra_lists_metadata_and_models_without_any(server: Server) -> None
 
 def test_chutes_lists_prices_twice_and_leaves_gaps(server: Server) -> None:
     entries = get_entries(server, "/chutes/v1/models")
-    assert len(entries) == 14
+    assert len(entries) == 16
     assert any("/" not in name for name in entries)
     for entry in entries.values():
         assert entry["pricing"]["prompt"] == entry["price"]["input"]["usd"]

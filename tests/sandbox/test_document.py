@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import openai
 import pytest
 
 from app.sandbox.behaviours import describe_behaviours
@@ -18,6 +17,7 @@ from app.sandbox.state import Options
 from tests.sandbox.client import PLAIN, PREFIX
 from tests.support.chat import HELLO
 from tests.support.gateway import Gateway, clean_environment
+from tests.support.sdks import openai
 from tests.support.waiting import PATIENCE_S
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs/sandbox.md").read_text()

@@ -14,7 +14,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Optional
 
-import openai
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -72,6 +71,8 @@ from typing_extensions import TypedDict
 
 from app.sandbox.samples import UnsupportedSchema, make_sample
 from tests.sandbox.client import PLAIN, Server
+from tests.support.sdks import openai
+from tests.support.soak import examples
 
 
 class Colour(Enum):
@@ -469,7 +470,7 @@ BROKEN = (float, HUNDREDTHS, st.sampled_from([None, 0.5, 0.25, 3.0]))
 
 
 @pytest.mark.parametrize(("kind", "lows", "steps"), [WHOLE, BROKEN])
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(data=st.data())
 def test_a_number_is_found_within_any_bounds_that_allow_one(kind: type, lows: Any, steps: Any, data: Any) -> None:
     low, step = data.draw(lows), data.draw(steps)

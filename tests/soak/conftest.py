@@ -30,21 +30,21 @@ def taught() -> Iterator[ScriptedUpstream]:
 
 @pytest.fixture
 def audited_gateway(make_gateway: MakeGateway, taught: ScriptedUpstream, tmp_path: Path) -> MakeAudited:
-    """A function `(settings={})` that starts two workers before `taught`; their journals are in tmp_path/journal.
+    """A function `(settings={}, workers=2)` that starts a gateway before `taught`; its journal is in tmp_path/journal.
 
     The upstream is asked once for each request unless the settings say otherwise, and every answer has a price.
     """
     prices = tmp_path / "prices.toml"
     prices.write_text(PRICES)
 
-    def make(settings: Mapping[str, str] | None = None) -> Gateway:
+    def make(settings: Mapping[str, str] | None = None, workers: int = 2) -> Gateway:
         chosen = {
             **taught.settings,
             "PRICE_FILE": str(prices),
             "JOURNAL_DIR": str(tmp_path / "journal"),
             "UPSTREAM_RETRIES": "0",
         }
-        return make_gateway(chosen | dict(settings or {}), workers=2)
+        return make_gateway(chosen | dict(settings or {}), workers=workers)
 
     return make
 

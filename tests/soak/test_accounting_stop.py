@@ -39,8 +39,8 @@ def test_a_stop_under_load_ships_what_it_can_and_the_next_start_brings_the_rest(
             stops.append(_stop(gateway))
         visits += load.visits
         _check_shipped(load.visits, stops[-1][1], ActivityTables(database_url))
-    gateway = audited_gateway()
-    integrity = wait_until_settled(gateway, tmp_path, visits)
+    gateway = audited_gateway(workers=1)
+    integrity = wait_until_settled(gateway, tmp_path, visits, workers=1)
     rows = select_rows(ActivityTables(database_url))
     audit = Audit(visits, count_by_model(taught.requests), rows, stops=stops)
     figures = audit.check()
@@ -63,8 +63,8 @@ def test_a_stop_while_the_database_is_frozen_ends_in_time_and_costs_no_row(
         stops = [_stop(gateway)]
     victim.resume()
     left = len(journal_directories(tmp_path))
-    gateway = audited_gateway({"DATABASE_URL": victim_url})
-    integrity = wait_until_settled(gateway, tmp_path, load.visits)
+    gateway = audited_gateway({"DATABASE_URL": victim_url}, workers=1)
+    integrity = wait_until_settled(gateway, tmp_path, load.visits, workers=1)
     rows = select_rows(ActivityTables(victim_url))
     audit = Audit(load.visits, count_by_model(taught.requests), rows, stops=stops)
     print("stopped without a database:", audit.check())

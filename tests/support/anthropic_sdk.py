@@ -5,10 +5,9 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import anthropic
-import httpx2
-from anthropic.types import Message, RawMessageStreamEvent
 from pydantic import TypeAdapter
+
+from tests.support.sdks import anthropic, httpx2
 
 # What a client is asked to send does not matter where the answer is fixed.
 ASKED: dict[str, Any] = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "x"}]}
@@ -16,15 +15,15 @@ ASKED: dict[str, Any] = {"model": "m", "max_tokens": 9, "messages": [{"role": "u
 
 @functools.cache
 def _get_adapter() -> TypeAdapter[Any]:
-    return TypeAdapter(RawMessageStreamEvent)
+    return TypeAdapter(anthropic.types.RawMessageStreamEvent)
 
 
-def read_message(value: dict[str, Any]) -> Message:
+def read_message(value: dict[str, Any]) -> anthropic.types.Message:
     """Returns a whole message; pydantic raises if a field is missing or has another type than declared."""
-    return Message.model_validate(value, strict=True)
+    return anthropic.types.Message.model_validate(value, strict=True)
 
 
-def read_stream(content: bytes, *, is_strict: bool = True) -> Message:
+def read_stream(content: bytes, *, is_strict: bool = True) -> anthropic.types.Message:
     """Returns the message that the SDK makes of a stream, each event of which is also validated strictly by default.
 
     Raises:

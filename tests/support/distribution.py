@@ -8,10 +8,15 @@ from __future__ import annotations
 
 from xdist.scheduler.loadscope import LoadScopeScheduling
 
-# Prefixes of paths below tests/. The files of a line share a gateway or a measurement that takes seconds.
+# Prefixes of paths below tests/. The files of a line share a gateway, an SDK or a measurement that takes seconds.
 _TOGETHER = (
-    ("faults/test_document", "faults/test_leaving", "faults/test_own", "faults/test_provider"),
-    ("routes/test_catalog_sandbox", "routes/test_chat_providers"),
+    (
+        "faults/test_document",
+        "faults/test_leaving",
+        "faults/test_own",
+        "faults/test_provider",
+        "faults/test_translated",
+    ),
     (
         "routes/test_chat_long_answers",
         "routes/test_chat_refusals",
@@ -20,50 +25,79 @@ _TOGETHER = (
         "routes/test_chat_unstreamed_faults",
     ),
     ("clients/", "faults/test_nginx", "routes/test_chat_client_leaves", "test_malformed"),
+    # What uses both SDKs, and the gateway in front of four providers.
     (
+        "routes/test_messages_client",
+        "routes/test_catalog_sandbox",
+        "routes/test_chat_histories",
+        "routes/test_chat_providers",
+        "routes/test_completions",
+        "routes/test_embeddings",
+        "routes/test_models",
+        "routes/test_rerank",
+        "routes/test_responses_openai_client",
+        "routes/test_stats",
+        "services/endpoints/test_completions",
+        "services/endpoints/test_embeddings",
+        "services/endpoints/test_messages_stream",
+        "services/endpoints/test_responses_stream",
+    ),
+    # What uses openai's SDK, and the two gateways that most tests share.
+    (
+        "routes/test_chat_odd_answers",
         "routes/test_chat_activity",
         "routes/test_chat_openai_client",
-        "sandbox/test_document",
+        "routes/test_ordinary_requests",
+        "sandbox/",
         "test_documented",
         "web/test_hooks",
     ),
-    ("routes/test_database_away", "test_operation_boot", "test_operation_keys", "test_operation_outage"),
+    (
+        "test_operation_outage",
+        "routes/test_activity_export",
+        "routes/test_database_away",
+        "test_operation_boot.py",
+        "test_operation_keys",
+    ),
+    ("services/journal/test_shipper", "services/journal/test_disk"),
+    ("db/test_activity.py", "db/test_engine"),
 )
 
-# The groups that take longest, the longest first: 50 seconds down to 7 on a machine with two cores. They begin first,
-# so that no process is left with a long one while the others have nothing to do.
+# The groups that take longest, the longest first: a minute down to seven seconds on a machine with two cores. They
+# begin first, so that no process is left with a long one while the others have nothing to do.
 _LONGEST = (
-    "routes/test_chat_long_answers",
-    "test_dev",
-    "routes/test_database_away",
-    "services/journal/test_shipper",
+    "routes/test_messages_client",
     "routes/test_chat_odd_answers",
+    "test_operation_outage",
     "faults/test_document",
+    "routes/test_chat_long_answers",
+    "clients/",
     "test_operation_workers",
+    "services/journal/test_shipper",
+    "test_dev",
     "soak/test_accounting_stop",
     "soak/test_accounting_database",
+    "test_operation_boot_mistakes",
     "soak/test_accounting_kills",
-    "routes/test_chat_activity",
-    "soak/test_signals",
-    "routes/test_activity_export",
-    "soak/test_fuzz",
-    "routes/test_ordinary_requests",
     "services/journal/test_orphans",
-    "clients/",
-    "routes/test_chat_retries",
+    "soak/test_signals",
     "test_operation_stop",
-    "services/journal/test_disk",
+    "soak/test_fuzz",
+    "routes/test_chat_retries",
     "faults/test_metrics",
     "routes/test_fairness",
+    "soak/test_leaks",
     "db/test_schema",
-    "services/reports/test_retention",
+    "db/test_counting_migration",
+    "db/test_rollups",
+    "db/test_activity.py",
     "routes/test_request_story",
-    "routes/test_catalog_sandbox",
+    "services/inference/test_cancellation",
+    "cli/test_activity",
+    "routes/test_toy_endpoint",
+    "services/reports/test_retention",
     "test_operation_metrics",
     "services/reports/test_stats",
-    "db/test_engine",
-    "soak/test_leaks",
-    "db/test_activity",
 )
 
 

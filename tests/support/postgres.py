@@ -1,6 +1,7 @@
 """A real PostgreSQL server for tests, which can be killed, frozen and started again.
 
 It is the embedded server of `make run` without durability, which tests do not need and which costs time.
+Its files are in memory where there is room, because a run copies and drops two hundred databases of 700 files.
 It listens on a Unix socket only. While it is down on purpose, a TCP port could be taken by any other process: the
 kernel may give it to a client as its source port, and a client that retries can even connect to itself.
 """
@@ -8,6 +9,7 @@ kernel may give it to a client as its source port, and a client that retries can
 from __future__ import annotations
 
 import atexit
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +26,9 @@ from app.db.schema import upgrade_schema
 from app.dev import Child, EmbeddedPostgres
 
 _SETTINGS = {"shared_buffers": "128MB", "max_connections": "100"}
+_MEMORY = Path("/dev/shm")
+# A run has up to eight servers, each of which writes some hundred megabytes. A container may have 64 MB in all.
+_ROOM_BYTES = 6 << 30
 
 
 class Postgres(EmbeddedPostgres):
@@ -127,7 +132,9 @@ class Postgres(EmbeddedPostgres):
 @contextmanager
 def running_postgres(settings: Mapping[str, str] | None = None) -> Iterator[Postgres]:
     """A server in a temporary directory for the length of a `with` block; see `Postgres` for the settings."""
-    with tempfile.TemporaryDirectory(prefix="pg-data-", ignore_cleanup_errors=True) as directory:
+    has_room = _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free >= _ROOM_BYTES
+    place = _MEMORY if has_room else None
+    with tempfile.TemporaryDirectory(prefix="pg-data-", dir=place, ignore_cleanup_errors=True) as directory:
         server = Postgres(Path(directory), settings)
         atexit.register(server.close)
         try:

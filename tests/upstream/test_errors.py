@@ -16,6 +16,7 @@ from app.errors import UpstreamError
 from app.logs import hide_secrets
 from app.upstream.error_body import parse_error_body
 from app.upstream.errors import get_retry_after_s, make_response_error
+from tests.support.soak import examples
 
 SAID = "Something specific is wrong"
 HTML = b"<html><head><title>502 Bad Gateway</title></head><body>cloudflare</body></html>"
@@ -249,7 +250,7 @@ def test_a_malformed_pause_is_ignored(text: str) -> None:
     assert get_retry_after_s({"retry-after-ms": "nan" if text == "nan" else "x" + text}) is None
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.text(max_size=40), st.text(max_size=20))
 def test_no_header_breaks_the_reading_of_a_pause(text: str, milliseconds: str) -> None:
     pause_s = get_retry_after_s({"retry-after": text, "retry-after-ms": milliseconds})

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from urllib3.exceptions import ProtocolError
 
 from app.upstream.http1 import ResponseHead, receive_head, send_request
+from tests.support.soak import examples
 
 
 @pytest.fixture
@@ -137,7 +138,7 @@ def test_thousands_of_blanks_are_part_of_a_value() -> None:
         head_of(b"HTTP/1.1 200 OK\r\na: " + b" " * 60_000 + b"\x00\r\n\r\n")
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(
     st.lists(st.sampled_from([b"HTTP/1.1 ", b"200", b" OK", b"\r\n", b"\n", b"a: b", b":", b" ", b"\xff"]), max_size=9)
 )

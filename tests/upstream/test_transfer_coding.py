@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from app.errors import UpstreamCut
 from app.upstream.transfer_coding import ChunkedDecoder, CloseDecoder, LengthDecoder
+from tests.support.soak import examples
 
 BODY = b'5;name=value\r\nhello\r\n00A\r\n, wide\r\n\r\n\r\n1\r\n!\r\n0;last="a;b"\r\nX-Trailer: 1\r\nx-more:\r\n\r\n'
 PAYLOAD = b"hello, wide\r\n\r\n!"
@@ -43,7 +44,7 @@ def test_a_chunked_body_cut_in_two_at_any_byte_has_the_same_payload(position: in
     assert decoder.complete and decoder.finish()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(chunked_bodies(), st.lists(st.integers(0, 10_000), max_size=12))
 def test_any_chunked_body_in_any_pieces_has_its_payload(body: tuple[bytes, bytes], positions: list[int]) -> None:
     coded, payload = body
@@ -52,7 +53,7 @@ def test_any_chunked_body_in_any_pieces_has_its_payload(body: tuple[bytes, bytes
     assert decoder.complete
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(chunked_bodies(), st.integers(0, 10_000))
 def test_a_beginning_of_a_chunked_body_is_never_complete(body: tuple[bytes, bytes], position: int) -> None:
     coded, payload = body
@@ -105,7 +106,7 @@ def test_bytes_after_the_end_do_not_change_the_payload_and_are_reported() -> Non
     assert decoder.complete and decoder.has_excess
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.lists(st.binary(max_size=30), max_size=8))
 def test_garbage_is_an_error_or_incomplete_and_raises_nothing(pieces: list[bytes]) -> None:
     decoder = ChunkedDecoder()
@@ -116,7 +117,7 @@ def test_garbage_is_an_error_or_incomplete_and_raises_nothing(pieces: list[bytes
     assert decoder.finish() == decoder.complete
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.binary(max_size=100), st.lists(st.integers(0, 100), max_size=6))
 def test_a_body_of_a_known_length_ends_with_its_last_byte(payload: bytes, positions: list[int]) -> None:
     decoder = LengthDecoder(len(payload))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 import struct
+import time
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Sequence
 from functools import lru_cache
@@ -18,7 +19,7 @@ from typing import Any
 import msgspec
 
 from app.lenient_json import decode_leniently, encode
-from app.yielding import pause, with_pauses
+from app.yielding import PASS_S, with_pauses
 
 _BEGIN = re.compile(rb'"embedding"\s*:\s*["\[]')
 _QUOTE, _BACKSLASH = b'"\\'
@@ -122,21 +123,13 @@ def _cut(content: bytes) -> tuple[list[_Span], bytes]:
 
 
 def _has_only_numbers(content: bytes, start: int, end: int) -> bool:
-    """Returns whether what stands from `start` to `end - 1` is not empty, and no text, list, object, null, true or NaN.
+    """Returns whether what stands from `start` to `end - 1` is not empty, and has no null, false, NaN, infinity, text.
 
-    Each of these has one of six characters. Searching for each takes a tenth of the time of looking at all characters,
-    and the vector is in the processor's cache.
+    Each of these has one of three characters. Searching for each takes a twentieth of the time of looking at all
+    characters, and the vector is in the processor's cache. A list in the list is no JSON once its end is cut off.
     """
     find = content.find
-    return (
-        end - start > 1
-        and find(b"n", start, end) < 0
-        and find(b"a", start, end) < 0
-        and find(b"u", start, end) < 0
-        and find(b'"', start, end) < 0
-        and find(b"[", start, end) < 0
-        and find(b"{", start, end) < 0
-    )
+    return end - start > 1 and find(b"n", start, end) < 0 and find(b"a", start, end) < 0 and find(b'"', start, end) < 0
 
 
 def encode_vectors(response: VectorResponse, *, as_base64: bool) -> bytes:
@@ -158,9 +151,9 @@ def encode_vectors(response: VectorResponse, *, as_base64: bool) -> bytes:
     if all(have_form):
         at_once = len(items)  # Copying takes next to no time.
     else:
-        pause()  # Receiving and cutting the response took a moment too.
+        time.sleep(PASS_S)  # Receiving and cutting the response took a moment too.
     pieces: list[bytes] = []
-    for item, has_form in with_pauses(zip(items, have_form, strict=True), slice_items=at_once):
+    for item, has_form in with_pauses(zip(items, have_form, strict=True), slice_items=at_once, pause_s=PASS_S):
         vector = response.get_vector(item)
         others = {name: value for name, value in item.items() if name != "embedding"}
         pieces += [
@@ -174,7 +167,7 @@ def encode_vectors(response: VectorResponse, *, as_base64: bool) -> bytes:
     # Joined, because an encoder that writes megabytes lets nobody else run for milliseconds.
     content = b"".join([encode(rest)[:-1], b',"data":', *pieces, b"]}"])
     if not all(have_form):
-        pause()  # Sending it takes a moment again.
+        time.sleep(PASS_S)  # Sending it takes a moment again.
     return content
 
 

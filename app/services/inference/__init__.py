@@ -13,7 +13,13 @@ limited.py          a request under limits: ceiling.py says what it can cost; ou
 """
 
 from app.services.inference.admission import get_live_requests
-from app.services.inference.circuit_breaker import THRESHOLDS, OpenBreaker, count_refused_models, get_open_breakers
+from app.services.inference.circuit_breaker import (
+    THRESHOLDS,
+    OpenBreaker,
+    count_refused_models,
+    get_open_breaker,
+    get_open_breakers,
+)
 from app.services.inference.exchange import Exchange
 from app.services.inference.pipeline import GatewayResponse, Pipeline
 from app.services.inference.refusals import write_refusals
@@ -21,15 +27,7 @@ from app.services.inference.routing import find_model
 from app.services.inference.token_count import count_message_tokens
 
 __all__ = [
-    "THRESHOLDS",
-    "Exchange",
-    "GatewayResponse",
-    "OpenBreaker",
-    "Pipeline",
-    "count_message_tokens",
-    "count_refused_models",
-    "find_model",
-    "get_live_requests",
-    "get_open_breakers",
+    "THRESHOLDS", "Exchange", "GatewayResponse", "OpenBreaker", "Pipeline", "count_message_tokens",
+    "count_refused_models", "find_model", "get_live_requests", "get_open_breaker", "get_open_breakers",
     "write_refusals",
-]
+]  # fmt: skip

@@ -74,7 +74,7 @@ class Breaker:
 
 
 class OpenBreaker(msgspec.Struct, frozen=True):
-    """An open breaker of a whole provider as reports show it; `retry_in_s` is the time until the next probe."""
+    """An open breaker as reports show it; `retry_in_s` is the time until the next probe."""
 
     provider: str
     kind: str
@@ -267,11 +267,26 @@ def _log_closed(breaker: Breaker | None, provider: str, kind: str, model: str | 
         log_event("breaker_closed", provider=provider, kind=kind, model=model)
 
 
+def _make_open(provider: str, kind: str, open_until_s: float) -> OpenBreaker:
+    return OpenBreaker(provider, kind, max(0.0, round(open_until_s - time.monotonic(), 1)))
+
+
+def get_open_breaker(provider: str, model: str) -> OpenBreaker | None:
+    """Returns the breaker that requests for a provider's model meet in this process, or None if none is open.
+
+    It is the provider's or the model's (also one that only some gateway keys meet), and of several the last to end.
+    """
+    known = get_component(CircuitBreakers)
+    found = [(kind, known.breakers.get((provider, kind))) for kind in THRESHOLDS]
+    found += [(kind, known.model_breakers.get((provider, model, kind))) for kind in _REFUSALS]
+    open_ones = [(breaker.open_until_s, kind) for kind, breaker in found if breaker is not None and breaker.is_open]
+    return _make_open(provider, max(open_ones)[1], max(open_ones)[0]) if open_ones else None
+
+
 def get_open_breakers() -> list[OpenBreaker]:
     """Returns the open breakers of whole providers in this process."""
-    now_s = time.monotonic()
     return [
-        OpenBreaker(provider, kind, max(0.0, round(breaker.open_until_s - now_s, 1)))
+        _make_open(provider, kind, breaker.open_until_s)
         for (provider, kind), breaker in get_component(CircuitBreakers).breakers.items()
         if breaker.is_open
     ]

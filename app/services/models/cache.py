@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
 from functools import cache
 from threading import Event, Lock, Thread
 from typing import Any
@@ -73,6 +74,7 @@ class Catalog:
     Args:
         provider: the provider of the list.
         runtime: supplies the client that fetches it, and the prices in it.
+        on_change: called after each new list, in the background.
 
     Attributes:
         cache: `data` is the `ModelList` (None before the first), `timestamp` when it was fetched, in seconds on the
@@ -83,8 +85,9 @@ class Catalog:
         fetch_under_way: the fetch in progress, or None.
     """
 
-    def __init__(self, provider: Provider, runtime: Runtime) -> None:
+    def __init__(self, provider: Provider, runtime: Runtime, on_change: Callable[[], None]) -> None:
         self.provider = provider
+        self._on_change = on_change
         self.cache = get_cache(provider.name)
         self.cache.update(data=None, timestamp=None)
         self.generation = 0
@@ -212,6 +215,8 @@ class Catalog:
             self._finish(fetch, None, UpstreamError(f"The model list of {self.provider.title} could not be read."))
         else:
             self._finish(fetch, loaded, None)
+            if not self._closed.is_set():
+                self._on_change()
 
     def _finish(self, fetch: Fetch, loaded: ModelList | None, error: GatewayError | None) -> None:
         with self._lock:

@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from threading import Lock
 
 import msgspec
 
 from app.errors import Unavailable
 from app.runtime import Component, Runtime, get_component
 from app.services.models.cache import Catalog
+from app.services.models.equivalents import Equivalents, Served, make_equivalents
 from app.services.models.model_list import ModelList
 from app.services.providers import PROVIDERS, Provider, get_client, is_configured
 
@@ -37,7 +39,11 @@ class Catalogs(Component):
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
-        self._catalogs = {provider.name: Catalog(provider, runtime) for provider in PROVIDERS.values()}
+        self._catalogs = {
+            provider.name: Catalog(provider, runtime, self._find_equivalents) for provider in PROVIDERS.values()
+        }
+        self._equivalents: Equivalents = {}
+        self._equivalents_lock = Lock()
 
     def close(self) -> None:
         """Discards all lists; the results of fetches in progress will be ignored."""
@@ -52,6 +58,17 @@ class Catalogs(Component):
     def get_catalog(self, provider: Provider) -> Catalog:
         """Returns the cached list of a provider."""
         return self._catalogs[provider.name]
+
+    def get_equivalents(self, provider: Provider, model_id: str) -> tuple[Served, ...]:
+        """Returns the models that are the same as this one; see the function `get_equivalents`."""
+        same = self._equivalents.get((provider.name, model_id), ())
+        return tuple(served for served in same if served.model.id != model_id or served.provider is not provider)
+
+    def _find_equivalents(self) -> None:
+        """Finds the equivalents again after a list has changed. Several changes take turns, and the last one wins."""
+        with self._equivalents_lock:
+            lists = [(each.provider, each.cache["data"]) for each in self._catalogs.values()]
+            self._equivalents = make_equivalents([(each, models) for each, models in lists if models is not None])
 
     def get_generation(self) -> int:
         """Returns a number that changes whenever any list does."""
@@ -97,6 +114,23 @@ def get_model_lists(
 def peek_model_list(provider: Provider) -> ModelList | None:
     """Returns a provider's list if this process has one, and starts a refresh if one is due; never waits."""
     return get_catalog(provider).peek() if is_configured(provider) else None
+
+
+def get_equivalents(provider: Provider, model_id: str) -> tuple[Served, ...]:
+    """Returns the models that are the same as a provider's model, in the order of the providers, without itself.
+
+    They are from the lists of all configured providers as they were a moment ago: after a list has changed, the
+    equivalents are found again in the background.
+
+    Args:
+        provider: the provider that serves the model.
+        model_id: its id there.
+
+    Returns:
+        One entry for each other listing; none if no other provider serves it, or if that is in doubt. A provider that
+        lists a model twice, as with and without confidential computing, has two.
+    """
+    return get_component(Catalogs).get_equivalents(provider, model_id)
 
 
 def refresh_if_due() -> None:

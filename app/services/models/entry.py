@@ -55,6 +55,10 @@ class Model(msgspec.Struct, frozen=True, gc=False):
         supported_parameters: None if the provider does not say.
         provider_slug: the publisher of the model: the account, or the owner in a Hugging Face id.
         source_gateway: the provider that serves it.
+        weights: the owner and the name of its weights, as on Hugging Face but in lower case, if the provider's entry
+            says for certain which they are; None in doubt. Models of other providers with equal weights are the same,
+            unless their quantisations contradict each other (app/services/models/equivalents.py).
+        quantization: as the entry or the name of the weights states it, in lower case; None if neither does.
     """
 
     id: str
@@ -73,6 +77,8 @@ class Model(msgspec.Struct, frozen=True, gc=False):
     provider_slug: str
     provider_site_url: str
     source_gateway: str
+    weights: str | None = None
+    quantization: str | None = None
 
 
 _UNKNOWN_PRICING = Pricing(None, None, None)
@@ -100,6 +106,7 @@ class ModelPacker:
             "provider_slug": share(model.provider_slug, model.provider_slug),
             "provider_site_url": share(model.provider_site_url, model.provider_site_url),
             "source_gateway": share(model.source_gateway, model.source_gateway),
+            "quantization": share(model.quantization, model.quantization),
         }
         return msgspec.structs.replace(model, **changes)
 

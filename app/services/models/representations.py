@@ -166,6 +166,16 @@ def _make_times(lists: Lists) -> dict[str, Any]:
     return times | ({"unavailable": lists.missing} if lists.missing else {})
 
 
+def make_times(providers: Sequence[Provider]) -> dict[str, Any]:
+    """Returns `{"fetched_at", "age_s", "stale", "timestamp"}` of these providers' lists; of several, the oldest.
+
+    Raises:
+        ConfigurationMissing: the key of one is not set.
+        Unavailable: there is no list.
+    """
+    return _make_times(_get_lists_of(providers))
+
+
 def _to_text(moment: datetime.datetime) -> str:
     return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
 
@@ -177,7 +187,10 @@ def get_lists(gateway: str) -> Lists:
         ConfigurationMissing: the key of one is not set.
         Unavailable: there is no list.
     """
-    asked = get_configured_providers() if gateway == ALL_GATEWAYS else [PROVIDERS[gateway]]
+    return _get_lists_of(get_configured_providers() if gateway == ALL_GATEWAYS else [PROVIDERS[gateway]])
+
+
+def _get_lists_of(asked: Sequence[Provider]) -> Lists:
     available, error = get_model_lists(asked)
     if error is not None and not available:
         raise error

@@ -1,11 +1,12 @@
 """The providers that the gateway can forward requests to. Each has a file with everything specific to it; Fireworks has
-a second one, `fireworks_prices.py`, for its price list.
+two more, `fireworks_names.py` and `fireworks_prices.py`.
 
 provider.py      the record: what the rest of the gateway knows of a provider
 schema.py        the fields that it allows in the objects of a request
 registry.py      all providers, and the HTTP client for each
 naming.py        the names of models
 pages.py         reads a provider's list of models
+weights.py       the names of weights, by which models of several providers are the same
 entry_fields.py  converts a provider's list entry to the catalog's
 
 To add the provider `x`, add `x_api_key` and `x_base_url` to `Settings`, and a module `x.py` here with its `PROVIDER`.

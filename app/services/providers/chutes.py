@@ -29,6 +29,10 @@ from app.services.providers.provider import (
     EndpointSupport,
     Provider,
 )
+from app.services.providers.weights import read_stated_weights
+
+# The end of ids of models that run in confidential computing. Their weights are those of the id without it.
+_CONFIDENTIAL = "-TEE"
 
 
 def normalize_chutes_model(raw: Mapping[str, Any]) -> Entry:
@@ -59,6 +63,8 @@ def normalize_chutes_model(raw: Mapping[str, Any]) -> Entry:
         capabilities=(True, tools, "image" in inputs if inputs else None, False, False),
         # A few ids contain no owner; `root` names the weights, with the owner first.
         publisher=get_owner(str(raw["id"])) or get_owner(read_text(raw.get("root")) or ""),
+        weights=read_stated_weights(str(raw["id"]), raw.get("root"), mode=_CONFIDENTIAL),
+        quantization=raw.get("quantization"),
     )
 
 

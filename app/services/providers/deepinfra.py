@@ -31,6 +31,7 @@ from app.services.providers.provider import (
     EndpointSupport,
     Provider,
 )
+from app.services.providers.weights import read_stated_weights
 from app.upstream import UpstreamClient
 
 _CHAT_PARAMETERS = (*COMMON_PARAMETERS, "logprobs", "n", "reasoning_effort", "response_format")
@@ -68,6 +69,7 @@ def normalize_deepinfra_model(raw: Mapping[str, Any]) -> Entry:
         prices=_read_prices(read_mapping(metadata.get("pricing")), kind),
         parameters=make_parameters(_CHAT_PARAMETERS, None) if kind == "chat" else None,
         capabilities=_get_capabilities(kind, sees),
+        weights=read_stated_weights(str(raw["id"]), raw.get("root")),
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from app.services.pricing import drop_implausible, parse_number, parse_text, per_million_to_per_token, to_plain_text
 from app.services.providers.provider import Provider
+from app.services.providers.weights import read_quantization
 
 Entry = dict[str, Any]
 
@@ -48,6 +49,8 @@ def make_entry(
     description: str | None = None,
     publisher: str | None = None,
     max_output_tokens: int | None = None,
+    weights: str | None = None,
+    quantization: object = None,
 ) -> Entry:
     """Returns a catalog entry.
 
@@ -65,12 +68,15 @@ def make_entry(
         description: a description for people.
         publisher: the publisher of the model; the owner in the id if not given.
         max_output_tokens: the most that the provider lets it write, if that is less than its context has room for.
+        weights: the name of its weights, as weights.py makes it.
+        quantization: the entry's own statement, if it has one; the name may state one too.
     """
+    slug = canonical_slug or model_id.lower()
     known = _is_price(prices)
     texts = [to_plain_text(price) if known and price is not None else None for price in prices]
     return {
         "id": model_id,
-        "canonical_slug": canonical_slug or model_id.lower(),
+        "canonical_slug": slug,
         "name": name or model_id.rpartition("/")[2],
         "created": read_count(raw.get("created")),
         "description": description,
@@ -89,6 +95,9 @@ def make_entry(
         "provider_slug": publisher or get_owner(model_id) or provider.name,
         "provider_site_url": provider.site_url,
         "source_gateway": provider.name,
+        # Most are equal to the slug. One text for both takes less memory.
+        "weights": slug if weights == slug else weights,
+        "quantization": read_quantization(quantization, weights or model_id),
     }
 
 

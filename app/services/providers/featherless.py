@@ -28,6 +28,7 @@ from app.services.providers.provider import (
     EndpointSupport,
     Provider,
 )
+from app.services.providers.weights import read_weights
 from app.upstream import UpstreamClient
 
 _PER_PAGE = 1_000  # The most that Featherless returns.
@@ -69,6 +70,7 @@ def normalize_featherless_model(raw: Mapping[str, Any]) -> Entry:
         parameters=[] if embeds else make_parameters(COMMON_PARAMETERS, tools),
         # Base checkpoints are listed among the chat models and cannot be told apart, so `chat` is unknown.
         capabilities=(False if embeds else None, tools, sees, embeds if words else None, False),
+        weights=read_weights(raw["id"]),
     )
 
 

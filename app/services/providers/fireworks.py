@@ -13,8 +13,8 @@ from app.services.providers.entry_fields import (
     read_count,
     read_flag,
 )
+from app.services.providers.fireworks_names import NAMING, get_weights
 from app.services.providers.fireworks_prices import BILLING, fetch_prices
-from app.services.providers.naming import FindIds, Naming, fold_version
 from app.services.providers.pages import fetch_single_page
 from app.services.providers.provider import (
     ANTHROPIC_ONLY_FIELDS,
@@ -61,23 +61,6 @@ _CHAT_PARAMETERS = (
 # `supports_chat` is true for embedding and reranking models as well, so `kind` decides first.
 _OUTPUTS = {"EMBEDDING_MODEL": "embeddings", "FLUMINA_BASE_MODEL": "image", "FLUMINA_ADDON": "image"}
 
-# Who publishes which family on Hugging Face. `deepseek-ai/DeepSeek-V3.1` is Fireworks' deepseek-v3p1 because its maker
-# wrote it; a repository of the same name by another owner is another model, and is not matched.
-_MAKERS: dict[str, tuple[str, ...]] = {
-    "deepseek-ai": ("deepseek",),
-    "google": ("gemma",),
-    "meta-llama": ("llama",),
-    "microsoft": ("phi",),
-    "minimaxai": ("minimax",),
-    "mistralai": ("codestral", "devstral", "magistral", "ministral", "mistral", "mixtral", "pixtral"),
-    "moonshotai": ("kimi",),
-    "nvidia": ("nemotron",),
-    "openai": ("gpt-oss",),
-    "qwen": ("qwen", "qwq"),
-    "thudm": ("glm",),
-    "zai-org": ("glm",),
-}
-
 
 def normalize_fireworks_model(raw: Mapping[str, Any]) -> Entry:
     """Returns Fireworks' entry in the catalog's form. Its model list states no prices."""
@@ -104,55 +87,8 @@ def normalize_fireworks_model(raw: Mapping[str, Any]) -> Entry:
         parameters=make_parameters(_CHAT_PARAMETERS, tools) if chats else [],
         capabilities=(chats, tools, sees, embeds, rerank),
         publisher=account or PROVIDER.name,
+        weights=get_weights(model_id, raw.get("kind")),
     )
-
-
-def get_keys(model_id: str) -> list[str]:
-    """Returns the keys of an id: `accounts/fireworks/models/kimi-k3` is known as `fireworks/kimi-k3` and `kimi-k3`.
-
-    Fireworks writes the dots of a version as `p` (DeepSeek-V3.1 is `deepseek-v3p1`); in keys they are dots.
-    """
-    parts = fold_version(model_id).split("/")
-    if len(parts) == 4 and parts[0] == "accounts" and parts[2] == "models":
-        return [f"{parts[1]}/{parts[3]}", parts[3]]
-    return [fold_version(model_id)]
-
-
-def get_asked_keys(name: str) -> list[str]:
-    """Returns the keys that a caller's name may mean. A maker's Hugging Face id means the same model at Fireworks."""
-    folded = fold_version(name)
-    short = folded.removeprefix("accounts/").replace("/models/", "/")
-    owner, slash, slug = short.partition("/")
-    if folded.startswith("accounts/") or not slash:
-        return [short]
-    if slug.startswith(_MAKERS.get(owner, ())):
-        return [short, f"fireworks/{slug}"]
-    return [short]
-
-
-def is_account_id(name: str) -> bool:
-    """Returns whether `name` is a model, a router or a deployment of an account, below `accounts/`."""
-    return name.startswith("accounts/")
-
-
-def is_own_form(name: str) -> bool:
-    """Returns whether only Fireworks has names of this form: an account's model, a deployment, a snapshot, a router.
-
-    No Hugging Face id contains a `#` or an `@`.
-    """
-    return name.startswith(("accounts/", "routers/")) or "#" in name or "@" in name
-
-
-def get_canonical_id(name: str, find_ids: FindIds) -> str:
-    """Returns an `accounts/` id as Fireworks writes it; one that its list does not contain is not changed."""
-    if not name.startswith("accounts/fireworks/") or "#" in name or "@" in name:
-        return name
-    ids = find_ids(name)
-    if len(ids) == 1:
-        return ids[0]
-    account, _, rest = name.rpartition("/")
-    # `accounts/fireworks/x` is not one of Fireworks' own forms, and can only mean its model x.
-    return f"{account}/models/{rest}" if account == "accounts/fireworks" and rest else name
 
 
 def probe(client: UpstreamClient, timeout_s: float) -> None:
@@ -256,14 +192,7 @@ PROVIDER = Provider(
     },
     fetch_pages=fetch_single_page,
     normalize=normalize_fireworks_model,
-    naming=Naming(
-        get_keys=get_keys,
-        get_asked_keys=get_asked_keys,
-        is_unlisted=is_own_form,
-        claims=is_account_id,
-        claims_if_configured=is_own_form,
-        get_canonical_id=get_canonical_id,
-    ),
+    naming=NAMING,
     billing=BILLING,
     probe=probe,
     fetch_prices=fetch_prices,

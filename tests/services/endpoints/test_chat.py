@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from app.errors import UpstreamCut
 from app.services.endpoints import CHAT, EventKind, RepairedEvent, StreamSummary, Usage
+from tests.support.soak import examples
 
 
 def observe(data: bytes, summary: StreamSummary | None = None) -> EventKind:
@@ -270,7 +271,7 @@ def test_a_usage_keeps_what_the_next_one_lacks() -> None:
     assert summary.usage == Usage(11, 3)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.binary(max_size=60))
 def test_no_bytes_raise_anything_else(data: bytes) -> None:
     with suppress(UpstreamCut, RepairedEvent):

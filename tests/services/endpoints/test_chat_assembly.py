@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from app.errors import UpstreamCut
 from app.lenient_json import encode
 from app.services.endpoints.chat_assembly import ChatCollector, normalise_completion
+from tests.support.soak import examples
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 LOGPROBS = st.none() | st.lists(
@@ -102,7 +103,7 @@ def split_completions(draw: st.DrawFn) -> tuple[dict[str, Any], list[dict[str, A
     return completion, chunks
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(split_completions())
 def test_a_completion_split_in_any_way_is_collected_whole(drawn: tuple[dict[str, Any], list[dict[str, Any]]]) -> None:
     completion, chunks = drawn
@@ -112,7 +113,7 @@ def test_a_completion_split_in_any_way_is_collected_whole(drawn: tuple[dict[str,
     assert collector.make_response() == completion
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(COMPLETIONS)
 def test_a_whole_completion_is_not_changed(completion: dict[str, Any]) -> None:
     before = copy.deepcopy(completion)
@@ -306,7 +307,7 @@ ODD_CHUNKS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.lists(ODD_CHUNKS, max_size=4))
 def test_chunks_of_any_types_make_a_completion(chunks: list[dict[str, Any]]) -> None:
     collector = ChatCollector()

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from openai.types import Completion
 
 from app.errors import BadRequest
 from app.services.endpoints import ENDPOINTS, Endpoint, Usage
 from app.services.inference.validation import validate_body
 from app.services.streaming import EventReader
+from tests.support.sdks import openai
+from tests.support.soak import examples
 
 (COMPLETIONS,) = [endpoint for endpoint in ENDPOINTS if endpoint.path == "/v1/completions"]
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -83,16 +84,16 @@ def parse(shown: bytes) -> list[Any]:
     return [json.loads(block[6:]) for block in shown.decode().split("\n\n") if block.startswith("data: {")]
 
 
-def parse_strictly(chunk: dict[str, Any]) -> Completion:
+def parse_strictly(chunk: dict[str, Any]) -> openai.types.Completion:
     """Parses a chunk with the SDK's type, in which only a whole completion has its finish reasons."""
     choices = [choice | {"finish_reason": choice["finish_reason"] or "stop"} for choice in chunk["choices"]]
-    return Completion.model_validate(chunk | {"choices": choices})
+    return openai.types.Completion.model_validate(chunk | {"choices": choices})
 
 
 CUTS = st.lists(st.integers(1, 4_000), max_size=8)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(interleaved(), CUTS)
 def test_a_stream_interleaved_and_cut_in_any_way_has_the_texts_of_the_whole_answer(
     drawn: tuple[dict[str, Any], list[dict[str, Any]]], cuts: list[int]
@@ -114,7 +115,7 @@ def test_a_stream_interleaved_and_cut_in_any_way_has_the_texts_of_the_whole_answ
     assert collector.make_response() == whole
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(interleaved(), st.data())
 def test_a_stream_that_lacks_the_end_of_any_choice_is_not_complete(
     drawn: tuple[dict[str, Any], list[dict[str, Any]]], data: st.DataObject
@@ -135,7 +136,7 @@ def test_a_stream_that_lacks_the_end_of_any_choice_is_not_complete(
     assert reader.error is not None and b"[DONE]" not in shown and parse(shown)[-1]["error"]["code"] == "upstream_cut"
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(interleaved(), CUTS)
 def test_a_whole_answer_in_place_of_a_stream_becomes_one(
     drawn: tuple[dict[str, Any], list[dict[str, Any]]], cuts: list[int]
@@ -182,7 +183,7 @@ def refuse_constant(name: str) -> None:
     raise AssertionError(f"{name} is no JSON")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(CHUNKS | VALUES, st.booleans())
 def test_any_json_is_read_and_what_clients_get_is_a_chunk_a_comment_or_an_error(value: Any, ends: bool) -> None:
     reader = EventReader(COMPLETIONS, "Provider", show_usage=True)

@@ -6,17 +6,19 @@ import json
 import struct
 from array import array
 from base64 import b64decode, b64encode
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from openai.types import CreateEmbeddingResponse
 
 from app.errors import BadRequest, UpstreamError
 from app.services.endpoints import ENDPOINTS, Usage
 from app.services.endpoints import vectors as subject
 from app.services.inference.validation import validate_body
+from tests.support.sdks import openai
+from tests.support.soak import examples
 
 (EMBEDDINGS,) = [endpoint for endpoint in ENDPOINTS if endpoint.path == "/v1/embeddings"]
 # Every number that 32 bits can hold, also the smallest and minus zero.
@@ -48,14 +50,14 @@ def convert(content: bytes, inputs: int, encoding_format: str | None) -> bytes:
     return EMBEDDINGS.encode(EMBEDDINGS.normalise(response), validate_body(body, EMBEDDINGS.body))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(VECTORS, st.booleans(), st.sampled_from(["float", "base64", None]), st.sampled_from([None, 1]))
 def test_numbers_are_the_same_in_both_forms(
     vectors: list[list[float]], is_sent_packed: bool, asked: str | None, indent: int | None
 ) -> None:
     content = make_content([pack(vector) if is_sent_packed else vector for vector in vectors], indent=indent)
     got = json.loads(convert(content, len(vectors), asked))
-    CreateEmbeddingResponse.model_validate(got if asked != "base64" else got | {"data": []}, strict=True)
+    openai.types.CreateEmbeddingResponse.model_validate(got if asked != "base64" else got | {"data": []}, strict=True)
     seen = [unpack(item["embedding"]) if asked == "base64" else item["embedding"] for item in got["data"]]
     # Compared as bits, because 0.0 equals -0.0.
     assert [pack(vector) for vector in seen] == [pack(vector) for vector in vectors]
@@ -67,7 +69,7 @@ def test_numbers_are_the_same_in_both_forms(
     assert [item["index"] for item in got["data"]] == list(range(len(vectors)))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(VECTORS, st.booleans(), st.sampled_from([None, 1]))
 def test_what_has_the_right_form_passes_byte_for_byte(
     vectors: list[list[float]], is_packed: bool, indent: int | None
@@ -145,7 +147,7 @@ def test_usage_has_no_completion_tokens_and_says_so() -> None:
 
 def test_conversion_pauses_often_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr("app.yielding.time.sleep", pauses.append)
+    monkeypatch.setattr("app.yielding.time", SimpleNamespace(sleep=pauses.append))
     vector = array("f", range(4096)).tolist()
     convert(make_content([vector] * 100), 100, "base64")
     size = len(json.dumps(vector))

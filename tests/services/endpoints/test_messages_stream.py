@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import anthropic
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +17,7 @@ from app.services.endpoints.messages_body import MessagesContext
 from app.services.endpoints.messages_stream import MessagesWriter
 from app.services.streaming import EventReader
 from tests.support.anthropic_sdk import check_order, read_message, read_stream
+from tests.support.sdks import anthropic
 
 (MESSAGES,) = [endpoint for endpoint in ENDPOINTS if endpoint.path == "/v1/messages"]
 REQUEST_ID = "0196a7f2-0000-7000-8000-000000000001"

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from app.errors import BadRequest
 from app.services.endpoints.responses_request import ResponsesBody, translate_request
 from app.services.endpoints.translation import Translated
+from tests.support.soak import examples
 
 PIXEL = "data:image/png;base64,iVBORw0KGgo="
 WEATHER = {
@@ -433,7 +434,7 @@ def find_marks(value: Any) -> list[int]:
     return [int(number) for number in re.findall(r"mark(\d+)", json.dumps(value))]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(conversations())
 def test_every_text_image_and_output_is_kept_in_order(items: list[dict[str, Any]]) -> None:
     messages = translate(input=items).body["messages"]
@@ -497,7 +498,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(
     st.lists(JSON, max_size=4), st.lists(JSON, max_size=3), JSON, st.none() | st.dictionaries(st.just("format"), JSON)
 )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from openai.types.responses import Response, ResponseStreamEvent
 
 from app.errors import (
     BadRequest,
@@ -24,6 +24,8 @@ from app.services.endpoints.responses_context import ResponseContext
 from app.services.endpoints.responses_output import translate_response
 from app.services.endpoints.responses_stream import ResponsesWriter
 from app.services.endpoints.responses_tools import Tools
+from tests.support.sdks import openai
+from tests.support.soak import examples
 
 REQUEST_ID = "0199f1a2-b3c4-7d5e-8f60-718293a4b5c6"
 MODEL = "accounts/fireworks/models/scripted"
@@ -37,10 +39,13 @@ TOOLS = [
         "tools": [{"type": "function", "name": "wait", "parameters": None}, {"type": "custom", "name": "say"}],
     },
 ]
-# Its union of all events takes long to try.
-EVENTS = {
-    get_args(event.model_fields["type"].annotation)[0]: event for event in get_args(get_args(ResponseStreamEvent)[0])
-}
+
+
+@functools.cache
+def get_event_models() -> dict[str, Any]:
+    """Returns the SDK's type of each event by the event's name: its union of all takes long to try."""
+    union = get_args(openai.types.responses.ResponseStreamEvent)[0]
+    return {get_args(event.model_fields["type"].annotation)[0]: event for event in get_args(union)}
 
 
 def make_context(**fields: Any) -> ResponseContext:
@@ -58,7 +63,7 @@ def read_events(stream: bytes) -> list[dict[str, Any]]:
         name, data = block.split("\n")
         event = json.loads(data.removeprefix("data: "))
         assert name == f"event: {event['type']}"
-        read = EVENTS[event["type"]].model_validate_json(data.removeprefix("data: "), strict=True)
+        read = get_event_models()[event["type"]].model_validate_json(data.removeprefix("data: "), strict=True)
         assert read.type == event["type"] and read.sequence_number == len(events)
         events.append(event)
     return events
@@ -181,7 +186,7 @@ def cut(draw: st.DrawFn, text: str, count: int) -> list[str]:
     return [text[start:end] for start, end in zip([0, *places], [*places, len(text)], strict=True)]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(streams())
 def test_any_split_gives_the_same_output_as_the_collected_answer(chunks: list[dict[str, Any]]) -> None:
     context = make_context()
@@ -195,7 +200,7 @@ def test_any_split_gives_the_same_output_as_the_collected_answer(chunks: list[di
     for each in chunks:
         collector.add(json.dumps(each).encode())
     whole = translate_response(collector.make_response(), context, REQUEST_ID)
-    Response.model_validate_json(json.dumps(whole), strict=True)
+    openai.types.responses.Response.model_validate_json(json.dumps(whole), strict=True)
     assert summarize(last["output"]) == summarize(whole["output"])
     same = ("status", "usage", "incomplete_details", "id", "model", "created_at", "tools")
     assert {name: last[name] for name in same} == {name: whole[name] for name in same}

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from app.services.endpoints import Usage
 from app.services.endpoints.usage import MAX_PLAUSIBLE_TOKENS, read_usage
+from tests.support.soak import examples
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,7 @@ JSON_VALUES = st.recursive(
 NAMES = ["prompt_tokens", "completion_tokens", "prompt_tokens_details", "completion_tokens_details"]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(JSON_VALUES | st.dictionaries(st.sampled_from(NAMES), JSON_VALUES))
 def test_nothing_raises(raw: Any) -> None:
     usage = read_usage(raw)

@@ -1,6 +1,7 @@
-"""Waits for a provider in a process that gevent has patched, as gunicorn's workers are; run with a case's name.
+"""Waits for a provider in processes that gevent has patched, as gunicorn's workers are; run with an address and cases.
 
-Prints one word: the error that ended the wait, or "answered".
+Each case has a process of its own, forked from this one, which has imported everything. Each prints a line: the error
+that ended the wait, or "answered".
 """
 
 from __future__ import annotations
@@ -70,4 +71,9 @@ def read_after_disconnect(response: Response, theirs: socket.socket) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(run(sys.argv[1], sys.argv[2]))
+    for name in sys.argv[2:]:
+        if (child := os.fork()) == 0:
+            print(run(name, sys.argv[1]), flush=True)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        assert status == 0, f"{name} failed"

@@ -16,6 +16,7 @@ from app.services.endpoints import CHAT, InferenceBody
 from app.services.inference.adaptation import UpstreamRequest, adapt
 from app.services.inference.routing import Target
 from app.services.providers import PROVIDERS, Provider
+from tests.support.soak import examples
 
 FIREWORKS = PROVIDERS["fireworks"]
 MODEL = "accounts/fireworks/models/deepseek-v3p1"
@@ -139,7 +140,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     st.sampled_from(sorted(PROVIDERS)),
     st.dictionaries(NAMES, VALUES, max_size=6),

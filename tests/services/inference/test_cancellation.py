@@ -16,6 +16,7 @@ from app.services.streaming import ClientConnection
 from tests.support.scripted_upstream import ScriptedUpstream, unanswered_address
 from tests.support.scripts import hang
 from tests.support.tree import ROOT
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture
@@ -24,36 +25,32 @@ def upstream() -> Iterator[ScriptedUpstream]:
         yield upstream
 
 
-def run_case(case: str, upstream: ScriptedUpstream) -> str:
-    command = [sys.executable, "-m", "tests.services.inference.gevent_waits", case, upstream.base_url]
-    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=60).stdout
+def run_cases(base_url: str, *cases: str) -> list[str]:
+    """Returns what each case says."""
+    command = [sys.executable, "-m", "tests.services.inference.gevent_waits", base_url, *cases]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
 
 
-@pytest.mark.parametrize(
-    ("case", "expected"),
-    [
-        ("client leaves", "ClientGone None"),
-        ("deadline", "UpstreamTimeout upstream_total_timeout"),
-        ("drain ends", "GatewayShutdown gateway_shutdown"),
-    ],
-)
-def test_a_wait_in_a_worker_ends_early_and_with_it_the_request(
-    upstream: ScriptedUpstream, case: str, expected: str
-) -> None:
+def test_a_wait_in_a_worker_ends_early_and_with_it_the_request(upstream: ScriptedUpstream) -> None:
     upstream.default = [hang()]
-    assert run_case(case, upstream) == expected
-    upstream.wait_for(lambda seen: seen.gone_at is not None)
+    expected = {
+        "client leaves": "ClientGone None",
+        "deadline": "UpstreamTimeout upstream_total_timeout",
+        "drain ends": "GatewayShutdown gateway_shutdown",
+    }
+    assert run_cases(upstream.base_url, *expected) == list(expected.values())
+    wait_until(lambda: [seen.gone_at is not None for seen in upstream.requests] == [True] * 3, what="all to be let go")
 
 
 def test_a_wait_for_a_connection_ends_early_and_closes_its_socket() -> None:
     with unanswered_address() as base_url:
-        command = [sys.executable, "-m", "tests.services.inference.gevent_waits", "client leaves", base_url]
-        ended = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=60).stdout
-    assert ended == "ClientGone None"
+        assert run_cases(base_url, "client leaves") == ["ClientGone None"]
 
 
 def test_a_wait_that_is_over_is_left_alone(upstream: ScriptedUpstream) -> None:
-    assert run_case("client leaves afterwards", upstream) == "answered 0"
+    assert run_cases(upstream.base_url, "client leaves afterwards") == ["answered 0"]
 
 
 def test_where_sockets_are_not_gevents_nothing_is_watched() -> None:

@@ -29,6 +29,7 @@ from app.services.inference.circuit_breaker import (
     OpenBreaker,
     classify_failure,
     count_refused_models,
+    get_open_breaker,
     get_open_breakers,
 )
 
@@ -305,3 +306,21 @@ def test_opening_and_closing_are_each_logged_once(capfd: pytest.CaptureFixture[s
     succeed()
     lines = capfd.readouterr().err.splitlines()
     assert len(lines) == 2 and "breaker_opened" in lines[0] and "breaker_closed" in lines[1]
+
+
+def test_the_breaker_that_a_model_meets_is_the_one_that_ends_last(clock: Clock) -> None:
+    assert get_open_breaker("p", "a") is None
+    for _ in range(THRESHOLDS["key"]):
+        breakers().record_failure("p", "a", "key-1", REFUSED_KEY)
+    assert get_open_breaker("p", "a") == OpenBreaker("p", "key", FIRST_PAUSE_S)
+    assert get_open_breaker("p", "b") is None and get_open_breaker("q", "a") is None
+
+    clock.now_s += 2
+    for _ in range(THRESHOLDS["connect"]):
+        breakers().record_failure("p", "b", "key-1", UNREACHABLE)
+    assert get_open_breaker("p", "a") == get_open_breaker("p", "c") == OpenBreaker("p", "connect", FIRST_PAUSE_S)
+
+    breakers().record_success("p", "c")
+    assert get_open_breaker("p", "a") == OpenBreaker("p", "key", FIRST_PAUSE_S - 2)
+    breakers().record_success("p", "a")
+    assert get_open_breaker("p", "a") is None

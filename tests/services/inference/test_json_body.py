@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from app.errors import BadRequest
 from app.json_structure import count_elements, extract_structure, is_deeper_than
 from app.services.inference.json_body import MAX_DEPTH, MAX_ELEMENTS, parse_body
+from tests.support.soak import examples
 
 # Characters around which a count of quotes could go wrong stand in for many others.
 TEXTS = st.text(st.sampled_from('"\\/u0022c5{}[]:, \n\té🌍') | st.characters(exclude_categories=["Cs"]), max_size=8)
@@ -66,13 +67,13 @@ def count_objects(value: Any) -> int:
     return (isinstance(value, dict) and bool(value)) + sum(map(count_objects, children))
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=examples(120), deadline=None)
 @given(BODIES, st.integers(0, 2**32))
 def test_a_body_without_a_key_twice_is_read_exactly(body: dict[str, Any], seed: int) -> None:
     assert repr(parse_body(Writer(seed).write(body).encode())) == repr(body)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=examples(120), deadline=None)
 @given(BODIES, st.integers(0, 2**32), st.integers(0, 1000))
 def test_a_body_with_a_key_twice_at_any_depth_is_refused(body: dict[str, Any], seed: int, which: int) -> None:
     written = Writer(seed, doubled=which % count_objects(body)).write(body).encode()
@@ -159,7 +160,7 @@ def depth_of(value: Any) -> int:
     return 0 if children is None else 1 + max(map(depth_of, children), default=0)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(BODIES, st.integers(0, 2**32))
 def test_elements_and_depth_are_found_in_the_text_however_it_is_written(body: dict[str, Any], seed: int) -> None:
     structure = extract_structure(Writer(seed).write(body).encode(), MAX_ELEMENTS)
@@ -281,7 +282,7 @@ def test_a_megabyte_of_anything_is_refused(character: bytes) -> None:
         parse_body(b'{"a":' + character * (1_000_000 // len(character)))
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=examples(120), deadline=None)
 @given(st.binary(max_size=60) | TEXTS.map(str.encode))
 def test_arbitrary_bytes_raise_nothing_but_a_400(body: bytes) -> None:
     for content in (body, b'{"a":' + body + b"}"):

@@ -30,6 +30,7 @@ from tests.support.catalogs import (
     root_of,
 )
 from tests.support.scripted_upstream import ScriptedUpstream
+from tests.support.soak import examples
 
 MODEL = "accounts/fireworks/models/deepseek-v3p1"
 MESSAGES = [{"role": "user", "content": "Hello!"}]
@@ -235,7 +236,7 @@ EXTRAS = st.dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(EXTRAS, VALUES)
 def test_every_other_field_is_sent_upstream_unchanged(
     upstream: ScriptedUpstream, extras: dict[str, Any], content: Any

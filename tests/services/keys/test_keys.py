@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.services.keys import digest_of, is_well_formed, new_key
+from tests.support.soak import examples
 
 
 def test_a_key_has_the_form_that_scanners_search_for_and_is_unique() -> None:
@@ -20,7 +21,7 @@ def test_a_key_has_the_form_that_scanners_search_for_and_is_unique() -> None:
         assert re.fullmatch(r"gw_[0-9A-Za-z]{10}_[0-9A-Za-z]{38}", key) and is_well_formed(key)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.integers(0, 51), st.sampled_from(string.digits + string.ascii_letters + "_-é "))
 def test_a_key_with_one_wrong_character_is_not_well_formed(position: int, wrong: str) -> None:
     key = new_key()
@@ -33,7 +34,7 @@ def test_a_key_that_was_copied_badly_is_not_well_formed(change: object) -> None:
     assert not is_well_formed(change(new_key()))  # type: ignore[operator]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.text(max_size=60))
 def test_no_text_is_a_key_by_chance(text: str) -> None:
     assert not is_well_formed(text) and not is_well_formed("gw_" + text)

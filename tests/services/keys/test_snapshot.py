@@ -19,6 +19,7 @@ from app.services.keys import Key, digest_of, new_key
 from app.services.keys.lookups import KeyLookups
 from app.services.keys.snapshot import KeySnapshot
 from app.services.limits import Budget
+from tests.support.soak import examples
 
 STEPS = st.lists(
     st.tuples(
@@ -142,7 +143,7 @@ def test_after_each_refresh_the_keys_are_those_of_the_table(
 ) -> None:
     engine = create_engine(database_url)
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=examples(60), deadline=None)
     @given(STEPS, NAMES)
     @example([("refresh first", 0), ("create", 0), ("look up", 0), ("revoke", 0), ("refresh first", 0)], "unseen")
     @example([("create", 0), ("refresh first", 0), ("rename", 0), ("refresh first", 0)], "renamed")

@@ -90,6 +90,8 @@ def test_a_fireworks_chat_model() -> None:
         "provider_slug": "fireworks",
         "provider_site_url": "https://fireworks.ai",
         "source_gateway": "fireworks",
+        "weights": "moonshotai/kimi-k3",
+        "quantization": None,
     }
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from decimal import Decimal
-from typing import Any
 
 import pytest
 from sqlalchemy import Engine, text
@@ -15,7 +15,7 @@ from app.config import ALL_GATEWAYS, load_settings
 from app.db import get_engine
 from app.db.fold import fold_deltas
 from app.db.tables import OUTCOMES
-from app.runtime import use_settings
+from app.runtime import get_settings, use_settings
 from app.services.providers import PROVIDERS
 from app.services.reports import TIME_RANGES, Stats, select_stats
 from app.services.reports.series import Percentiles, SeriesStep
@@ -53,9 +53,11 @@ def history_url(postgres: Postgres, migrated_template: str) -> Iterator[str]:
 
 
 @pytest.fixture
-def history(history_url: str) -> Iterator[Engine]:
-    """Makes that database the one of this process's settings."""
-    yield from _with_database(history_url)
+def history(history_url: str) -> Engine:
+    """Makes that database the one of this process's settings, and leaves it to the next test."""
+    if get_settings().database_url != history_url:
+        use_settings(load_settings({"DATABASE_URL": history_url}))
+    return get_engine()
 
 
 def _with_database(url: str) -> Iterator[Engine]:
@@ -138,7 +140,7 @@ def test_statistics_agree_with_sql_over_the_rows(
         ), name
     assert stats.avg_tokens_per_request == round(stats.total_tokens / stats.total_requests, 2)
     _check_groups(stats, chosen)
-    _check_percentiles(stats, chosen)
+    _check_percentiles(stats, chosen.rows)
     _check_series(stats, chosen)
 
 
@@ -157,14 +159,12 @@ def _check_groups(stats: Stats, chosen: _Chosen) -> None:
             assert sum(getattr(row, name) or 0 for row in groups) == getattr(stats, name)
 
 
-def _check_percentiles(stats: Stats | SeriesStep, chosen: _Chosen, within: str = "true") -> None:
+def _check_percentiles(stats: Stats | SeriesStep, rows: Sequence[Row]) -> None:
+    measured = [row for row in rows if row["outcome"] not in {"rejected", "lost"}]
     for name in ("ttft_ms", "duration_ms"):
-        rows = chosen.select(
-            f"SELECT {name} AS ms FROM activity WHERE {{chosen}} AND {within} AND {name} IS NOT NULL "
-            "AND outcome NOT IN ('rejected', 'lost') ORDER BY 1"
-        )
+        times = sorted(row[name] for row in measured if row[name] is not None)
         for label, quantile in {"p50": 0.5, "p95": 0.95, "p99": 0.99}.items():
-            exact = rows[int(quantile * (len(rows) - 1))]["ms"] if rows else None
+            exact = times[int(quantile * (len(times) - 1))] if times else None
             value = getattr(getattr(stats, name), label)
             assert value is exact is None or value == pytest.approx(exact, rel=PERCENTILE_ERROR)
 
@@ -178,16 +178,22 @@ def _check_series(stats: Stats, chosen: _Chosen) -> None:
     same = ("prompt_tokens", "completion_tokens", "cached_tokens")
     for name, total in (totals | dict(zip(same, same, strict=True))).items():
         assert sum(getattr(row, name) or 0 for row in stats.series) == getattr(stats, total)
-    for row in stats.series:
-        within = f"started_at >= '{row.start}' AND started_at < '{row.start + step}'"
-        sql = f"SELECT count(*) AS n, count(*) FILTER (WHERE outcome <> 'ok') AS errors FROM activity WHERE {within}"
-        assert chosen.select(sql + " AND {chosen}")[0] == {"n": row.requests, "errors": row.errors}
-        assert row.outcomes == chosen.counts("outcome", within)
-        _check_percentiles(row, chosen, within)
+    rows_of: dict[int, list[Row]] = defaultdict(list)
+    for row in chosen.rows:
+        rows_of[(row["started_at"] - starts[0]) // step].append(row)
+    for number, shown in enumerate(stats.series):
+        rows = rows_of[number]
+        assert shown.outcomes == Counter(row["outcome"] for row in rows)
+        assert (shown.requests, shown.errors) == (len(rows), sum(row["outcome"] != "ok" for row in rows))
+        _check_percentiles(shown, rows)
 
 
 class _Chosen:
-    """The rows of activity that statistics are about."""
+    """The rows of activity that statistics are about.
+
+    Attributes:
+        rows: what the statistics are grouped and ordered by, of each row.
+    """
 
     def __init__(self, engine: Engine, stats: Stats) -> None:
         self._engine = engine
@@ -196,15 +202,16 @@ class _Chosen:
             AND (CAST(:model AS text) IS NULL OR model_served = :model)"""
         names = ("start", "end", "gateway", "key", "model", "endpoint")
         self._values = {name: getattr(stats, name) for name in names}
+        columns = "started_at, outcome, error_type, endpoint, model_served, ttft_ms, duration_ms"
+        self.rows = self.select(f"SELECT {columns} FROM activity WHERE {{chosen}}")
 
-    def select(self, sql: str) -> list[dict[str, Any]]:
+    def select(self, sql: str) -> list[Row]:
         with self._engine.connect() as connection:
             rows = connection.execute(text(sql.format(chosen=self._where)), self._values)
             return [dict(row) for row in rows.mappings()]
 
-    def counts(self, column: str, within: str = "true") -> dict[str | None, int]:
-        sql = f"SELECT {column} AS name, count(*) AS n FROM activity WHERE {{chosen}} AND {within} GROUP BY 1"
-        return {row["name"]: row["n"] for row in self.select(sql)}
+    def counts(self, column: str) -> Counter[str | None]:
+        return Counter(row[column] for row in self.rows)
 
 
 @pytest.mark.parametrize("time_range", ["1h", "24h", "7d", "30d"])

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from app.services.endpoints import CHAT
 from app.services.streaming import EventReader
+from tests.support.soak import examples
 
 ODD = st.sampled_from([10**13, 10**30, -1, 3.5, float("nan"), float("inf"), "\ud83d", "", "0", True, None, [], {}])
 VALUES = st.recursive(
@@ -49,7 +50,7 @@ def refuse_constant(name: str) -> None:
     raise AssertionError(f"{name} is no JSON")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(CHUNKS | VALUES, st.sampled_from([b"", b"event: error\n", b"event: ping\n", b"id: 7\n"]), st.booleans())
 def test_any_json_is_read_and_what_clients_get_is_a_chunk_a_comment_or_an_error(
     value: Any, fields: bytes, ends: bool

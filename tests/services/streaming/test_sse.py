@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from app.errors import UpstreamCut
 from app.services.streaming import sse
 from app.services.streaming.sse import MAX_EVENT_ELEMENTS, SseDecoder, get_event_data, get_event_name, with_data
+from tests.support.soak import examples
 
 LINE_ENDS = [b"\n", b"\r\n", b"\r"]
 
@@ -39,7 +40,7 @@ def split_in_pieces(stream: bytes, positions: list[int]) -> list[bytes]:
     return found
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=examples(120), deadline=None)
 @given(st.lists(events(), max_size=5), st.sampled_from(LINE_ENDS), st.lists(st.integers(0, 10_000), max_size=8))
 def test_events_cut_anywhere_are_the_same_events(
     drawn: list[tuple[list[str], str | None]], end: bytes, positions: list[int]
@@ -166,7 +167,7 @@ def test_an_event_with_other_data_keeps_its_other_fields() -> None:
     assert with_data(b"id: 7\r\ndata: 1\r\ndata: 2\r\n\r\n", b"3\n4") == b"id: 7\ndata: 3\ndata: 4\n\n"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.binary(max_size=60))
 def test_arbitrary_bytes_raise_nothing(data: bytes) -> None:
     decoder = SseDecoder()
