@@ -88,9 +88,9 @@ BAD: dict[str, list[str]] = {
     "PRICE_FILE": ["~nobody-has-this-name/prices.toml"],
     "JOURNAL_DIR": ["~nobody-has-this-name/journal"],
     "JOURNAL_FULL": ["drop", "Refuse"],
-    "BUDGET_OUTAGE": ["drop", "Refuse"],
-    "RATE_OUTAGE": ["drop", "Serve"],
-    "BUDGET_STATUS": ["403", "4029"],
+    "BUDGET_OUTAGE": ["drop", "Serve"],
+    "RATE_OUTAGE": ["drop", "Refuse"],
+    "BUDGET_STATUS": ["400", "four"],
     "LIMITS_WEBHOOK": [
         *(url for url in BAD_URLS if "?" not in url and url != "https://"),
         "https://user:p@ss@host/hook",

@@ -68,6 +68,7 @@ def test_the_past_is_counted_as_before_and_both_codes_go_on(url: str, engine: En
     _check(engine, history)
     check_old_sums(engine)
 
+    upgrade_schema(url)  # To the columns of this code.
     more = [_random_row(chance, days=2) for _ in range(200)]
     insert_old(engine, more[:150])
     insert_rows(engine, more[100:])
