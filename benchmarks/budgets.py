@@ -39,7 +39,7 @@ from gevent.queue import Queue  # noqa: E402
 from sqlalchemy import Engine, text  # noqa: E402
 
 from app.config import load_settings  # noqa: E402
-from app.db import create_engine_for  # noqa: E402
+from app.db import Database, create_engine_for  # noqa: E402
 from app.errors import GatewayError  # noqa: E402
 from app.runtime import get_component, get_settings, use_settings  # noqa: E402
 from app.services.limits import Budget, Ceiling, Charge, Limits, Policy, Subject, stop_limits  # noqa: E402
@@ -108,6 +108,8 @@ class Leases:
 
     def start(self) -> None:
         self._limits = get_component(Limits)
+        with get_component(Database).lease_engine.connect():
+            pass  # A worker is connected, as the processes of the other ways are.
 
     def admit(self) -> Any:
         reservation = self._limits.enter(self._policy)
