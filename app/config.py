@@ -31,6 +31,8 @@ from app.setting_values import (
     parse_path,
     parse_seconds,
     parse_secret,
+    parse_webhook_secret,
+    parse_webhook_url,
     parse_yes_or_no,
     whole_number,
 )
@@ -48,7 +50,7 @@ MAX_NAME_CHARACTERS = 300
 # The parameters of libpq that are passwords.
 PASSWORD_NAMES = ("password", "sslpassword")
 
-_SECRET_PARSERS = (parse_secret, parse_gateway_key)
+_SECRET_PARSERS = (parse_secret, parse_gateway_key, parse_webhook_secret)
 
 
 def _setting(name: str, default: str | None, parse: Callable[[str, str], Any]) -> Any:
@@ -84,6 +86,8 @@ class Settings:
     budget_outage: str = _setting("BUDGET_OUTAGE", "refuse", one_of("refuse", "serve"))
     rate_outage: str = _setting("RATE_OUTAGE", "serve", one_of("refuse", "serve"))
     budget_status: str = _setting("BUDGET_STATUS", "402", one_of("402", "429"))
+    limits_webhook: str | None = _setting("LIMITS_WEBHOOK", None, parse_webhook_url)
+    limits_webhook_secret: str | None = _setting("LIMITS_WEBHOOK_SECRET", None, parse_webhook_secret)
     retention_days: int = _setting("RETENTION_DAYS", "90", whole_number(1, 36_500))
 
     max_body_bytes: int = _setting("MAX_BODY_BYTES", "20971520", whole_number(1024, 1 << 30))
@@ -197,6 +201,11 @@ def _raise_if_contradictory(settings: Settings) -> None:
     if settings.upstream_first_byte_timeout_s > settings.upstream_total_timeout_s:
         raise SettingsError(
             "UPSTREAM_FIRST_BYTE_TIMEOUT is above UPSTREAM_TOTAL_TIMEOUT, so it would have no effect; lower it."
+        )
+    if settings.limits_webhook is not None and settings.limits_webhook_secret is None:
+        raise SettingsError(
+            "LIMITS_WEBHOOK is set and LIMITS_WEBHOOK_SECRET is not, so nobody could tell whether a message is the"
+            " gateway's; set it to the output of `openssl rand -base64 32`, here and at the receiver."
         )
     # gunicorn kills the worker after the graceful timeout, rounded down to whole seconds, and a killed stream ends
     # without an error event. Waiting requests notice the end of the drain within a second.

@@ -87,6 +87,9 @@ budget_overrun_total = Counter("gateway_budget_overrun_total", "What was used ab
 budget_unaccounted_total = Counter(
     "gateway_budget_unaccounted_total", "What dead workers had drawn and may have spent.", ["unit"]
 )
+webhook_messages_total = Counter(
+    "gateway_webhook_messages_total", "Messages to LIMITS_WEBHOOK, and attempts that failed.", ["result"]
+)
 ttft_seconds = Histogram(
     "gateway_time_to_first_token_seconds", "Streams: until the first output.", ["provider"], buckets=_SECONDS
 )
@@ -204,6 +207,11 @@ def count_overrun(unit: str, amount: float) -> None:
 def count_unaccounted(unit: str, amount: float) -> None:
     """Counts what a dead worker had drawn of a budget and may have spent without a record, in the budget's unit."""
     budget_unaccounted_total.labels(unit).inc(amount)
+
+
+def count_webhook_message(result: Literal["delivered", "retried", "given_up", "dropped"]) -> None:
+    """Counts what became of a message to LIMITS_WEBHOOK; "retried" is an attempt that another one follows."""
+    webhook_messages_total.labels(result).inc()
 
 
 def set_clock_skew(seconds: float) -> None:

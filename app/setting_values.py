@@ -5,6 +5,8 @@ A parser takes the setting's name, for the error, and its text.
 
 from __future__ import annotations
 
+import base64
+import binascii
 import ipaddress
 import re
 from collections.abc import Callable
@@ -97,6 +99,33 @@ def parse_http_url(name: str, value: str) -> str:
     if not good or parts.query or parts.fragment or not value.isascii() or not value.isprintable() or " " in value:
         raise SettingsError(f"{name} is {value!r}; it must be an http:// or https:// address without a query.")
     return value.rstrip("/")
+
+
+def parse_webhook_url(name: str, value: str) -> str:
+    """Returns an http:// or https:// address, which may have a query. No error repeats it: it may hold a token."""
+    try:
+        parts = urlsplit(value)
+        good = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+    except ValueError:  # The port is not a number, or brackets do not match.
+        good = False
+    if not good or "@" in parts.netloc or parts.fragment or not all("!" <= character <= "~" for character in value):
+        raise SettingsError(
+            f"{name} must be an http:// or https:// address in ASCII, without a user, a password and a fragment (#)."
+        )
+    return value
+
+
+def parse_webhook_secret(name: str, value: str) -> str:
+    """Returns a secret of Standard Webhooks: 24 to 64 bytes in base64, perhaps after `whsec_`. No error repeats it."""
+    try:
+        secret = base64.b64decode(value.removeprefix("whsec_"), validate=True)
+    except binascii.Error:
+        secret = b""
+    if not 24 <= len(secret) <= 64:
+        raise SettingsError(
+            f"{name} must be 24 to 64 random bytes in base64, such as the output of `openssl rand -base64 32`."
+        )
+    return value
 
 
 def parse_secret(name: str, value: str) -> str:

@@ -30,6 +30,16 @@ _STREAMS: _Columns = [
     ("missing", "missing_events", 0),
     ("failed", "errors", 0),
 ]
+_LIMITS: _Columns = [
+    ("over the limit %", "over_percent", 2),
+    ("unused %", "unused_percent", 3),
+    ("admitted/s", "admitted_per_s", 0),
+    ("wait p50 ms", "wait_p50_ms", 2),
+    ("wait p99 ms", "wait_p99_ms", 1),
+    ("last 1 % s", "last_percent_s", 2),
+    ("CPU µs each", "cpu_us", 0),
+    ("PostgreSQL's CPU µs each", "server_cpu_us", 0),
+]
 _OTHERS: _Columns = [
     ("first answer s", "first_answer_s", 2),
     ("memory MB", "idle_mb", 0),
@@ -71,7 +81,7 @@ def _table(results: Results, case: str) -> str:
     subjects = results.subjects(case)
     wanted = _STREAMS if results.get(case, subjects[0], "events_per_s") else _REQUESTS
     if not results.get(case, subjects[0], "answers_per_s"):
-        wanted = _OTHERS
+        wanted = _LIMITS if results.get(case, subjects[0], "over_percent") else _OTHERS
     columns = [column for column in wanted if any(results.get(case, subject, column[1]) for subject in subjects)]
     lines = ["| | " + " | ".join(heading for heading, _, _ in columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for subject in subjects:

@@ -8,7 +8,7 @@ import pytest
 
 from app.config import ROOT
 from benchmarks.chart import draw_chart
-from benchmarks.report import BEGIN, END, render_document, render_targets, write_document
+from benchmarks.report import BEGIN, END, render_document, render_tables, render_targets, write_document
 from benchmarks.results import Results, read_results
 from benchmarks.targets import TARGETS
 from benchmarks.trace import Sent, find_way
@@ -84,3 +84,11 @@ def test_a_traced_request_has_its_own_calls_and_those_of_greenlets_that_it_start
     assert way.entries == {"route.py": 2, "service.py": 1, "relay.py": 1}
     assert way.steps == [("route.py", "view"), ("service.py", "ask"), ("relay.py", "pass_on"), ("route.py", "respond")]
     assert way.switches == 3
+
+
+def test_budgets_have_a_table_of_their_own() -> None:
+    measured = {"over_percent": [0.0, 1.5, 1.4], "unused_percent": [0.01, 0.0, 0.0], "cpu_us": [3.0, 2.0, 2.5]}
+    values = {("limits", "leases", metric): each for metric, each in measured.items()}
+    lines = render_tables(results_of(values)).splitlines()
+    assert lines[2] == "| | over the limit % | unused % | CPU µs each |"
+    assert lines[4] == "| leases | 1.40 (0.00–1.50) | 0.000 (0.000–0.010) | 2 (2–3) |"

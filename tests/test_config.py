@@ -91,6 +91,11 @@ BAD: dict[str, list[str]] = {
     "BUDGET_OUTAGE": ["drop", "Serve"],
     "RATE_OUTAGE": ["drop", "Refuse"],
     "BUDGET_STATUS": ["400", "four"],
+    "LIMITS_WEBHOOK": [
+        *(url for url in BAD_URLS if "?" not in url and url != "https://"),
+        "https://user:p@ss@host/hook",
+    ],
+    "LIMITS_WEBHOOK_SECRET": ["no base64 of a secret", "c2hvcnQ=", "gw_" + "A" * 40, "A" * 92],
     "RETENTION_DAYS": [*BAD_NUMBERS, "0"],
     "MAX_BODY_BYTES": [*BAD_NUMBERS, "1023"],
     "MAX_LIVE_REQUESTS": [*BAD_NUMBERS, "0"],
@@ -117,7 +122,7 @@ def test_a_bad_value_is_refused_by_the_name_of_its_setting(name: str, value: str
     with pytest.raises(SettingsError) as caught:
         load_settings({name: value})
     assert str(caught.value).startswith(name)
-    if "KEY" in name or name == "DATABASE_URL":
+    if "KEY" in name or name in {"DATABASE_URL", "LIMITS_WEBHOOK", "LIMITS_WEBHOOK_SECRET"}:
         assert value not in str(caught.value), "a secret is not repeated"
     assert "ss@h" not in str(caught.value), "no part of a password is repeated"
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,8 +14,11 @@ from typing import Any
 
 import pytest
 
+from app import create_app
+from app.config import load_settings
+from app.runtime import use_settings
 from app.services.endpoints import ENDPOINTS
-from tests.support.gateway import Gateway, clean_environment
+from tests.support.gateway import Gateway, base_settings, clean_environment
 from tests.support.waiting import PATIENCE_S
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text()
@@ -180,20 +185,43 @@ def test_the_readmes_python_prints_a_story(gateway: Gateway, tmp_path: Path) -> 
     assert done.returncode == 0 and done.stdout.startswith("[sandbox]"), done.stderr
 
 
+def find_commands(heading: str) -> list[str]:
+    """Returns the blocks of commands below a heading of docs/limits.md."""
+    document = (Path(__file__).resolve().parent.parent / "docs" / "limits.md").read_text()
+    section = document.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    return re.findall(r"```bash\n(.*?)```", section, re.DOTALL)
+
+
+def test_a_key_that_is_given_away_as_documented_works(
+    gateway: Gateway, session_database_url: str, tmp_path: Path
+) -> None:
+    command, curls = find_commands("Give a key away")
+    name = f"alice-{secrets.token_hex(4)}"  # Other tests have an alice too.
+    runner = create_app(load_settings(base_settings(tmp_path, session_database_url))).test_cli_runner()
+    made = runner.invoke(args=shlex.split(command.replace("alice", name))[3:])
+    use_settings(None)
+    assert made.exit_code == 0, made.output
+    key = made.output.partition("\n")[0]
+    chat, own = (json.loads(run(gateway, curl.replace("$KEY", key))) for curl in re.split(r"\n(?=curl)", curls.strip()))
+    assert chat["choices"][0]["message"]["content"].startswith("[sandbox] Hello!")
+    (again,) = find_commands("What a key sees of itself")
+    for shown in (own, json.loads(run(gateway, again.replace("$GATEWAY_API_KEY", key)))):
+        assert (shown["data"]["name"], shown["data"]["limit"], shown["data"]["limit_reset"]) == (name, 20, "monthly")
+        assert shown["data"]["rates"]["requests_per_minute"] == 60
+
+
 def test_the_curls_for_keys_and_limits_work_in_order(make_gateway: Any) -> None:
     gateway = make_gateway()
-    document = (Path(__file__).resolve().parent.parent / "docs" / "limits.md").read_text()
-    commands = "".join(re.findall(r"```bash\n(curl.*?)```", document, re.DOTALL))
+    commands = "".join(find_commands("HTTP"))
     answers: list[Any] = []
     key_id = ""
     for command in re.split(r"\n(?=curl)", commands.strip()):
         answers.append(json.loads(run(gateway, command.replace("KEY_ID", key_id))))
         assert "error" not in answers[-1], (command, answers[-1])
         key_id = answers[-1]["data"]["id"] if "key" in answers[-1] and not key_id else key_id
-    _, made, listed, changed, rotated, revoked, _, limits, audited, own = answers
+    _, made, listed, changed, rotated, revoked, _, limits, audited = answers
     assert made["key"].startswith(f"gw_{key_id}_") and listed["data"] == [made["data"]]
     assert (changed["data"]["concurrent"], changed["data"]["requests_per_minute"]) == (8, None)
     assert rotated["data"]["holder"] == "bob" and revoked["data"]["revoked_at"]
     assert limits["data"]["max_output_tokens"] == 32000
     assert [event["action"] for event in audited["data"]] == ["key.revoke", "key.rotate", "key.create"]
-    assert own["data"]["label"] == "GATEWAY_API_KEY" and own["data"]["rates"]["max_output_tokens"] == 32000

@@ -52,6 +52,7 @@ ALLOWED: dict[str, set[str]] = {
     "services.keys": {"db", "services.limits"},
     "services.administration": {"services.keys", "services.limits", "db"},
     "services.reports": {"db"},
+    "services.webhook": {"services.limits", "upstream"},
     "services.inference": {
         "services.endpoints",
         "services.journal",
@@ -100,6 +101,7 @@ ALLOWED: dict[str, set[str]] = {
         "services.models",
         "services.quality",
         "services.reports",
+        "services.webhook",
     },
     "cli": {
         "services.administration",
@@ -107,6 +109,7 @@ ALLOWED: dict[str, set[str]] = {
         "services.keys",
         "services.providers",
         "services.reports",
+        "services.webhook",
         "db",
     },
     "dev": {"services.keys", "db"},
@@ -284,7 +287,7 @@ def test_readme_names_every_command(app: Flask) -> None:
     commands = set()
     for group in app.cli.commands.values():
         commands.update(f"{group.name} {name}" for name in getattr(group, "commands", {}))
-    groups = {"activity", "audit", "budgets", "db", "groups", "keys", "limits"}
+    groups = {"activity", "audit", "budgets", "db", "groups", "keys", "limits", "webhook"}
     ours = {command for command in commands if command.split()[0] in groups}
     assert sorted(command for command in ours if command not in README) == []
 

@@ -1,7 +1,8 @@
-"""The commands of `flask --app wsgi …`: keys, groups, limits, budgets, the audit, the database, activity.
+"""The commands of `flask --app wsgi …`: keys, groups, limits, budgets, the audit, the database, activity, the webhook.
 
-activity.py, audit.py, budgets.py, db.py, groups.py and keys.py hold the commands. errors.py turns their errors into one
-sentence, tables.py formats statistics, limit_options.py reads the options of limits, and limit_tables.py formats them.
+activity.py, audit.py, budgets.py, db.py, groups.py, keys.py and webhook.py hold the commands. errors.py turns their
+errors into one sentence, tables.py formats statistics, limit_options.py reads the options of limits, and
+limit_tables.py formats them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from app.cli.budgets import budgets_group
 from app.cli.db import db_group
 from app.cli.groups import groups_group, limits_group
 from app.cli.keys import keys_group
+from app.cli.webhook import webhook_group
 
 __all__ = ["register_commands"]
 
@@ -21,5 +23,5 @@ __all__ = ["register_commands"]
 def register_commands(app: Flask) -> None:
     """Adds the gateway's commands to `flask`."""
     groups = (activity_group, audit_group, budgets_group, db_group, groups_group, keys_group, limits_group)
-    for group in groups:
+    for group in (*groups, webhook_group):
         app.cli.add_command(group)

@@ -56,6 +56,8 @@ class LeaseDraw(msgspec.Struct, frozen=True, kw_only=True):
         since: the start of the oldest period that counts, of a rolling window; else None.
         version: above those of all earlier draws of the worker.
         used: what the worker has used of the period, in all; it is gone.
+        held: what the worker keeps for certain, in all; None for all that it has drawn. The rest goes back before
+            anything is given.
         need: the least total that is of use; less is refused.
         firm: the total that waiting requests need.
         want: the total that the worker would like to have; less than it has is given back.
@@ -68,6 +70,7 @@ class LeaseDraw(msgspec.Struct, frozen=True, kw_only=True):
     since: str | None
     version: int
     used: str
+    held: str | None = None
     need: str
     firm: str
     want: str
@@ -89,7 +92,7 @@ class LeaseAnswer(msgspec.Struct, frozen=True, kw_only=True):
         period: that of the draw.
         version: the newest version that the database knows of the worker's draws from this period.
         applied: whether the draw was carried out. It is not if a newer one was, or if the worker's leases are closed.
-        refused: whether what is left is less than the need; the worker has what it had.
+        refused: whether what is left is less than the need; the worker has what it held.
         drawn: what the worker has of the period now, in all.
         total: the amount of the budget, raised by what was added in the window.
         granted: what all workers have, in the window.

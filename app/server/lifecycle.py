@@ -19,12 +19,15 @@ from app.services.limits import stop_limits
 from app.services.models import refresh_if_due
 from app.services.quality import start_quality
 from app.services.reports import start_retention
+from app.services.webhook import start_webhook, stop_webhook
 from app.shutdown import start_drain
 
 # How long a stop waits for a draw from limits that is under way. One that goes on is ignored by the database later.
 _LIMITS_TIMEOUT_S = 0.5
 # The share of the graceful time after the drain that is used to ship the journal; gunicorn needs the rest to exit.
 _SHIPPING_SHARE = 0.6
+# Warnings that came just before the stop are being sent while the journal is shipped; they get so much longer.
+_WEBHOOK_TIMEOUT_S = 0.5
 
 # Parameters of glibc's mallopt, from malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
@@ -40,6 +43,7 @@ def start_worker(worker: Any) -> None:
     start_retention()
     start_quality()
     start_gauges()
+    start_webhook()
     _drain_on_term(worker)
     _keep_freed_memory()
     _freeze_long_lived_objects()
@@ -84,3 +88,4 @@ def stop_worker() -> None:
     write_refusals()
     stop_limits(_LIMITS_TIMEOUT_S)
     stop_journal((settings.graceful_timeout_s - settings.drain_timeout_s) * _SHIPPING_SHARE)
+    stop_webhook(_WEBHOOK_TIMEOUT_S)

@@ -2,13 +2,14 @@
 
 chat.py     requests and streams        resources.py   start, memory, recording, shipping
 catalog.py  lists of models, statistics    embeddings.py  vectors, and streams beside them
+limits.py   how well a budget is kept
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from benchmarks.cases import catalog, chat, embeddings, resources
+from benchmarks.cases import catalog, chat, embeddings, limits, resources
 from benchmarks.results import Results
 from benchmarks.stage import Stage
 
@@ -27,4 +28,5 @@ CASES: dict[str, Callable[[Stage, Results], None]] = {
     "catalog": catalog.measure_catalog,
     "shipping": resources.measure_shipping,
     "stats": catalog.measure_stats,
+    "limits": limits.measure_limits,
 }

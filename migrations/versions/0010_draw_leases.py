@@ -58,8 +58,8 @@ BEGIN
         SELECT FROM worker WHERE worker_id = drawer AND closed_how IN ('drained', 'adopted'));
     FOR pot IN
         SELECT * FROM jsonb_to_recordset(wanted) AS pots (budget bigint, period bigint, start_at timestamptz,
-            end_at timestamptz, since timestamptz, version bigint, used numeric, need numeric, firm numeric,
-            want numeric)
+            end_at timestamptz, since timestamptz, version bigint, used numeric, held numeric, need numeric,
+            firm numeric, want numeric)
         ORDER BY budget, start_at
     LOOP
         SELECT amount, unit, ended_at INTO owner FROM budget WHERE id = pot.budget FOR NO KEY UPDATE;
@@ -82,8 +82,9 @@ BEGIN
         is_newer := NOT has_ended AND pot.version > coalesce(lease.version, 0);
         target := base; is_refused := false; charged := NULL;
         IF is_newer THEN
-            -- What is used is gone, so it is granted even above the amount.
-            target := greatest(base, pot.used);
+            -- What is used is gone, so it is granted even above the amount. What the worker does not hold any more goes
+            -- back first, so that several workers do not each keep too little for a request.
+            target := greatest(least(base, coalesce(pot.held, base)), pot.used);
             room := CASE WHEN owner.ended_at IS NULL THEN total - granted_sum - (target - base)
                 ELSE greatest(pot.want - target, 0) END;
             IF pot.want < target THEN

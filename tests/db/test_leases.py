@@ -107,6 +107,15 @@ def test_what_is_used_is_granted_even_above_the_amount_and_never_given_back(engi
     assert Decimal(draw(engine, "a", make_draw(budget, 4, 0, used=120)).drawn) == 120
 
 
+def test_what_is_not_held_goes_back_before_more_is_given(engine: Engine) -> None:
+    budget = add_budget(engine, "1000")
+    draw(engine, "a", make_draw(budget, 1, 600))
+    draw(engine, "b", make_draw(budget, 1, 400))
+    refused = draw(engine, "a", make_draw(budget, 2, 700, used=100, held="100"))
+    assert (refused.refused, refused.drawn, refused.granted) == (True, "100", "500")
+    assert draw(engine, "b", make_draw(budget, 2, 900, held="0")).drawn == "900"
+
+
 def test_a_raise_counts_at_once_and_an_ended_budget_refuses_nothing(engine: Engine) -> None:
     budget = add_budget(engine, "10", unit="usd")
     assert Decimal(draw(engine, "a", make_draw(budget, 1, 10)).drawn) == 10

@@ -33,12 +33,14 @@ class Planned(NamedTuple):
     """A draw of one period. Amounts are totals, as in LeaseDraw.
 
     Attributes:
+        held: what is kept for certain; None for all that was drawn, as far as it is wanted.
         excess: how much more was used than drawn.
     """
 
     pot: BudgetPot
     period: BudgetPeriod
     used: int
+    held: int | None
     need: int
     firm: int
     want: int
@@ -74,7 +76,7 @@ class LeaseDraws:
         draws = [_make_draw(draw, self._version) for draw in planned]
         for draw in planned:
             # What is given back is not lent from now on.
-            draw.period.drawn = min(draw.period.drawn, draw.want)
+            draw.period.drawn = min(draw.period.drawn, draw.want if draw.held is None else draw.held)
             draw.period.is_uncertain = True
         asked_s = time.monotonic()
         with time_limit(DRAW_TIME_LIMIT_S):
@@ -118,7 +120,9 @@ def _plan_budget(pot: BudgetPot, waiting: Sequence[int], now_s: float) -> list[P
         if needs or period.is_uncertain or has_too_much or has_too_little:
             used, firm = period.used, period.used + sum(needs)
             need = used + min(needs, default=0)
-            planned.append(Planned(pot, period, used, need, firm, firm + spare, max(used - period.drawn, 0)))
+            # Near the end, several workers would otherwise each keep too little for a request.
+            held = used if pot.is_exact else None
+            planned.append(Planned(pot, period, used, held, need, firm, firm + spare, max(used - period.drawn, 0)))
     return planned
 
 
@@ -133,6 +137,7 @@ def _make_draw(draw: Planned, version: int) -> LeaseDraw:
         since=None if since is None else since.isoformat(),
         version=version,
         used=format_amount(draw.used, unit),
+        held=None if draw.held is None else format_amount(draw.held, unit),
         need=format_amount(draw.need, unit),
         firm=format_amount(draw.firm, unit),
         want=format_amount(draw.want, unit),

@@ -11,7 +11,7 @@ from app.db import Database, time_limit
 from app.db.leases import PeriodQuery, PeriodState, select_states, update_warned
 from app.logs import log_event
 from app.runtime import Runtime
-from app.services.limits.amounts import format_amount, parse_amount
+from app.services.limits.amounts import Unit, format_amount, parse_amount
 from app.services.limits.budget_pots import IDLE_S, BudgetPeriod, BudgetPot
 from app.services.limits.clock import DatabaseClock
 from app.services.limits.lease_draws import DRAW_TIME_LIMIT_S
@@ -42,7 +42,7 @@ class BudgetWarning(msgspec.Struct, frozen=True, kw_only=True):
 
     subject: Subject
     budget: int
-    unit: str
+    unit: Unit
     window: str
     percent: int
     charged: str
