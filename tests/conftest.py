@@ -42,7 +42,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish() -> None:
     """Lets the garbage collector look seldom, and never at what is loaded by now: that is a twentieth of the time."""
     gc.freeze()
-    gc.set_threshold(10_000, 50, 100)
+    gc.set_threshold(5_000, 20, 10)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -18,6 +18,7 @@ from tests.support.answers import catalog_answer, json_answer
 from tests.support.chat import PREFIX, Seen, chat_body, post, post_chat, request, rows_where
 from tests.support.gateway import Gateway
 from tests.support.gateways import Gateways
+from tests.support.limited_keys import make_limited_key
 from tests.support.postgres import Postgres
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.waiting import wait_until
@@ -180,6 +181,21 @@ def test_refusals_beyond_twenty_a_second_share_one_record(place: Place) -> None:
     _wait_until_balanced(place)
     scraped = request("GET", place.gateway.url + "/metrics").body.decode()
     assert f'gateway_unrecorded_refusals_total{{route="/v1/chat/completions"}} {sum(shared.values())}.0' in scraped
+
+
+def test_refusals_by_a_limit_count_as_all_others_do(place: Place) -> None:
+    key = make_limited_key(place.url, ("tokens", 1))
+    with ThreadPoolExecutor(16) as pool:
+        seen = list(pool.map(lambda _: post_chat(place.gateway, PREFIX + "good", key=key, max_tokens=9), range(200)))
+    codes = Counter(one.error["code"] for one in seen)
+    assert codes.keys() == {"insufficient_quota", "too_many_refusals"}
+
+    def count_recorded() -> Counter[str]:
+        rows = rows_where(place.url, "key_id", key.split("_")[1])
+        counts = ((row["error_code"], row["attempts"]) for row in rows)
+        return Counter(code for code, attempts in counts for _ in range(attempts[0]["requests"] if attempts else 1))
+
+    wait_until(lambda: count_recorded() == codes, what="a record of each, or of many together")
 
 
 def test_failures_of_a_provider_and_clients_that_leave_do_not_count_as_refused(place: Place) -> None:

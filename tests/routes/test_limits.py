@@ -122,6 +122,19 @@ def test_a_request_is_charged_what_it_cost_else_what_it_may_have_cost(
     assert get_charges(session_database_url, key)["requests"] == (1, 0, 0, 1)
 
 
+def test_what_the_provider_counts_above_the_ceiling_is_charged_and_logged(
+    limited: Gateway, upstream: ScriptedUpstream, session_database_url: str
+) -> None:
+    key = make_limited_key(session_database_url, ("usd", "5"), ("tokens", 10**6))
+    upstream.enqueue(chat_answer("hi", usage=usage_of(9_000, 60)))
+    seen = post_chat(limited, LISTED, key=key, max_tokens=50)
+    row = wait_for_row(session_database_url, seen.request_id)
+    assert (row["charged_usd"], row["charged_tokens"]) == (Decimal("0.00912"), 9_060)
+    assert get_charges(session_database_url, key)["tokens"] == (9_060, 0, 0, 1)
+    (line,) = [line for line in limited.log().splitlines() if '"ceiling_exceeded"' in line]
+    assert seen.request_id in line
+
+
 def test_a_client_that_leaves_is_charged_and_its_place_is_free(
     limited: Gateway, upstream: ScriptedUpstream, session_database_url: str
 ) -> None:

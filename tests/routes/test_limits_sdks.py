@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import anthropic
-import openai
 import pytest
 
 from tests.support.answers import chat_answer
@@ -17,6 +15,7 @@ from tests.support.gateway import Gateway
 from tests.support.limited_keys import make_limited_key
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import Gate, wait_for
+from tests.support.sdks import anthropic, openai
 from tests.support.waiting import wait_until
 
 MODEL = PREFIX + "scripted"

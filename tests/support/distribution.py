@@ -33,6 +33,7 @@ _TOGETHER = (
         "routes/test_chat_providers",
         "routes/test_completions",
         "routes/test_embeddings",
+        "routes/test_limits_sdks",
         "routes/test_models",
         "routes/test_rerank",
         "routes/test_responses_openai_client",

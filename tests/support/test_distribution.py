@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+
 from tests.support.distribution import _LONGEST, _TOGETHER, group_of, sort_key_of
 from tests.support.tree import ROOT
 
@@ -25,3 +27,21 @@ def test_the_longest_group_comes_first_and_the_others_in_the_order_of_their_name
         f"tests/{_LONGEST[0]}.py::t",
     ]
     assert sorted(names, key=sort_key_of) == [names[3], names[2], names[1], names[0]]
+
+
+def test_no_file_imports_an_sdk_while_the_tests_are_collected() -> None:
+    programs = set((ROOT / "tests/clients").glob("*.py"))  # Each runs as a process of its own.
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in sorted({*(ROOT / "tests").rglob("*.py")} - programs)
+        for node in ast.parse(path.read_text()).body
+        for name in _imported(node)
+        if name.partition(".")[0] in {"anthropic", "openai"}
+    ]
+    assert wrong == [], "take them from tests/support/sdks.py"
+
+
+def _imported(node: ast.stmt) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    return [node.module or ""] if isinstance(node, ast.ImportFrom) else []

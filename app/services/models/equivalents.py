@@ -42,16 +42,22 @@ def make_equivalents(lists: Sequence[tuple[Provider, ModelList]]) -> Equivalents
     Args:
         lists: the lists, in the order in which the members of a group shall be.
     """
-    listed: dict[str, list[Served]] = defaultdict(list)
+    providers = {provider.name: provider for provider, _ in lists}
+    # Most models are listed once. Keeping only the model itself of these makes no object that the garbage collector
+    # would have to examine.
+    first: dict[str, Model] = {}
+    listed: dict[str, list[Served]] = {}
     for provider, models in lists:
         for model in with_pauses(models, slice_items=_SLICE_MODELS):
-            if model.weights is not None:
-                listed[model.weights].append(Served(provider, model))
+            if model.weights is None or (known := first.setdefault(model.weights, model)) is model:
+                continue
+            if model.weights not in listed:
+                listed[model.weights] = [Served(providers[known.source_gateway], known)]
+            listed[model.weights].append(Served(provider, model))
     found: Equivalents = {}
     for members in with_pauses(listed.values(), slice_items=_SLICE_MODELS):
-        if len(members) > 1:
-            for group in _split(members):
-                found.update(((served.provider.name, served.model.id), group) for served in group)
+        for group in _split(members):
+            found.update(((served.provider.name, served.model.id), group) for served in group)
     return found
 
 

@@ -26,6 +26,7 @@ from app.services.pricing import Price, Prices, compute_cost
 from app.services.providers import PROVIDERS
 from tests.support.catalogs import FIREWORKS_LIST, PRICES_PATH, catalogs_of, list_answer, provider_environment, root_of
 from tests.support.scripted_upstream import ScriptedUpstream
+from tests.support.soak import examples
 
 BY_PATH = {endpoint.path: endpoint for endpoint in ENDPOINTS}
 FIREWORKS = PROVIDERS["fireworks"]
@@ -253,7 +254,7 @@ def make_chat(chance: random.Random) -> dict[str, Any]:
     return {"messages": messages, "tools": [tool] * chance.randint(1, 5), "response_format": format, "max_tokens": 1}
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(st.integers(0, 2**32))
 def test_no_text_of_any_script_has_more_tokens_than_the_ceiling(
     counters: list[Callable[[str], int]], seed: int

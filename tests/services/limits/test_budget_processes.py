@@ -18,7 +18,7 @@ from tests.support.recording_process import RecordingProcess
 from tests.support.soak import FULL, soak_count
 from tests.support.waiting import wait_until
 
-PROCESSES = 8 if FULL else 4
+PROCESSES = 8 if FULL else 3
 
 
 def start(
@@ -76,7 +76,7 @@ def test_with_room_for_ten_requests_eleven_are_never_in_flight(tmp_path: Path, d
         processes = start(stack, tmp_path, database_url, subjects)
         with books.watching():
             # They cost nearly nothing, so the budget is never used up.
-            results = ask_all(processes, "spend", 4 if FULL else 1.5, 16, 1_000, 0, 1, 0.02)
+            results = ask_all(processes, "spend", 4 if FULL else 1, 16, 1_000, 0, 1, 0.02)
         assert sum(result["longest"] for result in results) >= 10
         for result in results:
             assert result["longest"] <= 10 and result["refused"].keys() <= {"budget_reserved"}
@@ -104,7 +104,7 @@ def test_the_money_of_killed_workers_comes_back(tmp_path: Path, database_url: st
     limit = soak_count(10_000_000)
     subjects = [{"id": "alice", "kind": "holder", "budgets": [books.add_budget(str(limit))]}]
     with ExitStack() as stack:
-        processes = start(stack, tmp_path, database_url, subjects)
+        processes = start(stack, tmp_path, database_url, subjects, max(PROCESSES, 4))
         with books.watching():
             for process in processes:
                 process.ask("spend_for_ever", 16, 1_000, 200, 600, 0.05)
@@ -146,7 +146,7 @@ def test_many_budgets_are_drawn_from_in_several_calls(tmp_path: Path, database_u
     with ExitStack() as stack:
         processes = start(stack, tmp_path, database_url, subjects, 2)
         with books.watching():
-            results = ask_all(processes, "spend", 2.5, 8, 1_000, 200, 600, 0.005)
+            results = ask_all(processes, "spend", 1.5, 8, 1_000, 200, 600, 0.005)
         stop_all(processes)
     books.check_charges()
     periods = books.read()

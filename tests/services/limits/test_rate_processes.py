@@ -27,9 +27,9 @@ def test_no_minute_has_more_requests_than_the_rate(tmp_path: Path, database_url:
     rate = 2_000
     with ExitStack() as stack:
         limits = [{"id": "alice", "kind": "holder", "rpm": rate, "tpm": rate * 1_000}]
-        processes = start(stack, tmp_path, database_url, limits, 4)
+        processes = start(stack, tmp_path, database_url, limits, 4 if FULL else 3)
         # They offer ten times as much.
-        results = ask_all(processes, "spend", 130 if FULL else 4, 32, 500, 0, 500, 0.005)
+        results = ask_all(processes, "spend", 130 if FULL else 2.5, 32, 500, 0, 500, 0.005)
         stop_all(processes)
     began, _ = collect(results)
     most = max(bisect_left(began, start_s + 60) - number for number, start_s in enumerate(began))
@@ -56,7 +56,7 @@ def test_no_more_requests_are_served_at_once_than_the_limit(tmp_path: Path, data
     with ExitStack() as stack:
         limits = [{"id": "alice", "kind": "holder", "concurrent": limit}]
         processes = start(stack, tmp_path, database_url, limits)
-        results = ask_all(processes, "spend", 20 if FULL else 2, 8, 500, 0, 500, 0.02)
+        results = ask_all(processes, "spend", 20 if FULL else 1, 8, 500, 0, 500, 0.02)
         stop_all(processes)
         books = BudgetBooks(database_url)
         assert books.select("SELECT coalesce(sum(held), 0) FROM slot_lease")[0][0] == 0
@@ -78,7 +78,7 @@ def test_draws_that_are_late_or_lost_leak_nothing(tmp_path: Path, database_url: 
     with ExitStack() as stack, running_disturbing_proxy(database_url, *functions, every=8) as proxy:
         processes = start(stack, tmp_path, proxy.url, limits, PROCESSES, RATE_OUTAGE="refuse")
         with books.watching():
-            results = ask_all(processes, "spend", 60 if FULL else 6, 8, 1_000, 200, 600, 0.01)
+            results = ask_all(processes, "spend", 60 if FULL else 5, 8, 1_000, 200, 600, 0.01)
             stop_all(processes)
             proxy.wait_until_calm()
             time.sleep(0.3)
