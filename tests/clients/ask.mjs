@@ -1,9 +1,9 @@
 // Asks a gateway for one answer per model named and prints, as one line of JSON each, what the official SDK made of it.
-// Usage: node ask.mjs <base url> <key> <stream|whole> <model>...
+// Usage: node ask.mjs <base url> <key> <stream|whole|retried> <model>...; retried is whole, with the SDK's usual retries.
 import OpenAI from "openai";
 
 const [baseURL, apiKey, how, ...models] = process.argv.slice(2);
-const client = new OpenAI({ baseURL, apiKey, maxRetries: 0, timeout: 30_000 });
+const client = new OpenAI({ baseURL, apiKey, maxRetries: how === "retried" ? 2 : 0, timeout: 30_000 });
 
 async function ask(model) {
   const seen = { model, text: "", finish: null, error: null };

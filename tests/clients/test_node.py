@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
+from tests.routes.test_limits_sdks import count_requests
 from tests.support.answers import DONE, chat_answer, chunk, error_event, json_answer, sse_stream, whole_stream
 from tests.support.chat import PREFIX, request
 from tests.support.gateway import Gateway
+from tests.support.limited_keys import make_limited_key
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import Script, hang
 from tests.support.waiting import wait_until
@@ -38,10 +40,10 @@ STREAMS: dict[str, Script] = {
 }
 
 
-def begin(place: Path, gateway: Gateway, how: str, models: list[str]) -> subprocess.Popen[str]:
-    """Starts the client; `how` is "stream" or "whole"."""
+def begin(place: Path, gateway: Gateway, how: str, models: list[str], key: str = "") -> subprocess.Popen[str]:
+    """Starts the client; `how` is "stream", "whole" or "retried". The key is the gateway's, unless another is given."""
     names = [PREFIX + model for model in models]
-    command = ["node", str(place / "ask.mjs"), f"{gateway.url}/v1", gateway.key, how, *names]
+    command = ["node", str(place / "ask.mjs"), f"{gateway.url}/v1", key or gateway.key, how, *names]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
@@ -96,6 +98,22 @@ def test_an_answer_that_is_not_streamed_arrives(
 ) -> None:
     upstream.on_model("node-whole", chat_answer("Hello."))
     assert ask(node_place, scripted_gateway, "whole", ["node-whole"])["node-whole"]["text"] == "Hello."
+
+
+def test_a_used_up_budget_and_a_model_that_is_not_allowed_are_one_request_each(
+    node_place: Path, scripted_gateway: Gateway, upstream: ScriptedUpstream, session_database_url: str
+) -> None:
+    keys = {
+        402: make_limited_key(session_database_url, ("tokens", 5)),
+        403: make_limited_key(session_database_url, models=["fireworks/other"]),
+    }
+    processes = {
+        status: begin(node_place, scripted_gateway, "retried", ["scripted"], key) for status, key in keys.items()
+    }
+    for status, process in processes.items():
+        assert finish(process)["scripted"]["error"]["status"] == status
+    assert [count_requests(session_database_url, key) for key in keys.values()] == [1, 1]
+    assert upstream.calls == []
 
 
 def test_a_worker_that_is_killed_raises(
