@@ -183,21 +183,6 @@ def test_refusals_beyond_twenty_a_second_share_one_record(place: Place) -> None:
     assert f'gateway_unrecorded_refusals_total{{route="/v1/chat/completions"}} {sum(shared.values())}.0' in scraped
 
 
-def test_refusals_by_a_limit_count_as_all_others_do(place: Place) -> None:
-    key = make_limited_key(place.url, ("tokens", 1))
-    with ThreadPoolExecutor(16) as pool:
-        seen = list(pool.map(lambda _: post_chat(place.gateway, PREFIX + "good", key=key, max_tokens=9), range(200)))
-    codes = Counter(one.error["code"] for one in seen)
-    assert codes.keys() == {"insufficient_quota", "too_many_refusals"}
-
-    def count_recorded() -> Counter[str]:
-        rows = rows_where(place.url, "key_id", key.split("_")[1])
-        counts = ((row["error_code"], row["attempts"]) for row in rows)
-        return Counter(code for code, attempts in counts for _ in range(attempts[0]["requests"] if attempts else 1))
-
-    wait_until(lambda: count_recorded() == codes, what="a record of each, or of many together")
-
-
 def test_failures_of_a_provider_and_clients_that_leave_do_not_count_as_refused(place: Place) -> None:
     model, (greedy, _) = PREFIX + "odd-403-again", place.keys
     wait_until(lambda: post_chat(place.gateway, PREFIX + "good", key=greedy).status == 200, what="the next second")
@@ -264,6 +249,21 @@ def _wait_until_balanced(place: Place) -> None:
         return bool(found["balanced"]) and found["in_flight"] == found["unshipped"] == 0 and found["started"] > 0
 
     wait_until(is_settled, what="balanced books")
+
+
+def test_refusals_by_a_limit_count_as_all_others_do(place: Place) -> None:
+    key = make_limited_key(place.url, ("tokens", 1))
+    with ThreadPoolExecutor(16) as pool:
+        seen = list(pool.map(lambda _: post_chat(place.gateway, PREFIX + "good", key=key, max_tokens=9), range(200)))
+    codes = Counter(one.error["code"] for one in seen)
+    assert codes.keys() == {"insufficient_quota", "too_many_refusals"}
+
+    def count_recorded() -> Counter[str]:
+        rows = rows_where(place.url, "key_id", key.split("_")[1])
+        counts = ((row["error_code"], row["attempts"]) for row in rows)
+        return Counter(code for code, attempts in counts for _ in range(attempts[0]["requests"] if attempts else 1))
+
+    wait_until(lambda: count_recorded() == codes, what="a record of each, or of many together")
 
 
 def test_lookups_of_unknown_keys_delay_neither_known_keys_nor_readiness(place: Place) -> None:
