@@ -22,8 +22,9 @@ LISTS = {
     "requirements-clients.txt": "clients",
 }
 
-# A requirement is a pin, its hashes and a comment that says what requires it.
-PIN = re.compile(r"^([a-z0-9-]+)==(\S+) \\$")
+# A requirement is a pin, for some versions of Python if it has no build for others, its hashes and a comment that says
+# what requires it.
+PIN = re.compile(r"^([a-z0-9-]+)==(\S+)(?: ; python_version < \"[0-9.]+\")? \\$")
 OTHER = re.compile(r"^(    --hash=sha256:[0-9a-f]{64}( \\)?|\s*#.*|)$")
 
 
