@@ -89,7 +89,8 @@ _ADD_LEASE = text("""
 _ADD_GRANTED = text("UPDATE budget_period SET granted = granted + :amount WHERE id = :period")
 
 _SELECT_CHARGED = text("""
-    SELECT started_at, charged_usd, charged_tokens, coalesce(cost_usd, 0) AS cost,
+    SELECT started_at, charged_usd, charged_tokens,
+        ceil(coalesce(cost_usd, 0) * 1000000000000) * 0.000000000001 AS cost,
         coalesce(prompt_tokens, 0) + coalesce(completion_tokens, 0) AS tokens, budget_periods
     FROM activity
     WHERE request_id = :id AND started_at BETWEEN :first AND :last AND budget_periods IS NOT NULL FOR UPDATE""")
