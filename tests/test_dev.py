@@ -153,6 +153,15 @@ def test_a_bad_setting_is_reported_in_one_sentence(start_run: StartRun) -> None:
     assert run.text().startswith("make run: STREAM_HEARTBEAT is 'soon'") and run.text().count("\n") == 1
 
 
+def test_a_database_that_is_away_is_reported_with_who_named_it(start_run: StartRun) -> None:
+    # As after the developer has exported the address that an earlier run printed.
+    run = start_run(settings={"DATABASE_URL": "postgresql:///gateway?host=/none"})
+    assert run.wait() == 1
+    lines = run.text().strip().split("\n")
+    assert lines[0].startswith("make run: PostgreSQL reported: connection to server on socket"), lines
+    assert "DATABASE_URL is set in the environment" in lines[-1] and "unset DATABASE_URL, and make run" in lines[-1]
+
+
 def test_a_provider_address_without_its_key_is_not_replaced_by_the_sandbox(start_run: StartRun) -> None:
     run = start_run(settings={"FIREWORKS_BASE_URL": "http://127.0.0.1:9/v1"})
     assert run.wait() == 1

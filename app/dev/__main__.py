@@ -128,7 +128,7 @@ def _run(supervisor: _Supervisor) -> None:
     added = chosen | _start_postgres(supervisor, given) | _start_sandbox(supervisor, given)
     settings = load_settings(given | added)
     assert settings.database_url is not None
-    _migrate(settings.database_url)
+    _migrate(settings.database_url, is_given=bool(given.get("DATABASE_URL")))
     _start_gunicorn(supervisor, settings, added)
     _wait_until_healthy(supervisor, settings)
     _print(_make_banner_for(settings, added))
@@ -201,14 +201,20 @@ def _choose_for_developer() -> dict[str, str]:
     return {name: value for name, value in _FOR_DEVELOPER.items() if not given.get(name)}
 
 
-def _migrate(database_url: str) -> None:
+def _migrate(database_url: str, *, is_given: bool) -> None:
     # Imported only now, because it takes a while and mistakes in the settings should be reported at once.
     from app.db.schema import SchemaError, upgrade_schema
 
     try:
         upgrade_schema(database_url)
     except SchemaError as error:
-        raise RunError(str(error)) from error
+        if not is_given:
+            raise RunError(str(error)) from error
+        place = "in the environment" if os.environ.get("DATABASE_URL") else "in .env.local or .env"
+        raise RunError(
+            f"{error}\nDATABASE_URL is set {place}, so the database that it names is used. Start that server, or unset"
+            " DATABASE_URL, and make run starts its own PostgreSQL."
+        ) from error
 
 
 def _start_gunicorn(supervisor: _Supervisor, settings: Settings, added: dict[str, str]) -> None:
