@@ -25,6 +25,8 @@ def plain_errors() -> Iterator[None]:
         yield
     except (SchemaError, SettingsError) as error:
         raise click.ClickException(redact(str(error))) from error
+    except UnicodeEncodeError as error:
+        raise click.ClickException("An argument is not valid UTF-8. Write it in UTF-8.") from error
     except GatewayError as error:
         raise click.ClickException(redact(error.message)) from error
     except DatabaseError as error:

@@ -34,7 +34,7 @@ def keys_group() -> None:
 
 @keys_group.command("create")
 @click.argument("name")
-@click.option("--holder", help="Who has the key. All keys of a holder share its limits.")
+@click.option("--holder", help="Who has the key: a holder that exists, or with limits a new one.")
 @click.option("--group", help="The group of a new holder.")
 @click.option("--expires", help=_EXPIRES_HELP)
 @click.option("--operator", "is_operator", is_flag=True, help="A key with all rights, as GATEWAY_API_KEY has.")
@@ -57,6 +57,7 @@ def create_command(name: str, holder: str | None, group: str | None, expires: st
         )
         made = create_key(get_command_actor(), wanted)
     _show_new_key(made.key, made.data)
+    _show_warnings(made.warnings)
 
 
 def _show_new_key(key: str, view: KeyView) -> None:
@@ -64,6 +65,11 @@ def _show_new_key(key: str, view: KeyView) -> None:
     click.echo(f"Id {view.id}, name {view.name!r}. Store the key now: the gateway keeps only its digest.", err=True)
     if view.holder or view.expires_at or view.is_operator:
         click.echo(format_key(view), err=True)
+
+
+def _show_warnings(warnings: list[str]) -> None:
+    for warning in warnings:
+        click.echo(f"Warning: {warning}", err=True)
 
 
 @keys_group.command("list")
@@ -105,6 +111,8 @@ def set_command(public_id: str, name: str | None, group: str | None, expires: st
             raise click.UsageError("Nothing to change is given. `flask keys set --help` lists the options.")
         view = change_key(get_command_actor(), public_id, KeyChanges(**fields), keep_budgets=True)
     click.echo(format_key(view))
+    if fields.get("expires_at", UNSET) is None:
+        _show_warnings(view.warn_if_endless())
 
 
 @keys_group.command("rotate")

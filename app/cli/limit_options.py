@@ -57,7 +57,17 @@ def limit_options(command: Command) -> Command:
 def clear_option(*, of_keys: bool = False) -> Callable[[Command], Command]:
     """Returns the option `--clear`, with the fields of keys too or without them."""
     choices = list(_FIELDS) if of_keys else _OF_LIMITS
-    return click.option("--clear", multiple=True, type=click.Choice(choices), help="A limit to take away; repeatable.")
+    return click.option("--clear", multiple=True, type=_Clearable(choices), help="A limit to take away; repeatable.")
+
+
+class _Clearable(click.Choice[str]):
+    """What --clear can take away; whoever tries a budget is told what ends one."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Returns the name, or raises click.BadParameter."""
+        if value in {"budget", "budgets"}:
+            self.fail("A budget is ended with `budgets end ID`; `budgets list` shows the ids.", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 def read_limits(given: dict[str, Any]) -> dict[str, Any]:
@@ -71,7 +81,7 @@ def read_limits(given: dict[str, Any]) -> dict[str, Any]:
     for option in ("rpm", "tpm", "concurrent", "max_output_tokens"):
         fields[plain.get(option, option)] = given.pop(option)
     models = given.pop("models")
-    fields["models"] = None if models is None else tuple(part.strip() for part in models.split(",") if part.strip())
+    fields["models"] = None if models is None else _read_patterns(models)
     fields = {name: value for name, value in fields.items() if value is not None}
     for name in given.pop("clear", ()):
         field, empty = _FIELDS[name]
@@ -94,6 +104,14 @@ def _read_budgets(given: dict[str, Any]) -> tuple[BudgetTerms, ...] | None:
     changes["warn_percents"] = None if warn is None else _read_percents(warn)
     changes = {name: value for name, value in changes.items() if value is not None}
     return tuple(msgspec.structs.replace(parse_budget(text), **changes) for text in texts)
+
+
+def _read_patterns(text: str) -> tuple[str, ...]:
+    patterns = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not patterns:
+        # None at all would allow every model, which an unset variable of a script must not do.
+        raise click.UsageError("--models names no model. Give patterns as --help shows them, or leave it out for all.")
+    return patterns
 
 
 def _read_percents(text: str) -> tuple[int, ...]:
@@ -142,7 +160,7 @@ def read_expiry(text: str | None) -> Any:
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
     try:
         return datetime.now(UTC) + timedelta(seconds=parse_duration(text))
-    except click.UsageError:
+    except (click.UsageError, OverflowError):
         raise click.UsageError(
             f"--expires is {text!r}; it must be a day or a time (UTC), such as 2027-01-31 or 2027-01-31T18:00:00Z, or"
             " a duration such as 90d."

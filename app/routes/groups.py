@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Blueprint, g
 
-from app.routes.keys import HEADERS, NoQuery, read_json, respond, warn_of_patterns
+from app.routes.keys import HEADERS, NoQuery, read_changes, read_json, respond, warn_of_patterns
 from app.services.administration import (
     GroupChanges,
     LimitChanges,
@@ -47,7 +47,7 @@ def show_group(group: str) -> Response:
 @bp.patch("/api/groups/<path:group>")
 def patch_group(group: str) -> Response:
     """Changes a group: fields that are absent stay, and null takes a limit away."""
-    changes = read_json(GroupChanges)
+    changes = read_changes(GroupChanges)
     warnings = warn_of_patterns(changes.models)
     return respond("group", change_group(g.key.id, group, changes), warnings=warnings)
 
@@ -71,6 +71,6 @@ def show_limits() -> Response:
 @bp.patch("/api/limits")
 def patch_limits() -> Response:
     """Changes the limits of the whole gateway, by which operators' keys are bound too."""
-    changes = read_json(LimitChanges)
+    changes = read_changes(LimitChanges)
     warnings = warn_of_patterns(changes.models)
     return respond("limits", change_gateway_limits(g.key.id, changes), warnings=warnings)

@@ -9,6 +9,7 @@ import msgspec
 from flask import Blueprint, g
 from msgspec import UNSET, UnsetType
 
+from app.errors import BadRequest
 from app.routes.inference import read_body
 from app.services.administration import (
     DEFAULT_OVERLAP_S,
@@ -73,6 +74,19 @@ def read_json(kind: type[Body]) -> Body:
     return decode_json(read_body(MAX_JSON_BYTES), kind)
 
 
+def read_changes(kind: type[Body]) -> Body:
+    """Returns the body of this request as `read_json` does.
+
+    Raises:
+        BadRequest: as `read_json`, or it changes nothing.
+    """
+    changes = read_json(kind)
+    if all(getattr(changes, name) is UNSET for name in kind.__struct_fields__):
+        fields = ", ".join(kind.__struct_encode_fields__)
+        raise BadRequest(f"The body names nothing to change. The fields are: {fields}.", code="nothing_to_change")
+    return changes
+
+
 def respond(kind: str, data: Any, *, status: int = 200, warnings: list[str] | None = None, **others: Any) -> Response:
     """Returns one object as JSON.
 
@@ -117,7 +131,7 @@ def make_key() -> Response:
     wanted = read_json(NewKey)
     warnings = warn_of_patterns(wanted.models)
     made = create_key(g.key.id, wanted)
-    return respond("key", made.data, status=201, warnings=warnings, key=made.key)
+    return respond("key", made.data, status=201, warnings=warnings + made.warnings, key=made.key)
 
 
 @bp.get("/api/keys/<id>")
@@ -130,9 +144,12 @@ def show_key(id: str) -> Response:
 @bp.patch("/api/keys/<id>")
 def patch_key(id: str) -> Response:
     """Changes a key and its holder: fields that are absent stay, and null takes a limit away."""
-    changes = read_json(KeyChanges)
+    changes = read_changes(KeyChanges)
     warnings = warn_of_patterns(changes.models)
-    return respond("key", change_key(g.key.id, id, changes), warnings=warnings)
+    changed = change_key(g.key.id, id, changes)
+    if changes.expires_at is None:
+        warnings += changed.warn_if_endless()
+    return respond("key", changed, warnings=warnings)
 
 
 @bp.delete("/api/keys/<id>")

@@ -15,7 +15,7 @@ import flask
 from flask import Flask, Request
 from flask.ctx import RequestContext
 from flask.globals import _cv_app, _cv_request
-from werkzeug.routing import Map, MapAdapter, Rule
+from werkzeug.routing import Map, MapAdapter, PathConverter, Rule, UnicodeConverter
 
 from app.services.keys import Key
 
@@ -71,11 +71,32 @@ def _find_plain_rules(url_map: Map) -> Mapping[tuple[str, str], Rule]:
     return {(rule.rule, method): rule for rule in plain for method in rule.methods or ()}
 
 
+class _Text(UnicodeConverter):
+    """A part of a path. With NUL, which no name or id in the database can have, a path is unknown."""
+
+    part_isolating = True
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.regex = self.regex.replace("[^/]", r"[^/\0]")
+
+
+class _Path(PathConverter):
+    """The rest of a path, likewise."""
+
+    part_isolating = False
+    regex = r"[^/\0][^\0]*?"
+
+
 class Application(Flask):
     """The WSGI application; `app.create_app` registers its routes."""
 
     app_ctx_globals_class = RequestState  # type: ignore[assignment]
     response_class = Response
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.url_map.converters |= {"default": _Text, "string": _Text, "path": _Path}
 
     def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
         """Returns an adapter that finds the route of a request by its method and path alone."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import inspect
@@ -41,10 +42,11 @@ def decode_json(content: bytes, kind: type[Kind]) -> Kind:
         kind: a Struct that forbids unknown fields.
 
     Raises:
-        BadRequest: it is no JSON object, or a field is unknown, missing, or not as `kind` requires; `param` names it.
+        BadRequest: it is no JSON object, it has a key twice or a text with NUL, or a field is unknown, missing, or not
+            as `kind` requires; `param` names it.
     """
     try:
-        return msgspec.json.decode(content or b"{}", type=kind)
+        decoded = msgspec.json.decode(content or b"{}", type=kind)
     except msgspec.ValidationError as error:
         raise _make_error(kind, str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -52,6 +54,21 @@ def decode_json(content: bytes, kind: type[Kind]) -> Kind:
         raise BadRequest(
             f"The body is not valid JSON: {reason}. Send one JSON object in UTF-8.", code="invalid_json"
         ) from None
+    # Parsed again, because msgspec takes the last of several equal keys, and the database has no NUL.
+    json.loads(content or b"{}", object_pairs_hook=_check_pairs)
+    return decoded
+
+
+def _check_pairs(pairs: list[tuple[str, Any]]) -> None:
+    seen: set[str] = set()
+    for name, value in pairs:
+        if name in seen:
+            raise BadRequest(
+                f"The body contains the key {name!r} twice. Send it once.", param=name, code="duplicate_key"
+            )
+        seen.add(name)
+        if any(isinstance(each, str) and "\0" in each for each in (value if isinstance(value, list) else [value])):
+            raise _refuse(f"{name} contains the character NUL. Leave it out.", name)
 
 
 def _make_error(kind: type[msgspec.Struct], text: str) -> BadRequest:
@@ -71,6 +88,8 @@ def _make_error(kind: type[msgspec.Struct], text: str) -> BadRequest:
         return _refuse(f"{param} must be {wanted}{side}{got}.", found[5])
     place_found = _PLACE.search(text)
     at = None if place_found is None else place_found[1]
+    if "RFC3339" in text:
+        return _refuse(f"{at} must be {_WORDS['datetime']}; a day alone is not enough.", at)
     reason = _PLACE.sub("", text)
     return _refuse(f"{at or 'The body'} is not valid: {reason}.", at)
 

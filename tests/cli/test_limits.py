@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Callable, Iterator
@@ -16,10 +17,11 @@ from app.config import ROOT, load_settings
 from app.db import get_engine
 from app.runtime import use_settings
 from app.services.administration import AuditFilter, list_keys, select_audit_page
+from app.services.administration.own_key import OwnBudget, OwnKey, OwnRates
 from tests.support.gateway import base_settings
 
 DOCUMENT = (ROOT / "docs" / "limits.md").read_text()
-COMMANDS = DOCUMENT.partition("## Commands")[2].partition("## HTTP")[0]
+COMMANDS = DOCUMENT.partition("## HTTP")[0]
 BLOCKS: list[tuple[str, str]] = re.findall(r"```(bash|text)\n(.*?)```", COMMANDS, re.DOTALL)
 
 Run = Callable[..., Result]
@@ -49,11 +51,13 @@ def test_the_documented_commands_print_what_is_documented(run: Run) -> None:
             assert _mask(output).split("\n") == _mask(block).split("\n")
             continue
         for line in block.strip().split("\n"):
+            if not line.startswith("flask "):
+                continue  # The lines of a request.
             command = line.removeprefix("flask --app wsgi ").replace("4fGh2Kl9Pq", first_id)
             done = run(command)
             assert done.exit_code == 0, (command, done.output)
             output = done.output
-            if first_id == "4fGh2Kl9Pq" and output.startswith("gw_"):
+            if command.startswith("keys create alice "):
                 first_id = output.split("_")[1]
 
 
@@ -83,6 +87,13 @@ MISTAKES = {
     "keys create x --expires yesterday": "such as 2027-01-31",
     "keys create x --expires 2020-01-01": "is over",
     "keys create x --models deepseek": "'*/deepseek'",
+    "keys create x --models ''": "names no model",
+    "keys create x --models ' , '": "names no model",
+    "keys create x --holder alcie": "There is no holder 'alcie'. Correct the name",
+    "keys create x --expires 999999w": "such as 2027-01-31",
+    "keys create x --expires 9999-12-31T23:59:59-14:00": "years 1 to 9999",
+    "keys show \udcff": "not valid UTF-8",
+    "limits set --clear budget": "`budgets end ID`",
     "keys create x --group none": "There is no group 'none'",
     "keys create x --operator --rpm 5": "limits of the gateway alone",
     "keys set none --rpm 5": "There is no key",
@@ -134,3 +145,25 @@ def test_a_change_keeps_what_it_does_not_name(run: Run) -> None:
     with get_engine().connect() as connection:
         subjects = connection.execute(text("SELECT kind FROM subject ORDER BY 1")).scalars().all()
     assert subjects == ["gateway", "holder"]
+
+
+def test_a_new_holder_and_a_replaced_key_that_never_expires_are_told(run: Run) -> None:
+    assert "Warning" not in run("keys create alice --rpm 9").output, "its holder has the name of the key"
+    made = run("keys create laptop --holder bob --rpm 9")
+    assert made.output.endswith("Warning: There was no holder 'bob', so a new one was made.\n")
+    assert "Warning" not in run("keys create phone --holder bob").output
+    id = made.output.split("_")[1]
+    new_id = run(f"keys rotate {id}").output.split("_")[1]
+    assert f"Warning: The key {id} was replaced by {new_id}, " in run(f"keys set {id} --clear expires").output
+    assert "Warning" not in run(f"keys set {id} --rpm 8").output
+    assert "Warning" not in run(f"keys set {new_id} --clear expires").output
+
+
+def test_what_a_key_sees_of_itself_is_documented_with_all_fields() -> None:
+    shown = json.loads(
+        re.findall(r"```json\n(.*?)```", DOCUMENT.partition("## What a key sees of itself")[2], re.DOTALL)[0]
+    )
+    data = shown["data"]
+    assert list(data) == list(OwnKey.__struct_fields__)
+    assert list(data["budgets"][0]) == list(OwnBudget.__struct_fields__)
+    assert list(data["rates"]) == list(OwnRates.__struct_fields__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -107,12 +108,19 @@ def test_a_key_is_made_changed_rotated_and_revoked(api: Api, client: FlaskClient
 
     further = api.make("keys", name="alice's phone", holder="alice")["data"]
     assert further["budgets"] == changed["budgets"] and further["concurrent"] == 8
+    new = api.make("keys", name="bob's phone", holder="bob", concurrent=1)
+    assert new["data"]["holder"] == "bob" and new["warnings"] == ["There was no holder 'bob', so a new one was made."]
     rotated = api.make(f"{path}/rotate", overlap_s=3600)
     replaced = api.get(path)["data"]
     assert replaced["replaced_by"] == rotated["data"]["id"] and rotated["data"]["expires_at"] == data["expires_at"]
     left = datetime.fromisoformat(replaced["expires_at"]) - datetime.now(UTC)
     assert timedelta(minutes=59) < left <= timedelta(hours=1)
     assert rotated["data"]["budgets"] == changed["budgets"]
+    _, endless = api("PATCH", path, expires_at=None)
+    assert endless["data"]["expires_at"] is None and len(endless["warnings"]) == 1
+    assert f"{data['id']} was replaced by {rotated['data']['id']}" in endless["warnings"][0]
+    assert "warnings" not in api("PATCH", path, expires_at="2098-01-01T00:00:00Z")[1]
+    assert "warnings" not in api("PATCH", f"keys/{further['id']}", expires_at=None)[1], "nothing replaces it"
     status, param, message = api.refuse("POST", f"{path}/rotate")
     assert status == 409 and rotated["data"]["id"] in message
 
@@ -132,9 +140,14 @@ def test_a_key_is_made_changed_rotated_and_revoked(api: Api, client: FlaskClient
     listed = json.dumps([api.get("keys"), api.get(path)])
     assert not any(secret in listed for secret in secrets)
     assert _events(api, f"?object=key:{data['id']}") == [
-        (f"key.{action}", f"key:{data['id']}") for action in ("revoke", "rotate", "change", "create")
+        (f"key.{action}", f"key:{data['id']}")
+        for action in ("revoke", "change", "change", "rotate", "change", "create")
     ]
-    holder_events = [event for event in api.get("audit")["data"] if event["action"].startswith("holder.")]
+    holder_events = [
+        event
+        for event in api.get("audit")["data"]
+        if event["action"].startswith("holder.") and event["after"]["name"] == "alice"
+    ]
     assert [event["action"] for event in holder_events] == ["holder.change"] * 5 + ["holder.create"]
     change = holder_events[4]
     assert change["actor"] == "env" and change["before"].keys() == change["after"].keys()
@@ -178,7 +191,29 @@ REFUSED: list[tuple[str, str, dict[str, Any], int, str | None, str]] = [
     ("POST", "keys", {"name": "a", "models": [""]}, 400, "models", "1 to 300"),
     ("POST", "keys", {"name": "a", "group": "none"}, 404, "group", "no group 'none'"),
     ("POST", "keys", {"name": "a", "expires_at": "2020-01-01T00:00:00Z"}, 400, "expires_at", "is over"),
-    ("POST", "keys", {"name": "a", "expires_at": "soon"}, 400, "expires_at", "datetime"),
+    ("POST", "keys", {"name": "a", "expires_at": "soon"}, 400, "expires_at", "2027-01-31T00:00:00Z"),
+    ("POST", "keys", {"name": "a", "expires_at": "2030-01-01"}, 400, "expires_at", "2027-01-31T00:00:00Z; a day alone"),
+    ("POST", "keys", {"name": "a", "expires_at": "0001-01-01T00:00:00+14:00"}, 400, "expires_at", "years 1 to 9999"),
+    ("POST", "keys", {"name": "a", "expires_at": "9999-12-31T23:59:59-14:00"}, 400, "expires_at", "years 1 to 9999"),
+    ("POST", "keys", {"name": "a\0"}, 400, "name", "NUL"),
+    ("POST", "keys", {"name": "a", "group": "\0"}, 400, "group", "NUL"),
+    ("POST", "keys", {"name": "a", "models": ["*/\0"]}, 400, "models", "NUL"),
+    ("POST", "keys", {"name": "a", "budgets": [{"amount": 1, "window": "day\0"}]}, 400, "window", "NUL"),
+    ("POST", "keys", {"name": "a", "holder": "alcie"}, 404, "holder", "no holder 'alcie'. Correct the name; to make"),
+    ("PATCH", "limits", {}, 400, None, "nothing to change. The fields are: models, requests_per_minute"),
+    ("PATCH", "keys/none", {}, 400, None, "budgets, group, name, expires_at"),
+    ("GET", "keys/%00", {}, 404, None, "no path '/api/keys/\\x00'"),
+    ("DELETE", "keys/a%00", {}, 404, None, "no path"),
+    ("PATCH", "keys/%00", {"name": "a"}, 404, None, "no path"),
+    ("POST", "keys/%00/rotate", {}, 404, None, "no path"),
+    ("GET", "groups/%00", {}, 404, None, "no path"),
+    ("DELETE", "groups/a/b%00", {}, 404, None, "no path"),
+    ("GET", "activity/%00", {}, 404, None, "no path"),
+    ("GET", "keys?holder=%00", {}, 400, "holder", "NUL"),
+    ("GET", "audit?object=%00", {}, 400, "object", "NUL"),
+    ("GET", "activity?key=%00", {}, 400, "key", "NUL"),
+    ("GET", f"keys?cursor={base64.urlsafe_b64encode(bytes(10)).decode()}", {}, 400, "cursor", "next_cursor"),
+    ("DELETE", f"budgets/{2**63}", {}, 404, "budget", "no budget 9223372036854775808"),
     ("POST", "keys", {"name": "a", "budgets": ["50"]}, 400, "budgets", "such as 50/month"),
     ("POST", "keys", {"name": "a", "budgets": ["0/month"]}, 400, "budgets", "above 0"),
     ("POST", "keys", {"name": "a", "budgets": ["5/year"]}, 400, "budgets", "day, week, month, total, 24h, 30d"),
@@ -202,11 +237,19 @@ REFUSED: list[tuple[str, str, dict[str, Any], int, str | None, str]] = [
 ]  # fmt: skip
 
 
-def test_mistakes_are_refused_in_a_sentence_and_change_nothing(api: Api) -> None:
+def test_mistakes_are_refused_in_a_sentence_and_change_nothing(api: Api, client: FlaskClient) -> None:
     for method, path, body, status, param, part in REFUSED:
         got_status, got_param, message = api.refuse(method, path, **body)
         assert (got_status, got_param) == (status, param) and part in message, (path, body, got_param, message)
         assert message.endswith(".") and "\n" not in message
+    for content, param, code in [
+        ('{"name": "a", "concurrent": 1, "concurrent": 2}', "concurrent", "duplicate_key"),
+        ('{"name": "a", "budgets": [{"amount": 1, "window": "day", "amount": 2}]}', "amount", "duplicate_key"),
+        ('{"name": "a\\ud800"}', None, "invalid_json"),
+    ]:
+        response = client.post("/api/keys", headers={"Authorization": f"Bearer {GATEWAY_KEY}"}, data=content)
+        error = response.get_json()["error"]
+        assert (response.status_code, error["param"], error["code"]) == (400, param, code), content
     assert api.get("keys")["data"] == [] and _events(api) == []
 
 

@@ -73,8 +73,8 @@ class NewKey(HolderChanges, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     Attributes:
         name: what to call it.
-        holder: the name of its holder, new or not; by default a key without a group and limits has none, and one with
-            them has a new holder with the name of the key.
+        holder: the name of its holder, which may be new only if a group or limits are given; by default a key without
+            them has none, and one with them has a new holder with the name of the key.
         expires_at: from when on it does not work; None for never.
         is_operator: whether it has all rights; then it has no holder.
     """

@@ -8,7 +8,7 @@ from msgspec import UnsetType
 
 from app.db import Connection
 from app.db.subjects import SubjectRow, insert_subject, select_subject
-from app.errors import BadRequest
+from app.errors import BadRequest, NotFound
 from app.services.administration.changes import HolderChanges
 from app.services.administration.groups import find_group
 from app.services.administration.ids import make_id
@@ -17,26 +17,34 @@ from app.services.administration.limits import apply_limits, check_name, make_na
 
 def find_or_make_holder(
     connection: Connection, actor: str, holder: str | UnsetType, key_name: str, changes: HolderChanges
-) -> str | None:
-    """Returns the id of the holder of a new key; None if the key needs none.
+) -> tuple[str | None, bool]:
+    """Returns the id of the holder of a new key, None if the key needs none, and whether it was made now.
 
     Args:
         connection: in a transaction.
         actor: who makes the key.
-        holder: the name of the holder; a new one gets the name of the key.
+        holder: the name of the holder; if it is absent, a new one gets the name of the key.
         key_name: the name of the key.
         changes: the group and the limits of a new holder.
 
     Raises:
         BadRequest: limits are given for a holder that exists, or make no sense.
         Conflict: limits are given without a holder, and there is one with the name of the key.
-        NotFound: there is no such group.
+        NotFound: there is no such group, or no such holder and no limit for a new one.
     """
     if isinstance(holder, UnsetType):
-        return make_holder(connection, actor, key_name, changes).id if changes.sets_limits() else None
+        return (make_holder(connection, actor, key_name, changes).id, True) if changes.sets_limits() else (None, False)
     found = select_subject(connection, kind="holder", name=check_name(holder), lock=False)
     if found is None:
-        return make_holder(connection, actor, holder, changes).id
+        if not changes.sets_limits():
+            # More likely a typing error than the wish for a holder who may use everything.
+            raise NotFound(
+                f"There is no holder {holder!r}. Correct the name; to make a new holder, give its group or its limits"
+                " with its first key.",
+                param="holder",
+                code="unknown_holder",
+            )
+        return make_holder(connection, actor, holder, changes).id, True
     if changes.sets_limits():
         raise BadRequest(
             f"The holder {holder!r} exists, and all its keys share its limits. Leave the group and the limits out to"
@@ -44,7 +52,7 @@ def find_or_make_holder(
             param="holder",
             code="holder_exists",
         )
-    return found.id
+    return found.id, False
 
 
 def make_holder(connection: Connection, actor: str, name: str, changes: HolderChanges) -> SubjectRow:

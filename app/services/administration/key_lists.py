@@ -119,7 +119,10 @@ def _decode_cursor(text: str) -> tuple[datetime, str]:
     try:
         content = base64.b64decode(text, altchars=b"-_", validate=True)
         (microseconds,) = _CURSOR.unpack(content[: _CURSOR.size])
-        return _EPOCH + timedelta(microseconds=microseconds), content[_CURSOR.size :].decode("ascii")
+        id = content[_CURSOR.size :].decode("ascii")
+        if not id.isalnum():
+            raise ValueError("ids have letters and digits only")
+        return _EPOCH + timedelta(microseconds=microseconds), id
     except (binascii.Error, struct.error, ValueError, OverflowError) as error:
         raise BadRequest("cursor must be the next_cursor of an earlier response.", param="cursor") from error
 

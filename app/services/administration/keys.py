@@ -31,14 +31,15 @@ MAX_OVERLAP_S = 366 * 86_400
 
 
 class MadeKey(msgspec.Struct, frozen=True, kw_only=True):
-    """A new key: `key` is what its caller sends, which cannot be read again."""
+    """A new key: `key` is what its caller sends, which cannot be read again; `warnings` say what may be a mistake."""
 
     key: str
     data: KeyView
+    warnings: list[str] = []
 
 
 def create_key(actor: str, wanted: NewKey) -> MadeKey:
-    """Makes a key, and its holder if it needs one that does not exist.
+    """Makes a key, and its holder if limits or a group are given for one that does not exist.
 
     Args:
         actor: who makes it, for the audit.
@@ -46,7 +47,7 @@ def create_key(actor: str, wanted: NewKey) -> MadeKey:
 
     Raises:
         BadRequest: a value makes no sense.
-        NotFound: there is no such group.
+        NotFound: there is no such group, or no such holder and no limit for a new one.
         Conflict: the new holder would have the name of another one.
         DatabaseError: the database is unavailable or slow.
     """
@@ -58,10 +59,12 @@ def create_key(actor: str, wanted: NewKey) -> MadeKey:
         )
     with write_connection() as connection:
         expires_at = _check_expiry(connection, wanted.expires_at)
-        holder_id = find_or_make_holder(connection, actor, wanted.holder, name, wanted)
+        holder_id, is_new = find_or_make_holder(connection, actor, wanted.holder, name, wanted)
+        named = "" if isinstance(wanted.holder, UnsetType) else wanted.holder
+        warnings = [f"There was no holder {named!r}, so a new one was made."] if is_new and named else []
         values = {"name": name, "holder_id": holder_id, "expires_at": expires_at, "is_operator": wanted.is_operator}
         secret, row = _insert(connection, actor, "key.create", values)
-        return MadeKey(key=secret, data=make_key_view(connection, row))
+        return MadeKey(key=secret, data=make_key_view(connection, row), warnings=warnings)
 
 
 def change_key(actor: str, id: str, changes: KeyChanges, *, keep_budgets: bool = False) -> KeyView:
@@ -179,11 +182,18 @@ def _check_expiry(connection: Connection, expires_at: datetime | None) -> dateti
     """Returns a time from which on a key is not to work, in whole seconds; a time without an offset is UTC.
 
     Raises:
-        BadRequest: it is over.
+        BadRequest: it is over, or no date in UTC.
     """
     if expires_at is None:
         return None
-    moment = expires_at.replace(tzinfo=UTC) if expires_at.tzinfo is None else expires_at.astimezone(UTC)
+    try:
+        moment = expires_at.replace(tzinfo=UTC) if expires_at.tzinfo is None else expires_at.astimezone(UTC)
+    except OverflowError:
+        raise BadRequest(
+            f"The expiry {expires_at.isoformat()} is not in the years 1 to 9999 of UTC. Give an earlier or a later one,"
+            " or none.",
+            param="expires_at",
+        ) from None
     if moment <= select_now(connection):
         raise BadRequest(
             f"The expiry {moment:%Y-%m-%dT%H:%M:%SZ} is over. Give one in the future; to end a key now, revoke it.",

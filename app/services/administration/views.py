@@ -48,6 +48,15 @@ class KeyView(LimitsView, frozen=True, kw_only=True):
     revoked_at: datetime | None
     replaced_by: str | None
 
+    def warn_if_endless(self) -> list[str]:
+        """Returns a warning if the key was replaced and never expires, as after a change of its expiry; else none."""
+        if self.replaced_by is None or self.expires_at is not None or self.revoked_at is not None:
+            return []
+        return [
+            f"The key {self.id} was replaced by {self.replaced_by}, and now works beside it for ever. Give it an expiry"
+            " or revoke it, unless both are to work."
+        ]
+
 
 class GroupView(LimitsView, frozen=True, kw_only=True):
     """A group of holders, who share its limits."""
