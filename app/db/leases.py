@@ -28,12 +28,13 @@ _SELECT_STATES = text("""
     SELECT wanted.period, CAST(extract(epoch FROM now()) AS float8),
         CAST(budget.amount + sums.extra AS text), CAST(sums.granted AS text),
         CAST(sums.charged AS text), sums.warned_percent,
-        CAST(extract(epoch FROM clock_timestamp() - sums.recalled_at) AS float8)
+        CAST(extract(epoch FROM clock_timestamp() - sums.recalled_at) AS float8), sums.oldest
     FROM jsonb_to_recordset(CAST(:pots AS jsonb)) AS wanted (budget bigint, period bigint, start_at timestamptz,
         since timestamptz)
     JOIN budget ON budget.id = wanted.budget
     CROSS JOIN LATERAL (
         SELECT sum(extra) AS extra, sum(granted) AS granted, max(recalled_at) AS recalled_at,
+            min(id) FILTER (WHERE granted > 0) AS oldest,
             max(warned_percent) FILTER (WHERE id = wanted.period) AS warned_percent,
             coalesce(sum((SELECT sum(exact + estimated + ceiling) FROM budget_charge WHERE period_id = id)), 0)
                 AS charged
@@ -100,6 +101,8 @@ class LeaseAnswer(msgspec.Struct, frozen=True, kw_only=True):
             draw was refused.
         ended: whether the budget has been ended; then it refuses nothing.
         recalled_s: seconds since a draw of any worker found too little; None if none did.
+        oldest: the id of the oldest period of the window of which something was granted before the draw; None if there
+            is none.
     """
 
     period: int
@@ -112,6 +115,7 @@ class LeaseAnswer(msgspec.Struct, frozen=True, kw_only=True):
     charged: str | None
     ended: bool
     recalled_s: float | None
+    oldest: int | None
 
 
 class LeaseAnswers(msgspec.Struct, frozen=True):
@@ -134,6 +138,7 @@ class PeriodState(NamedTuple):
     charged: str
     warned_percent: int
     recalled_s: float | None
+    oldest: int | None
 
 
 class KeptAmount(msgspec.Struct, frozen=True):

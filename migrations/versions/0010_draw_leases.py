@@ -52,6 +52,7 @@ DECLARE
     pot record; owner record; period record; lease record;
     answers jsonb := '[]'; has_ended boolean; is_newer boolean; is_refused boolean;
     room numeric; total numeric; granted_sum numeric; base numeric; target numeric; charged numeric; quarter numeric;
+    oldest bigint;
 BEGIN
     PERFORM pg_advisory_xact_lock_shared({WORKER_LOCK}, hashtext(drawer));
     has_ended := EXISTS (
@@ -74,7 +75,8 @@ BEGIN
         IF period.end_at IS NULL AND pot.end_at IS NOT NULL THEN
             UPDATE budget_period SET end_at = pot.end_at WHERE id = pot.period;
         END IF;
-        SELECT owner.amount + sum(extra), sum(granted) INTO total, granted_sum FROM budget_period
+        SELECT owner.amount + sum(extra), sum(granted), min(id) FILTER (WHERE granted > 0)
+        INTO total, granted_sum, oldest FROM budget_period
         WHERE budget_id = pot.budget AND start_at >= coalesce(pot.since, pot.start_at)
             AND (pot.since IS NOT NULL OR start_at = pot.start_at);
         SELECT version, drawn INTO lease FROM budget_lease WHERE period_id = pot.period AND worker_id = drawer;
@@ -117,7 +119,7 @@ BEGIN
         answers := answers || jsonb_build_object('period', pot.period, 'version', greatest(pot.version, lease.version),
             'applied', is_newer, 'refused', is_refused, 'drawn', target::text, 'total', total::text,
             'granted', (granted_sum + target - base)::text, 'charged', charged::text,
-            'ended', owner.ended_at IS NOT NULL,
+            'ended', owner.ended_at IS NOT NULL, 'oldest', oldest,
             'recalled_s', extract(epoch FROM clock_timestamp() - period.recalled_at)::float8);
     END LOOP;
     RETURN jsonb_build_object('now', extract(epoch FROM now())::float8, 'pots', answers);

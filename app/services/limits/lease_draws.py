@@ -101,7 +101,7 @@ class LeaseDraws:
         if answer.charged is not None:
             # What this worker has spent may not be in the database yet.
             period.charged = parse_amount(answer.charged, pot.unit) + period.used - period.reserved
-        pot.note_state(period, answer.total, answer.granted, answer.recalled_s)
+        pot.note_state(period, answer)
         if period is pot.current and answer.refused:
             pot.refusals += 1
         count_draw("budget", "refused" if answer.refused else "done")
