@@ -57,6 +57,7 @@ class LeaseDraw(msgspec.Struct, frozen=True, kw_only=True):
         since: the start of the oldest period that counts, of a rolling window; else None.
         version: above those of all earlier draws of the worker.
         used: what the worker has used of the period, in all; it is gone.
+        spent: how much of it requests have used that have ended; the others may still give some back.
         held: what the worker keeps for certain, in all; None for all that it has drawn. The rest goes back before
             anything is given.
         need: the least total that is of use; less is refused.
@@ -71,6 +72,7 @@ class LeaseDraw(msgspec.Struct, frozen=True, kw_only=True):
     since: str | None
     version: int
     used: str
+    spent: str = "0"
     held: str | None = None
     need: str
     firm: str
@@ -97,8 +99,8 @@ class LeaseAnswer(msgspec.Struct, frozen=True, kw_only=True):
         drawn: what the worker has of the period now, in all.
         total: the amount of the budget, raised by what was added in the window.
         granted: what all workers have, in the window.
-        charged: what all requests of the window were charged, except those of this worker in this period; only if the
-            draw was refused.
+        charged: what all requests of the window were charged, or will be because they have ended, except those of this
+            worker in this period; only if the draw was refused.
         ended: whether the budget has been ended; then it refuses nothing.
         recalled_s: seconds since a draw of any worker found too little; None if none did.
         oldest: the id of the oldest period of the window of which something was granted before the draw; None if there

@@ -36,12 +36,23 @@ def upgrade() -> None:
             comment="closed without giving the rest back, because charges may be missing",
         ),
     )
+    op.add_column(
+        "budget_lease",
+        sa.Column(
+            "spent",
+            sa.Numeric(30, 12),
+            nullable=False,
+            server_default="0",
+            comment="by requests that have ended, as the worker last said; their charges may be under way",
+        ),
+    )
     for statement in (DRAW_LEASES, CLOSE_LEASES, DRAW_PERMITS, DRAW_SLOTS):
         op.execute(sa.text(statement.replace(":=", r"\:=").replace("::", r"\:\:")))
 
 
 def downgrade() -> None:
     op.execute("DROP FUNCTION draw_leases_v1, close_leases_v1, draw_permits_v1, draw_slots_v1")
+    op.drop_column("budget_lease", "spent")
     op.drop_column("budget_lease", "kept")
 
 
@@ -59,8 +70,8 @@ BEGIN
         SELECT FROM worker WHERE worker_id = drawer AND closed_how IN ('drained', 'adopted'));
     FOR pot IN
         SELECT * FROM jsonb_to_recordset(wanted) AS pots (budget bigint, period bigint, start_at timestamptz,
-            end_at timestamptz, since timestamptz, version bigint, used numeric, held numeric, need numeric,
-            firm numeric, want numeric)
+            end_at timestamptz, since timestamptz, version bigint, used numeric, spent numeric, held numeric,
+            need numeric, firm numeric, want numeric)
         ORDER BY budget, start_at
     LOOP
         SELECT amount, unit, ended_at INTO owner FROM budget WHERE id = pot.budget FOR NO KEY UPDATE;
@@ -99,21 +110,29 @@ BEGIN
                         greatest(pot.need, least(pot.firm, target + room), target + quarter, target));
                 END IF;
             END IF;
-            INSERT INTO budget_lease (period_id, worker_id, version, drawn)
-            VALUES (pot.period, drawer, pot.version, target)
-            ON CONFLICT (period_id, worker_id) DO UPDATE
-            SET version = excluded.version, drawn = excluded.drawn, closed = false, kept = false;
+            INSERT INTO budget_lease (period_id, worker_id, version, drawn, spent)
+            VALUES (pot.period, drawer, pot.version, target, pot.spent)
+            ON CONFLICT (period_id, worker_id) DO UPDATE SET version = excluded.version, drawn = excluded.drawn,
+                spent = excluded.spent, closed = false, kept = false;
             IF target <> base OR is_refused THEN
                 UPDATE budget_period SET granted = granted + target - base,
                     recalled_at = CASE WHEN is_refused THEN clock_timestamp() ELSE recalled_at END
                 WHERE id = pot.period RETURNING recalled_at INTO period.recalled_at;
             END IF;
             IF is_refused THEN
-                SELECT coalesce(sum(exact + estimated + ceiling), 0) INTO charged
-                FROM budget_charge JOIN budget_period ON budget_period.id = period_id
+                -- The charges of requests that have just ended are still under way.
+                SELECT coalesce(sum(most), 0) INTO charged
+                FROM budget_period CROSS JOIN LATERAL (
+                    SELECT max(amount) AS most FROM (
+                        SELECT worker_id, exact + estimated + ceiling AS amount FROM budget_charge
+                        WHERE period_id = budget_period.id
+                        UNION ALL
+                        SELECT worker_id, spent FROM budget_lease WHERE period_id = budget_period.id AND spent > 0
+                    ) AS amounts
+                    WHERE NOT (budget_period.id = pot.period AND worker_id = drawer)
+                    GROUP BY worker_id) AS workers
                 WHERE budget_id = pot.budget AND start_at >= coalesce(pot.since, pot.start_at)
-                    AND (pot.since IS NOT NULL OR start_at = pot.start_at)
-                    AND NOT (period_id = pot.period AND worker_id = drawer);
+                    AND (pot.since IS NOT NULL OR start_at = pot.start_at);
             END IF;
         END IF;
         answers := answers || jsonb_build_object('period', pot.period, 'version', greatest(pot.version, lease.version),
@@ -161,7 +180,7 @@ BEGIN
         INSERT INTO budget_lease (period_id, worker_id, version, drawn, closed, kept)
         SELECT period_id, closed_worker, version + {VERSION_MARGIN}, final, true, final > charged FROM ends
         ON CONFLICT (period_id, worker_id) DO UPDATE
-        SET version = excluded.version, drawn = excluded.drawn, closed = true, kept = excluded.kept),
+        SET version = excluded.version, drawn = excluded.drawn, spent = 0, closed = true, kept = excluded.kept),
     given_back AS (
         UPDATE budget_period SET granted = granted + final - drawn FROM ends WHERE id = period_id)
     SELECT jsonb_build_object('leases', count(*), 'kept', coalesce(jsonb_agg(

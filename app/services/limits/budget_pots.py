@@ -40,6 +40,7 @@ class BudgetPeriod:
         drawn: what the worker has drawn, in all.
         used: what requests have spent of it or hold at the moment.
         reserved: what they hold at the moment.
+        stated: what the database was last told that requests have spent.
         is_uncertain: whether the last draw was not answered, so that the database may have another `drawn`.
         total, granted, charged: of all workers, as the database last said; -1 while it has not.
         oldest: the id of the oldest period of a rolling window of which something is used; its own while that is not
@@ -55,6 +56,7 @@ class BudgetPeriod:
         "oldest",
         "period",
         "reserved",
+        "stated",
         "total",
         "used",
     )
@@ -62,13 +64,18 @@ class BudgetPeriod:
     def __init__(self, budget_id: int, period: Period) -> None:
         self.id = self.oldest = compute_period_id(budget_id, period.start)
         self.period = period
-        self.drawn = self.used = self.reserved = 0
+        self.drawn = self.used = self.reserved = self.stated = 0
         self.is_uncertain = False
         self.total = self.granted = self.charged = -1
 
     def is_done(self) -> bool:
         """Returns whether nothing is held any more, neither by requests nor by the worker."""
         return not (self.reserved or self.is_uncertain or self.free)
+
+    @property
+    def spent(self) -> int:
+        """What requests have used that have ended."""
+        return self.used - self.reserved
 
     @property
     def free(self) -> int:

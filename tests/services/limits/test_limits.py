@@ -127,6 +127,21 @@ def test_what_requests_in_flight_hold_may_come_back(make_limits: MakeLimits, boo
     assert period["granted"] <= 1000
 
 
+def test_what_ended_requests_have_used_is_used_up_before_it_is_charged(
+    make_limits: MakeLimits, books: BudgetBooks
+) -> None:
+    limited = policy(subject(books.add_budget("3", unit="requests", window="total")))
+    first, second = make_limits(), make_limits()
+    for limits in (first, second, first):
+        end(reserve(limits, limited))
+    for limits in (second, first):
+        with pytest.raises(InsufficientQuota) as caught:
+            reserve(limits, limited)
+        assert caught.value.status == 402
+    (period,) = books.read()
+    assert (period["granted"], period["charged"]) == (3, 0), "no record has been delivered"
+
+
 def _can_reserve(limits: Limits, limited: Policy, tokens: int) -> bool:
     try:
         end(reserve(limits, limited, ceiling(tokens=tokens)))
