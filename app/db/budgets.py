@@ -50,6 +50,7 @@ class BudgetSums(NamedTuple):
         granted: what workers have drawn, for requests that they serve, have served and will serve.
         exact, estimated, ceiling: what requests were charged, by how well it is known.
         requests: how many were charged.
+        oldest: the start of the oldest period of which something is granted; None if there is none.
     """
 
     extra: Decimal
@@ -58,16 +59,19 @@ class BudgetSums(NamedTuple):
     estimated: Decimal
     ceiling: Decimal
     requests: int
+    oldest: datetime | None
 
 
 _COLUMNS = [budget.c[name] for name in BudgetRow._fields]
 
 # The ids of a budget's periods ascend with their starts.
 _SELECT_SUMS = text("""
-    SELECT wanted.budget, periods.*, charges.*
+    SELECT wanted.budget, extra, granted, charges.*, oldest
     FROM jsonb_to_recordset(CAST(:spans AS jsonb)) AS wanted (budget bigint, first bigint, last bigint)
     CROSS JOIN LATERAL (
-        SELECT coalesce(sum(extra), 0), coalesce(sum(granted), 0) FROM budget_period WHERE id BETWEEN first AND last
+        SELECT coalesce(sum(extra), 0) AS extra, coalesce(sum(granted), 0) AS granted,
+            min(start_at) FILTER (WHERE granted > 0) AS oldest
+        FROM budget_period WHERE id BETWEEN first AND last
     ) AS periods
     CROSS JOIN LATERAL (
         SELECT coalesce(sum(exact), 0), coalesce(sum(estimated), 0), coalesce(sum(ceiling), 0),

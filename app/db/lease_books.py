@@ -63,9 +63,11 @@ _SELECT_KEYS = text("""
     SELECT id FROM api_key WHERE holder_id = :subject OR holder_id IN (SELECT id FROM subject WHERE group_id = :subject)
 """)
 
-_SUMS = "prompt_tokens + completion_tokens AS tokens, requests, cost_exact, cost_estimated"
+# A rejected request was sent to no provider, so it uses nothing.
+_SUMS = "outcome, prompt_tokens + completion_tokens AS tokens, requests, cost_exact, cost_estimated"
 _SELECT_EARLIER = text(f"""
-    SELECT coalesce(sum(tokens), 0), coalesce(sum(requests), 0), coalesce(sum(cost_exact), 0),
+    SELECT coalesce(sum(tokens), 0), coalesce(sum(requests) FILTER (WHERE outcome <> 'rejected'), 0)::bigint,
+        coalesce(sum(cost_exact), 0),
         coalesce(sum(cost_estimated), 0)
     FROM (
         SELECT {_SUMS} FROM outcome_usage

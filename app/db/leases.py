@@ -28,12 +28,13 @@ _SELECT_STATES = text("""
     SELECT wanted.period, CAST(extract(epoch FROM now()) AS float8),
         CAST(budget.amount + sums.extra AS text), CAST(sums.granted AS text),
         CAST(sums.charged AS text), sums.warned_percent,
-        CAST(extract(epoch FROM clock_timestamp() - sums.recalled_at) AS float8)
+        CAST(extract(epoch FROM clock_timestamp() - sums.recalled_at) AS float8), sums.oldest
     FROM jsonb_to_recordset(CAST(:pots AS jsonb)) AS wanted (budget bigint, period bigint, start_at timestamptz,
         since timestamptz)
     JOIN budget ON budget.id = wanted.budget
     CROSS JOIN LATERAL (
         SELECT sum(extra) AS extra, sum(granted) AS granted, max(recalled_at) AS recalled_at,
+            min(id) FILTER (WHERE granted > 0) AS oldest,
             max(warned_percent) FILTER (WHERE id = wanted.period) AS warned_percent,
             coalesce(sum((SELECT sum(exact + estimated + ceiling) FROM budget_charge WHERE period_id = id)), 0)
                 AS charged
@@ -56,6 +57,7 @@ class LeaseDraw(msgspec.Struct, frozen=True, kw_only=True):
         since: the start of the oldest period that counts, of a rolling window; else None.
         version: above those of all earlier draws of the worker.
         used: what the worker has used of the period, in all; it is gone.
+        spent: how much of it requests have used that have ended; the others may still give some back.
         held: what the worker keeps for certain, in all; None for all that it has drawn. The rest goes back before
             anything is given.
         need: the least total that is of use; less is refused.
@@ -70,6 +72,7 @@ class LeaseDraw(msgspec.Struct, frozen=True, kw_only=True):
     since: str | None
     version: int
     used: str
+    spent: str = "0"
     held: str | None = None
     need: str
     firm: str
@@ -96,10 +99,12 @@ class LeaseAnswer(msgspec.Struct, frozen=True, kw_only=True):
         drawn: what the worker has of the period now, in all.
         total: the amount of the budget, raised by what was added in the window.
         granted: what all workers have, in the window.
-        charged: what all requests of the window were charged, except those of this worker in this period; only if the
-            draw was refused.
+        charged: what all requests of the window were charged, or will be because they have ended, except those of this
+            worker in this period; only if the draw was refused.
         ended: whether the budget has been ended; then it refuses nothing.
         recalled_s: seconds since a draw of any worker found too little; None if none did.
+        oldest: the id of the oldest period of the window of which something was granted before the draw; None if there
+            is none.
     """
 
     period: int
@@ -112,6 +117,7 @@ class LeaseAnswer(msgspec.Struct, frozen=True, kw_only=True):
     charged: str | None
     ended: bool
     recalled_s: float | None
+    oldest: int | None
 
 
 class LeaseAnswers(msgspec.Struct, frozen=True):
@@ -134,6 +140,7 @@ class PeriodState(NamedTuple):
     charged: str
     warned_percent: int
     recalled_s: float | None
+    oldest: int | None
 
 
 class KeptAmount(msgspec.Struct, frozen=True):

@@ -138,6 +138,13 @@ budget_lease = Table(
         server_default="false",
         comment="closed without giving the rest back, because charges may be missing",
     ),
+    Column(
+        "spent",
+        AMOUNT,
+        nullable=False,
+        server_default="0",
+        comment="by requests that have ended, as the worker last said; their charges may be under way",
+    ),
     PrimaryKeyConstraint("period_id", "worker_id"),
 )
 

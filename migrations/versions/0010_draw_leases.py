@@ -36,12 +36,23 @@ def upgrade() -> None:
             comment="closed without giving the rest back, because charges may be missing",
         ),
     )
+    op.add_column(
+        "budget_lease",
+        sa.Column(
+            "spent",
+            sa.Numeric(30, 12),
+            nullable=False,
+            server_default="0",
+            comment="by requests that have ended, as the worker last said; their charges may be under way",
+        ),
+    )
     for statement in (DRAW_LEASES, CLOSE_LEASES, DRAW_PERMITS, DRAW_SLOTS):
         op.execute(sa.text(statement.replace(":=", r"\:=").replace("::", r"\:\:")))
 
 
 def downgrade() -> None:
     op.execute("DROP FUNCTION draw_leases_v1, close_leases_v1, draw_permits_v1, draw_slots_v1")
+    op.drop_column("budget_lease", "spent")
     op.drop_column("budget_lease", "kept")
 
 
@@ -52,14 +63,15 @@ DECLARE
     pot record; owner record; period record; lease record;
     answers jsonb := '[]'; has_ended boolean; is_newer boolean; is_refused boolean;
     room numeric; total numeric; granted_sum numeric; base numeric; target numeric; charged numeric; quarter numeric;
+    oldest bigint;
 BEGIN
     PERFORM pg_advisory_xact_lock_shared({WORKER_LOCK}, hashtext(drawer));
     has_ended := EXISTS (
         SELECT FROM worker WHERE worker_id = drawer AND closed_how IN ('drained', 'adopted'));
     FOR pot IN
         SELECT * FROM jsonb_to_recordset(wanted) AS pots (budget bigint, period bigint, start_at timestamptz,
-            end_at timestamptz, since timestamptz, version bigint, used numeric, held numeric, need numeric,
-            firm numeric, want numeric)
+            end_at timestamptz, since timestamptz, version bigint, used numeric, spent numeric, held numeric,
+            need numeric, firm numeric, want numeric)
         ORDER BY budget, start_at
     LOOP
         SELECT amount, unit, ended_at INTO owner FROM budget WHERE id = pot.budget FOR NO KEY UPDATE;
@@ -74,7 +86,8 @@ BEGIN
         IF period.end_at IS NULL AND pot.end_at IS NOT NULL THEN
             UPDATE budget_period SET end_at = pot.end_at WHERE id = pot.period;
         END IF;
-        SELECT owner.amount + sum(extra), sum(granted) INTO total, granted_sum FROM budget_period
+        SELECT owner.amount + sum(extra), sum(granted), min(id) FILTER (WHERE granted > 0)
+        INTO total, granted_sum, oldest FROM budget_period
         WHERE budget_id = pot.budget AND start_at >= coalesce(pot.since, pot.start_at)
             AND (pot.since IS NOT NULL OR start_at = pot.start_at);
         SELECT version, drawn INTO lease FROM budget_lease WHERE period_id = pot.period AND worker_id = drawer;
@@ -97,27 +110,35 @@ BEGIN
                         greatest(pot.need, least(pot.firm, target + room), target + quarter, target));
                 END IF;
             END IF;
-            INSERT INTO budget_lease (period_id, worker_id, version, drawn)
-            VALUES (pot.period, drawer, pot.version, target)
-            ON CONFLICT (period_id, worker_id) DO UPDATE
-            SET version = excluded.version, drawn = excluded.drawn, closed = false, kept = false;
+            INSERT INTO budget_lease (period_id, worker_id, version, drawn, spent)
+            VALUES (pot.period, drawer, pot.version, target, pot.spent)
+            ON CONFLICT (period_id, worker_id) DO UPDATE SET version = excluded.version, drawn = excluded.drawn,
+                spent = excluded.spent, closed = false, kept = false;
             IF target <> base OR is_refused THEN
                 UPDATE budget_period SET granted = granted + target - base,
                     recalled_at = CASE WHEN is_refused THEN clock_timestamp() ELSE recalled_at END
                 WHERE id = pot.period RETURNING recalled_at INTO period.recalled_at;
             END IF;
             IF is_refused THEN
-                SELECT coalesce(sum(exact + estimated + ceiling), 0) INTO charged
-                FROM budget_charge JOIN budget_period ON budget_period.id = period_id
+                -- The charges of requests that have just ended are still under way.
+                SELECT coalesce(sum(most), 0) INTO charged
+                FROM budget_period CROSS JOIN LATERAL (
+                    SELECT max(amount) AS most FROM (
+                        SELECT worker_id, exact + estimated + ceiling AS amount FROM budget_charge
+                        WHERE period_id = budget_period.id
+                        UNION ALL
+                        SELECT worker_id, spent FROM budget_lease WHERE period_id = budget_period.id AND spent > 0
+                    ) AS amounts
+                    WHERE NOT (budget_period.id = pot.period AND worker_id = drawer)
+                    GROUP BY worker_id) AS workers
                 WHERE budget_id = pot.budget AND start_at >= coalesce(pot.since, pot.start_at)
-                    AND (pot.since IS NOT NULL OR start_at = pot.start_at)
-                    AND NOT (period_id = pot.period AND worker_id = drawer);
+                    AND (pot.since IS NOT NULL OR start_at = pot.start_at);
             END IF;
         END IF;
         answers := answers || jsonb_build_object('period', pot.period, 'version', greatest(pot.version, lease.version),
             'applied', is_newer, 'refused', is_refused, 'drawn', target::text, 'total', total::text,
             'granted', (granted_sum + target - base)::text, 'charged', charged::text,
-            'ended', owner.ended_at IS NOT NULL,
+            'ended', owner.ended_at IS NOT NULL, 'oldest', oldest,
             'recalled_s', extract(epoch FROM clock_timestamp() - period.recalled_at)::float8);
     END LOOP;
     RETURN jsonb_build_object('now', extract(epoch FROM now())::float8, 'pots', answers);
@@ -159,7 +180,7 @@ BEGIN
         INSERT INTO budget_lease (period_id, worker_id, version, drawn, closed, kept)
         SELECT period_id, closed_worker, version + {VERSION_MARGIN}, final, true, final > charged FROM ends
         ON CONFLICT (period_id, worker_id) DO UPDATE
-        SET version = excluded.version, drawn = excluded.drawn, closed = true, kept = excluded.kept),
+        SET version = excluded.version, drawn = excluded.drawn, spent = 0, closed = true, kept = excluded.kept),
     given_back AS (
         UPDATE budget_period SET granted = granted + final - drawn FROM ends WHERE id = period_id)
     SELECT jsonb_build_object('leases', count(*), 'kept', coalesce(jsonb_agg(

@@ -107,9 +107,13 @@ def test_a_new_budget_begins_with_what_its_period_has_cost(engine: Engine, conne
     add_request(engine, "k2", start, **costs | {"cost_kind": "estimated"})
     add_request(engine, "k2", start - timedelta(hours=2), **costs)
     add_request(engine, "other", now - timedelta(minutes=2), **costs)
+    # A rejected request uses nothing, also while it is not folded; one that failed at its provider is a request.
+    add_request(engine, "k1", now - timedelta(minutes=1), outcome="rejected", status=403)
+    add_request(engine, "k1", now - timedelta(minutes=1), outcome="upstream_error", status=502)
     fold_deltas(engine, min_age_s=0)
+    add_request(engine, "k2", now - timedelta(minutes=1), outcome="rejected", status=402)
     add_request(engine, "k1", now - timedelta(minutes=1), **costs)
-    expected = {("h", "usd"): "4.5", ("g", "tokens"): 90, ("h", "requests"): 3, ("gateway", "usd"): 6}
+    expected = {("h", "usd"): "4.5", ("g", "tokens"): 90, ("h", "requests"): 4, ("gateway", "usd"): 6}
     for (subject, unit), amount in expected.items():
         budget = add_budget(engine, "2", unit=unit, subject=subject)
         with engine.begin() as other:

@@ -17,11 +17,13 @@ from app.db.leases import (
     KeptAmount,
     LeaseAnswer,
     LeaseDraw,
+    PeriodQuery,
     close_leases,
     compute_period_id,
     compute_period_start,
     draw_leases,
     release_leases,
+    select_states,
     update_warned,
 )
 from tests.db.budgets import START, add_budget, charge, check_books, end_worker, make_draw, read_books
@@ -140,14 +142,20 @@ def test_of_a_rolling_window_all_hours_in_it_count(engine: Engine) -> None:
         since = (start - 24 * hour).isoformat()
         return draw(engine, "a", make_draw(budget, version, want, start=start, since=since, end_at=None))
 
-    assert Decimal(draw_hour(0, 1, 60).drawn) == 60
+    first = draw_hour(0, 1, 60)
+    assert Decimal(first.drawn) == 60 and first.oldest is None
     assert draw_hour(10, 2, 50).refused and Decimal(draw_hour(10, 3, 40).drawn) == 40
     # 24 hours after the end of an hour it counts no more; until then, some 24 hours have both.
     assert draw_hour(24, 4, 1).refused
     assert Decimal(draw_hour(25, 5, 60).drawn) == 60
     # What is given back of an hour that is over is free for the others.
     assert Decimal(draw_hour(10, 6, 10).drawn) == 10
-    assert Decimal(draw_hour(25, 7, 90).drawn) == 90
+    last = draw_hour(25, 7, 90)
+    assert Decimal(last.drawn) == 90
+    # Hour 0 is out of the window, and the hours before 10 had nothing.
+    start, since = [(START + hours * hour).isoformat() for hours in (25, 1)]
+    (state,) = select_states(engine, [PeriodQuery(budget=budget, period=last.period, start_at=start, since=since)])
+    assert state.oldest == last.oldest == compute_period_id(budget, START + 10 * hour)
 
 
 def test_draws_that_overlap_behind_a_lock_keep_the_books(engine: Engine) -> None:

@@ -312,7 +312,9 @@ def test_budgets_show_what_is_charged_and_held_and_can_be_raised(api: Api) -> No
     id = month["id"]
     assert api("POST", f"budgets/{id}/raise", amount="2.5")[1]["data"]["extra"] == 2.5
     _charge(id, month["starts_at"], drawn="9", exact="6", estimated="1.5", ceiling="0.5")
-    rolling_start = datetime.fromisoformat(rolling["resets_at"]) - timedelta(days=1)
+    rolling_start = datetime.fromisoformat(rolling["starts_at"]) + timedelta(days=30)
+    unused = rolling_start + timedelta(days=31)
+    assert datetime.fromisoformat(rolling["resets_at"]) == unused, "what is used now counts for 30 days after today"
     for days in (0, 30, 31):
         start = (rolling_start - timedelta(days=days)).isoformat()
         _charge(rolling["id"], start, drawn="40", exact="40", estimated="0", ceiling="0")
@@ -321,7 +323,9 @@ def test_budgets_show_what_is_charged_and_held_and_can_be_raised(api: Api) -> No
     assert (state["of"], state["name"], state["amount"], state["extra"]) == ("holder", "alice", 10, 2.5)
     assert state["charged"] == {"exact": 6, "estimated": 1.5, "ceiling": 0.5} and state["requests"] == 3
     assert (state["in_use"], state["remaining"], state["used_percent"]) == (1, 3.5, 64.0)
-    assert api.get(f"budgets/{rolling['id']}")["data"]["used_percent"] == 80.0, "31 days ago counts no more"
+    used = api.get(f"budgets/{rolling['id']}")["data"]
+    assert used["used_percent"] == 80.0, "31 days ago counts no more"
+    assert datetime.fromisoformat(used["resets_at"]) == rolling_start + timedelta(days=1), "the use of 30 days ago"
     assert [each["id"] for each in api.get("budgets?above=65")["data"]] == [rolling["id"]]
     every = api.get("budgets")["data"]
     assert [each["of"] for each in every] == ["holder", "holder", "holder", "gateway"]

@@ -13,7 +13,7 @@ from app.db import Connection
 from app.db.budgets import BudgetRow, BudgetSums, Span, select_budget_sums
 from app.db.clock import select_now
 from app.services.administration.terms import normalize
-from app.services.limits import Period, get_period
+from app.services.limits import Period, compute_reset, get_period
 from app.yielding import with_pauses
 
 
@@ -45,7 +45,8 @@ class BudgetState(msgspec.Struct, frozen=True, kw_only=True):
         remaining: what is left.
         used_percent: the share of `amount` and `extra` that is charged.
         starts_at, resets_at: the current period; it has no end if the window is "total". Of a rolling window, the
-            sums are of all hours or days that count, and `resets_at` is when the oldest of them counts no more.
+            sums are of all hours or days that count, and `resets_at` is when the oldest of them that has some use
+            counts no more, or, without any use, when what is used now counts no more.
     """
 
     id: int
@@ -113,5 +114,5 @@ def _make_state(row: BudgetRow, subject: tuple[str, str], period: Period, sums: 
         remaining=normalize(max(total - charged - in_use, Decimal(0))),
         used_percent=round(float(charged / total * 100), 1) if total else 100.0,
         starts_at=period.since or period.start,
-        resets_at=period.end,
+        resets_at=compute_reset(row.time_window, row.timezone, period, sums.oldest),
     )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import datetime
 
-from app.db.leases import compute_period_id
+from app.db.leases import LeaseAnswer, PeriodState, compute_period_id, compute_period_start
 from app.services.limits.amounts import Unit, parse_amount
 from app.services.limits.charge import Charge
-from app.services.limits.periods import Period, get_period
+from app.services.limits.periods import Period, compute_reset, get_period
 from app.services.limits.policy import Budget, Subject
 from app.services.limits.pots import Pot
 
@@ -39,8 +40,11 @@ class BudgetPeriod:
         drawn: what the worker has drawn, in all.
         used: what requests have spent of it or hold at the moment.
         reserved: what they hold at the moment.
+        stated: what the database was last told that requests have spent.
         is_uncertain: whether the last draw was not answered, so that the database may have another `drawn`.
         total, granted, charged: of all workers, as the database last said; -1 while it has not.
+        oldest: the id of the oldest period of a rolling window of which something is used; its own while that is not
+            known.
     """
 
     __slots__ = (
@@ -49,22 +53,29 @@ class BudgetPeriod:
         "granted",
         "id",
         "is_uncertain",
+        "oldest",
         "period",
         "reserved",
+        "stated",
         "total",
         "used",
     )
 
     def __init__(self, budget_id: int, period: Period) -> None:
-        self.id = compute_period_id(budget_id, period.start)
+        self.id = self.oldest = compute_period_id(budget_id, period.start)
         self.period = period
-        self.drawn = self.used = self.reserved = 0
+        self.drawn = self.used = self.reserved = self.stated = 0
         self.is_uncertain = False
         self.total = self.granted = self.charged = -1
 
     def is_done(self) -> bool:
         """Returns whether nothing is held any more, neither by requests nor by the worker."""
         return not (self.reserved or self.is_uncertain or self.free)
+
+    @property
+    def spent(self) -> int:
+        """What requests have used that have ended."""
+        return self.used - self.reserved
 
     @property
     def free(self) -> int:
@@ -208,8 +219,15 @@ class BudgetPot(Pot):
         """Forgets the largest need of the minute before the last one."""
         self._largest, self._largest_before = 0, self._largest
 
-    def note_state(self, period: BudgetPeriod, total: str, granted: str, recalled_s: float | None) -> None:
+    def compute_reset(self, period: BudgetPeriod) -> datetime | None:
+        """Returns from when on what is used of the period, or of its rolling window, counts less; None if never."""
+        oldest = compute_period_start(period.oldest)
+        return compute_reset(self.budget.window, self.budget.timezone, period.period, oldest)
+
+    def note_state(self, period: BudgetPeriod, state: LeaseAnswer | PeriodState) -> None:
         """Notes what the database says of a period: its amount, what is granted, and when a draw found too little."""
+        total, granted, recalled_s = state.total, state.granted, state.recalled_s
+        period.oldest = period.id if state.oldest is None else state.oldest
         period.total, period.granted = parse_amount(total, self.unit), parse_amount(granted, self.unit)
         if period is not self.current:
             return

@@ -33,6 +33,7 @@ class Planned(NamedTuple):
     """A draw of one period. Amounts are totals, as in LeaseDraw.
 
     Attributes:
+        spent: how much of what is used requests have used that have ended.
         held: what is kept for certain; None for all that was drawn, as far as it is wanted.
         excess: how much more was used than drawn.
     """
@@ -40,6 +41,7 @@ class Planned(NamedTuple):
     pot: BudgetPot
     period: BudgetPeriod
     used: int
+    spent: int
     held: int | None
     need: int
     firm: int
@@ -89,7 +91,7 @@ class LeaseDraws:
     def _apply(self, draw: Planned, answer: LeaseAnswer | None) -> None:
         pot, period = draw.pot, draw.period
         if answer is None:  # There is no such budget any more.
-            pot.has_ended, period.is_uncertain = True, False
+            pot.has_ended, period.is_uncertain, period.stated = True, False, draw.spent
             return
         if not answer.applied:
             # The operator has released this worker's leases; the next draw is newer and takes them up again.
@@ -97,11 +99,12 @@ class LeaseDraws:
             return
         period.is_uncertain = False
         period.drawn = parse_amount(answer.drawn, pot.unit)
+        period.stated = draw.spent
         pot.has_ended = answer.ended
         if answer.charged is not None:
             # What this worker has spent may not be in the database yet.
-            period.charged = parse_amount(answer.charged, pot.unit) + period.used - period.reserved
-        pot.note_state(period, answer.total, answer.granted, answer.recalled_s)
+            period.charged = parse_amount(answer.charged, pot.unit) + period.spent
+        pot.note_state(period, answer)
         if period is pot.current and answer.refused:
             pot.refusals += 1
         count_draw("budget", "refused" if answer.refused else "done")
@@ -117,12 +120,16 @@ def _plan_budget(pot: BudgetPot, waiting: Sequence[int], now_s: float) -> list[P
         spare = pot.get_spare(now_s) if period is pot.current or period is pot.next else 0
         has_too_much = period.free > 2 * spare
         has_too_little = period.free < (spare // _LOW_SHARE if now_s - pot.used_s < _ACTIVE_S else 0)
-        if needs or period.is_uncertain or has_too_much or has_too_little:
+        # Others must know it, to tell what is used up from what may come back.
+        has_news = pot.is_exact and period.spent != period.stated
+        if needs or period.is_uncertain or has_too_much or has_too_little or has_news:
             used, firm = period.used, period.used + sum(needs)
             need = used + min(needs, default=0)
             # Near the end, several workers would otherwise each keep too little for a request.
             held = used if pot.is_exact else None
-            planned.append(Planned(pot, period, used, held, need, firm, firm + spare, max(used - period.drawn, 0)))
+            planned.append(
+                Planned(pot, period, used, period.spent, held, need, firm, firm + spare, max(used - period.drawn, 0))
+            )
     return planned
 
 
@@ -137,6 +144,7 @@ def _make_draw(draw: Planned, version: int) -> LeaseDraw:
         since=None if since is None else since.isoformat(),
         version=version,
         used=format_amount(draw.used, unit),
+        spent=format_amount(draw.spent, unit),
         held=None if draw.held is None else format_amount(draw.held, unit),
         need=format_amount(draw.need, unit),
         firm=format_amount(draw.firm, unit),

@@ -62,6 +62,27 @@ def get_period(window: str, timezone: str, first_day: int, at_s: float) -> Perio
     return Period(_find_midnight(first, zone), _find_midnight(after, zone), None)
 
 
+def compute_reset(window: str, timezone: str, period: Period, oldest: datetime | None) -> datetime | None:
+    """Returns from when on what is used now counts less, or not at all.
+
+    Args:
+        window, timezone: as for `get_period`.
+        period: the current period.
+        oldest: the start of the oldest period that counts of a rolling window and of which something is used; None if
+            nothing is used: then it is when something that is used now counts no more.
+
+    Returns:
+        The end of the period, or of a rolling window, when its oldest use is out of it. None if that never happens.
+    """
+    if not window.startswith("rolling"):
+        return period.end
+    start = period.start if oldest is None else oldest
+    if window == "rolling:24h":
+        return start + timedelta(hours=_HOURS + 1)
+    zone = _get_zone(timezone)
+    return _find_midnight(start.astimezone(zone).date() + timedelta(days=_DAYS + 1), zone)
+
+
 def _find_days(window: str, today: date, first_day: int) -> tuple[date, date]:
     """Returns the first day of the calendar period that has `today`, and the first one after it."""
     if window == "day":

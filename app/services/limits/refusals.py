@@ -31,6 +31,8 @@ RESERVED_RETRY_S = 1.0
 _UNAVAILABLE_RETRY_S = 5.0
 # More than any budget has left: a limit that does not refuse the request.
 _PLENTY = 1 << 80
+# No answer is so long: then what the request lacks is not output, because that costs nothing.
+_MAX_TOKENS = 10**12
 
 # (USD left in 10⁻¹², tokens left) → the max_tokens with which the request would fit; None if with none.
 Fits = Callable[[int, int], int | None]
@@ -39,8 +41,8 @@ Fits = Callable[[int, int], int | None]
 def describe_budget(pot: BudgetPot, period: BudgetPeriod) -> str:
     """Returns whose budget it is and when it resets, as in `group budget month; resets=2026-12-01T00:00:00Z`."""
     text = f"{_NAMES[pot.subject.kind]} budget {pot.budget.window}"
-    end = period.period.end
-    return text if end is None else f"{text}; resets={_format_time(end)}"
+    reset = pot.compute_reset(period)
+    return text if reset is None else f"{text}; resets={_format_time(reset)}"
 
 
 def _format_time(at: datetime) -> str:
@@ -71,13 +73,13 @@ def make_budget_refusal(pot: BudgetPot, need: int, fits: Fits | None, status: in
             code="budget_reserved",
             retry_after_s=RESERVED_RETRY_S,
         )
-    most = None if fits is None else fits(*_make_room(unit, spendable))
-    ways = [] if most is None or most < 1 else [f"send max_tokens of at most {most}"]
-    end = period.period.end
+    most = _find_most(fits, unit, spendable)
+    ways = [] if most is None else [f"send max_tokens of at most {most}"]
+    reset = pot.compute_reset(period)
     if pot.budget.window.startswith("rolling"):
         ways.append("wait until earlier requests are out of this window")
-    elif end is not None:
-        ways.append(f"wait until {_format_time(end)}")
+    elif reset is not None:
+        ways.append(f"wait until {_format_time(reset)}")
     ways.append("ask the operator for more")
     todo = ways[0] if len(ways) == 1 else f"{', '.join(ways[:-1])} or {ways[-1]}"
     return InsufficientQuota(
@@ -85,12 +87,16 @@ def make_budget_refusal(pot: BudgetPot, need: int, fits: Fits | None, status: in
         f" {describe_amount(need, unit)}. {todo[0].upper()}{todo[1:]}.",
         limit=limit,
         status=status,
-        param="max_tokens" if most else None,
+        param=None if most is None else "max_tokens",
     )
 
 
-def _make_room(unit: Unit, room: int) -> tuple[int, int]:
-    return (room, _PLENTY) if unit == "usd" else (_PLENTY, room if unit == "tokens" else _PLENTY)
+def _find_most(fits: Fits | None, unit: Unit, room: int) -> int | None:
+    """Returns the max_tokens with which a request would fit; None if with none, or if less output is of no use."""
+    if fits is None or unit == "requests":
+        return None
+    most = fits(room, _PLENTY) if unit == "usd" else fits(_PLENTY, room)
+    return most if most is not None and 1 <= most <= _MAX_TOKENS else None
 
 
 def make_rate_refusal(pot: RatePot, need: int, wait_s: float, others: dict[str, str]) -> LimitReached:

@@ -37,7 +37,8 @@ class BudgetWarning(msgspec.Struct, frozen=True, kw_only=True):
         percent: the share that was passed, one of the budget's warn_percents.
         charged, amount: what was charged, and the whole, as decimal numbers in the unit.
         period_id: the period, of which this share is warned of once, over all workers.
-        resets_at: when the period ends, in ISO 8601; None if it never does.
+        resets_at: when the period ends, or when the oldest use of a rolling window counts no more, in ISO 8601; None if
+            that never happens.
     """
 
     subject: Subject
@@ -140,7 +141,7 @@ class Watch:
         for state in states:
             pot = by_period[state.period]
             if (period := pot.periods.get(state.period)) is not None:
-                pot.note_state(period, state.total, state.granted, state.recalled_s)
+                pot.note_state(period, state)
                 period.charged = parse_amount(state.charged, pot.unit)
                 self._warn_if_due(pot, period, state)
         if states:
@@ -155,7 +156,7 @@ class Watch:
             is_first = update_warned(self._runtime.get(Database).lease_engine, period.id, passed[-1])
         if not is_first:
             return
-        end = period.period.end
+        reset = pot.compute_reset(period)
         warning = BudgetWarning(
             subject=pot.subject,
             budget=pot.budget.id,
@@ -165,7 +166,7 @@ class Watch:
             charged=format_amount(period.charged, pot.unit),
             amount=format_amount(period.total, pot.unit),
             period_id=period.id,
-            resets_at=None if end is None else end.isoformat(),
+            resets_at=None if reset is None else reset.isoformat(),
         )
         log_event(
             "budget_share_passed",

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, text
 
+from app.db.leases import compute_period_id, compute_period_start
 from app.errors import BadRequest, GatewayError, PermissionDenied, Unavailable
 from app.limit_errors import InsufficientQuota, LimitReached
 from app.services.limits import Budget, BudgetWarning, Ceiling, Charge, Limits, Policy, Reservation, Subject
@@ -75,6 +76,40 @@ def test_a_budget_that_is_used_up_says_what_would_fit(make_limits: MakeLimits, b
     assert other.value.status == 429
 
 
+def test_of_a_rolling_window_the_reset_is_when_the_oldest_use_counts_no_more(
+    make_limits: MakeLimits, books: BudgetBooks
+) -> None:
+    (id, *_) = made = books.add_budget("3", unit="requests", window="rolling:24h")
+    limited, limits = policy(subject(made)), make_limits()
+    for _ in range(3):
+        end(reserve(limits, limited))
+    hour = compute_period_start(books.read()[0]["id"])
+    for oldest in (0, 9):
+        if oldest:
+            for hours, granted in ((12, 0), (oldest, 1)):
+                start = hour - timedelta(hours=hours)
+                values = f"{compute_period_id(id, start)}, {id}, '{start.isoformat()}', {granted}"
+                books.execute(f"INSERT INTO budget_period (id, budget_id, start_at, granted) VALUES ({values})")
+        with pytest.raises(LimitReached) as caught:
+            reserve(make_limits(), limited, ceiling(10**7))
+        resets = f"{hour + timedelta(hours=25 - oldest):%Y-%m-%dT%H:%M:%SZ}"
+        assert caught.value.headers()["x-gateway-limit"] == f"key budget rolling:24h; resets={resets}"
+    # Less output is of no use where requests are counted.
+    with pytest.raises(InsufficientQuota) as refused:
+        reserve(limits, limited, ceiling(10**7))
+    assert refused.value.param is None and refused.value.message == (
+        "The key's budget of 3 requests in any 24 hours has 0 requests left; this request may use up to 1 request."
+        " Wait until earlier requests are out of this window or ask the operator for more."
+    )
+
+
+def test_output_that_costs_nothing_is_no_way_to_fit(make_limits: MakeLimits, books: BudgetBooks) -> None:
+    limits, limited = make_limits(), policy(subject(books.add_budget("5", unit="usd")))
+    with pytest.raises(InsufficientQuota) as caught:
+        reserve(limits, limited, Ceiling(6 * USD, 100, None, lambda usd, tokens: tokens - 100))
+    assert caught.value.param is None and "max_tokens" not in caught.value.message
+
+
 def test_what_requests_in_flight_hold_may_come_back(make_limits: MakeLimits, books: BudgetBooks) -> None:
     limited = policy(subject(books.add_budget("1000")))
     first, second = make_limits(), make_limits()
@@ -90,6 +125,21 @@ def test_what_requests_in_flight_hold_may_come_back(make_limits: MakeLimits, boo
     wait_until(lambda: _can_reserve(second, limited, 990), what="what the other worker gave back")
     (period,) = books.read()
     assert period["granted"] <= 1000
+
+
+def test_what_ended_requests_have_used_is_used_up_before_it_is_charged(
+    make_limits: MakeLimits, books: BudgetBooks
+) -> None:
+    limited = policy(subject(books.add_budget("3", unit="requests", window="total")))
+    first, second = make_limits(), make_limits()
+    for limits in (first, second, first):
+        end(reserve(limits, limited))
+    for limits in (second, first):
+        with pytest.raises(InsufficientQuota) as caught:
+            reserve(limits, limited)
+        assert caught.value.status == 402
+    (period,) = books.read()
+    assert (period["granted"], period["charged"]) == (3, 0), "no record has been delivered"
 
 
 def _can_reserve(limits: Limits, limited: Policy, tokens: int) -> bool:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.services.limits import WINDOWS, format_amount, get_period, parse_amount
+from app.services.limits import WINDOWS, compute_reset, format_amount, get_period, parse_amount
 
 # With changes of the clock at midnight, by half an hour, in the other half of the year, and none.
 ZONES = ["UTC", "Europe/Berlin", "America/Sao_Paulo", "Africa/Cairo", "Australia/Lord_Howe", "Asia/Kathmandu"]
@@ -65,6 +65,24 @@ def test_periods_follow_each_other_without_a_gap(window: str, zone: str, first_d
         # What an instant shares a window with lies in a period that still counts with it.
         span = timedelta(hours=24) if window == "rolling:24h" else timedelta(days=30) - timedelta(hours=1)
         assert period.since is not None and period.since <= period.end - span - timedelta(seconds=1)
+
+
+@given(
+    window=st.sampled_from(["rolling:24h", "rolling:30d"]),
+    zone=st.sampled_from(ZONES),
+    instant=st.datetimes(datetime(2015, 1, 1), datetime(2040, 1, 1), timezones=st.just(UTC)),
+    age=st.timedeltas(timedelta(), timedelta(days=30)),
+)
+def test_a_use_counts_until_the_reset_and_no_more_from_then_on(
+    window: str, zone: str, instant: datetime, age: timedelta
+) -> None:
+    period = get_period(window, zone, 1, instant.timestamp())
+    oldest = get_period(window, zone, 1, (instant - age).timestamp()).start
+    reset = compute_reset(window, zone, period, oldest)
+    assert reset is not None
+    before, after = (get_period(window, zone, 1, reset.timestamp() - less).since for less in (1, 0))
+    assert before is not None and after is not None and before <= oldest < after
+    assert compute_reset(window, zone, period, None) == compute_reset(window, zone, period, period.start)
 
 
 @given(st.integers(0, 10**29))
