@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from decimal import ROUND_CEILING, Decimal
+from decimal import Decimal
 from functools import partial
+from math import ceil
 from typing import NamedTuple
 
 from app.errors import BadRequest, PermissionDenied
@@ -46,9 +47,9 @@ def make_ceiling(policy: Policy, endpoint: Endpoint, request: UpstreamRequest) -
         output = said or context_length if said is None or context_length is None else min(said, context_length)
     prices = _get_prices(request.price, outputs)
     tokens = None if prompt is None or output is None else prompt + outputs * output
-    cost = None if prices is None else 0 if not any(prices) else None
+    cost = None if prices is None else 0 if not (prices.prompt or prices.output) else None
     if prices is not None and cost is None and prompt is not None and output is not None:
-        cost = _round_up(prompt * prices.prompt + outputs * output * prices.output)
+        cost = ceil(prompt * prices.prompt + outputs * output * prices.output)
     if cost is None or tokens is None:
         units = {budget.unit for subject in policy.subjects for budget in subject.budgets}
         if cost is None and prices is None and "usd" in units:
@@ -63,13 +64,9 @@ def make_ceiling(policy: Policy, endpoint: Endpoint, request: UpstreamRequest) -
     )
 
 
-def _round_up(units: Decimal) -> int:
-    return int(units.to_integral_value(ROUND_CEILING))
-
-
 def to_units(usd: str) -> int:
     """Returns a decimal amount of USD in 10^-12 USD, rounded up."""
-    return _round_up(Decimal(usd).scaleb(_DIGITS))
+    return ceil(Decimal(usd).scaleb(_DIGITS))
 
 
 def _get_prices(price: Price | None, outputs: int) -> _Prices | None:

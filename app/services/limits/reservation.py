@@ -70,14 +70,17 @@ class Reservation:
         dearest = ceilings[0] if len(ceilings) == 1 else merge_ceilings(ceilings)
         self.ceiling_cost, self.ceiling_tokens = dearest.cost, dearest.tokens
         binding = self._binding
-        demands: list[Demand] = [(pot, _get_need(pot, dearest, 1)) for pot in binding.budgets]
+        demands: list[Demand] = []
+        for pot in binding.budgets:
+            demands.append((pot, _get_need(pot, dearest, 1)))
         for rate in binding.token_rates:
             wanted = int(rate.mean) if dearest.rate_tokens is None else dearest.rate_tokens
             demands.append((rate, min(wanted, rate.most)))
         if demands:
             taken = self._acquire(demands, dearest.fits)
             self._held += taken
-            self.period_ids = [receipt.id for _, _, receipt in taken[: len(binding.budgets)]]
+            for _, _, receipt in taken[: len(binding.budgets)]:
+                self.period_ids.append(receipt.id)
 
     def add_attempt(self, ceiling: Ceiling) -> None:
         """Takes from the budgets what a further attempt can use, while an earlier one may still be billed.
