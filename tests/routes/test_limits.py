@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.support.activity_tables import ActivityTables
-from tests.support.answers import chat_answer, chunk, json_answer, sse_stream, usage_of, whole_stream
+from tests.support.answers import chat_answer, chunk, event_bytes, json_answer, sse_stream, usage_of, whole_stream
 from tests.support.chat import HELLO, PREFIX, Seen, open_chat, post_chat, request, rows_where, wait_for_row
 from tests.support.gateway import Gateway
 from tests.support.gateways import Gateways
@@ -81,7 +81,6 @@ ANSWER = {
     "usage": usage_of(11, 3),
 }
 TEXT_ANSWER = {"id": "x", "choices": [{"index": 0, "text": "hi", "finish_reason": "stop"}], "usage": usage_of(11, 3)}
-UNCOUNTED = sse_stream([chunk("one"), chunk("two")], ending="fin")
 # What the provider does, whether the client streams, and what is charged: a cost, and how many ceilings.
 CASES: dict[str, tuple[list[Script], bool, Decimal, int]] = {
     "whole": ([chat_answer("hi")], False, COST, 0),
@@ -93,8 +92,6 @@ CASES: dict[str, tuple[list[Script], bool, Decimal, int]] = {
     "cut in the middle": ([[send(HEAD + b'{"id": "x"'), close()]], False, Decimal(0), 1),
     "silent": ([[hang()]], False, Decimal(0), 1),
     "silent stream": ([[hang()]], True, Decimal(0), 1),
-    # Two events, and the estimate of a prompt of one message with six letters.
-    "cut": ([UNCOUNTED], True, Decimal("0.000010"), 0),
     "error in place of the answer": ([json_answer({"error": {"message": "no", "code": 429}})], False, Decimal(0), 0),
     "no answer at all": ([json_answer({"what": 1})], False, Decimal(0), 1),
 }
@@ -120,6 +117,51 @@ def test_a_request_is_charged_what_it_cost_else_what_it_may_have_cost(
     most = len(upstream.calls[0].body) + 1_024 + 50
     assert row["charged_tokens"] == used + ceilings * most
     assert get_charges(session_database_url, key)["requests"] == (1, 0, 0, 1)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_stream_without_usage_is_charged_for_all_that_may_have_been_sent(
+    limited: Gateway, upstream: ScriptedUpstream, session_database_url: str, stream: bool
+) -> None:
+    key = make_limited_key(session_database_url, ("usd", "5"), ("tokens", 10**6), tokens_per_minute=10**6)
+    # One event has hundreds of tokens, and the prompt's are nearly all in the schema of a tool.
+    events = [chunk("words " * 400), chunk("more")]
+    upstream.enqueue(sse_stream(events, ending="fin"))
+    tool = {"type": "function", "function": {"name": "f", "description": "word " * 5_000, "parameters": {}}}
+    most = 8_000 if stream else 50_000  # Of so many, the provider is asked for a stream.
+    model = PREFIX + ("broken-off" if stream else "broken-off-whole")
+    seen = post_chat(limited, model, key=key, stream=stream, tools=[tool], max_tokens=most)
+    row = wait_for_row(session_database_url, seen.request_id)
+    received = sum(len(event_bytes(event)) for event in events)
+    prompt = len(upstream.calls[0].body) + 1_024
+    assert (row["outcome"], row["usage_source"]) == ("upstream_cut", "counted")
+    assert row["charged_tokens"] == prompt + received and received < most
+    assert row["charged_usd"] == (Decimal(prompt) + 2 * received) / 10**6
+    assert row["cost_usd"] < row["charged_usd"]
+    # What the record does not count itself is shown as a charge for what is not known.
+    counted = row["prompt_tokens"] + row["completion_tokens"]
+    assert get_charges(session_database_url, key)["tokens"] == (0, counted, prompt + received - counted, 1)
+
+
+def test_the_tools_of_a_request_count_for_the_rate_of_tokens(
+    limited: Gateway, upstream: ScriptedUpstream, session_database_url: str
+) -> None:
+    upstream.default = chat_answer("hi", usage=usage_of(9_000, 3))
+    key = make_limited_key(session_database_url, tokens_per_minute=12_000)
+    tool = {"type": "function", "function": {"name": "f", "description": "word " * 8_000, "parameters": {}}}
+    with ThreadPoolExecutor(6) as pool:
+        seen = list(pool.map(lambda _: post_chat(limited, LISTED, key=key, max_tokens=5, tools=[tool]), range(6)))
+    assert sorted(each.status for each in seen) == [200] + [429] * 5
+
+
+def test_a_deployment_of_another_model_is_not_allowed_by_its_name(
+    limited: Gateway, upstream: ScriptedUpstream, session_database_url: str
+) -> None:
+    key = make_limited_key(session_database_url, models=["fireworks/*scripted"])
+    assert post_chat(limited, LISTED, key=key).status == 200
+    assert post_chat(limited, LISTED + "#accounts/mine/deployments/one", key=key).status == 200
+    seen = post_chat(limited, PREFIX + "other#scripted", key=key)
+    assert (seen.status, seen.error["code"]) == (403, "model_not_allowed")
 
 
 def test_what_the_provider_counts_above_the_ceiling_is_charged_and_logged(

@@ -53,6 +53,7 @@ class StreamSummary:
         is_done: whether the end marker came after everything was complete.
         events: events that are part of the response; comments and the end marker are not counted.
         output_events: events with output of the model, which estimate the completion tokens if no usage arrives.
+        bytes_received: bytes of the stream that have arrived.
         bytes_sent: bytes that were sent to the client.
         first_output_s, last_output_s: when the first and the last event with output arrived.
         longest_gap_s: the longest time between two arrivals.
@@ -60,6 +61,7 @@ class StreamSummary:
 
     __slots__ = (
         "begun",
+        "bytes_received",
         "bytes_sent",
         "choices_expected",
         "events",
@@ -84,6 +86,7 @@ class StreamSummary:
         self.is_done = False
         self.events = 0
         self.output_events = 0
+        self.bytes_received = 0
         self.bytes_sent = 0
         self.first_output_s: float | None = None
         self.last_output_s: float | None = None

@@ -9,7 +9,7 @@ from app.limit_errors import LimitReached
 from app.logs import log_event
 from app.services.endpoints import Endpoint
 from app.services.inference.adaptation import UpstreamRequest
-from app.services.inference.ceiling import make_ceiling, to_units
+from app.services.inference.ceiling import bound_usage, make_ceiling, to_units
 from app.services.journal import ActivityRecord
 from app.services.limits import Ceiling, Charge, Policy, Reservation, format_amount
 
@@ -33,14 +33,28 @@ class LimitedRequest:
         policy, reservation: as above.
         is_unbilled: whether the last attempt failed in a way that costs nothing, or the next one has not begun. Whoever
             begins one sets it to False.
+        received_bytes: how much of a stream has arrived; None before its end, and for other responses.
     """
 
-    __slots__ = ("_billed_failures", "_ceiling", "_charge", "is_unbilled", "policy", "reservation")
+    __slots__ = (
+        "_billed_failures",
+        "_ceiling",
+        "_charge",
+        "_endpoint",
+        "_request",
+        "is_unbilled",
+        "policy",
+        "received_bytes",
+        "reservation",
+    )
 
     def __init__(self, policy: Policy, reservation: Reservation) -> None:
         self.policy = policy
         self.is_unbilled = False
         self.reservation = reservation
+        self.received_bytes: int | None = None
+        self._endpoint: Endpoint | None = None
+        self._request: UpstreamRequest | None = None
         self._ceiling: Ceiling | None = None
         self._charge = _NOTHING
         self._billed_failures = 0
@@ -58,6 +72,7 @@ class LimitedRequest:
                 break
         else:
             return
+        self._endpoint, self._request = endpoint, request
         self._ceiling = make_ceiling(self.policy, endpoint, request)
         try:
             self.reservation.reserve([self._ceiling])
@@ -123,18 +138,30 @@ class LimitedRequest:
         )
 
     def _make_charge(self, record: ActivityRecord, ceiling: Ceiling) -> Charge:
-        """Returns what is known of the last attempt, else its ceiling, and the ceilings of those before."""
-        last = 0 if self.is_unbilled else 1
-        ceilings, cost, tokens = self._billed_failures, ceiling.cost or 0, ceiling.tokens or 0
-        used = None
-        if record.prompt_tokens is not None and record.completion_tokens is not None:
-            used = record.prompt_tokens + record.completion_tokens
+        """Returns what the last attempt used, and the ceilings of those before."""
+        cost, tokens = self._get_used(record, ceiling)
+        rate_tokens = tokens
+        if tokens is None:
+            rate_tokens, tokens = (0 if self.is_unbilled else None), (0 if self.is_unbilled else ceiling.tokens or 0)
+        if cost is None:
+            cost = 0 if self.is_unbilled else ceiling.cost or 0
         return Charge(
-            cost=ceilings * cost + (last * cost if record.cost_usd is None else to_units(record.cost_usd)),
-            tokens=ceilings * tokens + (last * tokens if used is None else used),
+            cost=self._billed_failures * (ceiling.cost or 0) + cost,
+            tokens=self._billed_failures * (ceiling.tokens or 0) + tokens,
             requests=1,
-            rate_tokens=0 if used is None and self.is_unbilled else used,
+            rate_tokens=rate_tokens,
         )
+
+    def _get_used(self, record: ActivityRecord, ceiling: Ceiling) -> tuple[int | None, int | None]:
+        """Returns the cost and the tokens of the last attempt: the provider's, or at most; None for the ceiling."""
+        cost = None if record.cost_usd is None else to_units(record.cost_usd)
+        tokens = None
+        if record.prompt_tokens is not None and record.completion_tokens is not None:
+            tokens = record.prompt_tokens + record.completion_tokens
+        if record.usage_source != "counted" or self._endpoint is None or self._request is None:
+            return cost, tokens
+        most_cost, most_tokens = bound_usage(self._endpoint, self._request, self.received_bytes)
+        return max(cost or 0, most_cost), max(tokens or 0, most_tokens)
 
     def settle(self) -> None:
         """Turns what is reserved into what is charged, after the record was written; later calls do nothing."""

@@ -29,6 +29,8 @@ def record_response(
 def record_stream(exchange: Exchange, request: UpstreamRequest, summary: StreamSummary, *, is_complete: bool) -> None:
     """Records the same of a stream, complete or not, and its event count, bytes and times."""
     record = exchange.record
+    if exchange.limited is not None:
+        exchange.limited.received_bytes = summary.bytes_received
     record.events, record.bytes_out = summary.events, summary.bytes_sent
     record.longest_gap_ms = summary.longest_gap_s * 1000
     record.finish_reason = summary.finish_reason

@@ -81,8 +81,11 @@ class Policy(msgspec.Struct, frozen=True, gc=False):
     max_output_tokens: int | None
 
     def allows(self, provider: str, model: str) -> bool:
-        """Returns whether a request may be sent to this model of this provider, regardless of case."""
-        name = f"{provider}/{model}".lower()
+        """Returns whether a request may be sent to this model of this provider, regardless of case.
+
+        What follows a `#` in a model's id names a deployment of the model, and counts for no pattern.
+        """
+        name = f"{provider}/{model.partition('#')[0]}".lower()
         return all(any(fnmatchcase(name, pattern.lower()) for pattern in patterns) for patterns in self.models)
 
 

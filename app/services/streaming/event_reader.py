@@ -109,6 +109,7 @@ class EventReader:
 
         Invalid bytes end the stream: the last event returned is then the error.
         """
+        self.summary.bytes_received += len(data)
         shown: list[bytes] = []
         try:
             for event, event_data in self._decoder.decode(data):
