@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from decimal import ROUND_CEILING, Decimal
+from decimal import Decimal
 from functools import partial
+from math import ceil
 from typing import NamedTuple
 
 from app.errors import BadRequest, PermissionDenied
@@ -61,7 +62,7 @@ class _Bounds(NamedTuple):
             return 0, tokens
         if self.prompt is None or output is None:
             return None, tokens
-        return _round_up(self.prompt * self.prices.prompt + output * self.prices.output), tokens
+        return ceil(self.prompt * self.prices.prompt + output * self.prices.output), tokens
 
 
 def _make_bounds(endpoint: Endpoint, request: UpstreamRequest) -> _Bounds:
@@ -130,13 +131,9 @@ def bound_usage(endpoint: Endpoint, request: UpstreamRequest, received_bytes: in
     return cost or 0, tokens or 0
 
 
-def _round_up(units: Decimal) -> int:
-    return int(units.to_integral_value(ROUND_CEILING))
-
-
 def to_units(usd: str) -> int:
     """Returns a decimal amount of USD in 10^-12 USD, rounded up."""
-    return _round_up(Decimal(usd).scaleb(_DIGITS))
+    return ceil(Decimal(usd).scaleb(_DIGITS))
 
 
 def _get_prices(price: Price | None, outputs: int) -> _Prices | None:

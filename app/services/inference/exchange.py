@@ -132,6 +132,8 @@ class Exchange:
             return
         self._is_finished = True
         self._journal.withdraw()
+        if self.limited is not None:
+            self.limited.reservation.release()
         self._release_all()
 
     def _release_all(self) -> None:

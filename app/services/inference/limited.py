@@ -119,23 +119,23 @@ class LimitedRequest:
             record.budget_periods = UNSET
         record.charged_usd = format_amount(self._charge.cost, "usd")
         record.charged_tokens = self._charge.tokens
-        self._report_excess(record)
+        charge, cost, tokens = self._charge, self.reservation.ceiling_cost, self.reservation.ceiling_tokens
+        if (cost is not None and charge.cost > cost) or (tokens is not None and charge.tokens > tokens):
+            self._report_excess(record)
 
     def _report_excess(self, record: ActivityRecord) -> None:
         """Logs a charge above the ceiling, which is then charged in full."""
-        charge, cost, tokens = self._charge, self.reservation.ceiling_cost, self.reservation.ceiling_tokens
-        if (cost is not None and charge.cost > cost) or (tokens is not None and charge.tokens > tokens):
-            log_event(
-                "ceiling_exceeded",
-                level="warning",
-                request_id=record.request_id,
-                gateway=record.gateway,
-                model=record.model_served,
-                charged_usd=record.charged_usd,
-                charged_tokens=charge.tokens,
-                ceiling_usd=self.reservation.ceiling_usd,
-                ceiling_tokens=tokens,
-            )
+        log_event(
+            "ceiling_exceeded",
+            level="warning",
+            request_id=record.request_id,
+            gateway=record.gateway,
+            model=record.model_served,
+            charged_usd=record.charged_usd,
+            charged_tokens=self._charge.tokens,
+            ceiling_usd=self.reservation.ceiling_usd,
+            ceiling_tokens=self.reservation.ceiling_tokens,
+        )
 
     def _make_charge(self, record: ActivityRecord, ceiling: Ceiling) -> Charge:
         """Returns what the last attempt used, and the ceilings of those before."""

@@ -30,17 +30,21 @@ def limit_output(body: dict[str, Any], endpoint: Endpoint, target: Target, most:
     """
     if endpoint.output_field is None:
         return []
-    asked = {name: body[name] for name in OUTPUT_FIELDS if body.get(name) is not None}
-    if not asked:
-        body["max_tokens"] = value = _fit(body, endpoint, target, most)
-        return [f"{endpoint.output_field}={value}"]
     applied = []
-    for name, value in asked.items():
+    is_asked = False
+    for name in OUTPUT_FIELDS:
+        value = body.get(name)
+        if value is None:
+            continue
+        is_asked = True
         if value > most:
             if not endpoint.clamps_output:
                 raise _make_error(name if endpoint.translation is None else endpoint.output_field, value, most)
             body[name] = most
             applied.append(f"{name}={value}->{most}")
+    if not is_asked:
+        body["max_tokens"] = value = _fit(body, endpoint, target, most)
+        applied.append(f"{endpoint.output_field}={value}")
     return applied
 
 

@@ -113,9 +113,7 @@ class Pipeline(Component):
 
     def _enter(self, exchange: Exchange, policy: Policy) -> None:
         """Takes a permit of each rate and a place among the concurrent requests, before the body is read."""
-        reservation = self._limits.enter(policy)
-        exchange.limited = LimitedRequest(policy, reservation)
-        exchange.on_finish(reservation.release)
+        exchange.limited = LimitedRequest(policy, self._limits.enter(policy))
 
     def _finish(self, exchange: Exchange, error: GatewayError) -> None:
         if exchange.is_started:

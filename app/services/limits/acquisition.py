@@ -69,7 +69,10 @@ class Acquisition:
         for pot, need in demands:
             if pot.lacks(need, now_s):
                 return self._acquire_slowly(demands, fits, now_s)
-        return [(pot, need, pot.take(need, now_s)) for pot, need in demands]
+        taken: list[Taken] = []
+        for pot, need in demands:  # A comprehension is a call of its own.
+            taken.append((pot, need, pot.take(need, now_s)))
+        return taken
 
     def _acquire_slowly(self, demands: Sequence[Demand], fits: Fits | None, began_s: float) -> list[Taken]:
         no_room_s = float("inf")

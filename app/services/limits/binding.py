@@ -9,7 +9,7 @@ from app.services.limits.pots import Pot
 
 
 class Binding:
-    """The pots of a policy, found once.
+    """The pots of a policy, found once, and the headers of the responses to its requests.
 
     Attributes:
         policy: the policy.
@@ -17,9 +17,10 @@ class Binding:
         budgets: those of all subjects.
         token_rates, rates: the rates of tokens, and all rates.
         used_s: when a request last had this policy.
+        headers: those of the responses; to be made again from `headers_until_s` on, on the monotonic clock.
     """
 
-    __slots__ = ("budgets", "entry", "policy", "rates", "token_rates", "used_s")
+    __slots__ = ("budgets", "entry", "headers", "headers_until_s", "policy", "rates", "token_rates", "used_s")
 
     def __init__(
         self, policy: Policy, entry: list[tuple[Pot, int]], budgets: list[BudgetPot], rates: list[RatePot]
@@ -30,3 +31,5 @@ class Binding:
         self.rates = rates
         self.token_rates = [rate for rate in rates if rate.kind == "tokens"]
         self.used_s = 0.0
+        self.headers: dict[str, str] = {}
+        self.headers_until_s = 0.0

@@ -135,9 +135,9 @@ class RatePot(Pot):
             self._free += count
             self._expires_s = self._batches[0][2]
 
-    def count_free(self) -> int:
-        """Returns how many permits there are."""
-        return self._free
+    def count_left(self) -> int:
+        """Returns how many permits are left for all workers, as far as this one knows."""
+        return min(max(self.room + self._free, 0), self.most)
 
     def count_tick(self, seconds: float) -> None:
         """Updates the mean rate of what requests take. Call it every few `seconds`."""

@@ -168,21 +168,17 @@ def make_rate_headers(pots: list[RatePot], now_s: float) -> dict[str, str]:
     tightest: dict[str, RatePot] = {}
     for pot in pots:
         other = tightest.get(pot.kind)
-        if other is None or _get_left(pot) / pot.most < _get_left(other) / other.most:
+        if other is None or pot.count_left() / pot.most < other.count_left() / other.most:
             tightest[pot.kind] = pot
     headers = {}
     for kind, pot in tightest.items():
-        left = _get_left(pot)
+        left = pot.count_left()
         wait_s = max(pot.refused_until_s - now_s, 0.0)
         reset_s = wait_s if left == 0 and wait_s else (pot.most - left) / pot.most * 60
         headers[f"x-ratelimit-limit-{kind}"] = str(pot.most)
         headers[f"x-ratelimit-remaining-{kind}"] = str(left)
         headers[f"x-ratelimit-reset-{kind}"] = format_duration(reset_s)
     return headers
-
-
-def _get_left(pot: RatePot) -> int:
-    return min(max(pot.room + pot.count_free(), 0), pot.most)
 
 
 def format_duration(seconds: float) -> str:

@@ -19,6 +19,10 @@ from app.services.limits.refusals import (
     make_unpriced_refusal,
 )
 
+# So long all responses have the same headers, while at least so many requests and tokens are left of each rate.
+_HEADERS_S = 0.25
+_FAR = 1_000
+
 Acquire = Callable[[Sequence[Demand], Fits | None], list[Taken]]
 
 
@@ -66,14 +70,17 @@ class Reservation:
         dearest = ceilings[0] if len(ceilings) == 1 else merge_ceilings(ceilings)
         self.ceiling_cost, self.ceiling_tokens = dearest.cost, dearest.tokens
         binding = self._binding
-        demands: list[Demand] = [(pot, _get_need(pot, dearest, 1)) for pot in binding.budgets]
+        demands: list[Demand] = []
+        for pot in binding.budgets:
+            demands.append((pot, _get_need(pot, dearest, 1)))
         for rate in binding.token_rates:
             wanted = int(rate.mean) if dearest.rate_tokens is None else dearest.rate_tokens
             demands.append((rate, min(wanted, rate.most)))
         if demands:
             taken = self._acquire(demands, dearest.fits)
             self._held += taken
-            self.period_ids = [receipt.id for _, _, receipt in taken[: len(binding.budgets)]]
+            for _, _, receipt in taken[: len(binding.budgets)]:
+                self.period_ids.append(receipt.id)
 
     def add_attempt(self, ceiling: Ceiling) -> None:
         """Takes from the budgets what a further attempt can use, while an earlier one may still be billed.
@@ -113,14 +120,25 @@ class Reservation:
             self.settle(NOTHING)
 
     def get_headers(self) -> dict[str, str]:
-        """Returns the headers of the response: `x-ratelimit-…` if there are rates, and a warning of a budget."""
-        binding = self._binding
-        headers = make_rate_headers(binding.rates, time.monotonic()) if binding.rates else {}
-        for pot in binding.budgets:
-            if pot.budget.warn_percents and (warning := describe_warning(pot, pot.current)) is not None:
-                headers["x-gateway-budget-warning"] = warning
-                break
-        return headers
+        """Returns the headers of the response: `x-ratelimit-…` if there are rates, and a warning of a budget.
+
+        Do not change them: other responses may have the same.
+        """
+        binding, now_s = self._binding, time.monotonic()
+        if now_s >= binding.headers_until_s:
+            _make_headers(binding, now_s)
+        return binding.headers
+
+
+def _make_headers(binding: Binding, now_s: float) -> None:
+    """Makes the headers of the next responses, of which the database knows the state of some seconds ago anyway."""
+    headers = make_rate_headers(binding.rates, now_s) if binding.rates else {}
+    for pot in binding.budgets:
+        if pot.budget.warn_percents and (warning := describe_warning(pot, pot.current)) is not None:
+            headers["x-gateway-budget-warning"] = warning
+            break
+    is_far = all(rate.count_left() >= _FAR for rate in binding.rates)
+    binding.headers, binding.headers_until_s = headers, now_s + (_HEADERS_S if is_far else 0.0)
 
 
 def _get_need(pot: BudgetPot, ceiling: Ceiling, requests: int) -> int:
