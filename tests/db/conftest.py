@@ -20,6 +20,16 @@ def engine(database_url: str) -> Iterator[Engine]:
     engine.dispose()
 
 
+@pytest.fixture(scope="module")
+def file_engine(postgres: Postgres, migrated_template: str) -> Iterator[Engine]:
+    """The same on one database for all tests of a file."""
+    url = postgres.create_database(template=migrated_template)
+    engine = create_engine_for(url)
+    yield engine
+    engine.dispose()
+    postgres.drop_database(url)
+
+
 @pytest.fixture(scope="session")
 def victim() -> Iterator[Postgres]:
     """A second server, to stop, kill and freeze. The first one serves the gateways that tests share."""

@@ -13,7 +13,6 @@ from sqlalchemy import Connection, Engine, text
 
 from app.db.activity import insert_activity
 from app.db.budgets import select_budget
-from app.db.engine import create_engine_for
 from app.db.fold import fold_deltas
 from app.db.lease_books import (
     insert_earlier_charges,
@@ -26,17 +25,12 @@ from app.db.leases import close_leases, compute_period_id, draw_leases
 from app.services.administration.earlier import charge_earlier_requests
 from app.services.journal import new_request_id
 from tests.db.budgets import START, add_budget, charge, check_books, end_worker, make_draw, read_books
-from tests.support.postgres import Postgres
 
 
 @pytest.fixture(scope="module")
-def engine(postgres: Postgres, migrated_template: str) -> Iterator[Engine]:
+def engine(file_engine: Engine) -> Engine:
     """A database for all tests of this file."""
-    url = postgres.create_database(template=migrated_template)
-    engine = create_engine_for(url)
-    yield engine
-    engine.dispose()
-    postgres.drop_database(url)
+    return file_engine
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,10 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine, text
 
-from app.db.engine import create_engine_for
 from app.db.leases import LeaseAnswer, LeaseAnswers, compute_period_id
 from tests.db.budgets import START, add_budget, make_draw, read_books
-from tests.support.postgres import Postgres
 from tests.support.soak import FULL
 
 WORKERS = ("a", "b", "c")
@@ -35,13 +32,9 @@ OPERATIONS = st.one_of(
 
 
 @pytest.fixture(scope="module")
-def engine(postgres: Postgres, migrated_template: str) -> Iterator[Engine]:
+def engine(file_engine: Engine) -> Engine:
     """A database for all examples; each example is rolled back."""
-    url = postgres.create_database(template=migrated_template)
-    engine = create_engine_for(url)
-    yield engine
-    engine.dispose()
-    postgres.drop_database(url)
+    return file_engine
 
 
 @pytest.fixture(scope="module")

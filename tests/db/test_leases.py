@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from decimal import Decimal
@@ -12,7 +11,6 @@ import msgspec
 import pytest
 from sqlalchemy import Engine, text
 
-from app.db.engine import create_engine_for
 from app.db.leases import (
     KeptAmount,
     LeaseAnswer,
@@ -27,18 +25,13 @@ from app.db.leases import (
     update_warned,
 )
 from tests.db.budgets import START, add_budget, charge, check_books, end_worker, make_draw, read_books
-from tests.support.postgres import Postgres
 from tests.support.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
-def engine(postgres: Postgres, migrated_template: str) -> Iterator[Engine]:
+def engine(file_engine: Engine) -> Engine:
     """A database for all tests of this file."""
-    url = postgres.create_database(template=migrated_template)
-    engine = create_engine_for(url)
-    yield engine
-    engine.dispose()
-    postgres.drop_database(url)
+    return file_engine
 
 
 @pytest.fixture(autouse=True)

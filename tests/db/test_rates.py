@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, text
 
-from app.db.engine import create_engine_for
 from app.db.limit_tables import RATE_SLOTS
 from app.db.rates import PermitAnswer, PermitDraw, SlotAnswer, SlotDraw, draw_permits, draw_slots
-from tests.support.postgres import Postgres
 
 
 @pytest.fixture(scope="module")
-def engine(postgres: Postgres, migrated_template: str) -> Iterator[Engine]:
+def engine(file_engine: Engine) -> Engine:
     """A database for all tests of this file; each has budgets and subjects of its own."""
-    url = postgres.create_database(template=migrated_template)
-    engine = create_engine_for(url)
-    yield engine
-    engine.dispose()
-    postgres.drop_database(url)
+    return file_engine
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ Rows are written by this code and by the code before migration 0007, and folds h
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
@@ -15,14 +14,12 @@ from sqlalchemy import Engine, text
 
 from app.db.activity import insert_activity
 from app.db.day_usage import select_day_usage, select_key_usage
-from app.db.engine import create_engine_for
 from app.db.fold import fold_deltas
 from app.db.rollups import Usage, select_first_day, select_outcome_counts, select_usage
 from app.db.tables import OUTCOMES
 from tests.db.brute_force import Wanted, check_usage, key_days, outcomes_of, rounded
 from tests.db.old_code import check_old_sums, insert_old, make_partitions
 from tests.db.rows import NOON, Row, encode, make_row
-from tests.support.postgres import Postgres
 from tests.support.soak import examples
 
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
@@ -64,13 +61,9 @@ def rows(draw: st.DrawFn) -> Row:
 
 
 @pytest.fixture(scope="module")
-def engine(postgres: Postgres, migrated_template: str) -> Iterator[Engine]:
+def engine(file_engine: Engine) -> Engine:
     """One database for all examples; each example empties it."""
-    url = postgres.create_database(template=migrated_template)
-    engine = create_engine_for(url)
-    yield engine
-    engine.dispose()
-    postgres.drop_database(url)
+    return file_engine
 
 
 # Each example runs some thirty statements.

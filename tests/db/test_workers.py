@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -12,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, text
 
-from app.db.engine import create_engine_for
 from app.db.ledger import LedgerLine, select_integrity, select_ledger_line, upsert_ledger
 from app.db.workers import (
     EARLIER_WORKERS,
@@ -29,7 +27,6 @@ from app.db.workers import (
     upsert_seen,
 )
 from app.services.journal import integrity
-from tests.support.postgres import Postgres
 from tests.support.soak import examples
 
 PARTS = ("in_flight", "unshipped", "unrecorded", "rejected", "unsent")
@@ -38,13 +35,9 @@ CLOSINGS = ["drained", "left_rows", "adopted", "written_off"]
 
 
 @pytest.fixture(scope="module")
-def engine(postgres: Postgres, migrated_template: str) -> Iterator[Engine]:
+def engine(file_engine: Engine) -> Engine:
     """A database that the tests of this file share; each begins with `_empty`."""
-    url = postgres.create_database(template=migrated_template)
-    engine = create_engine_for(url)
-    yield engine
-    engine.dispose()
-    postgres.drop_database(url)
+    return file_engine
 
 
 def _empty(engine: Engine) -> None:
