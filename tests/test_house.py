@@ -48,12 +48,14 @@ ALLOWED: dict[str, set[str]] = {
     "services.journal": {"db"},
     "services.quality": {"services.models", "services.providers", "db"},
     "services.offers": {"services.inference", "services.models", "services.providers", "services.quality"},
+    "services.aliases": {"db"},
     "services.limits": {"db"},
     "services.keys": {"db", "services.limits"},
     "services.administration": {"services.keys", "services.limits", "db"},
     "services.reports": {"db"},
     "services.webhook": {"services.limits", "upstream"},
     "services.inference": {
+        "services.aliases",
         "services.endpoints",
         "services.journal",
         "services.keys",
@@ -92,6 +94,7 @@ ALLOWED: dict[str, set[str]] = {
         "web",
     },
     "server": {
+        "services.aliases",
         "services.endpoints",
         "services.health",
         "services.inference",
