@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import threading
+from collections.abc import KeysView
 from typing import Any, Literal
 
 import msgspec
@@ -83,6 +84,11 @@ class Aliases(Component):
         self._thread: threading.Thread | None = None
         self._has_asked = threading.Event()
         self._closed = threading.Event()
+
+    @property
+    def names(self) -> KeysView[str]:
+        """The names of all aliases, in order."""
+        return self._aliases.keys()
 
     def get(self, name: str) -> Alias | None:
         """Returns the alias with this name, in any case; None if there is none."""
