@@ -31,6 +31,7 @@ LEAVES = {
     "runtime",
     "setting_values",
     "shutdown",
+    "snapshot_file",
     "yielding",
 }
 # What a package may import besides itself and the leaves. Leaves import leaves only.

@@ -1,4 +1,4 @@
-"""Every worker knows an alias within seconds, and keeps it while PostgreSQL is away; the documented curls work."""
+"""Workers know an alias within seconds, and while PostgreSQL is away, new ones too; the documented curls work."""
 
 from __future__ import annotations
 
@@ -74,7 +74,11 @@ def test_every_worker_knows_an_alias_and_keeps_it_while_the_database_is_away(
     victim.stop()
     try:
         wait_until(lambda: gateway.log().count("alias_refresh_failed") == 2, what="both workers to notice")
+        killed = gateway.worker_pids()[0]
+        os.kill(killed, signal.SIGKILL)
+        wait_until(lambda: len(gateway.worker_pids()) == 2 and killed not in gateway.worker_pids(), what="a new worker")
         wait_for_model(gateway, "kept", 200)
+        assert gateway.log().count("alias_file_loaded") == 1
         assert call(gateway, "DELETE", "/api/aliases/kept").status == 503
     finally:
         victim.start()
