@@ -85,6 +85,8 @@ def _find(name: str) -> list[Candidate]:
         return [Candidate(provider, model.id, model) for model in listed]
     naming = provider.naming
     takes_unlisted = any(support.serves_unlisted for support in provider.serves.values())
-    if takes_unlisted or naming.claims(asked) or naming.is_unlisted(asked):
+    if naming.claims(asked):
+        return [Candidate(provider, naming.get_canonical_id(asked, lambda _: ()), None)]
+    if takes_unlisted or naming.is_unlisted(asked):
         return [Candidate(provider, asked, None)]
     return []
