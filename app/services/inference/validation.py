@@ -46,30 +46,6 @@ def validate_body(body: dict[str, Any], kind: type[InferenceBody]) -> InferenceB
     return fields
 
 
-def check_field(kind: type[InferenceBody], name: str, value: Any) -> None:
-    """Checks one field of a body as `validate_body` would check it.
-
-    Args:
-        kind: the body's type.
-        name: a field that it documents.
-        value: the value of the field.
-
-    Raises:
-        BadRequest: the field has the wrong type or is out of range.
-    """
-    if isinstance(value, float) and value.is_integer() and isinstance(_get_types(kind)[name], inspect.IntType):
-        value = int(value)
-    try:
-        msgspec.convert({name: value}, _make_type_of_field(kind, name))
-    except msgspec.ValidationError as error:
-        raise _make_refusal(kind, {name: value}, error) from None
-
-
-@cache
-def _make_type_of_field(kind: type[InferenceBody], name: str) -> type[msgspec.Struct]:
-    return msgspec.defstruct(kind.__name__, [(name, get_type_hints(kind, include_extras=True)[name])])
-
-
 def _convert(body: dict[str, Any], kind: type[InferenceBody]) -> InferenceBody:
     try:
         return msgspec.convert(body, kind)
@@ -159,3 +135,27 @@ def _word_requirement(described: inspect.Type) -> str:
         return f"be a number from {described.ge:g} to {described.le:g}"
     words = {inspect.BoolType: "be true or false", inspect.StrType: "be a string", inspect.ListType: "be a list"}
     return words.get(type(described), "be an object")
+
+
+def check_field(kind: type[InferenceBody], name: str, value: Any) -> None:
+    """Checks one field of a body as `validate_body` would check it.
+
+    Args:
+        kind: the body's type.
+        name: a field that it documents.
+        value: the value of the field.
+
+    Raises:
+        BadRequest: the field has the wrong type or is out of range.
+    """
+    if isinstance(value, float) and value.is_integer() and isinstance(_get_types(kind)[name], inspect.IntType):
+        value = int(value)
+    try:
+        msgspec.convert({name: value}, _make_type_of_field(kind, name))
+    except msgspec.ValidationError as error:
+        raise _make_refusal(kind, {name: value}, error) from None
+
+
+@cache
+def _make_type_of_field(kind: type[InferenceBody], name: str) -> type[msgspec.Struct]:
+    return msgspec.defstruct(kind.__name__, [(name, get_type_hints(kind, include_extras=True)[name])])
