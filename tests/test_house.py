@@ -55,6 +55,7 @@ ALLOWED: dict[str, set[str]] = {
         "services.routing",
     },
     "services.routing": {
+        "services.aliases",
         "services.endpoints",
         "services.limits",
         "services.models",
@@ -62,6 +63,7 @@ ALLOWED: dict[str, set[str]] = {
         "services.providers",
         "services.quality",
     },
+    "services.aliases": {"db"},
     "services.limits": {"db"},
     "services.keys": {"db", "services.limits"},
     "services.administration": {"services.keys", "services.limits", "db"},
@@ -107,6 +109,7 @@ ALLOWED: dict[str, set[str]] = {
         "web",
     },
     "server": {
+        "services.aliases",
         "services.endpoints",
         "services.health",
         "services.inference",
