@@ -54,7 +54,9 @@ def make_hugging_face_naming(
 
     Providers accept such an id only in the case of their own list, so a name in another case is converted.
     """
-    return Naming(get_keys=_lower_case, get_asked_keys=_lower_case, is_unlisted=is_unlisted, is_confidential=is_confidential)
+    return Naming(
+        get_keys=_lower_case, get_asked_keys=_lower_case, is_unlisted=is_unlisted, is_confidential=is_confidential
+    )
 
 
 def _lower_case(name: str) -> Sequence[str]:

@@ -81,9 +81,7 @@ def find_candidates(
     return Candidates(tuple(named), tuple(elsewhere), is_at_home)
 
 
-def _find_listed(
-    name: str, endpoint: Endpoint, choice: ProviderChoice | None, allows: Allows | None
-) -> list[Target]:
+def _find_listed(name: str, endpoint: Endpoint, choice: ProviderChoice | None, allows: Allows | None) -> list[Target]:
     """Returns the targets whose lists contain the model."""
     serving = [provider for provider in get_configured_providers() if endpoint.name in provider.serves]
     if not serving:
@@ -102,7 +100,9 @@ def _find_listed(
     return [_make_listed(served) for served in found]
 
 
-def _search(name: str, providers: Sequence[Provider], catch_all: Provider | None, allows: Allows | None) -> list[Served]:
+def _search(
+    name: str, providers: Sequence[Provider], catch_all: Provider | None, allows: Allows | None
+) -> list[Served]:
     """Returns what the lists have under this name; nothing only if `catch_all` gets it as it was written."""
     try:
         return find_all(name, providers, fetch_again=catch_all is None, allows=allows)
@@ -130,7 +130,7 @@ def _contains(names: Iterable[str], provider: Provider) -> bool:
 
 
 def _find_elsewhere(named: Sequence[Target], endpoint: Endpoint, allows: Allows | None) -> list[Target]:
-    """Returns the same model where the name did not find it. Confidential computing is never left for other machines."""
+    """Returns the same model where the name did not find it; for a confidential one only others that are, too."""
     known = {(target.provider.name, target.model) for target in named}
     found: list[Target] = []
     is_confidential = any(target.provider.naming.is_confidential(target.model) for target in named)
@@ -148,9 +148,7 @@ def _find_elsewhere(named: Sequence[Target], endpoint: Endpoint, allows: Allows 
 
 
 def _make_listed(served: Served) -> Target:
-    return Target(
-        served.provider, served.model.id, is_listed=True, context_length=served.model.context_length or None
-    )
+    return Target(served.provider, served.model.id, is_listed=True, context_length=served.model.context_length or None)
 
 
 def _check(target: Target, allows: Allows | None) -> Target:

@@ -124,6 +124,7 @@ class _RouteMaker:
         self._endpoint = endpoint
         self._provider_name = provider if isinstance(provider, str) else None
         self._choice = provider if isinstance(provider, ProviderChoice) else None
+        self._chosen_sort = None if self._choice is None else self._choice.sort
         self._allows = allows
         self._sort = settings.routing_sort
         self._crosses = self._choice is not None or settings.routing_equivalents
@@ -147,7 +148,7 @@ class _RouteMaker:
         except GatewayError as error:
             self._miss(name, error)
             return
-        self._add(name, candidates, sort or (self._choice and self._choice.sort))
+        self._add(name, candidates, sort or self._chosen_sort)
 
     def _find(self, name: str) -> Candidates:
         if self._provider_name is not None:
@@ -175,7 +176,7 @@ class _RouteMaker:
     def _group(self, targets: Sequence[Target], sort: Sort | None) -> None:
         """Adds targets as one group, after those that the caller's `order` names."""
         rest = list(targets)
-        for name in (self._choice and self._choice.order) or ():
+        for name in (() if self._choice is None else self._choice.order or ()):
             first = tuple(target for target in rest if target.provider.name == name.lower())
             if first:
                 self._groups.append(Group(first, sort))
@@ -198,7 +199,7 @@ class _RouteMaker:
                 if self._provider_name is None or target.provider is get_provider(self._provider_name)
             ]
             self._place += 1
-        sort = sort or (self._choice and self._choice.sort) or alias.sort
+        sort = sort or self._chosen_sort or alias.sort
         if not found:
             self._miss(alias.name, _make_no_target(alias.name, ()))
         elif sort is not None or any(target.weight is not None for target in found):
