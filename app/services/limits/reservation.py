@@ -105,14 +105,23 @@ class Reservation:
         return pot, need, first
 
     def settle(self, charge: Charge) -> None:
-        """Replaces what the request holds by what it has used, in all attempts, and frees its slots."""
+        """Replaces what the request holds by what it has used, in all attempts, and frees its slots.
+
+        A mistake in one of the pots is raised once all others are settled: a slot that is not freed is lost for good.
+        """
         held, self._held = self._held, []
+        fault = None
         for pot, need, receipt in held:
-            pot.settle(receipt, need, pot.get_used(charge, need))
+            try:
+                pot.settle(receipt, need, pot.get_used(charge, need))
+            except Exception as error:
+                fault = error
         if self._more:
             more, self._more = self._more, []
             for pot, need, receipt in more:
                 pot.settle(receipt, need, 0)
+        if fault is not None:
+            raise fault
 
     def release(self) -> None:
         """Ends the request without a charge, unless it is settled."""
