@@ -79,7 +79,7 @@ _SELECT_EARLIER = text(f"""
 """)
 
 # Requests that ended before they were sent to a provider used nothing either. The sums do not tell them apart, but the
-# records do, by an index of requests that did not succeed: what was not sent costs exactly nothing, with unknown tokens.
+# records do, by an index of requests that did not succeed: what was not sent costs exactly 0, with unknown tokens.
 _SELECT_UNSENT = text("""
     SELECT count(*) FROM activity
     WHERE outcome <> 'ok' AND outcome = ANY (:outcomes) AND started_at >= :start AND started_at < :end

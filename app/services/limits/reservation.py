@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+from app.limit_errors import LimitReached
 from app.services.limits.acquisition import Demand, Taken
 from app.services.limits.amounts import format_amount
 from app.services.limits.binding import Binding
@@ -77,7 +78,11 @@ class Reservation:
             wanted = int(rate.mean) if dearest.rate_tokens is None else dearest.rate_tokens
             demands.append((rate, min(wanted, rate.most)))
         if demands:
-            taken = self._acquire(demands, dearest.fits)
+            try:
+                taken = self._acquire(demands, dearest.fits)
+            except LimitReached:
+                binding.headers_until_s = 0.0  # They say that much is left.
+                raise
             self._held += taken
             for _, _, receipt in taken[: len(binding.budgets)]:
                 self.period_ids.append(receipt.id)
