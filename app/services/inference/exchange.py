@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from app.logs import log_event
-from app.metrics import count_request
+from app.metrics import count_request, count_request_fault
 from app.runtime import get_runtime
 from app.services.endpoints import Endpoint, Translated
 from app.services.inference.limited import LimitedRequest
@@ -102,6 +102,8 @@ class Exchange:
     def finish(self, outcome: str, status: int) -> None:
         """Ends the request: its final record is written and everything is released. Later calls change nothing.
 
+        A step that fails keeps no other from running: the record has what is known, and nothing stays reserved.
+
         Args:
             outcome: one of app.db.tables.OUTCOMES.
             status: the HTTP status that the client received.
@@ -114,13 +116,23 @@ class Exchange:
         record.duration_ms = (time.monotonic() - self.started_s) * 1000
         if not self.is_sent:
             record.cost_usd, record.cost_kind = "0", "exact"  # Nothing was sent, so it cost nothing.
-        if self.limited is not None:
-            self.limited.write_charge(record, is_sent=self.is_sent)
+        limited = self.limited
+        if limited is not None:
+            try:
+                limited.write_charge(record, is_sent=self.is_sent)
+            except Exception as error:
+                self.note_fault("charge", error)
         self._journal.write_final(record)
-        if self.limited is not None:
-            self.limited.settle()
+        if limited is not None:
+            try:
+                limited.settle()
+            except Exception as error:
+                self.note_fault("settle", error)
         self._release_all()
-        count_request(record)
+        try:
+            count_request(record)
+        except Exception as error:
+            self.note_fault("count", error)
         _log(record)
 
     def withdraw(self) -> None:
@@ -133,7 +145,10 @@ class Exchange:
         self._is_finished = True
         self._journal.withdraw()
         if self.limited is not None:
-            self.limited.reservation.release()
+            try:
+                self.limited.reservation.release()
+            except Exception as error:
+                self.note_fault("settle", error)
         self._release_all()
 
     def _release_all(self) -> None:
@@ -141,7 +156,17 @@ class Exchange:
             try:
                 self._releases.pop()()
             except Exception as error:  # The other releases must still run.
-                log_event("release_failed", level="error", error=error, request_id=self.request_id)
+                self.note_fault("release", error)
+
+    def note_fault(self, step: str, error: Exception) -> None:
+        """Logs and counts a step of the request's end that failed by a mistake in the gateway. All others still run.
+
+        Args:
+            step: "usage", "error", "charge", "settle", "release" or "count".
+            error: what it raised.
+        """
+        count_request_fault(step)
+        log_event("request_step_failed", level="error", step=step, error=error, request_id=self.request_id)
 
 
 def _log(record: ActivityRecord) -> None:

@@ -110,9 +110,19 @@ class LimitedRequest:
         return is_billed and bool(self.reservation.period_ids)
 
     def write_charge(self, record: ActivityRecord, *, is_sent: bool) -> None:
-        """Writes to the record what the request is charged, right before the record is written for the last time."""
+        """Writes to the record what the request is charged, right before the record is written for the last time.
+
+        If that fails by a mistake in the gateway, the charge is what is reserved, which the record has since its start.
+        """
         if is_sent:
-            self._charge = self._make_charge(record, self._ceiling or _NO_CEILING)
+            ceiling = self._ceiling or _NO_CEILING
+            try:
+                self._charge = self._make_charge(record, ceiling)
+            except Exception:
+                count = 1 + self._billed_failures
+                self._charge = Charge(count * (ceiling.cost or 0), count * (ceiling.tokens or 0), 1, None)
+                self._write_ceilings(record, count)
+                raise
         if not record.budget_periods:
             return
         if not is_sent:
