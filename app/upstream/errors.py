@@ -149,6 +149,7 @@ def make_reported_error(
     """
     body = read_error_body(document)
     error = _make_error(title, key_setting, body.status, body, request_id)
+    error.replaces_response = True
     if body.status in _RETRYABLE_STATUSES:
         _set_retry_after(error, get_retry_after_s(headers))
     else:

@@ -35,7 +35,6 @@ from app.services.endpoints.translation import EventWriter, Translated, Translat
 __all__ = [
     "CHAT", "ENDPOINTS", "OPENAI_ERRORS", "Collector", "CountTokensBody", "Endpoint", "ErrorShape", "EventKind",
     "EventWriter", "InferenceBody", "MaxPrice", "ProviderChoice", "RepairedEvent", "ResponseSummary", "Sort",
-    "StreamProtocol", "StreamSummary", "Translated", "Translation", "Usage", "estimate_message_tokens", "find_error_shape",
-    "make_parameter_error",
-    "replace_developer_role",
+    "StreamProtocol", "StreamSummary", "Translated", "Translation", "Usage", "estimate_message_tokens",
+    "find_error_shape", "make_parameter_error", "replace_developer_role",
 ]  # fmt: skip

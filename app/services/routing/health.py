@@ -87,18 +87,15 @@ class TargetHealth(Component):
         # Targets that the measurements of all workers call bad → until when this worker knows better.
         self._known: dict[Key, float] = {}
 
-    def take_best(self, targets: list[Target]) -> Target:
-        """Removes from `targets` the first that need not be avoided, or the first if all must be, and returns it.
+    def choose(self, targets: Sequence[Target]) -> Target:
+        """Returns the first target that need not be avoided, or the first of all if each must be.
 
         If a target has been avoided for long enough, it is tried by this request, and by others after its success.
 
         Args:
             targets: at least one, the best first.
         """
-        for position, target in enumerate(targets):
-            if self._may_try(target):
-                return targets.pop(position)
-        return targets.pop(0)
+        return next((target for target in targets if self._may_try(target)), targets[0])
 
     def _may_try(self, target: Target) -> bool:
         key, now_s = (target.provider.name, target.model), time.monotonic()
@@ -188,10 +185,3 @@ class TargetHealth(Component):
                 del self.states[forgotten]
             state = self.states[key] = _State(changed_s=time.monotonic())
         return state
-
-
-def is_avoided(targets: Sequence[Target], health: TargetHealth) -> list[bool]:
-    """Returns of each target whether it is avoided at the moment, for reports; it changes nothing."""
-    now_s = time.monotonic()
-    states = [health.states.get((target.provider.name, target.model)) for target in targets]
-    return [state is not None and state.avoided_until_s > now_s for state in states]
