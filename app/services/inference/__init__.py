@@ -13,14 +13,14 @@ limited.py          a request under limits: ceiling.py says what it can cost; ou
 """
 
 from app.services.inference.admission import get_live_requests
-from app.services.inference.circuit_breaker import (
-    THRESHOLDS,
+from app.services.inference.circuit_breaker import THRESHOLDS
+from app.services.inference.exchange import Exchange
+from app.services.inference.open_breakers import (
     OpenBreaker,
     count_refused_models,
     get_open_breaker,
     get_open_breakers,
 )
-from app.services.inference.exchange import Exchange
 from app.services.inference.pipeline import GatewayResponse, Pipeline
 from app.services.inference.refusals import write_refusals
 from app.services.inference.token_count import count_message_tokens

@@ -45,7 +45,9 @@ _OF_AN_ATTEMPT: Mapping[str, Any] = {
 _MAX_NAME_IN_HEADER = 60
 
 
-def add_attempt(record: ActivityRecord, target: Target, status: int | None, error: str | None, started_s: float) -> None:
+def add_attempt(
+    record: ActivityRecord, target: Target, status: int | None, error: str | None, started_s: float
+) -> None:
     """Adds an attempt that began at `started_s`, on the monotonic clock, and ended now.
 
     Args:

@@ -6,7 +6,6 @@ is never tried beside the first, because two answers would have to be paid for.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,12 +15,10 @@ from app.errors import (
     UpstreamError,
     UpstreamRefused,
     UpstreamSuspended,
-    UpstreamTimeout,
 )
 from app.services.endpoints import InferenceBody
 from app.services.inference.adaptation import UpstreamRequest
 from app.services.routing import Route, Target
-from app.upstream import Response
 
 # Refusals that concern the target and not the request: the model is gone, it is too early or too much.
 _TARGETS_REFUSALS = frozenset({404, 425, 429})
@@ -68,23 +65,3 @@ class Fallback:
         if tries >= self.max_tries - len(self.remaining):
             return False
         return not self.remaining or error.code in _CONNECT_CODES
-
-    def get_patience_s(self) -> float | None:
-        """Returns how long the current target may be silent, in seconds; None for as long as any."""
-        return self.patience_s if self.remaining else None
-
-    def raise_if_silent(self, response: Response, title: str, sent_s: float) -> None:
-        """Waits for the first byte of a response's body, unless there is no other target.
-
-        Raises:
-            UpstreamTimeout: there was none within the bound, counted from when the request was sent.
-        """
-        patience_s = self.get_patience_s()
-        if patience_s is None or response.peek(max(sent_s + patience_s - time.monotonic(), 0.001)):
-            return
-        if not response.body.complete:
-            response.body.close()
-            raise UpstreamTimeout(
-                f"{title} did not start to respond in time. Retry, or send a smaller request.",
-                code="upstream_first_byte_timeout",
-            )

@@ -181,8 +181,8 @@ class LimitedRequest:
             try:
                 self._charge = self._make_charge(record, ceiling)
             except Exception:
-                cost, tokens = self._earlier_cost + (ceiling.cost or 0), self._earlier_tokens + (ceiling.tokens or 0)
-                self._charge = Charge(cost, tokens, 1, None)
+                most_cost, most_tokens = ceiling.cost or 0, ceiling.tokens or 0
+                self._charge = Charge(self._earlier_cost + most_cost, self._earlier_tokens + most_tokens, 1, None)
                 self._write_ceiling(record)
                 raise
         if not record.budget_periods:

@@ -60,9 +60,7 @@ class TargetSelection(Component):
         self.health = runtime.get(TargetHealth)
         self._breakers = runtime.get(CircuitBreakers)
 
-    def begin(
-        self, exchange: Exchange, body: dict[str, Any], fields: InferenceBody, route: Route
-    ) -> UpstreamRequest:
+    def begin(self, exchange: Exchange, body: dict[str, Any], fields: InferenceBody, route: Route) -> UpstreamRequest:
         """Returns the request for the first target, with its ceiling reserved.
 
         Raises:
@@ -90,7 +88,9 @@ class TargetSelection(Component):
 
     def _get_patience_s(self) -> float | None:
         patience_s = self.settings.fallback_after_s
-        return patience_s if patience_s is not None and patience_s < self.settings.upstream_first_byte_timeout_s else None
+        return (
+            patience_s if patience_s is not None and patience_s < self.settings.upstream_first_byte_timeout_s else None
+        )
 
     def _reserve(self, exchange: Exchange, fallback: Fallback) -> None:
         """Reserves the ceiling of the dearest target, for which the requests for all have to be known."""
@@ -130,13 +130,12 @@ class TargetSelection(Component):
                 except GatewayError as error:
                     fallback.failures.append((target, error))
                     continue
+            request.first_byte_timeout_s = fallback.patience_s if fallback.remaining else None
             exchange.set_target(target)
             return request
         raise self._choose_error(exchange, fallback)
 
-    def _adapt(
-        self, exchange: Exchange, fallback: Fallback, target: Target, *, has_others: bool
-    ) -> UpstreamRequest:
+    def _adapt(self, exchange: Exchange, fallback: Fallback, target: Target, *, has_others: bool) -> UpstreamRequest:
         policy = exchange.policy
         request = adapt(
             fallback.body,
@@ -147,7 +146,7 @@ class TargetSelection(Component):
             exchange.translated,
             None if policy is None else policy.max_output_tokens,
             # Only a stream shows whether the target has begun.
-            prefers_stream=has_others and fallback.patience_s is not None,
+            prefers_stream=has_others and fallback.patience_s is not None and exchange.endpoint.stream is not None,
         )
         choice = fallback.route.choice
         if choice is not None and choice.require_parameters and (unknown := _find_unknown(request)):

@@ -1,10 +1,11 @@
 """Keeps the requests of one conversation at one target, without remembering any: by a rendezvous hash.
 
-Providers charge a fraction for tokens of a prompt that are in their cache, which no other provider shares. So the target
-of a conversation has to be the same for each of its requests, on every worker and host. Each target gets a number that
-depends on the conversation and on the target alone, and the target with the least number is chosen. If a target fails,
-only its own conversations go elsewhere, and they return with it. (Thaler and Ravishankar, "Using name-based mappings to
-increase hit rates", IEEE/ACM Transactions on Networking 6(1), 1998; with weights as in draft-ietf-bess-weighted-hrw.)
+Providers charge a fraction for tokens of a prompt that are in their cache, which no other provider shares. So the
+target of a conversation has to be the same for each of its requests, on every worker and host. Each target gets a
+number that depends on the conversation and on the target alone, and the target with the least number is chosen. If a
+target fails, only its own conversations go elsewhere, and they return with it. (Thaler and Ravishankar, "Using
+name-based mappings to increase hit rates", IEEE/ACM Transactions on Networking 6(1), 1998; with weights as in
+draft-ietf-bess-weighted-hrw.)
 """
 
 from __future__ import annotations

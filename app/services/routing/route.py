@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from app.config import Settings
 from app.errors import BadRequest, GatewayError
+from app.lenient_json import encode
 from app.services.aliases import Alias, Aliases
 from app.services.endpoints import Endpoint, ProviderChoice, Sort
 from app.services.models import ALIAS_PREFIX
@@ -20,6 +21,9 @@ SUFFIXES: dict[str, Sort] = {":floor": "price", ":nitro": "throughput"}
 
 # A request is never sent to more targets. Records keep as many attempts.
 MAX_TARGETS = 10
+
+# Longer values that an alias sets are cut in the header that names them.
+_MAX_SHOWN_CHARACTERS = 60
 
 # Errors for what the caller wrote. Other names of the request are no excuse for them.
 _MISTAKES = frozenset({"ambiguous_model", "unknown_provider"})
@@ -176,7 +180,7 @@ class _RouteMaker:
     def _group(self, targets: Sequence[Target], sort: Sort | None) -> None:
         """Adds targets as one group, after those that the caller's `order` names."""
         rest = list(targets)
-        for name in (() if self._choice is None else self._choice.order or ()):
+        for name in () if self._choice is None else self._choice.order or ():
             first = tuple(target for target in rest if target.provider.name == name.lower())
             if first:
                 self._groups.append(Group(first, sort))
@@ -187,6 +191,8 @@ class _RouteMaker:
     def _add_alias(self, alias: Alias, sort: Sort | None) -> None:
         """Adds the targets of an alias: in its order, or as one group if they are sorted or weighted."""
         found: list[Target] = []
+        overrides = _select_overrides(alias, self._endpoint)
+        applied = tuple(f"{name}={_show(value)}" for name, value in overrides.items())
         for aliased in alias.targets:
             try:
                 candidates = find_candidates(aliased.name, self._endpoint, self._choice, self._allows, crosses=False)
@@ -194,7 +200,7 @@ class _RouteMaker:
                 self._miss(aliased.name, error)
                 continue
             found += [
-                target._replace(weight=aliased.weight, overrides=alias.overrides or None)
+                target._replace(weight=aliased.weight, overrides=overrides, applied=applied)
                 for target in self._accept(candidates.named)
                 if self._provider_name is None or target.provider is get_provider(self._provider_name)
             ]
@@ -220,6 +226,21 @@ class _RouteMaker:
             assert self._first_error is not None
             raise self._first_error
         return Route(_bound(self._groups), self._missing, self._choice)
+
+
+def _select_overrides(alias: Alias, endpoint: Endpoint) -> dict[str, Any]:
+    """Returns what an alias sets at an endpoint: all fields if it generates text, or else those that it documents."""
+    documented = endpoint.body.__struct_fields__
+    return {
+        name: value
+        for name, value in alias.overrides.items()
+        if endpoint.output_field is not None or name in documented
+    }
+
+
+def _show(value: Any) -> str:
+    """Returns a value as a header can have it."""
+    return encode(value).decode("ascii", "replace").replace("\ufffd", "?")[:_MAX_SHOWN_CHARACTERS]
 
 
 def _bound(groups: Iterable[Group]) -> list[Group]:

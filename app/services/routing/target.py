@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from app.services.providers import Provider
@@ -19,7 +20,8 @@ class Target(NamedTuple):
         place: which of the names that the request or its alias gives it was found for, counted from 0. All targets of
             one place are the same model.
         weight: its share of the requests among targets that have one; None if shares were not set.
-        overrides: body field → the value that an alias sets; None without any.
+        overrides: body field → the value that an alias sets.
+        applied: the same for people, as in "temperature=0.2".
     """
 
     provider: Provider
@@ -28,4 +30,5 @@ class Target(NamedTuple):
     context_length: int | None = None
     place: int = 0
     weight: float | None = None
-    overrides: Mapping[str, Any] | None = None
+    overrides: Mapping[str, Any] = MappingProxyType({})
+    applied: tuple[str, ...] = ()

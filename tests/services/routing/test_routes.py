@@ -10,7 +10,7 @@ from app.config import load_settings
 from app.errors import BadRequest, ConfigurationMissing, NotFound, Unavailable
 from app.runtime import get_component, use_settings
 from app.services import models
-from app.services.endpoints import CHAT
+from app.services.endpoints import CHAT, InferenceBody
 from app.services.models import cache
 from app.services.models.catalog import get_catalog
 from app.services.providers.fireworks import PROVIDER as FIREWORKS
@@ -65,8 +65,9 @@ def fireworks(upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch) -> It
 
 
 def resolve_model(model: str, provider: str | None = None) -> Target:
-    [target] = get_component(Routes).find_targets(CHAT, model, provider)
-    return target
+    route = get_component(Routes).find_route(CHAT, InferenceBody(model=model, provider=provider))
+    assert route.is_fixed
+    return route.target
 
 
 def resolved(model: str, provider: str | None = None) -> tuple[str, str]:
