@@ -79,6 +79,9 @@ budget_overrun_total = Counter("gateway_budget_overrun_total", "What was used ab
 budget_unaccounted_total = Counter(
     "gateway_budget_unaccounted_total", "What dead workers had drawn and may have spent.", ["unit"]
 )
+request_faults_total = Counter(
+    "gateway_request_faults_total", "Steps at the end of requests that failed by a mistake in the gateway.", ["step"]
+)
 webhook_messages_total = Counter(
     "gateway_webhook_messages_total", "Messages to LIMITS_WEBHOOK, and attempts that failed.", ["result"]
 )
@@ -190,6 +193,11 @@ def count_overrun(unit: str, amount: float) -> None:
 def count_unaccounted(unit: str, amount: float) -> None:
     """Counts what a dead worker had drawn of a budget and may have spent without a record, in the budget's unit."""
     budget_unaccounted_total.labels(unit).inc(amount)
+
+
+def count_request_fault(step: str) -> None:
+    """Counts a step at the end of a request that failed by a mistake in the gateway."""
+    request_faults_total.labels(step).inc()
 
 
 def count_webhook_message(result: Literal["delivered", "retried", "given_up", "dropped"]) -> None:

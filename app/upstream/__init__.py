@@ -17,6 +17,7 @@ from app.upstream.client import UpstreamClient
 from app.upstream.delivery import deliver
 from app.upstream.error_body import reports_error
 from app.upstream.errors import (
+    make_first_byte_timeout,
     make_idle_timeout,
     make_reported_error,
     make_total_timeout,
@@ -30,6 +31,7 @@ __all__ = [
     "Response",
     "UpstreamClient",
     "deliver",
+    "make_first_byte_timeout",
     "make_idle_timeout",
     "make_reported_error",
     "make_total_timeout",
