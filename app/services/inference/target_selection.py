@@ -77,7 +77,7 @@ class TargetSelection(Component):
             fields,
             targets,
             max_tries=max(len(targets), self.settings.upstream_retries + 1) + len(route.missing),
-            patience_s=self._get_patience_s(),
+            patience_s=self.settings.fallback_after_s,
         )
         for name, code in route.missing:
             add_missing(exchange.record, name, code)
@@ -85,12 +85,6 @@ class TargetSelection(Component):
             self._reserve(exchange, fallback)
             exchange.limited.is_unbilled = True  # Until it is sent.
         return self._take_next(exchange, fallback)
-
-    def _get_patience_s(self) -> float | None:
-        patience_s = self.settings.fallback_after_s
-        return (
-            patience_s if patience_s is not None and patience_s < self.settings.upstream_first_byte_timeout_s else None
-        )
 
     def _reserve(self, exchange: Exchange, fallback: Fallback) -> None:
         """Reserves the ceiling of the dearest target, for which the requests for all have to be known."""
@@ -174,7 +168,7 @@ class TargetSelection(Component):
         if has_response and is_targets_failure(error):
             self.health.record_failure(target, error)  # The dispatcher has noted the others.
         if has_response and record.attempts:
-            fail_response(record, error, exchange.attempt_started_s)
+            fail_response(record, error, time.monotonic() - exchange.attempt_started_s)
         if fallback is None:
             raise self._finish_with(exchange, error)
         fallback.failures.append((target, error))
