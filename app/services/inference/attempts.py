@@ -69,6 +69,12 @@ def add_attempt(
     )
 
 
+def add_skipped(record: ActivityRecord, target: Target, code: str) -> None:
+    """Adds a target that was left out, because it cannot serve the request."""
+    add_attempt(record, target, None, code, 0.0)
+    record.attempts[-1]["ms"] = None
+
+
 def add_missing(record: ActivityRecord, name: str, code: str) -> None:
     """Adds the name of a model that has no target, beside others that have one; it was sent nowhere."""
     record.attempts.append(

@@ -26,8 +26,10 @@ from app.services.inference.circuit_breaker import (
     PROBE_LIMIT_S,
     THRESHOLDS,
     CircuitBreakers,
-    OpenBreaker,
     classify_failure,
+)
+from app.services.inference.open_breakers import (
+    OpenBreaker,
     count_refused_models,
     get_open_breaker,
     get_open_breakers,
