@@ -207,6 +207,10 @@ def _raise_if_contradictory(settings: Settings) -> None:
         raise SettingsError(
             "UPSTREAM_FIRST_BYTE_TIMEOUT is above UPSTREAM_TOTAL_TIMEOUT, so it would have no effect; lower it."
         )
+    if settings.fallback_after_s is not None and settings.fallback_after_s >= settings.upstream_first_byte_timeout_s:
+        raise SettingsError(
+            "FALLBACK_AFTER is not below UPSTREAM_FIRST_BYTE_TIMEOUT, so it would have no effect; lower it."
+        )
     if settings.limits_webhook is not None and settings.limits_webhook_secret is None:
         raise SettingsError(
             "LIMITS_WEBHOOK is set and LIMITS_WEBHOOK_SECRET is not, so nobody could tell whether a message is the"

@@ -1,10 +1,8 @@
 """The HTTP client for providers, and the only package that uses requests and urllib3.
 
 client.py           sends a request to a provider
-response.py         a response whose head has been received
-body.py             receives the body, piece by piece or whole
-delivery.py         one POST to an address of the operator
-errors.py           failed requests and error responses as errors of the gateway
+response.py         a response whose head has been received; body.py receives its body, piece by piece or whole
+errors.py           failed requests and error responses as errors; delivery.py: one POST to an operator's address
 error_body.py, provider_text.py   the message of an error response, without what callers must not see
 adapter.py          the transport of requests, without what the gateway does not use
 connection_pool.py  open connections, and when one may be used again

@@ -7,7 +7,6 @@ the error, how long it took, and the tokens and the cost that are known of it.
 from __future__ import annotations
 
 import string
-import time
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
@@ -46,16 +45,16 @@ _MAX_NAME_IN_HEADER = 60
 
 
 def add_attempt(
-    record: ActivityRecord, target: Target, status: int | None, error: str | None, started_s: float
+    record: ActivityRecord, target: Target, status: int | None, error: str | None, elapsed_s: float
 ) -> None:
-    """Adds an attempt that began at `started_s`, on the monotonic clock, and ended now.
+    """Adds an attempt.
 
     Args:
         record: the record of the request.
         target: where it was sent.
         status: the provider's HTTP status; None without a response.
         error: the code or type of the error; None if the response is, so far, none.
-        started_s: as above.
+        elapsed_s: how long it took, in seconds.
     """
     record.attempts.append(
         {
@@ -63,11 +62,17 @@ def add_attempt(
             "model": target.model,
             "status": status,
             "error": error,
-            "ms": round((time.monotonic() - started_s) * 1000, 1),
+            "ms": round(elapsed_s * 1000, 1),
             "tokens": None,
             "cost_usd": None,
         }
     )
+
+
+def add_skipped(record: ActivityRecord, target: Target, code: str) -> None:
+    """Adds a target that was left out, because it cannot serve the request."""
+    add_attempt(record, target, None, code, 0.0)
+    record.attempts[-1]["ms"] = None
 
 
 def add_missing(record: ActivityRecord, name: str, code: str) -> None:
@@ -77,11 +82,11 @@ def add_missing(record: ActivityRecord, name: str, code: str) -> None:
     )
 
 
-def fail_response(record: ActivityRecord, error: GatewayError, started_s: float) -> None:
+def fail_response(record: ActivityRecord, error: GatewayError, elapsed_s: float) -> None:
     """Notes that the last attempt, whose response had begun, has failed."""
     attempt = record.attempts[-1]
     attempt["error"] = error.code or error.type
-    attempt["ms"] = round((time.monotonic() - started_s) * 1000, 1)
+    attempt["ms"] = round(elapsed_s * 1000, 1)
 
 
 def set_aside(record: ActivityRecord) -> Decimal:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from msgspec import structs
 
+from app.config import MAX_NAME_CHARACTERS
 from app.errors import BadRequest
 from app.services.endpoints import MaxPrice, ProviderChoice, make_parameter_error
 
@@ -18,7 +19,7 @@ _NAMES = "be a list of at most 32 names of providers"
 _FLAG = "be true or false"
 _USD = "be a number of at least 0, in USD per million tokens"
 _MUST: Mapping[str, str] = {
-    "provider": "be the name of a provider, or an object",
+    "provider": f"be a string of 1 to {MAX_NAME_CHARACTERS} printable characters, or an object",
     "provider.order": _NAMES,
     "provider.only": _NAMES,
     "provider.ignore": _NAMES,

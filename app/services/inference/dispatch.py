@@ -82,7 +82,7 @@ class Dispatcher(Component):
             else:
                 breakers.record_success(provider.name, model)
                 if attempts or exchange.fallback is not None:
-                    add_attempt(exchange.record, request.target, response.status, None, started_s)
+                    add_attempt(exchange.record, request.target, response.status, None, time.monotonic() - started_s)
                 return response
 
     def _record_failure(self, target: Target, key_id: str, error: UpstreamError) -> None:
@@ -95,7 +95,7 @@ def _prepare_retry(exchange: Exchange, target: Target, error: UpstreamError) -> 
     """Notes a failed attempt, and returns whether the target is to be tried again, after the pause before it."""
     attempts, limited = exchange.record.attempts, exchange.limited
     status, code = error.upstream_status, error.code or error.type
-    add_attempt(exchange.record, target, status, code, exchange.attempt_started_s)
+    add_attempt(exchange.record, target, status, code, time.monotonic() - exchange.attempt_started_s)
     if limited is not None:
         limited.fail_attempt(error)
     pause_s = _get_pause_s(error, len(attempts))

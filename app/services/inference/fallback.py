@@ -60,6 +60,11 @@ class Fallback:
     prepared: dict[tuple[str, str], UpstreamRequest] = field(default_factory=dict)
     failures: list[tuple[Target, GatewayError]] = field(default_factory=list)
 
+    def add_failure(self, target: Target, error: GatewayError) -> None:
+        """Keeps an error that another one may follow, without the frames that it passed through and their sockets."""
+        error.__traceback__ = error.__cause__ = error.__context__ = None
+        self.failures.append((target, error))
+
     def may_repeat(self, error: UpstreamError, tries: int) -> bool:
         """Returns whether the same target may be tried again, so that each of the others can still be tried."""
         if tries >= self.max_tries - len(self.remaining):

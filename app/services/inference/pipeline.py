@@ -88,11 +88,7 @@ class Pipeline(Component):
             policy = exchange.policy
             if policy is not None:
                 self._enter(exchange, policy)
-            body = parse_body(read_body())
-            fields = self._validate(exchange, body)
-            translation = exchange.endpoint.translation
-            if translation is not None:
-                exchange.translated = translation.translate_request(body, fields, exchange.get_header)
+            body, fields = self._read(exchange, read_body)
             request = self._select(exchange, body, fields)
             exchange.write_start()
             sent_s = time.monotonic()
@@ -102,7 +98,10 @@ class Pipeline(Component):
                         return self._relay(exchange, request, sent_s)
                     return self._respond(exchange, request, sent_s)
                 except UpstreamError as error:
-                    request = self._selection.advance(exchange, request, error)
+                    following = self._selection.advance(exchange, request, error)
+                    if following is None:
+                        raise
+                    request = following
         except GatewayError as error:
             self._finish(exchange, error)
             raise
@@ -120,8 +119,9 @@ class Pipeline(Component):
         else:
             self.refusals.finish(exchange, error)
 
-    def _validate(self, exchange: Exchange, body: dict[str, Any]) -> InferenceBody:
-        record = exchange.record
+    def _read(self, exchange: Exchange, read_body: Callable[[], bytes]) -> tuple[dict[str, Any], InferenceBody]:
+        """Returns the client's body and its documented fields, checked; translates it if the endpoint needs that."""
+        body, record = parse_body(read_body()), exchange.record
         # Recorded before validation, so that the record of a refused request has them too.
         if isinstance(body.get("model"), str):
             record.model_requested = body["model"][:MAX_NAME_CHARACTERS]
@@ -134,7 +134,10 @@ class Pipeline(Component):
         if fields.stream:
             record.stream = True
             self._admission.count_stream(exchange)
-        return fields
+        translation = exchange.endpoint.translation
+        if translation is not None:
+            exchange.translated = translation.translate_request(body, fields, exchange.get_header)
+        return body, fields
 
     def _select(self, exchange: Exchange, body: dict[str, Any], fields: InferenceBody) -> UpstreamRequest:
         """Returns the request for the target that it is sent to first, with what it can cost at most reserved."""

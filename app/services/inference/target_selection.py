@@ -12,7 +12,7 @@ from app.metrics import count_fallback
 from app.runtime import Component, Runtime
 from app.services.endpoints import InferenceBody
 from app.services.inference.adaptation import UpstreamRequest, adapt
-from app.services.inference.attempts import add_missing, describe_attempts, fail_response, set_aside
+from app.services.inference.attempts import add_missing, add_skipped, describe_attempts, fail_response, set_aside
 from app.services.inference.circuit_breaker import CircuitBreakers
 from app.services.inference.exchange import Exchange
 from app.services.inference.fallback import Fallback, is_targets_failure
@@ -77,32 +77,29 @@ class TargetSelection(Component):
             fields,
             targets,
             max_tries=max(len(targets), self.settings.upstream_retries + 1) + len(route.missing),
-            patience_s=self._get_patience_s(),
+            patience_s=self.settings.fallback_after_s,
         )
         for name, code in route.missing:
             add_missing(exchange.record, name, code)
         if exchange.limited is not None:
             self._reserve(exchange, fallback)
             exchange.limited.is_unbilled = True  # Until it is sent.
-        return self._take_next(exchange, fallback)
-
-    def _get_patience_s(self) -> float | None:
-        patience_s = self.settings.fallback_after_s
-        return (
-            patience_s if patience_s is not None and patience_s < self.settings.upstream_first_byte_timeout_s else None
-        )
+        request = self._take_next(exchange, fallback)
+        if request is None:
+            _raise_best(exchange, fallback)
+            raise AssertionError("every target that is left out has an error")
+        return request
 
     def _reserve(self, exchange: Exchange, fallback: Fallback) -> None:
         """Reserves the ceiling of the dearest target, for which the requests for all have to be known."""
         assert exchange.limited is not None
-        requests = []
-        for target in fallback.remaining:
-            try:
-                requests.append(self._adapt(exchange, fallback, target, has_others=True))
-            except GatewayError as error:
-                fallback.failures.append((target, error))
+        targets, requests = fallback.remaining, []
+        fallback.remaining = []
+        for target in targets:
+            if (request := self._adapt(exchange, fallback, target, has_others=len(targets) > 1)) is not None:
+                requests.append(request)
         if not requests:
-            raise fallback.failures[0][1]
+            return
         usable = exchange.limited.reserve_dearest(exchange.endpoint, requests, exchange.record)
         fallback.prepared = {_get_key(request.target): request for request in usable}
         fallback.remaining = [request.target for request in usable]
@@ -115,27 +112,34 @@ class TargetSelection(Component):
         targets.remove(best)
         return best
 
-    def _take_next(self, exchange: Exchange, fallback: Fallback) -> UpstreamRequest:
-        """Returns the request for the best of the remaining targets that can serve it.
-
-        Raises:
-            GatewayError: there is none.
-        """
+    def _take_next(self, exchange: Exchange, fallback: Fallback) -> UpstreamRequest | None:
+        """Returns the request for the best of the remaining targets that can serve it; None if there is none."""
         while fallback.remaining:
             target = self._take_best(exchange, fallback.remaining)
             request = fallback.prepared.get(_get_key(target))
             if request is None:
-                try:
-                    request = self._adapt(exchange, fallback, target, has_others=bool(fallback.remaining))
-                except GatewayError as error:
-                    fallback.failures.append((target, error))
-                    continue
-            request.first_byte_timeout_s = fallback.patience_s if fallback.remaining else None
-            exchange.set_target(target)
-            return request
-        raise self._choose_error(exchange, fallback)
+                request = self._adapt(exchange, fallback, target, has_others=bool(fallback.remaining))
+            if request is not None:
+                request.first_byte_timeout_s = fallback.patience_s if fallback.remaining else None
+                exchange.set_target(target)
+                return request
+        return None
 
-    def _adapt(self, exchange: Exchange, fallback: Fallback, target: Target, *, has_others: bool) -> UpstreamRequest:
+    def _adapt(
+        self, exchange: Exchange, fallback: Fallback, target: Target, *, has_others: bool
+    ) -> UpstreamRequest | None:
+        """Returns the request for a target; None if the target cannot serve it, which is noted."""
+        try:
+            return self._make_request(exchange, fallback, target, has_others=has_others)
+        except GatewayError as error:
+            add_skipped(exchange.record, target, error.code or error.type)
+            fallback.max_tries += 1  # This was none.
+            fallback.add_failure(target, error)
+            return None
+
+    def _make_request(
+        self, exchange: Exchange, fallback: Fallback, target: Target, *, has_others: bool
+    ) -> UpstreamRequest:
         policy = exchange.policy
         request = adapt(
             fallback.body,
@@ -158,7 +162,7 @@ class TargetSelection(Component):
             )
         return request
 
-    def advance(self, exchange: Exchange, request: UpstreamRequest, error: UpstreamError) -> UpstreamRequest:
+    def advance(self, exchange: Exchange, request: UpstreamRequest, error: UpstreamError) -> UpstreamRequest | None:
         """Returns the request for another target after a failure, ready to be sent.
 
         Args:
@@ -166,67 +170,94 @@ class TargetSelection(Component):
             request: as it was sent to the target that failed.
             error: its error.
 
+        Returns:
+            The request, or None if the client gets the error: there is no other target, or none may be tried.
+
         Raises:
-            GatewayError: the error for the client, because there is no other target, or none may be tried.
+            GatewayError: the error of an earlier target, which tells the client more.
         """
         record, fallback, target = exchange.record, exchange.fallback, request.target
         has_response = record.upstream_status is not None
-        if has_response and is_targets_failure(error):
-            self.health.record_failure(target, error)  # The dispatcher has noted the others.
-        if has_response and record.attempts:
-            fail_response(record, error, exchange.attempt_started_s)
-        if fallback is None:
-            raise self._finish_with(exchange, error)
-        fallback.failures.append((target, error))
-        if error.code == _CONTEXT_CODE:
-            fallback.remaining = [other for other in fallback.remaining if _has_larger_context(other, target)]
-        elif not is_targets_failure(error):
-            raise self._finish_with(exchange, error)
-        if not fallback.remaining or time.monotonic() >= exchange.deadline_s:
-            raise self._choose_error(exchange, fallback)
-        return self._fall_back(exchange, fallback, request, error)
-
-    def _fall_back(
-        self, exchange: Exchange, fallback: Fallback, request: UpstreamRequest, error: UpstreamError
-    ) -> UpstreamRequest:
-        limited, record = exchange.limited, exchange.record
-        if limited is not None and record.upstream_status is not None:
-            limited.fail_attempt(error)
+        if has_response:  # The dispatcher has noted all others.
+            if is_targets_failure(error):
+                self.health.record_failure(target, error)
+            if record.attempts:
+                fail_response(record, error, time.monotonic() - exchange.attempt_started_s)
+            if exchange.limited is not None:
+                exchange.limited.fail_attempt(error)
+        if fallback is None or not _may_follow(exchange, fallback, target, error):
+            _name_attempts(exchange, error)
+            return None
+        fallback.add_failure(target, error)
         following = self._take_next(exchange, fallback)
-        if limited is not None:
-            try:
-                limited.repeat(record, following)
-            except GatewayError as refusal:
-                exchange.set_target(request.target)
-                log_event("fallback_refused", level="warning", request_id=exchange.request_id, reason=refusal.message)
-                raise self._finish_with(exchange, error) from refusal
-        exchange.spent_usd += set_aside(record)
-        exchange.set_target(following.target)
-        count_fallback(request.target.provider.name, _get_reason(error))
-        log_event(
-            "request_fell_back",
-            level="warning",
-            request_id=exchange.request_id,
-            provider=request.target.provider.name,
-            model=request.target.model,
-            reason=error.message,
-            next_provider=following.target.provider.name,
-        )
-        exchange.write_start()
-        return following
-
-    def _choose_error(self, exchange: Exchange, fallback: Fallback) -> GatewayError:
-        """Returns the error of the target that it helps most to know about: one that a retry can help, the sooner the
-        better; of several the last."""
-        target, error = min(reversed(fallback.failures), key=lambda failure: _get_wait(failure[1]))
-        if exchange.is_sent:
+        if following is None:
+            _raise_best(exchange, fallback, error)
+        elif not _hold_ceiling(exchange, following):
             exchange.set_target(target)
-        return self._finish_with(exchange, error)
+        else:
+            _fall_back(exchange, request, following, error)
+            return following
+        _name_attempts(exchange, error)
+        return None
 
-    def _finish_with(self, exchange: Exchange, error: GatewayError) -> GatewayError:
-        if len(exchange.record.attempts) > 1:
-            error.attempts = describe_attempts(exchange.record.attempts)
-        return error
+
+def _may_follow(exchange: Exchange, fallback: Fallback, target: Target, error: UpstreamError) -> bool:
+    """Returns whether another target may be tried. After a prompt that was too long, only a larger one may."""
+    if error.code == _CONTEXT_CODE:
+        fallback.remaining = [other for other in fallback.remaining if _has_larger_context(other, target)]
+    elif not is_targets_failure(error):
+        return False
+    return time.monotonic() < exchange.deadline_s
+
+
+def _hold_ceiling(exchange: Exchange, following: UpstreamRequest) -> bool:
+    """Holds the ceiling of a failed attempt that may be billed; returns whether the limits have room for it."""
+    if exchange.limited is None:
+        return True
+    try:
+        exchange.limited.repeat(exchange.record, following)
+    except GatewayError as error:
+        log_event("fallback_refused", level="warning", request_id=exchange.request_id, reason=error.message)
+        return False
+    return True
+
+
+def _fall_back(exchange: Exchange, request: UpstreamRequest, following: UpstreamRequest, error: UpstreamError) -> None:
+    exchange.spent_usd += set_aside(exchange.record)
+    exchange.set_target(following.target)
+    exchange.served_from_s = time.monotonic()
+    count_fallback(request.target.provider.name, _get_reason(error))
+    log_event(
+        "request_fell_back",
+        level="warning",
+        request_id=exchange.request_id,
+        provider=request.target.provider.name,
+        model=request.target.model,
+        reason=error.message,
+        next_provider=following.target.provider.name,
+    )
+    exchange.write_start()  # Again, with the provider that it goes to now.
+
+
+def _raise_best(exchange: Exchange, fallback: Fallback, last: UpstreamError | None = None) -> None:
+    """Raises the error that it helps most to know about, unless it is `last`: one that a retry can help, the sooner the
+    better; of several the last."""
+    target, error = min(reversed(fallback.failures), key=lambda failure: _get_wait(failure[1]))
+    fallback.failures.clear()
+    if error is last:
+        return
+    if exchange.is_sent:
+        exchange.set_target(target)
+    _name_attempts(exchange, error)
+    try:
+        raise error
+    finally:
+        del error  # This frame is part of the error's traceback, and must not keep the error in turn.
+
+
+def _name_attempts(exchange: Exchange, error: GatewayError) -> None:
+    if len(exchange.record.attempts) > 1:
+        error.attempts = describe_attempts(exchange.record.attempts)
 
 
 def _get_wait(error: GatewayError) -> tuple[bool, float]:

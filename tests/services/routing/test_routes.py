@@ -161,16 +161,6 @@ def test_the_error_for_an_unknown_model_names_the_nearest(four: ScriptedUpstream
         resolve_model("glm-5p4", provider)
 
 
-def test_a_model_that_several_providers_serve_is_refused_and_they_are_listed(four: ScriptedUpstream) -> None:
-    with pytest.raises(BadRequest) as caught:
-        resolve_model("acme/Quokka-3-8B")
-
-    assert caught.value.status == 400
-    assert (caught.value.param, caught.value.code) == ("model", "ambiguous_model")
-    assert "featherless: acme/Quokka-3-8B; deepinfra: acme/Quokka-3-8B" in caught.value.message
-    assert '"provider": "featherless"' in caught.value.message
-
-
 def test_an_unknown_provider_is_refused_and_the_known_ones_are_listed(four: ScriptedUpstream) -> None:
     with pytest.raises(BadRequest, match="fireworks, featherless, deepinfra, chutes"):
         resolve_model("glm-5p3", "openai")
@@ -267,7 +257,7 @@ def test_the_number_of_remembered_names_is_bounded(
     for number in range(100):
         resolve_model(f"accounts/acme-example/models/m-{number}")
 
-    assert len(get_component(Routes)._targets) <= 10
+    assert len(get_component(Routes)._routes) <= 10
 
 
 def test_new_settings_discard_the_resolved_names(fireworks: ScriptedUpstream) -> None:
