@@ -27,6 +27,7 @@ LEAVES = {
     "lenient_json",
     "limit_errors",
     "logs",
+    "metric_labels",
     "metrics",
     "runtime",
     "setting_values",

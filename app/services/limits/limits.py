@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from app.limit_errors import LimitReached
 from app.logs import log_event
 from app.runtime import Component, Runtime, get_runtime
 from app.services.limits.acquisition import Acquisition
@@ -61,7 +62,11 @@ class Limits(Component):
         if binding is None or binding.policy is not policy:
             binding = self._bind(policy)
         binding.used_s = time.monotonic()
-        return Reservation(self._acquire, binding, self._acquire(binding.entry, None) if binding.entry else [])
+        try:
+            return Reservation(self._acquire, binding, self._acquire(binding.entry, None) if binding.entry else [])
+        except LimitReached:
+            binding.headers_until_s = 0.0  # They say that much is left.
+            raise
 
     def _bind(self, policy: Policy) -> Binding:
         entry: list[tuple[Pot, int]] = []
