@@ -59,22 +59,24 @@ def select_holders_page(*, group: str | None = None, cursor: str | None = None, 
     return HolderPage(data=views, has_more=has_more, next_cursor=_encode_cursor(views[-1].name) if has_more else None)
 
 
-def select_key_ids(*, holder: str | None = None, group: str | None = None) -> list[str]:
-    """Returns the ids of all keys of a holder, or of the holders of a group, revoked ones too.
+def select_key_ids(*, holder: str | None = None, group: str | None = None) -> tuple[str, list[str]]:
+    """Returns the name of a holder or a group, and the ids of all its keys, revoked ones too.
 
     Args:
-        holder, group: which one, by name or id; of both only the keys that belong to both.
+        holder, group: one of the two, by name or id.
 
     Raises:
         NotFound: there is no such holder or group.
         DatabaseError: the database is unavailable or slow.
     """
     with read_connection() as connection:
-        ids: set[str] | None = None if holder is None else {find_holder(connection, holder, lock=False).id}
-        if group is not None:
-            members = set(select_holder_page(connection, group_id=find_group(connection, group).id))
-            ids = members if ids is None else ids & members
-        return [key.id for key in select_keys_of_holders(connection, ids or ())]
+        if holder is not None:
+            owner = find_holder(connection, holder, lock=False)
+            holders = [owner.id]
+        else:
+            owner = find_group(connection, str(group))
+            holders = list(select_holder_page(connection, group_id=owner.id))
+        return owner.name, [key.id for key in select_keys_of_holders(connection, holders)]
 
 
 def find_holder(connection: Connection, name_or_id: str, *, lock: bool) -> SubjectRow:
