@@ -52,7 +52,7 @@ ALLOWED: dict[str, set[str]] = {
     "services.keys": {"db", "services.limits"},
     "services.administration": {"services.keys", "services.limits", "db"},
     "services.reports": {"db"},
-    "services.webhook": {"services.limits", "upstream"},
+    "services.webhook": {"services.limits", "upstream", "db"},
     "services.inference": {
         "services.endpoints",
         "services.journal",
