@@ -15,6 +15,7 @@ from app.db.rollup_tables import KEY_PREFIX, key_presence, outcome_usage
 from app.db.sums import Sums
 from app.db.tables import api_key
 from app.db.windows import compose_window
+from app.yielding import with_pauses
 
 
 class KeyOwner(NamedTuple):
@@ -47,7 +48,7 @@ def select_key_sums(connection: Connection, chosen: Selection, start: datetime, 
     rows = rows_in(outcome_usage, chosen._replace(keys=keys), spans, ["subject", *Sums._fields])
     sums = [cast(func.sum(rows.c[name]), outcome_usage.c[name].type) for name in Sums._fields]
     found = connection.execute(select(rows.c.subject, *sums).group_by(rows.c.subject))
-    return {row[0].removeprefix(KEY_PREFIX): Sums(*row[1:]) for row in found}
+    return {row[0].removeprefix(KEY_PREFIX): Sums(*row[1:]) for row in with_pauses(found)}
 
 
 def select_key_owners(connection: Connection, keys: Collection[str]) -> dict[str, KeyOwner]:
@@ -59,4 +60,4 @@ def select_key_owners(connection: Connection, keys: Collection[str]) -> dict[str
         .outerjoin(group, group.c.id == subject.c.group_id)
         .where(api_key.c.id == func.any(literal(list(keys), ARRAY(Text))))
     )
-    return {row[0]: KeyOwner(*row[1:]) for row in connection.execute(query)}
+    return {row[0]: KeyOwner(*row[1:]) for row in with_pauses(connection.execute(query))}

@@ -12,6 +12,7 @@ import msgspec
 from app.db.key_sums import KeyOwner
 from app.db.sums import Sums, sum_up
 from app.services.reports.totals import compute_speed, make_totals
+from app.yielding import with_pauses
 
 # What statistics can be split by.
 SplitBy = Literal["key", "holder", "group"]
@@ -62,7 +63,7 @@ _Name = tuple[str | None, str | None]
 
 
 def make_shares(by: SplitBy, sums: Mapping[str, Sums], owners: Mapping[str, KeyOwner]) -> list[Share]:
-    """Returns the entries of `split`.
+    """Returns the entries of `split`. Other greenlets run in between: ten thousand keys take a tenth of a second.
 
     Args:
         by: what to split by.
@@ -70,9 +71,9 @@ def make_shares(by: SplitBy, sums: Mapping[str, Sums], owners: Mapping[str, KeyO
         owners: key → whose it is, for keys that are stored.
     """
     parts: dict[_Name, list[Sums]] = defaultdict(list)
-    for key, row in sums.items():
+    for key, row in with_pauses(sums.items()):
         parts[_find_name(by, key, owners.get(key))].append(row)
-    rows = [(name, len(each), sum_up(each)) for name, each in parts.items()]
+    rows = [(name, len(each), sum_up(each)) for name, each in with_pauses(parts.items())]
     rows.sort(key=lambda row: (-row[2].cost_exact - row[2].cost_estimated, -row[2].requests, str(row[0][1])))
     shares = [_make_share(*row) for row in rows[:MAX_SHARES]]
     if others := rows[MAX_SHARES:]:
