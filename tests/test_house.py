@@ -79,7 +79,7 @@ ALLOWED: dict[str, set[str]] = {
         "db",
     },
     "services.reports": {"db"},
-    "services.webhook": {"services.limits", "upstream"},
+    "services.webhook": {"services.limits", "upstream", "db"},
     "services.inference": {
         "services.endpoints",
         "services.journal",
@@ -329,7 +329,7 @@ def test_every_route_asks_for_a_key_or_is_known_to_be_open() -> None:
     assert {blueprint.name for blueprint, access in BLUEPRINTS if access == "operator"} == {"metrics"}
     assert {blueprint.name for blueprint, access in BLUEPRINTS if access == "public_stats"} == {"offers", "stats"}
     of_operators = {blueprint.name for blueprint, access in BLUEPRINTS if access == "operators_key"}
-    assert of_operators == {"aliases", "keys", "groups", "budgets"}
+    assert of_operators == {"aliases", "keys", "holders", "groups", "budgets"}
 
 
 def test_the_project_holds_no_key_and_no_machine_path() -> None:
