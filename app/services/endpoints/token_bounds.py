@@ -8,7 +8,9 @@ model's template adds is a constant. Pictures and sounds have no such bound, and
 from __future__ import annotations
 
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
 
 from app.services.endpoints.prompts import read_prompts
 
@@ -24,7 +26,7 @@ _TEXT_PARTS = frozenset({"text", "refusal", "thinking", "reasoning"})
 _UNBOUNDED_FIELDS = frozenset({"chat_template", "images", "multi_modal_data", "prompt_embeds", "prompt_template"})
 
 
-class TokenBounds(NamedTuple):
+class TokenBounds(msgspec.Struct, frozen=True, gc=False):
     """What bounds the tokens of a request.
 
     Attributes:
@@ -47,14 +49,17 @@ def bound_chat_tokens(body: dict[str, Any], content_bytes: int, context_length: 
         context_length: how many tokens the model's context has; None if that is not known.
     """
     # Most contents are texts; a function called for each message would cost more than all of the rest.
-    contents = [content for message in body["messages"] if isinstance(content := message.get("content"), list)]
+    contents = []
+    for message in body["messages"]:
+        if isinstance(content := message.get("content"), list):
+            contents.append(content)
     prompt: int | None = content_bytes + _TEMPLATE_TOKENS
     if not _UNBOUNDED_FIELDS.isdisjoint(body) or contents:
         is_text = _has_bounded_fields(body) and all(map(_is_text_part, chain.from_iterable(contents)))
         prompt = prompt if is_text else None
     outputs = 1 if "n" not in body and "best_of" not in body else _count_outputs(body)
     if context_length is not None:
-        prompt = context_length if prompt is None else min(prompt, context_length)
+        prompt = context_length if prompt is None or prompt > context_length else prompt
     return TokenBounds(prompt, outputs, _read_output(body))
 
 
@@ -107,5 +112,8 @@ def _count_outputs(body: dict[str, Any]) -> int:
 
 def _read_output(body: dict[str, Any]) -> int | None:
     """Returns the greater of the two limits. Servers generate a token where only the prompt's own are asked for."""
-    first, second = body.get("max_tokens"), body.get("max_completion_tokens")
-    return None if first is None and second is None else max(1, first or 0, second or 0)
+    first: int | None = body.get("max_tokens")
+    second: int | None = body.get("max_completion_tokens")
+    if second is None:
+        return first if first is None else first or 1
+    return max(1, first or 0, second)

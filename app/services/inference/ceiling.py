@@ -5,74 +5,107 @@ from __future__ import annotations
 from decimal import Decimal
 from functools import partial
 from math import ceil
-from typing import NamedTuple
+
+import msgspec
 
 from app.errors import BadRequest, PermissionDenied
-from app.services.endpoints import Endpoint
+from app.services.endpoints import Endpoint, TokenBounds
 from app.services.inference.adaptation import UpstreamRequest
 from app.services.inference.routing import Target
 from app.services.limits import Ceiling, Policy
 from app.services.pricing import Price, get_price
 
-# Costs are whole numbers of 10^-12 USD, as all list prices are. Neither is rounded before the product.
+# Costs are whole numbers of 10^-12 USD, as all list prices are; prices are kept with as many digits more, so that
+# neither is rounded before the product.
 _DIGITS = 12
+_FINER: int = 10**_DIGITS
 
 # Of English text; an estimate for rates, which are settled with what was used.
 _BYTES_PER_TOKEN = 4
 
-
-class _Prices(NamedTuple):
-    """Prices of a token, in 10^-12 USD; of the prompt's, the dearest of those in the provider's cache and others."""
-
-    prompt: Decimal
-    output: Decimal
+# Prices come from lists, which are replaced now and then.
+_MAX_REMEMBERED = 4_096
 
 
-class _Bounds(NamedTuple):
-    """What bounds a request at its target.
+class _Rates(msgspec.Struct, frozen=True):
+    """What a token costs at most, in 10^-24 USD, rounded up.
 
     Attributes:
-        prompt: the most prompt tokens; None if nothing bounds them.
-        outputs: how many texts are generated.
-        output: the most tokens of each; None if nothing bounds them.
-        is_said: whether the request itself bounds its output.
-        prices: None if they are not known.
+        price: what this was made from.
+        prompt: of the prompt's tokens, the dearest of those in the provider's cache and others.
+        output: None if the provider states no such price.
     """
 
-    prompt: int | None
-    outputs: int
+    price: Price
+    prompt: int
     output: int | None
-    is_said: bool
-    prices: _Prices | None
-
-    def reckon(self, received_bytes: int | None = None) -> tuple[int | None, int | None]:
-        """Returns the most that the request can cost, in 10^-12 USD, and the most tokens; None for what has no bound.
-
-        Args:
-            received_bytes: how much of a stream has arrived, which has at most as many tokens; None if that is not
-                known.
-        """
-        output = None if self.output is None else self.outputs * self.output
-        if received_bytes is not None:
-            output = received_bytes if output is None else min(output, received_bytes)
-        tokens = None if self.prompt is None or output is None else self.prompt + output
-        if self.prices is None:
-            return None, tokens
-        if not any(self.prices):
-            return 0, tokens
-        if self.prompt is None or output is None:
-            return None, tokens
-        return ceil(self.prompt * self.prices.prompt + output * self.prices.output), tokens
 
 
-def _make_bounds(endpoint: Endpoint, request: UpstreamRequest) -> _Bounds:
-    context_length = request.target.context_length
-    prompt, outputs, said = endpoint.bound_tokens(request.body, len(request.content), context_length)
-    if not outputs:
-        output: int | None = 0
-    else:
-        output = said or context_length if said is None or context_length is None else min(said, context_length)
-    return _Bounds(prompt, outputs, output, said is not None or not outputs, _get_prices(request.price, outputs))
+# id of a price → its rates. The same object is looked up until a list changes.
+_remembered: dict[int, _Rates] = {}
+
+
+def _make_rates(price: Price) -> _Rates:
+    prompt = max(price.prompt, price.input_cache_read or price.prompt)
+    output = None if price.completion is None else ceil(price.completion.scaleb(2 * _DIGITS))
+    if len(_remembered) >= _MAX_REMEMBERED:
+        _remembered.clear()
+    rates = _remembered[id(price)] = _Rates(price, ceil(prompt.scaleb(2 * _DIGITS)), output)
+    return rates
+
+
+class _Most(msgspec.Struct, frozen=True):
+    """The most that a request can use; None for what has no bound.
+
+    Attributes:
+        bounds: what its body says.
+        output: output tokens, of all outputs.
+        tokens: with those of the prompt.
+        cost: in 10^-12 USD.
+        rates: None if the price is not known.
+    """
+
+    bounds: TokenBounds
+    output: int | None
+    tokens: int | None
+    cost: int | None
+    rates: _Rates | None
+
+
+def _reckon(endpoint: Endpoint, request: UpstreamRequest, received_bytes: int | None = None) -> _Most:
+    """Returns the most that a request can use.
+
+    Args:
+        endpoint: the endpoint that was called.
+        request: the request; its `price` is set, if it is known.
+        received_bytes: how much of a stream has arrived, which has at most as many tokens; None if that is not known.
+    """
+    context_length, price = request.target.context_length, request.price
+    bounds = endpoint.bound_tokens(request.body, len(request.content), context_length)
+    prompt, outputs, output = bounds.prompt, bounds.outputs, bounds.output
+    if output is None or (context_length is not None and output > context_length):
+        output = context_length
+    output = 0 if not outputs else None if output is None else outputs * output
+    if received_bytes is not None:
+        output = received_bytes if output is None else min(output, received_bytes)
+    tokens = None if prompt is None or output is None else prompt + output
+    rates = None
+    if price is not None:
+        rates = _remembered.get(id(price))
+        if rates is None or rates.price is not price:
+            rates = _make_rates(price)
+    return _Most(bounds, output, tokens, _reckon_cost(rates, outputs, prompt, output), rates)
+
+
+def _reckon_cost(rates: _Rates | None, outputs: int, prompt: int | None, output: int | None) -> int | None:
+    if rates is None or (outputs and rates.output is None):
+        return None
+    if not rates.prompt and not rates.output:
+        return 0
+    if prompt is None or output is None:
+        return None
+    cost = prompt * rates.prompt + output * (rates.output or 0)
+    return -(-cost // _FINER)  # Rounded up.
 
 
 def make_ceiling(policy: Policy, endpoint: Endpoint, request: UpstreamRequest) -> Ceiling:
@@ -89,28 +122,32 @@ def make_ceiling(policy: Policy, endpoint: Endpoint, request: UpstreamRequest) -
     """
     target = request.target
     request.price = get_price(target.provider.billing, target.model, request.service_tier)
-    bounds = _make_bounds(endpoint, request)
-    cost, tokens = bounds.reckon()
-    if cost is None or tokens is None:
-        units = {budget.unit for subject in policy.subjects for budget in subject.budgets}
-        if cost is None and bounds.prices is None and "usd" in units:
-            raise _make_unpriced(target)
-        if (cost is None and "usd" in units) or (tokens is None and "tokens" in units):
-            raise _make_unbounded(endpoint, target, "output" if bounds.output is None else "prompt")
-    return Ceiling(
-        cost=cost,
-        tokens=tokens,
-        rate_tokens=_estimate_prompt(request, bounds) + bounds.outputs * (bounds.output or 0)
-        if bounds.is_said
-        else None,
-        fits=partial(_fit, bounds.prices, bounds.prompt or 0, bounds.outputs),
-    )
+    most = _reckon(endpoint, request)
+    bounds, output, cost = most.bounds, most.output, most.cost
+    if cost is None or most.tokens is None:
+        _raise_if_needed(policy, endpoint, target, most)
+    rate_tokens = None
+    if bounds.output is not None or not bounds.outputs:
+        rate_tokens = _estimate_prompt(request, bounds.prompt) + (output or 0)
+    return Ceiling(cost, most.tokens, rate_tokens, partial(_fit, most))
 
 
-def _estimate_prompt(request: UpstreamRequest, bounds: _Bounds) -> int:
+def _raise_if_needed(policy: Policy, endpoint: Endpoint, target: Target, most: _Most) -> None:
+    """Raises an error if a budget needs what is not known."""
+    units = {budget.unit for subject in policy.subjects for budget in subject.budgets}
+    is_priced = most.rates is not None and not (most.bounds.outputs and most.rates.output is None)
+    if "usd" in units and not is_priced:
+        raise _make_unpriced(target)
+    if (most.cost is None and "usd" in units) or (most.tokens is None and "tokens" in units):
+        raise _make_unbounded(endpoint, target, "output" if most.output is None else "prompt")
+
+
+def _estimate_prompt(request: UpstreamRequest, bound: int | None) -> int:
     """Returns an estimate that counts tools, schemas and pictures too, unlike that for the record."""
-    sent = len(request.content) // _BYTES_PER_TOKEN
-    return max(request.prompt_tokens_estimate, sent if bounds.prompt is None else min(sent, bounds.prompt))
+    sent, estimate = len(request.content) // _BYTES_PER_TOKEN, request.prompt_tokens_estimate
+    if bound is not None and sent > bound:
+        sent = bound
+    return sent if sent > estimate else estimate
 
 
 def bound_usage(endpoint: Endpoint, request: UpstreamRequest, received_bytes: int | None) -> tuple[int, int]:
@@ -127,8 +164,8 @@ def bound_usage(endpoint: Endpoint, request: UpstreamRequest, received_bytes: in
     Returns:
         10^-12 USD and tokens; 0 for what has no bound, which no budget needs then.
     """
-    cost, tokens = _make_bounds(endpoint, request).reckon(received_bytes)
-    return cost or 0, tokens or 0
+    most = _reckon(endpoint, request, received_bytes)
+    return most.cost or 0, most.tokens or 0
 
 
 def to_units(usd: str) -> int:
@@ -136,21 +173,15 @@ def to_units(usd: str) -> int:
     return ceil(Decimal(usd).scaleb(_DIGITS))
 
 
-def _get_prices(price: Price | None, outputs: int) -> _Prices | None:
-    if price is None or (outputs and price.completion is None):
-        return None
-    prompt = max(price.prompt, price.input_cache_read or price.prompt)
-    return _Prices(prompt.scaleb(_DIGITS), (price.completion or Decimal(0)).scaleb(_DIGITS))
-
-
-def _fit(prices: _Prices | None, prompt: int, outputs: int, cost_room: int, token_room: int) -> int | None:
+def _fit(most: _Most, cost_room: int, token_room: int) -> int | None:
     """Returns the output tokens with which the request would fit into what is left; None if with none."""
+    outputs, prompt, rates = most.bounds.outputs, most.bounds.prompt or 0, most.rates
     if not outputs:
         return None
-    most = token_room - prompt
-    if prices is not None and prices.output:
-        most = min(most, int((cost_room - prompt * prices.prompt) // prices.output))
-    return most // outputs if most >= outputs else None
+    left = token_room - prompt
+    if rates is not None and rates.output:
+        left = min(left, (cost_room * _FINER - prompt * rates.prompt) // rates.output)
+    return left // outputs if left >= outputs else None
 
 
 def _make_unpriced(target: Target) -> PermissionDenied:

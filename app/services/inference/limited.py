@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 from msgspec import UNSET
 
 from app.errors import UpstreamAuthenticationFailed, UpstreamError, UpstreamRefused, UpstreamSuspended
@@ -22,42 +23,30 @@ _NO_CEILING = Ceiling(cost=None, tokens=None, rate_tokens=None, fits=lambda cost
 _NOTHING = Charge(cost=0, tokens=0, requests=0, rate_tokens=0)
 
 
-class LimitedRequest:
+class LimitedRequest(msgspec.Struct, eq=False):
     """The limits of one request, from before its body is read until its record is written.
 
-    Args:
+    Attributes:
         policy: the limits of the key.
         reservation: what the request holds of them.
-
-    Attributes:
-        policy, reservation: as above.
         is_unbilled: whether the last attempt failed in a way that costs nothing, or the next one has not begun. Whoever
             begins one sets it to False.
         received_bytes: how much of a stream has arrived; None before its end, and for other responses.
+        endpoint, request: what was called and what is sent; None until that is known, and if nothing needs it.
+        ceiling: the most that an attempt can use.
+        charge: what the request has used in the end.
+        billed_failures: how many failed attempts may be billed.
     """
 
-    __slots__ = (
-        "_billed_failures",
-        "_ceiling",
-        "_charge",
-        "_endpoint",
-        "_request",
-        "is_unbilled",
-        "policy",
-        "received_bytes",
-        "reservation",
-    )
-
-    def __init__(self, policy: Policy, reservation: Reservation) -> None:
-        self.policy = policy
-        self.is_unbilled = False
-        self.reservation = reservation
-        self.received_bytes: int | None = None
-        self._endpoint: Endpoint | None = None
-        self._request: UpstreamRequest | None = None
-        self._ceiling: Ceiling | None = None
-        self._charge = _NOTHING
-        self._billed_failures = 0
+    policy: Policy
+    reservation: Reservation
+    is_unbilled: bool = False
+    received_bytes: int | None = None
+    endpoint: Endpoint | None = None
+    request: UpstreamRequest | None = None
+    ceiling: Ceiling = _NO_CEILING
+    charge: Charge = _NOTHING
+    billed_failures: int = 0
 
     def reserve(self, endpoint: Endpoint, request: UpstreamRequest, record: ActivityRecord) -> None:
         """Reserves the ceiling of a request that is ready to be sent, and writes it to the record as the charge.
@@ -67,26 +56,24 @@ class LimitedRequest:
         Raises:
             GatewayError: a limit has no room, or the ceiling is not known.
         """
-        for subject in self.policy.subjects:
-            if subject.budgets or subject.tokens_per_minute is not None:
-                break
-        else:
+        if not self.reservation.binding.metered:
             return
-        self._endpoint, self._request = endpoint, request
-        self._ceiling = make_ceiling(self.policy, endpoint, request)
+        self.endpoint, self.request = endpoint, request
+        self.ceiling = make_ceiling(self.policy, endpoint, request)
         try:
-            self.reservation.reserve([self._ceiling])
+            self.reservation.reserve([self.ceiling])
         except LimitReached as error:
             _use_field_of(endpoint, error)
             raise
-        self._write_ceilings(record, 1)
+        if self.reservation.period_ids:
+            self._write_ceilings(record)
 
-    def _write_ceilings(self, record: ActivityRecord, count: int) -> None:
-        if (periods := self.reservation.period_ids) and self._ceiling is not None:
-            cost, tokens = self._ceiling.cost, self._ceiling.tokens
-            record.budget_periods = periods
-            record.charged_usd = UNSET if cost is None else format_amount(count * cost, "usd")
-            record.charged_tokens = UNSET if tokens is None else count * tokens
+    def _write_ceilings(self, record: ActivityRecord) -> None:
+        """Writes the ceilings of all attempts to the record as the charge."""
+        cost, tokens = self.reservation.ceiling_cost, self.reservation.ceiling_tokens
+        record.budget_periods = self.reservation.period_ids
+        record.charged_usd = UNSET if cost is None else format_amount(cost, "usd")
+        record.charged_tokens = UNSET if tokens is None else tokens
 
     def fail_attempt(self, error: Exception) -> None:
         """Notes that an attempt got no response, or one with an error; it may be billed all the same."""
@@ -102,24 +89,24 @@ class LimitedRequest:
             GatewayError: a limit has no room for a second ceiling.
         """
         is_billed = not self.is_unbilled
-        if is_billed and self._ceiling is not None:
-            self.reservation.add_attempt(self._ceiling)
-            self._billed_failures += 1
-            self._write_ceilings(record, 1 + self._billed_failures)
+        if is_billed and self.request is not None:
+            self.reservation.add_attempt(self.ceiling)
+            self.billed_failures += 1
+            if self.reservation.period_ids:
+                self._write_ceilings(record)
         self.is_unbilled = True
         return is_billed and bool(self.reservation.period_ids)
 
     def write_charge(self, record: ActivityRecord, *, is_sent: bool) -> None:
         """Writes to the record what the request is charged, right before the record is written for the last time."""
         if is_sent:
-            self._charge = self._make_charge(record, self._ceiling or _NO_CEILING)
+            self.charge = self._make_charge(record)
         if not record.budget_periods:
             return
         if not is_sent:
             record.budget_periods = UNSET
-        record.charged_usd = format_amount(self._charge.cost, "usd")
-        record.charged_tokens = self._charge.tokens
-        charge, cost, tokens = self._charge, self.reservation.ceiling_cost, self.reservation.ceiling_tokens
+        charge, cost, tokens = self.charge, self.reservation.ceiling_cost, self.reservation.ceiling_tokens
+        record.charged_usd, record.charged_tokens = format_amount(charge.cost, "usd"), charge.tokens
         if (cost is not None and charge.cost > cost) or (tokens is not None and charge.tokens > tokens):
             self._report_excess(record)
 
@@ -132,50 +119,48 @@ class LimitedRequest:
             gateway=record.gateway,
             model=record.model_served,
             charged_usd=record.charged_usd,
-            charged_tokens=self._charge.tokens,
+            charged_tokens=self.charge.tokens,
             ceiling_usd=self.reservation.ceiling_usd,
             ceiling_tokens=self.reservation.ceiling_tokens,
         )
 
-    def _make_charge(self, record: ActivityRecord, ceiling: Ceiling) -> Charge:
+    def _make_charge(self, record: ActivityRecord) -> Charge:
         """Returns what the last attempt used, and the ceilings of those before."""
-        cost, tokens = self._get_used(record, ceiling)
+        cost = None if record.cost_usd is None else to_units(record.cost_usd)
+        prompt_tokens, completion_tokens = record.prompt_tokens, record.completion_tokens
+        tokens = None if prompt_tokens is None or completion_tokens is None else prompt_tokens + completion_tokens
+        if record.usage_source == "counted" and self.endpoint is not None and self.request is not None:
+            # At most, because the provider's own count is not known.
+            most_cost, most_tokens = bound_usage(self.endpoint, self.request, self.received_bytes)
+            cost, tokens = max(cost or 0, most_cost), max(tokens or 0, most_tokens)
+        if cost is None or tokens is None or self.billed_failures:
+            return self._add_ceilings(cost, tokens)
+        return Charge(cost, tokens, 1, tokens)
+
+    def _add_ceilings(self, cost: int | None, tokens: int | None) -> Charge:
+        """Returns the charge with the ceiling for what is None, and for each earlier attempt."""
+        most_cost, most_tokens = self.ceiling.cost or 0, self.ceiling.tokens or 0
         rate_tokens = tokens
         if tokens is None:
-            rate_tokens, tokens = (0 if self.is_unbilled else None), (0 if self.is_unbilled else ceiling.tokens or 0)
+            rate_tokens, tokens = (0, 0) if self.is_unbilled else (None, most_tokens)
         if cost is None:
-            cost = 0 if self.is_unbilled else ceiling.cost or 0
-        return Charge(
-            cost=self._billed_failures * (ceiling.cost or 0) + cost,
-            tokens=self._billed_failures * (ceiling.tokens or 0) + tokens,
-            requests=1,
-            rate_tokens=rate_tokens,
-        )
-
-    def _get_used(self, record: ActivityRecord, ceiling: Ceiling) -> tuple[int | None, int | None]:
-        """Returns the cost and the tokens of the last attempt: the provider's, or at most; None for the ceiling."""
-        cost = None if record.cost_usd is None else to_units(record.cost_usd)
-        tokens = None
-        if record.prompt_tokens is not None and record.completion_tokens is not None:
-            tokens = record.prompt_tokens + record.completion_tokens
-        if record.usage_source != "counted" or self._endpoint is None or self._request is None:
-            return cost, tokens
-        most_cost, most_tokens = bound_usage(self._endpoint, self._request, self.received_bytes)
-        return max(cost or 0, most_cost), max(tokens or 0, most_tokens)
+            cost = 0 if self.is_unbilled else most_cost
+        failures = self.billed_failures
+        return Charge(failures * most_cost + cost, failures * most_tokens + tokens, 1, rate_tokens)
 
     def settle(self) -> None:
         """Turns what is reserved into what is charged, after the record was written; later calls do nothing."""
-        self.reservation.settle(self._charge)
+        self.reservation.settle(self.charge)
 
     def add_headers(self, headers: dict[str, str]) -> None:
         """Adds the headers about the limits. The provider's own limits make room for them under another name."""
         own = self.reservation.get_headers()
         if not own:
             return
-        if "x-ratelimit-limit-requests" in own or "x-ratelimit-limit-tokens" in own:
+        if "x-ratelimit-" in "\n".join(headers) and self.reservation.binding.rates:
             for name in [name for name in headers if name.startswith("x-ratelimit-")]:
                 headers[f"x-upstream-{name.removeprefix('x-')}"] = headers.pop(name)
-        headers.update(own)
+        headers |= own
 
 
 def _use_field_of(endpoint: Endpoint, error: LimitReached) -> None:
