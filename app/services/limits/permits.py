@@ -93,8 +93,8 @@ class RatePot(Pot):
 
     def add(self, slot: int, count: int, asked_s: float) -> None:
         """Lends from permits that were granted in this half second, to a draw sent at `asked_s`."""
-        self.taken, self._drawn_s = 0, asked_s
         if count:
+            self.taken, self._drawn_s = 0, asked_s
             self._replace(Permits(slot, count), asked_s + PERMIT_S)
 
     def count_left(self) -> int:
