@@ -33,79 +33,39 @@ class _Rates(msgspec.Struct, frozen=True):
     Attributes:
         price: what this was made from.
         prompt: of the prompt's tokens, the dearest of those in the provider's cache and others.
-        output: None if the provider states no such price.
+        output: 0 if the provider states no such price.
     """
 
     price: Price
     prompt: int
-    output: int | None
+    output: int
 
 
 # id of a price → its rates. The same object is looked up until a list changes.
 _remembered: dict[int, _Rates] = {}
 
 
-def _make_rates(price: Price) -> _Rates:
-    prompt = max(price.prompt, price.input_cache_read or price.prompt)
-    output = None if price.completion is None else ceil(price.completion.scaleb(2 * _DIGITS))
-    if len(_remembered) >= _MAX_REMEMBERED:
-        _remembered.clear()
-    rates = _remembered[id(price)] = _Rates(price, ceil(prompt.scaleb(2 * _DIGITS)), output)
+def _find_rates(price: Price) -> _Rates:
+    rates = _remembered.get(id(price))
+    if rates is None or rates.price is not price:
+        if len(_remembered) >= _MAX_REMEMBERED:
+            _remembered.clear()
+        prompt, output = max(price.prompt, price.input_cache_read or price.prompt), price.completion or Decimal(0)
+        rates = _Rates(price, ceil(prompt.scaleb(2 * _DIGITS)), ceil(output.scaleb(2 * _DIGITS)))
+        _remembered[id(price)] = rates
     return rates
 
 
-class _Most(msgspec.Struct, frozen=True):
-    """The most that a request can use; None for what has no bound.
-
-    Attributes:
-        bounds: what its body says.
-        output: output tokens, of all outputs.
-        tokens: with those of the prompt.
-        cost: in 10^-12 USD.
-        rates: None if the price is not known.
-    """
-
-    bounds: TokenBounds
-    output: int | None
-    tokens: int | None
-    cost: int | None
-    rates: _Rates | None
-
-
-def _reckon(endpoint: Endpoint, request: UpstreamRequest, received_bytes: int | None = None) -> _Most:
-    """Returns the most that a request can use.
-
-    Args:
-        endpoint: the endpoint that was called.
-        request: the request; its `price` is set, if it is known.
-        received_bytes: how much of a stream has arrived, which has at most as many tokens; None if that is not known.
-    """
-    context_length, price = request.target.context_length, request.price
-    bounds = endpoint.bound_tokens(request.body, len(request.content), context_length)
-    prompt, outputs, output = bounds.prompt, bounds.outputs, bounds.output
-    if output is None or (context_length is not None and output > context_length):
-        output = context_length
-    output = 0 if not outputs else None if output is None else outputs * output
-    if received_bytes is not None:
-        output = received_bytes if output is None else min(output, received_bytes)
-    tokens = None if prompt is None or output is None else prompt + output
-    rates = None
-    if price is not None:
-        rates = _remembered.get(id(price))
-        if rates is None or rates.price is not price:
-            rates = _make_rates(price)
-    return _Most(bounds, output, tokens, _reckon_cost(rates, outputs, prompt, output), rates)
-
-
-def _reckon_cost(rates: _Rates | None, outputs: int, prompt: int | None, output: int | None) -> int | None:
-    if rates is None or (outputs and rates.output is None):
+def _reckon(price: Price | None, bounds: TokenBounds) -> int | None:
+    """Returns the most that a request costs, in 10^-12 USD; None if the price or a bound is not known."""
+    if price is None or (bounds.outputs and price.completion is None):
         return None
+    rates = _find_rates(price)
     if not rates.prompt and not rates.output:
         return 0
-    if prompt is None or output is None:
+    if bounds.prompt is None or bounds.output is None:
         return None
-    cost = prompt * rates.prompt + output * (rates.output or 0)
-    return -(-cost // _FINER)  # Rounded up.
+    return -(-(bounds.prompt * rates.prompt + bounds.output * rates.output) // _FINER)  # Rounded up.
 
 
 def make_ceiling(policy: Policy, endpoint: Endpoint, request: UpstreamRequest) -> Ceiling:
@@ -121,33 +81,31 @@ def make_ceiling(policy: Policy, endpoint: Endpoint, request: UpstreamRequest) -
         PermissionDenied: a budget is in USD, and the price of the model is not known.
     """
     target = request.target
-    request.price = get_price(target.provider.billing, target.model, request.service_tier)
-    most = _reckon(endpoint, request)
-    bounds, output, cost = most.bounds, most.output, most.cost
-    if cost is None or most.tokens is None:
-        _raise_if_needed(policy, endpoint, target, most)
+    request.price = price = get_price(target.provider.billing, target.model, request.service_tier)
+    bounds = endpoint.bound_tokens(request.body, len(request.content), target.context_length)
+    prompt, output = bounds.prompt, bounds.output
+    cost, tokens = _reckon(price, bounds), None if prompt is None or output is None else prompt + output
+    if cost is None or tokens is None:
+        _raise_if_needed(policy, endpoint, target, price, bounds)
     rate_tokens = None
-    if bounds.output is not None or not bounds.outputs:
-        rate_tokens = _estimate_prompt(request, bounds.prompt) + (output or 0)
-    return Ceiling(cost, most.tokens, rate_tokens, partial(_fit, most))
+    if bounds.is_said:
+        # The estimate of the record counts no tools, schemas and pictures.
+        sent = len(request.content) // _BYTES_PER_TOKEN
+        sent = sent if prompt is None or sent < prompt else prompt
+        rate_tokens = max(request.prompt_tokens_estimate, sent) + (output or 0)
+    return Ceiling(cost, tokens, rate_tokens, partial(_fit, price, bounds))
 
 
-def _raise_if_needed(policy: Policy, endpoint: Endpoint, target: Target, most: _Most) -> None:
-    """Raises an error if a budget needs what is not known."""
+def _raise_if_needed(
+    policy: Policy, endpoint: Endpoint, target: Target, price: Price | None, bounds: TokenBounds
+) -> None:
+    """Raises an error if a budget needs what is not known: the cost, the tokens, or both."""
     units = {budget.unit for subject in policy.subjects for budget in subject.budgets}
-    is_priced = most.rates is not None and not (most.bounds.outputs and most.rates.output is None)
-    if "usd" in units and not is_priced:
+    if "usd" in units and (price is None or (bounds.outputs and price.completion is None)):
         raise _make_unpriced(target)
-    if (most.cost is None and "usd" in units) or (most.tokens is None and "tokens" in units):
-        raise _make_unbounded(endpoint, target, "output" if most.output is None else "prompt")
-
-
-def _estimate_prompt(request: UpstreamRequest, bound: int | None) -> int:
-    """Returns an estimate that counts tools, schemas and pictures too, unlike that for the record."""
-    sent, estimate = len(request.content) // _BYTES_PER_TOKEN, request.prompt_tokens_estimate
-    if bound is not None and sent > bound:
-        sent = bound
-    return sent if sent > estimate else estimate
+    is_unbounded = bounds.prompt is None or bounds.output is None
+    if ("usd" in units and _reckon(price, bounds) is None) or ("tokens" in units and is_unbounded):
+        raise _make_unbounded(endpoint, target, "output" if bounds.output is None else "prompt")
 
 
 def bound_usage(endpoint: Endpoint, request: UpstreamRequest, received_bytes: int | None) -> tuple[int, int]:
@@ -164,8 +122,11 @@ def bound_usage(endpoint: Endpoint, request: UpstreamRequest, received_bytes: in
     Returns:
         10^-12 USD and tokens; 0 for what has no bound, which no budget needs then.
     """
-    most = _reckon(endpoint, request, received_bytes)
-    return most.cost or 0, most.tokens or 0
+    bounds = endpoint.bound_tokens(request.body, len(request.content), request.target.context_length)
+    if received_bytes is not None and (bounds.output is None or received_bytes < bounds.output):
+        bounds = msgspec.structs.replace(bounds, output=received_bytes)
+    tokens = 0 if bounds.prompt is None or bounds.output is None else bounds.prompt + bounds.output
+    return _reckon(request.price, bounds) or 0, tokens
 
 
 def to_units(usd: str) -> int:
@@ -173,13 +134,14 @@ def to_units(usd: str) -> int:
     return ceil(Decimal(usd).scaleb(_DIGITS))
 
 
-def _fit(most: _Most, cost_room: int, token_room: int) -> int | None:
+def _fit(price: Price | None, bounds: TokenBounds, cost_room: int, token_room: int) -> int | None:
     """Returns the output tokens with which the request would fit into what is left; None if with none."""
-    outputs, prompt, rates = most.bounds.outputs, most.bounds.prompt or 0, most.rates
+    outputs, prompt = bounds.outputs, bounds.prompt or 0
     if not outputs:
         return None
     left = token_room - prompt
-    if rates is not None and rates.output:
+    if price is not None and price.completion:
+        rates = _find_rates(price)
         left = min(left, (cost_room * _FINER - prompt * rates.prompt) // rates.output)
     return left // outputs if left >= outputs else None
 

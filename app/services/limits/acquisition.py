@@ -4,27 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from typing import Any
 
 from app.services.limits.permits import RatePot
-from app.services.limits.pots import Count, Pot
+from app.services.limits.pots import Count, Lot, Pot, Share
 from app.services.limits.refusals import make_unbounded_refusal, make_unpriced_refusal
 
 # What a request needs or has used, by Count; None for what is not known.
 Amounts = tuple[int | None, int | None, int, int | None, int]
-# A pot, what was taken of it, and from what.
-Taken = tuple[Pot, int, Any]
+# A share, what was taken of it, and from what.
+Taken = tuple[Share, int, Lot]
 
 
 def take_at_once(
-    pots: Sequence[Pot], needs: Amounts, now_s: float, forced: AbstractSet[Pot] = frozenset()
+    shares: Sequence[Share], needs: Amounts, now_s: float, forced: AbstractSet[Pot] = frozenset()
 ) -> list[Taken] | None:
     """Takes from all pots as much as is needed, or from none.
 
     Nothing between the first look and the last taking lets another greenlet run.
 
     Args:
-        pots: the pots.
+        shares: those of the pots.
         needs: what is needed of each, by what it counts.
         now_s: the time, on the monotonic clock.
         forced: pots to take from also if they lack something.
@@ -36,25 +35,25 @@ def take_at_once(
         PermissionDenied, BadRequest: see `get_unknown_need`.
     """
     taken: list[Taken] = []
-    for pot in pots:
-        need = needs[pot.count]
+    for share in shares:
+        need = needs[share.count]
         if need is None:
-            need = get_unknown_need(pot)
-        if need > pot.cap:
-            need = pot.cap
-        if now_s >= pot.until_s:
-            pot.renew(now_s)
-        lot = pot.current
-        if need > lot.free and need and pot not in forced:
+            need = get_unknown_need(share.pot)
+        if need > share.cap:
+            need = share.cap
+        if now_s >= share.until_s:
+            share.pot.renew(now_s)
+        lot = share.lot
+        if need > lot.free and need and share.pot not in forced:
             return None
-        taken.append((pot, need, lot))
-    for pot, need, lot in taken:
+        taken.append((share, need, lot))
+    for share, need, lot in taken:
         lot.free -= need
         lot.lent += need
-        pot.taken += need
-        pot.used_s = now_s
-        if lot.free < pot.low or need > pot.largest:
-            pot.note_taken(need)
+        share.taken += need
+        share.used_s = now_s
+        if lot.free < share.low or need > share.largest:
+            share.pot.note_taken(need)
     return taken
 
 
@@ -67,4 +66,4 @@ def get_unknown_need(pot: Pot) -> int:
     """
     if isinstance(pot, RatePot):
         return int(pot.mean)
-    raise make_unpriced_refusal(pot.subject) if pot.count == Count.COST else make_unbounded_refusal()
+    raise make_unpriced_refusal(pot.subject) if pot.share.count == Count.COST else make_unbounded_refusal()

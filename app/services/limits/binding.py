@@ -5,7 +5,7 @@ from __future__ import annotations
 from app.services.limits.budget_pots import BudgetPot
 from app.services.limits.permits import RatePot
 from app.services.limits.policy import Policy
-from app.services.limits.pots import Pot
+from app.services.limits.pots import Share
 
 
 class Binding:
@@ -14,6 +14,7 @@ class Binding:
     Attributes:
         policy: the policy.
         entry: what each request takes from before it is read: the rates of requests, and the limits of slots.
+        charged: the budgets.
         metered: what it takes from once it is known: the budgets, and the rates of tokens.
         budgets, rates, token_rates: all budgets, all rates, and those of tokens.
         used_s: when a request last had this policy.
@@ -22,6 +23,7 @@ class Binding:
 
     __slots__ = (
         "budgets",
+        "charged",
         "entry",
         "headers",
         "headers_until_s",
@@ -32,13 +34,14 @@ class Binding:
         "used_s",
     )
 
-    def __init__(self, policy: Policy, entry: list[Pot], budgets: list[BudgetPot], rates: list[RatePot]) -> None:
+    def __init__(self, policy: Policy, entry: list[Share], budgets: list[BudgetPot], rates: list[RatePot]) -> None:
         self.policy = policy
         self.entry = entry
         self.budgets = budgets
         self.rates = rates
         self.token_rates = [rate for rate in rates if rate.kind == "tokens"]
-        self.metered: list[Pot] = [*budgets, *self.token_rates]
+        self.charged = [budget.share for budget in budgets]
+        self.metered = self.charged + [rate.share for rate in self.token_rates]
         self.used_s = 0.0
         self.headers: dict[str, str] = {}
         self.headers_until_s = 0.0

@@ -32,11 +32,11 @@ _RATE_WEIGHT = 0.3
 _COUNTS = {"usd": Count.COST, "tokens": Count.TOKENS, "requests": Count.REQUESTS}
 
 
-class BudgetPeriod(Lot):
+class BudgetPeriod:
     """One period of a budget, as one worker has it: absolute totals since the period began.
 
     Attributes:
-        id: its id in the database.
+        lot: what can be lent of it; its id is that of the period in the database.
         period: its window.
         drawn: what the worker has drawn, in all.
         stated: what the database was last told that requests have spent.
@@ -46,11 +46,11 @@ class BudgetPeriod(Lot):
             known.
     """
 
-    __slots__ = ("charged", "drawn", "granted", "id", "is_uncertain", "oldest", "period", "stated", "total")
+    __slots__ = ("charged", "drawn", "granted", "is_uncertain", "lot", "oldest", "period", "stated", "total")
 
     def __init__(self, budget_id: int, period: Period) -> None:
-        super().__init__()
-        self.id = self.oldest = compute_period_id(budget_id, period.start)
+        self.oldest = compute_period_id(budget_id, period.start)
+        self.lot = Lot(self.oldest)
         self.period = period
         self.drawn = self.stated = 0
         self.is_uncertain = False
@@ -58,26 +58,38 @@ class BudgetPeriod(Lot):
 
     def set_drawn(self, drawn: int) -> None:
         """Sets what the worker has drawn; the difference is free, or is so no more."""
-        self.free += drawn - self.drawn
+        self.lot.free += drawn - self.drawn
         self.drawn = drawn
+
+    @property
+    def id(self) -> int:
+        """Its id in the database."""
+        return self.lot.id
+
+    @property
+    def free(self) -> int:
+        """What the worker has drawn and not used; negative where requests used more."""
+        return self.lot.free
 
     def is_done(self) -> bool:
         """Returns whether nothing is held any more, neither by requests nor by the worker."""
-        return not (self.lent or self.is_uncertain or self.free)
+        return not (self.lot.lent or self.is_uncertain or self.lot.free)
 
     @property
     def used(self) -> int:
         """What requests have spent or hold at the moment."""
-        return self.drawn - self.free
+        return self.drawn - self.lot.free
 
     @property
     def spent(self) -> int:
         """What requests have used that have ended."""
-        return self.drawn - self.free - self.lent
+        return self.drawn - self.lot.free - self.lot.lent
 
 
 class BudgetPot(Pot):
-    """A budget: the current period, and others that still hold something. `taken` counts since the last tick.
+    """A budget: the current period, and others that still hold something.
+
+    Its share counts what was taken since the last tick.
 
     Args:
         subject: whose budget it is.
@@ -90,7 +102,6 @@ class BudgetPot(Pot):
         current: the period of now.
         periods: all that this worker has used, by id.
         is_exact: whether little is left, so that the worker keeps nothing.
-        largest: the largest need of the current minute.
         next: the period after it, once it is near.
         has_ended: whether the budget itself has been ended.
         recalled_until_s: until when the worker keeps nothing, because a draw found too little.
@@ -102,26 +113,27 @@ class BudgetPot(Pot):
         "_rate",
         "_wake",
         "budget",
+        "current",
         "has_ended",
+        "is_exact",
         "next",
         "periods",
         "recalled_until_s",
         "unit",
     )
-    current: BudgetPeriod
 
     def __init__(
         self, subject: Subject, budget: Budget, clock: Callable[[float], float], wake: Callable[[Pot], None]
     ) -> None:
-        super().__init__(subject, _COUNTS[budget.unit])
+        super().__init__(subject, _COUNTS[budget.unit], Lot())
         self.budget = budget
         self.unit: Unit = budget.unit
         self.periods: dict[int, BudgetPeriod] = {}
-        self.has_ended = False
+        self.is_exact = self.has_ended = False
         self.recalled_until_s = 0.0
         self.next: BudgetPeriod | None = None
         self._clock, self._wake = clock, wake
-        self.largest = self._largest_before = 0
+        self.share.largest = self._largest_before = 0
         self._rate = 0.0
         self.current = self.find_period(clock(time.monotonic()))
         self.turn()
@@ -138,13 +150,14 @@ class BudgetPot(Pot):
         at_s = self._clock(now_s)
         self.current, self.next = self.find_period(at_s), None
         end = self.current.period.end
-        self.until_s = float("inf") if end is None else now_s + end.timestamp() - at_s
+        self.share.lot = self.current.lot
+        self.share.until_s = float("inf") if end is None else now_s + end.timestamp() - at_s
         self.refused_until_s = 0.0
 
     def look_ahead(self, now_s: float) -> None:
         """Prepares the next period if the current one ends in some seconds, and forgets those that are long over."""
-        if self.until_s - now_s < _NEXT_S and now_s - self.used_s < IDLE_S:
-            self.next = self.find_period(self._clock(self.until_s))
+        if self.share.until_s - now_s < _NEXT_S and now_s - self.share.used_s < IDLE_S:
+            self.next = self.find_period(self._clock(self.share.until_s))
         old_s = self._clock(now_s) - _KEPT_S
         for period in list(self.periods.values()):
             if period.is_done() and period.period.end is not None and period.period.end.timestamp() < old_s:
@@ -156,43 +169,44 @@ class BudgetPot(Pot):
     def end(self, has_ended: bool) -> None:
         """Notes whether the budget itself has been ended; then requests reserve nothing of it."""
         self.has_ended = has_ended
-        self.cap = 0 if has_ended else UNBOUNDED
+        self.share.cap = 0 if has_ended else UNBOUNDED
 
     def note_taken(self, need: int) -> None:
-        if need > self.largest:
-            self.largest = self.low = need
-        if self.current.free < self.low and not self.is_exact:
+        share = self.share
+        if need > share.largest:
+            share.largest = share.low = need
+        if share.lot.free < share.low and not self.is_exact:
             self._wake(self)
 
     def note_settled(self, lot: Lot) -> None:
-        if self.sleepers:
-            super().note_settled(lot)
-        if self.is_exact or lot is not self.current or lot.free < 0:
+        self.wake_sleepers()
+        self.share.is_watched = self.is_exact
+        if self.is_exact or lot is not self.share.lot or lot.free < 0:
             self._wake(self)
 
     def expect(self, need: int) -> None:
         super().expect(need)
-        self.largest = max(self.largest, need)
+        self.share.largest = max(self.share.largest, need)
 
     def get_spare(self, now_s: float) -> int:
         """Returns how much the worker should have beyond what is used."""
-        if self.is_exact or self.has_ended or now_s - self.used_s > IDLE_S:
+        if self.is_exact or self.has_ended or now_s - self.share.used_s > IDLE_S:
             return 0
         return max(int(self._rate * _AHEAD_S), _AHEAD_REQUESTS * self.get_largest())
 
     def get_largest(self) -> int:
         """Returns the largest need of the last minute or two."""
-        return max(self.largest, self._largest_before)
+        return max(self.share.largest, self._largest_before)
 
     def count_tick(self, seconds: float) -> None:
         """Updates the mean rate of what requests take. Call it every few `seconds`."""
-        self._rate += _RATE_WEIGHT * (self.taken / seconds - self._rate)
-        self.taken = 0
-        self.low = self.get_spare(time.monotonic()) // _AHEAD_REQUESTS
+        self._rate += _RATE_WEIGHT * (self.share.taken / seconds - self._rate)
+        self.share.taken = 0
+        self.share.low = self.get_spare(time.monotonic()) // _AHEAD_REQUESTS
 
     def count_minute(self) -> None:
         """Forgets the largest need of the minute before the last one."""
-        self.largest, self._largest_before = 0, self.largest
+        self.share.largest, self._largest_before = 0, self.share.largest
 
     def compute_reset(self, period: BudgetPeriod) -> datetime | None:
         """Returns from when on what is used of the period, or of its rolling window, counts less; None if never."""
@@ -212,3 +226,4 @@ class BudgetPot(Pot):
         room = period.total - period.granted
         near = max(period.total, 0) // _NEAR_SHARE + _NEAR_REQUESTS * self.get_largest()
         self.is_exact = room < near or now_s < self.recalled_until_s
+        self.share.is_watched = self.is_exact or bool(self.sleepers)

@@ -120,7 +120,7 @@ def _plan_budget(pot: BudgetPot, waiting: Sequence[int], now_s: float) -> list[P
         needs = waiting if period is pot.current else ()
         spare = pot.get_spare(now_s) if period is pot.current or period is pot.next else 0
         has_too_much = period.free > 2 * spare
-        has_too_little = period.free < (spare // _LOW_SHARE if now_s - pot.used_s < _ACTIVE_S else 0)
+        has_too_little = period.free < (spare // _LOW_SHARE if now_s - pot.share.used_s < _ACTIVE_S else 0)
         # Others must know it, to tell what is used up from what may come back.
         has_news = pot.is_exact and period.spent != period.stated
         if needs or period.is_uncertain or has_too_much or has_too_little or has_news:

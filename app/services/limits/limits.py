@@ -17,7 +17,7 @@ from app.services.limits.drawing import Drawing
 from app.services.limits.lease_draws import LeaseDraws
 from app.services.limits.permits import RatePot
 from app.services.limits.policy import Budget, Policy, Subject
-from app.services.limits.pots import Pot, SlotPot
+from app.services.limits.pots import Pot, Share, SlotPot
 from app.services.limits.rate_draws import RateDraws
 from app.services.limits.reservation import Reservation
 from app.services.limits.waiting import Waits
@@ -70,17 +70,17 @@ class Limits(Component):
         return Reservation(self._waits, binding, taken)
 
     def _bind(self, policy: Policy) -> Binding:
-        entry: list[Pot] = []
+        entry: list[Share] = []
         budgets: list[BudgetPot] = []
         rates: list[RatePot] = []
         for subject in policy.subjects:
             if subject.requests_per_minute is not None:
                 rates.append(self._find_rate(subject, "requests", subject.requests_per_minute))
-                entry.append(rates[-1])
+                entry.append(rates[-1].share)
             if subject.tokens_per_minute is not None:
                 rates.append(self._find_rate(subject, "tokens", subject.tokens_per_minute))
             if subject.concurrent is not None:
-                entry.append(self._find_slots(subject, subject.concurrent))
+                entry.append(self._find_slots(subject, subject.concurrent).share)
             budgets += [self._find_budget(subject, budget) for budget in subject.budgets]
         binding = self._bindings[id(policy)] = Binding(policy, entry, budgets, rates)
         return binding
@@ -129,13 +129,17 @@ class Limits(Component):
         """Forgets pots that nobody uses. A budget is kept until it is ended: its totals are those since its start."""
         old_s = time.monotonic() - _POT_S
         for id, budget in list(self._budgets.items()):
-            if budget.has_ended and budget.used_s < old_s and all(each.is_done() for each in budget.periods.values()):
+            if (
+                budget.has_ended
+                and budget.share.used_s < old_s
+                and all(each.is_done() for each in budget.periods.values())
+            ):
                 del self._budgets[id]
         for name, rate in list(self._rates.items()):
-            if rate.used_s < old_s:
+            if rate.share.used_s < old_s:
                 del self._rates[name]
         for subject, slots in list(self._slots.items()):
-            if slots.used_s < old_s and not slots.used and not slots.held:
+            if slots.share.used_s < old_s and not slots.used and not slots.held:
                 del self._slots[subject]
 
     def _warn(self, warning: BudgetWarning) -> None:
@@ -149,7 +153,7 @@ class Limits(Component):
         outstanding: dict[Unit, int] = {"usd": 0, "tokens": 0, "requests": 0}
         for pot in self._budgets.values():
             for period in pot.periods.values():
-                outstanding[pot.unit] += max(period.free + period.lent, 0)
+                outstanding[pot.unit] += max(period.lot.free + period.lot.lent, 0)
         return outstanding
 
     def stop(self, timeout_s: float) -> bool:

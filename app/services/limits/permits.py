@@ -18,22 +18,8 @@ _MEAN_WEIGHT = 0.1
 _GROWTH = 4
 
 
-class Permits(Lot):
-    """What was granted in one half second.
-
-    Attributes:
-        slot: the half second; 0 for none that the database knows.
-    """
-
-    __slots__ = ("slot",)
-
-    def __init__(self, slot: int, count: int) -> None:
-        super().__init__(count)
-        self.slot = slot
-
-
 class RatePot(Pot):
-    """A rate of a subject. `taken` is what requests took since the last draw.
+    """A rate of a subject. Its lots are what was granted in a half second; its share counts what was taken since then.
 
     Attributes:
         kind: what it counts.
@@ -46,17 +32,15 @@ class RatePot(Pot):
     """
 
     __slots__ = ("_drawn_s", "_local", "debt", "kind", "mean", "most", "returned", "room", "workers")
-    current: Permits
 
     def __init__(self, subject: Subject, kind: Literal["requests", "tokens"], most: int) -> None:
-        super().__init__(subject, Count.REQUESTS if kind == "requests" else Count.RATE_TOKENS)
+        super().__init__(subject, Count.REQUESTS if kind == "requests" else Count.RATE_TOKENS, Lot())
         self.kind, self.room = kind, most
         self.set_most(most)
         self.mean = float(_FIRST_MEAN)
         self.debt = 0
         self.returned: dict[int, int] = {}
         self.workers = 1
-        self.current = Permits(0, 0)
         self._drawn_s = 0.0
         self._local: deque[tuple[float, int]] = deque()
 
@@ -64,13 +48,13 @@ class RatePot(Pot):
         """Sets the limit. A request for more tokens than that takes all of it, or it could never be served."""
         self.most = most
         if self.kind == "tokens":
-            self.cap = most
+            self.share.cap = most
 
     def renew(self, now_s: float) -> None:
-        self._replace(Permits(0, 0), float("inf"))
+        self._replace(Lot(), float("inf"))
 
-    def _replace(self, permits: Permits, until_s: float) -> None:
-        before, self.current, self.until_s = self.current, permits, until_s
+    def _replace(self, lot: Lot, until_s: float) -> None:
+        before, self.share.lot, self.share.until_s = self.share.lot, lot, until_s
         self.note_settled(before)
 
     def note_taken(self, need: int) -> None:
@@ -78,13 +62,15 @@ class RatePot(Pot):
 
     def note_settled(self, lot: Lot) -> None:
         """Returns what is not used of permits whose time is over; what was used beyond permits is a debt."""
-        assert isinstance(lot, Permits)
+        if self.sleepers:
+            self.wake_sleepers()
+        self.share.is_watched = False
         if lot.free < 0:
             self.debt -= lot.free
             lot.free = 0
-        elif lot is not self.current and lot.free:
-            if lot.slot:
-                self.returned[lot.slot] = self.returned.get(lot.slot, 0) + lot.free
+        elif lot is not self.share.lot and lot.free:
+            if lot.id:
+                self.returned[lot.id] = self.returned.get(lot.id, 0) + lot.free
             lot.free = 0
 
     def note_use(self, tokens: int) -> None:
@@ -94,21 +80,21 @@ class RatePot(Pot):
     def add(self, slot: int, count: int, asked_s: float) -> None:
         """Lends from permits that were granted in this half second, to a draw sent at `asked_s`."""
         if count:
-            self.taken, self._drawn_s = 0, asked_s
-            self._replace(Permits(slot, count), asked_s + PERMIT_S)
+            self.share.taken, self._drawn_s = 0, asked_s
+            self._replace(Lot(slot, count), asked_s + PERMIT_S)
 
     def count_left(self) -> int:
         """Returns how many permits are left for all workers, as far as this one knows."""
-        return min(max(self.room + self.current.free, 0), self.most)
+        return min(max(self.room + self.share.lot.free, 0), self.most)
 
     def get_ahead(self, now_s: float) -> int:
         """Returns how many permits this worker uses in half a second, as far as it knows since its last draw."""
         elapsed_s = max(now_s - self._drawn_s, 0.001)
-        return min(int(self.taken * PERMIT_S / elapsed_s), _GROWTH * self.taken)
+        return min(int(self.share.taken * PERMIT_S / elapsed_s), _GROWTH * self.share.taken)
 
     def take_return(self, now_s: float) -> tuple[dict[int, int], int]:
         """Returns what is to be returned and the debt, and forgets both: lost in a draw, they count as used."""
-        if now_s >= self.until_s:
+        if now_s >= self.share.until_s:
             self.renew(now_s)
         returned, debt = self.returned, self.debt
         self.returned, self.debt = {}, 0
@@ -123,7 +109,7 @@ class RatePot(Pot):
         if sum(count for _, count in local) + need > max(share, need if not local else 0):
             return False
         local.append((now_s, need))
-        self._replace(Permits(0, need), now_s + PERMIT_S)
+        self._replace(Lot(0, need), now_s + PERMIT_S)
         return True
 
     def get_local_wait_s(self, now_s: float) -> float:

@@ -11,7 +11,7 @@ from app.services.limits.acquisition import Taken, take_at_once
 from app.services.limits.amounts import format_amount
 from app.services.limits.binding import Binding
 from app.services.limits.charge import NOTHING, Ceiling, Charge, merge_ceilings
-from app.services.limits.pots import Lot, Pot
+from app.services.limits.pots import Lot, Share
 from app.services.limits.refusals import describe_warning, make_rate_headers
 from app.services.limits.waiting import Waits
 
@@ -72,7 +72,9 @@ class Reservation(msgspec.Struct, eq=False):
             if taken is None:
                 taken = self.waits.take(binding.metered, needs, dearest.fits, now_s)
             self.held += taken
-            self.period_ids = [lot.id for _, _, lot in taken[: len(binding.budgets)]]
+            self.period_ids = period_ids = []
+            for _, _, lot in taken[: len(binding.charged)]:  # A comprehension is a call of its own.
+                period_ids.append(lot.id)
 
     def add_attempt(self, ceiling: Ceiling) -> None:
         """Takes from the budgets what a further attempt can use, while an earlier one may still be billed.
@@ -81,39 +83,37 @@ class Reservation(msgspec.Struct, eq=False):
             as `reserve`; then the request holds what it held before.
         """
         needs = (ceiling.cost, ceiling.tokens, 0, 0, 0)
-        budgets, now_s = self.binding.budgets, time.monotonic()
+        budgets, now_s = self.binding.charged, time.monotonic()
         taken = take_at_once(budgets, needs, now_s)
         if taken is None:
             taken = self.waits.take(budgets, needs, ceiling.fits, now_s)
-        for pot, need, lot in taken:
-            self._merge(pot, need, lot)
+        for share, need, lot in taken:
+            self._merge(share, need, lot)
         cost, tokens = self.ceiling_cost, self.ceiling_tokens
         self.ceiling_cost = None if cost is None or ceiling.cost is None else cost + ceiling.cost
         self.ceiling_tokens = None if tokens is None or ceiling.tokens is None else tokens + ceiling.tokens
 
-    def _merge(self, pot: Pot, more: int, lot: Lot) -> None:
+    def _merge(self, share: Share, more: int, lot: Lot) -> None:
         """Adds what was taken to what is held of the pot, in the period that the request began in: that is charged."""
-        for at, (held_pot, need, first) in enumerate(self.held):
-            if held_pot is pot:
-                self.held[at] = pot, need + more, first
-                for each, change in ((lot, more), (first, -more)):
-                    each.free += change
-                    each.lent -= change
-                if lot is not first:
-                    pot.note_settled(lot)
-                return
-        self.held.append((pot, more, lot))
+        at, need, first = next((at, need, lot) for at, (held, need, lot) in enumerate(self.held) if held is share)
+        self.held[at] = share, need + more, first
+        if lot is not first:
+            for each, change in ((lot, -more), (first, more)):
+                each.free -= change
+                each.lent += change
+            share.pot.note_settled(lot)
 
     def settle(self, charge: Charge) -> None:
         """Replaces what the request holds by what it has used, in all attempts, and frees its slots."""
         held, self.held = self.held, []
         amounts = (charge.cost, charge.tokens, charge.requests, charge.rate_tokens, 0)
-        for pot, need, lot in held:
-            used = amounts[pot.count]
+        for share, need, lot in held:
+            used = amounts[share.count]
             lot.lent -= need
-            lot.free += 0 if used is None else need - used
-            if lot is not pot.current or lot.free < 0 or pot.is_exact or pot.sleepers:
-                pot.note_settled(lot)
+            if used is not None:
+                lot.free += need - used
+            if lot is not share.lot or share.is_watched or lot.free < 0:
+                share.pot.note_settled(lot)
         if self.is_silent and held and charge.requests and charge.rate_tokens is not None:
             for rate in self.binding.token_rates:
                 rate.note_use(charge.rate_tokens)

@@ -13,7 +13,7 @@ from app.services.limits.acquisition import Amounts, Taken, get_unknown_need, ta
 from app.services.limits.budget_pots import BudgetPot
 from app.services.limits.drawing import Drawing
 from app.services.limits.permits import RatePot
-from app.services.limits.pots import Pot, SlotPot
+from app.services.limits.pots import Pot, Share, SlotPot
 from app.services.limits.refusals import (
     Fits,
     make_budget_refusal,
@@ -47,11 +47,11 @@ class Waits:
         self._settings = settings
         self._drawing = drawing
 
-    def take(self, pots: Sequence[Pot], needs: Amounts, fits: Fits | None, began_s: float) -> list[Taken]:
+    def take(self, shares: Sequence[Share], needs: Amounts, fits: Fits | None, began_s: float) -> list[Taken]:
         """Takes from all pots as much as is needed, or from none, once they have it.
 
         Args:
-            pots, needs: as for `take_at_once`.
+            shares, needs: as for `take_at_once`.
             fits: see `make_budget_refusal`.
             began_s: the time, on the monotonic clock.
 
@@ -60,14 +60,14 @@ class Waits:
             Unavailable: the database cannot be asked.
         """
         demands: list[Demand] = []
-        for pot in pots:
-            need = needs[pot.count]
-            demands.append((pot, min(get_unknown_need(pot) if need is None else need, pot.cap)))
+        for share in shares:
+            need = needs[share.count]
+            demands.append((share.pot, min(get_unknown_need(share.pot) if need is None else need, share.cap)))
         wait = _Wait(self._settings, self._drawing, demands, fits, began_s)
         taken = None
         while taken is None:
             now_s = wait.wait()
-            taken = take_at_once(pots, needs, now_s, wait.forced)
+            taken = take_at_once(shares, needs, now_s, wait.forced)
         if not wait.forced:
             observe_limit_wait(now_s - began_s)
         return taken
@@ -140,7 +140,7 @@ class _Wait:
         if not is_refused:
             given_back = threading.Event()
             for pot, _ in refused:
-                pot.sleepers.add(given_back)
+                pot.add_sleeper(given_back)
             given_back.wait(_ASK_AGAIN_S)
             for pot, _ in refused:
                 pot.sleepers.discard(given_back)

@@ -100,7 +100,7 @@ class Watch:
                 budgets.append(pot)
             elif isinstance(pot, SlotPot):
                 self._tick_slots(pot)
-            elif isinstance(pot, RatePot) and (now_s - pot.used_s < _READ_RATE_S or pot.debt or pot.returned):
+            elif isinstance(pot, RatePot) and (now_s - pot.share.used_s < _READ_RATE_S or pot.debt or pot.returned):
                 self._mark(pot)
         self._tick_budgets(budgets, now_s)
 
@@ -113,7 +113,7 @@ class Watch:
         held = [
             pot
             for pot in pots
-            if now_s - pot.used_s < IDLE_S or not all(map(BudgetPeriod.is_done, pot.periods.values()))
+            if now_s - pot.share.used_s < IDLE_S or not all(map(BudgetPeriod.is_done, pot.periods.values()))
         ]
         for pot in held:
             self._mark(pot)
