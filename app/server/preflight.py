@@ -12,7 +12,7 @@ from typing import Any
 from app.config import Settings
 from app.logs import log_event, redact
 from app.runtime import use_settings
-from app.services.health import CHECKS
+from app.server.boot_checks import BOOT_CHECKS
 
 # A gateway that is being stopped closes its port at once, and workers whose main process was killed within two seconds.
 _PORT_PATIENCE_S = 3.0
@@ -25,14 +25,13 @@ def find_boot_problem(settings: Settings, addresses: Sequence[Any] = ()) -> str 
         addresses: what gunicorn will bind: (host, port), the path of a Unix socket, or a descriptor.
     """
     use_settings(settings)
-    findings = {check.name: check.run() for check in CHECKS if check.at_boot}
-    problems = (finding.problem for finding in findings.values() if finding.blocks == "boot")
+    problems = {name: problem for name, check in BOOT_CHECKS.items() if (problem := check()) is not None}
+    reasons = (problem.text for problem in problems.values() if problem.blocks)
     ports = (_find_port_problem(*address) for address in addresses if isinstance(address, tuple))
-    if (problem := next(chain(problems, filter(None, ports)), None)) is not None:
-        return redact(problem)
-    for name, finding in findings.items():
-        if finding.problem is not None:
-            log_event("boot_check_failed", level="warning", check=name, reason=finding.problem[:300])
+    if (reason := next(chain(reasons, filter(None, ports)), None)) is not None:
+        return redact(reason)
+    for name, problem in problems.items():
+        log_event("boot_check_failed", level="warning", check=name, reason=problem.text[:300])
     return None
 
 
