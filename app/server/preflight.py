@@ -6,13 +6,12 @@ import errno
 import socket
 import time
 from collections.abc import Sequence
-from itertools import chain
 from typing import Any
 
 from app.config import Settings
 from app.logs import log_event, redact
 from app.runtime import use_settings
-from app.server.boot_checks import BOOT_CHECKS
+from app.server.boot_checks import BOOT_CHECKS, Problem
 
 # A gateway that is being stopped closes its port at once, and workers whose main process was killed within two seconds.
 _PORT_PATIENCE_S = 3.0
@@ -25,10 +24,15 @@ def find_boot_problem(settings: Settings, addresses: Sequence[Any] = ()) -> str 
         addresses: what gunicorn will bind: (host, port), the path of a Unix socket, or a descriptor.
     """
     use_settings(settings)
-    problems = {name: problem for name, check in BOOT_CHECKS.items() if (problem := check()) is not None}
-    reasons = (problem.text for problem in problems.values() if problem.blocks)
+    problems: dict[str, Problem] = {}
+    for name, check in BOOT_CHECKS.items():
+        if (problem := check()) is None:
+            continue
+        if problem.blocks:
+            return redact(problem.text)
+        problems[name] = problem
     ports = (_find_port_problem(*address) for address in addresses if isinstance(address, tuple))
-    if (reason := next(chain(reasons, filter(None, ports)), None)) is not None:
+    if (reason := next(filter(None, ports), None)) is not None:
         return redact(reason)
     for name, problem in problems.items():
         log_event("boot_check_failed", level="warning", check=name, reason=problem.text[:300])
