@@ -63,9 +63,9 @@ def test_without_any_key_that_could_work_the_process_is_unready_and_says_why(rea
 
 
 def test_without_user_keys_nothing_is_said_to_be_too_old_before_it_is(
-    ready: Ready, postgres: Postgres, migrated_template: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ready: Ready, postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url = postgres.create_database(template=migrated_template)
+    url = postgres.create_migrated_database()
     ready(JOURNAL_DIR=str(tmp_path), DATABASE_URL=url)
     get_component(KeySnapshot).refresh()
     postgres.drop_database(url)
@@ -91,7 +91,7 @@ def test_readiness_has_a_field_for_each_check_that_it_shows() -> None:
 
 
 def test_the_start_is_blocked_by_problems_that_only_the_operator_can_fix(
-    postgres: Postgres, migrated_template: str, database_url: str, tmp_path: Path
+    postgres: Postgres, database_url: str, tmp_path: Path
 ) -> None:
     empty = postgres.create_database()
     prices = tmp_path / "prices.toml"
