@@ -25,9 +25,10 @@ from app.services.inference.open_breakers import (
 from app.services.inference.pipeline import GatewayResponse, Pipeline
 from app.services.inference.refusals import write_refusals
 from app.services.inference.token_count import count_message_tokens
+from app.services.inference.validation import check_field
 
 __all__ = [
-    "THRESHOLDS", "Exchange", "GatewayResponse", "OpenBreaker", "Pipeline", "count_message_tokens",
+    "THRESHOLDS", "Exchange", "GatewayResponse", "OpenBreaker", "Pipeline", "check_field", "count_message_tokens",
     "count_refused_models", "get_live_requests", "get_open_breaker", "get_open_breakers",
     "write_refusals",
 ]  # fmt: skip

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from typing import Any
+from typing import Any, get_type_hints
 
 import msgspec
 from msgspec import inspect
@@ -167,3 +167,27 @@ def _word_requirement(described: inspect.Type) -> str:
         return f"be a number from {described.ge:g} to {described.le:g}"
     words = {inspect.BoolType: "be true or false", inspect.StrType: "be a string", inspect.ListType: "be a list"}
     return words.get(type(described), "be an object")
+
+
+def check_field(kind: type[InferenceBody], name: str, value: Any) -> None:
+    """Checks one field of a body as `validate_body` would check it.
+
+    Args:
+        kind: the body's type.
+        name: a field that it documents.
+        value: the value of the field.
+
+    Raises:
+        BadRequest: the field has the wrong type or is out of range.
+    """
+    if isinstance(value, float) and value.is_integer() and isinstance(_get_types(kind)[name], inspect.IntType):
+        value = int(value)
+    try:
+        msgspec.convert({name: value}, _make_type_of_field(kind, name))
+    except msgspec.ValidationError as error:
+        raise _make_refusal(kind, {name: value}, error) from None
+
+
+@cache
+def _make_type_of_field(kind: type[InferenceBody], name: str) -> type[msgspec.Struct]:
+    return msgspec.defstruct(kind.__name__, [(name, get_type_hints(kind, include_extras=True)[name])])

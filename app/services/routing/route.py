@@ -6,11 +6,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from app.config import Settings
-from app.errors import BadRequest, GatewayError
+from app.errors import BadRequest, GatewayError, NotFound
 from app.lenient_json import encode
-from app.services.aliases import Alias, Aliases
+from app.services.aliases import Alias, find_alias, split_target
 from app.services.endpoints import Endpoint, ProviderChoice, Sort
-from app.services.models import ALIAS_PREFIX
 from app.services.providers import get_provider
 from app.services.routing.candidates import Candidates, find_at_provider, find_candidates, is_accepted
 from app.services.routing.names import Allows
@@ -93,7 +92,7 @@ class Route:
         self.ranked_until_s = 0.0
 
 
-def make_route(endpoint: Endpoint, asked: Asked, allows: Allows | None, settings: Settings, aliases: Aliases) -> Route:
+def make_route(endpoint: Endpoint, asked: Asked, allows: Allows | None, settings: Settings) -> Route:
     """Returns the route of a request.
 
     Names that have no target are left out if another one has.
@@ -103,14 +102,13 @@ def make_route(endpoint: Endpoint, asked: Asked, allows: Allows | None, settings
         asked: what the request asks for.
         allows: which models the caller may use; None for all.
         settings: say how targets are ordered, and whether equivalents are targets, if the request does not.
-        aliases: the operator's names.
 
     Raises:
         BadRequest: a provider is unknown, none that may be used serves the endpoint, or a name is ambiguous.
         ConfigurationMissing, NotFound, PermissionDenied, Unavailable: see `find_candidates`; for the first name, if no
             name has a target.
     """
-    maker = _RouteMaker(endpoint, asked.provider, allows, settings, aliases)
+    maker = _RouteMaker(endpoint, asked.provider, allows, settings)
     for name in dict.fromkeys((asked.model, *(asked.models or ()))):
         maker.add_name(name)
     return maker.make()
@@ -123,7 +121,6 @@ class _RouteMaker:
         provider: str | ProviderChoice | None,
         allows: Allows | None,
         settings: Settings,
-        aliases: Aliases,
     ) -> None:
         self._endpoint = endpoint
         self._provider_name = provider if isinstance(provider, str) else None
@@ -132,7 +129,6 @@ class _RouteMaker:
         self._allows = allows
         self._sort = settings.routing_sort
         self._crosses = self._choice is not None or settings.routing_equivalents
-        self._aliases = aliases
         self._groups: list[Group] = []
         self._missing: list[Missing] = []
         self._first_error: GatewayError | None = None
@@ -143,7 +139,7 @@ class _RouteMaker:
     def add_name(self, name: str) -> None:
         """Adds the targets of a name that the request gives."""
         bare, sort = _split_suffix(name)
-        alias = self._aliases.get(bare) or self._aliases.get(bare.removeprefix(ALIAS_PREFIX))
+        alias = find_alias(bare)
         if alias is not None:
             self._add_alias(alias, sort)
             return
@@ -175,6 +171,8 @@ class _RouteMaker:
         """Returns the targets that the caller's choice accepts, with their place."""
         choice = self._choice
         accepted = [target for target in targets if choice is None or is_accepted(target.provider, choice)]
+        if self._provider_name is not None:
+            accepted = [target for target in accepted if target.provider.name == self._provider_name.lower()]
         return [target._replace(place=self._place) for target in accepted]
 
     def _group(self, targets: Sequence[Target], sort: Sort | None) -> None:
@@ -195,15 +193,12 @@ class _RouteMaker:
         applied = tuple(f"{name}={_show(value)}" for name, value in overrides.items())
         for aliased in alias.targets:
             try:
-                candidates = find_candidates(aliased.name, self._endpoint, self._choice, self._allows, crosses=False)
+                target = self._find_aliased(aliased.name)
             except GatewayError as error:
                 self._miss(aliased.name, error)
                 continue
-            found += [
-                target._replace(weight=aliased.weight, overrides=overrides, applied=applied)
-                for target in self._accept(candidates.named)
-                if self._provider_name is None or target.provider is get_provider(self._provider_name)
-            ]
+            for accepted in self._accept([target]):
+                found.append(accepted._replace(weight=aliased.weight, overrides=overrides, applied=applied))
             self._place += 1
         sort = sort or self._chosen_sort or alias.sort
         if not found:
@@ -213,6 +208,13 @@ class _RouteMaker:
         else:
             for target in found:
                 self._group([target], None)
+
+    def _find_aliased(self, name: str) -> Target:
+        """Returns the target that an alias names, with its provider."""
+        split = split_target(name)
+        if split is None:
+            raise NotFound(f"{name!r} names no provider.", param="model", code="model_not_found")
+        return find_at_provider(split[1], self._endpoint, split[0].name, self._allows)
 
     def _miss(self, name: str, error: GatewayError) -> None:
         if error.code in _MISTAKES:

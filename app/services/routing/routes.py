@@ -58,7 +58,7 @@ class Routes(Component):
 
     def _make(self, endpoint: Endpoint, asked: Asked, policy: Policy | None) -> Route:
         allows = policy.allows if policy is not None and asked.patterns else None
-        route = make_route(endpoint, asked, allows, self.settings, self._aliases)
+        route = make_route(endpoint, asked, allows, self.settings)
         self._remember(asked, route)
         return route
 

@@ -76,6 +76,12 @@ def test_the_aliases_survive_an_outage(
     aliases.refresh()
     victim.stop()
     try:
+        later = make_aliases(victim_url, tmp_path)
+        later.refresh()
+        assert later.all() == aliases.all() and later.fingerprint == aliases.fingerprint
+        assert make_aliases(victim_url, tmp_path / "elsewhere").all() == ()
+        logged = capfd.readouterr().err
+        assert logged.count("alias_file_loaded") == 1
         aliases.refresh()
         aliases.refresh()
         assert aliases.get("fast") is not None and aliases.generation == 1
@@ -84,5 +90,19 @@ def test_the_aliases_survive_an_outage(
         victim.start()
     with engine.begin() as connection:
         delete_alias(connection, "fast")
-    aliases.refresh()
-    assert aliases.get("fast") is None
+    for each in (aliases, later):
+        each.refresh()
+        assert each.get("fast") is None and each.generation == 2
+    with engine.begin() as connection:
+        insert_alias(connection, "new", [("fireworks/a", None)], None, {})
+    later.refresh()
+    aliases._file.path.write_bytes(aliases._file.path.read_bytes()[:300])
+    victim.stop()
+    try:
+        damaged = make_aliases(victim_url, tmp_path)
+        damaged.refresh()
+        damaged.refresh()
+        assert damaged.all() == () and later.get("new") is not None
+        assert capfd.readouterr().err.count("its content is damaged") == 1
+    finally:
+        victim.start()
