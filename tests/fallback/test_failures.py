@@ -73,7 +73,7 @@ def met(providers: Providers) -> dict[str, Met]:
     for name in [name for name, case in CASES.items() if case.failure.blames_account]:
         ask(name)
         close_breakers(providers)
-    rows = providers.wait_for_rows([seen.request_id for _, seen in asked.values()])
+    rows = providers.wait_for_rows("request_id", [seen.request_id for _, seen in asked.values()])
     return {
         name: Met(number, seen, [provider for provider, _ in providers.get_calls(number)], rows[seen.request_id])
         for name, (number, seen) in asked.items()
