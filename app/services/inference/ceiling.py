@@ -45,14 +45,12 @@ class _Rates(msgspec.Struct, frozen=True):
 _remembered: dict[int, _Rates] = {}
 
 
-def _find_rates(price: Price) -> _Rates:
-    rates = _remembered.get(id(price))
-    if rates is None or rates.price is not price:
-        if len(_remembered) >= _MAX_REMEMBERED:
-            _remembered.clear()
-        prompt, output = max(price.prompt, price.input_cache_read or price.prompt), price.completion or Decimal(0)
-        rates = _Rates(price, ceil(prompt.scaleb(2 * _DIGITS)), ceil(output.scaleb(2 * _DIGITS)))
-        _remembered[id(price)] = rates
+def _make_rates(price: Price) -> _Rates:
+    if len(_remembered) >= _MAX_REMEMBERED:
+        _remembered.clear()
+    prompt, output = max(price.prompt, price.input_cache_read or price.prompt), price.completion or Decimal(0)
+    rates = _Rates(price, ceil(prompt.scaleb(2 * _DIGITS)), ceil(output.scaleb(2 * _DIGITS)))
+    _remembered[id(price)] = rates
     return rates
 
 
@@ -60,7 +58,9 @@ def _reckon(price: Price | None, bounds: TokenBounds) -> int | None:
     """Returns the most that a request costs, in 10^-12 USD; None if the price or a bound is not known."""
     if price is None or (bounds.outputs and price.completion is None):
         return None
-    rates = _find_rates(price)
+    rates = _remembered.get(id(price))
+    if rates is None or rates.price is not price:
+        rates = _make_rates(price)
     if not rates.prompt and not rates.output:
         return 0
     if bounds.prompt is None or bounds.output is None:
@@ -141,7 +141,7 @@ def _fit(price: Price | None, bounds: TokenBounds, cost_room: int, token_room: i
         return None
     left = token_room - prompt
     if price is not None and price.completion:
-        rates = _find_rates(price)
+        rates = _make_rates(price)
         left = min(left, (cost_room * _FINER - prompt * rates.prompt) // rates.output)
     return left // outputs if left >= outputs else None
 

@@ -69,10 +69,13 @@ class LimitedRequest(msgspec.Struct, eq=False):
             self._write_ceilings(record)
 
     def _write_ceilings(self, record: ActivityRecord) -> None:
-        """Writes the ceilings of all attempts to the record as the charge."""
+        """Writes the ceilings of all attempts to the record as the charge.
+
+        PostgreSQL reads amounts with an exponent too, which take a third of the time to write.
+        """
         cost, tokens = self.reservation.ceiling_cost, self.reservation.ceiling_tokens
         record.budget_periods = self.reservation.period_ids
-        record.charged_usd = UNSET if cost is None else format_amount(cost, "usd")
+        record.charged_usd = UNSET if cost is None else f"{cost}e-12"
         record.charged_tokens = UNSET if tokens is None else tokens
 
     def fail_attempt(self, error: Exception) -> None:
@@ -106,7 +109,7 @@ class LimitedRequest(msgspec.Struct, eq=False):
         if not is_sent:
             record.budget_periods = UNSET
         charge, cost, tokens = self.charge, self.reservation.ceiling_cost, self.reservation.ceiling_tokens
-        record.charged_usd, record.charged_tokens = format_amount(charge.cost, "usd"), charge.tokens
+        record.charged_usd, record.charged_tokens = f"{charge.cost}e-12", charge.tokens
         if (cost is not None and charge.cost > cost) or (tokens is not None and charge.tokens > tokens):
             self._report_excess(record)
 
@@ -118,7 +121,7 @@ class LimitedRequest(msgspec.Struct, eq=False):
             request_id=record.request_id,
             gateway=record.gateway,
             model=record.model_served,
-            charged_usd=record.charged_usd,
+            charged_usd=format_amount(self.charge.cost, "usd"),
             charged_tokens=self.charge.tokens,
             ceiling_usd=self.reservation.ceiling_usd,
             ceiling_tokens=self.reservation.ceiling_tokens,
