@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 from msgspec import UNSET
 
-from app.errors import UpstreamAuthenticationFailed, UpstreamError, UpstreamRefused, UpstreamSuspended
+from app.errors import GatewayError, UpstreamAuthenticationFailed, UpstreamError, UpstreamRefused, UpstreamSuspended
 from app.limit_errors import LimitReached
 from app.logs import log_event
 from app.services.endpoints import Endpoint
@@ -34,8 +36,9 @@ class LimitedRequest(msgspec.Struct, eq=False):
         received_bytes: how much of a stream has arrived; None before its end, and for other responses.
         endpoint, request: what was called and what is sent; None until that is known, and if nothing needs it.
         ceiling: the most that an attempt can use.
+        ceilings: those of the requests for several targets, by their identity; empty with one target.
         charge: what the request has used in the end.
-        billed_failures: how many failed attempts may be billed.
+        earlier_cost, earlier_tokens: what the attempts before the current one are charged.
     """
 
     policy: Policy
@@ -44,9 +47,11 @@ class LimitedRequest(msgspec.Struct, eq=False):
     received_bytes: int | None = None
     endpoint: Endpoint | None = None
     request: UpstreamRequest | None = None
-    ceiling: Ceiling = _NO_CEILING
+    ceiling: Ceiling | None = None
+    ceilings: dict[int, Ceiling] = {}
     charge: Charge = _NOTHING
-    billed_failures: int = 0
+    earlier_cost: int = 0
+    earlier_tokens: int = 0
 
     def reserve(self, endpoint: Endpoint, request: UpstreamRequest, record: ActivityRecord) -> None:
         """Reserves the ceiling of a request that is ready to be sent, and writes it to the record as the charge.
@@ -60,30 +65,80 @@ class LimitedRequest(msgspec.Struct, eq=False):
             return
         self.endpoint, self.request = endpoint, request
         self.ceiling = make_ceiling(self.policy, endpoint, request)
+        self._reserve(endpoint, [self.ceiling])
+        self._write_ceiling(record)
+
+    def reserve_dearest(
+        self, endpoint: Endpoint, requests: Sequence[UpstreamRequest], record: ActivityRecord
+    ) -> list[UpstreamRequest]:
+        """Reserves the ceiling of the dearest of several requests, of which only one shall be served.
+
+        Args:
+            endpoint: the endpoint that was called.
+            requests: one for each target, at least one, in the order in which they may be sent.
+            record: the record.
+
+        Returns:
+            The requests that may be sent. Those without a known ceiling are missing; so are those that are dearer than
+            the first, if the limits have no room for them.
+
+        Raises:
+            GatewayError: a limit has no room for the first request, or none has a known ceiling.
+        """
+        usable: list[UpstreamRequest] = []
+        errors: list[GatewayError] = []
+        for request in requests:
+            try:
+                self.ceilings[id(request)] = make_ceiling(self.policy, endpoint, request)
+                usable.append(request)
+            except GatewayError as error:
+                errors.append(error)
+        if not usable:
+            raise errors[0]
+        self.endpoint = endpoint
+        self._use(usable[0])
         try:
-            self.reservation.reserve([self.ceiling])
+            self._reserve(endpoint, [self.ceilings[id(request)] for request in usable])
+        except LimitReached:
+            first = self.ceilings[id(usable[0])]
+            usable = [request for request in usable if _is_at_most(self.ceilings[id(request)], first)]
+            if len(usable) == len(self.ceilings):
+                raise
+            self._reserve(endpoint, [first])
+        self._write_ceiling(record)
+        return usable
+
+    def _reserve(self, endpoint: Endpoint, ceilings: Sequence[Ceiling]) -> None:
+        try:
+            self.reservation.reserve(ceilings)
         except LimitReached as error:
             _use_field_of(endpoint, error)
             raise
-        if self.reservation.period_ids:
-            self._write_ceilings(record)
 
-    def _write_ceilings(self, record: ActivityRecord) -> None:
-        """Writes the ceilings of all attempts to the record as the charge.
+    def _use(self, request: UpstreamRequest) -> None:
+        self.request, self.ceiling = request, self.ceilings.get(id(request))
+
+    def _write_ceiling(self, record: ActivityRecord) -> None:
+        """Writes what the request is charged if it does not end: the current attempt at most, and those before.
 
         PostgreSQL reads amounts with an exponent too, which take a third of the time to write.
         """
-        cost, tokens = self.reservation.ceiling_cost, self.reservation.ceiling_tokens
-        record.budget_periods = self.reservation.period_ids
-        record.charged_usd = UNSET if cost is None else f"{cost}e-12"
-        record.charged_tokens = UNSET if tokens is None else tokens
+        if (periods := self.reservation.period_ids) and self.ceiling is not None:
+            cost, tokens = self.ceiling.cost, self.ceiling.tokens
+            record.budget_periods = periods
+            record.charged_usd = UNSET if cost is None else f"{self.earlier_cost + cost}e-12"
+            record.charged_tokens = UNSET if tokens is None else self.earlier_tokens + tokens
 
     def fail_attempt(self, error: Exception) -> None:
         """Notes that an attempt got no response, or one with an error; it may be billed all the same."""
         self.is_unbilled = not may_be_billed(error)
 
-    def repeat(self, record: ActivityRecord) -> bool:
+    def repeat(self, record: ActivityRecord, request: UpstreamRequest | None = None) -> bool:
         """Prepares another attempt: if the failed one may be billed, both ceilings are held and are the charge.
+
+        Args:
+            record: the record, with the usage of the failed attempt if that is known.
+            request: the request for another target; None for the same one.
 
         Returns:
             Whether the record has changed, so that its start must be written again.
@@ -91,19 +146,32 @@ class LimitedRequest(msgspec.Struct, eq=False):
         Raises:
             GatewayError: a limit has no room for a second ceiling.
         """
-        is_billed = not self.is_unbilled
-        if is_billed and self.request is not None:
-            self.reservation.add_attempt(self.ceiling)
-            self.billed_failures += 1
-            if self.reservation.period_ids:
-                self._write_ceilings(record)
-        self.is_unbilled = True
+        is_billed, failed = not self.is_unbilled, self.ceiling
+        if is_billed and failed is not None:
+            self.reservation.add_attempt(failed)
+            cost, tokens = self._get_used(record, failed)
+            self.earlier_cost += cost if cost is not None else failed.cost or 0
+            self.earlier_tokens += tokens if tokens is not None else failed.tokens or 0
+        if request is not None:
+            self._use(request)
+        self._write_ceiling(record)
+        self.is_unbilled, self.received_bytes = True, None
         return is_billed and bool(self.reservation.period_ids)
 
     def write_charge(self, record: ActivityRecord, *, is_sent: bool) -> None:
-        """Writes to the record what the request is charged, right before the record is written for the last time."""
+        """Writes to the record what the request is charged, right before the record is written for the last time.
+
+        If that fails by a mistake in the gateway, the charge is what is reserved, which the record has since its start.
+        """
         if is_sent:
-            self.charge = self._make_charge(record)
+            ceiling = self.ceiling or _NO_CEILING
+            try:
+                self.charge = self._make_charge(record, ceiling)
+            except Exception:
+                most_cost, most_tokens = ceiling.cost or 0, ceiling.tokens or 0
+                self.charge = Charge(self.earlier_cost + most_cost, self.earlier_tokens + most_tokens, 1, None)
+                self._write_ceiling(record)
+                raise
         if not record.budget_periods:
             return
         if not is_sent:
@@ -127,29 +195,33 @@ class LimitedRequest(msgspec.Struct, eq=False):
             ceiling_tokens=self.reservation.ceiling_tokens,
         )
 
-    def _make_charge(self, record: ActivityRecord) -> Charge:
-        """Returns what the last attempt used, and the ceilings of those before."""
-        cost = None if record.cost_usd is None else to_units(record.cost_usd)
-        prompt_tokens, completion_tokens = record.prompt_tokens, record.completion_tokens
-        tokens = None if prompt_tokens is None or completion_tokens is None else prompt_tokens + completion_tokens
-        if record.usage_source == "counted" and self.endpoint is not None and self.request is not None:
-            # At most, because the provider's own count is not known.
-            most_cost, most_tokens = bound_usage(self.endpoint, self.request, self.received_bytes)
-            cost, tokens = max(cost or 0, most_cost), max(tokens or 0, most_tokens)
-        if cost is None or tokens is None or self.billed_failures:
-            return self._add_ceilings(cost, tokens)
-        return Charge(cost, tokens, 1, tokens)
-
-    def _add_ceilings(self, cost: int | None, tokens: int | None) -> Charge:
-        """Returns the charge with the ceiling for what is None, and for each earlier attempt."""
-        most_cost, most_tokens = self.ceiling.cost or 0, self.ceiling.tokens or 0
+    def _make_charge(self, record: ActivityRecord, ceiling: Ceiling) -> Charge:
+        """Returns what the last attempt used, and what those before are charged."""
+        cost, tokens = self._get_used(record, ceiling)
+        if cost is not None and tokens is not None:
+            return Charge(self.earlier_cost + cost, self.earlier_tokens + tokens, 1, tokens)
         rate_tokens = tokens
         if tokens is None:
-            rate_tokens, tokens = (0, 0) if self.is_unbilled else (None, most_tokens)
+            rate_tokens, tokens = (0 if self.is_unbilled else None), (0 if self.is_unbilled else ceiling.tokens or 0)
         if cost is None:
-            cost = 0 if self.is_unbilled else most_cost
-        failures = self.billed_failures
-        return Charge(failures * most_cost + cost, failures * most_tokens + tokens, 1, rate_tokens)
+            cost = 0 if self.is_unbilled else ceiling.cost or 0
+        return Charge(
+            cost=self.earlier_cost + cost,
+            tokens=self.earlier_tokens + tokens,
+            requests=1,
+            rate_tokens=rate_tokens,
+        )
+
+    def _get_used(self, record: ActivityRecord, ceiling: Ceiling) -> tuple[int | None, int | None]:
+        """Returns the cost and the tokens of the last attempt: the provider's, or at most; None for the ceiling."""
+        cost = None if record.cost_usd is None else to_units(record.cost_usd)
+        tokens = None
+        if record.prompt_tokens is not None and record.completion_tokens is not None:
+            tokens = record.prompt_tokens + record.completion_tokens
+        if record.usage_source != "counted" or self.endpoint is None or self.request is None:
+            return cost, tokens
+        most_cost, most_tokens = bound_usage(self.endpoint, self.request, self.received_bytes)
+        return max(cost or 0, most_cost), max(tokens or 0, most_tokens)
 
     def settle(self) -> None:
         """Turns what is reserved into what is charged, after the record was written; later calls do nothing."""
@@ -164,6 +236,12 @@ class LimitedRequest(msgspec.Struct, eq=False):
             for name in [name for name in headers if name.startswith("x-ratelimit-")]:
                 headers[f"x-upstream-{name.removeprefix('x-')}"] = headers.pop(name)
         headers |= own
+
+
+def _is_at_most(ceiling: Ceiling, other: Ceiling) -> bool:
+    """Returns whether whatever has room for `other` has room for `ceiling`."""
+    pairs = (ceiling.cost, other.cost), (ceiling.tokens, other.tokens), (ceiling.rate_tokens, other.rate_tokens)
+    return all(own is None or (most is not None and own <= most) for own, most in pairs)
 
 
 def _use_field_of(endpoint: Endpoint, error: LimitReached) -> None:

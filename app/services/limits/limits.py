@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from app.db import Database
+from app.db.leases import update_warned
 from app.logs import log_event
 from app.runtime import Component, Runtime, get_runtime
 from app.services.limits.acquisition import take_at_once
@@ -35,11 +37,14 @@ class Limits(Component):
     """The limits of this worker. The thread starts when something must be drawn.
 
     Attributes:
+        note_warning: notes in the database that a share is warned of; returns False if another worker has done so.
+            Replace it to write more in the same statement.
         on_warning: gets each warning of which this worker is the first to know; it must not wait. Replace it.
     """
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
+        self.note_warning: Callable[[BudgetWarning], bool] = self._note_warned
         self.on_warning: Callable[[BudgetWarning], None] = lambda warning: None
         self._bindings: dict[int, Binding] = {}
         self._budgets: dict[int, BudgetPot] = {}
@@ -48,7 +53,7 @@ class Limits(Component):
         self._clock = DatabaseClock(self._turn_periods)
         self._drawing = Drawing(LeaseDraws(runtime, self._clock), RateDraws(runtime), self._tick)
         self._waits = Waits(self.settings, self._drawing)
-        self._watch = Watch(runtime, self._clock, self._get_pots, self._drawing.mark, self._warn)
+        self._watch = Watch(runtime, self._clock, self._get_pots, self._drawing.mark, self._note, self._warn)
 
     def enter(self, policy: Policy) -> Reservation:
         """Begins a request, before its body is read: takes a request of each rate, and a slot.
@@ -66,7 +71,7 @@ class Limits(Component):
         binding.used_s = now_s = time.monotonic()
         taken = take_at_once(binding.entry, _ENTRY, now_s)
         if taken is None:
-            taken = self._waits.take(binding.entry, _ENTRY, None, now_s)
+            taken = self._waits.take(binding, binding.entry, _ENTRY, None, now_s)
         return Reservation(self._waits, binding, taken)
 
     def _bind(self, policy: Policy) -> Binding:
@@ -141,6 +146,12 @@ class Limits(Component):
         for subject, slots in list(self._slots.items()):
             if slots.share.used_s < old_s and not slots.used and not slots.held:
                 del self._slots[subject]
+
+    def _note(self, warning: BudgetWarning) -> bool:
+        return self.note_warning(warning)
+
+    def _note_warned(self, warning: BudgetWarning) -> bool:
+        return update_warned(self.runtime.get(Database).lease_engine, warning.period_id, warning.percent)
 
     def _warn(self, warning: BudgetWarning) -> None:
         try:

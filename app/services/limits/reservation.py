@@ -70,7 +70,7 @@ class Reservation(msgspec.Struct, eq=False):
             now_s = time.monotonic()
             taken = take_at_once(binding.metered, needs, now_s)
             if taken is None:
-                taken = self.waits.take(binding.metered, needs, dearest.fits, now_s)
+                taken = self.waits.take(binding, binding.metered, needs, dearest.fits, now_s)
             self.held += taken
             self.period_ids = period_ids = []
             for _, _, lot in taken[: len(binding.charged)]:  # A comprehension is a call of its own.
@@ -86,7 +86,7 @@ class Reservation(msgspec.Struct, eq=False):
         budgets, now_s = self.binding.charged, time.monotonic()
         taken = take_at_once(budgets, needs, now_s)
         if taken is None:
-            taken = self.waits.take(budgets, needs, ceiling.fits, now_s)
+            taken = self.waits.take(self.binding, budgets, needs, ceiling.fits, now_s)
         for share, need, lot in taken:
             self._merge(share, need, lot)
         cost, tokens = self.ceiling_cost, self.ceiling_tokens
@@ -104,19 +104,30 @@ class Reservation(msgspec.Struct, eq=False):
             share.pot.note_settled(lot)
 
     def settle(self, charge: Charge) -> None:
-        """Replaces what the request holds by what it has used, in all attempts, and frees its slots."""
+        """Replaces what the request holds by what it has used, in all attempts, and frees its slots.
+
+        A mistake in one of the pots is raised once all others are settled: a slot that is not freed is lost for good.
+        """
         held, self.held = self.held, []
         amounts = (charge.cost, charge.tokens, charge.requests, charge.rate_tokens, 0)
+        fault = None
         for share, need, lot in held:
             used = amounts[share.count]
             lot.lent -= need
-            if used is not None:
-                lot.free += need - used
+            lot.free += 0 if used is None else need - used
             if lot is not share.lot or share.is_watched or lot.free < 0:
-                share.pot.note_settled(lot)
+                try:
+                    share.pot.note_settled(lot)
+                except Exception as error:
+                    fault = error
         if self.is_silent and held and charge.requests and charge.rate_tokens is not None:
-            for rate in self.binding.token_rates:
-                rate.note_use(charge.rate_tokens)
+            self._note_mean(charge.rate_tokens)
+        if fault is not None:
+            raise fault
+
+    def _note_mean(self, tokens: int) -> None:
+        for rate in self.binding.token_rates:
+            rate.note_use(tokens)
 
     def release(self) -> None:
         """Ends the request without a charge, unless it is settled."""
