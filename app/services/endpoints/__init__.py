@@ -28,7 +28,6 @@ from app.services.endpoints.provider_choice import MaxPrice, ProviderChoice, Sor
 from app.services.endpoints.registry import ENDPOINTS, find_error_shape
 from app.services.endpoints.roles import replace_developer_role
 from app.services.endpoints.stream_summary import ResponseSummary, StreamSummary, Usage
-from app.services.endpoints.token_bounds import TokenBounds
 from app.services.endpoints.translation import EventWriter, Translated, Translation
 
 __all__ = [

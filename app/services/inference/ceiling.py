@@ -9,7 +9,7 @@ from math import ceil
 import msgspec
 
 from app.errors import BadRequest, PermissionDenied
-from app.services.endpoints import Endpoint, TokenBounds
+from app.services.endpoints import Endpoint
 from app.services.inference.adaptation import UpstreamRequest
 from app.services.limits import Ceiling, Policy
 from app.services.pricing import Price, get_price
@@ -45,27 +45,33 @@ class _Rates(msgspec.Struct, frozen=True):
 _remembered: dict[int, _Rates] = {}
 
 
-def _find_rates(price: Price) -> _Rates:
-    rates = _remembered.get(id(price))
-    if rates is None or rates.price is not price:
-        if len(_remembered) >= _MAX_REMEMBERED:
-            _remembered.clear()
-        prompt, output = max(price.prompt, price.input_cache_read or price.prompt), price.completion or Decimal(0)
-        rates = _Rates(price, ceil(prompt.scaleb(2 * _DIGITS)), ceil(output.scaleb(2 * _DIGITS)))
-        _remembered[id(price)] = rates
+def _make_rates(price: Price) -> _Rates:
+    if len(_remembered) >= _MAX_REMEMBERED:
+        _remembered.clear()
+    prompt, output = max(price.prompt, price.input_cache_read or price.prompt), price.completion or Decimal(0)
+    rates = _Rates(price, ceil(prompt.scaleb(2 * _DIGITS)), ceil(output.scaleb(2 * _DIGITS)))
+    _remembered[id(price)] = rates
     return rates
 
 
-def _reckon(price: Price | None, bounds: TokenBounds) -> int | None:
-    """Returns the most that a request costs, in 10^-12 USD; None if the price or a bound is not known."""
-    if price is None or (bounds.outputs and price.completion is None):
+def _reckon(price: Price | None, outputs: int, prompt: int | None, output: int | None) -> int | None:
+    """Returns the most that a request costs, in 10^-12 USD; None if the price or a bound is not known.
+
+    Args:
+        price: of its tokens.
+        outputs: how many texts it generates.
+        prompt, output: the most tokens of its prompt, and of all its outputs.
+    """
+    if price is None or (outputs and price.completion is None):
         return None
-    rates = _find_rates(price)
+    rates = _remembered.get(id(price))
+    if rates is None or rates.price is not price:
+        rates = _make_rates(price)
     if not rates.prompt and not rates.output:
         return 0
-    if bounds.prompt is None or bounds.output is None:
+    if prompt is None or output is None:
         return None
-    return -(-(bounds.prompt * rates.prompt + bounds.output * rates.output) // _FINER)  # Rounded up.
+    return -(-(prompt * rates.prompt + output * rates.output) // _FINER)  # Rounded up.
 
 
 def make_ceiling(policy: Policy, endpoint: Endpoint, request: UpstreamRequest) -> Ceiling:
@@ -83,29 +89,22 @@ def make_ceiling(policy: Policy, endpoint: Endpoint, request: UpstreamRequest) -
     target = request.target
     request.price = price = get_price(target.provider.billing, target.model, request.service_tier)
     bounds = endpoint.bound_tokens(request.body, len(request.content), target.context_length)
-    prompt, output = bounds.prompt, bounds.output
-    cost, tokens = _reckon(price, bounds), None if prompt is None or output is None else prompt + output
+    prompt, outputs, output = bounds.prompt, bounds.outputs, bounds.output
+    cost = _reckon(price, outputs, prompt, output)
+    tokens = None if prompt is None or output is None else prompt + output
     if cost is None or tokens is None:
-        _raise_if_needed(policy, endpoint, target, price, bounds)
+        units = {budget.unit for subject in policy.subjects for budget in subject.budgets}
+        if "usd" in units and (price is None or (outputs and price.completion is None)):
+            raise _make_unpriced(target)
+        if (cost is None and "usd" in units) or (tokens is None and "tokens" in units):
+            raise _make_unbounded(endpoint, target, "output" if output is None else "prompt")
     rate_tokens = None
     if bounds.is_said:
         # The estimate of the record counts no tools, schemas and pictures.
         sent = len(request.content) // _BYTES_PER_TOKEN
         sent = sent if prompt is None or sent < prompt else prompt
         rate_tokens = max(request.prompt_tokens_estimate, sent) + (output or 0)
-    return Ceiling(cost, tokens, rate_tokens, partial(_fit, price, bounds))
-
-
-def _raise_if_needed(
-    policy: Policy, endpoint: Endpoint, target: Target, price: Price | None, bounds: TokenBounds
-) -> None:
-    """Raises an error if a budget needs what is not known: the cost, the tokens, or both."""
-    units = {budget.unit for subject in policy.subjects for budget in subject.budgets}
-    if "usd" in units and (price is None or (bounds.outputs and price.completion is None)):
-        raise _make_unpriced(target)
-    is_unbounded = bounds.prompt is None or bounds.output is None
-    if ("usd" in units and _reckon(price, bounds) is None) or ("tokens" in units and is_unbounded):
-        raise _make_unbounded(endpoint, target, "output" if bounds.output is None else "prompt")
+    return Ceiling(cost, tokens, rate_tokens, partial(_fit, price, outputs, prompt or 0))
 
 
 def bound_usage(endpoint: Endpoint, request: UpstreamRequest, received_bytes: int | None) -> tuple[int, int]:
@@ -123,10 +122,11 @@ def bound_usage(endpoint: Endpoint, request: UpstreamRequest, received_bytes: in
         10^-12 USD and tokens; 0 for what has no bound, which no budget needs then.
     """
     bounds = endpoint.bound_tokens(request.body, len(request.content), request.target.context_length)
-    if received_bytes is not None and (bounds.output is None or received_bytes < bounds.output):
-        bounds = msgspec.structs.replace(bounds, output=received_bytes)
-    tokens = 0 if bounds.prompt is None or bounds.output is None else bounds.prompt + bounds.output
-    return _reckon(request.price, bounds) or 0, tokens
+    prompt, output = bounds.prompt, bounds.output
+    if received_bytes is not None:
+        output = received_bytes if output is None else min(output, received_bytes)
+    tokens = 0 if prompt is None or output is None else prompt + output
+    return _reckon(request.price, bounds.outputs, prompt, output) or 0, tokens
 
 
 def to_units(usd: str) -> int:
@@ -134,14 +134,13 @@ def to_units(usd: str) -> int:
     return ceil(Decimal(usd).scaleb(_DIGITS))
 
 
-def _fit(price: Price | None, bounds: TokenBounds, cost_room: int, token_room: int) -> int | None:
+def _fit(price: Price | None, outputs: int, prompt: int, cost_room: int, token_room: int) -> int | None:
     """Returns the output tokens with which the request would fit into what is left; None if with none."""
-    outputs, prompt = bounds.outputs, bounds.prompt or 0
     if not outputs:
         return None
     left = token_room - prompt
     if price is not None and price.completion:
-        rates = _find_rates(price)
+        rates = _make_rates(price)
         left = min(left, (cost_room * _FINER - prompt * rates.prompt) // rates.output)
     return left // outputs if left >= outputs else None
 

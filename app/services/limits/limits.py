@@ -8,7 +8,6 @@ from typing import Any
 
 from app.db import Database
 from app.db.leases import update_warned
-from app.limit_errors import LimitReached
 from app.logs import log_event
 from app.runtime import Component, Runtime, get_runtime
 from app.services.limits.acquisition import take_at_once
@@ -72,11 +71,7 @@ class Limits(Component):
         binding.used_s = now_s = time.monotonic()
         taken = take_at_once(binding.entry, _ENTRY, now_s)
         if taken is None:
-            try:
-                taken = self._waits.take(binding.entry, _ENTRY, None, now_s)
-            except LimitReached:
-                binding.headers_until_s = 0.0  # They say that much is left.
-                raise
+            taken = self._waits.take(binding, binding.entry, _ENTRY, None, now_s)
         return Reservation(self._waits, binding, taken)
 
     def _bind(self, policy: Policy) -> Binding:

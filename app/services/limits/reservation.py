@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import msgspec
 
-from app.limit_errors import LimitReached
 from app.services.limits.acquisition import Taken, take_at_once
 from app.services.limits.amounts import format_amount
 from app.services.limits.binding import Binding
@@ -71,11 +70,7 @@ class Reservation(msgspec.Struct, eq=False):
             now_s = time.monotonic()
             taken = take_at_once(binding.metered, needs, now_s)
             if taken is None:
-                try:
-                    taken = self.waits.take(binding.metered, needs, dearest.fits, now_s)
-                except LimitReached:
-                    binding.headers_until_s = 0.0  # They say that much is left.
-                    raise
+                taken = self.waits.take(binding, binding.metered, needs, dearest.fits, now_s)
             self.held += taken
             self.period_ids = period_ids = []
             for _, _, lot in taken[: len(binding.charged)]:  # A comprehension is a call of its own.
@@ -91,7 +86,7 @@ class Reservation(msgspec.Struct, eq=False):
         budgets, now_s = self.binding.charged, time.monotonic()
         taken = take_at_once(budgets, needs, now_s)
         if taken is None:
-            taken = self.waits.take(budgets, needs, ceiling.fits, now_s)
+            taken = self.waits.take(self.binding, budgets, needs, ceiling.fits, now_s)
         for share, need, lot in taken:
             self._merge(share, need, lot)
         cost, tokens = self.ceiling_cost, self.ceiling_tokens
@@ -117,20 +112,22 @@ class Reservation(msgspec.Struct, eq=False):
         amounts = (charge.cost, charge.tokens, charge.requests, charge.rate_tokens, 0)
         fault = None
         for share, need, lot in held:
-            try:
-                used = amounts[share.count]
-                lot.lent -= need
-                if used is not None:
-                    lot.free += need - used
-                if lot is not share.lot or share.is_watched or lot.free < 0:
+            used = amounts[share.count]
+            lot.lent -= need
+            lot.free += 0 if used is None else need - used
+            if lot is not share.lot or share.is_watched or lot.free < 0:
+                try:
                     share.pot.note_settled(lot)
-            except Exception as error:
-                fault = error
+                except Exception as error:
+                    fault = error
         if self.is_silent and held and charge.requests and charge.rate_tokens is not None:
-            for rate in self.binding.token_rates:
-                rate.note_use(charge.rate_tokens)
+            self._note_mean(charge.rate_tokens)
         if fault is not None:
             raise fault
+
+    def _note_mean(self, tokens: int) -> None:
+        for rate in self.binding.token_rates:
+            rate.note_use(tokens)
 
     def release(self) -> None:
         """Ends the request without a charge, unless it is settled."""

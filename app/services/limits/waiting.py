@@ -10,6 +10,7 @@ from app.config import Settings
 from app.limit_errors import LimitReached
 from app.metrics import count_limit_refusal, observe_limit_wait
 from app.services.limits.acquisition import Amounts, Taken, get_unknown_need, take_at_once
+from app.services.limits.binding import Binding
 from app.services.limits.budget_pots import BudgetPot
 from app.services.limits.drawing import Drawing
 from app.services.limits.permits import RatePot
@@ -47,10 +48,13 @@ class Waits:
         self._settings = settings
         self._drawing = drawing
 
-    def take(self, shares: Sequence[Share], needs: Amounts, fits: Fits | None, began_s: float) -> list[Taken]:
+    def take(
+        self, binding: Binding, shares: Sequence[Share], needs: Amounts, fits: Fits | None, began_s: float
+    ) -> list[Taken]:
         """Takes from all pots as much as is needed, or from none, once they have it.
 
         Args:
+            binding: the binding of the request; after a refusal, its headers are made anew.
             shares, needs: as for `take_at_once`.
             fits: see `make_budget_refusal`.
             began_s: the time, on the monotonic clock.
@@ -66,7 +70,11 @@ class Waits:
         wait = _Wait(self._settings, self._drawing, demands, fits, began_s)
         taken = None
         while taken is None:
-            now_s = wait.wait()
+            try:
+                now_s = wait.wait()
+            except LimitReached:
+                binding.headers_until_s = 0.0  # They say that much is left.
+                raise
             taken = take_at_once(shares, needs, now_s, wait.forced)
         if not wait.forced:
             observe_limit_wait(now_s - began_s)

@@ -48,8 +48,8 @@ def test_headers_claim_no_more_than_was_left_a_quarter_of_a_second_ago(
     steps: list[tuple[float, tuple[str, int]]],
 ) -> None:
     clock, pot = Clock(), RatePot(SUBJECT, "requests", 3_000)
-    waits: Any = None  # Nothing has to wait.
-    held = Reservation(waits, Binding(Policy((SUBJECT,), (), None), [], [], [pot]), [])
+    nobody: Any = None  # Nothing has to wait.
+    held = Reservation(nobody, Binding(Policy((SUBJECT,), (), None), [], [], [pot]), [])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reservation, "time", clock)
         # When how much was left from then on.
