@@ -14,6 +14,9 @@ MAX_MODELS = 20
 
 _NAME_WIDTH = 56
 
+# The order of the fields of an attempt, which PostgreSQL does not keep; others come last.
+_ATTEMPT_FIELDS = ("provider", "model", "status", "error", "ms", "tokens", "cost_usd")
+
 
 def format_stats(stats: Stats) -> str:
     """Returns the statistics as text; unknown values are dashes."""
@@ -42,8 +45,10 @@ def _format_field(value: object) -> str:
 
 
 def _format_attempt(attempt: object) -> str:
-    values = attempt.items() if isinstance(attempt, dict) else [("", attempt)]
-    return ", ".join(f"{name} {_format_field(value)}".strip() for name, value in values if value is not None)
+    if not isinstance(attempt, dict):
+        return _format_field(attempt)
+    names = [*_ATTEMPT_FIELDS, *(name for name in attempt if name not in _ATTEMPT_FIELDS)]
+    return ", ".join(f"{name} {_format_field(attempt[name])}" for name in names if attempt.get(name) is not None)
 
 
 def _format_totals(stats: Stats) -> list[str]:

@@ -10,6 +10,7 @@ from flask import Blueprint
 
 from app.routes import (
     activity,
+    aliases,
     budgets,
     catalog,
     groups,
@@ -39,6 +40,7 @@ BLUEPRINTS: list[tuple[Blueprint, Access]] = [
     (holders.bp, "operators_key"),  # /api/holders, /api/holders/<holder>
     (groups.bp, "operators_key"),  # /api/groups, /api/groups/<group>, /api/limits
     (budgets.bp, "operators_key"),  # /api/budgets, /api/budgets/<id>, POST /api/budgets/<id>/raise, GET /api/audit
+    (aliases.bp, "operators_key"),  # /api/aliases, /api/aliases/<name>
     (health.bp, "open"),  # GET /health, /ready, /, /api/hello
     (metrics.bp, "operator"),  # GET /metrics
 ]

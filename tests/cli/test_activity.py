@@ -124,15 +124,28 @@ def test_a_request_is_shown_with_its_attempts_and_its_error(engine: Engine) -> N
         started_at=datetime.now(UTC),
         client_request_id="mine-7",
         error_message="It said \x1b[31m no.",
-        attempts=[{"status": 503, "error": "upstream_error", "ms": 12.5}, {"status": 200, "error": None, "ms": 3.0}],
+        attempts=[
+            {
+                "provider": "chutes",
+                "model": "a/\x1bM",
+                "status": 503,
+                "error": "upstream_error",
+                "ms": 12.5,
+                "tokens": 7,
+            },
+            {"provider": "fireworks", "model": "m", "status": 200, "error": None, "ms": 3.0, "cost_usd": None},
+            {"status": 429, "error": "too_many_refusals", "requests": 9},
+        ],
     )
     insert_rows(engine, [row])
     for given in (row["request_id"], "mine-7"):
         lines = _run("show", given).stdout.splitlines()
         assert f"{'request_id':20} {row['request_id']}" in lines
         assert f"{'error_message':20} It said ?[31m no." in lines
-        assert f"{'attempts':20} ms 12.5, error upstream_error, status 503" in lines
-        assert f"{'':20} ms 3.0, status 200" in lines
+        first = "provider chutes, model a/?M, status 503, error upstream_error, ms 12.5, tokens 7"
+        assert f"{'attempts':20} {first}" in lines
+        assert f"{'':20} provider fireworks, model m, status 200, ms 3.0" in lines
+        assert f"{'':20} status 429, error too_many_refusals, requests 9" in lines
         assert not any(line.startswith("error_code") for line in lines)
     result = _run("show", "yours-7")
     assert result.exit_code == 1 and result.stderr.startswith("Error: There is no record of a request 'yours-7'.")

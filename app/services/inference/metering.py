@@ -23,7 +23,7 @@ def record_response(
     record.finish_reason = summary.finish_reason
     _record_usage(exchange, request, summary.usage or Usage(), summary.output_tokens_estimate)
     generation_s = request.target.provider.get_generation_s(headers)
-    _record_speed(exchange, generation_s or time.monotonic() - exchange.started_s)
+    _record_speed(exchange, generation_s or time.monotonic() - exchange.served_from_s)
 
 
 def record_stream(exchange: Exchange, request: UpstreamRequest, summary: StreamSummary, *, is_complete: bool) -> None:
@@ -44,7 +44,7 @@ def record_stream(exchange: Exchange, request: UpstreamRequest, summary: StreamS
             # An event with output is about one token.
             _record_usage(exchange, request, summary.usage or Usage(), summary.output_events)
         if summary.first_output_s is not None and summary.last_output_s is not None:
-            record.ttft_ms = (summary.first_output_s - exchange.started_s) * 1000
+            record.ttft_ms = (summary.first_output_s - exchange.served_from_s) * 1000
             _record_speed(exchange, summary.last_output_s - summary.first_output_s)
     except Exception as error:
         exchange.note_fault("usage", error)

@@ -59,7 +59,7 @@ _BUDGET = Budget(7, "usd", "5", "day", "UTC", 1, ())
 def make_exchange() -> tuple[Exchange, BudgetPot, SlotPot]:
     exchange = Exchange(CHAT, "key", ClientConnection(None))
     exchange.limited, budget, slots = make_limited()
-    exchange.limited._write_ceilings(exchange.record, 1)
+    exchange.limited._write_ceiling(exchange.record)
     exchange.write_start()
     exchange.is_sent = True
     return exchange, budget, slots
