@@ -78,6 +78,7 @@ class Webhook(Component):
     def _run(self) -> None:
         self._forget_old()
         while True:
+            is_last = self._is_stopping  # Read before the look, so that nothing that came before the stop is missed.
             try:
                 is_sent = self._send_next()
             except (DatabaseError, SettingsError) as error:
@@ -90,7 +91,7 @@ class Webhook(Component):
                 return
             if is_sent:
                 continue
-            if self._is_stopping:
+            if is_last:
                 return
             self._woken.wait(self._get_pause_s())
             self._woken.clear()
