@@ -1,7 +1,7 @@
-"""The commands of `flask --app wsgi …`: keys, groups, limits, budgets, the audit, the database, activity, the webhook.
+"""The commands of `flask --app wsgi …`: keys, groups, limits, budgets, aliases, the audit, the database and others.
 
-activity.py, audit.py, budgets.py, db.py, groups.py, keys.py and webhook.py hold the commands. errors.py turns their
-errors into one sentence, tables.py formats statistics, limit_options.py reads the options of limits, and
+activity.py, aliases.py, audit.py, budgets.py, db.py, groups.py, keys.py and webhook.py hold the commands. errors.py
+turns their errors into one sentence, tables.py formats statistics, limit_options.py reads the options of limits, and
 limit_tables.py formats them.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 from flask import Flask
 
 from app.cli.activity import activity_group
+from app.cli.aliases import aliases_group
 from app.cli.audit import audit_group
 from app.cli.budgets import budgets_group
 from app.cli.db import db_group
@@ -23,5 +24,5 @@ __all__ = ["register_commands"]
 def register_commands(app: Flask) -> None:
     """Adds the gateway's commands to `flask`."""
     groups = (activity_group, audit_group, budgets_group, db_group, groups_group, keys_group, limits_group)
-    for group in (*groups, webhook_group):
+    for group in (*groups, aliases_group, webhook_group):
         app.cli.add_command(group)

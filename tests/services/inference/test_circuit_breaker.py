@@ -18,6 +18,7 @@ from app.errors import (
 )
 from app.runtime import get_component, use_settings
 from app.services.inference import circuit_breaker as breaker
+from app.services.inference import open_breakers
 from app.services.inference.circuit_breaker import (
     FIRST_PAUSE_S,
     KEY_IN_USE_S,
@@ -26,8 +27,10 @@ from app.services.inference.circuit_breaker import (
     PROBE_LIMIT_S,
     THRESHOLDS,
     CircuitBreakers,
-    OpenBreaker,
     classify_failure,
+)
+from app.services.inference.open_breakers import (
+    OpenBreaker,
     count_refused_models,
     get_open_breaker,
     get_open_breakers,
@@ -53,6 +56,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
     clock = Clock()
     use_settings(load_settings({}))
     monkeypatch.setattr(breaker, "time", clock)
+    monkeypatch.setattr(open_breakers, "time", clock)
     yield clock
 
 

@@ -17,8 +17,9 @@ from app.services.inference.adaptation import UpstreamRequest
 from app.services.inference.circuit_breaker import CircuitBreakers
 from app.services.inference.dispatch import FIRST_PAUSE_S, LONGEST_PAUSE_S, Dispatcher
 from app.services.inference.exchange import Exchange
-from app.services.inference.routing import Target
+from app.services.inference.open_breakers import count_refused_models
 from app.services.providers import PROVIDERS, get_client
+from app.services.routing import Target
 from app.services.streaming import ClientConnection
 from app.upstream import Response
 from tests.services.inference.chat_core import settings_for
@@ -271,7 +272,7 @@ def test_requests_that_fail_fast_during_a_probe_do_not_end_it(upstream: Scripted
 def test_a_success_closes_the_breaker(upstream: ScriptedUpstream) -> None:
     open_account_breaker(upstream).open_until_s = 0.0
     send().body.close()
-    assert breaker.count_refused_models() == {}
+    assert count_refused_models() == {}
 
 
 def test_a_disconnect_during_a_probe_releases_it(upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,12 +10,11 @@ from app.config import load_settings
 from app.errors import BadRequest, ConfigurationMissing, NotFound, Unavailable
 from app.runtime import get_component, use_settings
 from app.services import models
-from app.services.endpoints import CHAT
-from app.services.inference import routing
-from app.services.inference.routing import Routes, Target
+from app.services.endpoints import CHAT, InferenceBody
 from app.services.models import cache
 from app.services.models.catalog import get_catalog
 from app.services.providers.fireworks import PROVIDER as FIREWORKS
+from app.services.routing import Routes, Target, routes
 from tests.support.answers import json_answer
 from tests.support.catalogs import (
     BASE_PATHS,
@@ -66,8 +65,9 @@ def fireworks(upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch) -> It
 
 
 def resolve_model(model: str, provider: str | None = None) -> Target:
-    [target] = get_component(Routes).find_targets(CHAT, model, provider)
-    return target
+    route = get_component(Routes).find_route(CHAT, InferenceBody(model=model, provider=provider))
+    assert route.is_fixed
+    return route.target
 
 
 def resolved(model: str, provider: str | None = None) -> tuple[str, str]:
@@ -161,16 +161,6 @@ def test_the_error_for_an_unknown_model_names_the_nearest(four: ScriptedUpstream
         resolve_model("glm-5p4", provider)
 
 
-def test_a_model_that_several_providers_serve_is_refused_and_they_are_listed(four: ScriptedUpstream) -> None:
-    with pytest.raises(BadRequest) as caught:
-        resolve_model("acme/Quokka-3-8B")
-
-    assert caught.value.status == 400
-    assert (caught.value.param, caught.value.code) == ("model", "ambiguous_model")
-    assert "featherless: acme/Quokka-3-8B; deepinfra: acme/Quokka-3-8B" in caught.value.message
-    assert '"provider": "featherless"' in caught.value.message
-
-
 def test_an_unknown_provider_is_refused_and_the_known_ones_are_listed(four: ScriptedUpstream) -> None:
     with pytest.raises(BadRequest, match="fireworks, featherless, deepinfra, chutes"):
         resolve_model("glm-5p3", "openai")
@@ -248,7 +238,7 @@ def test_a_model_that_left_the_list_is_no_longer_resolved(fireworks: ScriptedUps
 
 
 def test_chat_requests_alone_refresh_the_list(fireworks: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(routing, "_REFRESH_CHECK_S", 0.0)
+    monkeypatch.setattr(routes, "_REFRESH_CHECK_S", 0.0)
     models.get_model_list(FIREWORKS)
     assert resolved("glm-5p3")[0] == "fireworks"
     models._fireworks_models_cache["timestamp"] -= 1801
@@ -262,12 +252,12 @@ def test_chat_requests_alone_refresh_the_list(fireworks: ScriptedUpstream, monke
 def test_the_number_of_remembered_names_is_bounded(
     fireworks: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(routing, "_MAX_REMEMBERED", 10)
+    monkeypatch.setattr(routes, "_MAX_REMEMBERED", 10)
 
     for number in range(100):
         resolve_model(f"accounts/acme-example/models/m-{number}")
 
-    assert len(get_component(Routes)._targets) <= 10
+    assert len(get_component(Routes)._routes) <= 10
 
 
 def test_new_settings_discard_the_resolved_names(fireworks: ScriptedUpstream) -> None:
