@@ -91,6 +91,12 @@ def victim_url(victim: Postgres) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def migrated_template(postgres: Postgres) -> str:
+    """The name of a database with the current schema, to copy from."""
+    return postgres.get_migrated()
+
+
+@pytest.fixture(scope="session")
 def gateways(postgres: Postgres, tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateways]:
     """Starts gateways and stops them side by side."""
     gateways = Gateways(tree, tmp_path_factory.mktemp)

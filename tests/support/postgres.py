@@ -108,15 +108,16 @@ class Postgres(EmbeddedPostgres):
 
     def create_migrated_database(self) -> str:
         """Creates a database with the current schema and returns its address. A copy takes a tenth of a migration."""
-        return self.create_database(self._get_migrated())
+        return self.create_database(self.get_migrated())
 
     def copy_to(self, data: Path) -> None:
         """Stops the server, and copies its data with a migrated database to `data`, for `running_postgres`."""
-        self._get_migrated()
+        self.get_migrated()
         self.stop()
         _copy(self._data, data)
 
-    def _get_migrated(self) -> str:
+    def get_migrated(self) -> str:
+        """Returns the name of the migrated database, which others are copies of."""
         if not self._has_migrated:
             self.execute(f"CREATE DATABASE {_MIGRATED}")
             upgrade_schema(self.database_url(_MIGRATED))
