@@ -63,6 +63,7 @@ _TOGETHER = (
         "test_operation_keys",
         "services/aliases/",
     ),
+    ("fallback/test_endpoints", "fallback/test_failures", "fallback/test_property"),
     ("services/journal/test_shipper", "services/journal/test_disk"),
     ("db/test_activity.py", "db/test_engine"),
 )
@@ -82,6 +83,7 @@ _LONGEST = (
     "soak/test_accounting_stop",
     "soak/test_accounting_database",
     "test_operation_boot_mistakes",
+    "fallback/test_endpoints",
     "soak/test_accounting_kills",
     "services/journal/test_orphans",
     "soak/test_signals",
