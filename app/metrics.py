@@ -200,7 +200,7 @@ def count_request_fault(step: str) -> None:
     request_faults_total.labels(step).inc()
 
 
-def count_webhook_message(result: Literal["delivered", "retried", "given_up", "dropped"]) -> None:
+def count_webhook_message(result: Literal["delivered", "retried", "given_up"]) -> None:
     """Counts what became of a message to LIMITS_WEBHOOK; "retried" is an attempt that another one follows."""
     webhook_messages_total.labels(result).inc()
 

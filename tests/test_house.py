@@ -29,6 +29,7 @@ LEAVES = {
     "logs",
     "metric_labels",
     "metrics",
+    "revisions",
     "runtime",
     "setting_values",
     "shutdown",
@@ -79,7 +80,7 @@ ALLOWED: dict[str, set[str]] = {
         "db",
     },
     "services.reports": {"db"},
-    "services.webhook": {"services.limits", "upstream"},
+    "services.webhook": {"services.limits", "upstream", "db"},
     "services.inference": {
         "services.endpoints",
         "services.journal",
@@ -98,7 +99,6 @@ ALLOWED: dict[str, set[str]] = {
         "services.keys",
         "services.limits",
         "services.models",
-        "services.pricing",
         "services.providers",
         "db",
     },
@@ -130,6 +130,7 @@ ALLOWED: dict[str, set[str]] = {
         "services.keys",
         "services.limits",
         "services.models",
+        "services.pricing",
         "services.quality",
         "services.reports",
         "services.webhook",
@@ -255,7 +256,7 @@ HOMES = {
     "requests": {"app.upstream"},
     "urllib3": {"app.upstream"},
     "sqlalchemy": {"app.db"},
-    "psycopg2": {"app.db", "app.dev"},
+    "psycopg2": {"app.db", "app.dev", "app.server.boot_checks"},
     "alembic": {"app.db"},
     "gevent": {"app.services.inference.cancellation", "app.upstream", "app.db.errors", "app.sandbox", "app.server"},
     "flask": {"app", "app.web", "app.routes", "app.cli"},
@@ -329,7 +330,7 @@ def test_every_route_asks_for_a_key_or_is_known_to_be_open() -> None:
     assert {blueprint.name for blueprint, access in BLUEPRINTS if access == "operator"} == {"metrics"}
     assert {blueprint.name for blueprint, access in BLUEPRINTS if access == "public_stats"} == {"offers", "stats"}
     of_operators = {blueprint.name for blueprint, access in BLUEPRINTS if access == "operators_key"}
-    assert of_operators == {"aliases", "keys", "groups", "budgets"}
+    assert of_operators == {"aliases", "keys", "holders", "groups", "budgets"}
 
 
 def test_the_project_holds_no_key_and_no_machine_path() -> None:

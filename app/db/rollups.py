@@ -79,7 +79,7 @@ class Usage:
         endpoints: sums by endpoint, most requests first.
         models: sums by model, most requests first; [] if the subject is a model.
         series: sums by step × outcome, oldest first; steps without requests are absent.
-        keys: how many different keys made requests, for the subject of all requests; 0 for others.
+        keys: how many different keys made requests, for the subject of all requests and for `keys`; 0 for others.
         histograms: metric ("ttft", "duration") → start of the step → histogram. Rejected and lost requests are left
             out.
     """
@@ -101,6 +101,7 @@ def select_usage(
     subject: str = ALL_REQUESTS,
     gateway: str | None = None,
     endpoint: str | None = None,
+    keys: Sequence[str] | None = None,
 ) -> Usage:
     """Returns the sums of requests that started in [start, end).
 
@@ -113,6 +114,7 @@ def select_usage(
         subject: whose requests, as app/db/rollup_tables.py says; by default all.
         gateway: one gateway, or None for all of them.
         endpoint: the path of one endpoint, or None for all of them.
+        keys: the ids of keys whose requests to count together, in place of a subject; None for all.
 
     Raises:
         ValueError: `start`, `end` or `step` is not as above.
@@ -120,7 +122,7 @@ def select_usage(
     spans, coarse = compose_window(start, end, step), compose_window(start, end)
     if not spans:
         return Usage([], [], [], [], 0, {})
-    chosen = Selection(subject, gateway, endpoint)
+    chosen = Selection(subject, gateway, endpoint, None if keys is None else tuple(keys))
     outcomes, endpoints, series = _select_outcomes(connection, chosen, spans, step)
     return Usage(
         outcomes,
@@ -141,11 +143,15 @@ def select_outcome_counts(connection: Connection) -> dict[str, int]:
     return {row[0]: row[1] for row in connection.execute(select(rows.c.outcome, count).group_by(rows.c.outcome))}
 
 
-def select_first_day(connection: Connection, subject: str = ALL_REQUESTS) -> date | None:
-    """Returns the UTC day of the subject's oldest request ever counted; None when there is none."""
-    usage = outcome_usage.c
-    folded = select(func.min(usage.start)).where(usage.level == "day", usage.subject == subject)
-    waiting = select(func.min(rollup_delta.c.minute)).where(*Selection(subject).delta_conditions())
+def select_first_day(
+    connection: Connection, subject: str = ALL_REQUESTS, keys: Sequence[str] | None = None
+) -> date | None:
+    """Returns the UTC day of the oldest request of the subject, or of these keys; None if there never was one."""
+    chosen = Selection(subject, keys=None if keys is None else tuple(keys))
+    folded = select(func.min(outcome_usage.c.start)).where(
+        outcome_usage.c.level == "day", *chosen.subject_conditions(outcome_usage)
+    )
+    waiting = select(func.min(rollup_delta.c.minute)).where(*chosen.delta_conditions())
     # least() ignores NULLs.
     query = select(func.least(folded.scalar_subquery(), waiting.scalar_subquery()))
     oldest: datetime | None = connection.execute(query).scalar()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
 from app.cli.activity import activity_group
 from app.config import ROOT, load_settings
@@ -175,6 +175,27 @@ def test_statistics_of_a_model_are_of_all_keys(rows: list[Row]) -> None:
     for arguments, words in {("--model", ""): "is empty", ("--model", "model 1", "--key", "key-1"): "all keys"}.items():
         result = _run("stats", *arguments)
         assert result.exit_code == 2 and words in result.stderr
+
+
+def test_statistics_are_split_by_holder(rows: list[Row], engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("INSERT INTO subject (id, kind, name) VALUES ('a', 'holder', 'alice')"))
+        connection.execute(text("UPDATE api_key SET holder_id = 'a' WHERE id = 'key-1'"))
+    stats = select_stats("all", "all", datetime.now(UTC), split_by="holder")
+    of_alice = next(share for share in stats.split if share.name == "alice")
+    lines = [line.split() for line in _run("stats", "--time-range", "all", "--split", "holder").stdout.splitlines()]
+    assert ["alice", "(a)", str(of_alice.requests)] in [line[:3] for line in lines]
+    assert ["(none)", str(stats.total_requests - of_alice.requests)] in [line[:2] for line in lines]
+    shown = _run("stats", "--time-range", "all", "--holder", "alice").stdout
+    assert shown.startswith("all, holder alice, all: ") and f"{of_alice.requests}" in shown.splitlines()[2]
+    for arguments, code, words in [
+        (("--holder", "nobody"), 1, "There is no holder 'nobody'. `flask --app wsgi holders list`"),
+        (("--group", "nothing"), 1, "There is no group"),
+        (("--holder", "alice", "--key", "key-1"), 2, "exclude each other"),
+        (("--split", "key", "--key", "key-1"), 2, "--split is for"),
+    ]:
+        result = _run("stats", *arguments)
+        assert result.exit_code == code and words in result.stderr, arguments
 
 
 def test_a_key_that_is_not_stored_is_an_error_and_no_empty_table(rows: list[Row], engine: Engine) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
 from msgspec import UNSET
 
 from app.errors import GatewayError, UpstreamAuthenticationFailed, UpstreamError, UpstreamRefused, UpstreamSuspended
@@ -24,47 +25,33 @@ _NO_CEILING = Ceiling(cost=None, tokens=None, rate_tokens=None, fits=lambda cost
 _NOTHING = Charge(cost=0, tokens=0, requests=0, rate_tokens=0)
 
 
-class LimitedRequest:
+class LimitedRequest(msgspec.Struct, eq=False):
     """The limits of one request, from before its body is read until its record is written.
 
-    Args:
+    Attributes:
         policy: the limits of the key.
         reservation: what the request holds of them.
-
-    Attributes:
-        policy, reservation: as above.
         is_unbilled: whether the last attempt failed in a way that costs nothing, or the next one has not begun. Whoever
             begins one sets it to False.
         received_bytes: how much of a stream has arrived; None before its end, and for other responses.
+        endpoint, request: what was called and what is sent; None until that is known, and if nothing needs it.
+        ceiling: the most that the current attempt can use.
+        ceilings: those of the requests for several targets, by their identity; None with one target.
+        charge: what the request has used in the end.
+        earlier_cost, earlier_tokens: what the attempts before the current one are charged, in 10⁻¹² USD and tokens.
     """
 
-    __slots__ = (
-        "_ceiling",
-        "_ceilings",
-        "_charge",
-        "_earlier_cost",
-        "_earlier_tokens",
-        "_endpoint",
-        "_request",
-        "is_unbilled",
-        "policy",
-        "received_bytes",
-        "reservation",
-    )
-
-    def __init__(self, policy: Policy, reservation: Reservation) -> None:
-        self.policy = policy
-        self.is_unbilled = False
-        self.reservation = reservation
-        self.received_bytes: int | None = None
-        self._endpoint: Endpoint | None = None
-        self._request: UpstreamRequest | None = None
-        self._ceiling: Ceiling | None = None
-        # Of the requests for several targets, by their identity; empty with one target.
-        self._ceilings: dict[int, Ceiling] = {}
-        self._charge = _NOTHING
-        # What the attempts before the current one are charged.
-        self._earlier_cost = self._earlier_tokens = 0
+    policy: Policy
+    reservation: Reservation
+    is_unbilled: bool = False
+    received_bytes: int | None = None
+    endpoint: Endpoint | None = None
+    request: UpstreamRequest | None = None
+    ceiling: Ceiling = _NO_CEILING
+    ceilings: dict[int, Ceiling] | None = None
+    charge: Charge = _NOTHING
+    earlier_cost: int = 0
+    earlier_tokens: int = 0
 
     def reserve(self, endpoint: Endpoint, request: UpstreamRequest, record: ActivityRecord) -> None:
         """Reserves the ceiling of a request that is ready to be sent, and writes it to the record as the charge.
@@ -74,15 +61,17 @@ class LimitedRequest:
         Raises:
             GatewayError: a limit has no room, or the ceiling is not known.
         """
-        for subject in self.policy.subjects:
-            if subject.budgets or subject.tokens_per_minute is not None:
-                break
-        else:
+        if not self.reservation.binding.metered:
             return
-        self._endpoint, self._request = endpoint, request
-        self._ceiling = make_ceiling(self.policy, endpoint, request)
-        self._reserve(endpoint, [self._ceiling])
-        self._write_ceiling(record)
+        self.endpoint, self.request = endpoint, request
+        self.ceiling = make_ceiling(self.policy, endpoint, request)
+        try:
+            self.reservation.reserve([self.ceiling])
+        except LimitReached as error:
+            _use_field_of(endpoint, error)
+            raise
+        if self.reservation.period_ids:
+            self._write_ceiling(record)
 
     def reserve_dearest(
         self, endpoint: Endpoint, requests: Sequence[UpstreamRequest], record: ActivityRecord
@@ -101,46 +90,50 @@ class LimitedRequest:
         Raises:
             GatewayError: a limit has no room for the first request, or none has a known ceiling.
         """
+        if not self.reservation.binding.metered:
+            return list(requests)
+        usable, ceilings = self._make_ceilings(endpoint, requests)
+        self.endpoint, self.ceilings = endpoint, ceilings
+        self._use(usable[0])
+        try:
+            self.reservation.reserve([ceilings[id(request)] for request in usable])
+        except LimitReached as error:
+            usable = [request for request in usable if _is_at_most(ceilings[id(request)], self.ceiling)]
+            _use_field_of(endpoint, error)
+            if len(usable) == len(ceilings):
+                raise
+            self.reservation.reserve([self.ceiling])
+        if self.reservation.period_ids:
+            self._write_ceiling(record)
+        return usable
+
+    def _make_ceilings(
+        self, endpoint: Endpoint, requests: Sequence[UpstreamRequest]
+    ) -> tuple[list[UpstreamRequest], dict[int, Ceiling]]:
+        """Returns the requests whose ceilings are known, at least one, and the ceilings by the request's identity."""
         usable: list[UpstreamRequest] = []
+        ceilings: dict[int, Ceiling] = {}
         errors: list[GatewayError] = []
         for request in requests:
             try:
-                self._ceilings[id(request)] = make_ceiling(self.policy, endpoint, request)
+                ceilings[id(request)] = make_ceiling(self.policy, endpoint, request)
                 usable.append(request)
             except GatewayError as error:
                 errors.append(error)
         if not usable:
             raise errors[0]
-        self._endpoint = endpoint
-        self._use(usable[0])
-        try:
-            self._reserve(endpoint, [self._ceilings[id(request)] for request in usable])
-        except LimitReached:
-            first = self._ceilings[id(usable[0])]
-            usable = [request for request in usable if _is_at_most(self._ceilings[id(request)], first)]
-            if len(usable) == len(self._ceilings):
-                raise
-            self._reserve(endpoint, [first])
-        self._write_ceiling(record)
-        return usable
-
-    def _reserve(self, endpoint: Endpoint, ceilings: Sequence[Ceiling]) -> None:
-        try:
-            self.reservation.reserve(ceilings)
-        except LimitReached as error:
-            _use_field_of(endpoint, error)
-            raise
+        return usable, ceilings
 
     def _use(self, request: UpstreamRequest) -> None:
-        self._request, self._ceiling = request, self._ceilings.get(id(request))
+        if self.ceilings is not None:
+            self.request, self.ceiling = request, self.ceilings[id(request)]
 
     def _write_ceiling(self, record: ActivityRecord) -> None:
         """Writes what the request is charged if it does not end: the current attempt at most, and those before."""
-        if (periods := self.reservation.period_ids) and self._ceiling is not None:
-            cost, tokens = self._ceiling.cost, self._ceiling.tokens
-            record.budget_periods = periods
-            record.charged_usd = UNSET if cost is None else format_amount(self._earlier_cost + cost, "usd")
-            record.charged_tokens = UNSET if tokens is None else self._earlier_tokens + tokens
+        cost, tokens = self.ceiling.cost, self.ceiling.tokens
+        record.budget_periods = self.reservation.period_ids
+        record.charged_usd = UNSET if cost is None else format_amount(self.earlier_cost + cost, "usd")
+        record.charged_tokens = UNSET if tokens is None else self.earlier_tokens + tokens
 
     def fail_attempt(self, error: Exception) -> None:
         """Notes that an attempt got no response, or one with an error; it may be billed all the same."""
@@ -159,15 +152,16 @@ class LimitedRequest:
         Raises:
             GatewayError: a limit has no room for a second ceiling.
         """
-        is_billed, failed = not self.is_unbilled, self._ceiling
-        if is_billed and failed is not None:
-            self.reservation.add_attempt(failed)
-            cost, tokens = self._get_used(record, failed)
-            self._earlier_cost += cost if cost is not None else failed.cost or 0
-            self._earlier_tokens += tokens if tokens is not None else failed.tokens or 0
+        is_billed = not self.is_unbilled
+        if is_billed and self.request is not None:
+            self.reservation.add_attempt(self.ceiling)
+            cost, tokens = self._get_used(record)
+            self.earlier_cost += cost if cost is not None else self.ceiling.cost or 0
+            self.earlier_tokens += tokens if tokens is not None else self.ceiling.tokens or 0
         if request is not None:
             self._use(request)
-        self._write_ceiling(record)
+        if self.reservation.period_ids:
+            self._write_ceiling(record)
         self.is_unbilled, self.received_bytes = True, None
         return is_billed and bool(self.reservation.period_ids)
 
@@ -177,21 +171,20 @@ class LimitedRequest:
         If that fails by a mistake in the gateway, the charge is what is reserved, which the record has since its start.
         """
         if is_sent:
-            ceiling = self._ceiling or _NO_CEILING
             try:
-                self._charge = self._make_charge(record, ceiling)
+                self.charge = self._make_charge(record)
             except Exception:
-                most_cost, most_tokens = ceiling.cost or 0, ceiling.tokens or 0
-                self._charge = Charge(self._earlier_cost + most_cost, self._earlier_tokens + most_tokens, 1, None)
-                self._write_ceiling(record)
+                most_cost, most_tokens = self.ceiling.cost or 0, self.ceiling.tokens or 0
+                self.charge = Charge(self.earlier_cost + most_cost, self.earlier_tokens + most_tokens, 1, None)
+                if self.reservation.period_ids:
+                    self._write_ceiling(record)
                 raise
         if not record.budget_periods:
             return
         if not is_sent:
             record.budget_periods = UNSET
-        record.charged_usd = format_amount(self._charge.cost, "usd")
-        record.charged_tokens = self._charge.tokens
-        charge, cost, tokens = self._charge, self.reservation.ceiling_cost, self.reservation.ceiling_tokens
+        charge, cost, tokens = self.charge, self.reservation.ceiling_cost, self.reservation.ceiling_tokens
+        record.charged_usd, record.charged_tokens = format_amount(charge.cost, "usd"), charge.tokens
         if (cost is not None and charge.cost > cost) or (tokens is not None and charge.tokens > tokens):
             self._report_excess(record)
 
@@ -204,50 +197,51 @@ class LimitedRequest:
             gateway=record.gateway,
             model=record.model_served,
             charged_usd=record.charged_usd,
-            charged_tokens=self._charge.tokens,
+            charged_tokens=self.charge.tokens,
             ceiling_usd=self.reservation.ceiling_usd,
             ceiling_tokens=self.reservation.ceiling_tokens,
         )
 
-    def _make_charge(self, record: ActivityRecord, ceiling: Ceiling) -> Charge:
+    def _make_charge(self, record: ActivityRecord) -> Charge:
         """Returns what the last attempt used, and what those before are charged."""
-        cost, tokens = self._get_used(record, ceiling)
-        rate_tokens = tokens
-        if tokens is None:
-            rate_tokens, tokens = (0 if self.is_unbilled else None), (0 if self.is_unbilled else ceiling.tokens or 0)
-        if cost is None:
-            cost = 0 if self.is_unbilled else ceiling.cost or 0
-        return Charge(
-            cost=self._earlier_cost + cost,
-            tokens=self._earlier_tokens + tokens,
-            requests=1,
-            rate_tokens=rate_tokens,
-        )
+        cost, tokens = self._get_used(record)
+        if cost is None or tokens is None or self.earlier_cost or self.earlier_tokens:
+            return self._add_ceilings(cost, tokens)
+        return Charge(cost, tokens, 1, tokens)
 
-    def _get_used(self, record: ActivityRecord, ceiling: Ceiling) -> tuple[int | None, int | None]:
+    def _get_used(self, record: ActivityRecord) -> tuple[int | None, int | None]:
         """Returns the cost and the tokens of the last attempt: the provider's, or at most; None for the ceiling."""
         cost = None if record.cost_usd is None else to_units(record.cost_usd)
-        tokens = None
-        if record.prompt_tokens is not None and record.completion_tokens is not None:
-            tokens = record.prompt_tokens + record.completion_tokens
-        if record.usage_source != "counted" or self._endpoint is None or self._request is None:
-            return cost, tokens
-        most_cost, most_tokens = bound_usage(self._endpoint, self._request, self.received_bytes)
-        return max(cost or 0, most_cost), max(tokens or 0, most_tokens)
+        prompt_tokens, completion_tokens = record.prompt_tokens, record.completion_tokens
+        tokens = None if prompt_tokens is None or completion_tokens is None else prompt_tokens + completion_tokens
+        if record.usage_source == "counted" and self.endpoint is not None and self.request is not None:
+            # At most, because the provider's own count is not known.
+            most_cost, most_tokens = bound_usage(self.endpoint, self.request, self.received_bytes)
+            cost, tokens = max(cost or 0, most_cost), max(tokens or 0, most_tokens)
+        return cost, tokens
+
+    def _add_ceilings(self, cost: int | None, tokens: int | None) -> Charge:
+        """Returns the charge with the ceiling for what is None, and with what earlier attempts are charged."""
+        rate_tokens = tokens
+        if tokens is None:
+            rate_tokens, tokens = (0, 0) if self.is_unbilled else (None, self.ceiling.tokens or 0)
+        if cost is None:
+            cost = 0 if self.is_unbilled else self.ceiling.cost or 0
+        return Charge(self.earlier_cost + cost, self.earlier_tokens + tokens, 1, rate_tokens)
 
     def settle(self) -> None:
         """Turns what is reserved into what is charged, after the record was written; later calls do nothing."""
-        self.reservation.settle(self._charge)
+        self.reservation.settle(self.charge)
 
     def add_headers(self, headers: dict[str, str]) -> None:
         """Adds the headers about the limits. The provider's own limits make room for them under another name."""
         own = self.reservation.get_headers()
         if not own:
             return
-        if "x-ratelimit-limit-requests" in own or "x-ratelimit-limit-tokens" in own:
+        if "x-ratelimit-" in "\n".join(headers) and self.reservation.binding.rates:
             for name in [name for name in headers if name.startswith("x-ratelimit-")]:
                 headers[f"x-upstream-{name.removeprefix('x-')}"] = headers.pop(name)
-        headers.update(own)
+        headers |= own
 
 
 def _is_at_most(ceiling: Ceiling, other: Ceiling) -> bool:

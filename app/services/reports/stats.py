@@ -19,11 +19,14 @@ import msgspec
 from app.config import ALL_GATEWAYS
 from app.db import read_connection
 from app.db.clock import select_now
+from app.db.key_sums import select_key_owners, select_key_sums
+from app.db.rollup_rows import Selection
 from app.db.rollup_tables import ALL_REQUESTS, KEY_PREFIX, MODEL_PREFIX
 from app.db.rollups import ModelRow, OutcomeRow, Usage, select_first_day, select_usage
 from app.db.sums import Sums, sum_up
 from app.db.tables import OUTCOMES
 from app.services.reports.series import Percentiles, SeriesStep, make_percentiles, make_series
+from app.services.reports.shares import Owned, Share, SplitBy, make_shares
 from app.services.reports.splits import EndpointStats, ModelStats, make_endpoints, make_models
 from app.services.reports.totals import compute_speed, is_cost_known, make_totals, normalize_usd
 
@@ -61,6 +64,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         scope, key: "all" and None for all requests; "key" and the id of the key for those of one key.
+        holder, group: with scope "holder" or "group", the name of the one whose keys' requests these are; else None.
         model: the id of the model that served these requests, of all keys; None for all models.
         endpoint: the path of the endpoint whose requests these are; None for all of them.
         start, end: `from` and `to` in JSON; `start` is None if there never was a request.
@@ -84,11 +88,14 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
         endpoints: most requests first.
         models: most requests first, and OTHER_MODELS last.
         series: one entry for each step of `series_step_s` seconds.
+        split_by, split: what the requests are split by, the most costly first; None and [] if that is not wanted.
     """
 
     gateway: str
-    scope: Literal["all", "key"]
+    scope: Literal["all", "key", "holder", "group"]
     key: str | None
+    holder: str | None
+    group: str | None
     model: str | None
     endpoint: str | None
     time_range: str
@@ -119,6 +126,8 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     models: list[ModelStats]
     series_step_s: int
     series: list[SeriesStep]
+    split_by: SplitBy | None
+    split: list[Share]
 
 
 class _Chosen(NamedTuple):
@@ -128,9 +137,11 @@ class _Chosen(NamedTuple):
     key_id: str | None
     model: str | None
     endpoint: str | None
+    owned: Owned | None
     time_range: str
     start: datetime | None
     end: datetime
+    split_by: SplitBy | None
 
 
 def select_stats(
@@ -141,6 +152,8 @@ def select_stats(
     key_id: str | None = None,
     model: str | None = None,
     endpoint: str | None = None,
+    owned: Owned | None = None,
+    split_by: SplitBy | None = None,
 ) -> Stats:
     """Returns the statistics of a window that ends now.
 
@@ -152,41 +165,51 @@ def select_stats(
         model: the id of the model that served the requests; None for all models. Not together with `key_id`, because
             there are no sums of both.
         endpoint: the path of an endpoint, None for all of them.
+        owned: the holder or the group whose keys' requests to count; None for all keys. Not together with `key_id` and
+            `model`.
+        split_by: whether to split the sums by key, holder or group; not those of one key or of a model.
 
     Raises:
         DatabaseError: the database is unavailable or slow.
-        ValueError: both a key and a model are given.
+        ValueError: there are no such sums.
     """
-    subject = _make_subject(key_id, model)
+    if sum(each is not None for each in (key_id, model, owned)) > 1 or (split_by and (key_id or model)):
+        raise ValueError("there are no sums of a key and a model")
+    subject, keys = _make_subject(key_id, model), None if owned is None else owned.keys
+    chosen_gateway = None if gateway == ALL_GATEWAYS else gateway
+    by_key = subject != ALL_REQUESTS or owned is not None or split_by is not None
     with read_connection() as connection:
         end = (now or select_now(connection)).astimezone(UTC).replace(second=0, microsecond=0) + _MINUTE
         length = TIME_RANGES[time_range].length
-        start = (
-            _compute_start(end, length, subject) if length else _make_midnight(select_first_day(connection, subject))
-        )
+        first = None if length else select_first_day(connection, subject, keys)
+        start = _compute_start(end, length, by_key=by_key) if length else _make_midnight(first)
         usage = select_usage(
             connection,
             start=start or end,
             end=end,
             step=TIME_RANGES[time_range].step,
             subject=subject,
-            gateway=None if gateway == ALL_GATEWAYS else gateway,
+            gateway=chosen_gateway,
             endpoint=endpoint,
+            keys=keys,
         )
-    return _make_stats(usage, _Chosen(gateway, key_id, model, endpoint, time_range, start, end))
+        split = []
+        if split_by is not None:
+            chosen = Selection(ALL_REQUESTS, chosen_gateway, endpoint, None if keys is None else tuple(keys))
+            sums = select_key_sums(connection, chosen, start or end, end)
+            split = make_shares(split_by, sums, select_key_owners(connection, list(sums)))
+    return _make_stats(usage, _Chosen(gateway, key_id, model, endpoint, owned, time_range, start, end, split_by), split)
 
 
 def _make_subject(key_id: str | None, model: str | None) -> str:
-    if key_id is not None and model is not None:
-        raise ValueError("there are no sums of a key and a model")
     if model is not None:
         return MODEL_PREFIX + model
     return ALL_REQUESTS if key_id is None else KEY_PREFIX + key_id
 
 
-def _compute_start(end: datetime, length: timedelta, subject: str) -> datetime:
+def _compute_start(end: datetime, length: timedelta, *, by_key: bool) -> datetime:
     start = end - length
-    by_minute = subject == ALL_REQUESTS or length <= MAX_SUBJECT_WINDOW_BY_MINUTE
+    by_minute = not by_key or length <= MAX_SUBJECT_WINDOW_BY_MINUTE
     return start if by_minute else start.replace(minute=0)
 
 
@@ -194,7 +217,7 @@ def _make_midnight(day: date | None) -> datetime | None:
     return None if day is None else datetime.combine(day, time(), UTC)
 
 
-def _make_stats(usage: Usage, chosen: _Chosen) -> Stats:
+def _make_stats(usage: Usage, chosen: _Chosen, split: list[Share]) -> Stats:
     total = sum_up(row.sums for row in usage.outcomes)
     step = TIME_RANGES[chosen.time_range].step
     models = usage.models
@@ -203,8 +226,10 @@ def _make_stats(usage: Usage, chosen: _Chosen) -> Stats:
     named_models = [row.model for row in models if row.model]
     return Stats(
         gateway=chosen.gateway,
-        scope="all" if chosen.key_id is None else "key",
+        scope=chosen.owned.kind if chosen.owned is not None else "all" if chosen.key_id is None else "key",
         key=chosen.key_id,
+        holder=chosen.owned.name if chosen.owned is not None and chosen.owned.kind == "holder" else None,
+        group=chosen.owned.name if chosen.owned is not None and chosen.owned.kind == "group" else None,
         model=chosen.model,
         endpoint=chosen.endpoint,
         time_range=chosen.time_range,
@@ -227,6 +252,8 @@ def _make_stats(usage: Usage, chosen: _Chosen) -> Stats:
         models=make_models(models),
         series_step_s=int(step.total_seconds()),
         series=make_series(usage.series, usage.histograms, chosen.start, chosen.end, step),
+        split_by=chosen.split_by,
+        split=split,
     )
 
 

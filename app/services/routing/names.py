@@ -75,9 +75,12 @@ def find_all(
 
 def _find(name: str, lists: ModelLists) -> list[Served]:
     exact = [Served(provider, model) for provider, models in lists if (model := models.get(name)) is not None]
-    named = exact or [Served(provider, model) for provider, models in lists for model in models.find(name)]
+    if exact:
+        return exact
+    named = [Served(provider, model) for provider, models in lists for model in models.find(name)]
     if named:
-        return named
+        # The id itself, in another case, comes before other names: another provider's name for it is not this id.
+        return [served for served in named if served.model.id.lower() == name.lower()] or named
     # `deepinfra/Org/Name` names the provider whose list has `Org/Name`.
     prefix, _, rest = name.partition("/")
     if prefix.lower() not in PROVIDERS:

@@ -9,7 +9,7 @@ from decimal import Decimal
 
 from app.errors import BadRequest
 from app.services.endpoints import MaxPrice, Sort
-from app.services.pricing import Price, get_price
+from app.services.pricing import Price, get_price, to_plain_text
 from app.services.quality import get_quality
 from app.services.routing.affinity import draw
 from app.services.routing.route import Group, Route
@@ -132,5 +132,5 @@ def _make_too_dear(route: Route) -> BadRequest:
 def _describe(price: Price | None) -> str:
     if price is None:
         return "an unknown price"
-    completion = "" if price.completion is None else f" and {price.completion * _PER_MILLION:f} for output"
-    return f"{price.prompt * _PER_MILLION:f} for the prompt{completion}"
+    completion = "" if price.completion is None else f" and {to_plain_text(price.completion * _PER_MILLION)} for output"
+    return f"{to_plain_text(price.prompt * _PER_MILLION)} for the prompt{completion}"
