@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from app.config import ROOT
 from app.db.engine import create_engine_for
 from app.db.recent_quality import select_recent_quality
 from tests.fallback.failures import FAILURES, OVERLOADED, Failure
@@ -164,3 +165,12 @@ def test_what_a_provider_failed_counts_for_its_quality_once(met: dict[str, Met],
         found = select_recent_quality(connection, timedelta(minutes=30))
     assert {row[:2]: row.requests for row in found.given_up if row[:2] in models} == wanted
     assert set(wanted.values()) == {1} and len(wanted) > 100
+
+
+def test_the_page_on_routing_has_every_failure() -> None:
+    rows = [
+        f"| {failure.name} | `{failure.shown}` | {'no' if failure.ends else 'yes'} | {failure.status} |"
+        for failure in FAILURES
+    ]
+    page = (ROOT / "docs" / "routing.md").read_text()
+    assert [row for row in rows if row not in page] == []
