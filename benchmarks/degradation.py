@@ -41,7 +41,7 @@ BEST = "deepinfra"
 BEGIN_S, END_S, HOUR_S = 1_200.0, 2_400.0, 3_600.0
 
 # How many requests there are in a second, on average.
-PER_SECOND = 1.0
+PER_SECOND = 2.0
 
 # Of all requests, the share that names a provider, any of the three. Without such requests nothing would be known of
 # providers that are not chosen.

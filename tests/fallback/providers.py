@@ -76,7 +76,7 @@ class Providers:
     """
 
     def __init__(self, gateway: Gateway, upstream: ScriptedUpstream, database_url: str) -> None:
-        self.gateway, self.upstream = gateway, upstream
+        self.gateway, self.upstream, self.database_url = gateway, upstream, database_url
         self._tables = ActivityTables(database_url)
         self._next = 0
 
@@ -87,7 +87,13 @@ class Providers:
         return self._next
 
     def ask(
-        self, number: int, plan: Sequence[tuple[str, Script]], path: str = "/v1/chat/completions", **more: Any
+        self,
+        number: int,
+        plan: Sequence[tuple[str, Script]],
+        path: str = "/v1/chat/completions",
+        *,
+        key: str | None = None,
+        **more: Any,
     ) -> Seen:
         """Sends a request that names a model of each provider of the plan, in this order.
 
@@ -95,10 +101,11 @@ class Providers:
             number: from `take_number`.
             plan: the providers, each with what it does.
             path: the endpoint.
+            key: the client's gateway key, by default the operator's.
             more: further fields of the body.
         """
         content = self.prepare(number, plan, path, **more)
-        headers = {**self.gateway.headers, "Content-Type": "application/json"}
+        headers = {"Authorization": f"Bearer {key or self.gateway.key}", "Content-Type": "application/json"}
         return request("POST", self.gateway.url + path, headers=headers, data=content)
 
     def prepare(self, number: int, plan: Sequence[tuple[str, Script]], path: str, **more: Any) -> bytes:

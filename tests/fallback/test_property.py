@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tests.fallback.failures import CHARGED, CUT_LATER, FAILURES, Failure
 from tests.fallback.providers import PROVIDERS, Providers, get_cost, get_model, serve
 from tests.support.chat import Seen, request_head
+from tests.support.limited_keys import get_charges, make_limited_key
 from tests.support.scripts import Exchange, Script, pause
 from tests.support.soak import soak_count
 from tests.support.waiting import wait_until
@@ -26,6 +27,9 @@ _RANDOM = [failure for failure in FAILURES if not failure.blames_account]
 
 # Fireworks sends longer responses as streams only, which the gateway collects.
 _LONG_TOKENS = 5_000
+
+# Failures after which the provider may have generated and billed an answer.
+_BILLED_UNSEEN = ("upstream_connection_lost", "upstream_first_byte_timeout", "upstream_idle_timeout", "408", "504")
 
 PATH = "/v1/chat/completions"
 
@@ -56,12 +60,14 @@ class Plan(NamedTuple):
         deeds: what its targets do, in order.
         is_stream: whether it asks for a stream.
         is_long: whether it asks for a long response.
+        is_limited: whether its key has a budget, which it does not exceed.
         leaves: whether its client leaves once a provider was asked.
     """
 
     deeds: tuple[Deed, ...]
     is_stream: bool
     is_long: bool
+    is_limited: bool
     leaves: bool
 
     def find_expected(self) -> list[Deed]:
@@ -86,7 +92,7 @@ def plans(draw: st.DrawFn) -> Plan:
         possible += [each for each in _RANDOM if each.only is None or (each.only == other and not is_collected)]
         possible += [CHARGED] * 4 * is_collected + [CUTS] * is_stream
         deeds.append(Deed(provider, draw(st.sampled_from(possible)), draw(st.sampled_from([0.0, 0.0, 0.05]))))
-    return Plan(tuple(deeds), is_stream, is_long, draw(st.integers(0, 4)) == 0)
+    return Plan(tuple(deeds), is_stream, is_long, draw(st.booleans()), draw(st.integers(0, 4)) == 0)
 
 
 @settings(
@@ -98,8 +104,9 @@ def plans(draw: st.DrawFn) -> Plan:
 @given(chosen=st.lists(plans(), min_size=8, max_size=16))
 def test_requests_end_whole_or_with_one_true_error_and_records_add_up(providers: Providers, chosen: list[Plan]) -> None:
     numbers = [providers.take_number() for _ in chosen]
+    key = make_limited_key(providers.database_url, ("usd", "1000"))
     with ThreadPoolExecutor(len(chosen)) as pool:
-        seen = list(pool.map(lambda pair: _ask(providers, *pair), zip(numbers, chosen, strict=True)))
+        seen = list(pool.map(lambda pair: _ask(providers, key, *pair), zip(numbers, chosen, strict=True)))
     models = [get_model(plan.deeds[0].provider, number) for plan, number in zip(chosen, numbers, strict=True)]
     rows = providers.wait_for_rows("model_requested", models)
     for plan, number, response, model in zip(chosen, numbers, seen, models, strict=True):
@@ -109,18 +116,23 @@ def test_requests_end_whole_or_with_one_true_error_and_records_add_up(providers:
             assert called == [deed.provider for deed in plan.find_expected()]
             assert rows[model]["status"] == response.status
         _check_record(plan, rows[model], called)
+        _check_charge(plan, rows[model])
+    charged = sum(row["charged_usd"] or 0 for row in rows.values())
+    assert sum(get_charges(providers.database_url, key).get("usd", (0, 0, 0))[:3]) == charged
 
 
-def _ask(providers: Providers, number: int, plan: Plan) -> Seen | None:
+def _ask(providers: Providers, limited_key: str, number: int, plan: Plan) -> Seen | None:
     """Sends a request, and returns the response; None if the client leaves without it."""
     scripts: list[tuple[str, Script]] = [(deed.provider, [deed.act]) for deed in plan.deeds]
     more: dict[str, Any] = {"stream": plan.is_stream} | ({"max_tokens": _LONG_TOKENS} if plan.is_long else {})
+    key = limited_key if plan.is_limited else providers.gateway.key
     if not plan.leaves:
-        return providers.ask(number, scripts, PATH, **more)
+        return providers.ask(number, scripts, PATH, key=key, **more)
     content = providers.prepare(number, scripts, PATH, **more)
     connection = http.client.HTTPConnection("127.0.0.1", providers.gateway.port)
     connection.connect()
-    connection.sock.sendall(request_head(providers.gateway, len(content)) + content)
+    head = request_head(providers.gateway, len(content)).replace(providers.gateway.key.encode(), key.encode())
+    connection.sock.sendall(head + content)
     wait_until(lambda: providers.get_calls(number), what="a provider to be asked")
     connection.close()
     return None
@@ -166,3 +178,18 @@ def _check_record(plan: Plan, row: dict[str, Any], called: Sequence[str]) -> Non
             assert (attempt["tokens"], Decimal(attempt["cost_usd"])) == (14, get_cost(attempt["provider"]))
         elif isinstance(does, Failure) and does is not CHARGED:
             assert (attempt["tokens"], attempt["cost_usd"]) == (None, None)
+
+
+def _check_charge(plan: Plan, row: dict[str, Any]) -> None:
+    """Checks that the budget was charged what the request cost, and more if an attempt may be billed unseen."""
+    if not plan.is_limited:
+        assert row["charged_usd"] is None
+        return
+    cost, charged = row["cost_usd"] or Decimal(0), row["charged_usd"]
+    assert charged >= cost
+    deeds = {deed.provider: deed.does for deed in plan.deeds}
+    met = [deeds[attempt["provider"]] for attempt in row["attempts"] if attempt["error"]]
+    if any(isinstance(does, Failure) and does.shown in _BILLED_UNSEEN for does in met):
+        assert charged > cost
+    elif row["outcome"] == "ok" and CHARGED not in met:
+        assert charged == cost

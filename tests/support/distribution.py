@@ -79,6 +79,7 @@ _TOGETHER = (
         "test_operation_keys",
         "services/aliases/",
     ),
+    ("fallback/test_endpoints", "fallback/test_failures", "fallback/test_property"),
     ("services/journal/test_shipper", "services/journal/test_disk"),
     ("db/test_activity.py", "db/test_engine"),
 )
@@ -100,6 +101,7 @@ _LONGEST = (
     "services/limits/test_budget_processes",
     "soak/test_accounting_database",
     "test_operation_boot_mistakes",
+    "fallback/test_endpoints",
     "test_operation_stop",
     "services/journal/test_orphans",
     "soak/test_accounting_kills",
