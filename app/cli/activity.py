@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from app.services.providers import PROVIDERS
 from app.services.reports import (
     DEFAULT_TIME_RANGE,
     OUTCOMES,
+    STATUS_PATTERN,
     TIME_RANGES,
     ActivityFilter,
     drop_days,
@@ -60,11 +62,29 @@ def activity_group() -> None:
 @click.option("--gateway", type=click.Choice(list(PROVIDERS)))
 @click.option("--endpoint", type=click.Choice(_ENDPOINTS))
 @click.option("--key", "key_id", help=_KEY_HELP)
-@click.option("--outcome", type=click.Choice(OUTCOMES))
+@click.option("--outcome", "outcomes", type=click.Choice(OUTCOMES), multiple=True, help="May be repeated.")
+@click.option("--status", "statuses", multiple=True, help="Such as 429 or 5xx; may be repeated.")
+@click.option("--error-type", help="The type of the error.")
+@click.option("--stream/--no-stream", default=None, help="Whether a stream was requested.")
+@click.option("--min-duration-ms", type=click.FloatRange(min=0))
+@click.option("--max-duration-ms", type=click.FloatRange(min=0))
+@click.option("--min-cost-usd", type=click.FloatRange(min=0))
+@click.option("--max-cost-usd", type=click.FloatRange(min=0))
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="A file; standard output by default.")
-def export_command(start: datetime | None, end: datetime | None, output: Path | None, **chosen: str | None) -> None:
+def export_command(
+    start: datetime | None,
+    end: datetime | None,
+    output: Path | None,
+    outcomes: tuple[str, ...],
+    statuses: tuple[str, ...],
+    **chosen: Any,
+) -> None:
     """Write records as CSV, newest first."""
-    records = ActivityFilter(start=_set_utc(start), end=_set_utc(end), **chosen)
+    if not all(re.match(STATUS_PATTERN, status) for status in statuses):
+        raise click.UsageError("--status must be a status such as 429, or a class of them such as 5xx.")
+    records = ActivityFilter(
+        start=_set_utc(start), end=_set_utc(end), outcomes=outcomes or None, statuses=statuses or None, **chosen
+    )
     _check_key(records.key_id)
     with plain_errors(), _open_output(output) as file:
         for piece in encode_csv(_report_progress(stream_activity_pages(records))):

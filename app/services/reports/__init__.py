@@ -5,7 +5,7 @@ record by any of its ids. csv_export.py: records as CSV. totals.py: tokens and c
 retention.py: makes partitions ahead and drops old ones.
 """
 
-from app.db.activity import ActivityFilter
+from app.db.activity_pages import STATUS_PATTERN, ActivityFilter
 from app.db.tables import OUTCOMES
 from app.services.reports.csv_export import break_on_failure, encode_csv
 from app.services.reports.records import MAX_PAGE_ROWS, select_activity_page, select_usage_report, stream_activity_pages
@@ -18,6 +18,7 @@ __all__ = [
     "DEFAULT_TIME_RANGE",
     "MAX_PAGE_ROWS",
     "OUTCOMES",
+    "STATUS_PATTERN",
     "TIME_RANGES",
     "ActivityFilter",
     "EndpointStats",
