@@ -29,6 +29,7 @@ from app.services.reports import (
     STATUS_PATTERN,
     TIME_RANGES,
     ActivityFilter,
+    AskedWindow,
     drop_days,
     encode_csv,
     select_droppable_days,
@@ -170,10 +171,20 @@ def _drop(days: list[date], first_kept: date) -> None:
 @activity_group.command("stats")
 @click.option("--gateway", type=click.Choice([*PROVIDERS, ALL_GATEWAYS]), default=ALL_GATEWAYS, show_default=True)
 @click.option("--time-range", type=click.Choice(list(TIME_RANGES)), default=DEFAULT_TIME_RANGE, show_default=True)
+@click.option("--from", "start", type=_TIME, help="The start of another window (UTC), included.")
+@click.option("--to", "end", type=_TIME, help="Its end (UTC), not included; by default now.")
 @click.option("--endpoint", type=click.Choice(_ENDPOINTS))
 @click.option("--key", "key_id", help=_KEY_HELP)
 @click.option("--model", help="The full name of the model that served the requests, of all keys; not with --key.")
-def stats_command(gateway: str, time_range: str, endpoint: str | None, key_id: str | None, model: str | None) -> None:
+def stats_command(
+    gateway: str,
+    time_range: str,
+    start: datetime | None,
+    end: datetime | None,
+    endpoint: str | None,
+    key_id: str | None,
+    model: str | None,
+) -> None:
     """Show statistics as tables, of all requests or of those of one key or one model."""
     if key_id is not None and model is not None:
         raise click.UsageError("Statistics of a model are of all keys. Give --key or --model.")
@@ -181,7 +192,8 @@ def stats_command(gateway: str, time_range: str, endpoint: str | None, key_id: s
         raise click.UsageError("--model is empty. Give the full name of a model, as the statistics show it.")
     _check_key(key_id)
     with plain_errors():
-        stats = select_stats(gateway, time_range, key_id=key_id, model=model, endpoint=endpoint)
+        window = AskedWindow(time_range=time_range, start=_set_utc(start), end=_set_utc(end))
+        stats = select_stats(gateway, window, key_id=key_id, model=model, endpoint=endpoint)
     click.echo(format_stats(stats))
 
 
