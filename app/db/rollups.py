@@ -21,6 +21,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Subquery,
+    case,
     cast,
     func,
     literal,
@@ -70,6 +71,14 @@ class SeriesRow(NamedTuple):
     sums: Sums
 
 
+class ModelStepRow(NamedTuple):
+    """Sums of one model in the step that begins at `start`; the model is None for all but the top models together."""
+
+    start: datetime
+    model: str | None
+    sums: Sums
+
+
 @dataclass(frozen=True)
 class Usage:
     """All sums of one window that statistics need.
@@ -79,6 +88,7 @@ class Usage:
         endpoints: sums by endpoint, most requests first.
         models: sums by model, most requests first; [] if the subject is a model.
         series: sums by step × outcome, oldest first; steps without requests are absent.
+        model_series: sums by step × model, oldest first, within a step most requests first; [] if not asked for.
         keys: how many different keys made requests, for the subject of all requests; 0 for others.
         histograms: metric ("ttft", "duration") → start of the step → histogram. Rejected and lost requests are left
             out.
@@ -88,6 +98,7 @@ class Usage:
     endpoints: list[EndpointRow]
     models: list[ModelRow]
     series: list[SeriesRow]
+    model_series: list[ModelStepRow]
     keys: int
     histograms: dict[str, dict[datetime, Histogram]]
 
@@ -101,6 +112,7 @@ def select_usage(
     subject: str = ALL_REQUESTS,
     gateway: str | None = None,
     endpoint: str | None = None,
+    top_models: int = 0,
 ) -> Usage:
     """Returns the sums of requests that started in [start, end).
 
@@ -113,20 +125,25 @@ def select_usage(
         subject: whose requests, as app/db/rollup_tables.py says; by default all.
         gateway: one gateway, or None for all of them.
         endpoint: the path of one endpoint, or None for all of them.
+        top_models: how many models have a series of their own, those with the most requests; none if 0, or if the
+            subject is a model.
 
     Raises:
         ValueError: `start`, `end` or `step` is not as above.
     """
     spans, coarse = compose_window(start, end, step), compose_window(start, end)
     if not spans:
-        return Usage([], [], [], [], 0, {})
+        return Usage([], [], [], [], [], 0, {})
     chosen = Selection(subject, gateway, endpoint)
     outcomes, endpoints, series = _select_outcomes(connection, chosen, spans, step)
+    models = _select_models(connection, chosen, coarse)
+    named = [row.model for row in models if row.model][:top_models]
     return Usage(
         outcomes,
         endpoints,
-        _select_models(connection, chosen, coarse),
+        models,
         series,
+        _select_model_series(connection, chosen, spans, step, named) if top_models and models else [],
         _select_key_count(connection, chosen, coarse) if subject == ALL_REQUESTS else 0,
         _select_histograms(connection, chosen, spans, step),
     )
@@ -180,6 +197,18 @@ def _select_models(connection: Connection, chosen: Selection, spans: Sequence[Sp
     query = select(rows.c.model, *_sums(rows)).group_by(rows.c.model)
     models = [ModelRow(row[0], Sums(*row[1:])) for row in connection.execute(query)]
     return sorted(models, key=lambda row: (-row.sums.requests, row.model))
+
+
+def _select_model_series(
+    connection: Connection, chosen: Selection, spans: Sequence[Span], step: timedelta, named: Sequence[str]
+) -> list[ModelStepRow]:
+    rows = rows_in(model_usage, chosen, spans, ["start", "model", *Sums._fields])
+    # The others are summed by the database, so that the number of rows does not depend on that of models.
+    model = case((rows.c.model.in_(["", *named]), rows.c.model)).label("model")
+    bucket = func.date_bin(literal(step), rows.c.start, literal(_EPOCH)).label("bucket")
+    query = select(bucket, model, *_sums(rows)).group_by(bucket, model).order_by(bucket)
+    found = [ModelStepRow(row[0], row[1], Sums(*row[2:])) for row in connection.execute(query)]
+    return sorted(found, key=lambda row: (row.start, row.model is None, -row.sums.requests, row.model))
 
 
 def _select_key_count(connection: Connection, chosen: Selection, spans: Sequence[Span]) -> int:

@@ -15,6 +15,9 @@ from app.services.reports.totals import compute_speed, make_totals
 MAX_MODELS = 100
 OTHER_MODELS = "other"
 
+# Of how many models each step of a series may have the numbers; a chart with more is not read.
+MAX_TOP_MODELS = 20
+
 
 class ModelStats(msgspec.Struct, frozen=True, kw_only=True):
     """Statistics of one model in a window.

@@ -1,16 +1,16 @@
 """Statistics of a gateway over a window of time, read from the sums alone: of all requests, of a key, or of a model.
 
-A window ends with the current minute, so that a request counts as soon as its record is shipped. It is exact: it holds
-the requests that started at or after `from` and before `to`, and no others. Rows that retention has dropped still
-count, because their sums stay.
+A window ends with the current minute, unless another end is asked for, so that a request counts as soon as its record
+is shipped. It is exact: it holds the requests that started at or after `from` and before `to`, and no others. Rows that
+retention has dropped still count, because their sums stay. Statistics take five statements, six with the models of each
+step, and one more for the first day of the window "all"; none of them reads a record.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from typing import Any, Literal, NamedTuple
 
@@ -25,35 +25,18 @@ from app.db.sums import Sums, sum_up
 from app.db.tables import OUTCOMES
 from app.services.reports.series import Percentiles, SeriesStep, make_percentiles, make_series
 from app.services.reports.splits import EndpointStats, ModelStats, make_endpoints, make_models
+from app.services.reports.time_window import (
+    DEFAULT_TIME_RANGE,
+    TIME_RANGES,
+    AskedWindow,
+    TimeWindow,
+    compute_end,
+    make_window,
+)
 from app.services.reports.totals import compute_speed, is_cost_known, make_totals, normalize_usd
 
 # The greatest relative error of a percentile, as app/db/histogram.py proves; shown with the percentiles.
 PERCENTILE_ERROR = 0.05
-
-# Longer windows of a key or a model begin on a whole hour, because their sums by minute are kept for three days only
-# (app/db/rollup_pruning.py).
-MAX_SUBJECT_WINDOW_BY_MINUTE = timedelta(days=2)
-
-_MINUTE, _HOUR, _DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
-
-
-@dataclass(frozen=True)
-class TimeRange:
-    """How far a window reaches back, None for the first day with requests, and the step of its series."""
-
-    length: timedelta | None
-    step: timedelta
-
-
-# The steps give a chart 25 to 60 points.
-TIME_RANGES: dict[str, TimeRange] = {
-    "1h": TimeRange(_HOUR, _MINUTE),
-    "24h": TimeRange(_DAY, _HOUR),
-    "7d": TimeRange(7 * _DAY, 6 * _HOUR),
-    "30d": TimeRange(30 * _DAY, _DAY),
-    "all": TimeRange(None, _DAY),
-}
-DEFAULT_TIME_RANGE = "24h"
 
 
 class Stats(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,6 +46,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
         scope, key: "all" and None for all requests; "key" and the id of the key for those of one key.
         model: the id of the model that served these requests, of all keys; None for all models.
         endpoint: the path of the endpoint whose requests these are; None for all of them.
+        time_range: one of TIME_RANGES; None if the window was given by its start.
         start, end: `from` and `to` in JSON; `start` is None if there never was a request.
         successful_requests, failed_requests: those with the outcome ok, and all others.
         total_tokens, prompt_tokens, completion_tokens, cached_tokens: of requests whose usage is known; cached tokens
@@ -91,7 +75,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     key: str | None
     model: str | None
     endpoint: str | None
-    time_range: str
+    time_range: str | None
     start: datetime | None = msgspec.field(name="from")
     end: datetime = msgspec.field(name="to")
     total_requests: int
@@ -122,58 +106,62 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Chosen(NamedTuple):
-    """The requests that statistics are about: those from `start` to before `end`; `start` is None without any."""
+    """The requests that statistics are about."""
 
     gateway: str
     key_id: str | None
     model: str | None
     endpoint: str | None
-    time_range: str
-    start: datetime | None
-    end: datetime
+    time_range: str | None
+    window: TimeWindow
 
 
 def select_stats(
     gateway: str,
-    time_range: str,
+    window: AskedWindow | str = DEFAULT_TIME_RANGE,
     now: datetime | None = None,
     *,
     key_id: str | None = None,
     model: str | None = None,
     endpoint: str | None = None,
+    top_models: int = 0,
 ) -> Stats:
-    """Returns the statistics of a window that ends now.
+    """Returns the statistics of a window.
 
     Args:
         gateway: a provider's name, or ALL_GATEWAYS.
-        time_range: one of TIME_RANGES.
+        window: from when to when and in which steps; a name of TIME_RANGES stands for a window that ends now.
         now: the current time, with a timezone; by default PostgreSQL's.
         key_id: the key whose requests to count; None for all keys.
         model: the id of the model that served the requests; None for all models. Not together with `key_id`, because
             there are no sums of both.
         endpoint: the path of an endpoint, None for all of them.
+        top_models: of how many models each step of the series has the numbers, at most MAX_TOP_MODELS.
 
     Raises:
+        BadRequest: the window is empty or in the future, or its step is too short.
         DatabaseError: the database is unavailable or slow.
         ValueError: both a key and a model are given.
     """
+    asked = AskedWindow(time_range=window) if isinstance(window, str) else window
     subject = _make_subject(key_id, model)
     with read_connection() as connection:
-        end = (now or select_now(connection)).astimezone(UTC).replace(second=0, microsecond=0) + _MINUTE
-        length = TIME_RANGES[time_range].length
-        start = (
-            _compute_start(end, length, subject) if length else _make_midnight(select_first_day(connection, subject))
-        )
+        now_end = compute_end(now or select_now(connection))
+        needs_first = asked.start is None and TIME_RANGES[asked.time_range].length is None
+        first = _make_midnight(select_first_day(connection, subject)) if needs_first else None
+        found = make_window(asked, now_end, first, of_subject=subject != ALL_REQUESTS)
         usage = select_usage(
             connection,
-            start=start or end,
-            end=end,
-            step=TIME_RANGES[time_range].step,
+            start=found.start or found.end,
+            end=found.end,
+            step=found.step,
             subject=subject,
             gateway=None if gateway == ALL_GATEWAYS else gateway,
             endpoint=endpoint,
+            top_models=top_models,
         )
-    return _make_stats(usage, _Chosen(gateway, key_id, model, endpoint, time_range, start, end))
+    time_range = asked.time_range if asked.start is None else None
+    return _make_stats(usage, _Chosen(gateway, key_id, model, endpoint, time_range, found))
 
 
 def _make_subject(key_id: str | None, model: str | None) -> str:
@@ -184,19 +172,12 @@ def _make_subject(key_id: str | None, model: str | None) -> str:
     return ALL_REQUESTS if key_id is None else KEY_PREFIX + key_id
 
 
-def _compute_start(end: datetime, length: timedelta, subject: str) -> datetime:
-    start = end - length
-    by_minute = subject == ALL_REQUESTS or length <= MAX_SUBJECT_WINDOW_BY_MINUTE
-    return start if by_minute else start.replace(minute=0)
-
-
 def _make_midnight(day: date | None) -> datetime | None:
     return None if day is None else datetime.combine(day, time(), UTC)
 
 
 def _make_stats(usage: Usage, chosen: _Chosen) -> Stats:
     total = sum_up(row.sums for row in usage.outcomes)
-    step = TIME_RANGES[chosen.time_range].step
     models = usage.models
     if chosen.model is not None and total.requests:
         models = [ModelRow(chosen.model, total)]
@@ -208,8 +189,8 @@ def _make_stats(usage: Usage, chosen: _Chosen) -> Stats:
         model=chosen.model,
         endpoint=chosen.endpoint,
         time_range=chosen.time_range,
-        start=chosen.start,
-        end=chosen.end,
+        start=chosen.window.start,
+        end=chosen.window.end,
         total_requests=total.requests,
         successful_requests=total.ok_requests,
         failed_requests=total.requests - total.ok_requests,
@@ -225,8 +206,8 @@ def _make_stats(usage: Usage, chosen: _Chosen) -> Stats:
         errors=_count_errors(usage.outcomes),
         endpoints=make_endpoints(usage.endpoints),
         models=make_models(models),
-        series_step_s=int(step.total_seconds()),
-        series=make_series(usage.series, usage.histograms, chosen.start, chosen.end, step),
+        series_step_s=int(chosen.window.step.total_seconds()),
+        series=make_series(usage, chosen.window),
     )
 
 
