@@ -5,7 +5,7 @@ sign_in.py      signing in and out
 overview.py     what happened lately
 """
 
-from app.dashboard import overview, sign_in
+from app.dashboard import activity, models, overview, requests, sign_in
 from app.dashboard.frame import BLUEPRINTS
 
-__all__ = ["BLUEPRINTS", "overview", "sign_in"]
+__all__ = ["BLUEPRINTS", "activity", "models", "overview", "requests", "sign_in"]

@@ -21,4 +21,8 @@ class Navigation(NamedTuple):
     is_operators: bool = False
 
 
-NAVIGATION = (Navigation("dashboard/", "Overview", "o"),)
+NAVIGATION = (
+    Navigation("dashboard/", "Overview", "o"),
+    Navigation("dashboard/activity", "Activity", "a"),
+    Navigation("dashboard/models", "Models", "m"),
+)
