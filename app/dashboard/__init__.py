@@ -2,10 +2,13 @@
 
 frame.py        the blueprints; who is signed in; errors as pages; refusal of requests that other sites cause
 sign_in.py      signing in and out
-overview.py     what happened lately
+overview.py     what happened lately; window.py and charts.py are shared with activity.py, the records
+requests.py     one request
+models.py       what the providers serve
+playground.py   sends requests and shows them as code (calls.py)
 """
 
-from app.dashboard import activity, models, overview, requests, sign_in
+from app.dashboard import activity, models, overview, playground, requests, sign_in
 from app.dashboard.frame import BLUEPRINTS
 
-__all__ = ["BLUEPRINTS", "activity", "models", "overview", "requests", "sign_in"]
+__all__ = ["BLUEPRINTS", "activity", "models", "overview", "playground", "requests", "sign_in"]

@@ -1,58 +1,50 @@
-"""The same request as a command and as programs, to copy. The key stays in the environment of who runs it."""
+"""The same request as a command and as programs, to copy. The key stays in the environment of who runs them.
+
+The body is JSON in which an apostrophe is an escape, so it fits between the apostrophes of a shell and of Python,
+and JSON is JavaScript too. The page's script puts bodies into the same texts.
+"""
 
 from __future__ import annotations
 
 import json
-import shlex
 from typing import Any
 
+ADDRESS, BODY = "{address}", "{body}"
 
-def write_calls(origin: str, path: str, body: dict[str, Any]) -> dict[str, str]:
-    """Returns a title → the code that sends a request.
+TEMPLATES: dict[str, str] = {
+    "curl": """curl -N '{address}' \\
+  -H "Authorization: Bearer $GATEWAY_API_KEY" \\
+  -H "Content-Type: application/json" \\
+  -d '{body}'""",
+    "Python": """import json, os, urllib.request
 
-    Args:
-        origin: the address of the gateway.
-        path: of the endpoint.
-        body: of the request.
-    """
-    text = json.dumps(body, ensure_ascii=False, indent=2)
-    return {
-        "curl": _write_curl(origin, path, text, is_stream=bool(body.get("stream"))),
-        "Python": _write_python(origin, path, text),
-        "Node": _write_node(origin, path, text),
-    }
-
-
-def _write_curl(origin: str, path: str, body: str, *, is_stream: bool) -> str:
-    quoted = shlex.quote(body)
-    return (
-        f"curl {'-N ' if is_stream else ''}{shlex.quote(origin + path)} \\\n"
-        '  -H "Authorization: Bearer $GATEWAY_API_KEY" \\\n'
-        '  -H "Content-Type: application/json" \\\n'
-        f"  -d {quoted}"
-    )
-
-
-def _write_python(origin: str, path: str, body: str) -> str:
-    return f"""import json, os, urllib.request
-
-body = json.loads(r'''{body.replace("'''", "''" + chr(92) + "u0027")}''')
-request = urllib.request.Request({json.dumps(origin + path)}, json.dumps(body).encode(), {{
+body = json.loads(r'''{body}''')
+request = urllib.request.Request("{address}", json.dumps(body).encode(), {
     "Authorization": "Bearer " + os.environ["GATEWAY_API_KEY"],
     "Content-Type": "application/json",
-}})
+})
 with urllib.request.urlopen(request) as response:
     for line in response:
-        print(line.decode(), end="")"""
-
-
-def _write_node(origin: str, path: str, body: str) -> str:
-    return f"""const response = await fetch({json.dumps(origin + path)}, {{
+        print(line.decode(), end="")""",
+    "Node": """const response = await fetch("{address}", {
   method: "POST",
-  headers: {{
-    Authorization: `Bearer ${{process.env.GATEWAY_API_KEY}}`,
+  headers: {
+    Authorization: "Bearer " + process.env.GATEWAY_API_KEY,
     "Content-Type": "application/json",
-  }},
+  },
   body: JSON.stringify({body}),
-}});
-for await (const piece of response.body) process.stdout.write(piece);"""
+});
+if (!response.ok) throw new Error(await response.text());
+for await (const piece of response.body) process.stdout.write(piece);""",
+}
+
+
+def write_calls(address: str, body: dict[str, Any]) -> dict[str, str]:
+    """Returns the name of a language → the code that sends a request.
+
+    Args:
+        address: of the endpoint.
+        body: of the request.
+    """
+    text = json.dumps(body, ensure_ascii=False, indent=2).replace("'", "\\u0027")
+    return {name: code.replace(ADDRESS, address).replace(BODY, text) for name, code in TEMPLATES.items()}

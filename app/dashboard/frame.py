@@ -22,7 +22,9 @@ from app.web import Response
 # The pages of who is signed in, and those with which one signs in.
 pages = Blueprint("dashboard", __name__)
 open_pages = Blueprint("dashboard_sign_in", __name__)
-BLUEPRINTS = (pages, open_pages)
+# What the pages' script asks for. Its errors are JSON, as those of the API.
+calls = Blueprint("dashboard_calls", __name__)
+BLUEPRINTS = (pages, open_pages, calls)
 
 COOKIE = "gateway_session"
 SIGN_IN = "dashboard/sign-in"
@@ -62,6 +64,18 @@ def _guard() -> Response | None:
         return _send_to_sign_in()
     g.key = key
     return None
+
+
+@calls.before_request
+def _guard_call() -> None:
+    """Sets `g.key` as `_guard` does.
+
+    Raises:
+        AuthenticationFailed: nobody is signed in.
+        PermissionDenied: another web site caused the request.
+    """
+    if _guard() is not None:
+        raise AuthenticationFailed("You are not signed in any more. Reload the page and sign in.", code="signed_out")
 
 
 def _send_to_sign_in() -> Response:
@@ -154,5 +168,5 @@ def _show_error(error: Exception) -> Response:
     )
 
 
-for _blueprint in BLUEPRINTS:
+for _blueprint in (pages, open_pages):
     _blueprint.register_error_handler(Exception, _show_error)

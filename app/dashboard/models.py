@@ -111,7 +111,7 @@ def show_model() -> Response:
         row=price_model(found[0]),
         others=found[1:],
         use=select_use().get(found[0].id),
-        calls=write_calls(get_origin(), "/v1/chat/completions", EXAMPLE | {"model": found[0].id}),
+        calls=write_calls(get_origin() + "/v1/chat/completions", EXAMPLE | {"model": found[0].id}),
     )
 
 

@@ -25,4 +25,5 @@ NAVIGATION = (
     Navigation("dashboard/", "Overview", "o"),
     Navigation("dashboard/activity", "Activity", "a"),
     Navigation("dashboard/models", "Models", "m"),
+    Navigation("dashboard/playground", "Playground", "p"),
 )

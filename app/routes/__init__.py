@@ -23,7 +23,7 @@ from app.routes import (
     stats,
     token_count,
 )
-from app.routes.inference import read_body
+from app.routes.inference import make_view, read_body
 from app.web import Access
 
 BLUEPRINTS: list[tuple[Blueprint, Access]] = [
@@ -42,4 +42,4 @@ BLUEPRINTS: list[tuple[Blueprint, Access]] = [
     (metrics.bp, "operator"),  # GET /metrics
 ]
 
-__all__ = ["BLUEPRINTS", "read_body"]
+__all__ = ["BLUEPRINTS", "make_view", "read_body"]

@@ -14,7 +14,7 @@ from tests.dashboard.conftest import HOSTILE, MODEL, Pages
 OpenPage = Callable[..., Any]
 
 # Every page, below the dashboard; {id} is the id of a request.
-PATHS = ("", "activity", "requests/{id}", "models", f"models/one?id={MODEL}")
+PATHS = ("", "activity", "requests/{id}", "models", f"models/one?id={MODEL}", "playground")
 
 
 def text_of(page: Any, selector: str) -> str:
