@@ -24,6 +24,7 @@ from app.routes import (
     token_count,
     workers,
 )
+from app.routes.inference import read_body
 from app.web import Access
 
 BLUEPRINTS: list[tuple[Blueprint, Access]] = [
@@ -43,4 +44,4 @@ BLUEPRINTS: list[tuple[Blueprint, Access]] = [
     (metrics.bp, "operator"),  # GET /metrics
 ]
 
-__all__ = ["BLUEPRINTS"]
+__all__ = ["BLUEPRINTS", "read_body"]

@@ -10,9 +10,9 @@ from flask import Blueprint
 
 from app.config import ALL_GATEWAYS, MAX_NAME_CHARACTERS
 from app.errors import BadRequest
-from app.services.inference import find_model
 from app.services.models import ListQuery, render_list, render_model
 from app.services.providers import PROVIDERS, Provider, get_configured_providers
+from app.services.routing import find_model
 from app.web import Response, conditional_response, one_of, read_query
 
 bp = Blueprint("catalog", __name__)

@@ -19,6 +19,7 @@ from app.services.limits import stop_limits
 from app.services.models import refresh_if_due
 from app.services.quality import start_quality
 from app.services.reports import start_retention
+from app.services.sessions import start_sessions
 from app.services.webhook import start_webhook, stop_webhook
 from app.shutdown import start_drain
 
@@ -43,6 +44,7 @@ def start_worker(worker: Any) -> None:
     start_retention()
     start_quality()
     start_gauges()
+    start_sessions()
     start_webhook()
     _drain_on_term(worker)
     _keep_freed_memory()

@@ -22,9 +22,9 @@ from app.services.endpoints import ENDPOINTS
 from app.services.endpoints.chat_assembly import ChatCollector
 from app.services.inference.adaptation import adapt
 from app.services.inference.json_body import MAX_ELEMENTS, parse_body
-from app.services.inference.routing import Target
 from app.services.inference.validation import validate_body
 from app.services.providers import PROVIDERS
+from app.services.routing import Target
 from app.services.streaming import EventReader
 from app.services.streaming.sse import MAX_EVENT_ELEMENTS
 from app.upstream import Response

@@ -3,7 +3,7 @@
 pipeline.py         the steps, in order             exchange.py     the state of one request
 refusals.py         limit on refused requests       admission.py    limit on concurrent requests
 json_body.py        strict JSON                     validation.py   the body against its type
-routing.py          the model → targets             error_text.py   an error's text, for the record
+error_text.py       an error's text, for the record
 adaptation.py       the body for one target; omission.py and fitting.py fit it to the provider and the model
 token_count.py      an estimate of a request's tokens, without a provider
 dispatch.py         attempts and retries            reception.py    a whole response, or a stream?
@@ -25,11 +25,10 @@ from app.services.inference.open_breakers import (
 )
 from app.services.inference.pipeline import GatewayResponse, Pipeline
 from app.services.inference.refusals import write_refusals
-from app.services.inference.routing import find_model
 from app.services.inference.token_count import count_message_tokens
 
 __all__ = [
     "THRESHOLDS", "Exchange", "GatewayResponse", "OpenBreaker", "Pipeline", "count_message_tokens",
-    "count_refused_models", "find_model", "get_live_requests", "get_open_breaker", "get_open_breakers",
+    "count_refused_models", "get_live_requests", "get_open_breaker", "get_open_breakers",
     "get_open_model_breakers", "write_refusals",
 ]  # fmt: skip

@@ -15,9 +15,9 @@ from app.services.endpoints import Endpoint, InferenceBody, Translated, make_par
 from app.services.inference.fitting import fit_to_model
 from app.services.inference.omission import Omissions, fit_to_schema, without, without_nulls
 from app.services.inference.output_limit import limit_output
-from app.services.inference.routing import Target
 from app.services.pricing import Price
 from app.services.providers import EndpointSupport, get_client
+from app.services.routing import Target
 
 # Ids of sessions are UUIDs or digests. A provider may refuse a long header, and the request is worth more than a hint.
 _MAX_SENT_HEADER_CHARACTERS = 256

@@ -10,9 +10,9 @@ from typing import NamedTuple
 from app.errors import BadRequest, PermissionDenied
 from app.services.endpoints import Endpoint
 from app.services.inference.adaptation import UpstreamRequest
-from app.services.inference.routing import Target
 from app.services.limits import Ceiling, Policy
 from app.services.pricing import Price, get_price
+from app.services.routing import Target
 
 # Costs are whole numbers of 10^-12 USD, as all list prices are. Neither is rounded before the product.
 _DIGITS = 12

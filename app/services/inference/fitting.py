@@ -13,8 +13,8 @@ from app.errors import BadRequest
 from app.services.endpoints import Endpoint
 from app.services.inference.omission import Omissions
 from app.services.inference.output_limit import OUTPUT_FIELDS
-from app.services.inference.routing import Target
 from app.services.models import Model, peek_model_list
+from app.services.routing import Target
 
 # Families of open models that always think; they refuse to be asked not to.
 _ALWAYS_THINKING = ("gpt-oss", "minimax-m2")

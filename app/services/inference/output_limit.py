@@ -6,8 +6,8 @@ from typing import Any
 
 from app.errors import BadRequest
 from app.services.endpoints import Endpoint
-from app.services.inference.routing import Target
 from app.services.models import peek_model_list
+from app.services.routing import Target
 
 # The fields of which the greater one counts, as in `Endpoint.get_output_bound`.
 OUTPUT_FIELDS = ("max_tokens", "max_completion_tokens")

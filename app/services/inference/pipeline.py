@@ -35,11 +35,11 @@ from app.services.inference.limited import LimitedRequest
 from app.services.inference.metering import finish_stream, finish_with_error, record_stream
 from app.services.inference.reception import encode_whole, read_whole, receive_unless_stream
 from app.services.inference.refusals import Refusals
-from app.services.inference.routing import Routes, Target
 from app.services.inference.validation import validate_body
 from app.services.keys import KeySnapshot
 from app.services.limits import Limits, Policy
 from app.services.providers import PROVIDERS
+from app.services.routing import Routes, Target
 from app.services.streaming import EventReader, Relay
 from app.upstream import Response, make_unreadable_error
 

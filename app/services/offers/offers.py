@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from app.services.inference import find_model, get_open_breaker
+from app.services.inference import get_open_breaker
 from app.services.models import (
     Architecture,
     Model,
@@ -25,6 +25,7 @@ from app.services.models import (
 )
 from app.services.providers import Provider
 from app.services.quality import Latencies, get_quality
+from app.services.routing import find_model
 
 
 class BreakerState(msgspec.Struct, frozen=True):

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from app.errors import BadRequest
 from app.services.endpoints import CHAT, InferenceBody
 from app.services.inference.adaptation import UpstreamRequest, adapt
-from app.services.inference.routing import Target
 from app.services.providers import PROVIDERS, Provider
+from app.services.routing import Target
 from tests.support.soak import examples
 
 FIREWORKS = PROVIDERS["fireworks"]

@@ -18,12 +18,12 @@ from app.runtime import get_component
 from app.services.endpoints import ENDPOINTS, InferenceBody
 from app.services.inference.adaptation import UpstreamRequest, adapt
 from app.services.inference.ceiling import make_ceiling
-from app.services.inference.routing import Target
 from app.services.inference.validation import validate_body
 from app.services.limits import Budget, Ceiling, Policy, Subject
 from app.services.models import cache, get_model_list
 from app.services.pricing import Price, Prices, compute_cost
 from app.services.providers import PROVIDERS
+from app.services.routing import Target
 from tests.support.catalogs import FIREWORKS_LIST, PRICES_PATH, catalogs_of, list_answer, provider_environment, root_of
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.soak import examples

@@ -18,8 +18,8 @@ from app.services.inference.adaptation import UpstreamRequest
 from app.services.inference.circuit_breaker import CircuitBreakers
 from app.services.inference.dispatch import FIRST_PAUSE_S, LONGEST_PAUSE_S, Dispatcher
 from app.services.inference.exchange import Exchange
-from app.services.inference.routing import Target
 from app.services.providers import PROVIDERS, get_client
+from app.services.routing import Target
 from app.services.streaming import ClientConnection
 from app.upstream import Response
 from tests.services.inference.chat_core import settings_for

@@ -27,7 +27,7 @@ from app.services.models import cache
 from app.services.providers.fireworks import PROVIDER as FIREWORKS
 from app.runtime import get_component
 from app.services.endpoints import CHAT
-from app.services.inference.routing import Routes
+from app.services.routing import Routes
 
 cache.REFRESH_SPREAD_S = 0.0
 def look(number):

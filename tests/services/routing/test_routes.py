@@ -11,11 +11,10 @@ from app.errors import BadRequest, ConfigurationMissing, NotFound, Unavailable
 from app.runtime import get_component, use_settings
 from app.services import models
 from app.services.endpoints import CHAT
-from app.services.inference import routing
-from app.services.inference.routing import Routes, Target
 from app.services.models import cache
 from app.services.models.catalog import get_catalog
 from app.services.providers.fireworks import PROVIDER as FIREWORKS
+from app.services.routing import Routes, Target, routes
 from tests.support.answers import json_answer
 from tests.support.catalogs import (
     BASE_PATHS,
@@ -248,7 +247,7 @@ def test_a_model_that_left_the_list_is_no_longer_resolved(fireworks: ScriptedUps
 
 
 def test_chat_requests_alone_refresh_the_list(fireworks: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(routing, "_REFRESH_CHECK_S", 0.0)
+    monkeypatch.setattr(routes, "_REFRESH_CHECK_S", 0.0)
     models.get_model_list(FIREWORKS)
     assert resolved("glm-5p3")[0] == "fireworks"
     models._fireworks_models_cache["timestamp"] -= 1801
@@ -262,7 +261,7 @@ def test_chat_requests_alone_refresh_the_list(fireworks: ScriptedUpstream, monke
 def test_the_number_of_remembered_names_is_bounded(
     fireworks: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(routing, "_MAX_REMEMBERED", 10)
+    monkeypatch.setattr(routes, "_MAX_REMEMBERED", 10)
 
     for number in range(100):
         resolve_model(f"accounts/acme-example/models/m-{number}")

@@ -1,27 +1,15 @@
-"""Finds the providers that serve a model, and its id there, in their current lists; it never guesses."""
+"""Finds the providers that serve a model, and its id there, in their current lists."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from heapq import nlargest
-from typing import NamedTuple
+from collections.abc import Sequence
 
-from app.errors import BadRequest, NotFound, PermissionDenied, Unavailable
+from app.errors import BadRequest, NotFound, Unavailable
 from app.runtime import Component, Runtime
 from app.services.endpoints import Endpoint
 from app.services.limits import Policy
-from app.services.models import (
-    ALIAS_PREFIX,
-    Catalogs,
-    Model,
-    ModelList,
-    fetch_for_unknown,
-    get_model_list,
-    get_model_lists,
-    peek_model_list,
-    refresh_if_due,
-)
+from app.services.models import Catalogs, get_model_list, peek_model_list, refresh_if_due
 from app.services.providers import (
     PROVIDERS,
     Provider,
@@ -30,6 +18,8 @@ from app.services.providers import (
     get_provider,
     is_configured,
 )
+from app.services.routing.names import Allows, find_model, make_not_allowed, without_alias
+from app.services.routing.target import Target
 
 # Callers choose the names, so the number of remembered names is bounded. The users of a gateway use dozens.
 _MAX_REMEMBERED = 4_096
@@ -37,30 +27,8 @@ _MAX_REMEMBERED = 4_096
 # How often the hot path checks whether the TTL of a list has passed.
 _REFRESH_CHECK_S = 1.0
 
-_MAX_NAMES_SHOWN = 5
-
-
 # (endpoint, requested model, requested provider, the patterns of which a model must match one each)
 _Asked = tuple[str, str, str | None, tuple[tuple[str, ...], ...]]
-
-# (provider's name, the model's id there) → whether the caller may use it
-Allows = Callable[[str, str], bool]
-
-
-class Target(NamedTuple):
-    """A provider that serves a model.
-
-    Attributes:
-        provider: the provider.
-        model: the model's id there, which is sent as `model`.
-        is_listed: whether the provider's list contains it. If not, the name comes from the caller and is not verified.
-        context_length: how many tokens its context has; None if that is not known.
-    """
-
-    provider: Provider
-    model: str
-    is_listed: bool = False
-    context_length: int | None = None
 
 
 class Routes(Component):
@@ -120,7 +88,7 @@ class Routes(Component):
 
 
 def _find_target(endpoint: Endpoint, model: str, provider_name: str | None, allows: Allows | None) -> Target:
-    model = _without_alias(model)
+    model = without_alias(model)
     if provider_name is not None:
         chosen: Provider | None = get_provider(provider_name)
     else:
@@ -152,18 +120,8 @@ def _find_listed(
 def _check(target: Target, allows: Allows | None) -> Target:
     """Returns the target; raises PermissionDenied if the caller may not use it."""
     if allows is not None and not allows(target.provider.name, target.model):
-        raise _make_not_allowed(f"{target.provider.name}/{target.model}")
+        raise make_not_allowed(f"{target.provider.name}/{target.model}")
     return target
-
-
-def _without_alias(name: str) -> str:
-    """Returns a name without the prefix of aliases, unless a list has a model whose own name begins with it."""
-    if not name.startswith(ALIAS_PREFIX):
-        return name
-    lists = [
-        models for provider in PROVIDERS.values() if is_configured(provider) and (models := peek_model_list(provider))
-    ]
-    return name if any(models.find(name) for models in lists) else name.removeprefix(ALIAS_PREFIX)
 
 
 def _make_not_served(endpoint: Endpoint, subject: str, param: str) -> BadRequest:
@@ -206,87 +164,3 @@ def _find_ids(provider: Provider, name: str) -> list[str]:
     """Returns the ids that a name can mean in the provider's list; none if the list is not loaded. Never waits."""
     models = peek_model_list(provider)
     return [model.id for model in models.find(name)] if models is not None else []
-
-
-ModelLists = Sequence[tuple[Provider, ModelList]]
-Found = list[tuple[Provider, Model]]
-
-
-def find_model(
-    name: str, providers: Sequence[Provider], *, fetch_again: bool = True, allows: Allows | None = None
-) -> tuple[Provider, Model]:
-    """Returns the only model that `name` can mean in these providers' lists, with its provider.
-
-    Args:
-        name: what a caller wrote.
-        providers: those whose lists are searched.
-        fetch_again: whether lists without the name may be fetched once more, because it may belong to a new model.
-        allows: which of the models the caller may use; None for all.
-
-    Raises:
-        BadRequest: the name matches several models; the message lists them.
-        NotFound: it matches none; the message names the most similar ones.
-        PermissionDenied: it matches only models that the caller may not use.
-        Unavailable: it matches none, and a list is missing.
-    """
-    name = _without_alias(name)
-    lists, missing = get_model_lists(providers)
-    found = _find(name, lists)
-    if not found and fetch_again and fetch_for_unknown(providers):
-        lists, missing = get_model_lists(providers)
-        found = _find(name, lists)
-    if found and allows is not None:
-        found = [(provider, model) for provider, model in found if allows(provider.name, model.id)]
-        if not found:
-            raise _make_not_allowed(name)
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise _make_ambiguous(name, found)
-    if missing is not None:
-        raise missing
-    raise _make_not_found(name, lists)
-
-
-def _find(name: str, lists: ModelLists) -> Found:
-    exact = [(provider, model) for provider, models in lists if (model := models.get(name)) is not None]
-    named = exact or [(provider, model) for provider, models in lists for model in models.find(name)]
-    if named:
-        return named
-    # `deepinfra/Org/Name` names the provider whose list has `Org/Name`.
-    prefix, _, rest = name.partition("/")
-    if prefix.lower() not in PROVIDERS:
-        return []
-    return [(owner, model) for owner, models in lists if owner.name == prefix.lower() for model in models.find(rest)]
-
-
-def _make_ambiguous(name: str, found: Found) -> BadRequest:
-    shown = "; ".join(f"{provider.name}: {model.id}" for provider, model in found[: 2 * _MAX_NAMES_SHOWN])
-    return BadRequest(
-        f'{name!r} matches several models: {shown}. Send one of these ids and its provider, as in "provider": '
-        f'"{found[0][0].name}".',
-        param="model",
-        code="ambiguous_model",
-    )
-
-
-def _make_not_allowed(name: str) -> PermissionDenied:
-    return PermissionDenied(
-        f"This key may not use the model {name[:200]!r}. GET /v1/models lists those that it may use; the operator can "
-        "allow others.",
-        param="model",
-        code="model_not_allowed",
-        should_retry=False,
-    )
-
-
-def _make_not_found(name: str, lists: ModelLists) -> NotFound:
-    scored = [near for _, models in lists for near in models.get_nearest(name, _MAX_NAMES_SHOWN)]
-    nearest = list(dict.fromkeys(model_id for _, model_id in nlargest(_MAX_NAMES_SHOWN, scored)))
-    where = ", ".join(provider.title for provider, _ in lists)
-    hint = f" The nearest names are: {', '.join(nearest)}." if nearest else ""
-    return NotFound(
-        f"Model {name!r} is not served by {where}.{hint} GET /api/catalog/models lists all models.",
-        param="model",
-        code="model_not_found",
-    )

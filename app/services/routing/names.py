@@ -1,0 +1,116 @@
+"""Finds the models that a name can mean, in the current lists of the providers; it never guesses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from heapq import nlargest
+
+from app.errors import BadRequest, NotFound, PermissionDenied
+from app.services.models import (
+    ALIAS_PREFIX,
+    Model,
+    ModelList,
+    fetch_for_unknown,
+    get_model_lists,
+    peek_model_list,
+)
+from app.services.providers import PROVIDERS, Provider, is_configured
+
+_MAX_NAMES_SHOWN = 5
+
+# (provider's name, the model's id there) → whether the caller may use it
+Allows = Callable[[str, str], bool]
+
+ModelLists = Sequence[tuple[Provider, ModelList]]
+Found = list[tuple[Provider, Model]]
+
+
+def find_model(
+    name: str, providers: Sequence[Provider], *, fetch_again: bool = True, allows: Allows | None = None
+) -> tuple[Provider, Model]:
+    """Returns the only model that `name` can mean in these providers' lists, with its provider.
+
+    Args:
+        name: what a caller wrote.
+        providers: those whose lists are searched.
+        fetch_again: whether lists without the name may be fetched once more, because it may belong to a new model.
+        allows: which of the models the caller may use; None for all.
+
+    Raises:
+        BadRequest: the name matches several models; the message lists them.
+        NotFound: it matches none; the message names the most similar ones.
+        PermissionDenied: it matches only models that the caller may not use.
+        Unavailable: it matches none, and a list is missing.
+    """
+    name = without_alias(name)
+    lists, missing = get_model_lists(providers)
+    found = _find(name, lists)
+    if not found and fetch_again and fetch_for_unknown(providers):
+        lists, missing = get_model_lists(providers)
+        found = _find(name, lists)
+    if found and allows is not None:
+        found = [(provider, model) for provider, model in found if allows(provider.name, model.id)]
+        if not found:
+            raise make_not_allowed(name)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise _make_ambiguous(name, found)
+    if missing is not None:
+        raise missing
+    raise _make_not_found(name, lists)
+
+
+def _find(name: str, lists: ModelLists) -> Found:
+    exact = [(provider, model) for provider, models in lists if (model := models.get(name)) is not None]
+    named = exact or [(provider, model) for provider, models in lists for model in models.find(name)]
+    if named:
+        return named
+    # `deepinfra/Org/Name` names the provider whose list has `Org/Name`.
+    prefix, _, rest = name.partition("/")
+    if prefix.lower() not in PROVIDERS:
+        return []
+    return [(owner, model) for owner, models in lists if owner.name == prefix.lower() for model in models.find(rest)]
+
+
+def _make_ambiguous(name: str, found: Found) -> BadRequest:
+    shown = "; ".join(f"{provider.name}: {model.id}" for provider, model in found[: 2 * _MAX_NAMES_SHOWN])
+    return BadRequest(
+        f'{name!r} matches several models: {shown}. Send one of these ids and its provider, as in "provider": '
+        f'"{found[0][0].name}".',
+        param="model",
+        code="ambiguous_model",
+    )
+
+
+def make_not_allowed(name: str) -> PermissionDenied:
+    """Returns the error for a model that the caller's key may not use."""
+    return PermissionDenied(
+        f"This key may not use the model {name[:200]!r}. GET /v1/models lists those that it may use; the operator can "
+        "allow others.",
+        param="model",
+        code="model_not_allowed",
+        should_retry=False,
+    )
+
+
+def _make_not_found(name: str, lists: ModelLists) -> NotFound:
+    scored = [near for _, models in lists for near in models.get_nearest(name, _MAX_NAMES_SHOWN)]
+    nearest = list(dict.fromkeys(model_id for _, model_id in nlargest(_MAX_NAMES_SHOWN, scored)))
+    where = ", ".join(provider.title for provider, _ in lists)
+    hint = f" The nearest names are: {', '.join(nearest)}." if nearest else ""
+    return NotFound(
+        f"Model {name!r} is not served by {where}.{hint} GET /api/catalog/models lists all models.",
+        param="model",
+        code="model_not_found",
+    )
+
+
+def without_alias(name: str) -> str:
+    """Returns a name without the prefix of aliases, unless a list has a model whose own name begins with it."""
+    if not name.startswith(ALIAS_PREFIX):
+        return name
+    lists = [
+        models for provider in PROVIDERS.values() if is_configured(provider) and (models := peek_model_list(provider))
+    ]
+    return name if any(models.find(name) for models in lists) else name.removeprefix(ALIAS_PREFIX)
