@@ -2,7 +2,7 @@
 
 checks.py     the list of checks for the start and for `/ready`
 readiness.py  whether this process should get requests
-gauges.py     the state of this worker as metrics
+gauges.py     the state of this worker as metrics; book_gauges.py  whether the records balance
 workers.py    the state of this worker for the registry, and the report on all workers
 """
 
