@@ -21,4 +21,9 @@ class Navigation(NamedTuple):
     is_operators: bool = False
 
 
-NAVIGATION = (Navigation("dashboard/", "Overview", "o"),)
+NAVIGATION = (
+    Navigation("dashboard/", "Overview", "o"),
+    Navigation("dashboard/health", "Health", "h"),
+    Navigation("dashboard/integrity", "Integrity", "i", is_operators=True),
+    Navigation("dashboard/settings", "Settings", "s", is_operators=True),
+)
