@@ -3,10 +3,11 @@
 frame.py        the blueprints; who is signed in; errors as pages; refusal of requests that other sites cause
 sign_in.py      signing in and out
 overview.py     what happened lately
+keys.py         keys; groups.py  groups, limits of the gateway, budgets; limit_forms.py  the fields of limits
 health.py, integrity.py, settings.py   the state of the gateway, for operators
 """
 
-from app.dashboard import health, integrity, overview, settings, sign_in
+from app.dashboard import groups, health, integrity, keys, overview, settings, sign_in
 from app.dashboard.frame import BLUEPRINTS
 
-__all__ = ["BLUEPRINTS", "health", "integrity", "overview", "settings", "sign_in"]
+__all__ = ["BLUEPRINTS", "groups", "health", "integrity", "keys", "overview", "settings", "sign_in"]

@@ -97,7 +97,16 @@ def read_form() -> dict[str, str]:
 
 def show(template: str, current: str, **values: Any) -> Response:
     """Returns a page for who is signed in; `current` is its path in the navigation."""
-    return render_page(template, viewer=g.key, current=current, **values)
+    return render_page(template, viewer=g.key, current=current, origin=get_origin(), **values)
+
+
+def get_origin() -> str:
+    """Returns the address of the gateway as the browser of this request has it, for commands to copy.
+
+    A prefix that a proxy strips is not known; the page's script adds it.
+    """
+    scheme, host = request.environ["wsgi.url_scheme"], request.headers.get("Host", "localhost")
+    return f"{scheme}://{host}{request.environ.get('SCRIPT_NAME', '')}"
 
 
 @pages.get("/dashboard")

@@ -30,7 +30,7 @@ _LOSSES = ("unrecorded", "rejected")
 
 
 class _Term(NamedTuple):
-    """One term of the sum: its name, its number, what it is, whether it is an outcome of records, and whether a loss."""
+    """One term of the sum; an outcome leads to its records, and a loss is bad news."""
 
     name: str
     number: int

@@ -23,6 +23,7 @@ class Navigation(NamedTuple):
 
 NAVIGATION = (
     Navigation("dashboard/", "Overview", "o"),
+    Navigation("dashboard/keys", "Keys", "k"),
     Navigation("dashboard/health", "Health", "h"),
     Navigation("dashboard/integrity", "Integrity", "i", is_operators=True),
     Navigation("dashboard/settings", "Settings", "s", is_operators=True),
