@@ -114,7 +114,7 @@ def test_every_alert_says_what_is_wrong_and_where_to_look(app: Flask) -> None:
         named = re.findall(r"`([^`]+)`", notes["runbook"])
         assert named, rule["alert"]
         for one in named:
-            path = re.search(r"/(?:api|ready|health)[^\s?]*", one)
+            path = re.search(r"/(?:dashboard|api|ready|health)[^\s?]*", one)
             assert path is None or path[0] in routes, one
             assert not one.startswith("flask ") or " ".join(one.split()[1:3]) in commands, one
         settings = set(re.findall(r"\b[A-Z]{3,}_[A-Z_]+\b", notes["runbook"] + notes["summary"]))

@@ -7,7 +7,12 @@ keys.py         keys; groups.py  groups, limits of the gateway, budgets; limit_f
 health.py, integrity.py, settings.py   the state of the gateway, for operators
 """
 
-from app.dashboard import groups, health, integrity, keys, overview, settings, sign_in
+from app.dashboard import activity, groups, health, integrity, keys, models, overview, requests, settings, sign_in
 from app.dashboard.frame import BLUEPRINTS
 
-__all__ = ["BLUEPRINTS", "groups", "health", "integrity", "keys", "overview", "settings", "sign_in"]
+# fmt: off
+__all__ = [
+    "BLUEPRINTS", "activity", "groups", "health", "integrity", "keys", "models", "overview", "requests", "settings",
+    "sign_in",
+]
+# fmt: on

@@ -23,6 +23,8 @@ class Navigation(NamedTuple):
 
 NAVIGATION = (
     Navigation("dashboard/", "Overview", "o"),
+    Navigation("dashboard/activity", "Activity", "a"),
+    Navigation("dashboard/models", "Models", "m"),
     Navigation("dashboard/keys", "Keys", "k"),
     Navigation("dashboard/health", "Health", "h"),
     Navigation("dashboard/integrity", "Integrity", "i", is_operators=True),

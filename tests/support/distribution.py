@@ -61,6 +61,8 @@ _TOGETHER = (
         "test_operation_keys",
     ),
     ("services/journal/test_shipper", "services/journal/test_disk"),
+    # The pages, which share a gateway and a browser.
+    ("dashboard/",),
     ("db/test_activity.py", "db/test_engine"),
 )
 
@@ -68,6 +70,7 @@ _TOGETHER = (
 # begin first, so that no process is left with a long one while the others have nothing to do.
 _LONGEST = (
     "routes/test_messages_client",
+    "dashboard/",
     "routes/test_chat_odd_answers",
     "test_operation_outage",
     "faults/test_document",
