@@ -336,7 +336,7 @@ def test_every_route_asks_for_a_key_or_is_known_to_be_open() -> None:
     assert {blueprint.name for blueprint, access in BLUEPRINTS if access == "operator"} == {"metrics"}
     assert {blueprint.name for blueprint, access in BLUEPRINTS if access == "public_stats"} == {"offers", "stats"}
     of_operators = {blueprint.name for blueprint, access in BLUEPRINTS if access == "operators_key"}
-    assert of_operators == {"keys", "groups", "budgets"}
+    assert of_operators == {"keys", "groups", "budgets", "workers"}
 
 
 def test_the_project_holds_no_key_and_no_machine_path() -> None:
@@ -346,7 +346,9 @@ def test_the_project_holds_no_key_and_no_machine_path() -> None:
 
 
 def test_every_metric_is_documented_and_every_documented_one_exists() -> None:
-    source = (ROOT / "app/metrics.py").read_text() + (ROOT / "app/services/health/gauges.py").read_text()
+    source = (ROOT / "app/metrics.py").read_text() + "".join(
+        path.read_text() for path in (ROOT / "app/services/health").glob("*gauges.py")
+    )
     defined = set(re.findall(r'"(gateway_\w+)"', source))
     documented = set(re.findall(r"^\| `(gateway_\w+)`", (ROOT / "docs/metrics.md").read_text(), re.MULTILINE))
     assert defined == documented

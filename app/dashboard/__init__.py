@@ -6,9 +6,28 @@ overview.py     what happened lately; window.py and charts.py are shared with ac
 requests.py     one request
 models.py       what the providers serve
 playground.py   sends requests and shows them as code (calls.py)
+keys.py         keys; groups.py  groups, limits of the gateway, budgets; limit_forms.py  the fields of limits
+health.py, integrity.py, settings.py   the state of the gateway, for operators
 """
 
-from app.dashboard import activity, models, overview, playground, requests, sign_in
+from app.dashboard import (
+    activity,
+    groups,
+    health,
+    integrity,
+    keys,
+    models,
+    overview,
+    playground,
+    requests,
+    settings,
+    sign_in,
+)
 from app.dashboard.frame import BLUEPRINTS
 
-__all__ = ["BLUEPRINTS", "activity", "models", "overview", "playground", "requests", "sign_in"]
+# fmt: off
+__all__ = [
+    "BLUEPRINTS", "activity", "groups", "health", "integrity", "keys", "models", "overview", "playground", "requests",
+    "settings", "sign_in",
+]
+# fmt: on

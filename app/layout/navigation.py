@@ -26,4 +26,8 @@ NAVIGATION = (
     Navigation("dashboard/activity", "Activity", "a"),
     Navigation("dashboard/models", "Models", "m"),
     Navigation("dashboard/playground", "Playground", "p"),
+    Navigation("dashboard/keys", "Keys", "k"),
+    Navigation("dashboard/health", "Health", "h"),
+    Navigation("dashboard/integrity", "Integrity", "i", is_operators=True),
+    Navigation("dashboard/settings", "Settings", "s", is_operators=True),
 )

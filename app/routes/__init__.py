@@ -22,6 +22,7 @@ from app.routes import (
     own_key,
     stats,
     token_count,
+    workers,
 )
 from app.routes.inference import make_view, read_body
 from app.web import Access
@@ -38,6 +39,7 @@ BLUEPRINTS: list[tuple[Blueprint, Access]] = [
     (keys.bp, "operators_key"),  # /api/keys, /api/keys/<id>, POST /api/keys/<id>/rotate
     (groups.bp, "operators_key"),  # /api/groups, /api/groups/<group>, /api/limits
     (budgets.bp, "operators_key"),  # /api/budgets, /api/budgets/<id>, POST /api/budgets/<id>/raise, GET /api/audit
+    (workers.bp, "operators_key"),  # GET /api/workers
     (health.bp, "open"),  # GET /health, /ready, /, /api/hello
     (metrics.bp, "operator"),  # GET /metrics
 ]
