@@ -82,7 +82,7 @@ def test_a_request_is_found_by_any_id_and_says_what_went_wrong(dashboard: Pages,
         page.keyboard.press("Enter")
         page.wait_for_url("**/requests/**")
         assert cut["error_message"] in text_of(page, ".notice.bad") and cut["request_id"] in text_of(page, "main")
-    assert f"status {cut['status']}" in text_of(page, "main") and "first token" in text_of(page, "main")
+    assert f"status {cut['status']}" in text_of(page, ".spans") and "first token" in text_of(page, ".spans")
 
 
 def test_a_holder_sees_nothing_of_others(dashboard: Pages, open_page: OpenPage) -> None:
