@@ -147,7 +147,7 @@ def test_a_key_without_budget_left_still_sees_its_pages(dashboard: Pages, open_p
 
 def test_a_request_is_found_by_any_id_and_says_what_went_wrong(dashboard: Pages, open_page: OpenPage) -> None:
     page = open_page()
-    cut = dashboard.ask("/api/activity?outcome=upstream_cut,upstream_error")["data"][0]
+    cut = dashboard.ask("/api/activity?outcome=upstream_cut,upstream_error", dashboard.alice)["data"][0]
     for id in (cut["request_id"], cut["upstream_request_id"]):
         page.goto(f"{dashboard.url}/activity")
         page.fill("[name=request]", id)
