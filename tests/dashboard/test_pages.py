@@ -14,7 +14,21 @@ from tests.dashboard.conftest import HOSTILE, MODEL, Pages
 OpenPage = Callable[..., Any]
 
 # Every page, below the dashboard; {id} is the id of a request.
-PATHS = ("", "activity", "requests/{id}", "models", f"models/one?id={MODEL}")
+PATHS = (
+    "",
+    "activity",
+    "requests/{id}",
+    "models",
+    f"models/one?id={MODEL}",
+    "keys",
+    "keys/new",
+    "groups",
+    "groups/new",
+    "limits",
+    "health",
+    "integrity",
+    "settings",
+)
 
 
 def text_of(page: Any, selector: str) -> str:
