@@ -79,6 +79,9 @@ def test_a_key_is_made_limited_replaced_and_revoked(dashboard: Pages, open_page:
     page.reload()
     assert "1 request charged" in text_of(page, ".budgets") and "20 %" in text_of(page, ".budgets")
     assert shown["requests_per_minute"] == 1000 and shown["last_used_at"] is not None
+    with dashboard.sign_in(secret) as session:
+        own = session.get(f"{dashboard.url}/keys", timeout=30).text
+        assert "5 requests a month" in own and "4 requests left" in own and "Raise" not in own
     page.fill("[name=requests_per_minute]", "7")
     page.fill("[name=concurrent]", "many")
     page.click("text=Save")
