@@ -223,3 +223,33 @@ def test_settings_show_where_they_come_from_and_no_secret(dashboard: Pages, open
     assert rows["TRUSTED_PROXIES"] == ["127.0.0.1/32", "environment"] and rows["BUDGET_STATUS"] == ["402", "default"]
     content = page.content()
     assert dashboard.gateway.key not in content and "fw_" not in content.replace("begin with fw_", "")
+
+
+def test_routing_shows_who_serves_a_model_and_an_alias(dashboard: Pages, open_page: OpenPage) -> None:
+    headers = {"Authorization": f"Bearer {dashboard.gateway.key}"}
+    body = {"name": "house", "targets": ["fireworks/kimi-k3", f"{MODEL}"], "overrides": {"temperature": 0.5}}
+    made = requests.post(f"{dashboard.gateway.url}/api/aliases", headers=headers, json=body, timeout=30)
+    assert made.status_code == 201, made.text
+    page = open_page()
+
+    def rows_of(selector: str) -> list[str]:
+        return [" ".join(row.split()) for row in page.locator(f"{selector} tbody tr").all_inner_texts()]
+
+    def has_alias() -> bool:
+        page.goto(f"{dashboard.url}/routing?model={MODEL}")
+        return len(rows_of("#aliases")) == 2
+
+    wait_until(has_alias, what="the alias in the worker that answers")
+    offers = dashboard.ask(f"/api/catalog/model/{MODEL}/endpoints")["data"]["endpoints"]
+    assert len(rows_of("#found")) == len(offers)
+    price = float(offers[0]["pricing"]["prompt"]) * 1_000_000
+    assert f"{price:g}" in rows_of("#found")[0]
+    kimi, deepseek = rows_of("#aliases")
+    assert kimi.startswith("fireworks kimi-k3") and deepseek.startswith("fireworks deepseek-v3p1")
+    assert "sets temperature" in text_of(page, "#aliases") and "in this order" in text_of(page, "#aliases")
+    page.goto(f"{dashboard.url}/routing?model=nobody/has-this")
+    assert "is not served by" in text_of(page, "main")
+    page.goto(f"{dashboard.url}/routing?model=house")
+    assert len(rows_of("#found")) == 2
+    removed = requests.delete(f"{dashboard.gateway.url}/api/aliases/house", headers=headers, timeout=30)
+    assert removed.status_code in (200, 204)

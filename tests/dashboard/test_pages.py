@@ -37,6 +37,8 @@ PATHS = (
     "groups",
     "groups/new",
     "limits",
+    "routing",
+    f"routing?model={MODEL}",
     "health",
     "integrity",
     "settings",
