@@ -6,7 +6,7 @@ import http.client
 import statistics
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 from urllib.parse import urlencode
@@ -69,7 +69,6 @@ def measure_pages(stage: Stage, results: Results) -> None:
     case = f"pages, {_get_rows(stage):,} records"
     for name, path in PAGES.items():
         results.add(case, name, _measure_page(stage, place, path.format(id=place.request_id)))
-    warm_up(stage, place.peer)
     load = stream_load(stage, STREAMS, EVENTS_PER_S)
     load = type(load)(**vars(load) | {"seconds": 10.0 if stage.options.quick else 30.0})
     case = f"{STREAMS} streams, {EVENTS_PER_S} events/s each, beside the dashboard"
@@ -105,7 +104,9 @@ def _get_place(stage: Stage) -> _Place:
     gateway = stage.start_gateway("pages", settings=settings)
     peer = Peer("gateway", gateway.port, {"Authorization": f"Bearer {key}"}, gateway.child)
     cookie = _sign_in(gateway.port)
-    newest = _ask(gateway.port, "/api/activity?limit=1", {"Authorization": f"Bearer {_OPERATOR}"})[1]
+    warm_up(stage, peer)  # Its requests have the ids by which pages find them; those of the history do not.
+    time.sleep(5.0)
+    newest = _ask(gateway.port, "/api/activity?limit=1", peer.headers)[1]
     request_id = newest.partition(b'"request_id":"')[2].partition(b'"')[0].decode()
     place = _Place(gateway, peer, cookie, request_id)
     for path in PAGES.values():  # Lists of models are fetched, and templates compiled.
@@ -152,7 +153,7 @@ def _view(place: _Place, path: str) -> bytes:
     return content
 
 
-def _ask(port: int, path: str, headers: dict[str, str]) -> tuple[int, bytes]:
+def _ask(port: int, path: str, headers: Mapping[str, str]) -> tuple[int, bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
         connection.request("GET", path, headers=headers)
