@@ -7,7 +7,8 @@ requests.py     one request
 models.py       what the providers serve
 routing.py      who serves a model or an alias, and how well
 playground.py   sends requests and shows them as code (calls.py)
-keys.py         keys; groups.py  groups, limits of the gateway, budgets; limit_forms.py  the fields of limits
+keys.py         keys; holders.py  who has them; groups.py  groups, limits of the gateway, budgets
+limit_forms.py  the fields of limits
 health.py, integrity.py, settings.py   the state of the gateway, for operators
 """
 
@@ -15,6 +16,7 @@ from app.dashboard import (
     activity,
     groups,
     health,
+    holders,
     integrity,
     keys,
     models,
@@ -29,7 +31,7 @@ from app.dashboard.frame import BLUEPRINTS
 
 # fmt: off
 __all__ = [
-    "BLUEPRINTS", "activity", "groups", "health", "integrity", "keys", "models", "overview", "playground", "requests",
-    "routing", "settings", "sign_in",
+    "BLUEPRINTS", "activity", "groups", "health", "holders", "integrity", "keys", "models", "overview", "playground",
+    "requests", "routing", "settings", "sign_in",
 ]
 # fmt: on

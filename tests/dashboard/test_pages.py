@@ -34,6 +34,7 @@ PATHS = (
     "playground",
     "keys",
     "keys/new",
+    "holders",
     "groups",
     "groups/new",
     "limits",
