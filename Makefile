@@ -9,16 +9,16 @@ TEST_LISTS := $(RUN_LISTS) requirements-test.txt
 CHECK_LISTS := $(TEST_LISTS) requirements-check.txt requirements-clients.txt
 INSTALLED := .venv/installed
 
-.PHONY: run test check soak bench agents lock lock-node clean
+.PHONY: run test check soak bench screenshots agents lock lock-node clean
 
 # Runs the gateway on http://localhost:8000 with its own PostgreSQL, in the foreground until Ctrl-C.
 run: $(INSTALLED)-run
 	@exec $(BIN)/python -m app.dev --die-with-parent
 
-# Four processes, because the tests wait more than they compute; the files with the longest tests come first
-# (tests/conftest.py). ARGS are passed to pytest: make test ARGS="-n 0 -k stream -x" uses one process.
+# Six processes for two cores, because the tests wait as long as they compute; what takes longest comes first
+# (tests/support/distribution.py). ARGS are passed to pytest: make test ARGS="-n 0 -k stream -x" uses one process.
 # Byte code is kept even where the environment says otherwise: each of hundreds of processes would compile its modules.
-PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 6 --dist loadfile --no-loadscope-reorder
 test: $(INSTALLED)-test
 	$(PYTEST) $(ARGS)
 
@@ -35,6 +35,11 @@ soak: $(INSTALLED)-test
 
 bench: $(INSTALLED)-run
 	$(BIN)/python -m benchmarks $(ARGS)
+
+# Pictures of all pages into var/screenshots, to be looked at, and those of the documents into docs/img. It needs
+# Chromium; ARGS name some of the pages.
+screenshots: $(INSTALLED)-check
+	$(BIN)/python -m tests.dashboard.screenshots $(ARGS)
 
 # Installs the command-line agents that tests/clients runs. They take 800 MB, so the tests do not fetch them themselves.
 agents:

@@ -117,7 +117,9 @@ def _check_for_reload(server: Any) -> None:
     try:
         server.app.load()
     except BaseException as error:
-        os.write(2, f"the code cannot be loaded ({type(error).__name__}: {error}). Correct it, or undo its update.".encode())
+        os.write(
+            2, f"the code cannot be loaded ({type(error).__name__}: {error}). Correct it, or undo its update.".encode()
+        )
         os._exit(1)
     os._exit(OTHER_ADDRESS if listens_elsewhere else 0)
 
@@ -132,9 +134,7 @@ def when_ready(server: Any) -> None:
         for file in server.metrics.directory.glob("*.db"):
             file.unlink(missing_ok=True)
     from_systemd = server.systemd if handover is None else handover.from_systemd
-    set_up_reload(
-        server, from_systemd=from_systemd, metrics=server.metrics.directory, metrics_lock=server.metrics.lock
-    )
+    set_up_reload(server, from_systemd=from_systemd, metrics=server.metrics.directory, metrics_lock=server.metrics.lock)
     if handover is not None:
         adopt_workers(server, handover)
     global starts

@@ -26,8 +26,8 @@ def db_group() -> None:
 def upgrade_command(revision: str) -> None:
     """Migrate up to REVISION, by default the newest. Concurrent runs are safe.
 
-    If later code has migrated the database further, there is nothing to do: a rollback to this code is possible, because
-    every migration works with the code before it.
+    If later code has migrated the database further, there is nothing to do: every migration works with the code before
+    it, so that a rollback is possible.
     """
     with plain_errors():
         if revision != "head" or select_schema_state_of(_database_url()).state != "ahead":

@@ -5,7 +5,8 @@ worker_class.py  the worker: one greenlet per connection
 request_reading.py  how requests are read: in turns, within a time, and not at all once refused
 response.py      the response, and how it is sent
 error_log.py     gunicorn's own log, without secrets
-preflight.py     the checks before the start
+preflight.py     the start is refused, or warned about, because of:
+boot_checks.py   the checks before the start
 open_files.py    the limit on open files
 reload.py        SIGHUP: the main process replaces itself, once new code and settings are checked
 worker_starts.py when the workers are ready, and those of before a reload may end

@@ -13,20 +13,21 @@ responses.py    JSON, ETag, gzip
 """
 
 from app.web.access import CHECKS, Access, require_key
-from app.web.application import Application, Response, make_headers
+from app.web.application import Application, Response
 from app.web.client_address import get_client_address, is_for_operator
 from app.web.content_coding import decode_body, raise_if_unsupported
 from app.web.error_shapes import use_errors_below
 from app.web.hooks import get_early_request_id, set_up_http, use_request_id
 from app.web.json_body import MAX_BYTES as MAX_JSON_BYTES
 from app.web.json_body import decode_json
-from app.web.query import one_of, read_query
+from app.web.query import matching, one_of, read_query
 from app.web.responses import conditional_response, json_response
 
 # fmt: off
 __all__ = [
     "CHECKS", "MAX_JSON_BYTES", "Access", "Application", "Response", "conditional_response", "decode_body",
     "decode_json", "get_client_address", "get_early_request_id", "is_for_operator", "json_response", "make_headers",
-    "one_of", "raise_if_unsupported", "read_query", "require_key", "set_up_http", "use_errors_below", "use_request_id",
+    "matching", "one_of", "raise_if_unsupported", "read_query", "require_key", "set_up_http", "use_errors_below",
+    "use_request_id",
 ]
 # fmt: on
