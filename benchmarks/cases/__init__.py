@@ -2,7 +2,7 @@
 
 chat.py     requests and streams        resources.py   start, memory, recording, shipping
 catalog.py  lists of models, statistics    embeddings.py  vectors, and streams beside them
-limits.py   how well a budget is kept    pages.py   the dashboard
+limits.py   how well a budget is kept, and what limits cost a request    pages.py   the dashboard
 """
 
 from __future__ import annotations
@@ -29,5 +29,6 @@ CASES: dict[str, Callable[[Stage, Results], None]] = {
     "shipping": resources.measure_shipping,
     "stats": catalog.measure_stats,
     "limits": limits.measure_limits,
+    "limited": limits.measure_limit_costs,
     "pages": pages.measure_pages,
 }
