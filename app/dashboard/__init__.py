@@ -8,6 +8,7 @@ models.py       what the providers serve
 playground.py   sends requests and shows them as code (calls.py)
 keys.py         keys; holders.py  who has them; groups.py  groups, limits of the gateway, budgets
 limit_forms.py  the fields of limits
+routing.py      names of models
 health.py, integrity.py, settings.py   the state of the gateway, for operators
 """
 
@@ -22,6 +23,7 @@ from app.dashboard import (
     overview,
     playground,
     requests,
+    routing,
     settings,
     sign_in,
 )
@@ -30,6 +32,6 @@ from app.dashboard.frame import BLUEPRINTS
 # fmt: off
 __all__ = [
     "BLUEPRINTS", "activity", "groups", "health", "holders", "integrity", "keys", "models", "overview", "playground",
-    "requests", "settings", "sign_in",
+    "requests", "routing", "settings", "sign_in",
 ]
 # fmt: on

@@ -21,6 +21,8 @@ from tests.support.waiting import wait_until
 OpenPage = Callable[..., Any]
 
 OPERATORS = (
+    "routing",
+    "routing/one",
     "keys/new",
     "keys/x",
     "keys/x/revoke",
@@ -174,6 +176,35 @@ def test_groups_and_the_gateway_have_limits(dashboard: Pages, open_page: OpenPag
     page.once("dialog", lambda dialog: dialog.accept())
     page.click("text=Delete the group")
     page.wait_for_url("**/groups")
+    assert name not in page.content()
+
+
+def test_a_name_stands_for_models_and_shows_how_healthy_they_are(dashboard: Pages, open_page: OpenPage) -> None:
+    name = f"fast-{secrets.token_hex(3)}"
+    page = open_page()
+    page.goto(f"{dashboard.url}/routing/one")
+    page.fill("[name=name]", name)
+    page.fill("[name=targets]", f"{MODEL} three\nnobodys/model")
+    page.click("button.main")
+    assert "is not a number" in text_of(page, "[role=alert]")
+    page.fill("[name=targets]", f"{MODEL} 3\nfireworks/none-such 1")
+    page.fill("[name=overrides]", '{"temperature": 0}')
+    page.click("button.main")
+    card = f"section:has-text('{name}')"
+    assert "Fireworks" in text_of(page, card) and "tried" in text_of(page, card)
+    assert "no provider lists it now" in text_of(page, card) and "sets temperature" in text_of(page, card)
+    told = dashboard.ask(f"/api/aliases/{name}")["data"]
+    assert [(each["name"], each["weight"]) for each in told["targets"]] == [(MODEL, 3), ("fireworks/none-such", 1)]
+    wait_until(lambda: post_chat(dashboard.gateway, name).status == 200, what="the name in both workers")
+    page.click(f"text={name}")
+    page.fill("[name=targets]", MODEL)
+    page.select_option("[name=sort]", "price")
+    page.click("text=Save")
+    assert "cheapest first" in text_of(page, card)
+    page.click(f"text={name}")
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.click("text=Delete the name")
+    page.wait_for_url("**/routing")
     assert name not in page.content()
 
 

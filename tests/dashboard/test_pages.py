@@ -35,6 +35,8 @@ PATHS = (
     "keys",
     "keys/new",
     "holders",
+    "routing",
+    "routing/one",
     "groups",
     "groups/new",
     "limits",

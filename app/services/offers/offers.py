@@ -137,13 +137,14 @@ def render_offers(served: Served) -> Rendered:
         description=model.description,
         weights=model.weights,
         architecture=model.architecture,
-        endpoints=[_make_offer(each.provider, each.model) for each in all_served],
+        endpoints=[make_offer(each.provider, each.model) for each in all_served],
     )
     body = {"data": data, **make_times([each.provider for each in all_served])}
     return Rendered(f'W/"{make_digest(msgspec.json.encode(data))}"', msgspec.json.encode(body))
 
 
-def _make_offer(provider: Provider, model: Model) -> Offer:
+def make_offer(provider: Provider, model: Model) -> Offer:
+    """Returns what a provider offers under one id, with the quality and the circuit breaker of this process."""
     quality, breaker = get_quality(provider.name, model.id), get_open_breaker(provider.name, model.id)
     share = quality.error_share
     return Offer(
