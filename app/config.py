@@ -47,6 +47,10 @@ ALL_GATEWAYS = "all"
 # much of it: an entry of a PostgreSQL index, which holds a name, has at most 2.7 kB.
 MAX_NAME_CHARACTERS = 300
 
+# For how long keys work after the last answer of the database, in seconds. Most outages of PostgreSQL end within
+# minutes. If one lasts much longer, revoked keys must stop working too.
+KEYS_GRACE_S = 600.0
+
 # The parameters of libpq that are passwords.
 PASSWORD_NAMES = ("password", "sslpassword")
 

@@ -16,7 +16,7 @@ from typing import Literal
 
 import msgspec
 
-from app.config import SettingsError
+from app.config import KEYS_GRACE_S, SettingsError
 from app.db import Database, DatabaseError, describe_error, identify_database, time_limit
 from app.db.live_keys import select_live_keys
 from app.logs import log_event, redact
@@ -31,8 +31,7 @@ from app.snapshot_file import FileUnusable
 REFRESH_S = 2.0
 # A revoked key stops working within this many seconds: one period, and a slow query.
 REVOCATION_S = 5.0
-# Most outages of PostgreSQL end within minutes. If one lasts much longer, revoked keys must stop working too.
-GRACE_S = 600.0
+GRACE_S = KEYS_GRACE_S
 # How long the query may take, in seconds.
 QUERY_TIME_LIMIT_S = 2.0
 # How long the start of a worker waits for the keys, in seconds. They are there after some milliseconds, unless the

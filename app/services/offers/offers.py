@@ -143,7 +143,7 @@ def get_offers(served: Served) -> OfferedModel:
         description=model.description,
         weights=model.weights,
         architecture=model.architecture,
-        endpoints=[_make_offer(each.provider, each.model) for each in _get_all(served)],
+        endpoints=[make_offer(each.provider, each.model) for each in _get_all(served)],
     )
 
 
@@ -151,7 +151,8 @@ def _get_all(served: Served) -> list[Served]:
     return [served, *get_equivalents(served.provider, served.model.id)]
 
 
-def _make_offer(provider: Provider, model: Model) -> Offer:
+def make_offer(provider: Provider, model: Model) -> Offer:
+    """Returns what a provider offers under one id, with the quality and the circuit breaker of this process."""
     quality, breaker = get_quality(provider.name, model.id), get_open_breaker(provider.name, model.id)
     share = quality.error_share
     return Offer(
