@@ -127,6 +127,7 @@ ALLOWED: dict[str, set[str]] = {
         "layout",
         "routes",
         "services.administration",
+        "services.alias_administration",
         "services.aliases",
         "services.endpoints",
         "services.health",
