@@ -38,6 +38,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     """
     # Imported here, because gunicorn's main process imports `app.config` before gevent has patched anything, and so
     # that the sandbox and the Python client load only what they use.
+    from app import openapi
     from app.cli import register_commands
     from app.dashboard import BLUEPRINTS as PAGES
     from app.layout import bp as ASSETS
@@ -48,7 +49,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app = Application(__name__, static_folder=None)
     app.url_map.merge_slashes = False  # Model ids contain slashes, and a redirect would be a page of HTML.
     set_up_http(app)
-    for blueprint, access in BLUEPRINTS:
+    for blueprint, access in (*BLUEPRINTS, (openapi.bp, "open")):
         app.register_blueprint(blueprint)
         app.before_request_funcs.setdefault(blueprint.name, []).extend(CHECKS[access])
     for blueprint in (*PAGES, ASSETS):

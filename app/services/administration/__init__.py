@@ -20,7 +20,7 @@ from app.services.administration.groups import change_group, create_group, delet
 from app.services.administration.key_lists import list_keys, select_key_view, select_keys_page
 from app.services.administration.keys import DEFAULT_OVERLAP_S, change_key, create_key, revoke_key, rotate_key
 from app.services.administration.leases import check_books, forgive_request, list_leases, release_worker
-from app.services.administration.own_key import select_own_key
+from app.services.administration.own_key import OwnKey, select_own_key
 from app.services.administration.patterns import find_idle_patterns
 from app.services.administration.states import BudgetState
 from app.services.administration.terms import BudgetTerms, describe_budget, parse_budget
@@ -29,11 +29,11 @@ from app.services.administration.views import GroupView, KeyView, LimitsView
 # fmt: off
 __all__ = [
     "DEFAULT_OVERLAP_S", "AuditFilter", "BudgetState", "BudgetTerms", "GroupChanges", "GroupView", "KeyChanges",
-    "KeyView", "LimitChanges", "LimitsView", "NewGroup", "NewKey", "change_gateway_limits", "change_group",
-    "change_key", "check_books", "create_group", "create_key", "delete_group", "describe_budget", "end_budget",
-    "find_idle_patterns", "forgive_request", "get_command_actor", "list_keys", "list_leases", "parse_budget",
-    "raise_budget", "record_change", "release_worker", "revoke_key", "rotate_key", "select_audit_page",
-    "select_budget_page", "select_budget_state", "select_gateway_limits", "select_group", "select_groups",
-    "select_key_view", "select_keys_page", "select_own_key",
+    "KeyView", "LimitChanges", "LimitsView", "NewGroup", "NewKey", "OwnKey", "change_gateway_limits",
+    "change_group", "change_key", "check_books", "create_group", "create_key", "delete_group", "describe_budget",
+    "end_budget", "find_idle_patterns", "forgive_request", "get_command_actor", "list_keys", "list_leases",
+    "parse_budget", "raise_budget", "record_change", "release_worker", "revoke_key", "rotate_key",
+    "select_audit_page", "select_budget_page", "select_budget_state", "select_gateway_limits", "select_group",
+    "select_groups", "select_key_view", "select_keys_page", "select_own_key",
 ]
 # fmt: on

@@ -22,14 +22,15 @@ from app.services.models.fireworks import (
     fetch_specific_model_from_fireworks,
     normalize_fireworks_model,
 )
-from app.services.models.merged_list import ALIAS_PREFIX, PageQuery, make_merged_model, render_merged_list
+from app.services.models.merged_list import ALIAS_PREFIX, MergedModel, PageQuery, make_merged_model, render_merged_list
 from app.services.models.model_list import ModelList
 from app.services.models.representations import ListQuery, Rendered, make_digest, make_times, render_list, render_model
 
 __all__ = [
-    "ALIAS_PREFIX", "Architecture", "CatalogState", "Catalogs", "ListQuery", "Model", "ModelList", "PageQuery",
-    "Pricing", "Rendered", "Served", "_fireworks_models_cache", "fetch_for_unknown", "fetch_models_from_fireworks",
-    "fetch_specific_model_from_fireworks", "get_catalog_states", "get_equivalents", "get_model_list",
-    "get_model_lists", "make_digest", "make_merged_model", "make_times", "normalize_fireworks_model",
-    "peek_model_list", "refresh_if_due", "render_list", "render_merged_list", "render_model",
+    "ALIAS_PREFIX", "Architecture", "CatalogState", "Catalogs", "ListQuery", "MergedModel", "Model", "ModelList",
+    "PageQuery", "Pricing", "Rendered", "Served", "_fireworks_models_cache", "fetch_for_unknown",
+    "fetch_models_from_fireworks", "fetch_specific_model_from_fireworks", "get_catalog_states", "get_equivalents",
+    "get_model_list", "get_model_lists", "make_digest", "make_merged_model", "make_times",
+    "normalize_fireworks_model", "peek_model_list", "refresh_if_due", "render_list", "render_merged_list",
+    "render_model",
 ]  # fmt: skip

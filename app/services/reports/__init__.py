@@ -8,7 +8,14 @@ reports share. retention.py: makes partitions ahead and drops old ones.
 from app.db.activity_pages import STATUS_PATTERN, ActivityFilter
 from app.db.tables import OUTCOMES
 from app.services.reports.csv_export import break_on_failure, encode_csv
-from app.services.reports.records import MAX_PAGE_ROWS, select_activity_page, select_usage_report, stream_activity_pages
+from app.services.reports.records import (
+    MAX_PAGE_ROWS,
+    ActivityPage,
+    UsageReport,
+    select_activity_page,
+    select_usage_report,
+    stream_activity_pages,
+)
 from app.services.reports.retention import drop_days, select_droppable_days, select_first_kept_day, start_retention
 from app.services.reports.splits import MAX_TOP_MODELS, EndpointStats, ModelStats
 from app.services.reports.stats import Stats, select_stats
@@ -18,8 +25,9 @@ from app.services.reports.time_window import DEFAULT_TIME_RANGE, STEPS, TIME_RAN
 # fmt: off
 __all__ = [
     "DEFAULT_TIME_RANGE", "MAX_PAGE_ROWS", "MAX_TOP_MODELS", "OUTCOMES", "STATUS_PATTERN", "STEPS", "TIME_RANGES",
-    "ActivityFilter", "AskedWindow", "EndpointStats", "ModelStats", "RequestStory", "Stats", "break_on_failure",
-    "drop_days", "encode_csv", "select_activity_page", "select_droppable_days", "select_first_kept_day",
-    "select_request_story", "select_stats", "select_usage_report", "start_retention", "stream_activity_pages",
+    "ActivityFilter", "ActivityPage", "AskedWindow", "EndpointStats", "ModelStats", "RequestStory", "Stats",
+    "UsageReport", "break_on_failure", "drop_days", "encode_csv", "select_activity_page", "select_droppable_days",
+    "select_first_kept_day", "select_request_story", "select_stats", "select_usage_report", "start_retention",
+    "stream_activity_pages",
 ]
 # fmt: on
