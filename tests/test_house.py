@@ -108,6 +108,7 @@ ALLOWED: dict[str, set[str]] = {
         "web",
     },
     "layout": {"web"},
+    "docs_site": {"layout", "web"},
     "dashboard": {
         "layout",
         "routes",
@@ -274,9 +275,10 @@ HOMES = {
     "psycopg2": {"app.db", "app.dev"},
     "alembic": {"app.db"},
     "gevent": {"app.services.inference.cancellation", "app.upstream", "app.db.errors", "app.sandbox", "app.server"},
-    "flask": {"app", "app.web", "app.routes", "app.cli", "app.layout", "app.dashboard", "app.openapi"},
+    "flask": {"app", "app.web", "app.routes", "app.cli", "app.layout", "app.dashboard", "app.docs_site", "app.openapi"},
     "jinja2": {"app.layout"},
-    "markupsafe": {"app.layout", "app.dashboard"},
+    "markupsafe": {"app.layout", "app.dashboard", "app.docs_site"},
+    "markdown_it": {"app.docs_site"},
     "prometheus_client": {"app.metrics"},
     "gunicorn": {"app.server", "app.sandbox"},
     "werkzeug": {"app.web"},
@@ -334,13 +336,14 @@ def test_readme_names_every_route(app: Flask) -> None:
     assert sorted(rule for rule in rules if rule not in documented) == []
 
 
-def test_readme_names_every_command(app: Flask) -> None:
+def test_the_pages_name_every_command(app: Flask) -> None:
     commands = set()
     for group in app.cli.commands.values():
         commands.update(f"{group.name} {name}" for name in getattr(group, "commands", {}))
     groups = {"activity", "audit", "budgets", "dashboard", "db", "groups", "keys", "limits", "webhook"}
     ours = {command for command in commands if command.split()[0] in groups}
-    assert sorted(command for command in ours if command not in README) == []
+    pages = README + "".join(page.read_text() for page in (ROOT / "docs").glob("*.md"))
+    assert sorted(command for command in ours if command not in pages) == []
 
 
 def test_every_route_asks_for_a_key_or_is_known_to_be_open() -> None:
@@ -348,7 +351,7 @@ def test_every_route_asks_for_a_key_or_is_known_to_be_open() -> None:
     assert {blueprint.name for blueprint, access in BLUEPRINTS if access == "operator"} == {"metrics"}
     assert {blueprint.name for blueprint, access in BLUEPRINTS if access == "public_stats"} == {"offers", "stats"}
     of_operators = {blueprint.name for blueprint, access in BLUEPRINTS if access == "operators_key"}
-    assert of_operators == {"keys", "groups", "budgets"}
+    assert of_operators == {"keys", "groups", "budgets", "workers"}
 
 
 def test_the_project_holds_no_key_and_no_machine_path() -> None:
@@ -358,7 +361,9 @@ def test_the_project_holds_no_key_and_no_machine_path() -> None:
 
 
 def test_every_metric_is_documented_and_every_documented_one_exists() -> None:
-    source = (ROOT / "app/metrics.py").read_text() + (ROOT / "app/services/health/gauges.py").read_text()
+    source = (ROOT / "app/metrics.py").read_text() + "".join(
+        path.read_text() for path in (ROOT / "app/services/health").glob("*gauges.py")
+    )
     defined = set(re.findall(r'"(gateway_\w+)"', source))
     documented = set(re.findall(r"^\| `(gateway_\w+)`", (ROOT / "docs/metrics.md").read_text(), re.MULTILINE))
     assert defined == documented

@@ -2,10 +2,32 @@
 
 frame.py        the blueprints; who is signed in; errors as pages; refusal of requests that other sites cause
 sign_in.py      signing in and out
-overview.py     what happened lately
+overview.py     what happened lately; window.py and charts.py are shared with activity.py, the records
+requests.py     one request
+models.py       what the providers serve
+playground.py   sends requests and shows them as code (calls.py)
+keys.py         keys; groups.py  groups, limits of the gateway, budgets; limit_forms.py  the fields of limits
+health.py, integrity.py, settings.py   the state of the gateway, for operators
 """
 
-from app.dashboard import overview, sign_in
+from app.dashboard import (
+    activity,
+    groups,
+    health,
+    integrity,
+    keys,
+    models,
+    overview,
+    playground,
+    requests,
+    settings,
+    sign_in,
+)
 from app.dashboard.frame import BLUEPRINTS
 
-__all__ = ["BLUEPRINTS", "overview", "sign_in"]
+# fmt: off
+__all__ = [
+    "BLUEPRINTS", "activity", "groups", "health", "integrity", "keys", "models", "overview", "playground", "requests",
+    "settings", "sign_in",
+]
+# fmt: on

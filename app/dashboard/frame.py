@@ -22,7 +22,9 @@ from app.web import Response
 # The pages of who is signed in, and those with which one signs in.
 pages = Blueprint("dashboard", __name__)
 open_pages = Blueprint("dashboard_sign_in", __name__)
-BLUEPRINTS = (pages, open_pages)
+# What the pages' script asks for. Its errors are JSON, as those of the API.
+calls = Blueprint("dashboard_calls", __name__)
+BLUEPRINTS = (pages, open_pages, calls)
 
 COOKIE = "gateway_session"
 SIGN_IN = "dashboard/sign-in"
@@ -64,6 +66,18 @@ def _guard() -> Response | None:
     return None
 
 
+@calls.before_request
+def _guard_call() -> None:
+    """Sets `g.key` as `_guard` does.
+
+    Raises:
+        AuthenticationFailed: nobody is signed in.
+        PermissionDenied: another web site caused the request.
+    """
+    if _guard() is not None:
+        raise AuthenticationFailed("You are not signed in any more. Reload the page and sign in.", code="signed_out")
+
+
 def _send_to_sign_in() -> Response:
     if request.method != "GET":
         return redirect_to(SIGN_IN)
@@ -97,7 +111,16 @@ def read_form() -> dict[str, str]:
 
 def show(template: str, current: str, **values: Any) -> Response:
     """Returns a page for who is signed in; `current` is its path in the navigation."""
-    return render_page(template, viewer=g.key, current=current, **values)
+    return render_page(template, viewer=g.key, current=current, origin=get_origin(), **values)
+
+
+def get_origin() -> str:
+    """Returns the address of the gateway as the browser of this request has it, for commands to copy.
+
+    A prefix that a proxy strips is not known; the page's script adds it.
+    """
+    scheme, host = request.environ["wsgi.url_scheme"], request.headers.get("Host", "localhost")
+    return f"{scheme}://{host}{request.environ.get('SCRIPT_NAME', '')}"
 
 
 @pages.get("/dashboard")
@@ -145,5 +168,5 @@ def _show_error(error: Exception) -> Response:
     )
 
 
-for _blueprint in BLUEPRINTS:
+for _blueprint in (pages, open_pages):
     _blueprint.register_error_handler(Exception, _show_error)

@@ -141,6 +141,27 @@ def _select(
     return select(searched).where(*_unindexed(wanted, searched)).order_by(*_newest_first(searched)).limit(limit)
 
 
+def select_newer(
+    connection: Connection, wanted: ActivityFilter, than: ActivityCursor, searched_rows: int = SEARCHED_ROWS
+) -> UUID | None:
+    """Returns the id of the oldest of the rows that are newer than one; None if none of the next rows is wanted.
+
+    Args:
+        connection: the database.
+        wanted: which rows.
+        than: that row.
+        searched_rows: as in `select_activity`.
+    """
+    columns = activity.c
+    oldest_first = [columns.started_at, columns.request_id]
+    newer = tuple_(*oldest_first) > tuple_(*map(literal, than))
+    # The first condition follows from the second, but PostgreSQL needs it to prune partitions.
+    query = select(activity).where(*_indexed(wanted, None), columns.started_at >= than.started_at, newer)
+    searched = query.order_by(*oldest_first).limit(searched_rows if wanted.is_searched() else 1).subquery()
+    found = select(searched.c.request_id).where(*_unindexed(wanted, searched))
+    return connection.execute(found.order_by(searched.c.started_at, searched.c.request_id).limit(1)).scalar()
+
+
 def stream_activity(
     connect: Callable[[], AbstractContextManager[Connection]],
     wanted: ActivityFilter,

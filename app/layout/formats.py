@@ -36,23 +36,25 @@ def _trim(value: float) -> str:
     return f"{value:.{1 if abs(value) >= 9.995 else 2}f}".rstrip("0").rstrip(".")
 
 
-def format_usd(value: Decimal | None) -> str:
+def format_usd(value: Decimal | float | None) -> str:
     """Returns an amount with cents, or with three digits that say something where it is less than a dollar."""
     if value is None:
         return UNKNOWN
     if value == 0:
         return "$0"
-    sign, size = ("-" if value < 0 else ""), abs(value)
+    sign, size = ("-" if value < 0 else ""), abs(Decimal(str(value)))
     if size >= 1:
         return f"{sign}${size:,.2f}"
-    places = min(12, 2 - size.adjusted())
-    return f"{sign}${size:.{places}f}"
+    digits = f"{size:.{min(15, 2 - size.adjusted())}f}".rstrip("0")
+    return f"{sign}${digits.ljust(4, '0')}"
 
 
 def format_ms(value: float | None) -> str:
     """Returns a duration in milliseconds, seconds or minutes."""
     if value is None:
         return UNKNOWN
+    if value == 0:
+        return "0 ms"
     if value < 999.5:
         return f"{value:.0f} ms" if value >= 9.95 else f"{value:.1f} ms"
     if value < 119_500:
@@ -111,6 +113,11 @@ def format_day(value: date | None) -> str:
     return UNKNOWN if value is None else value.isoformat()
 
 
+def shorten_model(id: str | None) -> str:
+    """Returns what people call a model: of an id with a long path its last part, such as of `accounts/a/models/m`."""
+    return UNKNOWN if not id else id.rpartition("/")[2] if id.count("/") > 2 else id
+
+
 FILTERS: dict[str, Callable[..., Any]] = {
     "count": format_count,
     "short": format_short,
@@ -119,6 +126,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "seconds": format_seconds,
     "share": format_share,
     "bytes": format_bytes,
+    "model": shorten_model,
     "moment": format_time,
     "day": format_day,
 }

@@ -21,4 +21,15 @@ class Navigation(NamedTuple):
     is_operators: bool = False
 
 
-NAVIGATION = (Navigation("dashboard/", "Overview", "o"),)
+NAVIGATION = (
+    Navigation("dashboard/", "Overview", "o"),
+    Navigation("dashboard/activity", "Activity", "a"),
+    Navigation("dashboard/models", "Models", "m"),
+    Navigation("dashboard/playground", "Playground", "p"),
+    Navigation("dashboard/keys", "Keys", "k"),
+    Navigation("dashboard/health", "Health", "h"),
+    Navigation("dashboard/integrity", "Integrity", "i", is_operators=True),
+    Navigation("dashboard/settings", "Settings", "s", is_operators=True),
+    Navigation("docs/", "Docs", "d"),
+    Navigation("docs/api", "API", "r"),
+)

@@ -7,8 +7,10 @@ and the browser knows the rest.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
+from urllib.parse import urlencode
 
 import jinja2
 from flask import request
@@ -31,7 +33,6 @@ PAGE_HEADERS = {
     "content-security-policy": _POLICY,
     # Under no-referrer, forms send `Origin: null`, which would be refused.
     "referrer-policy": "same-origin",
-    "cross-origin-opener-policy": "same-origin",
 }
 
 # The key with which `make run` has the gateway call the sandbox.
@@ -51,6 +52,7 @@ def _get_environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters |= FILTERS
+    environment.globals["address"] = make_address
     # A worker compiles them for its first page. Each takes some milliseconds, and streams get their turn in between.
     for name in environment.list_templates():
         environment.get_template(name)
@@ -61,6 +63,20 @@ def _get_environment() -> jinja2.Environment:
 def get_root() -> str:
     """Returns the way from the address of the current request up to the root of the gateway, such as `../`."""
     return "../" * (request.path.count("/") - 1) or "./"
+
+
+def make_address(path: str, parameters: Mapping[str, Any], **others: Any) -> str:
+    """Returns a path with a query.
+
+    Args:
+        path: below the root of the gateway.
+        parameters: of the query; those that are None or empty are left out, and a tuple is written with
+            commas.
+        others: further ones, which replace those of the same name.
+    """
+    pairs = {name: value for name, value in (dict(parameters) | others).items() if value not in (None, "", ())}
+    texts = {name: ",".join(value) if isinstance(value, tuple) else value for name, value in pairs.items()}
+    return path + ("?" + urlencode(texts) if texts else "")
 
 
 def render_page(template: str, *, status: int = 200, headers: dict[str, str] | None = None, **values: Any) -> Response:

@@ -35,6 +35,7 @@ _TAGS = {
     "budgets": "Keys and limits",
     "activity": "Records and statistics",
     "stats": "Records and statistics",
+    "workers": "The gateway itself",
     "health": "The gateway itself",
     "metrics": "The gateway itself",
     "openapi": "The gateway itself",
@@ -89,7 +90,7 @@ def make_document(app: Flask) -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {"title": "LLM gateway", "version": API_VERSION, "description": DESCRIPTION},
-        "servers": [{"url": "."}],
+        "servers": [{"url": "/"}],
         "tags": [{"name": name} for name in dict.fromkeys(_TAGS.values())],
         "paths": paths,
         "components": {

@@ -19,10 +19,10 @@ from app.services.administration import (
     select_budget_page,
     select_keys_page,
 )
-from app.services.health import Readiness
-from app.services.journal import Integrity
+from app.services.health import Readiness, select_workers_report
+from app.services.journal import select_integrity_report
 from app.services.models import MergedModel
-from app.services.reports import UsageReport
+from app.services.reports import select_usage_report
 
 JSON, EVENTS, CSV, TEXT = "application/json", "text/event-stream", "text/csv", "text/plain"
 
@@ -187,9 +187,9 @@ OPERATIONS: tuple[Operation, ...] = (
         others=(CSV,),
         errors=(403, 404),
     ),
-    Operation("show_integrity", "GET", "/api/activity/integrity", Integrity, errors=(400, 403)),
+    Operation("show_integrity", "GET", "/api/activity/integrity", select_integrity_report, errors=(400, 403)),
     Operation("show_request", "GET", "/api/activity/<path:request_id>", RecordAnswer, errors=(400,)),
-    Operation("show_usage", "GET", "/api/usage", UsageReport, query=activity.UsageQuery, errors=(403, 404)),
+    Operation("show_usage", "GET", "/api/usage", select_usage_report, query=activity.UsageQuery, errors=(403, 404)),
     Operation("list_keys", "GET", "/api/keys", select_keys_page, query=keys.KeysQuery, errors=(404,)),
     Operation("create_key", "POST", "/api/keys", answers.NewKeyAnswer, body=NewKey, status=201, errors=(404, 409)),
     Operation("show_key", "GET", "/api/keys/<id>", answers.KeyAnswer, errors=(400,)),
@@ -225,6 +225,7 @@ OPERATIONS: tuple[Operation, ...] = (
         errors=(409,),
     ),
     Operation("list_changes", "GET", "/api/audit", select_audit_page, query=budgets.AuditQuery),
+    Operation("list_workers", "GET", "/api/workers", select_workers_report, errors=(400,)),
     Operation("is_alive", "GET", "/health", answers.Alive),
     Operation("greet", "GET", "/", answers.Hello),
     Operation("greet_api", "GET", "/api/hello", answers.Hello),

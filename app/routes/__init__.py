@@ -22,8 +22,9 @@ from app.routes import (
     own_key,
     stats,
     token_count,
+    workers,
 )
-from app.routes.inference import read_body
+from app.routes.inference import make_view, read_body
 from app.web import Access
 
 BLUEPRINTS: list[tuple[Blueprint, Access]] = [
@@ -38,8 +39,9 @@ BLUEPRINTS: list[tuple[Blueprint, Access]] = [
     (keys.bp, "operators_key"),  # /api/keys, /api/keys/<id>, POST /api/keys/<id>/rotate
     (groups.bp, "operators_key"),  # /api/groups, /api/groups/<group>, /api/limits
     (budgets.bp, "operators_key"),  # /api/budgets, /api/budgets/<id>, POST /api/budgets/<id>/raise, GET /api/audit
+    (workers.bp, "operators_key"),  # GET /api/workers
     (health.bp, "open"),  # GET /health, /ready, /, /api/hello
     (metrics.bp, "operator"),  # GET /metrics
 ]
 
-__all__ = ["BLUEPRINTS", "read_body"]
+__all__ = ["BLUEPRINTS", "make_view", "read_body"]

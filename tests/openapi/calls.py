@@ -98,6 +98,7 @@ CALLS = (
     Call("list_activity", "/api/activity?limit=1"),
     Call("show_integrity", "/api/activity/integrity"),
     Call("show_usage", "/api/usage"),
+    Call("list_workers", "/api/workers"),
     Call("is_alive", "/health"),
     Call("greet", "/"),
     Call("greet_api", "/api/hello"),

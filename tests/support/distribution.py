@@ -49,6 +49,7 @@ _TOGETHER = (
         "routes/test_chat_activity",
         "routes/test_chat_openai_client",
         "routes/test_ordinary_requests",
+        "openapi/test_document",
         "sandbox/",
         "test_documented",
         "web/test_hooks",
@@ -61,6 +62,8 @@ _TOGETHER = (
         "test_operation_keys",
     ),
     ("services/journal/test_shipper", "services/journal/test_disk"),
+    # The pages, which share a gateway and a browser.
+    ("dashboard/",),
     ("db/test_activity.py", "db/test_engine"),
 )
 
@@ -68,6 +71,7 @@ _TOGETHER = (
 # begin first, so that no process is left with a long one while the others have nothing to do.
 _LONGEST = (
     "routes/test_messages_client",
+    "dashboard/",
     "routes/test_chat_odd_answers",
     "test_operation_outage",
     "faults/test_document",

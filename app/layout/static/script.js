@@ -158,6 +158,9 @@
     document.addEventListener("change", (event) => {
       if (event.target.matches("[data-submit]")) event.target.form.requestSubmit();
     });
+    // What is shown once gets the address of a page that can be loaded again, so that a reload makes no second key.
+    const place = document.querySelector("[data-address]");
+    if (place) history.replaceState(null, "", place.dataset.address);
     showTheme();
     showZone();
     prepare(document);

@@ -8,19 +8,21 @@ adaptation.py       the body for one target; omission.py and fitting.py fit it t
 token_count.py      an estimate of a request's tokens, without a provider
 dispatch.py         attempts and retries            reception.py    a whole response, or a stream?
 circuit_breaker.py  failing fast                    account_probe.py  is the account refused, or a model?
+open_breakers.py    what it has open, for reports
 cancellation.py     disconnect, deadline, drain     metering.py     usage, cost, errors → record
 limited.py          a request under limits: ceiling.py says what it can cost; output_limit.py bounds its output
 """
 
 from app.services.inference.admission import get_live_requests
-from app.services.inference.circuit_breaker import (
-    THRESHOLDS,
+from app.services.inference.circuit_breaker import THRESHOLDS
+from app.services.inference.exchange import Exchange
+from app.services.inference.open_breakers import (
     OpenBreaker,
     count_refused_models,
     get_open_breaker,
     get_open_breakers,
+    get_open_model_breakers,
 )
-from app.services.inference.exchange import Exchange
 from app.services.inference.pipeline import GatewayResponse, Pipeline
 from app.services.inference.refusals import write_refusals
 from app.services.inference.token_count import count_message_tokens
@@ -28,5 +30,5 @@ from app.services.inference.token_count import count_message_tokens
 __all__ = [
     "THRESHOLDS", "Exchange", "GatewayResponse", "OpenBreaker", "Pipeline", "count_message_tokens",
     "count_refused_models", "get_live_requests", "get_open_breaker", "get_open_breakers",
-    "write_refusals",
+    "get_open_model_breakers", "write_refusals",
 ]  # fmt: skip

@@ -15,15 +15,13 @@ gateway keys. A provider without such a request needs one key only, if no other 
 from __future__ import annotations
 
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-import msgspec
-
 from app.errors import UpstreamAuthenticationFailed, UpstreamError, UpstreamSuspended
 from app.logs import log_event
-from app.runtime import Component, Runtime, get_component
+from app.runtime import Component, Runtime
 from app.services.inference.account_probe import AccountProbes
 
 # How many failures in a row open a breaker. A suspended account stays suspended between two requests; a refused key
@@ -31,7 +29,7 @@ from app.services.inference.account_probe import AccountProbes
 THRESHOLDS = {"account": 2, "key": 5, "connect": 5}
 
 # The classes of refusals that may concern only one model.
-_REFUSALS = ("account", "key")
+REFUSALS = ("account", "key")
 
 # How many models and how many gateway keys must be refused before it is the provider's fault.
 _WITNESSES = 2
@@ -71,14 +69,6 @@ class Breaker:
     probe_ends_s: float = 0.0
     is_open: bool = False
     error: UpstreamError | None = None
-
-
-class OpenBreaker(msgspec.Struct, frozen=True):
-    """An open breaker as reports show it; `retry_in_s` is the time until the next probe."""
-
-    provider: str
-    kind: str
-    retry_in_s: float
 
 
 def classify_failure(error: UpstreamError) -> str | None:
@@ -130,7 +120,7 @@ class CircuitBreakers(Component):
             found = self.breakers.get((provider, kind))
             if found is not None:
                 yield found
-        for kind in _REFUSALS:
+        for kind in REFUSALS:
             found = self.model_breakers.get((provider, model, kind))
             # A model that has refused one gateway key alone may refuse what only that caller sends.
             if found is not None and (key_id is None or key_id in found.keys or len(found.keys) >= _WITNESSES):
@@ -142,7 +132,7 @@ class CircuitBreakers(Component):
             return
         for kind in THRESHOLDS:
             _log_closed(self.breakers.pop((provider, kind), None), provider, kind)
-        for kind in _REFUSALS:
+        for kind in REFUSALS:
             _log_closed(self.model_breakers.pop((provider, model, kind), None), provider, kind, model)
 
     def record_failure(self, provider: str, model: str, key_id: str, error: UpstreamError) -> None:
@@ -150,11 +140,11 @@ class CircuitBreakers(Component):
         kind = classify_failure(error)
         # Whatever failed, this request is no probe any more. Of a class other than its own, it had no result.
         was_probe = self._is_probing(provider, kind)
-        model_was_probe = kind in _REFUSALS and _is_probing(self.model_breakers.get((provider, model, kind)))
+        model_was_probe = kind in REFUSALS and _is_probing(self.model_breakers.get((provider, model, kind)))
         self.release_probes(provider, model)
         if kind is None:
             return
-        if kind in _REFUSALS:
+        if kind in REFUSALS:
             breaker = self._get_model_breaker(provider, model, kind)
             _count(breaker, model, key_id, error)
             if breaker.failures >= THRESHOLDS[kind] and _open(breaker, provider, kind, model_was_probe, model):
@@ -173,7 +163,7 @@ class CircuitBreakers(Component):
 
     def _is_proven(self, breaker: Breaker, provider: str, kind: str) -> bool:
         """Returns whether the failures counted by a whole provider's breaker are the provider's."""
-        if kind in _REFUSALS:
+        if kind in REFUSALS:
             # Without a request of the gateway's own, a provider would never be found out while one key is in use.
             can_ask = self._probes.can_ask(provider)
             keys_needed = _WITNESSES if can_ask else min(_WITNESSES, self._count_keys(provider))
@@ -265,35 +255,3 @@ def _open(breaker: Breaker, provider: str, kind: str, was_probe: bool, model: st
 def _log_closed(breaker: Breaker | None, provider: str, kind: str, model: str | None = None) -> None:
     if breaker is not None and breaker.is_open:
         log_event("breaker_closed", provider=provider, kind=kind, model=model)
-
-
-def _make_open(provider: str, kind: str, open_until_s: float) -> OpenBreaker:
-    return OpenBreaker(provider, kind, max(0.0, round(open_until_s - time.monotonic(), 1)))
-
-
-def get_open_breaker(provider: str, model: str) -> OpenBreaker | None:
-    """Returns the breaker that requests for a provider's model meet in this process, or None if none is open.
-
-    It is the provider's or the model's (also one that only some gateway keys meet), and of several the last to end.
-    """
-    known = get_component(CircuitBreakers)
-    found = [(kind, known.breakers.get((provider, kind))) for kind in THRESHOLDS]
-    found += [(kind, known.model_breakers.get((provider, model, kind))) for kind in _REFUSALS]
-    open_ones = [(breaker.open_until_s, kind) for kind, breaker in found if breaker is not None and breaker.is_open]
-    return _make_open(provider, max(open_ones)[1], max(open_ones)[0]) if open_ones else None
-
-
-def get_open_breakers() -> list[OpenBreaker]:
-    """Returns the open breakers of whole providers in this process."""
-    return [
-        _make_open(provider, kind, breaker.open_until_s)
-        for (provider, kind), breaker in get_component(CircuitBreakers).breakers.items()
-        if breaker.is_open
-    ]
-
-
-def count_refused_models() -> dict[str, int]:
-    """Returns for how many models of each provider a breaker is open in this process."""
-    found = get_component(CircuitBreakers).model_breakers
-    refused = {(provider, model) for (provider, model, _), breaker in found.items() if breaker.is_open}
-    return dict(Counter(provider for provider, _ in refused))

@@ -15,7 +15,7 @@ from uuid import UUID
 import msgspec
 
 from app.db import read_connection
-from app.db.activity_pages import ActivityCursor, ActivityFilter, select_activity, stream_activity
+from app.db.activity_pages import ActivityCursor, ActivityFilter, select_activity, select_newer, stream_activity
 from app.db.clock import select_now
 from app.db.day_usage import DayUsageRow, KeyUsageRow, select_day_usage, select_key_usage
 from app.db.sums import sum_up
@@ -124,6 +124,23 @@ def select_activity_page(chosen: ActivityFilter, cursor: str | None, limit: int)
         next_cursor=None if page.end is None else _encode_cursor(page.end),
         searched_to=page.end.started_at if page.end is not None and len(page.rows) < limit else None,
     )
+
+
+def select_neighbours(chosen: ActivityFilter, row: dict[str, Any]) -> tuple[UUID | None, UUID | None]:
+    """Returns the ids of the chosen records before and after one in time: the next newer and the next older.
+
+    Args:
+        chosen: which records. The one itself need not be among them.
+        row: that record.
+
+    Raises:
+        DatabaseError: the database is unavailable or slow.
+    """
+    here = ActivityCursor(row["started_at"], row["request_id"])
+    with read_connection() as connection:
+        newer = select_newer(connection, chosen, here)
+        older = select_activity(connection, chosen, after=here, limit=1).rows
+    return newer, older[0]["request_id"] if older else None
 
 
 def _decode_cursor(text: str) -> ActivityCursor:

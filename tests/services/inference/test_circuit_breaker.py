@@ -18,6 +18,7 @@ from app.errors import (
 )
 from app.runtime import get_component, use_settings
 from app.services.inference import circuit_breaker as breaker
+from app.services.inference import open_breakers
 from app.services.inference.circuit_breaker import (
     FIRST_PAUSE_S,
     KEY_IN_USE_S,
@@ -26,11 +27,14 @@ from app.services.inference.circuit_breaker import (
     PROBE_LIMIT_S,
     THRESHOLDS,
     CircuitBreakers,
-    OpenBreaker,
     classify_failure,
+)
+from app.services.inference.open_breakers import (
+    OpenBreaker,
     count_refused_models,
     get_open_breaker,
     get_open_breakers,
+    get_open_model_breakers,
 )
 
 UNREACHABLE = UpstreamUnreachable("No connection.")
@@ -52,7 +56,8 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
     clock = Clock()
     use_settings(load_settings({}))
-    monkeypatch.setattr(breaker, "time", clock)
+    for module in (breaker, open_breakers):
+        monkeypatch.setattr(module, "time", clock)
     yield clock
 
 
@@ -103,7 +108,7 @@ def test_it_opens_after_enough_failures_in_a_row_and_repeats_the_last_error(kind
     waits = kind == "connect"
     assert error.retry_after_s == (FIRST_PAUSE_S if waits else None)
     assert ("retry-after" in error.headers(), "x-should-retry" in error.headers()) == (waits, not waits)
-    assert get_open_breakers() == [OpenBreaker("fireworks", kind, FIRST_PAUSE_S)]
+    assert get_open_breakers() == [OpenBreaker("fireworks", kind, FIRST_PAUSE_S, None, last.message)]
 
 
 @pytest.mark.parametrize("kind", ["account", "key"])
@@ -114,6 +119,9 @@ def test_what_a_model_is_refused_counts_for_that_model(kind: str) -> None:
     assert error is not None and error.headers() == {"x-should-retry": "false"}
     assert refusal(model="other") is None and refusal("deepinfra", "odd") is None
     assert get_open_breakers() == [] and count_refused_models() == {"fireworks": 1}
+    (shown,) = get_open_model_breakers(5)
+    assert (shown.provider, shown.kind, shown.model, shown.reason) == ("fireworks", kind, "odd", error.message)
+    assert get_open_model_breakers(0) == []
     succeed(model="other")
     assert refusal(model="odd") is not None, "another model says nothing about this one"
     succeed(model="odd")

@@ -12,6 +12,7 @@ from app.errors import ClientGone, UpstreamError, UpstreamRefused, UpstreamSuspe
 from app.runtime import get_component, use_settings
 from app.services.endpoints import CHAT, InferenceBody
 from app.services.inference import circuit_breaker as breaker
+from app.services.inference import count_refused_models
 from app.services.inference import dispatch as subject
 from app.services.inference.adaptation import UpstreamRequest
 from app.services.inference.circuit_breaker import CircuitBreakers
@@ -271,7 +272,7 @@ def test_requests_that_fail_fast_during_a_probe_do_not_end_it(upstream: Scripted
 def test_a_success_closes_the_breaker(upstream: ScriptedUpstream) -> None:
     open_account_breaker(upstream).open_until_s = 0.0
     send().body.close()
-    assert breaker.count_refused_models() == {}
+    assert count_refused_models() == {}
 
 
 def test_a_disconnect_during_a_probe_releases_it(upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch) -> None:
