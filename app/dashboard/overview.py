@@ -5,12 +5,13 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+from app.dashboard.calls import write_calls
 from app.dashboard.charts import Chart, Line, Steps, draw_bars, draw_lines
-from app.dashboard.frame import pages, show
-from app.dashboard.models import find_example_model
+from app.dashboard.frame import get_origin, pages, show
+from app.dashboard.models import EXAMPLE, find_example_model
 from app.dashboard.window import ENDPOINT_PATHS, RANGE_NAMES, Window, get_key_id, select_window_stats, write_time
 from app.layout import FILTERS, get_root, make_address
-from app.services.providers import PROVIDERS
+from app.services.providers import PROVIDERS, is_configured
 from app.services.reports import OUTCOMES, ActivityFilter, Stats, select_activity_page
 from app.web import Response, read_query
 
@@ -56,7 +57,10 @@ def show_overview() -> Response:
         models=stats.models[:_MODELS],
         failures=failures.data if stats.failed_requests else [],
         failure_outcomes=FAILURES,
-        example_model=find_example_model(),
+        has_provider=any(is_configured(provider) for provider in PROVIDERS.values()),
+        first_call=write_calls(get_origin() + "/v1/chat/completions", EXAMPLE | {"model": find_example_model()})[
+            "curl"
+        ],
     )
 
 

@@ -32,12 +32,22 @@ ADVICE = {
 }
 
 
-class Moment(NamedTuple):
-    """A point of the time line: milliseconds since the start, what happened, more about it, and whether it is bad."""
+class Span(NamedTuple):
+    """A part of the time that a request took.
 
-    at_ms: float | None
+    Attributes:
+        name: what happened in it.
+        more: details, such as the model and the status.
+        start_ms, end_ms: since the request arrived; None if no time is known.
+        colour: the class of its colour.
+        is_bad: whether it failed.
+    """
+
     name: str
-    more: str = ""
+    more: str
+    start_ms: float | None
+    end_ms: float | None
+    colour: str = "a"
     is_bad: bool = False
 
 
@@ -59,28 +69,45 @@ def show_request(request_id: str) -> Response:
         parameters=parameters,
         newer=newer,
         older=older,
-        moments=make_moments(record),
+        spans=make_spans(record),
         ended_at=None if duration is None else record["started_at"] + timedelta(milliseconds=duration),
         advice=ADVICE.get(record["error_type"] or "", ""),
     )
 
 
-def make_moments(record: dict[str, Any]) -> list[Moment]:
-    """Returns the time line of a request, as far as its record tells."""
-    moments = [Moment(0, "arrived", f"{record['endpoint']}, {'stream' if record['stream'] else 'whole answer'}")]
-    for number, attempt in enumerate(record["attempts"] or [], 1):
-        moments.append(_describe_attempt(number, attempt))
-    if record["ttft_ms"] is not None:
-        moments.append(Moment(record["ttft_ms"], "first token"))
-    if record["duration_ms"] is not None:
-        is_bad = record["outcome"] != "ok"
-        moments.append(
-            Moment(record["duration_ms"], "ended", f"{record['outcome']}, status {record['status']}", is_bad)
+def make_spans(record: dict[str, Any]) -> list[Span]:
+    """Returns the parts of the time that a request took, as far as its record tells.
+
+    An attempt is drawn from the end of the one before, so a pause between two is a part of the later one.
+    """
+    attempts = [each for each in record["attempts"] or [] if "requests" not in each]
+    spans: list[Span] = []
+    at_ms = 0.0
+    for number, attempt in enumerate(attempts, 1):
+        took_ms = attempt.get("ms")
+        end_ms = None if took_ms is None else at_ms + took_ms
+        is_bad = attempt.get("error") is not None
+        start_ms = None if end_ms is None else at_ms
+        spans.append(
+            Span(f"Attempt {number}", _describe(attempt), start_ms, end_ms, "failed" if is_bad else "c", is_bad)
         )
-    return moments
+        at_ms = at_ms if end_ms is None or not is_bad else end_ms
+    end_ms, first_ms = record["duration_ms"], record["ttft_ms"]
+    if end_ms is None:
+        return spans
+    is_bad = record["outcome"] != "ok"
+    if first_ms is None or first_ms > end_ms:
+        waited = "Waited for the answer" if record["upstream_status"] or spans else "Checked and refused"
+        return [*spans, Span(waited, f"status {record['status']}", min(at_ms, end_ms), end_ms, "c", is_bad)]
+    spans.append(Span("Waited for the first token", "", min(at_ms, first_ms), first_ms, "c"))
+    spans.append(Span("Answer", f"status {record['status']}", first_ms, end_ms, "a", is_bad))
+    return spans
 
 
-def _describe_attempt(number: int, attempt: dict[str, Any]) -> Moment:
-    known = {name: value for name, value in attempt.items() if value is not None}
-    more = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in known.items())
-    return Moment(None, f"attempt {number}", more, "error" in known)
+def _describe(attempt: dict[str, Any]) -> str:
+    target = "/".join(str(attempt[name]) for name in ("provider", "model") if attempt.get(name))
+    result = attempt.get("error") or "served"
+    status = "" if attempt.get("status") is None else f"status {attempt['status']}"
+    cost = "" if attempt.get("cost_usd") is None else f"{attempt['cost_usd']} USD"
+    tokens = "" if attempt.get("tokens") is None else f"{attempt['tokens']} tokens"
+    return ", ".join(part for part in (target, status, result, tokens, cost) if part)

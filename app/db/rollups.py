@@ -56,6 +56,13 @@ class EndpointRow(NamedTuple):
     sums: Sums
 
 
+class GatewayRow(NamedTuple):
+    """Sums of one gateway, that is of a provider; '' stands for requests for which none was chosen."""
+
+    gateway: str
+    sums: Sums
+
+
 class ModelRow(NamedTuple):
     """Sums of one model; '' stands for requests whose model neither a list nor a response confirmed."""
 
@@ -86,6 +93,7 @@ class Usage:
     Attributes:
         outcomes: sums by outcome × error type; together they are the sums of all requests.
         endpoints: sums by endpoint, most requests first.
+        gateways: sums by gateway, most requests first.
         models: sums by model, most requests first; [] if the subject is a model.
         series: sums by step × outcome, oldest first; steps without requests are absent.
         model_series: sums by step × model, oldest first, within a step most requests first; [] if not asked for.
@@ -96,6 +104,7 @@ class Usage:
 
     outcomes: list[OutcomeRow]
     endpoints: list[EndpointRow]
+    gateways: list[GatewayRow]
     models: list[ModelRow]
     series: list[SeriesRow]
     model_series: list[ModelStepRow]
@@ -133,14 +142,15 @@ def select_usage(
     """
     spans, coarse = compose_window(start, end, step), compose_window(start, end)
     if not spans:
-        return Usage([], [], [], [], [], 0, {})
+        return Usage([], [], [], [], [], [], 0, {})
     chosen = Selection(subject, gateway, endpoint)
-    outcomes, endpoints, series = _select_outcomes(connection, chosen, spans, step)
+    outcomes, endpoints, gateways, series = _select_outcomes(connection, chosen, spans, step)
     models = _select_models(connection, chosen, coarse)
     named = [row.model for row in models if row.model][:top_models]
     return Usage(
         outcomes,
         endpoints,
+        gateways,
         models,
         series,
         _select_model_series(connection, chosen, spans, step, named) if top_models and models else [],
@@ -171,23 +181,32 @@ def select_first_day(connection: Connection, subject: str = ALL_REQUESTS) -> dat
 
 def _select_outcomes(
     connection: Connection, chosen: Selection, spans: Sequence[Span], step: timedelta
-) -> tuple[list[OutcomeRow], list[EndpointRow], list[SeriesRow]]:
-    rows = rows_in(outcome_usage, chosen, spans, ["start", "endpoint", "outcome", "error_type", *Sums._fields])
+) -> tuple[list[OutcomeRow], list[EndpointRow], list[GatewayRow], list[SeriesRow]]:
+    names = ["start", "endpoint", "gateway", "outcome", "error_type", *Sums._fields]
+    rows = rows_in(outcome_usage, chosen, spans, names)
     bucket = func.date_bin(literal(step), rows.c.start, literal(_EPOCH)).label("bucket")
     # One pass over the rows computes all groupings; the columns that a row is not grouped by are NULL.
     sets = func.grouping_sets(
-        tuple_(rows.c.outcome, rows.c.error_type), tuple_(rows.c.endpoint), tuple_(rows.c.outcome, bucket)
+        tuple_(rows.c.outcome, rows.c.error_type),
+        tuple_(rows.c.endpoint),
+        tuple_(rows.c.gateway),
+        tuple_(rows.c.outcome, bucket),
     )
-    query = select(rows.c.outcome, rows.c.error_type, rows.c.endpoint, bucket, *_sums(rows)).group_by(sets)
-    outcomes, endpoints, series = [], [], []
-    for outcome, error_type, endpoint, begin, *sums in connection.execute(query.order_by(bucket)):
+    columns = rows.c.outcome, rows.c.error_type, rows.c.endpoint, rows.c.gateway, bucket
+    query = select(*columns, *_sums(rows)).group_by(sets).order_by(bucket)
+    outcomes, endpoints, gateways, series = [], [], [], []
+    for outcome, error_type, endpoint, gateway, begin, *sums in connection.execute(query):
         if endpoint is not None:
             endpoints.append(EndpointRow(endpoint, Sums(*sums)))
+        elif gateway is not None:
+            gateways.append(GatewayRow(gateway, Sums(*sums)))
         elif begin is not None:
             series.append(SeriesRow(begin, outcome, Sums(*sums)))
         else:
             outcomes.append(OutcomeRow(outcome, error_type, Sums(*sums)))
-    return outcomes, sorted(endpoints, key=lambda row: (-row.sums.requests, row.endpoint)), series
+    endpoints.sort(key=lambda row: (-row.sums.requests, row.endpoint))
+    gateways.sort(key=lambda row: (-row.sums.requests, row.gateway))
+    return outcomes, endpoints, gateways, series
 
 
 def _select_models(connection: Connection, chosen: Selection, spans: Sequence[Span]) -> list[ModelRow]:

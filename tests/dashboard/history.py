@@ -55,6 +55,7 @@ def make_history(now: datetime, keys: list[str], count: int = 1_500, hours: floa
             cached_tokens=int(prompt * chance.choice((0, 0, 0.4, 0.8))),
             cost_usd=Decimal(f"{(prompt * input_usd + completion * output_usd) / 1e6:.12f}"),
             price_source=gateway,
+            attempts=[],
             ttft_ms=first,
             duration_ms=first + completion / speed * 1000,
             tokens_per_second=speed,
@@ -65,6 +66,8 @@ def make_history(now: datetime, keys: list[str], count: int = 1_500, hours: floa
 
 
 def _fail(row: Row, chance: random.Random, is_outage: bool) -> Row:
+    if is_outage and chance.random() < 0.6:
+        return _serve_elsewhere(row)
     outcome, status, kind, code, message = _FAILURES[2] if is_outage else chance.choice(_FAILURES)
     row |= {"outcome": outcome, "status": status, "error_type": kind, "error_code": code, "error_message": message}
     if outcome in {"rejected", "upstream_error", "upstream_timeout"}:
@@ -74,6 +77,20 @@ def _fail(row: Row, chance: random.Random, is_outage: bool) -> Row:
     elif outcome != "ok":
         row |= {"usage_source": "counted", "cost_kind": "estimated", "finish_reason": None}
     return row
+
+
+def _serve_elsewhere(row: Row) -> Row:
+    """Returns the row of a request whose provider failed, so that another one served it."""
+    gateway, model = _MODELS[2][0], _MODELS[2][1]
+    first = {"provider": row["gateway"], "model": row["model_served"], "status": 503, "error": "upstream_error"}
+    second = {"provider": gateway, "model": model, "status": 200, "error": None}
+    tokens = row["prompt_tokens"] + row["completion_tokens"]
+    attempts = [
+        first | {"ms": 412.7, "tokens": None, "cost_usd": None},
+        second | {"ms": 180.4, "tokens": tokens, "cost_usd": str(row["cost_usd"])},
+    ]
+    times = {"ttft_ms": row["ttft_ms"] + 412.7, "duration_ms": row["duration_ms"] + 412.7}
+    return row | {"gateway": gateway, "model_served": model, "attempts": attempts} | times
 
 
 def _make_id(chance: random.Random, moment: datetime) -> uuid.UUID:

@@ -27,7 +27,7 @@ from tests.support.catalogs import provider_environment
 from tests.support.gateway import Gateway, base_settings, start_gateway
 from tests.support.postgres import running_postgres
 
-# Name → path below the root of the gateway. {id} is that of a request that failed, {key} that of a key.
+# Name → path below the root of the gateway. {id} is that of a request with several attempts, {key} that of a key.
 PAGES = {
     "overview": "dashboard/",
     "activity": "dashboard/activity",
@@ -106,9 +106,8 @@ def take_pictures(gateway: Gateway, pages: dict[str, str]) -> None:
     """Writes a picture of each page, colour scheme and size."""
     from playwright.sync_api import sync_playwright
 
-    failed = requests.get(
-        f"{gateway.url}/api/activity?outcome=upstream_cut&limit=1", headers=gateway.headers, timeout=30
-    ).json()["data"][0]
+    records = requests.get(f"{gateway.url}/api/activity?limit=1000", headers=gateway.headers, timeout=30).json()["data"]
+    shown = next(record for record in records if record["attempts"])
     key = requests.get(f"{gateway.url}/api/keys", headers=gateway.headers, timeout=30).json()["data"][-1]
     OUTPUT.mkdir(parents=True, exist_ok=True)
     DOCUMENTS.mkdir(exist_ok=True)
@@ -124,7 +123,7 @@ def take_pictures(gateway: Gateway, pages: dict[str, str]) -> None:
                 page.fill("[name=key]", gateway.key)
                 page.click("button.main")
                 for name, path in pages.items():
-                    page.goto(f"{gateway.url}/{path.format(id=failed['request_id'], key=key['id'])}")
+                    page.goto(f"{gateway.url}/{path.format(id=shown['request_id'], key=key['id'])}")
                     if name == "playground":
                         page.click("#send")
                         page.locator("#answers[aria-busy=true]").wait_for()

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+import requests
+from sqlalchemy import create_engine
+from sqlalchemy.pool import NullPool
 
+from app.db.partitions import insert_partitions
 from tests.dashboard.conftest import HOSTILE, MODEL, Pages
+from tests.db.rows import insert_rows, make_row
+from tests.support.chat import post_chat
+from tests.support.gateway import clean_environment
+from tests.support.user_keys import make_key
+from tests.support.waiting import wait_until
 
 OpenPage = Callable[..., Any]
 
@@ -73,6 +84,67 @@ def test_filters_stay_through_pages_export_and_a_single_request(dashboard: Pages
     assert rows.count() == 2 and page.locator("select[name=outcome]").input_value() == "ok"
 
 
+def test_a_list_is_whole_and_a_page_is_one_answer(dashboard: Pages, open_page: OpenPage) -> None:
+    key = make_key(dashboard.database_url, "dora")
+    now = datetime.now(UTC)
+    rows = [
+        make_row(started_at=now - timedelta(minutes=7 * number), key_id=key.split("_")[1], outcome=outcome)
+        for number in range(60)
+        for outcome in ("ok", "upstream_error")
+    ]
+    engine = create_engine(dashboard.database_url, poolclass=NullPool)
+    with engine.begin() as connection:
+        insert_partitions(connection, sorted({row["started_at"].date() for row in rows}))
+    insert_rows(engine, rows)
+    page = open_page(key)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(f"{dashboard.url}/?time_range=24h")
+    assert len(asked) <= 4, asked  # The page, the style sheet, the script, the icon.
+    total = dashboard.ask("/api/catalog/gateway/all/stats", key)["data"]["total_requests"]
+    assert text_of(page, ".tile").startswith(f"Requests {total}") and total == 120
+    page.goto(f"{dashboard.url}/activity?outcome=ok")
+    seen: list[str] = []
+    while True:
+        seen += page.locator("table.rows tbody a").evaluate_all("links => links.map((link) => link.href)")
+        if not page.locator("a[rel=next]").count():
+            break
+        page.click("a[rel=next]")
+        assert page.locator("select[name=outcome]").input_value() == "ok"
+    assert len(seen) == len(set(seen)) == 60
+
+
+def test_who_has_made_no_request_sees_how_to_make_one(dashboard: Pages, open_page: OpenPage) -> None:
+    key = make_key(dashboard.database_url, "erin")
+    page = open_page(key)
+    command = page.locator("#first-call").inner_text()
+    assert "No request" in text_of(page, ".first")
+    environment = clean_environment() | {"GATEWAY_API_KEY": key, "NO_PROXY": "*"}
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0 and json.loads(done.stdout)["choices"], done.stderr
+    wait_until(lambda: dashboard.ask("/api/activity", key)["data"], what="the record")
+    page.reload()
+    assert text_of(page, ".tile").startswith("Requests 1") and page.locator(".first").count() == 0
+
+
+def test_a_key_without_budget_left_still_sees_its_pages(dashboard: Pages, open_page: OpenPage) -> None:
+    made = requests.post(
+        f"{dashboard.gateway.url}/api/keys",
+        json={"name": "frank", "budgets": ["1-requests/total"]},
+        headers=dashboard.gateway.headers,
+        timeout=30,
+    ).json()
+    statuses = [post_chat(dashboard.gateway, MODEL, key=made["key"]).status for _ in range(2)]
+    assert statuses == [200, 402]
+    page = open_page(made["key"])
+    for path in PATHS:
+        if "{id}" not in path:
+            assert page.goto(f"{dashboard.url}/{path}").status == 200
+    page.fill("[name=message]", "Hello!")
+    page.click("#send")
+    assert "budget" in text_of(page, ".turn.error")
+
+
 def test_a_request_is_found_by_any_id_and_says_what_went_wrong(dashboard: Pages, open_page: OpenPage) -> None:
     page = open_page()
     cut = dashboard.ask("/api/activity?outcome=upstream_cut,upstream_error")["data"][0]
@@ -82,7 +154,7 @@ def test_a_request_is_found_by_any_id_and_says_what_went_wrong(dashboard: Pages,
         page.keyboard.press("Enter")
         page.wait_for_url("**/requests/**")
         assert cut["error_message"] in text_of(page, ".notice.bad") and cut["request_id"] in text_of(page, "main")
-    assert f"status {cut['status']}" in text_of(page, "main") and "first token" in text_of(page, "main")
+    assert f"status {cut['status']}" in text_of(page, ".spans") and "first token" in text_of(page, ".spans")
 
 
 def test_a_holder_sees_nothing_of_others(dashboard: Pages, open_page: OpenPage) -> None:

@@ -24,7 +24,14 @@ from app.db.rollups import ModelRow, OutcomeRow, Usage, select_first_day, select
 from app.db.sums import Sums, sum_up
 from app.db.tables import OUTCOMES
 from app.services.reports.series import Percentiles, SeriesStep, make_percentiles, make_series
-from app.services.reports.splits import EndpointStats, ModelStats, make_endpoints, make_models
+from app.services.reports.splits import (
+    EndpointStats,
+    GatewayStats,
+    ModelStats,
+    make_endpoints,
+    make_gateways,
+    make_models,
+)
 from app.services.reports.time_window import (
     DEFAULT_TIME_RANGE,
     TIME_RANGES,
@@ -66,6 +73,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
         outcomes: requests by outcome.
         errors: requests by the `type` of their error, the most frequent first.
         endpoints: most requests first.
+        gateways: most requests first.
         models: most requests first, and OTHER_MODELS last.
         series: one entry for each step of `series_step_s` seconds.
     """
@@ -100,6 +108,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     outcomes: dict[str, int]
     errors: dict[str, int]
     endpoints: list[EndpointStats]
+    gateways: list[GatewayStats]
     models: list[ModelStats]
     series_step_s: int
     series: list[SeriesStep]
@@ -205,6 +214,7 @@ def _make_stats(usage: Usage, chosen: _Chosen) -> Stats:
         outcomes=_count_outcomes(usage.outcomes),
         errors=_count_errors(usage.outcomes),
         endpoints=make_endpoints(usage.endpoints),
+        gateways=make_gateways(usage.gateways),
         models=make_models(models),
         series_step_s=int(chosen.window.step.total_seconds()),
         series=make_series(usage, chosen.window),

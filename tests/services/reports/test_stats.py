@@ -243,12 +243,13 @@ def _check_groups(stats: Stats, chosen: _Chosen) -> None:
     errors = {name: count for name, count in chosen.counts("error_type").items() if name is not None}
     assert stats.errors == errors
     assert {row.endpoint: row.requests for row in stats.endpoints} == chosen.counts("endpoint")
+    assert {row.gateway: row.requests for row in stats.gateways} == chosen.counts("gateway")
     assert {row.model: row.requests for row in stats.models} == chosen.counts("model_served")
     assert stats.models[0].requests == max(chosen.counts("model_served").values())
     named = [row.model for row in stats.models if row.model]
     assert stats.top_model == named[0]
     for name in ("total_tokens", "total_cost", "estimated_cost", "cached_tokens"):
-        for groups in (stats.models, stats.endpoints):
+        for groups in (stats.models, stats.endpoints, stats.gateways):
             assert sum(getattr(row, name) or 0 for row in groups) == getattr(stats, name)
 
 
@@ -295,7 +296,7 @@ class _Chosen:
             AND (CAST(:model AS text) IS NULL OR model_served = :model)"""
         names = ("start", "end", "gateway", "key", "model", "endpoint")
         self._values = {name: getattr(stats, name) for name in names}
-        columns = "started_at, outcome, error_type, endpoint, model_served, ttft_ms, duration_ms"
+        columns = "started_at, outcome, error_type, endpoint, gateway, model_served, ttft_ms, duration_ms"
         self.rows = self.select(f"SELECT {columns} FROM activity WHERE {{chosen}}")
 
     def select(self, sql: str) -> list[Row]:
