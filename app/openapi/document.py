@@ -185,7 +185,8 @@ def _make_content(operation: Operation, schemas: SchemaMaker, example: dict[str,
     for media_type in operation.others:
         content[media_type] = {"schema": {"type": "string"}}
     if operation.events is not None:
-        content[EVENTS] = {"schema": {"type": "string", "description": operation.events}}
+        # Without a type: some tools take the schema for that of the whole text, others for that of each event.
+        content[EVENTS] = {"schema": {"description": operation.events}}
     for media_type, shown in content.items():
         if media_type in example:
             shown["example"] = example[media_type]

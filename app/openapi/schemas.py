@@ -79,7 +79,7 @@ class SchemaMaker:
         """Returns the schema of a type that is made of others; None for any other type."""
         if isinstance(kind, inspect.ListType | inspect.VarTupleType):
             items = self._make(kind.item_type, direction)
-            return {"type": "array", **({"items": items} if items else {}), **_bound_length(kind, "Items")}
+            return {"type": "array", "items": items, **_bound_length(kind, "Items")}
         if isinstance(kind, inspect.DictType):
             values = self._make(kind.value_type, direction)
             return {"type": "object", **({"additionalProperties": values} if values else {})}
