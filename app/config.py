@@ -91,6 +91,11 @@ class Settings:
     budget_status: str = _setting("BUDGET_STATUS", "402", one_of("402", "429"))
     limits_webhook: str | None = _setting("LIMITS_WEBHOOK", None, parse_webhook_url)
     limits_webhook_secret: str | None = _setting("LIMITS_WEBHOOK_SECRET", None, parse_webhook_secret)
+    routing_sort: Literal["price", "latency", "throughput"] = _setting(
+        "ROUTING_SORT", "price", one_of("price", "latency", "throughput")
+    )
+    routing_equivalents: bool = _setting("ROUTING_EQUIVALENTS", "false", parse_yes_or_no)
+    fallback_after_s: float | None = _setting("FALLBACK_AFTER", None, parse_seconds)
     retention_days: int = _setting("RETENTION_DAYS", "90", whole_number(1, 36_500))
 
     max_body_bytes: int = _setting("MAX_BODY_BYTES", "20971520", whole_number(1024, 1 << 30))
@@ -223,6 +228,10 @@ def _raise_if_contradictory(settings: Settings) -> None:
     if settings.upstream_first_byte_timeout_s > settings.upstream_total_timeout_s:
         raise SettingsError(
             "UPSTREAM_FIRST_BYTE_TIMEOUT is above UPSTREAM_TOTAL_TIMEOUT, so it would have no effect; lower it."
+        )
+    if settings.fallback_after_s is not None and settings.fallback_after_s >= settings.upstream_first_byte_timeout_s:
+        raise SettingsError(
+            "FALLBACK_AFTER is not below UPSTREAM_FIRST_BYTE_TIMEOUT, so it would have no effect; lower it."
         )
     if settings.limits_webhook is not None and settings.limits_webhook_secret is None:
         raise SettingsError(

@@ -49,12 +49,14 @@ class GatewayError(Exception):
         should_retry: the value of `x-should-retry` for the OpenAI SDKs; None leaves the decision to their own rule.
             False is only for errors that stay until someone acts, such as a missing key.
         outcome: the outcome on the record of a request that ended with it.
+        attempts: the attempts of the request, for the header `x-gateway-attempts`; None if there was only one.
     """
 
     status: int = 500
     type: str = "api_error"
     code: str | None = None
     should_retry: bool | None = None
+    attempts: str | None = None
     outcome: ClassVar[str] = "rejected"
 
     def __init__(
@@ -91,12 +93,14 @@ class GatewayError(Exception):
         return b"data: " + self.to_json() + b"\n\n"
 
     def headers(self) -> dict[str, str]:
-        """Returns the headers of the error response: `retry-after` in whole seconds, and `x-should-retry`."""
+        """Returns the headers of the error: `retry-after` in whole seconds, `x-should-retry`, `x-gateway-attempts`."""
         headers = {}
         if self.retry_after_s is not None:
             headers["retry-after"] = str(max(1, math.ceil(self.retry_after_s)))
         if self.should_retry is not None:
             headers["x-should-retry"] = "true" if self.should_retry else "false"
+        if self.attempts is not None:
+            headers["x-gateway-attempts"] = self.attempts
         return headers
 
 
@@ -226,6 +230,7 @@ class UpstreamError(GatewayError):
         upstream_status, upstream_request_id: the provider's status and request id; None if it sent none.
         is_retryable: whether the same request may be sent again, because it cannot have been served.
         retry_after_is_upstreams: whether the provider chose `retry_after_s`; if not, the gateway did.
+        replaces_response: whether the provider sent it in place of a response, with status 200.
     """
 
     status = 502
@@ -235,6 +240,7 @@ class UpstreamError(GatewayError):
     upstream_request_id: str | None = None
     is_retryable: bool = False
     retry_after_is_upstreams: bool = False
+    replaces_response: bool = False
 
 
 class UpstreamRefused(UpstreamError):

@@ -3,16 +3,13 @@
 They are correct with several workers: each worker writes a memory-mapped file, and a scrape adds the files up. Gauges,
 which read the state of other packages, are in `app/services/health/gauges.py`.
 
-Each request is counted once, from its finished record; that takes a handful of increments of 0.4 µs each. Labels are
-bounded: callers can choose model names, so only models that a provider has served get a series, and at most MAX_MODELS.
-A provider's error code gets one if it has the form of a name, because it may quote what the caller sent.
-docs/metrics.md lists every metric.
+Each request is counted once, from its finished record; that takes a handful of increments of 0.4 µs each.
+docs/metrics.md lists every metric, and app/metric_labels.py bounds the labels.
 """
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import cache, lru_cache
@@ -22,8 +19,8 @@ from typing import Any, Literal, Protocol
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from app.logs import redact
-from app.runtime import Component, Runtime, get_component
+from app.metric_labels import ForeignLabels
+from app.runtime import get_component
 
 if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
     # At each increment the library makes a system call for the process id, in case of a fork, and takes a lock. Neither
@@ -52,12 +49,6 @@ if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
 
     values.ValueClass = _FileValue
 
-# More models than the users of a gateway use, and few enough series for Prometheus.
-MAX_MODELS = 200
-# The gateway itself has some twenty codes; providers may send codes of their own.
-MAX_ERRORS = 100
-_ERROR_NAME = re.compile(r"[a-z][a-z0-9_.-]{0,49}|[0-9]{1,5}")
-
 # From the gateway's own overhead to the longest answers: 5 ms to 15 min.
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900)
 _OVERHEAD_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 1)
@@ -71,7 +62,8 @@ unpriced_total = Counter(
     "gateway_unpriced_requests_total", "Requests with known usage and unknown price.", ["provider"]
 )
 upstream_errors_total = Counter("gateway_upstream_errors_total", "Errors of providers.", ["provider", "error"])
-retries_total = Counter("gateway_upstream_retries_total", "Requests sent to a provider again.", ["provider"])
+retries_total = Counter("gateway_upstream_retries_total", "Requests sent to a target again.", ["provider"])
+fallbacks_total = Counter("gateway_fallbacks_total", "Targets given up for another one.", ["provider", "reason"])
 unrecorded_refusals_total = Counter(
     "gateway_unrecorded_refusals_total", "Refused requests that share a record.", ["route"]
 )
@@ -86,6 +78,9 @@ limit_wait_seconds = Histogram("gateway_limit_wait_seconds", "Requests that wait
 budget_overrun_total = Counter("gateway_budget_overrun_total", "What was used above the amount of a budget.", ["unit"])
 budget_unaccounted_total = Counter(
     "gateway_budget_unaccounted_total", "What dead workers had drawn and may have spent.", ["unit"]
+)
+request_faults_total = Counter(
+    "gateway_request_faults_total", "Steps at the end of requests that failed by a mistake in the gateway.", ["step"]
 )
 webhook_messages_total = Counter(
     "gateway_webhook_messages_total", "Messages to LIMITS_WEBHOOK, and attempts that failed.", ["result"]
@@ -102,25 +97,6 @@ overhead_seconds = Histogram(
     ["stream"],
     buckets=_OVERHEAD_SECONDS,
 )
-
-
-class ForeignLabels(Component):
-    """The label values that providers and callers choose, remembered to bound their number."""
-
-    def __init__(self, runtime: Runtime) -> None:
-        super().__init__(runtime)
-        self._models: set[str] = set()
-        self._errors: set[str] = set()
-
-    def bound_model(self, model: str) -> str:
-        """Returns the label of a model, "other" once MAX_MODELS are known."""
-        return _bound(self._models, MAX_MODELS, model)
-
-    def bound_error(self, error: str) -> str:
-        """Returns the label of an error, "other" for a text and once MAX_ERRORS are known."""
-        if error not in self._errors and not _ERROR_NAME.fullmatch(error):
-            return "other"
-        return _bound(self._errors, MAX_ERRORS, error)
 
 
 class FinishedRequest(Protocol):
@@ -140,7 +116,7 @@ class FinishedRequest(Protocol):
     cost_kind: str
     error_type: str | None
     error_code: str | None
-    attempts: list[Any]
+    attempts: list[dict[str, Any]]
 
 
 def count_request(row: FinishedRequest) -> None:
@@ -156,7 +132,17 @@ def count_request(row: FinishedRequest) -> None:
         error = get_component(ForeignLabels).bound_error(row.error_code or row.error_type or "unknown")
         upstream_errors_total.labels(provider, error).inc()
     if len(row.attempts) > 1:
-        retries_total.labels(provider).inc(len(row.attempts) - 1)
+        _count_retries(row.attempts, provider)
+
+
+def count_fallback(provider: str, reason: str) -> None:
+    """Counts a target that was given up for another one.
+
+    Args:
+        provider: the provider of the one that was given up.
+        reason: the code or the type of its error, as on the attempt.
+    """
+    fallbacks_total.labels(provider, get_component(ForeignLabels).bound_error(reason)).inc()
 
 
 def make_gauge(
@@ -209,7 +195,12 @@ def count_unaccounted(unit: str, amount: float) -> None:
     budget_unaccounted_total.labels(unit).inc(amount)
 
 
-def count_webhook_message(result: Literal["delivered", "retried", "given_up", "dropped"]) -> None:
+def count_request_fault(step: str) -> None:
+    """Counts a step at the end of a request that failed by a mistake in the gateway."""
+    request_faults_total.labels(step).inc()
+
+
+def count_webhook_message(result: Literal["delivered", "retried", "given_up"]) -> None:
     """Counts what became of a message to LIMITS_WEBHOOK; "retried" is an attempt that another one follows."""
     webhook_messages_total.labels(result).inc()
 
@@ -230,6 +221,16 @@ def observe_overhead(stream: bool, seconds: float) -> None:
     _overhead(stream).observe(seconds)
 
 
+def _count_retries(attempts: list[dict[str, Any]], provider: str) -> None:
+    """Counts the attempts at a target that was tried before; those without one of their own were at `provider`."""
+    tried = set()
+    for attempt in attempts:
+        target = attempt.get("provider") or provider, attempt.get("model")
+        if target in tried:
+            retries_total.labels(target[0]).inc()
+        tried.add(target)
+
+
 def _count_usage(row: FinishedRequest, provider: str) -> None:
     model = get_component(ForeignLabels).bound_model(row.model_served or "unknown")
     _tokens(provider, model, "prompt").inc(row.prompt_tokens or 0)
@@ -240,15 +241,6 @@ def _count_usage(row: FinishedRequest, provider: str) -> None:
         unpriced_total.labels(provider).inc()
     else:
         _cost(provider, row.cost_kind).inc(float(row.cost_usd))
-
-
-def _bound(known: set[str], most: int, label: str) -> str:
-    if label not in known:
-        label = redact(label)
-        if label not in known and len(known) >= most:
-            return "other"
-        known.add(label)
-    return label
 
 
 # labels() takes a lock and builds a tuple of strings, which costs more than the increment itself.

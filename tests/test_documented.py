@@ -259,7 +259,8 @@ def test_the_curls_for_keys_and_limits_work_in_order(documented: tuple[Gateway, 
         answers.append(json.loads(run(gateway, command.replace("KEY_ID", key_id))))
         assert "error" not in answers[-1], (command, answers[-1])
         key_id = answers[-1]["data"]["id"] if "key" in answers[-1] and not key_id else key_id
-    _, made, listed, changed, rotated, revoked, _, limits, audited = answers
+    _, made, listed, changed, rotated, revoked, _, holders, renamed, limits, audited = answers
+    assert [each["name"] for each in holders["data"]] == ["bob"] and renamed["data"]["name"] == "Bob B."
     assert made["key"].startswith(f"gw_{key_id}_") and listed["data"] == [made["data"]]
     assert (changed["data"]["concurrent"], changed["data"]["requests_per_minute"]) == (8, None)
     assert rotated["data"]["holder"] == "bob" and revoked["data"]["revoked_at"]

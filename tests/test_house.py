@@ -27,10 +27,12 @@ LEAVES = {
     "lenient_json",
     "limit_errors",
     "logs",
+    "metric_labels",
     "metrics",
     "runtime",
     "setting_values",
     "shutdown",
+    "snapshot_file",
     "yielding",
 }
 # What a package may import besides itself and the leaves. Leaves import leaves only.
@@ -47,6 +49,7 @@ ALLOWED: dict[str, set[str]] = {
     "services.fireworks_client": {"services.streaming", "services.endpoints", "services.providers", "upstream"},
     "services.journal": {"db"},
     "services.quality": {"services.models", "services.providers", "db"},
+    "services.aliases": {"services.models", "services.providers", "db"},
     "services.offers": {
         "services.inference",
         "services.models",
@@ -55,6 +58,7 @@ ALLOWED: dict[str, set[str]] = {
         "services.routing",
     },
     "services.routing": {
+        "services.aliases",
         "services.endpoints",
         "services.limits",
         "services.models",
@@ -65,9 +69,18 @@ ALLOWED: dict[str, set[str]] = {
     "services.limits": {"db"},
     "services.keys": {"db", "services.limits"},
     "services.administration": {"services.keys", "services.limits", "db"},
+    "services.alias_administration": {
+        "services.administration",
+        "services.aliases",
+        "services.endpoints",
+        "services.inference",
+        "services.models",
+        "services.providers",
+        "db",
+    },
     "services.reports": {"db"},
     "services.sessions": {"services.keys", "db"},
-    "services.webhook": {"services.limits", "upstream"},
+    "services.webhook": {"services.limits", "upstream", "db"},
     "services.inference": {
         "services.endpoints",
         "services.journal",
@@ -92,6 +105,8 @@ ALLOWED: dict[str, set[str]] = {
     },
     "web": {"services.journal", "services.keys", "db"},
     "routes": {
+        "services.alias_administration",
+        "services.aliases",
         "services.administration",
         "services.endpoints",
         "services.health",
@@ -128,6 +143,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "openapi": {
         "routes",
+        "services.alias_administration",
         "services.administration",
         "services.endpoints",
         "services.health",
@@ -139,6 +155,7 @@ ALLOWED: dict[str, set[str]] = {
         "db",
     },
     "server": {
+        "services.aliases",
         "services.endpoints",
         "services.health",
         "services.inference",
@@ -152,6 +169,7 @@ ALLOWED: dict[str, set[str]] = {
         "services.webhook",
     },
     "cli": {
+        "services.alias_administration",
         "services.administration",
         "services.endpoints",
         "services.keys",
@@ -340,7 +358,19 @@ def test_the_pages_name_every_command(app: Flask) -> None:
     commands = set()
     for group in app.cli.commands.values():
         commands.update(f"{group.name} {name}" for name in getattr(group, "commands", {}))
-    groups = {"activity", "audit", "budgets", "dashboard", "db", "groups", "keys", "limits", "webhook"}
+    groups = {
+        "activity",
+        "aliases",
+        "audit",
+        "budgets",
+        "dashboard",
+        "db",
+        "groups",
+        "holders",
+        "keys",
+        "limits",
+        "webhook",
+    }
     ours = {command for command in commands if command.split()[0] in groups}
     pages = README + "".join(page.read_text() for page in (ROOT / "docs").glob("*.md"))
     assert sorted(command for command in ours if command not in pages) == []
@@ -351,7 +381,7 @@ def test_every_route_asks_for_a_key_or_is_known_to_be_open() -> None:
     assert {blueprint.name for blueprint, access in BLUEPRINTS if access == "operator"} == {"metrics"}
     assert {blueprint.name for blueprint, access in BLUEPRINTS if access == "public_stats"} == {"offers", "stats"}
     of_operators = {blueprint.name for blueprint, access in BLUEPRINTS if access == "operators_key"}
-    assert of_operators == {"keys", "groups", "budgets", "workers"}
+    assert of_operators == {"aliases", "keys", "holders", "groups", "budgets", "workers"}
 
 
 def test_the_project_holds_no_key_and_no_machine_path() -> None:

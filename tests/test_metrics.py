@@ -1,4 +1,4 @@
-"""The numbers of a worker, in its file: exact after a kill, and at their places when the file has grown."""
+"""The numbers of a worker, in its file: exact after a kill, and at their places when the file has grown; attempts."""
 
 from __future__ import annotations
 
@@ -8,8 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
+
+from app.config import load_settings
+from app.metric_labels import MAX_ERRORS
+from app.metrics import count_fallback, count_request
+from app.runtime import use_settings
+from app.services.journal.record import make_record
 
 # Its series take more than the 64 KB with which a file begins. The first is counted before and after it grows.
 WORKER = """
@@ -44,3 +50,38 @@ def test_a_killed_worker_leaves_exact_numbers_in_a_file_that_has_grown(tmp_path:
     assert registry.get_sample_value(f"{overhead}_sum", {"stream": "false"}) == 0.75
     assert registry.get_sample_value(f"{overhead}_bucket", {"stream": "false", "le": "1.0"}) == 2
     assert registry.get_sample_value(f"{overhead}_bucket", {"stream": "false", "le": "0.1"}) == 0
+
+
+def _retries() -> dict[str, float]:
+    found = {name: REGISTRY.get_sample_value("gateway_upstream_retries_total", {"provider": name}) for name in "abc"}
+    return {name: value or 0 for name, value in found.items()}
+
+
+def test_only_a_try_at_a_target_that_was_tried_before_is_a_retry() -> None:
+    before = _retries()
+    record = make_record("key", "/v1/chat/completions")
+    record.gateway, record.outcome = "c", "ok"
+    tried = [("a", "m"), ("a", "m"), ("a", "n"), ("b", "m"), ("a", "m"), ("c", "m"), ("c", "m"), ("c", "m")]
+    record.attempts = [{"provider": provider, "model": model} for provider, model in tried]
+    count_request(record)
+    assert _retries() == {"a": before["a"] + 2, "b": before["b"], "c": before["c"] + 2}
+    record.attempts = [{"status": 503}, {"status": 503}, {"status": 200}]  # As earlier code wrote them.
+    count_request(record)
+    assert _retries()["c"] == before["c"] + 4
+
+
+def test_the_reasons_of_fallbacks_are_counted_and_bounded() -> None:
+    use_settings(load_settings({}))
+    count_fallback("a", "rate_limit_exceeded")
+    for number in range(MAX_ERRORS + 5):
+        count_fallback("a", f"made-up-{number}")
+    count_fallback("a", "The key fw_REPLACE_ME is wrong.")
+    samples = [
+        sample
+        for metric in REGISTRY.collect()
+        if metric.name == "gateway_fallbacks"
+        for sample in metric.samples
+        if sample.name.endswith("_total")
+    ]
+    counts = {sample.labels["reason"]: sample.value for sample in samples if sample.labels["provider"] == "a"}
+    assert counts["rate_limit_exceeded"] == 1 and counts["other"] == 7 and len(counts) == MAX_ERRORS + 1

@@ -20,16 +20,19 @@ from app.config import ALL_GATEWAYS
 from app.db import get_engine
 from app.db.workers import update_written_off
 from app.errors import NotFound
+from app.services.administration import select_key_ids
 from app.services.endpoints import ENDPOINTS
 from app.services.keys import raise_if_no_key
 from app.services.providers import PROVIDERS
 from app.services.reports import (
     DEFAULT_TIME_RANGE,
     OUTCOMES,
+    SPLITS,
     STATUS_PATTERN,
     TIME_RANGES,
     ActivityFilter,
     AskedWindow,
+    Owned,
     drop_days,
     encode_csv,
     select_droppable_days,
@@ -176,6 +179,9 @@ def _drop(days: list[date], first_kept: date) -> None:
 @click.option("--endpoint", type=click.Choice(_ENDPOINTS))
 @click.option("--key", "key_id", help=_KEY_HELP)
 @click.option("--model", help="The full name of the model that served the requests, of all keys; not with --key.")
+@click.option("--holder", help="The name or id of a holder, whose keys' requests to count.")
+@click.option("--group", help="The name or id of a group, whose holders' requests to count.")
+@click.option("--split", "split_by", type=click.Choice(SPLITS), help="Show who used how much, the most costly first.")
 def stats_command(
     gateway: str,
     time_range: str,
@@ -184,17 +190,34 @@ def stats_command(
     endpoint: str | None,
     key_id: str | None,
     model: str | None,
+    holder: str | None,
+    group: str | None,
+    split_by: Any,
 ) -> None:
-    """Show statistics as tables, of all requests or of those of one key or one model."""
-    if key_id is not None and model is not None:
-        raise click.UsageError("Statistics of a model are of all keys. Give --key or --model.")
+    """Show statistics as tables, of all requests or of those of one key, holder, group or model."""
     if model == "":
         raise click.UsageError("--model is empty. Give the full name of a model, as the statistics show it.")
+    given = [name for name, value in (("key", key_id), ("model", model), ("holder", holder), ("group", group)) if value]
+    if given == ["key", "model"]:
+        raise click.UsageError("Statistics of a model are of all keys. Give --key or --model.")
+    if len(given) > 1:
+        raise click.UsageError(f"--{given[0]} and --{given[1]} exclude each other. Give one of the two.")
+    if split_by and (key_id or model):
+        raise click.UsageError("--split is for the requests of all keys, of a holder or of a group.")
     _check_key(key_id)
     with plain_errors():
         window = AskedWindow(time_range=time_range, start=_set_utc(start), end=_set_utc(end))
-        stats = select_stats(gateway, window, key_id=key_id, model=model, endpoint=endpoint)
+        owned = _find_owned(holder, group)
+        stats = select_stats(
+            gateway, window, key_id=key_id, model=model, endpoint=endpoint, owned=owned, split_by=split_by
+        )
     click.echo(format_stats(stats))
+
+
+def _find_owned(holder: str | None, group: str | None) -> Owned | None:
+    if holder is not None:
+        return Owned("holder", *select_key_ids(holder=holder))
+    return None if group is None else Owned("group", *select_key_ids(group=group))
 
 
 @activity_group.command("show")

@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
 import click
 import msgspec
 from msgspec import UNSET
 
-from app.services.administration import BudgetTerms, parse_budget
+from app.services.administration import BudgetTerms, find_idle_patterns, parse_budget
 from app.services.providers import PROVIDERS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -125,7 +124,7 @@ def _warn_of_unknown_providers(patterns: tuple[str, ...]) -> None:
     """Warns of patterns that match no model of any provider; which models there are, only the gateway knows."""
     for pattern in patterns:
         provider, slash, _ = pattern.lower().partition("/")
-        if slash and not any(fnmatchcase(name, provider) for name in PROVIDERS):
+        if slash and find_idle_patterns([provider], PROVIDERS):
             click.echo(f"Warning: {pattern!r} matches no model: the providers are {', '.join(PROVIDERS)}.", err=True)
 
 

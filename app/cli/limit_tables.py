@@ -1,4 +1,4 @@
-"""Keys, groups and budgets as tables and lines for a terminal."""
+"""Keys, holders, groups and budgets as tables and lines for a terminal."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from app.services.administration import BudgetState, GroupView, KeyView, LimitsView, describe_budget
+from app.services.administration import BudgetState, GroupView, HolderView, KeyView, LimitsView, describe_budget
 
 
 def format_keys(keys: Sequence[KeyView]) -> str:
@@ -42,6 +42,38 @@ def format_key(key: KeyView) -> str:
         return "\n".join([*lines, f"{'operator':20} yes; only the limits of the gateway apply"])
     lines += [f"{'holder':20} {key.holder or '-'}", f"{'group':20} {key.group or '-'}"]
     return "\n".join([*lines, *_format_limits(key)])
+
+
+def format_holders(holders: Sequence[HolderView]) -> str:
+    """Returns holders as a table, with how many of their keys are not revoked and what all have cost this month."""
+    lines = [f"{'NAME':24} {'GROUP':16} {'KEYS':>6} {'COST THIS MONTH':>16} BUDGETS"]
+    for holder in holders:
+        keys = sum(key.revoked_at is None for key in holder.keys)
+        cost = _format_amount(holder.usage_monthly)
+        lines.append(f"{holder.name:24} {holder.group or '-':16} {keys:>6,} {cost:>16} {_format_uses(holder.budgets)}")
+    return "\n".join(lines)
+
+
+def format_holder(holder: HolderView) -> str:
+    """Returns a holder as text, a line for each value and each key."""
+    costs = {"in all": holder.usage, "day": holder.usage_daily, "week": holder.usage_weekly}
+    costs["month"] = holder.usage_monthly
+    values = {
+        "id": holder.id,
+        "name": holder.name,
+        "group": holder.group or "-",
+        "created": _format_time(holder.created_at),
+        "cost (USD)": ", ".join(f"{name} {_format_amount(cost)}" for name, cost in costs.items()),
+    }
+    keys = []
+    for key in holder.keys:
+        ends = {"revoked": key.revoked_at, "expires": key.expires_at}
+        end = next((f", {name} {_format_time(at)}" for name, at in ends.items() if at is not None), "")
+        keys.append(f"{key.id} ({key.name}){end}")
+    keys = keys or ["none"]
+    lines = [f"{name:20} {value}" for name, value in values.items()]
+    lines += [f"{'keys':20} {keys[0]}", *[f"{'':20} {key}" for key in keys[1:]]]
+    return "\n".join([*lines, *_format_limits(holder)])
 
 
 def format_groups(groups: Sequence[GroupView]) -> str:

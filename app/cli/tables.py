@@ -7,21 +7,25 @@ from decimal import Decimal
 
 import msgspec
 
-from app.services.reports import EndpointStats, ModelStats, RequestStory, Stats
+from app.services.reports import EndpointStats, ModelStats, RequestStory, Share, Stats
 
 # More models than this would scroll the totals off the screen; the endpoint returns all of them.
 MAX_MODELS = 20
 
 _NAME_WIDTH = 56
 
+# The order of the fields of an attempt, which PostgreSQL does not keep; others come last.
+_ATTEMPT_FIELDS = ("provider", "model", "status", "error", "ms", "tokens", "cost_usd")
+
 
 def format_stats(stats: Stats) -> str:
     """Returns the statistics as text; unknown values are dashes."""
     start = f"{stats.start:%Y-%m-%d %H:%M}" if stats.start else "-"
-    subject = (stats.key and f"key {stats.key}") or (stats.model and f"model {stats.model}")
+    subjects = {name: getattr(stats, name) for name in ("key", "model", "holder", "group")}
+    subject = next((f"{name} {value}" for name, value in subjects.items() if value), None)
     chosen = [stats.gateway, subject, stats.endpoint, stats.time_range]
     title = f"{', '.join(filter(None, chosen))}: {start} to {stats.end:%Y-%m-%d %H:%M} UTC"
-    return "\n".join([title, "", *_format_totals(stats), "", *_format_outcomes(stats), "", *_format_groups(stats)])
+    return "\n".join([title, "", *_format_totals(stats), "", *_format_outcomes(stats), "", *_format_parts(stats)])
 
 
 def format_story(story: RequestStory) -> str:
@@ -41,8 +45,10 @@ def _format_field(value: object) -> str:
 
 
 def _format_attempt(attempt: object) -> str:
-    values = attempt.items() if isinstance(attempt, dict) else [("", attempt)]
-    return ", ".join(f"{name} {_format_field(value)}".strip() for name, value in values if value is not None)
+    if not isinstance(attempt, dict):
+        return _format_field(attempt)
+    names = [*_ATTEMPT_FIELDS, *(name for name in attempt if name not in _ATTEMPT_FIELDS)]
+    return ", ".join(f"{name} {_format_field(attempt[name])}" for name in names if attempt.get(name) is not None)
 
 
 def _format_totals(stats: Stats) -> list[str]:
@@ -76,15 +82,19 @@ def _format_outcomes(stats: Stats) -> list[str]:
     return lines
 
 
-def _format_groups(stats: Stats) -> list[str]:
+def _format_parts(stats: Stats) -> list[str]:
     lines = _format_group("ENDPOINT", [(row.endpoint, row) for row in stats.endpoints])
     lines += ["", *_format_group("MODEL", [(row.model or "(none)", row) for row in stats.models[:MAX_MODELS]])]
     if len(stats.models) > MAX_MODELS:
         lines.append(f"and {sum(row.models for row in stats.models[MAX_MODELS:])} more")
+    if stats.split_by is not None:
+        names = [" ".join(filter(None, [share.name, share.id and f"({share.id})"])) for share in stats.split]
+        rows = [(name or "(none)", share) for name, share in zip(names, stats.split, strict=True)]
+        lines += ["", *_format_group(stats.split_by.upper(), rows)]
     return lines
 
 
-def _format_group(title: str, rows: Sequence[tuple[str, EndpointStats | ModelStats]]) -> list[str]:
+def _format_group(title: str, rows: Sequence[tuple[str, EndpointStats | ModelStats | Share]]) -> list[str]:
     lines = [f"{title:{_NAME_WIDTH}} {'REQUESTS':>12} {'ERRORS':>10} {'TOKENS':>16} {'COST':>14}"]
     for name, row in rows:
         counts = f"{row.requests:>12,} {row.errors:>10,} {_format_value(row.total_tokens):>16}"

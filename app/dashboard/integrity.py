@@ -19,12 +19,13 @@ _OUTCOMES = {
     "gateway_shutdown": "ended by a restart",
     "lost": "the worker was killed meanwhile",
 }
+# Fields of the report that count requests without a record → their names on the page, and what they are.
 _OTHERS = {
-    "in_flight": "being served now",
-    "unshipped": "ended; the record is on its way to the database",
-    "unrecorded": "without a record, because the journal could not be written or was given up",
-    "rejected": "the record was refused by PostgreSQL; it is in rejected.jsonl",
-    "unsent": "begun by a worker that died before it asked a provider",
+    "in_flight": ("in flight", "being served now"),
+    "unshipped": ("on their way", "ended; the record is not in the database yet"),
+    "unrecorded": ("without a record", "the journal could not be written, or was given up"),
+    "rejected": ("refused by PostgreSQL", "the record is in rejected.jsonl of the journal"),
+    "unsent": ("never sent", "begun by a worker that died before it asked a provider"),
 }
 _LOSSES = ("unrecorded", "rejected")
 
@@ -45,7 +46,9 @@ def show_integrity() -> Response:
     require_operator()
     report = select_integrity_report()
     terms = [_Term(name, report.outcomes.get(name, 0), about, True, False) for name, about in _OUTCOMES.items()]
-    terms += [_Term(name, getattr(report, name), about, False, name in _LOSSES) for name, about in _OTHERS.items()]
+    terms += [
+        _Term(name, getattr(report, field), about, False, field in _LOSSES) for field, (name, about) in _OTHERS.items()
+    ]
     seen = [worker.last_seen_at for worker in report.live if worker.last_seen_at is not None]
     return show(
         "integrity.html",

@@ -4,11 +4,12 @@
     schema.py     migrations                               tables.py, rollup_tables.py  the tables
     keys.py       gateway keys                             live_keys.py  all that work, with their limits
     limit_tables.py  the tables of limits                  subjects.py, budgets.py  who may use how much
-    audit.py      who changed what                         activity.py  the records of requests
+    audit.py      who changed what                         budget_warnings.py  messages that wait to be sent
+    activity.py   the records of requests                  key_sums.py  sums by key, and who has the keys
     insert_sql.py the statement that writes records        partitions.py  their daily partitions
     ledger.py     what each worker began and finished      sums.py, rollups.py, day_usage.py  sums of records
     fold.py       writes these sums                        rollup_pruning.py  deletes old ones
-    workers.py    which host runs a worker, and its end
+    workers.py    which host runs a worker, and its end    aliases.py    names that operators gave to models
     windows.py    time windows as runs of rows             rollup_rows.py  the rows of a window
     histogram.py  histograms that can be added up          recent_quality.py  of each model, lately
     activity_by_id.py  finds a record by one of its ids    clock.py      PostgreSQL's clock, beside this machine's

@@ -80,6 +80,31 @@ _SELECT_SUMS = text("""
     ) AS charges
 """)
 
+# All budgets that count, with what became of their current periods: the periods of budgets of one kind begin together.
+_SELECT_PAGE = text(f"""
+    SELECT {", ".join(f"budget.{name}" for name in BudgetRow._fields)}, subject.kind, subject.name, sums.*
+    FROM jsonb_to_recordset(CAST(:kinds AS jsonb)) AS kinds (time_window text, timezone text, first_day smallint,
+        first bigint, last bigint)
+    JOIN budget USING (time_window, timezone, first_day)
+    JOIN subject ON subject.id = budget.subject_id
+    CROSS JOIN LATERAL (
+        SELECT coalesce(sum(extra), 0) AS extra, coalesce(sum(granted), 0) AS granted, charges.*,
+            min(start_at) FILTER (WHERE granted > 0) AS oldest
+        FROM (
+            SELECT coalesce(sum(exact), 0) AS exact, coalesce(sum(estimated), 0) AS estimated,
+                coalesce(sum(ceiling), 0) AS ceiling, coalesce(sum(requests), 0)::bigint AS requests
+            FROM budget_charge
+            WHERE period_id BETWEEN (budget.id << 32) + first AND (budget.id << 32) + last
+        ) AS charges
+        LEFT JOIN budget_period ON budget_period.id BETWEEN (budget.id << 32) + first AND (budget.id << 32) + last
+        GROUP BY exact, estimated, ceiling, requests
+    ) AS sums
+    WHERE budget.ended_at IS NULL AND budget.id > :after
+        AND (CAST(:above AS integer) IS NULL OR CASE WHEN budget.amount + extra = 0 THEN 100
+            ELSE round((exact + estimated + ceiling) / (budget.amount + extra) * 100, 1) END >= :above)
+    ORDER BY budget.id LIMIT :limit
+""")
+
 _RAISE_PERIOD = text("""
     INSERT INTO budget_period (id, budget_id, start_at, end_at, extra) VALUES (:id, :budget_id, :start, :end, :extra)
     ON CONFLICT (id) DO UPDATE SET extra = budget_period.extra + excluded.extra
@@ -106,6 +131,43 @@ def select_budgets(
     if lock:
         query = query.with_for_update(key_share=True)
     return [BudgetRow(*row) for row in connection.execute(query)]
+
+
+def select_budget_kinds(connection: Connection) -> list[tuple[str, str, int]]:
+    """Returns the window, time zone and first day of the budgets that count, each combination once."""
+    columns = (budget.c.time_window, budget.c.timezone, budget.c.first_day)
+    rows = connection.execute(select(*columns).where(budget.c.ended_at.is_(None)).distinct())
+    return [(row[0], row[1], row[2]) for row in rows]
+
+
+def select_budget_page(
+    connection: Connection,
+    spans: Mapping[tuple[str, str, int], tuple[datetime, datetime]],
+    *,
+    above: int | None,
+    after: int | None,
+    limit: int | None,
+) -> list[tuple[BudgetRow, tuple[str, str], BudgetSums]]:
+    """Returns budgets that count, by id, with the kind and name of their subject and their sums.
+
+    Args:
+        connection: the database.
+        spans: window, time zone and first day → when the first and the last of the periods begin that count now. A
+            budget of another kind is missing.
+        above: only those of which at least this percentage is charged.
+        after: the id of the last budget of the page before.
+        limit: at most so many; None for all.
+    """
+    kinds = []
+    for (window, timezone, first_day), (first, last) in spans.items():
+        minutes = {"first": compute_period_id(0, first), "last": compute_period_id(0, last)}
+        kinds.append({"time_window": window, "timezone": timezone, "first_day": first_day, **minutes})
+    values = {"kinds": json.dumps(kinds), "above": above, "after": after or 0, "limit": limit}
+    count = len(BudgetRow._fields)
+    return [
+        (BudgetRow(*row[:count]), (row[count], row[count + 1]), BudgetSums(*row[count + 2 :]))
+        for row in connection.execute(_SELECT_PAGE, values)
+    ]
 
 
 def select_budget(connection: Connection, id: int, *, lock: bool) -> BudgetRow | None:

@@ -66,7 +66,8 @@ class Database(Component):
     Attributes:
         engine: the SQLAlchemy engine; it connects when a connection is needed.
         lookup_engine: another one, for lookups of keys that are not known yet.
-        lease_engine: another one, for draws from limits.
+        lease_engine: another one, for draws from limits. It has one connection, which only the thread that draws may
+            use: whoever takes it again and again keeps the others waiting until their draws fail.
 
     Raises:
         SettingsError: DATABASE_URL is not set.

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from sqlalchemy import Engine, Table, text
 
 from app.db import rollup_tables as rollups
+from app.db.failed_attempts import IS_MERGE_DUE, MERGE_FAILED_ATTEMPTS
 from app.db.insert_sql import INSERT_LOCK
 from app.db.sums import Sums
 
@@ -44,7 +45,7 @@ class FoldResult(NamedTuple):
 def fold_deltas(engine: Engine, *, min_age_s: float = MIN_AGE_S, limit: int = MAX_DELTAS) -> FoldResult:
     """Folds up to `limit` deltas if the oldest is at least `min_age_s` old and no other process folds.
 
-    Also vacuums the table of deltas where that is due.
+    Also merges the counts of failed attempts and vacuums the table of deltas, where that is due.
 
     Raises:
         DatabaseError: the database is unavailable, slow or locked; nothing was folded.
@@ -52,6 +53,8 @@ def fold_deltas(engine: Engine, *, min_age_s: float = MIN_AGE_S, limit: int = MA
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         due = connection.execute(_SELECT_DUE, {"min_age_s": min_age_s}).one()
         folded = connection.execute(_FOLD, {"limit": limit}).scalar_one() if due.is_due else 0
+        if due.is_merge_due:
+            connection.execute(text(MERGE_FAILED_ATTEMPTS))
         if due.has_many_dead:
             # Skipped when somebody else vacuums.
             connection.execute(text("VACUUM (SKIP_LOCKED) rollup_delta"))
@@ -65,6 +68,7 @@ _SELECT_DUE = text(f"""
         EXISTS (SELECT FROM (SELECT created_at FROM rollup_delta ORDER BY id LIMIT 1) AS oldest
             WHERE created_at NOT BETWEEN now() - make_interval(secs => :min_age_s) AND now()
                 OR :min_age_s = 0) AS is_due,
+        {IS_MERGE_DUE} AS is_merge_due,
         pg_stat_get_dead_tuples(to_regclass('rollup_delta')) > {MAX_DEAD_DELTAS} AND
             coalesce(pg_stat_get_last_vacuum_time(to_regclass('rollup_delta')), '-infinity')
                 < now() - interval '{VACUUM_INTERVAL_S} s' AS has_many_dead""")

@@ -100,6 +100,12 @@ def select_key_page(
     return [KeyRow(*row) for row in connection.execute(query)]
 
 
+def select_keys_of_holders(connection: Connection, holder_ids: Collection[str]) -> list[KeyRow]:
+    """Returns the keys of these holders, revoked ones too, oldest first."""
+    query = select(*_COLUMNS).where(api_key.c.holder_id.in_(holder_ids))
+    return [KeyRow(*row) for row in connection.execute(query.order_by(api_key.c.created_at, api_key.c.id))]
+
+
 def select_key(connection: Connection, id: str, *, lock: bool) -> KeyRow | None:
     """Returns the key with this id, revoked or not; None if there is none. With a lock, others that lock it wait."""
     query = select(*_COLUMNS).where(api_key.c.id == id)

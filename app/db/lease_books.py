@@ -15,6 +15,7 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from app.db.leases import compute_period_id, upsert_period
+from app.db.tables import OUTCOMES
 from app.db.workers import MISSING_AFTER_S
 
 EARLIER_REQUESTS = "earlier requests"
@@ -76,6 +77,14 @@ _SELECT_EARLIER = text(f"""
         SELECT {_SUMS} FROM rollup_delta
         WHERE (:is_all OR 'key' || chr(58) || key_id = ANY (:subjects)) AND minute >= :start AND minute < :end) AS sums
 """)
+
+# Requests that ended before they were sent to a provider used nothing either. The sums do not tell them apart, but the
+# records do, by an index of requests that did not succeed: what was not sent costs exactly 0, with unknown tokens.
+_SELECT_UNSENT = text("""
+    SELECT count(*) FROM activity
+    WHERE outcome <> 'ok' AND outcome = ANY (:outcomes) AND started_at >= :start AND started_at < :end
+        AND cost_kind = 'exact' AND cost_usd = 0 AND prompt_tokens IS NULL AND (:is_all OR key_id = ANY (:keys))""")
+_MAYBE_UNSENT = [outcome for outcome in OUTCOMES if outcome not in ("ok", "rejected")]
 
 _LOCK_BUDGETS = text("SELECT FROM budget WHERE id = ANY (:ids) ORDER BY id FOR NO KEY UPDATE")
 _ADD_CHARGE = text("""
@@ -166,7 +175,8 @@ def insert_earlier_charges(
     """Charges a period of a new budget with what the subject's requests have cost since it began.
 
     It is what the sums of requests have: hours that began up to an hour before the period count too, and requests whose
-    record is not in the database yet are missing, as are those whose cost is not known. Call it once for a period.
+    record is not in the database yet are missing, as are those whose cost is not known. Requests that were sent to no
+    provider do not count, as far as their records are kept. Call it once for a period.
 
     Args:
         connection: in a transaction.
@@ -188,8 +198,11 @@ def insert_earlier_charges(
         "step": "1 hour" if is_recent else "1 day",
         "start": start,
         "end": end or datetime.max.replace(tzinfo=UTC),
+        "keys": keys,
+        "outcomes": _MAYBE_UNSENT,
     }
-    tokens, requests, exact, estimated = connection.execute(_SELECT_EARLIER, values).one()
+    tokens, counted, exact, estimated = connection.execute(_SELECT_EARLIER, values).one()
+    requests = max(counted - connection.execute(_SELECT_UNSENT, values).scalar_one(), 0)
     amounts = {"usd": (exact, estimated), "tokens": (tokens, 0), "requests": (requests, 0)}[unit]
     if not any(amounts):
         return Decimal(0)

@@ -7,6 +7,7 @@
     budget_charge   what the requests of one worker were charged to a period
     rate_pot        requests or tokens granted to a subject in each half second of the last minute
     slot_lease      how many concurrent requests of a subject a worker may serve
+    budget_warning  messages about budgets that LIMITS_WEBHOOK has not accepted yet
     audit_event     who changed what
 
 An amount is in the unit of its budget: USD, tokens or requests. `drawn` and the charges are in tables of their own,
@@ -182,6 +183,18 @@ slot_lease = Table(
     Column("seen_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     PrimaryKeyConstraint("subject_id", "worker_id"),
     prefixes=["UNLOGGED"],
+)
+
+budget_warning = Table(
+    "budget_warning",
+    metadata,
+    Column("id", Text, primary_key=True, comment="of the message"),
+    Column("body", Text, nullable=False, comment="the message, in JSON"),
+    Column("made_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("due_at", DateTime(timezone=True), nullable=False, server_default=func.now(), comment="of the next attempt"),
+    Column("attempts", Integer, nullable=False, server_default="0", comment="that were begun"),
+    Column("worker_id", Text, comment="who sends it now; NULL while nobody does"),
+    Index("ix_budget_warning_due_at", "due_at"),
 )
 
 audit_event = Table(

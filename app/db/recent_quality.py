@@ -1,4 +1,7 @@
-"""How well each model of each provider was served lately, from the sums by minute and the deltas before them."""
+"""How well each model of each provider was served lately, from the sums by minute and the deltas before them.
+
+Records count for the target that ended them; what targets failed before that is counted by itself.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +27,13 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import array
 
-from app.db.rollup_tables import MODEL_PREFIX, latency_usage, outcome_usage, rollup_delta
+from app.db.rollup_tables import MODEL_PREFIX, failed_attempt, latency_usage, outcome_usage, rollup_delta
 from app.db.rollups import Histogram
 
 _MEASURES = ("requests", "speed_tokens", "speed_ms")
+
+# Stands for an outcome in the rows of the statement that no record has.
+_GIVEN_UP = "given_up"
 
 
 class OutcomeSums(NamedTuple):
@@ -53,11 +59,20 @@ class FirstTokenTimes(NamedTuple):
     histogram: Histogram
 
 
+class GivenUp(NamedTuple):
+    """Requests that a target failed and that another one then ended; a caller may have made up the model's name."""
+
+    gateway: str
+    model: str
+    requests: int
+
+
 class RecentQuality(NamedTuple):
     """What all models together did in a window."""
 
     outcomes: list[OutcomeSums]
     first_tokens: list[FirstTokenTimes]
+    given_up: list[GivenUp]
 
 
 def select_recent_quality(connection: Connection, window: timedelta) -> RecentQuality:
@@ -70,14 +85,16 @@ def select_recent_quality(connection: Connection, window: timedelta) -> RecentQu
         window: whole minutes; the current one is read as far as it has passed.
     """
     start = func.date_trunc("minute", func.now()) - literal(window)
-    both = union_all(_outcomes(start), _first_tokens(start))
-    outcomes, first_tokens = [], []
-    for gateway, model, outcome, error_type, requests, tokens, ms, buckets, counts in connection.execute(both):
-        if buckets is None:
+    rows = union_all(_outcomes(start), _first_tokens(start), _given_up(start))
+    outcomes, first_tokens, given_up = [], [], []
+    for gateway, model, outcome, error_type, requests, tokens, ms, buckets, counts in connection.execute(rows):
+        if outcome == _GIVEN_UP:
+            given_up.append(GivenUp(gateway, model, requests))
+        elif buckets is None:
             outcomes.append(OutcomeSums(gateway, model, outcome, error_type, requests, tokens, ms))
         else:
             first_tokens.append(FirstTokenTimes(gateway, model, dict(zip(buckets, counts, strict=True))))
-    return RecentQuality(outcomes, first_tokens)
+    return RecentQuality(outcomes, first_tokens, given_up)
 
 
 def _outcomes(start: ColumnElement[datetime]) -> Select[Any]:
@@ -91,8 +108,7 @@ def _outcomes(start: ColumnElement[datetime]) -> Select[Any]:
     key = rows.c.gateway, rows.c.model, rows.c.outcome, rows.c.error_type
     # PostgreSQL's sum of bigint is numeric, which the driver would return as a Decimal.
     sums = [cast(func.sum(rows.c[name]), outcome_usage.c[name].type) for name in _MEASURES]
-    arrays = cast(null(), ARRAY(SmallInteger)), cast(null(), ARRAY(BigInteger))
-    return select(*key, *sums, *arrays).group_by(*key)
+    return select(*key, *sums, *_no_arrays()).group_by(*key)
 
 
 def _first_tokens(start: ColumnElement[datetime]) -> Select[Any]:
@@ -118,6 +134,17 @@ def _first_tokens(start: ColumnElement[datetime]) -> Select[Any]:
     arrays = func.array_agg(by_bucket.c.bucket), func.array_agg(by_bucket.c.count)
     key = by_bucket.c.gateway, by_bucket.c.model
     return select(*key, *nothing, *arrays).group_by(*key)
+
+
+def _given_up(start: ColumnElement[datetime]) -> Select[Any]:
+    columns = failed_attempt.c
+    key, words = (columns.gateway, columns.model), (literal(_GIVEN_UP), literal(""))
+    sums = cast(func.sum(columns.requests), BigInteger), cast(0, BigInteger), cast(0, Double)
+    return select(*key, *words, *sums, *_no_arrays()).where(columns.minute >= start).group_by(*key)
+
+
+def _no_arrays() -> tuple[ColumnElement[Any], ColumnElement[Any]]:
+    return cast(null(), ARRAY(SmallInteger)), cast(null(), ARRAY(BigInteger))
 
 
 def _model_of(table: Table) -> ColumnElement[str]:

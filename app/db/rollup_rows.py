@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import BigInteger, ColumnElement, Subquery, Table, cast, func, literal, select, union_all
-from sqlalchemy.dialects.postgresql import array
+from sqlalchemy import BigInteger, ColumnElement, Subquery, Table, Text, cast, func, literal, select, union_all
+from sqlalchemy.dialects.postgresql import ARRAY, array
 
 from app.db.rollup_tables import ALL_REQUESTS, KEY_PREFIX, MODEL_PREFIX, latency_usage, rollup_delta
 from app.db.windows import Span
@@ -15,11 +15,15 @@ _BUCKETS = {"ttft": rollup_delta.c.ttft_buckets, "duration": rollup_delta.c.dura
 
 
 class Selection(NamedTuple):
-    """Whose requests, and through which gateway and endpoint; None restricts nothing."""
+    """Whose requests, and through which gateway and endpoint; None restricts nothing.
+
+    `keys` are the ids of keys whose requests are counted together; then the subject is that of all requests.
+    """
 
     subject: str
     gateway: str | None = None
     endpoint: str | None = None
+    keys: tuple[str, ...] | None = None
 
     def is_model(self) -> bool:
         """Returns whether the subject is a model."""
@@ -30,13 +34,27 @@ class Selection(NamedTuple):
         wanted = {"gateway": self.gateway, "endpoint": self.endpoint}
         return [table.c[name] == value for name, value in wanted.items() if value is not None]
 
+    def subject_conditions(self, table: Table) -> list[ColumnElement[bool]]:
+        """Returns which rows of a table of sums belong to the subject; one without subjects has rows of keys."""
+        if "subject" not in table.c:
+            return [] if self.keys is None else [table.c.key_id == _any(self.keys)]
+        if self.keys is None:
+            return [table.c.subject == self.subject]
+        return [table.c.subject == _any(KEY_PREFIX + key for key in self.keys)]
+
     def delta_conditions(self) -> list[ColumnElement[bool]]:
         """Returns which deltas belong to the subject."""
+        if self.keys is not None:
+            return [rollup_delta.c.key_id == _any(self.keys)]
         if self.subject == ALL_REQUESTS:
             return []
         if self.is_model():
             return [rollup_delta.c.model == self.subject.removeprefix(MODEL_PREFIX)]
         return [rollup_delta.c.key_id == self.subject.removeprefix(KEY_PREFIX)]
+
+
+def _any(texts: Iterable[str]) -> ColumnElement[Any]:
+    return func.any(literal(list(texts), ARRAY(Text)))
 
 
 def rows_in(table: Table, chosen: Selection, spans: Sequence[Span], names: Sequence[str]) -> Subquery:
@@ -46,10 +64,11 @@ def rows_in(table: Table, chosen: Selection, spans: Sequence[Span], names: Seque
         table: a table of sums.
         chosen: whose requests.
         spans: consecutive spans, at least one.
-        names: columns of the table. The `start` of a delta is its minute.
+        names: columns of the table. The `start` of a delta is its minute, and its `subject` that of its key.
     """
     folded = [select(*[table.c[name] for name in names]).where(*_span(table, chosen, span)) for span in spans]
-    columns = [rollup_delta.c["minute" if name == "start" else name] for name in names]
+    others = {"start": rollup_delta.c.minute, "subject": (literal(KEY_PREFIX) + rollup_delta.c.key_id).collate("C")}
+    columns = [others[name] if name in others else rollup_delta.c[name] for name in names]
     return union_all(*folded, _deltas(chosen, spans, *columns)).subquery()
 
 
@@ -71,9 +90,8 @@ def _ones(buckets: ColumnElement[Any]) -> ColumnElement[Any]:
 
 def _span(table: Table, chosen: Selection, span: Span) -> list[ColumnElement[bool]]:
     columns = table.c
-    subject = [columns.subject == chosen.subject] if "subject" in columns else []
     bounds = [columns.level == span.level, columns.start >= span.start, columns.start < span.end]
-    return [*subject, *bounds, *chosen.conditions(table)]
+    return [*chosen.subject_conditions(table), *bounds, *chosen.conditions(table)]
 
 
 def _deltas(chosen: Selection, spans: Sequence[Span], *columns: ColumnElement[object]) -> Any:

@@ -5,6 +5,7 @@
     model_usage     sums by subject × gateway × endpoint × model
     latency_usage   histograms by subject × gateway × endpoint × metric
     key_presence    which keys made requests, by gateway × endpoint
+    failed_attempt  what targets failed that another target then got, of the last hour
 
 A trigger on activity (migration 0007) writes the deltas in the transaction that inserts the rows, so that every row is
 counted once, whoever inserts it. Deltas are only inserted, so that writers never wait for each other. app/db/fold.py
@@ -28,6 +29,10 @@ and a row for each day, times its combinations. Models cannot be invented by cli
 The earlier family (usage_rollup, model_rollup, latency_rollup, key_usage, key_seen) has the same sums of all requests,
 and of keys by day. Nothing reads it any more. The fold keeps it filled for workers of the code before migration 0007,
 which write and read only this family, so that their statistics stay right beside newer workers and after a rollback.
+
+A record counts for the target that ended it. Targets that failed it before are only in its attempts; another trigger
+(migration 0012) adds them to failed_attempt, also by inserts alone. app/db/failed_attempts.py merges and deletes these
+rows.
 """
 
 from __future__ import annotations
@@ -121,6 +126,16 @@ rollup_delta = Table(
     *_sums(),
     Column("ttft_buckets", ARRAY(SmallInteger), nullable=False, comment="one for each request with the time"),
     Column("duration_buckets", ARRAY(SmallInteger), nullable=False),
+)
+
+failed_attempt = Table(
+    "failed_attempt",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("minute", DateTime(timezone=True), nullable=False),
+    *[_text(name) for name in ("gateway", "model")],
+    Column("requests", BigInteger, nullable=False, comment="that it failed, and that another target ended"),
 )
 
 outcome_usage = _by_level("outcome_usage", _key("gateway", "endpoint", "outcome", "error_type"), _sums())

@@ -97,7 +97,7 @@ class Usage:
         models: sums by model, most requests first; [] if the subject is a model.
         series: sums by step × outcome, oldest first; steps without requests are absent.
         model_series: sums by step × model, oldest first, within a step most requests first; [] if not asked for.
-        keys: how many different keys made requests, for the subject of all requests; 0 for others.
+        keys: how many different keys made requests, for the subject of all requests and for `keys`; 0 for others.
         histograms: metric ("ttft", "duration") → start of the step → histogram. Rejected and lost requests are left
             out.
     """
@@ -122,6 +122,7 @@ def select_usage(
     gateway: str | None = None,
     endpoint: str | None = None,
     top_models: int = 0,
+    keys: Sequence[str] | None = None,
 ) -> Usage:
     """Returns the sums of requests that started in [start, end).
 
@@ -136,6 +137,7 @@ def select_usage(
         endpoint: the path of one endpoint, or None for all of them.
         top_models: how many models have a series of their own, those with the most requests; none if 0, or if the
             subject is a model.
+        keys: the ids of keys whose requests to count together, in place of a subject; None for all.
 
     Raises:
         ValueError: `start`, `end` or `step` is not as above.
@@ -143,7 +145,7 @@ def select_usage(
     spans, coarse = compose_window(start, end, step), compose_window(start, end)
     if not spans:
         return Usage([], [], [], [], [], [], 0, {})
-    chosen = Selection(subject, gateway, endpoint)
+    chosen = Selection(subject, gateway, endpoint, None if keys is None else tuple(keys))
     outcomes, endpoints, gateways, series = _select_outcomes(connection, chosen, spans, step)
     models = _select_models(connection, chosen, coarse)
     named = [row.model for row in models if row.model][:top_models]
@@ -168,11 +170,15 @@ def select_outcome_counts(connection: Connection) -> dict[str, int]:
     return {row[0]: row[1] for row in connection.execute(select(rows.c.outcome, count).group_by(rows.c.outcome))}
 
 
-def select_first_day(connection: Connection, subject: str = ALL_REQUESTS) -> date | None:
-    """Returns the UTC day of the subject's oldest request ever counted; None when there is none."""
-    usage = outcome_usage.c
-    folded = select(func.min(usage.start)).where(usage.level == "day", usage.subject == subject)
-    waiting = select(func.min(rollup_delta.c.minute)).where(*Selection(subject).delta_conditions())
+def select_first_day(
+    connection: Connection, subject: str = ALL_REQUESTS, keys: Sequence[str] | None = None
+) -> date | None:
+    """Returns the UTC day of the oldest request of the subject, or of these keys; None if there never was one."""
+    chosen = Selection(subject, keys=None if keys is None else tuple(keys))
+    folded = select(func.min(outcome_usage.c.start)).where(
+        outcome_usage.c.level == "day", *chosen.subject_conditions(outcome_usage)
+    )
+    waiting = select(func.min(rollup_delta.c.minute)).where(*chosen.delta_conditions())
     # least() ignores NULLs.
     query = select(func.least(folded.scalar_subquery(), waiting.scalar_subquery()))
     oldest: datetime | None = connection.execute(query).scalar()

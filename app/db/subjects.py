@@ -70,6 +70,25 @@ def select_subjects(
     return {row.id: SubjectRow(*row) for row in connection.execute(query)}
 
 
+def select_holder_page(
+    connection: Connection, *, group_id: str | None = None, after: str | None = None, limit: int | None = None
+) -> dict[str, SubjectRow]:
+    """Returns id → holder, by name.
+
+    Args:
+        connection: the database.
+        group_id: only holders of this group; None for all holders.
+        after: the name of the last holder of the page before.
+        limit: at most so many; None for all.
+    """
+    query = select(*_COLUMNS).where(subject.c.kind == "holder").order_by(subject.c.name).limit(limit)
+    if group_id is not None:
+        query = query.where(subject.c.group_id == group_id)
+    if after is not None:
+        query = query.where(subject.c.name > after)
+    return {row.id: SubjectRow(*row) for row in connection.execute(query)}
+
+
 def update_subject(connection: Connection, id: str, values: Mapping[str, Any]) -> bool:
     """Sets these columns of a subject; returns False, and changes nothing, if another of its kind has the name."""
     try:

@@ -4,6 +4,7 @@
     activity        one inference request; partitioned by UTC day (app/db/partitions.py)
     worker_ledger   each worker's counts of its requests (app/db/ledger.py)
     worker          which host runs a worker, and how it ended (app/db/workers.py)
+    model_alias     a name that the operator gave to some models (app/db/aliases.py)
 
 app/db/limit_tables.py has the tables of limits, and app/db/rollup_tables.py those of sums over activity. A trigger on
 activity writes the sums, which only the migrations have; SQLAlchemy's metadata has neither triggers nor functions.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 from sqlalchemy import (
     ARRAY,
+    JSON,
     BigInteger,
     Boolean,
     CheckConstraint,
@@ -47,6 +49,7 @@ OUTCOMES = (
 )
 USAGE_SOURCES = ("provider", "counted", "none")
 COST_KINDS = ("exact", "estimated", "unknown")
+ALIAS_SORTS = ("price", "latency", "throughput")
 CLOSINGS = ("drained", "left_rows", "adopted", "written_off")
 
 # Bounds far above real values. Without them, a provider's wrong number could bring a rollup's sum near the limit of its
@@ -226,4 +229,16 @@ worker = Table(
     Column("state", JSONB(none_as_null=True), comment="what it said of itself when it was last seen; NULL if nothing"),
     _one_of("closed_how", CLOSINGS),
     CheckConstraint("(closed_at IS NULL) = (closed_how IS NULL)", name="closed"),
+)
+
+# JSON as it was written, because the order of the names in a schema can matter to a provider.
+model_alias = Table(
+    "model_alias",
+    metadata,
+    Column("name", Text, primary_key=True, comment="in lower case"),
+    Column("targets", JSON, nullable=False, comment="[[name, weight or null], …], in order"),
+    Column("sort", Text, comment="by what to order the targets; NULL keeps their order"),
+    Column("overrides", JSON, nullable=False, comment="body field → value"),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    _one_of("sort", ALIAS_SORTS),
 )

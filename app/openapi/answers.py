@@ -7,7 +7,8 @@ from typing import Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from app.services.administration import BudgetState, GroupView, KeyView, LimitsView, OwnKey
+from app.services.administration import BudgetState, GroupView, HolderView, KeyView, LimitsView, OwnKey
+from app.services.alias_administration import AliasView
 from app.services.models import MergedModel, Model
 from app.services.offers import OfferedModel
 
@@ -107,6 +108,42 @@ class GroupList(msgspec.Struct, kw_only=True):
     object: Literal["list"]
     data: list[GroupView]
     has_more: bool
+
+
+class HolderAnswer(msgspec.Struct, kw_only=True):
+    """A holder of keys; `warnings` say what may be a mistake in the request."""
+
+    object: Literal["holder"]
+    data: HolderView
+    warnings: list[str] | UnsetType = UNSET
+
+
+class DeletedHolderAnswer(HolderAnswer, kw_only=True):
+    """The holder as it was."""
+
+    deleted: bool
+
+
+class AliasList(msgspec.Struct, kw_only=True):
+    """All aliases, by name."""
+
+    object: Literal["list"]
+    data: list[AliasView]
+    has_more: bool
+
+
+class AliasAnswer(msgspec.Struct, kw_only=True):
+    """An alias; `warnings` say what may be a mistake in the request."""
+
+    object: Literal["alias"]
+    data: AliasView
+    warnings: list[str] | UnsetType = UNSET
+
+
+class DeletedAliasAnswer(AliasAnswer, kw_only=True):
+    """The alias as it was."""
+
+    deleted: bool
 
 
 class LimitsAnswer(msgspec.Struct, kw_only=True):

@@ -8,17 +8,21 @@ import msgspec
 
 from app.openapi import answers, inference_answers, requests
 from app.openapi.records import RecordAnswer, RecordPage
-from app.routes import activity, budgets, catalog, keys, models, stats
+from app.routes import activity, budgets, catalog, holders, keys, models, stats
 from app.services.administration import (
     GroupChanges,
+    HolderPatch,
     KeyChanges,
     LimitChanges,
     NewGroup,
+    NewHolder,
     NewKey,
     select_audit_page,
     select_budget_page,
+    select_holders_page,
     select_keys_page,
 )
+from app.services.alias_administration import AliasChanges, NewAlias
 from app.services.health import Readiness, select_workers_report
 from app.services.journal import select_integrity_report
 from app.services.models import MergedModel
@@ -152,7 +156,7 @@ OPERATIONS: tuple[Operation, ...] = (
         summary="Estimates a request's tokens; it costs nothing and has no record",
     ),
     Operation("list_models", "GET", "/v1/models", answers.ModelList, query=models.ModelsQuery),
-    Operation("retrieve_model", "GET", "/v1/models/<path:model_id>", MergedModel, errors=(400,)),
+    Operation("retrieve_model", "GET", "/v1/models/<path:model_id>", MergedModel, errors=(400, 403)),
     Operation("show_key_v1", "GET", "/v1/key", answers.OwnKeyAnswer),
     Operation("show_own_key", "GET", "/api/key", answers.OwnKeyAnswer),
     Operation("list_catalog", "GET", "/api/catalog/models", answers.CatalogPage, query=catalog.CatalogQuery),
@@ -211,6 +215,20 @@ OPERATIONS: tuple[Operation, ...] = (
         "change_group", "PATCH", "/api/groups/<path:group>", answers.GroupAnswer, body=GroupChanges, errors=(409,)
     ),
     Operation("delete_group", "DELETE", "/api/groups/<path:group>", answers.DeletedGroupAnswer, errors=(400, 409)),
+    Operation("list_holders", "GET", "/api/holders", select_holders_page, query=holders.HoldersQuery, errors=(404,)),
+    Operation("create_holder", "POST", "/api/holders", answers.HolderAnswer, body=NewHolder, status=201, errors=(409,)),
+    Operation("show_holder", "GET", "/api/holders/<path:holder>", answers.HolderAnswer, errors=(400,)),
+    Operation(
+        "change_holder", "PATCH", "/api/holders/<path:holder>", answers.HolderAnswer, body=HolderPatch, errors=(409,)
+    ),
+    Operation("delete_holder", "DELETE", "/api/holders/<path:holder>", answers.DeletedHolderAnswer, errors=(400, 409)),
+    Operation("list_aliases", "GET", "/api/aliases", answers.AliasList, errors=(400,)),
+    Operation("create_alias", "POST", "/api/aliases", answers.AliasAnswer, body=NewAlias, status=201, errors=(409,)),
+    Operation("show_alias", "GET", "/api/aliases/<path:name>", answers.AliasAnswer, errors=(400,)),
+    Operation(
+        "change_alias", "PATCH", "/api/aliases/<path:name>", answers.AliasAnswer, body=AliasChanges, errors=(409,)
+    ),
+    Operation("delete_alias", "DELETE", "/api/aliases/<path:name>", answers.DeletedAliasAnswer, errors=(400,)),
     Operation("show_limits", "GET", "/api/limits", answers.LimitsAnswer, errors=(400,)),
     Operation("change_limits", "PATCH", "/api/limits", answers.LimitsAnswer, body=LimitChanges, errors=(409,)),
     Operation("list_budgets", "GET", "/api/budgets", select_budget_page, query=budgets.BudgetsQuery),

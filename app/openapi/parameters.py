@@ -15,6 +15,8 @@ _PATH_TEXTS = {
     "request_id": "The `x-request-id` of the response, the provider's id, or the `x-request-id` that the client sent.",
     "id": "The id, as the list shows it.",
     "group": "The id or the name.",
+    "holder": "The id or the name.",
+    "name": "The name, in any case.",
 }
 
 HEADERS: dict[str, Any] = {

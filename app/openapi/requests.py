@@ -13,10 +13,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from app.config import MAX_NAME_CHARACTERS
 from app.services.endpoints import ENDPOINTS, CountTokensBody, InferenceBody
-
-Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARACTERS)]
 
 _BODIES: dict[str, type[InferenceBody]] = {endpoint.path: endpoint.body for endpoint in ENDPOINTS}
 
@@ -43,7 +40,6 @@ class ChatRequest(_BODIES["/v1/chat/completions"], kw_only=True):
     """A request for a chat completion; the provider's other parameters pass too.
 
     Attributes:
-        model: the model's name, in any common spelling.
         messages: the conversation.
         max_tokens: the most output tokens.
         stop: texts at which the output ends.
@@ -51,8 +47,6 @@ class ChatRequest(_BODIES["/v1/chat/completions"], kw_only=True):
         response_format: `{"type": "json_object"}`, or a JSON Schema for the answer.
     """
 
-    model: Name
-    provider: Name | None = None
     messages: Messages
     stop: str | list[str] | None = None
     seed: int | None = None
@@ -69,8 +63,6 @@ class CompletionRequest(_BODIES["/v1/completions"], kw_only=True):
         prompt: a text, several texts, or ids of tokens.
     """
 
-    model: Name
-    provider: Name | None = None
     prompt: str | list[Any]
     stop: str | list[str] | None = None
     seed: int | None = None
@@ -84,8 +76,6 @@ class EmbeddingRequest(_BODIES["/v1/embeddings"], kw_only=True):
         input: a text, several texts, or objects for the model's template; ids of tokens with `token_ids`.
     """
 
-    model: Name
-    provider: Name | None = None
     input: str | list[Any] | dict[str, Any]
 
 
@@ -104,8 +94,6 @@ class RerankRequest(_BODIES["/v1/rerank"], kw_only=True):
         rank_fields, max_chunks_per_doc, max_tokens_per_doc: no provider here knows it; leave it out.
     """
 
-    model: Name
-    provider: Name | None = None
     query: Annotated[str, Meta(min_length=1)]
     documents: Annotated[list[str | TextDocument], Meta(min_length=1)]
     rank_fields: None = None
@@ -132,8 +120,6 @@ class MessageRequest(_BODIES["/v1/messages"], kw_only=True):
         thinking: `{"type": "enabled", "budget_tokens": …}` becomes an effort.
     """
 
-    model: Name
-    provider: Name | None = None
     messages: AnthropicMessages
     system: str | list[dict[str, Any]] | None = None
 
@@ -141,8 +127,6 @@ class MessageRequest(_BODIES["/v1/messages"], kw_only=True):
 class CountTokensRequest(CountTokensBody, kw_only=True):
     """A request of Anthropic's to count tokens; one for a message will do."""
 
-    model: Name
-    provider: Name | None = None
     messages: AnthropicMessages
     system: str | list[dict[str, Any]] | None = None
 
@@ -157,7 +141,5 @@ class ResponseRequest(_BODIES["/v1/responses"], kw_only=True):
         background: must be absent or false.
     """
 
-    model: Name
-    provider: Name | None = None
     input: Annotated[str, Meta(min_length=1)] | Annotated[list[dict[str, Any]], Meta(min_length=1)]
     tool_choice: str | dict[str, Any] | None = None

@@ -112,7 +112,7 @@ class SchemaMaker:
         properties, required = {}, []
         for field in kind.fields:
             made = self._make(field.type, direction)
-            if field.default not in (msgspec.NODEFAULT, None, ()) and direction == "request":
+            if field.default not in (msgspec.NODEFAULT, None, (), "") and direction == "request":
                 made["default"] = field.default
             text = texts.get(field.name)
             properties[field.encode_name] = made | ({"description": text} if text else {})

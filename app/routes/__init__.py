@@ -10,10 +10,12 @@ from flask import Blueprint
 
 from app.routes import (
     activity,
+    aliases,
     budgets,
     catalog,
     groups,
     health,
+    holders,
     inference,
     keys,
     metrics,
@@ -37,9 +39,11 @@ BLUEPRINTS: list[tuple[Blueprint, Access]] = [
     (stats.bp, "public_stats"),  # GET /api/catalog/gateway/<gateway>/stats
     (activity.bp, "key"),  # GET /api/activity, /api/activity/<id>, /api/activity/integrity, /api/usage
     (keys.bp, "operators_key"),  # /api/keys, /api/keys/<id>, POST /api/keys/<id>/rotate
+    (holders.bp, "operators_key"),  # /api/holders, /api/holders/<holder>
     (groups.bp, "operators_key"),  # /api/groups, /api/groups/<group>, /api/limits
     (budgets.bp, "operators_key"),  # /api/budgets, /api/budgets/<id>, POST /api/budgets/<id>/raise, GET /api/audit
     (workers.bp, "operators_key"),  # GET /api/workers
+    (aliases.bp, "operators_key"),  # /api/aliases, /api/aliases/<name>
     (health.bp, "open"),  # GET /health, /ready, /, /api/hello
     (metrics.bp, "operator"),  # GET /metrics
 ]

@@ -45,7 +45,7 @@ def _serve(endpoint: Endpoint) -> Response:
     pipeline.refusals.raise_if_too_many(endpoint, key.id)
     client = ClientConnection(environ.get("gunicorn.socket"))
     policy = pipeline.keys.policies.get(key.holder_id)
-    exchange = Exchange(endpoint, key.id, client, partial(_get_header, environ), policy)
+    exchange = Exchange(endpoint, key.id, client, partial(_get_header, environ), policy, key.holder_id)
     exchange.record.client_retry = _get_retry_count(environ)
     exchange.record.client_request_id = _get_client_request_id(environ)
     use_request_id(exchange.request_id)

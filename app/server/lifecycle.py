@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 from app.runtime import get_settings
+from app.services.aliases import start_aliases
 from app.services.health import encode_worker_state, start_gauges
 from app.services.inference import write_refusals
 from app.services.journal import start_journal, stop_journal
@@ -37,9 +38,10 @@ _KEPT_BYTES = 32 << 20
 
 
 def start_worker(worker: Any) -> None:
-    """Opens the journal, loads the keys, starts the background threads, and drains on the signal to stop."""
+    """Opens the journal, loads keys and aliases, starts the background threads, and drains on the signal to stop."""
     start_journal(encode_worker_state)
     start_keys()
+    start_aliases()
     refresh_if_due()
     start_retention()
     start_quality()

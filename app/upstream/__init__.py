@@ -1,10 +1,8 @@
 """The HTTP client for providers, and the only package that uses requests and urllib3.
 
 client.py           sends a request to a provider
-response.py         a response whose head has been received
-body.py             receives the body, piece by piece or whole
-delivery.py         one POST to an address of the operator
-errors.py           failed requests and error responses as errors of the gateway
+response.py         a response whose head has been received; body.py receives its body, piece by piece or whole
+errors.py           failed requests and error responses as errors; delivery.py: one POST to an operator's address
 error_body.py, provider_text.py   the message of an error response, without what callers must not see
 adapter.py          the transport of requests, without what the gateway does not use
 connection_pool.py  open connections, and when one may be used again
@@ -17,6 +15,7 @@ from app.upstream.client import UpstreamClient
 from app.upstream.delivery import deliver
 from app.upstream.error_body import reports_error
 from app.upstream.errors import (
+    make_first_byte_timeout,
     make_idle_timeout,
     make_reported_error,
     make_total_timeout,
@@ -30,6 +29,7 @@ __all__ = [
     "Response",
     "UpstreamClient",
     "deliver",
+    "make_first_byte_timeout",
     "make_idle_timeout",
     "make_reported_error",
     "make_total_timeout",

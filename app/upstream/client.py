@@ -65,7 +65,13 @@ class UpstreamClient:
         }
 
     def post(
-        self, path_or_url: str, body: bytes, *, stream: bool, headers: Mapping[str, str] | None = None
+        self,
+        path_or_url: str,
+        body: bytes,
+        *,
+        stream: bool,
+        headers: Mapping[str, str] | None = None,
+        first_byte_timeout_s: float | None = None,
     ) -> Response:
         """Sends a JSON request.
 
@@ -74,6 +80,7 @@ class UpstreamClient:
             body: the request as JSON.
             stream: whether the request asks for Server-Sent Events; only the Accept header depends on it.
             headers: further headers; they are sent as they are and must not contain line ends.
+            first_byte_timeout_s: how long to wait for the response to begin; UPSTREAM_FIRST_BYTE_TIMEOUT if not given.
 
         Returns:
             The response, with a status of 2xx and its body still to be received.
@@ -89,7 +96,7 @@ class UpstreamClient:
         if headers:
             all_headers.update(headers)
         url = path_or_url if path_or_url.startswith("http") else self.base_url + path_or_url
-        return self._send("POST", url, all_headers, body)
+        return self._send("POST", url, all_headers, body, first_byte_timeout_s)
 
     def fetch_json(
         self,

@@ -50,6 +50,12 @@ _ACCOUNT_WORDS = re.compile(
 _CONTEXT_WORDS = re.compile(r"(?:maximum|model's|allowed) context (?:length|window)|maximum model length")
 
 
+def make_first_byte_timeout(title: str) -> UpstreamTimeout:
+    """Returns the error for a provider called `title` that was silent for too long."""
+    message = f"{title} did not start to respond in time. Retry, or send a smaller request."
+    return UpstreamTimeout(message, code="upstream_first_byte_timeout")
+
+
 def make_idle_timeout(title: str) -> UpstreamTimeout:
     """Returns the error for a provider called `title` that stopped sending in the middle of its response."""
     return UpstreamTimeout(
@@ -77,8 +83,7 @@ def make_send_error(title: str, error: Exception) -> UpstreamError:
         The error, with `is_retryable` set if the provider cannot have served the request.
     """
     if isinstance(error, requests.ReadTimeout):
-        message = f"{title} did not start to respond in time. Retry, or send a smaller request."
-        return UpstreamTimeout(message, code="upstream_first_byte_timeout")
+        return make_first_byte_timeout(title)
     if isinstance(error, requests.exceptions.SSLError):
         message = (
             f"A secure connection to {title} could not be established. The operator must check its base URL and the "
@@ -149,6 +154,7 @@ def make_reported_error(
     """
     body = read_error_body(document)
     error = _make_error(title, key_setting, body.status, body, request_id)
+    error.replaces_response = True
     if body.status in _RETRYABLE_STATUSES:
         _set_retry_after(error, get_retry_after_s(headers))
     else:

@@ -47,15 +47,17 @@ def decode_json(content: bytes, kind: type[Kind]) -> Kind:
     """
     try:
         decoded = msgspec.json.decode(content or b"{}", type=kind)
+        # Parsed again, because msgspec takes the last of several equal keys, and the database has no NUL.
+        json.loads(content or b"{}", object_pairs_hook=_check_pairs)
     except msgspec.ValidationError as error:
         raise _make_error(kind, str(error)) from None
+    except RecursionError:
+        raise BadRequest("The body is nested too deeply. Flatten it.", code="invalid_json") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         reason = str(error).rstrip(".")
         raise BadRequest(
             f"The body is not valid JSON: {reason}. Send one JSON object in UTF-8.", code="invalid_json"
         ) from None
-    # Parsed again, because msgspec takes the last of several equal keys, and the database has no NUL.
-    json.loads(content or b"{}", object_pairs_hook=_check_pairs)
     return decoded
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
 from app.cli.activity import activity_group
 from app.config import ROOT, load_settings
@@ -127,15 +127,28 @@ def test_a_request_is_shown_with_its_attempts_and_its_error(engine: Engine) -> N
         started_at=datetime.now(UTC),
         client_request_id="mine-7",
         error_message="It said \x1b[31m no.",
-        attempts=[{"status": 503, "error": "upstream_error", "ms": 12.5}, {"status": 200, "error": None, "ms": 3.0}],
+        attempts=[
+            {
+                "provider": "chutes",
+                "model": "a/\x1bM",
+                "status": 503,
+                "error": "upstream_error",
+                "ms": 12.5,
+                "tokens": 7,
+            },
+            {"provider": "fireworks", "model": "m", "status": 200, "error": None, "ms": 3.0, "cost_usd": None},
+            {"status": 429, "error": "too_many_refusals", "requests": 9},
+        ],
     )
     insert_rows(engine, [row])
     for given in (row["request_id"], "mine-7"):
         lines = _run("show", given).stdout.splitlines()
         assert f"{'request_id':20} {row['request_id']}" in lines
         assert f"{'error_message':20} It said ?[31m no." in lines
-        assert f"{'attempts':20} ms 12.5, error upstream_error, status 503" in lines
-        assert f"{'':20} ms 3.0, status 200" in lines
+        first = "provider chutes, model a/?M, status 503, error upstream_error, ms 12.5, tokens 7"
+        assert f"{'attempts':20} {first}" in lines
+        assert f"{'':20} provider fireworks, model m, status 200, ms 3.0" in lines
+        assert f"{'':20} status 429, error too_many_refusals, requests 9" in lines
         assert not any(line.startswith("error_code") for line in lines)
     result = _run("show", "yours-7")
     assert result.exit_code == 1 and result.stderr.startswith("Error: There is no record of a request 'yours-7'.")
@@ -165,6 +178,27 @@ def test_statistics_of_a_model_are_of_all_keys(rows: list[Row]) -> None:
     for arguments, words in {("--model", ""): "is empty", ("--model", "model 1", "--key", "key-1"): "all keys"}.items():
         result = _run("stats", *arguments)
         assert result.exit_code == 2 and words in result.stderr
+
+
+def test_statistics_are_split_by_holder(rows: list[Row], engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("INSERT INTO subject (id, kind, name) VALUES ('a', 'holder', 'alice')"))
+        connection.execute(text("UPDATE api_key SET holder_id = 'a' WHERE id = 'key-1'"))
+    stats = select_stats("all", "all", datetime.now(UTC), split_by="holder")
+    of_alice = next(share for share in stats.split if share.name == "alice")
+    lines = [line.split() for line in _run("stats", "--time-range", "all", "--split", "holder").stdout.splitlines()]
+    assert ["alice", "(a)", str(of_alice.requests)] in [line[:3] for line in lines]
+    assert ["(none)", str(stats.total_requests - of_alice.requests)] in [line[:2] for line in lines]
+    shown = _run("stats", "--time-range", "all", "--holder", "alice").stdout
+    assert shown.startswith("all, holder alice, all: ") and f"{of_alice.requests}" in shown.splitlines()[2]
+    for arguments, code, words in [
+        (("--holder", "nobody"), 1, "There is no holder 'nobody'. `flask --app wsgi holders list`"),
+        (("--group", "nothing"), 1, "There is no group"),
+        (("--holder", "alice", "--key", "key-1"), 2, "exclude each other"),
+        (("--split", "key", "--key", "key-1"), 2, "--split is for"),
+    ]:
+        result = _run("stats", *arguments)
+        assert result.exit_code == code and words in result.stderr, arguments
 
 
 def test_a_key_that_is_not_stored_is_an_error_and_no_empty_table(rows: list[Row], engine: Engine) -> None:

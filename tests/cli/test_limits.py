@@ -147,6 +147,28 @@ def test_a_change_keeps_what_it_does_not_name(run: Run) -> None:
     assert subjects == ["gateway", "holder"]
 
 
+def test_holders_are_shown_renamed_and_deleted(run: Run) -> None:
+    run("groups create research")
+    key_id = run("keys create phone --holder alice --group research --budget 5/day").stderr.split()[1].rstrip(",")
+    run("keys create dave --rpm 5")
+    listed = run("holders list --group research").output
+    assert "alice" in listed and "dave" not in listed
+    lines = [re.split(r"  +", line) for line in run("holders show alice").output.splitlines()]
+    assert ["group", "research"] in lines and ["keys", f"{key_id} (phone)"] in lines
+    assert ["cost (USD)", "in all 0, day 0, week 0, month 0"] in lines
+    assert "Alice B." in run("holders rename alice 'Alice B.'").output
+    for line, words in {
+        "holders show alice": "There is no holder 'alice'.",
+        "holders rename dave 'Alice B.'": "There is a holder 'Alice B.' already.",
+        "holders delete 'Alice B.' --yes": f"has the key {key_id}. Revoke its keys",
+    }.items():
+        refused = run(line)
+        assert refused.exit_code == 1 and words in refused.output, line
+    run(f"keys revoke {key_id}")
+    assert run("holders delete 'Alice B.' --yes").output == "Deleted the holder Alice B..\n"
+    assert "Alice" not in run("holders list").output
+
+
 def test_a_new_holder_and_a_replaced_key_that_never_expires_are_told(run: Run) -> None:
     assert "Warning" not in run("keys create alice --rpm 9").output, "its holder has the name of the key"
     made = run("keys create laptop --holder bob --rpm 9")

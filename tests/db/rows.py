@@ -45,7 +45,7 @@ def make_row(**changes: Any) -> Row:
         "ttft_ms": 500.0,
         "tokens_per_second": 50.0,
         "finish_reason": "stop",
-        "attempts": [{"gateway": "fireworks", "status": 200}],
+        "attempts": [{"provider": "fireworks", "model": "accounts/fireworks/models/example", "status": 200}],
     }
     return row | changes
 

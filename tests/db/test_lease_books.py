@@ -104,10 +104,17 @@ def test_a_new_budget_begins_with_what_its_period_has_cost(engine: Engine, conne
     # A rejected request uses nothing, also while it is not folded; one that failed at its provider is a request.
     add_request(engine, "k1", now - timedelta(minutes=1), outcome="rejected", status=403)
     add_request(engine, "k1", now - timedelta(minutes=1), outcome="upstream_error", status=502)
+    # One that ended before it was sent to a provider uses nothing, whatever its outcome; one of a free model was sent.
+    unsent = {"cost_usd": "0", "cost_kind": "exact", "prompt_tokens": None, "completion_tokens": None}
+    for outcome in ("client_gone", "upstream_error", "gateway_shutdown"):
+        add_request(engine, "k1", now - timedelta(minutes=1), status=499, **unsent | {"outcome": outcome})
+    free = {"cost_usd": "0", "cost_kind": "exact", "prompt_tokens": 0, "completion_tokens": 0}
+    add_request(engine, "k2", now - timedelta(minutes=1), status=499, **free | {"outcome": "client_gone"})
     fold_deltas(engine, min_age_s=0)
+    add_request(engine, "k2", now - timedelta(minutes=1), status=499, **unsent | {"outcome": "client_gone"})
     add_request(engine, "k2", now - timedelta(minutes=1), outcome="rejected", status=402)
     add_request(engine, "k1", now - timedelta(minutes=1), **costs)
-    expected = {("h", "usd"): "4.5", ("g", "tokens"): 90, ("h", "requests"): 4, ("gateway", "usd"): 6}
+    expected = {("h", "usd"): "4.5", ("g", "tokens"): 90, ("h", "requests"): 5, ("gateway", "usd"): 6}
     for (subject, unit), amount in expected.items():
         budget = add_budget(engine, "2", unit=unit, subject=subject)
         with engine.begin() as other:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.metrics import MAX_ERRORS
+from app.metric_labels import MAX_ERRORS
 from tests.conftest import MakeGateway
 from tests.support.answers import json_answer
 from tests.support.chat import PREFIX, post_chat, request

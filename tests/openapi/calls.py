@@ -90,6 +90,16 @@ CALLS = (
     Call("change_group", "/api/groups/{group}", {"concurrent": 8}),
     Call("create_group", "/api/groups", {"name": "{empty}"}),
     Call("delete_group", "/api/groups/{empty}"),
+    Call("create_holder", "/api/holders", {"name": "{holder}", "budgets": ["20/month"]}),
+    Call("list_holders", "/api/holders?limit=1"),
+    Call("show_holder", "/api/holders/{holder}"),
+    Call("change_holder", "/api/holders/{holder}", {"concurrent": 4}),
+    Call("delete_holder", "/api/holders/{holder}"),
+    Call("create_alias", "/api/aliases", {"name": "{alias}", "targets": ["fireworks/" + CHAT_MODEL]}),
+    Call("list_aliases", "/api/aliases"),
+    Call("show_alias", "/api/aliases/{alias}"),
+    Call("change_alias", "/api/aliases/{alias}", {"sort": "price"}),
+    Call("delete_alias", "/api/aliases/{alias}"),
     Call("show_limits", "/api/limits"),
     Call("change_limits", "/api/limits", {"max_output_tokens": None}),
     Call("list_changes", "/api/audit?limit=2"),
@@ -120,6 +130,7 @@ class Caller:
         self._methods = {each["operationId"]: method.upper() for path in paths for method, each in path.items()}
         mark = secrets.token_hex(4)  # Other tests share the gateway.
         self._names = {"new": f"dave-{mark}", "group": f"team-{mark}", "empty": f"nobody-{mark}"}
+        self._names |= {"holder": f"erin-{mark}", "alias": f"fast-{mark}"}
 
     def call(self, call: Call) -> Seen:
         """Sends the request of a call, and keeps what later ones need."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import msgspec
 import openapi_spec_validator
 import pytest
 from flask import Flask
@@ -97,6 +98,10 @@ def test_bodies_of_inference_are_those_that_are_checked() -> None:
     for endpoint in ENDPOINTS:
         body = bodies[endpoint.path]
         assert body is not None and issubclass(body, endpoint.body)
+        # Only what code checks, and no type, is said again.
+        checked = {field.name: str(field.type) for field in msgspec.structs.fields(endpoint.body)}
+        said_again = vars(body)["__annotations__"].keys() & checked.keys()
+        assert all("Any" in checked[name] for name in said_again), (endpoint.path, said_again)
         assert ("text/event-stream" in str(find_operation(endpoint.path))) == (endpoint.stream is not None)
 
 
@@ -230,7 +235,13 @@ def test_examples_are_what_the_gateway_answers(document: dict[str, Any], answere
 
 def name_plainly(text: str) -> str:
     """Returns a request with names for people in place of those that are unique in a run."""
-    return text.replace("{new}", "dave").replace("{group}", "research").replace("{empty}", "nobody")
+    return (
+        text.replace("{new}", "dave")
+        .replace("{group}", "research")
+        .replace("{empty}", "nobody")
+        .replace("{holder}", "erin")
+        .replace("{alias}", "fast")
+    )
 
 
 def shorten(shown: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Operators manage keys, groups and budgets over HTTP: what each change does, refuses, and leaves in the audit."""
+"""Operators manage keys, holders, groups and budgets over HTTP: what changes do, refuse, and leave in the audit."""
 
 from __future__ import annotations
 
@@ -155,6 +155,42 @@ def test_a_key_is_made_changed_rotated_and_revoked(api: Api, client: FlaskClient
     assert [each["amount"] for each in change["after"]["budgets"]] == ["60", "1000"]
 
 
+def test_a_holder_is_made_renamed_moved_and_deleted(api: Api) -> None:
+    api.make("groups", name="research")
+    status, made = api("POST", "holders", name="alice/bob", group="research", concurrent=3, budgets=["5/month"])
+    assert status == 201 and made["object"] == "holder"
+    data = made["data"]
+    assert (data["name"], data["group"], data["concurrent"], data["keys"]) == ("alice/bob", "research", 3, [])
+    keys = [api.make("keys", name=name, holder="alice/bob")["data"] for name in ("phone", "laptop")]
+    renamed = api.patch("holders/alice/bob", name="alice", requests_per_minute=60)
+    assert (renamed["id"], renamed["name"], renamed["concurrent"]) == (data["id"], "alice", 3)
+    assert [key["name"] for key in renamed["keys"]] == ["phone", "laptop"]
+    assert api.patch(f"holders/{data['id']}", group=None)["group"] is None
+    assert api.get(f"holders/{data['id']}") == api.get("holders/alice")
+    assert api.get("keys?holder=alice")["data"][0]["holder"] == "alice"
+    for name in ("bea", "cyd"):
+        api.make("holders", name=name, group="research")
+    first = api.get("holders?limit=2")
+    assert [each["name"] for each in first["data"]] == ["alice", "bea"] and first["has_more"]
+    last = api.get(f"holders?limit=2&cursor={first['next_cursor']}")
+    assert [each["name"] for each in last["data"]] == ["cyd"] and last["next_cursor"] is None
+    assert [each["name"] for each in api.get("holders?group=research")["data"]] == ["bea", "cyd"]
+    assert api.refuse("PATCH", "holders/bea", name="cyd")[:2] == (409, "name")
+    status, _, message = api.refuse("DELETE", "holders/alice")
+    assert status == 409 and f"has the key {keys[0]['id']} and 1 more. Revoke" in message
+    for key in keys:
+        api("DELETE", f"keys/{key['id']}")
+    status, deleted = api("DELETE", "holders/alice")
+    assert status == 200 and deleted["deleted"] and deleted["data"]["name"] == "alice"
+    assert api.refuse("GET", "holders/alice")[:2] == (404, "holder")
+    assert api.get(f"keys/{keys[0]['id']}")["data"]["holder"] is None
+    assert not [each for each in api.get("budgets")["data"] if each["name"] == "alice"]
+    events = [action for action, _ in _events(api, f"?object=holder:{data['id']}")]
+    assert events == ["holder.delete", "holder.change", "holder.change", "holder.create"]
+    changed = api.get(f"audit?object=key:{keys[0]['id']}&limit=1")["data"][0]
+    assert (changed["before"]["holder"], changed["after"]["holder"]) == ("alice", None)
+
+
 def test_operators_are_people_and_others_are_refused(api: Api, client: FlaskClient) -> None:
     carol = api.make("keys", name="carol", is_operator=True)
     user = api.make("keys", name="dave")
@@ -165,7 +201,8 @@ def test_operators_are_people_and_others_are_refused(api: Api, client: FlaskClie
     for method, path in [
         ("GET", "keys"), ("POST", "keys"), ("GET", "keys/x"), ("PATCH", "keys/x"), ("DELETE", "keys/x"),
         ("POST", "keys/x/rotate"), ("GET", "groups"), ("POST", "groups"), ("GET", "groups/team"),
-        ("PATCH", "groups/team"), ("DELETE", "groups/team"), ("GET", "limits"), ("PATCH", "limits"),
+        ("PATCH", "groups/team"), ("DELETE", "groups/team"), ("GET", "holders"), ("POST", "holders"),
+        ("GET", "holders/x"), ("PATCH", "holders/x"), ("DELETE", "holders/x"), ("GET", "limits"), ("PATCH", "limits"),
         ("GET", "budgets"), ("GET", "budgets/1"), ("POST", "budgets/1/raise"), ("DELETE", "budgets/1"),
         ("GET", "audit"),
     ]:  # fmt: skip
@@ -229,6 +266,14 @@ REFUSED: list[tuple[str, str, dict[str, Any], int, str | None, str]] = [
     ("DELETE", "keys/none", {}, 404, "key", "no key"),
     ("GET", "keys?holder=none", {}, 404, "holder", "no holder"),
     ("GET", "keys?cursor=x", {}, 400, "cursor", "next_cursor"),
+    ("GET", "holders?cursor=x", {}, 400, "cursor", "next_cursor"),
+    ("GET", "holders?cursor=AA==", {}, 400, "cursor", "next_cursor"),
+    ("GET", "holders/none", {}, 404, "holder", "`flask --app wsgi holders list`"),
+    ("PATCH", "holders/none", {"name": "a"}, 404, "holder", "no holder"),
+    ("PATCH", "holders/none", {}, 400, None, "budgets, group, name"),
+    ("DELETE", "holders/%00", {}, 404, None, "no path"),
+    ("POST", "holders", {"group": "a"}, 400, "name", "required"),
+    ("POST", "holders", {"name": "a", "group": "none"}, 404, "group", "no group 'none'"),
     ("GET", "keys?name=a", {}, 400, "name", "holder, group, limit, cursor"),
     ("PATCH", "limits", {"group": "a"}, 400, "group", "models"),
     ("POST", "budgets/1/raise", {"amount": 5}, 404, "budget", "no budget 1"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +16,7 @@ from tests.conftest import MakeGateway
 from tests.support.chat import Seen, post_chat, request
 from tests.support.gateway import Gateway
 from tests.support.keys import create_key
+from tests.support.limited_keys import make_group, make_limited_key
 from tests.support.sandbox import Sandbox
 from tests.support.waiting import wait_until
 
@@ -165,6 +167,80 @@ def test_a_key_reads_its_own_statistics_and_the_operator_all(
         assert (_ask(gateway, "all", query).status, _ask(gateway, "all", query).error["param"]) == (400, param)
     records = request("GET", f"{gateway.url}/api/activity?endpoint={path}", headers=own).json["data"]
     assert [row["endpoint"] for row in records] == [path] and len(records[0]["worker_id"]) == 32
+
+
+def test_a_holder_reads_what_its_keys_used_and_the_operator_who_used_what(
+    make_gateway: MakeGateway, sandbox: Sandbox, database_url: str
+) -> None:
+    gateway = make_gateway(sandbox.settings)
+    group = make_group(database_url)
+    alice, bob = make_limited_key(database_url, group=group), make_limited_key(database_url)
+    further = request(
+        "POST", f"{gateway.url}/api/keys", headers=gateway.headers, data=_further_key(alice, gateway)
+    ).json
+    for key, count in ((alice, 1), (further["key"], 2), (bob, 1), (gateway.key, 1)):
+        for _ in range(count):
+            assert post_chat(gateway, MODEL, key=key, max_tokens=20 if key == bob else 500).status == 200
+    _wait_for_requests(gateway, "all", 5)
+    holder = _show_key(gateway, alice)["holder"]
+    own = {"Authorization": f"Bearer {alice}"}
+
+    def see(query: str, headers: Mapping[str, str] | None = None) -> tuple[object, ...]:
+        data = _data(_ask(gateway, "all", query, headers))
+        shares = {share["name"]: share["requests"] for share in data["split"]}
+        return data["scope"], data["holder"], data["group"], data["total_requests"], data["unique_users"], shares
+
+    names = {_show_key(gateway, key)["name"]: number for key, number in ((alice, 1), (further["key"], 2))}
+    of_alice = ("holder", holder, None, 3, 2, {})
+    assert see("?scope=holder", own) == see(f"?holder={holder}", own) == see(f"?holder={holder}") == of_alice
+    assert see("?scope=holder&split=key&time_range=7d", own) == (*of_alice[:5], names)
+    assert see(f"?group={group}&split=holder") == ("group", None, group, 3, 2, {holder: 3})
+    bobs = _show_key(gateway, bob)["holder"]
+    assert see("?split=holder") == ("all", None, None, 5, 4, {holder: 3, bobs: 1, None: 1})
+    assert see("?split=group&time_range=all") == ("all", None, None, 5, 4, {group: 3, None: 2})
+    # What a holder is called now counts, and those of a holder who is deleted have none.
+    for method, path, body in [
+        ("PATCH", f"holders/{holder}", b'{"name": "carol"}'),
+        ("DELETE", f"keys/{bob.split('_')[1]}", None),
+        ("DELETE", f"holders/{bobs}", None),
+    ]:
+        assert request(method, f"{gateway.url}/api/{path}", headers=gateway.headers, data=body).status == 200
+    assert see("?split=holder")[-1] == {"carol": 3, None: 2}
+    shown = request("GET", f"{gateway.url}/api/holders/carol", headers=gateway.headers).json["data"]
+    share = next(each for each in _data(_ask(gateway, "all", "?split=holder"))["split"] if each["name"] == "carol")
+    assert shown["usage"] == shown["usage_daily"] == shown["usage_monthly"] == share["total_cost"] > 0
+    for query, headers, status, param in [
+        (f"?holder={bobs}", own, 403, "holder"),
+        ("?holder=nobody", own, 403, "holder"),
+        (f"?group={group}", own, 403, "group"),
+        ("?split=key", own, 403, "split"),
+        ("?scope=holder", None, 400, "holder"),
+        ("?holder=nobody", None, 404, "holder"),
+        ("?group=nothing", None, 404, "group"),
+        ("?split=model", None, 400, "split"),
+        ("?split=key&key=env", None, 400, "split"),
+        (f"?holder={holder}&group={group}", None, 400, "group"),
+        (f"?holder={holder}&scope=all", None, 400, "holder"),
+        (f"?group={group}&scope=holder", None, 400, "group"),
+        (f"?group={group}&model=a", None, 400, "model"),
+    ]:
+        seen = _ask(gateway, "all", query, headers)
+        assert (seen.status, seen.error["param"]) == (status, param), (query, seen.body)
+    assert (
+        _ask(gateway, "all", "?scope=holder", {"Authorization": f"Bearer {_create_key(database_url, 'dan')}"}).status
+        == 400
+    )
+
+
+def _further_key(key: str, gateway: Gateway) -> bytes:
+    return json.dumps({"name": "further", "holder": _show_key(gateway, key)["holder"]}).encode()
+
+
+def _show_key(gateway: Gateway, key: str) -> dict[str, Any]:
+    shown: dict[str, Any] = request("GET", f"{gateway.url}/api/keys/{key.split('_')[1]}", headers=gateway.headers).json[
+        "data"
+    ]
+    return shown
 
 
 def test_public_statistics_require_no_key_and_activity_still_does(make_gateway: MakeGateway, database_url: str) -> None:

@@ -14,14 +14,16 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from prometheus_client import REGISTRY
+from sqlalchemy import text
 
 from app.cli.webhook import webhook_group
 from app.config import ROOT, SettingsError, load_settings
-from app.runtime import get_component, use_settings
-from app.services import webhook
+from app.db import get_engine
+from app.runtime import Runtime, get_component, get_settings, use_settings
 from app.services.limits import BudgetWarning, Limits, Subject
-from app.services.webhook import MAX_WAITING, Webhook, sign, start_webhook, stop_webhook
+from app.services.webhook import Webhook, make_warning_message, messages, sending, sign, start_webhook
 from tests.support.answers import json_answer, redirect
+from tests.support.postgres import Postgres
 from tests.support.scripted_upstream import ScriptedUpstream, refused_address, unanswered_address
 from tests.support.scripts import Step, drip, hang, reset, send
 from tests.support.waiting import PATIENCE_S, wait_until
@@ -38,19 +40,55 @@ def receiver() -> Iterator[ScriptedUpstream]:
         yield receiver
 
 
+@pytest.fixture(scope="module")
+def url(postgres: Postgres, migrated_template: str) -> Iterator[str]:
+    """The database of the tests of this file."""
+    url = postgres.create_database(template=migrated_template)
+    yield url
+    postgres.drop_database(url)
+
+
 @pytest.fixture
-def use_webhook(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Webhook]]:
+def use_webhook(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Webhook]]:
     """A function that makes an address the receiver of this process; attempts and pauses are short."""
-    monkeypatch.setitem(vars(webhook), "TIMEOUT_S", 0.3)
-    monkeypatch.setitem(vars(webhook), "PAUSES_S", (0.02, 0.02, 0.02))
+    monkeypatch.setattr(messages, "TIMEOUT_S", 0.3)
+    monkeypatch.setattr(sending, "PAUSES_S", (0.02, 0.02, 0.02))
+    monkeypatch.setattr(sending, "POLL_S", 0.05)
 
     def use(base_url: str) -> Webhook:
         address = f"{base_url}/hook?key={TOKEN}"
-        use_settings(load_settings({"LIMITS_WEBHOOK": address, "LIMITS_WEBHOOK_SECRET": SECRET}))
+        use_settings(load_settings({"DATABASE_URL": url, "LIMITS_WEBHOOK": address, "LIMITS_WEBHOOK_SECRET": SECRET}))
+        execute("TRUNCATE budget, budget_period, budget_lease, budget_warning CASCADE")
+        execute(
+            "INSERT INTO budget (id, subject_id, unit, amount, time_window) OVERRIDING SYSTEM VALUE"
+            " VALUES (17, 'gateway', 'usd', 50, 'month')"
+        )
         return get_component(Webhook)
 
     yield use
     use_settings(None)
+
+
+def execute(sql: str) -> list[Any]:
+    """Executes a statement in the database of this process, and returns its rows."""
+    with get_engine().begin() as connection:
+        result = connection.execute(text(sql))
+        return list(result) if result.returns_rows else []
+
+
+def warn(sender: Webhook, *warnings: BudgetWarning) -> None:
+    """Notes warnings, and starts the sender."""
+    for warning in warnings:
+        id = warning.period_id
+        execute(f"INSERT INTO budget_period (id, budget_id, start_at) VALUES ({id}, 17, to_timestamp({id}))")
+        assert sender.note_warning(warning)
+        sender.wake(warning)
+    sender.start()
+
+
+def select_messages() -> list[tuple[str, int]]:
+    """Returns the id and the attempts of each message that is in the database, by id."""
+    return [tuple(row) for row in execute("SELECT id, attempts FROM budget_warning ORDER BY id")]
 
 
 def make_warning(period: int = 1, **changes: Any) -> BudgetWarning:
@@ -82,9 +120,9 @@ def count(result: str) -> float:
     return REGISTRY.get_sample_value("gateway_webhook_messages_total", {"result": result}) or 0.0
 
 
-def find_logged(text: str, event: str) -> list[dict[str, Any]]:
+def find_logged(log: str, event: str) -> list[dict[str, Any]]:
     """Returns the lines of a log that have this event."""
-    return [line for line in map(json.loads, text.splitlines()) if line["event"] == event]
+    return [line for line in map(json.loads, log.splitlines()) if line["event"] == event]
 
 
 def test_a_warning_arrives_signed_and_the_documented_check_accepts_it_and_nothing_else(
@@ -92,8 +130,12 @@ def test_a_warning_arrives_signed_and_the_documented_check_accepts_it_and_nothin
 ) -> None:
     use_webhook(receiver.base_url)
     start_webhook()
-    get_component(Limits).on_warning(make_warning(73014444128))
+    limits, warning = get_component(Limits), make_warning(73014444128)
+    execute("INSERT INTO budget_period (id, budget_id, start_at) VALUES (73014444128, 17, now())")
+    assert limits.note_warning(warning) and not limits.note_warning(warning)
+    limits.on_warning(warning)
     (seen,) = receiver.wait_for_count(1)
+    wait_until(lambda: select_messages() == [])
     assert (seen.method, seen.path) == ("POST", f"/inference/v1/hook?key={TOKEN}")
     assert seen.headers["content-type"] == "application/json"
     shown = re.search(
@@ -140,7 +182,7 @@ def test_a_message_that_was_not_accepted_is_sent_again(
 ) -> None:
     before = count("retried"), count("delivered")
     receiver.enqueue(script, script)
-    use_webhook(receiver.base_url).send_warning(make_warning())
+    warn(use_webhook(receiver.base_url), make_warning())
     first, second, third = receiver.wait_for_count(3)
     assert first.body == second.body == third.body
     assert {seen.headers["webhook-id"] for seen in (first, second, third)} == {"budget-1-80"}
@@ -159,11 +201,9 @@ def test_the_body_of_the_answer_is_not_read_however_large_it_is(
         *[send(b"10000\r\n" + b"x" * 65536 + b"\r\n")] * 2000,
     ]
     receiver.enqueue(endless)
-    sender = use_webhook(receiver.base_url)
-    sender.send_warning(make_warning(1))
-    sender.send_warning(make_warning(2))
+    warn(use_webhook(receiver.base_url), make_warning(1), make_warning(2))
     first, _ = receiver.wait_for_count(2)
-    wait_until(lambda: first.gone_at is not None)
+    wait_until(lambda: first.gone_at is not None and select_messages() == [])
     assert first.bytes_sent < 20_000_000 and not first.finished
 
 
@@ -173,8 +213,8 @@ def test_a_message_is_given_up_after_all_attempts_and_the_log_has_what_it_said(
 ) -> None:
     before = count("given_up")
     with place() as base_url:
-        use_webhook(base_url).send_warning(make_warning(5))
-        wait_until(lambda: count("given_up") > before)
+        warn(use_webhook(base_url), make_warning(5))
+        wait_until(lambda: count("given_up") > before and select_messages() == [])
     log = capfd.readouterr().err
     (line,) = find_logged(log, "webhook_message_failed")
     assert line["attempts"] == 4 and json.loads(line["body"])["data"]["subject"]["name"] == "alice"
@@ -185,66 +225,69 @@ def test_a_message_is_given_up_after_all_attempts_and_the_log_has_what_it_said(
 def test_a_message_that_nobody_accepts_does_not_hold_up_the_others(
     use_webhook: Callable[[str], Webhook], receiver: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(vars(webhook), "PAUSES_S", (600.0,))
+    monkeypatch.setattr(sending, "PAUSES_S", (600.0,))
     receiver.enqueue(json_answer({}, 400))
-    sender = use_webhook(receiver.base_url)
-    for period in range(3):
-        sender.send_warning(make_warning(period))
+    warn(use_webhook(receiver.base_url), *map(make_warning, range(3)))
     assert [seen.json["id"] for seen in receiver.wait_for_count(3)] == ["budget-0-80", "budget-1-80", "budget-2-80"]
+    wait_until(lambda: select_messages() == [("budget-0-80", 1)])
 
 
-def test_what_does_not_fit_into_the_queue_is_dropped_counted_and_logged_once_and_the_stop_does_not_wait(
-    use_webhook: Callable[[str], Webhook],
-    receiver: ScriptedUpstream,
-    capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setitem(vars(webhook), "TIMEOUT_S", PATIENCE_S)
-    before = count("dropped"), count("given_up")
-    receiver.default = [hang()]
-    sender = use_webhook(receiver.base_url)
-    sender.send_warning(make_warning(0))
-    receiver.wait_for_count(1)
-    for period in range(1, MAX_WAITING + 11):
-        sender.send_warning(make_warning(period))
-    assert count("dropped") == before[0] + 10
-    stop_webhook(0.05)  # It would take a minute if it waited for the attempt.
-    assert count("given_up") == before[1] + MAX_WAITING + 1
-    log = capfd.readouterr().err
-    assert len(find_logged(log, "webhook_messages_dropped")) == 1
-    failed = find_logged(log, "webhook_message_failed")
-    assert len({line["message_id"] for line in failed}) == MAX_WAITING + 1
-    assert {line["reason"] for line in failed} == {"the gateway stopped"}
-    assert len(receiver.requests) == 1
-
-
-def test_messages_that_came_just_before_the_stop_are_sent_and_retries_are_given_up(
+def test_what_a_worker_leaves_is_sent_by_another(
     use_webhook: Callable[[str], Webhook], receiver: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(vars(webhook), "PAUSES_S", (600.0,))
-    before = count("given_up")
+    monkeypatch.setattr(messages, "TIMEOUT_S", PATIENCE_S)
+    before = count("delivered"), count("given_up")
+    receiver.enqueue([hang()])
+    sender = use_webhook(receiver.base_url)
+    warn(sender, make_warning(1), make_warning(2))
+    receiver.wait_for_count(1)
+    sender.stop(0.05)  # It would take a minute if it waited for the attempt.
+    # Another worker has the same settings, and leaves the message alone that this one is sending.
+    other = Runtime(get_settings())
+    other.get(Webhook).start()
+    wait_until(lambda: select_messages() == [("budget-1-80", 1)])
+    # Once this worker has ended, or was killed and its journal adopted, the other one sends that message too.
+    execute(
+        "INSERT INTO worker (worker_id, boot_id, host, pid, version, started_at, last_seen_at, closed_at, closed_how)"
+        f" VALUES ('{sender.runtime.worker_id}', 'boot', 'host', 1, '1', now(), now(), now(), 'adopted')"
+    )
+    wait_until(lambda: select_messages() == [])
+    other.close()
+    assert [seen.json["id"] for seen in receiver.requests] == ["budget-1-80", "budget-2-80", "budget-1-80"]
+    assert (count("delivered"), count("given_up")) == (before[0] + 2, before[1])
+
+
+def test_messages_that_came_just_before_the_stop_are_sent_and_retries_are_left_to_others(
+    use_webhook: Callable[[str], Webhook], receiver: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sending, "PAUSES_S", (600.0,))
     receiver.enqueue(json_answer({}, 503))
     sender = use_webhook(receiver.base_url)
-    sender.send_warning(make_warning(1))
-    wait_until(lambda: sender._waiting and sender._waiting[0][2].attempts == 1)
-    for period in (2, 3):
-        sender.send_warning(make_warning(period))
+    warn(sender, make_warning(1))
+    wait_until(lambda: execute("SELECT FROM budget_warning WHERE attempts = 1 AND worker_id IS NULL"))
+    warn(sender, make_warning(2), make_warning(3))
     sender.stop(PATIENCE_S)
     assert [seen.json["id"] for seen in receiver.requests] == ["budget-1-80", "budget-2-80", "budget-3-80"]
-    assert count("given_up") == before + 1
+    assert select_messages() == [("budget-1-80", 1)]
+    # A message that nobody could send for long is not news.
+    execute("UPDATE budget_warning SET made_at = now() - interval '8 days', due_at = now()")
+    use_settings(get_settings())
+    get_component(Webhook).start()
+    wait_until(lambda: select_messages() == [])
+    assert len(receiver.requests) == 3
 
 
 @pytest.mark.parametrize(
-    ("changes", "text", "percent"),
+    ("changes", "shown", "percent"),
     [
         ({"unit": "tokens", "charged": "4999", "amount": "5000"}, "5,000 tokens (month)", 99),
         ({"charged": "0.100000000000", "amount": "0.000000000000"}, "0.00 USD (month)", 100),
         ({"charged": "61.000000000000"}, "50.00 USD (month)", 122),
     ],
 )
-def test_the_text_names_the_amount_and_the_share(changes: dict[str, str], text: str, percent: int) -> None:
-    message = webhook.make_warning_message(make_warning(**changes))
-    assert message.text.startswith(f"The holder alice has used {percent}% of its budget of {text}.")
+def test_the_text_names_the_amount_and_the_share(changes: dict[str, str], shown: str, percent: int) -> None:
+    message = make_warning_message(make_warning(**changes))
+    assert message.text.startswith(f"The holder alice has used {percent}% of its budget of {shown}.")
     assert message.data is not None and message.data.used_percent == percent
 
 

@@ -28,6 +28,7 @@ _TOGETHER = (
     # What uses both SDKs, and the gateway in front of four providers.
     (
         "routes/test_messages_client",
+        "routes/test_aliases",
         "routes/test_catalog_sandbox",
         "routes/test_chat_histories",
         "routes/test_chat_providers",
@@ -59,7 +60,9 @@ _TOGETHER = (
         "routes/test_activity_export",
         "routes/test_database_away",
         "test_operation_boot.py",
+        "test_operation_aliases",
         "test_operation_keys",
+        "services/aliases/",
     ),
     ("services/journal/test_shipper", "services/journal/test_disk"),
     # The pages, which share a gateway and a browser.

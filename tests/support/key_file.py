@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from app.services.keys import digest_of
-from app.services.keys.snapshot_file import HEADER_BYTES
+from app.snapshot_file import HEADER_BYTES
 
 
 def read_header(file: Path) -> dict[str, Any]:

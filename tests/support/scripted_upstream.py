@@ -212,18 +212,20 @@ def _longest(scripts: dict[str, Script], fits: Callable[[str], bool]) -> Script 
 
 
 @contextlib.contextmanager
-def refused_address() -> Iterator[str]:
-    """Yields a base URL whose port is taken but not listening: every connect is refused."""
+def refused_address(port: int = 0) -> Iterator[str]:
+    """Yields a base URL whose port, by default any, is taken but not listening: every connect is refused."""
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(("127.0.0.1", port))
         yield f"http://127.0.0.1:{taken.getsockname()[1]}/inference/v1"
 
 
 @contextlib.contextmanager
-def unanswered_address() -> Iterator[str]:
+def unanswered_address(port: int = 0) -> Iterator[str]:
     """Yields a base URL where connecting hangs: its accept queue is full, so the kernel drops each SYN."""
     with socket.socket() as listener, contextlib.ExitStack() as fillers:
-        listener.bind(("127.0.0.1", 0))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))
         listener.listen(0)
         full = False
         while not full:

@@ -8,13 +8,13 @@ from typing import Literal
 import msgspec
 
 from app.db import Connection, read_connection, write_connection
-from app.db.budgets import BudgetRow, select_budget, select_budgets, update_budget_ended, update_period_raised
+from app.db.budgets import BudgetRow, select_budget, update_budget_ended, update_period_raised
 from app.db.clock import select_now
 from app.db.subjects import select_subjects
 from app.errors import BadRequest, Conflict, NotFound
 from app.services.administration.audit import read_id_cursor, record_change
 from app.services.administration.limits import describe_terms
-from app.services.administration.states import BudgetState, select_budget_states
+from app.services.administration.states import BudgetState, select_budget_states, select_state_page
 from app.services.administration.terms import MAX_AMOUNT, describe_budget, normalize
 from app.services.limits import get_period
 
@@ -42,12 +42,8 @@ def select_budget_page(*, above: int | None, cursor: str | None, limit: int | No
     """
     after_id = read_id_cursor(cursor)
     with read_connection() as connection:
-        rows = [row for row in select_budgets(connection) if after_id is None or row.id > after_id]
-        if above is None and limit is not None:
-            rows = rows[: limit + 1]
-        states = list(_select_states(connection, rows).values())
-    if above is not None:
-        states = [state for state in states if state.used_percent >= above]
+        asked = None if limit is None else limit + 1
+        states = select_state_page(connection, above=above, after=after_id, limit=asked)
     has_more = limit is not None and len(states) > limit
     page = states if limit is None else states[:limit]
     return BudgetPage(data=page, has_more=has_more, next_cursor=str(page[-1].id) if has_more else None)

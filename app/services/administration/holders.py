@@ -1,18 +1,35 @@
-"""Holders of keys: made with the first key that needs one, and kept when their last key is revoked."""
+"""Holders of keys: made with the first key that needs one or before, and kept when their last key is revoked."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from msgspec import UnsetType
+from msgspec import UNSET, UnsetType
 
-from app.db import Connection
-from app.db.subjects import SubjectRow, insert_subject, select_subject
-from app.errors import BadRequest, NotFound
+from app.db import Connection, write_connection
+from app.db.budgets import delete_budgets
+from app.db.keys import update_key
+from app.db.subjects import SubjectRow, delete_subject, insert_subject, select_subject
+from app.errors import BadRequest, Conflict, NotFound
+from app.services.administration.audit import record_change
 from app.services.administration.changes import HolderChanges
 from app.services.administration.groups import find_group
+from app.services.administration.holder_lists import find_holder, make_holder_view
 from app.services.administration.ids import make_id
-from app.services.administration.limits import apply_limits, check_name, make_name_conflict
+from app.services.administration.limits import apply_limits, check_name, describe_subject, make_name_conflict
+from app.services.administration.views import HolderView
+
+
+class NewHolder(HolderChanges, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A holder to be made, without a key."""
+
+    name: str
+
+
+class HolderPatch(HolderChanges, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What to change of a holder, with its name; fields that are absent stay."""
+
+    name: str | UnsetType = UNSET
 
 
 def find_or_make_holder(
@@ -34,7 +51,8 @@ def find_or_make_holder(
     """
     if isinstance(holder, UnsetType):
         return (make_holder(connection, actor, key_name, changes).id, True) if changes.sets_limits() else (None, False)
-    found = select_subject(connection, kind="holder", name=check_name(holder), lock=False)
+    # Locked, so that the holder is not deleted meanwhile.
+    found = select_subject(connection, kind="holder", name=check_name(holder), lock=True)
     if found is None:
         if not changes.sets_limits():
             # More likely a typing error than the wish for a holder who may use everything.
@@ -68,7 +86,7 @@ def make_holder(connection: Connection, actor: str, name: str, changes: HolderCh
     return apply_limits(connection, actor, row, changes, is_new=True)
 
 
-def change_holder(
+def change_holder_of_key(
     connection: Connection, actor: str, id: str, changes: HolderChanges, *, keep_budgets: bool
 ) -> SubjectRow:
     """Changes a holder and returns it.
@@ -87,3 +105,71 @@ def _find_columns(connection: Connection, changes: HolderChanges) -> dict[str, A
         return {}
     # Locked, so that the group is not deleted meanwhile.
     return {"group_id": None if changes.group is None else find_group(connection, changes.group, lock=True).id}
+
+
+def create_holder(actor: str, wanted: NewHolder) -> HolderView:
+    """Makes a holder without a key, and returns it.
+
+    Args:
+        actor: who makes it, for the audit.
+        wanted: the holder.
+
+    Raises:
+        BadRequest: a value makes no sense.
+        NotFound: there is no such group.
+        Conflict: there is a holder of this name.
+        DatabaseError: the database is unavailable or slow.
+    """
+    with write_connection() as connection:
+        return make_holder_view(connection, make_holder(connection, actor, check_name(wanted.name), wanted))
+
+
+def change_holder(actor: str, name_or_id: str, changes: HolderPatch, *, keep_budgets: bool = False) -> HolderView:
+    """Changes a holder, its name for instance, and returns it.
+
+    Args:
+        actor: who changes it, for the audit.
+        name_or_id: which holder.
+        changes: what to change.
+        keep_budgets: whether budgets that `changes` does not name stay.
+
+    Raises:
+        NotFound: there is no such holder or group.
+        BadRequest, Conflict, DatabaseError: as for `create_holder`.
+    """
+    with write_connection() as connection:
+        row = find_holder(connection, name_or_id, lock=True)
+        columns = _find_columns(connection, changes)
+        if not isinstance(changes.name, UnsetType):
+            columns["name"] = check_name(changes.name)
+        return make_holder_view(
+            connection, apply_limits(connection, actor, row, changes, columns=columns, keep_budgets=keep_budgets)
+        )
+
+
+def delete_holder(actor: str, name_or_id: str) -> HolderView:
+    """Deletes a holder whose keys are all revoked, with its budgets, and returns what it was. The keys have none then.
+
+    Raises:
+        NotFound: there is no such holder.
+        Conflict: a key of it is not revoked.
+        DatabaseError: the database is unavailable or slow.
+    """
+    with write_connection() as connection:
+        row = find_holder(connection, name_or_id, lock=True)
+        view = make_holder_view(connection, row)
+        if left := [key.id for key in view.keys if key.revoked_at is None]:
+            more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+            raise Conflict(
+                f"The holder {row.name!r} has the key {left[0]}{more}. Revoke its keys, then delete it.",
+                code="holder_has_keys",
+            )
+        before = describe_subject(connection, row)
+        for key in view.keys:
+            update_key(connection, key.id, {"holder_id": None})
+            held, none = [{"name": key.name, "holder": holder} for holder in (row.name, None)]
+            record_change(connection, actor, "key.change", f"key:{key.id}", held, none)
+        delete_budgets(connection, row.id)
+        delete_subject(connection, row.id)
+        record_change(connection, actor, "holder.delete", f"holder:{row.id}", before, None)
+        return view

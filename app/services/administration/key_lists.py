@@ -13,9 +13,10 @@ import msgspec
 
 from app.db import Connection, read_connection
 from app.db.keys import KeyRow, select_key, select_key_page, select_keys
-from app.db.subjects import select_subject, select_subjects
+from app.db.subjects import select_holder_page
 from app.errors import BadRequest, NotFound
 from app.services.administration.groups import find_group
+from app.services.administration.holder_lists import find_holder
 from app.services.administration.views import KeyView, make_key_views
 
 # The microseconds since the epoch of `created_at`; the id follows.
@@ -78,17 +79,11 @@ def select_keys_page(*, holder: str | None, group: str | None, cursor: str | Non
 def _find_holders(connection: Connection, holder: str | None, group: str | None) -> Sequence[str] | None:
     ids: set[str] | None = None
     if holder is not None:
-        row = select_subject(connection, kind="holder", name=holder, lock=False) or select_subject(
-            connection, kind="holder", id=holder, lock=False
-        )
-        if row is None:
-            raise NotFound(
-                f"There is no holder {holder[:100]!r}. GET /api/keys shows the holder of each key.", param="holder"
-            )
+        row = find_holder(connection, holder, lock=False)
         ids = {row.id}
     if group is not None:
         group_id = find_group(connection, group).id
-        members = {id for id, row in select_subjects(connection, kind="holder").items() if row.group_id == group_id}
+        members = set(select_holder_page(connection, group_id=group_id))
         ids = members if ids is None else ids & members
     return None if ids is None else sorted(ids)
 

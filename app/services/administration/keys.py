@@ -20,7 +20,7 @@ from app.db.subjects import select_subject
 from app.errors import BadRequest, Conflict
 from app.services.administration.audit import record_change
 from app.services.administration.changes import KeyChanges, NewKey
-from app.services.administration.holders import change_holder, find_or_make_holder, make_holder
+from app.services.administration.holders import change_holder_of_key, find_or_make_holder, make_holder
 from app.services.administration.key_lists import find_key, make_key_view
 from app.services.administration.limits import check_name
 from app.services.administration.views import KeyView
@@ -96,7 +96,7 @@ def change_key(actor: str, id: str, changes: KeyChanges, *, keep_budgets: bool =
                     " Change those of the gateway, or make a key that is no operator's."
                 )
             if row.holder_id is not None:
-                change_holder(connection, actor, row.holder_id, changes, keep_budgets=keep_budgets)
+                change_holder_of_key(connection, actor, row.holder_id, changes, keep_budgets=keep_budgets)
             elif changes.sets_limits():
                 values["holder_id"] = make_holder(connection, actor, values.get("name", row.name), changes).id
         now = update_key(connection, id, values) if values else row

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from fnmatch import fnmatchcase
 
+from app.services.limits import matches
 from app.yielding import with_pauses
 
 
@@ -15,10 +15,10 @@ def find_idle_patterns(patterns: Sequence[str], models: Iterable[str]) -> list[s
         patterns: of `provider/model id`.
         models: all models, as `provider/model id`. Other greenlets run in between.
     """
-    idle = {pattern: pattern.lower() for pattern in patterns}
+    idle = list(patterns)
     for model in with_pauses(models):
         if not idle:
             break
         name = model.lower()
-        idle = {pattern: lower for pattern, lower in idle.items() if not fnmatchcase(name, lower)}
-    return list(idle)
+        idle = [pattern for pattern in idle if not matches(pattern, name)]
+    return idle

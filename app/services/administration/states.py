@@ -10,7 +10,14 @@ from functools import cache
 import msgspec
 
 from app.db import Connection
-from app.db.budgets import BudgetRow, BudgetSums, Span, select_budget_sums
+from app.db.budgets import (
+    BudgetRow,
+    BudgetSums,
+    Span,
+    select_budget_kinds,
+    select_budget_page,
+    select_budget_sums,
+)
 from app.db.clock import select_now
 from app.services.administration.terms import normalize
 from app.services.limits import Period, compute_reset, get_period
@@ -90,6 +97,20 @@ def select_budget_states(
     return {
         row.id: _make_state(row, subjects[row.subject_id], periods[row.id], sums[row.id]) for row in with_pauses(rows)
     }
+
+
+def select_state_page(
+    connection: Connection, *, above: int | None, after: int | None, limit: int | None
+) -> list[BudgetState]:
+    """Returns budgets that count, by id; arguments as for `app.db.budgets.select_budget_page`."""
+    now_s = select_now(connection).timestamp()
+    periods = {kind: get_period(*kind, now_s) for kind in select_budget_kinds(connection)}
+    spans = {kind: (period.since or period.start, period.start) for kind, period in periods.items()}
+    rows = select_budget_page(connection, spans, above=above, after=after, limit=limit)
+    return [
+        _make_state(row, subject, periods[row.time_window, row.timezone, row.first_day], sums)
+        for row, subject, sums in with_pauses(rows)
+    ]
 
 
 def _make_state(row: BudgetRow, subject: tuple[str, str], period: Period, sums: BudgetSums) -> BudgetState:

@@ -1,19 +1,22 @@
-"""Keys and groups as operators see them: with their limits and the state of their budgets."""
+"""Keys, holders and groups as operators see them: with their limits and the state of their budgets."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 import msgspec
 
 from app.db import Connection
 from app.db.budgets import select_budgets
-from app.db.keys import KeyRow
+from app.db.key_costs import select_holder_costs
+from app.db.keys import KeyRow, select_keys_of_holders
 from app.db.last_used import select_last_used
 from app.db.subjects import SubjectRow, select_subjects
 from app.services.administration.states import BudgetState, select_budget_states
+from app.services.administration.terms import normalize
 
 
 class LimitsView(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,6 +72,65 @@ class GroupView(LimitsView, frozen=True, kw_only=True):
     name: str
     holders: int
     created_at: datetime
+
+
+class HolderKey(msgspec.Struct, frozen=True, kw_only=True):
+    """A key of a holder; the fields are those of KeyView."""
+
+    id: str
+    name: str
+    last_four: str
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    replaced_by: str | None
+
+
+class HolderView(LimitsView, frozen=True, kw_only=True):
+    """A holder of keys, who has the limits of all of them.
+
+    Attributes:
+        group: the name of its group; None without one.
+        keys: all its keys, revoked ones too, oldest first.
+        usage, usage_daily, usage_weekly, usage_monthly: what requests of these keys have cost in USD, in all and in the
+            UTC day, week and month of now.
+    """
+
+    id: str
+    name: str
+    group: str | None
+    created_at: datetime
+    keys: list[HolderKey]
+    usage: Decimal
+    usage_daily: Decimal
+    usage_weekly: Decimal
+    usage_monthly: Decimal
+
+
+def make_holder_views(connection: Connection, rows: dict[str, SubjectRow]) -> list[HolderView]:
+    """Returns the holders in this order, with their limits, keys and use."""
+    group_ids = {row.group_id for row in rows.values() if row.group_id is not None}
+    groups = select_subjects(connection, group_ids) if group_ids else {}
+    limits, costs = select_limits(connection, rows), select_holder_costs(connection, list(rows))
+    keys: dict[str, list[HolderKey]] = {id: [] for id in rows}
+    for key in select_keys_of_holders(connection, list(rows)):
+        fields = {name: getattr(key, name) for name in HolderKey.__struct_fields__}
+        keys[str(key.holder_id)].append(HolderKey(**fields))
+    return [
+        HolderView(
+            id=id,
+            name=row.name,
+            group=None if row.group_id is None else groups[row.group_id].name,
+            created_at=row.created_at,
+            keys=keys[id],
+            usage=normalize(costs[id].total),
+            usage_daily=normalize(costs[id].day),
+            usage_weekly=normalize(costs[id].week),
+            usage_monthly=normalize(costs[id].month),
+            **limits[id],
+        )
+        for id, row in rows.items()
+    ]
 
 
 def make_key_views(connection: Connection, rows: Sequence[KeyRow]) -> list[KeyView]:

@@ -1,7 +1,6 @@
 """The inference endpoints: one record each, with everything in which they differ.
 
-endpoint.py         the types of the record
-registry.py         ENDPOINTS, the records that have a route
+endpoint.py         the types of the record (provider_choice.py: `provider`); registry.py: ENDPOINTS, those with a route
 translation.py      what an endpoint served over another one needs; roles.py: where instructions stand
 chat.py             chat completions; of chunks, _chunks observes, _repair repairs, _assembly joins, _events makes them
 messages.py         Anthropic's API over chat: _body, _request (_history, _blocks, _tools), _response, _stream, _errors
@@ -26,6 +25,7 @@ from app.services.endpoints.endpoint import (
 )
 from app.services.endpoints.messages import estimate_message_tokens
 from app.services.endpoints.messages_body import CountTokensBody
+from app.services.endpoints.provider_choice import MaxPrice, ProviderChoice, Sort
 from app.services.endpoints.registry import ENDPOINTS, find_error_shape
 from app.services.endpoints.roles import replace_developer_role
 from app.services.endpoints.stream_summary import ResponseSummary, StreamSummary, Usage
@@ -33,7 +33,7 @@ from app.services.endpoints.translation import EventWriter, Translated, Translat
 
 __all__ = [
     "CHAT", "ENDPOINTS", "OPENAI_ERRORS", "Collector", "CountTokensBody", "Endpoint", "ErrorShape", "EventKind",
-    "EventWriter", "InferenceBody", "RepairedEvent", "ResponseSummary", "StreamProtocol", "StreamSummary",
-    "Translated", "Translation", "Usage", "estimate_message_tokens", "find_error_shape", "make_parameter_error",
-    "replace_developer_role",
+    "EventWriter", "InferenceBody", "MaxPrice", "ProviderChoice", "RepairedEvent", "ResponseSummary", "Sort",
+    "StreamProtocol", "StreamSummary", "Translated", "Translation", "Usage", "estimate_message_tokens",
+    "find_error_shape", "make_parameter_error", "replace_developer_role",
 ]  # fmt: skip

@@ -16,6 +16,7 @@ import msgspec
 
 from app.errors import BadRequest, GatewayError
 from app.lenient_json import decode_leniently
+from app.services.endpoints.provider_choice import ProviderChoice
 from app.services.endpoints.stream_summary import ResponseSummary, StreamSummary
 from app.services.endpoints.token_bounds import TokenBounds
 from app.services.endpoints.translation import Translation
@@ -28,13 +29,16 @@ class InferenceBody(msgspec.Struct):
     the type does not say enough for an error message, `Meta(extra={"must": "be …"})` has the text.
 
     Attributes:
-        model: the model's name, in any form that people write.
-        provider: the provider that should serve it. This field is the gateway's own and is never sent to a provider.
+        model: the model's name, in any form that people write; empty if only `models` names some.
+        provider: the provider that should serve it, or which of them may. Like `models`, this field is the gateway's
+            own and is never sent to a provider.
+        models: the models that may serve it if `model` does not, in this order.
         stream: whether the client wants Server-Sent Events.
     """
 
-    model: str
-    provider: str | None = None
+    model: str = ""
+    provider: str | ProviderChoice | None = None
+    models: tuple[str, ...] | None = None
     stream: bool | None = None
 
 
@@ -158,7 +162,7 @@ class ErrorShape:
 OPENAI_ERRORS = ErrorShape(lambda error, request_id: error.to_json(), GatewayError.to_event)
 
 
-OWN_FIELDS = frozenset({"provider"})
+OWN_FIELDS = frozenset({"provider", "models"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -48,7 +48,7 @@ class ResponseContext:
     def __init__(self, body: dict[str, Any], tools: Tools, *, wants_logprobs: bool) -> None:
         self.tools = tools
         self.wants_logprobs = wants_logprobs
-        self.model: str = body["model"]
+        self.model: str = body.get("model") or body["models"][0]
         self._fields = {name: body.get(name) for name in _REPEATED}
         self._fields |= {name: default if body.get(name) is None else body[name] for name, default in _DEFAULTS.items()}
         self._fields["text"] = {**_DEFAULTS["text"], **(body.get("text") or {})}

@@ -3,12 +3,12 @@
 pipeline.py         the steps, in order             exchange.py     the state of one request
 refusals.py         limit on refused requests       admission.py    limit on concurrent requests
 json_body.py        strict JSON                     validation.py   the body against its type
-error_text.py       an error's text, for the record
+error_text.py       an error's text, for the record response_headers.py  the headers of a response
 adaptation.py       the body for one target; omission.py and fitting.py fit it to the provider and the model
 token_count.py      an estimate of a request's tokens, without a provider
-dispatch.py         attempts and retries            reception.py    a whole response, or a stream?
-circuit_breaker.py  failing fast                    account_probe.py  is the account refused, or a model?
-open_breakers.py    what it has open, for reports
+dispatch.py         tries at one target             reception.py    a whole response, or a stream?
+target_selection.py which target, and which next; fallback.py: after what; attempts.py: what the record says of them
+circuit_breaker.py  failing fast (open_breakers.py) account_probe.py  is the account refused, or a model?
 cancellation.py     disconnect, deadline, drain     metering.py     usage, cost, errors → record
 limited.py          a request under limits: ceiling.py says what it can cost; output_limit.py bounds its output
 """
@@ -26,9 +26,10 @@ from app.services.inference.open_breakers import (
 from app.services.inference.pipeline import GatewayResponse, Pipeline
 from app.services.inference.refusals import write_refusals
 from app.services.inference.token_count import count_message_tokens
+from app.services.inference.validation import check_field
 
 __all__ = [
-    "THRESHOLDS", "Exchange", "GatewayResponse", "OpenBreaker", "Pipeline", "count_message_tokens",
+    "THRESHOLDS", "Exchange", "GatewayResponse", "OpenBreaker", "Pipeline", "check_field", "count_message_tokens",
     "count_refused_models", "get_live_requests", "get_open_breaker", "get_open_breakers",
     "get_open_model_breakers", "write_refusals",
 ]  # fmt: skip

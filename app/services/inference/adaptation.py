@@ -43,6 +43,8 @@ class UpstreamRequest:
         fields: the client's documented fields, on which the form of the response may depend.
         support: how the provider serves the endpoint.
         choices_expected: how many choices must finish before a stream is complete.
+        first_byte_timeout_s: how long the target may be silent, in seconds, because there are others; None for as long
+            as UPSTREAM_FIRST_BYTE_TIMEOUT.
     """
 
     target: Target
@@ -60,6 +62,7 @@ class UpstreamRequest:
     applied: list[str] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=dict)
     price: Price | None = None
+    first_byte_timeout_s: float | None = None
 
 
 def _no_header(name: str) -> str | None:
@@ -74,6 +77,8 @@ def adapt(
     get_header: Callable[[str], str | None] = _no_header,
     translated: Translated | None = None,
     max_output_tokens: int | None = None,
+    *,
+    prefers_stream: bool = False,
 ) -> UpstreamRequest:
     """Returns the request for a target.
 
@@ -85,18 +90,20 @@ def adapt(
         get_header: a name in lower case → the value of that header of the client's request, or None.
         translated: the request as it was translated, whose body takes the place of the client's; or None.
         max_output_tokens: the most output tokens that the key may ask for; None for any number.
+        prefers_stream: whether to ask for a stream although the client did not.
 
     Raises:
         BadRequest: a field is out of this provider's range or asks for too many output tokens, or a translated request
             cannot be served by the model.
         ConfigurationMissing: the provider's key is not set.
     """
-    support, omitted, applied = target.provider.serves[endpoint.name], Omissions(), []
+    support, omitted, applied = target.provider.serves[endpoint.name], Omissions(), [*target.applied]
     if translated is not None:
-        body, applied = translated.body, [*translated.applied]
+        body = translated.body
+        applied += translated.applied
         omitted.add_all(translated.dropped)
-    _raise_if_out_of_range(body, support, target.provider.title)
-    adapted = {**body, "model": target.model}
+    adapted = {**body, "model": target.model, **target.overrides}
+    _raise_if_out_of_range(adapted, support, target.provider.title)
     for name in endpoint.own_fields:
         adapted.pop(name, None)
     if translated is not None:
@@ -109,7 +116,7 @@ def adapt(
         omitted.add_all(endpoint.prepare(adapted))
     applied += _adapt_messages(adapted, support, omitted)
     headers = _select_headers(target.provider.affinity_headers, get_header, omitted)
-    stream, show_usage = fields.stream is True or _must_stream(adapted, endpoint, support), False
+    stream, show_usage = fields.stream is True or prefers_stream or _must_stream(adapted, endpoint, support), False
     if stream and endpoint.stream is not None:
         show_usage = endpoint.stream.wants_usage(adapted)
         endpoint.stream.request_stream(adapted)

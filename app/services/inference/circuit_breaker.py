@@ -114,6 +114,16 @@ class CircuitBreakers(Component):
         for breaker in open_ones:
             breaker.probe_ends_s = now_s + PROBE_LIMIT_S  # Others keep failing fast until this one has its result.
 
+    def is_open(self, provider: str, model: str, key_id: str) -> bool:
+        """Returns whether `raise_if_open` would raise for this request; it counts nothing."""
+        if not self.breakers and not self.model_breakers:
+            return False
+        now_s = time.monotonic()
+        return any(
+            breaker.is_open and max(breaker.open_until_s, breaker.probe_ends_s) > now_s
+            for breaker in self._find(provider, model, key_id)
+        )
+
     def _find(self, provider: str, model: str, key_id: str | None = None) -> Iterator[Breaker]:
         """Yields the breakers for a request; without `key_id`, also a model's that concerns only other keys."""
         for kind in THRESHOLDS:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 import random
 import time
-from typing import Any
 
 from app.errors import GatewayError, UpstreamError
 from app.logs import log_event
 from app.runtime import Component, Runtime
 from app.services.inference.adaptation import UpstreamRequest
+from app.services.inference.attempts import add_attempt
 from app.services.inference.circuit_breaker import CircuitBreakers
 from app.services.inference.exchange import Exchange
+from app.services.inference.fallback import is_targets_failure
 from app.services.inference.limited import LimitedRequest
 from app.services.providers import ProviderClients
+from app.services.routing import Target, TargetHealth
 from app.upstream import Response
 
 # The pauses grow from here, each drawn evenly from zero to its bound ("full jitter": Brooker, "Exponential Backoff
@@ -38,6 +40,7 @@ class Dispatcher(Component):
         super().__init__(runtime)
         self._clients = runtime.get(ProviderClients)
         self._breakers = runtime.get(CircuitBreakers)
+        self._health = runtime.get(TargetHealth)
 
     def dispatch(self, exchange: Exchange, request: UpstreamRequest) -> Response:
         """Sends a request, and retries it after failures that are safe to retry.
@@ -59,27 +62,40 @@ class Dispatcher(Component):
             exchange.is_sent = True
             if exchange.limited is not None:
                 exchange.limited.is_unbilled = False
-            started_s = time.monotonic()
+            exchange.attempt_started_s = started_s = time.monotonic()
             try:
-                response = client.post(request.path, request.content, stream=request.stream, headers=request.headers)
+                response = client.post(
+                    request.path,
+                    request.content,
+                    stream=request.stream,
+                    headers=request.headers,
+                    first_byte_timeout_s=request.first_byte_timeout_s,
+                )
             except UpstreamError as error:
-                breakers.record_failure(provider.name, model, key_id, error)
-                if not _prepare_retry(exchange, error, started_s):
+                self._record_failure(request.target, key_id, error)
+                if not _prepare_retry(exchange, request.target, error):
                     raise
             except BaseException:
                 breakers.release_probes(provider.name, model)
+                self._health.end_probe(request.target)
                 raise
             else:
                 breakers.record_success(provider.name, model)
-                if attempts:
-                    attempts.append(_describe_attempt(response.status, None, started_s))
+                if attempts or exchange.fallback is not None:
+                    add_attempt(exchange.record, request.target, response.status, None, time.monotonic() - started_s)
                 return response
 
+    def _record_failure(self, target: Target, key_id: str, error: UpstreamError) -> None:
+        self._breakers.record_failure(target.provider.name, target.model, key_id, error)
+        if is_targets_failure(error):
+            self._health.record_failure(target, error)
 
-def _prepare_retry(exchange: Exchange, error: UpstreamError, started_s: float) -> bool:
-    """Notes a failed attempt, and returns whether there is to be another, after the pause before it."""
+
+def _prepare_retry(exchange: Exchange, target: Target, error: UpstreamError) -> bool:
+    """Notes a failed attempt, and returns whether the target is to be tried again, after the pause before it."""
     attempts, limited = exchange.record.attempts, exchange.limited
-    attempts.append(_describe_attempt(error.upstream_status, error.code or error.type, started_s))
+    status, code = error.upstream_status, error.code or error.type
+    add_attempt(exchange.record, target, status, code, time.monotonic() - exchange.attempt_started_s)
     if limited is not None:
         limited.fail_attempt(error)
     pause_s = _get_pause_s(error, len(attempts))
@@ -105,10 +121,6 @@ def _hold_another_ceiling(exchange: Exchange, limited: LimitedRequest) -> bool:
     return True
 
 
-def _describe_attempt(status: int | None, error: str | None, started_s: float) -> dict[str, Any]:
-    return {"status": status, "error": error, "ms": round((time.monotonic() - started_s) * 1000, 1)}
-
-
 def _get_pause_s(error: UpstreamError, attempts: int) -> float:
     """Returns the pause before the next attempt in seconds; infinity if there must be no retry."""
     if not error.is_retryable:
@@ -127,5 +139,9 @@ def _may_retry(exchange: Exchange, error: UpstreamError, pause_s: float) -> bool
     """
     if exchange.record.client_retry and error.upstream_status is not None:
         return False
-    is_attempt_left = len(exchange.record.attempts) <= exchange.settings.upstream_retries
+    tries, fallback = len(exchange.record.attempts), exchange.fallback
+    if fallback is None:
+        is_attempt_left = tries <= exchange.settings.upstream_retries
+    else:
+        is_attempt_left = fallback.may_repeat(error, tries)
     return is_attempt_left and time.monotonic() + pause_s < exchange.deadline_s

@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from decimal import Decimal
 
 from app.logs import log_event
-from app.metrics import count_request
+from app.metrics import count_request, count_request_fault
 from app.runtime import get_runtime
 from app.services.endpoints import Endpoint, Translated
+from app.services.inference.attempts import close_attempts
+from app.services.inference.fallback import Fallback
 from app.services.inference.limited import LimitedRequest
 from app.services.journal import ActivityRecord, Journal
 from app.services.limits import Policy
+from app.services.routing import Target
 from app.services.streaming import ClientConnection
+
+_NOTHING = Decimal(0)
 
 
 class Exchange:
@@ -28,6 +34,7 @@ class Exchange:
         client: the connection to the caller.
         get_header: a name in lower case → the value of that header of the request, or None.
         policy: the limits of the key; None without any.
+        holder: the holder of the key; empty without one.
 
     Attributes:
         record: what is known about the request so far.
@@ -40,23 +47,33 @@ class Exchange:
         translated: the request as it was translated to another endpoint; None if the endpoint is served as it is.
         policy: as above.
         limited: what the request holds of its limits; None without any, and before it was admitted.
+        holder: as above.
+        fallback: the targets that may still serve it; None if there is only one, and before it is routed.
+        attempt_started_s: when it was last sent to a provider, on the monotonic clock.
+        served_from_s: from when its speed is measured: when it began or, after a target was given up, the next try.
+        spent_usd: what targets that were given up are known to have cost.
     """
 
     __slots__ = (
         "_is_finished",
         "_journal",
         "_releases",
+        "attempt_started_s",
         "client",
         "deadline_s",
         "endpoint",
+        "fallback",
         "get_header",
+        "holder",
         "is_sent",
         "is_started",
         "limited",
         "policy",
         "record",
         "request_id",
+        "served_from_s",
         "settings",
+        "spent_usd",
         "started_s",
         "translated",
     )
@@ -68,13 +85,14 @@ class Exchange:
         client: ClientConnection,
         get_header: Callable[[str], str | None] = lambda name: None,
         policy: Policy | None = None,
+        holder: str = "",
     ) -> None:
         runtime = get_runtime()
         self.endpoint = endpoint
         self.get_header = get_header
         self.client = client
         self.settings = runtime.settings
-        self.started_s = time.monotonic()
+        self.started_s = self.served_from_s = self.attempt_started_s = time.monotonic()
         self.deadline_s = self.started_s + self.settings.upstream_total_timeout_s
         self._journal = runtime.get(Journal)
         self.record: ActivityRecord = self._journal.begin(key_id, endpoint.path)
@@ -83,12 +101,21 @@ class Exchange:
         self.translated: Translated | None = None
         self.policy = policy
         self.limited: LimitedRequest | None = None
+        self.holder = holder
+        self.fallback: Fallback | None = None
+        self.spent_usd = _NOTHING
         self._is_finished = False
         self._releases: list[Callable[[], None]] = []
 
     def on_finish(self, release: Callable[[], None]) -> None:
         """Registers a release. It runs once, when the request is finished; the last registered runs first."""
         self._releases.append(release)
+
+    def set_target(self, target: Target) -> None:
+        """Records to which target the request is sent next."""
+        self.record.gateway = target.provider.name
+        # An unlisted model is recorded once the provider has served it.
+        self.record.model_served = target.model if target.is_listed else None
 
     def write_start(self) -> None:
         """Writes the start of the request to the journal. Call it right before the request is sent to a provider.
@@ -102,6 +129,8 @@ class Exchange:
     def finish(self, outcome: str, status: int) -> None:
         """Ends the request: its final record is written and everything is released. Later calls change nothing.
 
+        A step that fails keeps no other from running: the record has what is known, and nothing stays reserved.
+
         Args:
             outcome: one of app.db.tables.OUTCOMES.
             status: the HTTP status that the client received.
@@ -114,14 +143,35 @@ class Exchange:
         record.duration_ms = (time.monotonic() - self.started_s) * 1000
         if not self.is_sent:
             record.cost_usd, record.cost_kind = "0", "exact"  # Nothing was sent, so it cost nothing.
-        if self.limited is not None:
-            self.limited.write_charge(record, is_sent=self.is_sent)
+        limited = self.limited
+        if limited is not None:
+            self._write_charge(limited)
+        if record.attempts:
+            self._close_attempts()
         self._journal.write_final(record)
-        if self.limited is not None:
-            self.limited.settle()
+        if limited is not None:
+            try:
+                limited.settle()
+            except Exception as error:
+                self.note_fault("settle", error)
         self._release_all()
-        count_request(record)
+        try:
+            count_request(record)
+        except Exception as error:
+            self.note_fault("count", error)
         _log(record)
+
+    def _write_charge(self, limited: LimitedRequest) -> None:
+        try:
+            limited.write_charge(self.record, is_sent=self.is_sent)
+        except Exception as error:
+            self.note_fault("charge", error)
+
+    def _close_attempts(self) -> None:
+        try:
+            close_attempts(self.record, self.spent_usd)
+        except Exception as error:
+            self.note_fault("attempts", error)
 
     def withdraw(self) -> None:
         """Ends a request without a record of its own, because another record counts it. It must not be started.
@@ -133,7 +183,10 @@ class Exchange:
         self._is_finished = True
         self._journal.withdraw()
         if self.limited is not None:
-            self.limited.reservation.release()
+            try:
+                self.limited.reservation.release()
+            except Exception as error:
+                self.note_fault("settle", error)
         self._release_all()
 
     def _release_all(self) -> None:
@@ -141,7 +194,17 @@ class Exchange:
             try:
                 self._releases.pop()()
             except Exception as error:  # The other releases must still run.
-                log_event("release_failed", level="error", error=error, request_id=self.request_id)
+                self.note_fault("release", error)
+
+    def note_fault(self, step: str, error: Exception) -> None:
+        """Logs and counts a step of the request's end that failed by a mistake in the gateway. All others still run.
+
+        Args:
+            step: "usage", "error", "charge", "attempts", "settle", "release" or "count".
+            error: what it raised.
+        """
+        count_request_fault(step)
+        log_event("request_step_failed", level="error", step=step, error=error, request_id=self.request_id)
 
 
 def _log(record: ActivityRecord) -> None:

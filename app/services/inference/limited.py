@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from msgspec import UNSET
 
-from app.errors import UpstreamAuthenticationFailed, UpstreamError, UpstreamRefused, UpstreamSuspended
+from app.errors import GatewayError, UpstreamAuthenticationFailed, UpstreamError, UpstreamRefused, UpstreamSuspended
 from app.limit_errors import LimitReached
 from app.logs import log_event
 from app.services.endpoints import Endpoint
@@ -37,9 +39,11 @@ class LimitedRequest:
     """
 
     __slots__ = (
-        "_billed_failures",
         "_ceiling",
+        "_ceilings",
         "_charge",
+        "_earlier_cost",
+        "_earlier_tokens",
         "_endpoint",
         "_request",
         "is_unbilled",
@@ -56,8 +60,11 @@ class LimitedRequest:
         self._endpoint: Endpoint | None = None
         self._request: UpstreamRequest | None = None
         self._ceiling: Ceiling | None = None
+        # Of the requests for several targets, by their identity; empty with one target.
+        self._ceilings: dict[int, Ceiling] = {}
         self._charge = _NOTHING
-        self._billed_failures = 0
+        # What the attempts before the current one are charged.
+        self._earlier_cost = self._earlier_tokens = 0
 
     def reserve(self, endpoint: Endpoint, request: UpstreamRequest, record: ActivityRecord) -> None:
         """Reserves the ceiling of a request that is ready to be sent, and writes it to the record as the charge.
@@ -74,26 +81,77 @@ class LimitedRequest:
             return
         self._endpoint, self._request = endpoint, request
         self._ceiling = make_ceiling(self.policy, endpoint, request)
+        self._reserve(endpoint, [self._ceiling])
+        self._write_ceiling(record)
+
+    def reserve_dearest(
+        self, endpoint: Endpoint, requests: Sequence[UpstreamRequest], record: ActivityRecord
+    ) -> list[UpstreamRequest]:
+        """Reserves the ceiling of the dearest of several requests, of which only one shall be served.
+
+        Args:
+            endpoint: the endpoint that was called.
+            requests: one for each target, at least one, in the order in which they may be sent.
+            record: the record.
+
+        Returns:
+            The requests that may be sent. Those without a known ceiling are missing; so are those that are dearer than
+            the first, if the limits have no room for them.
+
+        Raises:
+            GatewayError: a limit has no room for the first request, or none has a known ceiling.
+        """
+        usable: list[UpstreamRequest] = []
+        errors: list[GatewayError] = []
+        for request in requests:
+            try:
+                self._ceilings[id(request)] = make_ceiling(self.policy, endpoint, request)
+                usable.append(request)
+            except GatewayError as error:
+                errors.append(error)
+        if not usable:
+            raise errors[0]
+        self._endpoint = endpoint
+        self._use(usable[0])
         try:
-            self.reservation.reserve([self._ceiling])
+            self._reserve(endpoint, [self._ceilings[id(request)] for request in usable])
+        except LimitReached:
+            first = self._ceilings[id(usable[0])]
+            usable = [request for request in usable if _is_at_most(self._ceilings[id(request)], first)]
+            if len(usable) == len(self._ceilings):
+                raise
+            self._reserve(endpoint, [first])
+        self._write_ceiling(record)
+        return usable
+
+    def _reserve(self, endpoint: Endpoint, ceilings: Sequence[Ceiling]) -> None:
+        try:
+            self.reservation.reserve(ceilings)
         except LimitReached as error:
             _use_field_of(endpoint, error)
             raise
-        self._write_ceilings(record, 1)
 
-    def _write_ceilings(self, record: ActivityRecord, count: int) -> None:
+    def _use(self, request: UpstreamRequest) -> None:
+        self._request, self._ceiling = request, self._ceilings.get(id(request))
+
+    def _write_ceiling(self, record: ActivityRecord) -> None:
+        """Writes what the request is charged if it does not end: the current attempt at most, and those before."""
         if (periods := self.reservation.period_ids) and self._ceiling is not None:
             cost, tokens = self._ceiling.cost, self._ceiling.tokens
             record.budget_periods = periods
-            record.charged_usd = UNSET if cost is None else format_amount(count * cost, "usd")
-            record.charged_tokens = UNSET if tokens is None else count * tokens
+            record.charged_usd = UNSET if cost is None else format_amount(self._earlier_cost + cost, "usd")
+            record.charged_tokens = UNSET if tokens is None else self._earlier_tokens + tokens
 
     def fail_attempt(self, error: Exception) -> None:
         """Notes that an attempt got no response, or one with an error; it may be billed all the same."""
         self.is_unbilled = not may_be_billed(error)
 
-    def repeat(self, record: ActivityRecord) -> bool:
+    def repeat(self, record: ActivityRecord, request: UpstreamRequest | None = None) -> bool:
         """Prepares another attempt: if the failed one may be billed, both ceilings are held and are the charge.
+
+        Args:
+            record: the record, with the usage of the failed attempt if that is known.
+            request: the request for another target; None for the same one.
 
         Returns:
             Whether the record has changed, so that its start must be written again.
@@ -101,18 +159,32 @@ class LimitedRequest:
         Raises:
             GatewayError: a limit has no room for a second ceiling.
         """
-        is_billed = not self.is_unbilled
-        if is_billed and self._ceiling is not None:
-            self.reservation.add_attempt(self._ceiling)
-            self._billed_failures += 1
-            self._write_ceilings(record, 1 + self._billed_failures)
-        self.is_unbilled = True
+        is_billed, failed = not self.is_unbilled, self._ceiling
+        if is_billed and failed is not None:
+            self.reservation.add_attempt(failed)
+            cost, tokens = self._get_used(record, failed)
+            self._earlier_cost += cost if cost is not None else failed.cost or 0
+            self._earlier_tokens += tokens if tokens is not None else failed.tokens or 0
+        if request is not None:
+            self._use(request)
+        self._write_ceiling(record)
+        self.is_unbilled, self.received_bytes = True, None
         return is_billed and bool(self.reservation.period_ids)
 
     def write_charge(self, record: ActivityRecord, *, is_sent: bool) -> None:
-        """Writes to the record what the request is charged, right before the record is written for the last time."""
+        """Writes to the record what the request is charged, right before the record is written for the last time.
+
+        If that fails by a mistake in the gateway, the charge is what is reserved, which the record has since its start.
+        """
         if is_sent:
-            self._charge = self._make_charge(record, self._ceiling or _NO_CEILING)
+            ceiling = self._ceiling or _NO_CEILING
+            try:
+                self._charge = self._make_charge(record, ceiling)
+            except Exception:
+                most_cost, most_tokens = ceiling.cost or 0, ceiling.tokens or 0
+                self._charge = Charge(self._earlier_cost + most_cost, self._earlier_tokens + most_tokens, 1, None)
+                self._write_ceiling(record)
+                raise
         if not record.budget_periods:
             return
         if not is_sent:
@@ -138,7 +210,7 @@ class LimitedRequest:
         )
 
     def _make_charge(self, record: ActivityRecord, ceiling: Ceiling) -> Charge:
-        """Returns what the last attempt used, and the ceilings of those before."""
+        """Returns what the last attempt used, and what those before are charged."""
         cost, tokens = self._get_used(record, ceiling)
         rate_tokens = tokens
         if tokens is None:
@@ -146,8 +218,8 @@ class LimitedRequest:
         if cost is None:
             cost = 0 if self.is_unbilled else ceiling.cost or 0
         return Charge(
-            cost=self._billed_failures * (ceiling.cost or 0) + cost,
-            tokens=self._billed_failures * (ceiling.tokens or 0) + tokens,
+            cost=self._earlier_cost + cost,
+            tokens=self._earlier_tokens + tokens,
             requests=1,
             rate_tokens=rate_tokens,
         )
@@ -176,6 +248,12 @@ class LimitedRequest:
             for name in [name for name in headers if name.startswith("x-ratelimit-")]:
                 headers[f"x-upstream-{name.removeprefix('x-')}"] = headers.pop(name)
         headers.update(own)
+
+
+def _is_at_most(ceiling: Ceiling, other: Ceiling) -> bool:
+    """Returns whether whatever has room for `other` has room for `ceiling`."""
+    pairs = (ceiling.cost, other.cost), (ceiling.tokens, other.tokens), (ceiling.rate_tokens, other.rate_tokens)
+    return all(own is None or (most is not None and own <= most) for own, most in pairs)
 
 
 def _use_field_of(endpoint: Endpoint, error: LimitReached) -> None:

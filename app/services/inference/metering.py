@@ -23,25 +23,31 @@ def record_response(
     record.finish_reason = summary.finish_reason
     _record_usage(exchange, request, summary.usage or Usage(), summary.output_tokens_estimate)
     generation_s = request.target.provider.get_generation_s(headers)
-    _record_speed(exchange, generation_s or time.monotonic() - exchange.started_s)
+    _record_speed(exchange, generation_s or time.monotonic() - exchange.served_from_s)
 
 
 def record_stream(exchange: Exchange, request: UpstreamRequest, summary: StreamSummary, *, is_complete: bool) -> None:
-    """Records the same of a stream, complete or not, and its event count, bytes and times."""
+    """Records the same of a stream, complete or not, and its event count, bytes and times.
+
+    A mistake of the gateway in this must not keep the request from being finished, so it is noted and not raised.
+    """
     record = exchange.record
-    if exchange.limited is not None:
-        exchange.limited.received_bytes = summary.bytes_received
-    record.events, record.bytes_out = summary.events, summary.bytes_sent
-    record.longest_gap_ms = summary.longest_gap_s * 1000
-    record.finish_reason = summary.finish_reason
-    # An answer with status 200 and no event, or with an error alone, confirms no model.
-    if summary.events or summary.usage is not None:
-        record.model_served = (summary.model or request.target.model)[:MAX_NAME_CHARACTERS]
-        # An event with output is about one token.
-        _record_usage(exchange, request, summary.usage or Usage(), summary.output_events)
-    if summary.first_output_s is not None and summary.last_output_s is not None:
-        record.ttft_ms = (summary.first_output_s - exchange.started_s) * 1000
-        _record_speed(exchange, summary.last_output_s - summary.first_output_s)
+    try:
+        if exchange.limited is not None:
+            exchange.limited.received_bytes = summary.bytes_received
+        record.events, record.bytes_out = summary.events, summary.bytes_sent
+        record.longest_gap_ms = summary.longest_gap_s * 1000
+        record.finish_reason = summary.finish_reason
+        # An answer with status 200 and no event, or with an error alone, confirms no model.
+        if summary.events or summary.usage is not None:
+            record.model_served = (summary.model or request.target.model)[:MAX_NAME_CHARACTERS]
+            # An event with output is about one token.
+            _record_usage(exchange, request, summary.usage or Usage(), summary.output_events)
+        if summary.first_output_s is not None and summary.last_output_s is not None:
+            record.ttft_ms = (summary.first_output_s - exchange.served_from_s) * 1000
+            _record_speed(exchange, summary.last_output_s - summary.first_output_s)
+    except Exception as error:
+        exchange.note_fault("usage", error)
 
 
 def _record_usage(exchange: Exchange, request: UpstreamRequest, usage: Usage, counted: int | None) -> None:
@@ -107,11 +113,16 @@ def finish_with_error(exchange: Exchange, error: GatewayError, status: int | Non
         status: the HTTP status that the client saw; that of the error in the endpoint's API if not given.
     """
     record = exchange.record
-    if exchange.limited is not None and record.upstream_status is not None:
-        exchange.limited.fail_attempt(error)  # The others have failed before a response, and are noted.
-    record.error_type, record.error_code, record.error_param = error.type, error.code, error.param
-    record.error_message = make_error_text(error.message)
-    if isinstance(error, UpstreamError):
-        record.upstream_status = error.upstream_status or record.upstream_status
-        record.upstream_request_id = error.upstream_request_id or record.upstream_request_id
-    exchange.finish(error.outcome, exchange.endpoint.errors.get_status(error) if status is None else status)
+    try:
+        if exchange.limited is not None and record.upstream_status is not None:
+            exchange.limited.fail_attempt(error)  # The others have failed before a response, and are noted.
+        record.error_type, record.error_code, record.error_param = error.type, error.code, error.param
+        record.error_message = make_error_text(error.message)
+        if isinstance(error, UpstreamError):
+            record.upstream_status = error.upstream_status or record.upstream_status
+            record.upstream_request_id = error.upstream_request_id or record.upstream_request_id
+        if status is None:
+            status = exchange.endpoint.errors.get_status(error)
+    except Exception as fault:
+        exchange.note_fault("error", fault)
+    exchange.finish(error.outcome, error.status if status is None else status)

@@ -3,6 +3,9 @@
     authenticate (web/access.py) → refuse unread after many refusals → admit → parse, validate → translate → route
     → adapt → journal the start → dispatch → respond or relay → meter → finish
 
+Routing finds one target for most requests. If several may serve one, target_selection.py chooses the first of them, and
+after a failure, before the client has received anything, the next.
+
 The requests of a key with limits take permits after they are admitted, and reserve what they can cost at most before
 their start is journaled; limited.py has the rest.
 
@@ -12,17 +15,13 @@ a stream when the stream ends.
 
 from __future__ import annotations
 
-import string
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote
 
 from app.config import MAX_NAME_CHARACTERS
-from app.errors import GatewayError
-from app.logs import redact
-from app.metrics import observe_overhead
+from app.errors import GatewayError, UpstreamError
 from app.runtime import Component, Runtime
 from app.services.endpoints import Collector, InferenceBody, StreamSummary, make_parameter_error
 from app.services.inference.adaptation import UpstreamRequest, adapt
@@ -33,18 +32,17 @@ from app.services.inference.exchange import Exchange
 from app.services.inference.json_body import parse_body
 from app.services.inference.limited import LimitedRequest
 from app.services.inference.metering import finish_stream, finish_with_error, record_stream
-from app.services.inference.reception import encode_whole, read_whole, receive_unless_stream
+from app.services.inference.reception import encode_whole, raise_if_silent, read_whole, receive_unless_stream
 from app.services.inference.refusals import Refusals
+from app.services.inference.response_headers import make_response_headers
+from app.services.inference.target_selection import TargetSelection
 from app.services.inference.validation import validate_body
 from app.services.keys import KeySnapshot
 from app.services.limits import Limits, Policy
 from app.services.providers import PROVIDERS
-from app.services.routing import Routes, Target
+from app.services.routing import Routes
 from app.services.streaming import EventReader, Relay
 from app.upstream import Response, make_unreadable_error
-
-# Longer values of a provider's header are left out. The longest, Fireworks' sampling options, has about 100 characters.
-_MAX_SHOWN_HEADER_CHARACTERS = 500
 
 
 @dataclass(slots=True)
@@ -70,6 +68,7 @@ class Pipeline(Component):
         self._limits = runtime.get(Limits)
         self._admission = runtime.get(Admission)
         self._routes = runtime.get(Routes)
+        self._selection = runtime.get(TargetSelection)
         self._dispatcher = runtime.get(Dispatcher)
         self._watcher = runtime.get(Watcher)
 
@@ -89,21 +88,20 @@ class Pipeline(Component):
             policy = exchange.policy
             if policy is not None:
                 self._enter(exchange, policy)
-            body = parse_body(read_body())
-            fields = self._validate(exchange, body)
-            translation = exchange.endpoint.translation
-            if translation is not None:
-                exchange.translated = translation.translate_request(body, fields, exchange.get_header)
-            target = self._route(exchange, fields)
-            most = None if policy is None else policy.max_output_tokens
-            request = adapt(body, fields, exchange.endpoint, target, exchange.get_header, exchange.translated, most)
-            if exchange.limited is not None:
-                exchange.limited.reserve(exchange.endpoint, request, exchange.record)
+            body, fields = self._read(exchange, read_body)
+            request = self._select(exchange, body, fields)
             exchange.write_start()
             sent_s = time.monotonic()
-            if fields.stream:
-                return self._relay(exchange, request, sent_s)
-            return self._respond(exchange, request, sent_s)
+            while True:
+                try:
+                    if fields.stream:
+                        return self._relay(exchange, request, sent_s)
+                    return self._respond(exchange, request, sent_s)
+                except UpstreamError as error:
+                    following = self._selection.advance(exchange, request, error)
+                    if following is None:
+                        raise
+                    request = following
         except GatewayError as error:
             self._finish(exchange, error)
             raise
@@ -121,8 +119,9 @@ class Pipeline(Component):
         else:
             self.refusals.finish(exchange, error)
 
-    def _validate(self, exchange: Exchange, body: dict[str, Any]) -> InferenceBody:
-        record = exchange.record
+    def _read(self, exchange: Exchange, read_body: Callable[[], bytes]) -> tuple[dict[str, Any], InferenceBody]:
+        """Returns the client's body and its documented fields, checked; translates it if the endpoint needs that."""
+        body, record = parse_body(read_body()), exchange.record
         # Recorded before validation, so that the record of a refused request has them too.
         if isinstance(body.get("model"), str):
             record.model_requested = body["model"][:MAX_NAME_CHARACTERS]
@@ -135,15 +134,28 @@ class Pipeline(Component):
         if fields.stream:
             record.stream = True
             self._admission.count_stream(exchange)
-        return fields
+        translation = exchange.endpoint.translation
+        if translation is not None:
+            exchange.translated = translation.translate_request(body, fields, exchange.get_header)
+        return body, fields
 
-    def _route(self, exchange: Exchange, fields: InferenceBody) -> Target:
-        record = exchange.record
-        target = self._routes.find_targets(exchange.endpoint, fields.model, fields.provider, exchange.policy)[0]
+    def _select(self, exchange: Exchange, body: dict[str, Any], fields: InferenceBody) -> UpstreamRequest:
+        """Returns the request for the target that it is sent to first, with what it can cost at most reserved."""
+        record, policy, limited = exchange.record, exchange.policy, exchange.limited
+        if fields.models is not None:
+            record.model_requested = fields.model
+        route = self._routes.find_route(exchange.endpoint, fields, policy)
+        if not route.is_fixed:
+            return self._selection.begin(exchange, body, fields, route)
+        target = route.target
         record.gateway = target.provider.name
         if target.is_listed:
             record.model_served = target.model  # An unlisted model is recorded once the provider has served it.
-        return target
+        most = None if policy is None else policy.max_output_tokens
+        request = adapt(body, fields, exchange.endpoint, target, exchange.get_header, exchange.translated, most)
+        if limited is not None:
+            limited.reserve(exchange.endpoint, request, record)
+        return request
 
     def _relay(self, exchange: Exchange, request: UpstreamRequest, sent_s: float) -> GatewayResponse:
         """Returns the stream once its first event, or a heartbeat, is available."""
@@ -151,16 +163,22 @@ class Pipeline(Component):
         if content is not None:
             _put_back_as_stream(exchange, request, response, content)
 
+        has_begun = False
+
         def on_end(summary: StreamSummary, error: GatewayError | None) -> None:
             if content is None:
                 record_stream(exchange, request, summary, is_complete=error is None)
             exchange.record.bytes_out = summary.bytes_sent
-            finish_stream(exchange, error)
+            if has_begun:  # Otherwise another target may follow, or the client gets the error as a whole response.
+                finish_stream(exchange, error)
 
         relay = _make_relay(exchange, request, response, None, on_end)
         try:
             relay.begin()
-            return GatewayResponse(relay, _make_headers(exchange, request, response, time.monotonic() - sent_s))
+            has_begun = True
+            if self._selection.health.states:
+                self._selection.health.record_success(request.target)
+            return GatewayResponse(relay, make_response_headers(exchange, request, response, time.monotonic() - sent_s))
         except BaseException:
             relay.close()
             raise
@@ -172,8 +190,10 @@ class Pipeline(Component):
             value = _collect(exchange, request, response)
         else:
             value = read_whole(exchange, request, response, content)
+        if self._selection.health.states:
+            self._selection.health.record_success(request.target)
         body = encode_whole(exchange, request, value)
-        headers = _make_headers(exchange, request, response, time.monotonic() - sent_s)
+        headers = make_response_headers(exchange, request, response, time.monotonic() - sent_s)
         exchange.finish("ok", 200)
         return GatewayResponse(body, headers)
 
@@ -181,6 +201,8 @@ class Pipeline(Component):
         """Returns the provider's response and its content, or None in place of the content of a stream."""
         with self._watcher.watch(exchange.client, exchange.deadline_s, request.target.provider.title):
             response = self._dispatch(exchange, request)
+            if request.first_byte_timeout_s is not None:
+                raise_if_silent(exchange, request, response)
             return response, receive_unless_stream(exchange, request, response)
 
     def _dispatch(self, exchange: Exchange, request: UpstreamRequest) -> Response:
@@ -246,44 +268,3 @@ def _make_relay(
         deadline_s=exchange.deadline_s,
         on_end=on_end,
     )
-
-
-def _make_headers(
-    exchange: Exchange, request: UpstreamRequest, response: Response, upstream_s: float
-) -> dict[str, str]:
-    """Returns the headers that name the provider and the model, and how long the provider and the gateway took.
-
-    For a stream the provider's time ends with its first event, when the head of the client's response is sent.
-    """
-    provider = request.target.provider
-    headers = {
-        name: value
-        for name, value in response.headers.items()
-        # gunicorn sends no control characters.
-        if name in provider.shown_headers and len(value) <= _MAX_SHOWN_HEADER_CHARACTERS and value.isprintable()
-    }
-    headers["x-gateway-provider"] = provider.name
-    # The provider chooses this text, which may contain characters that a header must not.
-    served = exchange.record.model_served or request.target.model
-    headers["x-gateway-model"] = quote(served, safe=string.punctuation + " ", errors="replace")
-    if request.dropped:
-        headers["x-gateway-dropped-params"] = ", ".join(request.dropped)
-    if request.applied:
-        headers["x-gateway-applied-params"] = ", ".join(request.applied)
-    if response.request_id:
-        headers["x-upstream-request-id"] = response.request_id
-    if exchange.limited is not None:
-        exchange.limited.add_headers(headers)
-    _redact_values(headers)
-    own_s = time.monotonic() - exchange.started_s - upstream_s
-    observe_overhead(exchange.record.stream, own_s)
-    headers["server-timing"] = f"gateway;dur={own_s * 1000:.2f}, upstream;dur={upstream_s * 1000:.2f}"
-    return headers
-
-
-def _redact_values(headers: dict[str, str]) -> None:
-    """Removes secrets from the values in place; a provider may repeat its key in any of them."""
-    together = "\n".join(headers.values())  # One call for all of them, because there is hardly ever anything to find.
-    if redact(together) != together:
-        for name, value in headers.items():
-            headers[name] = redact(value)

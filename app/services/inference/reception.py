@@ -7,6 +7,7 @@ answers that were paid for, so they are told apart by what they are and not by w
 from __future__ import annotations
 
 import re
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -17,6 +18,7 @@ from app.services.inference.exchange import Exchange
 from app.services.inference.metering import record_response
 from app.upstream import (
     Response,
+    make_first_byte_timeout,
     make_reported_error,
     make_unexpected_error,
     make_unreadable_error,
@@ -30,6 +32,19 @@ _LOOK_S = 1.0
 
 _BLANKS = b"\xef\xbb\xbf \t\r\n"
 _EVENT_START = re.compile(rb"[\xef\xbb\xbf \t\r\n]*+(?:data:|event:|id:|retry:|:)")
+
+
+def raise_if_silent(exchange: Exchange, request: UpstreamRequest, response: Response) -> None:
+    """Waits for the first byte of a response's body, until the request's `first_byte_timeout_s` since it was sent.
+
+    Raises:
+        UpstreamTimeout: there was none; the response is closed.
+    """
+    assert request.first_byte_timeout_s is not None
+    left_s = exchange.attempt_started_s + request.first_byte_timeout_s - time.monotonic()
+    if not response.peek(max(left_s, 0.001)) and not response.body.complete:
+        response.body.close()
+        raise make_first_byte_timeout(request.target.provider.title)
 
 
 def receive_unless_stream(exchange: Exchange, request: UpstreamRequest, response: Response) -> bytes | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from typing import Any
+from typing import Any, get_type_hints
 
 import msgspec
 from msgspec import inspect
@@ -17,8 +17,12 @@ from msgspec import inspect
 from app.config import MAX_NAME_CHARACTERS
 from app.errors import BadRequest
 from app.services.endpoints import InferenceBody, make_parameter_error
+from app.services.inference.choice_errors import make_choice_error
 
 _MAX_KEY_CHARACTERS = 100
+
+# The most names in `models`, beside `model`.
+MAX_MODELS = 8
 
 # msgspec ends its messages with the place, as in "… - at `$.max_tokens`", or names a missing field.
 _PLACE = re.compile(r"`\$\.([\w.]+)|required field `(\w+)`")
@@ -40,10 +44,29 @@ def validate_body(body: dict[str, Any], kind: type[InferenceBody]) -> InferenceB
             "\\ud83d), which only the contents of messages may. Remove it.",
             code="invalid_parameter",
         ) from None
+    if fields.models is not None:
+        _read_models(fields, fields.models)
     _raise_if_bad_name("model", fields.model)
-    if fields.provider is not None:
+    if isinstance(fields.provider, str):
         _raise_if_bad_name("provider", fields.provider)
     return fields
+
+
+def _read_models(fields: InferenceBody, names: tuple[str, ...]) -> None:
+    """Checks the names in `models`, and uses the first of them as `model` if the request has none."""
+    if not 1 <= len(names) <= MAX_MODELS:
+        raise _make_models_error()
+    for name in names:
+        if not _is_name(name):
+            raise _make_models_error()
+    fields.model = fields.model or names[0]
+
+
+def _make_models_error() -> BadRequest:
+    return make_parameter_error(
+        "models",
+        f"be a list of 1 to {MAX_MODELS} names of models, each of 1 to {MAX_NAME_CHARACTERS} printable characters",
+    )
 
 
 def _convert(body: dict[str, Any], kind: type[InferenceBody]) -> InferenceBody:
@@ -58,8 +81,13 @@ def _raise_if_bad_name(param: str, name: str) -> None:
         raise _make_name_error(param)
 
 
+def _is_name(name: str) -> bool:
+    return 0 < len(name) <= MAX_NAME_CHARACTERS and name.isprintable()
+
+
 def _make_name_error(param: str) -> BadRequest:
-    return make_parameter_error(param, f"be a string of 1 to {MAX_NAME_CHARACTERS} printable characters")
+    must = f"be a string of 1 to {MAX_NAME_CHARACTERS} printable characters"
+    return make_parameter_error(param, must + (", or an object" if param == "provider" else ""))
 
 
 def _convert_leniently(body: dict[str, Any], kind: type[InferenceBody], error: Exception) -> InferenceBody:
@@ -87,8 +115,12 @@ def _make_refusal(kind: type[InferenceBody], body: dict[str, Any], error: Except
     if found is None:
         return BadRequest(f"The body is not valid: {error}.", code="invalid_parameter")
     name = found[1] or found[2]
-    if name in {"model", "provider"}:
+    if name == "provider" or name.startswith("provider."):
+        return make_choice_error(name, str(error))
+    if name == "model":
         return _make_name_error(name)
+    if name == "models":
+        return _make_models_error()
     described = _get_type(kind, name)
     if found[2]:
         return make_parameter_error(name, f"{_word_requirement(described)}, and it is required")
@@ -135,3 +167,27 @@ def _word_requirement(described: inspect.Type) -> str:
         return f"be a number from {described.ge:g} to {described.le:g}"
     words = {inspect.BoolType: "be true or false", inspect.StrType: "be a string", inspect.ListType: "be a list"}
     return words.get(type(described), "be an object")
+
+
+def check_field(kind: type[InferenceBody], name: str, value: Any) -> None:
+    """Checks one field of a body as `validate_body` would check it.
+
+    Args:
+        kind: the body's type.
+        name: a field that it documents.
+        value: the value of the field.
+
+    Raises:
+        BadRequest: the field has the wrong type or is out of range.
+    """
+    if isinstance(value, float) and value.is_integer() and isinstance(_get_types(kind)[name], inspect.IntType):
+        value = int(value)
+    try:
+        msgspec.convert({name: value}, _make_type_of_field(kind, name))
+    except msgspec.ValidationError as error:
+        raise _make_refusal(kind, {name: value}, error) from None
+
+
+@cache
+def _make_type_of_field(kind: type[InferenceBody], name: str) -> type[msgspec.Struct]:
+    return msgspec.defstruct(kind.__name__, [(name, get_type_hints(kind, include_extras=True)[name])])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -152,12 +153,21 @@ def _truncate(record: ActivityRecord) -> None:
         most = MAX_MESSAGE_CHARACTERS if name == "error_message" else MAX_NAME_CHARACTERS
         if text is not None and len(text) > most:
             setattr(record, name, text[:most])
-    if len(record.attempts) > MAX_ATTEMPTS:
-        record.attempts = record.attempts[-MAX_ATTEMPTS:]
+    if record.attempts:
+        record.attempts = _change_texts(record.attempts[-MAX_ATTEMPTS:], lambda text: text[:MAX_NAME_CHARACTERS])
+
+
+def _change_texts(attempts: list[Any], change: Callable[[str], str]) -> list[Any]:
+    """Returns the attempts with all their texts changed: providers choose codes, and callers the names of models."""
+    return [
+        {name: change(value) if isinstance(value, str) else value for name, value in attempt.items()}
+        for attempt in attempts
+    ]
 
 
 def _replace_surrogates(record: ActivityRecord) -> None:
     """Replaces lone surrogates, which UTF-8 cannot represent, with question marks."""
+    record.attempts = _change_texts(record.attempts, lambda text: text.encode(errors="replace").decode())
     for name in _EXTERNAL_TEXTS:
         text = getattr(record, name)
         if text is not None:

@@ -27,6 +27,9 @@ _FIRST_TIME, _LAST_TIME = datetime(2020, 1, 1, tzinfo=UTC), datetime(2119, 12, 3
 _MAX_COST_USD = Decimal(10) ** 14
 _MAX_CHARGE_USD = Decimal(10) ** 17
 
+# Twice as many as an attempt has.
+_MAX_ATTEMPT_FIELDS = 14
+
 # A request has a handful of budgets, each with one period.
 _MAX_PERIODS = 100
 
@@ -108,17 +111,25 @@ def _make_date(value: Any) -> str:
         raise _Unusable from None
 
 
-def _make_attempts(value: Any) -> list[Any]:
+def _make_attempts(value: Any) -> list[dict[str, Any]]:
     if not isinstance(value, list):
         raise _Unusable
-    kept = value[-MAX_ATTEMPTS:]
+    return [_make_attempt(each) for each in value[-MAX_ATTEMPTS:] if isinstance(each, dict)]
+
+
+def _make_attempt(fields: dict[str, Any]) -> dict[str, Any]:
+    """Returns an attempt with all of its fields, also those of later code; an unacceptable value becomes None."""
+    kept = list(fields.items())[:_MAX_ATTEMPT_FIELDS]
+    return {_make_text(name)[:MAX_NAME_CHARACTERS]: _make_scalar(value) for name, value in kept}
+
+
+def _make_scalar(value: Any) -> Any:
+    if value is None or isinstance(value, bool):
+        return value
     try:
-        content = json.dumps(kept, ensure_ascii=False, allow_nan=False).encode()
-    except (ValueError, RecursionError):  # NaN, a lone surrogate, or too deep.
-        raise _Unusable from None
-    if b"\\u0000" in content:
-        raise _Unusable
-    return kept
+        return _make_text(value)[:MAX_NAME_CHARACTERS] if isinstance(value, str) else _FLOAT(value)
+    except _Unusable:
+        return None
 
 
 def _make_periods(value: Any) -> list[int]:

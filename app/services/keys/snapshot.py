@@ -23,8 +23,9 @@ from app.logs import log_event, redact
 from app.runtime import Component, Runtime, get_component
 from app.services.keys.keys import OPERATOR_KEY, Key, digest_of
 from app.services.keys.live_keys import NO_KEYS, LiveKeys, decode_live_keys
-from app.services.keys.snapshot_file import FileUnusable, SnapshotFile
+from app.services.keys.snapshot_file import KeyFile
 from app.services.limits import Policy, Subject
+from app.snapshot_file import FileUnusable
 
 # How often the database is asked, in seconds.
 REFRESH_S = 2.0
@@ -86,7 +87,7 @@ class KeySnapshot(Component):
         self._database_up: bool | None = None
         self._last_error: str | None = None
         url = self.settings.database_url
-        self._file = SnapshotFile(self.settings.journal_dir, "" if url is None else identify_database(url))
+        self._file = KeyFile(self.settings.journal_dir, "" if url is None else identify_database(url))
         self._file_error: str | None = None
         self._saved_fingerprint = ""
         self._save_at_s = 0.0

@@ -15,7 +15,7 @@ from app.services.limits.amounts import describe_amount, format_amount, parse_am
 from app.services.limits.charge import Ceiling, Charge
 from app.services.limits.limits import Limits, get_outstanding, stop_limits
 from app.services.limits.periods import WINDOWS, Period, compute_reset, get_period
-from app.services.limits.policy import Budget, Policy, Subject, make_policies
+from app.services.limits.policy import Budget, Policy, Subject, make_policies, matches
 from app.services.limits.reservation import Reservation
 from app.services.limits.watching import BudgetWarning
 
@@ -23,6 +23,6 @@ from app.services.limits.watching import BudgetWarning
 __all__ = [
     "WINDOWS", "Budget", "BudgetWarning", "Ceiling", "Charge", "Limits", "Period", "Policy", "Reservation", "Subject",
     "compute_reset", "describe_amount", "format_amount", "get_outstanding", "get_period", "make_policies",
-    "parse_amount", "stop_limits",
+    "matches", "parse_amount", "stop_limits",
 ]
 # fmt: on

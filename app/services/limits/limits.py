@@ -6,6 +6,9 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from app.db import Database
+from app.db.leases import update_warned
+from app.limit_errors import LimitReached
 from app.logs import log_event
 from app.runtime import Component, Runtime, get_runtime
 from app.services.limits.acquisition import Acquisition
@@ -32,11 +35,14 @@ class Limits(Component):
     """The limits of this worker. The thread starts when something must be drawn.
 
     Attributes:
+        note_warning: notes in the database that a share is warned of; returns False if another worker has done so.
+            Replace it to write more in the same statement.
         on_warning: gets each warning of which this worker is the first to know; it must not wait. Replace it.
     """
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
+        self.note_warning: Callable[[BudgetWarning], bool] = self._note_warned
         self.on_warning: Callable[[BudgetWarning], None] = lambda warning: None
         self._bindings: dict[int, Binding] = {}
         self._budgets: dict[int, BudgetPot] = {}
@@ -45,7 +51,7 @@ class Limits(Component):
         self._clock = DatabaseClock(self._turn_periods)
         self._drawing = Drawing(LeaseDraws(runtime, self._clock), RateDraws(runtime), self._tick)
         self._acquire = Acquisition(self.settings, self._drawing).acquire
-        self._watch = Watch(runtime, self._clock, self._get_pots, self._drawing.mark, self._warn)
+        self._watch = Watch(runtime, self._clock, self._get_pots, self._drawing.mark, self._note, self._warn)
 
     def enter(self, policy: Policy) -> Reservation:
         """Begins a request, before its body is read: takes a request of each rate, and a slot.
@@ -61,7 +67,11 @@ class Limits(Component):
         if binding is None or binding.policy is not policy:
             binding = self._bind(policy)
         binding.used_s = time.monotonic()
-        return Reservation(self._acquire, binding, self._acquire(binding.entry, None) if binding.entry else [])
+        try:
+            return Reservation(self._acquire, binding, self._acquire(binding.entry, None) if binding.entry else [])
+        except LimitReached:
+            binding.headers_until_s = 0.0  # They say that much is left.
+            raise
 
     def _bind(self, policy: Policy) -> Binding:
         entry: list[tuple[Pot, int]] = []
@@ -130,6 +140,12 @@ class Limits(Component):
         for subject, slots in list(self._slots.items()):
             if slots.used_s < old_s and not slots.used and not slots.held:
                 del self._slots[subject]
+
+    def _note(self, warning: BudgetWarning) -> bool:
+        return self.note_warning(warning)
+
+    def _note_warned(self, warning: BudgetWarning) -> bool:
+        return update_warned(self.runtime.get(Database).lease_engine, warning.period_id, warning.percent)
 
     def _warn(self, warning: BudgetWarning) -> None:
         try:

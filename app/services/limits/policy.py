@@ -86,7 +86,16 @@ class Policy(msgspec.Struct, frozen=True, gc=False):
         What follows a `#` in a model's id names a deployment of the model, and counts for no pattern.
         """
         name = f"{provider}/{model.partition('#')[0]}".lower()
-        return all(any(fnmatchcase(name, pattern.lower()) for pattern in patterns) for patterns in self.models)
+        return all(any(matches(pattern, name) for pattern in patterns) for patterns in self.models)
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Returns whether a pattern of models or providers stands for a name, in lower case.
+
+    `*` stands for any text, also with slashes in it; no other character is special. A name that no list has can match
+    too: `*/example` also allows a model of this name that another account of a provider has published.
+    """
+    return fnmatchcase(name, pattern.lower().replace("[", "[[]").replace("?", "[?]"))
 
 
 def make_policies(subjects: Mapping[str, Subject]) -> dict[str, Policy]:

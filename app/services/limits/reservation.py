@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+from app.limit_errors import LimitReached
 from app.services.limits.acquisition import Demand, Taken
 from app.services.limits.amounts import format_amount
 from app.services.limits.binding import Binding
@@ -77,7 +78,11 @@ class Reservation:
             wanted = int(rate.mean) if dearest.rate_tokens is None else dearest.rate_tokens
             demands.append((rate, min(wanted, rate.most)))
         if demands:
-            taken = self._acquire(demands, dearest.fits)
+            try:
+                taken = self._acquire(demands, dearest.fits)
+            except LimitReached:
+                binding.headers_until_s = 0.0  # They say that much is left.
+                raise
             self._held += taken
             for _, _, receipt in taken[: len(binding.budgets)]:
                 self.period_ids.append(receipt.id)
@@ -105,14 +110,23 @@ class Reservation:
         return pot, need, first
 
     def settle(self, charge: Charge) -> None:
-        """Replaces what the request holds by what it has used, in all attempts, and frees its slots."""
+        """Replaces what the request holds by what it has used, in all attempts, and frees its slots.
+
+        A mistake in one of the pots is raised once all others are settled: a slot that is not freed is lost for good.
+        """
         held, self._held = self._held, []
+        fault = None
         for pot, need, receipt in held:
-            pot.settle(receipt, need, pot.get_used(charge, need))
+            try:
+                pot.settle(receipt, need, pot.get_used(charge, need))
+            except Exception as error:
+                fault = error
         if self._more:
             more, self._more = self._more, []
             for pot, need, receipt in more:
                 pot.settle(receipt, need, 0)
+        if fault is not None:
+            raise fault
 
     def release(self) -> None:
         """Ends the request without a charge, unless it is settled."""

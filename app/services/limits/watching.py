@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from app.db import Database, time_limit
-from app.db.leases import PeriodQuery, PeriodState, select_states, update_warned
+from app.db.leases import PeriodQuery, PeriodState, select_states
 from app.logs import log_event
 from app.runtime import Runtime
 from app.services.limits.amounts import Unit, format_amount, parse_amount
@@ -60,6 +60,7 @@ class Watch:
         clock: PostgreSQL's clock.
         get_pots: returns all pots.
         mark: makes the drawing thread look at a pot.
+        note_warning: notes in the database that a share is warned of; returns False if another worker has done so.
         on_warning: gets each warning that this worker is the first to notice; it must not wait.
     """
 
@@ -69,12 +70,14 @@ class Watch:
         clock: DatabaseClock,
         get_pots: Callable[[], Iterable[Pot]],
         mark: Callable[[Pot], None],
+        note_warning: Callable[[BudgetWarning], bool],
         on_warning: Callable[[BudgetWarning], None],
     ) -> None:
         self._runtime = runtime
         self._clock = clock
         self._get_pots = get_pots
         self._mark = mark
+        self._note_warning = note_warning
         self._on_warning = on_warning
         self._next = 0
         self._ticked_s = self._minute_s = time.monotonic()
@@ -152,10 +155,6 @@ class Watch:
         passed = [share for share in pot.budget.warn_percents if percent is not None and share <= percent]
         if not passed or passed[-1] <= state.warned_percent:
             return
-        with time_limit(DRAW_TIME_LIMIT_S):
-            is_first = update_warned(self._runtime.get(Database).lease_engine, period.id, passed[-1])
-        if not is_first:
-            return
         reset = pot.compute_reset(period)
         warning = BudgetWarning(
             subject=pot.subject,
@@ -168,6 +167,10 @@ class Watch:
             period_id=period.id,
             resets_at=None if reset is None else reset.isoformat(),
         )
+        with time_limit(DRAW_TIME_LIMIT_S):
+            is_first = self._note_warning(warning)
+        if not is_first:
+            return
         log_event(
             "budget_share_passed",
             level="warning",

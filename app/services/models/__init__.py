@@ -1,8 +1,6 @@
 """The model catalog: what each provider serves. catalog.py holds all lists, cache.py says when one is fetched, and
 equivalents.py which models of several providers are the same."""
 
-from __future__ import annotations
-
 from app.services.models.catalog import (
     Catalogs,
     CatalogState,
@@ -15,22 +13,23 @@ from app.services.models.catalog import (
     refresh_if_due,
 )
 from app.services.models.entry import Architecture, Model, Pricing
-from app.services.models.equivalents import Served
+from app.services.models.equivalents import Served, are_same
 from app.services.models.fireworks import (
     _fireworks_models_cache,
     fetch_models_from_fireworks,
     fetch_specific_model_from_fireworks,
     normalize_fireworks_model,
 )
-from app.services.models.merged_list import ALIAS_PREFIX, MergedModel, PageQuery, make_merged_model, render_merged_list
+from app.services.models.merged_list import OwnModels, PageQuery, render_merged_list
+from app.services.models.merged_model import ALIAS_PREFIX, MergedModel, make_merged_model
 from app.services.models.model_list import ModelList
 from app.services.models.representations import ListQuery, Rendered, make_digest, make_times, render_list, render_model
 
 __all__ = [
     "ALIAS_PREFIX", "Architecture", "CatalogState", "Catalogs", "ListQuery", "MergedModel", "Model", "ModelList",
-    "PageQuery", "Pricing", "Rendered", "Served", "_fireworks_models_cache", "fetch_for_unknown",
-    "fetch_models_from_fireworks", "fetch_specific_model_from_fireworks", "get_catalog_states", "get_equivalents",
-    "get_model_list", "get_model_lists", "make_digest", "make_merged_model", "make_times",
+    "OwnModels", "PageQuery", "Pricing", "Rendered", "Served", "_fireworks_models_cache", "are_same",
+    "fetch_for_unknown", "fetch_models_from_fireworks", "fetch_specific_model_from_fireworks", "get_catalog_states",
+    "get_equivalents", "get_model_list", "get_model_lists", "make_digest", "make_merged_model", "make_times",
     "normalize_fireworks_model", "peek_model_list", "refresh_if_due", "render_list", "render_merged_list",
     "render_model",
 ]  # fmt: skip

@@ -61,6 +61,12 @@ def make_equivalents(lists: Sequence[tuple[Provider, ModelList]]) -> Equivalents
     return found
 
 
+def are_same(members: Sequence[Served]) -> bool:
+    """Returns whether all of these are one model, by the rules of `make_equivalents`."""
+    weights = {served.model.weights for served in members}
+    return len(weights) == 1 and None not in weights and any(len(group) == len(members) for group in _split(members))
+
+
 def _split(members: Sequence[Served]) -> Iterator[tuple[Served, ...]]:
     """Yields the groups of two and more among entries that name the same weights."""
     for spelled_alike in _split_by_spelling(members):

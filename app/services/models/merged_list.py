@@ -1,14 +1,9 @@
-"""`GET /v1/models`: one list that the SDKs of OpenAI and of Anthropic both read; each entry has the keys of both.
-
-Claude Code offers only models whose names begin with `anthropic`, so each has an alias that does, listed only for
-clients of Anthropic's API: others would see each model twice.
-"""
+"""`GET /v1/models`: one list that the SDKs of OpenAI and of Anthropic both read."""
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from threading import Lock
 from typing import NamedTuple
 
@@ -18,36 +13,16 @@ from app.config import ALL_GATEWAYS
 from app.errors import BadRequest
 from app.runtime import Component, Runtime, get_component
 from app.services.models.entry import Model
+from app.services.models.merged_model import ALIAS_PREFIX, MergedModel, make_merged_model
 from app.services.models.representations import Lists, Rendered, RenderedCache, get_lists, make_digest
 from app.yielding import with_pauses
-
-ALIAS_PREFIX = "anthropic/"
 
 # Making and encoding so many entries takes 2 ms.
 _SLICE_ENTRIES = 300
 
 
-class MergedModel(msgspec.Struct, frozen=True, gc=False):
-    """A model as both APIs show it; null where the catalog does not know.
-
-    Attributes:
-        created, created_at: one moment, in seconds since 1970 and in RFC 3339; 1970 if unknown, as SDKs require a time.
-        owned_by: the organisation in its id, or else the provider.
-        max_input_tokens, context_length: the tokens that fit into its context.
-        max_tokens: the most output tokens; null if only the context limits them.
-    """
-
-    id: str
-    created: int
-    created_at: str
-    owned_by: str
-    display_name: str
-    max_input_tokens: int | None
-    context_length: int | None
-    max_tokens: int | None
-    object: str = "model"
-    type: str = "model"
-    lifecycle: str = "active"
+# A name in the list, and what it stands for; a MergedModel if the operator gave the name.
+_Named = tuple[str, Model | MergedModel]
 
 
 class PageQuery(NamedTuple):
@@ -76,14 +51,12 @@ class _Names(Component):
         self._state: Hashable = None
         self._names: list[tuple[str, Model]] = []
 
-    def get(self, lists: Lists, *, with_aliases: bool) -> list[tuple[str, Model]]:
+    def get(self, lists: Lists) -> list[tuple[str, Model]]:
         """Returns (name, model) for each; a model that several providers serve is listed as `<provider>/<id>`."""
         with self._lock:
             if self._state != lists.state:
                 self._names, self._state = _make_names(lists), lists.state
-        if not with_aliases:
-            return self._names
-        return [(prefix + name, model) for name, model in with_pauses(self._names) for prefix in ("", ALIAS_PREFIX)]
+        return self._names
 
 
 def _make_names(lists: Lists) -> list[tuple[str, Model]]:
@@ -99,12 +72,27 @@ def _make_names(lists: Lists) -> list[tuple[str, Model]]:
 Allows = Callable[[str, str], bool]
 
 
-def render_merged_list(query: PageQuery, allows: Allows | None = None) -> Rendered:
+class OwnModels(NamedTuple):
+    """Names that the operator gave to models. They are listed first, and before a provider's model of the same name.
+
+    Attributes:
+        version: changes with any of them.
+        names: all of them, in lower case.
+        make: returns them as the caller may see them; it depends on nothing but the lists and `PageQuery.patterns`.
+    """
+
+    version: str
+    names: Collection[str]
+    make: Callable[[], Sequence[MergedModel]]
+
+
+def render_merged_list(query: PageQuery, allows: Allows | None = None, own: OwnModels | None = None) -> Rendered:
     """Returns models of all configured providers, each under a name that can be sent as it is.
 
     Args:
         query: which part of the list.
         allows: whether a model is listed; it depends on nothing but `query.patterns`. None for all.
+        own: names that the operator gave to models; None for none.
 
     Raises:
         BadRequest: `after_id` or `before_id` is not in the list.
@@ -112,25 +100,51 @@ def render_merged_list(query: PageQuery, allows: Allows | None = None) -> Render
         Unavailable: there is no list.
     """
     lists = get_lists(ALL_GATEWAYS)
-    return get_component(RenderedCache).get(query, lists.state, lambda: _render(query, lists, allows))
+    state = lists.state if own is None else (lists.state, own.version)
+    return get_component(RenderedCache).get(query, state, lambda: _render(query, lists, allows, own, state))
 
 
-def _render(query: PageQuery, lists: Lists, allows: Allows | None) -> Rendered:
-    names = get_component(_Names).get(lists, with_aliases=query.with_aliases)
+def _render(query: PageQuery, lists: Lists, allows: Allows | None, own: OwnModels | None, state: Hashable) -> Rendered:
+    listed = get_component(_Names).get(lists)
+    allowed = listed
     if allows is not None:
-        listed = with_pauses(names, slice_items=_SLICE_ENTRIES)
-        names = [(name, model) for name, model in listed if allows(model.source_gateway, model.id)]
+        checked = with_pauses(listed, slice_items=_SLICE_ENTRIES)
+        allowed = [(name, model) for name, model in checked if allows(model.source_gateway, model.id)]
+    names: list[_Named] = [*allowed]
+    if own is not None:
+        others = [named for named in names if named[0].lower() not in own.names]
+        names = [*((each.id, each) for each in own.make()), *others]
+    if query.with_aliases:
+        names = list(_add_aliases(names, set() if own is None else {name.lower() for name, _ in listed}))
     start, end = _find_page(names, query)
     page = names[start:end]
-    entries = [_encode(make_merged_model(model, name)) for name, model in with_pauses(page, slice_items=_SLICE_ENTRIES)]
+    entries = [_encode(_make_entry(*named)) for named in with_pauses(page, slice_items=_SLICE_ENTRIES)]
     more = start > 0 if query.before_id else end < len(names)
     ends = {"first_id": page[0][0], "last_id": page[-1][0]} if page else {"first_id": None, "last_id": None}
     tail = msgspec.json.encode({"has_more": more, **ends})
     body = b'{"object":"list","data":[%b],%b' % (b",".join(entries), tail[1:])
-    return Rendered(f'"{make_digest(query, lists.state)}"', body)
+    return Rendered(f'"{make_digest(query, state)}"', body)
 
 
-def _find_page(names: list[tuple[str, Model]], query: PageQuery) -> tuple[int, int]:
+def _add_aliases(names: list[_Named], listed: Collection[str]) -> Iterator[_Named]:
+    """Yields each name, and after it the one that begins with `anthropic/`.
+
+    Args:
+        names: the names.
+        listed: all names in the providers' lists, in lower case. A name of the operator's own does not get one of
+            these, which is that of another model.
+    """
+    for name, model in with_pauses(names):
+        yield name, model
+        if not (isinstance(model, MergedModel) and ALIAS_PREFIX + name in listed):
+            yield ALIAS_PREFIX + name, model
+
+
+def _make_entry(name: str, model: Model | MergedModel) -> MergedModel:
+    return make_merged_model(model, name) if isinstance(model, Model) else msgspec.structs.replace(model, id=name)
+
+
+def _find_page(names: list[_Named], query: PageQuery) -> tuple[int, int]:
     """Returns where the page begins and ends; `before_id` asks for the models right before it."""
     limit = query.limit or len(names)
     if query.before_id:
@@ -140,7 +154,7 @@ def _find_page(names: list[tuple[str, Model]], query: PageQuery) -> tuple[int, i
     return start, min(start + limit, len(names))
 
 
-def _find(names: list[tuple[str, Model]], name: str, param: str) -> int:
+def _find(names: list[_Named], name: str, param: str) -> int:
     for position, (each, _) in enumerate(names):
         if each == name:
             return position
@@ -148,18 +162,3 @@ def _find(names: list[tuple[str, Model]], name: str, param: str) -> int:
 
 
 _encode = msgspec.json.Encoder().encode
-
-
-def make_merged_model(model: Model, name: str) -> MergedModel:
-    """Returns the form of a model that the SDKs of OpenAI and of Anthropic read."""
-    created = model.created or 0
-    return MergedModel(
-        id=name,
-        created=created,
-        created_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(created)),
-        owned_by=model.provider_slug if "/" in model.id else model.source_gateway,
-        display_name=model.name,
-        max_input_tokens=model.context_length,
-        context_length=model.context_length,
-        max_tokens=model.max_output_tokens,
-    )

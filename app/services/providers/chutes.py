@@ -68,6 +68,11 @@ def normalize_chutes_model(raw: Mapping[str, Any]) -> Entry:
     )
 
 
+def is_confidential(name: str) -> bool:
+    """Returns whether a model runs in confidential computing."""
+    return name.endswith(_CONFIDENTIAL)
+
+
 def is_unlisted(name: str) -> bool:
     """Returns whether `name` has a form that Chutes accepts without listing it.
 
@@ -94,7 +99,7 @@ PROVIDER = Provider(
     },
     fetch_pages=fetch_single_page,
     normalize=normalize_chutes_model,
-    naming=make_hugging_face_naming(is_unlisted),
+    naming=make_hugging_face_naming(is_unlisted, is_confidential),
     billing=Billing(name="chutes"),
     shown_headers=OPENAI_LIMIT_HEADERS
     | {"x-chutes-quota-total", "x-chutes-quota-used", "x-chutes-quota-remaining", "x-chutes-rl-user"},

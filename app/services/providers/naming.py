@@ -33,6 +33,7 @@ class Naming:
             unchanged to a caller's explicit provider.
         claims: name → whether it can only belong to this provider, even if the provider's key is not set.
         claims_if_configured: the same, but only if the provider's key is set.
+        is_confidential: id → whether the model runs in confidential computing, which its id says.
         get_canonical_id: a claimed name → the id as the provider writes it; a name that its list does not contain
             is not changed.
     """
@@ -42,15 +43,20 @@ class Naming:
     is_unlisted: Callable[[str], bool] = _never
     claims: Callable[[str], bool] = _never
     claims_if_configured: Callable[[str], bool] = _never
+    is_confidential: Callable[[str], bool] = _never
     get_canonical_id: Callable[[str, FindIds], str] = _as_written
 
 
-def make_hugging_face_naming(is_unlisted: Callable[[str], bool] = _never) -> Naming:
+def make_hugging_face_naming(
+    is_unlisted: Callable[[str], bool] = _never, is_confidential: Callable[[str], bool] = _never
+) -> Naming:
     """Returns the naming of a provider whose ids are Hugging Face's.
 
     Providers accept such an id only in the case of their own list, so a name in another case is converted.
     """
-    return Naming(get_keys=_lower_case, get_asked_keys=_lower_case, is_unlisted=is_unlisted)
+    return Naming(
+        get_keys=_lower_case, get_asked_keys=_lower_case, is_unlisted=is_unlisted, is_confidential=is_confidential
+    )
 
 
 def _lower_case(name: str) -> Sequence[str]:

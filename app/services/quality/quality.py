@@ -59,7 +59,7 @@ class ModelQuality(msgspec.Struct, frozen=True, kw_only=True):
     """How well a provider served a model in the last half hour; what was not measured is None.
 
     Attributes:
-        requests: how many requests it served or failed to serve.
+        requests: how many requests it served or failed to serve, also if another one then served them.
         error_share: the share of them that it failed to serve, 0 to 1; None without a request.
         ttft_ms: the time to the first token of streams; None without a stream that had one.
         tokens_per_second: completion tokens by the time that they took, over all responses together; the time of a
@@ -127,7 +127,9 @@ class Quality(Component):
 def make_quality(found: RecentQuality) -> dict[Key, ModelQuality]:
     """Returns the quality of each model that was used, by its provider and its id in the provider's list.
 
-    Records name a model as the provider's response does, which may be another form of the listed id.
+    Records name a model as the provider's response does, which may be another form of the listed id. A request that a
+    model failed counts for it also if another one then ended it. There the name may be a caller's invention, so it
+    counts only if the provider lists it or has served it.
     """
     outcomes: dict[Key, list[OutcomeSums]] = defaultdict(list)
     first_tokens: dict[Key, Counter[int]] = defaultdict(Counter)
@@ -135,7 +137,11 @@ def make_quality(found: RecentQuality) -> dict[Key, ModelQuality]:
         outcomes[_find_listed(sums.gateway, sums.model)].append(sums)
     for times in found.first_tokens:
         first_tokens[_find_listed(times.gateway, times.model)].update(times.histogram)
-    return {key: _measure(rows, first_tokens[key]) for key, rows in outcomes.items()}
+    given_up = {row[:2]: row.requests for row in found.given_up if row[:2] in outcomes or _is_listed(*row[:2])}
+    return {
+        key: _measure(outcomes[key], first_tokens[key], given_up.get(key, 0))
+        for key in outcomes.keys() | given_up.keys()
+    }
 
 
 def _find_listed(provider_name: str, recorded: str) -> Key:
@@ -146,8 +152,14 @@ def _find_listed(provider_name: str, recorded: str) -> Key:
     return provider_name, found[0].id if len(found) == 1 else recorded
 
 
-def _measure(rows: Iterable[OutcomeSums], first_tokens: Counter[int]) -> ModelQuality:
-    served = failed = tokens = 0
+def _is_listed(provider_name: str, model_id: str) -> bool:
+    provider = PROVIDERS.get(provider_name)
+    models = peek_model_list(provider) if provider is not None else None
+    return models is not None and models.get(model_id) is not None
+
+
+def _measure(rows: Iterable[OutcomeSums], first_tokens: Counter[int], given_up: int) -> ModelQuality:
+    served, failed, tokens = 0, given_up, 0
     speed_ms = 0.0
     for row in rows:
         tokens, speed_ms = tokens + row.speed_tokens, speed_ms + row.speed_ms

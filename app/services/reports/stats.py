@@ -19,11 +19,14 @@ import msgspec
 from app.config import ALL_GATEWAYS
 from app.db import read_connection
 from app.db.clock import select_now
+from app.db.key_sums import select_key_owners, select_key_sums
+from app.db.rollup_rows import Selection
 from app.db.rollup_tables import ALL_REQUESTS, KEY_PREFIX, MODEL_PREFIX
 from app.db.rollups import ModelRow, OutcomeRow, Usage, select_first_day, select_usage
 from app.db.sums import Sums, sum_up
 from app.db.tables import OUTCOMES
 from app.services.reports.series import Percentiles, SeriesStep, make_percentiles, make_series
+from app.services.reports.shares import Owned, Share, SplitBy, make_shares
 from app.services.reports.splits import (
     EndpointStats,
     GatewayStats,
@@ -51,6 +54,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         scope, key: "all" and None for all requests; "key" and the id of the key for those of one key.
+        holder, group: with scope "holder" or "group", the name of the one whose keys' requests these are; else None.
         model: the id of the model that served these requests, of all keys; None for all models.
         endpoint: the path of the endpoint whose requests these are; None for all of them.
         time_range: one of TIME_RANGES; None if the window was given by its start.
@@ -76,11 +80,14 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
         gateways: most requests first.
         models: most requests first, and OTHER_MODELS last.
         series: one entry for each step of `series_step_s` seconds.
+        split_by, split: what the requests are split by, the most costly first; None and [] if that is not wanted.
     """
 
     gateway: str
-    scope: Literal["all", "key"]
+    scope: Literal["all", "key", "holder", "group"]
     key: str | None
+    holder: str | None
+    group: str | None
     model: str | None
     endpoint: str | None
     time_range: str | None
@@ -112,6 +119,8 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     models: list[ModelStats]
     series_step_s: int
     series: list[SeriesStep]
+    split_by: SplitBy | None
+    split: list[Share]
 
 
 class _Chosen(NamedTuple):
@@ -121,8 +130,10 @@ class _Chosen(NamedTuple):
     key_id: str | None
     model: str | None
     endpoint: str | None
+    owned: Owned | None
     time_range: str | None
     window: TimeWindow
+    split_by: SplitBy | None
 
 
 def select_stats(
@@ -134,6 +145,8 @@ def select_stats(
     model: str | None = None,
     endpoint: str | None = None,
     top_models: int = 0,
+    owned: Owned | None = None,
+    split_by: SplitBy | None = None,
 ) -> Stats:
     """Returns the statistics of a window.
 
@@ -146,36 +159,47 @@ def select_stats(
             there are no sums of both.
         endpoint: the path of an endpoint, None for all of them.
         top_models: of how many models each step of the series has the numbers, at most MAX_TOP_MODELS.
+        owned: the holder or the group whose keys' requests to count; None for all keys. Not together with `key_id` and
+            `model`.
+        split_by: whether to split the sums by key, holder or group; not those of one key or of a model.
 
     Raises:
         BadRequest: the window is empty or in the future, or its step is too short.
         DatabaseError: the database is unavailable or slow.
-        ValueError: both a key and a model are given.
+        ValueError: there are no such sums.
     """
+    if sum(each is not None for each in (key_id, model, owned)) > 1 or (split_by and (key_id or model)):
+        raise ValueError("there are no sums of a key and a model")
     asked = AskedWindow(time_range=window) if isinstance(window, str) else window
-    subject = _make_subject(key_id, model)
+    subject, keys = _make_subject(key_id, model), None if owned is None else owned.keys
+    chosen_gateway = None if gateway == ALL_GATEWAYS else gateway
+    by_key = subject != ALL_REQUESTS or owned is not None or split_by is not None
     with read_connection() as connection:
         now_end = compute_end(now or select_now(connection))
         needs_first = asked.start is None and TIME_RANGES[asked.time_range].length is None
-        first = _make_midnight(select_first_day(connection, subject)) if needs_first else None
-        found = make_window(asked, now_end, first, of_subject=subject != ALL_REQUESTS)
+        first = _make_midnight(select_first_day(connection, subject, keys)) if needs_first else None
+        found = make_window(asked, now_end, first, of_subject=by_key)
         usage = select_usage(
             connection,
             start=found.start or found.end,
             end=found.end,
             step=found.step,
             subject=subject,
-            gateway=None if gateway == ALL_GATEWAYS else gateway,
+            gateway=chosen_gateway,
             endpoint=endpoint,
             top_models=top_models,
+            keys=keys,
         )
+        split = []
+        if split_by is not None:
+            chosen = Selection(ALL_REQUESTS, chosen_gateway, endpoint, None if keys is None else tuple(keys))
+            sums = select_key_sums(connection, chosen, found.start or found.end, found.end)
+            split = make_shares(split_by, sums, select_key_owners(connection, list(sums)))
     time_range = asked.time_range if asked.start is None else None
-    return _make_stats(usage, _Chosen(gateway, key_id, model, endpoint, time_range, found))
+    return _make_stats(usage, _Chosen(gateway, key_id, model, endpoint, owned, time_range, found, split_by), split)
 
 
 def _make_subject(key_id: str | None, model: str | None) -> str:
-    if key_id is not None and model is not None:
-        raise ValueError("there are no sums of a key and a model")
     if model is not None:
         return MODEL_PREFIX + model
     return ALL_REQUESTS if key_id is None else KEY_PREFIX + key_id
@@ -185,7 +209,7 @@ def _make_midnight(day: date | None) -> datetime | None:
     return None if day is None else datetime.combine(day, time(), UTC)
 
 
-def _make_stats(usage: Usage, chosen: _Chosen) -> Stats:
+def _make_stats(usage: Usage, chosen: _Chosen, split: list[Share]) -> Stats:
     total = sum_up(row.sums for row in usage.outcomes)
     models = usage.models
     if chosen.model is not None and total.requests:
@@ -193,8 +217,10 @@ def _make_stats(usage: Usage, chosen: _Chosen) -> Stats:
     named_models = [row.model for row in models if row.model]
     return Stats(
         gateway=chosen.gateway,
-        scope="all" if chosen.key_id is None else "key",
+        scope=chosen.owned.kind if chosen.owned is not None else "all" if chosen.key_id is None else "key",
         key=chosen.key_id,
+        holder=chosen.owned.name if chosen.owned is not None and chosen.owned.kind == "holder" else None,
+        group=chosen.owned.name if chosen.owned is not None and chosen.owned.kind == "group" else None,
         model=chosen.model,
         endpoint=chosen.endpoint,
         time_range=chosen.time_range,
@@ -218,6 +244,8 @@ def _make_stats(usage: Usage, chosen: _Chosen) -> Stats:
         models=make_models(models),
         series_step_s=int(chosen.window.step.total_seconds()),
         series=make_series(usage, chosen.window),
+        split_by=chosen.split_by,
+        split=split,
     )
 
 

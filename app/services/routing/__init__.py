@@ -1,11 +1,20 @@
 """Where a request can be sent: from the name of a model to the providers that serve it.
 
-names.py   the models that a name can mean        target.py  a provider and the model's id there
-routes.py  the targets of a request, remembered until a list changes
+names.py       the models that a name can mean       target.py    a provider and the model's id there
+candidates.py  their targets, and the same model elsewhere
+route.py       all targets of a request, in groups   routes.py    routes, remembered until something changes
+ranking.py     the order within a group              affinity.py  one target for one conversation
+health.py      targets that failed lately
 """
 
+from app.services.routing.affinity import get_session, make_seed
+from app.services.routing.health import TargetHealth
 from app.services.routing.names import find_model
+from app.services.routing.ranking import order_targets
+from app.services.routing.route import Route
 from app.services.routing.routes import Routes
 from app.services.routing.target import Target
 
-__all__ = ["Routes", "Target", "find_model"]
+__all__ = [
+    "Route", "Routes", "Target", "TargetHealth", "find_model", "get_session", "make_seed", "order_targets",
+]  # fmt: skip

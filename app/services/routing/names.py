@@ -8,8 +8,8 @@ from heapq import nlargest
 from app.errors import BadRequest, NotFound, PermissionDenied
 from app.services.models import (
     ALIAS_PREFIX,
-    Model,
     ModelList,
+    Served,
     fetch_for_unknown,
     get_model_lists,
     peek_model_list,
@@ -22,13 +22,28 @@ _MAX_NAMES_SHOWN = 5
 Allows = Callable[[str, str], bool]
 
 ModelLists = Sequence[tuple[Provider, ModelList]]
-Found = list[tuple[Provider, Model]]
 
 
 def find_model(
     name: str, providers: Sequence[Provider], *, fetch_again: bool = True, allows: Allows | None = None
-) -> tuple[Provider, Model]:
+) -> Served:
     """Returns the only model that `name` can mean in these providers' lists, with its provider.
+
+    Args and raises as for `find_all`, and:
+
+    Raises:
+        BadRequest: the name matches several models; the message lists them.
+    """
+    found = find_all(name, providers, fetch_again=fetch_again, allows=allows)
+    if len(found) > 1:
+        raise make_ambiguous(name, found)
+    return found[0]
+
+
+def find_all(
+    name: str, providers: Sequence[Provider], *, fetch_again: bool = True, allows: Allows | None = None
+) -> list[Served]:
+    """Returns the models that `name` can mean in these providers' lists, at least one.
 
     Args:
         name: what a caller wrote.
@@ -37,7 +52,6 @@ def find_model(
         allows: which of the models the caller may use; None for all.
 
     Raises:
-        BadRequest: the name matches several models; the message lists them.
         NotFound: it matches none; the message names the most similar ones.
         PermissionDenied: it matches only models that the caller may not use.
         Unavailable: it matches none, and a list is missing.
@@ -49,38 +63,48 @@ def find_model(
         lists, missing = get_model_lists(providers)
         found = _find(name, lists)
     if found and allows is not None:
-        found = [(provider, model) for provider, model in found if allows(provider.name, model.id)]
+        found = [served for served in found if allows(served.provider.name, served.model.id)]
         if not found:
             raise make_not_allowed(name)
-    if len(found) == 1:
-        return found[0]
     if found:
-        raise _make_ambiguous(name, found)
+        return found
     if missing is not None:
         raise missing
     raise _make_not_found(name, lists)
 
 
-def _find(name: str, lists: ModelLists) -> Found:
-    exact = [(provider, model) for provider, models in lists if (model := models.get(name)) is not None]
-    named = exact or [(provider, model) for provider, models in lists for model in models.find(name)]
+def _find(name: str, lists: ModelLists) -> list[Served]:
+    exact = [Served(provider, model) for provider, models in lists if (model := models.get(name)) is not None]
+    if exact:
+        return exact
+    named = [Served(provider, model) for provider, models in lists for model in models.find(name)]
     if named:
-        return named
+        # The id itself, in another case, comes before other names: another provider's name for it is not this id.
+        return [served for served in named if served.model.id.lower() == name.lower()] or named
     # `deepinfra/Org/Name` names the provider whose list has `Org/Name`.
     prefix, _, rest = name.partition("/")
     if prefix.lower() not in PROVIDERS:
         return []
-    return [(owner, model) for owner, models in lists if owner.name == prefix.lower() for model in models.find(rest)]
+    return [
+        Served(owner, model) for owner, models in lists if owner.name == prefix.lower() for model in models.find(rest)
+    ]
 
 
-def _make_ambiguous(name: str, found: Found) -> BadRequest:
-    shown = "; ".join(f"{provider.name}: {model.id}" for provider, model in found[: 2 * _MAX_NAMES_SHOWN])
+def make_ambiguous(name: str, found: Sequence[Served]) -> BadRequest:
+    """Returns the error for a name that means several models, of which nobody can say for certain that they are one."""
+    differs = len({served.model.quantization for served in found}) > 1
+    shown = "; ".join(_describe(served, with_quantization=differs) for served in found[: 2 * _MAX_NAMES_SHOWN])
     return BadRequest(
         f'{name!r} matches several models: {shown}. Send one of these ids and its provider, as in "provider": '
-        f'"{found[0][0].name}".',
+        f'"{found[0].provider.name}".',
         param="model",
         code="ambiguous_model",
     )
+
+
+def _describe(served: Served, *, with_quantization: bool) -> str:
+    stated = f" ({served.model.quantization or 'no quantization stated'})" if with_quantization else ""
+    return f"{served.provider.name}: {served.model.id}{stated}"
 
 
 def make_not_allowed(name: str) -> PermissionDenied:

@@ -56,8 +56,8 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
     clock = Clock()
     use_settings(load_settings({}))
-    for module in (breaker, open_breakers):
-        monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr(breaker, "time", clock)
+    monkeypatch.setattr(open_breakers, "time", clock)
     yield clock
 
 

@@ -12,12 +12,12 @@ from app.errors import ClientGone, UpstreamError, UpstreamRefused, UpstreamSuspe
 from app.runtime import get_component, use_settings
 from app.services.endpoints import CHAT, InferenceBody
 from app.services.inference import circuit_breaker as breaker
-from app.services.inference import count_refused_models
 from app.services.inference import dispatch as subject
 from app.services.inference.adaptation import UpstreamRequest
 from app.services.inference.circuit_breaker import CircuitBreakers
 from app.services.inference.dispatch import FIRST_PAUSE_S, LONGEST_PAUSE_S, Dispatcher
 from app.services.inference.exchange import Exchange
+from app.services.inference.open_breakers import count_refused_models
 from app.services.providers import PROVIDERS, get_client
 from app.services.routing import Target
 from app.services.streaming import ClientConnection

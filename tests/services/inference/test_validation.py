@@ -86,7 +86,8 @@ def test_names_must_be_printable_and_not_too_long(field: str, name: Any) -> None
     with pytest.raises(BadRequest) as caught:
         validate(messages=MESSAGES, **{field: name})
     assert caught.value.param == field
-    assert caught.value.message == f"`{field}` must be a string of 1 to 300 printable characters."
+    otherwise = ", or an object" if field == "provider" else ""
+    assert caught.value.message == f"`{field}` must be a string of 1 to 300 printable characters{otherwise}."
 
 
 @pytest.mark.parametrize(

@@ -106,12 +106,14 @@ def test_texts_that_postgresql_refuses_are_repaired_and_long_ones_are_truncated(
     record.finish_reason = "a\0b"
     record.upstream_request_id = "\ud800"
     record.model_served = "x" * 1_000_000
-    record.attempts = [{"status": 500}] * 10_000
+    # The codes of errors are the provider's, and names of models the caller's.
+    record.attempts = [{"status": 500, "error": "e\udfff" * 300, "model": "m" * 1_000_000}] * 10_000
     _finish(journal, record, "ok", 200)
     [(_, row)] = _lines(journal)
     assert (row["finish_reason"], row["upstream_request_id"]) == ("a\ufffdb", "?")
     assert row["model_served"] == "x" * MAX_NAME_CHARACTERS
-    assert row["attempts"] == [{"status": 500}] * 10 and subject.MAX_ATTEMPTS == 10
+    kept = {"status": 500, "error": ("e?" * 300)[:MAX_NAME_CHARACTERS], "model": "m" * MAX_NAME_CHARACTERS}
+    assert row["attempts"] == [kept] * 10 and subject.MAX_ATTEMPTS == 10
     # The log and the metrics read the record after it is written.
     assert record.model_served == row["model_served"] and record.attempts == row["attempts"]
 

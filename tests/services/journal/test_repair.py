@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine
 
+from app.config import MAX_NAME_CHARACTERS
 from app.db import create_engine_for
 from app.db.activity import UnacceptableRows, insert_activity
 from app.db.activity_pages import ActivityFilter, select_activity
@@ -24,6 +25,16 @@ from tests.db.rows import NOON, encode, make_row
 from tests.support.postgres import Postgres
 
 CLOCKS = Clocks(database=NOON, host=NOON)
+
+ATTEMPT = {
+    "provider": "chutes",
+    "model": "a/M",
+    "status": 503,
+    "error": "upstream_error",
+    "ms": 5.5,
+    "tokens": 7,
+    "cost_usd": "0.000001",
+}
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +93,15 @@ UNKNOWN_COST = {"cost_usd": None, "cost_kind": "unknown"}
         ({"stream": "perhaps"}, {"stream": False}),
         ({"key_id": None}, {"key_id": "unknown"}),
         ({"price_date": "2026-02-30"}, {"price_date": None}),
-        ({"attempts": [{"error": "\x00"}]}, {"attempts": None}),
-        ({"attempts": [{"ms": float("nan")}]}, {"attempts": None}),
+        (
+            {"attempts": [ATTEMPT | {"error": "\x00", "ms": float("nan"), "status": [1]}, ATTEMPT, 7]},
+            {"attempts": [ATTEMPT | {"error": "\ufffd", "ms": None, "status": None}, ATTEMPT]},
+        ),
+        (
+            {"attempts": [ATTEMPT | {"model": "x" * 5_000, "error": "\x00", "tokens": 10**50}] * 30},
+            {"attempts": [ATTEMPT | {"model": "x" * MAX_NAME_CHARACTERS, "error": "\ufffd", "tokens": None}] * 10},
+        ),
+        ({"attempts": {"status": float("nan")}}, {"attempts": None}),
         ({"started_at": "yesterday noon", "request_id": uuid.uuid4()}, {"started_at": NOON}),
         ({"started_at": "infinity", "request_id": uuid.uuid4()}, {"started_at": NOON}),
         ({"started_at": None, "request_id": uuid.uuid4()}, {"started_at": NOON}),

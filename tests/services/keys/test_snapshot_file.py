@@ -20,8 +20,9 @@ from app.services.keys import Key, authenticate, digest_of, new_key
 from app.services.keys import snapshot as snapshots
 from app.services.keys.live_keys import make_live_keys
 from app.services.keys.snapshot import GRACE_S, KeySnapshot
-from app.services.keys.snapshot_file import HEADER_BYTES, NAME, SnapshotFile
+from app.services.keys.snapshot_file import NAME, KeyFile
 from app.services.limits import Budget, Subject
+from app.snapshot_file import HEADER_BYTES
 from tests.support.key_file import change_header, confirm_earlier, read_header
 from tests.support.keys import create_key, revoke_key
 
@@ -45,7 +46,7 @@ def _reset_settings() -> Iterator[None]:
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     """The file of a host whose database is away, as a worker wrote it two seconds ago."""
-    saved = SnapshotFile(tmp_path, identify_database(load_settings({"DATABASE_URL": AWAY}).database_url or ""))
+    saved = KeyFile(tmp_path, identify_database(load_settings({"DATABASE_URL": AWAY}).database_url or ""))
     assert saved.save("1:1", CONTENT, time.time() - 2)
     return saved.path
 
@@ -137,7 +138,7 @@ def test_a_file_of_another_user_is_not_used(file: Path) -> None:
 def test_a_worker_without_the_database_takes_what_another_worker_of_the_host_gets(file: Path) -> None:
     snapshot = start_worker(file.parent)
     later = {digest_of(new_key()): Key("new", "phone")}
-    other = SnapshotFile(file.parent, read_header(file)["database"])
+    other = KeyFile(file.parent, read_header(file)["database"])
     assert other.save("1:2", make_live_keys(later, {}), time.time())
     snapshot.refresh()
     assert snapshot.get(next(iter(later))) == Key("new", "phone") and snapshot.get(digest_of(KEY)) is None
@@ -170,7 +171,7 @@ def test_the_first_answer_of_the_database_replaces_what_the_file_has(database_ur
 
 
 def _read_keys(file: Path) -> dict[bytes, Key]:
-    saved = SnapshotFile(file.parent, read_header(file)["database"]).read(after=0, longest_age_s=GRACE_S)
+    saved = KeyFile(file.parent, read_header(file)["database"]).read(after=0, longest_age_s=GRACE_S)
     assert saved is not None
     return saved.content.keys
 
@@ -182,7 +183,7 @@ def test_what_came_from_the_file_is_replaced_although_the_database_has_not_chang
     key, _ = create_key("laptop")
     snapshot.refresh()
     _execute("ALTER TABLE api_key RENAME TO moved")
-    other = SnapshotFile(tmp_path, read_header(tmp_path / NAME)["database"])
+    other = KeyFile(tmp_path, read_header(tmp_path / NAME)["database"])
     assert other.save("0:0", NOTHING, time.time() + 2)
     snapshot.refresh()
     assert (snapshot.get_state().known, snapshot.get_state().source) == (0, "file")
@@ -197,7 +198,7 @@ def _execute(statement: str) -> None:
 
 
 def test_an_older_answer_does_not_replace_a_newer_one(file: Path) -> None:
-    slow = SnapshotFile(file.parent, read_header(file)["database"])
+    slow = KeyFile(file.parent, read_header(file)["database"])
     assert slow.save("0:0", NOTHING, time.time() - 30)
     assert _read_keys(file) == KEYS
 
@@ -205,7 +206,7 @@ def test_an_older_answer_does_not_replace_a_newer_one(file: Path) -> None:
 def test_two_workers_do_not_write_at_once_and_what_a_killed_one_left_is_written_over(file: Path) -> None:
     left = file.with_name(f"{NAME}.new")
     left.write_bytes(b"half" * 1000)
-    worker = SnapshotFile(file.parent, read_header(file)["database"])
+    worker = KeyFile(file.parent, read_header(file)["database"])
     with left.open() as writing:
         fcntl.flock(writing, fcntl.LOCK_EX)
         assert not worker.save("0:0", NOTHING, time.time())
@@ -227,7 +228,7 @@ def test_without_a_disk_the_keys_are_kept_in_memory(
 
 
 def test_a_full_disk_leaves_the_earlier_file(file: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    worker = SnapshotFile(file.parent, read_header(file)["database"])
+    worker = KeyFile(file.parent, read_header(file)["database"])
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (HEADER_BYTES + 10, before[1]))
     try:

@@ -26,12 +26,12 @@ from app.services import models
 from app.services.models import cache
 from app.services.providers.fireworks import PROVIDER as FIREWORKS
 from app.runtime import get_component
-from app.services.endpoints import CHAT
+from app.services.endpoints import CHAT, InferenceBody
 from app.services.routing import Routes
 
 cache.REFRESH_SPREAD_S = 0.0
 def look(number):
-    [target] = get_component(Routes).find_targets(CHAT, f"model-{number % 2}")
+    target = get_component(Routes).find_route(CHAT, InferenceBody(model=f"model-{number % 2}")).target
     return target.model, [model.name for model in models.get_model_list(FIREWORKS)]
 
 assert look(0)[1] == ["model-0", "model-1"]

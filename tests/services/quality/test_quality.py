@@ -12,7 +12,7 @@ import pytest
 
 from app.config import load_settings
 from app.db import get_engine
-from app.db.recent_quality import FirstTokenTimes, OutcomeSums, RecentQuality
+from app.db.recent_quality import FirstTokenTimes, GivenUp, OutcomeSums, RecentQuality
 from app.db.tables import OUTCOMES
 from app.runtime import get_component, use_settings
 from app.services.models import get_model_list
@@ -33,6 +33,7 @@ from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.waiting import wait_until
 
 MODEL = "accounts/fireworks/models/glm-5p3"
+LISTED = "accounts/fireworks/models/idle"
 
 
 def outcome(name: str, error_type: str = "", requests: int = 1, model: str = MODEL) -> OutcomeSums:
@@ -47,23 +48,23 @@ def test_only_what_the_provider_served_or_failed_to_serve_counts() -> None:
     wrong = [outcome("upstream_error", "invalid_request_error", 100), outcome("upstream_error", "rate_limit_error", 7)]
     failed = 7 + sum(row.requests for row in rows if row.outcome in failures)
 
-    found = make_quality(RecentQuality([*rows, *wrong], []))["fireworks", MODEL]
+    found = make_quality(RecentQuality([*rows, *wrong], [], [GivenUp("fireworks", MODEL, 4)]))["fireworks", MODEL]
 
-    assert found.requests == failed + 1
-    assert found.error_share == failed / (failed + 1)
+    assert found.requests == failed + 1 + 4
+    assert found.error_share == (failed + 4) / (failed + 1 + 4)
     assert found.tokens_per_second == 50.0 and found.ttft_ms is None
 
 
 def test_what_was_not_measured_is_none() -> None:
-    found = make_quality(RecentQuality([outcome("rejected"), outcome("client_gone", model="other")], []))
+    found = make_quality(RecentQuality([outcome("rejected"), outcome("client_gone", model="other")], [], []))
 
     assert found["fireworks", MODEL] == UNKNOWN
     assert (UNKNOWN.error_share, UNKNOWN.ttft_ms, UNKNOWN.tokens_per_second) == (None, None, None)
-    assert make_quality(RecentQuality([], [])) == {}
+    assert make_quality(RecentQuality([], [], [])) == {}
 
 
 def test_a_model_that_responses_name_otherwise_is_counted_under_its_listed_id(upstream: ScriptedUpstream) -> None:
-    upstream.on_path(FIREWORKS_LIST, list_answer(fireworks_rows("glm-5p3")))
+    upstream.on_path(FIREWORKS_LIST, list_answer(fireworks_rows("glm-5p3", "idle")))
     with catalogs_of(provider_environment(root_of(upstream), ["fireworks"])):
         get_model_list(PROVIDERS["fireworks"])
         first_tokens = [
@@ -72,9 +73,11 @@ def test_a_model_that_responses_name_otherwise_is_counted_under_its_listed_id(up
         ]
         rows = [outcome("ok"), outcome("upstream_error", model="fireworks/glm-5p3"), outcome("ok", model="glm-5p3")]
 
-        found = make_quality(RecentQuality([*rows, outcome("ok", model="unlisted")], first_tokens))
+        given_up = [GivenUp("fireworks", name, 2) for name in (LISTED, "unlisted", "invented")]
+        found = make_quality(RecentQuality([*rows, outcome("ok", model="unlisted")], first_tokens, given_up))
 
-    assert set(found) == {("fireworks", MODEL), ("fireworks", "unlisted")}
+    assert set(found) == {("fireworks", MODEL), ("fireworks", LISTED), ("fireworks", "unlisted")}
+    assert found["fireworks", LISTED].error_share == 1.0 and found["fireworks", "unlisted"].requests == 3
     measured = found["fireworks", MODEL]
     assert (measured.requests, measured.error_share) == (3, 1 / 3)
     assert measured.ttft_ms is not None and 250 < measured.ttft_ms.p50 < 320  # Of both names.

@@ -15,15 +15,17 @@ from sqlalchemy import Engine, event, text
 from app.config import ALL_GATEWAYS, load_settings
 from app.db import get_engine
 from app.db.fold import fold_deltas
+from app.db.sums import Sums
 from app.db.tables import OUTCOMES
 from app.errors import BadRequest
 from app.runtime import get_settings, use_settings
 from app.services.providers import PROVIDERS
-from app.services.reports import TIME_RANGES, AskedWindow, Stats, select_stats
+from app.services.reports import TIME_RANGES, AskedWindow, Owned, Stats, select_stats
 from app.services.reports.series import Percentiles, SeriesStep
+from app.services.reports.shares import MAX_SHARES, make_shares
 from app.services.reports.splits import MAX_MODELS, OTHER_MODELS
 from app.services.reports.stats import PERCENTILE_ERROR
-from tests.db.rows import NOON, Row, insert_rows, make_row
+from tests.db.rows import NOON, Row, insert_keys, insert_rows, make_row
 from tests.support.postgres import Postgres
 
 DAY_S = 86_400
@@ -50,6 +52,7 @@ def history_url(postgres: Postgres, migrated_template: str) -> Iterator[str]:
             pass
         # These are still deltas.
         insert_rows(engine, [_random_row(chance) for _ in range(1_000)])
+        _store_keys(engine)
     yield url
     postgres.drop_database(url)
 
@@ -66,6 +69,19 @@ def _with_database(url: str) -> Iterator[Engine]:
     use_settings(load_settings({"DATABASE_URL": url}))
     yield get_engine()
     use_settings(None)
+
+
+def _store_keys(engine: Engine) -> None:
+    """Stores the keys of alice, who is in the group team, and of bob, who is in none. Others are stored nowhere."""
+    insert_keys(engine, "key-1", "key-2", "unused")
+    with engine.begin() as connection:
+        connection.execute(
+            text("""INSERT INTO subject (id, kind, name, group_id) VALUES ('g', 'group', 'team', NULL),
+                ('a', 'holder', 'alice', 'g'), ('b', 'holder', 'bob', NULL)""")
+        )
+        for key, holder in (("key-1", "a"), ("key-2", "b"), ("unused", "a")):
+            values = {"holder": holder, "key": key}
+            connection.execute(text("UPDATE api_key SET holder_id = :holder WHERE id = :key"), values)
 
 
 def _random_row(chance: random.Random) -> Row:
@@ -237,6 +253,63 @@ def test_statistics_take_a_fixed_number_of_statements_and_read_no_record(
     assert not any("activity" in statement for statement in statements)
 
 
+@pytest.mark.parametrize(
+    ("name", "time_range"),
+    [("holder", "1h"), ("all", "24h"), ("holder", "7d"), ("all", "30d"), ("group", "all"), ("none", "all")],
+)
+def test_the_shares_of_keys_holders_and_groups_agree_with_sql(history: Engine, name: str, time_range: str) -> None:
+    keys = {"holder": ("key-1", "key-2"), "group": ("key-1",), "all": None, "none": ()}[name]
+    owned = None if keys is None else Owned("group" if name == "group" else "holder", "name", keys)
+    endpoint = "/v1/embeddings" if name == "all" else None
+    shares = {
+        by: select_stats(ALL_GATEWAYS, time_range, NOW, owned=owned, split_by=by, endpoint=endpoint)
+        for by in ("key", "holder", "group")
+    }
+    stats = shares["key"]
+    assert (stats.scope, stats.split_by) == ("all" if owned is None else owned.kind, "key")
+    assert (stats.holder, stats.group) == tuple(
+        owned and owned.kind == kind and "name" or None for kind in ("holder", "group")
+    )
+    chosen = _Chosen(history, stats, keys)
+    counted = chosen.select(COUNTED)[0]
+    assert counted["total_requests"] > (5 if keys != () else -1)
+    for column in ("total_requests", "total_tokens", "total_cost", "unique_users", "unpriced_requests"):
+        assert getattr(stats, column) == counted[column], column
+    if keys != ():
+        _check_groups(stats, chosen)
+        _check_percentiles(stats, chosen.rows)
+    _check_series(stats, chosen) if stats.start else None
+    owners = {"key-1": ("alice", "team"), "key-2": ("bob", None)}
+    by_key = chosen.counts("key_id")
+    names = {
+        "key": lambda key: (key, key if key in owners else None),
+        "holder": lambda key: (
+            {"alice": "a", "bob": "b"}.get(owners.get(key, (None,))[0] or ""),
+            owners.get(key, (None,))[0],
+        ),
+        "group": lambda key: ("g", "team") if key == "key-1" else (None, None),
+    }
+    for by, each in shares.items():
+        expected = Counter[Any]()
+        for key, requests in by_key.items():
+            expected[names[by](key)] += requests
+        assert {(share.id, share.name): share.requests for share in each.split} == expected, by
+        assert sum(share.keys for share in each.split) == len(by_key)
+        for column in ("total_tokens", "total_cost", "estimated_cost", "unpriced_requests"):
+            assert sum(getattr(share, column) or 0 for share in each.split) == getattr(stats, column)
+        costs = [(share.total_cost or 0) + (share.estimated_cost or 0) for share in each.split]
+        assert costs == sorted(costs, reverse=True)
+
+
+def test_more_shares_than_fit_are_summed_in_one() -> None:
+    sums = {f"key-{number}": Sums(requests=1, cost_exact=Decimal(number)) for number in range(MAX_SHARES + 3)}
+    shares = make_shares("key", sums, {})
+    assert [share.id for share in shares[:2]] == [f"key-{MAX_SHARES + 2}", f"key-{MAX_SHARES + 1}"]
+    rest = shares[MAX_SHARES]
+    assert len(shares) == MAX_SHARES + 1 and (rest.id, rest.name) == (None, "other")
+    assert (rest.keys, rest.requests, rest.total_cost) == (3, 3, Decimal(3))
+
+
 def _check_groups(stats: Stats, chosen: _Chosen) -> None:
     assert {name: count for name, count in stats.outcomes.items() if count} == chosen.counts("outcome")
     assert set(stats.outcomes) == set(OUTCOMES)
@@ -289,14 +362,15 @@ class _Chosen:
         rows: what the statistics are grouped and ordered by, of each row.
     """
 
-    def __init__(self, engine: Engine, stats: Stats) -> None:
+    def __init__(self, engine: Engine, stats: Stats, keys: Sequence[str] | None = None) -> None:
         self._engine = engine
         self._where = """started_at >= :start AND started_at < :end AND (:gateway = 'all' OR gateway = :gateway)
             AND coalesce(key_id = :key, true) AND coalesce(endpoint = :endpoint, true)
-            AND (CAST(:model AS text) IS NULL OR model_served = :model)"""
+            AND (CAST(:model AS text) IS NULL OR model_served = :model)
+            AND coalesce(key_id = ANY (CAST(:keys AS text[])), true)"""
         names = ("start", "end", "gateway", "key", "model", "endpoint")
-        self._values = {name: getattr(stats, name) for name in names}
-        columns = "started_at, outcome, error_type, endpoint, gateway, model_served, ttft_ms, duration_ms"
+        self._values = {name: getattr(stats, name) for name in names} | {"keys": None if keys is None else list(keys)}
+        columns = "key_id, started_at, outcome, error_type, endpoint, gateway, model_served, ttft_ms, duration_ms"
         self.rows = self.select(f"SELECT {columns} FROM activity WHERE {{chosen}}")
 
     def select(self, sql: str) -> list[Row]:

@@ -10,7 +10,7 @@ from app.config import load_settings
 from app.errors import BadRequest, ConfigurationMissing, NotFound, Unavailable
 from app.runtime import get_component, use_settings
 from app.services import models
-from app.services.endpoints import CHAT
+from app.services.endpoints import CHAT, InferenceBody
 from app.services.models import cache
 from app.services.models.catalog import get_catalog
 from app.services.providers.fireworks import PROVIDER as FIREWORKS
@@ -65,8 +65,9 @@ def fireworks(upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch) -> It
 
 
 def resolve_model(model: str, provider: str | None = None) -> Target:
-    [target] = get_component(Routes).find_targets(CHAT, model, provider)
-    return target
+    route = get_component(Routes).find_route(CHAT, InferenceBody(model=model, provider=provider))
+    assert route.is_fixed
+    return route.target
 
 
 def resolved(model: str, provider: str | None = None) -> tuple[str, str]:
@@ -158,16 +159,6 @@ def test_a_different_model_is_never_guessed(four: ScriptedUpstream, model: str) 
 def test_the_error_for_an_unknown_model_names_the_nearest(four: ScriptedUpstream, provider: str | None) -> None:
     with pytest.raises(NotFound, match="The nearest names are: accounts/fireworks/models/glm-5p3[,.]"):
         resolve_model("glm-5p4", provider)
-
-
-def test_a_model_that_several_providers_serve_is_refused_and_they_are_listed(four: ScriptedUpstream) -> None:
-    with pytest.raises(BadRequest) as caught:
-        resolve_model("acme/Quokka-3-8B")
-
-    assert caught.value.status == 400
-    assert (caught.value.param, caught.value.code) == ("model", "ambiguous_model")
-    assert "featherless: acme/Quokka-3-8B; deepinfra: acme/Quokka-3-8B" in caught.value.message
-    assert '"provider": "featherless"' in caught.value.message
 
 
 def test_an_unknown_provider_is_refused_and_the_known_ones_are_listed(four: ScriptedUpstream) -> None:
@@ -266,7 +257,7 @@ def test_the_number_of_remembered_names_is_bounded(
     for number in range(100):
         resolve_model(f"accounts/acme-example/models/m-{number}")
 
-    assert len(get_component(Routes)._targets) <= 10
+    assert len(get_component(Routes)._routes) <= 10
 
 
 def test_new_settings_discard_the_resolved_names(fireworks: ScriptedUpstream) -> None:

@@ -1,0 +1,45 @@
+"""The field `provider` as an object: which providers may serve a request, and in which order. As at OpenRouter."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+# By what providers of one model are compared; the least price and latency and the greatest throughput are the best.
+Sort = Literal["price", "latency", "throughput"]
+
+_Usd = Annotated[float, Meta(ge=0)]
+# More than anybody has providers. It bounds what a request makes the gateway remember.
+_Names = Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=100)], ...], Meta(max_length=32)]
+
+
+class MaxPrice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The most that a provider may ask for, in USD per million tokens of each kind; None is no bound."""
+
+    prompt: _Usd | None = None
+    completion: _Usd | None = None
+
+
+class ProviderChoice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which providers may serve a request. None is the default.
+
+    Attributes:
+        order: these come first, in this order.
+        only: no others may serve it.
+        ignore: these may not serve it.
+        allow_fallbacks: whether, after `order` or after the best provider, others may serve it; true by default.
+        sort: how those are compared that `order` does not name; the setting ROUTING_SORT by default.
+        max_price: dearer ones, and those whose price is not known, may not serve it.
+        require_parameters: whether a provider or a model may serve it only if it knows all fields of the request; by
+            default, unknown ones are left out and named.
+    """
+
+    order: _Names | None = None
+    only: _Names | None = None
+    ignore: _Names | None = None
+    allow_fallbacks: bool | None = None
+    sort: Sort | None = None
+    max_price: MaxPrice | None = None
+    require_parameters: bool | None = None

@@ -1,0 +1,187 @@
+"""What this worker has lately met at each target, so that requests with a choice avoid targets that fail.
+
+A circuit breaker is for failures that every request to a provider meets, and then fails requests at once. This memory
+is for all failures that another target may not have, and only changes the order in which targets are tried. It is
+empty while nothing fails.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from app.errors import UpstreamError
+from app.logs import log_event
+from app.runtime import Component, Runtime
+from app.services.quality import get_quality
+from app.services.routing.target import Target
+
+# A target is avoided after this many failures in a row, or if a quarter of its latest requests failed, at least four.
+FAILURES_IN_A_ROW = 3
+FAILED_SHARE = 0.25
+LEAST_FAILURES = 4.0
+
+# The weight of a result halves in this time, in seconds.
+HALF_LIFE_S = 30.0
+
+# How long a target is avoided before one request tries it again, in seconds; doubled after each that fails.
+FIRST_PAUSE_S = 5.0
+LONGEST_PAUSE_S = 60.0
+
+# How long others keep avoiding it while that request is under way, in seconds.
+PROBE_LIMIT_S = 20.0
+
+# A target that all workers together saw failing so often in the last half hour is avoided, until this worker knows
+# better. What a worker has seen itself counts for as long.
+KNOWN_BAD_SHARE = 0.5
+KNOWN_BAD_REQUESTS = 10
+KNOWN_S = 1_800.0
+
+# Bounds the memory: callers choose the names of models. Beyond it, the oldest state is forgotten.
+MAX_STATES = 1_000
+
+_RATE_LIMITED = 429
+
+Key = tuple[str, str]  # (provider's name, the model's id there)
+
+
+@dataclass(slots=True)
+class _State:
+    """The memory of one target; times on the monotonic clock, in seconds.
+
+    Attributes:
+        good, bad: its latest successes and failures, weighted by age.
+        in_a_row: how many failures there were since the last success.
+        changed_s: when `good` and `bad` were last weighted.
+        avoided_until_s: until when it is avoided; 0 if it is not.
+        pause_s: how long it is avoided the next time.
+        probe_ends_s: until when others wait for the request that tries it; 0 without one.
+    """
+
+    good: float = 0.0
+    bad: float = 0.0
+    in_a_row: int = 0
+    changed_s: float = 0.0
+    avoided_until_s: float = 0.0
+    pause_s: float = FIRST_PAUSE_S
+    probe_ends_s: float = 0.0
+
+    def age(self, now_s: float) -> None:
+        """Reduces the weight of what was counted before."""
+        factor = 0.5 ** ((now_s - self.changed_s) / HALF_LIFE_S)
+        self.good, self.bad, self.changed_s = self.good * factor, self.bad * factor, now_s
+
+
+class TargetHealth(Component):
+    """The memory of this worker.
+
+    Attributes:
+        states: of the targets that failed lately; the oldest first.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        super().__init__(runtime)
+        self.states: dict[Key, _State] = {}
+        # Targets that the measurements of all workers call bad → until when this worker knows better.
+        self._known: dict[Key, float] = {}
+
+    def choose(self, targets: Sequence[Target]) -> Target:
+        """Returns the first target that need not be avoided, or the first of all if each must be.
+
+        If a target has been avoided for long enough, it is tried by this request, and by others after its success.
+
+        Args:
+            targets: at least one, the best first.
+        """
+        return next((target for target in targets if self._may_try(target)), targets[0])
+
+    def _may_try(self, target: Target) -> bool:
+        key, now_s = (target.provider.name, target.model), time.monotonic()
+        state = self.states.get(key)
+        if state is None:
+            if not self._is_known_bad(key, now_s):
+                return True
+            state = self._get_state(key)
+            # Not all workers try it at the same moment.
+            state.avoided_until_s = now_s + random.uniform(0.0, FIRST_PAUSE_S)
+        if not state.avoided_until_s:
+            return True
+        if now_s < state.avoided_until_s or now_s < state.probe_ends_s:
+            return False
+        state.probe_ends_s = now_s + PROBE_LIMIT_S
+        return True
+
+    def _is_known_bad(self, key: Key, now_s: float) -> bool:
+        if self._known.get(key, 0.0) > now_s:
+            return False
+        quality = get_quality(*key)
+        share = quality.error_share
+        return share is not None and share >= KNOWN_BAD_SHARE and quality.requests >= KNOWN_BAD_REQUESTS
+
+    def record_failure(self, target: Target, error: UpstreamError) -> None:
+        """Counts a failure that another target may not have."""
+        key, now_s = (target.provider.name, target.model), time.monotonic()
+        state = self._get_state(key)
+        state.age(now_s)
+        state.bad += 1
+        state.in_a_row += 1
+        was_avoided, was_probe = bool(state.avoided_until_s), state.probe_ends_s > 0
+        if was_avoided and not was_probe:
+            return  # This request was already under way, or there was no other target.
+        pause_s = self._get_pause_s(state, error)
+        if pause_s is None:
+            return
+        state.avoided_until_s, state.probe_ends_s = now_s + pause_s, 0.0
+        state.pause_s = min(2 * state.pause_s, LONGEST_PAUSE_S)
+        if not was_avoided:
+            log_event(
+                "target_avoided",
+                level="warning",
+                provider=key[0],
+                model=key[1],
+                pause_s=round(pause_s, 1),
+                reason=error.message,
+            )
+
+    def _get_pause_s(self, state: _State, error: UpstreamError) -> float | None:
+        """Returns for how long to avoid a target, in seconds; None if it failed too seldom."""
+        if error.upstream_status == _RATE_LIMITED and error.retry_after_is_upstreams and error.retry_after_s:
+            return min(error.retry_after_s, LONGEST_PAUSE_S)
+        is_failing = state.bad >= LEAST_FAILURES and state.bad >= FAILED_SHARE * (state.good + state.bad)
+        if state.probe_ends_s or state.in_a_row >= FAILURES_IN_A_ROW or is_failing:
+            return state.pause_s
+        return None
+
+    def record_success(self, target: Target) -> None:
+        """Counts a success of a target that failed before. Call it only if `states` is not empty."""
+        key = (target.provider.name, target.model)
+        state = self.states.get(key)
+        if state is None:
+            return
+        now_s = time.monotonic()
+        state.age(now_s)
+        state.good += 1
+        state.in_a_row = 0
+        if state.avoided_until_s:
+            log_event("target_used_again", provider=key[0], model=key[1])
+            state.avoided_until_s = state.probe_ends_s = state.bad = 0.0
+            self._known[key] = now_s + KNOWN_S
+        elif state.bad < 1 / LEAST_FAILURES:
+            del self.states[key]
+
+    def end_probe(self, target: Target) -> None:
+        """Ends a try without a result, for example after its client has disconnected."""
+        state = self.states.get((target.provider.name, target.model))
+        if state is not None:
+            state.probe_ends_s = 0.0
+
+    def _get_state(self, key: Key) -> _State:
+        state = self.states.get(key)
+        if state is None:
+            while len(self.states) >= MAX_STATES:
+                forgotten = next(iter(self.states))
+                del self.states[forgotten]
+            state = self.states[key] = _State(changed_s=time.monotonic())
+        return state

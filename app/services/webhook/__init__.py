@@ -1,0 +1,10 @@
+"""Sends warnings of budgets to LIMITS_WEBHOOK.
+
+messages.py   what a message says, its signature, and one attempt to send it
+sending.py    which messages are due, and what becomes of them
+"""
+
+from app.services.webhook.messages import make_warning_message, send_test_message, sign
+from app.services.webhook.sending import Webhook, start_webhook, stop_webhook
+
+__all__ = ["Webhook", "make_warning_message", "send_test_message", "sign", "start_webhook", "stop_webhook"]
