@@ -31,4 +31,6 @@ NAVIGATION = (
     Navigation("dashboard/health", "Health", "h"),
     Navigation("dashboard/integrity", "Integrity", "i", is_operators=True),
     Navigation("dashboard/settings", "Settings", "s", is_operators=True),
+    Navigation("docs/", "Docs", "d"),
+    Navigation("docs/api", "API", "r"),
 )
