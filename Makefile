@@ -9,7 +9,7 @@ TEST_LISTS := $(RUN_LISTS) requirements-test.txt
 CHECK_LISTS := $(TEST_LISTS) requirements-check.txt requirements-clients.txt
 INSTALLED := .venv/installed
 
-.PHONY: run test check soak bench agents lock lock-node clean
+.PHONY: run test check soak bench screenshots agents lock lock-node clean
 
 # Runs the gateway on http://localhost:8000 with its own PostgreSQL, in the foreground until Ctrl-C.
 run: $(INSTALLED)-run
@@ -35,6 +35,11 @@ soak: $(INSTALLED)-test
 
 bench: $(INSTALLED)-run
 	$(BIN)/python -m benchmarks $(ARGS)
+
+# Pictures of all pages into var/screenshots, to be looked at, and those of the documents into docs/img. It needs
+# Chromium; ARGS name some of the pages.
+screenshots: $(INSTALLED)-check
+	$(BIN)/python -m tests.dashboard.screenshots $(ARGS)
 
 # Installs the command-line agents that tests/clients runs. They take 800 MB, so the tests do not fetch them themselves.
 agents:

@@ -3,6 +3,7 @@
 The map. Four ideas, and imports only go down:
 
     routes/     the HTTP API; `routes/__init__.py` lists all of it as a table
+    dashboard/  pages for people, below `/dashboard/`; `layout/` has what all HTML pages share
     services/   the decisions, one package per concern; `inference/pipeline.py` is the story of one request
     upstream/   the HTTP client for providers
     db/         SQL
@@ -39,6 +40,8 @@ def create_app(settings: Settings | None = None) -> Flask:
     # Imported here, because gunicorn's main process imports `app.config` before gevent has patched anything, and so
     # that the sandbox and the Python client load only what they use.
     from app.cli import register_commands
+    from app.dashboard import BLUEPRINTS as PAGES
+    from app.layout import bp as ASSETS
     from app.routes import BLUEPRINTS
     from app.web import CHECKS, Application, set_up_http
 
@@ -49,5 +52,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     for blueprint, access in BLUEPRINTS:
         app.register_blueprint(blueprint)
         app.before_request_funcs.setdefault(blueprint.name, []).extend(CHECKS[access])
+    for blueprint in (*PAGES, ASSETS):
+        app.register_blueprint(blueprint)
     register_commands(app)
     return app

@@ -57,6 +57,9 @@ PASSWORD_NAMES = ("password", "sslpassword")
 _SECRET_PARSERS = (parse_secret, parse_gateway_key, parse_webhook_secret)
 
 
+Source = Literal["environment", ".env.local", ".env"]
+
+
 def _setting(name: str, default: str | None, parse: Callable[[str, str], Any]) -> Any:
     return field(metadata={"name": name, "default": default, "parse": parse})
 
@@ -128,6 +131,11 @@ def provider_names() -> list[str]:
     return [base for base in bases if f"{base}_base_url" in names]
 
 
+def is_secret(name: str) -> bool:
+    """Returns whether the setting with this environment name is a secret."""
+    return any(row.metadata["name"] == name and row.metadata["parse"] in _SECRET_PARSERS for row in fields(Settings))
+
+
 def get_secrets(settings: Settings) -> list[str]:
     """Returns the secrets that are set: all keys, and the database's password in each form in which it may appear."""
     keys = [getattr(settings, row.name) for row in fields(Settings) if row.metadata["parse"] in _SECRET_PARSERS]
@@ -153,12 +161,26 @@ def read_environment(root: Path = ROOT) -> dict[str, str]:
     Raises:
         SettingsError: a file cannot be read.
     """
-    sources: list[Mapping[str, str | None]] = [
-        read_env_file(root / ".env"),
-        read_env_file(root / ".env.local"),
-        os.environ,
+    return {name: value for _, source in _read_all(root) for name, value in source.items() if value and value.strip()}
+
+
+def read_sources(root: Path = ROOT) -> dict[str, Source]:
+    """Returns name → where `read_environment` has its text from.
+
+    Raises:
+        SettingsError: a file cannot be read.
+    """
+    return {
+        name: place for place, source in _read_all(root) for name, value in source.items() if value and value.strip()
+    }
+
+
+def _read_all(root: Path) -> list[tuple[Source, Mapping[str, str | None]]]:
+    return [
+        (".env", read_env_file(root / ".env")),
+        (".env.local", read_env_file(root / ".env.local")),
+        ("environment", os.environ),
     ]
-    return {name: value for source in sources for name, value in source.items() if value and value.strip()}
 
 
 def read_env_file(path: Path) -> dict[str, str | None]:

@@ -69,6 +69,7 @@ def test_the_printed_curl_command_works_and_the_next_run_has_the_same_key_settin
     _execute(first, "CREATE TABLE kept AS SELECT 42 AS answer")
     if shutil.which("curl"):
         _check_the_printed_curl_command(first)
+    _check_the_printed_link(first)
     _check_that_it_stops_everything(first, signal.SIGTERM)
 
     second = start_run()
@@ -87,6 +88,18 @@ def _check_the_printed_curl_command(run: DevRun) -> None:
     assert completion["model"] and completion["choices"][0]["message"]["content"].startswith("[sandbox]")
     streamed = _shell(curl.replace("curl ", "curl -N ", 1).replace('"provider"', '"stream": true, "provider"'))
     assert streamed.startswith("data: {") and streamed.endswith("data: [DONE]\n\n")
+
+
+def _check_the_printed_link(run: DevRun) -> None:
+    address, token = run.find(r"Dashboard +(http\S+)").split("?token=")
+    assert address == f"{run.url}/dashboard/link"
+    with requests.Session() as session:
+        for _ in range(2):  # A program that previews the link does not use it up.
+            assert "Open the dashboard" in session.get(f"{address}?token={token}", timeout=20).text
+        page = session.post(address, data={"token": token}, headers={"Origin": run.url}, timeout=20)
+        assert page.url == f"{run.url}/dashboard/" and "GATEWAY_API_KEY" in page.text and "sandbox" in page.text
+    again = requests.post(address, data={"token": token}, headers={"Origin": run.url}, timeout=20)
+    assert again.status_code == 401 and "can be used once" in again.text
 
 
 def test_statistics_are_open_and_a_second_ctrl_c_does_not_wait_for_running_requests(start_run: StartRun) -> None:

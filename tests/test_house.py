@@ -80,6 +80,7 @@ ALLOWED: dict[str, set[str]] = {
         "db",
     },
     "services.reports": {"db"},
+    "services.sessions": {"services.keys", "db"},
     "services.webhook": {"services.limits", "upstream", "db"},
     "services.inference": {
         "services.endpoints",
@@ -121,6 +122,26 @@ ALLOWED: dict[str, set[str]] = {
         "services.streaming",
         "web",
     },
+    "layout": {"web"},
+    "dashboard": {
+        "layout",
+        "routes",
+        "services.administration",
+        "services.aliases",
+        "services.endpoints",
+        "services.health",
+        "services.inference",
+        "services.journal",
+        "services.keys",
+        "services.models",
+        "services.offers",
+        "services.providers",
+        "services.reports",
+        "services.routing",
+        "services.sessions",
+        "web",
+        "db",
+    },
     "server": {
         "services.aliases",
         "services.endpoints",
@@ -133,6 +154,7 @@ ALLOWED: dict[str, set[str]] = {
         "services.pricing",
         "services.quality",
         "services.reports",
+        "services.sessions",
         "services.webhook",
     },
     "cli": {
@@ -142,10 +164,11 @@ ALLOWED: dict[str, set[str]] = {
         "services.keys",
         "services.providers",
         "services.reports",
+        "services.sessions",
         "services.webhook",
         "db",
     },
-    "dev": {"services.keys", "db"},
+    "dev": {"services.keys", "services.sessions", "db"},
 }
 # The statements of a table are imported from the table's own module, because the face would repeat all of them.
 OPEN_PACKAGES = {"app.db"}
@@ -259,7 +282,9 @@ HOMES = {
     "psycopg2": {"app.db", "app.dev", "app.server.boot_checks"},
     "alembic": {"app.db"},
     "gevent": {"app.services.inference.cancellation", "app.upstream", "app.db.errors", "app.sandbox", "app.server"},
-    "flask": {"app", "app.web", "app.routes", "app.cli"},
+    "flask": {"app", "app.web", "app.routes", "app.cli", "app.layout", "app.dashboard"},
+    "jinja2": {"app.layout"},
+    "markupsafe": {"app.layout", "app.dashboard"},
     "prometheus_client": {"app.metrics"},
     "gunicorn": {"app.server", "app.sandbox"},
     "werkzeug": {"app.web"},
@@ -312,7 +337,8 @@ def test_readme_names_every_setting() -> None:
 
 def test_readme_names_every_route(app: Flask) -> None:
     rules = {re.sub(r"<(?:\w+:)?(\w+)>", "<>", rule.rule) for rule in app.url_map.iter_rules()}
-    documented = set(re.sub(r"<[^>]*>", "<>", README).replace("`", " ").split())
+    pages = (ROOT / "docs/dashboard.md").read_text()
+    documented = set(re.sub(r"<[^>]*>", "<>", README + pages).replace("`", " ").split())
     assert sorted(rule for rule in rules if rule not in documented) == []
 
 
@@ -320,7 +346,19 @@ def test_readme_names_every_command(app: Flask) -> None:
     commands = set()
     for group in app.cli.commands.values():
         commands.update(f"{group.name} {name}" for name in getattr(group, "commands", {}))
-    groups = {"activity", "aliases", "audit", "budgets", "db", "groups", "keys", "limits", "webhook"}
+    groups = {
+        "activity",
+        "aliases",
+        "audit",
+        "budgets",
+        "dashboard",
+        "db",
+        "groups",
+        "holders",
+        "keys",
+        "limits",
+        "webhook",
+    }
     ours = {command for command in commands if command.split()[0] in groups}
     assert sorted(command for command in ours if command not in README) == []
 
@@ -330,7 +368,7 @@ def test_every_route_asks_for_a_key_or_is_known_to_be_open() -> None:
     assert {blueprint.name for blueprint, access in BLUEPRINTS if access == "operator"} == {"metrics"}
     assert {blueprint.name for blueprint, access in BLUEPRINTS if access == "public_stats"} == {"offers", "stats"}
     of_operators = {blueprint.name for blueprint, access in BLUEPRINTS if access == "operators_key"}
-    assert of_operators == {"aliases", "keys", "holders", "groups", "budgets"}
+    assert of_operators == {"aliases", "keys", "holders", "groups", "budgets", "workers"}
 
 
 def test_the_project_holds_no_key_and_no_machine_path() -> None:
@@ -340,7 +378,9 @@ def test_the_project_holds_no_key_and_no_machine_path() -> None:
 
 
 def test_every_metric_is_documented_and_every_documented_one_exists() -> None:
-    source = (ROOT / "app/metrics.py").read_text() + (ROOT / "app/services/health/gauges.py").read_text()
+    source = (ROOT / "app/metrics.py").read_text() + "".join(
+        path.read_text() for path in (ROOT / "app/services/health").glob("*gauges.py")
+    )
     defined = set(re.findall(r'"(gateway_\w+)"', source))
     documented = set(re.findall(r"^\| `(gateway_\w+)`", (ROOT / "docs/metrics.md").read_text(), re.MULTILINE))
     assert defined == documented

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -27,8 +28,10 @@ from app.services.reports import (
     DEFAULT_TIME_RANGE,
     OUTCOMES,
     SPLITS,
+    STATUS_PATTERN,
     TIME_RANGES,
     ActivityFilter,
+    AskedWindow,
     Owned,
     drop_days,
     encode_csv,
@@ -63,11 +66,29 @@ def activity_group() -> None:
 @click.option("--gateway", type=click.Choice(list(PROVIDERS)))
 @click.option("--endpoint", type=click.Choice(_ENDPOINTS))
 @click.option("--key", "key_id", help=_KEY_HELP)
-@click.option("--outcome", type=click.Choice(OUTCOMES))
+@click.option("--outcome", "outcomes", type=click.Choice(OUTCOMES), multiple=True, help="May be repeated.")
+@click.option("--status", "statuses", multiple=True, help="Such as 429 or 5xx; may be repeated.")
+@click.option("--error-type", help="The type of the error.")
+@click.option("--stream/--no-stream", default=None, help="Whether a stream was requested.")
+@click.option("--min-duration-ms", type=click.FloatRange(min=0))
+@click.option("--max-duration-ms", type=click.FloatRange(min=0))
+@click.option("--min-cost-usd", type=click.FloatRange(min=0))
+@click.option("--max-cost-usd", type=click.FloatRange(min=0))
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="A file; standard output by default.")
-def export_command(start: datetime | None, end: datetime | None, output: Path | None, **chosen: str | None) -> None:
+def export_command(
+    start: datetime | None,
+    end: datetime | None,
+    output: Path | None,
+    outcomes: tuple[str, ...],
+    statuses: tuple[str, ...],
+    **chosen: Any,
+) -> None:
     """Write records as CSV, newest first."""
-    records = ActivityFilter(start=_set_utc(start), end=_set_utc(end), **chosen)
+    if not all(re.match(STATUS_PATTERN, status) for status in statuses):
+        raise click.UsageError("--status must be a status such as 429, or a class of them such as 5xx.")
+    records = ActivityFilter(
+        start=_set_utc(start), end=_set_utc(end), outcomes=outcomes or None, statuses=statuses or None, **chosen
+    )
     _check_key(records.key_id)
     with plain_errors(), _open_output(output) as file:
         for piece in encode_csv(_report_progress(stream_activity_pages(records))):
@@ -153,6 +174,8 @@ def _drop(days: list[date], first_kept: date) -> None:
 @activity_group.command("stats")
 @click.option("--gateway", type=click.Choice([*PROVIDERS, ALL_GATEWAYS]), default=ALL_GATEWAYS, show_default=True)
 @click.option("--time-range", type=click.Choice(list(TIME_RANGES)), default=DEFAULT_TIME_RANGE, show_default=True)
+@click.option("--from", "start", type=_TIME, help="The start of another window (UTC), included.")
+@click.option("--to", "end", type=_TIME, help="Its end (UTC), not included; by default now.")
 @click.option("--endpoint", type=click.Choice(_ENDPOINTS))
 @click.option("--key", "key_id", help=_KEY_HELP)
 @click.option("--model", help="The full name of the model that served the requests, of all keys; not with --key.")
@@ -162,6 +185,8 @@ def _drop(days: list[date], first_kept: date) -> None:
 def stats_command(
     gateway: str,
     time_range: str,
+    start: datetime | None,
+    end: datetime | None,
     endpoint: str | None,
     key_id: str | None,
     model: str | None,
@@ -181,9 +206,10 @@ def stats_command(
         raise click.UsageError("--split is for the requests of all keys, of a holder or of a group.")
     _check_key(key_id)
     with plain_errors():
+        window = AskedWindow(time_range=time_range, start=_set_utc(start), end=_set_utc(end))
         owned = _find_owned(holder, group)
         stats = select_stats(
-            gateway, time_range, key_id=key_id, model=model, endpoint=endpoint, owned=owned, split_by=split_by
+            gateway, window, key_id=key_id, model=model, endpoint=endpoint, owned=owned, split_by=split_by
         )
     click.echo(format_stats(stats))
 

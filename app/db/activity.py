@@ -1,24 +1,16 @@
-"""The table activity: inserts rows in batches and reads them newest first."""
+"""The table activity: inserts rows in batches. activity_pages.py reads them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from datetime import date, datetime
-from typing import Any, NamedTuple
-from uuid import UUID
+from collections.abc import Sequence
+from datetime import date
 
-from sqlalchemy import ColumnElement, Connection, Engine, literal, select, tuple_
+from sqlalchemy import Engine
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError
 
 from app.db.insert_sql import insert_activity_sql, select_days_sql
 from app.db.ledger import UPSERT_LEDGER, LedgerLine, encode_ledger_line
 from app.db.partitions import insert_partitions
-from app.db.tables import activity, activity_model
-
-# A page of an export is about 2 MB in memory and takes the database about 20 ms.
-EXPORT_PAGE_ROWS = 2_000
 
 # The class of PostgreSQL's errors for values that are too long or too deep. The driver counts them among those of a
 # database that is away, but sending the rows again would never help.
@@ -34,34 +26,6 @@ class UnacceptableRows(Exception):
 
     The caller repairs the rows and sends them again.
     """
-
-
-class ActivityCursor(NamedTuple):
-    """The last row of a page; the next page begins after it."""
-
-    started_at: datetime
-    request_id: UUID
-
-
-@dataclass(frozen=True, kw_only=True)
-class ActivityFilter:
-    """Which rows of activity to select. A field that is None restricts nothing.
-
-    Attributes:
-        start: the earliest start of a request, with a timezone, included.
-        end: the latest start of a request, with a timezone, excluded.
-        model: the full name of the model served or, without one, of the model requested.
-        endpoint: the path of an endpoint.
-        outcome: one of app.db.tables.OUTCOMES.
-    """
-
-    start: datetime | None = None
-    end: datetime | None = None
-    model: str | None = None
-    gateway: str | None = None
-    endpoint: str | None = None
-    key_id: str | None = None
-    outcome: str | None = None
 
 
 def insert_activity(engine: Engine, rows: Sequence[bytes], line: LedgerLine | None = None) -> int:
@@ -102,46 +66,6 @@ def insert_activity(engine: Engine, rows: Sequence[bytes], line: LedgerLine | No
         raise UnacceptableRows("a row is not UTF-8") from error
 
 
-def select_activity(
-    connection: Connection,
-    wanted: ActivityFilter,
-    *,
-    after: ActivityCursor | None = None,
-    limit: int = 100,
-) -> list[dict[str, Any]]:
-    """Returns up to `limit` rows after the cursor, newest first; every column of activity by name."""
-    newest_first = [activity.c.started_at.desc(), activity.c.request_id.desc()]
-    query = select(activity).where(*_conditions(wanted, after)).order_by(*newest_first).limit(limit)
-    return [dict(row) for row in connection.execute(query).mappings()]
-
-
-def stream_activity(
-    connect: Callable[[], AbstractContextManager[Connection]],
-    wanted: ActivityFilter,
-    *,
-    page_rows: int = EXPORT_PAGE_ROWS,
-) -> Iterator[dict[str, Any]]:
-    """Yields all selected rows, newest first, in constant memory.
-
-    Reads page by page along the primary key and holds no connection and no snapshot between pages, so a slow reader
-    does not keep the database from cleaning up. Rows that are inserted meanwhile are included if they started
-    before the reader's position.
-
-    Args:
-        connect: opens the connection for a page, for instance `engine.connect`.
-        wanted: which rows.
-        page_rows: how many rows are read at a time.
-    """
-    after = None
-    while True:
-        with connect() as connection:
-            page = select_activity(connection, wanted, after=after, limit=page_rows)
-        yield from page
-        if len(page) < page_rows:
-            return
-        after = ActivityCursor(page[-1]["started_at"], page[-1]["request_id"])
-
-
 def _insert(engine: Engine, parameters: dict[str, str]) -> int:
     # The statement commits itself, so that its locks do not wait for a COMMIT from a client that may have died.
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
@@ -165,24 +89,3 @@ def _insert_missing_partitions(engine: Engine, parameters: dict[str, str]) -> No
         days: list[date] = list(connection.exec_driver_sql(_SELECT_DAYS, parameters).scalars())
     with engine.begin() as connection:
         insert_partitions(connection, days)
-
-
-def _conditions(wanted: ActivityFilter, after: ActivityCursor | None) -> list[ColumnElement[bool]]:
-    rows = activity.c
-    equal = {
-        activity_model(): wanted.model,
-        rows.gateway: wanted.gateway,
-        rows.endpoint: wanted.endpoint,
-        rows.key_id: wanted.key_id,
-        rows.outcome: wanted.outcome,
-    }
-    conditions = [column == value for column, value in equal.items() if value is not None]
-    if wanted.start is not None:
-        conditions.append(rows.started_at >= wanted.start)
-    if wanted.end is not None:
-        conditions.append(rows.started_at < wanted.end)
-    if after is not None:
-        # The first condition follows from the second, but PostgreSQL needs it to prune partitions.
-        conditions.append(rows.started_at <= after.started_at)
-        conditions.append(tuple_(rows.started_at, rows.request_id) < tuple_(*map(literal, after)))
-    return conditions

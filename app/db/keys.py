@@ -113,6 +113,13 @@ def select_key(connection: Connection, id: str, *, lock: bool) -> KeyRow | None:
     return None if row is None else KeyRow(*row)
 
 
+def select_key_digest(connection: Connection, id: str) -> bytes | None:
+    """Returns the SHA-256 of the key with this id; None if there is none, or if it is revoked."""
+    query = select(api_key.c.digest).where(api_key.c.id == id, api_key.c.revoked_at.is_(None))
+    found = connection.execute(query).scalar()
+    return None if found is None else bytes(found)
+
+
 def select_key_exists(connection: Connection, id: str) -> bool:
     """Returns whether there is a key with this id, revoked or not."""
     return bool(connection.execute(select(select(api_key.c.id).where(api_key.c.id == id).exists())).scalar_one())

@@ -21,6 +21,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Subquery,
+    case,
     cast,
     func,
     literal,
@@ -55,6 +56,13 @@ class EndpointRow(NamedTuple):
     sums: Sums
 
 
+class GatewayRow(NamedTuple):
+    """Sums of one gateway, that is of a provider; '' stands for requests for which none was chosen."""
+
+    gateway: str
+    sums: Sums
+
+
 class ModelRow(NamedTuple):
     """Sums of one model; '' stands for requests whose model neither a list nor a response confirmed."""
 
@@ -70,6 +78,14 @@ class SeriesRow(NamedTuple):
     sums: Sums
 
 
+class ModelStepRow(NamedTuple):
+    """Sums of one model in the step that begins at `start`; the model is None for all but the top models together."""
+
+    start: datetime
+    model: str | None
+    sums: Sums
+
+
 @dataclass(frozen=True)
 class Usage:
     """All sums of one window that statistics need.
@@ -77,8 +93,10 @@ class Usage:
     Attributes:
         outcomes: sums by outcome × error type; together they are the sums of all requests.
         endpoints: sums by endpoint, most requests first.
+        gateways: sums by gateway, most requests first.
         models: sums by model, most requests first; [] if the subject is a model.
         series: sums by step × outcome, oldest first; steps without requests are absent.
+        model_series: sums by step × model, oldest first, within a step most requests first; [] if not asked for.
         keys: how many different keys made requests, for the subject of all requests and for `keys`; 0 for others.
         histograms: metric ("ttft", "duration") → start of the step → histogram. Rejected and lost requests are left
             out.
@@ -86,8 +104,10 @@ class Usage:
 
     outcomes: list[OutcomeRow]
     endpoints: list[EndpointRow]
+    gateways: list[GatewayRow]
     models: list[ModelRow]
     series: list[SeriesRow]
+    model_series: list[ModelStepRow]
     keys: int
     histograms: dict[str, dict[datetime, Histogram]]
 
@@ -101,6 +121,7 @@ def select_usage(
     subject: str = ALL_REQUESTS,
     gateway: str | None = None,
     endpoint: str | None = None,
+    top_models: int = 0,
     keys: Sequence[str] | None = None,
 ) -> Usage:
     """Returns the sums of requests that started in [start, end).
@@ -114,6 +135,8 @@ def select_usage(
         subject: whose requests, as app/db/rollup_tables.py says; by default all.
         gateway: one gateway, or None for all of them.
         endpoint: the path of one endpoint, or None for all of them.
+        top_models: how many models have a series of their own, those with the most requests; none if 0, or if the
+            subject is a model.
         keys: the ids of keys whose requests to count together, in place of a subject; None for all.
 
     Raises:
@@ -121,14 +144,18 @@ def select_usage(
     """
     spans, coarse = compose_window(start, end, step), compose_window(start, end)
     if not spans:
-        return Usage([], [], [], [], 0, {})
+        return Usage([], [], [], [], [], [], 0, {})
     chosen = Selection(subject, gateway, endpoint, None if keys is None else tuple(keys))
-    outcomes, endpoints, series = _select_outcomes(connection, chosen, spans, step)
+    outcomes, endpoints, gateways, series = _select_outcomes(connection, chosen, spans, step)
+    models = _select_models(connection, chosen, coarse)
+    named = [row.model for row in models if row.model][:top_models]
     return Usage(
         outcomes,
         endpoints,
-        _select_models(connection, chosen, coarse),
+        gateways,
+        models,
         series,
+        _select_model_series(connection, chosen, spans, step, named) if top_models and models else [],
         _select_key_count(connection, chosen, coarse) if subject == ALL_REQUESTS else 0,
         _select_histograms(connection, chosen, spans, step),
     )
@@ -160,23 +187,32 @@ def select_first_day(
 
 def _select_outcomes(
     connection: Connection, chosen: Selection, spans: Sequence[Span], step: timedelta
-) -> tuple[list[OutcomeRow], list[EndpointRow], list[SeriesRow]]:
-    rows = rows_in(outcome_usage, chosen, spans, ["start", "endpoint", "outcome", "error_type", *Sums._fields])
+) -> tuple[list[OutcomeRow], list[EndpointRow], list[GatewayRow], list[SeriesRow]]:
+    names = ["start", "endpoint", "gateway", "outcome", "error_type", *Sums._fields]
+    rows = rows_in(outcome_usage, chosen, spans, names)
     bucket = func.date_bin(literal(step), rows.c.start, literal(_EPOCH)).label("bucket")
     # One pass over the rows computes all groupings; the columns that a row is not grouped by are NULL.
     sets = func.grouping_sets(
-        tuple_(rows.c.outcome, rows.c.error_type), tuple_(rows.c.endpoint), tuple_(rows.c.outcome, bucket)
+        tuple_(rows.c.outcome, rows.c.error_type),
+        tuple_(rows.c.endpoint),
+        tuple_(rows.c.gateway),
+        tuple_(rows.c.outcome, bucket),
     )
-    query = select(rows.c.outcome, rows.c.error_type, rows.c.endpoint, bucket, *_sums(rows)).group_by(sets)
-    outcomes, endpoints, series = [], [], []
-    for outcome, error_type, endpoint, begin, *sums in connection.execute(query.order_by(bucket)):
+    columns = rows.c.outcome, rows.c.error_type, rows.c.endpoint, rows.c.gateway, bucket
+    query = select(*columns, *_sums(rows)).group_by(sets).order_by(bucket)
+    outcomes, endpoints, gateways, series = [], [], [], []
+    for outcome, error_type, endpoint, gateway, begin, *sums in connection.execute(query):
         if endpoint is not None:
             endpoints.append(EndpointRow(endpoint, Sums(*sums)))
+        elif gateway is not None:
+            gateways.append(GatewayRow(gateway, Sums(*sums)))
         elif begin is not None:
             series.append(SeriesRow(begin, outcome, Sums(*sums)))
         else:
             outcomes.append(OutcomeRow(outcome, error_type, Sums(*sums)))
-    return outcomes, sorted(endpoints, key=lambda row: (-row.sums.requests, row.endpoint)), series
+    endpoints.sort(key=lambda row: (-row.sums.requests, row.endpoint))
+    gateways.sort(key=lambda row: (-row.sums.requests, row.gateway))
+    return outcomes, endpoints, gateways, series
 
 
 def _select_models(connection: Connection, chosen: Selection, spans: Sequence[Span]) -> list[ModelRow]:
@@ -186,6 +222,18 @@ def _select_models(connection: Connection, chosen: Selection, spans: Sequence[Sp
     query = select(rows.c.model, *_sums(rows)).group_by(rows.c.model)
     models = [ModelRow(row[0], Sums(*row[1:])) for row in connection.execute(query)]
     return sorted(models, key=lambda row: (-row.sums.requests, row.model))
+
+
+def _select_model_series(
+    connection: Connection, chosen: Selection, spans: Sequence[Span], step: timedelta, named: Sequence[str]
+) -> list[ModelStepRow]:
+    rows = rows_in(model_usage, chosen, spans, ["start", "model", *Sums._fields])
+    # The others are summed by the database, so that the number of rows does not depend on that of models.
+    model = case((rows.c.model.in_(["", *named]), rows.c.model)).label("model")
+    bucket = func.date_bin(literal(step), rows.c.start, literal(_EPOCH)).label("bucket")
+    query = select(bucket, model, *_sums(rows)).group_by(bucket, model).order_by(bucket)
+    found = [ModelStepRow(row[0], row[1], Sums(*row[2:])) for row in connection.execute(query)]
+    return sorted(found, key=lambda row: (row.start, row.model is None, -row.sums.requests, row.model))
 
 
 def _select_key_count(connection: Connection, chosen: Selection, spans: Sequence[Span]) -> int:

@@ -226,6 +226,7 @@ worker = Table(
     Column("last_seen_at", DateTime(timezone=True)),
     Column("closed_at", DateTime(timezone=True)),
     Column("closed_how", Text, comment="see app/db/workers.py"),
+    Column("state", JSONB(none_as_null=True), comment="what it said of itself when it was last seen; NULL if nothing"),
     _one_of("closed_how", CLOSINGS),
     CheckConstraint("(closed_at IS NULL) = (closed_how IS NULL)", name="closed"),
 )

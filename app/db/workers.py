@@ -17,7 +17,7 @@ as old as a worker's last request. All times are by PostgreSQL's clock.
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 from sqlalchemy import Connection, Engine, text
@@ -37,9 +37,11 @@ _STATE = f"""CASE WHEN {_MISSING} THEN 'missing' WHEN closed_how IS NULL THEN 'l
     WHEN closed_how = 'written_off' THEN 'written_off' ELSE 'closed' END"""
 
 _UPSERT_SEEN = text("""
-    INSERT INTO worker (worker_id, host, boot_id, pid, version, journal_dir, started_at, last_seen_at)
-    VALUES (:worker_id, :host, :boot_id, :pid, :version, :journal_dir, now() - make_interval(secs => :age_s), now())
-    ON CONFLICT (worker_id) DO UPDATE SET last_seen_at = now(), closed_at = NULL, closed_how = NULL
+    INSERT INTO worker (worker_id, host, boot_id, pid, version, journal_dir, started_at, last_seen_at, state)
+    VALUES (:worker_id, :host, :boot_id, :pid, :version, :journal_dir, now() - make_interval(secs => :age_s), now(),
+        CAST(:state AS jsonb))
+    ON CONFLICT (worker_id) DO UPDATE
+    SET last_seen_at = now(), state = excluded.state, closed_at = NULL, closed_how = NULL
     WHERE worker.closed_how IS NULL OR worker.closed_how = 'written_off'""")
 
 # A statement that a worker stopped waiting for may be carried out after its journal was adopted.
@@ -51,7 +53,7 @@ _UPSERT_CLOSED = text("""
 _SELECT_BOOT_ID = text("SELECT boot_id FROM worker WHERE worker_id = :worker_id")
 
 _SELECT_WORKERS = text(f"""
-    SELECT worker_id, host, boot_id, pid, worker.version, journal_dir, started_at, last_seen_at, closed_at,
+    SELECT worker_id, host, boot_id, pid, worker.version, journal_dir, started_at, last_seen_at, closed_at, state,
         coalesce(in_flight, 0) AS in_flight, coalesce(unshipped, 0) AS unshipped,
         EXISTS (SELECT FROM worker AS other
             WHERE other.host = worker.host AND other.journal_dir = worker.journal_dir AND other.closed_how IS NULL
@@ -120,6 +122,7 @@ class WorkerRow(NamedTuple):
     """A registered worker with the counts of its ledger line.
 
     Attributes:
+        state: what it said of itself when it was last seen, as JSON; None if nothing.
         in_flight, unshipped: requests without a row, when it last wrote to the database.
         has_neighbour: whether a worker lives that would adopt its journal: on the same host, with the same directory.
     """
@@ -133,6 +136,7 @@ class WorkerRow(NamedTuple):
     started_at: datetime | None
     last_seen_at: datetime | None
     closed_at: datetime | None
+    state: dict[str, Any] | None
     in_flight: int
     unshipped: int
     has_neighbour: bool
@@ -146,16 +150,22 @@ class UnregisteredLines(NamedTuple):
     unshipped: int
 
 
-def upsert_seen(engine: Engine, registration: Registration, age_s: float) -> None:
+def upsert_seen(engine: Engine, registration: Registration, age_s: float, state: bytes | None = None) -> None:
     """Registers a living worker, or notes that it lives.
 
     Args:
         engine: the database.
-        registration: the worker; of one that is registered, only the time changes.
+        registration: the worker; of one that is registered, only the time and the state change.
         age_s: how long ago it started, in seconds.
+        state: what it says of itself, as JSON without NUL characters; None for nothing.
     """
+    values = {
+        **msgspec.structs.asdict(registration),
+        "age_s": age_s,
+        "state": None if state is None else state.decode(),
+    }
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(_UPSERT_SEEN, {**msgspec.structs.asdict(registration), "age_s": age_s})
+        connection.execute(_UPSERT_SEEN, values)
 
 
 def upsert_closed(engine: Engine, worker_id: str, how: Literal["drained", "left_rows", "adopted"]) -> None:

@@ -256,13 +256,26 @@ def _is_healthy(host: str, port: int) -> bool:
 def _make_banner_for(settings: Settings, added: dict[str, str]) -> str:
     # A key from the process environment is not printed; the developer's shell inserts it.
     key = "$GATEWAY_API_KEY" if os.environ.get("GATEWAY_API_KEY") else settings.gateway_api_key
+    token = _make_link_token(settings)
     return make_banner(
         settings.host,
         settings.port,
         str(key),
         fireworks_url=None if "FIREWORKS_API_KEY" in added else settings.fireworks_base_url,
         database_url=added.get("DATABASE_URL"),
+        token=token,
     )
+
+
+def _make_link_token(settings: Settings) -> str:
+    from app.runtime import use_settings  # Imported only now, as above.
+    from app.services.sessions import create_link
+
+    use_settings(settings)
+    try:
+        return create_link(str(settings.gateway_api_key))
+    finally:
+        use_settings(None)
 
 
 def _print(text: str, to: TextIO | None = None) -> None:

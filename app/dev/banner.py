@@ -7,6 +7,8 @@ _BANNER = """
   Key       {key}
   Models    {backend}
   Database  {database}
+  Dashboard http://{address}/dashboard/link?token={token}
+            This link signs you in once, within five minutes; later: flask --app wsgi dashboard link
 
   Try it:
 
@@ -32,7 +34,9 @@ _SANDBOX = """the SANDBOX, a local stand-in: no request leaves this machine.
             For the real Fireworks put FIREWORKS_API_KEY=... into .env.local and run again."""
 
 
-def make_banner(host: str, port: int, key: str, *, fireworks_url: str | None, database_url: str | None) -> str:
+def make_banner(
+    host: str, port: int, key: str, *, fireworks_url: str | None, database_url: str | None, token: str
+) -> str:
     """Returns the text.
 
     Args:
@@ -40,10 +44,11 @@ def make_banner(host: str, port: int, key: str, *, fireworks_url: str | None, da
         key: what follows `Bearer` in the curl line.
         fireworks_url: base URL of the real provider; None if the sandbox is used.
         database_url: address of the embedded PostgreSQL; None if DATABASE_URL was set.
+        token: of a one-time link that signs in to the dashboard.
     """
     backend = f"{fireworks_url} (FIREWORKS_API_KEY is set)" if fireworks_url else _SANDBOX
     embedded = f"embedded PostgreSQL in var/postgres; for other commands:\n            DATABASE_URL='{database_url}'"
     database = embedded if database_url else "the one that DATABASE_URL names"
     name = f"[{host}]" if ":" in host else host
     address = f"{'localhost' if host in _REACHED_AS_LOCALHOST else name}:{port}"
-    return _BANNER.format(address=address, key=key, backend=backend, database=database)
+    return _BANNER.format(address=address, key=key, backend=backend, database=database, token=token)

@@ -24,7 +24,9 @@ from app.routes import (
     own_key,
     stats,
     token_count,
+    workers,
 )
+from app.routes.inference import make_view, read_body
 from app.web import Access
 
 BLUEPRINTS: list[tuple[Blueprint, Access]] = [
@@ -40,9 +42,10 @@ BLUEPRINTS: list[tuple[Blueprint, Access]] = [
     (holders.bp, "operators_key"),  # /api/holders, /api/holders/<holder>
     (groups.bp, "operators_key"),  # /api/groups, /api/groups/<group>, /api/limits
     (budgets.bp, "operators_key"),  # /api/budgets, /api/budgets/<id>, POST /api/budgets/<id>/raise, GET /api/audit
+    (workers.bp, "operators_key"),  # GET /api/workers
     (aliases.bp, "operators_key"),  # /api/aliases, /api/aliases/<name>
     (health.bp, "open"),  # GET /health, /ready, /, /api/hello
     (metrics.bp, "operator"),  # GET /metrics
 ]
 
-__all__ = ["BLUEPRINTS"]
+__all__ = ["BLUEPRINTS", "make_view", "read_body"]

@@ -17,6 +17,7 @@ from app.services.providers import PROVIDERS
 from app.services.reports import (
     MAX_PAGE_ROWS,
     OUTCOMES,
+    STATUS_PATTERN,
     ActivityFilter,
     break_on_failure,
     encode_csv,
@@ -25,7 +26,7 @@ from app.services.reports import (
     select_usage_report,
     stream_activity_pages,
 )
-from app.web import Response, json_response, one_of, read_query
+from app.web import Response, json_response, matching, one_of, read_query
 
 bp = Blueprint("activity", __name__)
 
@@ -38,6 +39,12 @@ _FORMATS = {"csv": _CSV, "json": _JSON}
 _HEADERS = {"cache-control": "no-store"}
 
 
+Status = Annotated[str, matching(STATUS_PATTERN, "must be a status such as 429, or a class of them such as 5xx")]
+# Bounds that no record is near.
+Milliseconds = Annotated[float, msgspec.Meta(ge=0, le=1e11)]
+Usd = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+
+
 class ActivityQuery(msgspec.Struct, frozen=True, kw_only=True):
     """The parameters of `/api/activity`. A parameter that is None does not filter the records.
 
@@ -45,6 +52,12 @@ class ActivityQuery(msgspec.Struct, frozen=True, kw_only=True):
         start, end: `from` (included) and `to` (excluded) in the query.
         model: the whole name of the model that was served or, if none was, requested.
         endpoint: the path of an endpoint.
+        outcomes: `outcome` in the query: one or several.
+        statuses: `status` in the query: one or several, each a number or a class such as "5xx".
+        error_type: the `type` of the error.
+        stream: whether a stream was requested.
+        min_duration_ms, max_duration_ms, min_cost_usd, max_cost_usd: included; records without a known duration or cost
+            are left out.
         key: the id of a gateway key; only the operator may name a key other than their own.
         limit: the most records of a page, DEFAULT_PAGE_ROWS if None; not for an export.
         cursor: `next_cursor` of the previous page; not for an export.
@@ -57,7 +70,14 @@ class ActivityQuery(msgspec.Struct, frozen=True, kw_only=True):
     gateway: Annotated[str, one_of(PROVIDERS, any_case=True)] | None = None
     endpoint: Annotated[str, one_of([endpoint.path for endpoint in ENDPOINTS])] | None = None
     key: str | None = None
-    outcome: Annotated[str, one_of(OUTCOMES)] | None = None
+    outcomes: tuple[Annotated[str, one_of(OUTCOMES)], ...] | None = msgspec.field(name="outcome", default=None)
+    statuses: tuple[Status, ...] | None = msgspec.field(name="status", default=None)
+    error_type: str | None = None
+    stream: bool | None = None
+    min_duration_ms: Milliseconds | None = None
+    max_duration_ms: Milliseconds | None = None
+    min_cost_usd: Usd | None = None
+    max_cost_usd: Usd | None = None
     limit: Annotated[int, msgspec.Meta(ge=1, le=MAX_PAGE_ROWS)] | None = None
     cursor: str | None = None
     format: Annotated[str, one_of(_FORMATS)] | None = None
@@ -65,6 +85,10 @@ class ActivityQuery(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.start is not None and self.end is not None and self.start >= self.end:
             raise BadRequest("`from` must be before `to`; `from` is included and `to` is not.", param="from")
+        for name in ("duration_ms", "cost_usd"):
+            least, most = getattr(self, f"min_{name}"), getattr(self, f"max_{name}")
+            if least is not None and most is not None and least > most:
+                raise BadRequest(f"`min_{name}` must not be above `max_{name}`.", param=f"min_{name}")
 
 
 class UsageQuery(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,7 +119,14 @@ def list_activity() -> Response:
         gateway=query.gateway,
         endpoint=query.endpoint,
         key_id=_get_readable_key(query.key),
-        outcome=query.outcome,
+        outcomes=query.outcomes,
+        statuses=query.statuses,
+        error_type=query.error_type,
+        stream=query.stream,
+        min_duration_ms=query.min_duration_ms,
+        max_duration_ms=query.max_duration_ms,
+        min_cost_usd=query.min_cost_usd,
+        max_cost_usd=query.max_cost_usd,
     )
     if _get_content_type(query) == _CSV:
         return _export(query, chosen)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from flask import Blueprint
+from flask import Blueprint, request
 
 from app.services.health import get_readiness
 from app.web import Response, is_for_operator, json_response
@@ -22,7 +22,9 @@ def health() -> Response:
 @bp.get("/")
 @bp.get("/api/hello")
 def hello() -> Response:
-    """Returns 200 and what this is."""
+    """Returns 200 and what this is; at `/` a browser is sent to the dashboard."""
+    if request.path == "/" and "text/html" in request.headers.get("Accept", ""):
+        return Response(b"", status=303, headers={"location": "dashboard/", "vary": "accept"})
     return json_response({"service": "llm-gateway", "status": "ok"})
 
 

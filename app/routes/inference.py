@@ -25,7 +25,9 @@ STREAM_HEADERS = {
 }
 
 
-def _make_view(endpoint: Endpoint) -> Callable[[], Response]:
+def make_view(endpoint: Endpoint) -> Callable[[], Response]:
+    """Returns the view that serves requests to an endpoint; `g.key` must be set when it is called."""
+
     def view() -> Response:
         """Serves a request to one inference endpoint, as JSON or as Server-Sent Events."""
         try:
@@ -63,7 +65,7 @@ def _serve(endpoint: Endpoint) -> Response:
 def _add_route(endpoint: Endpoint) -> None:
     # Several endpoints may be served as one of the same name; Flask forbids dots in the name of a view.
     name = endpoint.path.replace("/", "_").replace(".", "_")
-    bp.add_url_rule(endpoint.path, endpoint=name, view_func=_make_view(endpoint), methods=["POST"])
+    bp.add_url_rule(endpoint.path, endpoint=name, view_func=make_view(endpoint), methods=["POST"])
     bp.record(lambda state: use_errors_below(state.app, endpoint.path, endpoint.errors))
 
 

@@ -14,7 +14,17 @@ from app.runtime import get_settings
 from app.services.administration import select_key_ids
 from app.services.endpoints import ENDPOINTS
 from app.services.keys import raise_if_no_key
-from app.services.reports import DEFAULT_TIME_RANGE, SPLITS, TIME_RANGES, Owned, Stats, select_stats
+from app.services.reports import (
+    DEFAULT_TIME_RANGE,
+    MAX_TOP_MODELS,
+    SPLITS,
+    STEPS,
+    TIME_RANGES,
+    AskedWindow,
+    Owned,
+    Stats,
+    select_stats,
+)
 from app.web import Response, json_response, one_of, read_query
 
 bp = Blueprint("stats", __name__)
@@ -27,7 +37,10 @@ class StatsQuery(msgspec.Struct, frozen=True, kw_only=True):
     """The parameters of the statistics.
 
     Attributes:
-        time_range: the length of the window, which ends now.
+        time_range: the length of a window that ends now, by default DEFAULT_TIME_RANGE; not with `from`.
+        start, end: `from` (included) and `to` (excluded) in the query; without `to` the window ends now.
+        step: the length of the steps of the series; by default one that fits the window.
+        top_models: of how many models each step has the numbers.
         model: the whole name of the model that served the requests, of all keys; None for all models.
         endpoint: the path of the endpoint whose requests to count; None for all endpoints.
         scope: "key" for the requests of one key, "holder" for those of all keys of a holder, "all" for those of all
@@ -38,7 +51,11 @@ class StatsQuery(msgspec.Struct, frozen=True, kw_only=True):
         split: what to split the statistics by; only the operator may split others than those of their own holder.
     """
 
-    time_range: Annotated[str, one_of(TIME_RANGES)] = DEFAULT_TIME_RANGE
+    time_range: Annotated[str, one_of(TIME_RANGES)] | None = None
+    start: datetime | None = msgspec.field(name="from", default=None)
+    end: datetime | None = msgspec.field(name="to", default=None)
+    step: Annotated[str, one_of(STEPS)] | None = None
+    top_models: Annotated[int, msgspec.Meta(ge=0, le=MAX_TOP_MODELS)] = 0
     model: str | None = None
     endpoint: Annotated[str, one_of([endpoint.path for endpoint in ENDPOINTS])] | None = None
     scope: Annotated[str, one_of(("all", "key", "holder"))] | None = None
@@ -46,6 +63,12 @@ class StatsQuery(msgspec.Struct, frozen=True, kw_only=True):
     holder: str | None = None
     group: str | None = None
     split: Annotated[str, one_of(SPLITS)] | None = None
+
+    def __post_init__(self) -> None:
+        if self.time_range is not None and (self.start is not None or self.end is not None):
+            raise BadRequest(
+                "`time_range` is a window that ends now. Omit it, or omit `from` and `to`.", param="time_range"
+            )
 
 
 class StatsBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,12 +89,16 @@ def show_stats(gateway: str) -> Response:
     query = read_query(StatsQuery)
     _raise_if_contradictory(query)
     owned = _choose_owned(query)
+    window = AskedWindow(
+        time_range=query.time_range or DEFAULT_TIME_RANGE, start=query.start, end=query.end, step=query.step
+    )
     data = select_stats(
         name,
-        query.time_range,
+        window,
         key_id=None if owned is not None else _choose_key(query),
         model=query.model,
         endpoint=query.endpoint,
+        top_models=query.top_models,
         owned=owned,
         split_by=_choose_split(query, owned),
     )

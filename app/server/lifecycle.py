@@ -12,7 +12,7 @@ from typing import Any
 
 from app.runtime import get_settings
 from app.services.aliases import start_aliases
-from app.services.health import start_gauges
+from app.services.health import encode_worker_state, start_gauges
 from app.services.inference import write_refusals
 from app.services.journal import start_journal, stop_journal
 from app.services.keys import start_keys
@@ -20,6 +20,7 @@ from app.services.limits import stop_limits
 from app.services.models import refresh_if_due
 from app.services.quality import start_quality
 from app.services.reports import start_retention
+from app.services.sessions import start_sessions
 from app.services.webhook import start_webhook, stop_webhook
 from app.shutdown import start_drain
 
@@ -38,13 +39,14 @@ _KEPT_BYTES = 32 << 20
 
 def start_worker(worker: Any) -> None:
     """Opens the journal, loads keys and aliases, starts the background threads, and drains on the signal to stop."""
-    start_journal()
+    start_journal(encode_worker_state)
     start_keys()
     start_aliases()
     refresh_if_due()
     start_retention()
     start_quality()
     start_gauges()
+    start_sessions()
     start_webhook()
     _drain_on_term(worker)
     _keep_freed_memory()

@@ -49,8 +49,8 @@ def _require_operators_key() -> None:
     require_key()
     if not g.key.is_operator:
         raise PermissionDenied(
-            "Keys, groups, budgets and the audit are for operators. Use GATEWAY_API_KEY, or a key that was made for an"
-            " operator (`flask --app wsgi keys create NAME --operator`)."
+            "Keys, groups, budgets, the audit and workers are for operators. Use GATEWAY_API_KEY, or a key that was"
+            " made for an operator (`flask --app wsgi keys create NAME --operator`)."
         )
 
 

@@ -5,13 +5,15 @@
 
     query = read_query(StatsQuery)
 
-A field may be a str, an int with both ends of its range, a date or a datetime, each of them or None. Names that Python
-reserves are given with `msgspec.field(name="from")`. msgspec's own converter is not used, because its messages do not
-show the value, and because times are read more leniently here.
+A field may be a str, a bool, an int or a float with both ends of its range, a date or a datetime, each of them or None,
+or a tuple of any number of these, which are written with commas between them. Names that Python reserves are given with
+`msgspec.field(name="from")`. msgspec's own converter is not used, because its messages do not show the value, and
+because times are read more leniently here.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection
 from datetime import UTC, date, datetime, time
 from functools import cache, partial
@@ -26,6 +28,9 @@ from app.errors import BadRequest
 
 # There are no records from other years, and date arithmetic fails near the years 1 and 9999.
 _YEARS = range(2000, 2200)
+
+_BOOLS = ["true", "false"]
+_DECIMAL = re.compile(r"[0-9]{1,30}(\.[0-9]{1,30})?", re.ASCII)
 
 _CHOICE_MESSAGE = "{name} is {value!r}; it must be one of: {choices}."
 
@@ -55,6 +60,16 @@ def one_of(
     return msgspec.Meta(
         extra_json_schema={"enum": list(choices)}, extra={"message": message, "code": code, "any_case": any_case}
     )
+
+
+def matching(pattern: str, demand: str) -> msgspec.Meta:
+    """Returns the annotation of a text that must match a pattern.
+
+    Args:
+        pattern: a regular expression for the whole text, with `^` and `$` for readers of the schema.
+        demand: what the text must be, such as "must be a status".
+    """
+    return msgspec.Meta(pattern=pattern, extra={"demand": demand})
 
 
 def read_query(kind: type[Kind], *, refuse_empty_numbers: bool = False, ignore_unknown: bool = False) -> Kind:
@@ -107,23 +122,31 @@ def _make_parameter(field: inspect.Field) -> _Parameter:
     kind = field.type
     if isinstance(kind, inspect.UnionType):
         (kind,) = [part for part in kind.types if not isinstance(part, inspect.NoneType)]
-    is_number = isinstance(kind, inspect.IntType)
+    is_number = isinstance(kind, inspect.IntType | inspect.FloatType)
     return _Parameter(field.encode_name, field.name, _make_converter(kind), is_number)
 
 
 def _make_converter(kind: inspect.Type) -> Callable[[str, str], Any]:
     if isinstance(kind, inspect.Metadata):
-        schema, extra = kind.extra_json_schema or {}, kind.extra or {}
-        return partial(_convert_choice, choices=schema["enum"], **extra)
-    if isinstance(kind, inspect.IntType) and kind.ge is not None and kind.le is not None:
-        return partial(_convert_number, minimum=kind.ge, maximum=kind.le)
+        return _make_annotated(kind)
+    if isinstance(kind, inspect.VarTupleType):
+        return partial(_convert_several, convert=_make_converter(kind.item_type))
+    if isinstance(kind, inspect.IntType | inspect.FloatType) and kind.ge is not None and kind.le is not None:
+        convert: Callable[..., Any] = _convert_integer if isinstance(kind, inspect.IntType) else _convert_decimal
+        return partial(convert, minimum=kind.ge, maximum=kind.le)
     if isinstance(kind, inspect.StrType):
         return partial(_convert_text, max_length=kind.max_length)
-    if isinstance(kind, inspect.DateTimeType):
-        return _convert_time
-    if isinstance(kind, inspect.DateType):
-        return _convert_day
-    raise TypeError(f"a query parameter cannot be {kind}")
+    if type(kind) not in _PLAIN:
+        raise TypeError(f"a query parameter cannot be {kind}")
+    return _PLAIN[type(kind)]
+
+
+def _make_annotated(kind: inspect.Metadata) -> Callable[[str, str], Any]:
+    schema, extra = kind.extra_json_schema or {}, kind.extra or {}
+    if "enum" in schema:
+        return partial(_convert_choice, choices=schema["enum"], **extra)
+    assert isinstance(kind.type, inspect.StrType) and kind.type.pattern is not None
+    return partial(_convert_matching, pattern=re.compile(kind.type.pattern), **extra)
 
 
 def _convert_choice(name: str, text: str, *, choices: list[str], message: str, code: str | None, any_case: bool) -> str:
@@ -135,7 +158,7 @@ def _convert_choice(name: str, text: str, *, choices: list[str], message: str, c
     return text
 
 
-def _convert_number(name: str, text: str, *, minimum: int, maximum: int) -> int:
+def _convert_integer(name: str, text: str, *, minimum: int, maximum: int) -> int:
     # int() also accepts "１", "1_0" and " 1", and fails on thousands of digits.
     is_digits = text.isascii() and text.isdigit() and len(text) <= MAX_NAME_CHARACTERS
     if not is_digits or not minimum <= int(text) <= maximum:
@@ -144,9 +167,31 @@ def _convert_number(name: str, text: str, *, minimum: int, maximum: int) -> int:
     return int(text)
 
 
+def _convert_decimal(name: str, text: str, *, minimum: float, maximum: float) -> float:
+    # float() also accepts "nan", "1_0" and " 1".
+    if not _DECIMAL.fullmatch(text) or not minimum <= float(text) <= maximum:
+        shown = text[:MAX_NAME_CHARACTERS]
+        raise BadRequest(f"{name} is {shown!r}; it must be a number from {minimum:g} to {maximum:g}.", param=name)
+    return float(text)
+
+
+def _convert_bool(name: str, text: str) -> bool:
+    return _convert_choice(name, text, choices=_BOOLS, message=_CHOICE_MESSAGE, code=None, any_case=True) == "true"
+
+
+def _convert_several(name: str, text: str, *, convert: Callable[[str, str], Any]) -> tuple[Any, ...]:
+    return tuple(convert(name, part) for part in text.split(","))
+
+
 def _convert_text(name: str, text: str, *, max_length: int | None) -> str:
     if max_length is not None and len(text.strip()) > max_length:
         raise BadRequest(f"{name} may have at most {max_length} characters.", param=name)
+    return text
+
+
+def _convert_matching(name: str, text: str, *, pattern: re.Pattern[str], demand: str) -> str:
+    if not pattern.fullmatch(text):
+        raise BadRequest(f"{name} is {text[:MAX_NAME_CHARACTERS]!r}; it {demand}.", param=name)
     return text
 
 
@@ -172,3 +217,10 @@ def _convert_day(name: str, text: str) -> date:
     if moment.time() != time():
         raise BadRequest(f"{name} must be a whole day (UTC), such as 2026-03-14.", param=name)
     return moment.date()
+
+
+_PLAIN: dict[type[inspect.Type], Callable[[str, str], Any]] = {
+    inspect.BoolType: _convert_bool,
+    inspect.DateTimeType: _convert_time,
+    inspect.DateType: _convert_day,
+}

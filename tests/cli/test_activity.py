@@ -59,9 +59,12 @@ def test_an_export_to_a_file_has_all_records_and_leaves_no_other_file(rows: list
 
 def test_an_export_to_standard_output_is_filtered(rows: list[Row]) -> None:
     start, end = (f"{TODAY - timedelta(days=back):%Y-%m-%d}" for back in (5, 0))
-    result = _run("export", "--from", start, "--to", end, "--key", "key-1", "--gateway", "fireworks", "--outcome", "ok")
+    of_key = ["--key", "key-1", "--gateway", "fireworks", "--outcome", "ok", "--outcome", "lost", "--status", "2xx"]
+    result = _run("export", "--from", start, "--to", end, *of_key, "--stream", "--min-duration-ms", "1500")
     assert _ids(result.stdout) == [str(rows[back]["request_id"]) for back in (1, 3, 5)]
     assert _ids(_run("export", "--model", "model 2").stdout) == [str(rows[back]["request_id"]) for back in (2, 5, 8)]
+    assert _ids(_run("export", "--no-stream").stdout) == _ids(_run("export", "--status", "500").stdout) == []
+    assert "such as 429" in _run("export", "--status", "6xx").stderr
 
 
 def test_an_export_that_cannot_be_written_is_refused(rows: list[Row], tmp_path: Path) -> None:

@@ -41,19 +41,21 @@ class Wanted(NamedTuple):
 
 def check_usage(usage: Usage, chosen: Sequence[Row], wanted: Wanted) -> None:
     """Fails unless the sums are those of the rows."""
-    by_outcome, by_model, by_step, by_endpoint = (defaultdict[Any, list[Sums]](list) for _ in range(4))
+    by_outcome, by_model, by_step, by_endpoint, by_gateway = (defaultdict[Any, list[Sums]](list) for _ in range(5))
     for row in chosen:
         by_outcome[row["outcome"], row["error_type"] or ""].append(sums_of(row))
         by_model[(model_of(row),)].append(sums_of(row))
         by_endpoint[(row["endpoint"],)].append(sums_of(row))
+        by_gateway[(row["gateway"] or "",)].append(sums_of(row))
         by_step[_floor(row["started_at"], wanted.step), row["outcome"]].append(sums_of(row))
     assert {row[:2]: rounded(row.sums) for row in usage.outcomes} == totals(by_outcome)
     assert {row[:1]: rounded(row.sums) for row in usage.endpoints} == totals(by_endpoint)
+    assert {row[:1]: rounded(row.sums) for row in usage.gateways} == totals(by_gateway)
     if not wanted.subject.startswith("model:"):
         assert {row[:1]: rounded(row.sums) for row in usage.models} == totals(by_model)
     assert {row[:2]: rounded(row.sums) for row in usage.series} == totals(by_step)
     assert [row.start for row in usage.series] == sorted(row.start for row in usage.series)
-    for rows in (usage.models, usage.endpoints):
+    for rows in (usage.models, usage.endpoints, usage.gateways):
         numbers = [row.sums.requests for row in rows]
         assert numbers == sorted(numbers, reverse=True)
     assert usage.keys == (0 if wanted.subject else len({row["key_id"] for row in chosen}))

@@ -9,7 +9,8 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from app.db import tables
-from app.db.activity import ActivityFilter, UnacceptableRows, insert_activity, select_activity
+from app.db.activity import UnacceptableRows, insert_activity
+from app.db.activity_pages import ActivityFilter, select_activity
 from app.db.partitions import select_partition_days
 from tests.db.rows import NOON, contents, count, encode, insert_rows, make_row
 from tests.support.postgres import Postgres
@@ -21,7 +22,7 @@ def test_a_row_is_read_as_it_was_written(engine: Engine) -> None:
     row = make_row(price_date="2026-03-01", upstream_status=200, events=52, client_retry=1)
     insert_rows(engine, [row])
     with engine.connect() as connection:
-        read = select_activity(connection, ActivityFilter())[0]
+        read = select_activity(connection, ActivityFilter()).rows[0]
     assert {name: read[name] for name in row} == row | {"price_date": read["price_date"]}
     assert read["price_date"].isoformat() == "2026-03-01"
     assert set(read) == set(tables.activity.columns.keys())
@@ -62,7 +63,7 @@ def test_a_day_begins_at_midnight_utc_whatever_offset_the_row_has(engine: Engine
     insert_rows(engine, [make_row(started_at="2026-03-14T23:30:00-02:00")])
     with engine.connect() as connection:
         assert [day.isoformat() for day in select_partition_days(connection)] == ["2026-03-15"]
-        read = select_activity(connection, ActivityFilter())[0]
+        read = select_activity(connection, ActivityFilter()).rows[0]
     assert read["started_at"] == datetime(2026, 3, 15, 1, 30, tzinfo=UTC)
 
 
@@ -109,7 +110,7 @@ def test_long_texts_are_truncated_and_not_refused(engine: Engine) -> None:
     names = ["model_requested", "model_served", "gateway", "error_type", "upstream_request_id", "key_id"]
     insert_rows(engine, [make_row(**dict.fromkeys(names, "ä" * 50_000))])
     with engine.connect() as connection:
-        read = select_activity(connection, ActivityFilter())[0]
+        read = select_activity(connection, ActivityFilter()).rows[0]
     assert [read[name] for name in names] == ["ä" * 300] * len(names)
 
 
@@ -121,7 +122,7 @@ def test_percent_signs_backslashes_and_quotes_arrive_unchanged(engine: Engine) -
     text = """100 %s %(rows)s \\ ' " :name é 漢字 😀"""
     insert_rows(engine, [make_row(finish_reason=text)])
     with engine.connect() as connection:
-        assert select_activity(connection, ActivityFilter())[0]["finish_reason"] == text
+        assert select_activity(connection, ActivityFilter()).rows[0]["finish_reason"] == text
 
 
 def test_rows_are_not_called_unacceptable_while_the_database_is_unavailable(

@@ -14,7 +14,8 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from app.db import fold
-from app.db.activity import ActivityFilter, insert_activity, select_activity
+from app.db.activity import insert_activity
+from app.db.activity_pages import ActivityFilter, select_activity
 from app.db.engine import create_engine_for
 from app.db.fold import fold_deltas
 from app.db.ledger import LedgerLine, select_integrity
@@ -133,7 +134,7 @@ def test_a_row_says_which_worker_shipped_it(engine: Engine) -> None:
     insert_activity(engine, encode(rows[1:2]), LedgerLine(worker_id="0a1b", version=1))
     insert_old(engine, rows)
     with engine.connect() as connection:
-        newest_first = select_activity(connection, ActivityFilter())
+        newest_first = select_activity(connection, ActivityFilter()).rows
         in_old_family = connection.execute(text("SELECT in_old_family FROM rollup_delta ORDER BY id")).scalars().all()
     assert [row["worker_id"] for row in newest_first] == [None, "0a1b", "none"]
     assert in_old_family == [False, False, True]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, event
 
-from app.db.activity import ActivityCursor, ActivityFilter, select_activity, stream_activity
+from app.db.activity_pages import ActivityCursor, ActivityFilter, select_activity, stream_activity
 from tests.db.rows import NOON, Row, insert_rows, make_row
 
 DAY_S = 86_400
@@ -25,9 +27,16 @@ def rows(engine: Engine) -> list[Row]:
             gateway=chance.choice(["fireworks", "chutes", None]),
             model_served=chance.choice(["a", "b", None]),
             outcome=chance.choice(["ok", "ok", "client_gone", "rejected"]),
+            endpoint=chance.choice(["/v1/chat/completions", "/v1/embeddings"]),
+            stream=chance.random() < 0.5,
+            duration_ms=chance.choice([None, 10.5, 2_000.0]),
+            cost_usd=Decimal(number % 7).scaleb(-3),
         )
         for number in range(200)
     ]
+    for row in rows:
+        if row["outcome"] != "ok":
+            row |= {"status": chance.choice([200, 429, 499, 503]), "error_type": chance.choice([None, "a_error"])}
     insert_rows(engine, rows)
     return sorted(rows, key=lambda row: (row["started_at"], row["request_id"]), reverse=True)
 
@@ -36,8 +45,12 @@ def test_pages_along_the_cursor_are_all_rows_newest_first(engine: Engine, rows: 
     after, seen = None, []
     with engine.connect() as connection:
         while page := select_activity(connection, ActivityFilter(), after=after, limit=7):
-            seen += [row["request_id"] for row in page]
-            after = ActivityCursor(page[-1]["started_at"], page[-1]["request_id"])
+            seen += _ids(page.rows)
+            assert (page.end is None) is (len(seen) == len(rows))
+            if page.end is None:
+                break
+            assert len(page.rows) == 7
+            after = page.end
     assert seen == _ids(rows)
 
 
@@ -51,16 +64,61 @@ def test_an_export_has_every_row_once_for_any_page_size(engine: Engine, rows: li
     [
         {"key_id": "env"},
         {"gateway": "chutes"},
-        {"outcome": "client_gone"},
-        {"outcome": "ok"},
-        {"key_id": "key-1", "gateway": "fireworks", "outcome": "ok"},
+        {"key_id": "key-1", "gateway": "fireworks", "endpoint": "/v1/embeddings"},
         {"key_id": "unknown"},
+        {"error_type": "a_error"},
+        {"stream": False},
+        {"stream": True, "gateway": "chutes"},
     ],
     ids=str,
 )
-def test_a_filter_selects_the_rows_with_its_values(engine: Engine, rows: list[Row], chosen: dict[str, str]) -> None:
-    wanted = [row for row in rows if all(row[name] == value for name, value in chosen.items())]
+def test_a_filter_selects_the_rows_with_its_values(engine: Engine, rows: list[Row], chosen: dict[str, Any]) -> None:
+    wanted = [row for row in rows if all(row.get(name) == value for name, value in chosen.items())]
     assert _ids(stream_activity(engine.connect, ActivityFilter(**chosen), page_rows=11)) == _ids(wanted)
+
+
+RANGES: list[tuple[dict[str, Any], Callable[[Row], bool]]] = [
+    ({"outcomes": ("ok",)}, lambda row: row["outcome"] == "ok"),
+    ({"outcomes": ("ok", "rejected")}, lambda row: row["outcome"] in {"ok", "rejected"}),
+    ({"statuses": ("2xx",)}, lambda row: row["status"] == 200),
+    ({"statuses": ("429", "5xx")}, lambda row: row["status"] in {429, 503}),
+    ({"statuses": ("4xx",), "outcomes": ("ok", "rejected")}, lambda row: _is(row, {429, 499}, {"rejected"})),
+    ({"min_duration_ms": 10.5, "max_duration_ms": 11}, lambda row: row["duration_ms"] == 10.5),
+    ({"min_duration_ms": 10.6}, lambda row: row["duration_ms"] == 2_000),
+    ({"min_cost_usd": 0.003, "max_cost_usd": 0.005}, lambda row: 3 <= row["cost_usd"] * 1000 <= 5),
+    ({"max_cost_usd": 0}, lambda row: row["cost_usd"] == 0),
+]
+
+
+def _is(row: Row, statuses: set[int], outcomes: set[str]) -> bool:
+    return row["status"] in statuses and row["outcome"] in outcomes
+
+
+@pytest.mark.parametrize(("chosen", "is_wanted"), RANGES, ids=[str(chosen) for chosen, _ in RANGES])
+def test_a_range_selects_the_rows_within_it_also_across_the_ends_of_searches(
+    engine: Engine, rows: list[Row], chosen: dict[str, Any], is_wanted: Callable[[Row], bool]
+) -> None:
+    wanted, found, pages, after = [row for row in rows if is_wanted(row)], [], 0, None
+    assert 0 < len(wanted) < len(rows)
+    with engine.connect() as connection:
+        while True:
+            page = select_activity(connection, ActivityFilter(**chosen), after=after, limit=5, searched_rows=11)
+            found, pages, after = [*found, *page.rows], pages + 1, page.end
+            if after is None:
+                break
+    assert _ids(found) == _ids(wanted)
+    # Two rows in three pages are searched for what has no index; what has one is found in full pages.
+    assert pages <= 1 + (
+        len(rows) / 11 + len(wanted) / 5 if ActivityFilter(**chosen).is_searched() else len(wanted) / 5
+    )
+
+
+def test_a_page_searches_no_more_rows_than_it_should(engine: Engine, rows: list[Row]) -> None:
+    with engine.connect() as connection:
+        page = select_activity(connection, ActivityFilter(min_cost_usd=99), searched_rows=50)
+        assert page.rows == [] and page.end == (rows[49]["started_at"], rows[49]["request_id"])
+        page = select_activity(connection, ActivityFilter(min_cost_usd=99), after=page.end, searched_rows=151)
+        assert page.rows == [] and page.end is None
 
 
 def test_the_model_filter_uses_the_model_served_or_else_the_one_requested(engine: Engine, rows: list[Row]) -> None:

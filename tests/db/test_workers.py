@@ -150,14 +150,14 @@ def test_the_books_do_not_balance_while_a_worker_is_written_off_that_had_reporte
         _register(engine, worker_id)
         _move(engine, worker_id, 1_000)
     _write_line(engine, "idle")
-    assert integrity.select_integrity_report().balanced
+    assert integrity.select_integrity_report().balanced and integrity.select_balance() == (True, 2)
     assert update_written_off(engine, "idle") == update_written_off(engine, "no line") == 0
     report = integrity.select_integrity_report()
     assert (report.unrecorded, report.missing, report.balanced) == (0, [], False)
     assert report.workers.written_off == 2 and {one.worker_id for one in report.written_off} == {"idle", "no line"}
     assert (report.workers.closed, report.hosts) == (0, [])
     upsert_closed(engine, "idle", "adopted")
-    assert not integrity.select_integrity_report().balanced
+    assert not integrity.select_integrity_report().balanced and integrity.select_balance() == (False, 0)
     upsert_closed(engine, "no line", "adopted")
     report = integrity.select_integrity_report()
     assert report.balanced and (report.workers.written_off, report.workers.closed, report.written_off) == (0, 2, [])

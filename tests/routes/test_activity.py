@@ -64,7 +64,11 @@ def _insert_history(engine: Engine, key_id: str) -> list[Row]:
             key_id=chance.choice([key_id, "second"]),
             gateway=chance.choice(["fireworks", "chutes"]),
             model_served=chance.choice(["a/b", "c d", "=evil"]),
-            outcome=chance.choice(["ok", "ok", "client_gone"]),
+            outcome=(outcome := chance.choice(["ok", "ok", "client_gone"])),
+            status=200 if outcome == "ok" else chance.choice([200, 499, 503]),
+            error_type=None if outcome == "ok" else outcome,
+            stream=number % 3 > 0,
+            duration_ms=float(number),
         )
         for number in range(300)
     ]
@@ -131,12 +135,25 @@ def test_a_key_that_is_not_stored_is_named_to_the_operator_and_no_empty_result(p
         ("gateway=chutes", "gateway", "chutes"),
         ("outcome=client_gone", "outcome", "client_gone"),
         ("key=second", "key_id", "second"),
+        ("status=503", "status", 503),
+        ("error_type=client_gone", "error_type", "client_gone"),
+        ("stream=false", "stream", False),
     ],
 )
-def test_filters_choose_the_records_that_have_the_value(place: Place, query: str, column: str, value: str) -> None:
+def test_filters_choose_the_records_that_have_the_value(place: Place, query: str, column: str, value: Any) -> None:
     wanted = [row for row in place.rows if row[column] == value]
     assert 0 < len(wanted) < len(place.rows)
     assert _ids(place.ask(f"/api/activity?limit=1000&{query}").json["data"]) == _ids(wanted)
+
+
+def test_several_values_and_ranges_choose_records_and_their_export(place: Place) -> None:
+    query = "outcome=client_gone,lost&status=4xx,503&min_duration_ms=100.5&max_duration_ms=250&min_cost_usd=0.0001"
+    wanted = [row for row in place.rows if row["status"] != 200 and 101 <= row["duration_ms"] <= 250]
+    page = place.ask(f"/api/activity?limit=1000&{query}").json
+    assert wanted and _ids(page["data"]) == _ids(wanted) and page["searched_to"] is page["next_cursor"] is None
+    export = place.ask(f"/api/activity?format=csv&{query}").body.decode().splitlines()
+    assert [line.partition(",")[0] for line in export[1:]] == _ids(wanted)
+    assert place.ask(f"/api/activity?{query}&max_cost_usd=0.0001").json["data"] == []
 
 
 @pytest.mark.parametrize(
@@ -181,6 +198,12 @@ def _moment(text: str) -> datetime:
         ("format=xml", "format"),
         ("outcomes=ok", "outcomes"),
         ("outcome=ok&outcome=lost", "outcome"),
+        ("outcome=ok,fine", "outcome"),
+        ("status=6xx", "status"),
+        ("status=200,20x", "status"),
+        ("stream=1", "stream"),
+        ("min_duration_ms=-1", "min_duration_ms"),
+        ("min_cost_usd=2&max_cost_usd=1.5", "min_cost_usd"),
         ("format=csv&limit=5", "limit"),
     ],
 )

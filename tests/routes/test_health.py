@@ -29,7 +29,29 @@ def test_ready_shows_what_the_process_depends_on(gateway: Gateway) -> None:
     assert shown["journal"]["writable"] is True and shown["journal"]["unrecorded"] == 0
 
 
+def test_a_worker_tells_the_registry_its_state_and_operators_read_it(gateway: Gateway) -> None:
+    headers = {"Authorization": f"Bearer {gateway.key}"}
+
+    def told() -> dict[str, Any] | None:
+        seen = request("GET", gateway.url + "/api/workers", headers=headers)
+        assert (seen.status, seen.headers["cache-control"]) == (200, "no-store")
+        return next((one for one in seen.json["data"] if one["pid"] in gateway.worker_pids() and one["state"]), None)
+
+    worker = wait_until(told, what="the state of the worker")
+    assert worker["state"]["journal"]["writable"] is True and worker["state"]["problems"] == {}
+    assert list(worker["state"]["catalogs"]) == ["fireworks"] and worker["last_seen_at"] >= worker["started_at"]
+    metrics = wait_until(lambda: _get_line(gateway, "gateway_records_balanced"), what="the balance in the metrics")
+    assert metrics.split()[1] in {"0.0", "1.0"} and _get_line(gateway, "gateway_missing_workers")
+    assert request("GET", gateway.url + "/api/workers?host=a", headers=headers).error["param"] == "host"
+    assert request("GET", gateway.url + "/api/workers").status == 401
+
+
 def test_they_allow_get_and_head_alone(gateway: Gateway) -> None:
     for path in ("/health", "/ready"):
         assert request("POST", gateway.url + path).status == 405
         assert request("HEAD", gateway.url + path).status == 200
+
+
+def _get_line(gateway: Gateway, metric: str) -> str:
+    lines = request("GET", gateway.url + "/metrics").body.decode().splitlines()
+    return next((line for line in lines if line.startswith(metric)), "")

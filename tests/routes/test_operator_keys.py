@@ -19,6 +19,7 @@ PATHS = {
     "/api/usage?key=env": 403,
     "/api/catalog/gateway/all/stats?scope=all": 403,
     "/api/catalog/gateway/all/stats?key=env": 403,
+    "/api/workers": 403,
     "/metrics": 401,
 }
 

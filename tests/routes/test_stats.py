@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -66,6 +67,13 @@ def test_requests_are_counted_a_moment_later(public: Public) -> None:
     assert data["total_cost"] > 0 and data["estimated_cost"] == 0
     assert data["duration_ms"]["p50"] <= data["duration_ms"]["p99"]
     assert data["series"][-1]["requests"] + data["series"][-2]["requests"] == 4
+    window = f"?from={data['from']}&step=15m&top_models=1".replace("+00:00", "Z")
+    between = _data(_ask(gateway, "all", window))
+    assert (between["time_range"], between["series_step_s"], between["total_requests"]) == (None, 900, 4)
+    of_models = Counter[Any]()
+    for step in between["series"]:
+        of_models.update({model["model"]: model["requests"] for model in step["models"]})
+    assert of_models[MODEL] == 2 and set(of_models) <= {MODEL, None, "other"} and of_models.total() == 4
     fireworks = _data(_ask(gateway, "fireworks"))
     assert fireworks["gateway"] == "fireworks" and fireworks["total_tokens"] == data["total_tokens"]
     assert _data(_ask(gateway, "FireWorks"))["gateway"] == "fireworks"
@@ -100,6 +108,22 @@ def test_any_other_time_range_is_refused_with_a_list_of_them(gateway: Gateway, t
     assert (seen.status, seen.error["type"], seen.error["param"]) == (400, "invalid_request_error", "time_range")
     if "%00" not in time_range:
         assert "1h, 24h, 7d, 30d, all" in seen.error["message"]
+
+
+@pytest.mark.parametrize(
+    ("query", "param"),
+    [
+        ("time_range=1h&from=2026-11-01", "time_range"),
+        ("to=2026-11-01", "to"),
+        ("from=2026-01-01&step=1h", "step"),
+        ("time_range=30d&step=1m", "step"),
+        ("step=2h", "step"),
+        ("top_models=21", "top_models"),
+    ],
+)
+def test_a_wrong_window_is_refused_by_name(gateway: Gateway, query: str, param: str) -> None:
+    seen = _ask(gateway, "all", f"?{query}")
+    assert (seen.status, seen.error["param"]) == (400, param)
 
 
 def test_an_unknown_parameter_is_refused(gateway: Gateway) -> None:

@@ -81,12 +81,15 @@ _TOGETHER = (
     ),
     ("fallback/test_endpoints", "fallback/test_failures", "fallback/test_property"),
     ("services/journal/test_shipper", "services/journal/test_disk"),
+    # The pages, which share a gateway and a browser.
+    ("dashboard/",),
     ("db/test_activity.py", "db/test_engine"),
 )
 
 # The groups that take longest, the longest first: 80 s down to three on a machine with two cores.
 # They begin first, so that no process is left with a long one while the others have nothing to do.
 _LONGEST = (
+    "dashboard/",
     "routes/test_chat_odd_answers",
     "clients/",
     "routes/test_messages_client",

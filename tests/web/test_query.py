@@ -11,7 +11,7 @@ import pytest
 from flask import Flask
 
 from app.errors import BadRequest
-from app.web import one_of, read_query
+from app.web import matching, one_of, read_query
 
 NO_GATEWAY = "No {value!r}. Use {choices}."
 
@@ -25,6 +25,10 @@ class Sample(msgspec.Struct, kw_only=True):
     kind: Annotated[str, one_of(("b", "a"))] | None = None
     gateway: Annotated[str, one_of(("x", "y"), message=NO_GATEWAY, code="unknown_gateway", any_case=True)] = "x"
     search: Annotated[str, msgspec.Meta(max_length=5)] = ""
+    stream: bool | None = None
+    seconds: Annotated[float, msgspec.Meta(ge=0, le=60)] | None = None
+    code: Annotated[str, matching("^[0-9]{3}$", "must be three digits")] | None = None
+    kinds: tuple[Annotated[str, one_of(("b", "a"))], ...] | None = None
 
 
 app = Flask(__name__)
@@ -52,6 +56,8 @@ def test_values_have_the_types_of_their_fields() -> None:
     given = read({"from": "2026-03-14T15:09:26+01:00", "day": "2026-03-14", "limit": "7", "kind": "a", "search": "s"})
     moment = datetime(2026, 3, 14, 14, 9, 26, tzinfo=UTC)
     assert given == Sample(start=moment, day=date(2026, 3, 14), limit=7, kind="a", search="s")
+    given = read("stream=False&seconds=0.25&code=404&kinds=a,b")
+    assert given == Sample(stream=False, seconds=0.25, code="404", kinds=("a", "b")) and read("kinds=a").kinds == ("a",)
 
 
 @pytest.mark.parametrize("text", ["2026-03-14T15:09:26%2B01:00", "2026-03-14T15:09:26+01:00", "2026-03-14 14:09:26"])
@@ -74,6 +80,12 @@ MESSAGES = {
         "from",
         "from is '0001-01-01'; it must be a time in ISO 8601, such as 2026-03-14 or 2026-03-14T15:09:26Z.",
     ),
+    "stream=1": ("stream", "stream is '1'; it must be one of: true, false."),
+    "seconds=nan": ("seconds", "seconds is 'nan'; it must be a number from 0 to 60."),
+    "seconds=60.1": ("seconds", "seconds is '60.1'; it must be a number from 0 to 60."),
+    "code=1234": ("code", "code is '1234'; it must be three digits."),
+    "kinds=a,c": ("kinds", "kinds is 'c'; it must be one of: b, a."),
+    "kinds=a,": ("kinds", "kinds is ''; it must be one of: b, a."),
     "day=2026-03-14T12:00": ("day", "day must be a whole day (UTC), such as 2026-03-14."),
 }
 
@@ -100,7 +112,7 @@ def test_a_path_without_parameters_says_so() -> None:
 
 
 def test_unknown_and_repeated_parameters_are_refused() -> None:
-    unknown = "Unknown parameter 'page'. Use: from, day, limit, kind, gateway, search."
+    unknown = "Unknown parameter 'page'. Use: from, day, limit, kind, gateway, search, stream, seconds, code, kinds."
     assert (refused("page=1").param, refused("page=1").message) == ("page", unknown)
     assert refused("limit=1&limit=2").message == "limit is given 2 times. Give it once."
     for query in ({"search": "\0"}, {"search": "x" * 301}):

@@ -13,6 +13,7 @@ from app.db import Connection
 from app.db.budgets import select_budgets
 from app.db.key_costs import select_holder_costs
 from app.db.keys import KeyRow, select_keys_of_holders
+from app.db.last_used import select_last_used
 from app.db.subjects import SubjectRow, select_subjects
 from app.services.administration.states import BudgetState, select_budget_states
 from app.services.administration.terms import normalize
@@ -38,6 +39,8 @@ class KeyView(LimitsView, frozen=True, kw_only=True):
         is_operator: whether it has all rights; then only the limits of the gateway apply.
         expires_at: from when on it does not work; None if it never expires.
         replaced_by: the id of the key that it was rotated to.
+        last_used_at: the beginning of the minute of its last request; before three days ago of the hour, before a month
+            ago of the UTC day. None if it was never used.
     """
 
     id: str
@@ -50,6 +53,7 @@ class KeyView(LimitsView, frozen=True, kw_only=True):
     expires_at: datetime | None
     revoked_at: datetime | None
     replaced_by: str | None
+    last_used_at: datetime | None
 
     def warn_if_endless(self) -> list[str]:
         """Returns a warning if the key was replaced and never expires, as after a change of its expiry; else none."""
@@ -134,7 +138,7 @@ def make_key_views(connection: Connection, rows: Sequence[KeyRow]) -> list[KeyVi
     subjects = select_subjects(connection, {row.holder_id for row in rows if row.holder_id is not None})
     group_ids = {subject.group_id for subject in subjects.values() if subject.group_id is not None}
     groups = select_subjects(connection, group_ids) if group_ids else {}
-    limits = select_limits(connection, subjects)
+    limits, last_used = select_limits(connection, subjects), select_last_used(connection, [row.id for row in rows])
     views = []
     for row in rows:
         holder = None if row.holder_id is None else subjects[row.holder_id]
@@ -152,6 +156,7 @@ def make_key_views(connection: Connection, rows: Sequence[KeyRow]) -> list[KeyVi
                 expires_at=row.expires_at,
                 revoked_at=row.revoked_at,
                 replaced_by=row.replaced_by,
+                last_used_at=last_used[row.id],
                 **fields,
             )
         )

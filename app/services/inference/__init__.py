@@ -21,6 +21,7 @@ from app.services.inference.open_breakers import (
     count_refused_models,
     get_open_breaker,
     get_open_breakers,
+    get_open_model_breakers,
 )
 from app.services.inference.pipeline import GatewayResponse, Pipeline
 from app.services.inference.refusals import write_refusals
@@ -30,5 +31,5 @@ from app.services.inference.validation import check_field
 __all__ = [
     "THRESHOLDS", "Exchange", "GatewayResponse", "OpenBreaker", "Pipeline", "check_field", "count_message_tokens",
     "count_refused_models", "get_live_requests", "get_open_breaker", "get_open_breakers",
-    "write_refusals",
+    "get_open_model_breakers", "write_refusals",
 ]  # fmt: skip

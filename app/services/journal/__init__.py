@@ -17,17 +17,19 @@ A record survives the death of its process by any signal, and any outage of Post
 within the half minute before the kernel writes it to the disk, or the loss of the disk.
 """
 
-from app.services.journal.integrity import select_integrity_report
+from app.services.journal.integrity import Balance, select_balance, select_integrity_report
 from app.services.journal.lifecycle import Journal, JournalStatus, get_journal_status, start_journal, stop_journal
 from app.services.journal.record import MAX_MESSAGE_CHARACTERS, ActivityRecord, new_request_id
 
 __all__ = [
     "MAX_MESSAGE_CHARACTERS",
     "ActivityRecord",
+    "Balance",
     "Journal",
     "JournalStatus",
     "get_journal_status",
     "new_request_id",
+    "select_balance",
     "select_integrity_report",
     "start_journal",
     "stop_journal",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -145,6 +145,25 @@ class Integrity(msgspec.Struct, frozen=True, kw_only=True):
     written_off: list[WrittenOffWorker]
 
 
+class Balance(NamedTuple):
+    """The shortest form of the report: whether it is balanced, and how many workers are missing."""
+
+    balanced: bool
+    missing_workers: int
+
+
+def select_balance() -> Balance:
+    """Returns whether the records balance, as the report says, in two statements that read no record.
+
+    Raises:
+        DatabaseError: the database is unavailable.
+    """
+    with read_connection() as connection:
+        ledger, outcomes = select_integrity(connection)
+        states = _count_states(select_worker_counts(connection))
+    return Balance(_is_balanced(ledger, outcomes, states["written_off"]), states["missing"])
+
+
 def select_integrity_report() -> Integrity:
     """Returns the counts of all requests ever begun by all workers that share the database, from one snapshot.
 
@@ -159,14 +178,10 @@ def select_integrity_report() -> Integrity:
         missing = select_workers(connection, "missing", MAX_LISTED)
         written_off = select_workers(connection, "written_off", MAX_LISTED)
         mistakes, check = select_mistakes(connection), select_charge_check(connection)
-    started = ledger.pop("started")
-    # A written-off worker's last report may be from before an outage, and `unrecorded` too low or even zero.
-    is_complete = not ledger["rejected"] and not ledger["unrecorded"] and not written_off
     return Integrity(
-        started=started,
         outcomes=outcomes,
         **ledger,
-        balanced=is_complete and started == sum(ledger.values()) + sum(outcomes.values()),
+        balanced=_is_balanced(ledger, outcomes, len(written_off)),
         limits=_make_limits(mistakes, check),
         workers=WorkerCounts(**_count_states(counts), earlier_versions=EarlierVersions(*earlier)),
         hosts=_list_hosts(counts)[:MAX_LISTED],
@@ -174,6 +189,12 @@ def select_integrity_report() -> Integrity:
         missing=[_make_missing(row) for row in missing],
         written_off=[_pick(WrittenOffWorker, row) for row in written_off],
     )
+
+
+def _is_balanced(ledger: Mapping[str, int], outcomes: Mapping[str, int], written_off: int) -> bool:
+    # A written-off worker's last report may be from before an outage, and `unrecorded` too low or even zero.
+    is_complete = not ledger["rejected"] and not ledger["unrecorded"] and not written_off
+    return is_complete and 2 * ledger["started"] == sum(ledger.values()) + sum(outcomes.values())
 
 
 def _make_limits(found: Sequence[Mistake], check: ChargeCheck | None) -> LimitsIntegrity:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Literal
 
 import msgspec
@@ -112,8 +113,10 @@ class Journal(Component):
             # A bug in the gateway must not cost the client its response. The request stays counted as in flight.
             log_event("record_write_failed", level="error", error=error, request_id=record.request_id)
 
-    def start(self) -> None:
-        """Starts shipping; later calls do nothing."""
+    def start(self, describe: Callable[[], bytes | None] | None = None) -> None:
+        """Starts shipping; later calls do nothing. `describe` returns what the registry shows of this worker."""
+        if describe is not None:
+            self._shipper.registration.describe = describe
         self._shipper.start()
 
     def stop(self, timeout_s: float) -> bool:
@@ -197,9 +200,13 @@ def _compute_age_s(content: bytes | None) -> float | None:
     return None if content is None else max(0.0, time.time() - parse_ended_at(content))
 
 
-def start_journal() -> None:
-    """Starts shipping this process's records. A worker calls it once, after the fork."""
-    get_component(Journal).start()
+def start_journal(describe: Callable[[], bytes | None] | None = None) -> None:
+    """Starts shipping this process's records. A worker calls it once, after the fork.
+
+    Args:
+        describe: returns this worker's state as JSON, for the registry; None for nothing.
+    """
+    get_component(Journal).start(describe)
 
 
 def stop_journal(timeout_s: float) -> bool:

@@ -1,4 +1,4 @@
-"""Keeps the row of this worker in the registry: who it is, that it lives, and how it ended.
+"""Keeps the row of this worker in the registry: who it is, that it lives, its state, and how it ended.
 
 The shipper's thread calls it. What fails here is logged and tried again later; it never stops shipping.
 """
@@ -9,6 +9,7 @@ import hashlib
 import os
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -38,11 +39,15 @@ class WorkerRegistration:
     Args:
         runtime: gives the database and JOURNAL_DIR.
         worker_id: the name of the worker's directory in the journal.
+
+    Attributes:
+        describe: returns what the worker says of its state, as JSON; it is called for each sign of life.
     """
 
     def __init__(self, runtime: Runtime, worker_id: str) -> None:
         self._runtime = runtime
         self._worker_id = worker_id
+        self.describe: Callable[[], bytes | None] = _say_nothing
         self._started_s = time.monotonic()
         self._registration: Registration | None = None
         self._is_registered = False
@@ -64,8 +69,16 @@ class WorkerRegistration:
             self._registration = _make_registration(self._worker_id, self._runtime.settings.journal_dir)
         with time_limit(SEEN_TIME_LIMIT_S):
             engine = self._runtime.get(Database).engine
-            upsert_seen(engine, self._registration, time.monotonic() - self._started_s)
+            upsert_seen(engine, self._registration, time.monotonic() - self._started_s, self._describe())
         self._is_registered = True
+
+    def _describe(self) -> bytes | None:
+        """Returns the state; None if it cannot be told, which must not make this worker look dead."""
+        try:
+            return self.describe()
+        except Exception as error:
+            log_event("worker_description_failed", level="error", error=error)
+            return None
 
     def close(self, how: Literal["drained", "left_rows"], *, has_begun: bool) -> bool:
         """Notes how this worker ended.
@@ -91,6 +104,10 @@ class WorkerRegistration:
         if time.monotonic() >= self._report_at_s:
             self._report_at_s = time.monotonic() + REPORT_INTERVAL_S
             log_event("worker_registration_failed", level="error", reason=describe_error(error))
+
+
+def _say_nothing() -> None:
+    return None
 
 
 def _make_registration(worker_id: str, journal_dir: Path) -> Registration:

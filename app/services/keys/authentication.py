@@ -49,6 +49,19 @@ def find_known_key(authorization: str | None) -> Key | None:
     return None if key is None or (key.expires_at is not None and time.time() >= key.expires_at) else key
 
 
+def find_key(digest: bytes) -> Key | None:
+    """Returns the key with this digest if it works, without the key itself; else None.
+
+    Args:
+        digest: its SHA-256, 32 bytes.
+
+    Raises:
+        Unavailable: it is not in memory and the database does not answer.
+    """
+    key = get_component(KeySnapshot).get(digest) or get_component(KeyLookups).look_up(digest)
+    return None if key is None or (key.expires_at is not None and time.time() >= key.expires_at) else key
+
+
 def _make_expired(expires_at: int) -> AuthenticationFailed:
     when = datetime.fromtimestamp(expires_at, UTC).isoformat().replace("+00:00", "Z")
     return AuthenticationFailed(

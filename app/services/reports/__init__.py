@@ -1,25 +1,33 @@
 """Reports of recorded requests from the database, and the retention of their records.
 
-stats.py, splits.py, shares.py, series.py: statistics over a window. records.py: records in pages, and usage by day.
-story.py: one record by any of its ids. csv_export.py: records as CSV. totals.py: tokens and costs, which all reports
-share. retention.py: makes partitions ahead and drops old ones.
+stats.py, splits.py, shares.py, series.py: statistics over a window (time_window.py). records.py: records in pages, and
+usage by day. story.py: one record by any of its ids. csv_export.py: records as CSV. totals.py: tokens and costs, which
+all reports share. retention.py: makes partitions ahead and drops old ones.
 """
 
-from app.db.activity import ActivityFilter
+from app.db.activity_pages import STATUS_PATTERN, ActivityFilter
 from app.db.tables import OUTCOMES
 from app.services.reports.csv_export import break_on_failure, encode_csv
-from app.services.reports.records import MAX_PAGE_ROWS, select_activity_page, select_usage_report, stream_activity_pages
+from app.services.reports.records import (
+    MAX_PAGE_ROWS,
+    select_activity_page,
+    select_neighbours,
+    select_usage_report,
+    stream_activity_pages,
+)
 from app.services.reports.retention import drop_days, select_droppable_days, select_first_kept_day, start_retention
 from app.services.reports.shares import SPLITS, Owned, Share, SplitBy
-from app.services.reports.splits import EndpointStats, ModelStats
-from app.services.reports.stats import DEFAULT_TIME_RANGE, TIME_RANGES, Stats, select_stats
+from app.services.reports.splits import MAX_TOP_MODELS, EndpointStats, ModelStats
+from app.services.reports.stats import Stats, select_stats
 from app.services.reports.story import RequestStory, select_request_story
+from app.services.reports.time_window import DEFAULT_TIME_RANGE, STEPS, TIME_RANGES, AskedWindow
 
 # fmt: off
 __all__ = [
-    "DEFAULT_TIME_RANGE", "MAX_PAGE_ROWS", "OUTCOMES", "SPLITS", "TIME_RANGES", "ActivityFilter", "EndpointStats",
-    "ModelStats", "Owned", "RequestStory", "Share", "SplitBy", "Stats", "break_on_failure", "drop_days", "encode_csv",
-    "select_activity_page", "select_droppable_days", "select_first_kept_day", "select_request_story", "select_stats",
-    "select_usage_report", "start_retention", "stream_activity_pages",
+    "DEFAULT_TIME_RANGE", "MAX_PAGE_ROWS", "MAX_TOP_MODELS", "OUTCOMES", "SPLITS", "STATUS_PATTERN", "STEPS",
+    "TIME_RANGES", "ActivityFilter", "AskedWindow", "EndpointStats", "ModelStats", "Owned", "RequestStory", "Share",
+    "SplitBy", "Stats", "break_on_failure", "drop_days", "encode_csv", "select_activity_page", "select_droppable_days",
+    "select_first_kept_day", "select_neighbours", "select_request_story", "select_stats", "select_usage_report",
+    "start_retention", "stream_activity_pages",
 ]
 # fmt: on

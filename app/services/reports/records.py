@@ -15,7 +15,7 @@ from uuid import UUID
 import msgspec
 
 from app.db import read_connection
-from app.db.activity import ActivityCursor, ActivityFilter, select_activity, stream_activity
+from app.db.activity_pages import ActivityCursor, ActivityFilter, select_activity, select_newer, stream_activity
 from app.db.clock import select_now
 from app.db.day_usage import DayUsageRow, KeyUsageRow, select_day_usage, select_key_usage
 from app.db.sums import sum_up
@@ -43,12 +43,15 @@ class ActivityPage(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         data: newest first; the columns of the table activity by name.
         next_cursor: the cursor of the next page; None on the last page.
+        searched_to: the start of the oldest record that was looked at, if the page ended there before it was full;
+            otherwise None. Only conditions without an index end a page early (app/db/activity_pages.py).
     """
 
     object: Literal["list"] = "list"
     data: list[dict[str, Any]]
     has_more: bool
     next_cursor: str | None
+    searched_to: datetime | None
 
 
 class UsageDay(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,7 +104,7 @@ class UsageReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def select_activity_page(chosen: ActivityFilter, cursor: str | None, limit: int) -> ActivityPage:
-    """Returns up to `limit` records, newest first.
+    """Returns up to `limit` records, newest first; fewer also where a search ended, as `searched_to` says.
 
     Args:
         chosen: which records.
@@ -114,11 +117,30 @@ def select_activity_page(chosen: ActivityFilter, cursor: str | None, limit: int)
     """
     after = None if cursor is None else _decode_cursor(cursor)
     with read_connection() as connection:
-        # One row more shows whether there is a next page.
-        rows = select_activity(connection, chosen, after=after, limit=limit + 1)
-    has_more = len(rows) > limit
-    next_cursor = _encode_cursor(rows[limit - 1]) if has_more else None
-    return ActivityPage(data=[make_record(row) for row in rows[:limit]], has_more=has_more, next_cursor=next_cursor)
+        page = select_activity(connection, chosen, after=after, limit=limit)
+    return ActivityPage(
+        data=[make_record(row) for row in page.rows],
+        has_more=page.end is not None,
+        next_cursor=None if page.end is None else _encode_cursor(page.end),
+        searched_to=page.end.started_at if page.end is not None and len(page.rows) < limit else None,
+    )
+
+
+def select_neighbours(chosen: ActivityFilter, row: dict[str, Any]) -> tuple[UUID | None, UUID | None]:
+    """Returns the ids of the chosen records before and after one in time: the next newer and the next older.
+
+    Args:
+        chosen: which records. The one itself need not be among them.
+        row: that record.
+
+    Raises:
+        DatabaseError: the database is unavailable or slow.
+    """
+    here = ActivityCursor(row["started_at"], row["request_id"])
+    with read_connection() as connection:
+        newer = select_newer(connection, chosen, here)
+        older = select_activity(connection, chosen, after=here, limit=1).rows
+    return newer, older[0]["request_id"] if older else None
 
 
 def _decode_cursor(text: str) -> ActivityCursor:
@@ -130,9 +152,9 @@ def _decode_cursor(text: str) -> ActivityCursor:
     return ActivityCursor(started_at, UUID(bytes=request_id))
 
 
-def _encode_cursor(row: dict[str, Any]) -> str:
-    microseconds = (row["started_at"] - _EPOCH) // timedelta(microseconds=1)
-    return base64.urlsafe_b64encode(_CURSOR.pack(microseconds, row["request_id"].bytes)).decode()
+def _encode_cursor(cursor: ActivityCursor) -> str:
+    microseconds = (cursor.started_at - _EPOCH) // timedelta(microseconds=1)
+    return base64.urlsafe_b64encode(_CURSOR.pack(microseconds, cursor.request_id.bytes)).decode()
 
 
 def make_record(row: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The statistics of single models and endpoints in a window, most requests first; models are bounded in number."""
+"""The statistics of single models, endpoints and gateways in a window, most requests first; models are bounded."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from decimal import Decimal
 
 import msgspec
 
-from app.db.rollups import EndpointRow, ModelRow
+from app.db.rollups import EndpointRow, GatewayRow, ModelRow
 from app.db.sums import Sums, sum_up
 from app.services.reports.totals import compute_speed, make_totals
 
 # More models than a gateway's users use in earnest. The others are summed in one entry with this name.
 MAX_MODELS = 100
 OTHER_MODELS = "other"
+
+# Of how many models each step of a series may have the numbers; a chart with more is not read.
+MAX_TOP_MODELS = 20
 
 
 class ModelStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,6 +65,43 @@ class EndpointStats(msgspec.Struct, frozen=True, kw_only=True):
     total_cost: Decimal | None
     estimated_cost: Decimal | None
     unpriced_requests: int
+
+
+class GatewayStats(msgspec.Struct, frozen=True, kw_only=True):
+    """Statistics of one gateway in a window.
+
+    Attributes:
+        gateway: the provider's name; None for requests for which none was chosen.
+        errors: requests with another outcome than ok.
+
+    Tokens and costs are those of `totals.make_totals`.
+    """
+
+    gateway: str | None
+    requests: int
+    errors: int
+    total_tokens: int | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    cached_tokens: int | None
+    total_cost: Decimal | None
+    estimated_cost: Decimal | None
+    unpriced_requests: int
+    avg_speed_tokens_per_sec: float | None
+
+
+def make_gateways(rows: Sequence[GatewayRow]) -> list[GatewayStats]:
+    """Returns the entries of `gateways`, in the order of the rows; there are few providers."""
+    return [
+        GatewayStats(
+            gateway=gateway or None,
+            requests=sums.requests,
+            errors=sums.requests - sums.ok_requests,
+            **make_totals(sums),
+            avg_speed_tokens_per_sec=compute_speed(sums),
+        )
+        for gateway, sums in rows
+    ]
 
 
 def make_endpoints(rows: Sequence[EndpointRow]) -> list[EndpointStats]:

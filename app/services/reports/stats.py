@@ -1,16 +1,16 @@
 """Statistics of a gateway over a window of time, read from the sums alone: of all requests, of a key, or of a model.
 
-A window ends with the current minute, so that a request counts as soon as its record is shipped. It is exact: it holds
-the requests that started at or after `from` and before `to`, and no others. Rows that retention has dropped still
-count, because their sums stay.
+A window ends with the current minute, unless another end is asked for, so that a request counts as soon as its record
+is shipped. It is exact: it holds the requests that started at or after `from` and before `to`, and no others. Rows that
+retention has dropped still count, because their sums stay. Statistics take five statements, six with the models of each
+step, and one more for the first day of the window "all"; none of them reads a record.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from typing import Any, Literal, NamedTuple
 
@@ -27,36 +27,26 @@ from app.db.sums import Sums, sum_up
 from app.db.tables import OUTCOMES
 from app.services.reports.series import Percentiles, SeriesStep, make_percentiles, make_series
 from app.services.reports.shares import Owned, Share, SplitBy, make_shares
-from app.services.reports.splits import EndpointStats, ModelStats, make_endpoints, make_models
+from app.services.reports.splits import (
+    EndpointStats,
+    GatewayStats,
+    ModelStats,
+    make_endpoints,
+    make_gateways,
+    make_models,
+)
+from app.services.reports.time_window import (
+    DEFAULT_TIME_RANGE,
+    TIME_RANGES,
+    AskedWindow,
+    TimeWindow,
+    compute_end,
+    make_window,
+)
 from app.services.reports.totals import compute_speed, is_cost_known, make_totals, normalize_usd
 
 # The greatest relative error of a percentile, as app/db/histogram.py proves; shown with the percentiles.
 PERCENTILE_ERROR = 0.05
-
-# Longer windows of a key or a model begin on a whole hour, because their sums by minute are kept for three days only
-# (app/db/rollup_pruning.py).
-MAX_SUBJECT_WINDOW_BY_MINUTE = timedelta(days=2)
-
-_MINUTE, _HOUR, _DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
-
-
-@dataclass(frozen=True)
-class TimeRange:
-    """How far a window reaches back, None for the first day with requests, and the step of its series."""
-
-    length: timedelta | None
-    step: timedelta
-
-
-# The steps give a chart 25 to 60 points.
-TIME_RANGES: dict[str, TimeRange] = {
-    "1h": TimeRange(_HOUR, _MINUTE),
-    "24h": TimeRange(_DAY, _HOUR),
-    "7d": TimeRange(7 * _DAY, 6 * _HOUR),
-    "30d": TimeRange(30 * _DAY, _DAY),
-    "all": TimeRange(None, _DAY),
-}
-DEFAULT_TIME_RANGE = "24h"
 
 
 class Stats(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,6 +57,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
         holder, group: with scope "holder" or "group", the name of the one whose keys' requests these are; else None.
         model: the id of the model that served these requests, of all keys; None for all models.
         endpoint: the path of the endpoint whose requests these are; None for all of them.
+        time_range: one of TIME_RANGES; None if the window was given by its start.
         start, end: `from` and `to` in JSON; `start` is None if there never was a request.
         successful_requests, failed_requests: those with the outcome ok, and all others.
         total_tokens, prompt_tokens, completion_tokens, cached_tokens: of requests whose usage is known; cached tokens
@@ -86,6 +77,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
         outcomes: requests by outcome.
         errors: requests by the `type` of their error, the most frequent first.
         endpoints: most requests first.
+        gateways: most requests first.
         models: most requests first, and OTHER_MODELS last.
         series: one entry for each step of `series_step_s` seconds.
         split_by, split: what the requests are split by, the most costly first; None and [] if that is not wanted.
@@ -98,7 +90,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     group: str | None
     model: str | None
     endpoint: str | None
-    time_range: str
+    time_range: str | None
     start: datetime | None = msgspec.field(name="from")
     end: datetime = msgspec.field(name="to")
     total_requests: int
@@ -123,6 +115,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     outcomes: dict[str, int]
     errors: dict[str, int]
     endpoints: list[EndpointStats]
+    gateways: list[GatewayStats]
     models: list[ModelStats]
     series_step_s: int
     series: list[SeriesStep]
@@ -131,74 +124,79 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Chosen(NamedTuple):
-    """The requests that statistics are about: those from `start` to before `end`; `start` is None without any."""
+    """The requests that statistics are about."""
 
     gateway: str
     key_id: str | None
     model: str | None
     endpoint: str | None
     owned: Owned | None
-    time_range: str
-    start: datetime | None
-    end: datetime
+    time_range: str | None
+    window: TimeWindow
     split_by: SplitBy | None
 
 
 def select_stats(
     gateway: str,
-    time_range: str,
+    window: AskedWindow | str = DEFAULT_TIME_RANGE,
     now: datetime | None = None,
     *,
     key_id: str | None = None,
     model: str | None = None,
     endpoint: str | None = None,
+    top_models: int = 0,
     owned: Owned | None = None,
     split_by: SplitBy | None = None,
 ) -> Stats:
-    """Returns the statistics of a window that ends now.
+    """Returns the statistics of a window.
 
     Args:
         gateway: a provider's name, or ALL_GATEWAYS.
-        time_range: one of TIME_RANGES.
+        window: from when to when and in which steps; a name of TIME_RANGES stands for a window that ends now.
         now: the current time, with a timezone; by default PostgreSQL's.
         key_id: the key whose requests to count; None for all keys.
         model: the id of the model that served the requests; None for all models. Not together with `key_id`, because
             there are no sums of both.
         endpoint: the path of an endpoint, None for all of them.
+        top_models: of how many models each step of the series has the numbers, at most MAX_TOP_MODELS.
         owned: the holder or the group whose keys' requests to count; None for all keys. Not together with `key_id` and
             `model`.
         split_by: whether to split the sums by key, holder or group; not those of one key or of a model.
 
     Raises:
+        BadRequest: the window is empty or in the future, or its step is too short.
         DatabaseError: the database is unavailable or slow.
         ValueError: there are no such sums.
     """
     if sum(each is not None for each in (key_id, model, owned)) > 1 or (split_by and (key_id or model)):
         raise ValueError("there are no sums of a key and a model")
+    asked = AskedWindow(time_range=window) if isinstance(window, str) else window
     subject, keys = _make_subject(key_id, model), None if owned is None else owned.keys
     chosen_gateway = None if gateway == ALL_GATEWAYS else gateway
     by_key = subject != ALL_REQUESTS or owned is not None or split_by is not None
     with read_connection() as connection:
-        end = (now or select_now(connection)).astimezone(UTC).replace(second=0, microsecond=0) + _MINUTE
-        length = TIME_RANGES[time_range].length
-        first = None if length else select_first_day(connection, subject, keys)
-        start = _compute_start(end, length, by_key=by_key) if length else _make_midnight(first)
+        now_end = compute_end(now or select_now(connection))
+        needs_first = asked.start is None and TIME_RANGES[asked.time_range].length is None
+        first = _make_midnight(select_first_day(connection, subject, keys)) if needs_first else None
+        found = make_window(asked, now_end, first, of_subject=by_key)
         usage = select_usage(
             connection,
-            start=start or end,
-            end=end,
-            step=TIME_RANGES[time_range].step,
+            start=found.start or found.end,
+            end=found.end,
+            step=found.step,
             subject=subject,
             gateway=chosen_gateway,
             endpoint=endpoint,
+            top_models=top_models,
             keys=keys,
         )
         split = []
         if split_by is not None:
             chosen = Selection(ALL_REQUESTS, chosen_gateway, endpoint, None if keys is None else tuple(keys))
-            sums = select_key_sums(connection, chosen, start or end, end)
+            sums = select_key_sums(connection, chosen, found.start or found.end, found.end)
             split = make_shares(split_by, sums, select_key_owners(connection, list(sums)))
-    return _make_stats(usage, _Chosen(gateway, key_id, model, endpoint, owned, time_range, start, end, split_by), split)
+    time_range = asked.time_range if asked.start is None else None
+    return _make_stats(usage, _Chosen(gateway, key_id, model, endpoint, owned, time_range, found, split_by), split)
 
 
 def _make_subject(key_id: str | None, model: str | None) -> str:
@@ -207,19 +205,12 @@ def _make_subject(key_id: str | None, model: str | None) -> str:
     return ALL_REQUESTS if key_id is None else KEY_PREFIX + key_id
 
 
-def _compute_start(end: datetime, length: timedelta, *, by_key: bool) -> datetime:
-    start = end - length
-    by_minute = not by_key or length <= MAX_SUBJECT_WINDOW_BY_MINUTE
-    return start if by_minute else start.replace(minute=0)
-
-
 def _make_midnight(day: date | None) -> datetime | None:
     return None if day is None else datetime.combine(day, time(), UTC)
 
 
 def _make_stats(usage: Usage, chosen: _Chosen, split: list[Share]) -> Stats:
     total = sum_up(row.sums for row in usage.outcomes)
-    step = TIME_RANGES[chosen.time_range].step
     models = usage.models
     if chosen.model is not None and total.requests:
         models = [ModelRow(chosen.model, total)]
@@ -233,8 +224,8 @@ def _make_stats(usage: Usage, chosen: _Chosen, split: list[Share]) -> Stats:
         model=chosen.model,
         endpoint=chosen.endpoint,
         time_range=chosen.time_range,
-        start=chosen.start,
-        end=chosen.end,
+        start=chosen.window.start,
+        end=chosen.window.end,
         total_requests=total.requests,
         successful_requests=total.ok_requests,
         failed_requests=total.requests - total.ok_requests,
@@ -249,9 +240,10 @@ def _make_stats(usage: Usage, chosen: _Chosen, split: list[Share]) -> Stats:
         outcomes=_count_outcomes(usage.outcomes),
         errors=_count_errors(usage.outcomes),
         endpoints=make_endpoints(usage.endpoints),
+        gateways=make_gateways(usage.gateways),
         models=make_models(models),
-        series_step_s=int(step.total_seconds()),
-        series=make_series(usage.series, usage.histograms, chosen.start, chosen.end, step),
+        series_step_s=int(chosen.window.step.total_seconds()),
+        series=make_series(usage, chosen.window),
         split_by=chosen.split_by,
         split=split,
     )

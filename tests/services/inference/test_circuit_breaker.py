@@ -34,6 +34,7 @@ from app.services.inference.open_breakers import (
     count_refused_models,
     get_open_breaker,
     get_open_breakers,
+    get_open_model_breakers,
 )
 
 UNREACHABLE = UpstreamUnreachable("No connection.")
@@ -107,7 +108,7 @@ def test_it_opens_after_enough_failures_in_a_row_and_repeats_the_last_error(kind
     waits = kind == "connect"
     assert error.retry_after_s == (FIRST_PAUSE_S if waits else None)
     assert ("retry-after" in error.headers(), "x-should-retry" in error.headers()) == (waits, not waits)
-    assert get_open_breakers() == [OpenBreaker("fireworks", kind, FIRST_PAUSE_S)]
+    assert get_open_breakers() == [OpenBreaker("fireworks", kind, FIRST_PAUSE_S, None, last.message)]
 
 
 @pytest.mark.parametrize("kind", ["account", "key"])
@@ -118,6 +119,9 @@ def test_what_a_model_is_refused_counts_for_that_model(kind: str) -> None:
     assert error is not None and error.headers() == {"x-should-retry": "false"}
     assert refusal(model="other") is None and refusal("deepinfra", "odd") is None
     assert get_open_breakers() == [] and count_refused_models() == {"fireworks": 1}
+    (shown,) = get_open_model_breakers(5)
+    assert (shown.provider, shown.kind, shown.model, shown.reason) == ("fireworks", kind, "odd", error.message)
+    assert get_open_model_breakers(0) == []
     succeed(model="other")
     assert refusal(model="odd") is not None, "another model says nothing about this one"
     succeed(model="odd")

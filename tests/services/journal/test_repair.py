@@ -15,7 +15,8 @@ from sqlalchemy import Engine
 
 from app.config import MAX_NAME_CHARACTERS
 from app.db import create_engine_for
-from app.db.activity import ActivityFilter, UnacceptableRows, insert_activity, select_activity
+from app.db.activity import UnacceptableRows, insert_activity
+from app.db.activity_pages import ActivityFilter, select_activity
 from app.db.clock import Clocks
 from app.db.tables import activity
 from app.services.journal.record import new_request_id
@@ -55,7 +56,7 @@ def _store(engine: Engine, content: bytes, clocks: Clocks = CLOCKS) -> dict[str,
     repaired = json.loads(repair_row(content, clocks).content)
     assert insert_activity(engine, [json.dumps(repaired).encode()]) == 1
     with engine.connect() as connection:
-        rows = select_activity(connection, ActivityFilter(), limit=10_000)
+        rows = select_activity(connection, ActivityFilter(), limit=10_000).rows
     (row,) = [row for row in rows if str(row["request_id"]) == repaired["request_id"]]
     return row
 

@@ -10,16 +10,17 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, event, text
 
 from app.config import ALL_GATEWAYS, load_settings
 from app.db import get_engine
 from app.db.fold import fold_deltas
 from app.db.sums import Sums
 from app.db.tables import OUTCOMES
+from app.errors import BadRequest
 from app.runtime import get_settings, use_settings
 from app.services.providers import PROVIDERS
-from app.services.reports import TIME_RANGES, Owned, Stats, select_stats
+from app.services.reports import TIME_RANGES, AskedWindow, Owned, Stats, select_stats
 from app.services.reports.series import Percentiles, SeriesStep
 from app.services.reports.shares import MAX_SHARES, make_shares
 from app.services.reports.splits import MAX_MODELS, OTHER_MODELS
@@ -161,6 +162,97 @@ def test_statistics_agree_with_sql_over_the_rows(
     _check_series(stats, chosen)
 
 
+# Days before NOW from which and to which a window reaches, its step, and the step of its series in seconds.
+WINDOWS: list[tuple[float, float, str | None, int]] = [
+    (0.02, 0, None, 60),
+    (0.9, 0.3, "5m", 300),
+    (2.5, 1, None, 3_600),
+    (6.3, 0, "1h", 3_600),
+    (29, 3, "15m", 0),
+    (30, 20, "6h", 21_600),
+    (44, 33, None, 86_400),
+    (44, 0, "6h", 0),
+]
+
+
+@pytest.mark.parametrize(("key_id", "gateway"), [(None, ALL_GATEWAYS), ("key-1", ALL_GATEWAYS), (None, "fireworks")])
+@pytest.mark.parametrize(("since", "until", "step", "step_s"), WINDOWS)
+def test_a_window_between_two_times_agrees_with_sql(
+    history: Engine, key_id: str | None, gateway: str, since: float, until: float, step: str | None, step_s: int
+) -> None:
+    start, end = (NOW - timedelta(days=days) for days in (since, until))
+    asked = AskedWindow(start=start, end=end if until else None, step=step)
+    if not step_s:
+        with pytest.raises(BadRequest, match="step") as caught:
+            select_stats(gateway, asked, NOW, key_id=key_id)
+        assert caught.value.param == "step"
+        return
+    stats = select_stats(gateway, asked, NOW, key_id=key_id, top_models=2)
+    assert (stats.time_range, stats.series_step_s) == (None, step_s)
+    # Rounded outwards, by a day at most, and by less than a minute where minutes are kept.
+    most = timedelta(minutes=1) if since < 2 or (since < 31 and not key_id) else timedelta(days=1)
+    assert start - most < stats.start <= start and end <= stats.end < end + max(most, timedelta(minutes=1))
+    chosen = _Chosen(history, stats)
+    counted = chosen.select(COUNTED)[0]
+    for name in ("total_requests", "failed_requests", "total_tokens", "total_cost", "estimated_cost"):
+        assert getattr(stats, name) == counted[name]
+    _check_groups(stats, chosen)
+    _check_series(stats, chosen)
+    _check_models_of_steps(stats, chosen)
+
+
+def _check_models_of_steps(stats: Stats, chosen: _Chosen) -> None:
+    top = [row.model for row in stats.models if row.model][:2]
+    length = timedelta(seconds=stats.series_step_s)
+    for step in stats.series:
+        rows = [row for row in chosen.rows if step.start <= row["started_at"] < step.start + length]
+        names = [row["model_served"] for row in rows]
+        expected = Counter(name if name in top or name is None else OTHER_MODELS for name in names)
+        assert {row.model: row.requests for row in step.models} == expected
+        assert [row.model == OTHER_MODELS for row in step.models] == sorted(
+            row.model == OTHER_MODELS for row in step.models
+        )
+        for name in ("requests", "errors", "tokens", "cost", "estimated_cost"):
+            assert sum(getattr(row, name) or 0 for row in step.models) == (getattr(step, name) or 0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "param"),
+    [
+        (AskedWindow(end=NOW), "to"),
+        (AskedWindow(start=NOW, end=NOW), "from"),
+        (AskedWindow(start=NOW + timedelta(days=1), end=NOW + timedelta(days=2)), "from"),
+        (AskedWindow(time_range="30d", step="15m"), "step"),
+        (AskedWindow(time_range="all", step="1h"), "step"),
+    ],
+)
+def test_a_window_that_cannot_be_is_refused(history: Engine, asked: AskedWindow, param: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        select_stats(ALL_GATEWAYS, asked, NOW)
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    "window", [AskedWindow(time_range="24h"), AskedWindow(start=NOW - timedelta(days=6), step="1h")]
+)
+@pytest.mark.parametrize("top_models", [0, 5])
+def test_statistics_take_a_fixed_number_of_statements_and_read_no_record(
+    history: Engine, window: AskedWindow, top_models: int
+) -> None:
+    statements: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        statements.append(statement)
+
+    event.listen(history, "before_cursor_execute", note)
+    try:
+        select_stats(ALL_GATEWAYS, window, NOW, top_models=top_models)
+    finally:
+        event.remove(history, "before_cursor_execute", note)
+    assert len(statements) == 4 + (top_models > 0)  # And one for the time, which is given here.
+    assert not any("activity" in statement for statement in statements)
+
+
 @pytest.mark.parametrize(
     ("name", "time_range"),
     [("holder", "1h"), ("all", "24h"), ("holder", "7d"), ("all", "30d"), ("group", "all"), ("none", "all")],
@@ -224,12 +316,13 @@ def _check_groups(stats: Stats, chosen: _Chosen) -> None:
     errors = {name: count for name, count in chosen.counts("error_type").items() if name is not None}
     assert stats.errors == errors
     assert {row.endpoint: row.requests for row in stats.endpoints} == chosen.counts("endpoint")
+    assert {row.gateway: row.requests for row in stats.gateways} == chosen.counts("gateway")
     assert {row.model: row.requests for row in stats.models} == chosen.counts("model_served")
     assert stats.models[0].requests == max(chosen.counts("model_served").values())
     named = [row.model for row in stats.models if row.model]
     assert stats.top_model == named[0]
     for name in ("total_tokens", "total_cost", "estimated_cost", "cached_tokens"):
-        for groups in (stats.models, stats.endpoints):
+        for groups in (stats.models, stats.endpoints, stats.gateways):
             assert sum(getattr(row, name) or 0 for row in groups) == getattr(stats, name)
 
 
@@ -277,7 +370,7 @@ class _Chosen:
             AND coalesce(key_id = ANY (CAST(:keys AS text[])), true)"""
         names = ("start", "end", "gateway", "key", "model", "endpoint")
         self._values = {name: getattr(stats, name) for name in names} | {"keys": None if keys is None else list(keys)}
-        columns = "key_id, started_at, outcome, error_type, endpoint, model_served, ttft_ms, duration_ms"
+        columns = "key_id, started_at, outcome, error_type, endpoint, gateway, model_served, ttft_ms, duration_ms"
         self.rows = self.select(f"SELECT {columns} FROM activity WHERE {{chosen}}")
 
     def select(self, sql: str) -> list[Row]:

@@ -1,0 +1,164 @@
+"""Models: what the providers serve, what it costs, and how much it was used lately."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+from flask import g
+
+from app.config import ALL_GATEWAYS
+from app.dashboard.calls import write_calls
+from app.dashboard.frame import get_origin, pages, show
+from app.errors import BadRequest, NotFound
+from app.services.models import Model, get_model_lists, peek_model_list
+from app.services.providers import PROVIDERS, get_configured_providers
+from app.services.reports import ModelStats, select_stats
+from app.web import Response, one_of, read_query
+from app.yielding import with_pauses
+
+_PAGE_ROWS = 50
+_MAX_OFFSET = 1_000_000
+# As in the catalog of the API.
+_MAX_SEARCH_CHARACTERS, _MAX_SEARCH_WORDS = 200, 12
+_USE_RANGE = "7d"
+
+EXAMPLE: dict[str, Any] = {"model": "", "messages": [{"role": "user", "content": "Hello!"}]}
+
+SORTS = {
+    "list": "the provider's order",
+    "name": "name",
+    "input": "input price",
+    "output": "output price",
+    "context": "context",
+}
+KINDS = {"chat": "chat", "embeddings": "embeddings", "rerank": "rerank", "vision": "sees images", "tools": "tools"}
+
+
+class ModelsQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """Which models, in which order, and which page of them."""
+
+    search: Annotated[str, msgspec.Meta(max_length=_MAX_SEARCH_CHARACTERS)] = ""
+    gateway: Annotated[str, one_of(PROVIDERS, any_case=True)] | None = None
+    kind: Annotated[str, one_of(KINDS)] | None = None
+    sort: Annotated[str, one_of(SORTS)] = "list"
+    offset: Annotated[int, msgspec.Meta(ge=0, le=_MAX_OFFSET)] = 0
+
+    def get_parameters(self) -> dict[str, Any]:
+        """Returns the parameters that choose the same models."""
+        sort = None if self.sort == "list" else self.sort
+        return {"search": self.search, "gateway": self.gateway, "kind": self.kind, "sort": sort}
+
+
+class ModelQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """One model, by its id at a provider."""
+
+    id: str = ""
+    gateway: Annotated[str, one_of(PROVIDERS, any_case=True)] | None = None
+
+
+class PricedModel(NamedTuple):
+    """A model with its prices in USD per million tokens; None if unknown."""
+
+    model: Model
+    input: Decimal | None
+    output: Decimal | None
+    cached: Decimal | None
+
+
+@pages.get("/dashboard/models")
+def show_models() -> Response:
+    """Shows a page of the models that match the query."""
+    query = read_query(ModelsQuery)
+    if len(query.search.split()) > _MAX_SEARCH_WORDS:
+        raise BadRequest(f"Search for at most {_MAX_SEARCH_WORDS} words.", param="search")
+    chosen, missing = _find(query)
+    _sort(chosen, query.sort)
+    use = select_use()
+    return show(
+        "models.html",
+        "dashboard/models",
+        query=query,
+        parameters=query.get_parameters(),
+        rows=[price_model(model) for model in chosen[query.offset : query.offset + _PAGE_ROWS]],
+        total=len(chosen),
+        page_rows=_PAGE_ROWS,
+        missing=missing,
+        use=use,
+        providers=[provider.name for provider in get_configured_providers()],
+        kinds=KINDS,
+        sorts=SORTS,
+    )
+
+
+@pages.get("/dashboard/models/one")
+def show_model() -> Response:
+    """Shows one model with the call that uses it."""
+    query = read_query(ModelQuery)
+    found = [
+        model
+        for name, provider in PROVIDERS.items()
+        if query.gateway in {None, name} and (models := peek_model_list(provider)) is not None
+        if (model := models.get(query.id)) is not None
+    ]
+    if not found:
+        raise NotFound("No list has this model now. Search for it on the page Models.")
+    return show(
+        "model.html",
+        "dashboard/models",
+        row=price_model(found[0]),
+        others=found[1:],
+        use=select_use().get(found[0].id),
+        calls=write_calls(get_origin() + "/v1/chat/completions", EXAMPLE | {"model": found[0].id}),
+    )
+
+
+def _find(query: ModelsQuery) -> tuple[list[Model], str | None]:
+    """Returns the models that match, and what is wrong if the list of a provider is missing."""
+    providers = [each for each in get_configured_providers() if query.gateway in {None, each.name}]
+    lists, error = get_model_lists(providers)
+    found: list[Model] = []
+    for _, models in lists:
+        matching: Sequence[Model] = models.search(query.search) if query.search.strip() else models
+        if query.kind is not None:
+            matching = [each for each in with_pauses(matching) if getattr(each.capabilities, query.kind)]
+        found.extend(matching)
+    return found, None if error is None else error.message
+
+
+def _sort(models: list[Model], order: str) -> None:
+    """Sorts models in place; what is unknown comes last."""
+    if order == "name":
+        models.sort(key=lambda model: model.canonical_slug)
+    elif order == "context":
+        models.sort(key=lambda model: -(model.context_length or 0))
+    elif order in {"input", "output"}:
+        field = {"input": "prompt", "output": "completion"}[order]
+        # Prices are shared by many models, so each text is converted once.
+        amounts = {text: float(text) for model in models if (text := getattr(model.pricing, field)) is not None}
+        models.sort(key=lambda model: amounts.get(getattr(model.pricing, field), float("inf")))
+
+
+def price_model(model: Model) -> PricedModel:
+    """Returns a model with its prices in USD per million tokens."""
+    pricing = model.pricing
+    texts = (pricing.prompt, pricing.completion, pricing.input_cache_read)
+    return PricedModel(model, *(None if text is None else Decimal(text) * 1_000_000 for text in texts))
+
+
+def select_use() -> dict[str, ModelStats]:
+    """Returns id of a model → how much who is signed in used it in the last seven days; an operator sees all use."""
+    key_id = None if g.key.is_operator else g.key.id
+    stats = select_stats(ALL_GATEWAYS, _USE_RANGE, key_id=key_id)
+    return {row.model: row for row in stats.models if row.model is not None and row.models == 1}
+
+
+def find_example_model() -> str:
+    """Returns the id of a model that a first request can name: one that chats, of the first list that there is."""
+    for provider in PROVIDERS.values():
+        for model in peek_model_list(provider) or ():
+            if model.capabilities.chat:
+                return model.id
+    return "MODEL"

@@ -1,0 +1,16 @@
+"""Settings: what this gateway runs with, read-only. They are changed in the environment or `.env.local`."""
+
+from __future__ import annotations
+
+from app.dashboard.frame import pages, require_operator, show
+from app.services.health import get_setting_reports
+from app.web import Response
+
+
+@pages.get("/dashboard/settings")
+def show_settings() -> Response:
+    """Shows all settings with where each comes from, and of secrets only whether they are set."""
+    require_operator()
+    reports = get_setting_reports()
+    changed = [report.name for report in reports if report.is_changed]
+    return show("settings.html", "dashboard/settings", settings=reports, changed=changed)

@@ -1,0 +1,110 @@
+"""Templates → HTML responses. Every address in a page is relative, so the gateway may be served below any prefix.
+
+A proxy may strip the prefix without saying so, and nothing has to be configured: a page knows how deep its own path is,
+and the browser knows the rest.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+from urllib.parse import urlencode
+
+import jinja2
+from flask import request
+
+from app.config import ROOT, provider_names
+from app.layout.assets import get_asset_paths
+from app.layout.formats import FILTERS
+from app.layout.navigation import NAVIGATION
+from app.runtime import get_settings
+from app.web import Response
+from app.yielding import PAUSE_S
+
+# No source but our own files, no inline script or style, and no page of others around ours.
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self';"
+    " form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+PAGE_HEADERS = {
+    "cache-control": "no-store",
+    "content-security-policy": _POLICY,
+    # Under no-referrer, forms send `Origin: null`, which would be refused.
+    "referrer-policy": "same-origin",
+}
+
+# The key with which `make run` has the gateway call the sandbox.
+_SANDBOX_KEY = "sandbox"
+
+_PACKAGES = (ROOT / "app").glob("*/templates")
+
+
+@cache
+def _get_environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader([str(path) for path in sorted(_PACKAGES)]),
+        autoescape=True,
+        auto_reload=False,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= FILTERS
+    environment.globals["address"] = make_address
+    # A worker compiles them for its first page. Each takes some milliseconds, and streams get their turn in between.
+    for name in environment.list_templates():
+        environment.get_template(name)
+        time.sleep(PAUSE_S)
+    return environment
+
+
+def get_root() -> str:
+    """Returns the way from the address of the current request up to the root of the gateway, such as `../`."""
+    return "../" * (request.path.count("/") - 1) or "./"
+
+
+def make_address(path: str, parameters: Mapping[str, Any], **others: Any) -> str:
+    """Returns a path with a query.
+
+    Args:
+        path: below the root of the gateway.
+        parameters: of the query; those that are None or empty are left out, and a tuple is written with
+            commas.
+        others: further ones, which replace those of the same name.
+    """
+    pairs = {name: value for name, value in (dict(parameters) | others).items() if value not in (None, "", ())}
+    texts = {name: ",".join(value) if isinstance(value, tuple) else value for name, value in pairs.items()}
+    return path + ("?" + urlencode(texts) if texts else "")
+
+
+def render_page(template: str, *, status: int = 200, headers: dict[str, str] | None = None, **values: Any) -> Response:
+    """Returns a page.
+
+    Args:
+        template: the name of a file in a directory `templates` of a package.
+        status: the status of the response.
+        headers: further headers.
+        values: what the template uses. base.html reads `viewer`, the Key that is signed in, and `current`, the path of
+            the page in the navigation; each may be missing.
+    """
+    shared = {"root": get_root(), "assets": get_asset_paths(), "is_sandbox": _is_sandbox(), "navigation": NAVIGATION}
+    html = _get_environment().get_template(template).render(shared | values)
+    return Response(
+        html.encode("utf-8", "replace"),
+        status=status,
+        content_type="text/html; charset=utf-8",
+        headers=PAGE_HEADERS | (headers or {}),
+    )
+
+
+def redirect_to(path: str, *, headers: dict[str, str] | None = None) -> Response:
+    """Returns a redirect to a path below the root of the gateway, which the browser gets with GET."""
+    location = get_root() + path
+    return Response(b"", status=303, headers={"location": location, "cache-control": "no-store", **(headers or {})})
+
+
+def _is_sandbox() -> bool:
+    """Returns whether the providers are the sandbox of `make run`, which no real provider's key reaches."""
+    return any(getattr(get_settings(), f"{name}_api_key") == _SANDBOX_KEY for name in provider_names())

@@ -1,0 +1,68 @@
+"""The gauges that need the database: whether the records balance, and how many workers are missing."""
+
+from __future__ import annotations
+
+import threading
+from functools import cache
+
+from app.config import SettingsError
+from app.db import DatabaseError
+from app.logs import log_event
+from app.metrics import make_gauge
+from app.runtime import Component, Runtime, get_component
+from app.services.journal import Balance, select_balance
+
+# Two statements, which read some rows of sums. An imbalance stays until somebody acts, so a minute is soon enough.
+INTERVAL_S = 60.0
+
+
+class _Gauges:
+    """The gauges, which prometheus_client allows to be made only once in a process."""
+
+    def __init__(self) -> None:
+        self.balanced = make_gauge(
+            "gateway_records_balanced", "1 if no record is missing, as the integrity report says.", "livemin"
+        )
+        self.missing = make_gauge("gateway_missing_workers", "Workers that may hold records.", "livemax")
+
+    def set(self, balance: Balance) -> None:
+        self.balanced.set(balance.balanced)
+        self.missing.set(balance.missing_workers)
+
+
+_get_gauges = cache(_Gauges)
+
+
+class BookGauges(Component):
+    """Writes them every minute, in a thread of its own, because the other gauges must not wait for the database."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        super().__init__(runtime)
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="book-gauges", daemon=True)
+
+    def start(self) -> None:
+        """Starts the updates; call it once."""
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._closed.is_set():
+            self.update()
+            self._closed.wait(INTERVAL_S)
+
+    def update(self) -> None:
+        """Writes them now. While the database is away they keep their values; other gauges say that it is."""
+        try:
+            _get_gauges().set(select_balance())
+        except Exception as error:
+            if not isinstance(error, DatabaseError | SettingsError):
+                log_event("gauge_update_failed", level="error", error=error)
+
+    def close(self) -> None:
+        """Ends the updates."""
+        self._closed.set()
+
+
+def start_book_gauges() -> None:
+    """Starts the updates of this process. A worker calls it once, after the fork."""
+    get_component(BookGauges).start()

@@ -1,0 +1,255 @@
+"""Keys, Health, Integrity and Settings: what operators see and change, and what of it the holder of a key sees."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import requests
+from sqlalchemy import create_engine, text
+from sqlalchemy.pool import NullPool
+
+from tests.dashboard.conftest import MODEL, Pages
+from tests.dashboard.test_pages import text_of
+from tests.support.chat import post_chat
+from tests.support.waiting import wait_until
+
+OpenPage = Callable[..., Any]
+
+OPERATORS = ("keys/new", "keys/x", "keys/x/revoke", "groups", "groups/new", "limits", "integrity", "settings")
+OTHERS = ("in_flight", "unshipped", "unrecorded", "rejected", "unsent")
+# What a worker of another host has told: it has a problem, an old list, and an open breaker.
+STATE: dict[str, Any] = {
+    "draining": False,
+    "live_requests": 2,
+    "live_streams": 1,
+    "problems": {"keys": "a problem of the far worker"},
+    "catalogs": {"fireworks": {"models": 1, "age_s": 7300, "stale": True, "error": "<b>no</b> list"}},
+    "breakers": [{"provider": "chutes", "kind": "account", "retry_in_s": 60, "reason": "<i>suspended</i>"}],
+}
+
+
+@pytest.fixture
+def far_worker(dashboard: Pages) -> Iterator[Callable[[str], None]]:
+    """A function that makes a worker of another host, which was last seen so long ago; it is gone after the test."""
+    engine = create_engine(dashboard.database_url, poolclass=NullPool)
+
+    def make(ago: str) -> None:
+        ready = requests.get(f"{dashboard.gateway.url}/ready", timeout=30).json()
+        state = STATE | {"keys": ready["keys"], "journal": ready["journal"]}
+        values = {"ago": ago, "state": json.dumps(state)}
+        with engine.begin() as connection:
+            connection.execute(text("DELETE FROM worker WHERE worker_id = 'far'"))
+            connection.execute(
+                text("""INSERT INTO worker (worker_id, host, pid, version, journal_dir, started_at, last_seen_at, state)
+                    VALUES ('far', 'far-away', 9, 'other', '/journal', now(), now() - CAST(:ago AS interval),
+                        CAST(:state AS jsonb))"""),
+                values,
+            )
+
+    yield make
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM worker WHERE worker_id = 'far'"))
+
+
+def test_a_key_is_made_limited_replaced_and_revoked(dashboard: Pages, open_page: OpenPage) -> None:
+    name = f"dave-{secrets.token_hex(3)}"
+    page = open_page()
+    page.goto(f"{dashboard.url}/keys/new")
+    page.fill("[name=name]", name)
+    page.fill("[name=budgets]", "5-requests/month\n100/year")
+    page.fill("[name=requests_per_minute]", "1,000")
+    page.click("button.main")
+    # A mistake keeps what was filled in, and says what to do in the words of the API.
+    assert "windows" in text_of(page, "[role=alert]") or "year" in text_of(page, "[role=alert]")
+    assert page.locator("[name=name]").input_value() == name
+    page.fill("[name=budgets]", "5-requests/month")
+    page.click("button.main")
+    secret = text_of(page, "#secret")
+    id = secret.split("_")[1]
+    assert page.url == f"{dashboard.url}/keys/{id}"  # So a reload makes no second key,
+    page.reload()
+    assert secret not in page.content() and text_of(page, "h1") == f"{name} works"  # and shows the secret no more.
+    assert post_chat(dashboard.gateway, MODEL, key=secret).status == 200
+    shown = wait_until(lambda: _find_used(dashboard, id), what="the charge")
+    page.reload()
+    assert "1 request charged" in text_of(page, ".budgets") and "20 %" in text_of(page, ".budgets")
+    assert shown["requests_per_minute"] == 1000 and shown["last_used_at"] is not None
+    with dashboard.sign_in(secret) as session:
+        own = session.get(f"{dashboard.url}/keys", timeout=30).text
+        assert "5 requests a month" in own and "4 requests left" in own and "Raise" not in own
+    page.fill("[name=requests_per_minute]", "7")
+    page.fill("[name=concurrent]", "many")
+    page.click("text=Save")
+    assert text_of(page, "[role=alert]").startswith("concurrent must be a whole number")
+    assert page.locator("[name=requests_per_minute]").input_value() == "7"
+    page.fill("[name=concurrent]", "")
+    page.click("text=Save")
+    changed = dashboard.ask(f"/api/keys/{id}")["data"]
+    assert (changed["requests_per_minute"], changed["concurrent"]) == (7, None)
+    assert "Changed" in text_of(page, "[role=status].notice")
+    page.click("text=Raise or end")
+    page.fill("[name=amount]", "3")
+    page.click("button:has-text('Add')")
+    assert "8 requests a month" in text_of(page, ".budgets") and "3 requests were added" in text_of(page, ".budgets")
+    page.goto(f"{dashboard.url}/keys/{id}")
+    page.click("button:has-text('Replace')")
+    second = text_of(page, "#secret")
+    assert post_chat(dashboard.gateway, MODEL, key=second).status == 200
+    page.goto(f"{dashboard.url}/keys?holder={name}")
+    assert [tag.strip() for tag in page.locator("td .tag").all_inner_texts()] == ["works", "replaced"]
+    page.click(f"tbody tr:nth-child(1) >> text={name}")
+    page.click("text=Revoke…")
+    assert "within 5 seconds" in text_of(page, "main")
+    page.click("text=Cancel")
+    page.click("text=Revoke…")
+    page.click("text=Revoke the key")
+    assert text_of(page, "h1") == f"{name} revoked" and page.locator("text=Save").count() == 0
+    wait_until(lambda: post_chat(dashboard.gateway, MODEL, key=second).status == 401, what="the revocation")
+    audit = dashboard.ask(f"/api/audit?object=key:{second.split('_')[1]}")["data"]
+    assert [event["action"] for event in audit] == ["key.revoke", "key.create"]
+
+
+def _find_used(dashboard: Pages, id: str) -> dict[str, Any] | None:
+    data: dict[str, Any] = dashboard.ask(f"/api/keys/{id}")["data"]
+    return data if data["budgets"][0]["requests"] == 1 and data["last_used_at"] else None
+
+
+def test_groups_and_the_gateway_have_limits(dashboard: Pages, open_page: OpenPage) -> None:
+    name = f"team {secrets.token_hex(3)}"
+    page = open_page()
+    page.goto(f"{dashboard.url}/groups")
+    page.click("text=New group")
+    page.fill("[name=name]", name)
+    page.fill("[name=budgets]", "200/month")
+    page.click("button.main")
+    assert "Made" in text_of(page, "[role=status].notice") and "$200.00 a month" in text_of(page, ".budgets")
+    page.fill("[name=models]", "fireworks")
+    page.click("text=Save")
+    assert "can match nothing" in text_of(page, "[role=alert]")
+    page.goto(f"{dashboard.url}/limits")
+    page.fill("[name=max_output_tokens]", "32000")
+    page.click("text=Save")
+    page.goto(f"{dashboard.url}/groups")
+    assert "32,000" in text_of(page, "dl.facts") and name in text_of(page, "table")
+    page.goto(f"{dashboard.url}/limits")
+    page.fill("[name=max_output_tokens]", "")
+    page.click("text=Save")
+    assert dashboard.ask("/api/limits")["data"]["max_output_tokens"] is None
+    page.goto(f"{dashboard.url}/groups")
+    page.click(f"text={name}")
+    page.once("dialog", lambda dialog: dialog.dismiss())
+    page.click("text=Delete the group")
+    assert text_of(page, "h1") == f"Group {name}"  # Somebody who says no deletes nothing.
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.click("text=Delete the group")
+    page.wait_for_url("**/groups")
+    assert name not in page.content()
+
+
+def test_a_holder_sees_the_own_key_and_nothing_of_the_gateway(dashboard: Pages) -> None:
+    with dashboard.sign_in(dashboard.alice) as session:
+        own = dashboard.ask("/v1/key", dashboard.alice)["data"]
+        shown = session.get(f"{dashboard.url}/keys", timeout=30).text
+        assert own["label"] in shown and "Your key" in shown
+        for path in OPERATORS:
+            refused = session.get(f"{dashboard.url}/{path}", timeout=30)
+            assert refused.status_code == 403 and "for operators" in refused.text, path
+        for path in ("keys/new", "keys/x", "keys/x/revoke", "keys/x/rotate", "groups/new", "limits", "budgets/1/end"):
+            assert session.post(f"{dashboard.url}/{path}", data={"name": "x"}, timeout=30).status_code == 403, path
+        health = session.get(f"{dashboard.url}/health", timeout=30).text
+        assert "serving" in health and "Workers" not in health and "Database" not in health
+        assert "Settings" not in health and "Integrity" not in health
+
+
+def test_health_has_what_the_api_says_of_all_workers(
+    dashboard: Pages, open_page: OpenPage, far_worker: Callable[[str], None]
+) -> None:
+    far_worker("5 s")
+    workers = dashboard.ask("/api/workers")
+    page = open_page()
+    page.goto(f"{dashboard.url}/health")
+    tiles = [" ".join(tile.split()) for tile in page.locator(".tile").all_inner_texts()]
+    assert tiles[1] == f"Workers {len(workers['data'])} on 2 hosts, 2 versions" and len(workers["data"]) == 3
+    assert tiles[3].startswith("Database answers schema current")
+    breaker = text_of(page, "table:has-text('because of') tbody")
+    assert breaker.startswith("chutes account refused all 1 ") and "<i>suspended</i>" in breaker
+    assert "a problem of the far worker" in text_of(page, "main") and "<b>no</b> list" in text_of(page, "main")
+    assert re.search(r"to 2 h", text_of(page, "table:has-text('last error')"))
+    rows = page.locator("table:has-text('this page') tbody tr")
+    assert rows.count() == 3 and page.locator("text=this page").count() == 1
+    dashboard.database.cut()
+    try:
+        page.reload()  # It needs no database.
+        assert "The other workers cannot be shown" in text_of(page, "main") and "process" in text_of(page, ".tile")
+        page.goto(f"{dashboard.url}/integrity")
+        assert "database is unavailable" in text_of(page, "main")
+    finally:
+        dashboard.database.mend()
+    wait_until(lambda: page.goto(f"{dashboard.url}/integrity").status == 200, what="the database")
+
+
+def test_integrity_has_the_terms_of_the_api_and_names_missing_workers(
+    dashboard: Pages, open_page: OpenPage, far_worker: Callable[[str], None]
+) -> None:
+    page = open_page()
+    page.goto(f"{dashboard.url}/integrity")
+    report = dashboard.ask("/api/activity/integrity")
+    rows = [row.split("\t") for row in page.locator("table").first.locator("tbody tr").all_inner_texts()]
+    numbers = {row[0].lstrip("=+ "): int(row[1].replace(",", "")) for row in rows}
+    assert (numbers["begun"], numbers["sum"]) == (report["started"], report["started"])
+    assert {name: numbers[name] for name in report["outcomes"]} == report["outcomes"]
+    assert sum(report["outcomes"].values()) == numbers["sum"] - sum(report[name] for name in OTHERS)
+    assert text_of(page, ".notice.good").startswith("Balanced.") and report["balanced"]
+    page.click("table >> text=upstream_cut")
+    assert page.locator("table.rows tbody tr").count() == report["outcomes"]["upstream_cut"]
+    far_worker("10 min")
+    page.goto(f"{dashboard.url}/integrity")
+    assert "1 worker is missing" in text_of(page, ".notice:has-text('missing')")
+    assert "flask --app wsgi activity write-off far" in text_of(page, "main")
+
+
+def test_settings_show_where_they_come_from_and_no_secret(dashboard: Pages, open_page: OpenPage) -> None:
+    page = open_page()
+    page.goto(f"{dashboard.url}/settings")
+    rows = {
+        row.split("\t")[0].split("\n")[0]: row.split("\t")[1:] for row in page.locator("tbody tr").all_inner_texts()
+    }
+    assert rows["GATEWAY_API_KEY"] == ["set", "environment"] and rows["METRICS_TOKEN"] == ["not set", "default"]
+    assert rows["TRUSTED_PROXIES"] == ["127.0.0.1/32", "environment"] and rows["BUDGET_STATUS"] == ["402", "default"]
+    content = page.content()
+    assert dashboard.gateway.key not in content and "fw_" not in content.replace("begin with fw_", "")
+
+
+def test_routing_shows_who_serves_a_model_and_an_alias(dashboard: Pages, open_page: OpenPage) -> None:
+    headers = {"Authorization": f"Bearer {dashboard.gateway.key}"}
+    body = {"name": "house", "targets": ["fireworks/kimi-k3", f"{MODEL}"], "overrides": {"temperature": 0.5}}
+    made = requests.post(f"{dashboard.gateway.url}/api/aliases", headers=headers, json=body, timeout=30)
+    assert made.status_code == 201, made.text
+    page = open_page()
+
+    def rows_of(selector: str) -> list[str]:
+        return [" ".join(row.split()) for row in page.locator(f"{selector} tbody tr").all_inner_texts()]
+
+    def has_alias() -> bool:
+        page.goto(f"{dashboard.url}/routing?model={MODEL}")
+        return len(rows_of("#aliases")) == 2
+
+    wait_until(has_alias, what="the alias in the worker that answers")
+    offers = dashboard.ask(f"/api/catalog/model/{MODEL}/endpoints")["data"]["endpoints"]
+    assert len(rows_of("#found")) == len(offers)
+    price = float(offers[0]["pricing"]["prompt"]) * 1_000_000
+    assert f"{price:g}" in rows_of("#found")[0]
+    kimi, deepseek = rows_of("#aliases")
+    assert kimi.startswith("fireworks kimi-k3") and deepseek.startswith("fireworks deepseek-v3p1")
+    assert "sets temperature" in text_of(page, "#aliases") and "in this order" in text_of(page, "#aliases")
+    page.goto(f"{dashboard.url}/routing?model=nobody/has-this")
+    assert "is not served by" in text_of(page, "main")
+    page.goto(f"{dashboard.url}/routing?model=house")
+    assert len(rows_of("#found")) == 2
+    removed = requests.delete(f"{dashboard.gateway.url}/api/aliases/house", headers=headers, timeout=30)
+    assert removed.status_code in (200, 204)

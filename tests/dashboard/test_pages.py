@@ -1,0 +1,272 @@
+"""The pages in a real browser: figures equal the API's, and nobody sees what is not theirs."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import requests
+from sqlalchemy import create_engine
+from sqlalchemy.pool import NullPool
+
+from app.db.partitions import insert_partitions
+from tests.dashboard.conftest import HOSTILE, MODEL, Pages
+from tests.db.rows import insert_rows, make_row
+from tests.support.chat import post_chat
+from tests.support.gateway import clean_environment
+from tests.support.user_keys import make_key
+from tests.support.waiting import wait_until
+
+OpenPage = Callable[..., Any]
+
+# Every page, below the dashboard; {id} is the id of a request.
+PATHS = (
+    "",
+    "activity",
+    "requests/{id}",
+    "models",
+    f"models/one?id={MODEL}",
+    "playground",
+    "keys",
+    "keys/new",
+    "groups",
+    "groups/new",
+    "limits",
+    "routing",
+    f"routing?model={MODEL}",
+    "health",
+    "integrity",
+    "settings",
+)
+
+
+def text_of(page: Any, selector: str) -> str:
+    """Returns the text of an element in one line."""
+    return " ".join(page.locator(selector).first.inner_text().split())
+
+
+def test_the_overview_has_the_figures_of_the_api_and_each_leads_to_its_records(
+    dashboard: Pages, open_page: OpenPage
+) -> None:
+    page = open_page(dashboard.alice)
+    stats = dashboard.ask("/api/catalog/gateway/all/stats", dashboard.alice)["data"]
+    tiles = [" ".join(tile.split()) for tile in page.locator(".tile").all_inner_texts()]
+    assert tiles[0].startswith(f"Requests {stats['total_requests']}") and stats["total_requests"] == 4
+    assert tiles[1].startswith(f"Without success {stats['failed_requests']}")
+    assert f"{stats['prompt_tokens']} in" in tiles[2] and f"{stats['completion_tokens']} out" in tiles[2]
+    cost = float(tiles[3].split("$")[1].split()[0])
+    assert cost == pytest.approx(stats["total_cost"], rel=0.01)
+    page.click(".tile:nth-child(2)")
+    assert page.locator("table.rows tbody tr").count() == stats["failed_requests"] == 2
+    page.go_back()
+    page.click("text=not_found_error")
+    assert page.locator("table.rows tbody tr").count() == stats["errors"]["not_found_error"]
+    assert page.locator("select[name=error_type]").input_value() == "not_found_error"
+    page.goto(f"{dashboard.url}/")
+    # A bar leads to the requests of its step, and the chart's table has the same numbers.
+    href = page.locator(".chart svg a").last.get_attribute("href")
+    page.locator("summary", has_text="Show as table").first.click()
+    totals = page.locator(".chart-table").first.locator("tbody tr").all_inner_texts()
+    counted = sum(int(cell) for row in totals for cell in re.findall(r"\t(\d+)", row))
+    assert counted == 4
+    page.goto(f"{dashboard.url}/{href}")
+    assert page.locator("input[name=from]").input_value()
+
+
+def test_filters_stay_through_pages_export_and_a_single_request(dashboard: Pages, open_page: OpenPage) -> None:
+    page = open_page()
+    page.goto(f"{dashboard.url}/activity?outcome=ok&key={dashboard.alice.split('_')[1]}")
+    rows = page.locator("table.rows tbody tr")
+    assert rows.count() == 2
+    with page.expect_download() as download:
+        page.click("text=Export these as CSV")
+    lines = download.value.path().read_text().splitlines()
+    assert len(lines) == 3 and all(dashboard.alice.split("_")[1] in line for line in lines[1:])
+    page.locator("table.rows tbody a").first.click()
+    assert "outcome=ok" in page.url
+    newest = page.url
+    page.click("text=Older")
+    assert page.url != newest and page.locator("text=Older").count() == 0  # The next without the filter is another.
+    page.click("text=Newer")
+    assert page.url == newest
+    page.click("text=Back to the list")
+    assert rows.count() == 2
+    page.select_option("select[name=gateway]", "fireworks")  # Followed at once, and the other filters stay.
+    page.wait_for_url("**gateway=fireworks**")
+    assert rows.count() == 2 and page.locator("select[name=outcome]").input_value() == "ok"
+
+
+def test_a_list_is_whole_and_a_page_is_one_answer(dashboard: Pages, open_page: OpenPage) -> None:
+    key = make_key(dashboard.database_url, "dora")
+    now = datetime.now(UTC)
+    rows = [
+        make_row(started_at=now - timedelta(minutes=7 * number), key_id=key.split("_")[1], outcome=outcome)
+        for number in range(60)
+        for outcome in ("ok", "upstream_error")
+    ]
+    engine = create_engine(dashboard.database_url, poolclass=NullPool)
+    with engine.begin() as connection:
+        insert_partitions(connection, sorted({row["started_at"].date() for row in rows}))
+    insert_rows(engine, rows)
+    page = open_page(key)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(f"{dashboard.url}/?time_range=24h")
+    assert len(asked) <= 4, asked  # The page, the style sheet, the script, the icon.
+    total = dashboard.ask("/api/catalog/gateway/all/stats", key)["data"]["total_requests"]
+    assert text_of(page, ".tile").startswith(f"Requests {total}") and total == 120
+    page.goto(f"{dashboard.url}/activity?outcome=ok")
+    seen: list[str] = []
+    while True:
+        seen += page.locator("table.rows tbody a").evaluate_all("links => links.map((link) => link.href)")
+        if not page.locator("a[rel=next]").count():
+            break
+        page.click("a[rel=next]")
+        assert page.locator("select[name=outcome]").input_value() == "ok"
+    assert len(seen) == len(set(seen)) == 60
+
+
+def test_who_has_made_no_request_sees_how_to_make_one(dashboard: Pages, open_page: OpenPage) -> None:
+    key = make_key(dashboard.database_url, "erin")
+    page = open_page(key)
+    command = page.locator("#first-call").inner_text()
+    assert "No request" in text_of(page, ".first")
+    environment = clean_environment() | {"GATEWAY_API_KEY": key, "NO_PROXY": "*"}
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0 and json.loads(done.stdout)["choices"], done.stderr
+    wait_until(lambda: dashboard.ask("/api/activity", key)["data"], what="the record")
+    page.reload()
+    assert text_of(page, ".tile").startswith("Requests 1") and page.locator(".first").count() == 0
+
+
+def test_a_key_without_budget_left_still_sees_its_pages(dashboard: Pages, open_page: OpenPage) -> None:
+    made = requests.post(
+        f"{dashboard.gateway.url}/api/keys",
+        json={"name": "frank", "budgets": ["1-requests/total"]},
+        headers=dashboard.gateway.headers,
+        timeout=30,
+    ).json()
+    statuses = [post_chat(dashboard.gateway, MODEL, key=made["key"]).status for _ in range(2)]
+    assert statuses == [200, 402]
+    page = open_page(made["key"])
+    for path in ("", "activity", "models", "keys", "playground"):
+        assert page.goto(f"{dashboard.url}/{path}").status == 200
+    page.fill("[name=message]", "Hello!")
+    page.click("#send")
+    assert "budget" in text_of(page, ".turn.error")
+
+
+def test_a_request_is_found_by_any_id_and_says_what_went_wrong(dashboard: Pages, open_page: OpenPage) -> None:
+    page = open_page()
+    cut = dashboard.ask("/api/activity?outcome=upstream_cut,upstream_error", dashboard.alice)["data"][0]
+    for id in (cut["request_id"], cut["upstream_request_id"]):
+        page.goto(f"{dashboard.url}/activity")
+        page.fill("[name=request]", id)
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/requests/**")
+        assert cut["error_message"] in text_of(page, ".notice.bad") and cut["request_id"] in text_of(page, "main")
+    assert f"status {cut['status']}" in text_of(page, ".spans") and "first token" in text_of(page, ".spans")
+
+
+def test_a_holder_sees_nothing_of_others(dashboard: Pages, open_page: OpenPage) -> None:
+    page = open_page(dashboard.bob)
+    assert text_of(page, ".tile").startswith("Requests 1")
+    page.goto(f"{dashboard.url}/activity")
+    assert page.locator("table.rows tbody tr").count() == 1
+    others = dashboard.ask("/api/activity", dashboard.alice)["data"][0]["request_id"]
+    alice = dashboard.alice.split("_")[1]
+    for path in (f"requests/{others}", f"activity?key={alice}", f"?key={alice}", f"activity.csv?key={alice}"):
+        assert page.request.get(f"{dashboard.url}/{path}").status == 404, path
+
+
+def test_a_hostile_name_of_a_model_is_text(dashboard: Pages, open_page: OpenPage) -> None:
+    page = open_page(dashboard.alice)
+    for path in ("", "activity", "activity?outcome=rejected"):
+        page.goto(f"{dashboard.url}/{path}")
+        assert HOSTILE in page.locator("main").inner_text()
+        assert page.locator("img").count() == 0 and page.title() != "owned"
+
+
+@pytest.mark.parametrize(
+    ("zone", "offset_h"), [("Etc/UTC", 0), ("Pacific/Kiritimati", 14), ("Pacific/Marquesas", -9.5)]
+)
+def test_times_are_local_and_days_are_those_of_utc(
+    dashboard: Pages, open_page: OpenPage, zone: str, offset_h: float
+) -> None:
+    page = open_page(timezone_id=zone)
+    page.goto(f"{dashboard.url}/activity")
+    time = page.locator("table.rows time").first
+    utc = datetime.fromisoformat(time.get_attribute("datetime").replace("Z", "+00:00"))
+    local = utc + timedelta(hours=offset_h)
+    assert f"{local.day} {local:%b %Y}, {local:%H:%M:%S}" == time.inner_text()
+    assert time.get_attribute("title") == f"{utc:%Y-%m-%d %H:%M:%S} UTC"
+    assert zone.rpartition("/")[2] in text_of(page, "#zone")
+    page.goto(f"{dashboard.url}/?time_range=30d")
+    assert page.locator(".chart .x").first.inner_text().split("\n")[-1] == f"{utc:%b %d}"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"color_scheme": "light", "viewport": {"width": 1280, "height": 800}},
+        {"color_scheme": "dark", "viewport": {"width": 390, "height": 844}},
+    ],
+    ids=["light", "dark on a phone"],
+)
+def test_axe_finds_nothing_and_pages_fit(dashboard: Pages, open_page: OpenPage, options: dict[str, Any]) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    request_id = dashboard.ask("/api/activity?outcome=rejected")["data"][0]["request_id"]
+    page = open_page(bypass_csp=True, **options)  # For axe alone, which is a script that the policy would refuse.
+    for path in (*PATHS, "nowhere", "sign-in"):
+        page.goto(f"{dashboard.url}/{path.format(id=request_id)}")
+        found = axe.run(page)
+        assert found.violations_count == 0, f"{path}: {found.generate_report()}"
+        assert page.evaluate("document.documentElement.scrollWidth") <= options["viewport"]["width"], path
+
+
+def test_pages_refresh_themselves_and_obey_the_keyboard(dashboard: Pages, open_page: OpenPage) -> None:
+    page = open_page()
+    page.clock.install()
+    page.goto(f"{dashboard.url}/activity")
+    page.evaluate("document.querySelector('#live').dataset.mark = 'old'")
+    with page.expect_response("**/activity"):
+        page.clock.run_for(16_000)
+    page.wait_for_function("!document.querySelector('#live').dataset.mark")
+    page.keyboard.press("j")
+    page.keyboard.press("j")
+    assert page.locator("tr.chosen").count() == 1
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/requests/**")
+    page.keyboard.press("g")
+    page.keyboard.press("m")
+    page.wait_for_url("**/models")
+    page.keyboard.press("/")
+    page.keyboard.type("gt?")  # A key in a field is a letter.
+    assert page.locator("[name=search]").input_value() == "gt?" and page.url.endswith("/models")
+    page.locator("h1").click()
+    page.keyboard.press("t")
+    assert page.evaluate("document.documentElement.dataset.theme") == "light"
+    page.keyboard.press("?")
+    assert page.locator("#help").is_visible()
+
+
+def test_on_a_name_without_tls_one_can_sign_in_too(dashboard: Pages, open_page: OpenPage) -> None:
+    """Browsers send no Sec-Fetch-Site there."""
+    page = open_page(url=f"http://gateway.test:{dashboard.gateway.port}/dashboard")
+    assert text_of(page, "h1") == "Overview"
+
+
+def test_pages_work_without_script(dashboard: Pages, open_page: OpenPage) -> None:
+    page = open_page(dashboard.alice, java_script_enabled=False)
+    page.click("text=Activity")
+    page.select_option("select[name=outcome]", "rejected")
+    page.click("button:has-text('Show')")
+    assert page.locator("table.rows tbody tr").count() == 1
+    assert "UTC" in page.locator("table.rows time").first.inner_text()
+    page.click("text=Sign out")
+    assert text_of(page, "h1") == "Sign in"
