@@ -138,6 +138,7 @@ ALLOWED: dict[str, set[str]] = {
         "services.offers",
         "services.providers",
         "services.reports",
+        "services.routing",
         "services.sessions",
         "web",
         "db",

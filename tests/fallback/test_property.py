@@ -29,7 +29,9 @@ _RANDOM = [failure for failure in FAILURES if not failure.blames_account]
 _LONG_TOKENS = 5_000
 
 # Failures after which the provider may have generated and billed an answer.
-_BILLED_UNSEEN = ("upstream_connection_lost", "upstream_first_byte_timeout", "upstream_idle_timeout", "408", "504")
+_BILLED_UNSEEN = (
+    "upstream_connection_lost", "upstream_cut", "upstream_first_byte_timeout", "upstream_idle_timeout", "408", "504",
+)  # fmt: skip
 
 PATH = "/v1/chat/completions"
 
