@@ -15,10 +15,10 @@ INSTALLED := .venv/installed
 run: $(INSTALLED)-run
 	@exec $(BIN)/python -m app.dev --die-with-parent
 
-# Four processes, because the tests wait more than they compute; the files with the longest tests come first
-# (tests/conftest.py). ARGS are passed to pytest: make test ARGS="-n 0 -k stream -x" uses one process.
+# Six processes for two cores, because the tests wait as long as they compute; what takes longest comes first
+# (tests/support/distribution.py). ARGS are passed to pytest: make test ARGS="-n 0 -k stream -x" uses one process.
 # Byte code is kept even where the environment says otherwise: each of hundreds of processes would compile its modules.
-PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 6 --dist loadfile --no-loadscope-reorder
 test: $(INSTALLED)-test
 	$(PYTEST) $(ARGS)
 

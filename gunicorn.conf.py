@@ -11,12 +11,18 @@ import gc
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+if not os.access(Path(__file__).parent / "app", os.R_OK | os.X_OK):
+    sys.exit(f"The gateway cannot start: this user may not read its code in {Path(__file__).parent / 'app'}. Allow it.")
+
 from app.config import ROOT, SettingsError, load_settings
-from app.server.metrics_directory import claim_directory
+from app.server.metrics_directory import Claim, claim_directory
 from app.server.open_files import fit_to_open_files, raise_open_file_limit
+from app.server.reload import OTHER_ADDRESS, adopt_workers, read_handover, set_up_reload
+from app.server.worker_starts import WorkerStarts
 
 try:
     settings = load_settings()
@@ -62,6 +68,10 @@ limit_request_fields = 100
 limit_request_field_size = 8_190
 
 
+# What this process takes over from the one before a reload.
+handover = read_handover()
+
+
 def on_starting(server: Any) -> None:
     """Exits with one sentence if the gateway could not serve, for example because the schema is not migrated."""
     if server.cfg.is_ssl:
@@ -70,48 +80,65 @@ def on_starting(server: Any) -> None:
             "The gateway cannot start: it serves plain HTTP only. Remove certfile, and let nginx terminate TLS"
             " (deploy/nginx.conf)."
         )
-    server.owns_metrics = _choose_metrics_directory()
+    # With inherited sockets there is nothing to bind.
+    server.inherits = server.master_pid != 0 or "LISTEN_FDS" in os.environ
+    if handover is not None and handover.check:
+        _check_for_reload(server)
+    server.metrics = _claim_metrics_directory()
+    if handover is not None:
+        return  # All was checked a moment ago, and a gateway that serves must not end because of it.
     child = os.fork()  # The check imports the database's libraries, which this process must not import.
     if child == 0:
-        gc.disable()  # As in `post_fork`; the process ends soon.
-        from app.server.preflight import find_boot_problem, log_lowered_requests
-
-        # With inherited sockets there is nothing to bind.
-        inherits = server.master_pid != 0 or "LISTEN_FDS" in os.environ
-        reason = find_boot_problem(settings, [] if inherits else server.cfg.address)
-        if reason is not None:
-            os.write(2, f"The gateway cannot start: {reason}\n".encode())
-        elif live_requests < settings.max_live_requests:
-            log_lowered_requests(settings, live_requests, open_files)
-        os._exit(0 if reason is None else 1)
+        os._exit(0 if _is_bootable([] if server.inherits else server.cfg.address) else 1)
     if os.waitpid(child, 0)[1] != 0:
         sys.exit(1)
 
 
+def _is_bootable(addresses: Sequence[Any]) -> bool:
+    """Runs the checks before the start, in a process that ends afterwards; says why if the gateway cannot start."""
+    gc.disable()  # As in `post_fork`; the process ends soon.
+    from app.server.preflight import find_boot_problem, log_lowered_requests
+
+    reason = find_boot_problem(settings, addresses)
+    if reason is not None:
+        os.write(2, f"The gateway cannot start: {reason}\n".encode())
+    elif live_requests < settings.max_live_requests:
+        log_lowered_requests(settings, live_requests, open_files)
+    return reason is None
+
+
+def _check_for_reload(server: Any) -> None:
+    """Checks whether the gateway that runs may be replaced by this code and these settings, and ends this process."""
+    assert handover is not None
+    addresses = [list(address) if isinstance(address, tuple) else address for address in server.cfg.address]
+    listens_elsewhere = not handover.from_systemd and addresses != handover.addresses
+    if not _is_bootable(server.cfg.address if listens_elsewhere else []):
+        os._exit(1)
+    try:
+        server.app.load()
+    except BaseException as error:
+        os.write(
+            2, f"the code cannot be loaded ({type(error).__name__}: {error}). Correct it, or undo its update.".encode()
+        )
+        os._exit(1)
+    os._exit(OTHER_ADDRESS if listens_elsewhere else 0)
+
+
 def when_ready(server: Any) -> None:
-    """Guards reloads, and removes the metrics of an earlier start: Prometheus expects counters to start at zero.
+    """Prepares reloads, and removes the metrics of an earlier start: Prometheus expects counters to start at zero.
 
     The files of a directory that the operator named for several gateways stay.
     """
-    if server.owns_metrics:
-        for file in Path(os.environ[METRICS_VARIABLE]).glob("*.db"):
+    is_own = server.metrics.lock is not None
+    if is_own and (handover is None or handover.metrics != str(server.metrics.directory)):
+        for file in server.metrics.directory.glob("*.db"):
             file.unlink(missing_ok=True)
-    _guard_reload(server)
-
-
-def _guard_reload(server: Any) -> None:
-    """Makes SIGHUP check the settings first; otherwise a mistake in them would end the gateway that runs."""
-    reload = server.reload
-
-    def reload_if_good() -> None:
-        try:
-            load_settings()
-        except SettingsError as error:
-            sys.stderr.write(f"The gateway goes on with its earlier settings: {error}\n")
-        else:
-            reload()
-
-    server.reload = reload_if_good
+    from_systemd = server.systemd if handover is None else handover.from_systemd
+    set_up_reload(server, from_systemd=from_systemd, metrics=server.metrics.directory, metrics_lock=server.metrics.lock)
+    if handover is not None:
+        adopt_workers(server, handover)
+    global starts
+    starts = WorkerStarts(server)
 
 
 def post_fork(server: Any, worker: Any) -> None:
@@ -130,21 +157,22 @@ def post_fork(server: Any, worker: Any) -> None:
     patch_psycopg()
 
 
-def _choose_metrics_directory() -> bool:
-    """Makes the directory and sets METRICS_VARIABLE to it; returns whether this gateway alone uses it."""
+def _claim_metrics_directory() -> Claim:
+    """Makes the directory and sets METRICS_VARIABLE to it."""
     default = ROOT / "var" / "metrics" / str(settings.port)
     wanted = Path(os.environ.get(METRICS_VARIABLE) or default)
     # After gunicorn's USR2 the variable may name the directory of the gateway before, which still runs.
     is_default = wanted.parent == default.parent
+    held = None if handover is None else Claim(Path(handover.metrics), handover.metrics_lock)
     try:
-        directory, is_own = claim_directory(default if is_default else wanted, may_move=is_default)
+        claim = claim_directory(default if is_default else wanted, may_move=is_default, held=held)
     except OSError as error:
         sys.exit(
             f"The gateway cannot start: its workers share their metrics in {error.filename}, which cannot be written"
             f" ({error.strerror}). Give it to this user, or set {METRICS_VARIABLE} to another directory."
         )
-    os.environ[METRICS_VARIABLE] = str(directory)
-    return is_own
+    os.environ[METRICS_VARIABLE] = str(claim.directory)
+    return claim
 
 
 def post_worker_init(worker: Any) -> None:
@@ -152,6 +180,7 @@ def post_worker_init(worker: Any) -> None:
     from app.server.lifecycle import start_worker
 
     start_worker(worker)
+    starts.tell()
 
 
 def child_exit(server: Any, worker: Any) -> None:

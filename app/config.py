@@ -24,13 +24,14 @@ from app.setting_values import (
     one_of,
     parse_database_url,
     parse_gateway_key,
+    parse_gateway_keys,
     parse_http_url,
     parse_listen_address,
     parse_networks,
     parse_origins,
     parse_path,
     parse_seconds,
-    parse_secret,
+    parse_secrets,
     parse_webhook_secret,
     parse_webhook_url,
     parse_yes_or_no,
@@ -47,10 +48,14 @@ ALL_GATEWAYS = "all"
 # much of it: an entry of a PostgreSQL index, which holds a name, has at most 2.7 kB.
 MAX_NAME_CHARACTERS = 300
 
+# For how long keys work after the last answer of the database, in seconds. Most outages of PostgreSQL end within
+# minutes. If one lasts much longer, revoked keys must stop working too.
+KEYS_GRACE_S = 600.0
+
 # The parameters of libpq that are passwords.
 PASSWORD_NAMES = ("password", "sslpassword")
 
-_SECRET_PARSERS = (parse_secret, parse_gateway_key, parse_webhook_secret)
+_SECRET_PARSERS = (parse_secrets, parse_gateway_key, parse_gateway_keys, parse_webhook_secret)
 
 
 Source = Literal["environment", ".env.local", ".env"]
@@ -62,19 +67,19 @@ def _setting(name: str, default: str | None, parse: Callable[[str, str], Any]) -
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """All settings, parsed. A field is None where the setting has no default and is not set."""
+    """All settings, parsed. A field is None, or of keys (), where the setting has no default and is not set."""
 
-    fireworks_api_key: str | None = _setting("FIREWORKS_API_KEY", None, parse_secret)
+    fireworks_api_key: tuple[str, ...] = _setting("FIREWORKS_API_KEY", "", parse_secrets)
     fireworks_base_url: str = _setting("FIREWORKS_BASE_URL", "https://api.fireworks.ai/inference/v1", parse_http_url)
-    featherless_api_key: str | None = _setting("FEATHERLESS_API_KEY", None, parse_secret)
+    featherless_api_key: tuple[str, ...] = _setting("FEATHERLESS_API_KEY", "", parse_secrets)
     featherless_base_url: str = _setting("FEATHERLESS_BASE_URL", "https://api.featherless.ai/v1", parse_http_url)
-    deepinfra_api_key: str | None = _setting("DEEPINFRA_API_KEY", None, parse_secret)
+    deepinfra_api_key: tuple[str, ...] = _setting("DEEPINFRA_API_KEY", "", parse_secrets)
     deepinfra_base_url: str = _setting("DEEPINFRA_BASE_URL", "https://api.deepinfra.com/v1/openai", parse_http_url)
-    chutes_api_key: str | None = _setting("CHUTES_API_KEY", None, parse_secret)
+    chutes_api_key: tuple[str, ...] = _setting("CHUTES_API_KEY", "", parse_secrets)
     chutes_base_url: str = _setting("CHUTES_BASE_URL", "https://llm.chutes.ai/v1", parse_http_url)
 
     database_url: str | None = _setting("DATABASE_URL", None, parse_database_url)
-    gateway_api_key: str | None = _setting("GATEWAY_API_KEY", None, parse_gateway_key)
+    gateway_api_key: tuple[str, ...] = _setting("GATEWAY_API_KEY", "", parse_gateway_keys)
     metrics_token: str | None = _setting("METRICS_TOKEN", None, parse_gateway_key)
     host: str = _setting("HOST", "0.0.0.0", parse_listen_address)  # noqa: S104
     port: int = _setting("PORT", "8000", whole_number(1, 65_535))
@@ -134,7 +139,8 @@ def is_secret(name: str) -> bool:
 
 def get_secrets(settings: Settings) -> list[str]:
     """Returns the secrets that are set: all keys, and the database's password in each form in which it may appear."""
-    keys = [getattr(settings, row.name) for row in fields(Settings) if row.metadata["parse"] in _SECRET_PARSERS]
+    values = [getattr(settings, row.name) for row in fields(Settings) if row.metadata["parse"] in _SECRET_PARSERS]
+    keys = [key for value in values for key in (value if isinstance(value, tuple) else (value,))]
     passwords = [] if settings.database_url is None else _find_passwords(settings.database_url)
     forms = (*passwords, *map(unquote, passwords), *map(unquote_plus, passwords))
     return [secret for secret in dict.fromkeys((*keys, *forms)) if secret]

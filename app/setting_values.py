@@ -148,6 +148,25 @@ def parse_gateway_key(name: str, value: str) -> str:
     return value
 
 
+def parse_secrets(name: str, value: str) -> tuple[str, ...]:
+    """Returns keys, separated by commas, which no key contains; the first one is used first."""
+    return _parse_list(name, value, parse_secret)
+
+
+def parse_gateway_keys(name: str, value: str) -> tuple[str, ...]:
+    """Returns keys to this gateway, separated by commas; each one works."""
+    return _parse_list(name, value, parse_gateway_key)
+
+
+def _parse_list(name: str, value: str, parse: Callable[[str, str], str]) -> tuple[str, ...]:
+    parts = [part.strip() for part in value.split(",")]
+    if value and not all(parts):
+        raise SettingsError(
+            f"{name} has a comma without a key before and after it; write one key, or several like a,b."
+        )
+    return tuple(dict.fromkeys(parse(name, part) for part in parts if part))
+
+
 def _raise_if_quoted(name: str, value: str) -> None:
     # Shells and dotenv files remove quotes; `docker --env-file` and the forms of hosting platforms keep them.
     if value[0] in _QUOTES or value[-1] in _QUOTES:

@@ -42,19 +42,24 @@ def clean_environment() -> dict[str, str]:
     return {name: os.environ[name] for name in kept if name in os.environ}
 
 
+def run_flask(tree: Path, url: str, *words: str) -> str:
+    """Runs a command of the gateway on a database, and returns its output.
+
+    Raises:
+        CannotRun: it failed.
+    """
+    environment = clean_environment() | {"DATABASE_URL": url}
+    command = [sys.executable, "-m", "flask", "--app", "wsgi", *words]
+    done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise CannotRun(f"`flask {' '.join(words)}` failed: {done.stderr.strip()[-500:]}")
+    return done.stdout.strip()
+
+
 def prepare_database(tree: Path, url: str) -> str:
     """Migrates the database and returns a fresh gateway key from it."""
-    environment = clean_environment() | {"DATABASE_URL": url}
-
-    def flask(*words: str) -> str:
-        command = [sys.executable, "-m", "flask", "--app", "wsgi", *words]
-        done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
-        if done.returncode != 0:
-            raise CannotRun(f"`flask {' '.join(words)}` failed: {done.stderr.strip()[-500:]}")
-        return done.stdout.strip()
-
-    flask("db", "upgrade")
-    return flask("keys", "create", "benchmark")
+    run_flask(tree, url, "db", "upgrade")
+    return run_flask(tree, url, "keys", "create", "benchmark")
 
 
 @dataclass

@@ -8,6 +8,7 @@ import re
 import shutil
 import socket
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,11 +86,9 @@ def get_resource_usage(pids: list[int]) -> ResourceUsage:
     cpu_s, memory = 0.0, 0
     for pid in pids:
         try:
-            process = psutil.Process(pid)
-            times = process.cpu_times()
-            cpu_s += times.user + times.system
-            memory += process.memory_info().rss
-        except psutil.NoSuchProcess:
+            memory += psutil.Process(pid).memory_info().rss
+            cpu_s += time.clock_gettime(~pid << 3 | 2)  # Linux's clock of a process; psutil has hundredths of a second.
+        except (psutil.NoSuchProcess, OSError):
             continue
     return ResourceUsage(cpu_s, memory)
 

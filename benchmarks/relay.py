@@ -20,7 +20,7 @@ _settings = load_settings(os.environ)
 _client = UpstreamClient(
     title="the provider",
     base_url=_settings.fireworks_base_url,
-    api_key="fw_REPLACE_ME",
+    api_keys=["fw_REPLACE_ME"],
     key_setting="FIREWORKS_API_KEY",
     settings=_settings,
 )

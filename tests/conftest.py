@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,13 +15,12 @@ from hypothesis import settings as hypothesis_settings
 
 from app import create_app
 from app.config import load_settings
-from app.db.schema import upgrade_schema
 from app.runtime import use_settings
 from tests.sandbox.client import run_sandbox
 from tests.support.distribution import Distribution, sort_key_of
 from tests.support.gateway import Gateway, base_settings
 from tests.support.gateways import Gateways
-from tests.support.postgres import Postgres, running_postgres
+from tests.support.postgres import Postgres, make_data, running_postgres
 from tests.support.sandbox import Sandbox
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.soak import examples
@@ -59,16 +59,23 @@ def _no_runtime_is_left() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[Postgres]:
-    """The one database server of a test run."""
-    with running_postgres() as server:
+def server_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data that each server of a test run begins with, in all processes of the run."""
+    place = tmp_path_factory.getbasetemp()
+    return make_data((place.parent if "PYTEST_XDIST_WORKER" in os.environ else place) / "postgres")
+
+
+@pytest.fixture(scope="session")
+def postgres(server_data: Path) -> Iterator[Postgres]:
+    """The database server of a test process."""
+    with running_postgres(data=server_data) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def victim() -> Iterator[Postgres]:
+def victim(server_data: Path) -> Iterator[Postgres]:
     """A second database server, which tests may stop, kill and freeze; see `victim_url`."""
-    with running_postgres() as server:
+    with running_postgres(data=server_data) as server:
         yield server
 
 
@@ -85,10 +92,8 @@ def victim_url(victim: Postgres) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def migrated_template(postgres: Postgres) -> str:
-    """The name of a database with the current schema, to copy from: a copy takes a tenth of a migration."""
-    url = postgres.create_database()
-    upgrade_schema(url)
-    return url.rpartition("/")[2].partition("?")[0]
+    """The name of a database with the current schema, to copy from."""
+    return postgres.get_migrated()
 
 
 @pytest.fixture(scope="session")
@@ -100,17 +105,17 @@ def gateways(postgres: Postgres, tree: Path, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.fixture
-def database_url(postgres: Postgres, migrated_template: str, gateways: Gateways) -> Iterator[str]:
+def database_url(postgres: Postgres, gateways: Gateways) -> Iterator[str]:
     """The address of a fresh, migrated database for one test."""
-    url = postgres.create_database(template=migrated_template)
+    url = postgres.create_migrated_database()
     yield url
     gateways.after_stops(lambda: postgres.drop_database(url))
 
 
 @pytest.fixture(scope="session")
-def session_database_url(postgres: Postgres, migrated_template: str) -> str:
+def session_database_url(postgres: Postgres) -> str:
     """The address of the database of the gateways that all tests share."""
-    return postgres.create_database(template=migrated_template)
+    return postgres.create_migrated_database()
 
 
 @pytest.fixture(scope="session")

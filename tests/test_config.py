@@ -13,6 +13,7 @@ from app.config import (
     ROOT,
     Settings,
     SettingsError,
+    get_secrets,
     load_settings,
     read_environment,
     setting_names,
@@ -138,7 +139,7 @@ def test_an_empty_value_counts_as_unset(name: str, value: str) -> None:
 
 def test_the_documented_defaults() -> None:
     settings = load_settings({})
-    assert settings.fireworks_api_key is None and settings.database_url is None and settings.gateway_api_key is None
+    assert settings.fireworks_api_key == settings.gateway_api_key == () and settings.database_url is None
     assert settings.fireworks_base_url == "https://api.fireworks.ai/inference/v1"
     assert (settings.port, settings.public_stats, settings.max_body_bytes) == (8000, False, 20 << 20)
     assert settings.journal_dir == ROOT / "var/journal"
@@ -157,7 +158,7 @@ def test_the_documented_defaults() -> None:
         ("UPSTREAM_RETRIES", "0", 0),
         ("FIREWORKS_BASE_URL", "http://127.0.0.1:4711/inference/v1/", "http://127.0.0.1:4711/inference/v1"),
         ("FIREWORKS_BASE_URL", "http://[::1]:4711/v1", "http://[::1]:4711/v1"),
-        ("FIREWORKS_API_KEY", " fw_test\n", "fw_test"),
+        ("FIREWORKS_API_KEY", " fw_test\n", ("fw_test",)),
         ("JOURNAL_DIR", "/tmp/journal", Path("/tmp/journal")),
         ("JOURNAL_DIR", "elsewhere", ROOT / "elsewhere"),
         ("JOURNAL_DIR", "~/journal", Path.home() / "journal"),
@@ -175,7 +176,7 @@ def test_the_documented_defaults() -> None:
         ("DATABASE_URL", "postgresql+psycopg2://h/d", "postgresql+psycopg2://h/d"),
         ("DATABASE_URL", "postgresql://u:a:b%2F@[::1]:5432/d", "postgresql+psycopg2://u:a:b%2F@[::1]:5432/d"),
         ("DATABASE_URL", "postgresql://u@/d?host=/tmp/a@b", "postgresql+psycopg2://u@/d?host=/tmp/a@b"),
-        ("GATEWAY_API_KEY", "sixteen-letters!", "sixteen-letters!"),
+        ("GATEWAY_API_KEY", "sixteen-letters!", ("sixteen-letters!",)),
     ],
 )
 def test_a_good_value_is_parsed(name: str, value: str, parsed: object) -> None:
@@ -211,7 +212,7 @@ def test_the_process_goes_before_env_local_and_that_before_env(place: Path, monk
     monkeypatch.setenv("PORT", "1003")
     settings = load_settings(read_environment(place))
     assert (settings.port, settings.web_concurrency, settings.retention_days) == (1003, 4, 5)
-    assert settings.fireworks_api_key == "fw_test"
+    assert settings.fireworks_api_key == ("fw_test",)
 
 
 @pytest.mark.parametrize("empty", ["", " "])
@@ -224,7 +225,18 @@ def test_an_empty_value_of_the_process_hides_none_of_a_file(
 
 def test_a_key_in_env_works_too(place: Path) -> None:
     (place / ".env").write_text("FIREWORKS_API_KEY=fw_test\n")
-    assert load_settings(read_environment(place)).fireworks_api_key == "fw_test"
+    assert load_settings(read_environment(place)).fireworks_api_key == ("fw_test",)
+
+
+def test_keys_are_lists_of_which_each_is_checked_and_hidden() -> None:
+    settings = load_settings(
+        {"FIREWORKS_API_KEY": "fw_one , fw_two,fw_one", "GATEWAY_API_KEY": "a" * 16 + "," + "b" * 16}
+    )
+    assert settings.fireworks_api_key == ("fw_one", "fw_two") and settings.gateway_api_key == ("a" * 16, "b" * 16)
+    assert {"fw_one", "fw_two", "a" * 16, "b" * 16} <= set(get_secrets(settings))
+    for name, value in {"FIREWORKS_API_KEY": "fw_one,,fw_two", "GATEWAY_API_KEY": "a" * 16 + ",short"}.items():
+        with pytest.raises(SettingsError, match=f"^{name} has "):
+            load_settings({name: value})
 
 
 def test_a_byte_order_mark_does_not_hide_the_first_setting(place: Path) -> None:

@@ -136,13 +136,21 @@ def test_the_documented_model_is_found_by_its_short_path(gateway: Gateway) -> No
     assert (answer.get("data") or answer)["id"] == MODEL
 
 
-def test_the_documented_error_is_word_for_word(make_gateway: Any) -> None:
-    gateway = make_gateway()
+@pytest.fixture(scope="module")
+def fresh_gateway(gateways: Gateways, postgres: Postgres) -> Iterator[Gateway]:
+    """A gateway with the settings that the project has, and a database without keys."""
+    url = postgres.create_migrated_database()
+    with gateways.running(url, {}) as gateway:
+        yield gateway
+    gateways.after_stops(lambda: postgres.drop_database(url))
+
+
+def test_the_documented_error_is_word_for_word(fresh_gateway: Gateway) -> None:
     for body in (WITH_PROVIDER, WITHOUT_PROVIDER, STREAMED):
-        error = json.loads(run(gateway, POST % body))["error"]
+        error = json.loads(run(fresh_gateway, POST % body))["error"]
         assert (error["message"], error["type"]) == ("Fireworks API key not configured", "configuration_error")
         assert error["param"] == "FIREWORKS_API_KEY"
-    head = run(gateway, POST % WITH_PROVIDER, "--dump-header - --output /dev/null").lower()
+    head = run(fresh_gateway, POST % WITH_PROVIDER, "--dump-header - --output /dev/null").lower()
     assert head.startswith("http/1.1 503") and "x-should-retry: false" in head
 
 
@@ -257,7 +265,7 @@ def test_the_curls_for_keys_and_limits_work_in_order(documented: tuple[Gateway, 
     answers: list[Any] = []
     key_id = ""
     for command in re.split(r"\n(?=curl)", commands.strip()):
-        answers.append(json.loads(run(gateway, command.replace("KEY_ID", key_id))))
+        answers.append(json.loads(run(fresh_gateway, command.replace("KEY_ID", key_id))))
         assert "error" not in answers[-1], (command, answers[-1])
         key_id = answers[-1]["data"]["id"] if "key" in answers[-1] and not key_id else key_id
     _, made, listed, changed, rotated, revoked, _, holders, renamed, limits, audited = answers

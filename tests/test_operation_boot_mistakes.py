@@ -83,6 +83,11 @@ def test_a_settings_file_of_another_user(checkout: Path, command: list[str]) -> 
     assert said.startswith(f"{checkout}/.env.local cannot be read (Permission denied)")
 
 
+def test_code_of_another_user_that_cannot_be_read(checkout: Path) -> None:
+    (checkout / "app").chmod(0)
+    assert refusal(GUNICORN, checkout).startswith(f"this user may not read its code in {checkout}/app.")
+
+
 def test_a_settings_file_in_utf_16(checkout: Path) -> None:
     (checkout / ".env.local").write_text("PORT=8000\n", "utf-16")
     assert refusal(GUNICORN, checkout).startswith(f"{checkout}/.env.local is not in UTF-8; save it again")
@@ -160,7 +165,9 @@ def test_a_wrong_password_and_a_missing_database(checkout: Path, postgres: Postg
     for line in said.values():
         assert line.startswith("the database refuses DATABASE_URL (") and "Correct the user, the password" in line
         assert PASSWORD not in line
-    code, told = run_to_end(FLASK, checkout, clean_environment() | {"DATABASE_URL": missing}, as_root=True)
+    # The directory is for the workers of gunicorn, so a command does not mind that it is none.
+    given = {"DATABASE_URL": missing, "PROMETHEUS_MULTIPROC_DIR": str(checkout / "wsgi.py")}
+    code, told = run_to_end(FLASK, checkout, clean_environment() | given, as_root=True)
     assert code == 1 and told.startswith("Error: The database refuses DATABASE_URL (") and told.count("\n") == 1
 
 
@@ -229,7 +236,7 @@ def test_with_few_open_files_it_serves_fewer_requests_and_says_so_and_no_bad_rel
         (checkout / ".env.local").write_text("RETENTION_DAYS=many\nUPSTREAM_RETRIES=many\n")
         gateway.send_signal(signal.SIGHUP)
         wait_until(
-            lambda: "The gateway goes on with its earlier settings: UPSTREAM_RETRIES is 'many'" in gateway.log(),
+            lambda: '"event":"reload_refused"' in gateway.log() and "UPSTREAM_RETRIES is 'many'" in gateway.log(),
             what="the refusal of the reload",
         )
         assert gateway.worker_pids() == workers and post_chat(gateway, f"{PREFIX}x").status == 200

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -14,9 +16,10 @@ import requests
 
 from tests.support.answers import DONE, chat_answer, chunk, sse_stream
 from tests.support.chat import PREFIX, Seen, post_chat, request, rows_where, wait_for_row, wait_for_row_of
-from tests.support.gateway import Gateway
+from tests.support.gateway import Gateway, base_settings, running_gateway
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import Gate, Script, hang, pause, wait_for
+from tests.support.tree import copy_tree
 from tests.support.waiting import PATIENCE_S, wait_until
 
 MakeGateway = Callable[..., Gateway]
@@ -132,37 +135,56 @@ def test_what_outlives_the_drain_is_ended_told_and_recorded(
         assert not gone.finished
 
 
-def test_a_reload_under_load_refuses_nobody_and_lets_a_stream_finish(
-    make_gateway: MakeGateway, upstream: ScriptedUpstream, database_url: str
+def read_hello(gateway: Gateway) -> str:
+    """Returns what the gateway says it is."""
+    return str(request("GET", gateway.url + "/").json["service"])
+
+
+def test_a_reload_under_load_loads_all_code_and_neither_refuses_nor_cuts_anybody(
+    upstream: ScriptedUpstream, database_url: str, tmp_path: Path
 ) -> None:
-    gateway, gate = make_gateway(upstream.settings, workers=2), Gate()
-    before = set(gateway.worker_pids())
-    upstream.default = [pause(0.1), *chat_answer("hi")]
-    upstream.on_model("survivor", halves(gate))
-    survivor = begin(gateway, upstream, "survivor", stream=True)
+    tree, gate = copy_tree(tmp_path / "gateway"), Gate()
+    config, route = tree / "app" / "config.py", tree / "app" / "routes" / "health.py"
+    settings = base_settings(tmp_path, database_url) | upstream.settings
     stop, answers = threading.Event(), list[Seen]()
+    with running_gateway(tree, tmp_path, settings, workers=2) as gateway:
+        before, pid = set(gateway.worker_pids()), gateway.pid
+        upstream.default = [pause(0.1), *chat_answer("hi")]
+        upstream.on_model("survivor", halves(gate))
+        survivor = begin(gateway, upstream, "survivor", stream=True)
 
-    def ask() -> None:
-        while not stop.is_set():
-            answers.append(post_chat(gateway, PREFIX + "reload"))
+        def ask() -> None:
+            while not stop.is_set():
+                answers.append(post_chat(gateway, PREFIX + "reload"))
 
-    threads = [threading.Thread(target=ask) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    wait_until(lambda: len(answers) > 5)
-    gateway.send_signal(signal.SIGHUP)
-    # One old worker still serves the stream.
-    wait_until(lambda: len(before & set(gateway.worker_pids())) == 1, what="an old worker to end")
-    count = len(answers)
-    wait_until(lambda: len(answers) > count + 5)
-    stop.set()
-    for thread in threads:
-        thread.join()
-    gate.open()
-    assert b"two" in end(survivor).body and not end(survivor).cut
-    assert {seen.status for seen in answers} == {200} and len(before) == 2
-    ids = {seen.request_id for seen in answers}
-    wait_until(lambda: recorded(database_url) == ids, what="the rows of all requests")
+        threads = [threading.Thread(target=ask) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: len(answers) > 5)
+        # A name that one module gets and another one imports: old and new code together do not work.
+        right = route.read_text().replace('"llm-gateway"', "SERVICE") + "\nfrom app.config import SERVICE\n"
+        route.write_text(right)
+        gateway.send_signal(signal.SIGHUP)
+        wait_until(lambda: "reload_refused" in gateway.log(), what="the refusal of code that cannot be loaded")
+        (refused,) = [json.loads(line) for line in gateway.log().splitlines() if "reload_refused" in line]
+        assert "ImportError" in refused["reason"] and "SERVICE" in refused["reason"]
+        assert set(gateway.worker_pids()) == before and read_hello(gateway) == "llm-gateway"
+        config.write_text(config.read_text() + '\nSERVICE = "updated"\n')
+        gateway.send_signal(signal.SIGHUP)
+        # One old worker still serves the stream.
+        wait_until(lambda: len(before & set(gateway.worker_pids())) == 1, what="an old worker to end")
+        count = len(answers)
+        wait_until(lambda: len(answers) > count + 5)
+        assert {read_hello(gateway) for _ in range(10)} == {"updated"} and gateway.pid == pid
+        stop.set()
+        for thread in threads:
+            thread.join()
+        gate.open()
+        assert b"two" in end(survivor).body and not end(survivor).cut
+        wait_until(lambda: not before & set(gateway.worker_pids()), what="the last old worker to end")
+        assert {seen.status for seen in answers} == {200} and len(before) == 2
+        ids = {seen.request_id for seen in answers}
+        wait_until(lambda: recorded(database_url) == ids, what="the rows of all requests")
     gate.close()
 
 

@@ -6,8 +6,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,12 +13,12 @@ from typing import Any
 from click.testing import CliRunner
 
 from app.cli.activity import activity_group
-from app.config import ROOT, load_settings
+from app.config import load_settings
 from app.runtime import use_settings
 from tests.support.activity_tables import ActivityTables, adopt_all, journal_directories
 from tests.support.answers import chat_answer
 from tests.support.chat import PREFIX, open_chat, post_chat, request
-from tests.support.gateway import Gateway, clean_environment
+from tests.support.gateway import Gateway
 from tests.support.gateways import Gateways
 from tests.support.postgres import Postgres
 from tests.support.recording_process import RecordingProcess
@@ -61,13 +59,6 @@ def read_backlog(gateway: Gateway) -> int:
 def events(gateway: Gateway, name: str) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in gateway.log().splitlines() if line.startswith("{")]
     return [line for line in lines if line["event"] == name]
-
-
-def write_off(url: str, worker_id: str) -> str:
-    command = [sys.executable, "-m", "flask", "--app", "wsgi", "activity", "write-off", worker_id, "--yes"]
-    environment = clean_environment() | {"DATABASE_URL": url}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    return done.stdout + done.stderr
 
 
 def test_workers_are_registered_and_closed_by_stop_reload_and_death(
@@ -130,7 +121,8 @@ def test_a_host_that_has_vanished_is_named_with_what_it_may_hold(
         use_settings(load_settings({"DATABASE_URL": database_url}))
         refused = CliRunner().invoke(activity_group, ["write-off", live, "--yes"])
         assert f"No missing worker has the id '{live}'" in refused.output and refused.exit_code == 1
-        assert "Written off: at least 1 of the requests" in write_off(database_url, directory.name)
+        written_off = CliRunner().invoke(activity_group, ["write-off", directory.name, "--yes"])
+        assert "Written off: at least 1 of the requests" in written_off.output
         report = wait_for_workers(gateway, live=1, missing=0, closed=0, written_off=1)
         (given_up,) = report["written_off"]
         assert (given_up["worker_id"], given_up["host"]) == (directory.name, "far")

@@ -24,9 +24,14 @@ def db_group() -> None:
 @db_group.command("upgrade")
 @click.argument("revision", default="head")
 def upgrade_command(revision: str) -> None:
-    """Migrate up to REVISION, by default the newest. Concurrent runs are safe."""
+    """Migrate up to REVISION, by default the newest. Concurrent runs are safe.
+
+    If later code has migrated the database further, there is nothing to do: every migration works with the code before
+    it, so that a rollback is possible.
+    """
     with plain_errors():
-        upgrade_schema(_database_url(), revision)
+        if revision != "head" or select_schema_state_of(_database_url()).state != "ahead":
+            upgrade_schema(_database_url(), revision)
         click.echo(_describe(select_schema_state_of(_database_url())))
 
 
@@ -70,5 +75,10 @@ def _database_url() -> str:
 
 
 def _describe(state: SchemaState) -> str:
+    if state.state == "ahead":
+        return (
+            f"the schema is ahead: migration {state.current} is in place, and the newest one of this code is"
+            f" {state.head}. There is nothing to do, because every migration works with the code before it."
+        )
     in_place = f"migration {state.current} is in place" if state.current else "no migration is in place"
     return f"schema {state.state}: {in_place}; the newest one of this code is {state.head}"

@@ -80,12 +80,16 @@ _SELECT_SUMS = text("""
     ) AS charges
 """)
 
-# All budgets that count, with what became of their current periods: the periods of budgets of one kind begin together.
+# Budgets that count, with what became of their current periods: the periods of budgets of one kind begin together.
+# Without a share, the page is cut before its sums are read.
 _SELECT_PAGE = text(f"""
     SELECT {", ".join(f"budget.{name}" for name in BudgetRow._fields)}, subject.kind, subject.name, sums.*
-    FROM jsonb_to_recordset(CAST(:kinds AS jsonb)) AS kinds (time_window text, timezone text, first_day smallint,
-        first bigint, last bigint)
-    JOIN budget USING (time_window, timezone, first_day)
+    FROM (
+        SELECT * FROM budget WHERE ended_at IS NULL AND id > :after
+        ORDER BY id LIMIT CASE WHEN CAST(:above AS integer) IS NULL THEN CAST(:limit AS bigint) END
+    ) AS budget
+    JOIN jsonb_to_recordset(CAST(:kinds AS jsonb)) AS kinds (time_window text, timezone text, first_day smallint,
+        first bigint, last bigint) USING (time_window, timezone, first_day)
     JOIN subject ON subject.id = budget.subject_id
     CROSS JOIN LATERAL (
         SELECT coalesce(sum(extra), 0) AS extra, coalesce(sum(granted), 0) AS granted, charges.*,
@@ -99,9 +103,8 @@ _SELECT_PAGE = text(f"""
         LEFT JOIN budget_period ON budget_period.id BETWEEN (budget.id << 32) + first AND (budget.id << 32) + last
         GROUP BY exact, estimated, ceiling, requests
     ) AS sums
-    WHERE budget.ended_at IS NULL AND budget.id > :after
-        AND (CAST(:above AS integer) IS NULL OR CASE WHEN budget.amount + extra = 0 THEN 100
-            ELSE round((exact + estimated + ceiling) / (budget.amount + extra) * 100, 1) END >= :above)
+    WHERE CAST(:above AS integer) IS NULL OR CASE WHEN budget.amount + extra = 0 THEN 100
+        ELSE round((exact + estimated + ceiling) / (budget.amount + extra) * 100, 1) END >= :above
     ORDER BY budget.id LIMIT :limit
 """)
 

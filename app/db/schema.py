@@ -1,8 +1,4 @@
-"""Migrations: which one the database has, which ones this code has, upgrades and downgrades.
-
-A revision's id is the number at the start of its file name, so the newest one is known without importing Alembic,
-which a worker never needs.
-"""
+"""Migrations: which one the database has, upgrades and downgrades. app/revisions.py knows which ones this code has."""
 
 from __future__ import annotations
 
@@ -15,13 +11,11 @@ from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from app.config import ROOT
 from app.db.errors import describe_refusal
+from app.revisions import MIGRATIONS, get_head
 
 if TYPE_CHECKING:
     from alembic.config import Config
-
-MIGRATIONS = ROOT / "migrations"
 
 # Partitions are made by migrations and by app/db/partitions.py; SQLAlchemy's metadata does not have them.
 PARTITION_NAME = (
@@ -47,11 +41,6 @@ class SchemaState(NamedTuple):
 
 class SchemaError(Exception):
     """The database could not be reached, migrated or compared; the message says why."""
-
-
-def get_head() -> str:
-    """Returns the newest revision among the migration files, for instance "0003"."""
-    return max(path.name[:4] for path in (MIGRATIONS / "versions").glob("[0-9]*_*.py"))
 
 
 def select_schema_state(connection: Connection) -> SchemaState:

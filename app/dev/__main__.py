@@ -255,7 +255,7 @@ def _is_healthy(host: str, port: int) -> bool:
 
 def _make_banner_for(settings: Settings, added: dict[str, str]) -> str:
     # A key from the process environment is not printed; the developer's shell inserts it.
-    key = "$GATEWAY_API_KEY" if os.environ.get("GATEWAY_API_KEY") else settings.gateway_api_key
+    key = "$GATEWAY_API_KEY" if os.environ.get("GATEWAY_API_KEY") else settings.gateway_api_key[0]
     token = _make_link_token(settings)
     return make_banner(
         settings.host,
@@ -273,7 +273,7 @@ def _make_link_token(settings: Settings) -> str:
 
     use_settings(settings)
     try:
-        return create_link(str(settings.gateway_api_key))
+        return create_link(settings.gateway_api_key[0])
     finally:
         use_settings(None)
 

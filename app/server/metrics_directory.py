@@ -7,33 +7,50 @@ import fcntl
 import os
 from itertools import count
 from pathlib import Path
+from typing import NamedTuple
 
 
-def claim_directory(wanted: Path, *, may_move: bool) -> tuple[Path, bool]:
+class Claim(NamedTuple):
+    """A directory that a gateway uses.
+
+    Attributes:
+        lock: the open descriptor that holds the lock; None if another gateway has it, so that both use the directory.
+    """
+
+    directory: Path
+    lock: int | None
+
+
+def claim_directory(wanted: Path, *, may_move: bool, held: Claim | None = None) -> Claim:
     """Makes the directory and locks it, for as long as this process or one of its workers lives.
 
     Args:
         wanted: the directory.
         may_move: whether to take `<wanted>-1`, `<wanted>-2` … if another gateway uses it.
-
-    Returns:
-        The directory, and whether this gateway alone uses it.
+        held: what this gateway had claimed before a reload; it is kept if it could be what is wanted.
 
     Raises:
         OSError: it cannot be written; `filename` is the directory.
     """
+    if held is not None and (held.directory == wanted or (may_move and _is_moved(held.directory, wanted))):
+        return held
     for number in count():
         directory = wanted if number == 0 else wanted.with_name(f"{wanted.name}-{number}")
         try:
-            is_locked = _make_and_lock(directory)
+            lock = _make_and_lock(directory)
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(directory)) from error
-        if is_locked or not may_move:
-            return directory, is_locked
+        if lock is not None or not may_move:
+            return Claim(directory, lock)
     raise AssertionError("unreachable")
 
 
-def _make_and_lock(directory: Path) -> bool:
+def _is_moved(directory: Path, wanted: Path) -> bool:
+    name, _, number = directory.name.rpartition("-")
+    return directory.parent == wanted.parent and name == wanted.name and number.isdigit()
+
+
+def _make_and_lock(directory: Path) -> int | None:
     directory.mkdir(parents=True, exist_ok=True)
     if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
@@ -42,5 +59,5 @@ def _make_and_lock(directory: Path) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
-        return False
-    return True  # The descriptor stays open, also when gunicorn reloads, and holds the lock.
+        return None
+    return descriptor

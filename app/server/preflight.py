@@ -6,13 +6,12 @@ import errno
 import socket
 import time
 from collections.abc import Sequence
-from itertools import chain
 from typing import Any
 
 from app.config import Settings
 from app.logs import log_event, redact
 from app.runtime import use_settings
-from app.services.health import CHECKS
+from app.server.boot_checks import BOOT_CHECKS, Problem
 
 # A gateway that is being stopped closes its port at once, and workers whose main process was killed within two seconds.
 _PORT_PATIENCE_S = 3.0
@@ -25,14 +24,18 @@ def find_boot_problem(settings: Settings, addresses: Sequence[Any] = ()) -> str 
         addresses: what gunicorn will bind: (host, port), the path of a Unix socket, or a descriptor.
     """
     use_settings(settings)
-    findings = {check.name: check.run() for check in CHECKS if check.at_boot}
-    problems = (finding.problem for finding in findings.values() if finding.blocks == "boot")
+    problems: dict[str, Problem] = {}
+    for name, check in BOOT_CHECKS.items():
+        if (problem := check()) is None:
+            continue
+        if problem.blocks:
+            return redact(problem.text)
+        problems[name] = problem
     ports = (_find_port_problem(*address) for address in addresses if isinstance(address, tuple))
-    if (problem := next(chain(problems, filter(None, ports)), None)) is not None:
-        return redact(problem)
-    for name, finding in findings.items():
-        if finding.problem is not None:
-            log_event("boot_check_failed", level="warning", check=name, reason=finding.problem[:300])
+    if (reason := next(filter(None, ports), None)) is not None:
+        return redact(reason)
+    for name, problem in problems.items():
+        log_event("boot_check_failed", level="warning", check=name, reason=problem.text[:300])
     return None
 
 

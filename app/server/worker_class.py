@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache, lru_cache
+from importlib import metadata
 from typing import Any
 
 import gevent
@@ -71,6 +72,19 @@ class _IdleWait:
 
 class GatewayWorker(GeventWorker):  # type: ignore[misc]
     """The worker class that gunicorn.conf.py names."""
+
+    def patch(self) -> None:
+        """Patches the standard library for gevent, which has the installed packages read once for that.
+
+        By default gevent reads all of them 25 times, in search of plugins: a tenth of the time that a worker takes to
+        start.
+        """
+        read_packages = metadata.entry_points
+        metadata.entry_points = read_packages().select
+        try:
+            super().patch()
+        finally:
+            metadata.entry_points = read_packages
 
     def init_process(self) -> None:
         """Prepares the process after the fork."""

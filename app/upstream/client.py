@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
@@ -12,8 +12,9 @@ from urllib3.exceptions import HTTPError
 from urllib3.util import Timeout
 
 from app.config import Settings
-from app.errors import UpstreamError
+from app.errors import UpstreamAuthenticationFailed, UpstreamError, UpstreamSuspended
 from app.lenient_json import decode_as_text
+from app.logs import log_event
 from app.upstream.adapter import UpstreamAdapter
 from app.upstream.errors import make_response_error, make_send_error, make_unreadable_error
 from app.upstream.response import MAX_RESPONSE_BYTES, Response
@@ -26,13 +27,17 @@ _ERROR_TOTAL_TIMEOUT_S = 10.0
 _USER_AGENT = "llm-gateway/0.1"  # The edge of Featherless refuses the default agents of libraries with 404 "Gone.".
 
 
+# A provider's keys may be limited in turn many times a second.
+_LOG_SWITCHES_EVERY_S = 10.0
+
+
 class UpstreamClient:
     """Sends requests to a provider's OpenAI-compatible API with its key. All requests of the process share one.
 
     Args:
         title: the provider's name in error messages.
         base_url: where its API is, without a slash at the end.
-        api_key: the gateway's key for it.
+        api_keys: the gateway's keys for it. One is used until the provider refuses or limits it, then the next one.
         key_setting: the name of the setting that holds the key, for error messages.
         settings: the timeouts.
         request_id_headers: the response headers, in lower case, that may hold the provider's id for a request, in
@@ -44,7 +49,7 @@ class UpstreamClient:
         *,
         title: str,
         base_url: str,
-        api_key: str,
+        api_keys: Sequence[str],
         key_setting: str,
         settings: Settings,
         request_id_headers: tuple[str, ...] = ("x-request-id", "cf-ray"),
@@ -58,11 +63,13 @@ class UpstreamClient:
         self._timeout = Timeout(
             connect=settings.upstream_connect_timeout_s, read=settings.upstream_first_byte_timeout_s
         )
-        self._headers = {
-            "Authorization": f"Bearer {api_key}",
-            "User-Agent": _USER_AGENT,
-            "Accept-Encoding": "identity",
-        }
+        self._headers_of_keys = [
+            {"Authorization": f"Bearer {key}", "User-Agent": _USER_AGENT, "Accept-Encoding": "identity"}
+            for key in api_keys
+        ]
+        # Those of the key that is used now.
+        self._headers = self._headers_of_keys[0]
+        self._log_switch_at_s = 0.0
 
     def post(
         self,
@@ -145,7 +152,8 @@ class UpstreamClient:
     ) -> Response:
         request = requests.PreparedRequest()
         request.method, request.url, request.body = method, url, body
-        request.headers = self._headers | headers  # type: ignore[assignment]
+        key_headers = self._headers
+        request.headers = key_headers | headers  # type: ignore[assignment]
         timeout = self._timeout
         if first_byte_timeout_s is not None:
             timeout = Timeout(connect=timeout.connect_timeout, read=first_byte_timeout_s)
@@ -156,7 +164,59 @@ class UpstreamClient:
         response = Response(self.title, pooled, self._request_id_headers)
         if 200 <= response.status < 300:
             return response
-        raise self._read_error(response)
+        refusal = self._read_error(response)
+        if len(self._headers_of_keys) > 1 and _concerns_key(refusal):
+            return self._send_with_other_keys(request, headers, timeout, key_headers, refusal)
+        raise refusal
+
+    def _send_with_other_keys(
+        self,
+        request: requests.PreparedRequest,
+        headers: dict[str, str],
+        timeout: Timeout,
+        used: dict[str, str],
+        refusal: UpstreamError,
+    ) -> Response:
+        """Sends a request that was refused or limited again, with the other keys; one that is accepted stays in use.
+
+        Such a request was not served, so sending it again costs nothing.
+
+        Raises:
+            UpstreamError: the provider accepted a key and failed, or it accepts none. Then it is the first error that
+                passes by itself, such as a rate limit, else the first one.
+        """
+        first = self._headers_of_keys.index(used)
+        errors = [refusal]
+        for number in (*range(first + 1, len(self._headers_of_keys)), *range(first)):
+            key_headers = self._headers_of_keys[number]
+            request.headers = key_headers | headers
+            try:
+                pooled: Any = self._adapter.send(request, stream=True, timeout=timeout)  # type: ignore[arg-type]
+            except (requests.RequestException, HTTPError, OSError, ValueError) as failure:
+                raise make_send_error(self.title, failure) from failure
+            response = Response(self.title, pooled, self._request_id_headers)
+            is_good = 200 <= response.status < 300
+            if is_good or not _concerns_key(refusal := self._read_error(response)):
+                self._use_key(number, errors[0])
+                if is_good:
+                    return response
+                raise refusal
+            errors.append(refusal)
+        raise next((error for error in errors if error.is_retryable), errors[0])
+
+    def _use_key(self, number: int, reason: UpstreamError) -> None:
+        """Uses another key for the next requests, and logs it; not each time where keys are limited in turn."""
+        self._headers = self._headers_of_keys[number]
+        now_s = time.monotonic()
+        if now_s >= self._log_switch_at_s:
+            self._log_switch_at_s = now_s + _LOG_SWITCHES_EVERY_S
+            log_event(
+                "provider_key_switched",
+                level="warning",
+                setting=self.key_setting,
+                position=number + 1,
+                reason=f"status {reason.upstream_status} for the key before",
+            )
 
     def _read_error(self, response: Response) -> UpstreamError:
         """Returns the error that a response with another status than 2xx means."""
@@ -175,3 +235,8 @@ class UpstreamClient:
             request_id=response.request_id,
             content=content,
         )
+
+
+def _concerns_key(error: UpstreamError) -> bool:
+    """Returns whether a provider refused or limited the key or its account, so that another key may be accepted."""
+    return isinstance(error, UpstreamAuthenticationFailed | UpstreamSuspended) or error.upstream_status == 429

@@ -13,7 +13,7 @@ responses.py    JSON, ETag, gzip
 """
 
 from app.web.access import CHECKS, Access, require_key
-from app.web.application import Application, Response, make_headers
+from app.web.application import Application, Response
 from app.web.client_address import get_client_address, is_for_operator
 from app.web.content_coding import decode_body, raise_if_unsupported
 from app.web.error_shapes import use_errors_below

@@ -46,7 +46,7 @@ def _finish(response: Response) -> Response:
     if state.request_id is None:
         state.request_id = state.early_request_id or new_request_id()
         _log(response)
-    response.headers["x-request-id"] = state.request_id
+    response.headers.add("x-request-id", state.request_id)  # No response has one yet.
     add_cors_headers(response)
     return response
 

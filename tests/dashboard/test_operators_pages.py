@@ -20,7 +20,19 @@ from tests.support.waiting import wait_until
 
 OpenPage = Callable[..., Any]
 
-OPERATORS = ("keys/new", "keys/x", "keys/x/revoke", "groups", "groups/new", "limits", "integrity", "settings")
+OPERATORS = (
+    "routing/one",
+    "keys/new",
+    "keys/x",
+    "keys/x/revoke",
+    "holders",
+    "holders/x",
+    "groups",
+    "groups/new",
+    "limits",
+    "integrity",
+    "settings",
+)
 OTHERS = ("in_flight", "unshipped", "unrecorded", "rejected", "unsent")
 # What a worker of another host has told: it has a problem, an old list, and an open breaker.
 STATE: dict[str, Any] = {
@@ -103,6 +115,21 @@ def test_a_key_is_made_limited_replaced_and_revoked(dashboard: Pages, open_page:
     page.goto(f"{dashboard.url}/keys?holder={name}")
     assert [tag.strip() for tag in page.locator("td .tag").all_inner_texts()] == ["works", "replaced"]
     page.click(f"tbody tr:nth-child(1) >> text={name}")
+    page.click("dd a:has-text('dave')")  # The holder.
+    holder = dashboard.ask(f"/api/holders/{name}")["data"]
+    assert page.url.endswith(f"/holders/{holder['id']}") and "8 requests a month" in text_of(page, ".budgets")
+    page.fill("[name=tokens_per_minute]", "5000")
+    page.fill("[name=name]", f"{name} junior")
+    page.click("text=Save")
+    assert text_of(page, "h1") == f"Holder {name} junior"
+    changed = dashboard.ask(f"/api/keys/{second.split('_')[1]}")["data"]
+    assert (changed["holder"], changed["tokens_per_minute"], changed["concurrent"]) == (f"{name} junior", 5000, None)
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.click("text=Delete the holder")
+    assert "Revoke its keys" in text_of(page, "[role=alert]")
+    page.goto(f"{dashboard.url}/holders")
+    assert f"{name} junior" in text_of(page, "table")
+    page.goto(f"{dashboard.url}/keys/{second.split('_')[1]}")
     page.click("text=Revoke…")
     assert "within 5 seconds" in text_of(page, "main")
     page.click("text=Cancel")
@@ -151,6 +178,42 @@ def test_groups_and_the_gateway_have_limits(dashboard: Pages, open_page: OpenPag
     assert name not in page.content()
 
 
+def test_an_alias_is_made_changed_used_and_deleted(dashboard: Pages, open_page: OpenPage) -> None:
+    name = f"fast-{secrets.token_hex(3)}"
+    page = open_page()
+
+    def shows(*texts: str) -> bool:  # Both workers have to learn of the change first.
+        return all(
+            all(text in page.locator("#aliases").inner_text() for text in texts) for _ in range(4) if page.reload()
+        )
+
+    page.goto(f"{dashboard.url}/routing/one")
+    page.fill("[name=name]", name)
+    page.fill("[name=targets]", f"{MODEL} three\nnobodys/model")
+    page.click("button.main")
+    assert "is not a number" in text_of(page, "[role=alert]")
+    page.fill("[name=targets]", f"{MODEL} 3\nfireworks/none-such 1")
+    page.fill("[name=overrides]", '{"temperature": 0}')
+    page.click("button.main")
+    wait_until(lambda: shows(name, "fireworks", "none-such", "sets temperature"), what="the alias")
+    told = dashboard.ask(f"/api/aliases/{name}")["data"]
+    assert [(each["name"], each["weight"]) for each in told["targets"]] == [(MODEL, 3), ("fireworks/none-such", 1)]
+    wait_until(lambda: post_chat(dashboard.gateway, name).status == 200, what="the alias in both workers")
+    page.click(f"text=Change {name}")
+    page.fill("[name=targets]", MODEL)
+    page.select_option("[name=sort]", "price")
+    page.click("text=Save")
+    assert dashboard.ask(f"/api/aliases/{name}")["data"]["sort"] == "price"
+    page.goto(f"{dashboard.url}/routing/one?name={name}")
+    page.once("dialog", lambda dialog: dialog.dismiss())
+    page.click("text=Delete the alias")
+    assert "error" not in dashboard.ask(f"/api/aliases/{name}")
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.click("text=Delete the alias")
+    page.wait_for_url("**/routing")
+    assert "error" in dashboard.ask(f"/api/aliases/{name}")
+
+
 def test_a_holder_sees_the_own_key_and_nothing_of_the_gateway(dashboard: Pages) -> None:
     with dashboard.sign_in(dashboard.alice) as session:
         own = dashboard.ask("/v1/key", dashboard.alice)["data"]
@@ -159,7 +222,17 @@ def test_a_holder_sees_the_own_key_and_nothing_of_the_gateway(dashboard: Pages) 
         for path in OPERATORS:
             refused = session.get(f"{dashboard.url}/{path}", timeout=30)
             assert refused.status_code == 403 and "for operators" in refused.text, path
-        for path in ("keys/new", "keys/x", "keys/x/revoke", "keys/x/rotate", "groups/new", "limits", "budgets/1/end"):
+        for path in (
+            "keys/new",
+            "keys/x",
+            "keys/x/revoke",
+            "keys/x/rotate",
+            "holders/x",
+            "holders/x/delete",
+            "groups/new",
+            "limits",
+            "budgets/1/end",
+        ):
             assert session.post(f"{dashboard.url}/{path}", data={"name": "x"}, timeout=30).status_code == 403, path
         health = session.get(f"{dashboard.url}/health", timeout=30).text
         assert "serving" in health and "Workers" not in health and "Database" not in health
@@ -223,3 +296,33 @@ def test_settings_show_where_they_come_from_and_no_secret(dashboard: Pages, open
     assert rows["TRUSTED_PROXIES"] == ["127.0.0.1/32", "environment"] and rows["BUDGET_STATUS"] == ["402", "default"]
     content = page.content()
     assert dashboard.gateway.key not in content and "fw_" not in content.replace("begin with fw_", "")
+
+
+def test_routing_shows_who_serves_a_model_and_an_alias(dashboard: Pages, open_page: OpenPage) -> None:
+    headers = {"Authorization": f"Bearer {dashboard.gateway.key}"}
+    body = {"name": "house", "targets": ["fireworks/kimi-k3", f"{MODEL}"], "overrides": {"temperature": 0.5}}
+    made = requests.post(f"{dashboard.gateway.url}/api/aliases", headers=headers, json=body, timeout=30)
+    assert made.status_code == 201, made.text
+    page = open_page()
+
+    def rows_of(selector: str) -> list[str]:
+        return [" ".join(row.split()) for row in page.locator(f"{selector} tbody tr").all_inner_texts()]
+
+    def has_alias() -> bool:
+        page.goto(f"{dashboard.url}/routing?model={MODEL}")
+        return len(rows_of("#aliases")) == 2
+
+    wait_until(has_alias, what="the alias in the worker that answers")
+    offers = dashboard.ask(f"/api/catalog/model/{MODEL}/endpoints")["data"]["endpoints"]
+    assert len(rows_of("#found")) == len(offers)
+    price = float(offers[0]["pricing"]["prompt"]) * 1_000_000
+    assert f"{price:g}" in rows_of("#found")[0]
+    kimi, deepseek = rows_of("#aliases")
+    assert kimi.startswith("fireworks kimi-k3") and deepseek.startswith("fireworks deepseek-v3p1")
+    assert "sets temperature" in text_of(page, "#aliases") and "in this order" in text_of(page, "#aliases")
+    page.goto(f"{dashboard.url}/routing?model=nobody/has-this")
+    assert "is not served by" in text_of(page, "main")
+    page.goto(f"{dashboard.url}/routing?model=house")
+    assert len(rows_of("#found")) == 2
+    removed = requests.delete(f"{dashboard.gateway.url}/api/aliases/house", headers=headers, timeout=30)
+    assert removed.status_code in (200, 204)

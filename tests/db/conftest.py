@@ -1,4 +1,4 @@
-"""Fixtures of the database tests: an engine on a fresh, migrated database, and a server that tests may stop."""
+"""Fixtures of the database tests: engines on migrated databases."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import pytest
 from sqlalchemy import Engine
 
 from app.db.engine import create_engine_for
-from app.db.schema import upgrade_schema
-from tests.support.postgres import Postgres, running_postgres
+from tests.support.postgres import Postgres
 
 
 @pytest.fixture
@@ -21,26 +20,18 @@ def engine(database_url: str) -> Iterator[Engine]:
 
 
 @pytest.fixture(scope="module")
-def file_engine(postgres: Postgres, migrated_template: str) -> Iterator[Engine]:
+def file_engine(postgres: Postgres) -> Iterator[Engine]:
     """The same on one database for all tests of a file."""
-    url = postgres.create_database(template=migrated_template)
+    url = postgres.create_migrated_database()
     engine = create_engine_for(url)
     yield engine
     engine.dispose()
     postgres.drop_database(url)
 
 
-@pytest.fixture(scope="session")
-def victim() -> Iterator[Postgres]:
-    """A second server, to stop, kill and freeze. The first one serves the gateways that tests share."""
-    with running_postgres() as server:
-        upgrade_schema(server.url)
-        yield server
-
-
 @pytest.fixture
-def victim_engine(victim: Postgres) -> Iterator[Engine]:
-    """An engine on the victim's one database, which is migrated."""
-    engine = create_engine_for(victim.url)
+def victim_engine(victim_url: str) -> Iterator[Engine]:
+    """An engine on a migrated database of the server that tests may stop."""
+    engine = create_engine_for(victim_url)
     yield engine
     engine.dispose()

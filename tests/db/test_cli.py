@@ -6,9 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 from click.testing import CliRunner, Result
+from sqlalchemy import text
 
 from app.cli.db import db_group
 from app.config import load_settings
+from app.db import get_engine
 from app.db.schema import get_head
 from app.runtime import use_settings
 from tests.support.postgres import Postgres
@@ -30,6 +32,11 @@ def test_upgrade_from_an_empty_database_and_downgrade(empty_database: None) -> N
     assert _run("check").exit_code == 1
     assert f"schema current: migration {get_head()} is in place" in _run("upgrade").output
     assert _run("current").exit_code == _run("check").exit_code == 0
+    _set_revision("9999")  # As code of a later version leaves it; then a platform rolls back to this one.
+    for command in ("upgrade", "current"):
+        ahead = _run(command)
+        assert ahead.exit_code == 0 and ahead.output.startswith("the schema is ahead: migration 9999 is in place")
+    _set_revision(get_head())
     assert "schema behind: migration 0001" in _run("downgrade", "0001", "--yes").output
     assert _run("current").exit_code == 1
 
@@ -51,6 +58,11 @@ def test_a_missing_setting_or_database_is_reported_in_one_sentence(command: str)
             use_settings(None)
         assert result.exit_code == 1
         assert result.output.startswith("Error: ") and words in result.output
+
+
+def _set_revision(revision: str) -> None:
+    with get_engine().begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
 
 
 def _run(*arguments: str) -> Result:

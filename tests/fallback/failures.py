@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.faults.scripts import ONCE, answer, raw, stream
-from tests.support.answers import chunk, error_event, head
+from tests.support.answers import chunk, error_event, head, usage_chunk
 from tests.support.scripts import Script, close, hang, send
 
 # The settings of the gateway. Nothing is retried at the same target, so that each is asked once.
@@ -92,6 +92,12 @@ FAILURES = [
 
 # What targets do whose failure is not the point of a test.
 OVERLOADED = next(failure for failure in FAILURES if failure.shown == "503")
+
+# The provider says what it has charged for, and then fails. Of a response that the gateway collects from a stream, the
+# client has nothing by then.
+CHARGED = Failure(
+    "reports its usage, and cuts its stream", [], "upstream_cut", 502, streamed=stream([chunk("one"), usage_chunk()])
+)
 
 # The client has a part of the answer by then.
 CUT_LATER = stream([chunk("one "), chunk("two")], ending="fin")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
@@ -20,12 +21,13 @@ from tests.support.gateways import Gateways
 from tests.support.request_reader import SeenRequest
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import Script
+from tests.support.soak import FULL
 from tests.support.waiting import wait_until
 
 PROVIDERS = ("fireworks", "deepinfra", "chutes")
 
 # Each request has models of its own, so that what it meets does not change how others are routed.
-MODELS = 1_200
+MODELS = 6_000 if FULL else 1_200
 
 # The context of a provider's models, in tokens.
 CONTEXTS = {"fireworks": 8_192, "deepinfra": 4_096, "chutes": 131_072}
@@ -74,7 +76,7 @@ class Providers:
     """
 
     def __init__(self, gateway: Gateway, upstream: ScriptedUpstream, database_url: str) -> None:
-        self.gateway, self.upstream = gateway, upstream
+        self.gateway, self.upstream, self.database_url = gateway, upstream, database_url
         self._tables = ActivityTables(database_url)
         self._next = 0
 
@@ -85,7 +87,13 @@ class Providers:
         return self._next
 
     def ask(
-        self, number: int, plan: Sequence[tuple[str, Script]], path: str = "/v1/chat/completions", **more: Any
+        self,
+        number: int,
+        plan: Sequence[tuple[str, Script]],
+        path: str = "/v1/chat/completions",
+        *,
+        key: str | None = None,
+        **more: Any,
     ) -> Seen:
         """Sends a request that names a model of each provider of the plan, in this order.
 
@@ -93,13 +101,19 @@ class Providers:
             number: from `take_number`.
             plan: the providers, each with what it does.
             path: the endpoint.
+            key: the client's gateway key, by default the operator's.
             more: further fields of the body.
         """
+        content = self.prepare(number, plan, path, **more)
+        headers = {"Authorization": f"Bearer {key or self.gateway.key}", "Content-Type": "application/json"}
+        return request("POST", self.gateway.url + path, headers=headers, data=content)
+
+    def prepare(self, number: int, plan: Sequence[tuple[str, Script]], path: str, **more: Any) -> bytes:
+        """Tells the providers what to do, and returns the body of the request; see `ask`."""
         for provider, script in plan:
             self.upstream.on_model(f"/m{number}-{provider}", script)
         body = {"models": [get_model(provider, number) for provider, _ in plan]} | dict(PROMPTS[path]) | more
-        headers = {**self.gateway.headers, "Content-Type": "application/json"}
-        return request("POST", self.gateway.url + path, headers=headers, data=json.dumps(body).encode())
+        return json.dumps(body).encode()
 
     def get_calls(self, number: int) -> list[tuple[str, SeenRequest]]:
         """Returns what the providers were asked for a request, in order, each with the provider's name."""
@@ -109,18 +123,22 @@ class Providers:
             if isinstance(seen.json, dict) and f"/m{number}-" in str(seen.json.get("model"))
         ]
 
-    def wait_for_rows(self, request_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """Returns the rows of activity of these requests, by id, once all are there."""
-        ids = ", ".join(f"'{one}'" for one in request_ids)
-        query = f"SELECT * FROM activity WHERE request_id IN ({ids})"
+    def wait_for_rows(self, column: str, values: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Returns the rows of activity that have these values in a column, by the value, once all are there.
+
+        Raises:
+            AssertionError: a value has no row, or two.
+        """
+        listed = ", ".join(f"'{value}'" for value in values)
+        query = f"SELECT * FROM activity WHERE {column} IN ({listed}) AND outcome <> 'lost'"
 
         def select() -> list[dict[str, Any]]:
             rows = [dict(row._mapping) for row in self._tables.select(query)]
-            return rows if len(rows) >= len(request_ids) else []
+            return rows if len(rows) >= len(values) else []
 
         rows = wait_until(select, what="the rows")
-        assert len(rows) == len(request_ids)
-        return {str(row["request_id"]): row for row in rows}
+        assert len(rows) == len(values)
+        return {str(row[column]): row for row in rows}
 
 
 @contextmanager
@@ -136,7 +154,19 @@ def running_providers(gateways: Gateways, database_url: str, place: Path, **sett
             upstream.on_path(f"{BASE_PATHS[name]}/models", list_answer(make_rows(name)))
         chosen = provider_environment(root_of(upstream), PROVIDERS) | SETTINGS | {"PRICE_FILE": str(prices)} | settings
         with gateways.running(database_url, chosen) as gateway:
+            wait_for_lists(gateway, PROVIDERS)
             yield Providers(gateway, upstream, database_url)
+
+
+def wait_for_lists(gateway: Gateway, names: Iterable[str]) -> None:
+    """Waits until the gateway has the lists of these providers."""
+
+    def has_list(name: str) -> bool:
+        seen = request("GET", f"{gateway.url}/api/catalog/models?gateway={name}&limit=1")
+        return bool(seen.status == 200 and seen.json["data"])
+
+    for name in names:
+        wait_until(functools.partial(has_list, name), what=f"the list of {name}")
 
 
 def make_rows(provider: str) -> list[dict[str, Any]]:

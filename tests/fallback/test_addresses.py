@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -10,10 +9,10 @@ from contextlib import ExitStack
 import pytest
 
 from tests.fallback.failures import SETTINGS
-from tests.fallback.providers import serve
+from tests.fallback.providers import serve, wait_for_lists
 from tests.support.answers import json_answer
 from tests.support.catalogs import BASE_PATHS, list_answer, pages_answer, plain_rows, provider_environment, root_of
-from tests.support.chat import PREFIX, Seen, post_chat, request, wait_for_row
+from tests.support.chat import PREFIX, Seen, post_chat, wait_for_row
 from tests.support.gateway import Gateway
 from tests.support.gateways import Gateways
 from tests.support.scripted_upstream import ScriptedUpstream, refused_address, unanswered_address
@@ -71,17 +70,11 @@ def addresses(gateways: Gateways, session_database_url: str) -> Iterator[Address
         without_tls.on_accept = [send(b"HTTP/1.1 400 Bad Request\r\n\r\n"), pause(0.2), close()]
         settings |= provider_environment(f"https://127.0.0.1:{without_tls.port}", ["fireworks"])
         gateway = stack.enter_context(gateways.running(session_database_url, settings))
-        for name in (*dying, "featherless"):
-            wait_until(functools.partial(_lists_models, gateway, name), what=f"the list of {name}")
+        wait_for_lists(gateway, (*dying, "featherless"))
         for upstream, address in zip(dying.values(), (refused_address, unanswered_address), strict=True):
             upstream.close()
             stack.enter_context(address(upstream.port))
         yield Addresses(gateway, living, session_database_url)
-
-
-def _lists_models(gateway: Gateway, provider: str) -> bool:
-    seen = request("GET", f"{gateway.url}/api/catalog/models?gateway={provider}&limit=1")
-    return bool(seen.status == 200 and seen.json["data"])
 
 
 @pytest.mark.parametrize("provider", DEAD)

@@ -75,6 +75,6 @@ def test_nothing_is_tried_once_the_client_has_a_part_of_the_answer(providers: Pr
     assert (seen.status, seen.cut, seen.error["code"]) == (200, True, "upstream_cut")
     assert b'"one "' in seen.body and b"[DONE]" not in seen.body
     assert [provider for provider, _ in providers.get_calls(number)] == list(PROVIDERS[: before + 1])
-    row = providers.wait_for_rows([seen.request_id])[seen.request_id]
+    row = providers.wait_for_rows("request_id", [seen.request_id])[seen.request_id]
     assert (row["outcome"], row["gateway"], row["usage_source"]) == ("upstream_cut", PROVIDERS[before], "counted")
     assert len(row["attempts"]) == (before + 1 if before else 0)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any, NamedTuple
 
 import pytest
 
+from app.config import ROOT
+from app.db.engine import create_engine_for
+from app.db.recent_quality import select_recent_quality
 from tests.fallback.failures import FAILURES, OVERLOADED, Failure
 from tests.fallback.providers import PROVIDERS, Providers, get_cost, get_model, serve
 from tests.support.chat import Seen
@@ -73,7 +78,7 @@ def met(providers: Providers) -> dict[str, Met]:
     for name in [name for name, case in CASES.items() if case.failure.blames_account]:
         ask(name)
         close_breakers(providers)
-    rows = providers.wait_for_rows([seen.request_id for _, seen in asked.values()])
+    rows = providers.wait_for_rows("request_id", [seen.request_id for _, seen in asked.values()])
     return {
         name: Met(number, seen, [provider for provider, _ in providers.get_calls(number)], rows[seen.request_id])
         for name, (number, seen) in asked.items()
@@ -145,3 +150,27 @@ def test_the_record_has_what_served_and_what_each_attempt_met(met: dict[str, Met
         assert Decimal(row["attempts"][-1]["cost_usd"]) == get_cost(last)
     else:
         assert row["usage_source"] == "none"
+
+
+def test_what_a_provider_failed_counts_for_its_quality_once(met: dict[str, Met], session_database_url: str) -> None:
+    wanted, models = Counter[tuple[str, str]](), set()
+    for name, case in CASES.items():
+        models |= {(provider, get_model(provider, met[name].number)) for provider in PROVIDERS}
+        for provider, failure in zip(PROVIDERS, find_tried(case), strict=False):
+            # The record itself counts for the target whose error or answer the client got.
+            is_own_mistake = failure is None or failure.shown in {"400", "413", "422"}
+            if not is_own_mistake and provider != met[name].row["gateway"]:
+                wanted[provider, get_model(provider, met[name].number)] += 1
+    with create_engine_for(session_database_url).connect() as connection:
+        found = select_recent_quality(connection, timedelta(minutes=30))
+    assert {row[:2]: row.requests for row in found.given_up if row[:2] in models} == wanted
+    assert set(wanted.values()) == {1} and len(wanted) > 100
+
+
+def test_the_page_on_routing_has_every_failure() -> None:
+    rows = [
+        f"| {failure.name} | `{failure.shown}` | {'no' if failure.ends else 'yes'} | {failure.status} |"
+        for failure in FAILURES
+    ]
+    page = (ROOT / "docs" / "routing.md").read_text()
+    assert [row for row in rows if row not in page] == []

@@ -41,11 +41,9 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def place(
-    tree: Any, postgres: Postgres, migrated_template: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Place]:
+def place(tree: Any, postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """The gateway that these tests share; no test adds to its 300 records."""
-    url = postgres.create_database(template=migrated_template)
+    url = postgres.create_migrated_database()
     directory = tmp_path_factory.mktemp("history")
     settings = base_settings(directory, url)
     use_settings(load_settings(settings))

@@ -158,13 +158,6 @@ def test_bearer_may_be_written_in_any_case(scripted_gateway: Gateway) -> None:
     assert seen.status == 200
 
 
-@pytest.mark.parametrize("provider", [{}, {"provider": "fireworks"}])
-def test_an_unknown_model_is_a_404_that_names_the_nearest(gateway: Gateway, provider: dict[str, str]) -> None:
-    seen = post_chat(gateway, "deepseek-v3p9", **provider)
-    assert (seen.status, seen.error["type"], seen.error["param"]) == (404, "not_found_error", "model")
-    assert "accounts/fireworks/models/deepseek-v3p1" in seen.error["message"]
-
-
 @pytest.mark.parametrize("announced", [300_001, 10**12])
 def test_a_body_that_says_it_is_too_large_is_refused_before_it_is_read(hasty_gateway: Gateway, announced: int) -> None:
     with socket.create_connection(("127.0.0.1", hasty_gateway.port), timeout=20) as connection:

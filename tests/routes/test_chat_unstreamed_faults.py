@@ -8,7 +8,7 @@ import pytest
 
 from tests.routes.met import Observed, meet_all
 from tests.support.answers import chat_answer, head, json_answer
-from tests.support.chat import PREFIX, post_chat, wait_for_row
+from tests.support.chat import PREFIX, post_chat, request, wait_for_row
 from tests.support.gateway import Gateway
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import Script, close, hang, pause, reset, send
@@ -157,3 +157,12 @@ def test_a_usage_without_a_readable_number_is_counted(
     hasty_upstream.on_model("uncounted", json_answer({"choices": [choice], "usage": usage}))
     row = wait_for_row(session_database_url, post_chat(hasty_gateway, PREFIX + "uncounted").request_id)
     assert (row["usage_source"], row["prompt_tokens"], row["completion_tokens"]) == ("counted", 6, 4)
+
+
+def test_a_provider_that_does_not_answer_for_embeddings_is_a_timeout(
+    hasty_gateway: Gateway, hasty_upstream: ScriptedUpstream
+) -> None:
+    hasty_upstream.on_model("never-embeds", [hang()])
+    body = {"model": PREFIX + "never-embeds", "input": "a"}
+    seen = request("POST", f"{hasty_gateway.url}/v1/embeddings", json=body, headers=hasty_gateway.headers)
+    assert (seen.status, seen.error["code"]) == (504, "upstream_first_byte_timeout")

@@ -53,9 +53,9 @@ class Place(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def place(gateways: Gateways, postgres: Postgres, migrated_template: str) -> Iterator[Place]:
+def place(gateways: Gateways, postgres: Postgres) -> Iterator[Place]:
     """The gateway of these tests; no test may leave a breaker open that a later one would meet."""
-    url = postgres.create_database(template=migrated_template)
+    url = postgres.create_migrated_database()
     keys = tuple(_insert_key(url, name) for name in ("greedy", "honest"))
     with ScriptedUpstream() as upstream:
         upstream.on_path("/featherless/v1/models", catalog_answer("org/unkeyed", "org/another"))

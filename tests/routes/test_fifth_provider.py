@@ -70,7 +70,7 @@ PROVIDER = Provider(
 '''
 
 SETTINGS = """
-    quokka_api_key: str | None = _setting("QUOKKA_API_KEY", None, parse_secret)
+    quokka_api_key: tuple[str, ...] = _setting("QUOKKA_API_KEY", "", parse_secrets)
     quokka_base_url: str = _setting("QUOKKA_BASE_URL", "https://quokka.example/v1", parse_http_url)
 """
 

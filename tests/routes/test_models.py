@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.routes.test_chat_openai_client import openai_client
-from tests.support.chat import HELLO, PREFIX, Seen, request
+from tests.support.chat import HELLO, PREFIX, Seen, post_chat, request
 from tests.support.gateway import Gateway
 from tests.support.sdks import anthropic, openai
 
@@ -172,3 +172,10 @@ def claude_error(ask: Callable[[], object]) -> str:
     with pytest.raises(anthropic.NotFoundError) as caught:
         ask()
     return str(caught.value)
+
+
+@pytest.mark.parametrize("provider", [{}, {"provider": "fireworks"}])
+def test_an_unknown_model_is_a_404_that_names_the_nearest(gateway: Gateway, provider: dict[str, str]) -> None:
+    seen = post_chat(gateway, "deepseek-v3p9", **provider)
+    assert (seen.status, seen.error["type"], seen.error["param"]) == (404, "not_found_error", "model")
+    assert "accounts/fireworks/models/deepseek-v3p1" in seen.error["message"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -15,8 +15,10 @@ from app.runtime import use_settings
 from tests.conftest import MakeGateway
 from tests.support.chat import Seen, post_chat, request
 from tests.support.gateway import Gateway
+from tests.support.gateways import Gateways
 from tests.support.keys import create_key
 from tests.support.limited_keys import make_group, make_limited_key
+from tests.support.postgres import Postgres
 from tests.support.sandbox import Sandbox
 from tests.support.waiting import wait_until
 
@@ -31,8 +33,24 @@ FIELDS = (
 )
 
 
-def test_requests_are_counted_a_moment_later(make_gateway: MakeGateway, sandbox: Sandbox) -> None:
-    gateway = make_gateway(sandbox.settings)
+class Public(NamedTuple):
+    """A gateway with PUBLIC_STATS, and the address of its database."""
+
+    gateway: Gateway
+    database_url: str
+
+
+@pytest.fixture(scope="module")
+def public(gateways: Gateways, postgres: Postgres, sandbox: Sandbox) -> Iterator[Public]:
+    """Shared by a test that counts its requests and another one that sends none."""
+    url = postgres.create_migrated_database()
+    with gateways.running(url, sandbox.settings | {"PUBLIC_STATS": "true"}) as gateway:
+        yield Public(gateway, url)
+    gateways.after_stops(lambda: postgres.drop_database(url))
+
+
+def test_requests_are_counted_a_moment_later(public: Public) -> None:
+    gateway = public.gateway
     whole = post_chat(gateway, MODEL).json["usage"]
     streamed = post_chat(gateway, MODEL, stream=True, stream_options={"include_usage": True})
     assert streamed.status == 200
@@ -243,16 +261,16 @@ def _show_key(gateway: Gateway, key: str) -> dict[str, Any]:
     return shown
 
 
-def test_public_statistics_require_no_key_and_activity_still_does(make_gateway: MakeGateway, database_url: str) -> None:
-    gateway = make_gateway({"PUBLIC_STATS": "true"})
-    public = _data(_ask(gateway, "fireworks", headers={}))
-    assert (public["scope"], public["total_requests"]) == ("all", 0)
+def test_public_statistics_require_no_key_and_activity_still_does(public: Public) -> None:
+    gateway = public.gateway
+    seen_by_all = _data(_ask(gateway, "chutes", headers={}))
+    assert (seen_by_all["scope"], seen_by_all["total_requests"]) == ("all", 0)
     for headers in ({"Authorization": "Basic cHJveHk6cHJveHk="}, {"Authorization": "Bearer"}, {"x-api-key": ""}):
         seen = _ask(gateway, "fireworks", headers=headers)
         assert (seen.status, seen.error["code"]) == (401, "missing_api_key"), headers
     seen = _ask(gateway, "fireworks", "?scope=key", {})
     assert seen.error["code"] == "missing_api_key" and "x-api-key" in seen.error["message"]
-    own = {"x-api-key": _create_key(database_url, "bob")}
+    own = {"x-api-key": _create_key(public.database_url, "bob")}
     assert _data(_ask(gateway, "all", headers=own))["scope"] == "key"
     for query in ("?scope=all", "?model=a"):
         assert _data(_ask(gateway, "all", query, own))["scope"] == "all"

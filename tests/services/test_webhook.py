@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import os
 import re
@@ -220,6 +221,21 @@ def test_a_message_is_given_up_after_all_attempts_and_the_log_has_what_it_said(
     assert line["attempts"] == 4 and json.loads(line["body"])["data"]["subject"]["name"] == "alice"
     assert line["reason"] in {"cannot connect", "no answer within 0.3 s"}
     assert TOKEN not in log and SECRET not in log
+
+
+def test_a_mistake_in_an_attempt_is_an_attempt(
+    use_webhook: Callable[[str], Webhook], receiver: ScriptedUpstream, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = count("given_up")
+    sender = use_webhook(receiver.base_url)
+    # As no setting allows it: a secret that is not base64.
+    sender.settings = dataclasses.replace(sender.settings, limits_webhook_secret="x")
+    warn(sender, make_warning(6))
+    wait_until(lambda: count("given_up") > before and select_messages() == [])
+    log = capfd.readouterr().err
+    assert len(find_logged(log, "webhook_attempt_failed")) == 4
+    (line,) = find_logged(log, "webhook_message_failed")
+    assert line["reason"] == "a mistake in the gateway: Error" and receiver.requests == []
 
 
 def test_a_message_that_nobody_accepts_does_not_hold_up_the_others(

@@ -17,6 +17,7 @@ from pathlib import Path  # noqa: E402
 import gevent  # noqa: E402
 
 from app.upstream import deliver  # noqa: E402
+from app.upstream.connection_pool import get_tls_context  # noqa: E402
 
 TIMEOUT_S = 0.3
 
@@ -61,12 +62,16 @@ def run(case: str) -> str:
         before = count_sockets()
         url = f"{'https' if case == 'tls' else 'http'}://127.0.0.1:{listener.getsockname()[1]}/hook"
         reason = deliver(url, {}, b"{}", TIMEOUT_S)
+        # Thirty on a machine that does nothing else; a call that blocks the process lets none run.
+        meanwhile = len(beats)
         gevent.sleep(0.1)
         left = count_sockets() - before
     gevent.killall(others)
-    return f"{case}: {reason}, {'others ran' if len(beats) > 10 else 'others waited'}, {left} sockets left"
+    return f"{case}: {reason}, {'others ran' if meanwhile > 3 else 'others waited'}, {left} sockets left"
 
 
 if __name__ == "__main__":
+    # A process reads the authorities' certificates once, which on a busy machine takes as long as a message may.
+    get_tls_context()
     for each in ("drip", "tls", "name", "addresses"):
         sys.stdout.write(run(each) + "\n")

@@ -52,6 +52,49 @@ def test_a_request_is_sent_as_it_is(upstream: ScriptedUpstream, monkeypatch: pyt
     assert "python" not in first.headers["user-agent"]
 
 
+def refuse(status: int, **headers: str) -> Script:
+    """Returns the script of a provider that refuses a request with an HTTP status."""
+    return json_answer({"error": {"message": "no"}}, status=status, headers=headers)
+
+
+def test_the_next_key_is_used_where_one_is_refused_or_limited(
+    upstream: ScriptedUpstream, capfd: pytest.CaptureFixture[str]
+) -> None:
+    client = client_for(upstream.base_url, keys=["fw_a", "fw_b", "fw_c"])
+
+    def ask(*scripts: Script) -> tuple[int, str]:
+        """Returns the status that a request gets, and the keys with which it was sent."""
+        upstream.enqueue(*scripts)
+        before = len(upstream.requests)
+        try:
+            response = client.post("/chat/completions", b'{"n": 1}', stream=False, headers={"x-more": "1"})
+            read(response)
+            status = response.status
+        except UpstreamError as error:
+            status = error.upstream_status or 0
+        sent = upstream.requests[before:]
+        assert {(seen.body, seen.headers["x-more"]) for seen in sent} == {(b'{"n": 1}', "1")}
+        return status, "".join(seen.headers["authorization"][-1] for seen in sent)
+
+    good = json_answer({})
+    assert ask(good) == (200, "a")
+    assert ask(refuse(401), refuse(429), good) == (200, "abc")
+    assert ask(good) == (200, "c"), "the key that was accepted stays in use"
+    assert ask(refuse(402), good) == (200, "ca")
+    assert ask(refuse(429), refuse(400)) == (400, "ab"), "the key was accepted, and the request refused"
+    assert ask(refuse(500)) == (500, "b"), "not the key's fault"
+    assert ask(refuse(403), refuse(429), refuse(401)) == (429, "bca"), "waiting helps, so the caller is told"
+    assert ask(refuse(403), refuse(401), refuse(401)) == (403, "bca")
+    logged = [line for line in capfd.readouterr().err.splitlines() if "provider_key_switched" in line]
+    assert len(logged) == 1 and '"position":3' in logged[0] and "fw_" not in logged[0]
+    single = client_for(upstream.base_url, keys=["fw_a"])
+    upstream.enqueue(refuse(429))
+    before = len(upstream.requests)
+    with pytest.raises(UpstreamError):
+        single.post("/chat/completions", b"{}", stream=False)
+    assert len(upstream.requests) == before + 1
+
+
 def test_any_path_and_further_headers_can_be_sent(upstream: ScriptedUpstream) -> None:
     client = client_for(upstream.base_url)
     read(client.post("/embeddings", b"{}", stream=False, headers={"x-session-affinity": "a", "Accept": "text/plain"}))

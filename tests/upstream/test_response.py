@@ -100,7 +100,7 @@ def test_a_provider_may_have_a_header_of_its_own_for_the_request_id(upstream: Sc
     client = UpstreamClient(
         title="Provider",
         base_url=upstream.base_url,
-        api_key="key",
+        api_keys=["key"],
         key_setting="KEY",
         settings=load_settings({}),
         request_id_headers=("x-provider-id",),

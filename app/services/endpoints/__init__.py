@@ -7,8 +7,7 @@ messages.py         Anthropic's API over chat: _body, _request (_history, _block
 responses.py        OpenAI's over chat: _request (_items, _content, _tools), _context, _output (_custom), _stream
 chat_reading.py     chat as translations read it; output_sequence.py puts a stream of it into one item after another
 completions.py      completions of a text (prompts.py has its forms); shares chunk_stream.py and choices.py with chat
-embeddings.py       embeddings (vectors.py converts the vectors); rerank.py: ranking of documents
-stream_summary.py   what is kept of a response; usage.py reads the usage, token_bounds.py says what it can be at most
+embeddings.py       embeddings (vectors.py); rerank.py: ranking; stream_summary.py, usage.py: what is kept of a response
 """
 
 from app.services.endpoints.chat import CHAT
@@ -34,6 +33,6 @@ from app.services.endpoints.translation import EventWriter, Translated, Translat
 __all__ = [
     "CHAT", "ENDPOINTS", "OPENAI_ERRORS", "Collector", "CountTokensBody", "Endpoint", "ErrorShape", "EventKind",
     "EventWriter", "InferenceBody", "MaxPrice", "ProviderChoice", "RepairedEvent", "ResponseSummary", "Sort",
-    "StreamProtocol", "StreamSummary", "Translated", "Translation", "Usage", "estimate_message_tokens",
+    "StreamProtocol", "StreamSummary", "TokenBounds", "Translated", "Translation", "Usage", "estimate_message_tokens",
     "find_error_shape", "make_parameter_error", "replace_developer_role",
 ]  # fmt: skip

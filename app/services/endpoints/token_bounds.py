@@ -8,7 +8,9 @@ model's template adds is a constant. Pictures and sounds have no such bound, and
 from __future__ import annotations
 
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
 
 from app.services.endpoints.prompts import read_prompts
 
@@ -24,18 +26,20 @@ _TEXT_PARTS = frozenset({"text", "refusal", "thinking", "reasoning"})
 _UNBOUNDED_FIELDS = frozenset({"chat_template", "images", "multi_modal_data", "prompt_embeds", "prompt_template"})
 
 
-class TokenBounds(NamedTuple):
+class TokenBounds(msgspec.Struct, frozen=True, gc=False):
     """What bounds the tokens of a request.
 
     Attributes:
         prompt: the most prompt tokens; None if nothing bounds them.
         outputs: how many texts are generated; 0 at an endpoint that generates none.
-        output: the most output tokens of each, as the body says; None if it does not.
+        output: the most tokens of all of them together; None if nothing bounds them.
+        is_said: whether the body says so, and not only the model's context.
     """
 
     prompt: int | None
     outputs: int
     output: int | None
+    is_said: bool
 
 
 def bound_chat_tokens(body: dict[str, Any], content_bytes: int, context_length: int | None) -> TokenBounds:
@@ -47,15 +51,18 @@ def bound_chat_tokens(body: dict[str, Any], content_bytes: int, context_length: 
         context_length: how many tokens the model's context has; None if that is not known.
     """
     # Most contents are texts; a function called for each message would cost more than all of the rest.
-    contents = [content for message in body["messages"] if isinstance(content := message.get("content"), list)]
+    contents = []
+    for message in body["messages"]:
+        if isinstance(content := message.get("content"), list):
+            contents.append(content)
     prompt: int | None = content_bytes + _TEMPLATE_TOKENS
     if not _UNBOUNDED_FIELDS.isdisjoint(body) or contents:
         is_text = _has_bounded_fields(body) and all(map(_is_text_part, chain.from_iterable(contents)))
         prompt = prompt if is_text else None
     outputs = 1 if "n" not in body and "best_of" not in body else _count_outputs(body)
     if context_length is not None:
-        prompt = context_length if prompt is None else min(prompt, context_length)
-    return TokenBounds(prompt, outputs, _read_output(body))
+        prompt = context_length if prompt is None or prompt > context_length else prompt
+    return _add_output(prompt, outputs, body, context_length)
 
 
 def bound_completion_tokens(body: dict[str, Any], content_bytes: int, context_length: int | None) -> TokenBounds:
@@ -63,7 +70,7 @@ def bound_completion_tokens(body: dict[str, Any], content_bytes: int, context_le
     prompts = len(read_prompts(body["prompt"]) or ())
     prompt = content_bytes + prompts * _TOKENS_PER_PROMPT if _has_bounded_fields(body) else None
     most = None if context_length is None else prompts * context_length
-    return TokenBounds(_at_most(prompt, most), prompts * _count_outputs(body), _read_output(body))
+    return _add_output(_at_most(prompt, most), prompts * _count_outputs(body), body, context_length)
 
 
 def bound_embedding_tokens(body: dict[str, Any], content_bytes: int, context_length: int | None) -> TokenBounds:
@@ -71,7 +78,7 @@ def bound_embedding_tokens(body: dict[str, Any], content_bytes: int, context_len
     inputs = len(read_prompts(body["input"]) or (body["input"] if isinstance(body["input"], list) else [""]))
     prompt = content_bytes + inputs * _TOKENS_PER_PROMPT if _has_bounded_fields(body) else None
     most = None if context_length is None else inputs * context_length
-    return TokenBounds(_at_most(prompt, most), 0, None)
+    return TokenBounds(_at_most(prompt, most), 0, 0, True)
 
 
 def bound_rerank_tokens(body: dict[str, Any], content_bytes: int, context_length: int | None) -> TokenBounds:
@@ -84,7 +91,7 @@ def bound_rerank_tokens(body: dict[str, Any], content_bytes: int, context_length
     )
     prompt = content_bytes + documents * (repeated + _TOKENS_PER_DOCUMENT)
     most = None if context_length is None else documents * context_length
-    return TokenBounds(_at_most(prompt, most), 0, None)
+    return TokenBounds(_at_most(prompt, most), 0, 0, True)
 
 
 def _at_most(tokens: int | None, most: int | None) -> int | None:
@@ -105,7 +112,15 @@ def _count_outputs(body: dict[str, Any]) -> int:
     return max([1, *(int(count) for count in counts if isinstance(count, int | float) and 1 <= count < 1e6)])
 
 
-def _read_output(body: dict[str, Any]) -> int | None:
-    """Returns the greater of the two limits. Servers generate a token where only the prompt's own are asked for."""
+def _add_output(prompt: int | None, outputs: int, body: dict[str, Any], context_length: int | None) -> TokenBounds:
+    """Returns the bounds with that of the outputs, for each of which the greater of the body's two limits counts.
+
+    Servers generate a token where only the prompt's own are asked for.
+    """
     first, second = body.get("max_tokens"), body.get("max_completion_tokens")
-    return None if first is None and second is None else max(1, first or 0, second or 0)
+    if first is None and second is None:
+        return TokenBounds(prompt, outputs, None if context_length is None else outputs * context_length, not outputs)
+    most = max(1, first or 0, second or 0)
+    if context_length is not None and most > context_length:
+        most = context_length
+    return TokenBounds(prompt, outputs, outputs * most, True)

@@ -1,19 +1,19 @@
 """The state of the gateway and of what it depends on: checks, readiness, and the gauges for Prometheus.
 
-checks.py     the list of checks for the start and for `/ready`
+checks.py     the list of checks for `/ready`
 readiness.py  whether this process should get requests
 gauges.py     the state of this worker as metrics; book_gauges.py  whether the records balance
 settings_report.py  the settings, without secrets
 workers.py    the state of this worker for the registry, and the report on all workers
 """
 
-from app.services.health.checks import CHECKS, Check, Finding
+from app.services.health.checks import CHECKS, Check, Finding, check_database
 from app.services.health.gauges import start_gauges
 from app.services.health.readiness import Readiness, get_readiness
 from app.services.health.settings_report import SettingReport, get_setting_reports
 from app.services.health.workers import Workers, encode_worker_state, select_workers_report
 
 __all__ = [
-    "CHECKS", "Check", "Finding", "Readiness", "SettingReport", "Workers", "encode_worker_state",
-    "get_readiness", "get_setting_reports", "select_workers_report", "start_gauges",
+    "CHECKS", "Check", "Finding", "Readiness", "SettingReport", "Workers", "check_database",
+    "encode_worker_state", "get_readiness", "get_setting_reports", "select_workers_report", "start_gauges",
 ]  # fmt: skip

@@ -1,9 +1,7 @@
-"""The checks of what the gateway depends on: one list for the start of the gateway and for `/ready`."""
+"""The checks of what the gateway depends on, for `/ready`. app/server/boot_checks.py has those before the start."""
 
 from __future__ import annotations
 
-import errno
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -12,7 +10,6 @@ from typing import Any, Literal
 
 import msgspec
 
-from app.config import SettingsError, provider_names
 from app.db import DatabaseError, describe_error, describe_refusal, get_engine, time_limit
 from app.db.schema import select_schema_state
 from app.runtime import Component, Runtime, get_component, get_settings
@@ -20,7 +17,6 @@ from app.services.inference import get_open_breakers
 from app.services.journal import get_journal_status
 from app.services.keys import GRACE_S, get_keys_state
 from app.services.models import get_catalog_states
-from app.services.pricing import load_operator_prices
 
 # A load balancer asks every few seconds and waits only some, so a database that takes longer counts as unavailable.
 _DATABASE_TIMEOUT_S = 1.0
@@ -53,41 +49,12 @@ class Check:
     """One check.
 
     Attributes:
-        name: what it is about; a field of Readiness where `in_ready` is true.
-        run: runs it and returns what it found.
-        at_boot: whether it runs once before the workers start, when there is no journal and no catalog yet.
-        in_ready: whether it is cheap enough to run for each request to `/ready`.
+        name: what it is about; a field of Readiness.
+        run: runs it and returns what it found; cheap enough for each request to `/ready`.
     """
 
     name: str
     run: Callable[[], Finding]
-    at_boot: bool = False
-    in_ready: bool = False
-
-
-def _check_prices() -> Finding:
-    try:
-        load_operator_prices()
-    except SettingsError as error:
-        return Finding(problem=str(error), blocks="boot")
-    return Finding()
-
-
-def _check_provider_keys() -> Finding:
-    settings = get_settings()
-    if any(getattr(settings, f"{name}_api_key") for name in provider_names()):
-        return Finding()
-    names = ", ".join(f"{name.upper()}_API_KEY" for name in provider_names())
-    return Finding(problem=f"no provider has a key, so no model can be served. Set at least one of {names}.")
-
-
-def _check_gateway_key() -> Finding:
-    if get_settings().gateway_api_key:
-        return Finding()
-    return Finding(
-        problem="GATEWAY_API_KEY is not set, so only keys from `flask --app wsgi keys create` work, and after a start"
-        f" without the database only those that JOURNAL_DIR has, for {GRACE_S / 60:.0f} minutes."
-    )
 
 
 def _check_database() -> Finding:
@@ -116,22 +83,6 @@ def _check_database() -> Finding:
     return Finding(state)
 
 
-def _check_journal_directory() -> Finding:
-    """Makes the directory and a file in it, as the workers will. A disk that is only full may have room again later."""
-    directory = get_settings().journal_dir
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=directory):
-            return Finding()
-    except OSError as error:
-        problem = (
-            f"JOURNAL_DIR is {directory}, which cannot be written ({error.strerror}). Give that directory to this user,"
-            " or set JOURNAL_DIR to another one."
-        )
-        is_full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-        return Finding(problem=problem, blocks=None if is_full or get_settings().journal_full == "serve" else "boot")
-
-
 class DatabaseCheck(Component):
     """Checks the database for many callers at once with one query, because anybody may ask for `/ready`."""
 
@@ -149,6 +100,11 @@ class DatabaseCheck(Component):
                 self._begun_s = time.monotonic()
                 self._finding = _check_database()
             return self._finding
+
+
+def check_database() -> Finding:
+    """Checks that the database answers and is migrated, once for all who ask meanwhile."""
+    return get_component(DatabaseCheck).run()
 
 
 def _check_journal() -> Finding:
@@ -186,13 +142,9 @@ def _check_keys() -> Finding:
 
 
 CHECKS = (
-    Check("prices", _check_prices, at_boot=True),
-    Check("provider_keys", _check_provider_keys, at_boot=True),
-    Check("gateway_key", _check_gateway_key, at_boot=True),
-    Check("journal_directory", _check_journal_directory, at_boot=True),
-    Check("database", lambda: get_component(DatabaseCheck).run(), at_boot=True, in_ready=True),
-    Check("keys", _check_keys, in_ready=True),
-    Check("journal", _check_journal, in_ready=True),
-    Check("catalogs", lambda: Finding(get_catalog_states()), in_ready=True),
-    Check("breakers", lambda: Finding(get_open_breakers()), in_ready=True),
+    Check("database", check_database),
+    Check("keys", _check_keys),
+    Check("journal", _check_journal),
+    Check("catalogs", lambda: Finding(get_catalog_states())),
+    Check("breakers", lambda: Finding(get_open_breakers())),
 )

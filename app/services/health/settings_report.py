@@ -62,7 +62,7 @@ def get_setting_reports() -> list[SettingReport]:
             SettingReport(
                 name=name,
                 value=None if value is None or is_secret(name) else _format(name, value, hidden),
-                is_set=value is not None,
+                is_set=value not in (None, ()),
                 is_secret=is_secret(name),
                 source="default" if is_default and source == ".env" else source,
                 is_changed=value != getattr(now, row.name),

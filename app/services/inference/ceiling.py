@@ -5,7 +5,8 @@ from __future__ import annotations
 from decimal import Decimal
 from functools import partial
 from math import ceil
-from typing import NamedTuple
+
+import msgspec
 
 from app.errors import BadRequest, PermissionDenied
 from app.services.endpoints import Endpoint
@@ -14,65 +15,63 @@ from app.services.limits import Ceiling, Policy
 from app.services.pricing import Price, get_price
 from app.services.routing import Target
 
-# Costs are whole numbers of 10^-12 USD, as all list prices are. Neither is rounded before the product.
+# Costs are whole numbers of 10^-12 USD, as all list prices are; prices are kept with as many digits more, so that
+# neither is rounded before the product.
 _DIGITS = 12
+_FINER: int = 10**_DIGITS
 
 # Of English text; an estimate for rates, which are settled with what was used.
 _BYTES_PER_TOKEN = 4
 
-
-class _Prices(NamedTuple):
-    """Prices of a token, in 10^-12 USD; of the prompt's, the dearest of those in the provider's cache and others."""
-
-    prompt: Decimal
-    output: Decimal
+# Prices come from lists, which are replaced now and then.
+_MAX_REMEMBERED = 4_096
 
 
-class _Bounds(NamedTuple):
-    """What bounds a request at its target.
+class _Rates(msgspec.Struct, frozen=True):
+    """What a token costs at most, in 10^-24 USD, rounded up.
 
     Attributes:
-        prompt: the most prompt tokens; None if nothing bounds them.
-        outputs: how many texts are generated.
-        output: the most tokens of each; None if nothing bounds them.
-        is_said: whether the request itself bounds its output.
-        prices: None if they are not known.
+        price: what this was made from.
+        prompt: of the prompt's tokens, the dearest of those in the provider's cache and others.
+        output: 0 if the provider states no such price.
     """
 
-    prompt: int | None
-    outputs: int
-    output: int | None
-    is_said: bool
-    prices: _Prices | None
-
-    def reckon(self, received_bytes: int | None = None) -> tuple[int | None, int | None]:
-        """Returns the most that the request can cost, in 10^-12 USD, and the most tokens; None for what has no bound.
-
-        Args:
-            received_bytes: how much of a stream has arrived, which has at most as many tokens; None if that is not
-                known.
-        """
-        output = None if self.output is None else self.outputs * self.output
-        if received_bytes is not None:
-            output = received_bytes if output is None else min(output, received_bytes)
-        tokens = None if self.prompt is None or output is None else self.prompt + output
-        if self.prices is None:
-            return None, tokens
-        if not any(self.prices):
-            return 0, tokens
-        if self.prompt is None or output is None:
-            return None, tokens
-        return ceil(self.prompt * self.prices.prompt + output * self.prices.output), tokens
+    price: Price
+    prompt: int
+    output: int
 
 
-def _make_bounds(endpoint: Endpoint, request: UpstreamRequest) -> _Bounds:
-    context_length = request.target.context_length
-    prompt, outputs, said = endpoint.bound_tokens(request.body, len(request.content), context_length)
-    if not outputs:
-        output: int | None = 0
-    else:
-        output = said or context_length if said is None or context_length is None else min(said, context_length)
-    return _Bounds(prompt, outputs, output, said is not None or not outputs, _get_prices(request.price, outputs))
+# id of a price → its rates. The same object is looked up until a list changes.
+_remembered: dict[int, _Rates] = {}
+
+
+def _make_rates(price: Price) -> _Rates:
+    if len(_remembered) >= _MAX_REMEMBERED:
+        _remembered.clear()
+    prompt, output = max(price.prompt, price.input_cache_read or price.prompt), price.completion or Decimal(0)
+    rates = _Rates(price, ceil(prompt.scaleb(2 * _DIGITS)), ceil(output.scaleb(2 * _DIGITS)))
+    _remembered[id(price)] = rates
+    return rates
+
+
+def _reckon(price: Price | None, outputs: int, prompt: int | None, output: int | None) -> int | None:
+    """Returns the most that a request costs, in 10^-12 USD; None if the price or a bound is not known.
+
+    Args:
+        price: of its tokens.
+        outputs: how many texts it generates.
+        prompt, output: the most tokens of its prompt, and of all its outputs.
+    """
+    if price is None or (outputs and price.completion is None):
+        return None
+    rates = _remembered.get(id(price))
+    if rates is None or rates.price is not price:
+        rates = _make_rates(price)
+    if not rates.prompt and not rates.output:
+        return 0
+    if prompt is None or output is None:
+        return None
+    return -(-(prompt * rates.prompt + output * rates.output) // _FINER)  # Rounded up.
 
 
 def make_ceiling(policy: Policy, endpoint: Endpoint, request: UpstreamRequest) -> Ceiling:
@@ -88,29 +87,24 @@ def make_ceiling(policy: Policy, endpoint: Endpoint, request: UpstreamRequest) -
         PermissionDenied: a budget is in USD, and the price of the model is not known.
     """
     target = request.target
-    request.price = get_price(target.provider.billing, target.model, request.service_tier)
-    bounds = _make_bounds(endpoint, request)
-    cost, tokens = bounds.reckon()
+    request.price = price = get_price(target.provider.billing, target.model, request.service_tier)
+    bounds = endpoint.bound_tokens(request.body, len(request.content), target.context_length)
+    prompt, outputs, output = bounds.prompt, bounds.outputs, bounds.output
+    cost = _reckon(price, outputs, prompt, output)
+    tokens = None if prompt is None or output is None else prompt + output
     if cost is None or tokens is None:
         units = {budget.unit for subject in policy.subjects for budget in subject.budgets}
-        if cost is None and bounds.prices is None and "usd" in units:
+        if "usd" in units and (price is None or (outputs and price.completion is None)):
             raise _make_unpriced(target)
         if (cost is None and "usd" in units) or (tokens is None and "tokens" in units):
-            raise _make_unbounded(endpoint, target, "output" if bounds.output is None else "prompt")
-    return Ceiling(
-        cost=cost,
-        tokens=tokens,
-        rate_tokens=_estimate_prompt(request, bounds) + bounds.outputs * (bounds.output or 0)
-        if bounds.is_said
-        else None,
-        fits=partial(_fit, bounds.prices, bounds.prompt or 0, bounds.outputs),
-    )
-
-
-def _estimate_prompt(request: UpstreamRequest, bounds: _Bounds) -> int:
-    """Returns an estimate that counts tools, schemas and pictures too, unlike that for the record."""
-    sent = len(request.content) // _BYTES_PER_TOKEN
-    return max(request.prompt_tokens_estimate, sent if bounds.prompt is None else min(sent, bounds.prompt))
+            raise _make_unbounded(endpoint, target, "output" if output is None else "prompt")
+    rate_tokens = None
+    if bounds.is_said:
+        # The estimate of the record counts no tools, schemas and pictures.
+        sent = len(request.content) // _BYTES_PER_TOKEN
+        sent = sent if prompt is None or sent < prompt else prompt
+        rate_tokens = max(request.prompt_tokens_estimate, sent) + (output or 0)
+    return Ceiling(cost, tokens, rate_tokens, partial(_fit, price, outputs, prompt or 0))
 
 
 def bound_usage(endpoint: Endpoint, request: UpstreamRequest, received_bytes: int | None) -> tuple[int, int]:
@@ -127,8 +121,12 @@ def bound_usage(endpoint: Endpoint, request: UpstreamRequest, received_bytes: in
     Returns:
         10^-12 USD and tokens; 0 for what has no bound, which no budget needs then.
     """
-    cost, tokens = _make_bounds(endpoint, request).reckon(received_bytes)
-    return cost or 0, tokens or 0
+    bounds = endpoint.bound_tokens(request.body, len(request.content), request.target.context_length)
+    prompt, output = bounds.prompt, bounds.output
+    if received_bytes is not None:
+        output = received_bytes if output is None else min(output, received_bytes)
+    tokens = 0 if prompt is None or output is None else prompt + output
+    return _reckon(request.price, bounds.outputs, prompt, output) or 0, tokens
 
 
 def to_units(usd: str) -> int:
@@ -136,21 +134,15 @@ def to_units(usd: str) -> int:
     return ceil(Decimal(usd).scaleb(_DIGITS))
 
 
-def _get_prices(price: Price | None, outputs: int) -> _Prices | None:
-    if price is None or (outputs and price.completion is None):
-        return None
-    prompt = max(price.prompt, price.input_cache_read or price.prompt)
-    return _Prices(prompt.scaleb(_DIGITS), (price.completion or Decimal(0)).scaleb(_DIGITS))
-
-
-def _fit(prices: _Prices | None, prompt: int, outputs: int, cost_room: int, token_room: int) -> int | None:
+def _fit(price: Price | None, outputs: int, prompt: int, cost_room: int, token_room: int) -> int | None:
     """Returns the output tokens with which the request would fit into what is left; None if with none."""
     if not outputs:
         return None
-    most = token_room - prompt
-    if prices is not None and prices.output:
-        most = min(most, int((cost_room - prompt * prices.prompt) // prices.output))
-    return most // outputs if most >= outputs else None
+    left = token_room - prompt
+    if price is not None and price.completion:
+        rates = _make_rates(price)
+        left = min(left, (cost_room * _FINER - prompt * rates.prompt) // rates.output)
+    return left // outputs if left >= outputs else None
 
 
 def _make_unpriced(target: Target) -> PermissionDenied:

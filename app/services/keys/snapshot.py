@@ -8,7 +8,6 @@ from the file that the workers of its host keep (snapshot_file.py), for what is 
 
 from __future__ import annotations
 
-import hmac
 import random
 import threading
 import time
@@ -16,7 +15,7 @@ from typing import Literal
 
 import msgspec
 
-from app.config import SettingsError
+from app.config import KEYS_GRACE_S, SettingsError
 from app.db import Database, DatabaseError, describe_error, identify_database, time_limit
 from app.db.live_keys import select_live_keys
 from app.logs import log_event, redact
@@ -31,8 +30,7 @@ from app.snapshot_file import FileUnusable
 REFRESH_S = 2.0
 # A revoked key stops working within this many seconds: one period, and a slow query.
 REVOCATION_S = 5.0
-# Most outages of PostgreSQL end within minutes. If one lasts much longer, revoked keys must stop working too.
-GRACE_S = 600.0
+GRACE_S = KEYS_GRACE_S
 # How long the query may take, in seconds.
 QUERY_TIME_LIMIT_S = 2.0
 # How long the start of a worker waits for the keys, in seconds. They are there after some milliseconds, unless the
@@ -73,8 +71,7 @@ class KeySnapshot(Component):
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
-        operator_key = self.settings.gateway_api_key
-        self._operator_digest = b"" if operator_key is None else digest_of(operator_key)
+        self._operator_digests = frozenset(map(digest_of, self.settings.gateway_api_key))
         self.policies: dict[str, Policy] = NO_KEYS.policies
         self._keys: dict[bytes, Key] = {}
         self._subjects: dict[str, Subject] = {}
@@ -100,7 +97,7 @@ class KeySnapshot(Component):
 
     def get(self, digest: bytes) -> Key | None:
         """Returns the key with this digest; None if there is none, or if the keys are older than GRACE_S."""
-        if hmac.compare_digest(digest, self._operator_digest):
+        if digest in self._operator_digests:
             return OPERATOR_KEY
         key = self._keys.get(digest)
         return key if key is not None and time.monotonic() - self._confirmed_s < GRACE_S else None

@@ -3,7 +3,7 @@
 policy.py        the limits of a key, as the snapshot of the keys has them
 periods.py       in which period of a budget an instant is     amounts.py    amounts as whole numbers
 limits.py        the limits of this worker                     binding.py    the pots of a policy
-acquisition.py   how a request gets what it needs, or is refused
+acquisition.py   how a request gets what it needs at once      waiting.py   or waits for it, or is refused
 reservation.py   what one request holds                       charge.py     what it can cost and has used
 pots.py, budget_pots.py, permits.py   what this worker has drawn of slots, budgets and rates
 drawing.py       the thread that draws and gives back; lease_draws.py and rate_draws.py make its calls

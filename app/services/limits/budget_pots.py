@@ -8,10 +8,9 @@ from datetime import datetime
 
 from app.db.leases import LeaseAnswer, PeriodState, compute_period_id, compute_period_start
 from app.services.limits.amounts import Unit, parse_amount
-from app.services.limits.charge import Charge
 from app.services.limits.periods import Period, compute_reset, get_period
 from app.services.limits.policy import Budget, Subject
-from app.services.limits.pots import Pot
+from app.services.limits.pots import UNBOUNDED, Count, Lot, Pot
 
 # Where less than this share of the amount is left, or than so many of the largest requests, workers keep nothing.
 _NEAR_SHARE = 64
@@ -30,16 +29,16 @@ _KEPT_S = 7_200.0
 # Weight of the newest tick in the mean rate.
 _RATE_WEIGHT = 0.3
 
+_COUNTS = {"usd": Count.COST, "tokens": Count.TOKENS, "requests": Count.REQUESTS}
+
 
 class BudgetPeriod:
     """One period of a budget, as one worker has it: absolute totals since the period began.
 
     Attributes:
-        id: its id in the database.
+        lot: what can be lent of it; its id is that of the period in the database.
         period: its window.
         drawn: what the worker has drawn, in all.
-        used: what requests have spent of it or hold at the moment.
-        reserved: what they hold at the moment.
         stated: what the database was last told that requests have spent.
         is_uncertain: whether the last draw was not answered, so that the database may have another `drawn`.
         total, granted, charged: of all workers, as the database last said; -1 while it has not.
@@ -47,44 +46,50 @@ class BudgetPeriod:
             known.
     """
 
-    __slots__ = (
-        "charged",
-        "drawn",
-        "granted",
-        "id",
-        "is_uncertain",
-        "oldest",
-        "period",
-        "reserved",
-        "stated",
-        "total",
-        "used",
-    )
+    __slots__ = ("charged", "drawn", "granted", "is_uncertain", "lot", "oldest", "period", "stated", "total")
 
     def __init__(self, budget_id: int, period: Period) -> None:
-        self.id = self.oldest = compute_period_id(budget_id, period.start)
+        self.oldest = compute_period_id(budget_id, period.start)
+        self.lot = Lot(self.oldest)
         self.period = period
-        self.drawn = self.used = self.reserved = self.stated = 0
+        self.drawn = self.stated = 0
         self.is_uncertain = False
         self.total = self.granted = self.charged = -1
 
-    def is_done(self) -> bool:
-        """Returns whether nothing is held any more, neither by requests nor by the worker."""
-        return not (self.reserved or self.is_uncertain or self.free)
+    def set_drawn(self, drawn: int) -> None:
+        """Sets what the worker has drawn; the difference is free, or is so no more."""
+        self.lot.free += drawn - self.drawn
+        self.drawn = drawn
 
     @property
-    def spent(self) -> int:
-        """What requests have used that have ended."""
-        return self.used - self.reserved
+    def id(self) -> int:
+        """Its id in the database."""
+        return self.lot.id
 
     @property
     def free(self) -> int:
         """What the worker has drawn and not used; negative where requests used more."""
-        return self.drawn - self.used
+        return self.lot.free
+
+    def is_done(self) -> bool:
+        """Returns whether nothing is held any more, neither by requests nor by the worker."""
+        return not (self.lot.lent or self.is_uncertain or self.lot.free)
+
+    @property
+    def used(self) -> int:
+        """What requests have spent or hold at the moment."""
+        return self.drawn - self.lot.free
+
+    @property
+    def spent(self) -> int:
+        """What requests have used that have ended."""
+        return self.drawn - self.lot.free - self.lot.lent
 
 
 class BudgetPot(Pot):
     """A budget: the current period, and others that still hold something.
+
+    Its share counts what was taken since the last tick.
 
     Args:
         subject: whose budget it is.
@@ -104,12 +109,8 @@ class BudgetPot(Pot):
 
     __slots__ = (
         "_clock",
-        "_ends_s",
-        "_largest",
         "_largest_before",
-        "_low",
         "_rate",
-        "_taken",
         "_wake",
         "budget",
         "current",
@@ -124,7 +125,7 @@ class BudgetPot(Pot):
     def __init__(
         self, subject: Subject, budget: Budget, clock: Callable[[float], float], wake: Callable[[Pot], None]
     ) -> None:
-        super().__init__(subject)
+        super().__init__(subject, _COUNTS[budget.unit], Lot())
         self.budget = budget
         self.unit: Unit = budget.unit
         self.periods: dict[int, BudgetPeriod] = {}
@@ -132,7 +133,7 @@ class BudgetPot(Pot):
         self.recalled_until_s = 0.0
         self.next: BudgetPeriod | None = None
         self._clock, self._wake = clock, wake
-        self._taken = self._largest = self._largest_before = self._low = 0
+        self.share.largest = self._largest_before = 0
         self._rate = 0.0
         self.current = self.find_period(clock(time.monotonic()))
         self.turn()
@@ -149,75 +150,63 @@ class BudgetPot(Pot):
         at_s = self._clock(now_s)
         self.current, self.next = self.find_period(at_s), None
         end = self.current.period.end
-        self._ends_s = float("inf") if end is None else now_s + end.timestamp() - at_s
+        self.share.lot = self.current.lot
+        self.share.until_s = float("inf") if end is None else now_s + end.timestamp() - at_s
         self.refused_until_s = 0.0
 
     def look_ahead(self, now_s: float) -> None:
         """Prepares the next period if the current one ends in some seconds, and forgets those that are long over."""
-        if self._ends_s - now_s < _NEXT_S and now_s - self.used_s < IDLE_S:
-            self.next = self.find_period(self._clock(self._ends_s))
+        if self.share.until_s - now_s < _NEXT_S and now_s - self.share.used_s < IDLE_S:
+            self.next = self.find_period(self._clock(self.share.until_s))
         old_s = self._clock(now_s) - _KEPT_S
         for period in list(self.periods.values()):
             if period.is_done() and period.period.end is not None and period.period.end.timestamp() < old_s:
                 del self.periods[period.id]
 
-    def lacks(self, need: int, now_s: float) -> bool:
-        if now_s >= self._ends_s:
-            self.turn()
-        current = self.current
-        # What costs nothing passes, also when more than all is used.
-        return need > current.drawn - current.used and need > 0 and not self.has_ended
+    def renew(self, now_s: float) -> None:
+        self.turn()
 
-    def take(self, need: int, now_s: float) -> BudgetPeriod:
-        if now_s >= self._ends_s:
-            self.turn()
-        current = self.current
-        current.used += need
-        current.reserved += need
-        self._taken += need
-        self.used_s = now_s
-        if need > self._largest:
-            self._largest = self._low = need
-        if current.drawn - current.used < self._low and not self.is_exact:
+    def end(self, has_ended: bool) -> None:
+        """Notes whether the budget itself has been ended; then requests reserve nothing of it."""
+        self.has_ended = has_ended
+        self.share.cap = 0 if has_ended else UNBOUNDED
+
+    def note_taken(self, need: int) -> None:
+        share = self.share
+        if need > share.largest:
+            share.largest = share.low = need
+        if share.lot.free < share.low and not self.is_exact:
             self._wake(self)
-        return current
 
-    def get_used(self, charge: Charge, need: int) -> int:
-        if self.unit == "usd":
-            return charge.cost
-        return charge.tokens if self.unit == "tokens" else charge.requests
-
-    def settle(self, receipt: BudgetPeriod, need: int, used: int) -> None:
-        receipt.used += used - need
-        receipt.reserved -= need
-        if self.sleepers:
-            self.wake_sleepers()
-        if self.is_exact or receipt is not self.current or receipt.used > receipt.drawn:
+    def note_settled(self, lot: Lot) -> None:
+        self.wake_sleepers()
+        self.share.is_watched = self.is_exact
+        if self.is_exact or lot is not self.share.lot or lot.free < 0:
             self._wake(self)
 
     def expect(self, need: int) -> None:
         super().expect(need)
-        self._largest = max(self._largest, need)
+        self.share.largest = max(self.share.largest, need)
 
     def get_spare(self, now_s: float) -> int:
         """Returns how much the worker should have beyond what is used."""
-        if self.is_exact or self.has_ended or now_s - self.used_s > IDLE_S:
+        if self.is_exact or self.has_ended or now_s - self.share.used_s > IDLE_S:
             return 0
         return max(int(self._rate * _AHEAD_S), _AHEAD_REQUESTS * self.get_largest())
 
     def get_largest(self) -> int:
         """Returns the largest need of the last minute or two."""
-        return max(self._largest, self._largest_before)
+        return max(self.share.largest, self._largest_before)
 
     def count_tick(self, seconds: float) -> None:
         """Updates the mean rate of what requests take. Call it every few `seconds`."""
-        self._rate += _RATE_WEIGHT * (self._taken / seconds - self._rate)
-        self._taken = 0
-        self._low = self.get_spare(time.monotonic()) // _AHEAD_REQUESTS
+        self._rate += _RATE_WEIGHT * (self.share.taken / seconds - self._rate)
+        self.share.taken = 0
+        self.share.low = self.get_spare(time.monotonic()) // _AHEAD_REQUESTS
 
     def count_minute(self) -> None:
         """Forgets the largest need of the minute before the last one."""
-        self._largest, self._largest_before = 0, self._largest
+        self.share.largest, self._largest_before = 0, self.share.largest
 
     def compute_reset(self, period: BudgetPeriod) -> datetime | None:
         """Returns from when on what is used of the period, or of its rolling window, counts less; None if never."""
@@ -237,3 +226,4 @@ class BudgetPot(Pot):
         room = period.total - period.granted
         near = max(period.total, 0) // _NEAR_SHARE + _NEAR_REQUESTS * self.get_largest()
         self.is_exact = room < near or now_s < self.recalled_until_s
+        self.share.is_watched = self.is_exact or bool(self.sleepers)

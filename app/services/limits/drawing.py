@@ -120,6 +120,9 @@ class Drawing:
         for _, lacking in waiters:
             for pot, need in lacking:
                 needs[pot].append(need)
+        for pot, waiting in list(needs.items()):
+            if not pot.lacks(sum(waiting), now_s):  # The draw that was under way brought enough for these too.
+                del needs[pot]
         if now_s >= self._tick_at_s + (_TICK_DELAY_S if waiters else 0.0):
             self._tick_at_s = now_s + TICK_S
             self._tick()

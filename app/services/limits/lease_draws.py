@@ -78,7 +78,7 @@ class LeaseDraws:
         draws = [_make_draw(draw, self._version) for draw in planned]
         for draw in planned:
             # What is given back is not lent from now on.
-            draw.period.drawn = min(draw.period.drawn, draw.want if draw.held is None else draw.held)
+            draw.period.set_drawn(min(draw.period.drawn, draw.want if draw.held is None else draw.held))
             draw.period.is_uncertain = True
         asked_s = time.monotonic()
         with time_limit(DRAW_TIME_LIMIT_S):
@@ -91,16 +91,17 @@ class LeaseDraws:
     def _apply(self, draw: Planned, answer: LeaseAnswer | None) -> None:
         pot, period = draw.pot, draw.period
         if answer is None:  # There is no such budget any more.
-            pot.has_ended, period.is_uncertain, period.stated = True, False, draw.spent
+            pot.end(True)
+            period.is_uncertain, period.stated = False, draw.spent
             return
         if not answer.applied:
             # The operator has released this worker's leases; the next draw is newer and takes them up again.
             self._version = max(self._version, answer.version)
             return
         period.is_uncertain = False
-        period.drawn = parse_amount(answer.drawn, pot.unit)
+        period.set_drawn(parse_amount(answer.drawn, pot.unit))
         period.stated = draw.spent
-        pot.has_ended = answer.ended
+        pot.end(answer.ended)
         if answer.charged is not None:
             # What this worker has spent may not be in the database yet.
             period.charged = parse_amount(answer.charged, pot.unit) + period.spent
@@ -119,7 +120,7 @@ def _plan_budget(pot: BudgetPot, waiting: Sequence[int], now_s: float) -> list[P
         needs = waiting if period is pot.current else ()
         spare = pot.get_spare(now_s) if period is pot.current or period is pot.next else 0
         has_too_much = period.free > 2 * spare
-        has_too_little = period.free < (spare // _LOW_SHARE if now_s - pot.used_s < _ACTIVE_S else 0)
+        has_too_little = period.free < (spare // _LOW_SHARE if now_s - pot.share.used_s < _ACTIVE_S else 0)
         # Others must know it, to tell what is used up from what may come back.
         has_news = pot.is_exact and period.spent != period.stated
         if needs or period.is_uncertain or has_too_much or has_too_little or has_news:

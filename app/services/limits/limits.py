@@ -8,10 +8,9 @@ from typing import Any
 
 from app.db import Database
 from app.db.leases import update_warned
-from app.limit_errors import LimitReached
 from app.logs import log_event
 from app.runtime import Component, Runtime, get_runtime
-from app.services.limits.acquisition import Acquisition
+from app.services.limits.acquisition import take_at_once
 from app.services.limits.amounts import Unit, format_amount
 from app.services.limits.binding import Binding
 from app.services.limits.budget_pots import BudgetPot
@@ -20,15 +19,18 @@ from app.services.limits.drawing import Drawing
 from app.services.limits.lease_draws import LeaseDraws
 from app.services.limits.permits import RatePot
 from app.services.limits.policy import Budget, Policy, Subject
-from app.services.limits.pots import Pot, SlotPot
+from app.services.limits.pots import Pot, Share, SlotPot
 from app.services.limits.rate_draws import RateDraws
 from app.services.limits.reservation import Reservation
+from app.services.limits.waiting import Waits
 from app.services.limits.watching import BudgetWarning, Watch
 
 # Policies that no request had for so long are forgotten.
 _BINDING_S = 60.0
 # Longer than a policy that has them is remembered.
 _POT_S = 600.0
+# What each request takes before its body is read, by Count: a request and a slot.
+_ENTRY = (0, 0, 1, 0, 1)
 
 
 class Limits(Component):
@@ -50,7 +52,7 @@ class Limits(Component):
         self._slots: dict[str, SlotPot] = {}
         self._clock = DatabaseClock(self._turn_periods)
         self._drawing = Drawing(LeaseDraws(runtime, self._clock), RateDraws(runtime), self._tick)
-        self._acquire = Acquisition(self.settings, self._drawing).acquire
+        self._waits = Waits(self.settings, self._drawing)
         self._watch = Watch(runtime, self._clock, self._get_pots, self._drawing.mark, self._note, self._warn)
 
     def enter(self, policy: Policy) -> Reservation:
@@ -66,25 +68,24 @@ class Limits(Component):
         binding = self._bindings.get(id(policy))
         if binding is None or binding.policy is not policy:
             binding = self._bind(policy)
-        binding.used_s = time.monotonic()
-        try:
-            return Reservation(self._acquire, binding, self._acquire(binding.entry, None) if binding.entry else [])
-        except LimitReached:
-            binding.headers_until_s = 0.0  # They say that much is left.
-            raise
+        binding.used_s = now_s = time.monotonic()
+        taken = take_at_once(binding.entry, _ENTRY, now_s)
+        if taken is None:
+            taken = self._waits.take(binding, binding.entry, _ENTRY, None, now_s)
+        return Reservation(self._waits, binding, taken)
 
     def _bind(self, policy: Policy) -> Binding:
-        entry: list[tuple[Pot, int]] = []
+        entry: list[Share] = []
         budgets: list[BudgetPot] = []
         rates: list[RatePot] = []
         for subject in policy.subjects:
             if subject.requests_per_minute is not None:
                 rates.append(self._find_rate(subject, "requests", subject.requests_per_minute))
-                entry.append((rates[-1], 1))
+                entry.append(rates[-1].share)
             if subject.tokens_per_minute is not None:
                 rates.append(self._find_rate(subject, "tokens", subject.tokens_per_minute))
             if subject.concurrent is not None:
-                entry.append((self._find_slots(subject, subject.concurrent), 1))
+                entry.append(self._find_slots(subject, subject.concurrent).share)
             budgets += [self._find_budget(subject, budget) for budget in subject.budgets]
         binding = self._bindings[id(policy)] = Binding(policy, entry, budgets, rates)
         return binding
@@ -103,7 +104,8 @@ class Limits(Component):
         pot = self._rates.get((subject.id, kind))
         if pot is None:
             pot = self._rates[subject.id, kind] = RatePot(subject, kind, most)
-        pot.subject, pot.most = subject, most
+        pot.subject = subject
+        pot.set_most(most)
         return pot
 
     def _find_slots(self, subject: Subject, most: int) -> SlotPot:
@@ -132,13 +134,17 @@ class Limits(Component):
         """Forgets pots that nobody uses. A budget is kept until it is ended: its totals are those since its start."""
         old_s = time.monotonic() - _POT_S
         for id, budget in list(self._budgets.items()):
-            if budget.has_ended and budget.used_s < old_s and all(each.is_done() for each in budget.periods.values()):
+            if (
+                budget.has_ended
+                and budget.share.used_s < old_s
+                and all(each.is_done() for each in budget.periods.values())
+            ):
                 del self._budgets[id]
         for name, rate in list(self._rates.items()):
-            if rate.used_s < old_s:
+            if rate.share.used_s < old_s:
                 del self._rates[name]
         for subject, slots in list(self._slots.items()):
-            if slots.used_s < old_s and not slots.used and not slots.held:
+            if slots.share.used_s < old_s and not slots.used and not slots.held:
                 del self._slots[subject]
 
     def _note(self, warning: BudgetWarning) -> bool:
@@ -158,7 +164,7 @@ class Limits(Component):
         outstanding: dict[Unit, int] = {"usd": 0, "tokens": 0, "requests": 0}
         for pot in self._budgets.values():
             for period in pot.periods.values():
-                outstanding[pot.unit] += max(period.drawn - period.used + period.reserved, 0)
+                outstanding[pot.unit] += max(period.lot.free + period.lot.lent, 0)
         return outstanding
 
     def stop(self, timeout_s: float) -> bool:

@@ -3,159 +3,105 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Literal
 
 from app.db.limit_tables import RATE_SLOTS
-from app.services.limits.charge import Charge
 from app.services.limits.policy import Subject
-from app.services.limits.pots import Pot
+from app.services.limits.pots import Count, Lot, Pot
 
 # How long after the draw a permit may be used; see RATE_SLOTS.
 PERMIT_S = 0.5
 # What a request is taken to use that does not say how much, until some have ended.
 _FIRST_MEAN = 256
 _MEAN_WEIGHT = 0.1
-
-# (half second in which they were granted, how many), for each batch that a request took from; 0 is none that the
-# database knows.
-Receipt = tuple[tuple[int, int], ...]
+# A draw takes at most so many times what was used since the one before: requests that come together are no rate yet.
+_GROWTH = 4
 
 
 class RatePot(Pot):
-    """A rate of a subject.
+    """A rate of a subject. Its lots are what was granted in a half second; its share counts what was taken since then.
 
     Attributes:
         kind: what it counts.
         most: how many a minute.
-        mean: how many tokens a request used lately.
+        mean: how many tokens a request used lately that did not say how much output it wants.
         debt: how many were used beyond what was granted; the next draw states it.
         returned: half second → how many that were granted in it were not used.
         room: how many are left for all workers, as the database last said.
         workers: how many workers live, as the database last said.
     """
 
-    __slots__ = (
-        "_batches",
-        "_expires_s",
-        "_free",
-        "_local",
-        "_taken",
-        "debt",
-        "kind",
-        "mean",
-        "most",
-        "rate",
-        "returned",
-        "room",
-        "workers",
-    )
+    __slots__ = ("_drawn_s", "_local", "debt", "kind", "mean", "most", "returned", "room", "workers")
 
     def __init__(self, subject: Subject, kind: Literal["requests", "tokens"], most: int) -> None:
-        super().__init__(subject)
-        self.kind, self.most, self.room = kind, most, most
+        super().__init__(subject, Count.REQUESTS if kind == "requests" else Count.RATE_TOKENS, Lot())
+        self.kind, self.room = kind, most
+        self.set_most(most)
         self.mean = float(_FIRST_MEAN)
         self.debt = 0
         self.returned: dict[int, int] = {}
         self.workers = 1
-        self.rate = 0.0
-        # Of each draw: [half second, permits left, when they expire on the monotonic clock], the oldest first.
-        self._batches: deque[list[Any]] = deque()
-        self._free = 0
-        self._expires_s = float("inf")
+        self._drawn_s = 0.0
         self._local: deque[tuple[float, int]] = deque()
-        self._taken = 0
 
-    def lacks(self, need: int, now_s: float) -> bool:
-        if now_s >= self._expires_s:
-            self._expire(now_s)
-        return need > self._free and need > 0
+    def set_most(self, most: int) -> None:
+        """Sets the limit. A request for more tokens than that takes all of it, or it could never be served."""
+        self.most = most
+        if self.kind == "tokens":
+            self.share.cap = most
 
-    def _expire(self, now_s: float) -> None:
-        batches = self._batches
-        while batches and batches[0][2] <= now_s:
-            slot, left, _ = batches.popleft()
-            self._free -= left
-            self.returned[slot] = self.returned.get(slot, 0) + left
-        self._expires_s = batches[0][2] if batches else float("inf")
+    def renew(self, now_s: float) -> None:
+        self._replace(Lot(), float("inf"))
 
-    def take(self, need: int, now_s: float) -> Receipt:
-        self.used_s = now_s
-        self._taken += need
-        batches = self._batches
-        if batches and need < batches[0][1]:
-            batch = batches[0]
-            batch[1] -= need
-            self._free -= need
-            return ((batch[0], need),)
-        return tuple(self._take_from_several(need))
+    def _replace(self, lot: Lot, until_s: float) -> None:
+        before, self.share.lot, self.share.until_s = self.share.lot, lot, until_s
+        self.note_settled(before)
 
-    def _take_from_several(self, need: int) -> Iterator[tuple[int, int]]:
-        batches = self._batches
-        while need and batches:
-            batch = batches[0]
-            part = min(need, batch[1])
-            batch[1] -= part
-            self._free -= part
-            need -= part
-            yield batch[0], part
-            if not batch[1]:
-                batches.popleft()
-        self._expires_s = batches[0][2] if batches else float("inf")
-        if need:
-            self.debt += need
-            yield 0, need
+    def note_taken(self, need: int) -> None:
+        pass
 
-    def get_used(self, charge: Charge, need: int) -> int:
-        if self.kind == "requests":
-            return charge.requests
-        if charge.rate_tokens is None:
-            return need
-        if charge.requests:
-            self.mean += _MEAN_WEIGHT * (charge.rate_tokens - self.mean)
-        return charge.rate_tokens
+    def note_settled(self, lot: Lot) -> None:
+        """Returns what is not used of permits whose time is over; what was used beyond permits is a debt."""
+        if self.sleepers:
+            self.wake_sleepers()
+        self.share.is_watched = False
+        if lot.free < 0:
+            self.debt -= lot.free
+            lot.free = 0
+        elif lot is not self.share.lot and lot.free:
+            if lot.id:
+                self.returned[lot.id] = self.returned.get(lot.id, 0) + lot.free
+            lot.free = 0
 
-    def settle(self, receipt: Receipt, need: int, used: int) -> None:
-        if used >= need:
-            self.debt += used - need
-            return
-        unused = need - used
-        for slot, count in reversed(receipt):
-            part = min(unused, count)
-            unused -= part
-            if slot == 0:
-                self.debt -= min(part, self.debt)
-            elif part:
-                self.returned[slot] = self.returned.get(slot, 0) + part
+    def note_use(self, tokens: int) -> None:
+        """Notes what a request has used that did not say how much output it wants."""
+        self.mean += _MEAN_WEIGHT * (tokens - self.mean)
 
     def add(self, slot: int, count: int, asked_s: float) -> None:
-        """Adds permits that were granted in this half second, to a draw sent at `asked_s` on the monotonic clock."""
+        """Lends from permits that were granted in this half second, to a draw sent at `asked_s`."""
         if count:
-            self._batches.append([slot, count, asked_s + PERMIT_S])
-            self._free += count
-            self._expires_s = self._batches[0][2]
+            self.share.taken, self._drawn_s = 0, asked_s
+            self._replace(Lot(slot, count), asked_s + PERMIT_S)
 
     def count_left(self) -> int:
         """Returns how many permits are left for all workers, as far as this one knows."""
-        return min(max(self.room + self._free, 0), self.most)
+        return min(max(self.room + self.share.lot.free, 0), self.most)
 
-    def count_tick(self, seconds: float) -> None:
-        """Updates the mean rate of what requests take. Call it every few `seconds`."""
-        self.rate += 0.5 * (self._taken / seconds - self.rate)
-        self._taken = 0
+    def get_ahead(self, now_s: float) -> int:
+        """Returns how many permits this worker uses in half a second, as far as it knows since its last draw."""
+        elapsed_s = max(now_s - self._drawn_s, 0.001)
+        return min(int(self.share.taken * PERMIT_S / elapsed_s), _GROWTH * self.share.taken)
 
-    def get_ahead(self) -> int:
-        """Returns how many permits this worker uses in half a second."""
-        return int(self.rate * PERMIT_S)
-
-    def take_return(self) -> tuple[dict[int, int], int]:
+    def take_return(self, now_s: float) -> tuple[dict[int, int], int]:
         """Returns what is to be returned and the debt, and forgets both: lost in a draw, they count as used."""
+        if now_s >= self.share.until_s:
+            self.renew(now_s)
         returned, debt = self.returned, self.debt
         self.returned, self.debt = {}, 0
         return returned, debt
 
-    def take_locally(self, need: int, now_s: float) -> bool:
-        """Takes from this worker's share of the rate while the database is away; returns whether it sufficed."""
+    def grant_locally(self, need: int, now_s: float) -> bool:
+        """Adds permits of this worker's share of the rate while the database is away; returns whether it sufficed."""
         local = self._local
         while local and local[0][0] <= now_s - RATE_SLOTS / 2:
             local.popleft()
@@ -163,6 +109,7 @@ class RatePot(Pot):
         if sum(count for _, count in local) + need > max(share, need if not local else 0):
             return False
         local.append((now_s, need))
+        self._replace(Lot(0, need), now_s + PERMIT_S)
         return True
 
     def get_local_wait_s(self, now_s: float) -> float:

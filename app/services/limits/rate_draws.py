@@ -46,8 +46,7 @@ class RateDraws:
                     want=firm + pot.get_spare(),
                 )
             )
-            # Until the answer, the worker has only what it certainly keeps.
-            pot.held = min(pot.held, pot.used)
+            pot.keep_used()  # Until the answer, the worker has only what it certainly keeps.
         asked_s = time.monotonic()
         with time_limit(DRAW_TIME_LIMIT_S):
             answers = draw_slots(self._runtime.get(Database).lease_engine, self._runtime.worker_id, draws)
@@ -65,9 +64,10 @@ class RateDraws:
             DatabaseError: the database is unavailable.
         """
         draws = []
+        asked_s = time.monotonic()
         for pot in pots:
             waiting = needs.get(pot, ())
-            returned, debt = pot.take_return()
+            returned, debt = pot.take_return(asked_s)
             firm = sum(waiting)
             draws.append(
                 PermitDraw(
@@ -76,12 +76,11 @@ class RateDraws:
                     most=pot.most,
                     need=min(waiting, default=0),
                     firm=firm,
-                    want=firm + (pot.get_ahead() if waiting else 0),
+                    want=firm + (pot.get_ahead(asked_s) if waiting else 0),
                     debt=debt,
                     returned=returned,
                 )
             )
-        asked_s = time.monotonic()
         with time_limit(DRAW_TIME_LIMIT_S):
             answers = draw_permits(self._runtime.get(Database).lease_engine, draws)
         by_name = {(answer.subject, answer.kind): answer for answer in answers.pots}

@@ -3,52 +3,45 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from app.limit_errors import LimitReached
-from app.services.limits.acquisition import Demand, Taken
+import msgspec
+
+from app.services.limits.acquisition import Taken, take_at_once
 from app.services.limits.amounts import format_amount
 from app.services.limits.binding import Binding
-from app.services.limits.budget_pots import BudgetPeriod, BudgetPot
 from app.services.limits.charge import NOTHING, Ceiling, Charge, merge_ceilings
-from app.services.limits.pots import Pot
-from app.services.limits.refusals import (
-    Fits,
-    describe_warning,
-    make_rate_headers,
-    make_unbounded_refusal,
-    make_unpriced_refusal,
-)
+from app.services.limits.pots import Lot, Share
+from app.services.limits.refusals import describe_warning, make_rate_headers
+from app.services.limits.waiting import Waits
 
 # So long all responses have the same headers, while at least so many requests and tokens are left of each rate.
 _HEADERS_S = 0.25
 _FAR = 1_000
 
-Acquire = Callable[[Sequence[Demand], Fits | None], list[Taken]]
 
-
-class Reservation:
+class Reservation(msgspec.Struct, eq=False):
     """The limits of one request.
 
     Make it with `Limits.enter`. Call `settle` or `release` once the request has ended; only the first call counts.
 
     Attributes:
+        waits: take from pots that do not have enough at once.
+        binding: the pots of the request's key.
+        held: what the request holds.
         period_ids: the periods of the budgets that the request is charged to; [] if there is no budget.
         ceiling_cost, ceiling_tokens: the most that the request can cost, in 10⁻¹² USD, and use, in all attempts; None
             if that is not known.
+        is_silent: whether the request does not say how much output it wants, so that its rates of tokens take a mean.
     """
 
-    __slots__ = ("_acquire", "_binding", "_held", "_more", "ceiling_cost", "ceiling_tokens", "period_ids")
-
-    def __init__(self, acquire: Acquire, binding: Binding, held: list[Taken]) -> None:
-        self._acquire = acquire
-        self._binding = binding
-        self._held = held
-        # What further attempts took.
-        self._more: list[Taken] = []
-        self.period_ids: list[int] = []
-        self.ceiling_cost: int | None = 0
-        self.ceiling_tokens: int | None = 0
+    waits: Waits
+    binding: Binding
+    held: list[Taken]
+    period_ids: list[int] = []
+    ceiling_cost: int | None = 0
+    ceiling_tokens: int | None = 0
+    is_silent: bool = False
 
     @property
     def ceiling_usd(self) -> str | None:
@@ -69,23 +62,19 @@ class Reservation:
             Unavailable: the database cannot be asked.
         """
         dearest = ceilings[0] if len(ceilings) == 1 else merge_ceilings(ceilings)
-        self.ceiling_cost, self.ceiling_tokens = dearest.cost, dearest.tokens
-        binding = self._binding
-        demands: list[Demand] = []
-        for pot in binding.budgets:
-            demands.append((pot, _get_need(pot, dearest, 1)))
-        for rate in binding.token_rates:
-            wanted = int(rate.mean) if dearest.rate_tokens is None else dearest.rate_tokens
-            demands.append((rate, min(wanted, rate.most)))
-        if demands:
-            try:
-                taken = self._acquire(demands, dearest.fits)
-            except LimitReached:
-                binding.headers_until_s = 0.0  # They say that much is left.
-                raise
-            self._held += taken
-            for _, _, receipt in taken[: len(binding.budgets)]:
-                self.period_ids.append(receipt.id)
+        self.ceiling_cost, self.ceiling_tokens = cost, tokens = dearest.cost, dearest.tokens
+        self.is_silent = dearest.rate_tokens is None
+        binding = self.binding
+        if binding.metered:
+            needs = (cost, tokens, 1, dearest.rate_tokens, 0)
+            now_s = time.monotonic()
+            taken = take_at_once(binding.metered, needs, now_s)
+            if taken is None:
+                taken = self.waits.take(binding, binding.metered, needs, dearest.fits, now_s)
+            self.held += taken
+            self.period_ids = period_ids = []
+            for _, _, lot in taken[: len(binding.charged)]:  # A comprehension is a call of its own.
+                period_ids.append(lot.id)
 
     def add_attempt(self, ceiling: Ceiling) -> None:
         """Takes from the budgets what a further attempt can use, while an earlier one may still be billed.
@@ -93,44 +82,56 @@ class Reservation:
         Raises:
             as `reserve`; then the request holds what it held before.
         """
-        demands: list[Demand] = [(pot, _get_need(pot, ceiling, 0)) for pot in self._binding.budgets]
-        for pot, need, receipt in self._acquire(demands, ceiling.fits):
-            self._more.append(self._move(pot, need, receipt))
+        needs = (ceiling.cost, ceiling.tokens, 0, 0, 0)
+        budgets, now_s = self.binding.charged, time.monotonic()
+        taken = take_at_once(budgets, needs, now_s)
+        if taken is None:
+            taken = self.waits.take(self.binding, budgets, needs, ceiling.fits, now_s)
+        for share, need, lot in taken:
+            self._merge(share, need, lot)
         cost, tokens = self.ceiling_cost, self.ceiling_tokens
         self.ceiling_cost = None if cost is None or ceiling.cost is None else cost + ceiling.cost
         self.ceiling_tokens = None if tokens is None or ceiling.tokens is None else tokens + ceiling.tokens
 
-    def _move(self, pot: Pot, need: int, receipt: BudgetPeriod) -> Taken:
-        """Returns what was taken, moved to the period that the request began in: it is charged to that one alone."""
-        first = next((held[2] for held in self._held if held[0] is pot), receipt)
-        if first is not receipt:
-            pot.settle(receipt, need, 0)
-            first.used += need
-            first.reserved += need
-        return pot, need, first
+    def _merge(self, share: Share, more: int, lot: Lot) -> None:
+        """Adds what was taken to what is held of the pot, in the period that the request began in: that is charged."""
+        at, need, first = next((at, need, lot) for at, (held, need, lot) in enumerate(self.held) if held is share)
+        self.held[at] = share, need + more, first
+        if lot is not first:
+            for each, change in ((lot, -more), (first, more)):
+                each.free -= change
+                each.lent += change
+            share.pot.note_settled(lot)
 
     def settle(self, charge: Charge) -> None:
         """Replaces what the request holds by what it has used, in all attempts, and frees its slots.
 
         A mistake in one of the pots is raised once all others are settled: a slot that is not freed is lost for good.
         """
-        held, self._held = self._held, []
+        held, self.held = self.held, []
+        amounts = (charge.cost, charge.tokens, charge.requests, charge.rate_tokens, 0)
         fault = None
-        for pot, need, receipt in held:
-            try:
-                pot.settle(receipt, need, pot.get_used(charge, need))
-            except Exception as error:
-                fault = error
-        if self._more:
-            more, self._more = self._more, []
-            for pot, need, receipt in more:
-                pot.settle(receipt, need, 0)
+        for share, need, lot in held:
+            used = amounts[share.count]
+            lot.lent -= need
+            lot.free += 0 if used is None else need - used
+            if lot is not share.lot or share.is_watched or lot.free < 0:
+                try:
+                    share.pot.note_settled(lot)
+                except Exception as error:
+                    fault = error
+        if self.is_silent and held and charge.requests and charge.rate_tokens is not None:
+            self._note_mean(charge.rate_tokens)
         if fault is not None:
             raise fault
 
+    def _note_mean(self, tokens: int) -> None:
+        for rate in self.binding.token_rates:
+            rate.note_use(tokens)
+
     def release(self) -> None:
         """Ends the request without a charge, unless it is settled."""
-        if self._held:
+        if self.held:
             self.settle(NOTHING)
 
     def get_headers(self) -> dict[str, str]:
@@ -138,7 +139,7 @@ class Reservation:
 
         Do not change them: other responses may have the same.
         """
-        binding, now_s = self._binding, time.monotonic()
+        binding, now_s = self.binding, time.monotonic()
         if now_s >= binding.headers_until_s:
             _make_headers(binding, now_s)
         return binding.headers
@@ -153,15 +154,3 @@ def _make_headers(binding: Binding, now_s: float) -> None:
             break
     is_far = all(rate.count_left() >= _FAR for rate in binding.rates)
     binding.headers, binding.headers_until_s = headers, now_s + (_HEADERS_S if is_far else 0.0)
-
-
-def _get_need(pot: BudgetPot, ceiling: Ceiling, requests: int) -> int:
-    if pot.unit == "usd":
-        if ceiling.cost is None:
-            raise make_unpriced_refusal(pot.subject)
-        return ceiling.cost
-    if pot.unit == "tokens":
-        if ceiling.tokens is None:
-            raise make_unbounded_refusal()
-        return ceiling.tokens
-    return requests

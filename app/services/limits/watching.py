@@ -103,22 +103,20 @@ class Watch:
                 budgets.append(pot)
             elif isinstance(pot, SlotPot):
                 self._tick_slots(pot)
-            elif isinstance(pot, RatePot):
-                pot.count_tick(elapsed_s)
-                if now_s - pot.used_s < _READ_RATE_S or pot.debt or pot.returned:
-                    self._mark(pot)
+            elif isinstance(pot, RatePot) and (now_s - pot.share.used_s < _READ_RATE_S or pot.debt or pot.returned):
+                self._mark(pot)
         self._tick_budgets(budgets, now_s)
 
     def _tick_slots(self, pot: SlotPot) -> None:
         if pot.held or pot.used:
             self._mark(pot)
-        pot.peak = pot.used
+        pot.count_tick()
 
     def _tick_budgets(self, pots: list[BudgetPot], now_s: float) -> None:
         held = [
             pot
             for pot in pots
-            if now_s - pot.used_s < IDLE_S or not all(map(BudgetPeriod.is_done, pot.periods.values()))
+            if now_s - pot.share.used_s < IDLE_S or not all(map(BudgetPeriod.is_done, pot.periods.values()))
         ]
         for pot in held:
             self._mark(pot)

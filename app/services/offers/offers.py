@@ -122,6 +122,16 @@ def _get_key(served: Served) -> tuple[str, str]:
     return served.provider.name, served.model.id
 
 
+def get_offers(served: Served) -> list[Offer]:
+    """Returns what a provider offers for a model, and then what others offer for the same model.
+
+    Args:
+        served: the model, as `find_offered_model` found it.
+    """
+    same = get_equivalents(served.provider, served.model.id)
+    return [_make_offer(each.provider, each.model) for each in (served, *same)]
+
+
 def render_offers(served: Served) -> Rendered:
     """Returns `{"data": model with "endpoints", "fetched_at", "age_s", "stale", "timestamp"}`.
 
@@ -137,7 +147,7 @@ def render_offers(served: Served) -> Rendered:
         description=model.description,
         weights=model.weights,
         architecture=model.architecture,
-        endpoints=[_make_offer(each.provider, each.model) for each in all_served],
+        endpoints=get_offers(served),
     )
     body = {"data": data, **make_times([each.provider for each in all_served])}
     return Rendered(f'W/"{make_digest(msgspec.json.encode(data))}"', msgspec.json.encode(body))

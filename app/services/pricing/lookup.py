@@ -37,7 +37,9 @@ class Prices(Component):
         if self._operator:
             for key in ((billing.name, model_id, tier), (billing.name, ANY_MODEL, tier)):
                 if key in self._operator:
-                    return billing.complete(self._operator[key])
+                    # Completed once, so that it is the same object each time: limits remember what they reckon of it.
+                    price = self._operator[key] = billing.complete(self._operator[key])
+                    return price
         listed = self._listed.get(billing.name, {}).get((model_id, tier))
         if tier != STANDARD_TIER or (listed is not None and listed.completion is not None):
             return listed

@@ -156,10 +156,10 @@ class Provider:
         """The environment name of the setting that holds its key."""
         return f"{self.name}_API_KEY".upper()
 
-    def get_api_key(self, settings: Settings) -> str | None:
-        """Returns the provider's key from `settings`, or None if it is not set."""
-        key: str | None = getattr(settings, f"{self.name}_api_key")
-        return key
+    def get_api_keys(self, settings: Settings) -> tuple[str, ...]:
+        """Returns the provider's keys from `settings`, the first one to use first; () if none is set."""
+        keys: tuple[str, ...] = getattr(settings, f"{self.name}_api_key")
+        return keys
 
     def get_base_url(self, settings: Settings) -> str:
         """Returns the provider's base URL from `settings`, without a slash at the end."""

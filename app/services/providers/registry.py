@@ -42,13 +42,13 @@ class ProviderClients(Component):
         return self._clients.setdefault(provider.name, self._make(provider)) if client is None else client
 
     def _make(self, provider: Provider) -> UpstreamClient:
-        key = provider.get_api_key(self.settings)
-        if key is None:
+        keys = provider.get_api_keys(self.settings)
+        if not keys:
             raise _not_configured(provider)
         return UpstreamClient(
             title=provider.title,
             base_url=provider.get_base_url(self.settings),
-            api_key=key,
+            api_keys=keys,
             key_setting=provider.key_setting,
             settings=self.settings,
             request_id_headers=provider.request_id_headers,
@@ -77,7 +77,7 @@ def get_provider(name: str, *, param: str = "provider") -> Provider:
 
 def is_configured(provider: Provider) -> bool:
     """Returns whether the provider's key is set."""
-    return provider.get_api_key(get_settings()) is not None
+    return bool(provider.get_api_keys(get_settings()))
 
 
 def get_configured_providers() -> list[Provider]:

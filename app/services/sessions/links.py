@@ -32,10 +32,10 @@ def create_link_for(key_id: str | None) -> str:
         DatabaseError: the database is unavailable or slow.
     """
     if key_id is None:
-        key = get_settings().gateway_api_key
-        if key is None:
+        keys = get_settings().gateway_api_key
+        if not keys:
             raise SettingsError("GATEWAY_API_KEY is not set. Name an operator's key: --key ID.")
-        return create_link(key)
+        return create_link(keys[0])
     with read_connection() as connection:
         digest = select_key_digest(connection, key_id)
     if digest is None:

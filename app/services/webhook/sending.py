@@ -78,6 +78,7 @@ class Webhook(Component):
     def _run(self) -> None:
         self._forget_old()
         while True:
+            is_last = self._is_stopping  # Read before the look, so that nothing that came before the stop is missed.
             try:
                 is_sent = self._send_next()
             except (DatabaseError, SettingsError) as error:
@@ -85,12 +86,12 @@ class Webhook(Component):
                 self._report_unavailable(error)
             except Exception as error:
                 is_sent = False
-                log_event("webhook_message_failed", level="error", error=error)
+                log_event("webhook_failed", level="error", error=error)
             if self._has_stopped:
                 return
             if is_sent:
                 continue
-            if self._is_stopping:
+            if is_last:
                 return
             self._woken.wait(self._get_pause_s())
             self._woken.clear()
@@ -128,7 +129,15 @@ class Webhook(Component):
             taken = take_warning(engine, worker_id, _TAKEN_S)
         if taken is None:
             return False
-        reason = send_message(self.settings, taken.id, taken.body.encode())
+        try:
+            reason = send_message(self.settings, taken.id, taken.body.encode())
+        except Exception as error:  # A mistake in the gateway must not make a message return for ever.
+            log_event("webhook_attempt_failed", level="error", error=error, message_id=taken.id)
+            reason = f"a mistake in the gateway: {type(error).__name__}"
+        self._note_attempt(taken, reason)
+        return True
+
+    def _note_attempt(self, taken: TakenWarning, reason: str | None) -> None:
         if reason is None:
             log_event("webhook_message_delivered", message_id=taken.id, attempts=taken.attempts)
             count_webhook_message("delivered")
@@ -141,9 +150,8 @@ class Webhook(Component):
             count_webhook_message("retried")
             pause_s = PAUSES_S[taken.attempts - 1] * random.uniform(0.8, 1.2)
             with time_limit(_DATABASE_TIME_LIMIT_S):
-                update_warning_due(engine, worker_id, taken.id, pause_s)
+                update_warning_due(self.runtime.get(Database).engine, self.runtime.worker_id, taken.id, pause_s)
             heapq.heappush(self._due, time.monotonic() + pause_s)
-        return True
 
     def _give_up(self, taken: TakenWarning, reason: str) -> None:
         log_event(

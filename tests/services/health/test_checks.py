@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from app.services.journal import get_journal_status
 from app.services.keys import snapshot
 from app.services.keys.snapshot import KeySnapshot
 from app.shutdown import start_drain
+from tests.support.gateway import base_settings, clean_environment
 from tests.support.postgres import Postgres
 
 AWAY = "postgresql://nobody@/nothing?host=/nowhere"
@@ -60,9 +63,9 @@ def test_without_any_key_that_could_work_the_process_is_unready_and_says_why(rea
 
 
 def test_without_user_keys_nothing_is_said_to_be_too_old_before_it_is(
-    ready: Ready, postgres: Postgres, migrated_template: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ready: Ready, postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url = postgres.create_database(template=migrated_template)
+    url = postgres.create_migrated_database()
     ready(JOURNAL_DIR=str(tmp_path), DATABASE_URL=url)
     get_component(KeySnapshot).refresh()
     postgres.drop_database(url)
@@ -83,12 +86,12 @@ def test_a_draining_process_is_not_ready(ready: Ready) -> None:
 
 
 def test_readiness_has_a_field_for_each_check_that_it_shows() -> None:
-    shown = [check.name for check in CHECKS if check.in_ready]
+    shown = [check.name for check in CHECKS]
     assert list(Readiness.__struct_fields__) == ["ready", "draining", "problems", *shown]
 
 
 def test_the_start_is_blocked_by_problems_that_only_the_operator_can_fix(
-    postgres: Postgres, migrated_template: str, database_url: str, tmp_path: Path
+    postgres: Postgres, database_url: str, tmp_path: Path
 ) -> None:
     empty = postgres.create_database()
     prices = tmp_path / "prices.toml"
@@ -108,3 +111,15 @@ def test_the_start_is_blocked_by_problems_that_only_the_operator_can_fix(
     finally:
         use_settings(None)
         postgres.drop_database(empty)
+
+
+def test_a_database_that_is_as_it_should_be_is_checked_without_what_takes_long_to_import(
+    database_url: str, tmp_path: Path
+) -> None:
+    check = (
+        "import sys; from app.config import load_settings; from app.server.preflight import find_boot_problem;"
+        "print(find_boot_problem(load_settings()), 'psycopg2' in sys.modules, 'sqlalchemy' in sys.modules)"
+    )
+    environment = clean_environment() | base_settings(tmp_path, database_url)
+    done = subprocess.run([sys.executable, "-c", check], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "None True False"

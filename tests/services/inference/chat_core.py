@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,11 +32,11 @@ def settings_for(base_url: str, **changes: str) -> Settings:
     return load_settings({"FIREWORKS_API_KEY": KEY, "FIREWORKS_BASE_URL": base_url, **_TIMEOUTS, **changes})
 
 
-def client_for(base_url: str, **changes: str) -> UpstreamClient:
+def client_for(base_url: str, *, keys: Sequence[str] = (KEY,), **changes: str) -> UpstreamClient:
     """Returns a client of its own for a provider at `base_url`, called Fireworks."""
     settings = settings_for(base_url, **changes)
     return UpstreamClient(
-        title="Fireworks", base_url=base_url, api_key=KEY, key_setting="FIREWORKS_API_KEY", settings=settings
+        title="Fireworks", base_url=base_url, api_keys=keys, key_setting="FIREWORKS_API_KEY", settings=settings
     )
 
 

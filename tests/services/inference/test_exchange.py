@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,10 @@ from app.services.inference import Exchange
 from app.services.inference.limited import LimitedRequest
 from app.services.inference.metering import finish_with_error, record_stream
 from app.services.limits import Budget, Ceiling, Policy, Reservation, Subject
+from app.services.limits.acquisition import take_at_once
 from app.services.limits.binding import Binding
 from app.services.limits.budget_pots import BudgetPot
-from app.services.limits.pots import Pot, SlotPot
+from app.services.limits.pots import Lot, SlotPot
 from app.services.streaming import ClientConnection
 
 CENT = 10**10
@@ -38,18 +41,18 @@ def make_limited() -> tuple[LimitedRequest, BudgetPot, SlotPot]:
     subject = Subject("holder", "holder", "alice", None, (), None, None, 5, None, (_BUDGET,))
     budget = BudgetPot(subject, _BUDGET, lambda now_s: 1_700_000_000.0 + now_s, lambda pot: None)
     slots = SlotPot(subject, 5, lambda pot: None)
-    budget.current.drawn = 5 * CENT
+    budget.current.set_drawn(5 * CENT)
+    slots.note_answer(5, 5, 1, time.monotonic())
     policy = Policy((subject,), (), None)
-    binding = Binding(policy, [(slots, 1)], [budget], [])
-    reservation = Reservation(
-        lambda demands, fits: [(pot, need, pot.take(need, 0.0)) for pot, need in demands],
-        binding,
-        [(slots, 1, slots.take(1, 0.0))],
-    )
+    binding = Binding(policy, [slots.share], [budget], [])
+    held = take_at_once(binding.entry, (0, 0, 1, 0, 1), time.monotonic())
+    assert held is not None
+    nobody: Any = None  # Nothing has to wait.
+    reservation = Reservation(nobody, binding, held)
     ceiling = Ceiling(CENT, 100, 100, lambda cost, tokens: None)
     reservation.reserve([ceiling])
     limited = LimitedRequest(policy, reservation)
-    limited._ceiling = ceiling
+    limited.ceiling = ceiling
     return limited, budget, slots
 
 
@@ -104,10 +107,10 @@ def test_a_step_that_fails_keeps_no_other_from_running(
         exchange.finish("ok", 200)
     (row,) = final_rows(journal)
     assert row["outcome"] == ("upstream_error" if step == "error" else "ok")
-    assert row["charged_usd"] == "0.010000000000" and row["budget_periods"]
+    assert Decimal(row["charged_usd"]) == Decimal("0.01") and row["budget_periods"]
     assert released == ["last", "first"]
-    assert (budget.current.used, budget.current.reserved) == (charged, 0)
-    assert slots.used == (1 if step == "settle" else 0)
+    assert (budget.current.used, budget.current.lot.lent) == (charged, 0)
+    assert slots.used == 0
     logged = [json.loads(line) for line in capfd.readouterr().err.splitlines() if '"request_step_failed"' in line]
     assert [line["step"] for line in logged] == [step] and faults(step) == before + 1
     exchange.finish("ok", 200)
@@ -117,12 +120,12 @@ def test_a_step_that_fails_keeps_no_other_from_running(
 def _break_first_pot(exchange: Exchange) -> None:
     """Makes the pot of the slots raise; the budget behind it must be settled all the same."""
     assert exchange.limited is not None
-    held = exchange.limited.reservation._held
+    held = exchange.limited.reservation.held
 
     class Broken(SlotPot):
-        def settle(self, receipt: None, need: int, used: int) -> None:
+        def note_settled(self, lot: Lot) -> None:
             raise RuntimeError("a mistake")
 
-    (slots, need, receipt), *others = held
-    broken: Pot = Broken(slots.subject, 5, lambda pot: None)
-    held[:] = [(broken, need, receipt), *others]
+    (slots, need, lot), *others = held
+    broken = Broken(slots.pot.subject, 5, lambda pot: None)
+    held[:] = [(broken.share, need, lot), *others]

@@ -38,9 +38,9 @@ ATTEMPT = {
 
 
 @pytest.fixture(scope="module")
-def engine(postgres: Postgres, migrated_template: str) -> Iterator[Engine]:
+def engine(postgres: Postgres) -> Iterator[Engine]:
     """The database that these tests share; each looks at its own row."""
-    url = postgres.create_database(template=migrated_template)
+    url = postgres.create_migrated_database()
     engine = create_engine_for(url)
     yield engine
     engine.dispose()

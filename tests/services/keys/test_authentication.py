@@ -36,6 +36,10 @@ def test_the_operators_key_works_without_a_database() -> None:
     use_settings(load_settings({"GATEWAY_API_KEY": "secret-of-operators", "DATABASE_URL": AWAY}))
     assert authenticate("Bearer secret-of-operators") is OPERATOR_KEY
     assert OPERATOR_KEY.is_operator
+    use_settings(load_settings({"GATEWAY_API_KEY": "secret-of-operators, next-of-operators", "DATABASE_URL": AWAY}))
+    for key in ("secret-of-operators", "next-of-operators"):
+        assert authenticate(f"Bearer {key}") is OPERATOR_KEY
+    assert find_known_key("Bearer secret-of-operators, next-of-operators") is None
 
 
 def test_without_an_operators_key_no_header_is_accepted() -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from app.limit_errors import LimitReached
 from app.services.limits import Policy, Reservation, Subject, reservation
+from app.services.limits.acquisition import take_at_once
 from app.services.limits.binding import Binding
 from app.services.limits.permits import RatePot
 from tests.services.limits.conftest import MakeLimits
@@ -47,7 +48,8 @@ def test_headers_claim_no_more_than_was_left_a_quarter_of_a_second_ago(
     steps: list[tuple[float, tuple[str, int]]],
 ) -> None:
     clock, pot = Clock(), RatePot(SUBJECT, "requests", 3_000)
-    held = Reservation(lambda demands, fits: [], Binding(Policy((SUBJECT,), (), None), [], [], [pot]), [])
+    nobody: Any = None  # Nothing has to wait.
+    held = Reservation(nobody, Binding(Policy((SUBJECT,), (), None), [], [], [pot]), [])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reservation, "time", clock)
         # When how much was left from then on.
@@ -58,7 +60,7 @@ def test_headers_claim_no_more_than_was_left_a_quarter_of_a_second_ago(
                 pot.room = 3_500 - count
                 pot.add(1, min(count, 500), clock.now_s)
             elif step == "take":
-                pot.take(min(count, pot.count_left()), clock.now_s)
+                take_at_once([pot.share], (0, 0, min(count, pot.count_left()), 0, 0), clock.now_s, {pot})
             history.append((clock.now_s, pot.count_left()))
             claimed = int(held.get_headers()["x-ratelimit-remaining-requests"])
             recent = [left for at_s, left in history if at_s >= clock.now_s - KEPT_S]

@@ -42,9 +42,9 @@ def engine(database_url: str) -> Iterator[Engine]:
 
 
 @pytest.fixture(scope="module")
-def history_url(postgres: Postgres, migrated_template: str) -> Iterator[str]:
+def history_url(postgres: Postgres) -> Iterator[str]:
     """A database with 3,000 requests of every kind over the 45 days before NOW, most of them near its end."""
-    url = postgres.create_database(template=migrated_template)
+    url = postgres.create_migrated_database()
     chance = random.Random(11)
     for engine in _with_database(url):
         insert_rows(engine, [_random_row(chance) for _ in range(2_000)])

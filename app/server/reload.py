@@ -1,0 +1,251 @@
+"""SIGHUP: the main process checks the code and the settings of now, and replaces itself by them.
+
+gunicorn's own reload reads the settings again in the old process, and starts workers from it. A mistake in the settings
+would end the gateway, and after an update of the code the workers would mix old modules with new ones. Here another
+process does all that a start does, except to listen. If it finds a problem, the old workers stay and the log says why.
+If not, the main process executes gunicorn anew. It keeps its id, its sockets and its workers; so no connection is
+refused, and the old workers serve until the new ones are ready (`worker_starts.py`).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import queue
+import select
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from app.logs import log_event
+
+# How long the check may take, in seconds. It waits for the database and for a port that is just being closed.
+CHECK_TIMEOUT_S = 60.0
+# The exit code of a check without problems if the settings name another address, so that a new socket is needed.
+OTHER_ADDRESS = 10
+
+# Tells a process what it takes over, or that it is to check.
+_VARIABLE = "GATEWAY_HANDOVER"
+# How systemd passes sockets on, and gunicorn after USR2. GUNICORN_FD also says that the process is a daemon already.
+_SOCKET_VARIABLES = ("GUNICORN_FD", "GUNICORN_PID", "LISTEN_FDS", "LISTEN_PID")
+_FIRST_SOCKET = 3
+# What must not be lost while the process has no handlers. The kernel keeps blocked signals, also over an execution.
+_KEPT_SIGNALS = {
+    signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM,
+    signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Handover:
+    """What a process takes over from the one before it.
+
+    Attributes:
+        check: whether it is only to check whether it could.
+        addresses: what the one before listens on, as gunicorn names it: [host, port], a path or a descriptor.
+        workers: the ids of its workers.
+        from_systemd: whether its sockets are systemd's.
+        metrics: the directory that it had claimed for its metrics.
+        metrics_lock: the descriptor of that directory's lock.
+    """
+
+    check: bool
+    addresses: list[Any]
+    workers: list[int]
+    from_systemd: bool
+    metrics: str
+    metrics_lock: int | None
+
+
+class _Checked(NamedTuple):
+    """The end of a check: its exit code, and what it wrote."""
+
+    code: int
+    output: str
+
+
+def read_handover() -> Handover | None:
+    """Returns what this process takes over, or None for a start of its own. Call it once: it takes the variable away.
+
+    A process that checks what it could take over changes nothing that the one before it uses.
+    """
+    text = os.environ.pop(_VARIABLE, None)
+    return None if text is None else Handover(**json.loads(text))
+
+
+def set_up_reload(server: Any, *, from_systemd: bool, metrics: Path, metrics_lock: int | None) -> None:
+    """Makes SIGHUP check first, and then replace this process.
+
+    Args:
+        server: gunicorn's arbiter.
+        from_systemd: whether its sockets are systemd's.
+        metrics: the directory of the metrics.
+        metrics_lock: the descriptor of its lock; None if it is shared with other gateways.
+    """
+    base = Handover(
+        check=True,
+        addresses=[list(address) if isinstance(address, tuple) else address for address in server.cfg.address],
+        workers=[],
+        from_systemd=from_systemd,
+        metrics=str(metrics),
+        metrics_lock=metrics_lock,
+    )
+
+    def reload() -> None:
+        try:
+            checked = _check(server, base)
+            reason = _read_problem(checked)
+        except OSError as error:
+            reason = f"the check of the new settings and code could not run ({error}). Correct this, and try again."
+        if reason is None:
+            _replace_process(server, base, keeps_sockets=from_systemd or checked.code != OTHER_ADDRESS)
+        log_event("reload_refused", level="error", pid=os.getpid(), reason=reason)
+
+    server.reload = reload
+
+
+def adopt_workers(server: Any, handover: Handover) -> None:
+    """Makes the workers of the process before this one workers of `server`, and lets signals through again."""
+    server.systemd = handover.from_systemd
+    for number, pid in enumerate(handover.workers):
+        worker = _OldWorker(pid, number - len(handover.workers), server.timeout)
+        try:
+            has_ended = os.waitpid(pid, os.WNOHANG)[0] == pid
+        except ChildProcessError:
+            continue
+        if has_ended:
+            server.cfg.child_exit(server, worker)
+        else:
+            server.WORKERS[pid] = worker
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _KEPT_SIGNALS)
+
+
+class _OldWorker:
+    """Stands for a worker of the process before this one, where gunicorn expects one of its own.
+
+    Attributes:
+        pid: its id.
+        age: its place in the order of the starts; below those of this process.
+        aborted: whether gunicorn has aborted it, because it did not end in time.
+        tmp: itself, in place of the file by which a worker shows that it lives.
+    """
+
+    def __init__(self, pid: int, age: int, timeout_s: float) -> None:
+        self.pid = pid
+        self.age = age
+        self.aborted = False
+        self.tmp = self
+        self._retired_s: float | None = None
+        self._timeout_s = timeout_s
+
+    def retire(self) -> None:
+        """Notes that it was told to end. If it still lives after gunicorn's timeout, gunicorn aborts it."""
+        self._retired_s = time.monotonic()
+
+    def last_update(self) -> float:
+        """Returns when it last showed that it lives, on the monotonic clock: now, until it is to end."""
+        return time.monotonic() if self._retired_s is None else self._retired_s
+
+    def close(self) -> None:
+        """Does nothing: the file is not open in this process."""
+
+
+def retire_old_workers(server: Any) -> None:
+    """Notes that all adopted workers are told to end now."""
+    for worker in server.WORKERS.values():
+        if isinstance(worker, _OldWorker):
+            worker.retire()
+
+
+def _make_command(server: Any, *more: str) -> tuple[str, list[str], dict[str, str]]:
+    """Returns the program, the arguments and the environment with which this gateway was started, by whatever means."""
+    environment = {name: value for name, value in server.cfg.env_orig.items() if name not in _SOCKET_VARIABLES}
+    return sys.executable, [sys.executable, *sys.orig_argv[1:], *more], environment | {"GUNICORN_FD": ""}
+
+
+def _check(server: Any, handover: Handover) -> _Checked:
+    """Lets another process check whether it could take over."""
+    pid_file = f"{server.cfg.pidfile}.check" if server.cfg.pidfile else None
+    program, arguments, environment = _make_command(server, *([] if pid_file is None else [f"--pid={pid_file}"]))
+    environment[_VARIABLE] = json.dumps(asdict(handover))
+    read, write = os.pipe()
+    outputs = [(os.POSIX_SPAWN_DUP2, write, number) for number in (1, 2)]
+    os.chdir(server.START_CTX["cwd"])  # By its name, which may by now be that of another directory.
+    try:
+        child = os.posix_spawn(program, arguments, environment, file_actions=outputs)
+    finally:
+        os.chdir(server.cfg.chdir)
+        os.close(write)
+    output = _read_to_end(read, child)
+    os.close(read)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if pid_file is not None:
+        with suppress(OSError):
+            os.unlink(pid_file)
+    return _Checked(code, output)
+
+
+def _read_to_end(descriptor: int, child: int) -> str:
+    """Returns what `child` writes into a pipe; ends the child if that takes longer than CHECK_TIMEOUT_S."""
+    deadline_s = time.monotonic() + CHECK_TIMEOUT_S
+    output = b""
+    while True:
+        if not select.select([descriptor], [], [], max(deadline_s - time.monotonic(), 0.0))[0]:
+            os.kill(child, signal.SIGKILL)
+            return ""
+        piece = os.read(descriptor, 65_536)
+        if not piece:
+            return output.decode(errors="replace")
+        output += piece
+
+
+def _read_problem(checked: _Checked) -> str | None:
+    """Returns why the reload must not be, or None after passing on what the check has logged."""
+    lines = checked.output.strip().splitlines()
+    logged = [line for line in lines if line.startswith("{")]
+    if checked.code in {0, OTHER_ADDRESS}:
+        for line in logged:
+            os.write(2, f"{line}\n".encode())
+        return None
+    said = [line.strip() for line in lines if line.strip() and line not in logged]
+    if not said:
+        return f"the check of the new settings and code ended with code {checked.code} and said nothing. Try again."
+    return said[-1].removeprefix("The gateway cannot start: ")
+
+
+def _replace_process(server: Any, handover: Handover, *, keeps_sockets: bool) -> None:
+    """Executes gunicorn anew in this process; does not return."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _KEPT_SIGNALS)
+    with suppress(queue.Empty):
+        while True:  # What has arrived but was not handled yet.
+            number = server.SIG_QUEUE.get_nowait()
+            if number in _KEPT_SIGNALS - {signal.SIGHUP}:
+                os.kill(os.getpid(), number)
+    if server.pidfile is not None:
+        server.pidfile.unlink()
+    program, arguments, environment = _make_command(server)
+    sockets = [listener.fileno() for listener in server.LISTENERS]
+    lock = handover.metrics_lock
+    if lock is not None:
+        lock = fcntl.fcntl(lock, fcntl.F_DUPFD, _FIRST_SOCKET + len(sockets))
+    for number in sockets:
+        os.set_inheritable(number, False)
+    if keeps_sockets:
+        _place(sockets)
+        environment |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(sockets))}
+    os.chdir(server.START_CTX["cwd"])
+    taken = asdict(handover) | {"check": False, "workers": list(server.WORKERS), "metrics_lock": lock}
+    os.execve(program, arguments, environment | {_VARIABLE: json.dumps(taken)})
+
+
+def _place(sockets: Sequence[int]) -> None:
+    """Copies sockets to the descriptors at which a program finds those of systemd, and lets it inherit these."""
+    copies = [fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, _FIRST_SOCKET + len(sockets)) for number in sockets]
+    for place, number in enumerate(copies, _FIRST_SOCKET):
+        os.dup2(number, place, inheritable=True)

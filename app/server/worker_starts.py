@@ -1,0 +1,48 @@
+"""How gunicorn's main process knows that its workers are ready: each writes a byte into a pipe.
+
+Until all of them have, the workers of before a reload keep serving beside them, so that nobody has to wait for a start.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from typing import Any
+
+from app.server.reload import retire_old_workers
+
+
+class WorkerStarts:
+    """Watches the first start of a gateway's workers.
+
+    Args:
+        server: gunicorn's arbiter, which has adopted the old workers and has not started any of its own.
+    """
+
+    def __init__(self, server: Any) -> None:
+        self._server = server
+        self._wanted = server.num_workers
+        self._ready = 0
+        self._read, self._write = os.pipe()
+        for end in (self._read, self._write):
+            os.set_blocking(end, False)
+        self._manage_workers = server.manage_workers
+        # gunicorn starts workers up to this number, and ends what is above it, the oldest first.
+        server.num_workers = self._wanted + len(server.WORKERS)
+        server.manage_workers = self._watch
+
+    def tell(self) -> None:
+        """Tells the main process that this worker is ready; each worker calls it once."""
+        with suppress(OSError):  # Nobody reads any more once the first start is over.
+            os.write(self._write, b".")
+
+    def _watch(self) -> None:
+        """Starts and ends workers as gunicorn does; it calls this once a second, and when a worker has ended."""
+        with suppress(BlockingIOError):
+            self._ready += len(os.read(self._read, 1024))
+        if self._ready >= self._wanted:
+            self._server.manage_workers = self._manage_workers
+            retire_old_workers(self._server)
+            self._server.num_workers = self._wanted
+            os.close(self._read)
+        self._manage_workers()
