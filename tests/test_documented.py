@@ -19,6 +19,7 @@ from app import create_app
 from app.config import load_settings
 from app.runtime import use_settings
 from app.services.endpoints import ENDPOINTS
+from tests.support.catalogs import provider_environment
 from tests.support.gateway import Gateway, base_settings, clean_environment
 from tests.support.gateways import Gateways
 from tests.support.postgres import Postgres
@@ -88,7 +89,7 @@ def run(gateway: Gateway, command: str, *options: str) -> str:
     done = subprocess.run(
         ["bash", "-c", command], capture_output=True, text=True, env=environment, timeout=PATIENCE_S, check=False
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stderr + done.stdout
     return done.stdout
 
 
@@ -186,7 +187,7 @@ def documented(
 ) -> Iterator[tuple[Gateway, str]]:
     """A gateway on a database of its own, in which the commands of the pages make keys and groups, and a user's key."""
     url = postgres.create_database(template=migrated_template)
-    with gateways.running(url, sandbox.settings) as gateway:
+    with gateways.running(url, provider_environment(sandbox.url, key="sandbox")) as gateway:
         yield gateway, make_key(url, "alice")
     gateways.after_stops(lambda: postgres.drop_database(url))
 
@@ -292,4 +293,4 @@ def test_every_other_curl_of_the_pages_works(documented: tuple[Gateway, str], tm
         try:
             run(gateway, command.replace("> ", f"> {tmp_path}/"), "--fail-with-body")
         except AssertionError as error:
-            raise AssertionError(f"{page}: {command}") from error
+            raise AssertionError(f"{page}: {command}: {error}") from error
