@@ -6,9 +6,11 @@ Until all of them have, the workers of before a reload keep serving beside them,
 from __future__ import annotations
 
 import os
+import time
 from contextlib import suppress
 from typing import Any
 
+from app.server.life_log import log_life
 from app.server.reload import retire_old_workers
 
 
@@ -23,6 +25,7 @@ class WorkerStarts:
         self._server = server
         self._wanted = server.num_workers
         self._ready = 0
+        self._begun_s = time.monotonic()
         self._read, self._write = os.pipe()
         for end in (self._read, self._write):
             os.set_blocking(end, False)
@@ -45,4 +48,6 @@ class WorkerStarts:
             retire_old_workers(self._server)
             self._server.num_workers = self._wanted
             os.close(self._read)
+            seconds = round(time.monotonic() - self._begun_s, 1)
+            log_life("workers_started", workers=self._wanted, seconds=seconds)
         self._manage_workers()

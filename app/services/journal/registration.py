@@ -5,7 +5,6 @@ The shipper's thread calls it. What fails here is logged and tried again later; 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import socket
 import time
@@ -13,13 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from app.config import ROOT
 from app.db import Database, describe_error, time_limit
 from app.db.workers import Registration, upsert_closed, upsert_seen
 from app.logs import log_event
 from app.runtime import Runtime
 from app.services.journal.recorder import REPORT_INTERVAL_S
-from app.yielding import with_pauses
+from app.version import compute_digest
 
 # Often enough that a worker is named missing after minutes, and one small update per worker costs nothing.
 SEEN_INTERVAL_S = 10.0
@@ -30,7 +28,6 @@ CLOSE_TIME_LIMIT_S = 0.5
 
 # Linux changes it at each boot.
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-_VERSION_DIGITS = 12
 
 
 class WorkerRegistration:
@@ -116,7 +113,7 @@ def _make_registration(worker_id: str, journal_dir: Path) -> Registration:
         host=socket.gethostname(),
         boot_id=read_boot_id(),
         pid=os.getpid(),
-        version=compute_version(),
+        version=compute_digest(),
         journal_dir=str(journal_dir.absolute()),
     )
 
@@ -127,12 +124,3 @@ def read_boot_id() -> str:
         return _BOOT_ID.read_text().strip()
     except OSError:
         return ""
-
-
-def compute_version() -> str:
-    """Returns a digest of the gateway's code, which needs neither git nor a version that somebody counts up."""
-    digest = hashlib.sha256()
-    for path in with_pauses(sorted((ROOT / "app").rglob("*.py"))):
-        digest.update(f"{path.relative_to(ROOT)}\0".encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:_VERSION_DIGITS]
