@@ -23,6 +23,7 @@ from app.server.life_log import log_drain, log_life
 from app.server.metrics_directory import Claim, claim_directory
 from app.server.open_files import fit_to_open_files, raise_open_file_limit
 from app.server.reload import OTHER_ADDRESS, adopt_workers, read_handover, set_up_reload
+from app.server.restart import set_up_handover, take_predecessors
 from app.server.worker_starts import WorkerStarts
 
 try:
@@ -140,8 +141,12 @@ def when_ready(server: Any) -> None:
     set_up_reload(server, from_systemd=from_systemd, metrics=server.metrics.directory, metrics_lock=server.metrics.lock)
     if handover is not None:
         adopt_workers(server, handover)
+    handover_file = settings.journal_dir / f"handover-{settings.port}.json"
+    predecessors = take_predecessors(handover_file)
+    if settings.restart_handover and from_systemd:
+        set_up_handover(server, handover_file)
     global starts
-    starts = WorkerStarts(server)
+    starts = WorkerStarts(server, predecessors)
 
 
 def on_exit(server: Any) -> None:
