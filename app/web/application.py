@@ -28,15 +28,17 @@ class RequestState:
         request_id: the id of its record; None for a request without one, until its response is sent.
         early_request_id: the id that a request without a record will have, if something needed it earlier.
         key: the caller's gateway key; None if the route requires none.
+        error_code: the code of the error that the response has; None without one.
     """
 
-    __slots__ = ("early_request_id", "key", "request_id", "started_s")
+    __slots__ = ("early_request_id", "error_code", "key", "request_id", "started_s")
 
     def __init__(self) -> None:
         self.started_s = time.monotonic()
         self.request_id: str | None = None
         self.early_request_id: str | None = None
         self.key: Key | None = None
+        self.error_code: str | None = None
 
 
 class Response(flask.Response):

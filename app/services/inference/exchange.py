@@ -207,9 +207,20 @@ class Exchange:
         log_event("request_step_failed", level="error", step=step, error=error, request_id=self.request_id)
 
 
+# What is no failure, and the statuses with which a provider refuses what a caller asks.
+_QUIET_OUTCOMES = frozenset({"ok", "client_gone", "gateway_shutdown"})
+_CALLERS_STATUSES = frozenset({400, 402, 404, 413, 422, 429})
+
+
 def _log(record: ActivityRecord) -> None:
+    outcome, status = record.outcome, record.status
+    if outcome in _QUIET_OUTCOMES or status in _CALLERS_STATUSES or (outcome == "rejected" and status < 500):
+        level = "info"
+    else:
+        level = "error" if outcome == "rejected" and status == 500 else "warning"
     log_event(
         "request",
+        level=level,
         request_id=record.request_id,
         key=record.key_id,
         path=record.endpoint,
