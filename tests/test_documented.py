@@ -20,6 +20,7 @@ from app.config import load_settings
 from app.runtime import use_settings
 from app.services.endpoints import ENDPOINTS
 from tests.support.catalogs import provider_environment
+from tests.support.chat import request
 from tests.support.gateway import Gateway, base_settings, clean_environment
 from tests.support.gateways import Gateways
 from tests.support.postgres import Postgres
@@ -181,6 +182,11 @@ def is_whole(command: str) -> bool:
         return False
 
 
+def _has_lists(gateway: Gateway) -> bool:
+    catalogs = request("GET", f"{gateway.url}/ready", headers=gateway.headers).json["catalogs"]
+    return len(catalogs) == 4 and all(state["models"] for state in catalogs.values())
+
+
 @pytest.fixture(scope="module")
 def documented(
     gateways: Gateways, postgres: Postgres, migrated_template: str, sandbox: Sandbox
@@ -188,6 +194,7 @@ def documented(
     """A gateway on a database of its own, in which the commands of the pages make keys and groups, and a user's key."""
     url = postgres.create_database(template=migrated_template)
     with gateways.running(url, provider_environment(sandbox.url, key="sandbox")) as gateway:
+        wait_until(lambda: _has_lists(gateway), what="the four lists of models")
         yield gateway, make_key(url, "alice")
     gateways.after_stops(lambda: postgres.drop_database(url))
 
