@@ -15,7 +15,6 @@ health.py, integrity.py, settings.py   the state of the gateway, for operators
 
 from app.dashboard import (
     activity,
-    aliases,
     groups,
     health,
     holders,
@@ -33,7 +32,7 @@ from app.dashboard.frame import BLUEPRINTS
 
 # fmt: off
 __all__ = [
-    "BLUEPRINTS", "activity", "aliases", "groups", "health", "holders", "integrity", "keys", "models", "overview",
-    "playground", "requests", "routing", "settings", "sign_in",
+    "BLUEPRINTS", "activity", "groups", "health", "holders", "integrity", "keys", "models", "overview", "playground",
+    "requests", "routing", "settings", "sign_in",
 ]
 # fmt: on

@@ -35,6 +35,7 @@ PATHS = (
     "keys",
     "keys/new",
     "holders",
+    "routing",
     "routing/one",
     "groups",
     "groups/new",
