@@ -10,7 +10,18 @@ from typing import Any
 
 import pytest
 
-from tests.support.answers import chat_answer, chunk, error_event, head, json_answer, sse_stream, usage_of, whole_stream
+from tests.faults.scripts import forever
+from tests.support.answers import (
+    chat_answer,
+    chunk,
+    error_event,
+    head,
+    json_answer,
+    sse_stream,
+    usage_chunk,
+    usage_of,
+    whole_stream,
+)
 from tests.support.catalogs import (
     BASE_PATHS,
     PRICES_PATH,
@@ -26,7 +37,7 @@ from tests.support.chat import HELLO, Seen, post, post_chat, request, wait_for_r
 from tests.support.gateway import Gateway
 from tests.support.gateways import Gateways
 from tests.support.scripted_upstream import ScriptedUpstream
-from tests.support.scripts import Script, hang, reset, send
+from tests.support.scripts import Script, Step, hang, reset, send
 from tests.support.waiting import wait_until
 
 # At DeepInfra the cheapest, at Chutes twice and at Fireworks four times the price, in USD per million tokens.
@@ -266,11 +277,37 @@ def test_a_silent_provider_is_given_up(providers: Providers, stream: bool) -> No
     assert seen.headers["x-gateway-attempts"] == "deepinfra=upstream_first_byte_timeout, chutes=200"
 
 
-def test_a_silence_after_the_head_counts_too(providers: Providers) -> None:
-    providers.on("deepinfra", [send(head(200, {"content-type": "text/event-stream"})), hang()])
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("sent", [hang(), forever(b": ping\n\n", 0.05), forever(b"event: ping\ndata: {}\n\n", 0.05)])
+def test_a_silence_after_the_head_counts_too(providers: Providers, sent: Step, stream: bool) -> None:
+    providers.on("deepinfra", [send(head(200, {"content-type": "text/event-stream"})), sent])
+    providers.on("chutes", sse_stream(whole_stream("Hi")))
+    began_s = time.monotonic()
+    seen = providers.post(model=providers.model, stream=stream)
+    assert seen.status == 200 and b"Hi" in seen.body and b"ping" not in seen.body and not seen.cut
+    assert seen.headers["x-gateway-attempts"] == "deepinfra=upstream_first_byte_timeout, chutes=200"
+    assert time.monotonic() - began_s < 5
+
+
+def test_another_target_follows_as_long_as_the_client_has_nothing(
+    providers: Providers, session_database_url: str
+) -> None:
+    providers.on("deepinfra", sse_stream([usage_chunk()], ending="fin"))
     providers.on("chutes", sse_stream(whole_stream("Hi")))
     seen = providers.post(model=providers.model, stream=True)
-    assert seen.status == 200 and seen.headers["x-gateway-attempts"].endswith("chutes=200")
+    assert seen.status == 200 and b"Hi" in seen.body and not seen.cut
+    assert seen.headers["x-gateway-attempts"] == "deepinfra=upstream_cut, chutes=200"
+    failed, served = wait_for_row(session_database_url, seen.request_id)["attempts"]
+    assert failed["tokens"] and served["tokens"]
+
+
+def test_several_choices_are_not_asked_for_as_a_stream(providers: Providers) -> None:
+    choices = [{"index": i, "message": {"role": "assistant", "content": "Ho"}, "finish_reason": "stop"} for i in (0, 1)]
+    providers.on("deepinfra", json_answer({"object": "chat.completion", "choices": choices, "usage": usage_of(11, 3)}))
+    seen = providers.post(model=providers.model, n=2)
+    assert seen.status == 200 and b"Ho" in seen.body and not providers.body().get("stream")
+    providers.on("deepinfra", sse_stream(whole_stream("Hi")))
+    assert providers.post(model=providers.model, n=1).status == 200 and providers.body()["stream"] is True
 
 
 def test_an_error_in_place_of_the_first_event_goes_to_the_next(providers: Providers) -> None:

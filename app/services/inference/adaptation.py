@@ -90,7 +90,7 @@ def adapt(
         get_header: a name in lower case → the value of that header of the client's request, or None.
         translated: the request as it was translated, whose body takes the place of the client's; or None.
         max_output_tokens: the most output tokens that the key may ask for; None for any number.
-        prefers_stream: whether to ask for a stream although the client did not.
+        prefers_stream: whether to ask for a stream although the client did not, if the response has one choice.
 
     Raises:
         BadRequest: a field is out of this provider's range or asks for too many output tokens, or a translated request
@@ -116,6 +116,9 @@ def adapt(
         omitted.add_all(endpoint.prepare(adapted))
     applied += _adapt_messages(adapted, support, omitted)
     headers = _select_headers(target.provider.affinity_headers, get_header, omitted)
+    choices = 1 if endpoint.count_choices is None else endpoint.count_choices(adapted)
+    # In a stream of several choices, some providers leave out the usage.
+    prefers_stream = prefers_stream and choices == 1 and adapted.get("n") in (None, 1)
     stream, show_usage = fields.stream is True or prefers_stream or _must_stream(adapted, endpoint, support), False
     if stream and endpoint.stream is not None:
         show_usage = endpoint.stream.wants_usage(adapted)
@@ -135,7 +138,7 @@ def adapt(
         prompt_tokens_estimate=endpoint.estimate_prompt_tokens(adapted),
         fields=fields,
         support=support,
-        choices_expected=1 if endpoint.count_choices is None else endpoint.count_choices(adapted),
+        choices_expected=choices,
         applied=applied,
         headers=headers,
     )
