@@ -9,8 +9,10 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+import requests
 
 from tests.faults.scripts import forever
+from tests.support.activity_tables import ActivityTables
 from tests.support.answers import (
     chat_answer,
     chunk,
@@ -178,6 +180,31 @@ def test_another_provider_follows_a_failure_and_both_are_on_the_record(
     tokens = row["prompt_tokens"] + row["completion_tokens"]
     assert (served["provider"], served["status"], served["error"], served["tokens"]) == ("chutes", 200, None, tokens)
     assert Decimal(served["cost_usd"]) == row["cost_usd"] == Decimal(str(PRICES["chutes"])) * tokens / 10**6
+
+
+@pytest.mark.parametrize("how", ["the client leaves", "the stream is cut"])
+def test_an_attempt_that_ended_later_has_its_error_on_the_record(
+    providers: Providers, session_database_url: str, how: str
+) -> None:
+    providers.on("deepinfra", DOWN)
+    if how == "the stream is cut":
+        providers.on("chutes", sse_stream([chunk("one"), chunk("two")], ending="fin"))
+        seen = providers.post(model=providers.model, stream=True)
+        assert seen.cut and seen.headers["x-gateway-attempts"] == "deepinfra=503, chutes=200"
+    else:
+        providers.on("chutes", [hang()])
+        address = f"{providers.gateway.url}/v1/chat/completions"
+        headers = {"Authorization": f"Bearer {providers.gateway.key}", "x-request-id": providers.model}
+        with pytest.raises(requests.Timeout):
+            requests.post(address, headers=headers, json={"model": providers.model, "messages": HELLO}, timeout=1.0)
+        assert providers.asked() == ["deepinfra", "chutes"]
+    find = ActivityTables(session_database_url).select
+    query = f"SELECT * FROM activity WHERE model_requested = '{providers.model}'"
+    row = wait_until(lambda: find(query), what="the record")[0]._mapping
+    expected = (200, "upstream_cut") if how == "the stream is cut" else (None, "client_gone")
+    failed, last = row["attempts"]
+    assert failed["status"] == 503 and (last["provider"], last["status"], last["error"]) == ("chutes", *expected)
+    assert last["ms"] > 0 and row["outcome"] == expected[1]
 
 
 @pytest.mark.parametrize("more", [{"provider": "deepinfra"}, {}])
