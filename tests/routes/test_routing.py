@@ -403,6 +403,18 @@ def test_an_alias_sets_targets_and_fields(providers: Providers) -> None:
     assert (elsewhere.status, elsewhere.error["code"]) == (400, "no_target")
 
 
+@pytest.mark.parametrize(
+    ("own", "other"), [("max_tokens", "max_completion_tokens"), ("max_completion_tokens", "max_tokens")]
+)
+def test_an_alias_bounds_the_output_whatever_the_caller_calls_it(providers: Providers, own: str, other: str) -> None:
+    make_alias(providers, f"short-{own}", targets=[f"deepinfra/{providers.model}"], overrides={own: 20})
+    seen = providers.post(model=f"short-{own}", **{other: 9_000})
+    assert seen.status == 200
+    sent = providers.body()
+    assert [sent[name] for name in ("max_tokens", "max_completion_tokens") if name in sent] == [20]
+    assert seen.headers["x-gateway-applied-params"] == f"{own}=20, {other}->{own}"
+
+
 def test_a_conversation_stays_at_one_target(providers: Providers) -> None:
     targets = [
         {"name": f"deepinfra/{providers.model}", "weight": 1},

@@ -14,7 +14,7 @@ from app.lenient_json import encode
 from app.services.endpoints import Endpoint, InferenceBody, Translated, make_parameter_error, replace_developer_role
 from app.services.inference.fitting import fit_to_model
 from app.services.inference.omission import Omissions, fit_to_schema, without, without_nulls
-from app.services.inference.output_limit import limit_output
+from app.services.inference.output_limit import limit_output, remove_replaced
 from app.services.pricing import Price
 from app.services.providers import EndpointSupport, get_client
 from app.services.routing import Target
@@ -103,6 +103,7 @@ def adapt(
         applied += translated.applied
         omitted.add_all(translated.dropped)
     adapted = {**body, "model": target.model, **target.overrides}
+    applied += remove_replaced(adapted, target.overrides) if target.overrides else ()
     _raise_if_out_of_range(adapted, support, target.provider.title)
     for name in endpoint.own_fields:
         adapted.pop(name, None)
