@@ -38,8 +38,9 @@ from tests.support.catalogs import (
 from tests.support.chat import HELLO, Seen, post, post_chat, request, wait_for_row
 from tests.support.gateway import Gateway
 from tests.support.gateways import Gateways
+from tests.support.limited_keys import make_limited_key
 from tests.support.scripted_upstream import ScriptedUpstream
-from tests.support.scripts import Script, Step, hang, reset, send
+from tests.support.scripts import Script, Step, close, hang, reset, send
 from tests.support.waiting import wait_until
 
 # At DeepInfra the cheapest, at Chutes twice and at Fireworks four times the price, in USD per million tokens.
@@ -180,6 +181,28 @@ def test_another_provider_follows_a_failure_and_both_are_on_the_record(
     tokens = row["prompt_tokens"] + row["completion_tokens"]
     assert (served["provider"], served["status"], served["error"], served["tokens"]) == ("chutes", 200, None, tokens)
     assert Decimal(served["cost_usd"]) == row["cost_usd"] == Decimal(str(PRICES["chutes"])) * tokens / 10**6
+
+
+@pytest.mark.parametrize(
+    ("budget", "failure", "expected"),
+    [
+        # A request may cost 0.0022 USD at DeepInfra and 0.0044 USD at Chutes.
+        ("0.003", DOWN, ["chutes=insufficient_quota", "deepinfra=503"]),
+        ("0.0055", [close()], ["deepinfra=upstream_connection_lost", "chutes=budget_reserved"]),
+    ],
+)
+def test_a_target_for_which_a_budget_has_no_room_is_named(
+    providers: Providers, session_database_url: str, budget: str, failure: Script, expected: list[str]
+) -> None:
+    key = make_limited_key(session_database_url, ("usd", budget))
+    providers.on("deepinfra", [*failure, close()])
+    content = json.dumps({"model": providers.model, "messages": HELLO, "max_tokens": 1_000}).encode()
+    seen = post(providers.gateway, content, key=key)
+    assert set(providers.asked()) == {"deepinfra"} and seen.status in (502, 503)
+    assert list(dict.fromkeys(seen.headers["x-gateway-attempts"].split(", "))) == expected
+    attempts = wait_for_row(session_database_url, seen.request_id)["attempts"]
+    (skipped,) = [attempt for attempt in attempts if attempt["provider"] == "chutes"]
+    assert f"chutes={skipped['error']}" in expected and skipped["status"] is None and skipped["ms"] is None
 
 
 @pytest.mark.parametrize("how", ["the client leaves", "the stream is cut"])

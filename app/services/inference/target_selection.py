@@ -86,7 +86,10 @@ class TargetSelection(Component):
                 requests.append(request)
         if not requests:
             return
-        usable = exchange.limited.reserve_dearest(exchange.endpoint, requests, exchange.record)
+        usable, others = exchange.limited.reserve_dearest(exchange.endpoint, requests, exchange.record)
+        for request, error in others:
+            add_skipped(exchange.record, request.target, error.code or error.type)
+            fallback.max_tries += 1  # This was none.
         fallback.prepared = {_get_key(request.target): request for request in usable}
         fallback.remaining = [request.target for request in usable]
 
@@ -205,6 +208,7 @@ def _hold_ceiling(exchange: Exchange, following: UpstreamRequest) -> bool:
         exchange.limited.repeat(exchange.record, following)
     except GatewayError as error:
         log_event("fallback_refused", level="warning", request_id=exchange.request_id, reason=error.message)
+        add_skipped(exchange.record, following.target, error.code or error.type)
         return False
     return True
 
