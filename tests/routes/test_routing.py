@@ -408,7 +408,7 @@ def make_alias(providers: Providers, name: str, **body: Any) -> None:
     wait_until(lambda: request("GET", url, headers=headers).status == 200, what="the alias")
 
 
-def test_an_alias_sets_targets_and_fields(providers: Providers) -> None:
+def test_an_alias_sets_targets_and_fields(providers: Providers, session_database_url: str) -> None:
     targets = [f"chutes/{providers.model}", providers.native, f"deepinfra/{providers.model}"]
     make_alias(providers, "own/name", targets=targets, overrides={"temperature": 0.5, "stop": ["é"]})
     providers.on("chutes", DOWN)
@@ -422,6 +422,10 @@ def test_an_alias_sets_targets_and_fields(providers: Providers) -> None:
     assert cheapest.headers["x-gateway-provider"] == "deepinfra" and "x-gateway-attempts" not in cheapest.headers
     named = providers.post(model="own/name", provider="deepinfra")
     assert named.status == 200 and "x-gateway-attempts" not in named.headers
+    key = make_limited_key(session_database_url, models=["featherless/*"])
+    content = json.dumps({"model": "own/name", "messages": HELLO}).encode()
+    refused = post(providers.gateway, content, key=key)
+    assert refused.status == 403 and "'own/name'" in refused.error["message"] and "Qwen" not in refused.error["message"]
     elsewhere = providers.post(model="own/name", provider="featherless")
     assert (elsewhere.status, elsewhere.error["code"]) == (400, "no_target")
 
@@ -463,7 +467,13 @@ def test_a_conversation_stays_at_one_target(providers: Providers) -> None:
 def test_other_endpoints_fall_back_too(providers: Providers) -> None:
     providers.on("deepinfra", DOWN)
     providers.on("chutes", chat_answer("Hello"))
-    body = {"model": providers.model, "max_tokens": 20, "messages": HELLO, "provider": {"sort": "price"}}
+    body = {
+        "model": providers.model,
+        "max_tokens": 20,
+        "messages": HELLO,
+        "provider": {"sort": "price"},
+        "models": ["zeta/Lynx"],
+    }
     headers = {"Authorization": f"Bearer {providers.gateway.key}"}
     for path, more in (("/v1/messages", {}), ("/v1/responses", {"input": "Hello"})):
         sent = {
@@ -471,6 +481,7 @@ def test_other_endpoints_fall_back_too(providers: Providers) -> None:
         }
         seen = request("POST", providers.gateway.url + path, headers=headers, json=sent)
         assert seen.status == 200 and b"Hello" in seen.body, seen.body
+        assert "models" not in seen.headers.get("x-gateway-dropped-params", "")
         assert not {"models", "provider"} & set(providers.body())
 
 

@@ -22,6 +22,7 @@ _SAME = frozenset(
         "logit_bias",
         "max_tokens",
         "min_p",
+        "models",
         "presence_penalty",
         "prompt_cache_key",
         "provider",

@@ -23,6 +23,10 @@ from app.services.routing import Target
 _MAX_SENT_HEADER_CHARACTERS = 256
 
 
+# `n` of a request that may be made a stream: in a stream of several choices, some providers leave out the usage.
+_ONE = (None, 1)
+
+
 @dataclass(slots=True)
 class UpstreamRequest:
     """A request in the form in which it is sent to one provider.
@@ -93,8 +97,7 @@ def adapt(
         prefers_stream: whether to ask for a stream although the client did not, if the response has one choice.
 
     Raises:
-        BadRequest: a field is out of this provider's range or asks for too many output tokens, or a translated request
-            cannot be served by the model.
+        BadRequest: a field is out of range or asks for too much output, or the model cannot serve a translated request.
         ConfigurationMissing: the provider's key is not set.
     """
     support, omitted, applied = target.provider.serves[endpoint.name], Omissions(), [*target.applied]
@@ -118,9 +121,8 @@ def adapt(
     applied += _adapt_messages(adapted, support, omitted)
     headers = _select_headers(target.provider.affinity_headers, get_header, omitted)
     choices = 1 if endpoint.count_choices is None else endpoint.count_choices(adapted)
-    # In a stream of several choices, some providers leave out the usage.
-    prefers_stream = prefers_stream and choices == 1 and adapted.get("n") in (None, 1)
-    stream, show_usage = fields.stream is True or prefers_stream or _must_stream(adapted, endpoint, support), False
+    stream, show_usage = fields.stream is True or _must_stream(adapted, endpoint, support), False
+    stream = stream or (prefers_stream and choices == 1 and adapted.get("n") in _ONE)
     if stream and endpoint.stream is not None:
         show_usage = endpoint.stream.wants_usage(adapted)
         endpoint.stream.request_stream(adapted)

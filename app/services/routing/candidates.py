@@ -7,7 +7,14 @@ from typing import NamedTuple
 
 from app.errors import BadRequest, NotFound, Unavailable
 from app.services.endpoints import Endpoint, ProviderChoice
-from app.services.models import Served, are_same, get_equivalents, get_model_list, peek_model_list
+from app.services.models import (
+    Served,
+    are_same,
+    get_equivalents,
+    get_model_list,
+    get_model_lists,
+    peek_model_list,
+)
 from app.services.providers import (
     PROVIDERS,
     Provider,
@@ -110,6 +117,14 @@ def _search(
         if catch_all is None:
             raise
         return []
+
+
+def get_missing_list(endpoint: Endpoint, choice: ProviderChoice | None) -> Unavailable | None:
+    """Returns the error of a list that is not loaded, if its provider may serve a request with this choice."""
+    if choice is None:
+        return None
+    serving = [provider for provider in get_configured_providers() if endpoint.name in provider.serves]
+    return get_model_lists([provider for provider in serving if is_accepted(provider, choice)])[1]
 
 
 def is_accepted(provider: Provider, choice: ProviderChoice) -> bool:

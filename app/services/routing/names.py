@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from heapq import nlargest
 
 from app.errors import BadRequest, NotFound, PermissionDenied
@@ -70,7 +71,7 @@ def find_all(
         return found
     if missing is not None:
         raise missing
-    raise _make_not_found(name, lists)
+    raise ModelNotFound(name, lists)
 
 
 def _find(name: str, lists: ModelLists) -> list[Served]:
@@ -118,16 +119,31 @@ def make_not_allowed(name: str) -> PermissionDenied:
     )
 
 
-def _make_not_found(name: str, lists: ModelLists) -> NotFound:
-    scored = [near for _, models in lists for near in models.get_nearest(name, _MAX_NAMES_SHOWN)]
-    nearest = list(dict.fromkeys(model_id for _, model_id in nlargest(_MAX_NAMES_SHOWN, scored)))
-    where = ", ".join(provider.title for provider, _ in lists)
-    hint = f" The nearest names are: {', '.join(nearest)}." if nearest else ""
-    return NotFound(
-        f"Model {name!r} is not served by {where}.{hint} GET /api/catalog/models lists all models.",
-        param="model",
-        code="model_not_found",
-    )
+class ModelNotFound(NotFound):
+    """A name that no list has. The most similar names are searched when its message is read for the first time: that
+    takes milliseconds, and the request may have other names.
+
+    Args:
+        name: what the caller wrote.
+        lists: where it was looked for.
+    """
+
+    def __init__(self, name: str, lists: ModelLists) -> None:
+        super().__init__("", param="model", code="model_not_found")
+        self._name, self._lists = name, lists
+        del self.message
+
+    @cached_property
+    def message(self) -> str:  # type: ignore[override]
+        """The message, with the nearest names."""
+        scored = [near for _, models in self._lists for near in models.get_nearest(self._name, _MAX_NAMES_SHOWN)]
+        nearest = list(dict.fromkeys(model_id for _, model_id in nlargest(_MAX_NAMES_SHOWN, scored)))
+        where = ", ".join(provider.title for provider, _ in self._lists)
+        hint = f" The nearest names are: {', '.join(nearest)}." if nearest else ""
+        return f"Model {self._name!r} is not served by {where}.{hint} GET /api/catalog/models lists all models."
+
+    def __str__(self) -> str:
+        return self.message
 
 
 def without_alias(name: str) -> str:

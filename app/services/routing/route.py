@@ -6,13 +6,19 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from app.config import Settings
-from app.errors import BadRequest, GatewayError, NotFound
+from app.errors import BadRequest, GatewayError, NotFound, PermissionDenied
 from app.lenient_json import encode
 from app.services.aliases import Alias, find_alias, split_target
 from app.services.endpoints import Endpoint, ProviderChoice, Sort
 from app.services.providers import get_provider
-from app.services.routing.candidates import Candidates, find_at_provider, find_candidates, is_accepted
-from app.services.routing.names import Allows
+from app.services.routing.candidates import (
+    Candidates,
+    find_at_provider,
+    find_candidates,
+    get_missing_list,
+    is_accepted,
+)
+from app.services.routing.names import Allows, make_not_allowed
 from app.services.routing.target import Target
 
 # What the end of a model's name says about the order of its providers. As at OpenRouter.
@@ -160,7 +166,8 @@ class _RouteMaker:
         named, elsewhere = self._accept(candidates.named), self._accept(candidates.elsewhere)
         self._place += 1
         if not named and not elsewhere:
-            self._miss(name, _make_no_target(name, (*candidates.named, *candidates.elsewhere)))
+            unloaded = get_missing_list(self._endpoint, self._choice)
+            self._miss(name, unloaded or _make_no_target(name, (*candidates.named, *candidates.elsewhere)))
         elif candidates.is_at_home and named and sort is None:
             self._group(named, self._sort)
             self._group(elsewhere, self._sort)
@@ -194,6 +201,11 @@ class _RouteMaker:
         for aliased in alias.targets:
             try:
                 target = self._find_aliased(aliased.name)
+            except PermissionDenied:
+                self._miss(
+                    aliased.name, make_not_allowed(alias.name)
+                )  # What it stands for is not the caller's to know.
+                continue
             except GatewayError as error:
                 self._miss(aliased.name, error)
                 continue

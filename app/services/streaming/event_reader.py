@@ -91,11 +91,9 @@ class EventReader:
         self._collector = collector
         self._writer = writer
         # What gets the events in place of the client, if anything does: one question for each event.
-        self._take: Callable[[bytes], bytes | None] | None = None
+        self._take: Callable[[bytes], bytes | None] | None = None if writer is None else writer.write
         if collector is not None:
             self._take = collector.add
-        elif writer is not None:
-            self._take = writer.write
         self._decoder = SseDecoder()
         self._whole = bytearray()  # A whole answer in place of a stream, as far as it has come.
 
@@ -106,7 +104,7 @@ class EventReader:
 
     @property
     def has_begun(self) -> bool:
-        """Whether a part of the response has arrived. Comments and unknown events only show that a server is alive."""
+        """Whether a part of the response has arrived. Comments and unknown events are none."""
         return bool(self.summary.events or self._whole)
 
     def read(self, data: bytes, now_s: float) -> bytes:
@@ -286,8 +284,7 @@ class EventReader:
 
     def fail(self, error: GatewayError) -> bytes:
         """Ends the stream with `error`, and returns the event that tells the client."""
-        self.error = error
-        self.is_over = True
+        self.error, self.is_over = error, True
         return self._errors.make_event(error) if self._writer is None else self._writer.fail(error)
 
 

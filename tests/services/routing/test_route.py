@@ -6,13 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.errors import BadRequest, GatewayError, NotFound, PermissionDenied
+from app.errors import BadRequest, GatewayError, NotFound, PermissionDenied, Unavailable
 from app.runtime import get_component
 from app.services.endpoints import CHAT, ENDPOINTS, InferenceBody, ProviderChoice
 from app.services.limits import Policy
-from app.services.models import cache, get_equivalents, refresh_if_due
+from app.services.models import ModelList, cache, get_equivalents, refresh_if_due
 from app.services.providers import PROVIDERS
 from app.services.routing import Route, Routes
+from tests.support.answers import json_answer
 from tests.support.catalogs import (
     BASE_PATHS,
     PRICES_PATH,
@@ -118,10 +119,41 @@ def test_models_that_are_not_the_same_are_no_choice(lists: None) -> None:
     assert groups(named) == [{"chutes/acme/Heron"}, {"deepinfra/acme/Heron"}]
 
 
+def test_nearest_names_are_searched_for_only_if_the_client_gets_them(
+    lists: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched: list[str] = []
+    get_nearest = ModelList.get_nearest
+    monkeypatch.setattr(
+        ModelList, "get_nearest", lambda self, name, count: searched.append(name) or get_nearest(self, name, count)
+    )
+    find("acme/Owl", models=("acme/Owls",))
+    assert searched == []
+    with pytest.raises(NotFound) as caught:
+        find("acme/Owls", models=("acme/Lynxes",))
+    assert "nearest names are: acme/Owl" in caught.value.to_dict()["error"]["message"]
+    assert set(searched) == {"acme/Owls"}
+
+
+def test_a_choice_is_not_refused_while_a_list_that_it_accepts_is_missing(
+    upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script_lists(upstream)
+    upstream.on_path(BASE_PATHS["chutes"] + "/models", json_answer({}, 503))
+    with catalogs_of(provider_environment(root_of(upstream))):
+        for choice in (ProviderChoice(only=("chutes",)), ProviderChoice(order=("chutes",), allow_fallbacks=False)):
+            with pytest.raises(Unavailable) as caught:
+                find("acme/Owl", choice)
+            assert caught.value.code == "catalog_unavailable" and caught.value.retry_after_s
+        with pytest.raises(BadRequest, match="No provider that"):
+            find("acme/Owl", ProviderChoice(only=("featherless",)))
+
+
 def test_names_follow_each_other_and_those_without_a_target_are_left_out(lists: None) -> None:
     route = find("acme/Owl", models=("no/such", OPEN, "acme/Owl", NATIVE))
     assert groups(route) == [{"deepinfra/acme/Owl"}, TWO, {f"fireworks/{NATIVE}"}]
     assert [(missing.name, missing.code) for missing in route.missing] == [("no/such", "model_not_found")]
+    assert find("acme/Owl", models=("no/such", OPEN, "acme/Owl", NATIVE)) is route
     assert [target.place for group in route.groups for target in group.targets] == [0, 1, 1, 2]
     with pytest.raises(NotFound, match="first/unknown"):
         find("first/unknown", models=("second/unknown",))
