@@ -40,6 +40,12 @@ _LIMITS: _Columns = [
     ("CPU µs each", "cpu_us", 0),
     ("PostgreSQL's CPU µs each", "server_cpu_us", 0),
 ]
+_PAGES: _Columns = [
+    ("p50 ms", "page_p50_ms", 0),
+    ("p95 ms", "page_p95_ms", 0),
+    ("worker's CPU ms", "page_cpu_ms", 1),
+    ("KB", "page_kb", 0),
+]
 _OTHERS: _Columns = [
     ("first answer s", "first_answer_s", 2),
     ("memory MB", "idle_mb", 0),
@@ -82,6 +88,7 @@ def _table(results: Results, case: str) -> str:
     wanted = _STREAMS if results.get(case, subjects[0], "events_per_s") else _REQUESTS
     if not results.get(case, subjects[0], "answers_per_s"):
         wanted = _LIMITS if results.get(case, subjects[0], "over_percent") else _OTHERS
+        wanted = _PAGES if results.get(case, subjects[0], "page_p50_ms") else wanted
     columns = [column for column in wanted if any(results.get(case, subject, column[1]) for subject in subjects)]
     lines = ["| | " + " | ".join(heading for heading, _, _ in columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for subject in subjects:

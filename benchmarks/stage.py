@@ -81,10 +81,10 @@ class Stage:
         self._stack.close()
 
     def _start_postgres(self) -> None:
-        server = EmbeddedPostgres(self.place / "postgres")
-        self._stack.callback(server.close)
-        server.start()
-        self.database_url = server.ensure_database("gateway")
+        self.server = EmbeddedPostgres(self.place / "postgres")
+        self._stack.callback(self.server.close)
+        self.server.start()
+        self.database_url = self.server.ensure_database("gateway")
 
     def settings(self, base_url: str | None = None) -> dict[str, str]:
         """Returns the settings of a gateway: PostgreSQL, and the provider at `base_url` or that of the run."""

@@ -78,7 +78,7 @@ def test_every_worker_knows_an_alias_and_keeps_it_while_the_database_is_away(
         os.kill(killed, signal.SIGKILL)
         wait_until(lambda: len(gateway.worker_pids()) == 2 and killed not in gateway.worker_pids(), what="a new worker")
         wait_for_model(gateway, "kept", 200)
-        assert gateway.log().count("alias_file_loaded") == 1
+        wait_until(lambda: gateway.log().count("alias_file_loaded") == 1, what="the new worker to read the file")
         assert call(gateway, "DELETE", "/api/aliases/kept").status == 503
     finally:
         victim.start()

@@ -2,14 +2,14 @@
 
 chat.py     requests and streams        resources.py   start, memory, recording, shipping
 catalog.py  lists of models, statistics    embeddings.py  vectors, and streams beside them
-limits.py   how well a budget is kept, and what limits cost a request
+limits.py   how well a budget is kept, and what limits cost a request    pages.py   the dashboard
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from benchmarks.cases import catalog, chat, embeddings, limits, resources
+from benchmarks.cases import catalog, chat, embeddings, limits, pages, resources
 from benchmarks.results import Results
 from benchmarks.stage import Stage
 
@@ -30,4 +30,5 @@ CASES: dict[str, Callable[[Stage, Results], None]] = {
     "stats": catalog.measure_stats,
     "limits": limits.measure_limits,
     "limited": limits.measure_limit_costs,
+    "pages": pages.measure_pages,
 }

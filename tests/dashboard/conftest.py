@@ -126,7 +126,7 @@ def open_page(browser: Any, dashboard: Pages) -> Iterator[Callable[..., Any]]:
     for context in contexts:
         context.close()
     # A browser reports expected errors too, and the missing end of a stream that failed; the page says why.
-    expected = re.compile(r"status of (400|402|503)|ERR_INCOMPLETE_CHUNKED_ENCODING")
+    expected = re.compile(r"status of (400|402|409|503)|ERR_INCOMPLETE_CHUNKED_ENCODING")
     assert [text for text, url in messages if not url.endswith("/nowhere") and not expected.search(text)] == []
     origins = [(url, base.removesuffix("/dashboard")) for url, base in asked if not url.startswith(("data:", "blob:"))]
     assert [url for url, origin in origins if not url.startswith(origin + "/")] == []

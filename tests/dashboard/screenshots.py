@@ -39,6 +39,7 @@ PAGES = {
     "keys": "dashboard/keys",
     "key": "dashboard/keys/{key}",
     "groups": "dashboard/groups",
+    "routing": "dashboard/routing",
     "health": "dashboard/health",
     "integrity": "dashboard/integrity",
     "settings": "dashboard/settings",
@@ -94,6 +95,8 @@ def _fill(gateway: Gateway, url: str) -> None:
         post("/api/keys", {"name": "grace", "group": "research", "requests_per_minute": 60}),
         post("/api/keys", {"name": "nightly-report", "budgets": ["1/day"]}),
     ]
+    models = ("accounts/fireworks/models/kimi-k3", "acme-labs/Quokka-V2.5-9B")
+    post("/api/aliases", {"name": "assistant", "targets": [{"name": models[0], "weight": 9}, {"name": models[1]}]})
     now = datetime.now(UTC)
     rows = list(make_history(now, [made["data"]["id"] for made in keys]))
     engine = create_engine(url, poolclass=NullPool)

@@ -20,7 +20,20 @@ from tests.support.waiting import wait_until
 
 OpenPage = Callable[..., Any]
 
-OPERATORS = ("keys/new", "keys/x", "keys/x/revoke", "groups", "groups/new", "limits", "integrity", "settings")
+OPERATORS = (
+    "routing",
+    "routing/one",
+    "keys/new",
+    "keys/x",
+    "keys/x/revoke",
+    "holders",
+    "holders/x",
+    "groups",
+    "groups/new",
+    "limits",
+    "integrity",
+    "settings",
+)
 OTHERS = ("in_flight", "unshipped", "unrecorded", "rejected", "unsent")
 # What a worker of another host has told: it has a problem, an old list, and an open breaker.
 STATE: dict[str, Any] = {
@@ -103,6 +116,21 @@ def test_a_key_is_made_limited_replaced_and_revoked(dashboard: Pages, open_page:
     page.goto(f"{dashboard.url}/keys?holder={name}")
     assert [tag.strip() for tag in page.locator("td .tag").all_inner_texts()] == ["works", "replaced"]
     page.click(f"tbody tr:nth-child(1) >> text={name}")
+    page.click("dd a:has-text('dave')")  # The holder.
+    holder = dashboard.ask(f"/api/holders/{name}")["data"]
+    assert page.url.endswith(f"/holders/{holder['id']}") and "8 requests a month" in text_of(page, ".budgets")
+    page.fill("[name=tokens_per_minute]", "5000")
+    page.fill("[name=name]", f"{name} junior")
+    page.click("text=Save")
+    assert text_of(page, "h1") == f"Holder {name} junior"
+    changed = dashboard.ask(f"/api/keys/{second.split('_')[1]}")["data"]
+    assert (changed["holder"], changed["tokens_per_minute"], changed["concurrent"]) == (f"{name} junior", 5000, None)
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.click("text=Delete the holder")
+    assert "Revoke its keys" in text_of(page, "[role=alert]")
+    page.goto(f"{dashboard.url}/holders")
+    assert f"{name} junior" in text_of(page, "table")
+    page.goto(f"{dashboard.url}/keys/{second.split('_')[1]}")
     page.click("text=Revoke…")
     assert "within 5 seconds" in text_of(page, "main")
     page.click("text=Cancel")
@@ -151,6 +179,35 @@ def test_groups_and_the_gateway_have_limits(dashboard: Pages, open_page: OpenPag
     assert name not in page.content()
 
 
+def test_a_name_stands_for_models_and_shows_how_healthy_they_are(dashboard: Pages, open_page: OpenPage) -> None:
+    name = f"fast-{secrets.token_hex(3)}"
+    page = open_page()
+    page.goto(f"{dashboard.url}/routing/one")
+    page.fill("[name=name]", name)
+    page.fill("[name=targets]", f"{MODEL} three\nnobodys/model")
+    page.click("button.main")
+    assert "is not a number" in text_of(page, "[role=alert]")
+    page.fill("[name=targets]", f"{MODEL} 3\nfireworks/none-such 1")
+    page.fill("[name=overrides]", '{"temperature": 0}')
+    page.click("button.main")
+    card = f"section:has-text('{name}')"
+    assert "Fireworks" in text_of(page, card) and "tried" in text_of(page, card)
+    assert "no provider lists it now" in text_of(page, card) and "sets temperature" in text_of(page, card)
+    told = dashboard.ask(f"/api/aliases/{name}")["data"]
+    assert [(each["name"], each["weight"]) for each in told["targets"]] == [(MODEL, 3), ("fireworks/none-such", 1)]
+    wait_until(lambda: post_chat(dashboard.gateway, name).status == 200, what="the name in both workers")
+    page.click(f"text={name}")
+    page.fill("[name=targets]", MODEL)
+    page.select_option("[name=sort]", "price")
+    page.click("text=Save")
+    assert "cheapest first" in text_of(page, card)
+    page.click(f"text={name}")
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.click("text=Delete the name")
+    page.wait_for_url("**/routing")
+    assert name not in page.content()
+
+
 def test_a_holder_sees_the_own_key_and_nothing_of_the_gateway(dashboard: Pages) -> None:
     with dashboard.sign_in(dashboard.alice) as session:
         own = dashboard.ask("/v1/key", dashboard.alice)["data"]
@@ -159,7 +216,17 @@ def test_a_holder_sees_the_own_key_and_nothing_of_the_gateway(dashboard: Pages) 
         for path in OPERATORS:
             refused = session.get(f"{dashboard.url}/{path}", timeout=30)
             assert refused.status_code == 403 and "for operators" in refused.text, path
-        for path in ("keys/new", "keys/x", "keys/x/revoke", "keys/x/rotate", "groups/new", "limits", "budgets/1/end"):
+        for path in (
+            "keys/new",
+            "keys/x",
+            "keys/x/revoke",
+            "keys/x/rotate",
+            "holders/x",
+            "holders/x/delete",
+            "groups/new",
+            "limits",
+            "budgets/1/end",
+        ):
             assert session.post(f"{dashboard.url}/{path}", data={"name": "x"}, timeout=30).status_code == 403, path
         health = session.get(f"{dashboard.url}/health", timeout=30).text
         assert "serving" in health and "Workers" not in health and "Database" not in health

@@ -142,7 +142,7 @@ def test_tls_works_with_the_authority_of_the_environment_and_keeps_its_connectio
 
 
 def test_many_timeouts_lose_nothing_over_tls(trusted: tuple[Path, Path]) -> None:
-    with tls_server(*trusted, PIECES, every_s=0.03) as (port, _):
+    with tls_server(*trusted, PIECES, every_s=0.1) as (port, _):
         client = client_for(f"https://127.0.0.1:{port}/v1")
         body = client.post("/chat/completions", b"{}", stream=True).body
         received, timeouts = b"", 0

@@ -8,7 +8,7 @@ health.py      targets that failed lately
 """
 
 from app.services.routing.affinity import get_session, make_seed
-from app.services.routing.health import TargetHealth
+from app.services.routing.health import TargetHealth, get_avoided_s
 from app.services.routing.names import find_model
 from app.services.routing.ranking import order_targets
 from app.services.routing.route import Route
@@ -16,5 +16,6 @@ from app.services.routing.routes import Routes
 from app.services.routing.target import Target
 
 __all__ = [
-    "Route", "Routes", "Target", "TargetHealth", "find_model", "get_session", "make_seed", "order_targets",
+    "Route", "Routes", "Target", "TargetHealth", "find_model", "get_avoided_s", "get_session", "make_seed",
+    "order_targets",
 ]  # fmt: skip

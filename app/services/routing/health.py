@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from app.errors import UpstreamError
 from app.logs import log_event
-from app.runtime import Component, Runtime
+from app.runtime import Component, Runtime, get_component
 from app.services.quality import get_quality
 from app.services.routing.target import Target
 
@@ -120,6 +120,12 @@ class TargetHealth(Component):
         share = quality.error_share
         return share is not None and share >= KNOWN_BAD_SHARE and quality.requests >= KNOWN_BAD_REQUESTS
 
+    def get_avoided_s(self, provider_name: str, model_id: str) -> float | None:
+        """Returns for how long a target is still avoided, in seconds; None if it is not. It changes nothing."""
+        state = self.states.get((provider_name, model_id))
+        left_s = 0.0 if state is None else state.avoided_until_s - time.monotonic()
+        return left_s if left_s > 0 else None
+
     def record_failure(self, target: Target, error: UpstreamError) -> None:
         """Counts a failure that another target may not have."""
         key, now_s = (target.provider.name, target.model), time.monotonic()
@@ -166,7 +172,8 @@ class TargetHealth(Component):
         state.in_a_row = 0
         if state.avoided_until_s:
             log_event("target_used_again", provider=key[0], model=key[1])
-            state.avoided_until_s = state.probe_ends_s = state.bad = 0.0
+            # Its failures still count, so that the next one ends this: it may fail now and then.
+            state.avoided_until_s = state.probe_ends_s = 0.0
             self._known[key] = now_s + KNOWN_S
         elif state.bad < 1 / LEAST_FAILURES:
             del self.states[key]
@@ -185,3 +192,8 @@ class TargetHealth(Component):
                 del self.states[forgotten]
             state = self.states[key] = _State(changed_s=time.monotonic())
         return state
+
+
+def get_avoided_s(provider_name: str, model_id: str) -> float | None:
+    """Returns for how many seconds this worker still avoids a target; None if it does not."""
+    return get_component(TargetHealth).get_avoided_s(provider_name, model_id)

@@ -197,6 +197,7 @@ def test_a_silent_provider_gets_no_retry(upstream: ScriptedUpstream, tmp_path: P
     configure(upstream.base_url, tmp_path, UPSTREAM_FIRST_BYTE_TIMEOUT="0.05")
     with pytest.raises(UpstreamError):
         send()
+    upstream.wait_for(lambda seen: seen.method == "POST")
     assert len(upstream.requests) == 1
 
 
