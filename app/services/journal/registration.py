@@ -28,7 +28,6 @@ SEEN_TIME_LIMIT_S = 2.0
 CLOSE_TIME_LIMIT_S = 0.5
 
 
-
 class WorkerRegistration:
     """The registration of one worker.
 
@@ -115,5 +114,3 @@ def _make_registration(worker_id: str, journal_dir: Path) -> Registration:
         version=compute_digest(),
         journal_dir=str(journal_dir.absolute()),
     )
-
-
