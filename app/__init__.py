@@ -3,7 +3,8 @@
 The map. Four ideas, and imports only go down:
 
     routes/     the HTTP API; `routes/__init__.py` lists all of it as a table
-    dashboard/  pages for people, below `/dashboard/`; `layout/` has what all HTML pages share
+    openapi/    the same API as a document, for programs
+    dashboard/  pages for people, below `/dashboard/`; `docs_site/` the documentation, `layout/` what they share
     services/   the decisions, one package per concern; `inference/pipeline.py` is the story of one request
     upstream/   the HTTP client for providers
     db/         SQL
@@ -39,6 +40,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     """
     # Imported here, because gunicorn's main process imports `app.config` before gevent has patched anything, and so
     # that the sandbox and the Python client load only what they use.
+    from app import docs_site, openapi
     from app.cli import register_commands
     from app.dashboard import BLUEPRINTS as PAGES
     from app.layout import bp as ASSETS
@@ -49,10 +51,10 @@ def create_app(settings: Settings | None = None) -> Flask:
     app = Application(__name__, static_folder=None)
     app.url_map.merge_slashes = False  # Model ids contain slashes, and a redirect would be a page of HTML.
     set_up_http(app)
-    for blueprint, access in BLUEPRINTS:
+    for blueprint, access in (*BLUEPRINTS, (openapi.bp, "open")):
         app.register_blueprint(blueprint)
         app.before_request_funcs.setdefault(blueprint.name, []).extend(CHECKS[access])
-    for blueprint in (*PAGES, ASSETS):
+    for blueprint in (*PAGES, docs_site.bp, ASSETS):
         app.register_blueprint(blueprint)
     register_commands(app)
     return app

@@ -22,9 +22,13 @@ from app.services.endpoints import ENDPOINTS
 from tests.support.gateway import Gateway, base_settings, clean_environment
 from tests.support.gateways import Gateways
 from tests.support.postgres import Postgres
-from tests.support.waiting import PATIENCE_S
+from tests.support.sandbox import Sandbox
+from tests.support.user_keys import make_key
+from tests.support.waiting import PATIENCE_S, wait_until
 
-README = (Path(__file__).resolve().parent.parent / "README.md").read_text()
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 MODEL = "accounts/fireworks/models/deepseek-v3p1"
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 
@@ -150,19 +154,52 @@ def test_the_documented_error_is_word_for_word(fresh_gateway: Gateway) -> None:
 
 
 def blocks(language: str) -> list[str]:
-    """Returns the README's code blocks of a language."""
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    """Returns the code blocks of a language in the README and on the page of the endpoints."""
+    text = README + (ROOT / "docs" / "endpoints.md").read_text()
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def find_curls(page: Path) -> list[str]:
+    """Returns the curl commands in the blocks of a page, each on one or several lines."""
+    found: list[str] = []
+    for block in re.findall(r"^ *```bash\n(.*?)^ *```", page.read_text(), re.DOTALL | re.MULTILINE):
+        command = ""
+        for line in block.splitlines():
+            command = f"{command}\n{line}" if command else line.strip()
+            if not command.startswith("curl ") or (not line.endswith("\\") and is_whole(command)):
+                found += [command] if command.startswith("curl ") else []
+                command = ""
+    return found
+
+
+def is_whole(command: str) -> bool:
+    """Returns whether every quote of a command is closed."""
+    try:
+        return bool(shlex.split(command))
+    except ValueError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def documented(
+    gateways: Gateways, postgres: Postgres, migrated_template: str, sandbox: Sandbox
+) -> Iterator[tuple[Gateway, str]]:
+    """A gateway on a database of its own, in which the commands of the pages make keys and groups, and a user's key."""
+    url = postgres.create_database(template=migrated_template)
+    with gateways.running(url, sandbox.settings) as gateway:
+        yield gateway, make_key(url, "alice")
+    gateways.after_stops(lambda: postgres.drop_database(url))
 
 
 @pytest.mark.parametrize("path", [endpoint.path for endpoint in ENDPOINTS if endpoint.path != "/v2/rerank"])
 def test_the_readmes_curl_of_each_endpoint_gets_an_answer(gateway: Gateway, path: str) -> None:
-    (command,) = [block for block in blocks("bash") if f"http://localhost:8000{path} " in block]
+    command, *_ = [block for block in blocks("bash") if f"http://localhost:8000{path} " in block]
     answer = json.loads(run(gateway, command))
     assert answer.get("error") is None and answer.keys() & {"choices", "data", "results", "content", "output"}
 
 
 def test_the_readmes_first_curl_prints_a_completion(gateway: Gateway) -> None:
-    (command,) = [block for block in blocks("bash") if "chat/completions" in block]
+    command, *_ = [block for block in blocks("bash") if "chat/completions" in block]
     assert json.loads(run(gateway, command))["choices"][0]["message"]["content"].startswith("[sandbox]")
 
 
@@ -221,12 +258,13 @@ def test_a_key_that_is_given_away_as_documented_works(
         assert shown["data"]["rates"]["requests_per_minute"] == 60
 
 
-def test_the_curls_for_keys_and_limits_work_in_order(fresh_gateway: Gateway) -> None:
+def test_the_curls_for_keys_and_limits_work_in_order(documented: tuple[Gateway, str]) -> None:
+    gateway, _ = documented
     commands = "".join(find_commands("HTTP"))
     answers: list[Any] = []
     key_id = ""
     for command in re.split(r"\n(?=curl)", commands.strip()):
-        answers.append(json.loads(run(fresh_gateway, command.replace("KEY_ID", key_id))))
+        answers.append(json.loads(run(gateway, command.replace("KEY_ID", key_id))))
         assert "error" not in answers[-1], (command, answers[-1])
         key_id = answers[-1]["data"]["id"] if "key" in answers[-1] and not key_id else key_id
     _, made, listed, changed, rotated, revoked, _, holders, renamed, limits, audited = answers
@@ -236,3 +274,22 @@ def test_the_curls_for_keys_and_limits_work_in_order(fresh_gateway: Gateway) -> 
     assert rotated["data"]["holder"] == "bob" and revoked["data"]["revoked_at"]
     assert limits["data"]["max_output_tokens"] == 32000
     assert [event["action"] for event in audited["data"]] == ["key.revoke", "key.rotate", "key.create"]
+
+
+def test_every_other_curl_of_the_pages_works(documented: tuple[Gateway, str], tmp_path: Path) -> None:
+    gateway, key = documented
+    done = json.loads(run(gateway, POST % WITH_PROVIDER, "--dump-header", str(tmp_path / "head")))
+    assert done["object"] == "chat.completion"
+    (request_id,) = re.findall(r"x-request-id: (\S+)", (tmp_path / "head").read_text().lower())
+    lookup = f"curl {gateway.url}/api/activity/{request_id} -H 'Authorization: Bearer {gateway.key}'"
+    wait_until(lambda: "data" in json.loads(run(gateway, lookup)), what="the record")
+    # Those in the order of their section were run above.
+    ordered = {command for block in find_commands("HTTP") for command in re.split(r"\n(?=curl)", block.strip())}
+    commands = [(page.name, command) for page in PAGES for command in find_curls(page) if command not in ordered]
+    assert len(commands) > 20 and not any("KEY_ID" in command for _, command in commands)
+    for page, command in commands:
+        command = re.sub(r"(?<=/api/activity/)[0-9a-f]{8}-[0-9a-f-]{27}", request_id, command).replace("$KEY", key)
+        try:
+            run(gateway, command.replace("> ", f"> {tmp_path}/"), "--fail-with-body")
+        except AssertionError as error:
+            raise AssertionError(f"{page}: {command}") from error

@@ -9,6 +9,7 @@ routing.py      who serves a model or an alias, and how well
 playground.py   sends requests and shows them as code (calls.py)
 keys.py         keys; holders.py  who has them; groups.py  groups, limits of the gateway, budgets
 limit_forms.py  the fields of limits
+routing.py      names of models
 health.py, integrity.py, settings.py   the state of the gateway, for operators
 """
 

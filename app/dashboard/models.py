@@ -13,7 +13,8 @@ from app.config import ALL_GATEWAYS
 from app.dashboard.calls import write_calls
 from app.dashboard.frame import get_origin, pages, show
 from app.errors import BadRequest, NotFound
-from app.services.models import Model, get_model_lists, peek_model_list
+from app.services.models import Model, Pricing, Served, get_model_lists, peek_model_list
+from app.services.offers import Offer, get_offers
 from app.services.providers import PROVIDERS, get_configured_providers
 from app.services.reports import ModelStats, select_stats
 from app.web import Response, one_of, read_query
@@ -68,6 +69,15 @@ class PricedModel(NamedTuple):
     cached: Decimal | None
 
 
+class PricedOffer(NamedTuple):
+    """What a provider offers a model for, and how well it served it lately, with the same prices."""
+
+    offer: Offer
+    input: Decimal | None
+    output: Decimal | None
+    cached: Decimal | None
+
+
 @pages.get("/dashboard/models")
 def show_models() -> Response:
     """Shows a page of the models that match the query."""
@@ -98,20 +108,21 @@ def show_model() -> Response:
     """Shows one model with the call that uses it."""
     query = read_query(ModelQuery)
     found = [
-        model
+        Served(provider, model)
         for name, provider in PROVIDERS.items()
         if query.gateway in {None, name} and (models := peek_model_list(provider)) is not None
         if (model := models.get(query.id)) is not None
     ]
     if not found:
         raise NotFound("No list has this model now. Search for it on the page Models.")
+    model = found[0].model
     return show(
         "model.html",
         "dashboard/models",
-        row=price_model(found[0]),
-        others=found[1:],
-        use=select_use().get(found[0].id),
-        calls=write_calls(get_origin() + "/v1/chat/completions", EXAMPLE | {"model": found[0].id}),
+        row=price_model(model),
+        offers=[PricedOffer(offer, *price(offer.pricing)) for offer in get_offers(found[0]).endpoints],
+        use=select_use().get(model.id),
+        calls=write_calls(get_origin() + "/v1/chat/completions", EXAMPLE | {"model": model.id}),
     )
 
 
@@ -143,9 +154,14 @@ def _sort(models: list[Model], order: str) -> None:
 
 def price_model(model: Model) -> PricedModel:
     """Returns a model with its prices in USD per million tokens."""
-    pricing = model.pricing
+    return PricedModel(model, *price(model.pricing))
+
+
+def price(pricing: Pricing) -> tuple[Decimal | None, Decimal | None, Decimal | None]:
+    """Returns the prices of input, output and cached input in USD per million tokens; None if unknown."""
     texts = (pricing.prompt, pricing.completion, pricing.input_cache_read)
-    return PricedModel(model, *(None if text is None else Decimal(text) * 1_000_000 for text in texts))
+    prompt, completion, cached = (None if text is None else Decimal(text) * 1_000_000 for text in texts)
+    return prompt, completion, cached
 
 
 def select_use() -> dict[str, ModelStats]:

@@ -10,12 +10,13 @@ from typing import NamedTuple
 
 from flask import Blueprint, request
 
+from app.config import ROOT
 from app.errors import NotFound
 from app.web import Response
 
 bp = Blueprint("assets", __name__)
 
-_DIRECTORY = Path(__file__).parent / "static"
+_DIRECTORIES = sorted((ROOT / "app").glob("*/static"))
 _TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
 _HEADERS = {
     "cache-control": "public, max-age=31536000, immutable",
@@ -35,7 +36,8 @@ class _Asset(NamedTuple):
 @cache
 def _read_assets() -> dict[str, _Asset]:
     """Returns name → file. All have one digest, so that a page never gets a script of another version."""
-    contents = {file.name: file.read_bytes() for file in sorted(_DIRECTORY.iterdir()) if file.suffix in _TYPES}
+    files = [file for directory in _DIRECTORIES for file in sorted(directory.iterdir())]
+    contents = {file.name: file.read_bytes() for file in files if file.suffix in _TYPES}
     digest = hashlib.sha256(b"\0".join(contents.values())).hexdigest()[:16]
     return {
         name: _Asset(f"assets/{digest}/{name}", _TYPES[Path(name).suffix], content, gzip.compress(content, mtime=0))

@@ -137,6 +137,7 @@ def list_activity() -> Response:
 @bp.get("/api/activity/integrity")
 def show_integrity() -> Response:
     """Returns a report on what became of all requests that were ever started."""
+    read_query(NoQuery)
     if not g.key.is_operator:
         raise PermissionDenied("This report covers all keys, so only the operator's key may read it.")
     return json_response(select_integrity_report(), headers=_HEADERS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from flask import Blueprint, g
 
 from app.routes.keys import HEADERS, NoQuery, read_changes, read_json, respond
+from app.runtime import get_component
 from app.services.alias_administration import (
     AliasChanges,
     AliasView,
@@ -15,7 +16,7 @@ from app.services.alias_administration import (
     select_alias_view,
     select_alias_views,
 )
-from app.services.aliases import AliasTarget, warn_of_alias
+from app.services.aliases import Aliases, AliasTarget, warn_of_alias
 from app.web import Response, json_response, read_query
 
 bp = Blueprint("aliases", __name__)
@@ -51,9 +52,13 @@ def patch_alias(name: str) -> Response:
 def delete_alias(name: str) -> Response:
     """Deletes an alias; the response has it as it was."""
     read_query(NoQuery)
-    return respond("alias", remove_alias(g.key.id, name), deleted=True)
+    view = remove_alias(g.key.id, name)
+    get_component(Aliases).refresh()
+    return respond("alias", view, deleted=True)
 
 
 def _respond(view: AliasView, *, status: int = 200) -> Response:
+    # This worker knows the change at once, the others within seconds.
+    get_component(Aliases).refresh()
     targets = [AliasTarget(target.name, target.weight) for target in view.targets]
     return respond("alias", view, status=status, warnings=warn_of_alias(view.name, targets))

@@ -127,10 +127,9 @@ def _make_unknown_path(path: str) -> NotFound:
     if missing is not None:
         return NotFound(f"There is no path {path[:200]!r}. {missing}", code="api_not_offered")
     right = find_similar_path(current_app.url_map, path)
-    hint = "The README lists all paths."
+    hint = "GET /openapi.json and the pages at /docs/ list all paths."
     if right is not None:
         hint = f"Use {right!r}; the base URL of OpenAI's SDKs ends in /v1, and that of Anthropic's has no path."
-    hint = hint or "The README lists all paths."
     return NotFound(f"There is no path {path[:200]!r}. {hint}", code="unknown_path")
 
 
@@ -144,5 +143,5 @@ def _translate_framework_error(error: HTTPException) -> GatewayError:
     if status == 413:
         return BodyTooLarge(f"The body is larger than {get_settings().max_body_bytes} bytes. Send a smaller one.")
     if 400 <= status < 500:
-        return BadRequest(f"{error.description or error.name} Compare the request with the README.", status=status)
+        return BadRequest(f"{error.description or error.name} Compare the request with /docs/endpoints.", status=status)
     return GatewayError(_FAILED, status=status)

@@ -25,7 +25,7 @@ _LIST = "/api/catalog/models?gateway=featherless"
 def measure_catalog(stage: Stage, results: Results) -> None:
     """Measures a list, one model and a search with one connection each, a bare Flask route beside them, and memory."""
     gateway = stage.get_gateway(_NAME)
-    total = _wait_for_catalog(gateway.port)
+    total = wait_for_catalog(gateway.port)
     stage.get_peer(_NAME)
     seconds = 1.5 if stage.options.quick else 3.0
     paths = {
@@ -55,7 +55,7 @@ def _measure_get(stage: Stage, results: Results, case: str, path: str, seconds: 
     results.add(case, _NAME, stage.run_load(Load(port, path, seconds=seconds)).result())
 
 
-def _wait_for_catalog(port: int) -> int:
+def wait_for_catalog(port: int) -> int:
     """Waits until Featherless' whole list is loaded; returns how many models it has."""
     deadline_s = time.monotonic() + _LOADING_TIMEOUT_S
     while time.monotonic() < deadline_s:

@@ -14,10 +14,11 @@ from urllib.parse import urlencode
 from app.config import load_settings
 from app.db import create_engine_for
 from app.db.schema import upgrade_schema
+from benchmarks.cases.catalog import wait_for_catalog
 from benchmarks.cases.chat import run, stream_load, warm_up
 from benchmarks.gateways import Gateway, prepare_database
 from benchmarks.machine import CannotRun
-from benchmarks.peers import Peer
+from benchmarks.peers import MODEL, Peer
 from benchmarks.results import Results
 from benchmarks.stage import SETTLE_S, Stage
 from benchmarks.stats import migrate, write_history
@@ -27,7 +28,6 @@ ROWS, QUICK_ROWS = 3_000_000, 300_000
 # How often each page is asked for; the first view compiles the templates and is not counted.
 VIEWS, QUICK_VIEWS = 21, 11
 _OPERATOR = "operator-key-of-the-benchmark"
-_MODEL = "accounts/fireworks/models/example-7"
 
 # Page → its path below /dashboard/. {id} is that of a request.
 PAGES = {
@@ -41,10 +41,11 @@ PAGES = {
     "a request": "requests/{id}",
     "Models": "models",
     "Models, searched": "models?search=coder",
-    "a model": f"models/one?id={_MODEL}",
+    "a model": f"models/one?id={MODEL}",
     "Keys, 200 of them": "keys",
     "Groups and limits": "groups",
     "Health": "health",
+    "Routing": "routing",
     "Integrity": "integrity",
     "Settings": "settings",
 }
@@ -77,8 +78,8 @@ def measure_pages(stage: Stage, results: Results) -> None:
     with _open_dashboards(place) as views:
         measured = run(stage, place.peer, load)
     results.add(case, f"{len(OPEN)} dashboards open", measured)
-    if not views or any(status != 200 for status in views):
-        raise CannotRun(f"The dashboards were answered with {sorted(set(views))}.")
+    failed = sum(status != 200 for status in views)
+    results.facts["views of open dashboards"] = f"{len(views)} in the last repeat, {failed} of them failed"
     time.sleep(SETTLE_S)
 
 
@@ -104,12 +105,13 @@ def _get_place(stage: Stage) -> _Place:
     gateway = stage.start_gateway("pages", settings=settings)
     peer = Peer("gateway", gateway.port, {"Authorization": f"Bearer {key}"}, gateway.child)
     cookie = _sign_in(gateway.port)
+    wait_for_catalog(gateway.port)
     warm_up(stage, peer)  # Its requests have the ids by which pages find them; those of the history do not.
     time.sleep(5.0)
     newest = _ask(gateway.port, "/api/activity?limit=1", peer.headers)[1]
     request_id = newest.partition(b'"request_id":"')[2].partition(b'"')[0].decode()
     place = _Place(gateway, peer, cookie, request_id)
-    for path in PAGES.values():  # Lists of models are fetched, and templates compiled.
+    for path in PAGES.values():  # Templates are compiled.
         _view(place, path.format(id=request_id))
     time.sleep(15.0)
     stage.pages = place  # type: ignore[attr-defined]

@@ -21,6 +21,8 @@ from tests.support.waiting import wait_until
 OpenPage = Callable[..., Any]
 
 OPERATORS = (
+    "routing",
+    "routing/one",
     "keys/new",
     "keys/x",
     "keys/x/revoke",
@@ -177,6 +179,35 @@ def test_groups_and_the_gateway_have_limits(dashboard: Pages, open_page: OpenPag
     assert name not in page.content()
 
 
+def test_a_name_stands_for_models_and_shows_how_healthy_they_are(dashboard: Pages, open_page: OpenPage) -> None:
+    name = f"fast-{secrets.token_hex(3)}"
+    page = open_page()
+    page.goto(f"{dashboard.url}/routing/one")
+    page.fill("[name=name]", name)
+    page.fill("[name=targets]", f"{MODEL} three\nnobodys/model")
+    page.click("button.main")
+    assert "is not a number" in text_of(page, "[role=alert]")
+    page.fill("[name=targets]", f"{MODEL} 3\nfireworks/none-such 1")
+    page.fill("[name=overrides]", '{"temperature": 0}')
+    page.click("button.main")
+    card = f"section:has-text('{name}')"
+    assert "Fireworks" in text_of(page, card) and "tried" in text_of(page, card)
+    assert "no provider lists it now" in text_of(page, card) and "sets temperature" in text_of(page, card)
+    told = dashboard.ask(f"/api/aliases/{name}")["data"]
+    assert [(each["name"], each["weight"]) for each in told["targets"]] == [(MODEL, 3), ("fireworks/none-such", 1)]
+    wait_until(lambda: post_chat(dashboard.gateway, name).status == 200, what="the name in both workers")
+    page.click(f"text={name}")
+    page.fill("[name=targets]", MODEL)
+    page.select_option("[name=sort]", "price")
+    page.click("text=Save")
+    assert "cheapest first" in text_of(page, card)
+    page.click(f"text={name}")
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.click("text=Delete the name")
+    page.wait_for_url("**/routing")
+    assert name not in page.content()
+
+
 def test_a_holder_sees_the_own_key_and_nothing_of_the_gateway(dashboard: Pages) -> None:
     with dashboard.sign_in(dashboard.alice) as session:
         own = dashboard.ask("/v1/key", dashboard.alice)["data"]
@@ -259,33 +290,3 @@ def test_settings_show_where_they_come_from_and_no_secret(dashboard: Pages, open
     assert rows["TRUSTED_PROXIES"] == ["127.0.0.1/32", "environment"] and rows["BUDGET_STATUS"] == ["402", "default"]
     content = page.content()
     assert dashboard.gateway.key not in content and "fw_" not in content.replace("begin with fw_", "")
-
-
-def test_routing_shows_who_serves_a_model_and_an_alias(dashboard: Pages, open_page: OpenPage) -> None:
-    headers = {"Authorization": f"Bearer {dashboard.gateway.key}"}
-    body = {"name": "house", "targets": ["fireworks/kimi-k3", f"{MODEL}"], "overrides": {"temperature": 0.5}}
-    made = requests.post(f"{dashboard.gateway.url}/api/aliases", headers=headers, json=body, timeout=30)
-    assert made.status_code == 201, made.text
-    page = open_page()
-
-    def rows_of(selector: str) -> list[str]:
-        return [" ".join(row.split()) for row in page.locator(f"{selector} tbody tr").all_inner_texts()]
-
-    def has_alias() -> bool:
-        page.goto(f"{dashboard.url}/routing?model={MODEL}")
-        return len(rows_of("#aliases")) == 2
-
-    wait_until(has_alias, what="the alias in the worker that answers")
-    offers = dashboard.ask(f"/api/catalog/model/{MODEL}/endpoints")["data"]["endpoints"]
-    assert len(rows_of("#found")) == len(offers)
-    price = float(offers[0]["pricing"]["prompt"]) * 1_000_000
-    assert f"{price:g}" in rows_of("#found")[0]
-    kimi, deepseek = rows_of("#aliases")
-    assert kimi.startswith("fireworks kimi-k3") and deepseek.startswith("fireworks deepseek-v3p1")
-    assert "sets temperature" in text_of(page, "#aliases") and "in this order" in text_of(page, "#aliases")
-    page.goto(f"{dashboard.url}/routing?model=nobody/has-this")
-    assert "is not served by" in text_of(page, "main")
-    page.goto(f"{dashboard.url}/routing?model=house")
-    assert len(rows_of("#found")) == 2
-    removed = requests.delete(f"{dashboard.gateway.url}/api/aliases/house", headers=headers, timeout=30)
-    assert removed.status_code in (200, 204)

@@ -66,6 +66,8 @@ _TOGETHER = (
         "routes/test_chat_activity",
         "routes/test_chat_openai_client",
         "routes/test_health",
+        "routes/test_ordinary_requests",
+        "openapi/test_document",
         "sandbox/",
         "test_documented",
         "web/test_hooks",

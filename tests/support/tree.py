@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 # Files that are not part of the project, or are not run and take time to copy. Byte code is copied: it saves compiling.
 _LEFT_OUT = shutil.ignore_patterns(
-    ".git", ".venv", ".env.local", "var", "node_modules", "tests", "docs", ".*_cache", ".hypothesis"
+    ".git", ".venv", ".env.local", "var", "node_modules", "tests", ".*_cache", ".hypothesis"
 )
 
 

@@ -18,7 +18,7 @@ from app.services.administration.holders import HolderPatch, NewHolder, change_h
 from app.services.administration.key_lists import list_keys, select_key_view, select_keys_page
 from app.services.administration.keys import DEFAULT_OVERLAP_S, change_key, create_key, revoke_key, rotate_key
 from app.services.administration.leases import check_books, forgive_request, list_leases, release_worker
-from app.services.administration.own_key import select_own_key
+from app.services.administration.own_key import OwnKey, select_own_key
 from app.services.administration.patterns import find_idle_patterns
 from app.services.administration.states import BudgetState
 from app.services.administration.terms import BudgetTerms, describe_budget, parse_budget
@@ -28,7 +28,7 @@ from app.services.administration.views import GroupView, HolderView, KeyView, Li
 __all__ = [
     "DEFAULT_OVERLAP_S", "AuditFilter", "BudgetState", "BudgetTerms", "GroupChanges", "GroupView", "HolderPatch",
     "HolderView", "KeyChanges", "KeyView", "LimitChanges", "LimitsView", "NewGroup", "NewHolder", "NewKey",
-    "change_gateway_limits", "change_group", "change_holder", "change_key", "check_books", "create_group",
+    "OwnKey", "change_gateway_limits", "change_group", "change_holder", "change_key", "check_books", "create_group",
     "create_holder", "create_key", "delete_group", "delete_holder", "describe_budget", "end_budget",
     "find_idle_patterns", "forgive_request", "get_command_actor", "list_keys", "list_leases", "parse_budget",
     "raise_budget", "record_change", "release_worker", "revoke_key", "rotate_key", "select_audit_page",

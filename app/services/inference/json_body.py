@@ -61,7 +61,7 @@ def parse_body(content: bytes) -> dict[str, Any]:
         )
     body = _parse(content, structure is not None)
     if not isinstance(body, dict):
-        raise BadRequest("The body must be a JSON object. The README lists its fields.", code="invalid_json")
+        raise BadRequest("The body must be a JSON object. GET /openapi.json lists its fields.", code="invalid_json")
     if _is_too_deep(content, body) if structure is None else is_deeper_than(structure, MAX_DEPTH):
         raise _make_depth_error()
     _raise_on_duplicate_keys(content, body)

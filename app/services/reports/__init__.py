@@ -10,6 +10,7 @@ from app.db.tables import OUTCOMES
 from app.services.reports.csv_export import break_on_failure, encode_csv
 from app.services.reports.records import (
     MAX_PAGE_ROWS,
+    ActivityPage,
     select_activity_page,
     select_neighbours,
     select_usage_report,
@@ -25,9 +26,9 @@ from app.services.reports.time_window import DEFAULT_TIME_RANGE, STEPS, TIME_RAN
 # fmt: off
 __all__ = [
     "DEFAULT_TIME_RANGE", "MAX_PAGE_ROWS", "MAX_TOP_MODELS", "OUTCOMES", "SPLITS", "STATUS_PATTERN", "STEPS",
-    "TIME_RANGES", "ActivityFilter", "AskedWindow", "EndpointStats", "ModelStats", "Owned", "RequestStory", "Share",
-    "SplitBy", "Stats", "break_on_failure", "drop_days", "encode_csv", "select_activity_page", "select_droppable_days",
-    "select_first_kept_day", "select_neighbours", "select_request_story", "select_stats", "select_usage_report",
-    "start_retention", "stream_activity_pages",
+    "TIME_RANGES", "ActivityFilter", "ActivityPage", "AskedWindow", "EndpointStats", "ModelStats", "Owned",
+    "RequestStory", "Share", "SplitBy", "Stats", "break_on_failure", "drop_days", "encode_csv",
+    "select_activity_page", "select_droppable_days", "select_first_kept_day", "select_neighbours",
+    "select_request_story", "select_stats", "select_usage_report", "start_retention", "stream_activity_pages",
 ]
 # fmt: on

@@ -1,0 +1,37 @@
+// Starts Swagger UI in the page's own colours. It calls nobody but the gateway.
+"use strict";
+
+(() => {
+  const root = document.documentElement;
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  function showTheme() {
+    const theme = root.dataset.theme || (dark.matches ? "dark" : "light");
+    root.classList.toggle("dark-mode", theme === "dark");
+  }
+  showTheme();
+  dark.addEventListener("change", showTheme);
+  new MutationObserver(showTheme).observe(root, { attributeFilter: ["data-theme"] });
+
+  // The document's server is the root of its host. Below a prefix of a proxy it is the way up from this page.
+  async function start(place) {
+    const address = new URL(place.dataset.document, location.href);
+    const spec = await (await fetch(address)).json();
+    spec.servers = [{ url: new URL(".", address).href.replace(/\/$/, "") }];
+    SwaggerUIBundle({
+      spec,
+      domNode: place,
+      deepLinking: true,
+      docExpansion: "list",
+      defaultModelsExpandDepth: 0,
+      displayRequestDuration: true,
+      persistAuthorization: false,
+      tryItOutEnabled: true,
+      validatorUrl: null,
+      presets: [SwaggerUIBundle.presets.apis],
+    });
+  }
+  const place = document.querySelector("#swagger-ui");
+  start(place).catch((error) => {
+    place.textContent = `The document could not be shown (${error.message}). Reload the page.`;
+  });
+})();

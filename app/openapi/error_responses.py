@@ -1,0 +1,62 @@
+"""The responses that report errors, made from the tree of errors: one for each status."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+# Its classes are part of the tree only once it is imported.
+import app.limit_errors  # noqa: F401
+from app.errors import ClientGone, GatewayError
+from app.openapi.schemas import describe
+
+# What no class says: the status of the class, or of some of its errors, is chosen where they are raised.
+_FURTHER = {
+    414: ("invalid_request_error", "The request line has more than 4,094 bytes: shorten the URL."),
+    422: ("invalid_request_error", "The provider refused this request."),
+    431: ("invalid_request_error", "The headers are too large."),
+    529: ("overloaded_error", "An overload: Anthropic's status for 503."),
+}
+
+
+def find_errors(root: type[GatewayError] = GatewayError) -> Iterator[type[GatewayError]]:
+    """Yields the classes of all errors that are sent."""
+    if root is not ClientGone:
+        yield root
+    for child in root.__subclasses__():
+        yield from find_errors(child)
+
+
+def find_error_types() -> list[str]:
+    """Returns the values of `error.type`, in the order of the tree."""
+    return list(dict.fromkeys(error.type for error in find_errors()))
+
+
+def make_error_responses(names: dict[str, str]) -> dict[str, Any]:
+    """Returns the name of a response → the response, for each status of an error in each form.
+
+    Args:
+        names: prefix of the name of a response → name of the schema of its body.
+    """
+    texts: dict[int, list[str]] = {status: [f"`{kind}`: {text}"] for status, (kind, text) in _FURTHER.items()}
+    for error in find_errors():
+        texts.setdefault(error.status, []).append(f"`{error.type}`: {describe(error)}")
+    return {
+        f"{prefix}{status}": {
+            "description": "\n\n".join(lines),
+            "headers": make_error_headers(status),
+            "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}},
+        }
+        for prefix, schema in names.items()
+        for status, lines in sorted(texts.items())
+    }
+
+
+def make_error_headers(status: int) -> dict[str, Any]:
+    """Returns the headers of the response to a request that failed with a status."""
+    names = ["x-request-id"]
+    if status in {402, 429, 503, 529}:
+        names += ["retry-after", "x-should-retry"]
+    if status in {402, 429}:
+        names.append("x-gateway-limit")
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
