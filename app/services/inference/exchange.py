@@ -145,13 +145,13 @@ class Exchange:
             record.cost_usd, record.cost_kind = "0", "exact"  # Nothing was sent, so it cost nothing.
         limited = self.limited
         if limited is not None:
-            self._write_charge(limited)
+            limited.write_charge(record, self.note_fault, is_sent=self.is_sent)
         if record.attempts:
             self._close_attempts()
         self._journal.write_final(record)
         if limited is not None:
             try:
-                limited.settle()
+                limited.reservation.settle(limited.charge)
             except Exception as error:
                 self.note_fault("settle", error)
         self._release_all()
@@ -160,12 +160,6 @@ class Exchange:
         except Exception as error:
             self.note_fault("count", error)
         _log(record)
-
-    def _write_charge(self, limited: LimitedRequest) -> None:
-        try:
-            limited.write_charge(self.record, is_sent=self.is_sent)
-        except Exception as error:
-            self.note_fault("charge", error)
 
     def _close_attempts(self) -> None:
         try:

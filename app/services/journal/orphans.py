@@ -18,9 +18,9 @@ from app.db.ledger import LedgerLine, select_ledger_line
 from app.db.workers import select_boot_id, upsert_closed
 from app.logs import log_event
 from app.runtime import Runtime
+from app.services.journal.boot import read_boot_id, read_boot_note
 from app.services.journal.delivery import STATEMENT_TIME_LIMIT_S, Delivery
 from app.services.journal.lease_closing import close_leases_of
-from app.services.journal.registration import read_boot_id
 from app.services.journal.segment_format import (
     COUNTERS,
     iterate_lines,
@@ -132,10 +132,10 @@ class OrphanDelivery(Delivery):
         try:
             engine = self.runtime.get(Database).engine
             with time_limit(STATEMENT_TIME_LIMIT_S):
-                was_rebooted = select_boot_id(engine, self.worker_id) != read_boot_id()
+                ran_in = read_boot_note(self.directory) or select_boot_id(engine, self.worker_id)
                 upsert_closed(engine, self.worker_id, "adopted")
             # After a power cut, lines may be missing that were written.
-            keep = was_rebooted or self._journal.has_gaps or self.rejected > 0
+            keep = ran_in != read_boot_id() or self._journal.has_gaps or self.rejected > 0
             close_leases_of(self.runtime, self.worker_id, keep=keep, time_limit_s=STATEMENT_TIME_LIMIT_S)
         except Exception as error:
             log_event("worker_close_failed", level="error", reason=describe_error(error), worker_id=self.worker_id)

@@ -16,6 +16,7 @@ from app.db import Database, describe_error, time_limit
 from app.db.workers import Registration, upsert_closed, upsert_seen
 from app.logs import log_event
 from app.runtime import Runtime
+from app.services.journal.boot import read_boot_id
 from app.services.journal.recorder import REPORT_INTERVAL_S
 from app.version import compute_digest
 
@@ -25,9 +26,6 @@ SEEN_INTERVAL_S = 10.0
 SEEN_TIME_LIMIT_S = 2.0
 # A worker that stops has only seconds, most of which belong to its rows.
 CLOSE_TIME_LIMIT_S = 0.5
-
-# Linux changes it at each boot.
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class WorkerRegistration:
@@ -116,11 +114,3 @@ def _make_registration(worker_id: str, journal_dir: Path) -> Registration:
         version=compute_digest(),
         journal_dir=str(journal_dir.absolute()),
     )
-
-
-def read_boot_id() -> str:
-    """Returns the id of the kernel's current boot, or "" where the system has none."""
-    try:
-        return _BOOT_ID.read_text().strip()
-    except OSError:
-        return ""

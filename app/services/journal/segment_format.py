@@ -7,6 +7,7 @@
         <worker id>/
             lock                  locked (flock) for as long as the worker lives
             counters              see `Counters`; then the position up to which its rows are delivered
+            boot                  the boot of the host in which the worker ran (boot.py)
             adopted               made by a worker that adopts the journal of this one, which is dead
             0000000001.journal    segments, numbered upwards; the last one is being written
 
@@ -32,6 +33,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from app.services.journal.boot import write_boot_note
 from app.yielding import PAUSE_S
 
 COUNTERS = "counters"
@@ -149,7 +151,8 @@ def lock_directory(directory: Path) -> int | None:
 def make_directory(directory: Path) -> int | None:
     """Makes a worker's directory and returns the descriptor that holds its lock.
 
-    A directory without a lock is a dead worker's, which any live worker adopts. So it gets its name when it is locked.
+    A directory without a lock is a dead worker's, which any live worker adopts. So it gets its name when it is locked
+    and says in which boot its worker runs.
     If it is there already, it is locked where it is.
 
     Returns None if another process has the lock.
@@ -164,6 +167,7 @@ def make_directory(directory: Path) -> int | None:
     descriptor = lock_directory(unnamed)
     if descriptor is None:
         return None
+    write_boot_note(unnamed)
     try:
         unnamed.rename(directory)
     except OSError:

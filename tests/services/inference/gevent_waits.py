@@ -1,5 +1,6 @@
 """Waits for a provider in processes that gevent has patched, as gunicorn's workers are; run with an address and cases.
 
+What ends a wait happens once the provider has the request, for which it writes a byte to the standard input.
 Each case has a process of its own, forked from this one, which has imported everything. Each prints a line: the error
 that ended the wait, or "answered".
 """
@@ -16,8 +17,10 @@ import socket  # noqa: E402
 import sys  # noqa: E402
 import time  # noqa: E402
 from pathlib import Path  # noqa: E402
+from types import SimpleNamespace  # noqa: E402
 
 import gevent  # noqa: E402
+from gevent.socket import wait_read  # noqa: E402
 
 from app.errors import GatewayError  # noqa: E402
 from app.runtime import get_component  # noqa: E402
@@ -28,22 +31,22 @@ from app.shutdown import start_drain  # noqa: E402
 from app.upstream import Response  # noqa: E402
 from tests.services.inference.chat_core import client_for  # noqa: E402
 
+# Longer than a busy machine takes for anything here.
+TOTAL_S = 60.0
+
 
 def run(case: str, base_url: str) -> str:
     """Returns what became of a request to a provider that is silent for most cases."""
     vars(cancellation)["PRESENCE_CHECK_S"] = 0.02
     ours, theirs = socket.socketpair()
-    deadline_s = time.monotonic() + (0.1 if case == "deadline" else 60)
-    if case == "client leaves":
-        gevent.spawn_later(0.1, theirs.close)
-    if case == "drain ends":
-        gevent.spawn_later(0.05, start_drain, 0.05)
     client = client_for(base_url)
     watcher = get_component(Watcher)
     gc.disable()  # What is released is released at once, not when the collector happens to run.
     before = count_sockets()
+    if case != "client leaves afterwards":
+        gevent.spawn(end_wait, case, theirs, before)
     try:
-        with watcher.watch(ClientConnection(ours), deadline_s, "Fireworks"):
+        with watcher.watch(ClientConnection(ours), time.monotonic() + TOTAL_S, "Fireworks"):
             response = client.post("/chat/completions", b"{}", stream=False)
     except GatewayError as error:
         ended = f"{type(error).__name__} {error.code}"
@@ -53,6 +56,22 @@ def run(case: str, base_url: str) -> str:
     is_client_closed = theirs.fileno() < 0
     left = count_sockets() - before + is_client_closed
     return ended if left == 0 else f"{ended}, {left} sockets left"
+
+
+def end_wait(case: str, theirs: socket.socket, before: int) -> None:
+    """Waits until there is a wait, of a process that held `before` sockets, and lets happen what ends it."""
+    if case == "client leaves while connecting":
+        while count_sockets() == before:
+            gevent.sleep(0.001)
+    else:
+        wait_read(0)
+        os.read(0, 1)
+    if case.startswith("client leaves"):
+        theirs.close()
+    elif case == "deadline":
+        vars(cancellation)["time"] = SimpleNamespace(monotonic=lambda: time.monotonic() + TOTAL_S)
+    else:
+        start_drain(0.05)
 
 
 def count_sockets() -> int:

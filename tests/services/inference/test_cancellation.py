@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -25,28 +26,30 @@ def upstream() -> Iterator[ScriptedUpstream]:
         yield upstream
 
 
-def run_cases(base_url: str, *cases: str) -> list[str]:
-    """Returns what each case says."""
+def run_cases(base_url: str, *cases: str, told: int = subprocess.DEVNULL) -> list[str]:
+    """Returns what each case says; `told` is the pipe on which the provider says that it has a request."""
     command = [sys.executable, "-m", "tests.services.inference.gevent_waits", base_url, *cases]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=ROOT, stdin=told, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
 
 def test_a_wait_in_a_worker_ends_early_and_with_it_the_request(upstream: ScriptedUpstream) -> None:
-    upstream.default = [hang()]
+    told, tell = os.pipe()
+    upstream.default = [lambda exchange: os.write(tell, b"."), hang()]
     expected = {
         "client leaves": "ClientGone None",
         "deadline": "UpstreamTimeout upstream_total_timeout",
         "drain ends": "GatewayShutdown gateway_shutdown",
     }
-    assert run_cases(upstream.base_url, *expected) == list(expected.values())
+    with open(told, "rb"), open(tell, "wb"):
+        assert run_cases(upstream.base_url, *expected, told=told) == list(expected.values())
     wait_until(lambda: [seen.gone_at is not None for seen in upstream.requests] == [True] * 3, what="all to be let go")
 
 
 def test_a_wait_for_a_connection_ends_early_and_closes_its_socket() -> None:
     with unanswered_address() as base_url:
-        assert run_cases(base_url, "client leaves") == ["ClientGone None"]
+        assert run_cases(base_url, "client leaves while connecting") == ["ClientGone None"]
 
 
 def test_a_wait_that_is_over_is_left_alone(upstream: ScriptedUpstream) -> None:

@@ -63,6 +63,7 @@ def test_an_adoption_that_is_interrupted_at_each_statement_leaves_the_same_books
 ) -> None:
     budget = die_in_the_middle(tmp_path, database_url, books)
     (directory,) = journal_directories(tmp_path)
+    books.execute("DELETE FROM worker")  # A worker may draw and be killed before it is registered.
     settings = {"DATABASE_URL": database_url, "JOURNAL_DIR": str(tmp_path / "journal")}
     runtime = Runtime(load_settings(settings))
     attempts = 0
@@ -102,7 +103,7 @@ def _draw_late(runtime: Runtime, worker_id: str, budget: int, version: int, *, l
     draw_leases(runtime.get(Database).lease_engine, worker_id, [draw])
 
 
-@pytest.mark.parametrize("what", ["another boot", "a missing segment"])
+@pytest.mark.parametrize("what", ["another boot", "another boot of an earlier version", "a missing segment"])
 def test_where_records_may_be_missing_the_rest_stays_granted(
     tmp_path: Path, database_url: str, books: BudgetBooks, what: str
 ) -> None:
@@ -111,6 +112,9 @@ def test_where_records_may_be_missing_the_rest_stays_granted(
     (before,) = books.read()
     assert before["granted"] > before["charged"]
     if what == "another boot":
+        (directory / "boot").write_text("another")
+    elif what == "another boot of an earlier version":
+        (directory / "boot").unlink()
         books.execute("UPDATE worker SET boot_id = 'another'")
     else:
         (segment,) = directory.glob("*.journal")
