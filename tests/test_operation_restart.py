@@ -136,7 +136,7 @@ def post(url: str, model: str, **more: object) -> Seen:
 
 @pytest.mark.soak
 def test_a_restart_under_load_refuses_nobody_and_lets_nobody_wait(
-    service: Service, upstream: ScriptedUpstream, database_url: str
+    service: Service, upstream: ScriptedUpstream, database_url: str, tree: Path
 ) -> None:
     gate, streamed = Gate(), list[Seen]()
     upstream.on_model("quick", [pause(0.05), *chat_answer("hi")])
@@ -145,10 +145,12 @@ def test_a_restart_under_load_refuses_nobody_and_lets_nobody_wait(
     survivor.start()
     upstream.wait_for(lambda seen: "survivor" in str(seen.body))
     clients = Clients(service.url)
+    first: list[int] = []
     for number in range(1, examples(5) + 1):
         count = len(clients.answers)
         wait_until(lambda wanted=count + 5: len(clients.answers) > wanted)
         old = service.restart()
+        first = first or old
         begun_s, count = time.monotonic(), len(clients.answers)
         wait_until(lambda wanted=number + 1: len(service.events("workers_started")) == wanted, what="the new workers")
         # Answers came while there were no new workers.
@@ -157,6 +159,10 @@ def test_a_restart_under_load_refuses_nobody_and_lets_nobody_wait(
         wait_until(lambda old=old, left=left: sum(map(is_alive, old)) == left, what="the old workers to end")
     clients.end()
     gate.open()
+    port = service.url.rpartition(":")[2]
+    wait_until(lambda: not any(map(is_alive, first)), what="the worker of the stream to end")
+    gauges = {int(file.stem.rpartition("_")[2]) for file in tree.glob(f"var/metrics/{port}*/gauge_live*.db")}
+    assert gauges.isdisjoint(first), "gauges of a worker that has ended are removed"
     survivor.join()
     assert clients.failures == [] and {seen.status for _, _, seen in clients.answers} == {200}
     assert b"two" in streamed[0].body and not streamed[0].cut
