@@ -48,6 +48,8 @@ class Service:
         self.url = f"http://127.0.0.1:{port}"
         self._root, self._log = root, log
         more = {"PORT": str(port), "WEB_CONCURRENCY": "2", "RESTART_HANDOVER": "true"}
+        # A stream outlives all restarts.
+        more |= {"DRAIN_TIMEOUT": "200", "GRACEFUL_TIMEOUT": "210", "UPSTREAM_IDLE_TIMEOUT": "200"}
         self._environment = clean_environment() | settings | more
         self.start()
 
