@@ -19,9 +19,11 @@ if not os.access(Path(__file__).parent / "app", os.R_OK | os.X_OK):
     sys.exit(f"The gateway cannot start: this user may not read its code in {Path(__file__).parent / 'app'}. Allow it.")
 
 from app.config import ROOT, SettingsError, load_settings
+from app.server.life_log import log_drain, log_life
 from app.server.metrics_directory import Claim, claim_directory
 from app.server.open_files import fit_to_open_files, raise_open_file_limit
 from app.server.reload import OTHER_ADDRESS, adopt_workers, read_handover, set_up_reload
+from app.server.restart import set_up_handover, take_predecessors
 from app.server.worker_starts import WorkerStarts
 
 try:
@@ -85,13 +87,15 @@ def on_starting(server: Any) -> None:
     if handover is not None and handover.check:
         _check_for_reload(server)
     server.metrics = _claim_metrics_directory()
-    if handover is not None:
-        return  # All was checked a moment ago, and a gateway that serves must not end because of it.
-    child = os.fork()  # The check imports the database's libraries, which this process must not import.
-    if child == 0:
-        os._exit(0 if _is_bootable([] if server.inherits else server.cfg.address) else 1)
-    if os.waitpid(child, 0)[1] != 0:
-        sys.exit(1)
+    if handover is None:  # After a reload all was checked a moment ago, and a gateway that serves must not end of it.
+        child = os.fork()  # The check imports the database's libraries, which this process must not import.
+        if child == 0:
+            os._exit(0 if _is_bootable([] if server.inherits else server.cfg.address) else 1)
+        if os.waitpid(child, 0)[1] != 0:
+            sys.exit(1)
+    listening = [":".join(map(str, address)) for address in server.cfg.address if isinstance(address, tuple)]
+    log_life("gateway_started", listening=listening, workers=server.num_workers, reloaded=handover is not None)
+    log_drain(server)
 
 
 def _is_bootable(addresses: Sequence[Any]) -> bool:
@@ -137,8 +141,17 @@ def when_ready(server: Any) -> None:
     set_up_reload(server, from_systemd=from_systemd, metrics=server.metrics.directory, metrics_lock=server.metrics.lock)
     if handover is not None:
         adopt_workers(server, handover)
+    handover_file = settings.journal_dir / f"handover-{settings.port}.json"
+    predecessors = take_predecessors(handover_file)
+    if settings.restart_handover and from_systemd:
+        set_up_handover(server, handover_file)
     global starts
-    starts = WorkerStarts(server)
+    starts = WorkerStarts(server, predecessors)
+
+
+def on_exit(server: Any) -> None:
+    """Logs the end; what a worker could not deliver was logged by the worker."""
+    log_life("gateway_stopped")
 
 
 def post_fork(server: Any, worker: Any) -> None:
@@ -194,3 +207,5 @@ def worker_exit(server: Any, worker: Any) -> None:
     from app.server.lifecycle import stop_worker
 
     stop_worker()
+    if os.getppid() != worker.ppid:
+        child_exit(server, worker)  # The main process of this worker has handed over, and no other one will do it.

@@ -116,6 +116,7 @@ class Settings:
     client_send_timeout_s: float = _setting("CLIENT_SEND_TIMEOUT", "30", parse_seconds)
     client_body_timeout_s: float = _setting("CLIENT_BODY_TIMEOUT", "120", parse_seconds)
 
+    restart_handover: bool = _setting("RESTART_HANDOVER", "false", parse_yes_or_no)
     graceful_timeout_s: float = _setting("GRACEFUL_TIMEOUT", "25", parse_seconds)
     drain_timeout_s: float = _setting("DRAIN_TIMEOUT", "20", parse_seconds)
 

@@ -117,6 +117,39 @@ def _to_json(line: dict[str, Any]) -> str:
         return json.dumps(line, default=str)
 
 
+class LineBudget:
+    """Bounds the lines that strangers can cause: requests without a valid key cost nothing, and could fill the disk.
+
+    A bucket of lines is filled again at a steady rate. How many lines were left out is logged with the next one.
+    """
+
+    LINES = 1_000
+    LINES_PER_SECOND = 2.0
+
+    def __init__(self) -> None:
+        self._left = float(self.LINES)
+        self._filled_s = time.monotonic()
+        self._omitted = 0
+
+    def take(self) -> bool:
+        """Returns whether a line may be written, and counts it."""
+        now_s = time.monotonic()
+        self._left = min(self._left + (now_s - self._filled_s) * self.LINES_PER_SECOND, float(self.LINES))
+        self._filled_s = now_s
+        if self._left < 1:
+            self._omitted += 1
+            return False
+        self._left -= 1
+        if self._omitted:
+            count, self._omitted = self._omitted, 0
+            log_event("request_lines_omitted", level="warning", count=count)
+        return True
+
+
+# Of this process, for requests whose sender has shown no valid key.
+line_budget = LineBudget()
+
+
 def log_event(event: str, *, level: str = "info", error: BaseException | None = None, **fields: Any) -> None:
     """Writes one line and never raises.
 

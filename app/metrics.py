@@ -79,6 +79,7 @@ budget_overrun_total = Counter("gateway_budget_overrun_total", "What was used ab
 budget_unaccounted_total = Counter(
     "gateway_budget_unaccounted_total", "What dead workers had drawn and may have spent.", ["unit"]
 )
+rejected_rows_total = Counter("gateway_rejected_rows_total", "Records that PostgreSQL refused.")
 request_faults_total = Counter(
     "gateway_request_faults_total", "Steps at the end of requests that failed by a mistake in the gateway.", ["step"]
 )
@@ -193,6 +194,11 @@ def count_overrun(unit: str, amount: float) -> None:
 def count_unaccounted(unit: str, amount: float) -> None:
     """Counts what a dead worker had drawn of a budget and may have spent without a record, in the budget's unit."""
     budget_unaccounted_total.labels(unit).inc(amount)
+
+
+def count_rejected_row() -> None:
+    """Counts a record that PostgreSQL refused, also without its details; it is in rejected.jsonl."""
+    rejected_rows_total.inc()
 
 
 def count_request_fault(step: str) -> None:

@@ -19,6 +19,8 @@ from app import create_app
 from app.config import load_settings
 from app.runtime import use_settings
 from app.services.endpoints import ENDPOINTS
+from tests.support.catalogs import provider_environment
+from tests.support.chat import request
 from tests.support.gateway import Gateway, base_settings, clean_environment
 from tests.support.gateways import Gateways
 from tests.support.postgres import Postgres
@@ -88,7 +90,7 @@ def run(gateway: Gateway, command: str, *options: str) -> str:
     done = subprocess.run(
         ["bash", "-c", command], capture_output=True, text=True, env=environment, timeout=PATIENCE_S, check=False
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stderr + done.stdout
     return done.stdout
 
 
@@ -180,13 +182,19 @@ def is_whole(command: str) -> bool:
         return False
 
 
+def _has_lists(gateway: Gateway) -> bool:
+    catalogs = request("GET", f"{gateway.url}/ready", headers=gateway.headers).json["catalogs"]
+    return len(catalogs) == 4 and all(state["models"] for state in catalogs.values())
+
+
 @pytest.fixture(scope="module")
 def documented(
     gateways: Gateways, postgres: Postgres, migrated_template: str, sandbox: Sandbox
 ) -> Iterator[tuple[Gateway, str]]:
     """A gateway on a database of its own, in which the commands of the pages make keys and groups, and a user's key."""
     url = postgres.create_database(template=migrated_template)
-    with gateways.running(url, sandbox.settings) as gateway:
+    with gateways.running(url, provider_environment(sandbox.url, key="sandbox")) as gateway:
+        wait_until(lambda: _has_lists(gateway), what="the four lists of models")
         yield gateway, make_key(url, "alice")
     gateways.after_stops(lambda: postgres.drop_database(url))
 
@@ -292,4 +300,4 @@ def test_every_other_curl_of_the_pages_works(documented: tuple[Gateway, str], tm
         try:
             run(gateway, command.replace("> ", f"> {tmp_path}/"), "--fail-with-body")
         except AssertionError as error:
-            raise AssertionError(f"{page}: {command}") from error
+            raise AssertionError(f"{page}: {command}: {error}") from error

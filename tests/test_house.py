@@ -15,6 +15,7 @@ from app import create_app
 from app.config import load_settings, setting_names
 from app.routes import BLUEPRINTS
 from app.runtime import use_settings
+from app.version import VERSION
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted(path for path in (ROOT / "app").rglob("*.py"))
@@ -34,6 +35,7 @@ LEAVES = {
     "setting_values",
     "shutdown",
     "snapshot_file",
+    "version",
     "yielding",
 }
 # What a package may import besides itself and the leaves. Leaves import leaves only.
@@ -172,7 +174,9 @@ ALLOWED: dict[str, set[str]] = {
         "services.sessions",
         "services.webhook",
     },
+    "doctor": {"server", "services.health", "services.journal", "services.providers", "upstream", "db"},
     "cli": {
+        "doctor",
         "services.alias_administration",
         "services.administration",
         "services.endpoints",
@@ -186,7 +190,8 @@ ALLOWED: dict[str, set[str]] = {
     "dev": {"services.keys", "services.sessions", "db"},
 }
 # The statements of a table are imported from the table's own module, because the face would repeat all of them.
-OPEN_PACKAGES = {"app.db"}
+# gunicorn's main process imports the modules of `server` one by one, and `doctor` its checks.
+OPEN_PACKAGES = {"app.db", "app.server"}
 
 
 @pytest.fixture
@@ -347,6 +352,10 @@ def test_modules_and_functions_are_short_and_documented() -> None:
     assert wrong == []
 
 
+def test_the_version_is_the_projects() -> None:
+    assert f'\nversion = "{VERSION}"\n' in (ROOT / "pyproject.toml").read_text()
+
+
 def test_readme_names_every_setting() -> None:
     assert [name for name in setting_names() if f"`{name}`" not in README] == []
 
@@ -385,7 +394,7 @@ def test_every_route_asks_for_a_key_or_is_known_to_be_open() -> None:
     assert {blueprint.name for blueprint, access in BLUEPRINTS if access == "operator"} == {"metrics"}
     assert {blueprint.name for blueprint, access in BLUEPRINTS if access == "public_stats"} == {"offers", "stats"}
     of_operators = {blueprint.name for blueprint, access in BLUEPRINTS if access == "operators_key"}
-    assert of_operators == {"aliases", "keys", "holders", "groups", "budgets", "workers"}
+    assert of_operators == {"aliases", "diagnostics", "keys", "holders", "groups", "budgets", "workers"}
 
 
 def test_the_project_holds_no_key_and_no_machine_path() -> None:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.config import get_secrets, load_settings
-from app.logs import hide_secrets, log_event, redact, set_request_id
+from app.logs import LineBudget, hide_secrets, log_event, redact, set_request_id
 from app.runtime import use_settings
 from tests.support.soak import examples
 
@@ -164,6 +164,21 @@ def test_a_line_has_its_time_level_event_and_fields(capfd: pytest.CaptureFixture
     assert first.pop("time").endswith("Z") and len(second["time"]) == len("2026-01-01T00:00:00.000Z")
     assert first == {"level": "info", "event": "request", "status": 200, "key": None, "duration_ms": 1.5}
     assert (second["level"], second["provider"]) == ("error", "fireworks")
+
+
+def test_strangers_cause_few_lines_and_what_is_left_out_is_counted(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 1_000.0
+    monkeypatch.setattr("app.logs.time.monotonic", lambda: now_s)
+    budget = LineBudget()
+    taken = [budget.take() for _ in range(5_000)]
+    assert sum(taken) == sum(taken[: LineBudget.LINES]) == LineBudget.LINES
+    now_s += 60.0
+    taken = [budget.take() for _ in range(500)]
+    assert sum(taken) == 60 * LineBudget.LINES_PER_SECOND
+    (line,) = lines_of(capfd)
+    assert (line["event"], line["count"], line["level"]) == ("request_lines_omitted", 4_000, "warning")
 
 
 def test_line_ends_in_values_do_not_end_the_line(capfd: pytest.CaptureFixture[str]) -> None:

@@ -25,6 +25,9 @@ from tests.support.waiting import PATIENCE_S, wait_until
 MakeGateway = Callable[..., Gateway]
 Running = tuple[threading.Thread, list[Seen]]
 # After the drain there must be time to end the responses and to ship the journal.
+LIFE = (
+    "gateway_started", "workers_started", "reload_started", "reload_refused", "drain_started", "gateway_stopped"
+)  # fmt: skip
 SHORT_DRAIN = {"DRAIN_TIMEOUT": "1", "GRACEFUL_TIMEOUT": "6"}
 
 
@@ -185,6 +188,14 @@ def test_a_reload_under_load_loads_all_code_and_neither_refuses_nor_cuts_anybody
         assert {seen.status for seen in answers} == {200} and len(before) == 2
         ids = {seen.request_id for seen in answers}
         wait_until(lambda: recorded(database_url) == ids, what="the rows of all requests")
+        version = request("GET", gateway.url + "/health").json["version"]
+    life = [line for line in map(json.loads, gateway.log().splitlines()) if line["event"] in LIFE]
+    started, reloaded = ["gateway_started", "workers_started"], ["reload_refused", "reload_started"]
+    assert [line["event"] for line in life] == [*started, *reloaded, *started, "drain_started", "gateway_stopped"]
+    assert {(line["host"], line["pid"]) for line in life} == {(socket.gethostname(), pid)}
+    versions = [line["version"] for line in life]
+    assert versions[3] == versions[0] and {*versions[4:]} == {version} != {versions[0]}
+    assert [line["reloaded"] for line in life if "reloaded" in line] == [False, True]
     gate.close()
 
 

@@ -1,13 +1,17 @@
 """The commands of `flask --app wsgi …`: keys, groups, limits, budgets, aliases, the audit, the dashboard and others.
 
-activity.py, aliases.py, audit.py, budgets.py, dashboard.py, db.py, groups.py, holders.py, keys.py and webhook.py
-hold the commands. errors.py turns their errors into one sentence, tables.py formats statistics, limit_options.py reads
-the options of limits, and limit_tables.py formats them.
+activity.py, aliases.py, audit.py, budgets.py, dashboard.py, db.py, groups.py, holders.py, keys.py, version.py and
+webhook.py hold the commands. errors.py turns their errors into one sentence, tables.py formats statistics,
+limit_options.py reads the options of limits, and limit_tables.py formats them.
 """
 
 from __future__ import annotations
 
+import sys
+
+import click
 from flask import Flask
+from flask.cli import AppGroup
 
 from app.cli.activity import activity_group
 from app.cli.aliases import aliases_group
@@ -15,12 +19,14 @@ from app.cli.audit import audit_group
 from app.cli.budgets import budgets_group
 from app.cli.dashboard import dashboard_group
 from app.cli.db import db_group
+from app.cli.doctor import doctor_command
 from app.cli.groups import groups_group, limits_group
 from app.cli.holders import holders_group
 from app.cli.keys import keys_group
+from app.cli.version import version_command
 from app.cli.webhook import webhook_group
 
-__all__ = ["register_commands"]
+__all__ = ["CommandsWithoutSettings", "register_commands"]
 
 
 def register_commands(app: Flask) -> None:
@@ -28,3 +34,28 @@ def register_commands(app: Flask) -> None:
     groups = (activity_group, aliases_group, audit_group, budgets_group, dashboard_group, db_group, groups_group)
     for group in (*groups, holders_group, keys_group, limits_group, webhook_group):
         app.cli.add_command(group)
+    for command in (doctor_command, version_command):
+        app.cli.add_command(command)
+
+
+class CommandsWithoutSettings(AppGroup):
+    """The commands of an application that cannot be made, because a setting is wrong: `doctor` works, which names all.
+
+    Args:
+        reason: what is wrong, which all other commands say.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__()
+        self._reason = reason
+        self.add_command(doctor_command)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Returns the command `doctor`.
+
+        Raises:
+            SystemExit: it is another one.
+        """
+        if cmd_name != doctor_command.name:
+            sys.exit(f"The gateway cannot start: {self._reason}")
+        return doctor_command

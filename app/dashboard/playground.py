@@ -64,6 +64,7 @@ class PlayedRecord(msgspec.Struct, frozen=True, kw_only=True):
     ttft_ms: float | None
     duration_ms: float | None
     tokens_per_second: float | None
+    error_message: str | None
 
 
 @pages.get("/dashboard/playground")

@@ -27,10 +27,10 @@ NAVIGATION = (
     Navigation("dashboard/models", "Models", "m"),
     Navigation("dashboard/playground", "Playground", "p"),
     Navigation("dashboard/keys", "Keys", "k"),
-    Navigation("dashboard/routing", "Routing", "r", is_operators=True),
+    Navigation("dashboard/routing", "Routing", "r"),
     Navigation("dashboard/health", "Health", "h"),
     Navigation("dashboard/integrity", "Integrity", "i", is_operators=True),
     Navigation("dashboard/settings", "Settings", "s", is_operators=True),
     Navigation("docs/", "Docs", "d"),
-    Navigation("docs/api", "API", "r"),
+    Navigation("docs/api", "API", "c"),
 )

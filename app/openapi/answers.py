@@ -175,9 +175,14 @@ class Hello(msgspec.Struct, kw_only=True):
 
 
 class Alive(msgspec.Struct, kw_only=True):
-    """The process runs."""
+    """The process runs.
+
+    Attributes:
+        version: the version and a digest of the code.
+    """
 
     status: str
+    version: str
 
 
 class ErrorDetails(msgspec.Struct, kw_only=True):

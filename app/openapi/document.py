@@ -38,6 +38,7 @@ _TAGS = {
     "activity": "Records and statistics",
     "stats": "Records and statistics",
     "workers": "The gateway itself",
+    "diagnostics": "The gateway itself",
     "health": "The gateway itself",
     "metrics": "The gateway itself",
     "openapi": "The gateway itself",

@@ -13,6 +13,7 @@ from app.routes import (
     aliases,
     budgets,
     catalog,
+    diagnostics,
     groups,
     health,
     holders,
@@ -46,6 +47,7 @@ BLUEPRINTS: list[tuple[Blueprint, Access]] = [
     (aliases.bp, "operators_key"),  # /api/aliases, /api/aliases/<name>
     (health.bp, "open"),  # GET /health, /ready, /, /api/hello
     (metrics.bp, "operator"),  # GET /metrics
+    (diagnostics.bp, "operators_key"),  # GET /api/diagnostics/stream
 ]
 
 __all__ = ["BLUEPRINTS", "make_view", "read_body"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from flask import Blueprint, request
 
 from app.services.health import get_readiness
+from app.version import get_version
 from app.web import Response, is_for_operator, json_response
 
 bp = Blueprint("health", __name__)
@@ -15,8 +16,11 @@ bp = Blueprint("health", __name__)
 
 @bp.get("/health")
 def health() -> Response:
-    """Returns 200 while the process runs. It checks nothing else, so that an outage elsewhere causes no restart."""
-    return json_response({"status": "ok"})
+    """Returns 200 and the version while the process runs.
+
+    It checks nothing else, so that an outage elsewhere causes no restart.
+    """
+    return json_response({"status": "ok", "version": get_version()})
 
 
 @bp.get("/")

@@ -59,6 +59,12 @@ def _serve(endpoint: Endpoint) -> Response:
         response = Response(served.body, content_type="text/event-stream; charset=utf-8", direct_passthrough=True)
         response.add_headers(STREAM_HEADERS)
     response.add_headers(served.headers)
+    limited = exchange.limited
+    if limited is not None and limited.headers:
+        if "HTTP_ORIGIN" in environ:
+            response.add_headers(limited.headers)  # A browser is told the names of all headers.
+        else:
+            response.shared_headers = limited.headers
     return response
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from gunicorn.glogging import Logger
 
 from app.config import get_secrets, load_settings
-from app.logs import get_request_id, hide_secrets, redact
+from app.logs import get_request_id, hide_secrets, line_budget, redact
 
 
 class RedactingLogger(Logger):  # type: ignore[misc]
@@ -24,6 +24,11 @@ class RedactingLogger(Logger):  # type: ignore[misc]
         super().setup(cfg)
         for handler in (*self.error_log.handlers, *self.access_log.handlers):
             handler.setFormatter(_RedactingFormatter(handler.formatter))
+
+    def warning(self, msg: str, *args: Any, **options: Any) -> None:
+        """Writes a warning; of requests that are not valid HTTP not more than strangers may cause."""
+        if not msg.startswith("Invalid request") or line_budget.take():
+            super().warning(msg, *args, **options)
 
 
 class _RedactingFormatter(logging.Formatter):

@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from app.logs import log_event
+from app.server.life_log import log_life
 
 # How long the check may take, in seconds. It waits for the database and for a port that is just being closed.
 CHECK_TIMEOUT_S = 60.0
@@ -104,8 +104,9 @@ def set_up_reload(server: Any, *, from_systemd: bool, metrics: Path, metrics_loc
         except OSError as error:
             reason = f"the check of the new settings and code could not run ({error}). Correct this, and try again."
         if reason is None:
+            log_life("reload_started")
             _replace_process(server, base, keeps_sockets=from_systemd or checked.code != OTHER_ADDRESS)
-        log_event("reload_refused", level="error", pid=os.getpid(), reason=reason)
+        log_life("reload_refused", level="error", reason=reason)
 
     server.reload = reload
 

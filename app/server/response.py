@@ -10,6 +10,7 @@ import os
 import re
 import socket
 import time
+from collections.abc import Mapping
 from contextvars import ContextVar
 from email.utils import formatdate
 from functools import lru_cache
@@ -36,12 +37,18 @@ _HEADERS = re.compile(r"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+: [\t\x20-\x7e\x80-\xff]*
 # Texts of callers and providers are in the bodies, so no browser may guess that one is HTML.
 _NO_SNIFFING = "X-Content-Type-Options: nosniff\r\n"
 
+# Each key with limits has headers of its own, which are replaced now and then.
+_MAX_REMEMBERED = 256
+# id of headers → these headers, and their lines.
+_remembered: dict[int, tuple[Mapping[str, str], str]] = {}
+
 
 class BufferedResponse(wsgi.Response):  # type: ignore[misc]
     """Buffers the head until there is a body to send with it, and the part of a block that could not be sent yet."""
 
     headers_sent: bool
     _unsent = b""
+    _shared = ""
 
     def process_headers(self, headers: list[tuple[str, str]]) -> None:
         """Takes the headers from the application; `send_headers` checks all of them at once.
@@ -57,6 +64,22 @@ class BufferedResponse(wsgi.Response):  # type: ignore[misc]
         if "content-length" in values:
             self.response_length = int(values["content-length"])
 
+    def add_shared_headers(self, headers: Mapping[str, str]) -> None:
+        """Adds headers that other responses have too: the same object, whose lines are made and checked once.
+
+        Args:
+            headers: by name, none of them about the connection or the body; they must not change any more.
+
+        Raises:
+            InvalidResponseHeader: a header has characters that it must not have.
+        """
+        known = _remembered.get(id(headers))
+        if known is None or known[0] is not headers:
+            if len(_remembered) >= _MAX_REMEMBERED:
+                _remembered.clear()
+            known = _remembered[id(headers)] = headers, _make_lines(headers)
+        self._shared = known[1]
+
     def send_headers(self) -> None:
         """Encodes the head; it is sent with the first piece of the body, or at the end.
 
@@ -70,7 +93,8 @@ class BufferedResponse(wsgi.Response):  # type: ignore[misc]
             # The number of lines shows that no value has a line end.
             if _HEADERS.fullmatch(headers) is None or headers.count("\n") != len(self.headers):
                 raise InvalidResponseHeader("A header of the response has invalid characters.")
-            self._unsent = "".join([*self.default_headers(), _NO_SNIFFING, headers, "\r\n"]).encode("latin-1")
+            lines = [*self.default_headers(), _NO_SNIFFING, headers, self._shared, "\r\n"]
+            self._unsent = "".join(lines).encode("latin-1")
             self.headers_sent = True
 
     def _emit_body(self, data: bytes) -> None:
@@ -119,6 +143,14 @@ class BufferedResponse(wsgi.Response):  # type: ignore[misc]
         # take as long as it needs.
         while sent < len(data):
             sent += self.sock.send(memoryview(data)[sent:])
+
+
+def _make_lines(headers: Mapping[str, str]) -> str:
+    """Returns the lines of some headers, checked; `send_headers` does the same without a call of its own."""
+    lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    if _HEADERS.fullmatch(lines) is None or lines.count("\n") != len(headers):
+        raise InvalidResponseHeader("A header of the response has invalid characters.")
+    return lines
 
 
 def format_http_date() -> str:

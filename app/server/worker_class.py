@@ -29,6 +29,7 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from app.server.request_reading import PacedUnreader, discard_unread_body
 from app.server.response import BufferedResponse, find_path, format_http_date, refused_path, write_error
+from app.server.restart import is_serving_on
 
 # How long after the signal to stop an idle connection may still bring a request; its response has "Connection: close".
 # A proxy that has just chosen the connection needs milliseconds.
@@ -182,7 +183,8 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
 
         gunicorn calls it once a second, also while the worker stops.
         """
-        super().notify()
+        if not is_serving_on(self.ppid):
+            super().notify()
         now_s = time.monotonic()
         self._end_idle_waits([wait for wait in self._idle if wait.ends_s <= now_s])
 

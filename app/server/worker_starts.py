@@ -6,10 +6,13 @@ Until all of them have, the workers of before a reload keep serving beside them,
 from __future__ import annotations
 
 import os
+import time
 from contextlib import suppress
 from typing import Any
 
+from app.server.life_log import log_life
 from app.server.reload import retire_old_workers
+from app.server.restart import retire_predecessors
 
 
 class WorkerStarts:
@@ -17,12 +20,15 @@ class WorkerStarts:
 
     Args:
         server: gunicorn's arbiter, which has adopted the old workers and has not started any of its own.
+        predecessors: workers of another main process, which are told to drain too.
     """
 
-    def __init__(self, server: Any) -> None:
+    def __init__(self, server: Any, predecessors: list[int]) -> None:
+        self._predecessors = predecessors
         self._server = server
         self._wanted = server.num_workers
         self._ready = 0
+        self._begun_s = time.monotonic()
         self._read, self._write = os.pipe()
         for end in (self._read, self._write):
             os.set_blocking(end, False)
@@ -44,5 +50,8 @@ class WorkerStarts:
             self._server.manage_workers = self._manage_workers
             retire_old_workers(self._server)
             self._server.num_workers = self._wanted
+            retire_predecessors(self._predecessors)
             os.close(self._read)
+            seconds = round(time.monotonic() - self._begun_s, 1)
+            log_life("workers_started", workers=self._wanted, seconds=seconds)
         self._manage_workers()

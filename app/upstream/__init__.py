@@ -12,6 +12,7 @@ socket_reader.py    waits for bytes on a socket
 
 from app.upstream.body import Body
 from app.upstream.client import UpstreamClient
+from app.upstream.connection_pool import get_tls_context
 from app.upstream.delivery import deliver
 from app.upstream.error_body import reports_error
 from app.upstream.errors import (
@@ -25,15 +26,7 @@ from app.upstream.errors import (
 from app.upstream.response import Response
 
 __all__ = [
-    "Body",
-    "Response",
-    "UpstreamClient",
-    "deliver",
-    "make_first_byte_timeout",
-    "make_idle_timeout",
-    "make_reported_error",
-    "make_total_timeout",
-    "make_unexpected_error",
-    "make_unreadable_error",
-    "reports_error",
-]
+    "Body", "Response", "UpstreamClient", "deliver", "get_tls_context", "make_first_byte_timeout",
+    "make_idle_timeout", "make_reported_error", "make_total_timeout", "make_unexpected_error",
+    "make_unreadable_error", "reports_error",
+]  # fmt: skip

@@ -28,19 +28,27 @@ class RequestState:
         request_id: the id of its record; None for a request without one, until its response is sent.
         early_request_id: the id that a request without a record will have, if something needed it earlier.
         key: the caller's gateway key; None if the route requires none.
+        error_code: the code of the error that the response has; None without one.
     """
 
-    __slots__ = ("early_request_id", "key", "request_id", "started_s")
+    __slots__ = ("early_request_id", "error_code", "key", "request_id", "started_s")
 
     def __init__(self) -> None:
         self.started_s = time.monotonic()
         self.request_id: str | None = None
         self.early_request_id: str | None = None
         self.key: Key | None = None
+        self.error_code: str | None = None
 
 
 class Response(flask.Response):
-    """A response that sends its headers as they were set, without werkzeug's corrections, if it has a body."""
+    """A response that sends its headers as they were set, without werkzeug's corrections, if it has a body.
+
+    Attributes:
+        shared_headers: headers that other responses have too, the same object, which the server encodes once.
+    """
+
+    shared_headers: Mapping[str, str] | None = None
 
     def add_headers(self, headers: Mapping[str, str]) -> None:
         """Adds headers that it does not have yet, without werkzeug's check of each one.
@@ -54,11 +62,22 @@ class Response(flask.Response):
         """Starts the WSGI response and returns the blocks of its body."""
         # Werkzeug sets the length of a body of bytes. Without one it may have to correct the headers, as for a 304.
         has_body = self.direct_passthrough or (isinstance(self.response, list) and self.response)
+        if self.shared_headers is not None:
+            self._add_shared_headers(start_response)
         if not has_body or self._on_close or environ["REQUEST_METHOD"] == "HEAD":
             return super().__call__(environ, start_response)
         start_response(self.status, self.headers.to_wsgi_list())
         blocks: Iterable[bytes] = self.response  # type: ignore[assignment]
         return blocks
+
+    def _add_shared_headers(self, start_response: Any) -> None:
+        """Gives the shared headers to the server; one that does not know such headers gets them with all others."""
+        assert self.shared_headers is not None
+        server: Any = getattr(start_response, "__self__", None)
+        if hasattr(server, "add_shared_headers"):
+            server.add_shared_headers(self.shared_headers)
+        else:
+            self.add_headers(self.shared_headers)
 
 
 class _Adapter(MapAdapter):

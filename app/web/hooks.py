@@ -10,7 +10,7 @@ from werkzeug.exceptions import HTTPException
 
 from app.db import DatabaseError, describe_error
 from app.errors import BadRequest, BodyTooLarge, GatewayError, MethodNotAllowed, NotFound, Unavailable
-from app.logs import log_event, set_request_id
+from app.logs import line_budget, log_event, set_request_id
 from app.runtime import get_settings
 from app.services.journal import new_request_id
 from app.web.application import Response
@@ -19,6 +19,9 @@ from app.web.cors import add_cors_headers, answer_preflight
 from app.web.error_shapes import find_shape, find_shape_of_client
 from app.web.missing_apis import describe_missing_api
 from app.web.similar_path import find_similar_path
+
+# What asks whether the gateway is alive and ready, or reads its metrics.
+PROBES = frozenset({"/", "/api/hello", "/health", "/metrics", "/ready"})
 
 _FAILED = "The gateway failed to process this request. Report its x-request-id to the operator."
 
@@ -53,16 +56,21 @@ def _finish(response: Response) -> Response:
 
 def _log(response: Response) -> None:
     # A request with a record is logged when it is finished, which for a stream is later than this.
-    key = g.key
-    # Who tries keys, for the operator to find or to block.
-    client: dict[str, Any] = {"client": get_client_address()} if response.status_code == 401 else {}
+    key, status = g.key, response.status_code
+    if request.path in PROBES and (status < 400 or status == 503):
+        return  # Load balancers ask each few seconds; what makes a worker unready is logged where it happens.
+    if key is None and not line_budget.take():
+        return
+    # Who tries keys, and what is wrong with them, for the operator to find or to block.
+    client: dict[str, Any] = {"error_code": g.error_code, "client": get_client_address()} if status == 401 else {}
     log_event(
         "request",
+        level="error" if status == 500 else "warning" if status > 500 or status == 401 else "info",
         request_id=g.request_id,
         key=key.id if key is not None else None,
         method=request.method,
         path=request.path[:500],
-        status=response.status_code,
+        status=status,
         duration_ms=(time.monotonic() - g.started_s) * 1000,
         **client,
     )
@@ -90,6 +98,7 @@ def _make_error_response(error: Exception) -> Response:
         path, request_id = request.path[:500], get_early_request_id()
         log_event("request_failed", level="error", error=error, path=path, request_id=request_id)
         shown = GatewayError(_FAILED)
+    g.error_code = shown.code
     headers = {**shown.headers(), **headers}
     shape = find_shape(request.path[:500])
     if shape is None and shown.status == 404:

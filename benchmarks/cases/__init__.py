@@ -2,7 +2,8 @@
 
 chat.py     requests and streams        resources.py   start, memory, recording, shipping
 catalog.py  lists of models, statistics    embeddings.py  vectors, and streams beside them
-limits.py   how well a budget is kept, and what limits cost a request    pages.py   the dashboard
+limits.py   how well a budget is kept, and what limits cost a request
+pages.py    the dashboard
 """
 
 from __future__ import annotations

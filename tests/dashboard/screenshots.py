@@ -39,7 +39,7 @@ PAGES = {
     "keys": "dashboard/keys",
     "key": "dashboard/keys/{key}",
     "groups": "dashboard/groups",
-    "routing": "dashboard/routing",
+    "routing": "dashboard/routing?model=zai-org/GLM-5.3-Flash",
     "health": "dashboard/health",
     "integrity": "dashboard/integrity",
     "settings": "dashboard/settings",
@@ -57,6 +57,7 @@ def main() -> None:
     parser.add_argument("pages", nargs="*", help=f"some of: {', '.join(PAGES)}")
     parser.add_argument("--serve", action="store_true", help="print an address and wait, to look at it oneself")
     chosen = parser.parse_args()
+    OUTPUT.mkdir(parents=True, exist_ok=True)
     with running_demonstration() as gateway:
         if chosen.serve:
             print(gateway.url, gateway.key, gateway.root, flush=True)
@@ -95,8 +96,10 @@ def _fill(gateway: Gateway, url: str) -> None:
         post("/api/keys", {"name": "grace", "group": "research", "requests_per_minute": 60}),
         post("/api/keys", {"name": "nightly-report", "budgets": ["1/day"]}),
     ]
-    models = ("accounts/fireworks/models/kimi-k3", "acme-labs/Quokka-V2.5-9B")
-    post("/api/aliases", {"name": "assistant", "targets": [{"name": models[0], "weight": 9}, {"name": models[1]}]})
+    flash = ["deepinfra/zai-org/GLM-5.3-Flash", "fireworks/glm-5p3-flash", "chutes/zai-org/GLM-5.3-Flash-TEE"]
+    post("/api/aliases", {"name": "flash", "targets": flash, "sort": "price"})
+    shared = [{"name": "fireworks/kimi-k3", "weight": 1}, {"name": "deepinfra/moonshotai/Kimi-K2.6", "weight": 3}]
+    post("/api/aliases", {"name": "team/kimi", "targets": shared, "overrides": {"temperature": 0.6}})
     now = datetime.now(UTC)
     rows = list(make_history(now, [made["data"]["id"] for made in keys]))
     engine = create_engine(url, poolclass=NullPool)

@@ -32,6 +32,7 @@ def test_a_reader_finds_a_page_and_copies_a_command(dashboard: Pages, open_page:
 
 def test_swagger_ui_sends_a_request_and_follows_the_colour_scheme(dashboard: Pages, open_page: OpenPage) -> None:
     page = open_page("", color_scheme="light")
+    page.set_default_timeout(120_000)  # Swagger UI is 1.7 MB of script, which takes long on a busy machine.
     page.goto(f"{dashboard.gateway.url}/docs/api")
     page.locator("#operations-The_gateway_itself-is_alive .opblock-summary-control").click()
     page.locator("#operations-The_gateway_itself-is_alive button.execute").click()

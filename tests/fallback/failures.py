@@ -12,11 +12,11 @@ from tests.support.scripts import Script, close, hang, send
 # The settings of the gateway. Nothing is retried at the same target, so that each is asked once.
 SETTINGS = {
     "UPSTREAM_CONNECT_TIMEOUT": "0.4",
-    "UPSTREAM_FIRST_BYTE_TIMEOUT": "0.6",
-    "UPSTREAM_IDLE_TIMEOUT": "0.6",
-    "UPSTREAM_TOTAL_TIMEOUT": "8",
+    "UPSTREAM_FIRST_BYTE_TIMEOUT": "1.5",
+    "UPSTREAM_IDLE_TIMEOUT": "1.5",
+    "UPSTREAM_TOTAL_TIMEOUT": "30",
     "UPSTREAM_RETRIES": "0",
-    "STREAM_HEARTBEAT": "5",
+    "STREAM_HEARTBEAT": "9",
 }
 
 # How servers say that a prompt does not fit.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -60,7 +59,7 @@ def addresses(gateways: Gateways, session_database_url: str) -> Iterator[Address
     with ExitStack() as stack:
         living = stack.enter_context(ScriptedUpstream())
         dying = {name: ScriptedUpstream() for name in ("deepinfra", "chutes")}
-        settings = SETTINGS | {"FALLBACK_AFTER": "0.4", "UPSTREAM_FIRST_BYTE_TIMEOUT": "7"}
+        settings = SETTINGS | {"FALLBACK_AFTER": "1.5", "UPSTREAM_FIRST_BYTE_TIMEOUT": "20"}
         for name, upstream in (*dying.items(), ("featherless", living)):
             rows = plain_rows(*(get_model(name, number) for number in range(MODELS)))
             script = pages_answer([rows]) if name == "featherless" else list_answer(rows)
@@ -101,10 +100,10 @@ def test_if_all_addresses_are_dead_the_client_is_told_so_once(addresses: Address
 def test_a_target_that_is_silent_past_fallback_after_is_hung_up_on_before_the_next_is_asked(
     addresses: Addresses, is_stream: bool
 ) -> None:
-    before, began_s = len(addresses.living.calls), time.monotonic()
-    seen, _ = addresses.ask(["silent", "200"], is_stream=is_stream)
-    assert (seen.status, seen.cut) == (200, False) and time.monotonic() - began_s < 6
+    before = len(addresses.living.calls)
+    seen, attempts = addresses.ask(["silent", "200"], is_stream=is_stream)
+    assert (seen.status, seen.cut) == (200, False)
     assert seen.headers["x-gateway-attempts"] == "featherless=upstream_first_byte_timeout, featherless=200"
     silent, serving = addresses.living.calls[before:]
     wait_until(lambda: silent.gone_at, what="the gateway to hang up")
-    assert serving.received_at - silent.received_at > 0.3
+    assert serving.received_at - silent.received_at > 1 and float(str(attempts[0]["ms"])) < 20_000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from app.version import get_version
 from tests.support.chat import request
 from tests.support.gateway import Gateway
 from tests.support.waiting import wait_until
@@ -11,7 +12,7 @@ from tests.support.waiting import wait_until
 
 def test_health_says_ok_without_a_key(gateway: Gateway) -> None:
     seen = request("GET", gateway.url + "/health")
-    assert (seen.status, seen.json) == (200, {"status": "ok"})
+    assert (seen.status, seen.json) == (200, {"status": "ok", "version": get_version()})
     assert seen.headers["content-type"] == "application/json"
 
 

@@ -66,7 +66,6 @@ _TOGETHER = (
         "routes/test_chat_activity",
         "routes/test_chat_openai_client",
         "routes/test_health",
-        "routes/test_ordinary_requests",
         "openapi/test_document",
         "sandbox/",
         "test_documented",

@@ -92,12 +92,23 @@ def test_every_response_has_its_own_request_id(gateway: Gateway) -> None:
     assert len(set(ids)) == 5 and all(len(request_id) == 36 for request_id in ids)
 
 
-@pytest.mark.parametrize("path", ["/health", "/nowhere", "/v1/models"])
+@pytest.mark.parametrize("path", ["/nowhere", "/v1/models"])
 def test_each_request_is_one_line_of_json_in_the_log(gateway: Gateway, path: str) -> None:
     seen = request("GET", gateway.url + path)
     (line,) = lines_of(gateway, seen.request_id)
     assert (line["event"], line["path"], line["status"]) == ("request", path, seen.status)
-    assert line["duration_ms"] >= 0 and line["level"] == "info"
+    assert line["duration_ms"] >= 0
+    refused = {"error_code": "missing_api_key", "client": "127.0.0.1", "level": "warning"}
+    expected = refused if seen.status == 401 else {"level": "info"}
+    assert {name: line.get(name) for name in expected} == expected and ("client" in line) == (seen.status == 401)
+
+
+def test_probes_are_not_logged_and_failures_have_their_level(gateway: Gateway) -> None:
+    probes = [request("GET", gateway.url + path) for path in ("/health", "/ready", "/metrics", "/")]
+    failed = [post_chat(gateway, PREFIX + model) for model in ("sandbox-500", "deepseek-v3p9")]
+    levels = [lines_of(gateway, seen.request_id)[0]["level"] for seen in failed]
+    assert levels == ["warning", "info"] and {seen.status for seen in probes} == {200}
+    assert not any(seen.request_id in gateway.log() for seen in probes)
 
 
 @pytest.mark.parametrize("stream", [False, True])

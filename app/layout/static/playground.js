@@ -66,12 +66,13 @@
     }
   }
   async function* readEvents(response) {
-    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+    const reader = response.body.getReader();
+    const decoder = new TextDecoder();
     let rest = "";
     for (;;) {
       const { done, value } = await reader.read();
       if (done) return;
-      const parts = (rest + value).split(/\r?\n\r?\n/);
+      const parts = (rest + decoder.decode(value, { stream: true })).split(/\r?\n\r?\n/);
       rest = parts.pop();
       for (const part of parts) {
         const data = part.split(/\r?\n/).filter((line) => line.startsWith("data:")).map((line) => line.slice(5).trim()).join("\n");
@@ -104,7 +105,7 @@
     const fail = (message) => {
       state.textContent = "failed";
       if (!text) answer.remove();
-      addTurn(card, "error", message);
+      addTurn(card, "error", message || "The connection to the gateway broke. Send the message again.").dataset.unknown = message ? "" : "1";
       turns.pop(); // What had no answer is not sent again.
     };
     try {
@@ -145,7 +146,7 @@
       if (error.name === "AbortError") {
         state.textContent = "stopped";
         turns.push({ role: "assistant", content: text || "(stopped)" });
-      } else fail(problem || "The connection to the gateway broke. Send the message again."); // A failed stream has no end.
+      } else fail(problem); // A failed stream has no end.
     }
     const endedAt = performance.now();
     const [input, output] = [usage.prompt_tokens ?? usage.input_tokens, usage.completion_tokens ?? usage.output_tokens];
@@ -172,6 +173,9 @@
       const usd = record.cost_usd;
       fact("cost").textContent = usd === null ? "unknown" : `${record.cost_kind === "estimated" ? "≈ " : ""}$${usd}`;
       if (record.completion_tokens !== null) fact("tokens").textContent = `${record.prompt_tokens ?? "–"}, ${record.completion_tokens}`;
+      // A browser may drop the last event of a stream that has no end; the record has its message.
+      const error = card.querySelector(".turn.error:last-child");
+      if (error?.dataset.unknown && record.error_message) error.textContent = record.error_message;
       if (record.tokens_per_second !== null) fact("speed").textContent = `${record.tokens_per_second.toFixed(1)} tokens/s`;
       return;
     }

@@ -145,13 +145,13 @@ class Exchange:
             record.cost_usd, record.cost_kind = "0", "exact"  # Nothing was sent, so it cost nothing.
         limited = self.limited
         if limited is not None:
-            self._write_charge(limited)
+            limited.write_charge(record, self.note_fault, is_sent=self.is_sent)
         if record.attempts:
             self._close_attempts()
         self._journal.write_final(record)
         if limited is not None:
             try:
-                limited.settle()
+                limited.reservation.settle(limited.charge)
             except Exception as error:
                 self.note_fault("settle", error)
         self._release_all()
@@ -160,12 +160,6 @@ class Exchange:
         except Exception as error:
             self.note_fault("count", error)
         _log(record)
-
-    def _write_charge(self, limited: LimitedRequest) -> None:
-        try:
-            limited.write_charge(self.record, is_sent=self.is_sent)
-        except Exception as error:
-            self.note_fault("charge", error)
 
     def _close_attempts(self) -> None:
         try:
@@ -207,9 +201,20 @@ class Exchange:
         log_event("request_step_failed", level="error", step=step, error=error, request_id=self.request_id)
 
 
+# What is no failure, and the statuses with which a provider refuses what a caller asks.
+_QUIET_OUTCOMES = frozenset({"ok", "client_gone", "gateway_shutdown"})
+_CALLERS_STATUSES = frozenset({400, 402, 404, 413, 422, 429})
+
+
 def _log(record: ActivityRecord) -> None:
+    outcome, status = record.outcome, record.status
+    if outcome in _QUIET_OUTCOMES or status in _CALLERS_STATUSES or (outcome == "rejected" and status < 500):
+        level = "info"
+    else:
+        level = "error" if outcome == "rejected" and status == 500 else "warning"
     log_event(
         "request",
+        level=level,
         request_id=record.request_id,
         key=record.key_id,
         path=record.endpoint,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 
 import msgspec
 from msgspec import UNSET
@@ -15,6 +16,7 @@ from app.services.inference.adaptation import UpstreamRequest
 from app.services.inference.ceiling import bound_usage, make_ceiling, to_units
 from app.services.journal import ActivityRecord
 from app.services.limits import Ceiling, Charge, Policy, Reservation, format_amount
+from app.services.providers import Provider
 
 # After these statuses of a provider, it may have generated, and so billed, an answer that did not arrive.
 _BILLED_STATUSES = frozenset({408, 504, 524})
@@ -38,6 +40,7 @@ class LimitedRequest(msgspec.Struct, eq=False):
         ceiling: the most that an attempt can use.
         ceilings: those of the requests for several targets, by their identity; empty with one target.
         charge: what the request has used in the end.
+        headers: those of the response about the limits; other responses have the same object.
         earlier_cost, earlier_tokens: what the attempts before the current one are charged.
     """
 
@@ -52,6 +55,7 @@ class LimitedRequest(msgspec.Struct, eq=False):
     charge: Charge = _NOTHING
     earlier_cost: int = 0
     earlier_tokens: int = 0
+    headers: Mapping[str, str] | None = None
 
     def reserve(self, endpoint: Endpoint, request: UpstreamRequest, record: ActivityRecord) -> None:
         """Reserves the ceiling of a request that is ready to be sent, and writes it to the record as the charge.
@@ -61,12 +65,18 @@ class LimitedRequest(msgspec.Struct, eq=False):
         Raises:
             GatewayError: a limit has no room, or the ceiling is not known.
         """
-        if not self.reservation.binding.metered:
+        reservation = self.reservation
+        if not reservation.binding.metered:
             return
         self.endpoint, self.request = endpoint, request
-        self.ceiling = make_ceiling(self.policy, endpoint, request)
-        self._reserve(endpoint, [self.ceiling])
-        self._write_ceiling(record)
+        self.ceiling = ceiling = make_ceiling(self.policy, endpoint, request)
+        try:
+            reservation.reserve((ceiling,))
+        except LimitReached as error:
+            _use_field_of(endpoint, error)
+            raise
+        if reservation.period_ids:
+            self._write_ceiling(record)
 
     def reserve_dearest(
         self, endpoint: Endpoint, requests: Sequence[UpstreamRequest], record: ActivityRecord
@@ -158,20 +168,27 @@ class LimitedRequest(msgspec.Struct, eq=False):
         self.is_unbilled, self.received_bytes = True, None
         return is_billed and bool(self.reservation.period_ids)
 
-    def write_charge(self, record: ActivityRecord, *, is_sent: bool) -> None:
+    def write_charge(
+        self, record: ActivityRecord, note_fault: Callable[[str, Exception], None], *, is_sent: bool
+    ) -> None:
         """Writes to the record what the request is charged, right before the record is written for the last time.
 
-        If that fails by a mistake in the gateway, the charge is what is reserved, which the record has since its start.
+        Args:
+            record: the record.
+            note_fault: is called with "charge" and the error if that fails by a mistake in the gateway; then the charge
+                is what is reserved, which the record has since its start.
+            is_sent: whether a provider may have received the request.
         """
         if is_sent:
             ceiling = self.ceiling or _NO_CEILING
             try:
                 self.charge = self._make_charge(record, ceiling)
-            except Exception:
+            except Exception as error:
                 most_cost, most_tokens = ceiling.cost or 0, ceiling.tokens or 0
                 self.charge = Charge(self.earlier_cost + most_cost, self.earlier_tokens + most_tokens, 1, None)
                 self._write_ceiling(record)
-                raise
+                note_fault("charge", error)
+                return
         if not record.budget_periods:
             return
         if not is_sent:
@@ -197,9 +214,15 @@ class LimitedRequest(msgspec.Struct, eq=False):
 
     def _make_charge(self, record: ActivityRecord, ceiling: Ceiling) -> Charge:
         """Returns what the last attempt used, and what those before are charged."""
+        usd, prompt, output = record.cost_usd, record.prompt_tokens, record.completion_tokens
+        if record.usage_source == "provider" and usd is not None and prompt is not None and output is not None:
+            tokens = prompt + output  # So it is with almost all requests.
+            return Charge(self.earlier_cost + to_units(usd), self.earlier_tokens + tokens, 1, tokens)
+        return self._estimate_charge(record, ceiling)
+
+    def _estimate_charge(self, record: ActivityRecord, ceiling: Ceiling) -> Charge:
+        """Does the same where something is not known."""
         cost, tokens = self._get_used(record, ceiling)
-        if cost is not None and tokens is not None:
-            return Charge(self.earlier_cost + cost, self.earlier_tokens + tokens, 1, tokens)
         rate_tokens = tokens
         if tokens is None:
             rate_tokens, tokens = (0 if self.is_unbilled else None), (0 if self.is_unbilled else ceiling.tokens or 0)
@@ -223,19 +246,23 @@ class LimitedRequest(msgspec.Struct, eq=False):
         most_cost, most_tokens = bound_usage(self.endpoint, self.request, self.received_bytes)
         return max(cost or 0, most_cost), max(tokens or 0, most_tokens)
 
-    def settle(self) -> None:
-        """Turns what is reserved into what is charged, after the record was written; later calls do nothing."""
-        self.reservation.settle(self.charge)
+    def make_headers(self, headers: dict[str, str], provider: Provider) -> None:
+        """Makes the headers about the limits, and gives those about the provider's own limits another name.
 
-    def add_headers(self, headers: dict[str, str]) -> None:
-        """Adds the headers about the limits. The provider's own limits make room for them under another name."""
-        own = self.reservation.get_headers()
-        if not own:
-            return
-        if "x-ratelimit-" in "\n".join(headers) and self.reservation.binding.rates:
-            for name in [name for name in headers if name.startswith("x-ratelimit-")]:
+        Args:
+            headers: those of the response so far; changed in place.
+            provider: who sent them.
+        """
+        self.headers = self.reservation.get_headers()
+        theirs = _find_rate_headers(provider.shown_headers)
+        if not theirs.isdisjoint(headers) and self.reservation.binding.rates:
+            for name in [name for name in headers if name in theirs]:
                 headers[f"x-upstream-{name.removeprefix('x-')}"] = headers.pop(name)
-        headers |= own
+
+
+@lru_cache(maxsize=64)
+def _find_rate_headers(names: frozenset[str]) -> frozenset[str]:
+    return frozenset(name for name in names if name.startswith("x-ratelimit-"))
 
 
 def _is_at_most(ceiling: Ceiling, other: Ceiling) -> bool:

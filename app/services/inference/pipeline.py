@@ -38,7 +38,7 @@ from app.services.inference.response_headers import make_response_headers
 from app.services.inference.target_selection import TargetSelection
 from app.services.inference.validation import validate_body
 from app.services.keys import KeySnapshot
-from app.services.limits import Limits, Policy
+from app.services.limits import Limits
 from app.services.providers import PROVIDERS
 from app.services.routing import Routes
 from app.services.streaming import EventReader, Relay
@@ -87,7 +87,8 @@ class Pipeline(Component):
             self._admission.admit(exchange)
             policy = exchange.policy
             if policy is not None:
-                self._enter(exchange, policy)
+                # A permit of each rate and a place among the concurrent requests, before the body is read.
+                exchange.limited = LimitedRequest(policy, self._limits.enter(policy))
             body, fields = self._read(exchange, read_body)
             request = self._select(exchange, body, fields)
             exchange.write_start()
@@ -108,10 +109,6 @@ class Pipeline(Component):
         except BaseException:
             self._finish(exchange, GatewayError("The gateway failed."))
             raise
-
-    def _enter(self, exchange: Exchange, policy: Policy) -> None:
-        """Takes a permit of each rate and a place among the concurrent requests, before the body is read."""
-        exchange.limited = LimitedRequest(policy, self._limits.enter(policy))
 
     def _finish(self, exchange: Exchange, error: GatewayError) -> None:
         if exchange.is_started:

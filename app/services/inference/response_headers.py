@@ -45,7 +45,7 @@ def make_response_headers(
         headers["x-upstream-request-id"] = response.request_id
     _redact_values(headers)
     if exchange.limited is not None:
-        exchange.limited.add_headers(headers)  # The gateway's own, in which there is nothing to redact.
+        exchange.limited.make_headers(headers, provider)
     own_s = time.monotonic() - exchange.started_s - upstream_s
     observe_overhead(exchange.record.stream, own_s)
     headers["server-timing"] = f"gateway;dur={own_s * 1000:.2f}, upstream;dur={upstream_s * 1000:.2f}"

@@ -18,6 +18,7 @@ from app.db.activity import UnacceptableRows, insert_activity
 from app.db.clock import Clocks, read_clocks
 from app.db.ledger import LedgerLine, upsert_ledger
 from app.logs import log_event
+from app.metrics import count_rejected_row
 from app.runtime import Runtime
 from app.services.journal.repair import RepairedRow, repair_row
 from app.services.journal.segment_reader import Row
@@ -114,6 +115,7 @@ class Delivery(ABC):
             self._insert([row], [bare.content])
         except UnacceptableRows as last:
             _write_rejected(self.runtime.settings.journal_dir, row, str(last))
+            count_rejected_row()
             self.rejected += 1
             self.mark_delivered([row])
         else:

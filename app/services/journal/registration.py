@@ -5,7 +5,6 @@ The shipper's thread calls it. What fails here is logged and tried again later; 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import socket
 import time
@@ -13,14 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from app.config import ROOT
 from app.db import Database, describe_error, time_limit
 from app.db.workers import Registration, upsert_closed, upsert_seen
 from app.logs import log_event
 from app.runtime import Runtime
 from app.services.journal.boot import read_boot_id
 from app.services.journal.recorder import REPORT_INTERVAL_S
-from app.yielding import with_pauses
+from app.version import compute_digest
 
 # Often enough that a worker is named missing after minutes, and one small update per worker costs nothing.
 SEEN_INTERVAL_S = 10.0
@@ -28,8 +26,6 @@ SEEN_INTERVAL_S = 10.0
 SEEN_TIME_LIMIT_S = 2.0
 # A worker that stops has only seconds, most of which belong to its rows.
 CLOSE_TIME_LIMIT_S = 0.5
-
-_VERSION_DIGITS = 12
 
 
 class WorkerRegistration:
@@ -115,15 +111,6 @@ def _make_registration(worker_id: str, journal_dir: Path) -> Registration:
         host=socket.gethostname(),
         boot_id=read_boot_id(),
         pid=os.getpid(),
-        version=compute_version(),
+        version=compute_digest(),
         journal_dir=str(journal_dir.absolute()),
     )
-
-
-def compute_version() -> str:
-    """Returns a digest of the gateway's code, which needs neither git nor a version that somebody counts up."""
-    digest = hashlib.sha256()
-    for path in with_pauses(sorted((ROOT / "app").rglob("*.py"))):
-        digest.update(f"{path.relative_to(ROOT)}\0".encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:_VERSION_DIGITS]

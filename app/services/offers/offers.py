@@ -122,37 +122,38 @@ def _get_key(served: Served) -> tuple[str, str]:
     return served.provider.name, served.model.id
 
 
+def get_offers(served: Served) -> list[Offer]:
+    """Returns what a provider offers for a model, and then what others offer for the same model.
+
+    Args:
+        served: the model, as `find_offered_model` found it.
+    """
+    same = get_equivalents(served.provider, served.model.id)
+    return [_make_offer(each.provider, each.model) for each in (served, *same)]
+
+
 def render_offers(served: Served) -> Rendered:
     """Returns `{"data": model with "endpoints", "fetched_at", "age_s", "stale", "timestamp"}`.
 
     Args:
         served: the model, as `find_offered_model` found it.
     """
-    data = get_offers(served)
-    body = {"data": data, **make_times([each.provider for each in _get_all(served)])}
-    return Rendered(f'W/"{make_digest(msgspec.json.encode(data))}"', msgspec.json.encode(body))
-
-
-def get_offers(served: Served) -> OfferedModel:
-    """Returns a model with all offers of it, its own first."""
+    all_served = [served, *get_equivalents(served.provider, served.model.id)]
     model = served.model
-    return OfferedModel(
+    data = OfferedModel(
         id=model.id,
         name=model.name,
         created=model.created,
         description=model.description,
         weights=model.weights,
         architecture=model.architecture,
-        endpoints=[make_offer(each.provider, each.model) for each in _get_all(served)],
+        endpoints=get_offers(served),
     )
+    body = {"data": data, **make_times([each.provider for each in all_served])}
+    return Rendered(f'W/"{make_digest(msgspec.json.encode(data))}"', msgspec.json.encode(body))
 
 
-def _get_all(served: Served) -> list[Served]:
-    return [served, *get_equivalents(served.provider, served.model.id)]
-
-
-def make_offer(provider: Provider, model: Model) -> Offer:
-    """Returns what a provider offers under one id, with the quality and the circuit breaker of this process."""
+def _make_offer(provider: Provider, model: Model) -> Offer:
     quality, breaker = get_quality(provider.name, model.id), get_open_breaker(provider.name, model.id)
     share = quality.error_share
     return Offer(

@@ -1,0 +1,15 @@
+"""`flask doctor`: examines a gateway's set-up from outside, and says for each thing what is wrong and what to do.
+
+results.py    the result of a check
+setting_checks.py   the settings, each by itself, also where some are malformed
+host_checks.py      this machine: open files, the journal's directory, checks that the start shares
+database_checks.py  PostgreSQL: schema, clocks, records, keys that expire, prices
+provider_checks.py  each provider and each of its keys
+url_checks.py       the gateway that runs, through its proxies
+examination.py      all of them in order
+"""
+
+from app.doctor.examination import examine
+from app.doctor.results import Result
+
+__all__ = ["Result", "examine"]

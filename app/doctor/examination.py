@@ -1,0 +1,34 @@
+"""All checks in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from app.doctor.database_checks import check_database
+from app.doctor.host_checks import check_boot, check_cores, check_journal, check_open_files
+from app.doctor.provider_checks import check_providers
+from app.doctor.results import Result, ok
+from app.doctor.setting_checks import check_settings
+from app.doctor.url_checks import check_url
+from app.version import get_version
+
+
+def examine(url: str | None = None) -> Iterator[Result]:
+    """Yields the result of each check. What the settings do not allow to check is not checked.
+
+    Args:
+        url: the address at which clients reach the gateway; None leaves the checks of it out.
+    """
+    yield ok("version", get_version())
+    for checks in (
+        check_settings,
+        check_boot,
+        check_journal,
+        check_open_files,
+        check_cores,
+        check_database,
+        check_providers,
+    ):
+        yield from checks()
+    if url is not None:
+        yield from check_url(url)

@@ -1,0 +1,77 @@
+"""Checks this machine: what the start of the gateway checks, open files, and the room for the journal."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import sys
+from collections.abc import Iterator
+
+from app.doctor.results import Result, fail, ok, warn
+from app.runtime import get_settings
+from app.server.boot_checks import BOOT_CHECKS
+from app.server.open_files import fit_to_open_files
+
+# Below this a busy gateway fills the disk within minutes of an outage of the database, in bytes.
+_LEAST_FREE_BYTES = 1 << 30
+
+
+def check_boot() -> Iterator[Result]:
+    """Yields the results of the checks that gunicorn runs before the start, except that of the database."""
+    for name, check in BOOT_CHECKS.items():
+        if name == "database":
+            continue
+        problem = check()
+        if problem is None:
+            yield ok(name, "as it should be")
+        else:
+            yield (fail if problem.blocks else warn)(name, problem.text)
+
+
+def check_journal() -> Iterator[Result]:
+    """Yields whether JOURNAL_DIR has room, and whether it has records that PostgreSQL refused."""
+    directory = get_settings().journal_dir
+    if not directory.is_dir():
+        return  # `check_boot` has said why.
+    free = shutil.disk_usage(directory).free
+    if free < _LEAST_FREE_BYTES:
+        yield warn("journal", f"the disk of JOURNAL_DIR ({directory}) has {free >> 20} MB left. Make room, or move it.")
+    else:
+        yield ok("journal", f"the disk of {directory} has {free >> 30} GB left")
+    rejected = directory / "rejected.jsonl"
+    try:
+        size = rejected.stat().st_size
+    except OSError:
+        return
+    if size:
+        yield warn(
+            "journal",
+            f"{rejected} has {size} bytes of records that PostgreSQL refused. Read the reason in its lines, report it,"
+            " and move the file away.",
+        )
+
+
+def check_open_files() -> Iterator[Result]:
+    """Yields whether MAX_LIVE_REQUESTS fits into the limit on open files."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    hard = sys.maxsize if hard == resource.RLIM_INFINITY else hard
+    wanted = get_settings().max_live_requests
+    possible, _ = fit_to_open_files(wanted, hard)
+    if possible < wanted:
+        yield warn(
+            "open_files",
+            f"with a hard limit of {hard} open files a worker serves {possible} requests at once and not {wanted}"
+            " (MAX_LIVE_REQUESTS). Raise the limit (ulimit -Hn, LimitNOFILE) or lower the setting.",
+        )
+    else:
+        yield ok("open_files", f"the hard limit is enough for {wanted} requests at once in each worker")
+
+
+def check_cores() -> Iterator[Result]:
+    """Yields whether there are more workers than cores."""
+    workers, cores = get_settings().web_concurrency, len(os.sched_getaffinity(0))
+    if workers > cores:
+        yield warn("workers", f"WEB_CONCURRENCY is {workers} and there are {cores} cores. Set it to {cores}.")
+    else:
+        yield ok("workers", f"{workers} workers on {cores} cores")

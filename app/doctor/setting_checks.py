@@ -1,0 +1,96 @@
+"""Checks each setting by itself, so that all mistakes are named at once, and finds settings to check the rest with."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator
+from dataclasses import fields
+
+from app.config import Settings, SettingsError, get_secrets, load_settings, read_environment, setting_names
+from app.doctor.results import Result, fail, ok, warn
+from app.logs import hide_secrets
+from app.runtime import use_settings
+
+# Heroku ends an answer that sends nothing for this long, and kills a process so long after SIGTERM, in seconds.
+_HEROKU_LIMIT_S = 30
+# gunicorn's own variable names what the gateway's configuration must decide.
+_GUNICORN_ARGUMENTS = "GUNICORN_CMD_ARGS"
+
+
+def check_settings() -> Iterator[Result]:
+    """Yields the results, and makes the settings that are right those of this process."""
+    try:
+        values = read_environment()
+    except SettingsError as error:
+        yield fail("settings", str(error))
+        values = {name: value for name, value in os.environ.items() if value.strip()}
+    settings, mistakes = _load_leniently(values)
+    hide_secrets(get_secrets(settings))
+    use_settings(settings)
+    for mistake in mistakes:
+        yield fail("settings", mistake)
+    yield from _check_names(values)
+    yield from _check_platform(settings)
+    if not mistakes:
+        given = [name for name in setting_names() if os.environ.get(name, "").strip()]
+        yield ok("settings", f"all can be read; from the environment: {', '.join(given) or 'none'}, others from files")
+
+
+def _load_leniently(values: dict[str, str]) -> tuple[Settings, list[str]]:
+    """Returns the settings, with defaults for wrong ones, and all mistakes; takes wrong ones out of `values`."""
+    mistakes = []
+    for row in fields(Settings):
+        name = row.metadata["name"]
+        if (text := values.get(name, "").strip()) and (mistake := _find_mistake(row.metadata["parse"], name, text)):
+            mistakes.append(mistake)
+            del values[name]
+    while True:
+        try:
+            return load_settings(values), mistakes
+        except SettingsError as error:  # Two that are right by themselves contradict each other.
+            mistakes.append(str(error))
+            for name in setting_names():
+                if name in str(error):
+                    values.pop(name, None)
+
+
+def _find_mistake(parse: object, name: str, text: str) -> str | None:
+    assert callable(parse)
+    try:
+        parse(name, text)
+    except SettingsError as error:
+        return str(error)
+    return None
+
+
+def _check_names(values: dict[str, str]) -> Iterator[Result]:
+    """Warns of names that nearly are those of settings, in the files and in the environment."""
+    known = setting_names()
+    for name in sorted(values.keys() - set(known)):
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.88)
+        if near:
+            yield warn("settings", f"{name} is not a setting, so it has no effect. Did you mean {near[0]}?")
+
+
+def _check_platform(settings: Settings) -> Iterator[Result]:
+    if "worker-class" in os.environ.get(_GUNICORN_ARGUMENTS, "") or " -k" in f" {os.environ.get(_GUNICORN_ARGUMENTS)}":
+        yield fail(
+            "gunicorn",
+            f"{_GUNICORN_ARGUMENTS} names a worker class, and the gateway works with its own one only. Remove it.",
+        )
+    if "DYNO" in os.environ:
+        yield warn(
+            "platform",
+            f"Heroku's router cuts answers that are silent for {_HEROKU_LIMIT_S} s. Let clients stream: the gateway"
+            f" then sends something every {settings.stream_heartbeat_s:.0f} s (STREAM_HEARTBEAT).",
+        )
+        if settings.graceful_timeout_s >= _HEROKU_LIMIT_S:
+            yield fail(
+                "platform",
+                f"Heroku kills a process {_HEROKU_LIMIT_S} s after SIGTERM. Set GRACEFUL_TIMEOUT to less, such as 25.",
+            )
+        if not settings.journal_dir.is_relative_to("/mnt"):
+            yield warn(
+                "platform", "Heroku's disks do not survive a restart: records that are not shipped by then are lost."
+            )

@@ -1,0 +1,163 @@
+"""Checks the gateway that runs at an address, and what the proxies before it do to requests, headers and streams."""
+
+from __future__ import annotations
+
+import http.client
+import ipaddress
+import json
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+from urllib.parse import SplitResult, urlsplit
+
+from app.doctor.results import Result, fail, ok, warn
+from app.runtime import get_settings
+from app.upstream import get_tls_context
+from app.version import get_version
+
+_TIMEOUT_S = 20.0
+# The stream's events are 0.3 s apart; a proxy that passes them on keeps most of the time between first and last.
+_LEAST_SPREAD_S = 0.9
+
+
+class _Stream(NamedTuple):
+    """The stream as it arrived: status, headers, when each piece came in seconds, and the text."""
+
+    status: int
+    headers: dict[str, str]
+    times_s: list[float]
+    text: str
+
+
+def check_url(address: str) -> Iterator[Result]:
+    """Yields the results for the gateway at `address`, such as https://gateway.example.com."""
+    url = urlsplit(address if "://" in address else f"https://{address}")
+    if url.scheme not in {"http", "https"} or not url.hostname:
+        yield fail("url", f"{address!r} is not an address. Write it as https://gateway.example.com.")
+        return
+    try:
+        yield from _check_answer(url)
+        yield from _check_body_limit(url)
+        yield from _check_stream(url)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        yield fail("url", f"{url.hostname} does not answer as a gateway ({error}). Look at the proxy and its log.")
+
+
+def _connect(url: SplitResult) -> http.client.HTTPConnection:
+    assert url.hostname is not None
+    if url.scheme == "https":
+        return http.client.HTTPSConnection(url.hostname, url.port, timeout=_TIMEOUT_S, context=get_tls_context())
+    return http.client.HTTPConnection(url.hostname, url.port, timeout=_TIMEOUT_S)
+
+
+def _path(url: SplitResult, path: str) -> str:
+    return url.path.rstrip("/") + path
+
+
+def _check_answer(url: SplitResult) -> Iterator[Result]:
+    connection = _connect(url)
+    connection.request("GET", _path(url, "/health"))
+    response = connection.getresponse()
+    body = response.read(65_536)
+    connection.close()
+    try:
+        found: Any = json.loads(body)
+        version = found["version"]
+    except (ValueError, KeyError, TypeError):
+        yield fail("url", f"/health has status {response.status} and is not the gateway's. Let the proxy pass it on.")
+        return
+    if version != get_version():
+        yield warn("url", f"the gateway there is {version}, and this code {get_version()}. Reload it (SIGHUP).")
+    else:
+        yield ok("url", f"the gateway there has this version, {version}")
+    if response.getheader("x-request-id") is None:
+        yield fail("headers", "the header x-request-id of the answer is gone. Let the proxy pass all headers on.")
+    if url.scheme == "http" and not _is_local(str(url.hostname)):
+        yield fail("tls", "clients send their keys unencrypted. Let a proxy terminate TLS (deploy/nginx.conf).")
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _check_body_limit(url: SplitResult) -> Iterator[Result]:
+    """Announces a body of MAX_BODY_BYTES without a key: a proxy with a lower limit refuses it by its length."""
+    size = get_settings().max_body_bytes
+    connection = _connect(url)
+    connection.putrequest("POST", _path(url, "/v1/chat/completions"))
+    connection.putheader("Content-Length", str(size))
+    connection.putheader("Content-Type", "application/json")
+    connection.endheaders()
+    assert connection.sock is not None
+    connection.sock.settimeout(2.0)
+    try:
+        status = connection.getresponse().status
+    except TimeoutError:
+        status = None  # The proxy waits for the body, so it would accept it.
+    finally:
+        connection.close()
+    if status == 413:
+        yield fail(
+            "body_limit",
+            f"the proxy refuses bodies of {size} bytes (MAX_BODY_BYTES). Raise it (nginx: client_max_body_size).",
+        )
+    else:
+        yield ok("body_limit", f"bodies of {size} bytes may be sent")
+
+
+def _check_stream(url: SplitResult) -> Iterator[Result]:
+    keys = get_settings().gateway_api_key
+    if not keys:
+        yield warn("stream", "GATEWAY_API_KEY is not set here, and the test stream needs it. Set it for this command.")
+        return
+    seen = _read_stream(url, keys[0])
+    if seen.status in {401, 403}:
+        yield fail(
+            "stream",
+            "the gateway there refuses GATEWAY_API_KEY. Use the one that it has, and let the proxy pass the header"
+            " Authorization on.",
+        )
+        return
+    if seen.status != 200 or "[DONE]" not in seen.text:
+        yield fail("stream", f"the test stream has status {seen.status} and is not whole. Look at the proxy's log.")
+        return
+    coding = seen.headers.get("content-encoding", "identity")
+    if coding != "identity":
+        yield fail("compression", f"the proxy compresses streams ({coding}), which delays them. Exclude event streams.")
+    spread_s = seen.times_s[-1] - seen.times_s[0]
+    if spread_s < _LEAST_SPREAD_S:
+        yield fail("buffering", "the proxy holds events back and sends them together. Switch buffering off for /v1.")
+    else:
+        yield ok("buffering", f"events arrive one by one, over {spread_s:.1f} s")
+    if coding == "identity":
+        yield from _check_forwarding(url, json.loads(seen.text.partition("data: ")[2].partition("\n")[0]))
+
+
+def _check_forwarding(url: SplitResult, arrived: dict[str, Any]) -> Iterator[Result]:
+    if arrived["scheme"] != url.scheme:
+        yield warn(
+            "forwarding",
+            f"clients use {url.scheme}, and the gateway believes {arrived['scheme']}. Let the proxy send"
+            " X-Forwarded-Proto, and name its address in TRUSTED_PROXIES.",
+        )
+    else:
+        yield ok("forwarding", f"the gateway sees {arrived['scheme']} and the client {arrived['client']}")
+
+
+def _read_stream(url: SplitResult, key: str) -> _Stream:
+    connection = _connect(url)
+    headers = {"Authorization": f"Bearer {key}", "Accept": "text/event-stream", "Accept-Encoding": "gzip"}
+    connection.request("GET", _path(url, "/api/diagnostics/stream"), headers=headers)
+    response = connection.getresponse()
+    times_s, pieces = [time.monotonic()], []
+    while piece := response.read1(65_536):
+        pieces.append(piece)
+        times_s.append(time.monotonic())
+    connection.close()
+    named = {name.lower(): value for name, value in response.getheaders()}
+    # A compressed stream is not read further, so its end cannot be seen.
+    text = "[DONE]" if "content-encoding" in named else b"".join(pieces).decode()
+    return _Stream(response.status, named, times_s[1:] or times_s, text)

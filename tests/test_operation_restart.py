@@ -1,0 +1,190 @@
+"""A stop and a start with a socket that systemd holds: nobody is refused, and the old workers serve meanwhile."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support.answers import DONE, chat_answer, chunk, sse_stream
+from tests.support.chat import PREFIX, Seen, chat_body, request, rows_where
+from tests.support.gateway import GATEWAY_KEY, base_settings, clean_environment
+from tests.support.scripted_upstream import ScriptedUpstream
+from tests.support.scripts import Gate, pause, wait_for
+from tests.support.soak import FULL, examples
+from tests.support.waiting import wait_until
+
+# Far below DRAIN_TIMEOUT here, for which clients would wait if nobody took the port over; on a quiet machine no answer
+# takes a second.
+LONGEST_S = 60.0
+
+# Does what systemd does for a service with a socket: the socket is descriptor 3, and two variables say so.
+ACTIVATE = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"}
+os.execv(sys.executable, [sys.executable, "-m", "gunicorn", "wsgi:app"])
+"""
+
+
+class Service:
+    """A service with a socket of systemd, as in deploy/gateway.service.
+
+    Attributes:
+        url: where it is reached.
+    """
+
+    def __init__(self, root: Path, settings: dict[str, str], log: Path) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
+        port = self._listener.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        self._root, self._log = root, log
+        more = {"PORT": str(port), "WEB_CONCURRENCY": "2", "RESTART_HANDOVER": "true"}
+        # A stream outlives all restarts.
+        more |= {"DRAIN_TIMEOUT": "200", "GRACEFUL_TIMEOUT": "210", "UPSTREAM_IDLE_TIMEOUT": "200"}
+        self._environment = clean_environment() | settings | more
+        self.start()
+
+    def start(self) -> None:
+        """Starts the main process."""
+        number = self._listener.fileno()
+        with self._log.open("ab") as log:
+            self.main = subprocess.Popen(
+                [sys.executable, "-c", ACTIVATE, str(number)],
+                cwd=self._root,
+                env=self._environment,
+                stdout=log,
+                stderr=log,
+                pass_fds=[number],
+            )
+
+    def restart(self) -> list[int]:
+        """Stops the main process and starts another one, as `systemctl restart`; returns the workers of the first."""
+        workers = [child.pid for child in psutil.Process(self.main.pid).children()]
+        self.main.send_signal(signal.SIGTERM)
+        assert self.main.wait(30) == 0
+        self.start()
+        return workers
+
+    def events(self, name: str) -> list[dict[str, object]]:
+        """Returns the lines of the log about an event."""
+        lines = self._log.read_text().splitlines()
+        return [json.loads(line) for line in lines if f'"event":"{name}"' in line]
+
+    def close(self) -> None:
+        """Ends everything, and waits for the workers."""
+        workers = psutil.Process(self.main.pid).children()
+        self.main.send_signal(signal.SIGQUIT)
+        self.main.wait(30)
+        psutil.wait_procs(workers, 30)
+        self._listener.close()
+
+
+@pytest.fixture
+def service(tree: Path, tmp_path: Path, database_url: str, upstream: ScriptedUpstream) -> Iterator[Service]:
+    service = Service(tree, base_settings(tmp_path, database_url) | upstream.settings, tmp_path / "log")
+    try:
+        wait_until(lambda: service.events("workers_started"), what="the workers")
+        yield service
+    finally:
+        service.close()
+
+
+class Clients:
+    """Three clients that ask one after the other, each time over a new connection.
+
+    Attributes:
+        answers: (when it was sent and when it was whole on the monotonic clock, the answer).
+    """
+
+    def __init__(self, url: str) -> None:
+        self.answers: list[tuple[float, float, Seen]] = []
+        self.failures: list[Exception] = []
+        self._url = url
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._ask) for _ in range(3)]
+        for thread in self._threads:
+            thread.start()
+
+    def _ask(self) -> None:
+        while not self._stop.is_set():
+            sent_s = time.monotonic()
+            try:
+                seen = post(self._url, "quick")
+                self.answers.append((sent_s, time.monotonic(), seen))
+            except Exception as error:
+                self.failures.append(error)
+
+    def end(self) -> None:
+        """Waits for the last answers."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+
+def post(url: str, model: str, **more: object) -> Seen:
+    """Sends a chat request."""
+    headers = {"Authorization": f"Bearer {GATEWAY_KEY}"}
+    return request("POST", url + "/v1/chat/completions", json=chat_body(PREFIX + model, **more), headers=headers)
+
+
+@pytest.mark.soak
+def test_a_restart_under_load_refuses_nobody_and_lets_nobody_wait(
+    service: Service, upstream: ScriptedUpstream, database_url: str, tree: Path
+) -> None:
+    gate, streamed = Gate(), list[Seen]()
+    upstream.on_model("quick", [pause(0.05), *chat_answer("hi")])
+    upstream.on_model("survivor", sse_stream([chunk("one"), wait_for(gate), chunk("two", finish="stop"), DONE]))
+    survivor = threading.Thread(target=lambda: streamed.append(post(service.url, "survivor", stream=True)))
+    survivor.start()
+    upstream.wait_for(lambda seen: "survivor" in str(seen.body))
+    clients = Clients(service.url)
+    first: list[int] = []
+    for number in range(1, examples(5) + 1):
+        count = len(clients.answers)
+        wait_until(lambda wanted=count + 5: len(clients.answers) > wanted)
+        old = service.restart()
+        first = first or old
+        begun_s, count = time.monotonic(), len(clients.answers)
+        wait_until(lambda wanted=number + 1: len(service.events("workers_started")) == wanted, what="the new workers")
+        # Answers came while there were no new workers.
+        assert any(sent_s > begun_s for sent_s, _, _ in clients.answers[count:])
+        left = 1 if number == 1 else 0  # The stream keeps one of the first.
+        wait_until(lambda old=old, left=left: sum(map(is_alive, old)) == left, what="the old workers to end")
+    clients.end()
+    gate.open()
+    port = service.url.rpartition(":")[2]
+    wait_until(lambda: not any(map(is_alive, first)), what="the worker of the stream to end")
+    gauges = {int(file.stem.rpartition("_")[2]) for file in tree.glob(f"var/metrics/{port}*/gauge_live*.db")}
+    assert gauges.isdisjoint(first), "gauges of a worker that has ended are removed"
+    survivor.join()
+    assert clients.failures == [] and {seen.status for _, _, seen in clients.answers} == {200}
+    assert b"two" in streamed[0].body and not streamed[0].cut
+    ids = {seen.request_id for _, _, seen in clients.answers}
+    wait_until(lambda: recorded(database_url) == ids, what="the rows of all requests")
+    if FULL:
+        # Nobody waits for the drain of the old workers; how long a busy machine takes for a start is no matter here.
+        assert max(ended_s - sent_s for sent_s, ended_s, _ in clients.answers) < LONGEST_S
+    gate.close()
+
+
+def recorded(database_url: str) -> set[object]:
+    """Returns the ids of the recorded requests of the clients."""
+    return {row["request_id"] for row in rows_where(database_url, "model_requested", PREFIX + "quick")}
+
+
+def is_alive(pid: int) -> bool:
+    """Returns whether a process that is not our child runs."""
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
