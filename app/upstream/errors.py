@@ -80,7 +80,7 @@ def make_send_error(title: str, error: Exception) -> UpstreamError:
         error: what requests or urllib3 raised.
 
     Returns:
-        The error, with `is_retryable` set if the provider cannot have served the request.
+        The error, with `is_retryable` set if the provider has most probably not served the request.
     """
     if isinstance(error, requests.ReadTimeout):
         return make_first_byte_timeout(title)
@@ -91,8 +91,8 @@ def make_send_error(title: str, error: Exception) -> UpstreamError:
         )
         return UpstreamUnreachable(message, code="upstream_tls_error")
     made = _make_connection_error(title, error)
-    # A provider that closes an idle connection has not read the request. On a new connection it may have begun to
-    # serve it, and a second request would have to be paid for too.
+    # A kept connection breaks mostly because the provider closed it while it was idle, before it read the request. On a
+    # new connection it may have begun to serve it, and a second request would have to be paid for too.
     made.is_retryable = made.code != "upstream_connection_lost" or broke_reused_connection(error)
     return made
 

@@ -10,6 +10,7 @@ from tests.support.answers import chat_answer, chunk, json_answer, sse_stream, w
 from tests.support.chat import PREFIX, Seen, post_chat, wait_for_row
 from tests.support.gateway import Gateway
 from tests.support.gateways import Gateways
+from tests.support.limited_keys import make_limited_key
 from tests.support.request_reader import SeenRequest
 from tests.support.scripted_upstream import ScriptedUpstream, refused_address
 from tests.support.scripts import Script, close, drip, reset, send
@@ -71,8 +72,8 @@ def test_nothing_is_tried_again_once_an_event_has_come(
     assert len(asked(upstream)) == 1
 
 
-def lost(gateway: Gateway, upstream: ScriptedUpstream, *, reused: bool, script: Script) -> Seen:
-    """Sends a request whose connection, reused or fresh, is ended by `script`."""
+def lost(gateway: Gateway, upstream: ScriptedUpstream, *, reused: bool, script: Script, key: str | None = None) -> Seen:
+    """Sends a request whose connection, reused or fresh, is ended by `script`; by default with the operator's key."""
     if reused:
         upstream.enqueue(chat_answer("hi"))
     else:
@@ -81,7 +82,7 @@ def lost(gateway: Gateway, upstream: ScriptedUpstream, *, reused: bool, script: 
     if not reused:
         wait_until(lambda: upstream.live_connections() == 0, what="no connection to reuse")
     upstream.enqueue(script)
-    return post_chat(gateway, PREFIX + "second")
+    return post_chat(gateway, PREFIX + "second", key=key, max_tokens=10)
 
 
 @pytest.fixture(scope="module")
@@ -98,11 +99,16 @@ def test_a_kept_connection_that_breaks_is_replaced(
 ) -> None:
     gateway, upstream = lone
     upstream.reset_scripts()
-    seen = lost(gateway, upstream, reused=True, script=[close() if how == "FIN" else reset()])
+    key = make_limited_key(session_database_url, ("tokens", "100000"))
+    seen = lost(gateway, upstream, reused=True, script=[close() if how == "FIN" else reset()], key=key)
     assert seen.status == 200 and len(asked(upstream)) == 3
     assert asked(upstream)[1].reused and not asked(upstream)[2].reused
-    attempt, _ = wait_for_row(session_database_url, seen.request_id)["attempts"]
+    row = wait_for_row(session_database_url, seen.request_id)
+    attempt, _ = row["attempts"]
     assert attempt["error"] == "upstream_connection_lost"
+    # The provider may have read the request before, so what the lost attempt can cost is charged too.
+    used = row["prompt_tokens"] + row["completion_tokens"]
+    assert row["charged_tokens"] > used + 1_024
 
 
 BROKEN_ANSWERS: dict[str, tuple[bool, Script]] = {

@@ -9,8 +9,21 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+import requests
 
-from tests.support.answers import chat_answer, chunk, error_event, head, json_answer, sse_stream, usage_of, whole_stream
+from tests.faults.scripts import forever
+from tests.support.activity_tables import ActivityTables
+from tests.support.answers import (
+    chat_answer,
+    chunk,
+    error_event,
+    head,
+    json_answer,
+    sse_stream,
+    usage_chunk,
+    usage_of,
+    whole_stream,
+)
 from tests.support.catalogs import (
     BASE_PATHS,
     PRICES_PATH,
@@ -25,8 +38,9 @@ from tests.support.catalogs import (
 from tests.support.chat import HELLO, Seen, post, post_chat, request, wait_for_row
 from tests.support.gateway import Gateway
 from tests.support.gateways import Gateways
+from tests.support.limited_keys import make_limited_key
 from tests.support.scripted_upstream import ScriptedUpstream
-from tests.support.scripts import Script, hang, reset, send
+from tests.support.scripts import Script, Step, close, hang, reset, send
 from tests.support.waiting import wait_until
 
 # At DeepInfra the cheapest, at Chutes twice and at Fireworks four times the price, in USD per million tokens.
@@ -169,6 +183,53 @@ def test_another_provider_follows_a_failure_and_both_are_on_the_record(
     assert Decimal(served["cost_usd"]) == row["cost_usd"] == Decimal(str(PRICES["chutes"])) * tokens / 10**6
 
 
+@pytest.mark.parametrize(
+    ("budget", "failure", "expected"),
+    [
+        # A request may cost 0.0022 USD at DeepInfra and 0.0044 USD at Chutes.
+        ("0.003", DOWN, ["chutes=insufficient_quota", "deepinfra=503"]),
+        ("0.0055", [close()], ["deepinfra=upstream_connection_lost", "chutes=budget_reserved"]),
+    ],
+)
+def test_a_target_for_which_a_budget_has_no_room_is_named(
+    providers: Providers, session_database_url: str, budget: str, failure: Script, expected: list[str]
+) -> None:
+    key = make_limited_key(session_database_url, ("usd", budget))
+    providers.on("deepinfra", [*failure, close()])
+    content = json.dumps({"model": providers.model, "messages": HELLO, "max_tokens": 1_000}).encode()
+    seen = post(providers.gateway, content, key=key)
+    assert set(providers.asked()) == {"deepinfra"} and seen.status in (502, 503)
+    assert list(dict.fromkeys(seen.headers["x-gateway-attempts"].split(", "))) == expected
+    attempts = wait_for_row(session_database_url, seen.request_id)["attempts"]
+    (skipped,) = [attempt for attempt in attempts if attempt["provider"] == "chutes"]
+    assert f"chutes={skipped['error']}" in expected and skipped["status"] is None and skipped["ms"] is None
+
+
+@pytest.mark.parametrize("how", ["the client leaves", "the stream is cut"])
+def test_an_attempt_that_ended_later_has_its_error_on_the_record(
+    providers: Providers, session_database_url: str, how: str
+) -> None:
+    providers.on("deepinfra", DOWN)
+    if how == "the stream is cut":
+        providers.on("chutes", sse_stream([chunk("one"), chunk("two")], ending="fin"))
+        seen = providers.post(model=providers.model, stream=True)
+        assert seen.cut and seen.headers["x-gateway-attempts"] == "deepinfra=503, chutes=200"
+    else:
+        providers.on("chutes", [hang()])
+        address = f"{providers.gateway.url}/v1/chat/completions"
+        headers = {"Authorization": f"Bearer {providers.gateway.key}", "x-request-id": providers.model}
+        with pytest.raises(requests.Timeout):
+            requests.post(address, headers=headers, json={"model": providers.model, "messages": HELLO}, timeout=1.0)
+        assert providers.asked() == ["deepinfra", "chutes"]
+    find = ActivityTables(session_database_url).select
+    query = f"SELECT * FROM activity WHERE model_requested = '{providers.model}'"
+    row = wait_until(lambda: find(query), what="the record")[0]._mapping
+    expected = (200, "upstream_cut") if how == "the stream is cut" else (None, "client_gone")
+    failed, last = row["attempts"]
+    assert failed["status"] == 503 and (last["provider"], last["status"], last["error"]) == ("chutes", *expected)
+    assert last["ms"] > 0 and row["outcome"] == expected[1]
+
+
 @pytest.mark.parametrize("more", [{"provider": "deepinfra"}, {}])
 def test_a_name_of_one_provider_never_goes_to_another(providers: Providers, more: dict[str, Any]) -> None:
     name = "deepinfra" if more else "fireworks"
@@ -266,11 +327,37 @@ def test_a_silent_provider_is_given_up(providers: Providers, stream: bool) -> No
     assert seen.headers["x-gateway-attempts"] == "deepinfra=upstream_first_byte_timeout, chutes=200"
 
 
-def test_a_silence_after_the_head_counts_too(providers: Providers) -> None:
-    providers.on("deepinfra", [send(head(200, {"content-type": "text/event-stream"})), hang()])
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("sent", [hang(), forever(b": ping\n\n", 0.05), forever(b"event: ping\ndata: {}\n\n", 0.05)])
+def test_a_silence_after_the_head_counts_too(providers: Providers, sent: Step, stream: bool) -> None:
+    providers.on("deepinfra", [send(head(200, {"content-type": "text/event-stream"})), sent])
+    providers.on("chutes", sse_stream(whole_stream("Hi")))
+    began_s = time.monotonic()
+    seen = providers.post(model=providers.model, stream=stream)
+    assert seen.status == 200 and b"Hi" in seen.body and b"ping" not in seen.body and not seen.cut
+    assert seen.headers["x-gateway-attempts"] == "deepinfra=upstream_first_byte_timeout, chutes=200"
+    assert time.monotonic() - began_s < 5
+
+
+def test_another_target_follows_as_long_as_the_client_has_nothing(
+    providers: Providers, session_database_url: str
+) -> None:
+    providers.on("deepinfra", sse_stream([usage_chunk()], ending="fin"))
     providers.on("chutes", sse_stream(whole_stream("Hi")))
     seen = providers.post(model=providers.model, stream=True)
-    assert seen.status == 200 and seen.headers["x-gateway-attempts"].endswith("chutes=200")
+    assert seen.status == 200 and b"Hi" in seen.body and not seen.cut
+    assert seen.headers["x-gateway-attempts"] == "deepinfra=upstream_cut, chutes=200"
+    failed, served = wait_for_row(session_database_url, seen.request_id)["attempts"]
+    assert failed["tokens"] and served["tokens"]
+
+
+def test_several_choices_are_not_asked_for_as_a_stream(providers: Providers) -> None:
+    choices = [{"index": i, "message": {"role": "assistant", "content": "Ho"}, "finish_reason": "stop"} for i in (0, 1)]
+    providers.on("deepinfra", json_answer({"object": "chat.completion", "choices": choices, "usage": usage_of(11, 3)}))
+    seen = providers.post(model=providers.model, n=2)
+    assert seen.status == 200 and b"Ho" in seen.body and not providers.body().get("stream")
+    providers.on("deepinfra", sse_stream(whole_stream("Hi")))
+    assert providers.post(model=providers.model, n=1).status == 200 and providers.body()["stream"] is True
 
 
 def test_an_error_in_place_of_the_first_event_goes_to_the_next(providers: Providers) -> None:
@@ -337,6 +424,18 @@ def test_an_alias_sets_targets_and_fields(providers: Providers) -> None:
     assert named.status == 200 and "x-gateway-attempts" not in named.headers
     elsewhere = providers.post(model="own/name", provider="featherless")
     assert (elsewhere.status, elsewhere.error["code"]) == (400, "no_target")
+
+
+@pytest.mark.parametrize(
+    ("own", "other"), [("max_tokens", "max_completion_tokens"), ("max_completion_tokens", "max_tokens")]
+)
+def test_an_alias_bounds_the_output_whatever_the_caller_calls_it(providers: Providers, own: str, other: str) -> None:
+    make_alias(providers, f"short-{own}", targets=[f"deepinfra/{providers.model}"], overrides={own: 20})
+    seen = providers.post(model=f"short-{own}", **{other: 9_000})
+    assert seen.status == 200
+    sent = providers.body()
+    assert [sent[name] for name in ("max_tokens", "max_completion_tokens") if name in sent] == [20]
+    assert seen.headers["x-gateway-applied-params"] == f"{own}=20, {other}->{own}"
 
 
 def test_a_conversation_stays_at_one_target(providers: Providers) -> None:

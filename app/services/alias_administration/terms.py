@@ -27,6 +27,9 @@ _MAX_DEPTH = 32
 # Each part begins with a letter or a digit, so none of them is `..`, which clients remove from a path.
 _PART = r"[a-z0-9][a-z0-9._:+-]*"
 _NAME = re.compile(rf"{_PART}(/{_PART})*")
+# No model writes so much. Limits reckon with what an override allows, so that a wrong one would use up budgets.
+_MOST_OUTPUT_TOKENS = 10_000_000
+_OUTPUT_FIELDS = ("max_tokens", "max_completion_tokens")
 # What follows the name of a model in a request, to choose among providers.
 _SUFFIXES = (":floor", ":nitro")
 
@@ -129,6 +132,12 @@ def _check_target_name(name: str, aliases: Collection[str]) -> str:
         )
     if name.lower() in aliases:
         raise _refuse(f"{name!r} is an alias itself. Name the models that it stands for.", "targets")
+    if name.lower().endswith(_SUFFIXES):
+        raise _refuse(
+            f"{name!r} ends in what chooses among providers, and a target has one. Leave it out, or give the alias a"
+            " sort.",
+            "targets",
+        )
     split = split_target(name)
     if split is None:
         raise _refuse(
@@ -177,6 +186,10 @@ def check_overrides(overrides: dict[str, Any]) -> dict[str, Any]:
         if value is None:
             raise _refuse(f"The override of {name!r} is null. Leave the field out.", f"overrides.{name}")
         _check_override(name, value)
+        if name in _OUTPUT_FIELDS and not 1 <= value <= _MOST_OUTPUT_TOKENS:
+            raise _refuse(
+                f"In overrides, {name} must be a whole number from 1 to {_MOST_OUTPUT_TOKENS:,}.", f"overrides.{name}"
+            )
     return overrides
 
 

@@ -9,6 +9,7 @@ token_count.py      an estimate of a request's tokens, without a provider
 dispatch.py         tries at one target             reception.py    a whole response, or a stream?
 target_selection.py which target, and which next; fallback.py: after what; attempts.py: what the record says of them
 circuit_breaker.py  failing fast (open_breakers.py) account_probe.py  is the account refused, or a model?
+known_fields.py     what a target does not know (`require_parameters`)
 cancellation.py     disconnect, deadline, drain     metering.py     usage, cost, errors → record
 limited.py          a request under limits: ceiling.py says what it can cost; output_limit.py bounds its output
 """

@@ -14,7 +14,7 @@ from app.lenient_json import encode
 from app.services.endpoints import Endpoint, InferenceBody, Translated, make_parameter_error, replace_developer_role
 from app.services.inference.fitting import fit_to_model
 from app.services.inference.omission import Omissions, fit_to_schema, without, without_nulls
-from app.services.inference.output_limit import limit_output
+from app.services.inference.output_limit import limit_output, remove_replaced
 from app.services.pricing import Price
 from app.services.providers import EndpointSupport, get_client
 from app.services.routing import Target
@@ -90,7 +90,7 @@ def adapt(
         get_header: a name in lower case → the value of that header of the client's request, or None.
         translated: the request as it was translated, whose body takes the place of the client's; or None.
         max_output_tokens: the most output tokens that the key may ask for; None for any number.
-        prefers_stream: whether to ask for a stream although the client did not.
+        prefers_stream: whether to ask for a stream although the client did not, if the response has one choice.
 
     Raises:
         BadRequest: a field is out of this provider's range or asks for too many output tokens, or a translated request
@@ -103,6 +103,7 @@ def adapt(
         applied += translated.applied
         omitted.add_all(translated.dropped)
     adapted = {**body, "model": target.model, **target.overrides}
+    applied += remove_replaced(adapted, target.overrides) if target.overrides else ()
     _raise_if_out_of_range(adapted, support, target.provider.title)
     for name in endpoint.own_fields:
         adapted.pop(name, None)
@@ -116,6 +117,9 @@ def adapt(
         omitted.add_all(endpoint.prepare(adapted))
     applied += _adapt_messages(adapted, support, omitted)
     headers = _select_headers(target.provider.affinity_headers, get_header, omitted)
+    choices = 1 if endpoint.count_choices is None else endpoint.count_choices(adapted)
+    # In a stream of several choices, some providers leave out the usage.
+    prefers_stream = prefers_stream and choices == 1 and adapted.get("n") in (None, 1)
     stream, show_usage = fields.stream is True or prefers_stream or _must_stream(adapted, endpoint, support), False
     if stream and endpoint.stream is not None:
         show_usage = endpoint.stream.wants_usage(adapted)
@@ -135,7 +139,7 @@ def adapt(
         prompt_tokens_estimate=endpoint.estimate_prompt_tokens(adapted),
         fields=fields,
         support=support,
-        choices_expected=1 if endpoint.count_choices is None else endpoint.count_choices(adapted),
+        choices_expected=choices,
         applied=applied,
         headers=headers,
     )

@@ -12,7 +12,6 @@ from decimal import Decimal
 from typing import Any
 from urllib.parse import quote
 
-from app.errors import GatewayError
 from app.services.journal import ActivityRecord
 from app.services.routing import Target
 
@@ -44,10 +43,25 @@ _OF_AN_ATTEMPT: Mapping[str, Any] = {
 _MAX_NAME_IN_HEADER = 60
 
 
-def add_attempt(
+def open_attempt(record: ActivityRecord, target: Target) -> None:
+    """Adds an attempt that is about to be made, if others are on the record, unless it is there already.
+
+    So the record has it too if the client leaves or the worker is killed before it ends.
+    """
+    if record.attempts and not _is_open(record):
+        _add(record, target.provider.name, target.model, None)
+
+
+def withdraw_attempt(record: ActivityRecord) -> None:
+    """Removes an attempt that was opened, because it is not made after all."""
+    if _is_open(record):
+        record.attempts.pop()
+
+
+def end_attempt(
     record: ActivityRecord, target: Target, status: int | None, error: str | None, elapsed_s: float
 ) -> None:
-    """Adds an attempt.
+    """Adds an attempt that has got a response or failed, or completes it if it was opened.
 
     Args:
         record: the record of the request.
@@ -56,37 +70,52 @@ def add_attempt(
         error: the code or type of the error; None if the response is, so far, none.
         elapsed_s: how long it took, in seconds.
     """
-    record.attempts.append(
-        {
-            "provider": target.provider.name,
-            "model": target.model,
-            "status": status,
-            "error": error,
-            "ms": round(elapsed_s * 1000, 1),
-            "tokens": None,
-            "cost_usd": None,
-        }
-    )
+    if not _is_open(record):
+        _add(record, target.provider.name, target.model, error)
+    record.attempts[-1].update(status=status, error=error, ms=_to_ms(elapsed_s))
 
 
 def add_skipped(record: ActivityRecord, target: Target, code: str) -> None:
-    """Adds a target that was left out, because it cannot serve the request."""
-    add_attempt(record, target, None, code, 0.0)
-    record.attempts[-1]["ms"] = None
+    """Adds a target that was left out, because it cannot serve the request; it was sent nowhere."""
+    _add(record, target.provider.name, target.model, code)
 
 
 def add_missing(record: ActivityRecord, name: str, code: str) -> None:
     """Adds the name of a model that has no target, beside others that have one; it was sent nowhere."""
-    record.attempts.append(
-        {"provider": None, "model": name, "status": None, "error": code, "ms": None, "tokens": None, "cost_usd": None}
-    )
+    _add(record, None, name, code)
 
 
-def fail_response(record: ActivityRecord, error: GatewayError, elapsed_s: float) -> None:
-    """Notes that the last attempt, whose response had begun, has failed."""
-    attempt = record.attempts[-1]
-    attempt["error"] = error.code or error.type
-    attempt["ms"] = round(elapsed_s * 1000, 1)
+def fail_response(record: ActivityRecord, code: str, elapsed_s: float) -> None:
+    """Notes that the last attempt that was made, whose response had begun or which was left, has failed.
+
+    Args:
+        record: the record of the request.
+        code: the code or type of the error.
+        elapsed_s: how long it took until then, in seconds.
+    """
+    attempt = _find_last(record)
+    if attempt is not None:
+        attempt.update(error=code, ms=_to_ms(elapsed_s))
+
+
+def _add(record: ActivityRecord, provider: str | None, model: str, error: str | None) -> None:
+    entry = {"provider": provider, "model": model, "status": None, "error": error, "ms": None}
+    record.attempts.append(entry | {"tokens": None, "cost_usd": None})
+
+
+def _is_open(record: ActivityRecord) -> bool:
+    """Returns whether the last attempt has been begun and not ended."""
+    return bool(record.attempts) and record.attempts[-1]["ms"] is None and record.attempts[-1]["error"] is None
+
+
+def _find_last(record: ActivityRecord) -> dict[str, Any] | None:
+    """Returns the last attempt that was made. Targets that were left out may stand after it."""
+    made = (each for each in reversed(record.attempts) if each.get("ms") is not None or each["error"] is None)
+    return next(made, None)
+
+
+def _to_ms(elapsed_s: float) -> float:
+    return round(elapsed_s * 1000, 1)
 
 
 def set_aside(record: ActivityRecord) -> Decimal:
@@ -102,18 +131,23 @@ def set_aside(record: ActivityRecord) -> Decimal:
     return Decimal(cost_usd or 0)
 
 
-def close_attempts(record: ActivityRecord, spent_usd: Decimal) -> None:
-    """Completes the record of a request with attempts: the last one's usage, and the cost of all.
+def close_attempts(record: ActivityRecord, spent_usd: Decimal, elapsed_s: float | None) -> None:
+    """Completes the record of a request with attempts: the last one's usage and error, and the cost of all.
 
     Args:
-        record: the record, with the usage of the last attempt.
+        record: the record, with its outcome, its error and the usage of the last attempt.
         spent_usd: what those before it are known to have cost.
+        elapsed_s: how long ago the last attempt began, in seconds; None if nothing was sent.
     """
     attempts = record.attempts
-    if attempts[-1]["provider"] is not None:
-        _fill(record)
+    if elapsed_s is None:
+        withdraw_attempt(record)
+        return
+    _fill(record)
     if len(attempts) == 1 and attempts[0]["error"] is None:
         attempts.clear()
+    elif record.outcome != "ok" and (last := _find_last(record)) is not None and last["error"] is None:
+        fail_response(record, record.error_code or record.error_type or record.outcome, elapsed_s)
     if spent_usd:
         record.cost_usd = format(Decimal(record.cost_usd or 0) + spent_usd, "f")
         if record.cost_kind == "unknown":
@@ -121,7 +155,9 @@ def close_attempts(record: ActivityRecord, spent_usd: Decimal) -> None:
 
 
 def _fill(record: ActivityRecord) -> None:
-    attempt = record.attempts[-1]
+    attempt = _find_last(record)
+    if attempt is None:
+        return
     if record.prompt_tokens is not None and record.completion_tokens is not None:
         attempt["tokens"] = record.prompt_tokens + record.completion_tokens
     attempt["cost_usd"] = record.cost_usd

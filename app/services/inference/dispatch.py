@@ -10,7 +10,7 @@ from app.errors import GatewayError, UpstreamError
 from app.logs import log_event
 from app.runtime import Component, Runtime
 from app.services.inference.adaptation import UpstreamRequest
-from app.services.inference.attempts import add_attempt
+from app.services.inference.attempts import end_attempt, open_attempt, withdraw_attempt
 from app.services.inference.circuit_breaker import CircuitBreakers
 from app.services.inference.exchange import Exchange
 from app.services.inference.fallback import is_targets_failure
@@ -82,7 +82,7 @@ class Dispatcher(Component):
             else:
                 breakers.record_success(provider.name, model)
                 if attempts or exchange.fallback is not None:
-                    add_attempt(exchange.record, request.target, response.status, None, time.monotonic() - started_s)
+                    end_attempt(exchange.record, request.target, response.status, None, time.monotonic() - started_s)
                 return response
 
     def _record_failure(self, target: Target, key_id: str, error: UpstreamError) -> None:
@@ -95,13 +95,17 @@ def _prepare_retry(exchange: Exchange, target: Target, error: UpstreamError) -> 
     """Notes a failed attempt, and returns whether the target is to be tried again, after the pause before it."""
     attempts, limited = exchange.record.attempts, exchange.limited
     status, code = error.upstream_status, error.code or error.type
-    add_attempt(exchange.record, target, status, code, time.monotonic() - exchange.attempt_started_s)
+    end_attempt(exchange.record, target, status, code, time.monotonic() - exchange.attempt_started_s)
     if limited is not None:
         limited.fail_attempt(error)
     pause_s = _get_pause_s(error, len(attempts))
     if _may_retry(exchange, error, pause_s):
         time.sleep(pause_s)
-        return limited is None or _hold_another_ceiling(exchange, limited)
+        open_attempt(exchange.record, target)
+        if limited is None or _hold_another_ceiling(exchange, limited):
+            return True
+        withdraw_attempt(exchange.record)
+        return False
     if len(attempts) > 1 and error.is_retryable and error.retry_after_s is None:
         error.retry_after_s = PAUSE_AFTER_RETRIES_S
     return False

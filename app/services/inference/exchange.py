@@ -163,7 +163,8 @@ class Exchange:
 
     def _close_attempts(self) -> None:
         try:
-            close_attempts(self.record, self.spent_usd)
+            elapsed_s = time.monotonic() - self.attempt_started_s if self.is_sent else None
+            close_attempts(self.record, self.spent_usd, elapsed_s)
         except Exception as error:
             self.note_fault("attempts", error)
 

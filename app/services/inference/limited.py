@@ -80,7 +80,7 @@ class LimitedRequest(msgspec.Struct, eq=False):
 
     def reserve_dearest(
         self, endpoint: Endpoint, requests: Sequence[UpstreamRequest], record: ActivityRecord
-    ) -> list[UpstreamRequest]:
+    ) -> tuple[list[UpstreamRequest], list[tuple[UpstreamRequest, GatewayError]]]:
         """Reserves the ceiling of the dearest of several requests, of which only one shall be served.
 
         Args:
@@ -89,34 +89,36 @@ class LimitedRequest(msgspec.Struct, eq=False):
             record: the record.
 
         Returns:
-            The requests that may be sent. Those without a known ceiling are missing; so are those that are dearer than
-            the first, if the limits have no room for them.
+            The requests that may be sent, and the others, each with the error that says why: those without a known
+            ceiling and, if the limits have no room for them, those that are dearer than the first.
 
         Raises:
             GatewayError: a limit has no room for the first request, or none has a known ceiling.
         """
         usable: list[UpstreamRequest] = []
-        errors: list[GatewayError] = []
+        others: list[tuple[UpstreamRequest, GatewayError]] = []
         for request in requests:
             try:
                 self.ceilings[id(request)] = make_ceiling(self.policy, endpoint, request)
                 usable.append(request)
             except GatewayError as error:
-                errors.append(error)
+                others.append((request, error))
         if not usable:
-            raise errors[0]
+            raise others[0][1]
         self.endpoint = endpoint
         self._use(usable[0])
         try:
             self._reserve(endpoint, [self.ceilings[id(request)] for request in usable])
-        except LimitReached:
+        except LimitReached as error:
             first = self.ceilings[id(usable[0])]
-            usable = [request for request in usable if _is_at_most(self.ceilings[id(request)], first)]
-            if len(usable) == len(self.ceilings):
+            dearer = [request for request in usable if not _is_at_most(self.ceilings[id(request)], first)]
+            if not dearer:
                 raise
             self._reserve(endpoint, [first])
+            usable = [each for each in usable if _is_at_most(self.ceilings[id(each)], first)]
+            others += [(request, error.with_traceback(None)) for request in dearer]
         self._write_ceiling(record)
-        return usable
+        return usable, others
 
     def _reserve(self, endpoint: Endpoint, ceilings: Sequence[Ceiling]) -> None:
         try:
@@ -283,7 +285,8 @@ def may_be_billed(error: Exception) -> bool:
 
     It need not if no connection was made, if the provider's status is that of an error, or if an error in place of the
     answer has a name that says that it was refused. After all else it may have been generated, for instance if the
-    client left before the answer.
+    client left before the answer. So it may if a kept connection broke, after which the request is sent again: usually
+    the provider had closed it before, but it may also have read the request first, and nothing tells these apart.
     """
     if not isinstance(error, UpstreamError):
         return True
@@ -291,4 +294,6 @@ def may_be_billed(error: Exception) -> bool:
         return error.upstream_status in _BILLED_STATUSES
     if isinstance(error, UpstreamRefused | UpstreamAuthenticationFailed | UpstreamSuspended):
         return False
+    if error.code == "upstream_connection_lost":
+        return True
     return not error.is_retryable and error.code != "upstream_tls_error"

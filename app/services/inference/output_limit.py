@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from app.errors import BadRequest
@@ -11,6 +12,21 @@ from app.services.routing import Target
 
 # The fields of which the greater one counts, as in `Endpoint.get_output_bound`.
 OUTPUT_FIELDS = ("max_tokens", "max_completion_tokens")
+
+
+def remove_replaced(body: dict[str, Any], overrides: Mapping[str, Any]) -> list[str]:
+    """Removes from a body, in place, the caller's other field for the most output tokens if an alias sets one of them.
+
+    Otherwise the greater one would count, or the one that the provider prefers.
+
+    Returns:
+        What was replaced, as in "max_completion_tokens->max_tokens".
+    """
+    replaced = []
+    for name, other in (OUTPUT_FIELDS, OUTPUT_FIELDS[::-1]):
+        if name in overrides and other not in overrides and body.pop(other, None) is not None:
+            replaced.append(f"{other}->{name}")
+    return replaced
 
 
 def limit_output(body: dict[str, Any], endpoint: Endpoint, target: Target, most: int) -> list[str]:

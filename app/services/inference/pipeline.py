@@ -32,7 +32,13 @@ from app.services.inference.exchange import Exchange
 from app.services.inference.json_body import parse_body
 from app.services.inference.limited import LimitedRequest
 from app.services.inference.metering import finish_stream, finish_with_error, record_stream
-from app.services.inference.reception import encode_whole, raise_if_silent, read_whole, receive_unless_stream
+from app.services.inference.reception import (
+    encode_whole,
+    get_first_event_by_s,
+    raise_if_silent,
+    read_whole,
+    receive_unless_stream,
+)
 from app.services.inference.refusals import Refusals
 from app.services.inference.response_headers import make_response_headers
 from app.services.inference.target_selection import TargetSelection
@@ -264,4 +270,5 @@ def _make_relay(
         settings=exchange.settings,
         deadline_s=exchange.deadline_s,
         on_end=on_end,
+        first_event_by_s=get_first_event_by_s(exchange, request),
     )

@@ -12,40 +12,25 @@ from app.metrics import count_fallback
 from app.runtime import Component, Runtime
 from app.services.endpoints import InferenceBody
 from app.services.inference.adaptation import UpstreamRequest, adapt
-from app.services.inference.attempts import add_missing, add_skipped, describe_attempts, fail_response, set_aside
+from app.services.inference.attempts import (
+    add_missing,
+    add_skipped,
+    describe_attempts,
+    fail_response,
+    open_attempt,
+    set_aside,
+    withdraw_attempt,
+)
 from app.services.inference.circuit_breaker import CircuitBreakers
 from app.services.inference.exchange import Exchange
 from app.services.inference.fallback import Fallback, is_targets_failure
-from app.services.models import peek_model_list
+from app.services.inference.known_fields import find_unknown
 from app.services.routing import Route, Target, TargetHealth, get_session, make_seed, order_targets
 
 _CONTEXT_CODE = "context_length_exceeded"
 
 # Statuses of errors that the same request will always get.
 _LASTING_STATUSES = frozenset({400, 404, 413, 422})
-
-# Fields on which models differ, and which providers' lists of parameters name.
-_LISTED_FIELDS = frozenset(
-    {
-        "frequency_penalty",
-        "logit_bias",
-        "logprobs",
-        "min_p",
-        "n",
-        "presence_penalty",
-        "reasoning_effort",
-        "repetition_penalty",
-        "response_format",
-        "seed",
-        "stop",
-        "temperature",
-        "tool_choice",
-        "tools",
-        "top_k",
-        "top_logprobs",
-        "top_p",
-    }
-)
 
 
 class TargetSelection(Component):
@@ -88,6 +73,7 @@ class TargetSelection(Component):
         if request is None:
             _raise_best(exchange, fallback)
             raise AssertionError("every target that is left out has an error")
+        open_attempt(exchange.record, request.target)
         return request
 
     def _reserve(self, exchange: Exchange, fallback: Fallback) -> None:
@@ -100,7 +86,10 @@ class TargetSelection(Component):
                 requests.append(request)
         if not requests:
             return
-        usable = exchange.limited.reserve_dearest(exchange.endpoint, requests, exchange.record)
+        usable, others = exchange.limited.reserve_dearest(exchange.endpoint, requests, exchange.record)
+        for request, error in others:
+            add_skipped(exchange.record, request.target, error.code or error.type)
+            fallback.max_tries += 1  # This was none.
         fallback.prepared = {_get_key(request.target): request for request in usable}
         fallback.remaining = [request.target for request in usable]
 
@@ -153,7 +142,7 @@ class TargetSelection(Component):
             prefers_stream=has_others and fallback.patience_s is not None and exchange.endpoint.stream is not None,
         )
         choice = fallback.route.choice
-        if choice is not None and choice.require_parameters and (unknown := _find_unknown(request)):
+        if choice is not None and choice.require_parameters and (unknown := find_unknown(request)):
             raise BadRequest(
                 f"{target.provider.title} does not know {', '.join(unknown)} for {target.model}, and "
                 "`provider.require_parameters` is true. Leave them out, or accept other providers.",
@@ -177,12 +166,13 @@ class TargetSelection(Component):
             GatewayError: the error of an earlier target, which tells the client more.
         """
         record, fallback, target = exchange.record, exchange.fallback, request.target
+        withdraw_attempt(record)  # It has ended, if it was made: a breaker kept it from that.
         has_response = record.upstream_status is not None
         if has_response:  # The dispatcher has noted all others.
             if is_targets_failure(error):
                 self.health.record_failure(target, error)
             if record.attempts:
-                fail_response(record, error, time.monotonic() - exchange.attempt_started_s)
+                fail_response(record, error.code or error.type, time.monotonic() - exchange.attempt_started_s)
             if exchange.limited is not None:
                 exchange.limited.fail_attempt(error)
         if fallback is None or not _may_follow(exchange, fallback, target, error):
@@ -218,6 +208,7 @@ def _hold_ceiling(exchange: Exchange, following: UpstreamRequest) -> bool:
         exchange.limited.repeat(exchange.record, following)
     except GatewayError as error:
         log_event("fallback_refused", level="warning", request_id=exchange.request_id, reason=error.message)
+        add_skipped(exchange.record, following.target, error.code or error.type)
         return False
     return True
 
@@ -236,7 +227,12 @@ def _fall_back(exchange: Exchange, request: UpstreamRequest, following: Upstream
         reason=error.message,
         next_provider=following.target.provider.name,
     )
-    exchange.write_start()  # Again, with the provider that it goes to now.
+    open_attempt(exchange.record, following.target)
+    try:
+        exchange.write_start()  # Again, with the provider that it goes to now.
+    except GatewayError:
+        withdraw_attempt(exchange.record)
+        raise
 
 
 def _raise_best(exchange: Exchange, fallback: Fallback, last: UpstreamError | None = None) -> None:
@@ -284,15 +280,3 @@ def _get_reason(error: UpstreamError) -> str:
     if error.upstream_status is not None:
         return str(error.upstream_status)
     return error.code if error.code is not None and error.code.startswith("upstream_") else error.type
-
-
-def _find_unknown(request: UpstreamRequest) -> list[str]:
-    """Returns the fields of a request that its target does not know: those that were left out, and those that the list
-    of the model's parameters lacks."""
-    models = peek_model_list(request.target.provider)
-    model = None if models is None else models.get(request.target.model)
-    known = None if model is None else model.supported_parameters
-    if not known:
-        return request.dropped
-    unlisted = [name for name, value in request.body.items() if value is not None and name in _LISTED_FIELDS]
-    return [*request.dropped, *(name for name in unlisted if name not in known)]

@@ -104,6 +104,11 @@ class EventReader:
         """The bytes for the client while the provider is silent."""
         return self._protocol.heartbeat if self._writer is None else self._writer.heartbeat
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether a part of the response has arrived. Comments and unknown events only show that a server is alive."""
+        return bool(self.summary.events or self._whole)
+
     def read(self, data: bytes, now_s: float) -> bytes:
         """Processes bytes that arrived at `now_s` (monotonic clock), and returns the events that the client gets.
 

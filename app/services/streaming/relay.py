@@ -21,7 +21,7 @@ from app.logs import log_event
 from app.services.endpoints import StreamSummary
 from app.services.streaming.event_reader import EventReader
 from app.shutdown import raise_if_drained
-from app.upstream import Response, make_idle_timeout, make_total_timeout
+from app.upstream import Response, make_first_byte_timeout, make_idle_timeout, make_total_timeout
 
 # How often the client's presence is checked while the provider is silent, in seconds. The first check comes at
 # most one and a half times as long after the last event. A check is one system call, and each second in which a
@@ -74,6 +74,8 @@ class Relay:
         deadline_s: when the stream must be over, on the monotonic clock.
         on_end: called once with the summary and the error that ended the stream, or None for a complete one. It is
             called before the last block is returned, or by `close` if the client disconnected.
+        first_event_by_s: when the first event must have arrived, on the monotonic clock; comments are none. None
+            without such a limit.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class Relay:
         settings: Settings,
         deadline_s: float,
         on_end: Callable[[StreamSummary, GatewayError | None], None],
+        first_event_by_s: float | None = None,
     ) -> None:
         self.summary = reader.summary
         self._response = response
@@ -95,6 +98,7 @@ class Relay:
         self._heartbeat_s = settings.stream_heartbeat_s
         # How often the limits are checked. With a fixed tick the wait for an event costs no arithmetic.
         self._tick_s = min(PRESENCE_CHECK_S, self._idle_timeout_s / 4, self._heartbeat_s / 4)
+        self._first_event_by_s = first_event_by_s
         self._on_end: Callable[[StreamSummary, GatewayError | None], None] | None = on_end
         self._state = _State.OPEN
         self._pending = b""
@@ -109,17 +113,27 @@ class Relay:
     def begin(self) -> None:
         """Waits for the first block, so that any failure before it can be a real HTTP error.
 
-        If the provider is silent, the wait ends when a heartbeat is due. From then on the client has a response.
+        If the provider is silent, the wait ends when a heartbeat is due. From then on the client has a response. With
+        `first_event_by_s`, the client gets neither heartbeats nor the provider's comments before the first event.
 
         Raises:
-            GatewayError: the stream ended before its first event; it must still be closed.
+            GatewayError: the stream ended before any output, of which the client has nothing; it must still be closed.
         """
         try:
             self._pending = self._wait_for_block()
+            while self._must_begin():
+                if self._client.is_gone():
+                    raise ClientGone
+                self._pending = b""
+                self._pending = self._wait_for_block()
         except GatewayError as error:
             self._pending = self._fail(error)
-        if self.error is not None and not self.summary.events:
+        if self.error is not None and not self.summary.output_events:
             raise self.error
+
+    def _must_begin(self) -> bool:
+        """Returns whether an event is still waited for, after which it is too late for another provider."""
+        return self._first_event_by_s is not None and self._state is _State.OPEN and not self._reader.has_begun
 
     def attach(self, channel: Channel) -> None:
         """Lets events go directly to the client. Call it before iterating, and still send the blocks returned."""
@@ -166,8 +180,9 @@ class Relay:
         """Returns the next block for gunicorn to send. During the wait most events bypass it and go to the channel."""
         while True:
             self._raise_if_time_is_up()
+            tick_s = self._tick_s if self._first_event_by_s is None else self._get_tick_s(self._first_event_by_s)
             try:
-                self._response.body.receive_each(self._tick_s, self._on_payload)
+                self._response.body.receive_each(tick_s, self._on_payload)
             except TimeoutError:
                 silent_s = self._check_silence()
                 if silent_s >= self._heartbeat_s:
@@ -180,6 +195,16 @@ class Relay:
                 self._pending, self._state = self._reader.read_end(time.monotonic()), _State.ENDED
             block, self._pending = self._pending, b""
             return block
+
+    def _get_tick_s(self, first_event_by_s: float) -> float:
+        """Returns how long to wait until the limits are checked, in seconds; raises if the first event is late."""
+        if not self._must_begin():
+            self._first_event_by_s = None
+            return self._tick_s
+        left_s = first_event_by_s - time.monotonic()
+        if left_s <= 0:
+            raise make_first_byte_timeout(self._response.title)
+        return min(self._tick_s, left_s)
 
     def _on_payload(self, payload: bytes) -> bool:
         """Passes on a payload and returns whether more is wanted. It runs in gevent's loop, so it must not wait."""
