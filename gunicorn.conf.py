@@ -207,3 +207,5 @@ def worker_exit(server: Any, worker: Any) -> None:
     from app.server.lifecycle import stop_worker
 
     stop_worker()
+    if os.getppid() != worker.ppid:
+        child_exit(server, worker)  # The main process of this worker has handed over, and no other one will do it.

@@ -126,3 +126,16 @@ def test_prometheus_accepts_the_rules_and_they_fire_when_they_should() -> None:
     for command in (["check", "rules", str(RULES)], ["test", "rules", str(RULES).replace(".rules.", ".rules.test.")]):
         done = subprocess.run(["promtool", *command], capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+def test_systemd_accepts_the_units(tmp_path: Path) -> None:
+    for name in ("gateway.service", "gateway.socket"):
+        unit = (ROOT / "deploy" / name).read_text()
+        # What exists only where it is installed.
+        (tmp_path / name).write_text(
+            unit.replace("/srv/gateway/.venv/bin/gunicorn", "/bin/true").replace("User=gateway\n", "")
+        )
+    command = ["systemd-analyze", "verify", str(tmp_path / "gateway.service"), str(tmp_path / "gateway.socket")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")

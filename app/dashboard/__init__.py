@@ -15,6 +15,7 @@ health.py, integrity.py, settings.py   the state of the gateway, for operators
 
 from app.dashboard import (
     activity,
+    aliases,
     groups,
     health,
     holders,
@@ -32,7 +33,7 @@ from app.dashboard.frame import BLUEPRINTS
 
 # fmt: off
 __all__ = [
-    "BLUEPRINTS", "activity", "groups", "health", "holders", "integrity", "keys", "models", "overview", "playground",
-    "requests", "routing", "settings", "sign_in",
+    "BLUEPRINTS", "activity", "aliases", "groups", "health", "holders", "integrity", "keys", "models", "overview",
+    "playground", "requests", "routing", "settings", "sign_in",
 ]
 # fmt: on

@@ -120,7 +120,7 @@ def show_model() -> Response:
         "model.html",
         "dashboard/models",
         row=price_model(model),
-        offers=[PricedOffer(offer, *price(offer.pricing)) for offer in get_offers(found[0]).endpoints],
+        offers=[PricedOffer(offer, *price(offer.pricing)) for offer in get_offers(found[0])],
         use=select_use().get(model.id),
         calls=write_calls(get_origin() + "/v1/chat/completions", EXAMPLE | {"model": model.id}),
     )

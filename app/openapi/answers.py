@@ -178,7 +178,7 @@ class Alive(msgspec.Struct, kw_only=True):
     """The process runs.
 
     Attributes:
-        version: a digest of its code.
+        version: the version and a digest of the code.
     """
 
     status: str

@@ -35,7 +35,6 @@ PATHS = (
     "keys",
     "keys/new",
     "holders",
-    "routing",
     "routing/one",
     "groups",
     "groups/new",

@@ -6,6 +6,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Any, NamedTuple
 
 import pytest
@@ -16,6 +17,7 @@ from app.db.recent_quality import select_recent_quality
 from tests.fallback.failures import FAILURES, OVERLOADED, Failure
 from tests.fallback.providers import PROVIDERS, Providers, get_cost, get_model, serve
 from tests.support.chat import Seen
+from tests.support.waiting import wait_until
 
 # Where the failure is; the targets before it are overloaded, and those after it serve.
 POSITIONS = {"first": 0, "middle": 1, "last": 2, "all": 0}
@@ -88,8 +90,13 @@ def met(providers: Providers) -> dict[str, Met]:
 def close_breakers(providers: Providers) -> None:
     """Lets each provider serve a request: a few refusals of its account or key in a row would concern all others."""
     for provider in PROVIDERS:
-        number = providers.take_number()
-        assert providers.ask(number, [(provider, serve(is_stream=False))]).status == 200
+        # A busy machine may take longer than the gateway waits for a provider, and that closes no breaker.
+        wait_until(partial(is_served, providers, provider), what=f"{provider} to serve")
+
+
+def is_served(providers: Providers, provider: str) -> bool:
+    """Returns whether the provider serves a request."""
+    return providers.ask(providers.take_number(), [(provider, serve(is_stream=False))]).status == 200
 
 
 def find_tried(case: Case) -> list[Failure | None]:

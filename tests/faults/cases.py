@@ -25,8 +25,8 @@ from tests.support.scripts import Script, close, drip, hang, pause, reset, send
 # the total is longer than any other fault takes.
 SETTINGS = {
     "UPSTREAM_CONNECT_TIMEOUT": "0.5",
-    "UPSTREAM_FIRST_BYTE_TIMEOUT": "1.5",
-    "UPSTREAM_IDLE_TIMEOUT": "1.5",
+    "UPSTREAM_FIRST_BYTE_TIMEOUT": "4",
+    "UPSTREAM_IDLE_TIMEOUT": "4",
     "UPSTREAM_TOTAL_TIMEOUT": "8",
     "UPSTREAM_RETRIES": "1",
     "STREAM_HEARTBEAT": "0.6",
@@ -38,8 +38,8 @@ LIMITS_S: dict[Limit, float] = {
     "at once": 0,
     "its own pace": 0,
     "connect": 2 * 0.5,
-    "first byte": 1.5,
-    "idle": 1.5,
+    "first byte": 4,
+    "idle": 4,
     "total": 8,
 }
 

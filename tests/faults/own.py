@@ -242,9 +242,9 @@ class Ordeal:
 
 
 def _count(upstream: ScriptedUpstream, marker: str) -> int:
-    return len(
-        {seen.json["model"] for seen in list(upstream.requests) if marker in str(seen.json and seen.json["model"])}
-    )
+    """Returns how many models were asked for whose name begins with the marker; another marker may end with it."""
+    models = {str(seen.json["model"]) for seen in list(upstream.requests) if seen.json}
+    return sum(f"/{marker}" in f"/{model}" for model in models)
 
 
 def _pause(exchange: Any) -> None:

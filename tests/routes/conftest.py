@@ -19,9 +19,9 @@ from tests.support.waiting import wait_until
 # the others, because every request of these tests must end before it.
 HASTY = {
     "UPSTREAM_CONNECT_TIMEOUT": "0.5",
-    "UPSTREAM_FIRST_BYTE_TIMEOUT": "1.2",
-    "UPSTREAM_IDLE_TIMEOUT": "1.2",
-    "UPSTREAM_TOTAL_TIMEOUT": "5",
+    "UPSTREAM_FIRST_BYTE_TIMEOUT": "3",
+    "UPSTREAM_IDLE_TIMEOUT": "3",
+    "UPSTREAM_TOTAL_TIMEOUT": "8",
     "STREAM_HEARTBEAT": "0.5",
     "CLIENT_SEND_TIMEOUT": "1",
     "CLIENT_BODY_TIMEOUT": "3",

@@ -16,7 +16,18 @@ import pytest
 
 from tests.support.activity_tables import ActivityTables
 from tests.support.answers import chat_answer, chunk, event_bytes, json_answer, sse_stream, usage_of, whole_stream
-from tests.support.chat import HELLO, PREFIX, Seen, open_chat, post_chat, request, rows_where, wait_for_row
+from tests.support.chat import (
+    HELLO,
+    PREFIX,
+    Seen,
+    chat_body,
+    open_chat,
+    post,
+    post_chat,
+    request,
+    rows_where,
+    wait_for_row,
+)
 from tests.support.gateway import Gateway
 from tests.support.gateways import Gateways
 from tests.support.limited_keys import get_charges, make_group, make_limited_key
@@ -254,9 +265,14 @@ def test_rates_refuse_with_the_time_to_wait_and_are_shown_on_answers(
     for what in ("requests", "tokens"):
         assert int(first.headers[f"x-ratelimit-remaining-{what}"]) < int(first.headers[f"x-ratelimit-limit-{what}"])
         assert re.fullmatch(r"(\d+m)?\d+(\.\d)?(s|ms)", first.headers[f"x-ratelimit-reset-{what}"])
-    statuses = [post_chat(limited, LISTED, key=key).status for _ in range(2)]
+    body = json.dumps(chat_body(LISTED)).encode()
+    # A browser shows a page only the headers that it is told of.
+    shown = post(limited, body, key=key, headers={"Origin": "https://chat.example"})
+    assert "x-ratelimit-remaining-requests" in shown.headers["access-control-expose-headers"].split(", ")
+    last = post_chat(limited, LISTED, key=key)
+    assert int(last.headers["x-ratelimit-remaining-requests"]) < int(shown.headers["x-ratelimit-remaining-requests"])
     refused = post_chat(limited, LISTED, key=key, stream=True)
-    assert statuses == [200, 200] and refused.status == 429
+    assert (shown.status, last.status, refused.status) == (200, 200, 429)
     assert (refused.error["type"], refused.error["code"]) == ("rate_limit_error", "rate_limit_exceeded")
     wait_s, wait_ms = int(refused.headers["retry-after"]), int(refused.headers["retry-after-ms"])
     assert 0 < wait_ms <= 61_000 and wait_s == -(-wait_ms // 1000)

@@ -57,9 +57,8 @@ FAULTS: dict[str, Script] = {
 
 @pytest.fixture
 def fireworks(upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedUpstream]:
-    """An upstream that lists ten models, Fireworks configured, and short timeouts."""
+    """An upstream that lists ten models, and Fireworks configured."""
     monkeypatch.setattr(cache, "REFRESH_SPREAD_S", 0.0)
-    monkeypatch.setattr(pages, "PAGE_TIMEOUT_S", 0.5)
     upstream.on_path(FIREWORKS_LIST, list_answer(fireworks_rows(*GOOD)))
     with catalogs_of(provider_environment(root_of(upstream), ["fireworks"])):
         yield upstream
@@ -78,8 +77,11 @@ def _names() -> list[str]:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_never_replaces_a_good_list(fireworks: ScriptedUpstream, fault: str) -> None:
+def test_a_fault_never_replaces_a_good_list(
+    fireworks: ScriptedUpstream, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert _names() == GOOD
+    monkeypatch.setattr(pages, "PAGE_TIMEOUT_S", 0.5)
     fireworks.on_path(FIREWORKS_LIST, FAULTS[fault])
     _expire()
 
@@ -93,7 +95,10 @@ def test_a_fault_never_replaces_a_good_list(fireworks: ScriptedUpstream, fault: 
 
 
 @pytest.mark.parametrize("fault", [name for name in FAULTS if name != "less than half the list"])
-def test_a_cold_start_with_a_fault_is_refused_and_then_refused_at_once(fireworks: ScriptedUpstream, fault: str) -> None:
+def test_a_cold_start_with_a_fault_is_refused_and_then_refused_at_once(
+    fireworks: ScriptedUpstream, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "PAGE_TIMEOUT_S", 0.5)
     fireworks.on_path(FIREWORKS_LIST, FAULTS[fault])
 
     with pytest.raises(Unavailable) as caught:
@@ -112,7 +117,6 @@ def test_callers_of_a_hanging_first_fetch_share_one_bounded_wait(
     fireworks: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache, "COLD_WAIT_S", 0.2)
-    monkeypatch.setattr(pages, "PAGE_TIMEOUT_S", 20.0)
     gate = Gate()
     fireworks.on_path(FIREWORKS_LIST, [wait_for(gate), *list_answer(fireworks_rows(*GOOD))])
 
