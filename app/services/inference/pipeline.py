@@ -34,7 +34,6 @@ from app.services.inference.limited import LimitedRequest
 from app.services.inference.metering import finish_stream, finish_with_error, record_stream
 from app.services.inference.reception import (
     encode_whole,
-    get_first_event_by_s,
     raise_if_silent,
     read_whole,
     receive_unless_stream,
@@ -252,6 +251,7 @@ def _make_relay(
     on_end: Callable[[StreamSummary, GatewayError | None], None],
 ) -> Relay:
     provider, translation, writer = request.target.provider, exchange.endpoint.translation, None
+    timeout_s = request.first_byte_timeout_s
     if translation is not None and exchange.translated is not None and collector is None:
         writer = translation.make_writer(exchange.translated.context, exchange.request_id)
     reader = EventReader(
@@ -270,5 +270,5 @@ def _make_relay(
         settings=exchange.settings,
         deadline_s=exchange.deadline_s,
         on_end=on_end,
-        first_event_by_s=get_first_event_by_s(exchange, request),
+        first_event_by_s=None if timeout_s is None else exchange.attempt_started_s + timeout_s,
     )

@@ -40,18 +40,11 @@ def raise_if_silent(exchange: Exchange, request: UpstreamRequest, response: Resp
     Raises:
         UpstreamTimeout: there was none; the response is closed.
     """
-    by_s = get_first_event_by_s(exchange, request)
-    assert by_s is not None
-    left_s = by_s - time.monotonic()
+    assert request.first_byte_timeout_s is not None
+    left_s = exchange.attempt_started_s + request.first_byte_timeout_s - time.monotonic()
     if not response.peek(max(left_s, 0.001)) and not response.body.complete:
         response.body.close()
         raise make_first_byte_timeout(request.target.provider.title)
-
-
-def get_first_event_by_s(exchange: Exchange, request: UpstreamRequest) -> float | None:
-    """Returns when a response must have begun because there are other targets, on the monotonic clock; or None."""
-    timeout_s = request.first_byte_timeout_s
-    return None if timeout_s is None else exchange.attempt_started_s + timeout_s
 
 
 def receive_unless_stream(exchange: Exchange, request: UpstreamRequest, response: Response) -> bytes | None:

@@ -121,7 +121,7 @@ class Relay:
         """
         try:
             self._pending = self._wait_for_block()
-            while self._must_begin():
+            while self._first_event_by_s is not None and self._must_begin():
                 if self._client.is_gone():
                     raise ClientGone
                 self._pending = b""
@@ -133,7 +133,7 @@ class Relay:
 
     def _must_begin(self) -> bool:
         """Returns whether an event is still waited for, after which it is too late for another provider."""
-        return self._first_event_by_s is not None and self._state is _State.OPEN and not self._reader.has_begun
+        return self._state is _State.OPEN and not self._reader.has_begun
 
     def attach(self, channel: Channel) -> None:
         """Lets events go directly to the client. Call it before iterating, and still send the blocks returned."""
