@@ -248,7 +248,13 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("greet", "GET", "/", answers.Hello),
     Operation("greet_api", "GET", "/api/hello", answers.Hello),
     Operation("is_ready", "GET", "/ready", (Readiness, Ready)),
-    Operation("watch_test_stream", "GET", "/api/diagnostics/stream", TEXT, others=(EVENTS,)),
+    Operation(
+        "watch_test_stream",
+        "GET",
+        "/api/diagnostics/stream",
+        TEXT,
+        events="Six events with their `number`; the first also says how the request arrived. Then `[DONE]`.",
+    ),
     Operation("show_metrics", "GET", "/metrics", TEXT, others=(TEXT,)),
     Operation("show_openapi", "GET", "/openapi.json", dict[str, Any]),
 )
