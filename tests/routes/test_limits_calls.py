@@ -1,4 +1,4 @@
-"""Requests of keys without limits go through none of the code of limits."""
+"""Requests of keys without limits go through none of the code of limits, and those with one target choose none."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from flask.testing import FlaskClient
 from tests.support.chat import HELLO, PREFIX
 from tests.support.gateway import GATEWAY_KEY
 from tests.support.limited_keys import make_limited_key
+from tests.support.waiting import wait_until
 
 MODEL = PREFIX + "deepseek-v3p1"
 OWN_FILES = ("services/limits/", "inference/limited.py", "inference/ceiling.py", "inference/output_limit.py")
@@ -46,3 +47,32 @@ def test_a_key_without_limits_calls_nothing_of_them(client: FlaskClient, databas
             for key, expected in ((GATEWAY_KEY, []), (unlimited, []), (limited, list(OWN_FILES))):
                 seen = see_files(client, key, path, body)
                 assert [own for own in OWN_FILES if any(own in name for name in seen)] == expected
+
+
+# What chooses among several targets, orders them, and names their attempts.
+CHOICE_FILES = (
+    "inference/target_selection.py",
+    "inference/fallback.py",
+    "inference/attempts.py",
+    "routing/ranking.py",
+    "routing/health.py",
+    "routing/affinity.py",
+    "routing/route.py",
+    "routing/candidates.py",
+)
+
+
+def test_a_request_with_one_target_calls_nothing_of_the_choice_among_several(client: FlaskClient) -> None:
+    for path in ("/v1/chat/completions", "/v1/messages"):
+        for stream in (False, True):
+            body = {"model": MODEL, "max_tokens": 9, "messages": HELLO, "stream": stream}
+
+            def calls_nothing(path: str = path, body: dict[str, object] = body) -> bool:
+                seen = see_files(client, GATEWAY_KEY, path, body)
+                return not any(own in name for own in CHOICE_FILES for name in seen)
+
+            # A list of models that arrives meanwhile makes routes be found again.
+            wait_until(calls_nothing, what="a request without a choice")
+            seen = see_files(client, GATEWAY_KEY, path, body | {"models": [PREFIX + "glm-5p3"]})
+            called = {own for own in CHOICE_FILES if any(own in name for name in seen)}
+            assert called >= {"inference/target_selection.py", "routing/ranking.py", "routing/health.py"}
