@@ -151,6 +151,8 @@ def test_a_reload_under_load_loads_all_code_and_neither_refuses_nor_cuts_anybody
     settings = base_settings(tmp_path, database_url) | upstream.settings
     stop, answers = threading.Event(), list[Seen]()
     with running_gateway(tree, tmp_path, settings, workers=2) as gateway:
+        # The first worker may answer before the last one has started.
+        wait_until(lambda: "workers_started" in gateway.log(), what="all workers to start")
         before, pid = set(gateway.worker_pids()), gateway.pid
         upstream.default = [pause(0.1), *chat_answer("hi")]
         upstream.on_model("survivor", halves(gate))
