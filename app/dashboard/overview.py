@@ -67,8 +67,9 @@ def show_overview() -> Response:
 def make_steps(stats: Stats, parameters: dict[str, Any]) -> Steps:
     """Returns the steps of statistics; each leads to its requests, of those that the parameters choose."""
     length = timedelta(seconds=stats.series_step_s)
+    root = get_root()
     links = [
-        get_root()
+        root
         + make_address(ACTIVITY, parameters | {"from": write_time(step.start), "to": write_time(step.start + length)})
         for step in stats.series
     ]
