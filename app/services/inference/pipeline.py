@@ -39,6 +39,7 @@ from app.services.inference.reception import (
     receive_unless_stream,
 )
 from app.services.inference.refusals import Refusals
+from app.services.inference.repetition import note_repetition
 from app.services.inference.response_headers import make_response_headers
 from app.services.inference.target_selection import TargetSelection
 from app.services.inference.validation import validate_body
@@ -123,7 +124,10 @@ class Pipeline(Component):
 
     def _read(self, exchange: Exchange, read_body: Callable[[], bytes]) -> tuple[dict[str, Any], InferenceBody]:
         """Returns the client's body and its documented fields, checked; translates it if the endpoint needs that."""
-        body, record = parse_body(read_body()), exchange.record
+        content, record = read_body(), exchange.record
+        if record.client_retry is not None:
+            note_repetition(exchange, content)
+        body = parse_body(content)
         # Recorded before validation, so that the record of a refused request has them too.
         if isinstance(body.get("model"), str):
             record.model_requested = body["model"][:MAX_NAME_CHARACTERS]

@@ -20,6 +20,7 @@ from app.services.journal.orphan_backlog import OrphanMeter
 from app.services.journal.orphans import OrphanAdopter
 from app.services.journal.recorder import REPORT_INTERVAL_S, Recorder
 from app.services.journal.registration import WorkerRegistration
+from app.services.journal.retry_links import RetryLinker
 from app.services.journal.segment_reader import BATCH_ROWS, Position, Row, SegmentReader
 
 # The time between two batches, and about the delay of the statistics. Two small batches a second cost next to nothing.
@@ -103,6 +104,7 @@ class Shipper:
         self._recorder = recorder
         self._adopter = OrphanAdopter(runtime, recorder.worker_id)
         self._folder = Folder(runtime)
+        self._retry_linker = RetryLinker(runtime)
         self._failures = 0
         self._retry_at_s = 0.0
         self._report_at_s = 0.0
@@ -156,6 +158,7 @@ class Shipper:
         self._on_success()
         if not self._stopping.is_set():
             self._folder.fold_if_due()
+            self._retry_linker.link_if_due()
         return more
 
     def _ship_batches(self) -> bool:
