@@ -23,8 +23,7 @@ from tests.support.scripts import Gate, pause, wait_for
 from tests.support.soak import FULL, examples
 from tests.support.waiting import wait_until
 
-# The promise of docs/deploy.md. On two busy cores the longest of 4,500 answers over 17 restarts took 0.9 s, of which the
-# provider takes 0.05 s.
+# The promise of docs/deploy.md. On two busy cores the longest of 4,500 answers over 17 restarts took 0.9 s.
 LONGEST_S = 2.0
 
 # Does what systemd does for a service with a socket: the socket is descriptor 3, and two variables say so.
