@@ -1,8 +1,8 @@
 """The commands of `flask --app wsgi …`: keys, groups, limits, budgets, aliases, the audit, the dashboard and others.
 
-activity.py, aliases.py, audit.py, budgets.py, dashboard.py, db.py, groups.py, holders.py, journal.py, keys.py, retries.py,
-version.py and webhook.py hold the commands. errors.py turns their errors into one sentence, tables.py formats
-statistics, limit_options.py reads the options of limits, and limit_tables.py formats them.
+activity.py, aliases.py, audit.py, budgets.py, dashboard.py, db.py, groups.py, holders.py, journal.py, keys.py,
+retries.py, version.py and webhook.py hold the commands. errors.py turns their errors into one sentence, tables.py
+formats statistics, limit_options.py reads the options of limits, and limit_tables.py formats them.
 """
 
 from __future__ import annotations
