@@ -97,7 +97,7 @@ def select_unlinked(connection: Connection, limit: int) -> list[Attempt]:
         .order_by(unlinked_retry.c.created_at.desc())
         .limit(limit)
     )
-    return [Attempt(*row[:-1], float(row[-1])) for row in connection.execute(query)]
+    return [Attempt(*row[:-1])._replace(waits_s=float(row[-1])) for row in connection.execute(query)]
 
 
 def select_attempts(
