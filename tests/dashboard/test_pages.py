@@ -55,7 +55,15 @@ def text_of(page: Any, selector: str) -> str:
 def test_the_overview_has_the_figures_of_the_api_and_each_leads_to_its_records(
     dashboard: Pages, open_page: OpenPage
 ) -> None:
+    page = open_page()
+    report = dashboard.ask("/api/activity/integrity")
+    assert report["balanced"] and not report["missing"]
+    shown = text_of(page, "#integrity")
+    assert shown.startswith(f"Integrity balanced {report['started']} begun of all time, 0 without a record")
+    page.click("#integrity")
+    assert page.url.endswith("/integrity")
     page = open_page(dashboard.alice)
+    assert page.locator("#integrity").count() == 0
     stats = dashboard.ask("/api/catalog/gateway/all/stats", dashboard.alice)["data"]
     tiles = [" ".join(tile.split()) for tile in page.locator(".tile").all_inner_texts()]
     assert tiles[0].startswith(f"Requests {stats['total_requests']}") and stats["total_requests"] == 4
