@@ -159,6 +159,7 @@ ALLOWED: dict[str, set[str]] = {
         "routes",
         "services.alias_administration",
         "services.administration",
+        "services.catalog_memory",
         "services.endpoints",
         "services.health",
         "services.journal",

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from app.config import MAX_NAME_CHARACTERS
 from app.db.clock import Clocks
+from app.db.insert_sql import WRITTEN_LATER
 from app.db.tables import COST_KINDS, MAX_MS, MAX_TOKENS, OUTCOMES, USAGE_SOURCES, activity
 from app.services.journal.record import LOST_STATUS, MAX_ATTEMPTS
 
@@ -34,7 +35,7 @@ _MAX_ATTEMPT_FIELDS = 14
 _MAX_PERIODS = 100
 
 # The others are made below, by the statement that inserts the row, or after it.
-_NOT_CHECKED = {"request_id", "started_at", "repaired", "worker_id", "retry_of", "retried_by", "repriced"}
+_NOT_CHECKED = {"request_id", "started_at", "repaired", "worker_id", *WRITTEN_LATER}
 _COLUMNS = [column.name for column in activity.columns if column.name not in _NOT_CHECKED]
 
 # A number of more digits is out of every range, and reading it takes time that grows with their square.
