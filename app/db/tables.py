@@ -155,7 +155,7 @@ activity = Table(
     Column("budget_periods", ARRAY(BigInteger), comment="the periods (budget_period.id) that it was charged to"),
     Column("body_digest", Text, comment="of the body of an SDK's request, keyed by the caller's gateway key"),
     Column("client_agent", Text, comment="User-Agent of the retry, on the retry and on the attempt that it repeats"),
-    # These are written after the row, by app/db/retries.py and app/db/repricing.py.
+    # These are written after the row: WRITTEN_LATER of app/db/insert_sql.py.
     Column("retry_of", Uuid, comment="request_id of the attempt that this one repeats"),
     Column("retried_by", Uuid, comment="request_id of the retry that repeats this attempt"),
     Column(

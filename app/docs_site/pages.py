@@ -39,6 +39,7 @@ GROUPS: dict[str, tuple[Page, ...]] = {
         _page("clients", "Clients"),
         _page("errors", "Errors"),
         _page("routing", "Routing"),
+        _page("catalog", "Models and prices over time"),
         _page("sandbox", "Sandbox"),
     ),
     "Keys and records": (_page("limits", "Keys and limits"), _page("activity", "Records and statistics")),
