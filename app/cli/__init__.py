@@ -1,4 +1,4 @@
-"""The commands of `flask --app wsgi …`: keys, groups, limits, budgets, aliases, the audit, the dashboard and others.
+"""The commands of `bin/gateway …`: keys, groups, limits, budgets, aliases, the audit, the dashboard and others.
 
 activity.py, aliases.py, audit.py, budgets.py, dashboard.py, db.py, groups.py, holders.py, keys.py, version.py and
 webhook.py hold the commands. errors.py turns their errors into one sentence, tables.py formats statistics,
