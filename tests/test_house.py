@@ -31,6 +31,7 @@ LEAVES = {
     "metric_labels",
     "metrics",
     "revisions",
+    "run_file",
     "runtime",
     "setting_values",
     "shutdown",

@@ -1,4 +1,4 @@
-"""The commands of `flask --app wsgi …`: keys, groups, limits, budgets, aliases, the audit, the dashboard and others.
+"""The commands of `bin/gateway …`: keys, groups, limits, budgets, aliases, the audit, the dashboard and others.
 
 A module holds the group of commands, or the command, that it is named after. errors.py turns their errors into one
 sentence, tables.py formats statistics, limit_options.py reads the options of limits, and limit_tables.py formats them.

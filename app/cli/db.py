@@ -1,4 +1,4 @@
-"""`flask db`: migrates the database and shows the state of its schema."""
+"""`bin/gateway db`: migrates the database and shows the state of its schema."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def downgrade_command(revision: str) -> None:
 
 @db_group.command("current")
 def current_command() -> None:
-    """Show which migration is in place. Exit code 1 when `flask db upgrade` is needed."""
+    """Show which migration is in place. Exit code 1 when `bin/gateway db upgrade` is needed."""
     with plain_errors():
         state = select_schema_state_of(_database_url())
     click.echo(_describe(state))
@@ -70,7 +70,7 @@ def check_command() -> None:
 def _database_url() -> str:
     url = get_settings().database_url
     if url is None:
-        raise SettingsError("DATABASE_URL is not set. Set it to the address of a PostgreSQL database.")
+        raise SettingsError("DATABASE_URL is not set. Set it to the address of a PostgreSQL, or start `make run`.")
     return url
 
 

@@ -1,4 +1,4 @@
-"""The tables for SQLAlchemy. `migrations/` makes them, and `flask db check` compares the two.
+"""The tables for SQLAlchemy. `migrations/` makes them, and `bin/gateway db check` compares the two.
 
     api_key         one gateway key: its digest, never the key itself
     activity        one inference request; partitioned by UTC day (app/db/partitions.py)
