@@ -70,6 +70,7 @@ ALLOWED: dict[str, set[str]] = {
         "services.quality",
     },
     "services.limits": {"db"},
+    "services.idempotency": {"db"},
     "services.keys": {"db", "services.limits"},
     "services.administration": {"services.journal", "services.keys", "services.limits", "db"},
     "services.alias_administration": {
@@ -86,6 +87,7 @@ ALLOWED: dict[str, set[str]] = {
     "services.webhook": {"services.limits", "upstream", "db"},
     "services.inference": {
         "services.endpoints",
+        "services.idempotency",
         "services.journal",
         "services.keys",
         "services.limits",
@@ -112,6 +114,7 @@ ALLOWED: dict[str, set[str]] = {
         "services.administration",
         "services.endpoints",
         "services.health",
+        "services.idempotency",
         "services.inference",
         "services.journal",
         "services.keys",
@@ -315,6 +318,7 @@ HOMES = {
     "genai_prices": {"app.services.pricing"},
     "dotenv": {"app.config"},
     "psutil": {"app.dev"},
+    "cryptography": {"app.services.idempotency"},
 }
 
 
