@@ -53,6 +53,12 @@ def keeper(gateways: Gateways, session_database_url: str, shared_upstream: Scrip
         yield gateway
 
 
+@pytest.fixture(autouse=True)
+def _scripts_are_for_requests(upstream: ScriptedUpstream) -> None:
+    """Keeps the lists of models, which a worker may fetch at any time, from getting a script of a test."""
+    upstream.queues_lists = False
+
+
 def ask(
     gateway: Gateway, body: dict[str, Any], name: str, path: str = CHAT, key: str | None = None, **headers: str
 ) -> Seen:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import runpy
+import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
@@ -15,7 +17,9 @@ from app.db.kept_answers import delete_expired_answers
 from app.db.workers import upsert_closed
 from app.errors import BadRequest, Conflict, GatewayError, Unavailable
 from app.runtime import get_runtime, use_settings
+from app.server.boot_checks import BOOT_CHECKS
 from app.services.idempotency import MAX_ANSWER_BYTES, Claim, KeptAnswer, make_claim
+from app.services.idempotency import cipher as cipher_module
 from app.services.idempotency.cipher import KeyCipher, Unreadable
 from app.services.idempotency.store import AnswerStore
 from tests.support.postgres import Postgres
@@ -156,6 +160,22 @@ def _can_claim(name: str) -> bool:
 def get_postgres_url(address: str) -> str:
     """Returns the URL of a database at an address that refuses connections."""
     return address.replace("http", "postgresql+psycopg2").replace("/inference/v1", "/gateway")
+
+
+def test_the_start_asks_for_the_package_by_name_and_nothing_else_does(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cryptography", None)  # As if it were not installed.
+    runpy.run_path(str(cipher_module.__file__))
+    use(database)
+    problem = BOOT_CHECKS["cipher"]()
+    assert problem is not None and problem.blocks
+    assert "IDEMPOTENCY_HOURS" in problem.text and "package cryptography" in problem.text
+    use(database, IDEMPOTENCY_HOURS="0")
+    assert BOOT_CHECKS["cipher"]() is None
+    monkeypatch.undo()
+    use(database)
+    assert BOOT_CHECKS["cipher"]() is None
 
 
 def test_a_cipher_opens_its_own_and_nothing_else() -> None:
