@@ -163,6 +163,7 @@ activity = Table(
         JSONB(none_as_null=True),
         comment="what the cost was before it was computed later, when and why",
     ),
+    Column("replay_of", Uuid, comment="the request whose kept answer this one got; NULL without"),
     # The time comes first, so that the primary key read backwards is the order "newest first".
     PrimaryKeyConstraint("started_at", "request_id"),
     _one_of("outcome", OUTCOMES),

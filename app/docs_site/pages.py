@@ -38,6 +38,7 @@ GROUPS: dict[str, tuple[Page, ...]] = {
         _page("endpoints", "Endpoints"),
         _page("clients", "Clients"),
         _page("errors", "Errors"),
+        _page("idempotency", "Repeated requests"),
         _page("routing", "Routing"),
         _page("catalog", "Models and prices over time"),
         _page("sandbox", "Sandbox"),
