@@ -19,7 +19,7 @@ from app.services.administration.key_lists import list_keys, select_key_view, se
 from app.services.administration.keys import DEFAULT_OVERLAP_S, change_key, create_key, revoke_key, rotate_key
 from app.services.administration.leases import check_books, forgive_request, list_leases, release_worker
 from app.services.administration.ledger import reconcile_ledger
-from app.services.administration.own_key import OwnKey, select_own_key
+from app.services.administration.own_key import OwnKey, select_own_budgets, select_own_key
 from app.services.administration.patterns import find_idle_patterns
 from app.services.administration.states import BudgetState
 from app.services.administration.terms import BudgetTerms, describe_budget, parse_budget
@@ -35,5 +35,5 @@ __all__ = [
     "raise_budget", "reconcile_ledger", "record_change", "release_worker", "revoke_key", "rotate_key",
     "select_audit_page", "select_budget_page", "select_budget_state", "select_gateway_limits", "select_group",
     "select_groups", "select_holder", "select_holders_page", "select_key_ids", "select_key_view", "select_keys_page",
-    "select_own_key", "write_off_host", "write_off_worker",
+    "select_own_budgets", "select_own_key", "write_off_host", "write_off_worker",
 ]

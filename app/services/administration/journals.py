@@ -36,8 +36,8 @@ def adopt_directory(actor: str, root: Path, tell: Callable[[AdoptedJournal], Non
         live = select_live_workers(connection, found)
     if live:
         raise Conflict(
-            f"The worker {live[0]} gave a sign of life in the last three minutes, and delivers its journal itself;"
-            f" what is in {root} is a copy. Stop its gateway, or wait if its host has just died; then copy again."
+            f"The worker {live[0]} gave a sign of life in the last three minutes, so it delivers its journal itself,"
+            f" and what is in {root} is a copy. Stop its gateway, or wait if its host has just died; then copy again."
         )
     adopted: list[AdoptedJournal] = []
 

@@ -9,6 +9,7 @@
     repair.py           makes rows acceptable that PostgreSQL refused
     shipper.py          delivers this process's rows          orphans.py   and those of dead workers
     folder.py           folds the counts of delivered rows into the sums
+    retry_links.py      links the retries of SDKs to what they repeat
     registration.py     tells the registry that this worker lives, and how it ended
     lease_closing.py    gives back what an ended worker drew of budgets and did not spend
     orphan_backlog.py   measures what dead workers have left

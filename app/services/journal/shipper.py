@@ -21,6 +21,7 @@ from app.services.journal.orphan_backlog import OrphanMeter, count_finals
 from app.services.journal.orphans import OrphanAdopter
 from app.services.journal.recorder import REPORT_INTERVAL_S, Recorder
 from app.services.journal.registration import WorkerRegistration
+from app.services.journal.retry_links import RetryLinker
 from app.services.journal.segment_format import segment_numbers, segment_path
 from app.services.journal.segment_reader import BATCH_ROWS, Position, Row, SegmentReader
 
@@ -144,6 +145,7 @@ class Shipper:
         self._recorder = recorder
         self._adopter = OrphanAdopter(runtime, recorder.worker_id)
         self._folder = Folder(runtime)
+        self._retry_linker = RetryLinker(runtime)
         self._failures = 0
         self._retry_at_s = 0.0
         self._check_at_s = 0.0
@@ -204,6 +206,7 @@ class Shipper:
         self._on_success()
         if not self._stopping.is_set():
             self._folder.fold_if_due()
+            self._retry_linker.link_if_due()
         return more
 
     def _ship_batches(self) -> bool:
