@@ -1,4 +1,4 @@
-"""`bin/gateway db`: migrates the database and shows the state of its schema."""
+"""`bin/gateway db`: migrates the database, shows the state of its schema, and reconciles the ledger after a restore."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from app.db.schema import (
     upgrade_schema,
 )
 from app.runtime import get_settings
+from app.services.administration import get_command_actor, reconcile_ledger
 
 
 @click.group("db")
@@ -65,6 +66,26 @@ def check_command() -> None:
         f"{len(differences)} differences" if differences else "the database has the tables that the code expects"
     )
     raise SystemExit(1 if differences else 0)
+
+
+@db_group.command("reconcile-ledger")
+@click.option("--close-missing", is_flag=True, help="Missing workers ended after the backup: count what they had left.")
+def reconcile_command(close_missing: bool) -> None:
+    """Make the report on integrity true again after a restore or a failover, and say what was lost.
+
+    Run it when all gateways have been connected for half a minute: by then workers have noticed that the database went
+    back, and have delivered again what their journals still have. docs/backup.md has the whole procedure.
+    """
+    with plain_errors():
+        loss = reconcile_ledger(get_command_actor(), closes_missing=close_missing)
+    for worker in loss.workers:
+        requests = f"{worker.requests:,} requests that it was serving or delivering at the time of the backup"
+        click.echo(f"Closed the worker {worker.worker_id} of {worker.host or 'an unknown host'}: {requests}.")
+    if loss.requests < 0:
+        click.echo(f"{-loss.requests:,} requests that counted as lost have their records after all.")
+    else:
+        click.echo(f"Lost: the records of {loss.requests:,} requests. The audit keeps this.")
+    click.echo(f"Lost in all restores: {loss.total:,}.")
 
 
 def _database_url() -> str:

@@ -51,7 +51,7 @@ OUTCOMES = (
 USAGE_SOURCES = ("provider", "counted", "none")
 COST_KINDS = ("exact", "estimated", "unknown")
 ALIAS_SORTS = ("price", "latency", "throughput")
-CLOSINGS = ("drained", "left_rows", "adopted", "written_off")
+CLOSINGS = ("drained", "left_rows", "adopted", "written_off", "reconciled")
 
 # Bounds far above real values. Without them, a provider's wrong number could bring a rollup's sum near the limit of its
 # type, where every later insert would fail. 10^12 tokens are a century of one fast stream, 10^11 ms are three years.

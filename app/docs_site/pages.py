@@ -49,6 +49,7 @@ GROUPS: dict[str, tuple[Page, ...]] = {
         _page("hosts", "Several hosts"),
         _page("operate", "Operate at night"),
         _page("upgrade", "Upgrade"),
+        _page("backup", "Backup, restore, failover"),
         _page("metrics", "Metrics"),
         _page("security", "Security"),
         _page("faults", "Faults"),
