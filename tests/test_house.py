@@ -79,7 +79,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "services.limits": {"db"},
     "services.keys": {"db", "services.limits"},
-    "services.administration": {"services.keys", "services.limits", "db"},
+    "services.administration": {"services.journal", "services.keys", "services.limits", "db"},
     "services.alias_administration": {
         "services.administration",
         "services.aliases",
@@ -191,6 +191,7 @@ ALLOWED: dict[str, set[str]] = {
         "services.alias_administration",
         "services.administration",
         "services.endpoints",
+        "services.journal",
         "services.keys",
         "services.providers",
         "services.reports",

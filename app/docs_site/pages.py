@@ -45,6 +45,7 @@ GROUPS: dict[str, tuple[Page, ...]] = {
     "Keys and records": (_page("limits", "Keys and limits"), _page("activity", "Records and statistics")),
     "Operate": (
         _page("deploy", "Deploy"),
+        _page("hosts", "Several hosts"),
         _page("operate", "Operate at night"),
         _page("upgrade", "Upgrade"),
         _page("metrics", "Metrics"),
