@@ -152,6 +152,7 @@ activity = Table(
     ),
     Column("charged_tokens", BigInteger, comment="the same in tokens"),
     Column("budget_periods", ARRAY(BigInteger), comment="the periods (budget_period.id) that it was charged to"),
+    Column("stated_cost_usd", Numeric(30, 15), comment="what the provider's answer said that it cost"),
     # The time comes first, so that the primary key read backwards is the order "newest first".
     PrimaryKeyConstraint("started_at", "request_id"),
     _one_of("outcome", OUTCOMES),

@@ -41,7 +41,11 @@ GROUPS: dict[str, tuple[Page, ...]] = {
         _page("routing", "Routing"),
         _page("sandbox", "Sandbox"),
     ),
-    "Keys and records": (_page("limits", "Keys and limits"), _page("activity", "Records and statistics")),
+    "Keys and records": (
+        _page("limits", "Keys and limits"),
+        _page("activity", "Records and statistics"),
+        _page("bill", "The bill"),
+    ),
     "Operate": (
         _page("deploy", "Deploy"),
         _page("operate", "Operate at night"),

@@ -108,6 +108,7 @@ CALLS = (
     Call("list_activity", "/api/activity?limit=1"),
     Call("show_integrity", "/api/activity/integrity"),
     Call("show_usage", "/api/usage"),
+    Call("show_reconciliation", "/api/bill/reconciliation"),
     Call("list_workers", "/api/workers"),
     Call("is_alive", "/health"),
     Call("greet", "/"),
