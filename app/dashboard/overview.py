@@ -5,12 +5,15 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+from flask import g
+
 from app.dashboard.calls import write_calls
 from app.dashboard.charts import Chart, Line, Steps, draw_bars, draw_lines
 from app.dashboard.frame import get_origin, pages, show
 from app.dashboard.models import EXAMPLE, find_example_model
 from app.dashboard.window import ENDPOINT_PATHS, RANGE_NAMES, Window, get_key_id, select_window_stats, write_time
 from app.layout import FILTERS, get_root, make_address
+from app.services.journal import select_integrity_report
 from app.services.providers import PROVIDERS, is_configured
 from app.services.reports import OUTCOMES, ActivityFilter, Stats, select_activity_page
 from app.web import Response, read_query
@@ -47,6 +50,7 @@ def show_overview() -> Response:
         "overview.html",
         "dashboard/",
         stats=stats,
+        integrity=select_integrity_report() if g.key.is_operator else None,
         window=window,
         parameters=window.get_parameters(),
         fixed=fixed,
@@ -67,8 +71,9 @@ def show_overview() -> Response:
 def make_steps(stats: Stats, parameters: dict[str, Any]) -> Steps:
     """Returns the steps of statistics; each leads to its requests, of those that the parameters choose."""
     length = timedelta(seconds=stats.series_step_s)
+    root = get_root()
     links = [
-        get_root()
+        root
         + make_address(ACTIVITY, parameters | {"from": write_time(step.start), "to": write_time(step.start + length)})
         for step in stats.series
     ]
