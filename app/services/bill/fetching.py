@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from datetime import UTC, date, datetime, time, timedelta
 
 from app.config import Settings
-from app.db import get_engine, time_limit, write_connection
+from app.db import get_engine, read_connection, time_limit, write_connection
 from app.db.bills import BillDayRow, BillLineRow, replace_bill
+from app.db.partitions import select_partition_days
 from app.db.stated_costs import select_stated_costs
 from app.errors import ConfigurationMissing, GatewayError
 from app.runtime import get_settings
@@ -48,6 +49,7 @@ def fetch_bill(provider: Provider, first: date, last: date) -> str | None:
         raise make_unreadable(provider)
     days = [first + timedelta(days=number) for number in range((last - first).days + 1)]
     if source.fetch is None:
+        days = _select_kept(days)
         lines = [line for day in days for line in _select_stated(provider, day)]
         bill = Bill(account="", uses=())
     else:
@@ -69,6 +71,13 @@ def make_unreadable(provider: Provider) -> ConfigurationMissing:
         f"{setting} is not set. Set it to a key of an administrator of the account, which may read its bill.",
         param=setting,
     )
+
+
+def _select_kept(days: Sequence[date]) -> list[date]:
+    """Returns the days whose records retention has not dropped; what was fetched of the others stays."""
+    with read_connection() as connection:
+        kept = set(select_partition_days(connection))
+    return [day for day in days if day in kept]
 
 
 def _select_stated(provider: Provider, day: date) -> Sequence[BillLineRow]:

@@ -44,7 +44,8 @@ class ActivityRecord(msgspec.Struct):
     The column worker_id is missing: the statement that inserts the row has it from the ledger line.
 
     The defaults are those of a lost request, one that was sent to a provider and never ended. The fields that only
-    requests under limits have are left out of the line of others.
+    some requests have, those under limits and those whose provider says what they cost, are left out of the line of
+    others.
     """
 
     request_id: str
@@ -86,6 +87,7 @@ class ActivityRecord(msgspec.Struct):
     charged_usd: str | UnsetType = UNSET
     charged_tokens: int | UnsetType = UNSET
     budget_periods: list[int] | UnsetType = UNSET
+    stated_cost_usd: float | UnsetType = UNSET
 
 
 def make_record(key_id: str, endpoint: str) -> ActivityRecord:

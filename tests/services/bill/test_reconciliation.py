@@ -20,6 +20,7 @@ from app.runtime import use_settings
 from app.services.bill import Finding, Reconciliation, fetch_bill, run_if_due, select_reconciliation
 from app.services.bill.nightly import DAYS as NIGHTS
 from app.services.providers import PROVIDERS
+from tests.db.rows import insert_rows, make_row
 from tests.services.bill.month import (
     CUT,
     CUT_DAY,
@@ -267,6 +268,32 @@ def test_one_worker_at_a_time_asks(engine: Engine, entries: list[dict[str, objec
         assert run_if_due(now) == []
         other.execute(text("SELECT pg_advisory_unlock(:n)"), {"n": 0x62696C6C})
         assert run_if_due(now) == ["fireworks"]
+
+
+def test_answers_that_say_what_they_cost_are_compared_one_by_one(engine: Engine, url: str) -> None:
+    use_settings(load_settings({"DATABASE_URL": url, "DEEPINFRA_API_KEY": "sandbox"}))
+    noon, model = datetime(2026, 3, 10, 12, tzinfo=UTC), "acme/Dear"
+    alike = {"gateway": "deepinfra", "started_at": noon, "model_served": model, "cost_usd": Decimal("0.002")}
+    insert_rows(
+        get_engine(),
+        [
+            make_row(**alike, stated_cost_usd=0.002),
+            make_row(**alike, stated_cost_usd=0.0020001),  # A thousandth is a matter of rounding.
+            make_row(**alike, stated_cost_usd=0.003),
+            make_row(**alike | {"cost_kind": "estimated"}, stated_cost_usd=0.003),
+            make_row(**alike),
+        ],
+    )
+    report = reconcile("--gateway", "deepinfra")
+    assert (report.source, report.compared_requests, report.differing_requests) == ("answers", 4, 1)
+    (row,) = report.models
+    assert (row.billed_cost, row.recorded_cost) == (Decimal("0.0100001"), Decimal("0.01"))
+    assert row.token_capture == 1.25  # One of five answers did not say what it cost.
+    (finding,) = find(report, "price_differs")
+    assert (finding.model, finding.cost_difference) == (model, Decimal("0.0020001"))
+    with engine.begin() as connection:
+        connection.execute(text("DROP TABLE activity_p20260310"))
+    assert reconcile("--gateway", "deepinfra").models == [row]  # What was read of dropped records stays.
 
 
 def test_what_cannot_be_asked_is_said(engine: Engine, url: str) -> None:
