@@ -42,6 +42,7 @@ PATHS = (
     "groups/new",
     "limits",
     "health",
+    "bill",
     "integrity",
     "settings",
 )

@@ -9,14 +9,14 @@ months.py          months as callers write them
 
 from app.services.bill.compared import CAUSES, Compared, Finding, Reconciliation
 from app.services.bill.fetching import fetch_bill, get_billed_providers
-from app.services.bill.months import MONTH_PATTERN, Month, choose_month, parse_month
+from app.services.bill.months import MONTH_PATTERN, Month, choose_month, make_month, parse_month
 from app.services.bill.nightly import run_if_due, start_bills
 from app.services.bill.reconciliation import choose_provider, get_bill_names, select_reconciliation
 
 # fmt: off
 __all__ = [
     "CAUSES", "MONTH_PATTERN", "Compared", "Finding", "Month", "Reconciliation", "choose_month", "choose_provider",
-    "fetch_bill", "get_bill_names", "get_billed_providers", "parse_month", "run_if_due", "select_reconciliation",
-    "start_bills",
+    "fetch_bill", "get_bill_names", "get_billed_providers", "make_month", "parse_month", "run_if_due",
+    "select_reconciliation", "start_bills",
 ]
 # fmt: on
