@@ -71,7 +71,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "services.limits": {"db"},
     "services.keys": {"db", "services.limits"},
-    "services.administration": {"services.keys", "services.limits", "db"},
+    "services.administration": {"services.journal", "services.keys", "services.limits", "db"},
     "services.alias_administration": {
         "services.administration",
         "services.aliases",
@@ -186,6 +186,7 @@ ALLOWED: dict[str, set[str]] = {
         "services.alias_administration",
         "services.administration",
         "services.endpoints",
+        "services.journal",
         "services.keys",
         "services.providers",
         "services.reports",

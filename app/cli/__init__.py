@@ -1,8 +1,9 @@
 """The commands of `flask --app wsgi …`: keys, groups, limits, budgets, aliases, the audit, the dashboard and others.
 
-activity.py, aliases.py, audit.py, bill.py, budgets.py, dashboard.py, db.py, groups.py, holders.py, keys.py, version.py
-and webhook.py hold the commands. errors.py turns their errors into one sentence, tables.py formats statistics,
-bill_tables.py formats bills, limit_options.py reads the options of limits, and limit_tables.py formats them.
+activity.py, aliases.py, audit.py, bill.py, budgets.py, dashboard.py, db.py, groups.py, holders.py, journal.py, keys.py,
+retries.py, version.py and webhook.py hold the commands. errors.py turns their errors into one sentence, tables.py
+formats statistics, bill_tables.py formats bills, limit_options.py reads the options of limits, and limit_tables.py
+formats them.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from app.cli.db import db_group
 from app.cli.doctor import doctor_command
 from app.cli.groups import groups_group, limits_group
 from app.cli.holders import holders_group
+from app.cli.journal import journal_group
 from app.cli.keys import keys_group
+from app.cli.retries import retries_command
 from app.cli.version import version_command
 from app.cli.webhook import webhook_group
 
@@ -33,8 +36,9 @@ __all__ = ["CommandsWithoutSettings", "register_commands"]
 def register_commands(app: Flask) -> None:
     """Adds the gateway's commands to `flask`."""
     groups = (activity_group, aliases_group, audit_group, bill_group, budgets_group, dashboard_group, db_group)
-    for group in (*groups, groups_group, holders_group, keys_group, limits_group, webhook_group):
+    for group in (*groups, groups_group, holders_group, journal_group, keys_group, limits_group, webhook_group):
         app.cli.add_command(group)
+    activity_group.add_command(retries_command)
     for command in (doctor_command, version_command):
         app.cli.add_command(command)
 

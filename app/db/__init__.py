@@ -13,8 +13,8 @@
     windows.py    time windows as runs of rows             rollup_rows.py  the rows of a window
     histogram.py  histograms that can be added up          recent_quality.py  of each model, lately
     activity_by_id.py  finds a record by one of its ids    clock.py      PostgreSQL's clock, beside this machine's
-    sessions.py   who is signed in to the dashboard        bills.py      what providers billed (bill_tables.py)
-    day_outcomes.py  how the requests of a day ended
+    sessions.py   who is signed in to the dashboard        retries.py    retries of SDKs, and what they repeat
+    bills.py      what providers billed (bill_tables.py)   day_outcomes.py  how the requests of a day ended
 
 The names below are what every caller needs: a connection, the time limit and the errors. Statements are imported from
 the module of their table, because a list of all of them here would repeat the modules.

@@ -1,7 +1,8 @@
 """The SQL text of the statement that writes rows of activity.
 
 A single statement is one transaction and one round trip. Rows that are in the table already are skipped, and a trigger
-counts only the rows really inserted (app/db/rollup_tables.py), so sending a batch again changes nothing.
+counts only the rows really inserted (app/db/rollup_tables.py), so sending a batch again changes nothing. Retries among
+the new rows are noted in the same statement, to be linked to what they repeat (app/db/retries.py).
 
 Rows are inserted in the order of their primary key. Two statements with some of the same rows, such as those of an
 adopter and of the worker that it believes dead, then wait for each other in one direction only and cannot deadlock.
@@ -35,7 +36,11 @@ def insert_activity_sql(source: str | None = None, also: str | None = None) -> s
     """
     worker_id = "CAST(%(ledger)s AS jsonb) ->> 'worker_id'" if also else f"'{NO_WORKER}'"
     return f"""
-WITH inserted AS ({_insert_rows(source or _json_rows(), worker_id)})
+WITH inserted AS ({_insert_rows(source or _json_rows(), worker_id)}),
+retries AS (
+    INSERT INTO unlinked_retry (request_id, started_at)
+    SELECT request_id, started_at FROM inserted WHERE client_retry > 0 AND body_digest IS NOT NULL
+    ON CONFLICT DO NOTHING)
 {f", also AS ({also})" if also else ""}
 SELECT count(*) FROM inserted"""
 
@@ -65,7 +70,7 @@ def _insert_rows(source: str, worker_id: str) -> str:
     FROM {source}
     ORDER BY started_at, request_id
     ON CONFLICT DO NOTHING
-    RETURNING 1"""
+    RETURNING request_id, started_at, client_retry, body_digest"""
 
 
 def _value(column: Column[object]) -> str:

@@ -31,9 +31,10 @@ KEPT = timedelta(days=7)
 # The line of worker_ledger that has the sums of the workers whose rows were deleted.
 EARLIER_WORKERS = "earlier workers"
 
-_MISSING = f"""(coalesce(closed_at, last_seen_at) < now() - interval '{MISSING_AFTER_S} s'
+# SQL about a row of worker: whether it is missing, and its state.
+IS_MISSING = f"""(coalesce(closed_at, last_seen_at) < now() - interval '{MISSING_AFTER_S} s'
     AND (closed_how IS NULL OR closed_how = 'left_rows'))"""
-_STATE = f"""CASE WHEN {_MISSING} THEN 'missing' WHEN closed_how IS NULL THEN 'live'
+WORKER_STATE = f"""CASE WHEN {IS_MISSING} THEN 'missing' WHEN closed_how IS NULL THEN 'live'
     WHEN closed_how = 'written_off' THEN 'written_off' ELSE 'closed' END"""
 
 _UPSERT_SEEN = text("""
@@ -59,11 +60,12 @@ _SELECT_WORKERS = text(f"""
             WHERE other.host = worker.host AND other.journal_dir = worker.journal_dir AND other.closed_how IS NULL
             AND other.last_seen_at >= now() - interval '{MISSING_AFTER_S} s') AS has_neighbour
     FROM worker LEFT JOIN worker_ledger USING (worker_id)
-    WHERE {_STATE} = :state
+    WHERE {WORKER_STATE} = :state
     ORDER BY started_at, worker_id LIMIT :limit""")
 
 _SELECT_COUNTS = text(f"""
-    SELECT {_STATE} AS state, CASE WHEN {_STATE} IN ('live', 'missing') THEN host END AS host, count(*) AS workers
+    SELECT {WORKER_STATE} AS state, CASE WHEN {WORKER_STATE} IN ('live', 'missing') THEN host END AS host,
+        count(*) AS workers
     FROM worker GROUP BY 1, 2 ORDER BY 2""")
 
 _SELECT_UNREGISTERED = text(f"""
@@ -95,16 +97,6 @@ _DELETE_CLOSED = text(f"""
         ON CONFLICT (worker_id) DO UPDATE SET version = worker_ledger.version + 1, updated_at = now(),
             {", ".join(f"{name} = worker_ledger.{name} + excluded.{name}" for name in _COUNTS)})
     SELECT count(*) FROM old""")
-
-_WRITE_OFF = text(f"""
-    WITH closed AS (
-        UPDATE worker SET closed_at = now(), closed_how = 'written_off'
-        WHERE worker_id = :worker_id AND {_MISSING} RETURNING worker_id),
-    moved AS (
-        UPDATE worker_ledger
-        SET unrecorded = unrecorded + in_flight + unshipped, in_flight = 0, unshipped = 0, updated_at = now()
-        FROM closed WHERE worker_ledger.worker_id = closed.worker_id)
-    SELECT coalesce(in_flight + unshipped, 0) FROM closed LEFT JOIN worker_ledger USING (worker_id)""")
 
 
 class Registration(msgspec.Struct, frozen=True, kw_only=True):
@@ -213,17 +205,3 @@ def delete_closed_workers(engine: Engine, now: datetime) -> int:
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         deleted: int = connection.execute(_DELETE_CLOSED, {"before": now - KEPT}).scalar_one()
     return deleted
-
-
-def update_written_off(engine: Engine, worker_id: str) -> int | None:
-    """Closes a missing worker, and counts its requests in flight and its unshipped rows as unrecorded.
-
-    If its journal turns up again, the worker that adopts it corrects the counts.
-
-    Returns:
-        The number of these requests as the worker last reported it, which may be too low: what it did afterwards, such
-        as in an outage of the database, is in its journal only. None if no worker with this id is missing.
-    """
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        requests: int | None = connection.execute(_WRITE_OFF, {"worker_id": worker_id}).scalar()
-    return requests

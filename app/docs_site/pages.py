@@ -48,6 +48,7 @@ GROUPS: dict[str, tuple[Page, ...]] = {
     ),
     "Operate": (
         _page("deploy", "Deploy"),
+        _page("hosts", "Several hosts"),
         _page("operate", "Operate at night"),
         _page("upgrade", "Upgrade"),
         _page("metrics", "Metrics"),

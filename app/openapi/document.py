@@ -72,6 +72,9 @@ Every response has the header `x-request-id`.
 **Queries.** Below `/api` a parameter that is unknown, or given twice, is a 400. Below `/v1` unknown parameters are
 ignored, because SDKs add their own.
 
+**Dry runs.** An inference request with the header `x-gateway-dry-run: 1` is described and not sent; the answer is an
+object with `"object": "gateway.dry_run"`, which `/docs/endpoints` explains.
+
 **Streams.** With `"stream": true` in the body, the response is `text/event-stream`.
 """
 

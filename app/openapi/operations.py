@@ -27,7 +27,7 @@ from app.services.bill import select_reconciliation
 from app.services.health import Readiness, select_workers_report
 from app.services.journal import select_integrity_report
 from app.services.models import MergedModel
-from app.services.reports import select_usage_report
+from app.services.reports import select_retry_report, select_usage_report
 
 JSON, EVENTS, CSV, TEXT = "application/json", "text/event-stream", "text/csv", "text/plain"
 
@@ -193,6 +193,14 @@ OPERATIONS: tuple[Operation, ...] = (
         errors=(403, 404),
     ),
     Operation("show_integrity", "GET", "/api/activity/integrity", select_integrity_report, errors=(400, 403)),
+    Operation(
+        "show_retries",
+        "GET",
+        "/api/activity/retries",
+        select_retry_report,
+        query=activity.RetriesQuery,
+        errors=(403, 404),
+    ),
     Operation("show_request", "GET", "/api/activity/<path:request_id>", RecordAnswer, errors=(400,)),
     Operation("show_usage", "GET", "/api/usage", select_usage_report, query=activity.UsageQuery, errors=(403, 404)),
     Operation("list_keys", "GET", "/api/keys", select_keys_page, query=keys.KeysQuery, errors=(404,)),

@@ -39,7 +39,7 @@ BLUEPRINTS: list[tuple[Blueprint, Access]] = [
     (catalog.bp, "open"),  # GET /api/catalog/models, /api/catalog/model/<id>
     (offers.bp, "public_stats"),  # GET /api/catalog/model/<id>/endpoints
     (stats.bp, "public_stats"),  # GET /api/catalog/gateway/<gateway>/stats
-    (activity.bp, "key"),  # GET /api/activity, /api/activity/<id>, /api/activity/integrity, /api/usage
+    (activity.bp, "key"),  # GET /api/activity, /api/activity/<id>, /api/activity/integrity or retries, /api/usage
     (keys.bp, "operators_key"),  # /api/keys, /api/keys/<id>, POST /api/keys/<id>/rotate
     (holders.bp, "operators_key"),  # /api/holders, /api/holders/<holder>
     (groups.bp, "operators_key"),  # /api/groups, /api/groups/<group>, /api/limits

@@ -6,15 +6,18 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+import msgspec
 from flask import Blueprint, g, request
 
 from app.config import MAX_NAME_CHARACTERS
 from app.errors import BadRequest, BodyTooLarge, ClientGone, GatewayError, TooManyRefusals
 from app.runtime import get_component
+from app.services.administration import select_own_budgets
 from app.services.endpoints import ENDPOINTS, Endpoint
-from app.services.inference import Exchange, Pipeline
+from app.services.inference import DryRuns, Exchange, Pipeline
+from app.services.keys import Key
 from app.services.streaming import ClientConnection
-from app.web import Response, decode_body, raise_if_unsupported, use_errors_below, use_request_id
+from app.web import Response, decode_body, json_response, raise_if_unsupported, use_errors_below, use_request_id
 
 bp = Blueprint("inference", __name__)
 
@@ -23,6 +26,8 @@ STREAM_HEADERS = {
     # Without it nginx would buffer events.
     "x-accel-buffering": "no",
 }
+
+_YES, _NO = frozenset({"1", "true"}), frozenset({"", "0", "false"})
 
 
 def make_view(endpoint: Endpoint) -> Callable[[], Response]:
@@ -45,7 +50,10 @@ def _serve(endpoint: Endpoint) -> Response:
     pipeline.refusals.raise_if_too_many(endpoint, key.id)
     client = ClientConnection(environ.get("gunicorn.socket"))
     policy = pipeline.keys.policies.get(key.holder_id)
+    is_dry_run = "HTTP_X_GATEWAY_DRY_RUN" in environ and _wants_dry_run(environ["HTTP_X_GATEWAY_DRY_RUN"])
     exchange = Exchange(endpoint, key.id, client, partial(_get_header, environ), policy, key.holder_id)
+    if is_dry_run:
+        return _run_dry(exchange, key)
     exchange.record.client_retry = _get_retry_count(environ)
     exchange.record.client_request_id = _get_client_request_id(environ)
     use_request_id(exchange.request_id)
@@ -66,6 +74,30 @@ def _serve(endpoint: Endpoint) -> Response:
         else:
             response.shared_headers = limited.headers
     return response
+
+
+def _wants_dry_run(text: str) -> bool:
+    """Returns whether a request is to be described only.
+
+    Raises:
+        BadRequest: the header says neither; serving the request might cost what its caller did not mean to spend.
+    """
+    word = text.strip().lower()
+    if word not in _YES | _NO:
+        raise BadRequest(
+            "`x-gateway-dry-run` must be 1, to see what would become of the request, or absent.",
+            param="x-gateway-dry-run",
+            code="invalid_header",
+        )
+    return word in _YES
+
+
+def _run_dry(exchange: Exchange, key: Key) -> Response:
+    read = partial(read_body, exchange.settings.max_body_bytes)
+    described = get_component(DryRuns).describe(exchange, read)
+    if exchange.policy is not None:
+        described = msgspec.structs.replace(described, budgets=select_own_budgets(key))
+    return json_response(described, headers={"cache-control": "no-store", "x-gateway-dry-run": "1"})
 
 
 def _add_route(endpoint: Endpoint) -> None:

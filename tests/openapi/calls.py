@@ -107,6 +107,7 @@ CALLS = (
     Call("show_request", "/api/activity/{request}"),
     Call("list_activity", "/api/activity?limit=1"),
     Call("show_integrity", "/api/activity/integrity"),
+    Call("show_retries", "/api/activity/retries"),
     Call("show_usage", "/api/usage"),
     Call("show_reconciliation", "/api/bill/reconciliation"),
     Call("list_workers", "/api/workers"),

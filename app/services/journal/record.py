@@ -41,11 +41,12 @@ _EXTERNAL_TEXTS = (
 class ActivityRecord(msgspec.Struct):
     """The record of one request. The fields are the columns of activity in app/db/tables.py; None is unknown.
 
-    The column worker_id is missing: the statement that inserts the row has it from the ledger line.
+    Some columns are missing: worker_id, which the statement that inserts the row has from the ledger line, and those
+    that are written to the row later.
 
     The defaults are those of a lost request, one that was sent to a provider and never ended. The fields that only
-    some requests have, those under limits and those whose provider says what they cost, are left out of the line of
-    others.
+    requests under limits, requests of SDKs, or those whose provider says what they cost have are left out of the line
+    of others.
     """
 
     request_id: str
@@ -87,6 +88,8 @@ class ActivityRecord(msgspec.Struct):
     charged_usd: str | UnsetType = UNSET
     charged_tokens: int | UnsetType = UNSET
     budget_periods: list[int] | UnsetType = UNSET
+    body_digest: str | UnsetType = UNSET
+    client_agent: str | UnsetType = UNSET
     stated_cost_usd: float | UnsetType = UNSET
 
 

@@ -169,6 +169,8 @@ _CONVERTERS: dict[str, Callable[[Any], Any]] = {
     "charged_usd": _make_cost(_MAX_CHARGE_USD),
     "charged_tokens": _TOKENS,
     "budget_periods": _make_periods,
+    # What comes after the delivery sets these; a row of the journal has no value for them.
+    **dict.fromkeys(("retry_of", "retried_by", "repriced"), _make_choice()),
 }
 
 # What the columns have that may not be NULL, where the row has nothing usable. Its end is then unknown: `lost`.

@@ -20,6 +20,7 @@ from app.services.journal.orphan_backlog import OrphanMeter
 from app.services.journal.orphans import OrphanAdopter
 from app.services.journal.recorder import REPORT_INTERVAL_S, Recorder
 from app.services.journal.registration import WorkerRegistration
+from app.services.journal.retry_links import RetryLinker
 from app.services.journal.segment_reader import BATCH_ROWS, Position, Row, SegmentReader
 
 # The time between two batches, and about the delay of the statistics. Two small batches a second cost next to nothing.
@@ -103,6 +104,7 @@ class Shipper:
         self._recorder = recorder
         self._adopter = OrphanAdopter(runtime, recorder.worker_id)
         self._folder = Folder(runtime)
+        self._retry_linker = RetryLinker(runtime)
         self._failures = 0
         self._retry_at_s = 0.0
         self._report_at_s = 0.0
@@ -117,13 +119,17 @@ class Shipper:
             self._thread.start()
 
     def stop(self, timeout_s: float) -> bool:
-        """Ships for up to `timeout_s` seconds more, and returns whether everything is shipped."""
+        """Ships for up to `timeout_s` seconds more, this process's rows first and then those of dead workers.
+
+        Returns:
+            Whether all of this process's are shipped.
+        """
         self._deadline_s = time.monotonic() + timeout_s
         self._stopping.set()
         if self._thread is not None:
             self._thread.join(timeout_s)
-            if self._thread.is_alive():
-                return False
+            if self._thread.is_alive():  # What it delivers of a dead worker, another one goes on with.
+                return self._is_drained()
         self._adopter.close()
         return self._is_drained()
 
@@ -137,6 +143,7 @@ class Shipper:
             self.registration.update_if_due()
             self.orphans.measure_if_due()
             self._stopping.wait(0 if more else BATCH_INTERVAL_S)
+        self._adopter.search_now()
         while time.monotonic() < self._deadline_s and self._ship_round():
             pass
         if self.error is None:
@@ -156,6 +163,7 @@ class Shipper:
         self._on_success()
         if not self._stopping.is_set():
             self._folder.fold_if_due()
+            self._retry_linker.link_if_due()
         return more
 
     def _ship_batches(self) -> bool:
@@ -163,8 +171,10 @@ class Shipper:
         self.own.deliver(rows)
         if len(rows) < BATCH_ROWS:
             self.own.write_ledger()
-        adopted = not self._stopping.is_set() and self._adopter.deliver_next()
-        return len(rows) >= BATCH_ROWS or adopted
+        has_more = len(rows) >= BATCH_ROWS
+        if has_more and self._stopping.is_set():
+            return True  # At a stop the own rows come first.
+        return self._adopter.deliver_next() or has_more
 
     def _on_failure(self, error: Exception) -> None:
         self.error = error

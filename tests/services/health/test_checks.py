@@ -87,7 +87,7 @@ def test_a_draining_process_is_not_ready(ready: Ready) -> None:
 
 def test_readiness_has_a_field_for_each_check_that_it_shows() -> None:
     shown = [check.name for check in CHECKS]
-    assert list(Readiness.__struct_fields__) == ["ready", "draining", "problems", *shown]
+    assert list(Readiness.__struct_fields__) == ["ready", "draining", "problems", *shown, "hosts"]
 
 
 def test_the_start_is_blocked_by_problems_that_only_the_operator_can_fix(
