@@ -45,6 +45,7 @@ PATHS = (
     "groups/new",
     "limits",
     "health",
+    "bill",
     "integrity",
     "settings",
 )
