@@ -99,6 +99,16 @@ def render_page(template: str, *, status: int = 200, headers: dict[str, str] | N
     )
 
 
+def render_text(template: str, **values: Any) -> str:
+    """Returns a template as text, for a file: nothing of a request and no address of the gateway is in it.
+
+    Args:
+        template: the name of a file in a directory `templates` of a package.
+        values: what it uses.
+    """
+    return _get_environment().get_template(template).render(values)
+
+
 def redirect_to(path: str, *, headers: dict[str, str] | None = None) -> Response:
     """Returns a redirect to a path below the root of the gateway, which the browser gets with GET."""
     location = get_root() + path
