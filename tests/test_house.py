@@ -31,6 +31,7 @@ LEAVES = {
     "metric_labels",
     "metrics",
     "revisions",
+    "run_file",
     "runtime",
     "setting_values",
     "shutdown",
@@ -78,6 +79,7 @@ ALLOWED: dict[str, set[str]] = {
         "services.quality",
     },
     "services.limits": {"db"},
+    "services.idempotency": {"db"},
     "services.keys": {"db", "services.limits"},
     "services.administration": {"services.journal", "services.keys", "services.limits", "db"},
     "services.alias_administration": {
@@ -94,6 +96,7 @@ ALLOWED: dict[str, set[str]] = {
     "services.webhook": {"services.limits", "upstream", "db"},
     "services.inference": {
         "services.endpoints",
+        "services.idempotency",
         "services.journal",
         "services.keys",
         "services.limits",
@@ -121,6 +124,7 @@ ALLOWED: dict[str, set[str]] = {
         "services.catalog_memory",
         "services.endpoints",
         "services.health",
+        "services.idempotency",
         "services.inference",
         "services.journal",
         "services.keys",
@@ -327,6 +331,7 @@ HOMES = {
     "genai_prices": {"app.services.pricing"},
     "dotenv": {"app.config"},
     "psutil": {"app.dev"},
+    "cryptography": {"app.services.idempotency"},
 }
 
 

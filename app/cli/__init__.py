@@ -1,8 +1,7 @@
-"""The commands of `flask --app wsgi …`: keys, groups, limits, budgets, aliases, the audit, the dashboard and others.
+"""The commands of `bin/gateway …`: keys, groups, limits, budgets, aliases, the audit, the dashboard and others.
 
-activity.py, aliases.py, audit.py, budgets.py, dashboard.py, db.py, groups.py, holders.py, journal.py, keys.py,
-reprice.py, retries.py, version.py and webhook.py hold the commands. errors.py turns their errors into one sentence,
-tables.py formats statistics, limit_options.py reads the options of limits, and limit_tables.py formats them.
+A module holds the group of commands, or the command, that it is named after. errors.py turns their errors into one
+sentence, tables.py formats statistics, limit_options.py reads the options of limits, and limit_tables.py formats them.
 """
 
 from __future__ import annotations

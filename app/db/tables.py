@@ -1,4 +1,4 @@
-"""The tables for SQLAlchemy. `migrations/` makes them, and `flask db check` compares the two.
+"""The tables for SQLAlchemy. `migrations/` makes them, and `bin/gateway db check` compares the two.
 
     api_key         one gateway key: its digest, never the key itself
     activity        one inference request; partitioned by UTC day (app/db/partitions.py)
@@ -51,7 +51,7 @@ OUTCOMES = (
 USAGE_SOURCES = ("provider", "counted", "none")
 COST_KINDS = ("exact", "estimated", "unknown")
 ALIAS_SORTS = ("price", "latency", "throughput")
-CLOSINGS = ("drained", "left_rows", "adopted", "written_off")
+CLOSINGS = ("drained", "left_rows", "adopted", "written_off", "reconciled")
 
 # Bounds far above real values. Without them, a provider's wrong number could bring a rollup's sum near the limit of its
 # type, where every later insert would fail. 10^12 tokens are a century of one fast stream, 10^11 ms are three years.
@@ -163,6 +163,7 @@ activity = Table(
         JSONB(none_as_null=True),
         comment="what the cost was before it was computed later, when and why",
     ),
+    Column("replay_of", Uuid, comment="the request whose kept answer this one got; NULL without"),
     # The time comes first, so that the primary key read backwards is the order "newest first".
     PrimaryKeyConstraint("started_at", "request_id"),
     _one_of("outcome", OUTCOMES),

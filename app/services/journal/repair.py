@@ -46,7 +46,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _INT_4, _INT_8 = 2**31 - 1, 2**63 - 1
 
 
-class _Unusable(Exception):
+class _Unusable(ValueError):
     """A value that the column does not take."""
 
 
@@ -169,6 +169,7 @@ _CONVERTERS: dict[str, Callable[[Any], Any]] = {
     "charged_usd": _make_cost(_MAX_CHARGE_USD),
     "charged_tokens": _TOKENS,
     "budget_periods": _make_periods,
+    "replay_of": lambda value: str(uuid.UUID(_make_text(value))),
 }
 
 # What the columns have that may not be NULL, where the row has nothing usable. Its end is then unknown: `lost`.
@@ -231,7 +232,7 @@ def _repair_value(name: str, value: Any) -> Any:
     convert: Callable[[Any], Any] = _CONVERTERS.get(name) or _make_text
     try:
         return _REQUIRED.get(name) if value is None else convert(value)
-    except _Unusable:
+    except ValueError:
         return _REQUIRED.get(name)
 
 
