@@ -29,7 +29,8 @@ check: $(INSTALLED)-check
 	$(BIN)/mypy
 	$(PYTEST) $(ARGS)
 
-# Runs the long tests and all properties at full counts; `make test` runs them at about a tenth and a third.
+# Runs the long tests and all properties at full counts. `make test` runs most of them at a tenth and a fifth, and some
+# in a short form (soak_only in tests/support/soak.py).
 soak: $(INSTALLED)-test
 	SOAK=1 $(BIN)/python -m pytest -m "soak or hypothesis" $(ARGS)
 

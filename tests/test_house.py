@@ -31,6 +31,7 @@ LEAVES = {
     "metric_labels",
     "metrics",
     "revisions",
+    "run_file",
     "runtime",
     "setting_values",
     "shutdown",
@@ -53,6 +54,14 @@ ALLOWED: dict[str, set[str]] = {
     "services.journal": {"db"},
     "services.quality": {"services.models", "services.providers", "db"},
     "services.aliases": {"services.models", "services.providers", "db"},
+    "services.catalog_memory": {"services.models", "services.pricing", "services.providers", "db"},
+    "services.repricing": {
+        "services.catalog_memory",
+        "services.models",
+        "services.pricing",
+        "services.providers",
+        "db",
+    },
     "services.offers": {
         "services.inference",
         "services.models",
@@ -112,6 +121,7 @@ ALLOWED: dict[str, set[str]] = {
         "services.alias_administration",
         "services.aliases",
         "services.administration",
+        "services.catalog_memory",
         "services.endpoints",
         "services.health",
         "services.idempotency",
@@ -153,6 +163,7 @@ ALLOWED: dict[str, set[str]] = {
         "routes",
         "services.alias_administration",
         "services.administration",
+        "services.catalog_memory",
         "services.endpoints",
         "services.health",
         "services.journal",
@@ -164,6 +175,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "server": {
         "services.aliases",
+        "services.catalog_memory",
         "services.endpoints",
         "services.health",
         "services.inference",
@@ -187,6 +199,7 @@ ALLOWED: dict[str, set[str]] = {
         "services.keys",
         "services.providers",
         "services.reports",
+        "services.repricing",
         "services.sessions",
         "services.webhook",
         "db",
@@ -397,7 +410,11 @@ def test_the_pages_name_every_command(app: Flask) -> None:
 def test_every_route_asks_for_a_key_or_is_known_to_be_open() -> None:
     assert {blueprint.name for blueprint, access in BLUEPRINTS if access == "open"} == {"catalog", "health"}
     assert {blueprint.name for blueprint, access in BLUEPRINTS if access == "operator"} == {"metrics"}
-    assert {blueprint.name for blueprint, access in BLUEPRINTS if access == "public_stats"} == {"offers", "stats"}
+    assert {blueprint.name for blueprint, access in BLUEPRINTS if access == "public_stats"} == {
+        "catalog_changes",
+        "offers",
+        "stats",
+    }
     of_operators = {blueprint.name for blueprint, access in BLUEPRINTS if access == "operators_key"}
     assert of_operators == {"aliases", "diagnostics", "keys", "holders", "groups", "budgets", "workers"}
 

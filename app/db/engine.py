@@ -81,7 +81,7 @@ class Database(Component):
         super().__init__(runtime)
         url = self.settings.database_url
         if url is None:
-            raise SettingsError("DATABASE_URL is not set. Set it to the address of a PostgreSQL database.")
+            raise SettingsError("DATABASE_URL is not set. Set it to the address of a PostgreSQL, or start `make run`.")
         self.engine: Engine = create_engine_for(url)
         self.lookup_engine: Engine = create_engine_for(url, LOOKUP_POOL_SIZE)
         self.lease_engine: Engine = create_engine_for(url, LEASE_POOL_SIZE)

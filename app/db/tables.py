@@ -1,4 +1,4 @@
-"""The tables for SQLAlchemy. `migrations/` makes them, and `flask db check` compares the two.
+"""The tables for SQLAlchemy. `migrations/` makes them, and `bin/gateway db check` compares the two.
 
     api_key         one gateway key: its digest, never the key itself
     activity        one inference request; partitioned by UTC day (app/db/partitions.py)
@@ -51,7 +51,7 @@ OUTCOMES = (
 USAGE_SOURCES = ("provider", "counted", "none")
 COST_KINDS = ("exact", "estimated", "unknown")
 ALIAS_SORTS = ("price", "latency", "throughput")
-CLOSINGS = ("drained", "left_rows", "adopted", "written_off")
+CLOSINGS = ("drained", "left_rows", "adopted", "written_off", "reconciled")
 
 # Bounds far above real values. Without them, a provider's wrong number could bring a rollup's sum near the limit of its
 # type, where every later insert would fail. 10^12 tokens are a century of one fast stream, 10^11 ms are three years.
@@ -155,7 +155,7 @@ activity = Table(
     Column("budget_periods", ARRAY(BigInteger), comment="the periods (budget_period.id) that it was charged to"),
     Column("body_digest", Text, comment="of the body of an SDK's request, keyed by the caller's gateway key"),
     Column("client_agent", Text, comment="User-Agent of the retry, on the retry and on the attempt that it repeats"),
-    # These are written after the row, by app/db/retries.py and app/db/repricing.py.
+    # These are written after the row: WRITTEN_LATER of app/db/insert_sql.py.
     Column("retry_of", Uuid, comment="request_id of the attempt that this one repeats"),
     Column("retried_by", Uuid, comment="request_id of the retry that repeats this attempt"),
     Column(

@@ -6,6 +6,7 @@
     left_rows     it stopped and left rows in its journal, which another worker adopts
     adopted       another worker has delivered its journal
     written_off   the operator said that its journal is gone
+    reconciled    the database was restored from before its end, and its journal was delivered to what is lost
 
 A worker that is killed closes nothing. Its row stays open until another worker of its host has adopted its journal. If
 none does, because the host is gone, the row is `missing`.
@@ -21,6 +22,8 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 from sqlalchemy import Connection, Engine, text
+
+from app.db.ledger import LOST_IN_RESTORES
 
 # 18 times the 10 s between two signs of life. A shorter outage of the network should name nobody.
 MISSING_AFTER_S = 180
@@ -43,7 +46,7 @@ _UPSERT_SEEN = text("""
         CAST(:state AS jsonb))
     ON CONFLICT (worker_id) DO UPDATE
     SET last_seen_at = now(), state = excluded.state, closed_at = NULL, closed_how = NULL
-    WHERE worker.closed_how IS NULL OR worker.closed_how = 'written_off'""")
+    WHERE worker.closed_how IS NULL OR worker.closed_how IN ('written_off', 'reconciled')""")
 
 # A statement that a worker stopped waiting for may be carried out after its journal was adopted.
 _UPSERT_CLOSED = text("""
@@ -72,7 +75,7 @@ _SELECT_UNREGISTERED = text(f"""
     SELECT count(*) AS workers, CAST(coalesce(sum(in_flight), 0) AS bigint) AS in_flight,
         CAST(coalesce(sum(unshipped), 0) AS bigint) AS unshipped
     FROM worker_ledger LEFT JOIN worker USING (worker_id)
-    WHERE worker.worker_id IS NULL AND worker_ledger.worker_id <> '{EARLIER_WORKERS}'""")
+    WHERE worker.worker_id IS NULL AND worker_ledger.worker_id NOT IN ('{EARLIER_WORKERS}', '{LOST_IN_RESTORES}')""")
 
 _COUNTS = ("started", "in_flight", "unshipped", "unrecorded", "rejected", "unsent", "direct")
 

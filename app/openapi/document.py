@@ -28,6 +28,7 @@ _TAGS = {
     "token_count": "Inference",
     "models": "Models",
     "catalog": "Models",
+    "catalog_changes": "Models",
     "offers": "Models",
     "own_key": "Keys and limits",
     "keys": "Keys and limits",

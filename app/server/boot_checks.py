@@ -55,7 +55,7 @@ def _check_gateway_key() -> Problem | None:
     if get_settings().gateway_api_key:
         return None
     return Problem(
-        "GATEWAY_API_KEY is not set, so only keys from `flask --app wsgi keys create` work, and after a start"
+        "GATEWAY_API_KEY is not set, so only keys from `bin/gateway keys create` work, and after a start"
         f" without the database only those that JOURNAL_DIR has, for {KEYS_GRACE_S / 60:.0f} minutes."
     )
 

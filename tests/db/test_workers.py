@@ -31,7 +31,7 @@ from tests.support.soak import examples
 
 PARTS = ("in_flight", "unshipped", "unrecorded", "rejected", "unsent")
 NOW = datetime.now(UTC)
-CLOSINGS = ["drained", "left_rows", "adopted", "written_off"]
+CLOSINGS = ["drained", "left_rows", "adopted", "written_off", "reconciled"]
 
 
 @pytest.fixture(scope="module")

@@ -190,7 +190,7 @@ def measure_journal(directory: Path) -> Measured:
         return Measured(0, 0, 0.0)
     if numbers[0] != position.segment:
         position = Position(numbers[0], 0)
-    delivered = _count_finals(segment_path(directory, position.segment), position.offset)
+    delivered = count_finals(segment_path(directory, position.segment), position.offset)
     finished, unfinished = _read_last(segment_path(directory, numbers[-1]))
     rows = max(0, finished - delivered) + len(unfinished)
     if not rows:
@@ -204,8 +204,12 @@ def measure_journal(directory: Path) -> Measured:
     return Measured(rows, max(size, sum(len(row) for row in unfinished.values())), ended_at)
 
 
-def _count_finals(path: Path, end: int) -> int:
-    """Returns the number of F lines in all segments before this one and in its first `end` bytes."""
+def count_finals(path: Path, end: int) -> int:
+    """Returns the number of F lines in all segments before this one and in its first `end` bytes.
+
+    Raises:
+        OSError: the segment cannot be read.
+    """
     finished, offset = 0, 0
     for line in iterate_lines(path):
         if offset == 0:
