@@ -1,4 +1,4 @@
-"""`flask activity`: exports records, drops old ones, writes lost ones off, and shows statistics or one request."""
+"""`bin/gateway activity`: exports records, drops old ones, writes lost ones off, shows statistics or one request."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _TERMINAL_PROGRESS_S = 2.0
 _LOG_PROGRESS_S = 30.0
 
 _ENDPOINTS = [endpoint.path for endpoint in ENDPOINTS]
-_KEY_HELP = "The id of a key, as `flask keys list` shows it, or env for GATEWAY_API_KEY."
+_KEY_HELP = "The id of a key, as `bin/gateway keys list` shows it, or env for GATEWAY_API_KEY."
 
 _DAY = click.DateTime(["%Y-%m-%d"])
 _TIME = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S"])

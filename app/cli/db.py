@@ -1,4 +1,4 @@
-"""`flask db`: migrates the database, shows the state of its schema, and reconciles the ledger after a restore."""
+"""`bin/gateway db`: migrates the database, shows the state of its schema, and reconciles the ledger after a restore."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def downgrade_command(revision: str) -> None:
 
 @db_group.command("current")
 def current_command() -> None:
-    """Show which migration is in place. Exit code 1 when `flask db upgrade` is needed."""
+    """Show which migration is in place. Exit code 1 when `bin/gateway db upgrade` is needed."""
     with plain_errors():
         state = select_schema_state_of(_database_url())
     click.echo(_describe(state))
@@ -91,7 +91,7 @@ def reconcile_command(close_missing: bool) -> None:
 def _database_url() -> str:
     url = get_direct_url(get_settings())
     if url is None:
-        raise SettingsError("DATABASE_URL is not set. Set it to the address of a PostgreSQL database.")
+        raise SettingsError("DATABASE_URL is not set. Set it to the address of a PostgreSQL, or start `make run`.")
     return url
 
 

@@ -1,4 +1,4 @@
-"""`flask journal`: which hosts there are, and what becomes of the journals of those that are gone."""
+"""`bin/gateway journal`: which hosts there are, and what becomes of the journals of those that are gone."""
 
 from __future__ import annotations
 

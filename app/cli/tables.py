@@ -8,6 +8,7 @@ from decimal import Decimal
 import msgspec
 
 from app.services.reports import EndpointStats, ModelStats, RequestStory, RetryingClient, RetryReport, Share, Stats
+from app.services.repricing import RepriceReport
 
 # More models than this would scroll the totals off the screen; the endpoint returns all of them.
 MAX_MODELS = 20
@@ -55,6 +56,17 @@ def format_retries(report: RetryReport) -> str:
         lines.append(f"{row.key[:16]:16} {_format_field(row.client_agent or '(none)')[:40]:40} {_sum(row)}  {outcomes}")
     lines.append(f"{'all':57} {_sum(report)}")
     return "\n".join([title, "", *lines])
+
+
+def format_repriced(report: RepriceReport) -> str:
+    """Returns the new costs of records as text, a line for each model and price, and why others have none."""
+    lines = [f"{'REQUESTS':>9} {'COST':>14}  {'GATEWAY':12} MODEL, PRICE"]
+    for row in report.models:
+        cost = f"{row.requests:>9,} {_format_value(row.cost_usd):>14}"
+        lines.append(f"{cost}  {row.gateway:12} {_format_field(row.model)}, {row.price_source}: {row.reason}")
+    lines.append(f"{report.requests:>9,} {_format_value(report.cost_usd):>14}  in all")
+    lines += [f"{count:>9,} {'-':>14}  left as they are: {reason}" for reason, count in report.left.items()]
+    return "\n".join(lines)
 
 
 def _sum(row: RetryReport | RetryingClient) -> str:

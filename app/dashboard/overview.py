@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -17,6 +18,7 @@ from app.services.journal import select_integrity_report
 from app.services.providers import PROVIDERS, is_configured
 from app.services.reports import OUTCOMES, ActivityFilter, Stats, select_activity_page
 from app.web import Response, read_query
+from app.yielding import with_pauses
 
 ACTIVITY = "dashboard/activity"
 # Everything but success; also what a client did, because the operator wants to see it.
@@ -57,7 +59,7 @@ def show_overview() -> Response:
         ranges=RANGE_NAMES,
         providers=list(PROVIDERS),
         endpoints=ENDPOINT_PATHS,
-        charts=draw_charts(stats, fixed) if stats.series else [],
+        charts=list(with_pauses(draw_charts(stats, fixed), slice_items=1)) if stats.series else [],
         models=stats.models[:_MODELS],
         failures=failures.data if stats.failed_requests else [],
         failure_outcomes=FAILURES,
@@ -89,39 +91,37 @@ def draw_requests(stats: Stats, steps: Steps) -> Chart:
     return draw_bars("Requests", steps, lines, FILTERS["short"])
 
 
-def draw_charts(stats: Stats, parameters: dict[str, Any]) -> list[Chart]:
-    """Returns the charts of statistics: requests, time to first token, cost, tokens."""
+def draw_charts(stats: Stats, parameters: dict[str, Any]) -> Iterator[Chart]:
+    """Yields the charts of statistics: requests, time to first token, cost, tokens."""
     steps, series = make_steps(stats, parameters), stats.series
-    return [
-        draw_requests(stats, steps),
-        draw_lines(
-            "Time to first token",
-            steps,
-            [
-                Line("median", "a", [step.ttft_ms.p50 for step in series]),
-                Line("95 %", "b", [step.ttft_ms.p95 for step in series]),
-            ],
-            FILTERS["ms"],
-        ),
-        draw_bars(
-            "Cost",
-            steps,
-            [
-                Line("exact", "a", [_to_float(step.cost) for step in series]),
-                Line("estimated", "c", [_to_float(step.estimated_cost) for step in series]),
-            ],
-            FILTERS["usd"],
-        ),
-        draw_bars(
-            "Tokens",
-            steps,
-            [
-                Line("prompt", "a", [step.prompt_tokens for step in series]),
-                Line("completion", "c", [step.completion_tokens for step in series]),
-            ],
-            FILTERS["short"],
-        ),
-    ]
+    yield draw_requests(stats, steps)
+    yield draw_lines(
+        "Time to first token",
+        steps,
+        [
+            Line("median", "a", [step.ttft_ms.p50 for step in series]),
+            Line("95 %", "b", [step.ttft_ms.p95 for step in series]),
+        ],
+        FILTERS["ms"],
+    )
+    yield draw_bars(
+        "Cost",
+        steps,
+        [
+            Line("exact", "a", [_to_float(step.cost) for step in series]),
+            Line("estimated", "c", [_to_float(step.estimated_cost) for step in series]),
+        ],
+        FILTERS["usd"],
+    )
+    yield draw_bars(
+        "Tokens",
+        steps,
+        [
+            Line("prompt", "a", [step.prompt_tokens for step in series]),
+            Line("completion", "c", [step.completion_tokens for step in series]),
+        ],
+        FILTERS["short"],
+    )
 
 
 def _to_float(value: Any) -> float | None:

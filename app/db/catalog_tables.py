@@ -6,7 +6,7 @@
 
 The facts of a model are a JSON object: `prompt`, `completion` and `input_cache_read` are decimal strings in USD per
 token, `price_source` says where these are from, `context_length` and `max_output_tokens` are numbers of tokens, and
-`deprecated_on` is a date in ISO 8601. What is unknown is absent.
+`expiration_date` is a date in ISO 8601. What is unknown is absent.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ catalog_list = Table(
     Column("provider", Text, primary_key=True),
     Column("first_at", DateTime(timezone=True), nullable=False, comment="of the first list that was kept"),
     Column("fetched_at", DateTime(timezone=True), nullable=False, comment="of the list that is kept"),
-    Column("checked_at", DateTime(timezone=True), nullable=False, comment="when it was last compared"),
+    Column("version", Text, nullable=False, comment="a digest of its entries"),
 )
 
 catalog_model = Table(
@@ -32,8 +32,7 @@ catalog_model = Table(
     metadata,
     Column("provider", Text, primary_key=True),
     Column("model", Text, primary_key=True),
-    Column("since", DateTime(timezone=True), nullable=False, comment="when it was last listed anew"),
-    Column("price_since", DateTime(timezone=True), nullable=False, comment="since when it has this price"),
+    Column("since", DateTime(timezone=True), nullable=False, comment="since when it is listed"),
     Column("facts", JSONB(none_as_null=True), nullable=False, comment="see app/db/catalog_tables.py"),
 )
 

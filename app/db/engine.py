@@ -28,6 +28,9 @@ POOL_SIZE = 5
 LOOKUP_POOL_SIZE = 1
 # A worker draws from limits in one thread, and requests wait for it; a worker without limits never connects for this.
 LEASE_POOL_SIZE = 1
+# For requests with an Idempotency-Key, each of which takes one for some milliseconds before and after it is served. A
+# worker without such requests never connects for this.
+ANSWER_POOL_SIZE = 2
 # All five are in use only when the database is slow or unavailable. Requests should then fail soon.
 POOL_TIMEOUT_S = 2.0
 # Below the half hour and more after which load balancers and firewalls forget an idle connection.
@@ -80,6 +83,7 @@ class Database(Component):
         lookup_engine: another one, for lookups of keys that are not known yet.
         lease_engine: another one, for draws from limits. It has one connection, which only the thread that draws may
             use: whoever takes it again and again keeps the others waiting until their draws fail.
+        answer_engine: another one, for the answers that are kept for repeated requests.
         direct_engine: for what needs a session of its own, such as DETACH CONCURRENTLY; past a pooler if there is one.
 
     Raises:
@@ -90,12 +94,13 @@ class Database(Component):
         super().__init__(runtime)
         url = self.settings.database_url
         if url is None:
-            raise SettingsError("DATABASE_URL is not set. Set it to the address of a PostgreSQL database.")
+            raise SettingsError("DATABASE_URL is not set. Set it to the address of a PostgreSQL, or start `make run`.")
         direct_url = self.settings.database_direct_url
         pooled = direct_url is not None
         self.engine: Engine = create_engine_for(url, pooled=pooled)
         self.lookup_engine: Engine = create_engine_for(url, LOOKUP_POOL_SIZE, pooled=pooled)
         self.lease_engine: Engine = create_engine_for(url, LEASE_POOL_SIZE, pooled=pooled)
+        self.answer_engine: Engine = create_engine_for(url, ANSWER_POOL_SIZE, pooled=pooled)
         self.direct_engine: Engine = self.engine if direct_url is None else create_engine_for(direct_url, 1)
         self._readers = threading.BoundedSemaphore(MAX_READERS)
 
@@ -114,7 +119,8 @@ class Database(Component):
         self._dispose(close=False)
 
     def _dispose(self, *, close: bool) -> None:
-        for engine in {self.engine, self.lookup_engine, self.lease_engine, self.direct_engine}:
+        engines = (self.engine, self.lookup_engine, self.lease_engine, self.answer_engine, self.direct_engine)
+        for engine in engines:
             engine.dispose(close=close)
 
 

@@ -24,6 +24,11 @@ INSERT_LOCK = 0x61637469
 # migration 0007 has inserted the row.
 NO_WORKER = "none"
 
+# Columns that no row of a journal has; app/db/retries.py and app/db/repricing.py write them.
+WRITTEN_LATER = ("retry_of", "retried_by", "repriced")
+
+_COLUMNS = [column for column in tables.activity.columns if column.name not in WRITTEN_LATER]
+
 
 def insert_activity_sql(source: str | None = None, also: str | None = None) -> str:
     """Returns the statement; its result is the number of rows inserted.
@@ -58,15 +63,14 @@ WHERE started_at >= '2020-01-01 00:00+00' AND started_at < '2120-01-01 00:00+00'
 
 def _json_rows() -> str:
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
-    types = ", ".join(f"{column.name} {column.type.compile(dialect)}" for column in tables.activity.columns)
+    types = ", ".join(f"{column.name} {column.type.compile(dialect)}" for column in _COLUMNS)
     return f"jsonb_to_recordset(CAST(%(rows)s AS jsonb)) AS r ({types})"
 
 
 def _insert_rows(source: str, worker_id: str) -> str:
-    columns = list(tables.activity.columns)
     return f"""
-    INSERT INTO activity ({", ".join(column.name for column in columns)})
-    SELECT {", ".join(worker_id if column.name == "worker_id" else _value(column) for column in columns)}
+    INSERT INTO activity ({", ".join(column.name for column in _COLUMNS)})
+    SELECT {", ".join(worker_id if column.name == "worker_id" else _value(column) for column in _COLUMNS)}
     FROM {source}
     ORDER BY started_at, request_id
     ON CONFLICT DO NOTHING

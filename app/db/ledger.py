@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Engine, select, text
 from app.db.tables import worker_ledger
 
 # The line that has what was lost with a database that was restored: as a negative number of requests begun, so that
-# code before migration 0018 finds the sums right too.
+# code before migration 0019 finds the sums right too.
 LOST_IN_RESTORES = "lost in restores"
 
 

@@ -1,4 +1,4 @@
-"""The tables for SQLAlchemy. `migrations/` makes them, and `flask db check` compares the two.
+"""The tables for SQLAlchemy. `migrations/` makes them, and `bin/gateway db check` compares the two.
 
     api_key         one gateway key: its digest, never the key itself
     activity        one inference request; partitioned by UTC day (app/db/partitions.py)
@@ -155,7 +155,7 @@ activity = Table(
     Column("budget_periods", ARRAY(BigInteger), comment="the periods (budget_period.id) that it was charged to"),
     Column("body_digest", Text, comment="of the body of an SDK's request, keyed by the caller's gateway key"),
     Column("client_agent", Text, comment="User-Agent of the retry, on the retry and on the attempt that it repeats"),
-    # These are written after the row, by app/db/retries.py and app/db/repricing.py.
+    # These are written after the row: WRITTEN_LATER of app/db/insert_sql.py.
     Column("retry_of", Uuid, comment="request_id of the attempt that this one repeats"),
     Column("retried_by", Uuid, comment="request_id of the retry that repeats this attempt"),
     Column(
@@ -163,6 +163,7 @@ activity = Table(
         JSONB(none_as_null=True),
         comment="what the cost was before it was computed later, when and why",
     ),
+    Column("replay_of", Uuid, comment="the request whose kept answer this one got; NULL without"),
     # The time comes first, so that the primary key read backwards is the order "newest first".
     PrimaryKeyConstraint("started_at", "request_id"),
     _one_of("outcome", OUTCOMES),

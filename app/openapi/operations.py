@@ -8,7 +8,7 @@ import msgspec
 
 from app.openapi import answers, inference_answers, requests
 from app.openapi.records import RecordAnswer, RecordPage
-from app.routes import activity, budgets, catalog, holders, keys, models, stats
+from app.routes import activity, budgets, catalog, catalog_changes, holders, keys, models, stats
 from app.services.administration import (
     GroupChanges,
     HolderPatch,
@@ -23,6 +23,7 @@ from app.services.administration import (
     select_keys_page,
 )
 from app.services.alias_administration import AliasChanges, NewAlias
+from app.services.catalog_memory import ATOM, select_changes_page
 from app.services.health import Readiness, select_workers_report
 from app.services.journal import select_integrity_report
 from app.services.models import MergedModel
@@ -160,6 +161,14 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("show_key_v1", "GET", "/v1/key", answers.OwnKeyAnswer),
     Operation("show_own_key", "GET", "/api/key", answers.OwnKeyAnswer),
     Operation("list_catalog", "GET", "/api/catalog/models", answers.CatalogPage, query=catalog.CatalogQuery),
+    Operation(
+        "list_catalog_changes",
+        "GET",
+        "/api/catalog/changes",
+        select_changes_page,
+        query=catalog_changes.ChangesQuery,
+        others=(ATOM,),
+    ),
     Operation(
         "show_catalog_model",
         "GET",

@@ -13,6 +13,7 @@ from app.routes import (
     aliases,
     budgets,
     catalog,
+    catalog_changes,
     diagnostics,
     groups,
     health,
@@ -36,6 +37,7 @@ BLUEPRINTS: list[tuple[Blueprint, Access]] = [
     (models.bp, "key"),  # GET /v1/models, /v1/models/<id>
     (own_key.bp, "key"),  # GET /v1/key, /api/key
     (catalog.bp, "open"),  # GET /api/catalog/models, /api/catalog/model/<id>
+    (catalog_changes.bp, "public_stats"),  # GET /api/catalog/changes
     (offers.bp, "public_stats"),  # GET /api/catalog/model/<id>/endpoints
     (stats.bp, "public_stats"),  # GET /api/catalog/gateway/<gateway>/stats
     (activity.bp, "key"),  # GET /api/activity, /api/activity/<id>, /api/activity/integrity or retries, /api/usage

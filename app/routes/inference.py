@@ -14,10 +14,19 @@ from app.errors import BadRequest, BodyTooLarge, ClientGone, GatewayError, TooMa
 from app.runtime import get_component
 from app.services.administration import select_own_budgets
 from app.services.endpoints import ENDPOINTS, Endpoint
-from app.services.inference import DryRuns, Exchange, Pipeline
+from app.services.idempotency import Claim, make_claim
+from app.services.inference import DryRuns, Exchange, GatewayResponse, Pipeline, serve_once
 from app.services.keys import Key
 from app.services.streaming import ClientConnection
-from app.web import Response, decode_body, json_response, raise_if_unsupported, use_errors_below, use_request_id
+from app.web import (
+    Response,
+    decode_body,
+    get_authorization,
+    json_response,
+    raise_if_unsupported,
+    use_errors_below,
+    use_request_id,
+)
 
 bp = Blueprint("inference", __name__)
 
@@ -48,7 +57,9 @@ def _serve(endpoint: Endpoint) -> Response:
     # Each use of Flask's `request` and `g` looks for the current ones.
     pipeline, environ, key = get_component(Pipeline), request.environ, g.key
     pipeline.refusals.raise_if_too_many(endpoint, key.id)
-    client = ClientConnection(environ.get("gunicorn.socket"))
+    is_repeatable = "HTTP_IDEMPOTENCY_KEY" in environ and _can_keep(pipeline)
+    # The answer to a request that may be repeated is wanted also if its client leaves.
+    client = ClientConnection(None if is_repeatable else environ.get("gunicorn.socket"))
     policy = pipeline.keys.policies.get(key.holder_id)
     is_dry_run = "HTTP_X_GATEWAY_DRY_RUN" in environ and _wants_dry_run(environ["HTTP_X_GATEWAY_DRY_RUN"])
     exchange = Exchange(endpoint, key.id, client, partial(_get_header, environ), policy, key.holder_id)
@@ -57,7 +68,8 @@ def _serve(endpoint: Endpoint) -> Response:
     exchange.record.client_retry = _get_retry_count(environ)
     exchange.record.client_request_id = _get_client_request_id(environ)
     use_request_id(exchange.request_id)
-    served = pipeline.serve(exchange, partial(read_body, exchange.settings.max_body_bytes))
+    read = partial(read_body, exchange.settings.max_body_bytes)
+    served = _serve_once(pipeline, exchange, read) if is_repeatable else pipeline.serve(exchange, read)
     if endpoint.errors.request_id_header is not None:
         served.headers[endpoint.errors.request_id_header] = exchange.request_id
     if isinstance(served.body, bytes):
@@ -67,6 +79,8 @@ def _serve(endpoint: Endpoint) -> Response:
         response = Response(served.body, content_type="text/event-stream; charset=utf-8", direct_passthrough=True)
         response.add_headers(STREAM_HEADERS)
     response.add_headers(served.headers)
+    if served.status != 200:
+        response.status_code = served.status
     limited = exchange.limited
     if limited is not None and limited.headers:
         if "HTTP_ORIGIN" in environ:
@@ -74,6 +88,31 @@ def _serve(endpoint: Endpoint) -> Response:
         else:
             response.shared_headers = limited.headers
     return response
+
+
+def _can_keep(pipeline: Pipeline) -> bool:
+    """Returns whether answers are kept for requests with an Idempotency-Key; if not, the caller is told."""
+    # Who is signed in to the dashboard sends no key, and the answer is encrypted by it.
+    if pipeline.settings.idempotency_hours and get_authorization() is not None:
+        return True
+    g.ignored = "idempotency-key"
+    return False
+
+
+def _serve_once(pipeline: Pipeline, exchange: Exchange, read: Callable[[], bytes]) -> GatewayResponse:
+    """Serves a request with an Idempotency-Key."""
+    gateway_key = (get_authorization() or "").partition(" ")[2].strip()
+
+    def make() -> Claim:
+        return make_claim(
+            gateway_key,
+            request.environ["HTTP_IDEMPOTENCY_KEY"],
+            key_id=exchange.record.key_id,
+            request_id=exchange.request_id,
+            path=exchange.endpoint.path,
+        )
+
+    return serve_once(pipeline, exchange, make, read)
 
 
 def _wants_dry_run(text: str) -> bool:

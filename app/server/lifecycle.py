@@ -12,6 +12,7 @@ from typing import Any
 
 from app.runtime import get_settings
 from app.services.aliases import start_aliases
+from app.services.catalog_memory import start_catalog_memory
 from app.services.health import encode_worker_state, start_gauges
 from app.services.inference import write_refusals
 from app.services.journal import start_journal, stop_journal
@@ -45,6 +46,7 @@ def start_worker(worker: Any) -> None:
     refresh_if_due()
     start_retention()
     start_quality()
+    start_catalog_memory()
     start_gauges()
     start_sessions()
     start_webhook()

@@ -61,15 +61,14 @@ def _create_catalog_tables() -> None:
         sa.Column("provider", sa.Text(), nullable=False),
         sa.Column("first_at", sa.DateTime(timezone=True), nullable=False, comment="of the first list that was kept"),
         sa.Column("fetched_at", sa.DateTime(timezone=True), nullable=False, comment="of the list that is kept"),
-        sa.Column("checked_at", sa.DateTime(timezone=True), nullable=False, comment="when it was last compared"),
+        sa.Column("version", sa.Text(), nullable=False, comment="a digest of its entries"),
         sa.PrimaryKeyConstraint("provider", name="pk_catalog_list"),
     )
     op.create_table(
         "catalog_model",
         sa.Column("provider", sa.Text(), nullable=False),
         sa.Column("model", sa.Text(), nullable=False),
-        sa.Column("since", sa.DateTime(timezone=True), nullable=False, comment="when it was last listed anew"),
-        sa.Column("price_since", sa.DateTime(timezone=True), nullable=False, comment="since when it has this price"),
+        sa.Column("since", sa.DateTime(timezone=True), nullable=False, comment="since when it is listed"),
         sa.Column("facts", JSONB(), nullable=False, comment="see app/db/catalog_tables.py"),
         sa.PrimaryKeyConstraint("provider", "model", name="pk_catalog_model"),
     )

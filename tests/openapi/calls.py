@@ -66,6 +66,7 @@ CALLS = (
     Call("list_models", "/v1/models?limit=2"),
     Call("retrieve_model", "/v1/models/deepseek-v3p1"),
     Call("list_catalog", "/api/catalog/models?limit=2"),
+    Call("list_catalog_changes", "/api/catalog/changes?limit=1"),
     Call("show_catalog_model", "/api/catalog/model/deepseek-v3p1"),
     Call("list_offers", "/api/catalog/model/deepseek-v3p1/endpoints"),
     Call("create_group", "/api/groups", {"name": "{group}", "requests_per_minute": 600}),

@@ -61,7 +61,8 @@ def test_the_row_of_a_streamed_answer(gateway: Gateway, session_database_url: st
     assert (row["usage_source"], row["cost_kind"], row["cost_usd"]) == ("provider", "exact", cost_of(row))
     assert (row["events"], row["bytes_out"]) == (len(seen.events) - 1, len(seen.body))
     assert 0 < row["ttft_ms"] < row["duration_ms"] and 0 < row["longest_gap_ms"] < row["duration_ms"]
-    assert row["tokens_per_second"] > 0
+    # Unknown if all output came at once, as on a busy machine.
+    assert row["tokens_per_second"] is None or row["tokens_per_second"] > 0
 
 
 def test_cached_and_reasoning_tokens_are_counted_and_priced(gateway: Gateway, session_database_url: str) -> None:

@@ -87,7 +87,7 @@ def write_off_host(actor: str, host: str) -> dict[str, int]:
         if not requests:
             raise NotFound(
                 f"No worker of a host {host!r} is missing; one is after three minutes without a sign of life."
-                " `flask --app wsgi journal list` lists hosts."
+                " `bin/gateway journal list` lists hosts."
             )
         record_change(connection, actor, "journal.write_off", f"host:{host}", None, {"requests": requests})
     return requests

@@ -16,7 +16,7 @@ a stream when the stream ends.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,10 +53,11 @@ from app.upstream import Response, make_unreadable_error
 
 @dataclass(slots=True)
 class GatewayResponse:
-    """A response to the client: JSON, or a `Relay` to iterate over and close."""
+    """A response to the client: JSON, or a `Relay` or another iterator over the blocks of a stream."""
 
-    body: bytes | Relay
+    body: bytes | Iterator[bytes]
     headers: dict[str, str]
+    status: int = 200
 
 
 class Pipeline(Component):

@@ -80,6 +80,6 @@ def describe_gone_hosts(hosts: list[HostReport]) -> str | None:
     more = f" and {len(gone) - 5} more" if len(gone) > 5 else ""
     return (
         f"workers are gone, and their journals may hold records: {names}{more}. Start the gateway there again, or bring"
-        " the directory to another host and run `flask --app wsgi journal adopt DIRECTORY` there. If it is lost for"
-        " good, run `flask --app wsgi journal write-off HOST`."
+        " the directory to another host and run `bin/gateway journal adopt DIRECTORY` there. If it is lost for"
+        " good, run `bin/gateway journal write-off HOST`."
     )

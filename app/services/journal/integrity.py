@@ -96,7 +96,7 @@ class LimitsIntegrity(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         balanced: whether there is no mistake and no period whose charges are not those of the records.
         mistakes: how many grants are not the sum of what workers have drawn, and how many leases of ended workers are
-            not what their requests were charged. `flask budgets check` lists them.
+            not what their requests were charged. `bin/gateway budgets check` lists them.
         overdrawn: periods of which more is granted than their budgets have. That is no mistake of the books.
         periods_checked: periods that began within 25 hours and were compared with the records; None if a period has too
             many requests for that.
@@ -252,4 +252,4 @@ def _advise(row: WorkerRow, journal: str) -> str:
             f"They are in {journal} on {host}. If the worker runs there, it delivers them when it reaches the database."
             " Otherwise start a gateway there with the same JOURNAL_DIR. If the directory is gone for good,"
         )
-    return f"{holds} {act} run `flask --app wsgi activity write-off {row.worker_id}`."
+    return f"{holds} {act} run `bin/gateway activity write-off {row.worker_id}`."

@@ -181,7 +181,7 @@ class Journal(Component):
                 rows=left.rows,
                 directory=str(self.settings.journal_dir),
                 next_step="Keep the directory. The next start of the gateway with this JOURNAL_DIR writes these rows"
-                " to the database, as does `flask --app wsgi journal adopt` from wherever the directory is.",
+                " to the database, as does `bin/gateway journal adopt` from wherever the directory is.",
             )
 
     def get_status(self) -> JournalStatus:

@@ -45,7 +45,7 @@ class ActivityRecord(msgspec.Struct):
     that are written to the row later.
 
     The defaults are those of a lost request, one that was sent to a provider and never ended. The fields that only
-    requests under limits or requests of SDKs have are left out of the line of others.
+    requests under limits, requests of SDKs or replays have are left out of the line of others.
     """
 
     request_id: str
@@ -89,6 +89,7 @@ class ActivityRecord(msgspec.Struct):
     budget_periods: list[int] | UnsetType = UNSET
     body_digest: str | UnsetType = UNSET
     client_agent: str | UnsetType = UNSET
+    replay_of: str | UnsetType = UNSET
 
 
 def make_record(key_id: str, endpoint: str) -> ActivityRecord:
@@ -188,4 +189,5 @@ def _without_details(record: ActivityRecord) -> ActivityRecord:
         charged_usd=record.charged_usd,
         charged_tokens=record.charged_tokens,
         budget_periods=record.budget_periods,
+        replay_of=record.replay_of,
     )

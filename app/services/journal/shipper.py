@@ -68,7 +68,7 @@ class OwnDelivery(Delivery):
 
         Its ledger line of this worker is then older than the one that was written last. Rows that it still has are
         skipped by the statement that inserts them. Those of segments that are removed are lost; then the ledger counts
-        more requests than the database has rows, until `flask db reconcile-ledger`.
+        more requests than the database has rows, until `bin/gateway db reconcile-ledger`.
 
         Returns:
             Whether it had.
@@ -99,7 +99,7 @@ class OwnDelivery(Delivery):
             level="error",
             rows_again=again,
             next_step="The database lost what it had, by a restore or a failover. Rows are delivered again as far as"
-            " the journal has them. Run `flask --app wsgi db reconcile-ledger`, which says what is lost.",
+            " the journal has them. Run `bin/gateway db reconcile-ledger`, which says what is lost.",
         )
         return True
 
