@@ -94,6 +94,7 @@ ALLOWED: dict[str, set[str]] = {
     "services.reports": {"db"},
     "services.sessions": {"services.keys", "db"},
     "services.webhook": {"services.limits", "upstream", "db"},
+    "services.traces": {"services.journal"},
     "services.inference": {
         "services.endpoints",
         "services.idempotency",
@@ -105,6 +106,7 @@ ALLOWED: dict[str, set[str]] = {
         "services.providers",
         "services.routing",
         "services.streaming",
+        "services.traces",
         "upstream",
     },
     "services.health": {
@@ -187,6 +189,7 @@ ALLOWED: dict[str, set[str]] = {
         "services.quality",
         "services.reports",
         "services.sessions",
+        "services.traces",
         "services.webhook",
     },
     "doctor": {"server", "services.health", "services.journal", "services.providers", "upstream", "db"},
@@ -332,6 +335,7 @@ HOMES = {
     "dotenv": {"app.config"},
     "psutil": {"app.dev"},
     "cryptography": {"app.services.idempotency"},
+    "opentelemetry": {"app.services.traces"},
 }
 
 

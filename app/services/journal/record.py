@@ -45,7 +45,7 @@ class ActivityRecord(msgspec.Struct):
     that are written to the row later.
 
     The defaults are those of a lost request, one that was sent to a provider and never ended. The fields that only
-    requests under limits, requests of SDKs or replays have are left out of the line of others.
+    requests under limits, requests of SDKs, replays or requests in a trace have are left out of the line of others.
     """
 
     request_id: str
@@ -90,6 +90,7 @@ class ActivityRecord(msgspec.Struct):
     body_digest: str | UnsetType = UNSET
     client_agent: str | UnsetType = UNSET
     replay_of: str | UnsetType = UNSET
+    trace_id: str | UnsetType = UNSET
 
 
 def make_record(key_id: str, endpoint: str) -> ActivityRecord:
@@ -190,4 +191,5 @@ def _without_details(record: ActivityRecord) -> ActivityRecord:
         charged_tokens=record.charged_tokens,
         budget_periods=record.budget_periods,
         replay_of=record.replay_of,
+        trace_id=record.trace_id,
     )
