@@ -5,7 +5,7 @@ BIN := .venv/bin
 
 # Each level installs its own list and those of the levels before it.
 RUN_LISTS := requirements.txt requirements-idempotency.txt requirements-run.txt
-TEST_LISTS := $(RUN_LISTS) requirements-test.txt
+TEST_LISTS := $(RUN_LISTS) requirements-traces.txt requirements-test.txt
 CHECK_LISTS := $(TEST_LISTS) requirements-check.txt requirements-clients.txt
 INSTALLED := .venv/installed
 
@@ -56,7 +56,8 @@ lock: $(INSTALLED)-run
 	$(LOCK) --output-file requirements.txt pyproject.toml
 	$(call LOCK_LEVEL,idempotency,requirements.txt)
 	$(call LOCK_LEVEL,run,requirements.txt requirements-idempotency.txt)
-	$(call LOCK_LEVEL,test,$(RUN_LISTS))
+	$(call LOCK_LEVEL,traces,$(RUN_LISTS))
+	$(call LOCK_LEVEL,test,$(RUN_LISTS) requirements-traces.txt)
 	$(call LOCK_LEVEL,check,$(TEST_LISTS))
 	$(call LOCK_LEVEL,clients,$(TEST_LISTS) requirements-check.txt)
 

@@ -114,6 +114,8 @@ class Settings:
     idempotency_bytes: int = _setting("IDEMPOTENCY_BYTES", "1073741824", whole_number(1, 1 << 50))
     retention_days: int = _setting("RETENTION_DAYS", "90", whole_number(1, 36_500))
 
+    otlp_endpoint: str | None = _setting("OTEL_EXPORTER_OTLP_ENDPOINT", None, parse_http_url)
+
     max_body_bytes: int = _setting("MAX_BODY_BYTES", "20971520", whole_number(1024, 1 << 30))
     max_live_requests: int = _setting("MAX_LIVE_REQUESTS", "4000", whole_number(1, 100_000))
     max_refusals_per_second: int = _setting("MAX_REFUSALS_PER_SECOND", "20", whole_number(1, 1_000_000))

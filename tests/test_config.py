@@ -107,6 +107,7 @@ BAD: dict[str, list[str]] = {
     "LIMITS_WEBHOOK_SECRET": ["no base64 of a secret", "c2hvcnQ=", "gw_" + "A" * 40, "A" * 92],
     "ROUTING_SORT": ["cheap", "Price"],
     "ROUTING_EQUIVALENTS": ["maybe"],
+    "OTEL_EXPORTER_OTLP_ENDPOINT": BAD_URLS,
     "RESTART_HANDOVER": ["maybe", "2"],
     "RETENTION_DAYS": [*BAD_NUMBERS, "0"],
     "MAX_BODY_BYTES": [*BAD_NUMBERS, "1023"],

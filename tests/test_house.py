@@ -95,6 +95,7 @@ ALLOWED: dict[str, set[str]] = {
     "services.bill": {"services.models", "services.pricing", "services.providers", "services.reports", "db"},
     "services.sessions": {"services.keys", "db"},
     "services.webhook": {"services.limits", "upstream", "db"},
+    "services.traces": {"services.journal"},
     "services.inference": {
         "services.endpoints",
         "services.idempotency",
@@ -106,6 +107,7 @@ ALLOWED: dict[str, set[str]] = {
         "services.providers",
         "services.routing",
         "services.streaming",
+        "services.traces",
         "upstream",
     },
     "services.health": {
@@ -192,6 +194,7 @@ ALLOWED: dict[str, set[str]] = {
         "services.quality",
         "services.reports",
         "services.sessions",
+        "services.traces",
         "services.webhook",
     },
     "doctor": {"server", "services.health", "services.journal", "services.providers", "upstream", "db"},
@@ -339,6 +342,7 @@ HOMES = {
     "dotenv": {"app.config"},
     "psutil": {"app.dev"},
     "cryptography": {"app.services.idempotency"},
+    "opentelemetry": {"app.services.traces"},
 }
 
 

@@ -18,6 +18,7 @@ LISTS = {
     "requirements.txt": None,
     "requirements-idempotency.txt": "idempotency",
     "requirements-run.txt": "run",
+    "requirements-traces.txt": "traces",
     "requirements-test.txt": "test",
     "requirements-check.txt": "check",
     "requirements-clients.txt": "clients",

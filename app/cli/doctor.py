@@ -11,12 +11,16 @@ import msgspec
 @click.command("doctor")
 @click.option("--url", help="The address at which clients reach the gateway, to check what proxies do to streams.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
-def doctor_command(url: str | None, as_json: bool) -> None:
+@click.option(
+    "--silence", "silence_s", type=click.IntRange(1, 3600), help="With --url: how many seconds proxies must wait."
+)
+@click.option("--paid", is_flag=True, help="Also send one request of one token with each key, which providers bill.")
+def doctor_command(url: str | None, as_json: bool, silence_s: int | None, paid: bool) -> None:
     """Check settings, database, disk, providers and proxies. Exit code 1 if something fails."""
     from app.doctor import examine  # Only here: each worker imports the commands.
 
     failed = 0
-    for result in examine(url):
+    for result in examine(url, silence_s=silence_s, paid=paid):
         failed += result.status == "fail"
         if as_json:
             click.echo(json.dumps(msgspec.structs.asdict(result)))

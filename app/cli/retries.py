@@ -1,4 +1,4 @@
-"""`flask activity retries`: what the retries of clients cost."""
+"""`bin/gateway activity retries`: what the retries of clients cost."""
 
 from __future__ import annotations
 

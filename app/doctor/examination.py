@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from app.doctor.database_checks import check_database
 from app.doctor.host_checks import check_boot, check_cores, check_journal, check_open_files
+from app.doctor.paid_checks import check_paid_requests
 from app.doctor.provider_checks import check_providers
 from app.doctor.results import Result, ok
 from app.doctor.setting_checks import check_settings
@@ -13,11 +14,14 @@ from app.doctor.url_checks import check_url
 from app.version import get_version
 
 
-def examine(url: str | None = None) -> Iterator[Result]:
+def examine(url: str | None = None, *, silence_s: int | None = None, paid: bool = False) -> Iterator[Result]:
     """Yields the result of each check. What the settings do not allow to check is not checked.
 
     Args:
         url: the address at which clients reach the gateway; None leaves the checks of it out.
+        silence_s: for how long proxies must pass a silent answer, in whole seconds; None for a little more than streams
+            are ever silent.
+        paid: whether to send one request of one token with each provider's key, which the provider bills.
     """
     yield ok("version", get_version())
     for checks in (
@@ -30,5 +34,7 @@ def examine(url: str | None = None) -> Iterator[Result]:
         check_providers,
     ):
         yield from checks()
+    if paid:
+        yield from check_paid_requests()
     if url is not None:
-        yield from check_url(url)
+        yield from check_url(url, silence_s)

@@ -67,9 +67,10 @@ def _find_certificate_problem(provider: Provider, url: SplitResult, connection: 
     return None
 
 
-def _check_key(provider: Provider, key: str, number: int) -> Result:
+def make_client(provider: Provider, key: str) -> UpstreamClient:
+    """Returns a client that uses one of the provider's keys, to be closed."""
     settings = get_settings()
-    client = UpstreamClient(
+    return UpstreamClient(
         title=provider.title,
         base_url=provider.get_base_url(settings),
         api_keys=[key],
@@ -77,6 +78,10 @@ def _check_key(provider: Provider, key: str, number: int) -> Result:
         settings=settings,
         request_id_headers=provider.request_id_headers,
     )
+
+
+def _check_key(provider: Provider, key: str, number: int) -> Result:
+    client = make_client(provider, key)
     name = f"{provider.key_setting}, key {number}"
     try:
         if provider.probe is not None:
@@ -90,5 +95,7 @@ def _check_key(provider: Provider, key: str, number: int) -> Result:
         return warn(provider.name, f"{name}: {error.message}")
     finally:
         client.close()
-    accepted = "is accepted" if provider.probe is not None else "is set (only a paid request shows whether it works)"
+    accepted = (
+        "is accepted" if provider.probe is not None else "is set (only a paid request shows whether it works: --paid)"
+    )
     return ok(provider.name, f"{name} {accepted}, the list begins with {models} models")

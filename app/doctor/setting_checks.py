@@ -10,7 +10,7 @@ from dataclasses import fields
 from app.config import Settings, SettingsError, get_secrets, load_settings, read_environment, setting_names
 from app.doctor.results import Result, fail, ok, warn
 from app.logs import hide_secrets
-from app.runtime import use_settings
+from app.runtime import get_settings, use_settings
 
 # Heroku ends an answer that sends nothing for this long, and kills a process so long after SIGTERM, in seconds.
 _HEROKU_LIMIT_S = 30
@@ -20,9 +20,11 @@ _GUNICORN_ARGUMENTS = "GUNICORN_CMD_ARGS"
 
 def check_settings() -> Iterator[Result]:
     """Yields the results, and makes the settings that are right those of this process."""
+    is_read = True
     try:
         values = read_environment()
     except SettingsError as error:
+        is_read = False
         yield fail("settings", str(error))
         values = {name: value for name, value in os.environ.items() if value.strip()}
     settings, mistakes = _load_leniently(values)
@@ -32,9 +34,17 @@ def check_settings() -> Iterator[Result]:
         yield fail("settings", mistake)
     yield from _check_names(values)
     yield from _check_platform(settings)
-    if not mistakes:
+    if is_read and not mistakes:
         given = [name for name in setting_names() if os.environ.get(name, "").strip()]
         yield ok("settings", f"all can be read; from the environment: {', '.join(given) or 'none'}, others from files")
+
+
+def describe_heroku_limit() -> str:
+    """Returns what Heroku's router does to silent answers, and what to do about it."""
+    return (
+        f"Heroku's router cuts answers that are silent for {_HEROKU_LIMIT_S} s. Let clients stream: the gateway"
+        f" then sends something every {get_settings().stream_heartbeat_s:g} s (STREAM_HEARTBEAT)."
+    )
 
 
 def _load_leniently(values: dict[str, str]) -> tuple[Settings, list[str]]:
@@ -80,11 +90,7 @@ def _check_platform(settings: Settings) -> Iterator[Result]:
             f"{_GUNICORN_ARGUMENTS} names a worker class, and the gateway works with its own one only. Remove it.",
         )
     if "DYNO" in os.environ:
-        yield warn(
-            "platform",
-            f"Heroku's router cuts answers that are silent for {_HEROKU_LIMIT_S} s. Let clients stream: the gateway"
-            f" then sends something every {settings.stream_heartbeat_s:.0f} s (STREAM_HEARTBEAT).",
-        )
+        yield warn("platform", describe_heroku_limit())
         if settings.graceful_timeout_s >= _HEROKU_LIMIT_S:
             yield fail(
                 "platform",

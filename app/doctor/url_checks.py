@@ -5,12 +5,15 @@ from __future__ import annotations
 import http.client
 import ipaddress
 import json
+import math
 import time
 from collections.abc import Iterator
+from contextlib import closing, suppress
 from typing import Any, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 from app.doctor.results import Result, fail, ok, warn
+from app.doctor.setting_checks import describe_heroku_limit
 from app.runtime import get_settings
 from app.upstream import get_tls_context
 from app.version import get_version
@@ -18,6 +21,8 @@ from app.version import get_version
 _TIMEOUT_S = 20.0
 # The stream's events are 0.3 s apart; a proxy that passes them on keeps most of the time between first and last.
 _LEAST_SPREAD_S = 0.9
+# What Heroku's routers write into the header via.
+_HEROKU_ROUTERS = ("vegur", "heroku")
 
 
 class _Stream(NamedTuple):
@@ -29,8 +34,14 @@ class _Stream(NamedTuple):
     text: str
 
 
-def check_url(address: str) -> Iterator[Result]:
-    """Yields the results for the gateway at `address`, such as https://gateway.example.com."""
+def check_url(address: str, silence_s: int | None = None) -> Iterator[Result]:
+    """Yields the results for a gateway.
+
+    Args:
+        address: where clients reach it, such as https://gateway.example.com.
+        silence_s: how long proxies must wait for a silent answer, in whole seconds; None for a little more than the
+            longest silence in a stream.
+    """
     url = urlsplit(address if "://" in address else f"https://{address}")
     if url.scheme not in {"http", "https"} or not url.hostname:
         yield fail("url", f"{address!r} is not an address. Write it as https://gateway.example.com.")
@@ -38,16 +49,16 @@ def check_url(address: str) -> Iterator[Result]:
     try:
         yield from _check_answer(url)
         yield from _check_body_limit(url)
-        yield from _check_stream(url)
+        yield from _check_stream(url, silence_s)
     except (OSError, http.client.HTTPException, ValueError) as error:
         yield fail("url", f"{url.hostname} does not answer as a gateway ({error}). Look at the proxy and its log.")
 
 
-def _connect(url: SplitResult) -> http.client.HTTPConnection:
+def _connect(url: SplitResult, timeout_s: float = _TIMEOUT_S) -> http.client.HTTPConnection:
     assert url.hostname is not None
     if url.scheme == "https":
-        return http.client.HTTPSConnection(url.hostname, url.port, timeout=_TIMEOUT_S, context=get_tls_context())
-    return http.client.HTTPConnection(url.hostname, url.port, timeout=_TIMEOUT_S)
+        return http.client.HTTPSConnection(url.hostname, url.port, timeout=timeout_s, context=get_tls_context())
+    return http.client.HTTPConnection(url.hostname, url.port, timeout=timeout_s)
 
 
 def _path(url: SplitResult, path: str) -> str:
@@ -55,11 +66,10 @@ def _path(url: SplitResult, path: str) -> str:
 
 
 def _check_answer(url: SplitResult) -> Iterator[Result]:
-    connection = _connect(url)
-    connection.request("GET", _path(url, "/health"))
-    response = connection.getresponse()
-    body = response.read(65_536)
-    connection.close()
+    with closing(_connect(url)) as connection:
+        connection.request("GET", _path(url, "/health"))
+        response = connection.getresponse()
+        body = response.read(65_536)
     try:
         found: Any = json.loads(body)
         version = found["version"]
@@ -70,6 +80,8 @@ def _check_answer(url: SplitResult) -> Iterator[Result]:
         yield warn("url", f"the gateway there is {version}, and this code {get_version()}. Reload it (SIGHUP).")
     else:
         yield ok("url", f"the gateway there has this version, {version}")
+    if any(name in (response.getheader("via") or "") for name in _HEROKU_ROUTERS):
+        yield warn("platform", describe_heroku_limit())
     if response.getheader("x-request-id") is None:
         yield fail("headers", "the header x-request-id of the answer is gone. Let the proxy pass all headers on.")
     if url.scheme == "http" and not _is_local(str(url.hostname)):
@@ -86,19 +98,17 @@ def _is_local(host: str) -> bool:
 def _check_body_limit(url: SplitResult) -> Iterator[Result]:
     """Announces a body of MAX_BODY_BYTES without a key: a proxy with a lower limit refuses it by its length."""
     size = get_settings().max_body_bytes
-    connection = _connect(url)
-    connection.putrequest("POST", _path(url, "/v1/chat/completions"))
-    connection.putheader("Content-Length", str(size))
-    connection.putheader("Content-Type", "application/json")
-    connection.endheaders()
-    assert connection.sock is not None
-    connection.sock.settimeout(2.0)
-    try:
-        status = connection.getresponse().status
-    except TimeoutError:
-        status = None  # The proxy waits for the body, so it would accept it.
-    finally:
-        connection.close()
+    with closing(_connect(url)) as connection:
+        connection.putrequest("POST", _path(url, "/v1/chat/completions"))
+        connection.putheader("Content-Length", str(size))
+        connection.putheader("Content-Type", "application/json")
+        connection.endheaders()
+        assert connection.sock is not None
+        connection.sock.settimeout(2.0)
+        try:
+            status = connection.getresponse().status
+        except TimeoutError:
+            status = None  # The proxy waits for the body, so it would accept it.
     if status == 413:
         yield fail(
             "body_limit",
@@ -108,7 +118,7 @@ def _check_body_limit(url: SplitResult) -> Iterator[Result]:
         yield ok("body_limit", f"bodies of {size} bytes may be sent")
 
 
-def _check_stream(url: SplitResult) -> Iterator[Result]:
+def _check_stream(url: SplitResult, silence_s: int | None) -> Iterator[Result]:
     keys = get_settings().gateway_api_key
     if not keys:
         yield warn("stream", "GATEWAY_API_KEY is not set here, and the test stream needs it. Set it for this command.")
@@ -134,6 +144,25 @@ def _check_stream(url: SplitResult) -> Iterator[Result]:
         yield ok("buffering", f"events arrive one by one, over {spread_s:.1f} s")
     if coding == "identity":
         yield from _check_forwarding(url, json.loads(seen.text.partition("data: ")[2].partition("\n")[0]))
+        yield _check_silence(url, keys[0], silence_s)
+
+
+def _check_silence(url: SplitResult, key: str, wanted_s: int | None) -> Result:
+    """Has the gateway send nothing for a while, and sees whether a proxy ends the answer meanwhile."""
+    heartbeat_s = get_settings().stream_heartbeat_s
+    of_streams_s = math.ceil(heartbeat_s + 1)
+    silence_s = of_streams_s if wanted_s is None else wanted_s
+    seen = None
+    with suppress(OSError, http.client.HTTPException):  # If the proxy cuts the connection.
+        seen = _read_stream(url, key, silence_s)
+    if seen is not None and "[DONE]" in seen.text:
+        return ok("silence", f"an answer that is silent for {silence_s} s passes; --silence checks a longer one")
+    if seen is not None and seen.status == 400:
+        return warn("silence", "the gateway there is too old to be silent. Update it.")
+    text = f"a proxy ends answers that are silent for {silence_s} s. Raise its limit (nginx: proxy_read_timeout)"
+    if silence_s > of_streams_s:
+        return warn("silence", f"{text}, or let clients stream: then something is sent every {heartbeat_s:g} s.")
+    return fail("silence", f"{text}: it cuts even streams, which are silent for {heartbeat_s:g} s (STREAM_HEARTBEAT).")
 
 
 def _check_forwarding(url: SplitResult, arrived: dict[str, Any]) -> Iterator[Result]:
@@ -147,16 +176,16 @@ def _check_forwarding(url: SplitResult, arrived: dict[str, Any]) -> Iterator[Res
         yield ok("forwarding", f"the gateway sees {arrived['scheme']} and the client {arrived['client']}")
 
 
-def _read_stream(url: SplitResult, key: str) -> _Stream:
-    connection = _connect(url)
+def _read_stream(url: SplitResult, key: str, silence_s: int = 0) -> _Stream:
     headers = {"Authorization": f"Bearer {key}", "Accept": "text/event-stream", "Accept-Encoding": "gzip"}
-    connection.request("GET", _path(url, "/api/diagnostics/stream"), headers=headers)
-    response = connection.getresponse()
-    times_s, pieces = [time.monotonic()], []
-    while piece := response.read1(65_536):
-        pieces.append(piece)
-        times_s.append(time.monotonic())
-    connection.close()
+    pieces = []
+    with closing(_connect(url, _TIMEOUT_S + silence_s)) as connection:
+        connection.request("GET", _path(url, f"/api/diagnostics/stream?silence={silence_s}"), headers=headers)
+        response = connection.getresponse()
+        times_s = [time.monotonic()]
+        while piece := response.read1(65_536):
+            pieces.append(piece)
+            times_s.append(time.monotonic())
     named = {name.lower(): value for name, value in response.getheaders()}
     # A compressed stream is not read further, so its end cannot be seen.
     text = "[DONE]" if "content-encoding" in named else b"".join(pieces).decode()

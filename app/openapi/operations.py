@@ -8,7 +8,7 @@ import msgspec
 
 from app.openapi import answers, inference_answers, requests
 from app.openapi.records import RecordAnswer, RecordPage
-from app.routes import activity, bill, budgets, catalog, catalog_changes, holders, keys, models, stats
+from app.routes import activity, bill, budgets, catalog, catalog_changes, diagnostics, holders, keys, models, stats
 from app.services.administration import (
     GroupChanges,
     HolderPatch,
@@ -278,6 +278,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "GET",
         "/api/diagnostics/stream",
         TEXT,
+        query=diagnostics.StreamQuery,
         events="Six events with their `number`; the first also says how the request arrived. Then `[DONE]`.",
     ),
     Operation("show_metrics", "GET", "/metrics", TEXT, others=(TEXT,)),

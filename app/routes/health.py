@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from flask import Blueprint, request
 
-from app.services.health import get_readiness
+from app.services.health import get_readiness, note_readiness
 from app.version import get_version
 from app.web import Response, is_for_operator, json_response
 
@@ -37,5 +37,6 @@ def ready() -> Response:
     """Returns whether this process should receive requests (503 if not); for the operator also the state behind it."""
     is_told = is_for_operator()
     readiness = get_readiness(with_hosts=is_told)
+    note_readiness(readiness)
     shown = readiness if is_told else {"ready": readiness.ready}
     return json_response(shown, status=200 if readiness.ready else 503)

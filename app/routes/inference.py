@@ -15,7 +15,7 @@ from app.runtime import get_component
 from app.services.administration import select_own_budgets
 from app.services.endpoints import ENDPOINTS, Endpoint
 from app.services.idempotency import Claim, make_claim
-from app.services.inference import DryRuns, Exchange, GatewayResponse, Pipeline, serve_once
+from app.services.inference import DryRuns, Exchange, GatewayResponse, Pipeline, begin_trace, serve_once
 from app.services.keys import Key
 from app.services.streaming import ClientConnection
 from app.web import (
@@ -67,6 +67,8 @@ def _serve(endpoint: Endpoint) -> Response:
         return _run_dry(exchange, key)
     exchange.record.client_retry = _get_retry_count(environ)
     exchange.record.client_request_id = _get_client_request_id(environ)
+    if "HTTP_TRACEPARENT" in environ or pipeline.span_exporter is not None:
+        begin_trace(exchange, pipeline.span_exporter, environ.get("HTTP_TRACEPARENT"), environ.get("HTTP_TRACESTATE"))
     use_request_id(exchange.request_id)
     read = partial(read_body, exchange.settings.max_body_bytes)
     served = _serve_once(pipeline, exchange, read) if is_repeatable else pipeline.serve(exchange, read)

@@ -6,6 +6,7 @@ Each check returns what is wrong, or None. `/ready` has checks of its own (`serv
 from __future__ import annotations
 
 import errno
+import importlib.util
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -77,6 +78,23 @@ def _check_journal_directory() -> Problem | None:
         return Problem(text, blocks=not is_full and settings.journal_full != "serve")
 
 
+def _has_opentelemetry() -> bool:
+    try:
+        return importlib.util.find_spec("opentelemetry.exporter.otlp.proto.http") is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def _check_traces() -> Problem | None:
+    if get_settings().otlp_endpoint is None or _has_opentelemetry():
+        return None
+    return Problem(
+        "OTEL_EXPORTER_OTLP_ENDPOINT is set and OpenTelemetry is not installed. Run"
+        " `.venv/bin/pip install --require-hashes -r requirements.txt -r requirements-traces.txt`, or unset it.",
+        blocks=True,
+    )
+
+
 def _check_database() -> Problem | None:
     """Checks that the database answers and is migrated; one that is just unavailable does not block the start.
 
@@ -123,5 +141,6 @@ BOOT_CHECKS: Mapping[str, Callable[[], Problem | None]] = {
     "gateway_key": _check_gateway_key,
     "journal_directory": _check_journal_directory,
     "cipher": _check_cipher,
+    "traces": _check_traces,
     "database": _check_database,
 }

@@ -23,6 +23,7 @@ from app.services.models import refresh_if_due
 from app.services.quality import start_quality
 from app.services.reports import start_retention
 from app.services.sessions import start_sessions
+from app.services.traces import start_traces, stop_traces
 from app.services.webhook import start_webhook, stop_webhook
 from app.shutdown import get_drain_left_s, start_drain
 
@@ -32,6 +33,8 @@ _LIMITS_TIMEOUT_S = 0.5
 _SHIPPING_SHARE = 0.6
 # Warnings that came just before the stop are being sent while the journal is shipped; they get so much longer.
 _WEBHOOK_TIMEOUT_S = 0.5
+# The spans of the last requests go to a collector nearby.
+_TRACES_TIMEOUT_S = 1.0
 
 # Parameters of glibc's mallopt, from malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
@@ -52,6 +55,7 @@ def start_worker(worker: Any) -> None:
     start_sessions()
     start_webhook()
     start_bills()
+    start_traces()
     _drain_on_term(worker)
     _keep_freed_memory()
     _freeze_long_lived_objects()
@@ -98,3 +102,4 @@ def stop_worker() -> None:
     after_drain_s = settings.graceful_timeout_s - settings.drain_timeout_s
     stop_journal((after_drain_s + get_drain_left_s()) * _SHIPPING_SHARE)
     stop_webhook(_WEBHOOK_TIMEOUT_S)
+    stop_traces(_TRACES_TIMEOUT_S)

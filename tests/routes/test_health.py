@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import time
 from typing import Any
 
+import pytest
+from flask.testing import FlaskClient
+
+from app.runtime import get_component
+from app.shutdown import Drain
 from app.version import get_version
 from tests.support.chat import request
 from tests.support.gateway import Gateway
@@ -56,3 +63,17 @@ def test_they_allow_get_and_head_alone(gateway: Gateway) -> None:
 def _get_line(gateway: Gateway, metric: str) -> str:
     lines = request("GET", gateway.url + "/metrics").body.decode().splitlines()
     return next((line for line in lines if line.startswith(metric)), "")
+
+
+def test_a_change_of_the_answer_of_ready_is_one_line_in_the_log(
+    client: FlaskClient, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert [client.get("/ready").status_code for _ in range(2)] == [200, 200]
+    assert "readiness" not in capfd.readouterr().err
+    get_component(Drain).deadline_s = time.monotonic() + 60
+    assert [client.get("/ready").status_code for _ in range(3)] == [503, 503, 503]
+    (line,) = [json.loads(line) for line in capfd.readouterr().err.splitlines() if "readiness" in line]
+    assert (line["event"], line["level"], line["draining"]) == ("readiness_lost", "info", True)
+    get_component(Drain).deadline_s = None
+    assert client.get("/ready").status_code == 200
+    assert '"event":"readiness_regained"' in capfd.readouterr().err

@@ -1,4 +1,4 @@
-"""Requests of keys without limits go through none of the code of limits, and those with one target choose none."""
+"""Requests call none of the code of limits, of several targets and of traces that they do not use."""
 
 from __future__ import annotations
 
@@ -79,3 +79,15 @@ def test_a_request_with_one_target_calls_nothing_of_the_choice_among_several(cli
             seen = see_files(client, GATEWAY_KEY, path, body | {"models": [PREFIX + "glm-5p3"]})
             called = {own for own in CHOICE_FILES if any(own in name for name in seen)}
             assert called >= {"inference/target_selection.py", "routing/ranking.py", "routing/health.py"}
+
+
+# What makes traces and spans.
+TRACE_FILES = ("services/traces/", "inference/tracing.py")
+
+
+def test_a_request_without_a_trace_calls_nothing_of_traces(client: FlaskClient) -> None:
+    for stream in (False, True):
+        seen = see_files(
+            client, GATEWAY_KEY, "/v1/chat/completions", {"model": MODEL, "messages": HELLO, "stream": stream}
+        )
+        assert [own for own in TRACE_FILES if any(own in name for name in seen)] == []

@@ -36,6 +36,7 @@ _TOGETHER = (
         "routes/test_chat_requests",
         "routes/test_chat_retries",
         "routes/test_request_story",
+        "routes/test_traces",
         "test_malformed",
         "web/test_client_address",
         "web/test_cors",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from app.db import DatabaseError, time_limit
-from app.logs import redact
+from app.logs import log_event, redact
+from app.runtime import Component, get_component
 from app.services.health.checks import CHECKS, DatabaseState, Finding
 from app.services.inference import OpenBreaker
 from app.services.journal import HostReport, JournalStatus, describe_gone_hosts, select_host_reports
@@ -69,3 +70,26 @@ def _select_hosts() -> list[HostReport] | None:
             return select_host_reports()
     except DatabaseError:
         return None
+
+
+class _LastAnswer(Component):
+    """What `/ready` of this process answered last.
+
+    Attributes:
+        ready: as in `Readiness`.
+    """
+
+    ready = True
+
+
+def note_readiness(readiness: Readiness) -> None:
+    """Logs that `/ready` begins to answer otherwise than before: load balancers ask it too often for a line each."""
+    last = get_component(_LastAnswer)
+    if readiness.ready == last.ready:
+        return
+    last.ready = readiness.ready
+    if readiness.ready:
+        log_event("readiness_regained")
+    else:
+        level = "info" if readiness.draining else "warning"
+        log_event("readiness_lost", level=level, draining=readiness.draining, problems=readiness.problems)

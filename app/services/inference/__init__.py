@@ -5,13 +5,12 @@ refusals.py         limit on refused requests       admission.py    limit on con
 json_body.py        strict JSON                     validation.py   the body against its type
 error_text.py       an error's text, for the record response_headers.py  the headers of a response
 adaptation.py       the body for one target; omission.py and fitting.py fit it to the provider and the model
-token_count.py      an estimate of a request's tokens, without a provider
 dispatch.py         tries at one target             reception.py    a whole response, or a stream?
 target_selection.py which target, and which next; fallback.py: after what; attempts.py: what the record says of them
 circuit_breaker.py  failing fast (open_breakers.py) account_probe.py  is the account refused, or a model?
 dry_run.py          what would become of a request   once.py   requests with an Idempotency-Key
-known_fields.py     what a target does not know (`require_parameters`)
 cancellation.py     disconnect, deadline, drain     metering.py     usage, cost, errors → record
+token_count.py, known_fields.py  a request's tokens, and what a target does not know; tracing.py: its trace
 limited.py          a request under limits: ceiling.py says what it can cost; output_limit.py bounds its output
 """
 
@@ -30,10 +29,11 @@ from app.services.inference.open_breakers import (
 from app.services.inference.pipeline import GatewayResponse, Pipeline
 from app.services.inference.refusals import write_refusals
 from app.services.inference.token_count import count_message_tokens
+from app.services.inference.tracing import begin_trace
 from app.services.inference.validation import check_field
 
 __all__ = [
-    "THRESHOLDS", "DryRun", "DryRuns", "Exchange", "GatewayResponse", "OpenBreaker", "Pipeline", "check_field",
-    "count_message_tokens", "count_refused_models", "get_live_requests", "get_open_breaker", "get_open_breakers",
-    "get_open_model_breakers", "serve_once", "write_refusals",
+    "THRESHOLDS", "DryRun", "DryRuns", "Exchange", "GatewayResponse", "OpenBreaker", "Pipeline", "begin_trace",
+    "check_field", "count_message_tokens", "count_refused_models", "get_live_requests", "get_open_breaker",
+    "get_open_breakers", "get_open_model_breakers", "serve_once", "write_refusals",
 ]  # fmt: skip

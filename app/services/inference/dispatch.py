@@ -15,6 +15,7 @@ from app.services.inference.circuit_breaker import CircuitBreakers
 from app.services.inference.exchange import Exchange
 from app.services.inference.fallback import is_targets_failure
 from app.services.inference.limited import LimitedRequest
+from app.services.inference.tracing import add_trace_headers
 from app.services.providers import ProviderClients
 from app.services.routing import Target, TargetHealth
 from app.upstream import Response
@@ -56,6 +57,7 @@ class Dispatcher(Component):
         """
         provider = request.target.provider
         model, key_id = request.target.model, exchange.record.key_id
+        headers = request.headers if exchange.trace is None else add_trace_headers(exchange, request)
         client, breakers, attempts = self._clients.get_client(provider), self._breakers, exchange.record.attempts
         while True:
             breakers.raise_if_open(provider.name, model, key_id)  # If it raises, this was no attempt.
@@ -68,7 +70,7 @@ class Dispatcher(Component):
                     request.path,
                     request.content,
                     stream=request.stream,
-                    headers=request.headers,
+                    headers=headers,
                     first_byte_timeout_s=request.first_byte_timeout_s,
                 )
             except UpstreamError as error:

@@ -21,6 +21,7 @@ from app.services.journal import ActivityRecord, Journal
 from app.services.limits import Policy
 from app.services.routing import Target
 from app.services.streaming import ClientConnection
+from app.services.traces import RequestSpans, TraceContext
 
 _NOTHING = Decimal(0)
 
@@ -52,6 +53,8 @@ class Exchange:
         fallback: the targets that may still serve it; None if there is only one, and before it is routed.
         attempt_started_s: when it was last sent to a provider, on the monotonic clock.
         served_from_s: from when its speed is measured: when it began or, after a target was given up, the next try.
+        trace: the trace that it belongs to; None without one.
+        spans: its spans; None if they are not exported.
         spent_usd: what targets that were given up are known to have cost.
     """
 
@@ -75,8 +78,10 @@ class Exchange:
         "request_id",
         "served_from_s",
         "settings",
+        "spans",
         "spent_usd",
         "started_s",
+        "trace",
         "translated",
     )
 
@@ -105,6 +110,8 @@ class Exchange:
         self.limited: LimitedRequest | None = None
         self.holder = holder
         self.fallback: Fallback | None = None
+        self.trace: TraceContext | None = None
+        self.spans: RequestSpans | None = None
         self.spent_usd = _NOTHING
         self._is_finished = False
         self._releases: list[Callable[[], None]] = []

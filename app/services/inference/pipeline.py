@@ -48,6 +48,7 @@ from app.services.limits import Limits
 from app.services.providers import PROVIDERS
 from app.services.routing import Routes
 from app.services.streaming import EventReader, Relay
+from app.services.traces import SpanExporter
 from app.upstream import Response, make_unreadable_error
 
 
@@ -67,12 +68,14 @@ class Pipeline(Component):
         refusals: counts the refused requests of each key; it is asked before a request gets an `Exchange`.
         keys: has the limits of each key.
         admission, selection: as the steps use them; a dry run takes the steps before the sending (dry_run.py).
+        span_exporter: exports the spans of requests; None if OTEL_EXPORTER_OTLP_ENDPOINT is not set.
     """
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
         self.refusals = runtime.get(Refusals)
         self.keys = runtime.get(KeySnapshot)
+        self.span_exporter = None if self.settings.otlp_endpoint is None else runtime.get(SpanExporter)
         self._limits = runtime.get(Limits)
         self.admission = runtime.get(Admission)
         self._routes = runtime.get(Routes)

@@ -118,7 +118,7 @@ class Integrity(msgspec.Struct, frozen=True, kw_only=True):
         outcomes: outcome → rows, as the rollups counted them.
         in_flight, unshipped, unrecorded, rejected, unsent: requests without a row; see worker_ledger in
             app/db/tables.py.
-        lost_in_restores: requests whose records were lost with a database that was restored, as `flask db
+        lost_in_restores: requests whose records were lost with a database that was restored, as `bin/gateway db
             reconcile-ledger` counted them. They are known and named, so the books balance with them.
         balanced: whether started is the sum of all others, no request has lost its row for good, and no worker is
             written off. It is about what the workers have reported, so it does not say what a missing worker did after

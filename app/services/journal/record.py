@@ -45,8 +45,8 @@ class ActivityRecord(msgspec.Struct):
     that are written to the row later.
 
     The defaults are those of a lost request, one that was sent to a provider and never ended. The fields that only
-    some requests have are left out of the line of others: those under limits, those of SDKs, replays, and those whose
-    provider says what they cost.
+    some requests have are left out of the line of others: those under limits, those of SDKs, replays, those in a trace, and
+    those whose provider says what they cost.
     """
 
     request_id: str
@@ -92,6 +92,7 @@ class ActivityRecord(msgspec.Struct):
     client_agent: str | UnsetType = UNSET
     replay_of: str | UnsetType = UNSET
     stated_cost_usd: float | UnsetType = UNSET
+    trace_id: str | UnsetType = UNSET
 
 
 def make_record(key_id: str, endpoint: str) -> ActivityRecord:
@@ -192,4 +193,5 @@ def _without_details(record: ActivityRecord) -> ActivityRecord:
         charged_tokens=record.charged_tokens,
         budget_periods=record.budget_periods,
         replay_of=record.replay_of,
+        trace_id=record.trace_id,
     )

@@ -1,0 +1,123 @@
+"""Proxies that do to a gateway's answers what misconfigured ones do, each one thing."""
+
+from __future__ import annotations
+
+import http.client
+import threading
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+SPOILS = (
+    "nothing",
+    "drops_request_id",
+    "drops_authorization",
+    "refuses_large_bodies",
+    "answers_health_itself",
+    "has_another_version",
+    "compresses",
+    "holds_back",
+    "cuts_stream",
+    "cuts_silence",
+    "is_herokus",
+)
+
+# How long a proxy that cuts silence waits for the gateway, in seconds.
+PATIENCE_S = 1.0
+_NOT_PASSED = {"connection", "transfer-encoding", "keep-alive", "content-length"}
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, port: int, spoil: str) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.port, self.spoil = port, spoil
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Says nothing of clients that leave."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    protocol_version = "HTTP/1.1"
+
+    def _pass_on(self) -> None:
+        if self.server.spoil == "refuses_large_bodies" and int(self.headers.get("Content-Length") or 0) > 1_000_000:
+            self.send_error(413)
+            self.close_connection = True
+            return
+        if self.server.spoil == "answers_health_itself" and self.path == "/health":
+            self._send(200, [], [b"<html>fine</html>"])
+            return
+        headers = {name: value for name, value in self.headers.items() if name.lower() not in _NOT_PASSED}
+        if self.server.spoil == "drops_authorization":
+            headers.pop("Authorization", None)
+        patience_s = PATIENCE_S if self.server.spoil == "cuts_silence" else 60
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=patience_s)
+        connection.request(self.command, self.path, headers=headers)
+        response = connection.getresponse()
+        self._send(response.status, response.getheaders(), self._read(response))
+        connection.close()
+
+    def _read(self, response: http.client.HTTPResponse) -> Iterator[bytes]:
+        if self.server.spoil == "holds_back" or (self.server.spoil == "has_another_version" and self.path == "/health"):
+            number = b"9." if self.server.spoil == "has_another_version" else b""
+            yield response.read().replace(b'"version":"', b'"version":"' + number)
+            return
+        compression = zlib.compressobj(wbits=31)
+        try:
+            while piece := response.read1(65_536):
+                if self.server.spoil == "cuts_stream" and b'"number":3' in piece:
+                    raise TimeoutError
+                if self._is_compressed:
+                    piece = compression.compress(piece) + compression.flush(zlib.Z_SYNC_FLUSH)
+                yield piece
+        except TimeoutError:
+            self.close_connection = True
+            raise BrokenPipeError from None
+
+    @property
+    def _is_compressed(self) -> bool:
+        return self.server.spoil == "compresses" and "/stream" in self.path
+
+    def _send(self, status: int, headers: list[tuple[str, str]], pieces: Any) -> None:
+        self.send_response(status)
+        for name, value in headers:
+            if name.lower() not in _NOT_PASSED and not (
+                self.server.spoil == "drops_request_id" and name == "x-request-id"
+            ):
+                self.send_header(name, value)
+        if self._is_compressed:
+            self.send_header("Content-Encoding", "gzip")
+        if self.server.spoil == "is_herokus":
+            self.send_header("Via", "1.1 vegur")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        try:
+            for piece in pieces:
+                self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+            self.wfile.write(b"0\r\n\r\n")
+        except (BrokenPipeError, ConnectionResetError):
+            self.close_connection = True
+
+    do_GET = do_POST = _pass_on
+
+    def log_message(self, *_: Any) -> None:
+        """Says nothing."""
+
+
+@contextmanager
+def running_spoiling_proxy(port: int, spoil: str) -> Iterator[str]:
+    """Passes requests to 127.0.0.1:`port`, and spoils the answers in one of the ways of SPOILS; yields its address."""
+    assert spoil in SPOILS
+    server = _Server(port, spoil)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
