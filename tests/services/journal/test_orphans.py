@@ -179,3 +179,30 @@ def test_workers_killed_again_and_again_lose_only_requests_in_flight(tmp_path: P
         live.kill()
     adopt_all(tmp_path, database_url)
     check_against_provider(ActivityTables(database_url), processes, streams=20)
+
+
+def test_a_stop_also_delivers_what_dead_workers_have_left(tmp_path: Path, database_url: str) -> None:
+    with RecordingProcess(tmp_path, database_url, name="last") as last:
+        last.ask("start")
+        wait_until(lambda: journal_directories(tmp_path), what="its directory")
+        dead = RecordingProcess(tmp_path, database_url)
+        dead.ask("record_quickly", 30)
+        dead.ask("hold", 2)
+        dead.kill()
+        assert last.ask("stop", 10) is True
+        assert "dead_journals_left" not in last.log_file.read_text()
+    assert len(ActivityTables(database_url).outcomes()) == 32 and journal_directories(tmp_path) == []
+
+
+def test_a_stop_without_a_database_says_what_dead_workers_have_left(tmp_path: Path) -> None:
+    nowhere = "postgresql+psycopg2://user@127.0.0.1:1/none"
+    with RecordingProcess(tmp_path, nowhere, name="last") as last:
+        last.ask("start")
+        wait_until(lambda: journal_directories(tmp_path), what="its directory")
+        dead = RecordingProcess(tmp_path, nowhere)
+        dead.ask("record_quickly", 30)
+        dead.kill()
+        last.ask("stop", 3)
+        assert '"rows":30' in next(
+            line for line in last.log_file.read_text().splitlines() if "dead_journals_left" in line
+        )
