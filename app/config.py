@@ -84,6 +84,7 @@ class Settings:
     chutes_base_url: str = _setting("CHUTES_BASE_URL", "https://llm.chutes.ai/v1", parse_http_url)
 
     database_url: str | None = _setting("DATABASE_URL", None, parse_database_url)
+    database_direct_url: str | None = _setting("DATABASE_DIRECT_URL", None, parse_database_url)
     gateway_api_key: tuple[str, ...] = _setting("GATEWAY_API_KEY", "", parse_gateway_keys)
     metrics_token: str | None = _setting("METRICS_TOKEN", None, parse_gateway_key)
     host: str = _setting("HOST", "0.0.0.0", parse_listen_address)  # noqa: S104
@@ -133,6 +134,11 @@ class Settings:
     drain_timeout_s: float = _setting("DRAIN_TIMEOUT", "20", parse_seconds)
 
 
+def get_direct_url(settings: Settings) -> str | None:
+    """Returns the address of PostgreSQL itself, past a pooler: for migrations and whatever else needs a session."""
+    return settings.database_direct_url or settings.database_url
+
+
 def setting_names() -> list[str]:
     """Returns the environment names of all settings, in the order of `Settings`."""
     return [row.metadata["name"] for row in fields(Settings)]
@@ -154,7 +160,8 @@ def get_secrets(settings: Settings) -> list[str]:
     """Returns the secrets that are set: all keys, and the database's password in each form in which it may appear."""
     values = [getattr(settings, row.name) for row in fields(Settings) if row.metadata["parse"] in _SECRET_PARSERS]
     keys = [key for value in values for key in (value if isinstance(value, tuple) else (value,))]
-    passwords = [] if settings.database_url is None else _find_passwords(settings.database_url)
+    addresses = filter(None, (settings.database_url, settings.database_direct_url))
+    passwords = [password for address in addresses for password in _find_passwords(address)]
     forms = (*passwords, *map(unquote, passwords), *map(unquote_plus, passwords))
     return [secret for secret in dict.fromkeys((*keys, *forms)) if secret]
 

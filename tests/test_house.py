@@ -199,6 +199,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "doctor": {"server", "services.health", "services.journal", "services.providers", "upstream", "db"},
     "cli": {
+        "layout",
         "services.bill",
         "doctor",
         "services.alias_administration",

@@ -7,7 +7,7 @@ as CSV. totals.py: tokens and costs, which all reports share. retention.py: make
 
 from app.db.activity_pages import STATUS_PATTERN, ActivityFilter
 from app.db.tables import OUTCOMES
-from app.services.reports.csv_export import break_on_failure, encode_csv
+from app.services.reports.csv_export import break_on_failure, encode_csv, encode_table
 from app.services.reports.records import (
     MAX_PAGE_ROWS,
     ActivityPage,
@@ -30,7 +30,7 @@ __all__ = [
     "DEFAULT_TIME_RANGE", "MAX_PAGE_ROWS", "MAX_TOP_MODELS", "OUTCOMES", "SPLITS", "STATUS_PATTERN", "STEPS",
     "TIME_RANGES", "ActivityFilter", "ActivityPage", "AskedWindow", "EndpointStats", "ModelStats", "Owned",
     "RequestStory", "RetryReport", "RetryingClient", "Share", "SplitBy", "Stats", "break_on_failure", "drop_days",
-    "encode_csv", "make_totals", "normalize_usd", "select_activity_page", "select_droppable_days",
+    "encode_csv", "encode_table", "make_totals", "normalize_usd", "select_activity_page", "select_droppable_days",
     "select_first_kept_day", "select_neighbours", "select_request_story", "select_retry_report", "select_stats",
     "select_usage_report", "start_retention", "stream_activity_pages",
 ]

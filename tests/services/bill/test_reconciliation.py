@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
@@ -32,43 +31,14 @@ from tests.services.bill.month import (
     UNSEEN_TOKENS,
     compute_usd,
     day_after,
-    insert_month,
     make_month,
     planted,
     without,
 )
-from tests.support.postgres import Postgres
 from tests.support.sandbox import Sandbox
 
 FIREWORKS = PROVIDERS["fireworks"]
 MISSING_DAY = DAYS[1]
-
-
-@pytest.fixture(scope="module")
-def url(postgres: Postgres) -> Iterator[str]:
-    """The address of a database with the month, in which each test fetches the bill anew."""
-    address = postgres.create_migrated_database()
-    yield address
-    postgres.drop_database(address)
-
-
-@pytest.fixture(scope="module")
-def entries(url: str) -> Iterator[list[dict[str, object]]]:
-    """What the provider's books have of the month that the database has recorded."""
-    use_settings(load_settings({"DATABASE_URL": url}))
-    yield insert_month(get_engine())
-    use_settings(None)
-
-
-@pytest.fixture
-def engine(url: str, entries: list[dict[str, object]], sandbox: Sandbox) -> Iterator[Engine]:
-    """The engine of this process, whose settings name the sandbox."""
-    use_settings(load_settings({"DATABASE_URL": url, **sandbox.settings}))
-    engine = get_engine()
-    with engine.begin() as connection:
-        connection.execute(text("TRUNCATE bill_day, bill_line, bill_run"))
-    yield engine
-    use_settings(None)
 
 
 def reconcile(*options: str) -> Reconciliation:
