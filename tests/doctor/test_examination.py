@@ -267,7 +267,7 @@ def test_what_is_wrong_with_the_database_is_named(
     with get_engine().begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     shift_clock(database_url, "100 seconds")
-    monkeypatch.setattr("app.doctor.database_checks._LEAST_VERSION", 990_000)  # No older server is at hand.
+    monkeypatch.setattr("app.doctor.database_checks.LEAST_VERSION", 990_000)  # No older server is at hand.
     results = found(DATABASE_URL=database_url)
     assert results["database"][0].endswith("is older than any that was tested. Use 15 or later.")
     assert re.match(r"warn: this machine's clock is (99|100) s behind PostgreSQL's", results["clock"][0])
