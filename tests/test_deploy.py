@@ -185,8 +185,8 @@ def test_compose_connects_what_it_starts() -> None:
     assert loaded.database_url is not None and "@database:5432/gateway" in loaded.database_url
     # nginx finds the gateway where its own configuration expects it, and the published port is nginx' one.
     conf = (ROOT / "deploy/nginx.conf").read_text()
-    assert f"server {loaded.host}:{loaded.port} " in conf and nginx["network_mode"] == "service:gateway"
-    assert gateway["ports"] == ["127.0.0.1:8080:80"] and "listen 80 " in conf
+    assert f"server {loaded.host}:{loaded.port} " in conf and gateway["network_mode"] == "service:nginx"
+    assert nginx["ports"] == ["127.0.0.1:8080:80"] and "listen 80 " in conf and "network_mode" not in migration
     # Only what is migrated starts; what ends is given the time that it needs.
     assert gateway["depends_on"]["migration"] == {"condition": "service_completed_successfully"}
     assert migration["restart"] == "no" and migration["command"] == ["bin/gateway", "db", "upgrade"]

@@ -1,4 +1,4 @@
-"""`flask bill`: compares a provider's bill with the records, and makes statements."""
+"""`bin/gateway bill`: compares a provider's bill with the records, and makes statements."""
 
 from __future__ import annotations
 
