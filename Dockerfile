@@ -1,16 +1,17 @@
 # The gateway in a container: docker build -t llm-gateway . (compose.yaml runs it with PostgreSQL and nginx)
 #
-# What is installed is the same each time, because requirements.txt has digests. The base is as far as its tag: for the
+# What is installed is the same each time, because the lists of packages have digests. The base is as far as its tag: for the
 # same bytes each time, build with --build-arg PYTHON=python@sha256:… and --build-arg SOURCE_DATE_EPOCH=….
 ARG PYTHON=python:3.11-slim-bookworm
 
 # Packages are installed apart, so that the image has neither pip's cache nor a layer that changes with the code.
 FROM ${PYTHON} AS packages
 WORKDIR /srv/gateway
-COPY requirements.txt ./
+COPY requirements.txt requirements-idempotency.txt ./
 # The byte code is written with digests of its sources and not with their times, so it is the same each time too.
 RUN python -m venv --without-pip .venv \
-    && pip --python .venv/bin/python install --no-cache-dir --no-compile --require-hashes -r requirements.txt \
+    && pip --python .venv/bin/python install --no-cache-dir --no-compile --require-hashes \
+        -r requirements.txt -r requirements-idempotency.txt \
     && .venv/bin/python -m compileall -q --invalidation-mode unchecked-hash .venv/lib
 
 FROM ${PYTHON}
