@@ -10,6 +10,7 @@ import io
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote, unquote_plus
@@ -25,11 +26,13 @@ from app.setting_values import (
     parse_database_url,
     parse_gateway_key,
     parse_gateway_keys,
+    parse_gateway_name,
     parse_http_url,
     parse_listen_address,
     parse_networks,
     parse_origins,
     parse_path,
+    parse_percent_band,
     parse_seconds,
     parse_secrets,
     parse_webhook_secret,
@@ -71,6 +74,8 @@ class Settings:
 
     fireworks_api_key: tuple[str, ...] = _setting("FIREWORKS_API_KEY", "", parse_secrets)
     fireworks_base_url: str = _setting("FIREWORKS_BASE_URL", "https://api.fireworks.ai/inference/v1", parse_http_url)
+    fireworks_billing_key: tuple[str, ...] = _setting("FIREWORKS_BILLING_KEY", "", parse_secrets)
+    fireworks_control_url: str | None = _setting("FIREWORKS_CONTROL_URL", None, parse_http_url)
     featherless_api_key: tuple[str, ...] = _setting("FEATHERLESS_API_KEY", "", parse_secrets)
     featherless_base_url: str = _setting("FEATHERLESS_BASE_URL", "https://api.featherless.ai/v1", parse_http_url)
     deepinfra_api_key: tuple[str, ...] = _setting("DEEPINFRA_API_KEY", "", parse_secrets)
@@ -79,6 +84,7 @@ class Settings:
     chutes_base_url: str = _setting("CHUTES_BASE_URL", "https://llm.chutes.ai/v1", parse_http_url)
 
     database_url: str | None = _setting("DATABASE_URL", None, parse_database_url)
+    database_direct_url: str | None = _setting("DATABASE_DIRECT_URL", None, parse_database_url)
     gateway_api_key: tuple[str, ...] = _setting("GATEWAY_API_KEY", "", parse_gateway_keys)
     metrics_token: str | None = _setting("METRICS_TOKEN", None, parse_gateway_key)
     host: str = _setting("HOST", "0.0.0.0", parse_listen_address)  # noqa: S104
@@ -88,6 +94,8 @@ class Settings:
     cors_origins: frozenset[str] = _setting("CORS_ORIGINS", "*", parse_origins)
     public_stats: bool = _setting("PUBLIC_STATS", "false", parse_yes_or_no)
     price_file: Path | None = _setting("PRICE_FILE", None, parse_path)
+    gateway_name: str | None = _setting("GATEWAY_NAME", None, parse_gateway_name)
+    reconcile_band: tuple[Decimal, Decimal] = _setting("RECONCILE_BAND", "99-101", parse_percent_band)
 
     journal_dir: Path = _setting("JOURNAL_DIR", "var/journal", parse_path)
     journal_full: str = _setting("JOURNAL_FULL", "refuse", one_of("refuse", "serve"))
@@ -124,6 +132,11 @@ class Settings:
     drain_timeout_s: float = _setting("DRAIN_TIMEOUT", "20", parse_seconds)
 
 
+def get_direct_url(settings: Settings) -> str | None:
+    """Returns the address of PostgreSQL itself, past a pooler: for migrations and whatever else needs a session."""
+    return settings.database_direct_url or settings.database_url
+
+
 def setting_names() -> list[str]:
     """Returns the environment names of all settings, in the order of `Settings`."""
     return [row.metadata["name"] for row in fields(Settings)]
@@ -145,7 +158,8 @@ def get_secrets(settings: Settings) -> list[str]:
     """Returns the secrets that are set: all keys, and the database's password in each form in which it may appear."""
     values = [getattr(settings, row.name) for row in fields(Settings) if row.metadata["parse"] in _SECRET_PARSERS]
     keys = [key for value in values for key in (value if isinstance(value, tuple) else (value,))]
-    passwords = [] if settings.database_url is None else _find_passwords(settings.database_url)
+    addresses = filter(None, (settings.database_url, settings.database_direct_url))
+    passwords = [password for address in addresses for password in _find_passwords(address)]
     forms = (*passwords, *map(unquote, passwords), *map(unquote_plus, passwords))
     return [secret for secret in dict.fromkeys((*keys, *forms)) if secret]
 

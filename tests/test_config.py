@@ -46,6 +46,10 @@ BAD: dict[str, list[str]] = {
         "fw_test'",
         "`fw_test",
     ],
+    "FIREWORKS_BILLING_KEY": ["fw_test key", "a,,b"],
+    "FIREWORKS_CONTROL_URL": BAD_URLS,
+    "GATEWAY_NAME": ["two words", "a,b", "a=b", "ü", "x" * 65],
+    "RECONCILE_BAND": ["99", "101-102", "98-99", "99-250", "a-b", "99%-101%"],
     "FEATHERLESS_API_KEY": ["a\tb"],
     "DEEPINFRA_API_KEY": ["a b"],
     "CHUTES_API_KEY": ["ü"],
@@ -71,6 +75,7 @@ BAD: dict[str, list[str]] = {
         "postgresql://u:1?ss@h/d",
         "postgresql://u:p ss@h/d",
     ],
+    "DATABASE_DIRECT_URL": ["sqlite:///x.db", "postgresql://u:p@ss@h/d"],
     "GATEWAY_API_KEY": ["two words of length", "schlüssel-der-betreiber", "fifteen-letters", '"sixteen-letters!"'],
     "METRICS_TOKEN": ["two words of length", "sixteen\tletters!", "fifteen-letters"],
     "HOST": ["x86_64-conda-linux-gnu", "0.0.0.0:8000", "300.1.1.1", "gateway.example"],
@@ -130,7 +135,7 @@ def test_a_bad_value_is_refused_by_the_name_of_its_setting(name: str, value: str
     with pytest.raises(SettingsError) as caught:
         load_settings({name: value})
     assert str(caught.value).startswith(name)
-    if "KEY" in name or name in {"DATABASE_URL", "LIMITS_WEBHOOK", "LIMITS_WEBHOOK_SECRET"}:
+    if "KEY" in name or name in {"DATABASE_URL", "DATABASE_DIRECT_URL", "LIMITS_WEBHOOK", "LIMITS_WEBHOOK_SECRET"}:
         assert value not in str(caught.value), "a secret is not repeated"
     assert "ss@h" not in str(caught.value), "no part of a password is repeated"
 

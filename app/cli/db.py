@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from app.cli.errors import plain_errors
-from app.config import SettingsError
+from app.config import SettingsError, get_direct_url
 from app.db.schema import (
     SchemaState,
     compare_schema,
@@ -89,7 +89,7 @@ def reconcile_command(close_missing: bool) -> None:
 
 
 def _database_url() -> str:
-    url = get_settings().database_url
+    url = get_direct_url(get_settings())
     if url is None:
         raise SettingsError("DATABASE_URL is not set. Set it to the address of a PostgreSQL, or start `make run`.")
     return url

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sqlalchemy import Connection as Connection
-from sqlalchemy import Engine, create_engine, make_url
+from sqlalchemy import Engine, create_engine, event, make_url
 
 from app.config import PASSWORD_NAMES, SettingsError
 from app.db.errors import time_limit
@@ -46,6 +46,16 @@ READ_TIME_LIMIT_S = 4.0
 # How long the changes of one request may take, in seconds: some statements, and a wait for others that change the same.
 WRITE_TIME_LIMIT_S = 6.0
 
+# Our statements take milliseconds, so 10 s means that something is wrong. The lock timeout is half of that, so that the
+# error can name the lock. A transaction that is idle for longer than a page of an export takes has lost its worker. UTC
+# makes dates look the same in every session.
+_SESSION = {
+    "statement_timeout": "10s",
+    "lock_timeout": "5s",
+    "idle_in_transaction_session_timeout": "15s",
+    "timezone": "UTC",
+}
+
 # psycopg2 passes these to libpq. A database that takes longer than 2 s to connect is not usable. A dead host is
 # noticed after 10 + 3 × 5 s without a reply to a keepalive, or 10 s without an acknowledgement of sent data.
 CONNECT_ARGS: dict[str, object] = {
@@ -56,11 +66,13 @@ CONNECT_ARGS: dict[str, object] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
     "application_name": "gateway",
-    # Our statements take milliseconds, so 10 s means that something is wrong. The lock timeout is half of that, so
-    # that the error can name the lock. A transaction that is idle for longer than a page of an export takes has lost
-    # its worker. UTC makes dates look the same in every session.
-    "options": "-c statement_timeout=10s -c lock_timeout=5s -c idle_in_transaction_session_timeout=15s -c timezone=UTC",
 }
+_OPTIONS = {"options": " ".join(f"-c {name}={value}" for name, value in _SESSION.items())}
+
+# A pooler in transaction mode takes no options when a connection starts, and gives each transaction another session. So
+# each statement begins with these. PostgreSQL carries out what is sent together as one transaction, and SET LOCAL ends
+# with it, so this needs no round trip of its own.
+_PREFIX = "".join(f"SET LOCAL {name} = '{value}'; " for name, value in _SESSION.items())
 
 
 class Database(Component):
@@ -72,6 +84,7 @@ class Database(Component):
         lease_engine: another one, for draws from limits. It has one connection, which only the thread that draws may
             use: whoever takes it again and again keeps the others waiting until their draws fail.
         answer_engine: another one, for the answers that are kept for repeated requests.
+        direct_engine: for what needs a session of its own, such as DETACH CONCURRENTLY; past a pooler if there is one.
 
     Raises:
         SettingsError: DATABASE_URL is not set.
@@ -82,10 +95,13 @@ class Database(Component):
         url = self.settings.database_url
         if url is None:
             raise SettingsError("DATABASE_URL is not set. Set it to the address of a PostgreSQL, or start `make run`.")
-        self.engine: Engine = create_engine_for(url)
-        self.lookup_engine: Engine = create_engine_for(url, LOOKUP_POOL_SIZE)
-        self.lease_engine: Engine = create_engine_for(url, LEASE_POOL_SIZE)
-        self.answer_engine: Engine = create_engine_for(url, ANSWER_POOL_SIZE)
+        direct_url = self.settings.database_direct_url
+        pooled = direct_url is not None
+        self.engine: Engine = create_engine_for(url, pooled=pooled)
+        self.lookup_engine: Engine = create_engine_for(url, LOOKUP_POOL_SIZE, pooled=pooled)
+        self.lease_engine: Engine = create_engine_for(url, LEASE_POOL_SIZE, pooled=pooled)
+        self.answer_engine: Engine = create_engine_for(url, ANSWER_POOL_SIZE, pooled=pooled)
+        self.direct_engine: Engine = self.engine if direct_url is None else create_engine_for(direct_url, 1)
         self._readers = threading.BoundedSemaphore(MAX_READERS)
 
     @contextmanager
@@ -96,22 +112,27 @@ class Database(Component):
 
     def close(self) -> None:
         """Closes the idle connections."""
-        self.engine.dispose()
-        self.lookup_engine.dispose()
-        self.lease_engine.dispose()
-        self.answer_engine.dispose()
+        self._dispose(close=True)
 
     def abandon(self) -> None:
         """Gives up the connections of the parent process without closing them, which would end its sessions too."""
-        self.engine.dispose(close=False)
-        self.lookup_engine.dispose(close=False)
-        self.lease_engine.dispose(close=False)
-        self.answer_engine.dispose(close=False)
+        self._dispose(close=False)
+
+    def _dispose(self, *, close: bool) -> None:
+        engines = (self.engine, self.lookup_engine, self.lease_engine, self.answer_engine, self.direct_engine)
+        for engine in engines:
+            engine.dispose(close=close)
 
 
-def create_engine_for(url: str, pool_size: int = POOL_SIZE) -> Engine:
-    """Returns a new engine with the gateway's pool and limits; `url` must name the driver psycopg2."""
-    return create_engine(
+def create_engine_for(url: str, pool_size: int = POOL_SIZE, *, pooled: bool = False) -> Engine:
+    """Returns a new engine with the gateway's pool and limits.
+
+    Args:
+        url: the address; it must name the driver psycopg2.
+        pool_size: the most connections.
+        pooled: whether `url` leads to a pooler in transaction mode, such as PgBouncer.
+    """
+    engine = create_engine(
         url,
         pool_size=pool_size,
         max_overflow=0,
@@ -124,8 +145,15 @@ def create_engine_for(url: str, pool_size: int = POOL_SIZE) -> Engine:
         pool_use_lifo=True,
         # Error texts end up in logs, and parameters hold digests of keys and rows of activity.
         hide_parameters=True,
-        connect_args=CONNECT_ARGS,
+        connect_args=CONNECT_ARGS if pooled else CONNECT_ARGS | _OPTIONS,
     )
+    if pooled:
+        event.listen(engine, "before_cursor_execute", _add_prefix, retval=True)
+    return engine
+
+
+def _add_prefix(_connection: object, _cursor: object, statement: str, parameters: object, *_: object) -> object:
+    return _PREFIX + statement, parameters
 
 
 def identify_database(url: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from app.config import get_direct_url
 from app.db import DatabaseError, describe_error, read_connection
 from app.db.clock import read_clocks
 from app.db.examination import select_expiring_keys, select_server_version, select_unpriced_models
@@ -13,8 +14,8 @@ from app.runtime import get_settings
 from app.services.health import check_database as check_readiness
 from app.services.journal import select_balance
 
-# The earliest version whose behaviour the tests have shown, and the clock difference that statistics show.
-_LEAST_VERSION = 150_000
+# The least version that tests run on (tests/db/test_versions.py), and the clock difference that statistics show.
+LEAST_VERSION = 150_000
 _MOST_SKEW_S = 5.0
 _MOST_LISTED = 5
 
@@ -39,7 +40,7 @@ def _check_server() -> Iterator[Result]:
         version, clocks, schema = (
             select_server_version(connection), read_clocks(connection), select_schema_state(connection)
         )  # fmt: skip
-    if version < _LEAST_VERSION:
+    if version < LEAST_VERSION:
         yield warn("database", f"PostgreSQL {version // 10_000} is older than any that was tested. Use 15 or later.")
     else:
         yield ok("database", f"PostgreSQL {version // 10_000} answers, its schema is {schema.state} ({schema.current})")
@@ -56,7 +57,7 @@ def _check_server() -> Iterator[Result]:
 
 
 def _check_tables() -> Iterator[Result]:
-    url = get_settings().database_url
+    url = get_direct_url(get_settings())
     assert url is not None
     with read_connection() as connection:
         if select_schema_state(connection).state != "current":

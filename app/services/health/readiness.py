@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from app.db import DatabaseError
+from app.db import DatabaseError, time_limit
 from app.logs import redact
 from app.services.health.checks import CHECKS, DatabaseState, Finding
 from app.services.inference import OpenBreaker
@@ -12,6 +12,8 @@ from app.services.journal import HostReport, JournalStatus, describe_gone_hosts,
 from app.services.keys import KeysState
 from app.services.models import CatalogState
 from app.shutdown import is_draining
+
+_HOSTS_TIMEOUT_S = 1.0
 
 
 class Readiness(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,6 +65,7 @@ def get_readiness(*, with_hosts: bool = False) -> Readiness:
 
 def _select_hosts() -> list[HostReport] | None:
     try:
-        return select_host_reports()
+        with time_limit(_HOSTS_TIMEOUT_S):  # Readers of statistics may be before it, and load balancers wait only some.
+            return select_host_reports()
     except DatabaseError:
         return None

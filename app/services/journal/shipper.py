@@ -63,22 +63,25 @@ class OwnDelivery(Delivery):
             return row
         return next(iter(self.recorder.get_memory_rows(1)), None)
 
-    def check_database(self) -> None:
+    def check_database(self) -> bool:
         """Begins again where the database is, if it has lost what it had: after a restore or a failover.
 
         Its ledger line of this worker is then older than the one that was written last. Rows that it still has are
         skipped by the statement that inserts them. Those of segments that are removed are lost; then the ledger counts
         more requests than the database has rows, until `bin/gateway db reconcile-ledger`.
 
+        Returns:
+            Whether it had.
+
         Raises:
             Exception: the database is unavailable, or a segment cannot be read.
         """
         if self._written_line is None:
-            return
+            return False
         with time_limit(STATEMENT_TIME_LIMIT_S):
             line = select_ledger_line(self.runtime.get(Database).engine, self.worker_id)
         if line is not None and line.version >= self._written_line.version:
-            return
+            return False
         numbers = segment_numbers(self.reader.directory)
         start = Position(1, 0) if line is None else Position(line.segment, line.byte_offset)
         if numbers and start.segment not in numbers:
@@ -98,6 +101,7 @@ class OwnDelivery(Delivery):
             next_step="The database lost what it had, by a restore or a failover. Rows are delivered again as far as"
             " the journal has them. Run `bin/gateway db reconcile-ledger`, which says what is lost.",
         )
+        return True
 
     def make_ledger_line(self, rows: Sequence[Row]) -> LedgerLine:
         counts = self.recorder.get_counts()
@@ -213,8 +217,8 @@ class Shipper:
         rows = self.own.read_rows()
         if rows or time.monotonic() >= self._check_at_s:
             self._check_at_s = time.monotonic() + CHECK_INTERVAL_S
-            self.own.check_database()
-            rows = self.own.read_rows()
+            if self.own.check_database():
+                rows = self.own.read_rows()
         self.own.deliver(rows)
         if len(rows) < BATCH_ROWS:
             self.own.write_ledger()

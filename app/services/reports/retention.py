@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 
-from app.db import Database, describe_error, get_engine, read_connection, time_limit
+from app.db import Database, describe_error, read_connection, time_limit
 from app.db.clock import Clocks, read_clocks
 from app.db.kept_answers import delete_expired_answers
 from app.db.lease_merging import merge_old_leases
@@ -80,7 +80,7 @@ class RetentionJob(Component):
         before = self.get_first_kept_day(now.astimezone(UTC).date())
         steps: list[tuple[str, Callable[[], object]]] = [
             ("partitions_made", lambda: self._make_partitions(now)),
-            ("partitions_dropped", lambda: list(drop_partitions(self.runtime.get(Database).engine, before))),
+            ("partitions_dropped", lambda: list(drop_partitions(self.runtime.get(Database).direct_engine, before))),
             ("rollups_deleted", lambda: delete_fine_rollups(self.runtime.get(Database).engine, now)),
             ("leases_merged", lambda: merge_old_leases(self.runtime.get(Database).engine, now)),
             ("answers_deleted", lambda: delete_expired_answers(self.runtime.get(Database).engine)),
@@ -169,4 +169,4 @@ def drop_days(before: date) -> Iterator[date]:
     Raises:
         DatabaseError: the database is unavailable, or another transaction held a lock for too long.
     """
-    return drop_partitions(get_engine(), before)
+    return drop_partitions(get_component(Database).direct_engine, before)

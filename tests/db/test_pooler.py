@@ -1,0 +1,153 @@
+"""The gateway behind PgBouncer in transaction mode, and with an address of several hosts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from sqlalchemy import Engine, text
+
+from app import create_app
+from app.config import load_settings
+from app.db import get_engine
+from app.db.engine import create_engine_for
+from app.db.partitions import insert_partitions
+from app.dev import start_child
+from app.runtime import use_settings
+from tests.support.activity_tables import ActivityTables
+from tests.support.answers import chat_answer
+from tests.support.chat import PREFIX, post_chat, request
+from tests.support.database_proxy import running_database_proxy
+from tests.support.gateway import base_settings
+from tests.support.gateways import Gateways
+from tests.support.postgres import Postgres
+from tests.support.scripted_upstream import ScriptedUpstream
+from tests.support.waiting import wait_until
+
+PGBOUNCER = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
+# Fewer than a worker's seven connections, so that transactions share sessions.
+SESSIONS = 3
+
+CONFIGURATION = """
+[databases]
+* = host={server} port=5432 user=postgres
+
+[pgbouncer]
+pool_mode = transaction
+default_pool_size = {sessions}
+listen_addr =
+unix_socket_dir = {place}
+listen_port = 6432
+auth_type = any
+logfile = {place}/log
+"""
+
+
+@pytest.fixture(scope="module")
+def empty_database(postgres: Postgres) -> Iterator[str]:
+    """The address of a database without tables, past the pooler."""
+    url = postgres.create_database()
+    yield url
+    postgres.drop_database(url)
+
+
+@pytest.fixture(scope="module")
+def pooled_url(empty_database: str) -> Iterator[str]:
+    """The address of the same database by way of PgBouncer."""
+    if PGBOUNCER is None:
+        pytest.skip("pgbouncer is not on the PATH; on Debian and Ubuntu: apt-get install pgbouncer")
+    # It refuses to run as root, and the server trusts nobody else; so the proxy connects in its place.
+    user = ["-u", "nobody"] if os.geteuid() == 0 else []
+    with (
+        running_database_proxy(empty_database) as proxy,
+        tempfile.TemporaryDirectory(prefix="pooler-", ignore_cleanup_errors=True) as directory,
+    ):
+        proxy.open_to_all()
+        place = Path(directory)
+        place.chmod(0o777)
+        server = proxy.url.partition("host=")[2].replace("%2F", "/")
+        file = place / "pgbouncer.ini"
+        file.write_text(CONFIGURATION.format(server=server, place=place, sessions=SESSIONS))
+        child = start_child("pgbouncer", [PGBOUNCER, *user, str(file)], output=place / "output")
+        try:
+            wait_until(lambda: (place / ".s.PGSQL.6432").exists() or child.raise_if_ended(), what="pgbouncer")
+            yield f"{empty_database.partition('?')[0]}?host={quote(directory, safe='')}&port=6432"
+        finally:
+            child.stop()
+
+
+@pytest.fixture
+def pooled(pooled_url: str) -> Iterator[Engine]:
+    engine = create_engine_for(pooled_url, pooled=True)
+    yield engine
+    engine.dispose()
+
+
+def show(engine: Engine, isolation_level: str) -> tuple[str, str, str]:
+    with engine.connect().execution_options(isolation_level=isolation_level) as connection:
+        one, two, three = (
+            str(connection.execute(text(f"SHOW {name}")).scalar_one())
+            for name in ("statement_timeout", "timezone", "transaction_isolation")
+        )
+    return one, two, three
+
+
+def test_limits_hold_for_each_transaction_and_end_with_it(pooled: Engine, pooled_url: str) -> None:
+    assert show(pooled, "REPEATABLE READ") == ("10s", "UTC", "repeatable read")
+    assert show(pooled, "AUTOCOMMIT") == ("10s", "UTC", "read committed")
+    plain = create_engine_for(pooled_url, pooled=True)
+    with plain.connect() as connection:
+        cursor = connection.connection.cursor()
+        cursor.execute("SHOW statement_timeout")
+        assert cursor.fetchone() == ("0",), "no session keeps them, whoever gets it next"
+        cursor.close()
+    plain.dispose()
+
+
+def test_a_gateway_works_behind_the_pooler(
+    gateways: Gateways, upstream: ScriptedUpstream, pooled_url: str, empty_database: str, tmp_path: Path
+) -> None:
+    addresses = {"DATABASE_URL": pooled_url, "DATABASE_DIRECT_URL": empty_database}
+    settings = base_settings(tmp_path, pooled_url) | addresses
+    run = create_app(load_settings(settings)).test_cli_runner().invoke
+    assert "schema current" in run(args=["db", "upgrade"]).output, "the lock of migrations is one of a session"
+    made = run(args=["keys", "create", "alice", "--budget", "5M-tokens/month", "--rpm", "600"])
+    key = next(word for word in made.output.split() if word.startswith("gw_"))
+    upstream.default = chat_answer("hi")
+    tables = ActivityTables(empty_database)
+    with gateways.running(pooled_url, upstream.settings | addresses, place=tmp_path) as gateway:
+        with ThreadPoolExecutor(8) as pool:
+            seen = list(pool.map(lambda _: post_chat(gateway, PREFIX + "any", key=key, max_tokens=5), range(40)))
+        assert {each.status for each in seen} == {200}
+        wait_until(lambda: len(tables.outcomes()) == 40, what="the records")
+        report = request("GET", f"{gateway.url}/api/activity/integrity", headers=gateway.headers).json
+        assert report["balanced"] and report["limits"]["balanced"] and report["started"] == 40
+        assert request("GET", f"{gateway.url}/ready").json["problems"] == {}
+    with get_engine().begin() as connection:
+        insert_partitions(connection, [date(2024, 1, 5)])
+    purged = run(args=["activity", "purge", "--before", "2024-02-01", "--yes"])
+    use_settings(None)
+    assert "1 days dropped" in purged.output, "a partition is detached in transactions of its own"
+
+
+def test_an_address_may_name_several_hosts(postgres: Postgres, victim: Postgres, database_url: str) -> None:
+    path, _, query = database_url.partition("?host=")
+    name = path.rpartition("/")[2]
+    standby = victim.url.partition("?host=")[2]
+    victim.execute(f'CREATE DATABASE "{name}"')
+    victim.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+    # One that is away and one that takes no writes, as a replica, come before the server.
+    hosts = quote(",", safe="").join(["%2Fnowhere", standby, query])
+    url = f"{path}?host={hosts}&target_session_attrs=read-write"
+    engine = create_engine_for(load_settings({"DATABASE_URL": url}).database_url or "")
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT count(*) FROM activity")).scalar_one() == 0
+    engine.dispose()
+    victim.execute(f'DROP DATABASE "{name}"')
