@@ -1,7 +1,7 @@
 # The gateway in a container: docker build -t llm-gateway . (compose.yaml runs it with PostgreSQL and nginx)
 #
-# What is installed is the same each time, because the lists of packages have digests. The base is as far as its tag: for the
-# same bytes each time, build with --build-arg PYTHON=python@sha256:… and --build-arg SOURCE_DATE_EPOCH=….
+# What is installed is the same each time, because the lists of packages have digests. The base is as far as its tag: for
+# the same bytes each time, build with --build-arg PYTHON=python@sha256:… and --build-arg SOURCE_DATE_EPOCH=….
 ARG PYTHON=python:3.11-slim-bookworm
 
 # Packages are installed apart, so that the image has neither pip's cache nor a layer that changes with the code.
