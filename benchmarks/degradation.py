@@ -196,8 +196,8 @@ class Hour:
         """Stands for `Pipeline._relay`: the first token comes with the head, and the others at the provider's speed."""
         pipeline._dispatch(exchange, request)
         record = exchange.record
-        if pipeline._selection.health.states:
-            pipeline._selection.health.record_success(request.target)
+        if pipeline.selection.health.states:
+            pipeline.selection.health.record_success(request.target)
         self._began_s[exchange.request_id] = self.clock.elapsed_s
         record.ttft_ms = (self.clock.monotonic() - exchange.served_from_s) * 1000
         self.clock.sleep(COMPLETION_TOKENS / self._get_speed(request.target.provider.name))

@@ -202,7 +202,11 @@ def test_a_client_that_leaves_is_charged_and_its_place_is_free(
         assert "concurrent" in second.error["message"] and int(second.headers["retry-after-ms"]) > 0
     wait_until(lambda: post_chat(limited, PREFIX + "left", key=key, max_tokens=50).status == 200, what="a free place")
     row = wait_until(
-        lambda: [row for row in rows_where(session_database_url, "outcome", "client_gone") if row["charged_usd"]],
+        lambda: [
+            row
+            for row in rows_where(session_database_url, "key_id", key.split("_")[1])
+            if row["outcome"] == "client_gone" and row["charged_usd"]
+        ],
         what="the row",
     )[-1]
     assert row["charged_usd"] == ceiling_of(len(upstream.calls[0].body), 50) and row["cost_usd"] is None
