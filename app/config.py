@@ -10,6 +10,7 @@ import io
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote, unquote_plus
@@ -25,11 +26,13 @@ from app.setting_values import (
     parse_database_url,
     parse_gateway_key,
     parse_gateway_keys,
+    parse_gateway_name,
     parse_http_url,
     parse_listen_address,
     parse_networks,
     parse_origins,
     parse_path,
+    parse_percent_band,
     parse_seconds,
     parse_secrets,
     parse_webhook_secret,
@@ -71,6 +74,8 @@ class Settings:
 
     fireworks_api_key: tuple[str, ...] = _setting("FIREWORKS_API_KEY", "", parse_secrets)
     fireworks_base_url: str = _setting("FIREWORKS_BASE_URL", "https://api.fireworks.ai/inference/v1", parse_http_url)
+    fireworks_billing_key: tuple[str, ...] = _setting("FIREWORKS_BILLING_KEY", "", parse_secrets)
+    fireworks_control_url: str | None = _setting("FIREWORKS_CONTROL_URL", None, parse_http_url)
     featherless_api_key: tuple[str, ...] = _setting("FEATHERLESS_API_KEY", "", parse_secrets)
     featherless_base_url: str = _setting("FEATHERLESS_BASE_URL", "https://api.featherless.ai/v1", parse_http_url)
     deepinfra_api_key: tuple[str, ...] = _setting("DEEPINFRA_API_KEY", "", parse_secrets)
@@ -89,6 +94,8 @@ class Settings:
     cors_origins: frozenset[str] = _setting("CORS_ORIGINS", "*", parse_origins)
     public_stats: bool = _setting("PUBLIC_STATS", "false", parse_yes_or_no)
     price_file: Path | None = _setting("PRICE_FILE", None, parse_path)
+    gateway_name: str | None = _setting("GATEWAY_NAME", None, parse_gateway_name)
+    reconcile_band: tuple[Decimal, Decimal] = _setting("RECONCILE_BAND", "99-101", parse_percent_band)
 
     journal_dir: Path = _setting("JOURNAL_DIR", "var/journal", parse_path)
     journal_full: str = _setting("JOURNAL_FULL", "refuse", one_of("refuse", "serve"))

@@ -10,6 +10,7 @@ import binascii
 import ipaddress
 import re
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -25,6 +26,9 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 # A browser's Origin header: a scheme (also of an app, such as tauri://) and a host, without a path.
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s,?#@*]+")
+# Two numbers of at most three digits, with decimals.
+_BAND = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,3})?) ?[-–] ?([0-9]{1,3}(?:\.[0-9]{1,3})?) ?%?", re.ASCII)
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
@@ -87,6 +91,24 @@ def one_of(*choices: str) -> Callable[[str, str], str]:
         return value
 
     return parse
+
+
+def parse_percent_band(name: str, value: str) -> tuple[Decimal, Decimal]:
+    """Returns the two shares of a band in percent, such as 0.99 and 1.01 for `99-101`."""
+    if (match := _BAND.fullmatch(value)) is not None:
+        least, most = Decimal(match[1]) / 100, Decimal(match[2]) / 100
+        if least <= 1 <= most <= 2:
+            return least, most
+    raise SettingsError(f"{name} is {value!r}; it must be two numbers of percent around 100, such as 99-101.")
+
+
+def parse_gateway_name(name: str, value: str) -> str:
+    """Returns the name of a gateway, which travels in a header that has commas and equals signs of its own."""
+    if not _NAME.fullmatch(value):
+        raise SettingsError(
+            f"{name} is {value!r}; it must have 1 to 64 letters, digits, dots, underscores and hyphens."
+        )
+    return value
 
 
 def parse_http_url(name: str, value: str) -> str:

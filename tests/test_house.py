@@ -92,6 +92,7 @@ ALLOWED: dict[str, set[str]] = {
         "db",
     },
     "services.reports": {"db"},
+    "services.bill": {"services.models", "services.pricing", "services.providers", "services.reports", "db"},
     "services.sessions": {"services.keys", "db"},
     "services.webhook": {"services.limits", "upstream", "db"},
     "services.inference": {
@@ -118,6 +119,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "web": {"services.journal", "services.keys", "db"},
     "routes": {
+        "services.bill",
         "services.alias_administration",
         "services.aliases",
         "services.administration",
@@ -140,6 +142,7 @@ ALLOWED: dict[str, set[str]] = {
     "layout": {"web"},
     "docs_site": {"layout", "web"},
     "dashboard": {
+        "services.bill",
         "layout",
         "routes",
         "services.administration",
@@ -160,6 +163,7 @@ ALLOWED: dict[str, set[str]] = {
         "db",
     },
     "openapi": {
+        "services.bill",
         "routes",
         "services.alias_administration",
         "services.administration",
@@ -174,6 +178,7 @@ ALLOWED: dict[str, set[str]] = {
         "db",
     },
     "server": {
+        "services.bill",
         "services.aliases",
         "services.catalog_memory",
         "services.endpoints",
@@ -191,6 +196,8 @@ ALLOWED: dict[str, set[str]] = {
     },
     "doctor": {"server", "services.health", "services.journal", "services.providers", "upstream", "db"},
     "cli": {
+        "layout",
+        "services.bill",
         "doctor",
         "services.alias_administration",
         "services.administration",
@@ -393,6 +400,7 @@ def test_the_pages_name_every_command(app: Flask) -> None:
         "activity",
         "aliases",
         "audit",
+        "bill",
         "budgets",
         "dashboard",
         "db",
@@ -416,7 +424,7 @@ def test_every_route_asks_for_a_key_or_is_known_to_be_open() -> None:
         "stats",
     }
     of_operators = {blueprint.name for blueprint, access in BLUEPRINTS if access == "operators_key"}
-    assert of_operators == {"aliases", "diagnostics", "keys", "holders", "groups", "budgets", "workers"}
+    assert of_operators == {"aliases", "bill", "diagnostics", "keys", "holders", "groups", "budgets", "workers"}
 
 
 def test_the_project_holds_no_key_and_no_machine_path() -> None:

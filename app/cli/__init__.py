@@ -1,7 +1,8 @@
 """The commands of `bin/gateway …`: keys, groups, limits, budgets, aliases, the audit, the dashboard and others.
 
 A module holds the group of commands, or the command, that it is named after. errors.py turns their errors into one
-sentence, tables.py formats statistics, limit_options.py reads the options of limits, and limit_tables.py formats them.
+sentence, tables.py formats statistics, bill_tables.py formats bills, limit_options.py reads the options of limits, and
+limit_tables.py formats them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from flask.cli import AppGroup
 from app.cli.activity import activity_group
 from app.cli.aliases import aliases_group
 from app.cli.audit import audit_group
+from app.cli.bill import bill_group
 from app.cli.budgets import budgets_group
 from app.cli.dashboard import dashboard_group
 from app.cli.db import db_group
@@ -33,8 +35,8 @@ __all__ = ["CommandsWithoutSettings", "register_commands"]
 
 def register_commands(app: Flask) -> None:
     """Adds the gateway's commands to `flask`."""
-    groups = (activity_group, aliases_group, audit_group, budgets_group, dashboard_group, db_group, groups_group)
-    for group in (*groups, holders_group, journal_group, keys_group, limits_group, webhook_group):
+    groups = (activity_group, aliases_group, audit_group, bill_group, budgets_group, dashboard_group, db_group)
+    for group in (*groups, groups_group, holders_group, journal_group, keys_group, limits_group, webhook_group):
         app.cli.add_command(group)
     for command in (reprice_command, retries_command):
         activity_group.add_command(command)

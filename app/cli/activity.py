@@ -205,14 +205,19 @@ def stats_command(
     _check_key(key_id)
     with plain_errors():
         window = AskedWindow(time_range=time_range, start=_set_utc(start), end=_set_utc(end))
-        owned = _find_owned(holder, group)
+        owned = find_owned(holder, group)
         stats = select_stats(
             gateway, window, key_id=key_id, model=model, endpoint=endpoint, owned=owned, split_by=split_by
         )
     click.echo(format_stats(stats))
 
 
-def _find_owned(holder: str | None, group: str | None) -> Owned | None:
+def find_owned(holder: str | None, group: str | None) -> Owned | None:
+    """Returns the keys of a holder or of a group, by name or id; None without either.
+
+    Raises:
+        NotFound: there is no such holder or group.
+    """
     if holder is not None:
         return Owned("holder", *select_key_ids(holder=holder))
     return None if group is None else Owned("group", *select_key_ids(group=group))

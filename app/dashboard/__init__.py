@@ -9,13 +9,13 @@ routing.py      who serves a model or an alias, and how well
 playground.py   sends requests and shows them as code (calls.py)
 keys.py         keys; holders.py  who has them; groups.py  groups, limits of the gateway, budgets
 limit_forms.py  the fields of limits
-routing.py      names of models
-health.py, integrity.py, settings.py   the state of the gateway, for operators
+bill.py, health.py, integrity.py, settings.py   what was billed, and the state of the gateway, for operators
 """
 
 from app.dashboard import (
     activity,
     aliases,
+    bill,
     groups,
     health,
     holders,
@@ -33,7 +33,7 @@ from app.dashboard.frame import BLUEPRINTS
 
 # fmt: off
 __all__ = [
-    "BLUEPRINTS", "activity", "aliases", "groups", "health", "holders", "integrity", "keys", "models", "overview",
-    "playground", "requests", "routing", "settings", "sign_in",
+    "BLUEPRINTS", "activity", "aliases", "bill", "groups", "health", "holders", "integrity", "keys", "models",
+    "overview", "playground", "requests", "routing", "settings", "sign_in",
 ]
 # fmt: on

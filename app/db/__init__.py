@@ -15,9 +15,9 @@
     activity_by_id.py  finds a record by one of its ids    clock.py      PostgreSQL's clock, beside this machine's
     catalog.py    what providers' lists said               repricing.py  costs that are computed later
     sessions.py   who is signed in to the dashboard        retries.py    retries of SDKs, and what they repeat
+    bills.py      what providers billed (bill_tables.py)   day_outcomes.py  how the requests of a day ended
 
-The names below are what every caller needs: a connection, the time limit and the errors. Statements are imported from
-the module of their table, because a list of all of them here would repeat the modules.
+The names below are what every caller needs. Statements are imported from the module of their table.
 """
 
 from app.db.engine import (

@@ -20,6 +20,9 @@ from app.db.rollup_tables import ALL_REQUESTS, model_usage, rollup_delta
 # "cata" in ASCII. Whoever keeps a list holds it.
 KEEP_LOCK = 0x63617461
 
+# How many models a statement reads or writes, which takes two milliseconds.
+SLICE_MODELS = 500
+
 # What is known of a model; see catalog_tables.py.
 Facts = dict[str, Any]
 
@@ -76,8 +79,15 @@ def select_kept_list(connection: Connection, provider: str) -> KeptList | None:
 
 def select_kept_models(connection: Connection, provider: str) -> dict[str, Facts]:
     """Returns the models of a provider's kept list: id → facts."""
-    query = select(catalog_model.c.model, catalog_model.c.facts).where(catalog_model.c.provider == provider)
-    return {row[0]: row[1] for row in connection.execute(query)}
+    rows, kept, last = catalog_model.c, {}, ""
+    while True:
+        # Slice by slice, because reading the facts of twenty thousand models at once would delay a worker's streams.
+        query = select(rows.model, rows.facts).where(rows.provider == provider, rows.model > last).order_by(rows.model)
+        found = {row[0]: row[1] for row in connection.execute(query.limit(SLICE_MODELS))}
+        kept.update(found)
+        if len(found) < SLICE_MODELS:
+            return kept
+        last = next(reversed(found))
 
 
 def update_kept_list(
@@ -104,8 +114,9 @@ def update_kept_list(
     state = {"provider": provider, "fetched_at": fetched_at, "version": version}
     kept = upsert(catalog_list).values(**state, first_at=fetched_at)
     connection.execute(kept.on_conflict_do_update(index_elements=["provider"], set_=state))
-    if changed:
-        rows = [{"model": model, "facts": facts} for model, facts in changed.items()]
+    models = list(changed.items())
+    for begin in range(0, len(models), SLICE_MODELS):
+        rows = [{"model": model, "facts": facts} for model, facts in models[begin : begin + SLICE_MODELS]]
         values = {"rows": msgspec.json.encode(rows).decode(), "provider": provider, "at": fetched_at}
         connection.execute(_UPSERT_MODELS, values)
     if removed:
@@ -116,7 +127,6 @@ def update_kept_list(
         connection.execute(insert(catalog_change), told)
 
 
-# One statement, because a list may have twenty thousand models.
 _UPSERT_MODELS = text("""
     INSERT INTO catalog_model (provider, model, since, facts)
     SELECT :provider, model, :at, facts FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r (model text, facts jsonb)

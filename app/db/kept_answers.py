@@ -51,9 +51,13 @@ _UPDATE = text("""
     UPDATE kept_answer SET sealed = :sealed, bytes = :bytes
     WHERE id = :id AND request_id = :request_id AND sealed IS NULL""")
 
+# A worker that there is not, so that the answer counts as lost once no worker could be on its way to be registered.
+_UPDATE_LOST = text("""
+    UPDATE kept_answer SET worker_id = '' WHERE id = :id AND request_id = :request_id AND sealed IS NULL""")
+
 _DELETE = text("DELETE FROM kept_answer WHERE id = :id AND request_id = :request_id AND sealed IS NULL")
 
-_SELECT_SUMS = text("SELECT count(*), CAST(coalesce(sum(bytes), 0) AS bigint) FROM kept_answer")
+_SELECT_SUMS = text("SELECT key_id, count(*), CAST(sum(bytes) AS bigint) FROM kept_answer GROUP BY key_id")
 
 _DELETE_EXPIRED = text("DELETE FROM kept_answer WHERE expires_at <= now()")
 
@@ -108,17 +112,22 @@ def update_answer(engine: Engine, id: bytes, request_id: str, sealed: bytes) -> 
         connection.execute(_UPDATE, values)
 
 
+def update_lost(engine: Engine, id: bytes, request_id: str) -> None:
+    """Notes that a request will never have its answer here, although its worker lives."""
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(_UPDATE_LOST, {"id": id, "request_id": request_id})
+
+
 def delete_claim(engine: Engine, id: bytes, request_id: str) -> None:
     """Deletes the row of a request that has no answer."""
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(_DELETE, {"id": id, "request_id": request_id})
 
 
-def select_sums(engine: Engine) -> tuple[int, int]:
-    """Returns how many rows there are, and how many bytes their answers have."""
+def select_sums(engine: Engine) -> dict[str, tuple[int, int]]:
+    """Returns gateway key → how many rows it has, and how many bytes their answers have."""
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        rows, total = connection.execute(_SELECT_SUMS).one()
-    return int(rows), int(total)
+        return {row[0]: (int(row[1]), int(row[2])) for row in connection.execute(_SELECT_SUMS)}
 
 
 def delete_expired_answers(engine: Engine) -> int:

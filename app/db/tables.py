@@ -164,6 +164,7 @@ activity = Table(
         comment="what the cost was before it was computed later, when and why",
     ),
     Column("replay_of", Uuid, comment="the request whose kept answer this one got; NULL without"),
+    Column("stated_cost_usd", Numeric(30, 15), comment="what the provider's answer said that it cost"),
     # The time comes first, so that the primary key read backwards is the order "newest first".
     PrimaryKeyConstraint("started_at", "request_id"),
     _one_of("outcome", OUTCOMES),

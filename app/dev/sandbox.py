@@ -46,4 +46,8 @@ def start_sandbox(log: Path) -> tuple[Child, str]:
 
 def sandbox_settings(url: str) -> dict[str, str]:
     """Returns the settings that replace Fireworks with the sandbox at `url`."""
-    return {"FIREWORKS_BASE_URL": f"{url}/inference/v1", "FIREWORKS_API_KEY": SANDBOX_KEY}
+    return {
+        "FIREWORKS_BASE_URL": f"{url}/inference/v1",
+        "FIREWORKS_API_KEY": SANDBOX_KEY,
+        "FIREWORKS_BILLING_KEY": SANDBOX_KEY,
+    }

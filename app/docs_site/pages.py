@@ -43,7 +43,11 @@ GROUPS: dict[str, tuple[Page, ...]] = {
         _page("catalog", "Models and prices over time"),
         _page("sandbox", "Sandbox"),
     ),
-    "Keys and records": (_page("limits", "Keys and limits"), _page("activity", "Records and statistics")),
+    "Keys and records": (
+        _page("limits", "Keys and limits"),
+        _page("activity", "Records and statistics"),
+        _page("bill", "The bill"),
+    ),
     "Operate": (
         _page("deploy", "Deploy"),
         _page("hosts", "Several hosts"),

@@ -9,11 +9,11 @@ static/, templates/
 
 from app.layout.assets import bp, get_asset_paths
 from app.layout.formats import FILTERS
-from app.layout.rendering import PAGE_HEADERS, get_root, make_address, redirect_to, render_page
+from app.layout.rendering import PAGE_HEADERS, get_root, make_address, redirect_to, render_page, render_text
 
 # fmt: off
 __all__ = [
     "FILTERS", "PAGE_HEADERS", "bp", "get_asset_paths", "get_root", "make_address",
-    "redirect_to", "render_page",
+    "redirect_to", "render_page", "render_text",
 ]
 # fmt: on

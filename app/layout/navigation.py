@@ -29,6 +29,7 @@ NAVIGATION = (
     Navigation("dashboard/keys", "Keys", "k"),
     Navigation("dashboard/routing", "Routing", "r"),
     Navigation("dashboard/health", "Health", "h"),
+    Navigation("dashboard/bill", "Bill", "b", is_operators=True),
     Navigation("dashboard/integrity", "Integrity", "i", is_operators=True),
     Navigation("dashboard/settings", "Settings", "s", is_operators=True),
     Navigation("docs/", "Docs", "d"),

@@ -102,6 +102,16 @@ def render_page(template: str, *, status: int = 200, headers: dict[str, str] | N
     )
 
 
+def render_text(template: str, **values: Any) -> str:
+    """Returns a template as text, for a file: nothing of a request and no address of the gateway is in it.
+
+    Args:
+        template: the name of a file in a directory `templates` of a package.
+        values: what it uses.
+    """
+    return _join_with_pauses(_get_environment().get_template(template).generate(values))
+
+
 def _join_with_pauses(pieces: Iterable[str]) -> str:
     """Returns the text of a page. It takes milliseconds, and streams get their turn in between."""
     joined = []

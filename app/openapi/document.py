@@ -38,6 +38,7 @@ _TAGS = {
     "budgets": "Keys and limits",
     "activity": "Records and statistics",
     "stats": "Records and statistics",
+    "bill": "Records and statistics",
     "workers": "The gateway itself",
     "diagnostics": "The gateway itself",
     "health": "The gateway itself",

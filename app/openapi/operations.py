@@ -8,7 +8,7 @@ import msgspec
 
 from app.openapi import answers, inference_answers, requests
 from app.openapi.records import RecordAnswer, RecordPage
-from app.routes import activity, budgets, catalog, catalog_changes, holders, keys, models, stats
+from app.routes import activity, bill, budgets, catalog, catalog_changes, holders, keys, models, stats
 from app.services.administration import (
     GroupChanges,
     HolderPatch,
@@ -23,6 +23,7 @@ from app.services.administration import (
     select_keys_page,
 )
 from app.services.alias_administration import AliasChanges, NewAlias
+from app.services.bill import select_reconciliation
 from app.services.catalog_memory import ATOM, select_changes_page
 from app.services.health import Readiness, select_workers_report
 from app.services.journal import select_integrity_report
@@ -260,6 +261,13 @@ OPERATIONS: tuple[Operation, ...] = (
         errors=(409,),
     ),
     Operation("list_changes", "GET", "/api/audit", select_audit_page, query=budgets.AuditQuery),
+    Operation(
+        "show_reconciliation",
+        "GET",
+        "/api/bill/reconciliation",
+        select_reconciliation,
+        query=bill.ReconciliationQuery,
+    ),
     Operation("list_workers", "GET", "/api/workers", select_workers_report, errors=(400,)),
     Operation("is_alive", "GET", "/health", answers.Alive),
     Operation("greet", "GET", "/", answers.Hello),

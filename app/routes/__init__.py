@@ -11,6 +11,7 @@ from flask import Blueprint
 from app.routes import (
     activity,
     aliases,
+    bill,
     budgets,
     catalog,
     catalog_changes,
@@ -45,6 +46,7 @@ BLUEPRINTS: list[tuple[Blueprint, Access]] = [
     (holders.bp, "operators_key"),  # /api/holders, /api/holders/<holder>
     (groups.bp, "operators_key"),  # /api/groups, /api/groups/<group>, /api/limits
     (budgets.bp, "operators_key"),  # /api/budgets, /api/budgets/<id>, POST /api/budgets/<id>/raise, GET /api/audit
+    (bill.bp, "operators_key"),  # GET /api/bill/reconciliation
     (workers.bp, "operators_key"),  # GET /api/workers
     (aliases.bp, "operators_key"),  # /api/aliases, /api/aliases/<name>
     (health.bp, "open"),  # GET /health, /ready, /, /api/hello

@@ -25,7 +25,7 @@ def handle_chat(provider: Provider, state: State, request: Request) -> Response:
     turn = find_scripted_turn(provider, request, call.body)
     choices = _make_choices(call, model, turn)
     chat = Chat(provider, model, call.body, choices, request.id_hex, scripted_usage=turn.usage if turn else {})
-    state.stats.prompt_tokens += chat.prompt_tokens
+    call.book(model.id, chat.prompt_tokens, chat.cached_tokens, chat.completion_tokens)
     return _make_streamed_response(call, chat) if call.body.get("stream") else _make_whole_response(call, chat)
 
 

@@ -47,7 +47,7 @@ def handle_embeddings(provider: Provider, state: State, request: Request) -> Res
         _raise_if_extra(call.body)
     texts = _read_texts(provider, call.body)
     payload = _make_response(provider, model, call.body, texts)
-    state.stats.prompt_tokens += sum(map(count_tokens, texts))
+    call.book(model.id, sum(map(count_tokens, texts)))
     return call.make_whole(payload)
 
 

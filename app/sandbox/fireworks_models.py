@@ -5,7 +5,8 @@ no context_length, and `accounts/fireworks/models/sandbox-…` are the models th
 """
 
 from dataclasses import dataclass
-from functools import cache
+from decimal import Decimal
+from functools import cache, lru_cache
 from typing import Any
 
 from app.sandbox.behaviours import get_behaviour_names, parse_behaviour
@@ -143,6 +144,27 @@ def _make_price_row(row: _Row, mode: str, prices: Prices, extra: dict[str, Any])
         "output_modalities": ["text"],
         "created": _CREATED,
     }
+
+
+@lru_cache(maxsize=256)
+def get_token_prices(model: str, asked: str, tier: str | None) -> tuple[Decimal, Decimal, Decimal]:
+    """Returns what a model costs, in USD per token: input, cached input, output; zeros for one without a price.
+
+    Args:
+        model: its id.
+        asked: the name in the request; a router for the fast mode has a price of its own.
+        tier: the `service_tier` of the request.
+    """
+    row = next((each for each in _ROWS if each.id == model), None)
+    if row is None or row.standard is None:
+        return Decimal(0), Decimal(0), Decimal(0)
+    prices = row.standard
+    if asked == f"{_ROUTERS}{row.slug}-fast" and row.fast:
+        prices = row.fast
+    elif tier == "priority" and row.priority:
+        prices = row.priority
+    uncached, cached, output = (Decimal(f"{price:g}").scaleb(-6) for price in prices)
+    return uncached, cached, output
 
 
 def find_fireworks_model(name: str) -> ChatModel | None:

@@ -43,6 +43,8 @@ class Provider:
     validates: bool = False
     reasoning_key: str = "reasoning_content"
     estimates_cost: bool = False
+    keeps_books: bool = False
+    """It says later what it billed, and so has to remember."""
     embeds: bool = True
     """It serves /embeddings below its base URL."""
     gives_logprobs: bool = True
@@ -88,6 +90,7 @@ FIREWORKS = Provider(
     stream_error=_frame(_INTERNAL),
     models_need_key=True,
     validates=True,
+    keeps_books=True,
 )
 FEATHERLESS = Provider(
     name="featherless",

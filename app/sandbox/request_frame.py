@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.sandbox.behaviours import Behaviour, parse_behaviour
+from app.sandbox.books import Booking
 from app.sandbox.events import Event
 from app.sandbox.failures import RequestRefused, make_front_failure, make_server_failure
 from app.sandbox.faults import apply_to_body, apply_to_stream
@@ -36,6 +37,15 @@ class Call:
     body: dict[str, Any]
     model: str
     behaviour: Behaviour
+    _booking: Booking | None = None
+
+    def book(self, model: str, prompt: int, cached: int = 0, completion: int = 0) -> None:
+        """Has the answer that is made next booked, with the tokens of all of it; only Fireworks' books are kept."""
+        self.state.stats.prompt_tokens += prompt
+        if self.provider.keeps_books:
+            tag = read_project(self.request.get_header("fireworks-annotations"))
+            tier = self.body.get("service_tier")
+            self._booking = self.state.books.open(model, self.model, tier, tag, prompt, cached, completion)
 
     def fail_on_demand(self) -> None:
         """Raises RequestRefused for the models that fail, and waits for the one that is slow to start."""
@@ -76,7 +86,7 @@ class Call:
     def make_stream(self, events: Iterator[Event], headers: Headers) -> Response:
         """Returns a stream of events."""
         events = apply_to_stream(self.behaviour, events, self.provider.stream_error)
-        body = ResponseBody(events, self.request.connection, self.state.stats, stream=True)
+        body = ResponseBody(events, self.request.connection, self.state.stats, stream=True, booking=self._booking)
         return Response(200, (("content-type", "text/event-stream; charset=utf-8"), *headers), body)
 
     def make_whole(
@@ -96,9 +106,15 @@ class Call:
         own = (("content-type", "application/json"), ("content-length", str(len(content))))
         total_s = self.state.options.first_event_s if total_s is None else total_s
         events = apply_to_body(self.behaviour, content, total_s, tokens)
-        return Response(
-            200, own + headers, ResponseBody(events, self.request.connection, self.state.stats, stream=False)
-        )
+        connection, stats = self.request.connection, self.state.stats
+        body = ResponseBody(events, connection, stats, stream=False, booking=self._booking)
+        return Response(200, own + headers, body)
+
+
+def read_project(annotations: str) -> str:
+    """Returns the project that the header Fireworks-Annotations names, as in `team=a,project=b`; "" without one."""
+    pairs = (pair.partition("=") for pair in annotations.split(","))
+    return next((value.strip() for name, _, value in pairs if name.strip() == "project"), "")
 
 
 def read_call(provider: Provider, state: State, request: Request, model: str | None = None) -> Call:

@@ -45,7 +45,7 @@ def handle_fireworks_rerank(state: State, request: Request) -> Response:
         ],
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
     }
-    state.stats.prompt_tokens += tokens
+    call.book(call.model, tokens)
     return call.make_whole(payload)
 
 
@@ -65,7 +65,7 @@ def handle_deepinfra_rerank(state: State, request: Request, name: str) -> Respon
         "request_id": request.id_hex,
         "inference_status": status,
     }
-    state.stats.prompt_tokens += tokens
+    call.book(call.model, tokens)
     return call.make_whole(payload)
 
 

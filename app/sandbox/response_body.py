@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from app.sandbox.books import Booking
 from app.sandbox.events import Event
 from app.sandbox.state import Stats
 from app.sandbox.web import Connection, ConnectionCut
@@ -17,11 +18,21 @@ class ResponseBody:
     disconnects at once has to be counted too.
     """
 
-    def __init__(self, events: Iterator[Event], connection: Connection, stats: Stats, *, stream: bool) -> None:
+    def __init__(
+        self,
+        events: Iterator[Event],
+        connection: Connection,
+        stats: Stats,
+        *,
+        stream: bool,
+        booking: Booking | None = None,
+    ) -> None:
         self._events = events
         self._connection = connection
         self._stats = stats
         self._stream = stream
+        self._booking = booking
+        self._tokens = 0
         self._headers_sent = False
         self._then = ""
         self._outcome = "aborted"
@@ -46,6 +57,7 @@ class ResponseBody:
         self._connection.wait(event.wait_s)
         self._then = event.then
         self._stats.completion_tokens += event.tokens
+        self._tokens += event.tokens
         return event.payload
 
     def _break_off_if_due(self) -> None:
@@ -58,7 +70,10 @@ class ResponseBody:
             raise ConnectionCut
 
     def close(self) -> None:
-        """Counts how the stream ended."""
+        """Counts how the stream ended, and books the request."""
+        if self._booking is not None:
+            self._booking.close(self._tokens, is_finished=self._outcome == "finished")
+            self._booking = None
         if self._stream:
             name = "streams_" + self._outcome
             setattr(self._stats, name, getattr(self._stats, name) + 1)

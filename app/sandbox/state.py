@@ -4,6 +4,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from app.sandbox.books import Books
+
 # Enough for any test run. Beyond it the oldest prompts are forgotten, to bound the memory.
 _REMEMBERED_PROMPTS = 10_000
 
@@ -52,6 +54,7 @@ class State:
 
     options: Options
     stats: Stats = field(default_factory=Stats)
+    books: Books = field(default_factory=Books)
     _attempts: dict[tuple[str, str], int] = field(default_factory=dict)
 
     def count_attempt(self, model: str, prompt: str) -> int:

@@ -43,7 +43,7 @@ def handle_completion(provider: Provider, state: State, request: Request) -> Res
     prompts = _read_prompts(provider, call.body)
     call.refuse_invalid(find_completion_problems(call.body, model, sum(map(len, prompts))))
     completion = _make_completion(call, model, prompts)
-    state.stats.prompt_tokens += completion.prompt_tokens
+    call.book(model.id, completion.prompt_tokens, completion.cached_tokens, completion.completion_tokens)
     respond = _make_streamed_response if call.body.get("stream") else _make_whole_response
     return respond(call, completion)
 

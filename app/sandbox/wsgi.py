@@ -6,6 +6,16 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from app.sandbox.behaviours import describe_behaviours
 from app.sandbox.chat import handle_chat
+from app.sandbox.control_plane import (
+    ACCOUNTS_PATH,
+    BOOKS_PATH,
+    COSTS_PATH,
+    USAGE_PATH,
+    change_books,
+    list_accounts,
+    query_costs,
+    show_usage,
+)
 from app.sandbox.embeddings import handle_embeddings
 from app.sandbox.failures import Failure, RequestRefused
 from app.sandbox.featherless_models import get_featherless_entry
@@ -31,6 +41,8 @@ def create_app(options: Options) -> WSGIApplication:
         request = read_request(environ)
         if request.path == _STATS_PATH:
             return make_json_response(200, state.stats.get_summary(), _MARK).send(start_response)
+        if request.path == BOOKS_PATH:
+            return change_books(state, request).send(start_response)
         # Counted on arrival: a request that still waits for its response has been received.
         state.stats.requests += 1
         state.stats.by_path[request.path] += 1
@@ -49,6 +61,9 @@ def _make_routes(state: State) -> dict[tuple[str, str], Handler]:
     routes: dict[tuple[str, str], Handler] = {
         ("GET", "/"): lambda request: make_json_response(200, _describe(request)),
         ("GET", "/v1/serverless/models"): _list_serverless,
+        ("GET", ACCOUNTS_PATH): list_accounts,
+        ("GET", USAGE_PATH): lambda request: show_usage(state, request),
+        ("POST", COSTS_PATH): lambda request: query_costs(state, request),
     }
     for provider in PROVIDERS:
         routes["GET", provider.base + "/models"] = _bind_models(provider, state)
@@ -115,6 +130,7 @@ def _describe(request: Request) -> dict[str, object]:
         "base_urls": {provider.name: root + provider.base for provider in PROVIDERS},
         "prices": root + "/v1/serverless/models",
         "counters": root + _STATS_PATH,
+        "books": root + BOOKS_PATH,
         "try": {
             "model": _EXAMPLE,
             "long responses": "Ask for 'Write 500 words' to get 500 tokens.",

@@ -12,6 +12,7 @@ from typing import Any
 
 from app.runtime import get_settings
 from app.services.aliases import start_aliases
+from app.services.bill import start_bills
 from app.services.catalog_memory import start_catalog_memory
 from app.services.health import encode_worker_state, start_gauges
 from app.services.inference import write_refusals
@@ -50,6 +51,7 @@ def start_worker(worker: Any) -> None:
     start_gauges()
     start_sessions()
     start_webhook()
+    start_bills()
     _drain_on_term(worker)
     _keep_freed_memory()
     _freeze_long_lived_objects()

@@ -42,6 +42,7 @@ class UpstreamClient:
         settings: the timeouts.
         request_id_headers: the response headers, in lower case, that may hold the provider's id for a request, in
             order of preference.
+        headers: further headers that every request has.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class UpstreamClient:
         key_setting: str,
         settings: Settings,
         request_id_headers: tuple[str, ...] = ("x-request-id", "cf-ray"),
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         self.title = title
         self.base_url = base_url
@@ -64,7 +66,12 @@ class UpstreamClient:
             connect=settings.upstream_connect_timeout_s, read=settings.upstream_first_byte_timeout_s
         )
         self._headers_of_keys = [
-            {"Authorization": f"Bearer {key}", "User-Agent": _USER_AGENT, "Accept-Encoding": "identity"}
+            {
+                "Authorization": f"Bearer {key}",
+                "User-Agent": _USER_AGENT,
+                "Accept-Encoding": "identity",
+                **(headers or {}),
+            }
             for key in api_keys
         ]
         # Those of the key that is used now.
@@ -110,6 +117,7 @@ class UpstreamClient:
         path_or_url: str,
         params: Mapping[str, str] | None = None,
         *,
+        body: bytes | None = None,
         timeout_s: float = 20.0,
         max_bytes: int = MAX_RESPONSE_BYTES,
     ) -> Any:
@@ -118,6 +126,7 @@ class UpstreamClient:
         Args:
             path_or_url: a path below the base URL, or a whole URL on the same host.
             params: the query.
+            body: a question as JSON, which is sent with POST; None for GET.
             timeout_s: how long the whole response may take, in seconds.
             max_bytes: the largest size to accept.
 
@@ -131,7 +140,10 @@ class UpstreamClient:
         if params:
             url += "?" + urlencode(params)
         deadline_s = time.monotonic() + timeout_s
-        response = self._send("GET", url, {"Accept": "application/json"}, None, first_byte_timeout_s=timeout_s)
+        headers = {"Accept": "application/json"}
+        if body is not None:
+            headers |= {"Content-Type": "application/json", "Content-Length": str(len(body))}
+        response = self._send("GET" if body is None else "POST", url, headers, body, first_byte_timeout_s=timeout_s)
         content = response.read(idle_timeout_s=timeout_s, deadline_s=deadline_s, max_bytes=max_bytes)
         try:
             return decode_as_text(content)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import secrets
 from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -30,6 +32,7 @@ OPERATORS = (
     "groups",
     "groups/new",
     "limits",
+    "bill",
     "integrity",
     "settings",
 )
@@ -284,6 +287,44 @@ def test_integrity_has_the_terms_of_the_api_and_names_missing_workers(
     page.goto(f"{dashboard.url}/integrity")
     assert "1 worker is missing" in text_of(page, ".notice:has-text('missing')")
     assert "bin/gateway activity write-off far" in text_of(page, "main")
+
+
+@pytest.fixture
+def billed_day(dashboard: Pages) -> Iterator[date]:
+    """A day on which the provider billed what nobody recorded: yesterday, as it was fetched three days later."""
+    engine = create_engine(dashboard.database_url, poolclass=NullPool)
+    yesterday = datetime.now(UTC).date() - timedelta(days=1)
+    with engine.begin() as connection:
+        connection.execute(
+            text("""INSERT INTO bill_day (gateway, day, account, has_costs, fetched_at)
+                VALUES ('fireworks', :day, 'accounts/acme', true, now() + interval '3 days')"""),
+            {"day": yesterday},
+        )
+        connection.execute(
+            text("""INSERT INTO bill_line (gateway, day, model, prompt_tokens, completion_tokens, cost_usd)
+                VALUES ('fireworks', :day, '<b>no</b> model', 70000, 7000, 1.25)"""),
+            {"day": yesterday},
+        )
+    yield yesterday
+    with engine.begin() as connection:
+        connection.execute(text("TRUNCATE bill_day, bill_line"))
+
+
+def test_the_bill_has_the_findings_of_the_api(dashboard: Pages, billed_day: date) -> None:
+    report = dashboard.ask("/api/bill/reconciliation")
+    (finding,) = report["findings"]
+    assert (finding["kind"], finding["days"], finding["token_difference"]) == (
+        "day_not_recorded",
+        [str(billed_day)],
+        77000,
+    )
+    session = dashboard.sign_in()
+    shown = session.get(f"{dashboard.url}/bill", timeout=30).text
+    assert "Not recorded: all models" in shown and finding["meanings"][0] in html.unescape(shown)
+    assert "accounts/acme" in shown and "77,000" in shown and "$1.25" in shown and "0.00 %" in shown
+    assert "&lt;b&gt;no&lt;/b&gt; model" in shown and "<b>no</b>" not in shown
+    earlier = session.get(f"{dashboard.url}/bill?month=2026-01&gateway=deepinfra", timeout=30)
+    assert earlier.status_code == 200 and "Nothing to compare." in earlier.text and "not fetched" in earlier.text
 
 
 def test_settings_show_where_they_come_from_and_no_secret(dashboard: Pages, open_page: OpenPage) -> None:

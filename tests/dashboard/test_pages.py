@@ -45,9 +45,12 @@ PATHS = (
     "groups/new",
     "limits",
     "health",
+    "bill",
     "integrity",
     "settings",
 )
+# One page of each kind: figures with charts, a list with filters, details, cards, a form, a table of sums.
+JUDGED = {"", "activity", "requests/{id}", "playground", "keys/new", "integrity", "sign-in"}
 
 
 def text_of(page: Any, selector: str) -> str:
@@ -223,8 +226,9 @@ def test_times_are_local_and_days_are_those_of_utc(
     assert page.locator(".chart .x").first.inner_text().split("\n")[-1] == f"{utc:%b %d}"
 
 
+@pytest.mark.soak
 def test_axe_finds_nothing_and_pages_fit(dashboard: Pages, open_page: OpenPage) -> None:
-    """On a screen in light colours with all of axe's rules, and on a phone in dark ones with those about colours."""
+    """On a screen in light colours, and on a phone in dark ones: every page fits, and axe judges one of each kind."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     request_id = dashboard.ask("/api/activity?outcome=rejected")["data"][0]["request_id"]
     operator = {"Authorization": f"Bearer {dashboard.gateway.key}"}
@@ -241,17 +245,19 @@ def test_axe_finds_nothing_and_pages_fit(dashboard: Pages, open_page: OpenPage) 
         page.set_viewport_size(SCREEN)
         page.emulate_media(color_scheme="light")
         page.goto(f"{dashboard.url}/{path.format(id=request_id)}")
-        light = axe.run(page)
-        assert light.violations_count == 0, f"{path}: {light.generate_report()}"
         assert page.evaluate("document.documentElement.scrollWidth") <= SCREEN["width"], path
+        if is_judged := FULL or path in JUDGED:
+            light = axe.run(page)
+            assert light.violations_count == 0, f"{path}: {light.generate_report()}"
         page.set_viewport_size(PHONE)
         page.emulate_media(color_scheme="dark")
-        if FULL:
+        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], path
+        if FULL:  # With all rules; otherwise with the only one about colours.
             page.reload()
             assert axe.run(page).violations_count == 0, f"{path}, dark on a phone"
-        dark = page.evaluate("axe.run({runOnly: ['color-contrast'], resultTypes: ['violations']})")
-        assert dark["violations"] == [], f"{path}, dark on a phone"
-        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], path
+        elif is_judged:
+            dark = page.evaluate("axe.run({runOnly: ['color-contrast'], resultTypes: ['violations']})")
+            assert dark["violations"] == [], f"{path}, dark on a phone"
 
 
 def test_commands_have_the_prefix_that_a_proxy_takes_off(

@@ -56,10 +56,10 @@ def engine(url: str) -> Iterator[Engine]:
 
 def test_the_past_is_counted_as_before_and_both_codes_go_on(url: str, engine: Engine) -> None:
     chance = random.Random(7)
-    history = [_random_row(chance) for _ in range(1_200)]
+    history = [_random_row(chance) for _ in range(400)]
     make_partitions(engine, history)
-    for start in range(0, len(history), 300):
-        insert_old(engine, history[start : start + 300])
+    for start in range(0, len(history), 100):
+        insert_old(engine, history[start : start + 100])
     assert len(list(drop_partitions(engine, KEPT_FROM.date()))) > 3
     before = contents(engine, *EARLIER)
 

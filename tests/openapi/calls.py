@@ -110,6 +110,7 @@ CALLS = (
     Call("show_integrity", "/api/activity/integrity"),
     Call("show_retries", "/api/activity/retries"),
     Call("show_usage", "/api/usage"),
+    Call("show_reconciliation", "/api/bill/reconciliation"),
     Call("list_workers", "/api/workers"),
     Call("is_alive", "/health"),
     Call("greet", "/"),

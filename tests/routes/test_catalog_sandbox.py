@@ -6,7 +6,11 @@ import json
 from typing import Any
 from urllib.request import Request, urlopen
 
+from sqlalchemy import create_engine
+from sqlalchemy.pool import NullPool
+
 from tests.support.gateway import Gateway
+from tests.support.waiting import wait_until
 
 
 def _get(gateway: Gateway, path: str) -> dict[str, Any]:
@@ -39,3 +43,15 @@ def test_every_entry_of_all_four_is_complete_and_priced_in_usd_per_token(gateway
         # From a hundredth of a dollar to a hundred dollars per million tokens; a wrong unit is a million off.
         assert prompts
         assert all(1e-9 <= float(prompt) <= 1e-4 for prompt in prompts)
+
+
+def test_a_worker_keeps_the_lists_that_it_has_loaded(gateway: Gateway, session_database_url: str) -> None:
+    """The first lists are kept without changes; tests/services/catalog_memory has what happens when they change."""
+    engine = create_engine(session_database_url, poolclass=NullPool)
+
+    def count() -> int:
+        with engine.connect() as connection:
+            query = "SELECT count(*) FROM catalog_model JOIN catalog_list USING (provider) WHERE provider = 'fireworks'"
+            return int(connection.exec_driver_sql(query).scalar_one())
+
+    wait_until(count, what="the kept list of Fireworks")

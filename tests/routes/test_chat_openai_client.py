@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from tests.support.answers import chunk, json_answer, sse_stream
-from tests.support.chat import HELLO, PREFIX
+from tests.support.answers import chunk, json_answer, sse_stream, usage_of
+from tests.support.chat import HELLO, PREFIX, rows_where
 from tests.support.gateway import Gateway
 from tests.support.scripted_upstream import ScriptedUpstream
-from tests.support.scripts import Script
+from tests.support.scripts import Script, hang
 from tests.support.sdks import httpx2, openai
+from tests.support.waiting import wait_until
 
 MODEL = PREFIX + "deepseek-v3p1"
 PIXEL = "data:image/png;base64," + base64.b64encode(b"\x89PNG").decode()
@@ -185,3 +186,27 @@ def test_an_error_event_of_the_provider_raises(client: openai.OpenAI) -> None:
     stream = client.chat.completions.create(model=PREFIX + "sandbox-error-event", messages=HELLO, stream=True)
     with pytest.raises(openai.APIError):
         list(stream)
+
+
+def test_what_a_client_gave_up_and_sent_again_is_linked(
+    scripted: openai.OpenAI, upstream: ScriptedUpstream, session_database_url: str
+) -> None:
+    """The SDK's own timeout and retry: it sends the same bytes again, so the records are linked."""
+    model = PREFIX + "given-up"
+    upstream.enqueue([hang()], json_answer({"choices": [{"message": {"content": "late"}}], "usage": usage_of(3, 1)}))
+    answer = scripted.with_options(timeout=1.5).chat.completions.create(model=model, messages=HELLO)
+    assert answer.choices[0].message.content == "late"
+
+    def find_linked() -> Any:
+        rows = rows_where(session_database_url, "model_requested", model)
+        return rows if len(rows) == 2 and rows[1]["retry_of"] else None
+
+    first, retry = wait_until(find_linked, what="the link")
+    assert (first["outcome"], first["client_retry"], retry["outcome"], retry["client_retry"]) == (
+        "client_gone",
+        0,
+        "ok",
+        1,
+    )
+    assert (retry["retry_of"], first["retried_by"]) == (first["request_id"], retry["request_id"])
+    assert first["client_agent"] == retry["client_agent"] and first["client_agent"].startswith("OpenAI/Python")

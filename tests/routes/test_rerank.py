@@ -41,6 +41,7 @@ def test_both_providers_rank_alike(
     assert (row["prompt_tokens"], row["completion_tokens"], row["usage_source"]) == (tokens, 0, "provider")
     price = {"fireworks": "0.2", "deepinfra": "0.05"}[provider]
     assert (row["cost_kind"], row["cost_usd"]) == ("exact", Decimal(tokens) * Decimal(price) / 1_000_000)
+    assert row["stated_cost_usd"] == (row["cost_usd"] if provider == "deepinfra" else None)
 
 
 @pytest.mark.parametrize("provider", MODELS)

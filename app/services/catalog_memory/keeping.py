@@ -46,7 +46,7 @@ def keep_list(
         model.id: make_facts(model, prices.get_provider_price(provider.billing, model.id))
         for model in with_pauses(models)
     }
-    # Read again, because the statement above may have waited for nothing and seen a list that is kept no more.
+    # Read again under the lock: another worker may have kept a newer list since.
     kept = select_kept_list(connection, provider.name)
     if kept is not None and kept.fetched_at >= models.fetched_at:
         return []

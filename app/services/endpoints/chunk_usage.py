@@ -8,9 +8,10 @@ import msgspec
 from msgspec import Meta
 
 from app.services.endpoints.stream_summary import StreamSummary, Usage
-from app.services.endpoints.usage import MAX_PLAUSIBLE_TOKENS, merge_usages
+from app.services.endpoints.usage import COST_FIELD, MAX_PLAUSIBLE_TOKENS, MAX_PLAUSIBLE_USD, merge_usages
 
 _Count = Annotated[int, Meta(ge=0, le=MAX_PLAUSIBLE_TOKENS)] | None
+_Usd = Annotated[float, Meta(ge=0, le=MAX_PLAUSIBLE_USD)] | None
 
 
 class _PromptDetails(msgspec.Struct, gc=False):
@@ -28,6 +29,7 @@ class ChunkUsage(msgspec.Struct, gc=False):
     completion_tokens: _Count = None
     prompt_tokens_details: _PromptDetails | None = None
     completion_tokens_details: _CompletionDetails | None = None
+    cost_usd: _Usd = msgspec.field(default=None, name=COST_FIELD)
 
     def flatten(self) -> Usage:
         """Returns the same numbers side by side."""
@@ -37,6 +39,7 @@ class ChunkUsage(msgspec.Struct, gc=False):
             self.completion_tokens,
             None if prompt is None else prompt.cached_tokens,
             None if completion is None else completion.reasoning_tokens,
+            self.cost_usd,
         )
 
 

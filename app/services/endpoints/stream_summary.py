@@ -15,12 +15,14 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
         completion_tokens: all of the output, reasoning included.
         cached_tokens: those of the prompt that came from the provider's cache.
         reasoning_tokens: those of the output that were reasoning.
+        cost_usd: what the provider says that the request cost; most say nothing.
     """
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     cached_tokens: int | None = None
     reasoning_tokens: int | None = None
+    cost_usd: float | None = None
 
 
 class ResponseSummary(NamedTuple):

@@ -11,6 +11,12 @@ from app.services.endpoints.stream_summary import Usage
 # largest contexts, are below it. Providers also send -1 for "not set", and overflowed counters.
 MAX_PLAUSIBLE_TOKENS = 10**9
 
+# The same in USD: a million tokens of the dearest model cost some hundred.
+MAX_PLAUSIBLE_USD = 1_000_000
+
+# Where a usage states what the request cost.
+COST_FIELD = "estimated_cost"
+
 # A larger number has more digits than this, and Python refuses to convert a text of thousands of digits.
 _MAX_DIGITS = 10
 
@@ -29,6 +35,7 @@ def read_usage(raw: Any) -> Usage | None:
         completion,
         _read_part(raw.get("prompt_tokens_details"), "cached_tokens", prompt),
         _read_part(raw.get("completion_tokens_details"), "reasoning_tokens", completion),
+        _read_cost(raw.get(COST_FIELD)),
     )
     return None if usage == Usage() else usage
 
@@ -40,8 +47,8 @@ def merge_usages(before: Usage | None, usage: Usage) -> Usage:
     return Usage(*(old if new is None else new for old, new in zip(_values(before), _values(usage), strict=True)))
 
 
-def _values(usage: Usage) -> tuple[int | None, ...]:
-    return usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, usage.reasoning_tokens
+def _values(usage: Usage) -> tuple[Any, ...]:
+    return usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, usage.reasoning_tokens, usage.cost_usd
 
 
 def read_input_usage(raw: Any) -> Usage | None:
@@ -53,12 +60,19 @@ def read_input_usage(raw: Any) -> Usage | None:
     prompt = usage.prompt_tokens
     if prompt is None and isinstance(raw, Mapping):
         prompt = _read_count(raw.get("total_tokens"))
-    return None if prompt is None else Usage(prompt, 0, usage.cached_tokens)
+    return None if prompt is None else Usage(prompt, 0, usage.cached_tokens, cost_usd=usage.cost_usd)
 
 
 def _read_part(details: Any, name: str, total: int | None) -> int | None:
     count = _read_count(details.get(name)) if isinstance(details, Mapping) else None
     return None if count is not None and total is not None and count > total else count
+
+
+def _read_cost(value: Any) -> float | None:
+    """Returns an amount in USD; None if it is none that a request can cost."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_PLAUSIBLE_USD:
+        return None
+    return float(value)
 
 
 def _read_count(value: Any) -> int | None:

@@ -3,7 +3,7 @@
 claim.py    one request under such a key, from its body to the answer that is kept
 answer.py   what is kept
 cipher.py   keys derived from the caller's gateway key: they find, compare and encrypt
-store.py    the rows in the database, their bounds, and what must be written later
+store.py    the rows in the database, and what must be written later    room.py  how many there may be
 """
 
 from app.services.idempotency.answer import MAX_ANSWER_BYTES, KeptAnswer

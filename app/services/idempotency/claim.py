@@ -68,13 +68,14 @@ class Claim:
         self.is_held = False
         if len(answer.body) > MAX_ANSWER_BYTES:
             answer = KeptAnswer(status=answer.status, headers={}, body=b"", is_too_long=True)
-        self._store.save(self._id, self._request_id, self._cipher.seal(self._id, encode_answer(answer)))
+        sealed = self._cipher.seal(self._id, encode_answer(answer))
+        self._store.save(self._id, self._key_id, self._request_id, sealed)
 
     def release(self) -> None:
         """Forgets this request, which has cost nothing, so that the key can be used again."""
         if self.is_held:
             self.is_held = False
-            self._store.release(self._id, self._request_id)
+            self._store.release(self._id, self._key_id, self._request_id)
 
 
 def make_claim(gateway_key: str, idempotency_key: str, *, key_id: str, request_id: str, path: str) -> Claim:

@@ -1,8 +1,4 @@
-"""The kept answers in the database: claims, answers, their bounds, and writes that must be made later.
-
-A worker asks each ten seconds how many rows there are and counts its own in between, so the bounds may be exceeded by
-what all workers add in that time. Nothing is evicted: a request whose kept answer is gone would be paid for again.
-"""
+"""The kept answers in the database: claims, answers, and writes that must be made later; room.py has the bounds."""
 
 from __future__ import annotations
 
@@ -18,25 +14,27 @@ from app.db.kept_answers import (
     delete_claim,
     insert_claim,
     select_answer,
-    select_sums,
     update_answer,
+    update_lost,
 )
 from app.errors import Unavailable
 from app.logs import log_event
 from app.runtime import Component, Runtime
 from app.services.idempotency.answer import MAX_ANSWER_BYTES
+from app.services.idempotency.room import Room
 
 # A request waits so long for the database; statements take milliseconds.
 _TIME_LIMIT_S = 3.0
-_SUMS_S = 10.0
 # Between a claim and a look at the row that kept it from being made, that row may have been deleted.
 _TRIES = 5
 
 # Above PostgreSQL's statement_timeout, after which a statement that nobody waits for any more has ended.
 _UNCERTAIN_S = 12.0
 _RETRY_S = 1.0
-# What waits in memory for the database, at most; of more, the answers are lost.
+# What waits in memory for the database, at most; of more, the answers are lost. A write without an answer takes less
+# than this.
 _MAX_WAITING_BYTES = 4 * MAX_ANSWER_BYTES
+_WRITE_BYTES = 1_024
 
 
 class _Write(NamedTuple):
@@ -52,9 +50,9 @@ class AnswerStore(Component):
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
-        self._engine = runtime.get(Database).answer_engine
-        self._rows = self._bytes = 0
-        self._read_s: float | None = None
+        database = runtime.get(Database)
+        self._engine = database.answer_engine
+        self._room = Room(database, self.settings.idempotency_rows, self.settings.idempotency_bytes)
         self._waiting: list[_Write] = []
         self._writer: threading.Thread | None = None
         self._is_closed = False
@@ -69,10 +67,10 @@ class AnswerStore(Component):
         claim = NewClaim(id, key_id, request_id, body_digest, self.runtime.worker_id, settings.idempotency_hours)
         try:
             with time_limit(_TIME_LIMIT_S):
-                is_full = self._is_full()
+                is_full = self._room.is_full_for(key_id)
                 for _ in range(_TRIES):
                     if not is_full and insert_claim(self._engine, claim):
-                        self._rows += 1
+                        self._room.add(key_id, 1, 0)
                         return None
                     found = select_answer(self._engine, id)
                     if found is not None:
@@ -80,8 +78,10 @@ class AnswerStore(Component):
                     if is_full:
                         raise _make_full()
         except DatabaseError as error:
-            # The row may have been inserted all the same, and would look like a request that is being served.
-            self._write_later(_UNCERTAIN_S, 0, lambda: delete_claim(self._engine, id, request_id))
+            # If there was a connection, the row may have been inserted all the same, and would look like a request that
+            # is being served.
+            if getattr(error, "statement", "") is not None:
+                self._write_later(_UNCERTAIN_S, 0, lambda: delete_claim(self._engine, id, request_id))
             log_event("idempotency_unavailable", level="warning", reason=describe_error(error)[:300])
         raise Unavailable(
             "The gateway cannot look now whether this Idempotency-Key was used before, because its database is "
@@ -90,39 +90,38 @@ class AnswerStore(Component):
             retry_after_s=5,
         )
 
-    def _is_full(self) -> bool:
-        now_s = time.monotonic()
-        if self._read_s is None or now_s - self._read_s >= _SUMS_S:
-            self._read_s = now_s
-            self._rows, self._bytes = select_sums(self._engine)
-        return self._rows >= self.settings.idempotency_rows or self._bytes >= self.settings.idempotency_bytes
-
-    def save(self, id: bytes, request_id: str, sealed: bytes) -> None:
+    def save(self, id: bytes, key_id: str, request_id: str, sealed: bytes) -> None:
         """Adds the answer of a claimed request; at once, or as soon as the database is back."""
-        self._bytes += len(sealed)
-        self._write(len(sealed), lambda: update_answer(self._engine, id, request_id, sealed))
+        self._room.add(key_id, 0, len(sealed))
+        is_written = self._write(len(sealed), lambda: update_answer(self._engine, id, request_id, sealed))
+        if not is_written:
+            self._write_later(_RETRY_S, 0, lambda: update_lost(self._engine, id, request_id))
 
-    def release(self, id: bytes, request_id: str) -> None:
+    def release(self, id: bytes, key_id: str, request_id: str) -> None:
         """Frees the id of a claimed request that cost nothing, so that it can be repeated."""
-        self._rows -= 1
+        self._room.add(key_id, -1, 0)
         self._write(0, lambda: delete_claim(self._engine, id, request_id))
 
-    def _write(self, bytes: int, carry_out: Callable[[], None]) -> None:
+    def _write(self, bytes: int, carry_out: Callable[[], None]) -> bool:
+        """Makes a write at once or later; returns False if there is no room for it to wait."""
         try:
             with time_limit(_TIME_LIMIT_S):
                 carry_out()
+            return True
         except DatabaseError as error:
             log_event("idempotency_write_delayed", level="warning", reason=describe_error(error)[:300])
-            self._write_later(_RETRY_S, bytes, carry_out)
+            return self._write_later(_RETRY_S, bytes, carry_out)
 
-    def _write_later(self, delay_s: float, bytes: int, carry_out: Callable[[], None]) -> None:
+    def _write_later(self, delay_s: float, bytes: int, carry_out: Callable[[], None]) -> bool:
+        bytes += _WRITE_BYTES
         if sum(each.bytes for each in self._waiting) + bytes > _MAX_WAITING_BYTES:
-            log_event("idempotency_answer_lost", level="error", reason="the database is away for too long")
-            return
+            log_event("idempotency_write_lost", level="error", reason="the database is away for too long")
+            return False
         self._waiting.append(_Write(time.monotonic() + delay_s, bytes, carry_out))
         if self._writer is None:
             self._writer = threading.Thread(target=self._write_all, daemon=True, name="kept-answers")
             self._writer.start()
+        return True
 
     def _write_all(self) -> None:
         while self._waiting and not self._is_closed:
@@ -132,12 +131,15 @@ class AnswerStore(Component):
 
     def _write_due(self, now_s: float) -> None:
         for each in [one for one in self._waiting if one.due_s <= now_s]:
+            if each not in self._waiting:
+                continue  # `close` and the thread may run at the same time.
+            self._waiting.remove(each)
             try:
                 with time_limit(_TIME_LIMIT_S):
                     each.carry_out()
             except DatabaseError:
+                self._waiting.append(each)
                 return  # The others would wait as long.
-            self._waiting.remove(each)
 
     def close(self) -> None:
         """Makes the writes that wait, if the database is there, and ends the thread."""
@@ -147,8 +149,9 @@ class AnswerStore(Component):
 
 def _make_full() -> Unavailable:
     return Unavailable(
-        "The gateway keeps as many answers as it may (IDEMPOTENCY_ROWS, IDEMPOTENCY_BYTES). Nothing was sent to a "
-        "provider. Retry later, send the request without Idempotency-Key, or ask the operator for more room.",
+        "The gateway keeps as many answers as it may, or half of them are of this gateway key (IDEMPOTENCY_ROWS, "
+        "IDEMPOTENCY_BYTES). Nothing was sent to a provider. Retry later, send the request without Idempotency-Key, or "
+        "ask the operator for more room.",
         code="idempotency_full",
         retry_after_s=60,
     )

@@ -29,6 +29,7 @@ _OF_AN_ATTEMPT: Mapping[str, Any] = {
         "cost_kind",
         "price_source",
         "price_date",
+        "stated_cost_usd",
         "ttft_ms",
         "tokens_per_second",
         "finish_reason",

@@ -62,6 +62,8 @@ def _record_usage(exchange: Exchange, request: UpstreamRequest, usage: Usage, co
     record = exchange.record
     record.prompt_tokens, record.completion_tokens = usage.prompt_tokens, usage.completion_tokens
     record.cached_tokens, record.reasoning_tokens = usage.cached_tokens, usage.reasoning_tokens
+    if usage.cost_usd is not None:
+        record.stated_cost_usd = usage.cost_usd
     if record.prompt_tokens is not None and record.completion_tokens is not None:
         record.usage_source = "provider"
         _record_cost(exchange, request, "exact")

@@ -45,7 +45,8 @@ class ActivityRecord(msgspec.Struct):
     that are written to the row later.
 
     The defaults are those of a lost request, one that was sent to a provider and never ended. The fields that only
-    requests under limits, requests of SDKs or replays have are left out of the line of others.
+    some requests have are left out of the line of others: those under limits, those of SDKs, replays, and those whose
+    provider says what they cost.
     """
 
     request_id: str
@@ -90,6 +91,7 @@ class ActivityRecord(msgspec.Struct):
     body_digest: str | UnsetType = UNSET
     client_agent: str | UnsetType = UNSET
     replay_of: str | UnsetType = UNSET
+    stated_cost_usd: float | UnsetType = UNSET
 
 
 def make_record(key_id: str, endpoint: str) -> ActivityRecord:

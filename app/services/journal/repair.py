@@ -155,6 +155,7 @@ _CONVERTERS: dict[str, Callable[[Any], Any]] = {
     "outcome": _make_choice(*OUTCOMES),
     "usage_source": _make_choice(*USAGE_SOURCES),
     "cost_usd": _make_cost(_MAX_COST_USD),
+    "stated_cost_usd": _make_cost(_MAX_COST_USD),
     "cost_kind": _make_choice(*COST_KINDS),
     "price_date": _make_date,
     "duration_ms": _MS,

@@ -3,7 +3,8 @@
 Sources, in this order: the operator's price file, the provider's own list (set by the catalog at each refresh), the
 `genai-prices` package. If none of them has a model, its price is unknown.
 
-DeepInfra also states `usage.estimated_cost` in each completion, which is exact for that request; it is not used yet.
+DeepInfra also states `usage.estimated_cost` in each completion. It is on the record beside the cost, and compared with
+it (`app/services/bill/`); the cost itself is always of one of these lists.
 """
 
 from __future__ import annotations

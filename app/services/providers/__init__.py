@@ -1,5 +1,5 @@
 """The providers that the gateway can forward requests to. Each has a file with everything specific to it; Fireworks has
-two more, `fireworks_names.py` and `fireworks_prices.py`.
+three more, `fireworks_names.py`, `fireworks_prices.py` and `fireworks_bill.py`.
 
 provider.py      the record: what the rest of the gateway knows of a provider
 schema.py        the fields that it allows in the objects of a request
@@ -7,6 +7,7 @@ registry.py      all providers, and the HTTP client for each
 naming.py        the names of models
 pages.py         reads a provider's list of models
 weights.py       the names of weights, by which models of several providers are the same
+bill.py          what a provider billed
 entry_fields.py  converts a provider's list entry to the catalog's
 
 To add the provider `x`, add `x_api_key` and `x_base_url` to `Settings`, and a module `x.py` here with its `PROVIDER`.
@@ -14,6 +15,7 @@ To add the provider `x`, add `x_api_key` and `x_base_url` to `Settings`, and a m
 
 from __future__ import annotations
 
+from app.services.providers.bill import Bill, BilledUse, BillSource
 from app.services.providers.entry_fields import Entry
 from app.services.providers.naming import Naming, fold_version
 from app.services.providers.provider import EndpointSupport, Provider
@@ -28,6 +30,6 @@ from app.services.providers.registry import (
 from app.services.providers.schema import Schema
 
 __all__ = [
-    "PROVIDERS", "EndpointSupport", "Entry", "Naming", "Provider", "ProviderClients", "Schema", "fold_version",
-    "get_client", "get_configured_providers", "get_provider", "is_configured",
+    "PROVIDERS", "Bill", "BillSource", "BilledUse", "EndpointSupport", "Entry", "Naming", "Provider", "ProviderClients",
+    "Schema", "fold_version", "get_client", "get_configured_providers", "get_provider", "is_configured",
 ]  # fmt: skip

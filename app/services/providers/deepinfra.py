@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 from urllib.parse import quote
 
 from app.services.pricing import Billing
+from app.services.providers.bill import BillSource
 from app.services.providers.entry_fields import (
     COMMON_PARAMETERS,
     Entry,
@@ -120,10 +122,12 @@ def _read_rerank_response(response: Any) -> Any:
         return response
     # A list of one score for each document comes in another list.
     flat = scores[0] if len(scores) == 1 and isinstance(scores[0], list) else scores
+    # Its own API says what a request cost; in that of OpenAI it is a part of the usage.
+    cost = read_mapping(response.get("inference_status")).get("cost")
     return {
         "id": response.get("request_id"),
         "results": [{"index": index, "relevance_score": score} for index, score in enumerate(flat)],
-        "usage": {"prompt_tokens": response.get("input_tokens")},
+        "usage": {"prompt_tokens": response.get("input_tokens"), "estimated_cost": cost},
     }
 
 
@@ -163,4 +167,8 @@ PROVIDER = Provider(
     naming=make_hugging_face_naming(is_unlisted),
     billing=Billing(name="deepinfra"),
     probe=probe,
+    # It has no bill that programs can read, but each answer says what it cost.
+    bill=BillSource(
+        fetch=None, key_setting=None, tokens_settle_after=timedelta(hours=1), costs_settle_after=timedelta(hours=1)
+    ),
 )

@@ -14,6 +14,7 @@ from app.services.providers.entry_fields import (
     read_date,
     read_flag,
 )
+from app.services.providers.fireworks_bill import BILL, make_name_headers
 from app.services.providers.fireworks_names import NAMING, get_weights
 from app.services.providers.fireworks_prices import BILLING, fetch_prices
 from app.services.providers.pages import fetch_single_page
@@ -207,4 +208,6 @@ PROVIDER = Provider(
     shown_headers=_SHOWN_HEADERS,
     request_id_headers=("x-request-id", "x-fireworks-request-id", "cf-ray"),
     get_generation_s=get_generation_s,
+    bill=BILL,
+    make_name_headers=make_name_headers,
 )

@@ -11,6 +11,7 @@ from typing import Any
 
 from app.config import Settings
 from app.services.pricing import Billing, PriceTable
+from app.services.providers.bill import BillSource
 from app.services.providers.naming import Naming
 from app.services.providers.schema import Schema
 from app.upstream import UpstreamClient
@@ -133,6 +134,9 @@ class Provider:
             names an account, a deployment or a host.
         request_id_headers: its response headers that may contain its id for a request, the best first.
         get_generation_s: response headers → how long it generated, in seconds; None if they do not say.
+        bill: where it says what it billed; None if the gateway cannot know.
+        make_name_headers: the gateway's name → request headers with which the provider's bill tells this gateway's
+            requests from those of others; None if it has none.
     """
 
     name: str
@@ -150,6 +154,8 @@ class Provider:
     shown_headers: frozenset[str] = OPENAI_LIMIT_HEADERS
     request_id_headers: tuple[str, ...] = ("x-request-id", "cf-ray")
     get_generation_s: Callable[[Mapping[str, str]], float | None] = _no_generation_s
+    bill: BillSource | None = None
+    make_name_headers: Callable[[str], Mapping[str, str]] | None = None
 
     @property
     def key_setting(self) -> str:

@@ -45,6 +45,7 @@ class ProviderClients(Component):
         keys = provider.get_api_keys(self.settings)
         if not keys:
             raise _not_configured(provider)
+        name = self.settings.gateway_name
         return UpstreamClient(
             title=provider.title,
             base_url=provider.get_base_url(self.settings),
@@ -52,6 +53,7 @@ class ProviderClients(Component):
             key_setting=provider.key_setting,
             settings=self.settings,
             request_id_headers=provider.request_id_headers,
+            headers=provider.make_name_headers(name) if name and provider.make_name_headers else None,
         )
 
 

@@ -7,7 +7,7 @@ as CSV. totals.py: tokens and costs, which all reports share. retention.py: make
 
 from app.db.activity_pages import STATUS_PATTERN, ActivityFilter
 from app.db.tables import OUTCOMES
-from app.services.reports.csv_export import break_on_failure, encode_csv
+from app.services.reports.csv_export import break_on_failure, encode_csv, encode_table
 from app.services.reports.records import (
     MAX_PAGE_ROWS,
     ActivityPage,
@@ -23,14 +23,15 @@ from app.services.reports.splits import MAX_TOP_MODELS, EndpointStats, ModelStat
 from app.services.reports.stats import Stats, select_stats
 from app.services.reports.story import RequestStory, select_request_story
 from app.services.reports.time_window import DEFAULT_TIME_RANGE, STEPS, TIME_RANGES, AskedWindow
+from app.services.reports.totals import make_totals, normalize_usd
 
 # fmt: off
 __all__ = [
     "DEFAULT_TIME_RANGE", "MAX_PAGE_ROWS", "MAX_TOP_MODELS", "OUTCOMES", "SPLITS", "STATUS_PATTERN", "STEPS",
     "TIME_RANGES", "ActivityFilter", "ActivityPage", "AskedWindow", "EndpointStats", "ModelStats", "Owned",
     "RequestStory", "RetryReport", "RetryingClient", "Share", "SplitBy", "Stats", "break_on_failure", "drop_days",
-    "encode_csv", "select_activity_page", "select_droppable_days", "select_first_kept_day", "select_neighbours",
-    "select_request_story", "select_retry_report", "select_stats", "select_usage_report", "start_retention",
-    "stream_activity_pages",
+    "encode_csv", "encode_table", "make_totals", "normalize_usd", "select_activity_page", "select_droppable_days",
+    "select_first_kept_day", "select_neighbours", "select_request_story", "select_retry_report", "select_stats",
+    "select_usage_report", "start_retention", "stream_activity_pages",
 ]
 # fmt: on

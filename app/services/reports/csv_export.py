@@ -48,6 +48,11 @@ def encode_csv(pages: Iterable[list[dict[str, Any]]]) -> Iterator[bytes]:
         yield _encode_lines(lines)
 
 
+def encode_table(rows: Iterable[Iterable[object]]) -> bytes:
+    """Returns a small table as CSV, with its header line as the first row, and cells as in the export of records."""
+    return _encode_lines([[_make_cell(value) for value in row] for row in rows])
+
+
 def _encode_lines(lines: Iterable[Iterable[object]]) -> bytes:
     text = io.StringIO()
     csv.writer(text).writerows(lines)

@@ -159,8 +159,8 @@ def _encode_cursor(cursor: ActivityCursor) -> str:
 
 def make_record(row: dict[str, Any]) -> dict[str, Any]:
     """Returns a row of activity as callers see it."""
-    cost = row["cost_usd"]
-    return row if cost is None else row | {"cost_usd": normalize_usd(cost)}
+    costs = {name: row[name] for name in ("cost_usd", "stated_cost_usd") if row[name] is not None}
+    return row | {name: normalize_usd(cost) for name, cost in costs.items()} if costs else row
 
 
 def stream_activity_pages(chosen: ActivityFilter) -> Iterator[list[dict[str, Any]]]:

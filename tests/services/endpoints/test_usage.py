@@ -46,6 +46,24 @@ def test_an_implausible_number_is_unknown_and_the_others_are_kept(completion: An
     assert read_usage({"prompt_tokens": 11, "completion_tokens": completion}) == Usage(11, expected)
 
 
+@pytest.mark.parametrize(
+    ("cost", "expected"),
+    [
+        (0.5, 0.5),
+        (0, 0.0),
+        (2e-07, 2e-07),
+        (-1, None),
+        (True, None),
+        ("0.5", None),
+        (10**400, None),
+        (float("nan"), None),
+    ],
+)
+def test_a_stated_cost_is_read_if_it_can_be_one(cost: Any, expected: float | None) -> None:
+    raw = {"prompt_tokens": 11, "completion_tokens": 3, "estimated_cost": cost}
+    assert read_usage(raw) == Usage(11, 3, cost_usd=expected)
+
+
 @pytest.mark.parametrize("details", [None, [], "text", 5, {"cached_tokens": 3.5, "reasoning_tokens": -1}])
 def test_unreadable_details_do_not_take_the_totals_with_them(details: Any) -> None:
     raw = {"prompt_tokens": 11, "completion_tokens": 3}

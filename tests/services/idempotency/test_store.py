@@ -42,8 +42,9 @@ def use(url: str, **more: str) -> None:
     use_settings(load_settings({"DATABASE_URL": url, "IDEMPOTENCY_HOURS": "1", **more}))
 
 
-def claim(name: str = "one", path: str = "/v1/chat/completions") -> Claim:
-    return make_claim(GATEWAY_KEY, name, key_id="env", request_id=str(uuid.uuid4()), path=path)
+def claim(name: str = "one", key_id: str = "env") -> Claim:
+    request_id = str(uuid.uuid4())
+    return make_claim(GATEWAY_KEY, name, key_id=key_id, request_id=request_id, path="/v1/chat/completions")
 
 
 def test_an_answer_is_found_by_another_worker_until_it_expires(database: str) -> None:
@@ -105,22 +106,33 @@ def test_a_long_answer_is_served_and_not_kept(database: str) -> None:
 
 
 def test_a_full_store_refuses_new_keys_and_still_knows_the_old_ones(database: str) -> None:
-    use(database, IDEMPOTENCY_ROWS="2")
-    held = [claim(name) for name in ("one", "two")]
-    for each in held:
-        assert each.open(BODY) is None
+    use(database, IDEMPOTENCY_ROWS="4")
+
+    def open_all(names: str, key_id: str) -> list[Claim]:
+        claims = [claim(name, key_id=key_id) for name in names]
+        assert [each.open(BODY) for each in claims] == [None] * len(claims)
+        return claims
+
+    first, second = open_all("ab", "ann")
     with pytest.raises(Unavailable) as full:
-        claim("three").open(BODY)
+        claim("c", key_id="ann").open(BODY)  # Half of the room is for others.
     assert full.value.code == "idempotency_full"
-    held[0].keep(KeptAnswer(status=200, headers={}, body=b"{}"))
-    assert claim("one").open(BODY) is not None
-    held[1].release()
-    third = claim("three")
-    assert third.open(BODY) is None
-    use(database, IDEMPOTENCY_BYTES="40")
-    third.keep(KeptAnswer(status=200, headers={}, body=bytes(50)))
+    open_all("de", "bob")
+    first.keep(KeptAnswer(status=200, headers={}, body=b"{}"))
+    for key_id in ("ann", "eve"):
+        with pytest.raises(Unavailable):
+            claim("f", key_id=key_id).open(BODY)
+    assert claim("a", key_id="ann").open(BODY) is not None  # What is known costs no room.
+    second.release()
+    open_all("c", "ann")
+
+    use(database, IDEMPOTENCY_BYTES="40", IDEMPOTENCY_ROWS="99")
     with pytest.raises(Unavailable, match="IDEMPOTENCY_BYTES"):
-        claim("four").open(BODY)
+        claim("g", key_id="ann").open(BODY)
+    with get_runtime().get(Database).engine.begin() as connection:
+        connection.execute(text("UPDATE kept_answer SET expires_at = now()"))
+    use(database, IDEMPOTENCY_BYTES="40", IDEMPOTENCY_ROWS="99")
+    open_all("g", "ann")  # What has expired is deleted when there is no room.
 
 
 def test_without_the_database_such_requests_are_refused() -> None:
@@ -134,15 +146,17 @@ def test_without_the_database_such_requests_are_refused() -> None:
 
 def test_an_answer_waits_for_the_database(database: str) -> None:
     use(database)
-    first, second = claim("one"), claim("two")
-    first.open(BODY)
-    second.open(BODY)
+    first, second, *long = [claim(name) for name in ("one", "two", "a", "b", "c", "d")]
+    for each in (first, second, *long):
+        assert each.open(BODY) is None
     store = get_runtime().get(AnswerStore)
     engine = store._engine
     with refused_address() as address:
         store._engine = create_engine_for(get_postgres_url(address))
         first.keep(KeptAnswer(status=200, headers={}, body=b"{}"))
         second.release()
+        for each in long:  # More than may wait.
+            each.keep(KeptAnswer(status=200, headers={}, body=bytes(MAX_ANSWER_BYTES - 100)))
         store._engine = engine
     with pytest.raises(Conflict):
         claim("one").open(BODY)

@@ -44,15 +44,15 @@ def engine(database_url: str) -> Iterator[Engine]:
 
 @pytest.fixture(scope="module")
 def history_url(postgres: Postgres) -> Iterator[str]:
-    """A database with 3,000 requests of every kind over the 45 days before NOW, most of them near its end."""
+    """A database with 1,200 requests of every kind over the 45 days before NOW, most of them near its end."""
     url = postgres.create_migrated_database()
     chance = random.Random(11)
     for engine in _with_database(url):
-        insert_rows(engine, [_random_row(chance) for _ in range(2_000)])
+        insert_rows(engine, [_random_row(chance) for _ in range(800)])
         while fold_deltas(engine, min_age_s=0).folded:
             pass
         # These are still deltas.
-        insert_rows(engine, [_random_row(chance) for _ in range(1_000)])
+        insert_rows(engine, [_random_row(chance) for _ in range(400)])
         _store_keys(engine)
     yield url
     postgres.drop_database(url)

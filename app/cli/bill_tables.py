@@ -1,0 +1,101 @@
+"""A reconciliation as tables for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+
+from app.services.bill import Compared, Finding, Reconciliation
+
+# More models than this would scroll the findings off the screen; --json has all of them.
+MAX_MODELS = 20
+# Of a finding, so many days are named.
+_MAX_DAYS = 5
+_MODEL_WIDTH = 44
+
+_STATES = {"costs_open": "costs open", "not_fetched": "not fetched"}
+
+
+def format_reconciliation(report: Reconciliation) -> str:
+    """Returns the report as text; what is not known is a dash."""
+    band = f"{report.band_from:.1%} to {report.band_to:.1%}"
+    verdict = {True: "in the band", False: "NOT in the band", None: "nothing to compare"}[report.is_in_band]
+    fetched = f"{report.fetched_at:%Y-%m-%d %H:%M} UTC" if report.fetched_at else "-"
+    lines = [
+        f"{report.gateway}, {report.month}: {verdict} of {band}",
+        f"account {report.account or '-'}, fetched {fetched}, source {report.source}",
+    ]
+    if report.problem:
+        lines.append(report.problem)
+    return "\n".join(
+        [*lines, "", *_format_total(report), "", *_format_findings(report.findings), *_format_rows(report)]
+    )
+
+
+def _format_total(report: Reconciliation) -> list[str]:
+    total = report.total
+    rows = [
+        ("tokens", total.recorded_tokens, total.billed_tokens, total.token_difference, total.token_capture),
+        ("cost (USD)", total.compared_cost, total.billed_cost, total.cost_difference, total.cost_capture),
+    ]
+    lines = [f"{'SETTLED DAYS':24} {'RECORDED':>16} {'BILLED':>16} {'DIFFERENCE':>16} {'CAPTURE':>10}"]
+    lines += [
+        f"{name:24} {_show(recorded):>16} {_show(billed):>16} {_show(difference):>16} {_percent(capture):>10}"
+        for name, recorded, billed, difference, capture in rows
+    ]
+    lines.append(f"{'drift of prices':24} {_percent(total.price_drift, signed=True):>16}")
+    lines.append(f"{'estimated, of the cost':24} {_percent(report.estimated_share):>16}")
+    lines.append(f"{'lost or cut, of requests':24} {_percent(report.unfinished_share):>16}")
+    if report.other_tokens is not None:
+        lines.append(f"{'tokens of other names':24} {_show(report.other_tokens):>16}")
+    if report.compared_requests is not None:
+        differing = f"{_show(report.differing_requests)} of {_show(report.compared_requests)}"
+        lines.append(f"{'requests that differ':24} {differing:>16}")
+    return lines
+
+
+def _format_findings(findings: Sequence[Finding]) -> list[str]:
+    if not findings:
+        return ["No differences outside of the band.", ""]
+    lines = []
+    for finding in findings:
+        days = ", ".join(str(day) for day in finding.days[:_MAX_DAYS])
+        more = f" and {len(finding.days) - _MAX_DAYS} more" if len(finding.days) > _MAX_DAYS else ""
+        what = f"{finding.kind}: {_clean(finding.model) if finding.model is not None else 'all models'}, {days}{more}"
+        lines.append(f"{what}: {_show(finding.token_difference)} tokens, {_show(finding.cost_difference)} USD")
+        lines += [f"    {meaning}" for meaning in finding.meanings]
+    return [*lines, ""]
+
+
+def _format_rows(report: Reconciliation) -> list[str]:
+    days = [(f"{day.day} {_STATES.get(day.state or '', day.state or '')}", day) for day in report.days]
+    models = [(_clean(model.model or "(none)")[-_MODEL_WIDTH:], model) for model in report.models[:MAX_MODELS]]
+    lines = [*_format_group("DAY", days), "", *_format_group("MODEL", models)]
+    if len(report.models) > MAX_MODELS:
+        lines.append(f"and {len(report.models) - MAX_MODELS} more")
+    return lines
+
+
+def _format_group(title: str, rows: Sequence[tuple[str, Compared]]) -> list[str]:
+    head = f"{'TOKENS':>15} {'BILLED':>15} {'CAPTURE':>9} {'COST':>13} {'BILLED':>13} {'DRIFT':>9}"
+    lines = [f"{title:{_MODEL_WIDTH}} {head}"]
+    for name, row in rows:
+        tokens = f"{_show(row.recorded_tokens):>15} {_show(row.billed_tokens):>15} {_percent(row.token_capture):>9}"
+        costs = f"{_show(row.recorded_cost):>13} {_show(row.billed_cost):>13}"
+        lines.append(f"{name:{_MODEL_WIDTH}} {tokens} {costs} {_percent(row.price_drift, signed=True):>9}")
+    return lines
+
+
+def _clean(text: str) -> str:
+    # A provider chooses its names, and a terminal acts on control characters.
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def _percent(share: float | None, *, signed: bool = False) -> str:
+    return "-" if share is None else f"{share:{'+' if signed else ''}.2%}"
+
+
+def _show(value: Decimal | int | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.6f}".rstrip("0").rstrip(".")

@@ -1,0 +1,64 @@
+"""How many answers may be kept, and how many of one gateway key.
+
+Nothing is evicted: a request whose kept answer is gone would be paid for again. So further requests are refused when
+there is no room, and no gateway key may take more than half of it. A worker asks each ten seconds what there is, and
+counts its own in between, so the bounds may be exceeded by what all workers add in that time.
+"""
+
+from __future__ import annotations
+
+import time
+
+from app.db import Database
+from app.db.kept_answers import delete_expired_answers, select_sums
+
+_READ_S = 10.0
+# How many gateway keys must be full for all to be.
+_KEYS = 2
+
+
+class Room:
+    """What is kept, as this worker knows it.
+
+    Args:
+        database: has the answers.
+        rows: how many answers may be kept.
+        bytes: how many bytes they may have.
+    """
+
+    def __init__(self, database: Database, rows: int, bytes: int) -> None:
+        self._engine = database.answer_engine
+        self._most = rows, bytes
+        self._used: dict[str, tuple[int, int]] = {}
+        self._read_s: float | None = None
+
+    def add(self, key_id: str, rows: int, bytes: int) -> None:
+        """Counts what this worker has added for a gateway key, or, below 0, deleted."""
+        used = self._used.get(key_id, (0, 0))
+        self._used[key_id] = used[0] + rows, used[1] + bytes
+
+    def is_full_for(self, key_id: str) -> bool:
+        """Returns whether a gateway key may keep no more answers.
+
+        Raises:
+            DatabaseError: the database is away.
+        """
+        now_s = time.monotonic()
+        if self._read_s is None or now_s - self._read_s >= _READ_S:
+            self._read(now_s)
+            if self._is_full(key_id):
+                delete_expired_answers(self._engine)  # Else that is done once an hour.
+                self._read(now_s)
+        return self._is_full(key_id)
+
+    def _read(self, now_s: float) -> None:
+        self._used, self._read_s = select_sums(self._engine), now_s
+
+    def _is_full(self, key_id: str) -> bool:
+        used = self._used.values()
+        sums = sum(rows for rows, _ in used), sum(bytes for _, bytes in used)
+        own = self._used.get(key_id, (0, 0))
+        return any(
+            total >= most or of_key >= max(most // _KEYS, 1)
+            for total, of_key, most in zip(sums, own, self._most, strict=True)
+        )
