@@ -6,7 +6,8 @@
     native.py      compiles and runs native/upstream.c (the provider) and native/load.c (the callers)
     machine.py     cores, CPU time and memory
 
-Beside them: trace.py prints which files a chat request goes through (`python -m benchmarks.trace`).
+Beside them: trace.py prints which files a chat request goes through (`python -m benchmarks.trace`), and hosts.py
+computes from measured costs what several hosts serve (`python -m benchmarks.hosts`).
 
 docs/benchmarks.md has the figures of one run and explains them.
 """

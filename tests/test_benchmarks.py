@@ -8,6 +8,7 @@ import pytest
 
 from app.config import ROOT
 from benchmarks.chart import draw_chart
+from benchmarks.hosts import PROVIDER_S, WORKERS_PER_HOST, Costs, simulate
 from benchmarks.report import BEGIN, END, render_document, render_tables, render_targets, write_document
 from benchmarks.results import Results, read_results
 from benchmarks.targets import TARGETS
@@ -92,3 +93,13 @@ def test_budgets_have_a_table_of_their_own() -> None:
     lines = render_tables(results_of(values)).splitlines()
     assert lines[2] == "| | over the limit % | unused % | CPU µs each |"
     assert lines[4] == "| leases | 1.40 (0.00–1.50) | 0.000 (0.000–0.010) | 2 (2–3) |"
+
+
+def test_hosts_are_simulated_between_the_two_bounds_that_are_known() -> None:
+    costs = Costs(600.0, 18.0, 60.0, 300.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    alone, added_ms = simulate(costs, hosts=1, requests=1)
+    assert alone == pytest.approx(1 / (PROVIDER_S + 618e-6)) and added_ms == pytest.approx(0.6)
+    for hosts in (1, 2, 3):
+        most = hosts * WORKERS_PER_HOST * 1e6 / 600
+        throughput, waiting_ms = simulate(costs, hosts, round(2 * most * PROVIDER_S))
+        assert 0.98 * most < throughput <= most and waiting_ms > 900, "what is above the capacity waits"
