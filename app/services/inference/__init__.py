@@ -11,7 +11,8 @@ target_selection.py which target, and which next; fallback.py: after what; attem
 circuit_breaker.py  failing fast (open_breakers.py) account_probe.py  is the account refused, or a model?
 known_fields.py     what a target does not know (`require_parameters`)
 cancellation.py     disconnect, deadline, drain     metering.py     usage, cost, errors → record
-limited.py          a request under limits: ceiling.py says what it can cost; output_limit.py bounds its output
+limited.py          a request under limits: ceiling.py says what it can cost, billing.py whether a failure may cost
+                    anything; output_limit.py bounds its output
 """
 
 from app.services.inference.admission import get_live_requests

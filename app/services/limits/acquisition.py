@@ -20,7 +20,7 @@ def take_at_once(
 ) -> list[Taken] | None:
     """Takes from all pots as much as is needed, or from none.
 
-    Nothing between the first look and the last taking lets another greenlet run.
+    Nothing in between lets another greenlet run, so that nobody sees what is put back because a later pot lacks it.
 
     Args:
         shares: those of the pots.
@@ -38,23 +38,34 @@ def take_at_once(
     for share in shares:
         need = needs[share.count]
         if need is None:
-            need = get_unknown_need(share.pot)
+            try:
+                need = get_unknown_need(share.pot)
+            except BaseException:
+                _put_back(taken)
+                raise
         if need > share.cap:
             need = share.cap
         if now_s >= share.until_s:
             share.pot.renew(now_s)
         lot = share.lot
-        if need > lot.free and need and share.pot not in forced:
+        free = lot.free - need
+        if free < 0 and need and share.pot not in forced:
+            _put_back(taken)
             return None
-        taken.append((share, need, lot))
-    for share, need, lot in taken:
-        lot.free -= need
+        lot.free = free
         lot.lent += need
         share.taken += need
-        share.used_s = now_s
-        if lot.free < share.low or need > share.largest:
+        taken.append((share, need, lot))
+        if free < share.low or need > share.largest:
             share.pot.note_taken(need)
     return taken
+
+
+def _put_back(taken: Sequence[Taken]) -> None:
+    for share, need, lot in taken:
+        lot.free += need
+        lot.lent -= need
+        share.taken -= need
 
 
 def get_unknown_need(pot: Pot) -> int:

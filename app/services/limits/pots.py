@@ -64,7 +64,7 @@ class Share:
         is_watched: whether `Pot.note_settled` is called after each request, and not only after those that give back to
             an earlier lot or leave less than nothing free.
         taken: what requests have taken, since a time of the pot's own.
-        used_s: when a request last took something.
+        used_s: when a request last took something, as of the last tick.
     """
 
     __slots__ = ("cap", "count", "is_watched", "largest", "lot", "low", "pot", "taken", "until_s", "used_s")
