@@ -35,14 +35,11 @@ def take_at_once(
         PermissionDenied, BadRequest: see `get_unknown_need`.
     """
     taken: list[Taken] = []
+    noted: tuple[tuple[Share, int], ...] = ()
     for share in shares:
         need = needs[share.count]
         if need is None:
-            try:
-                need = get_unknown_need(share.pot)
-            except BaseException:
-                _put_back(taken)
-                raise
+            need = _find_need(share.pot, taken)
         if need > share.cap:
             need = share.cap
         if now_s >= share.until_s:
@@ -53,18 +50,26 @@ def take_at_once(
             _put_back(taken)
             return None
         lot.free = free
-        lot.lent += need
         share.taken += need
         taken.append((share, need, lot))
         if free < share.low or need > share.largest:
-            share.pot.note_taken(need)
+            noted = (*noted, (share, need))
+    for share, need in noted:
+        share.pot.note_taken(need)
     return taken
+
+
+def _find_need(pot: Pot, taken: Sequence[Taken]) -> int:
+    try:
+        return get_unknown_need(pot)
+    except BaseException:
+        _put_back(taken)
+        raise
 
 
 def _put_back(taken: Sequence[Taken]) -> None:
     for share, need, lot in taken:
         lot.free += need
-        lot.lent -= need
         share.taken -= need
 
 

@@ -174,7 +174,7 @@ class Limits(Component):
         outstanding: dict[Unit, int] = {"usd": 0, "tokens": 0, "requests": 0}
         for pot in self._budgets.values():
             for period in pot.periods.values():
-                outstanding[pot.unit] += max(period.lot.free + period.lot.lent, 0)
+                outstanding[pot.unit] += max(period.drawn - period.spent, 0)
         return outstanding
 
     def stop(self, timeout_s: float) -> bool:

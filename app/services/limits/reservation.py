@@ -82,8 +82,7 @@ class Reservation:
             Unavailable: the database cannot be asked.
         """
         self.ceiling_cost, self.ceiling_tokens = cost, tokens
-        if rate_tokens is None:
-            self.is_silent = True
+        self.is_silent = rate_tokens is None
         binding = self.binding
         needs = (cost, tokens, 1, rate_tokens, 0)
         taken = take_at_once(binding.metered, needs, now_s)
@@ -119,7 +118,6 @@ class Reservation:
         if lot is not first:
             for each, change in ((lot, -more), (first, more)):
                 each.free -= change
-                each.lent += change
             share.pot.note_settled(lot)
 
     def settle(self, charge: Used) -> None:
@@ -131,8 +129,10 @@ class Reservation:
         fault = None
         for share, need, lot in held:
             used = charge[share.count]
-            lot.lent -= need
-            if used != need and used is not None:
+            if used is None:
+                used = need
+            lot.spent += used
+            if used != need:
                 lot.free += need - used
             if lot is not share.lot or share.is_watched or lot.free < 0:
                 try:

@@ -107,7 +107,7 @@ def test_a_step_that_fails_keeps_no_other_from_running(
     assert row["outcome"] == ("upstream_error" if step == "error" else "ok")
     assert Decimal(row["charged_usd"]) == Decimal("0.01") and row["budget_periods"]
     assert released == ["last", "first"]
-    assert (budget.current.used, budget.current.lot.lent) == (charged, 0)
+    assert (budget.current.used, budget.current.spent) == (charged, charged)
     assert slots.used == 0
     logged = [json.loads(line) for line in capfd.readouterr().err.splitlines() if '"request_step_failed"' in line]
     assert [line["step"] for line in logged] == [step] and faults(step) == before + 1
