@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 # Each level installs its own list and those of the levels before it.
-RUN_LISTS := requirements.txt requirements-run.txt
+RUN_LISTS := requirements.txt requirements-idempotency.txt requirements-run.txt
 TEST_LISTS := $(RUN_LISTS) requirements-test.txt
 CHECK_LISTS := $(TEST_LISTS) requirements-check.txt requirements-clients.txt
 INSTALLED := .venv/installed
@@ -29,7 +29,8 @@ check: $(INSTALLED)-check
 	$(BIN)/mypy
 	$(PYTEST) $(ARGS)
 
-# Runs the long tests and all properties at full counts; `make test` runs them at about a tenth and a third.
+# Runs the long tests and all properties at full counts. `make test` runs most of them at a tenth and a fifth, and some
+# in a short form (soak_only in tests/support/soak.py).
 soak: $(INSTALLED)-test
 	SOAK=1 $(BIN)/python -m pytest -m "soak or hypothesis" $(ARGS)
 
@@ -53,7 +54,8 @@ lock: $(INSTALLED)-run
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check pip-tools
 	rm -f requirements*.txt
 	$(LOCK) --output-file requirements.txt pyproject.toml
-	$(call LOCK_LEVEL,run,requirements.txt)
+	$(call LOCK_LEVEL,idempotency,requirements.txt)
+	$(call LOCK_LEVEL,run,requirements.txt requirements-idempotency.txt)
 	$(call LOCK_LEVEL,test,$(RUN_LISTS))
 	$(call LOCK_LEVEL,check,$(TEST_LISTS))
 	$(call LOCK_LEVEL,clients,$(TEST_LISTS) requirements-check.txt)

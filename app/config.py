@@ -101,6 +101,9 @@ class Settings:
     )
     routing_equivalents: bool = _setting("ROUTING_EQUIVALENTS", "false", parse_yes_or_no)
     fallback_after_s: float | None = _setting("FALLBACK_AFTER", None, parse_seconds)
+    idempotency_hours: int = _setting("IDEMPOTENCY_HOURS", "0", whole_number(0, 720))
+    idempotency_rows: int = _setting("IDEMPOTENCY_ROWS", "100000", whole_number(1, 100_000_000))
+    idempotency_bytes: int = _setting("IDEMPOTENCY_BYTES", "1073741824", whole_number(1, 1 << 50))
     retention_days: int = _setting("RETENTION_DAYS", "90", whole_number(1, 36_500))
 
     max_body_bytes: int = _setting("MAX_BODY_BYTES", "20971520", whole_number(1024, 1 << 30))
@@ -245,6 +248,8 @@ def _raise_if_contradictory(settings: Settings) -> None:
             "LIMITS_WEBHOOK is set and LIMITS_WEBHOOK_SECRET is not, so nobody could tell whether a message is the"
             " gateway's; set it to the output of `openssl rand -base64 32`, here and at the receiver."
         )
+    if settings.idempotency_hours and settings.database_url is None:
+        raise SettingsError("IDEMPOTENCY_HOURS is set and DATABASE_URL is not, so no answer could be kept; set it too.")
     # gunicorn kills the worker after the graceful timeout, rounded down to whole seconds, and a killed stream ends
     # without an error event. Waiting requests notice the end of the drain within a second.
     if settings.drain_timeout_s + 1 > int(settings.graceful_timeout_s):

@@ -67,6 +67,7 @@ fallbacks_total = Counter("gateway_fallbacks_total", "Targets given up for anoth
 unrecorded_refusals_total = Counter(
     "gateway_unrecorded_refusals_total", "Refused requests that share a record.", ["route"]
 )
+dry_runs_total = Counter("gateway_dry_runs_total", "Requests that were described and not sent.", ["route"])
 failed_key_checks_total = Counter(
     "gateway_key_checks_failed_total", "Requests refused because their key could not be checked.", ["reason"]
 )
@@ -160,6 +161,11 @@ def make_gauge(
 def count_unrecorded_refusal(route: str) -> None:
     """Counts a refused request that has no record of its own."""
     unrecorded_refusals_total.labels(route).inc()
+
+
+def count_dry_run(route: str) -> None:
+    """Counts a request that was only described, and has no record."""
+    dry_runs_total.labels(route).inc()
 
 
 def count_failed_key_check(reason: Literal["database_unavailable", "too_many_lookups"]) -> None:

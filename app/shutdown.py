@@ -35,6 +35,12 @@ def is_draining() -> bool:
     return get_component(Drain).deadline_s is not None
 
 
+def get_drain_left_s() -> float:
+    """Returns the seconds that are left of the drain: 0 after it, and before it has begun."""
+    deadline_s = get_component(Drain).deadline_s
+    return 0.0 if deadline_s is None else max(0.0, deadline_s - time.monotonic())
+
+
 def raise_if_drained() -> None:
     """Raises GatewayShutdown when the drain is over."""
     deadline_s = get_component(Drain).deadline_s

@@ -29,6 +29,9 @@ from tests.support.tree import copy_tree
 
 MakeGateway = Callable[..., Gateway]
 
+# Until all tests are collected: what is loaded stays, and looking at it again and again takes a sixth of that time.
+gc.disable()
+
 # An example that takes long has met a busy machine; what costs too much is measured in CPU time (tests/soak).
 hypothesis_settings.register_profile("gateway", deadline=None, max_examples=examples(100))
 hypothesis_settings.load_profile("gateway")
@@ -41,6 +44,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     """Lets the garbage collector look seldom, and never at what is loaded by now: that is a twentieth of the time."""
+    gc.enable()
     gc.freeze()
     gc.set_threshold(5_000, 20, 10)
 

@@ -88,6 +88,9 @@ BAD: dict[str, list[str]] = {
     "PUBLIC_STATS": ["maybe", "2", "truth"],
     "PRICE_FILE": ["~nobody-has-this-name/prices.toml"],
     "JOURNAL_DIR": ["~nobody-has-this-name/journal"],
+    "IDEMPOTENCY_BYTES": [*BAD_NUMBERS, "0"],
+    "IDEMPOTENCY_HOURS": [*BAD_NUMBERS, "721"],
+    "IDEMPOTENCY_ROWS": [*BAD_NUMBERS, "0"],
     "JOURNAL_FULL": ["drop", "Refuse"],
     "BUDGET_OUTAGE": ["drop", "Serve"],
     "RATE_OUTAGE": ["drop", "Refuse"],
@@ -190,6 +193,7 @@ def test_a_good_value_is_parsed(name: str, value: str, parsed: object) -> None:
     [
         ({"UPSTREAM_FIRST_BYTE_TIMEOUT": "10", "UPSTREAM_TOTAL_TIMEOUT": "9"}, "UPSTREAM_TOTAL_TIMEOUT"),
         ({"DRAIN_TIMEOUT": "25"}, "GRACEFUL_TIMEOUT"),
+        ({"IDEMPOTENCY_HOURS": "1"}, "DATABASE_URL"),
         ({"DRAIN_TIMEOUT": "10", "GRACEFUL_TIMEOUT": "10"}, "GRACEFUL_TIMEOUT"),
     ],
 )

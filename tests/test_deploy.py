@@ -1,11 +1,13 @@
-"""The dashboard for Grafana and the alert rules for Prometheus name what exists: metrics, labels, pages, commands."""
+"""What is shipped for deployment fits the code: dashboards and alerts, units, the image, compose and Heroku's file."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,10 @@ from app import create_app
 from app.config import ROOT, load_settings, setting_names
 from app.db.tables import OUTCOMES
 from app.runtime import use_settings
+from tests.support.image import read_image
 
+# Where tools from PyPI are.
+BIN = str(Path(sys.executable).parent)
 RULES = ROOT / "deploy/prometheus/gateway.rules.yml"
 DASHBOARD = ROOT / "deploy/grafana/gateway.json"
 METRICS_DOCUMENT = (ROOT / "docs/metrics.md").read_text()
@@ -116,7 +121,7 @@ def test_every_alert_says_what_is_wrong_and_where_to_look(app: Flask) -> None:
         for one in named:
             path = re.search(r"/(?:dashboard|api|ready|health)[^\s?]*", one)
             assert path is None or path[0] in routes, one
-            assert not one.startswith("flask ") or " ".join(one.split()[1:3]) in commands, one
+            assert not one.startswith("bin/gateway ") or " ".join(one.split()[1:3]) in commands, one
         settings = set(re.findall(r"\b[A-Z]{3,}_[A-Z_]+\b", notes["runbook"] + notes["summary"]))
         assert settings <= set(setting_names()) | {"WEB_CONCURRENCY"}, rule["alert"]
 
@@ -139,3 +144,84 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     command = ["systemd-analyze", "verify", str(tmp_path / "gateway.service"), str(tmp_path / "gateway.socket")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_the_image_has_what_a_gateway_reads_and_no_secret() -> None:
+    image = read_image(ROOT)
+    names = [name for name, _ in image.steps]
+    # The code belongs to root, and a user that is not root runs it.
+    assert names.index("COPY") < names.index("USER") and dict(image.steps)["USER"] == "10001:10001"
+    assert {file.partition("/")[0] for file in image.files} == {
+        ".env", "CHANGELOG.md", "README.md", "app", "bin", "deploy", "docs", "gunicorn.conf.py", "migrations",
+        "requirements.txt", "wsgi.py",
+    }  # fmt: skip
+    assert not [file for file in image.files if file.endswith(".pyc") or ".local" in file]
+    assert set(image.environment) & set(setting_names()) == {"JOURNAL_DIR"}
+    source = (ROOT / "Dockerfile").read_text()
+    assert "--require-hashes" in source and not re.search(r"\blatest\b|apt-get|curl |ADD ", source)
+
+
+@pytest.mark.skipif(shutil.which("hadolint", path=BIN) is None, reason="hadolint is not installed: make check")
+def test_hadolint_has_no_objection() -> None:
+    assert _run(f"{BIN}/hadolint", str(ROOT / "Dockerfile")) == (0, "")
+
+
+def test_docker_builds_the_image_and_its_gateway_answers() -> None:
+    if shutil.which("docker") is None or _run("docker", "info")[0] != 0:
+        pytest.skip("no docker daemon answers")
+    code, said = _run("docker", "build", "--tag", "llm-gateway-test", str(ROOT), timeout_s=900)
+    assert code == 0, said
+    code, said = _run("docker", "run", "--rm", "llm-gateway-test", "bin/gateway", "version")
+    assert code == 0 and said.startswith("0.")
+
+
+def test_compose_connects_what_it_starts() -> None:
+    services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+    gateway, migration, nginx = services["gateway"], services["migration"], services["nginx"]
+    settings = {**gateway["environment"]}
+    assert settings.keys() <= set(setting_names())
+    values = {name: value.replace("${POSTGRES_PASSWORD}", "REPLACE0ME") for name, value in settings.items()}
+    loaded = load_settings(values)
+    assert loaded.database_url is not None and "@database:5432/gateway" in loaded.database_url
+    # nginx finds the gateway where its own configuration expects it, and the published port is nginx' one.
+    conf = (ROOT / "deploy/nginx.conf").read_text()
+    assert f"server {loaded.host}:{loaded.port} " in conf and nginx["network_mode"] == "service:gateway"
+    assert gateway["ports"] == ["127.0.0.1:8080:80"] and "listen 80 " in conf
+    # Only what is migrated starts; what ends is given the time that it needs.
+    assert gateway["depends_on"]["migration"] == {"condition": "service_completed_successfully"}
+    assert migration["restart"] == "no" and migration["command"] == ["bin/gateway", "db", "upgrade"]
+    assert int(gateway["stop_grace_period"].removesuffix("s")) > loaded.graceful_timeout_s
+    for service in (gateway, migration):
+        assert service["read_only"] and service["cap_drop"] == ["ALL"]
+    image = read_image(ROOT)
+    written = {Path(image.environment[name]) for name in ("JOURNAL_DIR", "PROMETHEUS_MULTIPROC_DIR")}
+    (volume,) = gateway["volumes"]
+    assert all(path.is_relative_to(volume.partition(":")[2]) for path in written)
+    assert ("VOLUME", volume.partition(":")[2]) in image.steps
+
+
+def test_docker_accepts_the_compose_file() -> None:
+    if shutil.which("docker") is None or _run("docker", "compose", "version")[0] != 0:
+        pytest.skip("docker has no compose")
+    code, said = _run("docker", "compose", "--file", str(ROOT / "compose.yaml"), "config", "--quiet")
+    assert (code, said) == (0, "")
+
+
+def test_heroku_gets_the_settings_that_there_are() -> None:
+    app = json.loads((ROOT / "app.json").read_text())
+    processes = dict(line.split(": ", 1) for line in (ROOT / "Procfile").read_text().splitlines())
+    assert processes == {"release": "flask --app wsgi db upgrade", "web": "gunicorn wsgi:app"}
+    assert app["formation"].keys() <= processes.keys() and app["stack"] == "heroku-24"
+    assert app["env"].keys() <= set(setting_names())
+    for name, rules in app["env"].items():
+        # An empty text would be refused by Heroku, and a setting that is needed has a value or is made.
+        assert rules.keys() <= {"description", "value", "required", "generator"} and rules["description"]
+        assert rules.get("required") is False or rules.get("generator") == "secret" or rules.get("value"), name
+    load_settings({name: rules["value"] for name, rules in app["env"].items() if "value" in rules})
+    assert [addon["plan"].partition(":")[0] for addon in app["addons"]] == ["heroku-postgresql"]
+
+
+def _run(*command: str, timeout_s: float = 60) -> tuple[int, str]:
+    environment = {**os.environ, "POSTGRES_PASSWORD": "REPLACE0ME"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False, env=environment)
+    return done.returncode, done.stdout + done.stderr

@@ -20,8 +20,10 @@ import pytest
 import requests
 
 from tests.support.dev_run import DevRun
+from tests.support.gateway import clean_environment
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.tree import copy_tree
+from tests.support.unprivileged import run_to_end
 from tests.support.waiting import wait_until
 
 StartRun = Callable[..., DevRun]
@@ -69,8 +71,10 @@ def test_the_printed_curl_command_works_and_the_next_run_has_the_same_key_settin
     _execute(first, "CREATE TABLE kept AS SELECT 42 AS answer")
     if shutil.which("curl"):
         _check_the_printed_curl_command(first)
+    _check_that_commands_find_the_run(first, checkout)
     _check_the_printed_link(first)
     _check_that_it_stops_everything(first, signal.SIGTERM)
+    assert not (checkout / "var" / "run.json").exists()
 
     second = start_run()
     second.wait_for_banner()
@@ -88,6 +92,24 @@ def _check_the_printed_curl_command(run: DevRun) -> None:
     assert completion["model"] and completion["choices"][0]["message"]["content"].startswith("[sandbox]")
     streamed = _shell(curl.replace("curl ", "curl -N ", 1).replace('"provider"', '"stream": true, "provider"'))
     assert streamed.startswith("data: {") and streamed.endswith("data: [DONE]\n\n")
+
+
+def _check_that_commands_find_the_run(run: DevRun, checkout: Path) -> None:
+    """Runs `bin/gateway` from another directory, in an environment without settings, and through a link."""
+    (checkout / ".venv").symlink_to(sys.prefix)
+    linked = checkout.parent / "gateway-command"
+    linked.symlink_to(checkout / "bin" / "gateway")
+
+    def call(command: str) -> tuple[int, str]:
+        return run_to_end(["bash", "-c", command], checkout.parent, clean_environment(), as_root=True)
+
+    assert call("./gateway-command keys env") == (0, run.find(r"Key +(\S+)") + "\n")
+    assert call("./gateway-command keys create alice")[1].startswith("gw_")
+    assert _execute(run, "SELECT name FROM api_key") == [("alice",)]
+    code, said = call("./gateway-command doctor --json")
+    found = {each["check"]: each for each in map(json.loads, said.splitlines())}
+    assert code == 0 and "is accepted" in found["fireworks"]["text"], said
+    assert stat.S_IMODE((checkout / "var" / "run.json").stat().st_mode) == 0o600
 
 
 def _check_the_printed_link(run: DevRun) -> None:

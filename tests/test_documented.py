@@ -254,7 +254,7 @@ def test_a_key_that_is_given_away_as_documented_works(
     command, curls = find_commands("Give a key away")
     name = f"dave-{secrets.token_hex(4)}"  # Other tests may have a dave too.
     runner = create_app(load_settings(base_settings(tmp_path, session_database_url))).test_cli_runner()
-    made = runner.invoke(args=shlex.split(command.replace("dave", name))[3:])
+    made = runner.invoke(args=shlex.split(command.replace("dave", name))[1:])
     use_settings(None)
     assert made.exit_code == 0, made.output
     key = made.output.partition("\n")[0]

@@ -31,6 +31,7 @@ LEAVES = {
     "metric_labels",
     "metrics",
     "revisions",
+    "run_file",
     "runtime",
     "setting_values",
     "shutdown",
@@ -53,6 +54,14 @@ ALLOWED: dict[str, set[str]] = {
     "services.journal": {"db"},
     "services.quality": {"services.models", "services.providers", "db"},
     "services.aliases": {"services.models", "services.providers", "db"},
+    "services.catalog_memory": {"services.models", "services.pricing", "services.providers", "db"},
+    "services.repricing": {
+        "services.catalog_memory",
+        "services.models",
+        "services.pricing",
+        "services.providers",
+        "db",
+    },
     "services.offers": {
         "services.inference",
         "services.models",
@@ -70,8 +79,9 @@ ALLOWED: dict[str, set[str]] = {
         "services.quality",
     },
     "services.limits": {"db"},
+    "services.idempotency": {"db"},
     "services.keys": {"db", "services.limits"},
-    "services.administration": {"services.keys", "services.limits", "db"},
+    "services.administration": {"services.journal", "services.keys", "services.limits", "db"},
     "services.alias_administration": {
         "services.administration",
         "services.aliases",
@@ -86,6 +96,7 @@ ALLOWED: dict[str, set[str]] = {
     "services.webhook": {"services.limits", "upstream", "db"},
     "services.inference": {
         "services.endpoints",
+        "services.idempotency",
         "services.journal",
         "services.keys",
         "services.limits",
@@ -110,8 +121,10 @@ ALLOWED: dict[str, set[str]] = {
         "services.alias_administration",
         "services.aliases",
         "services.administration",
+        "services.catalog_memory",
         "services.endpoints",
         "services.health",
+        "services.idempotency",
         "services.inference",
         "services.journal",
         "services.keys",
@@ -150,6 +163,7 @@ ALLOWED: dict[str, set[str]] = {
         "routes",
         "services.alias_administration",
         "services.administration",
+        "services.catalog_memory",
         "services.endpoints",
         "services.health",
         "services.journal",
@@ -161,6 +175,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "server": {
         "services.aliases",
+        "services.catalog_memory",
         "services.endpoints",
         "services.health",
         "services.inference",
@@ -180,9 +195,11 @@ ALLOWED: dict[str, set[str]] = {
         "services.alias_administration",
         "services.administration",
         "services.endpoints",
+        "services.journal",
         "services.keys",
         "services.providers",
         "services.reports",
+        "services.repricing",
         "services.sessions",
         "services.webhook",
         "db",
@@ -314,6 +331,7 @@ HOMES = {
     "genai_prices": {"app.services.pricing"},
     "dotenv": {"app.config"},
     "psutil": {"app.dev"},
+    "cryptography": {"app.services.idempotency"},
 }
 
 
@@ -392,7 +410,11 @@ def test_the_pages_name_every_command(app: Flask) -> None:
 def test_every_route_asks_for_a_key_or_is_known_to_be_open() -> None:
     assert {blueprint.name for blueprint, access in BLUEPRINTS if access == "open"} == {"catalog", "health"}
     assert {blueprint.name for blueprint, access in BLUEPRINTS if access == "operator"} == {"metrics"}
-    assert {blueprint.name for blueprint, access in BLUEPRINTS if access == "public_stats"} == {"offers", "stats"}
+    assert {blueprint.name for blueprint, access in BLUEPRINTS if access == "public_stats"} == {
+        "catalog_changes",
+        "offers",
+        "stats",
+    }
     of_operators = {blueprint.name for blueprint, access in BLUEPRINTS if access == "operators_key"}
     assert of_operators == {"aliases", "diagnostics", "keys", "holders", "groups", "budgets", "workers"}
 

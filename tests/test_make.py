@@ -16,6 +16,7 @@ from tests.support.tree import ROOT
 # What each list pins; a command installs its own list and those before it.
 LISTS = {
     "requirements.txt": None,
+    "requirements-idempotency.txt": "idempotency",
     "requirements-run.txt": "run",
     "requirements-test.txt": "test",
     "requirements-check.txt": "check",

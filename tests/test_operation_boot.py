@@ -54,7 +54,7 @@ def test_a_schema_that_is_not_migrated_is_refused_with_the_command_that_helps(
 ) -> None:
     empty = postgres.create_database()
     (line,) = refusal(tree, tmp_path, base_settings(tmp_path, empty)).strip().splitlines()
-    said = "The gateway cannot start: the database schema is not up to date. Run `flask --app wsgi db upgrade`."
+    said = "The gateway cannot start: the database schema is not up to date. Run `bin/gateway db upgrade`."
     assert line == said
     postgres.drop_database(empty)
 

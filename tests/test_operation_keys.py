@@ -35,7 +35,7 @@ class Place(NamedTuple):
     key_file: Path
 
     def flask(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Runs `flask --app wsgi …` as an operator does, in a process of its own."""
+        """Runs `bin/gateway …` as an operator does, in a process of its own."""
         environment = clean_environment() | {"DATABASE_URL": self.url}
         command = [sys.executable, "-m", "flask", "--app", "wsgi", *arguments]
         return subprocess.run(
@@ -43,7 +43,7 @@ class Place(NamedTuple):
         )
 
     def operate(self, *arguments: str) -> str:
-        """Runs `flask keys …` in this process, and returns what it prints."""
+        """Runs `bin/gateway keys …` in this process, and returns what it prints."""
         use_settings(load_settings({"DATABASE_URL": self.url}))
         try:
             done = CliRunner().invoke(keys_group, arguments)

@@ -23,9 +23,8 @@ from tests.support.scripts import Gate, pause, wait_for
 from tests.support.soak import FULL, examples
 from tests.support.waiting import wait_until
 
-# Far below DRAIN_TIMEOUT here, for which clients would wait if nobody took the port over; on a quiet machine no answer
-# takes a second.
-LONGEST_S = 60.0
+# The promise of docs/deploy.md. On two busy cores the longest of 4,500 answers over 17 restarts took 0.9 s.
+LONGEST_S = 2.0
 
 # Does what systemd does for a service with a socket: the socket is descriptor 3, and two variables say so.
 ACTIVATE = """
@@ -137,6 +136,7 @@ def post(url: str, model: str, **more: object) -> Seen:
     return request("POST", url + "/v1/chat/completions", json=chat_body(PREFIX + model, **more), headers=headers)
 
 
+@pytest.mark.load_sensitive("it measures how long clients wait while a gateway starts, which takes a core for seconds")
 @pytest.mark.soak
 def test_a_restart_under_load_refuses_nobody_and_lets_nobody_wait(
     service: Service, upstream: ScriptedUpstream, database_url: str, tree: Path
@@ -172,7 +172,7 @@ def test_a_restart_under_load_refuses_nobody_and_lets_nobody_wait(
     ids = {seen.request_id for _, _, seen in clients.answers}
     wait_until(lambda: recorded(database_url) == ids, what="the rows of all requests")
     if FULL:
-        # Nobody waits for the drain of the old workers; how long a busy machine takes for a start is no matter here.
+        # Nobody waits for the drain of the old workers, or for the start of the new ones.
         assert max(ended_s - sent_s for sent_s, ended_s, _ in clients.answers) < LONGEST_S
     gate.close()
 

@@ -1,8 +1,7 @@
-"""The commands of `flask --app wsgi …`: keys, groups, limits, budgets, aliases, the audit, the dashboard and others.
+"""The commands of `bin/gateway …`: keys, groups, limits, budgets, aliases, the audit, the dashboard and others.
 
-activity.py, aliases.py, audit.py, budgets.py, dashboard.py, db.py, groups.py, holders.py, keys.py, version.py and
-webhook.py hold the commands. errors.py turns their errors into one sentence, tables.py formats statistics,
-limit_options.py reads the options of limits, and limit_tables.py formats them.
+A module holds the group of commands, or the command, that it is named after. errors.py turns their errors into one
+sentence, tables.py formats statistics, limit_options.py reads the options of limits, and limit_tables.py formats them.
 """
 
 from __future__ import annotations
@@ -22,7 +21,10 @@ from app.cli.db import db_group
 from app.cli.doctor import doctor_command
 from app.cli.groups import groups_group, limits_group
 from app.cli.holders import holders_group
+from app.cli.journal import journal_group
 from app.cli.keys import keys_group
+from app.cli.reprice import reprice_command
+from app.cli.retries import retries_command
 from app.cli.version import version_command
 from app.cli.webhook import webhook_group
 
@@ -32,8 +34,10 @@ __all__ = ["CommandsWithoutSettings", "register_commands"]
 def register_commands(app: Flask) -> None:
     """Adds the gateway's commands to `flask`."""
     groups = (activity_group, aliases_group, audit_group, budgets_group, dashboard_group, db_group, groups_group)
-    for group in (*groups, holders_group, keys_group, limits_group, webhook_group):
+    for group in (*groups, holders_group, journal_group, keys_group, limits_group, webhook_group):
         app.cli.add_command(group)
+    for command in (reprice_command, retries_command):
+        activity_group.add_command(command)
     for command in (doctor_command, version_command):
         app.cli.add_command(command)
 

@@ -1,4 +1,4 @@
-"""`flask activity`: exports records, drops old ones, writes lost ones off, and shows statistics or one request."""
+"""`bin/gateway activity`: exports records, drops old ones, writes lost ones off, shows statistics or one request."""
 
 from __future__ import annotations
 
@@ -17,10 +17,8 @@ import click
 from app.cli.errors import plain_errors
 from app.cli.tables import format_stats, format_story
 from app.config import ALL_GATEWAYS
-from app.db import get_engine
-from app.db.workers import update_written_off
 from app.errors import NotFound
-from app.services.administration import select_key_ids
+from app.services.administration import get_command_actor, select_key_ids, write_off_worker
 from app.services.endpoints import ENDPOINTS
 from app.services.keys import raise_if_no_key
 from app.services.providers import PROVIDERS
@@ -48,7 +46,7 @@ _TERMINAL_PROGRESS_S = 2.0
 _LOG_PROGRESS_S = 30.0
 
 _ENDPOINTS = [endpoint.path for endpoint in ENDPOINTS]
-_KEY_HELP = "The id of a key, as `flask keys list` shows it, or env for GATEWAY_API_KEY."
+_KEY_HELP = "The id of a key, as `bin/gateway keys list` shows it, or env for GATEWAY_API_KEY."
 
 _DAY = click.DateTime(["%Y-%m-%d"])
 _TIME = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S"])
@@ -248,9 +246,7 @@ def write_off_command(worker_id: str, yes: bool) -> None:
     if not yes:
         click.confirm("Is the worker's journal gone, and will its host not come back?", abort=True)
     with plain_errors():
-        requests = update_written_off(get_engine(), worker_id)
-    if requests is None:
-        raise click.ClickException(f"No missing worker has the id {worker_id!r}. The integrity report lists them.")
+        requests = write_off_worker(get_command_actor(), worker_id)
     click.echo(
         f"Written off: at least {requests} of the requests of {worker_id} have no record. That is what it had not"
         " delivered when it last reported, and they count as unrecorded; what it did later is not known."

@@ -1,4 +1,4 @@
-"""`flask aliases`: gives models names of one's own, shows them, and takes them away."""
+"""`bin/gateway aliases`: gives models names of one's own, shows them, and takes them away."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def set_command(name: str, targets: str | None, weights: str | None, clear: Sequ
             if option != "weights":
                 fields[option] = _EMPTY[option]
         if not fields:
-            raise click.UsageError("Nothing to set is given. `flask aliases set --help` lists the options.")
+            raise click.UsageError("Nothing to set is given. `bin/gateway aliases set --help` lists the options.")
         view = set_alias(get_command_actor(), name, AliasChanges(**fields))
     click.echo(_format_alias(view))
 
@@ -69,7 +69,7 @@ def set_command(name: str, targets: str | None, weights: str | None, clear: Sequ
 def _split(text: str, option: str) -> list[str]:
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts:
-        raise click.UsageError(f"{option} is empty. `flask aliases set --help` says what it takes.")
+        raise click.UsageError(f"{option} is empty. `bin/gateway aliases set --help` says what it takes.")
     return parts
 
 

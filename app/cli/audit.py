@@ -1,4 +1,4 @@
-"""`flask audit`: shows who changed what."""
+"""`bin/gateway audit`: shows who changed what."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`flask budgets`: lists budgets with what is used of them, raises one for its current period, and ends one."""
+"""`bin/gateway budgets`: lists budgets with what is used of them, raises one for its current period, and ends one."""
 
 from __future__ import annotations
 

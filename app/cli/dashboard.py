@@ -1,4 +1,4 @@
-"""`flask dashboard`: a link that signs in to the dashboard."""
+"""`bin/gateway dashboard`: a link that signs in to the dashboard."""
 
 from __future__ import annotations
 

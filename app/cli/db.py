@@ -1,4 +1,4 @@
-"""`flask db`: migrates the database and shows the state of its schema."""
+"""`bin/gateway db`: migrates the database, shows the state of its schema, and reconciles the ledger after a restore."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from app.db.schema import (
     upgrade_schema,
 )
 from app.runtime import get_settings
+from app.services.administration import get_command_actor, reconcile_ledger
 
 
 @click.group("db")
@@ -47,7 +48,7 @@ def downgrade_command(revision: str) -> None:
 
 @db_group.command("current")
 def current_command() -> None:
-    """Show which migration is in place. Exit code 1 when `flask db upgrade` is needed."""
+    """Show which migration is in place. Exit code 1 when `bin/gateway db upgrade` is needed."""
     with plain_errors():
         state = select_schema_state_of(_database_url())
     click.echo(_describe(state))
@@ -67,10 +68,30 @@ def check_command() -> None:
     raise SystemExit(1 if differences else 0)
 
 
+@db_group.command("reconcile-ledger")
+@click.option("--close-missing", is_flag=True, help="Missing workers ended after the backup: count what they had left.")
+def reconcile_command(close_missing: bool) -> None:
+    """Make the report on integrity true again after a restore or a failover, and say what was lost.
+
+    Run it when all gateways have been connected for half a minute: by then workers have noticed that the database went
+    back, and have delivered again what their journals still have. docs/backup.md has the whole procedure.
+    """
+    with plain_errors():
+        loss = reconcile_ledger(get_command_actor(), closes_missing=close_missing)
+    for worker in loss.workers:
+        requests = f"{worker.requests:,} requests that it was serving or delivering at the time of the backup"
+        click.echo(f"Closed the worker {worker.worker_id} of {worker.host or 'an unknown host'}: {requests}.")
+    if loss.requests < 0:
+        click.echo(f"{-loss.requests:,} requests that counted as lost have their records after all.")
+    else:
+        click.echo(f"Lost: the records of {loss.requests:,} requests. The audit keeps this.")
+    click.echo(f"Lost in all restores: {loss.total:,}.")
+
+
 def _database_url() -> str:
     url = get_settings().database_url
     if url is None:
-        raise SettingsError("DATABASE_URL is not set. Set it to the address of a PostgreSQL database.")
+        raise SettingsError("DATABASE_URL is not set. Set it to the address of a PostgreSQL, or start `make run`.")
     return url
 
 

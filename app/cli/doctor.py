@@ -1,4 +1,4 @@
-"""`flask doctor`: examines the set-up, also where settings are malformed."""
+"""`bin/gateway doctor`: examines the set-up, also where settings are malformed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`flask groups`, whose holders share limits, and `flask limits`, those of the whole gateway."""
+"""`bin/gateway groups`, whose holders share limits, and `bin/gateway limits`, those of the whole gateway."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def create_command(name: str, **given: Any) -> None:
 def set_command(group: str, name: str | None, **given: Any) -> None:
     """Change the group with this name or id.
 
-    A budget of the same unit and window gets the new amount; others stay (`flask budgets end` ends one).
+    A budget of the same unit and window gets the new amount; others stay (`bin/gateway budgets end` ends one).
     """
     with plain_errors():
         fields = read_limits(given) | ({} if name is None else {"name": name})
         if not fields:
-            raise click.UsageError("Nothing to change is given. `flask groups set --help` lists the options.")
+            raise click.UsageError("Nothing to change is given. `bin/gateway groups set --help` lists the options.")
         changed = change_group(get_command_actor(), group, GroupChanges(**fields), keep_budgets=True)
     click.echo(format_group(changed))
 
@@ -108,11 +108,11 @@ def show_limits_command() -> None:
 def set_limits_command(**given: Any) -> None:
     """Change the limits of the gateway.
 
-    A budget of the same unit and window gets the new amount; others stay (`flask budgets end` ends one).
+    A budget of the same unit and window gets the new amount; others stay (`bin/gateway budgets end` ends one).
     """
     with plain_errors():
         fields = read_limits(given)
         if not fields:
-            raise click.UsageError("Nothing to change is given. `flask limits set --help` lists the options.")
+            raise click.UsageError("Nothing to change is given. `bin/gateway limits set --help` lists the options.")
         limits = change_gateway_limits(get_command_actor(), LimitChanges(**fields), keep_budgets=True)
     click.echo(format_limits(limits))

@@ -1,4 +1,4 @@
-"""`flask holders`: shows holders of keys with what they have used, renames and deletes them."""
+"""`bin/gateway holders`: shows holders of keys with what they have used, renames and deletes them."""
 
 from __future__ import annotations
 

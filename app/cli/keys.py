@@ -1,4 +1,4 @@
-"""`flask keys`: creates, changes, rotates, lists and revokes gateway keys."""
+"""`bin/gateway keys`: creates, changes, rotates, lists and revokes gateway keys."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from msgspec import UNSET
 from app.cli.errors import plain_errors
 from app.cli.limit_options import clear_option, limit_options, parse_duration, read_expiry, read_limits
 from app.cli.limit_tables import format_key, format_keys
+from app.runtime import get_settings
 from app.services.administration import (
     KeyChanges,
     KeyView,
@@ -72,6 +73,15 @@ def _show_warnings(warnings: list[str]) -> None:
         click.echo(f"Warning: {warning}", err=True)
 
 
+@keys_group.command("env")
+def env_command() -> None:
+    """Print GATEWAY_API_KEY as the settings have it, to put it into the environment of a shell."""
+    keys = get_settings().gateway_api_key
+    if not keys:
+        raise click.ClickException("GATEWAY_API_KEY is not set. `make run` makes one, and keeps it in .env.local.")
+    click.echo(keys[0])
+
+
 @keys_group.command("list")
 def list_command() -> None:
     """List all keys with their ids."""
@@ -99,7 +109,7 @@ def show_command(public_id: str) -> None:
 def set_command(public_id: str, name: str | None, group: str | None, expires: str | None, **given: Any) -> None:
     """Change the key with this ID. Limits and the group are its holder's, whose other keys share them.
 
-    A budget of the same unit and window gets the new amount; others stay (`flask budgets end` ends one).
+    A budget of the same unit and window gets the new amount; others stay (`bin/gateway budgets end` ends one).
     """
     expires_at = read_expiry(expires)
     with plain_errors():
@@ -108,7 +118,7 @@ def set_command(public_id: str, name: str | None, group: str | None, expires: st
             if value is not None and value is not UNSET:
                 fields[field] = value
         if not fields:
-            raise click.UsageError("Nothing to change is given. `flask keys set --help` lists the options.")
+            raise click.UsageError("Nothing to change is given. `bin/gateway keys set --help` lists the options.")
         view = change_key(get_command_actor(), public_id, KeyChanges(**fields), keep_budgets=True)
     click.echo(format_key(view))
     if fields.get("expires_at", UNSET) is None:
@@ -134,7 +144,7 @@ def rotate_command(public_id: str, overlap: str, expires: str | None) -> None:
 @keys_group.command("revoke")
 @click.argument("public_id", metavar="ID")
 def revoke_command(public_id: str) -> None:
-    """Revoke the key with this ID, as `flask keys list` shows it."""
+    """Revoke the key with this ID, as `bin/gateway keys list` shows it."""
     with plain_errors():
         view = revoke_key(get_command_actor(), public_id)
     click.echo(f"Revoked {view.id} ({view.name}). It stops working within {REVOCATION_S:g} seconds.")

@@ -1,4 +1,4 @@
-"""`flask budgets leases`, `release`, `check` and `forgive`: what workers have drawn from budgets, and corrections."""
+"""`bin/gateway budgets leases`, `release`, `check`, `forgive`: what workers drew from budgets, and corrections."""
 
 from __future__ import annotations
 

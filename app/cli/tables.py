@@ -7,7 +7,8 @@ from decimal import Decimal
 
 import msgspec
 
-from app.services.reports import EndpointStats, ModelStats, RequestStory, Share, Stats
+from app.services.reports import EndpointStats, ModelStats, RequestStory, RetryingClient, RetryReport, Share, Stats
+from app.services.repricing import RepriceReport
 
 # More models than this would scroll the totals off the screen; the endpoint returns all of them.
 MAX_MODELS = 20
@@ -32,7 +33,45 @@ def format_story(story: RequestStory) -> str:
     """Returns the record of a request as text, a line for each value that is known; attempts have a line each."""
     lines = [f"{name:20} {_format_field(value)}" for name, value in story.data.items() if value not in (None, [])]
     lines += [f"{'same id':20} {other}" for other in story.others]
+    if story.retries is not None:
+        chain = story.retries
+        lines += [
+            f"{f'attempt {number}':20} {each.request_id}, {each.outcome}, status {each.status},"
+            f" {_format_value(each.cost_usd)} USD{', this one' if each.is_this else ''}"
+            for number, each in enumerate(chain.attempts, 1)
+        ]
+        unknown = f", and {chain.unpriced_attempts} of unknown cost" if chain.unpriced_attempts else ""
+        lines.append(f"{'before the last':20} {_format_value(chain.repeated_cost)} USD{unknown}")
     return "\n".join(lines)
+
+
+def format_retries(report: RetryReport) -> str:
+    """Returns what retries cost as text, a line for each client."""
+    title = f"{report.key or 'all keys'}: {report.start:%Y-%m-%d %H:%M} to {report.end:%Y-%m-%d %H:%M} UTC"
+    if not report.clients:
+        return f"{title}\n\nNo attempt was repeated by a retry."
+    lines = [f"{'KEY':16} {'CLIENT':40} {'REPEATED':>9} {'COST':>12} {'ESTIMATED':>12} {'UNPRICED':>9}  OUTCOMES"]
+    for row in report.clients:
+        outcomes = ", ".join(f"{name} {count}" for name, count in row.outcomes.items())
+        lines.append(f"{row.key[:16]:16} {_format_field(row.client_agent or '(none)')[:40]:40} {_sum(row)}  {outcomes}")
+    lines.append(f"{'all':57} {_sum(report)}")
+    return "\n".join([title, "", *lines])
+
+
+def format_repriced(report: RepriceReport) -> str:
+    """Returns the new costs of records as text, a line for each model and price, and why others have none."""
+    lines = [f"{'REQUESTS':>9} {'COST':>14}  {'GATEWAY':12} MODEL, PRICE"]
+    for row in report.models:
+        cost = f"{row.requests:>9,} {_format_value(row.cost_usd):>14}"
+        lines.append(f"{cost}  {row.gateway:12} {_format_field(row.model)}, {row.price_source}: {row.reason}")
+    lines.append(f"{report.requests:>9,} {_format_value(report.cost_usd):>14}  in all")
+    lines += [f"{count:>9,} {'-':>14}  left as they are: {reason}" for reason, count in report.left.items()]
+    return "\n".join(lines)
+
+
+def _sum(row: RetryReport | RetryingClient) -> str:
+    costs = f"{_format_value(row.repeated_cost):>12} {_format_value(row.estimated_cost):>12}"
+    return f"{row.repeated_attempts:>9,} {costs} {row.unpriced_attempts:>9,}"
 
 
 def _format_field(value: object) -> str:

@@ -1,4 +1,4 @@
-"""`flask version`: which code this is."""
+"""`bin/gateway version`: which code this is."""
 
 from __future__ import annotations
 

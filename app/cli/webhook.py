@@ -1,4 +1,4 @@
-"""`flask webhook`: tries the address to which warnings of budgets are sent."""
+"""`bin/gateway webhook`: tries the address to which warnings of budgets are sent."""
 
 from __future__ import annotations
 

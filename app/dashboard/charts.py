@@ -2,6 +2,9 @@
 
 The SVG stretches, so all texts are HTML around it (charts.html). Each step has a transparent rectangle with what a
 pointer shows, which leads to the requests of the step. What a chart shows is in a table too.
+
+A page has hundreds of shapes, so they are plain strings in which only texts are escaped: `Markup.format`, which escapes
+each number, took a third of a page's time.
 """
 
 from __future__ import annotations
@@ -9,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Any
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 _HEIGHT = 100
 _X_LABELS = 5
@@ -36,7 +40,7 @@ class Chart:
         drawing: the SVG.
         y_labels: the texts beside it, from above.
         x_labels: the starts of steps below it, evenly spread.
-        time_form: how starts are written: "clock", or "day" for steps of UTC days and quarters of them.
+        time_form: how starts are written, see `Steps`.
         lines: as given.
         starts: the start of each step.
         format: how a value is written.
@@ -74,22 +78,43 @@ class Steps:
         """Returns whether a step is not over."""
         return self.starts[number] + self.length > self.end
 
+    @property
+    def time_form(self) -> str:
+        """How starts are written: "clock", or "day" for steps of UTC days and quarters of them."""
+        return "day" if self.length >= _DAY_LABELS_FROM else "clock"
+
+    @cached_property
+    def areas(self) -> list[tuple[str, str]]:
+        """For each step what is before and after the values in its transparent rectangle, the same in all charts."""
+        return [self._make_area(number) for number in range(len(self.starts))]
+
+    def _make_area(self, number: int) -> tuple[str, str]:
+        start, is_day = self.starts[number], self.time_form == "day"
+        name = f"{start:%Y-%m-%d}" if is_day and self.length.days else f"{start:%Y-%m-%d %H:%M} UTC"
+        moment = "" if is_day else f"{start:%Y-%m-%dT%H:%M:%SZ}"
+        before = (
+            f'<rect class="area" x="{number}" y="0" width="1" height="{_HEIGHT}"><title data-moment="{moment}">{name}\n'
+        )
+        after = ("\nnot over yet" if self.is_running(number) else "") + "</title></rect>"
+        if self.links is None:
+            return before, after
+        return f'<a href="{escape(self.links[number])}" tabindex="-1">{before}', f"{after}</a>"
+
 
 def draw_bars(title: str, steps: Steps, lines: Sequence[Line], format: Callable[[Any], str]) -> Chart:
     """Returns a chart of stacked bars; the first line is at the bottom."""
     tops = [sum(line.values[number] or 0 for line in lines) for number in range(len(steps.starts))]
     top = _round_up(max(tops, default=0))
-    shapes: list[Markup] = []
+    shapes = []
     for number in range(len(steps.starts)):
         below = 0.0
+        pale = " running" if steps.is_running(number) else ""
         for line in lines:
             height = (line.values[number] or 0) / top * _HEIGHT
             if height:
-                pale = " running" if steps.is_running(number) else ""
                 shapes.append(
-                    Markup('<rect class="f-{}{}" x="{:.2f}" width="0.76" y="{:.2f}" height="{:.2f}"/>').format(
-                        line.colour, pale, number + 0.12, _HEIGHT - below - height, height
-                    )
+                    f'<rect class="f-{line.colour}{pale}" x="{number + 0.12:.2f}" width="0.76"'
+                    f' y="{_HEIGHT - below - height:.2f}" height="{height:.2f}"/>'
                 )
             below += height
     return _make_chart(title, steps, lines, format, shapes, top)
@@ -98,7 +123,7 @@ def draw_bars(title: str, steps: Steps, lines: Sequence[Line], format: Callable[
 def draw_lines(title: str, steps: Steps, lines: Sequence[Line], format: Callable[[Any], str]) -> Chart:
     """Returns a chart of lines; steps without a value interrupt them."""
     top = _round_up(max((value for line in lines for value in line.values if value is not None), default=0))
-    shapes: list[Markup] = []
+    shapes = []
     for line in lines:
         points = [
             None if value is None else f"{number + 0.5:.1f},{_HEIGHT - value / top * _HEIGHT:.2f}"
@@ -107,7 +132,7 @@ def draw_lines(title: str, steps: Steps, lines: Sequence[Line], format: Callable
         for run in _split(points):
             # A single point is a line without length, which has round ends.
             kind, drawn = ("line", run) if len(run) > 1 else ("dot", run * 2)
-            shapes.append(Markup('<polyline class="{} s-{}" points="{}"/>').format(kind, line.colour, " ".join(drawn)))
+            shapes.append(f'<polyline class="{kind} s-{line.colour}" points="{" ".join(drawn)}"/>')
     return _make_chart(title, steps, lines, format, shapes, top)
 
 
@@ -126,18 +151,18 @@ def _make_chart(
     steps: Steps,
     lines: Sequence[Line],
     format: Callable[[Any], str],
-    shapes: Sequence[Markup],
+    shapes: Sequence[str],
     top: float,
 ) -> Chart:
     count = max(1, len(steps.starts))
-    grid = Markup("").join(
-        Markup('<line class="grid" x1="0" x2="{}" y1="{}" y2="{}"/>').format(count, y, y)
-        for y in (0, _HEIGHT / 2, _HEIGHT)
-    )
-    form = "day" if steps.length >= _DAY_LABELS_FROM else "clock"
-    areas = Markup("").join(_make_area(steps, lines, format, form, number) for number in range(len(steps.starts)))
-    drawing = Markup('<svg viewBox="0 0 {} {}" preserveAspectRatio="none" aria-hidden="true">{}{}{}</svg>').format(
-        count, _HEIGHT, grid, Markup("").join(shapes), areas
+    grid = "".join(f'<line class="grid" x1="0" x2="{count}" y1="{y}" y2="{y}"/>' for y in (0, _HEIGHT / 2, _HEIGHT))
+    areas = []
+    for number, (before, after) in enumerate(steps.areas):
+        values = "\n".join([f"{line.name}: {format(line.values[number])}" for line in lines])
+        areas.append(f"{before}{escape(values)}{after}")
+    drawing = Markup(
+        f'<svg viewBox="0 0 {count} {_HEIGHT}" preserveAspectRatio="none" aria-hidden="true">'
+        f"{grid}{''.join(shapes)}{''.join(areas)}</svg>"
     )
     every = max(1, (len(steps.starts) - 1) / (_X_LABELS - 1))
     chosen = dict.fromkeys(round(number * every) for number in range(_X_LABELS) if round(number * every) < count)
@@ -146,26 +171,12 @@ def _make_chart(
         drawing=drawing,
         y_labels=[format(top), format(top / 2), format(0)],
         x_labels=[steps.starts[number] for number in chosen] if steps.starts else [],
-        time_form=form,
+        time_form=steps.time_form,
         lines=lines,
         starts=steps.starts,
         format=format,
         is_empty=not any(value for line in lines for value in line.values),
     )
-
-
-def _make_area(steps: Steps, lines: Sequence[Line], format: Callable[[Any], str], form: str, number: int) -> Markup:
-    start = steps.starts[number]
-    values = "\n".join(f"{line.name}: {format(line.values[number])}" for line in lines)
-    name = f"{start:%Y-%m-%d}" if form == "day" and steps.length.days else f"{start:%Y-%m-%d %H:%M} UTC"
-    more = "\nnot over yet" if steps.is_running(number) else ""
-    moment = "" if form == "day" else f"{start:%Y-%m-%dT%H:%M:%SZ}"
-    area = Markup(
-        '<rect class="area" x="{}" y="0" width="1" height="{}"><title data-moment="{}">{}\n{}{}</title></rect>'
-    ).format(number, _HEIGHT, moment, name, values, more)
-    if steps.links is None:
-        return area
-    return Markup('<a href="{}" tabindex="-1">{}</a>').format(steps.links[number], area)
 
 
 def _round_up(value: float) -> float:

@@ -26,7 +26,7 @@ class _Catalog(NamedTuple):
 @pages.get("/dashboard/health")
 def show_health() -> Response:
     """Shows the health of the gateway. The page needs no database, because one looks at it while that is away."""
-    readiness = get_readiness()
+    readiness = get_readiness(with_hosts=g.key.is_operator)
     if not g.key.is_operator:
         return show("health_holder.html", "dashboard/health", readiness=readiness)
     workers, failure = None, ""

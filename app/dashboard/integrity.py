@@ -25,6 +25,7 @@ _OTHERS = {
     "unshipped": ("on their way", "ended; the record is not in the database yet"),
     "unrecorded": ("without a record", "the journal could not be written, or was given up"),
     "rejected": ("refused by PostgreSQL", "the record is in rejected.jsonl of the journal"),
+    "lost_in_restores": ("lost in restores", "lost with the database, and named by bin/gateway db reconcile-ledger"),
     "unsent": ("never sent", "begun by a worker that died before it asked a provider"),
 }
 _LOSSES = ("unrecorded", "rejected")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
+
+from flask import g
 
 from app.dashboard.calls import write_calls
 from app.dashboard.charts import Chart, Line, Steps, draw_bars, draw_lines
@@ -11,9 +14,11 @@ from app.dashboard.frame import get_origin, pages, show
 from app.dashboard.models import EXAMPLE, find_example_model
 from app.dashboard.window import ENDPOINT_PATHS, RANGE_NAMES, Window, get_key_id, select_window_stats, write_time
 from app.layout import FILTERS, get_root, make_address
+from app.services.journal import select_integrity_report
 from app.services.providers import PROVIDERS, is_configured
 from app.services.reports import OUTCOMES, ActivityFilter, Stats, select_activity_page
 from app.web import Response, read_query
+from app.yielding import with_pauses
 
 ACTIVITY = "dashboard/activity"
 # Everything but success; also what a client did, because the operator wants to see it.
@@ -47,13 +52,14 @@ def show_overview() -> Response:
         "overview.html",
         "dashboard/",
         stats=stats,
+        integrity=select_integrity_report() if g.key.is_operator else None,
         window=window,
         parameters=window.get_parameters(),
         fixed=fixed,
         ranges=RANGE_NAMES,
         providers=list(PROVIDERS),
         endpoints=ENDPOINT_PATHS,
-        charts=draw_charts(stats, fixed) if stats.series else [],
+        charts=list(with_pauses(draw_charts(stats, fixed), slice_items=1)) if stats.series else [],
         models=stats.models[:_MODELS],
         failures=failures.data if stats.failed_requests else [],
         failure_outcomes=FAILURES,
@@ -67,8 +73,9 @@ def show_overview() -> Response:
 def make_steps(stats: Stats, parameters: dict[str, Any]) -> Steps:
     """Returns the steps of statistics; each leads to its requests, of those that the parameters choose."""
     length = timedelta(seconds=stats.series_step_s)
+    root = get_root()
     links = [
-        get_root()
+        root
         + make_address(ACTIVITY, parameters | {"from": write_time(step.start), "to": write_time(step.start + length)})
         for step in stats.series
     ]
@@ -84,39 +91,37 @@ def draw_requests(stats: Stats, steps: Steps) -> Chart:
     return draw_bars("Requests", steps, lines, FILTERS["short"])
 
 
-def draw_charts(stats: Stats, parameters: dict[str, Any]) -> list[Chart]:
-    """Returns the charts of statistics: requests, time to first token, cost, tokens."""
+def draw_charts(stats: Stats, parameters: dict[str, Any]) -> Iterator[Chart]:
+    """Yields the charts of statistics: requests, time to first token, cost, tokens."""
     steps, series = make_steps(stats, parameters), stats.series
-    return [
-        draw_requests(stats, steps),
-        draw_lines(
-            "Time to first token",
-            steps,
-            [
-                Line("median", "a", [step.ttft_ms.p50 for step in series]),
-                Line("95 %", "b", [step.ttft_ms.p95 for step in series]),
-            ],
-            FILTERS["ms"],
-        ),
-        draw_bars(
-            "Cost",
-            steps,
-            [
-                Line("exact", "a", [_to_float(step.cost) for step in series]),
-                Line("estimated", "c", [_to_float(step.estimated_cost) for step in series]),
-            ],
-            FILTERS["usd"],
-        ),
-        draw_bars(
-            "Tokens",
-            steps,
-            [
-                Line("prompt", "a", [step.prompt_tokens for step in series]),
-                Line("completion", "c", [step.completion_tokens for step in series]),
-            ],
-            FILTERS["short"],
-        ),
-    ]
+    yield draw_requests(stats, steps)
+    yield draw_lines(
+        "Time to first token",
+        steps,
+        [
+            Line("median", "a", [step.ttft_ms.p50 for step in series]),
+            Line("95 %", "b", [step.ttft_ms.p95 for step in series]),
+        ],
+        FILTERS["ms"],
+    )
+    yield draw_bars(
+        "Cost",
+        steps,
+        [
+            Line("exact", "a", [_to_float(step.cost) for step in series]),
+            Line("estimated", "c", [_to_float(step.estimated_cost) for step in series]),
+        ],
+        FILTERS["usd"],
+    )
+    yield draw_bars(
+        "Tokens",
+        steps,
+        [
+            Line("prompt", "a", [step.prompt_tokens for step in series]),
+            Line("completion", "c", [step.completion_tokens for step in series]),
+        ],
+        FILTERS["short"],
+    )
 
 
 def _to_float(value: Any) -> float | None:

@@ -13,7 +13,8 @@
     windows.py    time windows as runs of rows             rollup_rows.py  the rows of a window
     histogram.py  histograms that can be added up          recent_quality.py  of each model, lately
     activity_by_id.py  finds a record by one of its ids    clock.py      PostgreSQL's clock, beside this machine's
-    sessions.py   who is signed in to the dashboard
+    catalog.py    what providers' lists said               repricing.py  costs that are computed later
+    sessions.py   who is signed in to the dashboard        retries.py    retries of SDKs, and what they repeat
 
 The names below are what every caller needs: a connection, the time limit and the errors. Statements are imported from
 the module of their table, because a list of all of them here would repeat the modules.

@@ -28,6 +28,9 @@ POOL_SIZE = 5
 LOOKUP_POOL_SIZE = 1
 # A worker draws from limits in one thread, and requests wait for it; a worker without limits never connects for this.
 LEASE_POOL_SIZE = 1
+# For requests with an Idempotency-Key, each of which takes one for some milliseconds before and after it is served. A
+# worker without such requests never connects for this.
+ANSWER_POOL_SIZE = 2
 # All five are in use only when the database is slow or unavailable. Requests should then fail soon.
 POOL_TIMEOUT_S = 2.0
 # Below the half hour and more after which load balancers and firewalls forget an idle connection.
@@ -68,6 +71,7 @@ class Database(Component):
         lookup_engine: another one, for lookups of keys that are not known yet.
         lease_engine: another one, for draws from limits. It has one connection, which only the thread that draws may
             use: whoever takes it again and again keeps the others waiting until their draws fail.
+        answer_engine: another one, for the answers that are kept for repeated requests.
 
     Raises:
         SettingsError: DATABASE_URL is not set.
@@ -77,10 +81,11 @@ class Database(Component):
         super().__init__(runtime)
         url = self.settings.database_url
         if url is None:
-            raise SettingsError("DATABASE_URL is not set. Set it to the address of a PostgreSQL database.")
+            raise SettingsError("DATABASE_URL is not set. Set it to the address of a PostgreSQL, or start `make run`.")
         self.engine: Engine = create_engine_for(url)
         self.lookup_engine: Engine = create_engine_for(url, LOOKUP_POOL_SIZE)
         self.lease_engine: Engine = create_engine_for(url, LEASE_POOL_SIZE)
+        self.answer_engine: Engine = create_engine_for(url, ANSWER_POOL_SIZE)
         self._readers = threading.BoundedSemaphore(MAX_READERS)
 
     @contextmanager
@@ -94,12 +99,14 @@ class Database(Component):
         self.engine.dispose()
         self.lookup_engine.dispose()
         self.lease_engine.dispose()
+        self.answer_engine.dispose()
 
     def abandon(self) -> None:
         """Gives up the connections of the parent process without closing them, which would end its sessions too."""
         self.engine.dispose(close=False)
         self.lookup_engine.dispose(close=False)
         self.lease_engine.dispose(close=False)
+        self.answer_engine.dispose(close=False)
 
 
 def create_engine_for(url: str, pool_size: int = POOL_SIZE) -> Engine:

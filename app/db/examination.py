@@ -1,4 +1,4 @@
-"""What `flask doctor` reads: the server's version, models without a price, keys that expire soon."""
+"""What `bin/gateway doctor` reads: the server's version, models without a price, keys that expire soon."""
 
 from __future__ import annotations
 

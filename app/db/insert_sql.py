@@ -1,7 +1,8 @@
 """The SQL text of the statement that writes rows of activity.
 
 A single statement is one transaction and one round trip. Rows that are in the table already are skipped, and a trigger
-counts only the rows really inserted (app/db/rollup_tables.py), so sending a batch again changes nothing.
+counts only the rows really inserted (app/db/rollup_tables.py), so sending a batch again changes nothing. Retries among
+the new rows are noted in the same statement, to be linked to what they repeat (app/db/retries.py).
 
 Rows are inserted in the order of their primary key. Two statements with some of the same rows, such as those of an
 adopter and of the worker that it believes dead, then wait for each other in one direction only and cannot deadlock.
@@ -23,6 +24,11 @@ INSERT_LOCK = 0x61637469
 # migration 0007 has inserted the row.
 NO_WORKER = "none"
 
+# Columns that no row of a journal has; app/db/retries.py and app/db/repricing.py write them.
+WRITTEN_LATER = ("retry_of", "retried_by", "repriced")
+
+_COLUMNS = [column for column in tables.activity.columns if column.name not in WRITTEN_LATER]
+
 
 def insert_activity_sql(source: str | None = None, also: str | None = None) -> str:
     """Returns the statement; its result is the number of rows inserted.
@@ -35,7 +41,11 @@ def insert_activity_sql(source: str | None = None, also: str | None = None) -> s
     """
     worker_id = "CAST(%(ledger)s AS jsonb) ->> 'worker_id'" if also else f"'{NO_WORKER}'"
     return f"""
-WITH inserted AS ({_insert_rows(source or _json_rows(), worker_id)})
+WITH inserted AS ({_insert_rows(source or _json_rows(), worker_id)}),
+retries AS (
+    INSERT INTO unlinked_retry (request_id, started_at)
+    SELECT request_id, started_at FROM inserted WHERE client_retry > 0 AND body_digest IS NOT NULL
+    ON CONFLICT DO NOTHING)
 {f", also AS ({also})" if also else ""}
 SELECT count(*) FROM inserted"""
 
@@ -53,19 +63,18 @@ WHERE started_at >= '2020-01-01 00:00+00' AND started_at < '2120-01-01 00:00+00'
 
 def _json_rows() -> str:
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
-    types = ", ".join(f"{column.name} {column.type.compile(dialect)}" for column in tables.activity.columns)
+    types = ", ".join(f"{column.name} {column.type.compile(dialect)}" for column in _COLUMNS)
     return f"jsonb_to_recordset(CAST(%(rows)s AS jsonb)) AS r ({types})"
 
 
 def _insert_rows(source: str, worker_id: str) -> str:
-    columns = list(tables.activity.columns)
     return f"""
-    INSERT INTO activity ({", ".join(column.name for column in columns)})
-    SELECT {", ".join(worker_id if column.name == "worker_id" else _value(column) for column in columns)}
+    INSERT INTO activity ({", ".join(column.name for column in _COLUMNS)})
+    SELECT {", ".join(worker_id if column.name == "worker_id" else _value(column) for column in _COLUMNS)}
     FROM {source}
     ORDER BY started_at, request_id
     ON CONFLICT DO NOTHING
-    RETURNING 1"""
+    RETURNING request_id, started_at, client_retry, body_digest"""
 
 
 def _value(column: Column[object]) -> str:

@@ -4,6 +4,7 @@ In every snapshot, for every worker,
 
     started = rows + in_flight + unshipped + unrecorded + rejected + unsent
 
+after a restore also + lost_in_restores, what app/db/reconciliation.py has counted,
 because the statement that writes a worker's rows also writes its ledger line. `select_integrity` returns the sums of
 all lines and the counts of rows in the sums and their deltas, which retention does not drop.
 """
@@ -16,6 +17,10 @@ import msgspec
 from sqlalchemy import Connection, Engine, select, text
 
 from app.db.tables import worker_ledger
+
+# The line that has what was lost with a database that was restored: as a negative number of requests begun, so that
+# code before migration 0019 finds the sums right too.
+LOST_IN_RESTORES = "lost in restores"
 
 
 class LedgerLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,10 +51,12 @@ UPSERT_LEDGER = f"""
     ON CONFLICT (worker_id) DO UPDATE SET {_CHANGES}, updated_at = now()
     WHERE excluded.version > worker_ledger.version"""
 
-_SELECT_INTEGRITY = text("""
+_SELECT_INTEGRITY = text(f"""
     SELECT
         (SELECT row_to_json(sums) FROM (
-            SELECT coalesce(sum(started), 0) AS started, coalesce(sum(in_flight), 0) AS in_flight,
+            SELECT coalesce(sum(started) FILTER (WHERE worker_id <> '{LOST_IN_RESTORES}'), 0) AS started,
+                -coalesce(sum(started) FILTER (WHERE worker_id = '{LOST_IN_RESTORES}'), 0) AS lost_in_restores,
+                coalesce(sum(in_flight), 0) AS in_flight,
                 coalesce(sum(unshipped), 0) AS unshipped, coalesce(sum(unrecorded), 0) AS unrecorded,
                 coalesce(sum(rejected), 0) AS rejected, coalesce(sum(unsent), 0) AS unsent
             FROM worker_ledger) AS sums) AS ledger,

@@ -34,8 +34,11 @@ from app.db.rollup_rows import Selection, histogram_rows_in, rows_in
 from app.db.rollup_tables import ALL_REQUESTS, key_presence, model_usage, outcome_usage, rollup_delta
 from app.db.sums import Sums
 from app.db.windows import Span, compose_window
+from app.yielding import with_pauses
 
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+# Histograms that are read between two pauses; each is two arrays.
+_ARRAYS = 25
 
 # A histogram: bucket → count; app/db/histogram.py reads percentiles from it.
 Histogram = dict[int, int]
@@ -220,7 +223,7 @@ def _select_models(connection: Connection, chosen: Selection, spans: Sequence[Sp
         return []
     rows = rows_in(model_usage, chosen, spans, ["model", *Sums._fields])
     query = select(rows.c.model, *_sums(rows)).group_by(rows.c.model)
-    models = [ModelRow(row[0], Sums(*row[1:])) for row in connection.execute(query)]
+    models = [ModelRow(row[0], Sums(*row[1:])) for row in with_pauses(connection.execute(query))]
     return sorted(models, key=lambda row: (-row.sums.requests, row.model))
 
 
@@ -232,7 +235,7 @@ def _select_model_series(
     model = case((rows.c.model.in_(["", *named]), rows.c.model)).label("model")
     bucket = func.date_bin(literal(step), rows.c.start, literal(_EPOCH)).label("bucket")
     query = select(bucket, model, *_sums(rows)).group_by(bucket, model).order_by(bucket)
-    found = [ModelStepRow(row[0], row[1], Sums(*row[2:])) for row in connection.execute(query)]
+    found = [ModelStepRow(row[0], row[1], Sums(*row[2:])) for row in with_pauses(connection.execute(query))]
     return sorted(found, key=lambda row: (row.start, row.model is None, -row.sums.requests, row.model))
 
 
@@ -256,7 +259,8 @@ def _select_histograms(
     grouped = counts.c.metric, counts.c.begin
     arrays = func.array_agg(counts.c.bucket), func.array_agg(counts.c.count)
     histograms: dict[str, dict[datetime, Histogram]] = defaultdict(dict)
-    for metric, start, buckets, numbers in connection.execute(select(*grouped, *arrays).group_by(*grouped)):
+    found = connection.execute(select(*grouped, *arrays).group_by(*grouped))
+    for metric, start, buckets, numbers in with_pauses(found, slice_items=_ARRAYS):
         histograms[metric][start] = dict(zip(buckets, numbers, strict=True))
     return dict(histograms)
 

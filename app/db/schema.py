@@ -101,11 +101,12 @@ def compare_schema(database_url: str) -> list[Any]:
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 
-    from app.db import limit_tables, rollup_tables, sessions
+    from app.db import catalog_tables, kept_answers, limit_tables, rollup_tables, sessions
 
     # All tables are in one metadata, once their modules are imported.
     metadata = limit_tables.metadata
-    assert metadata is rollup_tables.metadata is sessions.metadata
+    assert metadata is rollup_tables.metadata is sessions.metadata is catalog_tables.metadata
+    assert metadata is kept_answers.metadata
 
     options = {"include_name": _is_compared, "compare_type": True, "compare_server_default": True}
     with _schema_errors(), _connection(database_url) as connection:

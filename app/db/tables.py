@@ -1,10 +1,11 @@
-"""The tables for SQLAlchemy. `migrations/` makes them, and `flask db check` compares the two.
+"""The tables for SQLAlchemy. `migrations/` makes them, and `bin/gateway db check` compares the two.
 
     api_key         one gateway key: its digest, never the key itself
     activity        one inference request; partitioned by UTC day (app/db/partitions.py)
     worker_ledger   each worker's counts of its requests (app/db/ledger.py)
     worker          which host runs a worker, and how it ended (app/db/workers.py)
     model_alias     a name that the operator gave to some models (app/db/aliases.py)
+    unlinked_retry  retries of SDKs that wait to be linked to what they repeat (app/db/retries.py)
 
 app/db/limit_tables.py has the tables of limits, and app/db/rollup_tables.py those of sums over activity. A trigger on
 activity writes the sums, which only the migrations have; SQLAlchemy's metadata has neither triggers nor functions.
@@ -50,7 +51,7 @@ OUTCOMES = (
 USAGE_SOURCES = ("provider", "counted", "none")
 COST_KINDS = ("exact", "estimated", "unknown")
 ALIAS_SORTS = ("price", "latency", "throughput")
-CLOSINGS = ("drained", "left_rows", "adopted", "written_off")
+CLOSINGS = ("drained", "left_rows", "adopted", "written_off", "reconciled")
 
 # Bounds far above real values. Without them, a provider's wrong number could bring a rollup's sum near the limit of its
 # type, where every later insert would fail. 10^12 tokens are a century of one fast stream, 10^11 ms are three years.
@@ -152,6 +153,17 @@ activity = Table(
     ),
     Column("charged_tokens", BigInteger, comment="the same in tokens"),
     Column("budget_periods", ARRAY(BigInteger), comment="the periods (budget_period.id) that it was charged to"),
+    Column("body_digest", Text, comment="of the body of an SDK's request, keyed by the caller's gateway key"),
+    Column("client_agent", Text, comment="User-Agent of the retry, on the retry and on the attempt that it repeats"),
+    # These are written after the row: WRITTEN_LATER of app/db/insert_sql.py.
+    Column("retry_of", Uuid, comment="request_id of the attempt that this one repeats"),
+    Column("retried_by", Uuid, comment="request_id of the retry that repeats this attempt"),
+    Column(
+        "repriced",
+        JSONB(none_as_null=True),
+        comment="what the cost was before it was computed later, when and why",
+    ),
+    Column("replay_of", Uuid, comment="the request whose kept answer this one got; NULL without"),
     # The time comes first, so that the primary key read backwards is the order "newest first".
     PrimaryKeyConstraint("started_at", "request_id"),
     _one_of("outcome", OUTCOMES),
@@ -195,6 +207,23 @@ for _column in (activity.c.client_request_id, activity.c.upstream_request_id):
         activity.c.started_at,
         postgresql_where=_column.is_not(None),
     )
+
+# By these, retries find what they repeat, and statistics the attempts that were repeated.
+Index(
+    "ix_activity_body_digest_started_at",
+    activity.c.body_digest,
+    activity.c.started_at,
+    postgresql_where=activity.c.body_digest.is_not(None),
+)
+Index("ix_activity_retried_started_at", activity.c.started_at, postgresql_where=activity.c.retried_by.is_not(None))
+
+unlinked_retry = Table(
+    "unlinked_retry",
+    metadata,
+    Column("request_id", Uuid, primary_key=True),
+    Column("started_at", DateTime(timezone=True), nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+)
 
 worker_ledger = Table(
     "worker_ledger",

@@ -6,6 +6,7 @@
     left_rows     it stopped and left rows in its journal, which another worker adopts
     adopted       another worker has delivered its journal
     written_off   the operator said that its journal is gone
+    reconciled    the database was restored from before its end, and its journal was delivered to what is lost
 
 A worker that is killed closes nothing. Its row stays open until another worker of its host has adopted its journal. If
 none does, because the host is gone, the row is `missing`.
@@ -22,6 +23,8 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 from sqlalchemy import Connection, Engine, text
 
+from app.db.ledger import LOST_IN_RESTORES
+
 # 18 times the 10 s between two signs of life. A shorter outage of the network should name nobody.
 MISSING_AFTER_S = 180
 # An operator may look after a weekend for what happened to a worker. And no statement that a worker sent before it
@@ -31,9 +34,10 @@ KEPT = timedelta(days=7)
 # The line of worker_ledger that has the sums of the workers whose rows were deleted.
 EARLIER_WORKERS = "earlier workers"
 
-_MISSING = f"""(coalesce(closed_at, last_seen_at) < now() - interval '{MISSING_AFTER_S} s'
+# SQL about a row of worker: whether it is missing, and its state.
+IS_MISSING = f"""(coalesce(closed_at, last_seen_at) < now() - interval '{MISSING_AFTER_S} s'
     AND (closed_how IS NULL OR closed_how = 'left_rows'))"""
-_STATE = f"""CASE WHEN {_MISSING} THEN 'missing' WHEN closed_how IS NULL THEN 'live'
+WORKER_STATE = f"""CASE WHEN {IS_MISSING} THEN 'missing' WHEN closed_how IS NULL THEN 'live'
     WHEN closed_how = 'written_off' THEN 'written_off' ELSE 'closed' END"""
 
 _UPSERT_SEEN = text("""
@@ -42,7 +46,7 @@ _UPSERT_SEEN = text("""
         CAST(:state AS jsonb))
     ON CONFLICT (worker_id) DO UPDATE
     SET last_seen_at = now(), state = excluded.state, closed_at = NULL, closed_how = NULL
-    WHERE worker.closed_how IS NULL OR worker.closed_how = 'written_off'""")
+    WHERE worker.closed_how IS NULL OR worker.closed_how IN ('written_off', 'reconciled')""")
 
 # A statement that a worker stopped waiting for may be carried out after its journal was adopted.
 _UPSERT_CLOSED = text("""
@@ -59,18 +63,19 @@ _SELECT_WORKERS = text(f"""
             WHERE other.host = worker.host AND other.journal_dir = worker.journal_dir AND other.closed_how IS NULL
             AND other.last_seen_at >= now() - interval '{MISSING_AFTER_S} s') AS has_neighbour
     FROM worker LEFT JOIN worker_ledger USING (worker_id)
-    WHERE {_STATE} = :state
+    WHERE {WORKER_STATE} = :state
     ORDER BY started_at, worker_id LIMIT :limit""")
 
 _SELECT_COUNTS = text(f"""
-    SELECT {_STATE} AS state, CASE WHEN {_STATE} IN ('live', 'missing') THEN host END AS host, count(*) AS workers
+    SELECT {WORKER_STATE} AS state, CASE WHEN {WORKER_STATE} IN ('live', 'missing') THEN host END AS host,
+        count(*) AS workers
     FROM worker GROUP BY 1, 2 ORDER BY 2""")
 
 _SELECT_UNREGISTERED = text(f"""
     SELECT count(*) AS workers, CAST(coalesce(sum(in_flight), 0) AS bigint) AS in_flight,
         CAST(coalesce(sum(unshipped), 0) AS bigint) AS unshipped
     FROM worker_ledger LEFT JOIN worker USING (worker_id)
-    WHERE worker.worker_id IS NULL AND worker_ledger.worker_id <> '{EARLIER_WORKERS}'""")
+    WHERE worker.worker_id IS NULL AND worker_ledger.worker_id NOT IN ('{EARLIER_WORKERS}', '{LOST_IN_RESTORES}')""")
 
 _COUNTS = ("started", "in_flight", "unshipped", "unrecorded", "rejected", "unsent", "direct")
 
@@ -95,16 +100,6 @@ _DELETE_CLOSED = text(f"""
         ON CONFLICT (worker_id) DO UPDATE SET version = worker_ledger.version + 1, updated_at = now(),
             {", ".join(f"{name} = worker_ledger.{name} + excluded.{name}" for name in _COUNTS)})
     SELECT count(*) FROM old""")
-
-_WRITE_OFF = text(f"""
-    WITH closed AS (
-        UPDATE worker SET closed_at = now(), closed_how = 'written_off'
-        WHERE worker_id = :worker_id AND {_MISSING} RETURNING worker_id),
-    moved AS (
-        UPDATE worker_ledger
-        SET unrecorded = unrecorded + in_flight + unshipped, in_flight = 0, unshipped = 0, updated_at = now()
-        FROM closed WHERE worker_ledger.worker_id = closed.worker_id)
-    SELECT coalesce(in_flight + unshipped, 0) FROM closed LEFT JOIN worker_ledger USING (worker_id)""")
 
 
 class Registration(msgspec.Struct, frozen=True, kw_only=True):
@@ -213,17 +208,3 @@ def delete_closed_workers(engine: Engine, now: datetime) -> int:
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         deleted: int = connection.execute(_DELETE_CLOSED, {"before": now - KEPT}).scalar_one()
     return deleted
-
-
-def update_written_off(engine: Engine, worker_id: str) -> int | None:
-    """Closes a missing worker, and counts its requests in flight and its unshipped rows as unrecorded.
-
-    If its journal turns up again, the worker that adopts it corrects the counts.
-
-    Returns:
-        The number of these requests as the worker last reported it, which may be too low: what it did afterwards, such
-        as in an outage of the database, is in its journal only. None if no worker with this id is missing.
-    """
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        requests: int | None = connection.execute(_WRITE_OFF, {"worker_id": worker_id}).scalar()
-    return requests

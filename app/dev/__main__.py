@@ -24,6 +24,7 @@ from app.dev.env_file import ensure_gateway_key
 from app.dev.postgres import EmbeddedPostgres
 from app.dev.processes import Child, RunError, die_with_parent, start_child
 from app.dev.sandbox import sandbox_settings, start_sandbox
+from app.run_file import remove_run_file, write_run_file
 
 _VAR = ROOT / "var"
 _DATABASE = "gateway"
@@ -129,6 +130,8 @@ def _run(supervisor: _Supervisor) -> None:
     settings = load_settings(given | added)
     assert settings.database_url is not None
     _migrate(settings.database_url, is_given=bool(given.get("DATABASE_URL")))
+    supervisor.stack.callback(remove_run_file)
+    write_run_file(added)
     _start_gunicorn(supervisor, settings, added)
     _wait_until_healthy(supervisor, settings)
     _print(_make_banner_for(settings, added))

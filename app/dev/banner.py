@@ -8,7 +8,7 @@ _BANNER = """
   Models    {backend}
   Database  {database}
   Dashboard http://{address}/dashboard/link?token={token}
-            This link signs you in once, within five minutes; later: flask --app wsgi dashboard link
+            This link signs you in once, within five minutes; later: bin/gateway dashboard link
 
   Try it:
 

@@ -6,6 +6,7 @@ import posixpath
 import re
 from collections.abc import Iterator, Sequence
 from functools import cache
+from itertools import count
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -61,7 +62,8 @@ def render(page: Page, source: str) -> RenderedPage:
     _rewrite_links(tokens, page)
     sections = list(_split(tokens, headings))
     body = tokens[3:]  # Without the title, which the frame of the page shows.
-    html = "".join(_wrap(parser, group) for group in _group(body))
+    numbers = count(1)
+    html = "".join(_wrap(parser, group, numbers) for group in _group(body))
     return RenderedPage(headings[0].text, html, headings[1:], sections)
 
 
@@ -157,8 +159,8 @@ def _group(tokens: Sequence[Token]) -> Iterator[list[Token]]:
             group = []
 
 
-def _wrap(parser: MarkdownIt, tokens: list[Token]) -> str:
-    """Returns a block as HTML; code can be copied, and tables scroll in their own box."""
+def _wrap(parser: MarkdownIt, tokens: list[Token], numbers: Iterator[int]) -> str:
+    """Returns a block as HTML; code can be copied, and tables, which get the numbers, scroll in their own box."""
     first = tokens[0]
     if first.type == "heading_open":
         # The link is for people who point at it; a screen reader has the heading itself.
@@ -167,6 +169,8 @@ def _wrap(parser: MarkdownIt, tokens: list[Token]) -> str:
         return html.replace(f"</{first.tag}>", f"{anchor}</{first.tag}>")
     html = parser.renderer.render(tokens, parser.options, {})
     if first.type == "table_open":
-        return f'<div class="scroll" tabindex="0" role="region" aria-label="Table">{html}</div>\n'
+        # A screen reader lists what can scroll by its name, and reads out an empty heading.
+        html = html.replace("<th></th>", "<td></td>")
+        return f'<div class="scroll" tabindex="0" role="region" aria-label="Table {next(numbers)}">{html}</div>\n'
     html = html.replace("<pre>", '<div class="copyable"><pre tabindex="0">').replace("</pre>", "</pre></div>")
     return html

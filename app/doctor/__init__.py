@@ -1,4 +1,4 @@
-"""`flask doctor`: examines a gateway's set-up from outside, and says for each thing what is wrong and what to do.
+"""`bin/gateway doctor`: examines a gateway's set-up from outside, and says for each thing what is wrong and what to do.
 
 results.py    the result of a check
 setting_checks.py   the settings, each by itself, also where some are malformed

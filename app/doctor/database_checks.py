@@ -63,7 +63,7 @@ def _check_tables() -> Iterator[Result]:
             return
     differences = compare_schema(url)
     if differences:
-        yield warn("tables", f"{len(differences)} differences; `flask --app wsgi db check` lists them.")
+        yield warn("tables", f"{len(differences)} differences; `bin/gateway db check` lists them.")
     else:
         yield ok("tables", "as the code expects them")
 
@@ -94,5 +94,5 @@ def _check_records() -> Iterator[Result]:
         yield warn(
             "keys",
             f"the key {key.id} ({key.name}) expires at {key.expires_at:%Y-%m-%d %H:%M}. Replace it"
-            f" (`flask --app wsgi keys rotate {key.id}`) or extend it.",
+            f" (`bin/gateway keys rotate {key.id}`) or extend it.",
         )

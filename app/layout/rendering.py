@@ -7,7 +7,7 @@ and the browser knows the rest.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
 from urllib.parse import urlencode
@@ -37,6 +37,9 @@ PAGE_HEADERS = {
 
 # The key with which `make run` has the gateway call the sandbox.
 _SANDBOX_KEY = "sandbox"
+
+# Of rendering between two pauses.
+_SLICE_S = 0.001
 
 _PACKAGES = (ROOT / "app").glob("*/templates")
 
@@ -90,13 +93,25 @@ def render_page(template: str, *, status: int = 200, headers: dict[str, str] | N
             the page in the navigation; each may be missing.
     """
     shared = {"root": get_root(), "assets": get_asset_paths(), "is_sandbox": _is_sandbox(), "navigation": NAVIGATION}
-    html = _get_environment().get_template(template).render(shared | values)
+    html = _join_with_pauses(_get_environment().get_template(template).generate(shared | values))
     return Response(
         html.encode("utf-8", "replace"),
         status=status,
         content_type="text/html; charset=utf-8",
         headers=PAGE_HEADERS | (headers or {}),
     )
+
+
+def _join_with_pauses(pieces: Iterable[str]) -> str:
+    """Returns the text of a page. It takes milliseconds, and streams get their turn in between."""
+    joined = []
+    paused_s = time.monotonic()
+    for piece in pieces:
+        joined.append(piece)
+        if time.monotonic() - paused_s > _SLICE_S:
+            time.sleep(PAUSE_S)
+            paused_s = time.monotonic()
+    return "".join(joined)
 
 
 def redirect_to(path: str, *, headers: dict[str, str] | None = None) -> Response:

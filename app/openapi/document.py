@@ -13,7 +13,7 @@ from app.openapi.error_responses import find_error_types, make_error_responses
 from app.openapi.examples import load_examples
 from app.openapi.inference_answers import ChatChunk
 from app.openapi.operations import EVENTS, JSON, OPERATIONS, TEXT, Operation
-from app.openapi.parameters import HEADERS, describe_path, make_parameters
+from app.openapi.parameters import HEADERS, IDEMPOTENCY_KEY, describe_path, make_parameters
 from app.openapi.schemas import Schema, SchemaMaker, describe
 from app.routes import BLUEPRINTS
 from app.runtime import get_settings
@@ -28,6 +28,7 @@ _TAGS = {
     "token_count": "Inference",
     "models": "Models",
     "catalog": "Models",
+    "catalog_changes": "Models",
     "offers": "Models",
     "own_key": "Keys and limits",
     "keys": "Keys and limits",
@@ -48,7 +49,7 @@ _API_KEY: dict[str, list[str]] = {"apiKey": []}
 _ANTHROPIC = "/v1/messages"
 # Bodies are refused for their size, their coding, or the time that they take.
 _OF_BODIES = (400, 408, 413, 415)
-_OF_INFERENCE = (402, 403, 404, 422, 429, 500, 502, 503, 504)
+_OF_INFERENCE = (402, 403, 404, 409, 422, 429, 500, 502, 503, 504)
 _WITH_ETAGS = {"catalog", "offers", "openapi"}
 
 DESCRIPTION = """\
@@ -70,6 +71,9 @@ Every response has the header `x-request-id`.
 
 **Queries.** Below `/api` a parameter that is unknown, or given twice, is a 400. Below `/v1` unknown parameters are
 ignored, because SDKs add their own.
+
+**Dry runs.** An inference request with the header `x-gateway-dry-run: 1` is described and not sent; the answer is an
+object with `"object": "gateway.dry_run"`, which `/docs/endpoints` explains.
 
 **Streams.** With `"stream": true` in the body, the response is `text/event-stream`.
 """
@@ -127,6 +131,8 @@ def _make_operation(
         "security": _make_security(access),
     }
     parameters = [*describe_path(operation.path), *make_parameters(operation, schemas)]
+    if operation.is_inference:
+        parameters.append(IDEMPOTENCY_KEY)
     if parameters:
         made["parameters"] = parameters
     if operation.body is not None:

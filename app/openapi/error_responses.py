@@ -13,7 +13,10 @@ from app.openapi.schemas import describe
 # What no class says: the status of the class, or of some of its errors, is chosen where they are raised.
 _FURTHER = {
     414: ("invalid_request_error", "The request line has more than 4,094 bytes: shorten the URL."),
-    422: ("invalid_request_error", "The provider refused this request."),
+    422: (
+        "invalid_request_error",
+        "The provider refused this request, or an `Idempotency-Key` was used with another body.",
+    ),
     431: ("invalid_request_error", "The headers are too large."),
     529: ("overloaded_error", "An overload: Anthropic's status for 503."),
 }

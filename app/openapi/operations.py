@@ -8,7 +8,7 @@ import msgspec
 
 from app.openapi import answers, inference_answers, requests
 from app.openapi.records import RecordAnswer, RecordPage
-from app.routes import activity, budgets, catalog, holders, keys, models, stats
+from app.routes import activity, budgets, catalog, catalog_changes, holders, keys, models, stats
 from app.services.administration import (
     GroupChanges,
     HolderPatch,
@@ -23,10 +23,11 @@ from app.services.administration import (
     select_keys_page,
 )
 from app.services.alias_administration import AliasChanges, NewAlias
+from app.services.catalog_memory import ATOM, select_changes_page
 from app.services.health import Readiness, select_workers_report
 from app.services.journal import select_integrity_report
 from app.services.models import MergedModel
-from app.services.reports import select_usage_report
+from app.services.reports import select_retry_report, select_usage_report
 
 JSON, EVENTS, CSV, TEXT = "application/json", "text/event-stream", "text/csv", "text/plain"
 
@@ -161,6 +162,14 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("show_own_key", "GET", "/api/key", answers.OwnKeyAnswer),
     Operation("list_catalog", "GET", "/api/catalog/models", answers.CatalogPage, query=catalog.CatalogQuery),
     Operation(
+        "list_catalog_changes",
+        "GET",
+        "/api/catalog/changes",
+        select_changes_page,
+        query=catalog_changes.ChangesQuery,
+        others=(ATOM,),
+    ),
+    Operation(
         "show_catalog_model",
         "GET",
         "/api/catalog/model/<path:model_id>",
@@ -192,6 +201,14 @@ OPERATIONS: tuple[Operation, ...] = (
         errors=(403, 404),
     ),
     Operation("show_integrity", "GET", "/api/activity/integrity", select_integrity_report, errors=(400, 403)),
+    Operation(
+        "show_retries",
+        "GET",
+        "/api/activity/retries",
+        select_retry_report,
+        query=activity.RetriesQuery,
+        errors=(403, 404),
+    ),
     Operation("show_request", "GET", "/api/activity/<path:request_id>", RecordAnswer, errors=(400,)),
     Operation("show_usage", "GET", "/api/usage", select_usage_report, query=activity.UsageQuery, errors=(403, 404)),
     Operation("list_keys", "GET", "/api/keys", select_keys_page, query=keys.KeysQuery, errors=(404,)),

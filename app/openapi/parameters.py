@@ -34,6 +34,16 @@ HEADERS: dict[str, Any] = {
 }
 
 
+IDEMPOTENCY_KEY: dict[str, Any] = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "description": "Repetitions with the same value get the same answer and are not paid for again, if "
+    "IDEMPOTENCY_HOURS is set; /docs/idempotency explains it.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+}
+
+
 def describe_path(rule: str) -> list[dict[str, Any]]:
     """Returns the parameters of a route's path."""
     return [_make_path_parameter(name, converter) for converter, name in re.findall(r"<(?:(\w+):)?(\w+)>", rule)]

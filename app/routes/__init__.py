@@ -13,6 +13,7 @@ from app.routes import (
     aliases,
     budgets,
     catalog,
+    catalog_changes,
     diagnostics,
     groups,
     health,
@@ -36,9 +37,10 @@ BLUEPRINTS: list[tuple[Blueprint, Access]] = [
     (models.bp, "key"),  # GET /v1/models, /v1/models/<id>
     (own_key.bp, "key"),  # GET /v1/key, /api/key
     (catalog.bp, "open"),  # GET /api/catalog/models, /api/catalog/model/<id>
+    (catalog_changes.bp, "public_stats"),  # GET /api/catalog/changes
     (offers.bp, "public_stats"),  # GET /api/catalog/model/<id>/endpoints
     (stats.bp, "public_stats"),  # GET /api/catalog/gateway/<gateway>/stats
-    (activity.bp, "key"),  # GET /api/activity, /api/activity/<id>, /api/activity/integrity, /api/usage
+    (activity.bp, "key"),  # GET /api/activity, /api/activity/<id>, /api/activity/integrity or retries, /api/usage
     (keys.bp, "operators_key"),  # /api/keys, /api/keys/<id>, POST /api/keys/<id>/rotate
     (holders.bp, "operators_key"),  # /api/holders, /api/holders/<holder>
     (groups.bp, "operators_key"),  # /api/groups, /api/groups/<group>, /api/limits

@@ -23,6 +23,7 @@ from app.services.reports import (
     encode_csv,
     select_activity_page,
     select_request_story,
+    select_retry_report,
     select_usage_report,
     stream_activity_pages,
 )
@@ -104,6 +105,19 @@ class UsageQuery(msgspec.Struct, frozen=True, kw_only=True):
     key: str | None = None
 
 
+class RetriesQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """The parameters of `/api/activity/retries`.
+
+    Attributes:
+        start, end: `from` (included) and `to` (excluded) in the query; by default the last seven days.
+        key: the id of a gateway key; only the operator may name a key other than their own.
+    """
+
+    start: datetime | None = msgspec.field(name="from", default=None)
+    end: datetime | None = msgspec.field(name="to", default=None)
+    key: str | None = None
+
+
 class NoQuery(msgspec.Struct, frozen=True):
     """A path that takes no parameters."""
 
@@ -141,6 +155,14 @@ def show_integrity() -> Response:
     if not g.key.is_operator:
         raise PermissionDenied("This report covers all keys, so only the operator's key may read it.")
     return json_response(select_integrity_report(), headers=_HEADERS)
+
+
+@bp.get("/api/activity/retries")
+def show_retries() -> Response:
+    """Returns what the retries of SDKs cost, by the client that sent them: its key and its User-Agent."""
+    query = read_query(RetriesQuery)
+    report = select_retry_report(_get_readable_key(query.key), query.start, query.end)
+    return json_response(report, headers=_HEADERS)
 
 
 @bp.get("/api/activity/<path:request_id>")

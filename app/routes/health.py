@@ -35,6 +35,7 @@ def hello() -> Response:
 @bp.get("/ready")
 def ready() -> Response:
     """Returns whether this process should receive requests (503 if not); for the operator also the state behind it."""
-    readiness = get_readiness()
-    shown = readiness if is_for_operator() else {"ready": readiness.ready}
+    is_told = is_for_operator()
+    readiness = get_readiness(with_hosts=is_told)
+    shown = readiness if is_told else {"ready": readiness.ready}
     return json_response(shown, status=200 if readiness.ready else 503)

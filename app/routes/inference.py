@@ -6,15 +6,27 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+import msgspec
 from flask import Blueprint, g, request
 
 from app.config import MAX_NAME_CHARACTERS
 from app.errors import BadRequest, BodyTooLarge, ClientGone, GatewayError, TooManyRefusals
 from app.runtime import get_component
+from app.services.administration import select_own_budgets
 from app.services.endpoints import ENDPOINTS, Endpoint
-from app.services.inference import Exchange, Pipeline
+from app.services.idempotency import Claim, make_claim
+from app.services.inference import DryRuns, Exchange, GatewayResponse, Pipeline, serve_once
+from app.services.keys import Key
 from app.services.streaming import ClientConnection
-from app.web import Response, decode_body, raise_if_unsupported, use_errors_below, use_request_id
+from app.web import (
+    Response,
+    decode_body,
+    get_authorization,
+    json_response,
+    raise_if_unsupported,
+    use_errors_below,
+    use_request_id,
+)
 
 bp = Blueprint("inference", __name__)
 
@@ -23,6 +35,8 @@ STREAM_HEADERS = {
     # Without it nginx would buffer events.
     "x-accel-buffering": "no",
 }
+
+_YES, _NO = frozenset({"1", "true"}), frozenset({"", "0", "false"})
 
 
 def make_view(endpoint: Endpoint) -> Callable[[], Response]:
@@ -43,13 +57,19 @@ def _serve(endpoint: Endpoint) -> Response:
     # Each use of Flask's `request` and `g` looks for the current ones.
     pipeline, environ, key = get_component(Pipeline), request.environ, g.key
     pipeline.refusals.raise_if_too_many(endpoint, key.id)
-    client = ClientConnection(environ.get("gunicorn.socket"))
+    is_repeatable = "HTTP_IDEMPOTENCY_KEY" in environ and _can_keep(pipeline)
+    # The answer to a request that may be repeated is wanted also if its client leaves.
+    client = ClientConnection(None if is_repeatable else environ.get("gunicorn.socket"))
     policy = pipeline.keys.policies.get(key.holder_id)
+    is_dry_run = "HTTP_X_GATEWAY_DRY_RUN" in environ and _wants_dry_run(environ["HTTP_X_GATEWAY_DRY_RUN"])
     exchange = Exchange(endpoint, key.id, client, partial(_get_header, environ), policy, key.holder_id)
+    if is_dry_run:
+        return _run_dry(exchange, key)
     exchange.record.client_retry = _get_retry_count(environ)
     exchange.record.client_request_id = _get_client_request_id(environ)
     use_request_id(exchange.request_id)
-    served = pipeline.serve(exchange, partial(read_body, exchange.settings.max_body_bytes))
+    read = partial(read_body, exchange.settings.max_body_bytes)
+    served = _serve_once(pipeline, exchange, read) if is_repeatable else pipeline.serve(exchange, read)
     if endpoint.errors.request_id_header is not None:
         served.headers[endpoint.errors.request_id_header] = exchange.request_id
     if isinstance(served.body, bytes):
@@ -59,6 +79,8 @@ def _serve(endpoint: Endpoint) -> Response:
         response = Response(served.body, content_type="text/event-stream; charset=utf-8", direct_passthrough=True)
         response.add_headers(STREAM_HEADERS)
     response.add_headers(served.headers)
+    if served.status != 200:
+        response.status_code = served.status
     limited = exchange.limited
     if limited is not None and limited.headers:
         if "HTTP_ORIGIN" in environ:
@@ -66,6 +88,55 @@ def _serve(endpoint: Endpoint) -> Response:
         else:
             response.shared_headers = limited.headers
     return response
+
+
+def _can_keep(pipeline: Pipeline) -> bool:
+    """Returns whether answers are kept for requests with an Idempotency-Key; if not, the caller is told."""
+    # Who is signed in to the dashboard sends no key, and the answer is encrypted by it.
+    if pipeline.settings.idempotency_hours and get_authorization() is not None:
+        return True
+    g.ignored = "idempotency-key"
+    return False
+
+
+def _serve_once(pipeline: Pipeline, exchange: Exchange, read: Callable[[], bytes]) -> GatewayResponse:
+    """Serves a request with an Idempotency-Key."""
+    gateway_key = (get_authorization() or "").partition(" ")[2].strip()
+
+    def make() -> Claim:
+        return make_claim(
+            gateway_key,
+            request.environ["HTTP_IDEMPOTENCY_KEY"],
+            key_id=exchange.record.key_id,
+            request_id=exchange.request_id,
+            path=exchange.endpoint.path,
+        )
+
+    return serve_once(pipeline, exchange, make, read)
+
+
+def _wants_dry_run(text: str) -> bool:
+    """Returns whether a request is to be described only.
+
+    Raises:
+        BadRequest: the header says neither; serving the request might cost what its caller did not mean to spend.
+    """
+    word = text.strip().lower()
+    if word not in _YES | _NO:
+        raise BadRequest(
+            "`x-gateway-dry-run` must be 1, to see what would become of the request, or absent.",
+            param="x-gateway-dry-run",
+            code="invalid_header",
+        )
+    return word in _YES
+
+
+def _run_dry(exchange: Exchange, key: Key) -> Response:
+    read = partial(read_body, exchange.settings.max_body_bytes)
+    described = get_component(DryRuns).describe(exchange, read)
+    if exchange.policy is not None:
+        described = msgspec.structs.replace(described, budgets=select_own_budgets(key))
+    return json_response(described, headers={"cache-control": "no-store", "x-gateway-dry-run": "1"})
 
 
 def _add_route(endpoint: Endpoint) -> None:

@@ -9,6 +9,7 @@ import errno
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import psycopg2
@@ -54,7 +55,7 @@ def _check_gateway_key() -> Problem | None:
     if get_settings().gateway_api_key:
         return None
     return Problem(
-        "GATEWAY_API_KEY is not set, so only keys from `flask --app wsgi keys create` work, and after a start"
+        "GATEWAY_API_KEY is not set, so only keys from `bin/gateway keys create` work, and after a start"
         f" without the database only those that JOURNAL_DIR has, for {KEYS_GRACE_S / 60:.0f} minutes."
     )
 
@@ -105,11 +106,22 @@ def _has_newest_schema(address: str) -> bool:
         return False
 
 
+def _check_cipher() -> Problem | None:
+    if not get_settings().idempotency_hours or find_spec("cryptography") is not None:
+        return None
+    return Problem(
+        "IDEMPOTENCY_HOURS is set, and the package cryptography, which encrypts the answers, is not installed. Install"
+        " it with `pip install --require-hashes -r requirements-idempotency.txt`, or unset IDEMPOTENCY_HOURS.",
+        blocks=True,
+    )
+
+
 # In the order in which they are told; the first that blocks the start is the reason.
 BOOT_CHECKS: Mapping[str, Callable[[], Problem | None]] = {
     "prices": _check_prices,
     "provider_keys": _check_provider_keys,
     "gateway_key": _check_gateway_key,
     "journal_directory": _check_journal_directory,
+    "cipher": _check_cipher,
     "database": _check_database,
 }

@@ -12,6 +12,7 @@ from typing import Any
 
 from app.runtime import get_settings
 from app.services.aliases import start_aliases
+from app.services.catalog_memory import start_catalog_memory
 from app.services.health import encode_worker_state, start_gauges
 from app.services.inference import write_refusals
 from app.services.journal import start_journal, stop_journal
@@ -22,11 +23,11 @@ from app.services.quality import start_quality
 from app.services.reports import start_retention
 from app.services.sessions import start_sessions
 from app.services.webhook import start_webhook, stop_webhook
-from app.shutdown import start_drain
+from app.shutdown import get_drain_left_s, start_drain
 
 # How long a stop waits for a draw from limits that is under way. One that goes on is ignored by the database later.
 _LIMITS_TIMEOUT_S = 0.5
-# The share of the graceful time after the drain that is used to ship the journal; gunicorn needs the rest to exit.
+# The share of the graceful time after the last request that ships the journal; gunicorn needs the rest to exit.
 _SHIPPING_SHARE = 0.6
 # Warnings that came just before the stop are being sent while the journal is shipped; they get so much longer.
 _WEBHOOK_TIMEOUT_S = 0.5
@@ -45,6 +46,7 @@ def start_worker(worker: Any) -> None:
     refresh_if_due()
     start_retention()
     start_quality()
+    start_catalog_memory()
     start_gauges()
     start_sessions()
     start_webhook()
@@ -91,5 +93,6 @@ def stop_worker() -> None:
     settings = get_settings()
     write_refusals()
     stop_limits(_LIMITS_TIMEOUT_S)
-    stop_journal((settings.graceful_timeout_s - settings.drain_timeout_s) * _SHIPPING_SHARE)
+    after_drain_s = settings.graceful_timeout_s - settings.drain_timeout_s
+    stop_journal((after_drain_s + get_drain_left_s()) * _SHIPPING_SHARE)
     stop_webhook(_WEBHOOK_TIMEOUT_S)

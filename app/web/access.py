@@ -50,7 +50,7 @@ def _require_operators_key() -> None:
     if not g.key.is_operator:
         raise PermissionDenied(
             "Keys, groups, budgets, the audit and workers are for operators. Use GATEWAY_API_KEY, or a key that was"
-            " made for an operator (`flask --app wsgi keys create NAME --operator`)."
+            " made for an operator (`bin/gateway keys create NAME --operator`)."
         )
 
 

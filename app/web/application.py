@@ -29,9 +29,10 @@ class RequestState:
         early_request_id: the id that a request without a record will have, if something needed it earlier.
         key: the caller's gateway key; None if the route requires none.
         error_code: the code of the error that the response has; None without one.
+        ignored: the names of headers that have no effect, for `x-gateway-ignored`; None without any.
     """
 
-    __slots__ = ("early_request_id", "error_code", "key", "request_id", "started_s")
+    __slots__ = ("early_request_id", "error_code", "ignored", "key", "request_id", "started_s")
 
     def __init__(self) -> None:
         self.started_s = time.monotonic()
@@ -39,6 +40,7 @@ class RequestState:
         self.early_request_id: str | None = None
         self.key: Key | None = None
         self.error_code: str | None = None
+        self.ignored: str | None = None
 
 
 class Response(flask.Response):

@@ -50,6 +50,8 @@ def _finish(response: Response) -> Response:
         state.request_id = state.early_request_id or new_request_id()
         _log(response)
     response.headers.add("x-request-id", state.request_id)  # No response has one yet.
+    if state.ignored is not None:
+        response.headers.add("x-gateway-ignored", state.ignored)
     add_cors_headers(response)
     return response
 

@@ -1,4 +1,4 @@
-"""`flask activity` exports and purges records and shows statistics, and its errors are one sentence."""
+"""`bin/gateway activity` exports and purges records and shows statistics, and its errors are one sentence."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def test_statistics_are_split_by_holder(rows: list[Row], engine: Engine) -> None
     shown = _run("stats", "--time-range", "all", "--holder", "alice").stdout
     assert shown.startswith("all, holder alice, all: ") and f"{of_alice.requests}" in shown.splitlines()[2]
     for arguments, code, words in [
-        (("--holder", "nobody"), 1, "There is no holder 'nobody'. `flask --app wsgi holders list`"),
+        (("--holder", "nobody"), 1, "There is no holder 'nobody'. `bin/gateway holders list`"),
         (("--group", "nothing"), 1, "There is no group"),
         (("--holder", "alice", "--key", "key-1"), 2, "exclude each other"),
         (("--split", "key", "--key", "key-1"), 2, "--split is for"),
@@ -206,7 +206,7 @@ def test_a_key_that_is_not_stored_is_an_error_and_no_empty_table(rows: list[Row]
         for key_id in ("", "nosuch"):
             result = _run(command, "--key", key_id)
             assert (result.exit_code, result.stdout) == (1, "")
-            assert result.stderr.startswith(f"Error: There is no key {key_id!r}. `flask --app wsgi keys list` shows")
+            assert result.stderr.startswith(f"Error: There is no key {key_id!r}. `bin/gateway keys list` shows")
         assert _run(command, "--key", "env").exit_code == 0
     assert revoke_key("key-1") is not None
     assert ["requests", "5"] in [

@@ -27,7 +27,7 @@ Run = Callable[[str], Result]
 
 @pytest.fixture
 def run(database_url: str, tmp_path: Path) -> Iterator[Run]:
-    """A function that runs a command of `flask aliases`, on a fresh database."""
+    """A function that runs a command of `bin/gateway aliases`, on a fresh database."""
     runner = create_app(load_settings(base_settings(tmp_path, database_url))).test_cli_runner()
     yield lambda line: runner.invoke(args=["aliases", *shlex.split(line)])
     use_settings(None)
@@ -44,7 +44,7 @@ def test_the_documented_commands_print_what_is_documented(run: Run) -> None:
             assert _mask(output) == _mask(block)
             continue
         for line in block.strip().split("\n"):
-            done = run(line.removeprefix("flask --app wsgi aliases "))
+            done = run(line.removeprefix("bin/gateway aliases "))
             assert done.exit_code == 0, (line, done.output)
             output = done.output
 

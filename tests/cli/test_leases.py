@@ -25,7 +25,7 @@ Run = Callable[..., Result]
 
 @pytest.fixture
 def run(database_url: str, tmp_path: Path) -> Iterator[Run]:
-    """A function that runs a command of `flask budgets`, on a fresh database."""
+    """A function that runs a command of `bin/gateway budgets`, on a fresh database."""
     runner = create_app(load_settings(base_settings(tmp_path, database_url))).test_cli_runner()
     yield lambda *arguments: runner.invoke(args=["budgets", *arguments])
     use_settings(None)

@@ -51,9 +51,9 @@ def test_the_documented_commands_print_what_is_documented(run: Run) -> None:
             assert _mask(output).split("\n") == _mask(block).split("\n")
             continue
         for line in block.strip().split("\n"):
-            if not line.startswith("flask "):
+            if not line.startswith("bin/gateway "):
                 continue  # The lines of a request.
-            command = line.removeprefix("flask --app wsgi ").replace("4fGh2Kl9Pq", first_id)
+            command = line.removeprefix("bin/gateway ").replace("4fGh2Kl9Pq", first_id)
             done = run(command)
             assert done.exit_code == 0, (command, done.output)
             output = done.output
@@ -71,7 +71,7 @@ def test_keys_without_limits_are_listed_as_ever(run: Run) -> None:
     assert re.fullmatch(rf"{id}   {'plain':24} {key[-4:]:8} \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d  -", row)
     assert run(f"keys revoke {id}").output == f"Revoked {id} (plain). It stops working within 5 seconds.\n"
     assert run("keys revoke none").output == (
-        "Error: There is no key with the id 'none'. `flask keys list` shows all keys.\n"
+        "Error: There is no key with the id 'none'. `bin/gateway keys list` shows all keys.\n"
     )
     actors = {event.actor.partition(":")[0] for event in select_audit_page(AuditFilter(), None, 10).data}
     assert actors == {"cli"}

@@ -283,7 +283,7 @@ def test_integrity_has_the_terms_of_the_api_and_names_missing_workers(
     far_worker("10 min")
     page.goto(f"{dashboard.url}/integrity")
     assert "1 worker is missing" in text_of(page, ".notice:has-text('missing')")
-    assert "flask --app wsgi activity write-off far" in text_of(page, "main")
+    assert "bin/gateway activity write-off far" in text_of(page, "main")
 
 
 def test_settings_show_where_they_come_from_and_no_secret(dashboard: Pages, open_page: OpenPage) -> None:

@@ -1,4 +1,4 @@
-"""`flask db` migrates, and reports the state of the schema in plain sentences and exit codes."""
+"""`bin/gateway db` migrates, and reports the state of the schema in plain sentences and exit codes."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def test_a_partition_has_the_indexes_and_checks_of_the_table(engine: Engine) -> 
         parent, child = (
             connection.execute(text(query), {"name": name}).one() for name in ["activity", f"activity_p{TODAY:%Y%m%d}"]
         )
-    assert child == parent and parent[0] == 7
+    assert child == parent and parent[0] == 9
 
 
 def test_statistics_of_a_month_are_the_same_after_its_rows_are_dropped(engine: Engine) -> None:

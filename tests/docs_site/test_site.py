@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import re
 from collections.abc import Iterator
@@ -17,7 +18,11 @@ from app.docs_site.rendering import RenderedPage, render, resolve_link
 from app.openapi import OPERATIONS, to_template
 from app.runtime import use_settings
 
-RENDERED: dict[str, RenderedPage] = {slug: render(page, page.path.read_text()) for slug, page in PAGES.items()}
+
+@functools.cache
+def rendered_page(slug: str) -> RenderedPage:
+    """Returns a page as it is served."""
+    return render(PAGES[slug], PAGES[slug].path.read_text())
 
 
 @pytest.fixture
@@ -34,7 +39,7 @@ def test_every_page_of_the_checkout_is_in_the_navigation() -> None:
 
 @pytest.mark.parametrize("slug", PAGES, ids=lambda slug: slug or "start")
 def test_every_link_leads_somewhere(slug: str) -> None:
-    rendered = RENDERED[slug]
+    rendered = rendered_page(slug)
     for target in re.findall(r'(?:href|src)="([^"]*)"', rendered.html):
         path, _, anchor = target.partition("#")
         if target.startswith("https://"):
@@ -42,7 +47,7 @@ def test_every_link_leads_somewhere(slug: str) -> None:
         if path.startswith("files/"):
             assert (ROOT / path.removeprefix("files/")).is_file(), target
             continue
-        other = RENDERED[slug if not path else path.removeprefix("./")]
+        other = rendered_page(slug if not path else path.removeprefix("./"))
         assert not anchor or anchor in {each.anchor for each in other.headings}, target
 
 

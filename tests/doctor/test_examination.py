@@ -1,4 +1,4 @@
-"""`flask doctor` names each mistake of a set-up right, all of them at once, and none where there is none."""
+"""`bin/gateway doctor` names each mistake of a set-up right, all of them at once, and none where there is none."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_what_is_wrong_with_a_provider_is_named(
 
 def test_what_is_wrong_with_the_database_is_named(found: Any, postgres: Postgres, database_url: str) -> None:
     empty = postgres.create_database()
-    assert "Run `flask --app wsgi db upgrade`" in found(DATABASE_URL=empty)["database"][0]
+    assert "Run `bin/gateway db upgrade`" in found(DATABASE_URL=empty)["database"][0]
     postgres.drop_database(empty)
     use_settings(load_settings({"DATABASE_URL": database_url}))
     yesterday, soon = datetime.now(UTC) - timedelta(hours=20), datetime.now(UTC) + timedelta(days=2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from tests.faults.scripts import answer, forever, in_turn, late_reset, raw, stream
+from tests.faults.scripts import answer, forever, in_turn, late_reset, made_late, raw, stream
 from tests.support.answers import (
     DONE,
     Event,
@@ -205,7 +205,7 @@ WRONG_CONTENT = [
     Fault("sends an HTML page with status 200", answer(b"<html>Bad Gateway</html>", content_type="text/html")),
     Fault(
         "sends 9 MB without an end of line",
-        stream([ONE, b"data: " + b"x" * 9_000_000]),
+        made_late(lambda: stream([ONE, b"data: " + b"x" * 9_000_000])),
         usage="counted",
         is_costly=True,
     ),

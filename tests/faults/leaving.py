@@ -14,7 +14,7 @@ from typing import Any
 from tests.faults.cases import FINISH, ONE, THREE, TWO
 from tests.faults.nginx import Door
 from tests.faults.observe import requests_for, what_provider_saw
-from tests.faults.scripts import answer, forever, stream
+from tests.faults.scripts import answer, forever, made_late, stream
 from tests.support.answers import DONE, chat_answer, chunk, event_bytes, head
 from tests.support.chat import PREFIX, chat_body, read_until, rows_where
 from tests.support.scripted_upstream import ScriptedUpstream
@@ -228,7 +228,7 @@ DEPARTURES = [
     Departure(
         "never reads an answer that is not streamed",
         _never_read,
-        chat_answer("x" * 12_000_000),
+        made_late(lambda: chat_answer("x" * 12_000_000)),
         "ok",
         usage="provider",
         bound=STALLED,

@@ -1,4 +1,4 @@
-"""Runs the real nginx with deploy/nginx.conf in front of a gateway, on a free port and in a directory of the test."""
+"""Runs the real nginx with a file of deploy/ in front of gateways, on a free port and in a directory of the test."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.dev import start_child
-from tests.support.gateway import Gateway, free_port
+from tests.support.gateway import GATEWAY_KEY, Gateway, free_port
 from tests.support.tree import ROOT
 from tests.support.waiting import wait_until
 
 CONFIGURATION = ROOT / "deploy" / "nginx.conf"
+# For two hosts; their addresses there.
+HOSTS_CONFIGURATION = ROOT / "deploy" / "nginx-hosts.conf"
+HOSTS = ("10.0.0.1:8000", "10.0.0.2:8000")
 NO_NGINX = "" if shutil.which("nginx") else "nginx is not on PATH, so what stands behind it is not tested"
 
 
@@ -62,20 +65,41 @@ def running_nginx(gateway: Gateway, place: Path, changes: Mapping[str, str] = {}
         place: an empty directory for its configuration, logs and files.
         changes: text of deploy/nginx.conf that must be there → what stands in its place, short timeouts for instance.
     """
+    own = {"server 127.0.0.1:8000 ": f"server 127.0.0.1:{gateway.port} "}
+    with _running(CONFIGURATION, place, own | dict(changes), gateway.key) as door:
+        yield door
+
+
+@contextmanager
+def running_nginx_for_hosts(
+    addresses: tuple[str, str], place: Path, changes: Mapping[str, str] = {}, key: str = GATEWAY_KEY
+) -> Iterator[Door]:
+    """nginx in front of two hosts, as `running_nginx`, with deploy/nginx-hosts.conf.
+
+    Args:
+        addresses: of the hosts, such as 127.0.0.1:4711.
+        key: the key of their gateways.
+    """
+    with _running(HOSTS_CONFIGURATION, place, dict(zip(HOSTS, addresses, strict=True)) | dict(changes), key) as door:
+        yield door
+
+
+@contextmanager
+def _running(file: Path, place: Path, changes: Mapping[str, str], key: str) -> Iterator[Door]:
     place.mkdir(parents=True, exist_ok=True)
     port = free_port()
     configuration = place / "nginx.conf"
-    configuration.write_text(_configuration(place, port, gateway.port, changes))
+    configuration.write_text(_configuration(file, place, port, changes))
     command = ["nginx", "-e", str(place / "error.log"), "-c", str(configuration), "-g", "daemon off;"]
     child = start_child("nginx", command, output=place / "output.log")
     try:
         wait_until(lambda: _listens(port) or child.raise_if_ended(), what=f"nginx to listen: {place}")
-        yield Door("nginx", port, gateway.key)
+        yield Door("nginx", port, key)
     finally:
         child.stop()
 
 
-def _configuration(place: Path, port: int, gateway_port: int, changes: Mapping[str, str]) -> str:
+def _configuration(file: Path, place: Path, port: int, changes: Mapping[str, str]) -> str:
     own = {
         # If root starts it, it would run as www-data, which may not enter the directory of a test.
         "user www-data;": "user root;" if os.geteuid() == 0 else "",
@@ -83,12 +107,11 @@ def _configuration(place: Path, port: int, gateway_port: int, changes: Mapping[s
         "/var/log/nginx": str(place),
         "worker_processes auto;": "worker_processes 1;",
         "listen 80 default_server;": f"listen 127.0.0.1:{port} default_server;",
-        "server 127.0.0.1:8000 ": f"server 127.0.0.1:{gateway_port} ",
         "http {\n": "http {\n" + "".join(f"    {kind}_temp_path {place / kind};\n" for kind in _TEMPORARY),
     }
-    text = CONFIGURATION.read_text()
+    text = file.read_text()
     for old, new in (own | dict(changes)).items():
-        assert text.count(old) >= 1, f"deploy/nginx.conf has no {old!r}"
+        assert text.count(old) >= 1, f"{file.name} has no {old!r}"
         text = text.replace(old, new)
     return text
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from tests.support.answers import Event, json_answer, sse_stream
@@ -34,6 +34,16 @@ def in_turn(*scripts: Script) -> Script:
         chosen = scripts[min(played[model], len(scripts) - 1)]
         played[model] += 1
         for one in chosen:
+            one(exchange)
+
+    return [step]
+
+
+def made_late(make: Callable[[], Script]) -> Script:
+    """Returns a script that is made when it is played: one with megabytes would cost every test process time."""
+
+    def step(exchange: Exchange) -> None:
+        for one in make():
             one(exchange)
 
     return [step]

@@ -120,7 +120,7 @@ def test_who_may_call_is_as_the_settings_say() -> None:
         for method, path, operation in operations(shown):
             by_key = [{"bearer": []}, {"apiKey": []}]
             expected: list[dict[str, Any]] = by_key
-            if path.endswith(("/stats", "}/endpoints")):
+            if path.endswith(("/stats", "}/endpoints", "/catalog/changes")):
                 expected = [*by_key, {}] if public == "true" else by_key
             elif path == "/metrics":
                 expected = [*by_key, {}]

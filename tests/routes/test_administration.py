@@ -268,7 +268,7 @@ REFUSED: list[tuple[str, str, dict[str, Any], int, str | None, str]] = [
     ("GET", "keys?cursor=x", {}, 400, "cursor", "next_cursor"),
     ("GET", "holders?cursor=x", {}, 400, "cursor", "next_cursor"),
     ("GET", "holders?cursor=AA==", {}, 400, "cursor", "next_cursor"),
-    ("GET", "holders/none", {}, 404, "holder", "`flask --app wsgi holders list`"),
+    ("GET", "holders/none", {}, 404, "holder", "`bin/gateway holders list`"),
     ("PATCH", "holders/none", {"name": "a"}, 404, "holder", "no holder"),
     ("PATCH", "holders/none", {}, 400, None, "budgets, group, name"),
     ("DELETE", "holders/%00", {}, 404, None, "no path"),

@@ -14,6 +14,8 @@ from tests.support.limited_keys import make_limited_key
 from tests.support.waiting import wait_until
 
 MODEL = PREFIX + "deepseek-v3p1"
+# What only requests with a header of their own need.
+HEADER_FILES = ("services/idempotency/", "db/kept_answers.py", "inference/once.py", "inference/dry_run.py")
 OWN_FILES = ("services/limits/", "inference/limited.py", "inference/ceiling.py", "inference/output_limit.py")
 
 
@@ -47,6 +49,7 @@ def test_a_key_without_limits_calls_nothing_of_them(client: FlaskClient, databas
             for key, expected in ((GATEWAY_KEY, []), (unlimited, []), (limited, list(OWN_FILES))):
                 seen = see_files(client, key, path, body)
                 assert [own for own in OWN_FILES if any(own in name for name in seen)] == expected
+                assert not [own for own in HEADER_FILES if any(own in name for name in seen)]
 
 
 # What chooses among several targets, orders them, and names their attempts.

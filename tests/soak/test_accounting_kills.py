@@ -18,7 +18,7 @@ from tests.soak.load import Load, mixed_plans
 from tests.support.activity_tables import ActivityTables
 from tests.support.gateway import Gateway
 from tests.support.scripted_upstream import ScriptedUpstream
-from tests.support.soak import FULL, soak_count
+from tests.support.soak import soak_count, soak_only
 
 # A kill comes after so many requests, and at least so many seconds after the last one, so that workers live long
 # enough to serve something on a slow machine too.
@@ -28,11 +28,12 @@ _RETRIED = {"plain": 30, "flaky": 40, "stubborn": 20, "hopeless": 10}
 
 
 @pytest.mark.soak
+@soak_only("services/journal/test_orphans.py::test_workers_killed_again_and_again_lose_only_requests_in_flight")
 def test_every_request_has_one_true_row_although_workers_are_killed(
     audited_gateway: MakeAudited, taught: ScriptedUpstream, database_url: str, tmp_path: Path
 ) -> None:
     gateway = audited_gateway({"UPSTREAM_IDLE_TIMEOUT": "3"})
-    count = 10_000 if FULL else 700
+    count = 10_000
     with Load(gateway, mixed_plans(MIXED, seed=4, numbers=range(count))) as load:
         kills = _kill_workers(gateway, load)
         load.join()

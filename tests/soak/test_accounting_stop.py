@@ -16,7 +16,7 @@ from tests.support.activity_tables import ActivityTables, journal_directories
 from tests.support.gateway import Gateway
 from tests.support.postgres import Postgres
 from tests.support.scripted_upstream import ScriptedUpstream
-from tests.support.soak import soak_count
+from tests.support.soak import soak_count, soak_only
 from tests.support.waiting import wait_until
 
 # Streams that do not end by themselves outlive the drain, and the rest of the grace time is for shipping.
@@ -51,6 +51,9 @@ def test_a_stop_under_load_ships_what_it_can_and_the_next_start_brings_the_rest(
 
 
 @pytest.mark.soak
+@soak_only(
+    "test_operation_workers.py::test_orphans_are_in_the_backlog_and_a_stop_says_what_it_leaves_while_the_database_is_away"
+)
 def test_a_stop_while_the_database_is_frozen_ends_in_time_and_costs_no_row(
     audited_gateway: MakeAudited, taught: ScriptedUpstream, victim: Postgres, victim_url: str, tmp_path: Path
 ) -> None:

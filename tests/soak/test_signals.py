@@ -21,15 +21,12 @@ from tests.support.chat import PREFIX, chat_body
 from tests.support.gateway import Gateway
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import pause
-from tests.support.soak import FULL
+from tests.support.soak import FULL, soak_only
 from tests.support.waiting import wait_until
 
 SETTINGS = {"GRACEFUL_TIMEOUT": "12", "DRAIN_TIMEOUT": "8"}
 
 REFUSED = "refused"
-
-# How long a client rests after a request. A short run needs its requests spread over a reload, not many of them.
-_REST_S = 0.0 if FULL else 0.05
 
 # How long after the start of its workers a gateway is told to stop. A worker needs about a second to set its handlers.
 _MOMENTS_S = [0.1 * number % 1.5 for number in range(20)] if FULL else [0.1]
@@ -80,7 +77,6 @@ class Load:
             self._note(result)
             if result == REFUSED:
                 return  # The gateway is gone.
-            self._over.wait(_REST_S)
         if connection is not None:
             connection.close()
 
@@ -124,10 +120,11 @@ def busy_upstream() -> Iterator[ScriptedUpstream]:
 
 
 @pytest.mark.soak
+@soak_only("test_operation_stop.py::test_a_reload_under_load_loads_all_code_and_neither_refuses_nor_cuts_anybody")
 def test_reloads_under_load_fail_nothing(make_gateway: MakeGateway, busy_upstream: ScriptedUpstream) -> None:
     gateway = make_gateway(SETTINGS | busy_upstream.settings, workers=2)
     with Load(gateway).running() as load:
-        for _ in range(20 if FULL else 1):
+        for _ in range(20):
             before = set(gateway.worker_pids())
             gateway.send_signal(signal.SIGHUP)
             wait_until(lambda before=before: _replaced(gateway, before), 60, "new workers in the place of the old")
@@ -141,6 +138,7 @@ def _replaced(gateway: Gateway, before: set[int]) -> bool:
 
 
 @pytest.mark.soak
+@soak_only("test_operation_stop.py::test_what_outlives_the_drain_is_ended_told_and_recorded")
 def test_a_stop_under_load_ends_every_answer_and_records_it(
     make_gateway: MakeGateway, busy_upstream: ScriptedUpstream, database_url: str
 ) -> None:

@@ -79,7 +79,8 @@ def adopt_all(place: Path, url: str) -> None:
         try:
             wait_until_adopted(dead)
         except AssertionError as error:
-            raise AssertionError(f"{error}\n{process.log_file.read_text()}") from None
+            stacks = "\n".join(process.ask("stacks"))
+            raise AssertionError(f"{error}\n{process.log_file.read_text()}\n{stacks}") from None
         assert process.ask("stop", 20) is True
     assert journal_directories(place) == []
 

@@ -27,6 +27,16 @@ class DatabaseProxy:
         self.url = f"{url.partition('?')[0]}?host={quote(str(directory), safe='')}"
         self._listener: socket.socket | None = None
         self._clients: list[socket.socket] = []
+        self._passes = threading.Event()
+        self._passes.set()
+
+    def freeze(self) -> None:
+        """Passes nothing on until `thaw`, while connections stay open, as where a cable was cut."""
+        self._passes.clear()
+
+    def thaw(self) -> None:
+        """Passes on what came meanwhile."""
+        self._passes.set()
 
     def mend(self) -> None:
         """Lets connections through from now on."""
@@ -58,6 +68,7 @@ class DatabaseProxy:
             server.connect(self._target)
             while True:
                 for source in select.select([client, server], [], [])[0]:
+                    self._passes.wait()
                     data = source.recv(65_536)
                     if not data:
                         return
@@ -74,4 +85,5 @@ def running_database_proxy(url: str) -> Iterator[DatabaseProxy]:
         try:
             yield proxy
         finally:
+            proxy.thaw()
             proxy.cut()

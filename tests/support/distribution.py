@@ -80,7 +80,7 @@ _TOGETHER = (
         "test_operation_keys",
         "services/aliases/",
     ),
-    ("fallback/test_endpoints", "fallback/test_failures", "fallback/test_property"),
+    ("fallback/test_dry_run", "fallback/test_endpoints", "fallback/test_failures", "fallback/test_property"),
     ("services/journal/test_shipper", "services/journal/test_disk"),
     # The pages, which share a gateway and a browser.
     ("dashboard/",),

@@ -38,6 +38,12 @@ class _Commands(LimitCommands):
 
         start_journal()
 
+    def stacks(self) -> list[str]:
+        """Returns where each greenlet and thread is."""
+        from gevent.util import format_run_info
+
+        return list(format_run_info())
+
     def record(self, count: int) -> int:
         """Records `count` requests with all kinds of endings, and lets other greenlets run after each."""
         import gevent

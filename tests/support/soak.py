@@ -1,8 +1,10 @@
-"""The size of long tests: full counts under `make soak`, about a tenth under `make test`, and a third of examples."""
+"""The size of long tests: full counts under `make soak`, about a tenth under `make test`, and a fifth of examples."""
 
 from __future__ import annotations
 
 import os
+
+import pytest
 
 FULL = bool(os.environ.get("SOAK"))
 
@@ -13,5 +15,15 @@ def soak_count(full: int) -> int:
 
 
 def examples(full: int) -> int:
-    """Returns how many examples a property is tried with: `full` under `make soak`, and a third of it otherwise."""
-    return full if FULL else full // 3
+    """Returns how many examples a property is tried with: `full` under `make soak`, and a fifth of it otherwise."""
+    return full if FULL else max(1, full // 5)
+
+
+def soak_only(short_form: str) -> pytest.MarkDecorator:
+    """Returns the mark of a test that only `make soak` runs.
+
+    Args:
+        short_form: the test of the same behaviour in `make test`, such as `test_dev.py::test_a_signal_while_starting`.
+            tests/support/test_soak.py checks that there is such a test.
+    """
+    return pytest.mark.skipif(not FULL, reason=f"only `make soak` runs it; `make test` has {short_form}")

@@ -1,4 +1,4 @@
-"""Makes and revokes gateway keys as `flask keys` does, without the second that its process takes to start."""
+"""Makes and revokes gateway keys as `bin/gateway keys` does, without the second that its process takes to start."""
 
 from __future__ import annotations
 

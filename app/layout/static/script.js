@@ -79,9 +79,20 @@
     if (element && Number(element.dataset.refresh) > 0) timer = setInterval(refresh, Number(element.dataset.refresh) * 1000);
   }
 
-  // Copying: a button beside a text with data-copy.
+  // A command has the address that the gateway knows. A proxy may have taken a prefix off, which only the browser knows.
+  function correctAddresses(inside) {
+    const { origin, root } = document.body.dataset;
+    const address = new URL(root, location.href).href.replace(/\/$/, "");
+    if (!origin || origin === address) return;
+    for (const command of inside.querySelectorAll(".copyable:not(.has-copy) pre:not([data-template])")) {
+      command.textContent = command.textContent.replaceAll(`${origin}/`, `${address}/`);
+    }
+  }
+
+  // Each element of class copyable gets a button that copies its text.
   function prepare(inside) {
     showLocalTimes(inside);
+    correctAddresses(inside);
     for (const box of inside.querySelectorAll(".copyable:not(.has-copy)")) {
       box.classList.add("has-copy");
       const button = document.createElement("button");

@@ -1,11 +1,10 @@
 """What operators change: keys and their holders, groups, budgets, and the limits of the gateway.
 
 Every change is one transaction with its row in the audit. Commands and routes call the same functions.
-
 keys.py, holders.py, groups.py, gateway.py   what has limits; key_lists.py, holder_lists.py find it, views.py shows it
 changes.py, limits.py   what may be asked for, and how it is done; terms.py reads budgets, patterns.py warns, ids.py
 budgets.py, states.py   budgets as they stand; earlier.py begins new ones; leases.py has what workers have drawn
-own_key.py   what a key sees of itself        audit.py   who changed what
+own_key.py   what a key sees of itself   audit.py   who changed what   journals.py, ledger.py   after hosts, databases
 """
 
 from app.services.administration.audit import AuditFilter, get_command_actor, record_change, select_audit_page
@@ -15,10 +14,12 @@ from app.services.administration.gateway import change_gateway_limits, select_ga
 from app.services.administration.groups import change_group, create_group, delete_group, select_group, select_groups
 from app.services.administration.holder_lists import select_holder, select_holders_page, select_key_ids
 from app.services.administration.holders import HolderPatch, NewHolder, change_holder, create_holder, delete_holder
+from app.services.administration.journals import adopt_directory, write_off_host, write_off_worker
 from app.services.administration.key_lists import list_keys, select_key_view, select_keys_page
 from app.services.administration.keys import DEFAULT_OVERLAP_S, change_key, create_key, revoke_key, rotate_key
 from app.services.administration.leases import check_books, forgive_request, list_leases, release_worker
-from app.services.administration.own_key import OwnKey, select_own_key
+from app.services.administration.ledger import reconcile_ledger
+from app.services.administration.own_key import OwnKey, select_own_budgets, select_own_key
 from app.services.administration.patterns import find_idle_patterns
 from app.services.administration.states import BudgetState
 from app.services.administration.terms import BudgetTerms, describe_budget, parse_budget
@@ -27,13 +28,12 @@ from app.services.administration.views import GroupView, HolderView, KeyView, Li
 # fmt: off
 __all__ = [
     "DEFAULT_OVERLAP_S", "AuditFilter", "BudgetState", "BudgetTerms", "GroupChanges", "GroupView", "HolderPatch",
-    "HolderView", "KeyChanges", "KeyView", "LimitChanges", "LimitsView", "NewGroup", "NewHolder", "NewKey",
-    "OwnKey", "change_gateway_limits", "change_group", "change_holder", "change_key", "check_books", "create_group",
-    "create_holder", "create_key", "delete_group", "delete_holder", "describe_budget", "end_budget",
+    "HolderView", "KeyChanges", "KeyView", "LimitChanges", "LimitsView", "NewGroup", "NewHolder", "NewKey", "OwnKey",
+    "adopt_directory", "change_gateway_limits", "change_group", "change_holder", "change_key", "check_books",
+    "create_group", "create_holder", "create_key", "delete_group", "delete_holder", "describe_budget", "end_budget",
     "find_idle_patterns", "forgive_request", "get_command_actor", "list_keys", "list_leases", "parse_budget",
-    "raise_budget", "record_change", "release_worker", "revoke_key", "rotate_key", "select_audit_page",
-    "select_budget_page", "select_budget_state", "select_gateway_limits", "select_group", "select_groups",
-    "select_holder", "select_holders_page", "select_key_ids", "select_key_view", "select_keys_page",
-    "select_own_key",
+    "raise_budget", "reconcile_ledger", "record_change", "release_worker", "revoke_key", "rotate_key",
+    "select_audit_page", "select_budget_page", "select_budget_state", "select_gateway_limits", "select_group",
+    "select_groups", "select_holder", "select_holders_page", "select_key_ids", "select_key_view", "select_keys_page",
+    "select_own_budgets", "select_own_key", "write_off_host", "write_off_worker",
 ]
-# fmt: on

@@ -117,7 +117,7 @@ def _find(connection: Connection, id: int, *, lock: bool) -> BudgetRow:
     if row is None or row.ended_at is not None:
         reason = "There is no budget" if row is None else "This budget has ended, so it counts no more:"
         raise NotFound(
-            f"{reason} {id}. `flask --app wsgi budgets list` or GET /api/budgets shows those that count.",
+            f"{reason} {id}. `bin/gateway budgets list` or GET /api/budgets shows those that count.",
             param="budget",
             code="unknown_budget",
         )

@@ -120,7 +120,7 @@ def find_group(connection: Connection, name_or_id: str, *, lock: bool = False) -
     )
     if row is None:
         raise NotFound(
-            f"There is no group {name_or_id[:100]!r}. `flask --app wsgi groups list` or GET /api/groups shows all.",
+            f"There is no group {name_or_id[:100]!r}. `bin/gateway groups list` or GET /api/groups shows all.",
             param="group",
             code="unknown_group",
         )

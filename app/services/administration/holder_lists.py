@@ -90,7 +90,7 @@ def find_holder(connection: Connection, name_or_id: str, *, lock: bool) -> Subje
     )
     if row is None:
         raise NotFound(
-            f"There is no holder {name_or_id[:100]!r}. `flask --app wsgi holders list` or GET /api/holders shows all.",
+            f"There is no holder {name_or_id[:100]!r}. `bin/gateway holders list` or GET /api/holders shows all.",
             param="holder",
             code="unknown_holder",
         )

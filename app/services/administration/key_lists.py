@@ -97,7 +97,7 @@ def find_key(connection: Connection, id: str, *, lock: bool) -> KeyRow:
     row = select_key(connection, id, lock=lock)
     if row is None:
         raise NotFound(
-            f"There is no key with the id {id[:100]!r}. `flask keys list` shows all keys.",
+            f"There is no key with the id {id[:100]!r}. `bin/gateway keys list` shows all keys.",
             param="key",
             code="unknown_key",
         )

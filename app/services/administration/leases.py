@@ -61,7 +61,7 @@ def release_worker(actor: str, worker_id: str, *, free: bool) -> ClosedLeases:
             raise Conflict(f"The worker {worker_id} lives, so it gives back what it does not need. Stop it first.")
         closed = release_leases(connection, worker_id, free=free)
         if not closed.leases:
-            raise NotFound(f"There are no leases of {worker_id!r}. `flask --app wsgi budgets leases` lists all.")
+            raise NotFound(f"There are no leases of {worker_id!r}. `bin/gateway budgets leases` lists all.")
         after = {"leases": closed.leases, "kept": {str(kept.period): kept.amount for kept in closed.kept}}
         record_change(connection, actor, "lease.free" if free else "lease.charge", f"worker:{worker_id}", None, after)
     return closed

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import msgspec
 
-from app.db import Connection, read_connection
+from app.db import Connection, DatabaseError, read_connection
 from app.db.budgets import select_budgets
 from app.db.key_costs import select_key_costs
 from app.db.keys import select_key
@@ -108,6 +108,19 @@ def select_own_key(key: Key) -> OwnKey:
         budgets=[_make_budget(state) for state in states],
         rates=OwnRates(**{name: _get_least(subjects, name) for name in _RATES}),
     )
+
+
+def select_own_budgets(key: Key) -> list[OwnBudget] | None:
+    """Returns the budgets that a key sees of itself, with what is left of each; None while the database is away."""
+    try:
+        with read_connection() as connection:
+            subjects = _select_subjects(connection, key)
+            states = _select_states(
+                connection, [each for each in subjects if each.kind != "gateway" or key.is_operator]
+            )
+    except DatabaseError:
+        return None
+    return [_make_budget(state) for state in states]
 
 
 def _select_subjects(connection: Connection, key: Key) -> list[SubjectRow]:

@@ -161,7 +161,7 @@ def _find(connection: Connection, name: str, *, lock: bool = False) -> AliasRow:
     row = select_alias(connection, name.lower(), lock=lock)
     if row is None:
         raise NotFound(
-            f"There is no alias {name[:100]!r}. `flask --app wsgi aliases list` or GET /api/aliases shows all.",
+            f"There is no alias {name[:100]!r}. `bin/gateway aliases list` or GET /api/aliases shows all.",
             param="alias",
             code="unknown_alias",
         )

@@ -49,7 +49,7 @@ def _get_status(error: GatewayError) -> int:
         return 500
     if isinstance(error, Unavailable) or (isinstance(error, UpstreamError) and error.status == 503):
         return 529  # Anthropic's own status for an overload.
-    return 400 if error.status == 422 else error.status
+    return 400 if error.status == 422 and isinstance(error, UpstreamError) else error.status
 
 
 def _get_type(status: int) -> str:

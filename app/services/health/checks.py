@@ -77,9 +77,7 @@ def _check_database() -> Finding:
         return Finding(DatabaseState(reachable=False, schema=None), problem)
     state = DatabaseState(reachable=True, schema=schema)
     if schema in {"missing", "behind"}:
-        return Finding(
-            state, "the database schema is not up to date. Run `flask --app wsgi db upgrade`.", blocks="boot"
-        )
+        return Finding(state, "the database schema is not up to date. Run `bin/gateway db upgrade`.", blocks="boot")
     return Finding(state)
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
+from app.db import DatabaseError
 from app.logs import redact
-from app.services.health.checks import CHECKS, DatabaseState
+from app.services.health.checks import CHECKS, DatabaseState, Finding
 from app.services.inference import OpenBreaker
-from app.services.journal import JournalStatus
+from app.services.journal import HostReport, JournalStatus, describe_gone_hosts, select_host_reports
 from app.services.keys import KeysState
 from app.services.models import CatalogState
 from app.shutdown import is_draining
@@ -25,6 +26,8 @@ class Readiness(msgspec.Struct, frozen=True, kw_only=True):
         journal: the state of this process's journal.
         catalogs: the model list of each configured provider.
         breakers: the open circuit breakers.
+        hosts: all hosts that share the database, the one that has been silent for longest first; None if the database
+            does not answer.
     """
 
     ready: bool
@@ -35,15 +38,31 @@ class Readiness(msgspec.Struct, frozen=True, kw_only=True):
     journal: JournalStatus
     catalogs: dict[str, CatalogState]
     breakers: list[OpenBreaker]
+    hosts: list[HostReport] | None
 
 
-def get_readiness() -> Readiness:
-    """Returns the state of this process, from the checks that `/ready` shows."""
+def get_readiness(*, with_hosts: bool = False) -> Readiness:
+    """Returns the state of this process, from the checks that `/ready` shows.
+
+    Args:
+        with_hosts: whether to ask the database for the hosts too. They are for operators: load balancers ask often.
+    """
     findings = {check.name: check.run() for check in CHECKS}
+    hosts = _select_hosts() if with_hosts and findings["database"].state.reachable else None
+    if hosts is not None:
+        findings["hosts"] = Finding(problem=describe_gone_hosts(hosts))
     draining = is_draining()
     return Readiness(
         ready=not draining and all(finding.blocks != "requests" for finding in findings.values()),
         draining=draining,
         problems={name: redact(finding.problem) for name, finding in findings.items() if finding.problem is not None},
-        **{name: finding.state for name, finding in findings.items()},
+        hosts=hosts,
+        **{name: finding.state for name, finding in findings.items() if name != "hosts"},
     )
+
+
+def _select_hosts() -> list[HostReport] | None:
+    try:
+        return select_host_reports()
+    except DatabaseError:
+        return None

@@ -9,15 +9,17 @@ token_count.py      an estimate of a request's tokens, without a provider
 dispatch.py         tries at one target             reception.py    a whole response, or a stream?
 target_selection.py which target, and which next; fallback.py: after what; attempts.py: what the record says of them
 circuit_breaker.py  failing fast (open_breakers.py) account_probe.py  is the account refused, or a model?
+dry_run.py          what would become of a request   once.py   requests with an Idempotency-Key
 known_fields.py     what a target does not know (`require_parameters`)
 cancellation.py     disconnect, deadline, drain     metering.py     usage, cost, errors → record
-limited.py          a request under limits: ceiling.py says what it can cost, billing.py whether a failure may cost
-                    anything; output_limit.py bounds its output
+limited.py          a request under limits; ceiling.py: its cost at most; billing.py: that of a failure; output_limit.py
 """
 
 from app.services.inference.admission import get_live_requests
 from app.services.inference.circuit_breaker import THRESHOLDS
+from app.services.inference.dry_run import DryRun, DryRuns
 from app.services.inference.exchange import Exchange
+from app.services.inference.once import serve_once
 from app.services.inference.open_breakers import (
     OpenBreaker,
     count_refused_models,
@@ -31,7 +33,7 @@ from app.services.inference.token_count import count_message_tokens
 from app.services.inference.validation import check_field
 
 __all__ = [
-    "THRESHOLDS", "Exchange", "GatewayResponse", "OpenBreaker", "Pipeline", "check_field", "count_message_tokens",
-    "count_refused_models", "get_live_requests", "get_open_breaker", "get_open_breakers",
-    "get_open_model_breakers", "write_refusals",
+    "THRESHOLDS", "DryRun", "DryRuns", "Exchange", "GatewayResponse", "OpenBreaker", "Pipeline", "check_field",
+    "count_message_tokens", "count_refused_models", "get_live_requests", "get_open_breaker", "get_open_breakers",
+    "get_open_model_breakers", "serve_once", "write_refusals",
 ]  # fmt: skip

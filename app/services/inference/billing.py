@@ -5,7 +5,7 @@ from __future__ import annotations
 from app.errors import UpstreamAuthenticationFailed, UpstreamError, UpstreamRefused, UpstreamSuspended
 
 # After these statuses of a provider, it may have generated, and so billed, an answer that did not arrive.
-_BILLED_STATUSES = frozenset({408, 504, 524})
+BILLED_STATUSES = frozenset({408, 504, 524})
 
 
 def may_be_billed(error: Exception) -> bool:
@@ -19,7 +19,7 @@ def may_be_billed(error: Exception) -> bool:
     if not isinstance(error, UpstreamError):
         return True
     if error.upstream_status is not None:
-        return error.upstream_status in _BILLED_STATUSES
+        return error.upstream_status in BILLED_STATUSES
     if isinstance(error, UpstreamRefused | UpstreamAuthenticationFailed | UpstreamSuspended):
         return False
     if error.code == "upstream_connection_lost":

@@ -42,6 +42,7 @@ class Exchange:
         settings: the settings of this process.
         started_s: when it began, on the monotonic clock.
         deadline_s: when it must be over, on the same clock.
+        is_dry_run: whether it is only described, and sent nowhere.
         is_started: whether the journal may have its start, so that it needs an end there.
         is_sent: whether a provider may have received it. Until then it has cost nothing.
         translated: the request as it was translated to another endpoint; None if the endpoint is served as it is.
@@ -65,6 +66,7 @@ class Exchange:
         "fallback",
         "get_header",
         "holder",
+        "is_dry_run",
         "is_sent",
         "is_started",
         "limited",
@@ -97,7 +99,7 @@ class Exchange:
         self._journal = runtime.get(Journal)
         self.record: ActivityRecord = self._journal.begin(key_id, endpoint.path)
         self.request_id = self.record.request_id
-        self.is_started = self.is_sent = False
+        self.is_started = self.is_sent = self.is_dry_run = False
         self.translated: Translated | None = None
         self.policy = policy
         self.limited: LimitedRequest | None = None

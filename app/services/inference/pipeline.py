@@ -16,7 +16,7 @@ a stream when the stream ends.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,7 @@ from app.services.inference.reception import (
     receive_unless_stream,
 )
 from app.services.inference.refusals import Refusals
+from app.services.inference.repetition import note_repetition
 from app.services.inference.response_headers import make_response_headers
 from app.services.inference.target_selection import TargetSelection
 from app.services.inference.validation import validate_body
@@ -52,10 +53,11 @@ from app.upstream import Response, make_unreadable_error
 
 @dataclass(slots=True)
 class GatewayResponse:
-    """A response to the client: JSON, or a `Relay` to iterate over and close."""
+    """A response to the client: JSON, or a `Relay` or another iterator over the blocks of a stream."""
 
-    body: bytes | Relay
+    body: bytes | Iterator[bytes]
     headers: dict[str, str]
+    status: int = 200
 
 
 class Pipeline(Component):
@@ -64,6 +66,7 @@ class Pipeline(Component):
     Attributes:
         refusals: counts the refused requests of each key; it is asked before a request gets an `Exchange`.
         keys: has the limits of each key.
+        admission, selection: as the steps use them; a dry run takes the steps before the sending (dry_run.py).
     """
 
     def __init__(self, runtime: Runtime) -> None:
@@ -71,9 +74,9 @@ class Pipeline(Component):
         self.refusals = runtime.get(Refusals)
         self.keys = runtime.get(KeySnapshot)
         self._limits = runtime.get(Limits)
-        self._admission = runtime.get(Admission)
+        self.admission = runtime.get(Admission)
         self._routes = runtime.get(Routes)
-        self._selection = runtime.get(TargetSelection)
+        self.selection = runtime.get(TargetSelection)
         self._dispatcher = runtime.get(Dispatcher)
         self._watcher = runtime.get(Watcher)
 
@@ -89,13 +92,13 @@ class Pipeline(Component):
             TooManyRefusals: it was refused with so many others that they share one record.
         """
         try:
-            self._admission.admit(exchange)
+            self.admission.admit(exchange)
             policy = exchange.policy
             if policy is not None:
                 # A permit of each rate and a place among the concurrent requests, before the body is read.
                 exchange.limited = self._limits.enter(policy, LimitedRequest)
-            body, fields = self._read(exchange, read_body)
-            request = self._select(exchange, body, fields)
+            body, fields = self.read(exchange, read_body)
+            request = self.select(exchange, body, fields)
             exchange.write_start()
             sent_s = time.monotonic()
             while True:
@@ -104,7 +107,7 @@ class Pipeline(Component):
                         return self._relay(exchange, request, sent_s)
                     return self._respond(exchange, request, sent_s)
                 except UpstreamError as error:
-                    following = self._selection.advance(exchange, request, error)
+                    following = self.selection.advance(exchange, request, error)
                     if following is None:
                         raise
                     request = following
@@ -121,9 +124,12 @@ class Pipeline(Component):
         else:
             self.refusals.finish(exchange, error)
 
-    def _read(self, exchange: Exchange, read_body: Callable[[], bytes]) -> tuple[dict[str, Any], InferenceBody]:
+    def read(self, exchange: Exchange, read_body: Callable[[], bytes]) -> tuple[dict[str, Any], InferenceBody]:
         """Returns the client's body and its documented fields, checked; translates it if the endpoint needs that."""
-        body, record = parse_body(read_body()), exchange.record
+        content, record = read_body(), exchange.record
+        if record.client_retry is not None:
+            note_repetition(exchange, content)
+        body = parse_body(content)
         # Recorded before validation, so that the record of a refused request has them too.
         if isinstance(body.get("model"), str):
             record.model_requested = body["model"][:MAX_NAME_CHARACTERS]
@@ -135,20 +141,20 @@ class Pipeline(Component):
             raise make_parameter_error("stream", "be false or absent, because this endpoint does not stream")
         if fields.stream:
             record.stream = True
-            self._admission.count_stream(exchange)
+            self.admission.count_stream(exchange)
         translation = exchange.endpoint.translation
         if translation is not None:
             exchange.translated = translation.translate_request(body, fields, exchange.get_header)
         return body, fields
 
-    def _select(self, exchange: Exchange, body: dict[str, Any], fields: InferenceBody) -> UpstreamRequest:
+    def select(self, exchange: Exchange, body: dict[str, Any], fields: InferenceBody) -> UpstreamRequest:
         """Returns the request for the target that it is sent to first, with what it can cost at most reserved."""
         record, policy, limited = exchange.record, exchange.policy, exchange.limited
         if fields.models is not None:
             record.model_requested = fields.model
         route = self._routes.find_route(exchange.endpoint, fields, policy)
         if not route.is_fixed:
-            return self._selection.begin(exchange, body, fields, route)
+            return self.selection.begin(exchange, body, fields, route)
         target = route.target
         record.gateway = target.provider.name
         if target.is_listed:
@@ -178,8 +184,8 @@ class Pipeline(Component):
         try:
             relay.begin()
             has_begun = True
-            if self._selection.health.states:
-                self._selection.health.record_success(request.target)
+            if self.selection.health.states:
+                self.selection.health.record_success(request.target)
             return GatewayResponse(relay, make_response_headers(exchange, request, response, time.monotonic() - sent_s))
         except BaseException:
             relay.close()
@@ -192,8 +198,8 @@ class Pipeline(Component):
             value = _collect(exchange, request, response)
         else:
             value = read_whole(exchange, request, response, content)
-        if self._selection.health.states:
-            self._selection.health.record_success(request.target)
+        if self.selection.health.states:
+            self.selection.health.record_success(request.target)
         body = encode_whole(exchange, request, value)
         headers = make_response_headers(exchange, request, response, time.monotonic() - sent_s)
         exchange.finish("ok", 200)

@@ -97,7 +97,7 @@ class TargetSelection(Component):
         """Removes the best target from a list, and returns it. Those that are known to fail come last."""
         key_id, breakers = exchange.record.key_id, self._breakers
         usable = [each for each in targets if not breakers.is_open(each.provider.name, each.model, key_id)]
-        best = self.health.choose(usable or targets)
+        best = self.health.choose(usable or targets, not exchange.is_dry_run)
         targets.remove(best)
         return best
 
@@ -113,6 +113,14 @@ class TargetSelection(Component):
                 exchange.set_target(target)
                 return request
         return None
+
+    def take_others(self, exchange: Exchange) -> list[UpstreamRequest]:
+        """Returns the requests for all targets after the first, in the order in which failures would lead to them."""
+        others: list[UpstreamRequest] = []
+        fallback = exchange.fallback
+        while fallback is not None and (request := self._take_next(exchange, fallback)) is not None:
+            others.append(request)
+        return others
 
     def _adapt(
         self, exchange: Exchange, fallback: Fallback, target: Target, *, has_others: bool

@@ -9,28 +9,25 @@
     repair.py           makes rows acceptable that PostgreSQL refused
     shipper.py          delivers this process's rows          orphans.py   and those of dead workers
     folder.py           folds the counts of delivered rows into the sums
+    retry_links.py      links the retries of SDKs to what they repeat
     registration.py     tells the registry that this worker lives, and how it ended
     lease_closing.py    gives back what an ended worker drew of budgets and did not spend
     orphan_backlog.py   measures what dead workers have left
+    hosts.py            the hosts by their last sign of life
+    adoption.py         delivers the journals of another host, by a command
 
 A record survives the death of its process by any signal, and any outage of PostgreSQL. It does not survive a power cut
 within the half minute before the kernel writes it to the disk, or the loss of the disk.
 """
 
+from app.services.journal.adoption import AdoptedJournal, LocalJournal, adopt_journals, list_journals
+from app.services.journal.hosts import HostReport, describe_gone_hosts, select_host_reports
 from app.services.journal.integrity import Balance, select_balance, select_integrity_report
 from app.services.journal.lifecycle import Journal, JournalStatus, get_journal_status, start_journal, stop_journal
 from app.services.journal.record import MAX_MESSAGE_CHARACTERS, ActivityRecord, new_request_id
 
 __all__ = [
-    "MAX_MESSAGE_CHARACTERS",
-    "ActivityRecord",
-    "Balance",
-    "Journal",
-    "JournalStatus",
-    "get_journal_status",
-    "new_request_id",
-    "select_balance",
-    "select_integrity_report",
-    "start_journal",
-    "stop_journal",
-]
+    "MAX_MESSAGE_CHARACTERS", "ActivityRecord", "AdoptedJournal", "Balance", "HostReport", "Journal", "JournalStatus",
+    "LocalJournal", "adopt_journals", "describe_gone_hosts", "get_journal_status", "list_journals", "new_request_id",
+    "select_balance", "select_host_reports", "select_integrity_report", "start_journal", "stop_journal",
+]  # fmt: skip

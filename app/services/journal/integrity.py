@@ -96,7 +96,7 @@ class LimitsIntegrity(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         balanced: whether there is no mistake and no period whose charges are not those of the records.
         mistakes: how many grants are not the sum of what workers have drawn, and how many leases of ended workers are
-            not what their requests were charged. `flask budgets check` lists them.
+            not what their requests were charged. `bin/gateway budgets check` lists them.
         overdrawn: periods of which more is granted than their budgets have. That is no mistake of the books.
         periods_checked: periods that began within 25 hours and were compared with the records; None if a period has too
             many requests for that.
@@ -118,6 +118,8 @@ class Integrity(msgspec.Struct, frozen=True, kw_only=True):
         outcomes: outcome → rows, as the rollups counted them.
         in_flight, unshipped, unrecorded, rejected, unsent: requests without a row; see worker_ledger in
             app/db/tables.py.
+        lost_in_restores: requests whose records were lost with a database that was restored, as `flask db
+            reconcile-ledger` counted them. They are known and named, so the books balance with them.
         balanced: whether started is the sum of all others, no request has lost its row for good, and no worker is
             written off. It is about what the workers have reported, so it does not say what a missing worker did after
             its last report.
@@ -136,6 +138,7 @@ class Integrity(msgspec.Struct, frozen=True, kw_only=True):
     unrecorded: int
     rejected: int
     unsent: int
+    lost_in_restores: int
     balanced: bool
     limits: LimitsIntegrity
     workers: WorkerCounts
@@ -249,4 +252,4 @@ def _advise(row: WorkerRow, journal: str) -> str:
             f"They are in {journal} on {host}. If the worker runs there, it delivers them when it reaches the database."
             " Otherwise start a gateway there with the same JOURNAL_DIR. If the directory is gone for good,"
         )
-    return f"{holds} {act} run `flask --app wsgi activity write-off {row.worker_id}`."
+    return f"{holds} {act} run `bin/gateway activity write-off {row.worker_id}`."

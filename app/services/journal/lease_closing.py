@@ -35,5 +35,5 @@ def close_leases_of(runtime: Runtime, worker_id: str, *, keep: bool, time_limit_
             unit=kept.unit,
             amount=kept.amount,
             next_step="Records of this worker may be missing, so the budget counts this amount as spent. If it was not,"
-            f" run `flask --app wsgi budgets release {worker_id} --free`.",
+            f" run `bin/gateway budgets release {worker_id} --free`.",
         )

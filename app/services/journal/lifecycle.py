@@ -134,6 +134,7 @@ class Journal(Component):
             remove_directory(self._recorder.writer.directory)
         elif not drained:
             self._report_left_rows(counts)
+        self._report_orphans()
         self._recorder.close()
         return drained
 
@@ -164,6 +165,24 @@ class Journal(Component):
             next_step="Keep the directory. Another worker of this host, or the next start of the gateway, with the same"
             " JOURNAL_DIR, writes these rows to the database.",
         )
+
+    def _report_orphans(self) -> None:
+        """Says what dead workers have left, because after the last worker's end nobody delivers it before a start."""
+        try:
+            left = self._shipper.orphans.measure_now()
+        except OSError as error:
+            log_event("orphans_measure_failed", level="error", error=error)
+            return
+        if left.rows:
+            log_event(
+                "dead_journals_left",
+                level="warning",
+                journals=left.journals,
+                rows=left.rows,
+                directory=str(self.settings.journal_dir),
+                next_step="Keep the directory. The next start of the gateway with this JOURNAL_DIR writes these rows"
+                " to the database, as does `bin/gateway journal adopt` from wherever the directory is.",
+            )
 
     def get_status(self) -> JournalStatus:
         """Returns the state of the journal."""

@@ -57,10 +57,12 @@ class OrphanBacklog(msgspec.Struct, frozen=True, kw_only=True):
     oldest_age_s: float | None
 
 
-class _Measured(NamedTuple):
+class Measured(NamedTuple):
+    """What one journal holds: rows, the bytes of their files, and when the oldest ended, in seconds since the epoch."""
+
     rows: int
     bytes: int
-    ended_at: float  # Of the oldest row, in seconds since the epoch; 0 without any.
+    ended_at: float  # 0 without any.
 
 
 class OrphanMeter:
@@ -81,7 +83,7 @@ class OrphanMeter:
         self._descriptor = -1
         self._next_s = 0.0
         self._report_at_s = 0.0
-        self._measured: dict[str, tuple[object, _Measured]] = {}
+        self._measured: dict[str, tuple[object, Measured]] = {}
 
     def measure_if_due(self) -> None:
         """Measures every MEASURE_INTERVAL_S if no other worker does. It never raises."""
@@ -112,7 +114,7 @@ class OrphanMeter:
         return True
 
     def _measure(self) -> bytes:
-        found: dict[str, tuple[object, _Measured]] = {}
+        found: dict[str, tuple[object, Measured]] = {}
         for path in with_pauses(list_directories(self._root)):
             if path.name != self._own_id and is_orphaned(path):
                 with suppress(FileNotFoundError):  # Its delivery has ended meanwhile.
@@ -123,14 +125,14 @@ class OrphanMeter:
         ended_at = min((one.ended_at for one in results if one.rows), default=0.0)
         return _TOTALS.pack(len(results), sum(one.rows for one in results), sum(one.bytes for one in results), ended_at)
 
-    def _measure_again(self, directory: Path) -> tuple[object, _Measured]:
+    def _measure_again(self, directory: Path) -> tuple[object, Measured]:
         numbers = segment_numbers(directory)
         position = read_position(directory)
         state = (position, [(number, measure_size(segment_path(directory, number))) for number in numbers])
         known = self._measured.get(directory.name)
         if known is not None and known[0] == state:
             return known
-        return state, _measure_journal(directory, numbers, Position(*position))
+        return state, measure_journal(directory)
 
     def get_backlog(self) -> OrphanBacklog:
         """Returns the newest result; zeros before the first."""
@@ -138,15 +140,27 @@ class OrphanMeter:
             content = (self._root / FILE).read_bytes()
         except OSError:
             content = b""
-        journals, rows, size, ended_at = _TOTALS.unpack(content[: _TOTALS.size].ljust(_TOTALS.size, b"\0"))
-        age_s = max(0.0, time.time() - ended_at) if rows else None
-        return OrphanBacklog(journals=journals, rows=rows, bytes=size, oldest_age_s=age_s)
+        return _read_totals(content[: _TOTALS.size].ljust(_TOTALS.size, b"\0"))
+
+    def measure_now(self) -> OrphanBacklog:
+        """Returns what dead workers have left at this moment.
+
+        Raises:
+            OSError: a file cannot be read.
+        """
+        return _read_totals(self._measure())
 
     def abandon(self) -> None:
         """Closes the file; where no other process has it open, that releases the lock."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
         self._descriptor, self.is_chosen = -1, False
+
+
+def _read_totals(content: bytes) -> OrphanBacklog:
+    journals, rows, size, ended_at = _TOTALS.unpack(content)
+    age_s = max(0.0, time.time() - ended_at) if rows else None
+    return OrphanBacklog(journals=journals, rows=rows, bytes=size, oldest_age_s=age_s)
 
 
 def is_orphaned(directory: Path) -> bool:
@@ -168,28 +182,34 @@ def is_orphaned(directory: Path) -> bool:
     return True
 
 
-def _measure_journal(directory: Path, numbers: list[int], position: Position) -> _Measured:
-    numbers = [number for number in numbers if number >= position.segment]
+def measure_journal(directory: Path) -> Measured:
+    """Returns what a dead worker's journal holds that is not in the database yet."""
+    position = Position(*read_position(directory))
+    numbers = [number for number in segment_numbers(directory) if number >= position.segment]
     if not numbers:
-        return _Measured(0, 0, 0.0)
+        return Measured(0, 0, 0.0)
     if numbers[0] != position.segment:
         position = Position(numbers[0], 0)
-    delivered = _count_finals(segment_path(directory, position.segment), position.offset)
+    delivered = count_finals(segment_path(directory, position.segment), position.offset)
     finished, unfinished = _read_last(segment_path(directory, numbers[-1]))
     rows = max(0, finished - delivered) + len(unfinished)
     if not rows:
-        return _Measured(0, 0, 0.0)
+        return Measured(0, 0, 0.0)
     oldest = _read_oldest(directory, numbers, position) or next(iter(unfinished.values()), None)
     ended_at = 0.0
     with suppress(msgspec.DecodeError, UnicodeDecodeError):
         ended_at = time.time() if oldest is None else parse_ended_at(oldest)
     size = SegmentReader(directory, position).measure_backlog_bytes()
     # Requests that have not ended may be before the position.
-    return _Measured(rows, max(size, sum(len(row) for row in unfinished.values())), ended_at)
+    return Measured(rows, max(size, sum(len(row) for row in unfinished.values())), ended_at)
 
 
-def _count_finals(path: Path, end: int) -> int:
-    """Returns the number of F lines in all segments before this one and in its first `end` bytes."""
+def count_finals(path: Path, end: int) -> int:
+    """Returns the number of F lines in all segments before this one and in its first `end` bytes.
+
+    Raises:
+        OSError: the segment cannot be read.
+    """
     finished, offset = 0, 0
     for line in iterate_lines(path):
         if offset == 0:

@@ -80,6 +80,10 @@ class OrphanAdopter:
             self._adopted = None
         return True
 
+    def search_now(self) -> None:
+        """Makes the next call look for journals: at a stop, because the disk may not survive it."""
+        self._search_at_s = 0.0
+
     def _adopt(self) -> OrphanDelivery | None:
         for directory in list_directories(self._runtime.settings.journal_dir):
             if directory.name == self._own_id or time.monotonic() < self._later_s.get(directory.name, 0.0):
@@ -100,13 +104,24 @@ class OrphanAdopter:
 
 
 class OrphanDelivery(Delivery):
-    """The delivery of a dead worker's journal; `lock` is the descriptor that holds its lock."""
+    """The delivery of a dead worker's journal; `lock` is the descriptor that holds its lock.
+
+    Attributes:
+        directory: the journal.
+        delivered: the number of rows delivered so far.
+    """
 
     def __init__(self, runtime: Runtime, directory: Path, lock: int) -> None:
         super().__init__(runtime, directory.name)
         self.directory = directory
+        self.delivered = 0
         self._lock = lock
         self._journal: _OrphanedJournal | None = None
+
+    @property
+    def lost(self) -> int:
+        """The requests that the worker sent to a provider and did not finish; 0 before the first batch."""
+        return 0 if self._journal is None else self._journal.lost
 
     def deliver_next(self) -> bool:
         """Delivers the next batch; returns False if there is none.
@@ -164,6 +179,7 @@ class OrphanDelivery(Delivery):
     def mark_delivered(self, rows: Sequence[Row]) -> None:
         assert self._journal is not None
         self._journal.mark_delivered(rows)
+        self.delivered += len(rows)
         if rows[-1].end is not None:
             _write_position(self.directory, rows[-1].end)
 

@@ -41,10 +41,11 @@ _EXTERNAL_TEXTS = (
 class ActivityRecord(msgspec.Struct):
     """The record of one request. The fields are the columns of activity in app/db/tables.py; None is unknown.
 
-    The column worker_id is missing: the statement that inserts the row has it from the ledger line.
+    Some columns are missing: worker_id, which the statement that inserts the row has from the ledger line, and those
+    that are written to the row later.
 
     The defaults are those of a lost request, one that was sent to a provider and never ended. The fields that only
-    requests under limits have are left out of the line of others.
+    requests under limits, requests of SDKs or replays have are left out of the line of others.
     """
 
     request_id: str
@@ -86,6 +87,9 @@ class ActivityRecord(msgspec.Struct):
     charged_usd: str | UnsetType = UNSET
     charged_tokens: int | UnsetType = UNSET
     budget_periods: list[int] | UnsetType = UNSET
+    body_digest: str | UnsetType = UNSET
+    client_agent: str | UnsetType = UNSET
+    replay_of: str | UnsetType = UNSET
 
 
 def make_record(key_id: str, endpoint: str) -> ActivityRecord:
@@ -185,4 +189,5 @@ def _without_details(record: ActivityRecord) -> ActivityRecord:
         charged_usd=record.charged_usd,
         charged_tokens=record.charged_tokens,
         budget_periods=record.budget_periods,
+        replay_of=record.replay_of,
     )

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from app.config import MAX_NAME_CHARACTERS
 from app.db.clock import Clocks
+from app.db.insert_sql import WRITTEN_LATER
 from app.db.tables import COST_KINDS, MAX_MS, MAX_TOKENS, OUTCOMES, USAGE_SOURCES, activity
 from app.services.journal.record import LOST_STATUS, MAX_ATTEMPTS
 
@@ -33,8 +34,8 @@ _MAX_ATTEMPT_FIELDS = 14
 # A request has a handful of budgets, each with one period.
 _MAX_PERIODS = 100
 
-# The others are made below, or by the statement that inserts the row.
-_NOT_CHECKED = {"request_id", "started_at", "repaired", "worker_id"}
+# The others are made below, by the statement that inserts the row, or after it.
+_NOT_CHECKED = {"request_id", "started_at", "repaired", "worker_id", *WRITTEN_LATER}
 _COLUMNS = [column.name for column in activity.columns if column.name not in _NOT_CHECKED]
 
 # A number of more digits is out of every range, and reading it takes time that grows with their square.
@@ -45,7 +46,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _INT_4, _INT_8 = 2**31 - 1, 2**63 - 1
 
 
-class _Unusable(Exception):
+class _Unusable(ValueError):
     """A value that the column does not take."""
 
 
@@ -168,6 +169,7 @@ _CONVERTERS: dict[str, Callable[[Any], Any]] = {
     "charged_usd": _make_cost(_MAX_CHARGE_USD),
     "charged_tokens": _TOKENS,
     "budget_periods": _make_periods,
+    "replay_of": lambda value: str(uuid.UUID(_make_text(value))),
 }
 
 # What the columns have that may not be NULL, where the row has nothing usable. Its end is then unknown: `lost`.
@@ -230,7 +232,7 @@ def _repair_value(name: str, value: Any) -> Any:
     convert: Callable[[Any], Any] = _CONVERTERS.get(name) or _make_text
     try:
         return _REQUIRED.get(name) if value is None else convert(value)
-    except _Unusable:
+    except ValueError:
         return _REQUIRED.get(name)
 
 

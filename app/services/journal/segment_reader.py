@@ -16,6 +16,10 @@ from app.services.journal.segment_format import parse_request_id, read_lines, se
 BATCH_ROWS = 500
 
 
+# Delivered segments that stay, so that a database that lost its last minutes can get their rows again (shipper.py).
+KEPT_SEGMENTS = 1
+
+
 class Position(NamedTuple):
     """A place in a journal: byte `offset` of segment number `segment`."""
 
@@ -82,10 +86,10 @@ class SegmentReader:
         return next((line[1:] for line in lines if line.startswith(b"F") and parse_request_id(line)), None)
 
     def advance(self, position: Position) -> None:
-        """Moves the position forward and removes the segments before it."""
+        """Moves the position forward and removes the segments before it, except KEPT_SEGMENTS."""
         if position.segment != self.position.segment:
             for number in segment_numbers(self.directory):
-                if number < position.segment:
+                if number < position.segment - KEPT_SEGMENTS:
                     segment_path(self.directory, number).unlink(missing_ok=True)
         self.position = position
 

@@ -11,15 +11,18 @@ import threading
 import time
 from collections.abc import Sequence
 
-from app.db.ledger import LedgerLine
+from app.db import Database, time_limit
+from app.db.ledger import LedgerLine, select_ledger_line
 from app.logs import log_event
 from app.runtime import Runtime
-from app.services.journal.delivery import Delivery
+from app.services.journal.delivery import STATEMENT_TIME_LIMIT_S, Delivery
 from app.services.journal.folder import Folder
-from app.services.journal.orphan_backlog import OrphanMeter
+from app.services.journal.orphan_backlog import OrphanMeter, count_finals
 from app.services.journal.orphans import OrphanAdopter
 from app.services.journal.recorder import REPORT_INTERVAL_S, Recorder
 from app.services.journal.registration import WorkerRegistration
+from app.services.journal.retry_links import RetryLinker
+from app.services.journal.segment_format import segment_numbers, segment_path
 from app.services.journal.segment_reader import BATCH_ROWS, Position, Row, SegmentReader
 
 # The time between two batches, and about the delay of the statistics. Two small batches a second cost next to nothing.
@@ -27,6 +30,9 @@ BATCH_INTERVAL_S = 0.5
 
 # The pause after a failure doubles up to this, so that a database that is back is used again within seconds.
 MAX_PAUSE_S = 5.0
+
+# How often a worker without rows to ship looks whether the database has lost what it had.
+CHECK_INTERVAL_S = 10.0
 
 
 class OwnDelivery(Delivery):
@@ -56,6 +62,42 @@ class OwnDelivery(Delivery):
         if row is not None:
             return row
         return next(iter(self.recorder.get_memory_rows(1)), None)
+
+    def check_database(self) -> None:
+        """Begins again where the database is, if it has lost what it had: after a restore or a failover.
+
+        Its ledger line of this worker is then older than the one that was written last. Rows that it still has are
+        skipped by the statement that inserts them. Those of segments that are removed are lost; then the ledger counts
+        more requests than the database has rows, until `bin/gateway db reconcile-ledger`.
+
+        Raises:
+            Exception: the database is unavailable, or a segment cannot be read.
+        """
+        if self._written_line is None:
+            return
+        with time_limit(STATEMENT_TIME_LIMIT_S):
+            line = select_ledger_line(self.runtime.get(Database).engine, self.worker_id)
+        if line is not None and line.version >= self._written_line.version:
+            return
+        numbers = segment_numbers(self.reader.directory)
+        start = Position(1, 0) if line is None else Position(line.segment, line.byte_offset)
+        if numbers and start.segment not in numbers:
+            start = Position(numbers[0], 0)
+        shipped = count_finals(segment_path(self.reader.directory, start.segment), start.offset) if numbers else 0
+        again = self.recorder.shipped_lines - shipped if numbers else 0
+        if again > 0:
+            self.recorder.shipped_lines = shipped
+            self.reader.position = start
+            self.recorder.writer.write_position(*start)
+        self.rejected = 0 if line is None else line.rejected
+        self._written_line = None
+        log_event(
+            "database_went_back",
+            level="error",
+            rows_again=again,
+            next_step="The database lost what it had, by a restore or a failover. Rows are delivered again as far as"
+            " the journal has them. Run `bin/gateway db reconcile-ledger`, which says what is lost.",
+        )
 
     def make_ledger_line(self, rows: Sequence[Row]) -> LedgerLine:
         counts = self.recorder.get_counts()
@@ -103,8 +145,10 @@ class Shipper:
         self._recorder = recorder
         self._adopter = OrphanAdopter(runtime, recorder.worker_id)
         self._folder = Folder(runtime)
+        self._retry_linker = RetryLinker(runtime)
         self._failures = 0
         self._retry_at_s = 0.0
+        self._check_at_s = 0.0
         self._report_at_s = 0.0
         self._stopping = threading.Event()
         self._deadline_s = float("inf")
@@ -117,13 +161,17 @@ class Shipper:
             self._thread.start()
 
     def stop(self, timeout_s: float) -> bool:
-        """Ships for up to `timeout_s` seconds more, and returns whether everything is shipped."""
+        """Ships for up to `timeout_s` seconds more, this process's rows first and then those of dead workers.
+
+        Returns:
+            Whether all of this process's are shipped.
+        """
         self._deadline_s = time.monotonic() + timeout_s
         self._stopping.set()
         if self._thread is not None:
             self._thread.join(timeout_s)
-            if self._thread.is_alive():
-                return False
+            if self._thread.is_alive():  # What it delivers of a dead worker, another one goes on with.
+                return self._is_drained()
         self._adopter.close()
         return self._is_drained()
 
@@ -137,6 +185,8 @@ class Shipper:
             self.registration.update_if_due()
             self.orphans.measure_if_due()
             self._stopping.wait(0 if more else BATCH_INTERVAL_S)
+        self._adopter.search_now()
+        self._check_at_s = 0.0
         while time.monotonic() < self._deadline_s and self._ship_round():
             pass
         if self.error is None:
@@ -156,15 +206,22 @@ class Shipper:
         self._on_success()
         if not self._stopping.is_set():
             self._folder.fold_if_due()
+            self._retry_linker.link_if_due()
         return more
 
     def _ship_batches(self) -> bool:
         rows = self.own.read_rows()
+        if rows or time.monotonic() >= self._check_at_s:
+            self._check_at_s = time.monotonic() + CHECK_INTERVAL_S
+            self.own.check_database()
+            rows = self.own.read_rows()
         self.own.deliver(rows)
         if len(rows) < BATCH_ROWS:
             self.own.write_ledger()
-        adopted = not self._stopping.is_set() and self._adopter.deliver_next()
-        return len(rows) >= BATCH_ROWS or adopted
+        has_more = len(rows) >= BATCH_ROWS
+        if has_more and self._stopping.is_set():
+            return True  # At a stop the own rows come first.
+        return self._adopter.deliver_next() or has_more
 
     def _on_failure(self, error: Exception) -> None:
         self.error = error

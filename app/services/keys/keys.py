@@ -99,7 +99,7 @@ def raise_if_no_key(public_id: str) -> None:
         if select_key_exists(connection, public_id):
             return
     raise NotFound(
-        f"There is no key {public_id[:100]!r}. `flask --app wsgi keys list` shows the ids of all keys, and"
+        f"There is no key {public_id[:100]!r}. `bin/gateway keys list` shows the ids of all keys, and"
         f" {OPERATOR_KEY.id} is that of GATEWAY_API_KEY.",
         param="key",
         code="unknown_key",

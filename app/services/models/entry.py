@@ -58,6 +58,7 @@ class Model(msgspec.Struct, frozen=True, gc=False):
         weights: the owner and the name of its weights, as on Hugging Face but in lower case, if the provider's entry
             says for certain which they are; None in doubt. Models of other providers with equal weights are the same,
             unless their quantisations contradict each other (app/services/models/equivalents.py).
+        expiration_date: the day from which the provider does not serve it any more; None if it does not say.
         quantization: as the entry or the name of the weights states it, in lower case; None if neither does.
     """
 
@@ -79,6 +80,7 @@ class Model(msgspec.Struct, frozen=True, gc=False):
     source_gateway: str
     weights: str | None = None
     quantization: str | None = None
+    expiration_date: datetime.date | None = None
 
 
 _UNKNOWN_PRICING = Pricing(None, None, None)

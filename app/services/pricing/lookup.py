@@ -45,6 +45,19 @@ class Prices(Component):
             return listed
         return get_packaged_price(billing, model_id) or listed
 
+    def get_operator_price(self, billing: Billing, model_id: str) -> Price | None:
+        """Returns the standard price of a model in PRICE_FILE; None if it has none."""
+        found = (self._operator.get((billing.name, each, STANDARD_TIER)) for each in (model_id, ANY_MODEL))
+        price = next((each for each in found if each is not None), None)
+        return None if price is None else billing.complete(price)
+
+    def get_provider_price(self, billing: Billing, model_id: str) -> Price | None:
+        """Returns the standard price of a model by the provider's list or the package, whatever PRICE_FILE says."""
+        listed = self._listed.get(billing.name, {}).get((model_id, STANDARD_TIER))
+        if listed is not None and listed.completion is not None:
+            return listed
+        return get_packaged_price(billing, model_id) or listed
+
     def set_listed_prices(self, provider_name: str, prices: PriceTable) -> None:
         """Replaces the prices of one provider's own list."""
         self._listed[provider_name] = prices

@@ -14,12 +14,17 @@ from app.services.pricing.price import Billing, Price, per_million_to_per_token
 _KEPT_PRICES = 4_096
 
 
-def get_packaged_price(billing: Billing, model_id: str) -> Price | None:
-    """Returns the package's price of a provider's model today, in USD per token, or None if it has none."""
+def get_packaged_price(billing: Billing, model_id: str, day: datetime.date | None = None) -> Price | None:
+    """Returns the package's price of a provider's model on a day, in USD per token, or None if it has none.
+
+    Args:
+        billing: the rules of the provider.
+        model_id: the model's id there.
+        day: a UTC day, by default today. The package's prices are dated, so a new day may bring a new one.
+    """
     if _get_provider(billing.name) is None:
         return None
-    # The package's prices are dated, so a new day may bring a new one.
-    return _look_up(billing, model_id, datetime.datetime.now(datetime.UTC).date())
+    return _look_up(billing, model_id, day or datetime.datetime.now(datetime.UTC).date())
 
 
 @cache

@@ -6,6 +6,7 @@ state is None, never zero or a guess. Prices are decimal strings in USD per toke
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
@@ -51,6 +52,7 @@ def make_entry(
     max_output_tokens: int | None = None,
     weights: str | None = None,
     quantization: object = None,
+    expiration_date: datetime.date | None = None,
 ) -> Entry:
     """Returns a catalog entry.
 
@@ -70,6 +72,7 @@ def make_entry(
         max_output_tokens: the most that the provider lets it write, if that is less than its context has room for.
         weights: the name of its weights, as weights.py makes it.
         quantization: the entry's own statement, if it has one; the name may state one too.
+        expiration_date: the day from which it is not served any more.
     """
     slug = canonical_slug or model_id.lower()
     known = _is_price(prices)
@@ -98,6 +101,7 @@ def make_entry(
         # Most are equal to the slug. One text for both takes less memory.
         "weights": slug if weights == slug else weights,
         "quantization": read_quantization(quantization, weights or model_id),
+        "expiration_date": expiration_date,
     }
 
 
@@ -131,6 +135,15 @@ def get_owner(model_id: str) -> str | None:
 def read_mapping(value: object) -> Mapping[str, Any]:
     """Returns a JSON object, or an empty one for anything else."""
     return value if isinstance(value, dict) else {}
+
+
+def read_date(value: object) -> datetime.date | None:
+    """Returns a date that is a JSON object of `year`, `month` and `day`, or None for anything else."""
+    parts = [read_count(read_mapping(value).get(name)) for name in ("year", "month", "day")]
+    try:
+        return datetime.date(*[part or 0 for part in parts])
+    except (ValueError, OverflowError):
+        return None
 
 
 def read_words(value: object) -> list[str]:

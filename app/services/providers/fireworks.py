@@ -11,6 +11,7 @@ from app.services.providers.entry_fields import (
     make_entry,
     make_parameters,
     read_count,
+    read_date,
     read_flag,
 )
 from app.services.providers.fireworks_names import NAMING, get_weights
@@ -88,6 +89,7 @@ def normalize_fireworks_model(raw: Mapping[str, Any]) -> Entry:
         capabilities=(chats, tools, sees, embeds, rerank),
         publisher=account or PROVIDER.name,
         weights=get_weights(model_id, raw.get("kind")),
+        expiration_date=read_date(raw.get("deprecationDate")),
     )
 
 

@@ -16,6 +16,7 @@ from datetime import UTC, date, datetime, timedelta
 
 from app.db import Database, describe_error, get_engine, read_connection, time_limit
 from app.db.clock import Clocks, read_clocks
+from app.db.kept_answers import delete_expired_answers
 from app.db.lease_merging import merge_old_leases
 from app.db.partitions import drop_partitions, insert_partitions_ahead, select_partition_days
 from app.db.rollup_pruning import delete_fine_rollups
@@ -82,6 +83,7 @@ class RetentionJob(Component):
             ("partitions_dropped", lambda: list(drop_partitions(self.runtime.get(Database).engine, before))),
             ("rollups_deleted", lambda: delete_fine_rollups(self.runtime.get(Database).engine, now)),
             ("leases_merged", lambda: merge_old_leases(self.runtime.get(Database).engine, now)),
+            ("answers_deleted", lambda: delete_expired_answers(self.runtime.get(Database).engine)),
             ("workers_deleted", lambda: delete_closed_workers(self.runtime.get(Database).engine, now)),
         ]
         # A list, so that a failed step does not skip the next one.

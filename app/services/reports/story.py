@@ -11,6 +11,7 @@ from app.db import read_connection
 from app.db.activity_by_id import select_activity_by_foreign_id, select_activity_by_request_id
 from app.errors import NotFound
 from app.services.reports.records import make_record
+from app.services.reports.retries import RetryChain, select_retry_chain
 
 # A client that sends one id with many requests gets the newest record and the gateway's ids of this many more.
 MAX_OTHERS = 20
@@ -25,12 +26,14 @@ class RequestStory(msgspec.Struct, frozen=True, kw_only=True):
         found_by: which of its ids was given.
         data: the columns of the table activity by name.
         others: the gateway's ids of the next older requests with the same id of a provider or client.
+        retries: all attempts of the client at this request; None if it sent it once, or in another way than an SDK.
     """
 
     object: Literal["activity"] = "activity"
     found_by: FoundBy
     data: dict[str, Any]
     others: list[UUID]
+    retries: RetryChain | None
 
 
 def select_request_story(given: str, key_id: str | None) -> RequestStory:
@@ -54,7 +57,12 @@ def select_request_story(given: str, key_id: str | None) -> RequestStory:
             code="unknown_request",
             param="request_id",
         )
-    return RequestStory(found_by=found_by, data=make_record(rows[0]), others=[row["request_id"] for row in rows[1:]])
+    return RequestStory(
+        found_by=found_by,
+        data=make_record(rows[0]),
+        others=[row["request_id"] for row in rows[1:]],
+        retries=select_retry_chain(rows[0]),
+    )
 
 
 def _select(given: str, key_id: str | None) -> tuple[FoundBy | None, list[dict[str, Any]]]:

@@ -87,17 +87,18 @@ class TargetHealth(Component):
         # Targets that the measurements of all workers call bad → until when this worker knows better.
         self._known: dict[Key, float] = {}
 
-    def choose(self, targets: Sequence[Target]) -> Target:
+    def choose(self, targets: Sequence[Target], may_probe: bool = True) -> Target:
         """Returns the first target that need not be avoided, or the first of all if each must be.
 
         If a target has been avoided for long enough, it is tried by this request, and by others after its success.
 
         Args:
             targets: at least one, the best first.
+            may_probe: False if the target is not tried after all, so that others need not wait for the result.
         """
-        return next((target for target in targets if self._may_try(target)), targets[0])
+        return next((target for target in targets if self._may_try(target, may_probe)), targets[0])
 
-    def _may_try(self, target: Target) -> bool:
+    def _may_try(self, target: Target, may_probe: bool) -> bool:
         key, now_s = (target.provider.name, target.model), time.monotonic()
         state = self.states.get(key)
         if state is None:
@@ -110,7 +111,8 @@ class TargetHealth(Component):
             return True
         if now_s < state.avoided_until_s or now_s < state.probe_ends_s:
             return False
-        state.probe_ends_s = now_s + PROBE_LIMIT_S
+        if may_probe:
+            state.probe_ends_s = now_s + PROBE_LIMIT_S
         return True
 
     def _is_known_bad(self, key: Key, now_s: float) -> bool:

@@ -1,4 +1,4 @@
-"""One-time links that sign in to the dashboard without a key: `flask dashboard link` and `make run` print one."""
+"""One-time links that sign in to the dashboard without a key: `bin/gateway dashboard link` and `make run` print one."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def create_link_for(key_id: str | None) -> str:
     with read_connection() as connection:
         digest = select_key_digest(connection, key_id)
     if digest is None:
-        raise NotFound(f"There is no key {key_id[:100]!r} that works. `flask --app wsgi keys list` shows the ids.")
+        raise NotFound(f"There is no key {key_id[:100]!r} that works. `bin/gateway keys list` shows the ids.")
     return _insert(digest)
 
 
@@ -63,6 +63,6 @@ def redeem_link(token: str) -> str:
     if key_digest is None or find_key(key_digest) is None:
         raise AuthenticationFailed(
             f"This link does not work any more: it can be used once, within {LINK_LIFE_MINUTES} minutes. Make another"
-            " one with `flask --app wsgi dashboard link`, or sign in with a gateway key."
+            " one with `bin/gateway dashboard link`, or sign in with a gateway key."
         )
     return insert_new_session(key_digest)

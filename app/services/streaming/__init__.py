@@ -8,6 +8,6 @@ client_connection.py   whether the client is still connected
 
 from app.services.streaming.client_connection import ClientConnection
 from app.services.streaming.event_reader import EventReader
-from app.services.streaming.relay import PRESENCE_CHECK_S, Relay
+from app.services.streaming.relay import PRESENCE_CHECK_S, Channel, Relay
 
-__all__ = ["PRESENCE_CHECK_S", "ClientConnection", "EventReader", "Relay"]
+__all__ = ["PRESENCE_CHECK_S", "Channel", "ClientConnection", "EventReader", "Relay"]

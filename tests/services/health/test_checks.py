@@ -87,7 +87,7 @@ def test_a_draining_process_is_not_ready(ready: Ready) -> None:
 
 def test_readiness_has_a_field_for_each_check_that_it_shows() -> None:
     shown = [check.name for check in CHECKS]
-    assert list(Readiness.__struct_fields__) == ["ready", "draining", "problems", *shown]
+    assert list(Readiness.__struct_fields__) == ["ready", "draining", "problems", *shown, "hosts"]
 
 
 def test_the_start_is_blocked_by_problems_that_only_the_operator_can_fix(
@@ -102,7 +102,7 @@ def test_the_start_is_blocked_by_problems_that_only_the_operator_can_fix(
         assert find_boot_problem(load_settings(good)) is None
         assert find_boot_problem(load_settings(good | {"DATABASE_URL": AWAY})) is None
         assert "DATABASE_URL" in (find_boot_problem(load_settings(journal)) or "")
-        assert "flask --app wsgi db upgrade" in (find_boot_problem(load_settings(good | {"DATABASE_URL": empty})) or "")
+        assert "bin/gateway db upgrade" in (find_boot_problem(load_settings(good | {"DATABASE_URL": empty})) or "")
         assert "prices.toml" in (find_boot_problem(load_settings(good | {"PRICE_FILE": str(prices)})) or "")
         # With JOURNAL_FULL=serve the operator has chosen to go on without records.
         unwritable = good | {"JOURNAL_DIR": f"{prices}/journal"}

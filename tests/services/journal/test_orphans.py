@@ -21,7 +21,7 @@ from tests.support.activity_tables import (
     wait_until_shipped,
 )
 from tests.support.recording_process import RecordingProcess
-from tests.support.soak import soak_count
+from tests.support.soak import FULL, soak_count
 from tests.support.waiting import wait_until
 
 
@@ -99,8 +99,9 @@ def test_workers_that_adopt_concurrently_share_the_journals(tmp_path: Path, data
 
 @pytest.mark.soak
 def test_adopters_that_die_in_the_middle_are_replaced_by_others(tmp_path: Path, database_url: str) -> None:
+    records = 20_000 if FULL else 6_000  # More than one adopter ships before it dies.
     with RecordingProcess(tmp_path, database_url) as dead:
-        dead.ask("record_quickly", 20_000)
+        dead.ask("record_quickly", records)
         dead.ask("hold", 600)
         dead.kill()
     for number in range(soak_count(40)):
@@ -110,7 +111,7 @@ def test_adopters_that_die_in_the_middle_are_replaced_by_others(tmp_path: Path, 
         adopter.kill()
     adopt_all(tmp_path, database_url)
     check_against_provider(ActivityTables(database_url), [dead], streams=600)
-    assert len(ActivityTables(database_url).outcomes()) == 20_600
+    assert len(ActivityTables(database_url).outcomes()) == records + 600
 
 
 def test_rows_that_are_in_the_database_are_not_shipped_again(tmp_path: Path, database_url: str) -> None:
@@ -178,3 +179,30 @@ def test_workers_killed_again_and_again_lose_only_requests_in_flight(tmp_path: P
         live.kill()
     adopt_all(tmp_path, database_url)
     check_against_provider(ActivityTables(database_url), processes, streams=20)
+
+
+def test_a_stop_also_delivers_what_dead_workers_have_left(tmp_path: Path, database_url: str) -> None:
+    with RecordingProcess(tmp_path, database_url, name="last") as last:
+        last.ask("start")
+        wait_until(lambda: journal_directories(tmp_path), what="its directory")
+        dead = RecordingProcess(tmp_path, database_url)
+        dead.ask("record_quickly", 30)
+        dead.ask("hold", 2)
+        dead.kill()
+        assert last.ask("stop", 10) is True
+        assert "dead_journals_left" not in last.log_file.read_text()
+    assert len(ActivityTables(database_url).outcomes()) == 32 and journal_directories(tmp_path) == []
+
+
+def test_a_stop_without_a_database_says_what_dead_workers_have_left(tmp_path: Path) -> None:
+    nowhere = "postgresql+psycopg2://user@127.0.0.1:1/none"
+    with RecordingProcess(tmp_path, nowhere, name="last") as last:
+        last.ask("start")
+        wait_until(lambda: journal_directories(tmp_path), what="its directory")
+        dead = RecordingProcess(tmp_path, nowhere)
+        dead.ask("record_quickly", 30)
+        dead.kill()
+        last.ask("stop", 3)
+        assert '"rows":30' in next(
+            line for line in last.log_file.read_text().splitlines() if "dead_journals_left" in line
+        )

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from app.config import MAX_NAME_CHARACTERS, load_settings
+from app.db.insert_sql import WRITTEN_LATER
 from app.db.tables import OUTCOMES, activity
 from app.errors import Unavailable
 from app.runtime import Runtime, use_settings
@@ -50,8 +51,10 @@ def journal(tmp_path: Path) -> Journal:
 
 
 def test_a_record_has_the_columns_of_the_table_activity() -> None:
-    # The worker is known when the row is shipped.
-    assert {*ActivityRecord.__struct_fields__, "worker_id"} == {column.name for column in activity.columns}
+    # The worker is known when the row is shipped, and the others are written to the row later.
+    later = {"worker_id", *WRITTEN_LATER}
+    assert later.isdisjoint(ActivityRecord.__struct_fields__)
+    assert {*ActivityRecord.__struct_fields__} | later == {column.name for column in activity.columns}
 
 
 def test_a_request_that_is_not_sent_has_a_final_line_only(journal: Journal) -> None:

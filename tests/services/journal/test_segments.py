@@ -75,7 +75,9 @@ def test_reading_continues_at_a_position_within_a_batch(recorder: Recorder) -> N
     assert _ids(SegmentReader(recorder.writer.directory, place).read_batch()) == _ids(rows[42:])
 
 
-def test_a_new_segment_begins_with_the_requests_in_flight_and_the_old_one_is_removed(recorder: Recorder) -> None:
+def test_a_new_segment_begins_with_the_requests_in_flight_and_the_one_before_the_last_is_removed(
+    recorder: Recorder,
+) -> None:
     for number in range(3):
         recorder.count_begun()
         recorder.write_start(f"held-{number}", _row(f"held-{number}"))
@@ -83,12 +85,15 @@ def test_a_new_segment_begins_with_the_requests_in_flight_and_the_old_one_is_rem
     reader = SegmentReader(recorder.writer.directory, Position(1, 0))
     recorder.write_final("held-1", _row("held-1"))
     shipped = _read_all(reader)
-    assert segment_numbers(recorder.writer.directory) == [2]
+    assert segment_numbers(recorder.writer.directory) == [1, 2], "one stays, for a database that goes back"
     lines = list(iterate_lines(segment_path(recorder.writer.directory, 2)))
     assert parse_head(lines[0]) == len(shipped) - sum(line.startswith(b"F") for line in lines)
     starts = [json.loads(line[1:])["request_id"] for line in lines if line.startswith(b"S")]
     assert starts[:3] == ["held-0", "held-1", "held-2"]
     assert shipped[-1] == "held-1"
+    _fill_segment(recorder)
+    _read_all(reader)
+    assert segment_numbers(recorder.writer.directory) == [2, 3]
 
 
 def _fill_segment(recorder: Recorder) -> None:

@@ -92,6 +92,7 @@ def test_a_fireworks_chat_model() -> None:
         "source_gateway": "fireworks",
         "weights": "moonshotai/kimi-k3",
         "quantization": None,
+        "expiration_date": None,
     }
 
 

@@ -87,7 +87,7 @@ def test_an_unavailable_database_fails_the_round_and_is_logged(capfd: pytest.Cap
     finally:
         use_settings(None)
     lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
-    assert [line["event"] for line in lines] == ["retention_failed"] * 5
+    assert [line["event"] for line in lines] == ["retention_failed"] * 6
     assert all("/nowhere" in line["reason"] for line in lines)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
@@ -20,7 +21,7 @@ from app.db.tables import OUTCOMES
 from app.errors import BadRequest
 from app.runtime import get_settings, use_settings
 from app.services.providers import PROVIDERS
-from app.services.reports import TIME_RANGES, AskedWindow, Owned, Stats, select_stats
+from app.services.reports import TIME_RANGES, AskedWindow, Owned, SplitBy, Stats, select_stats
 from app.services.reports.series import Percentiles, SeriesStep
 from app.services.reports.shares import MAX_SHARES, make_shares
 from app.services.reports.splits import MAX_MODELS, OTHER_MODELS
@@ -235,9 +236,9 @@ def test_a_window_that_cannot_be_is_refused(history: Engine, asked: AskedWindow,
 @pytest.mark.parametrize(
     "window", [AskedWindow(time_range="24h"), AskedWindow(start=NOW - timedelta(days=6), step="1h")]
 )
-@pytest.mark.parametrize("top_models", [0, 5])
+@pytest.mark.parametrize(("top_models", "split_by"), [(0, None), (5, None), (5, "holder")])
 def test_statistics_take_a_fixed_number_of_statements_and_read_no_record(
-    history: Engine, window: AskedWindow, top_models: int
+    history: Engine, window: AskedWindow, top_models: int, split_by: SplitBy | None
 ) -> None:
     statements: list[str] = []
 
@@ -246,11 +247,12 @@ def test_statistics_take_a_fixed_number_of_statements_and_read_no_record(
 
     event.listen(history, "before_cursor_execute", note)
     try:
-        select_stats(ALL_GATEWAYS, window, NOW, top_models=top_models)
+        select_stats(ALL_GATEWAYS, window, NOW, top_models=top_models, split_by=split_by)
     finally:
         event.remove(history, "before_cursor_execute", note)
-    assert len(statements) == 4 + (top_models > 0)  # And one for the time, which is given here.
-    assert not any("activity" in statement for statement in statements)
+    # And one for the time, which is given here.
+    assert len(statements) == 4 + (top_models > 0) + 3 * (split_by is not None)
+    assert not any(re.search(r"\bactivity\b", statement) for statement in statements)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,45 @@
+"""The command `bin/gateway`: the commands of `flask --app wsgi`, from any directory, with the settings of `make run`.
+
+Unlike `flask`, it leaves `.env` to the gateway. `flask` would put the defaults that stand there into the environment,
+where they count more than `.env.local`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import cast
+
+from flask import Flask
+from flask.cli import FlaskGroup
+
+from app.run_file import read_run_file
+
+
+def _make_app() -> Flask:
+    return cast(Flask, importlib.import_module("wsgi").app)
+
+
+def _use_settings_of_run() -> None:
+    """Adds the settings of the `make run` that runs now, but for those of this environment."""
+    given = {name: value for name, value in os.environ.items() if value.strip()}
+    os.environ.update({**read_run_file(), **given})
+
+
+def main() -> None:
+    """Runs one command."""
+    _use_settings_of_run()
+    group = FlaskGroup(
+        create_app=_make_app,
+        add_default_commands=False,
+        add_version_option=False,
+        load_dotenv=False,
+        help="The gateway's commands. Settings are read from the environment, .env.local and .env.",
+    )
+    group.params = []  # Those of Flask choose another application and its debug mode.
+    group.main(args=sys.argv[1:], prog_name="bin/gateway")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""What providers' lists said: the kept lists, and their changes. catalog_tables.py has the tables.
+
+One worker at a time keeps a list, by an advisory lock of the transaction, and a list that was fetched before the kept
+one changes nothing. So it does not matter which workers of which hosts bring their lists, nor in which order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+import msgspec
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, text, union_all
+from sqlalchemy.dialects.postgresql import insert as upsert
+
+from app.db.catalog_tables import catalog_change, catalog_list, catalog_model
+from app.db.rollup_tables import ALL_REQUESTS, model_usage, rollup_delta
+
+# "cata" in ASCII. Whoever keeps a list holds it.
+KEEP_LOCK = 0x63617461
+
+# What is known of a model; see catalog_tables.py.
+Facts = dict[str, Any]
+
+
+class KeptList(NamedTuple):
+    """A provider's list as it is kept: since when there is one, when it was fetched, and the digest of its entries."""
+
+    first_at: datetime
+    fetched_at: datetime
+    version: str
+
+
+class ModelChange(NamedTuple):
+    """One change of a model; `before` is None if it was not listed before, `after` if it is not listed any more."""
+
+    model: str
+    kind: str
+    before: Facts | None
+    after: Facts | None
+
+
+class ChangeRow(NamedTuple):
+    """A change as it is kept, with its time and its provider."""
+
+    id: int
+    at: datetime
+    provider: str
+    model: str
+    kind: str
+    before: Facts | None
+    after: Facts | None
+
+
+class ChangeFilter(NamedTuple):
+    """Which changes to select; None restricts nothing. `since` is excluded, so that a caller can send the last one."""
+
+    since: datetime | None = None
+    provider: str | None = None
+    model: str | None = None
+    kinds: tuple[str, ...] | None = None
+
+
+def try_lock_catalog(connection: Connection) -> bool:
+    """Returns whether this transaction may keep a list; false while another worker does."""
+    return bool(connection.execute(text(f"SELECT pg_try_advisory_xact_lock({KEEP_LOCK})")).scalar_one())
+
+
+def select_kept_list(connection: Connection, provider: str) -> KeptList | None:
+    """Returns the state of a provider's kept list; None without one."""
+    columns = [catalog_list.c[name] for name in KeptList._fields]
+    row = connection.execute(select(*columns).where(catalog_list.c.provider == provider)).one_or_none()
+    return None if row is None else KeptList(*row)
+
+
+def select_kept_models(connection: Connection, provider: str) -> dict[str, Facts]:
+    """Returns the models of a provider's kept list: id → facts."""
+    query = select(catalog_model.c.model, catalog_model.c.facts).where(catalog_model.c.provider == provider)
+    return {row[0]: row[1] for row in connection.execute(query)}
+
+
+def update_kept_list(
+    connection: Connection,
+    provider: str,
+    *,
+    fetched_at: datetime,
+    version: str,
+    changed: dict[str, Facts],
+    removed: Sequence[str],
+    changes: Iterable[ModelChange],
+) -> None:
+    """Keeps a list: what differs from the kept one, and that it did.
+
+    Args:
+        connection: whose transaction holds the lock.
+        provider: whose list it is.
+        fetched_at: when it was fetched; the time of its changes.
+        version: the digest of its entries.
+        changed: the models that are new or have other facts, with their facts.
+        removed: the ids of models that are not listed any more.
+        changes: what to tell of it.
+    """
+    state = {"provider": provider, "fetched_at": fetched_at, "version": version}
+    kept = upsert(catalog_list).values(**state, first_at=fetched_at)
+    connection.execute(kept.on_conflict_do_update(index_elements=["provider"], set_=state))
+    if changed:
+        rows = [{"model": model, "facts": facts} for model, facts in changed.items()]
+        values = {"rows": msgspec.json.encode(rows).decode(), "provider": provider, "at": fetched_at}
+        connection.execute(_UPSERT_MODELS, values)
+    if removed:
+        gone = catalog_model.c.model == func.any(list(removed))
+        connection.execute(delete(catalog_model).where(catalog_model.c.provider == provider, gone))
+    told = [{"at": fetched_at, "provider": provider, **change._asdict()} for change in changes]
+    if told:
+        connection.execute(insert(catalog_change), told)
+
+
+# One statement, because a list may have twenty thousand models.
+_UPSERT_MODELS = text("""
+    INSERT INTO catalog_model (provider, model, since, facts)
+    SELECT :provider, model, :at, facts FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r (model text, facts jsonb)
+    ON CONFLICT (provider, model) DO UPDATE SET facts = excluded.facts""")
+
+
+def select_changes(
+    connection: Connection, wanted: ChangeFilter, *, before_id: int | None, limit: int
+) -> list[ChangeRow]:
+    """Returns up to `limit` changes, newest first, of those before the one with the id `before_id`."""
+    columns = catalog_change.c
+    conditions: list[ColumnElement[bool]] = []
+    if wanted.since is not None:
+        conditions.append(columns.at > wanted.since)
+    if wanted.provider is not None:
+        conditions.append(columns.provider == wanted.provider)
+    if wanted.model is not None:
+        conditions.append(columns.model == wanted.model)
+    if wanted.kinds is not None:
+        conditions.append(columns.kind.in_(wanted.kinds))
+    if before_id is not None:
+        conditions.append(columns.id < before_id)
+    shown = [columns[name] for name in ChangeRow._fields]
+    rows = connection.execute(select(*shown).where(*conditions).order_by(columns.id.desc()).limit(limit))
+    return [ChangeRow(*row) for row in rows]
+
+
+class PricePoint(NamedTuple):
+    """Since when a list had which facts of a model."""
+
+    since: datetime
+    facts: Facts
+
+
+def select_price_points(connection: Connection, provider: str, model: str) -> list[PricePoint]:
+    """Returns what a provider's lists said of a model since they are kept, the oldest first.
+
+    A time in which it was not listed has no point of its own, so what was said before it seems to go on.
+    """
+    kept = select_kept_list(connection, provider)
+    if kept is None:
+        return []
+    columns = catalog_change.c
+    of_model = [columns.provider == provider, columns.model == model]
+    query = select(columns.at, columns.before, columns.after).where(*of_model).order_by(columns.at, columns.id)
+    changes = connection.execute(query).all()
+    points = [PricePoint(row.at, row.after) for row in changes if row.after is not None]
+    if changes and changes[0].before is not None:
+        points.insert(0, PricePoint(kept.first_at, changes[0].before))
+    if not changes:
+        rows = catalog_model.c
+        query = select(rows.since, rows.facts).where(rows.provider == provider, rows.model == model)
+        points = [PricePoint(*row) for row in connection.execute(query)]
+    return points
+
+
+def select_used_models(connection: Connection, provider: str, days: int) -> dict[str, int]:
+    """Returns the models of a provider that served requests in the last UTC days, with their number."""
+    usage, delta = model_usage.c, rollup_delta.c
+    start = func.date_trunc("day", func.now() - timedelta(days=days), "UTC")
+    folded = select(usage.model, usage.requests).where(
+        usage.level == "day", usage.subject == ALL_REQUESTS, usage.gateway == provider, usage.start >= start
+    )
+    waiting = select(delta.model, delta.requests).where(delta.gateway == provider, delta.minute >= start)
+    rows = union_all(folded, waiting).subquery()
+    query = select(rows.c.model, func.sum(rows.c.requests)).where(rows.c.model != "").group_by(rows.c.model)
+    return {row[0]: int(row[1]) for row in connection.execute(query)}

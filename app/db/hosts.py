@@ -1,0 +1,86 @@
+"""What the registry of workers says of hosts, and how the journals of those that are gone are given up.
+
+A host is a name and a JOURNAL_DIR: what one worker of it leaves, another one delivers.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import NamedTuple
+
+from sqlalchemy import Connection, text
+
+from app.db.workers import IS_MISSING, WORKER_STATE
+
+_SELECT_HOSTS = text(f"""
+    SELECT host, journal_dir, count(*) FILTER (WHERE state = 'live') AS live,
+        count(*) FILTER (WHERE state = 'missing') AS missing, max(last_seen_at) AS last_seen_at,
+        CAST(extract(epoch FROM now() - max(last_seen_at)) AS double precision) AS silent_s,
+        CAST(coalesce(sum(in_flight) FILTER (WHERE state = 'missing'), 0) AS bigint) AS in_flight,
+        CAST(coalesce(sum(unshipped) FILTER (WHERE state = 'missing'), 0) AS bigint) AS unshipped
+    FROM (SELECT worker_id, host, journal_dir, last_seen_at, {WORKER_STATE} AS state FROM worker) AS seen
+    LEFT JOIN worker_ledger USING (worker_id)
+    WHERE state IN ('live', 'missing')
+    GROUP BY host, journal_dir ORDER BY max(last_seen_at) NULLS FIRST, host, journal_dir LIMIT :limit""")
+
+# What the workers last reported counts as unrecorded from then on. Each of the two parameters may be NULL.
+_WRITE_OFF = text(f"""
+    WITH closed AS (
+        UPDATE worker SET closed_at = now(), closed_how = 'written_off'
+        WHERE (worker_id = :worker_id OR host = :host) AND {IS_MISSING} RETURNING worker_id),
+    reported AS (
+        SELECT worker_id, coalesce(in_flight + unshipped, 0) AS requests FROM closed
+        LEFT JOIN worker_ledger USING (worker_id)),
+    moved AS (
+        UPDATE worker_ledger
+        SET unrecorded = unrecorded + in_flight + unshipped, in_flight = 0, unshipped = 0, updated_at = now()
+        FROM closed WHERE worker_ledger.worker_id = closed.worker_id)
+    SELECT worker_id, requests FROM reported ORDER BY worker_id""")
+
+_SELECT_LIVE = text(f"""
+    SELECT worker_id FROM worker WHERE worker_id = ANY(:worker_ids) AND {WORKER_STATE} = 'live' ORDER BY worker_id""")
+
+
+class HostRow(NamedTuple):
+    """A host with workers that live or are missing; times are by PostgreSQL's clock.
+
+    Attributes:
+        host: None for workers that died before they were registered.
+        live, missing: the numbers of its workers.
+        silent_s: the seconds since its last sign of life.
+        in_flight, unshipped: the requests without a row of its missing workers, as they last reported.
+    """
+
+    host: str | None
+    journal_dir: str | None
+    live: int
+    missing: int
+    last_seen_at: datetime | None
+    silent_s: float | None
+    in_flight: int
+    unshipped: int
+
+
+def select_hosts(connection: Connection, limit: int) -> list[HostRow]:
+    """Returns up to `limit` hosts, the one that has been silent for longest first."""
+    return [HostRow(*row) for row in connection.execute(_SELECT_HOSTS, {"limit": limit})]
+
+
+def select_live_workers(connection: Connection, worker_ids: list[str]) -> list[str]:
+    """Returns those of the workers that live, or lived some minutes ago."""
+    return list(connection.execute(_SELECT_LIVE, {"worker_ids": worker_ids}).scalars())
+
+
+def update_written_off(
+    connection: Connection, *, worker_id: str | None = None, host: str | None = None
+) -> dict[str, int]:
+    """Closes a missing worker, or all of a host, and counts their requests without a row as unrecorded.
+
+    If a journal turns up again, the worker that adopts it corrects the counts.
+
+    Returns:
+        Worker → the number of these requests as it last reported it, which may be too low: what it did afterwards, such
+        as in an outage of the database, is in its journal only. Empty if no such worker is missing.
+    """
+    rows = connection.execute(_WRITE_OFF, {"worker_id": worker_id, "host": host})
+    return {row.worker_id: row.requests for row in rows}

@@ -1,0 +1,127 @@
+"""The table kept_answer: the answers of requests with an Idempotency-Key, encrypted, and who serves one now.
+
+A row is inserted before its request is served, gets the answer once, and is deleted when it has expired, or if the
+request cost nothing. All times are by PostgreSQL's clock.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from sqlalchemy import Column, DateTime, Engine, Index, Integer, LargeBinary, Table, Text, Uuid, func, text
+
+from app.db.tables import metadata as metadata
+from app.db.workers import MISSING_AFTER_S
+
+kept_answer = Table(
+    "kept_answer",
+    metadata,
+    Column("id", LargeBinary, primary_key=True, comment="of the Idempotency-Key, keyed by the gateway key"),
+    Column("key_id", Text, nullable=False, comment="api_key.id, or env for the key of the environment"),
+    Column("request_id", Uuid, nullable=False, comment="the request that has, or gets, the answer"),
+    Column("body_digest", LargeBinary, nullable=False, comment="of path and body, keyed by the gateway key"),
+    Column("worker_id", Text, nullable=False, comment="the worker that serves it"),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("expires_at", DateTime(timezone=True), nullable=False),
+    Column("bytes", Integer, nullable=False, server_default="0", comment="the length of sealed"),
+    Column("sealed", LargeBinary, comment="the answer, encrypted by the gateway key; NULL while it is served"),
+)
+Index("ix_kept_answer_expires_at", kept_answer.c.expires_at)
+
+# One that has expired and was not deleted yet is taken over.
+_INSERT = text("""
+    INSERT INTO kept_answer AS kept (id, key_id, request_id, body_digest, worker_id, expires_at)
+    VALUES (:id, :key_id, :request_id, :body_digest, :worker_id, now() + make_interval(hours => :hours))
+    ON CONFLICT (id) DO UPDATE
+    SET request_id = excluded.request_id, body_digest = excluded.body_digest, worker_id = excluded.worker_id,
+        created_at = now(), expires_at = excluded.expires_at, bytes = 0, sealed = NULL
+    WHERE kept.expires_at <= now()
+    RETURNING 1""")
+
+# A worker that was killed is closed when another one of its host has delivered its journal; one whose host is gone is
+# silent.
+_SELECT = text(f"""
+    SELECT request_id, body_digest, sealed,
+        NOT coalesce(live.closed_at IS NULL AND live.last_seen_at >= now() - interval '{MISSING_AFTER_S} s',
+            kept.created_at >= now() - interval '{MISSING_AFTER_S} s') AS is_lost
+    FROM kept_answer AS kept LEFT JOIN worker AS live USING (worker_id)
+    WHERE id = :id AND expires_at > now()""")
+
+_UPDATE = text("""
+    UPDATE kept_answer SET sealed = :sealed, bytes = :bytes
+    WHERE id = :id AND request_id = :request_id AND sealed IS NULL""")
+
+_DELETE = text("DELETE FROM kept_answer WHERE id = :id AND request_id = :request_id AND sealed IS NULL")
+
+_SELECT_SUMS = text("SELECT count(*), CAST(coalesce(sum(bytes), 0) AS bigint) FROM kept_answer")
+
+_DELETE_EXPIRED = text("DELETE FROM kept_answer WHERE expires_at <= now()")
+
+
+class NewClaim(NamedTuple):
+    """A request that is about to be served: its row before it has an answer; `hours` is how long the row is kept."""
+
+    id: bytes
+    key_id: str
+    request_id: str
+    body_digest: bytes
+    worker_id: str
+    hours: int
+
+
+class FoundAnswer(NamedTuple):
+    """What there is of an earlier request.
+
+    Attributes:
+        request_id: its id.
+        body_digest: of its path and body.
+        sealed: its answer, encrypted; None without one.
+        is_lost: whether its worker has ended, so that there will be none.
+    """
+
+    request_id: str
+    body_digest: bytes
+    sealed: bytes | None
+    is_lost: bool
+
+
+def insert_claim(engine: Engine, claim: NewClaim) -> bool:
+    """Adds the row of a request; returns False if there is one with its id already."""
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        return connection.execute(_INSERT, claim._asdict()).scalar() is not None
+
+
+def select_answer(engine: Engine, id: bytes) -> FoundAnswer | None:
+    """Returns what there is under an id; None if there is nothing."""
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        row = connection.execute(_SELECT, {"id": id}).first()
+    if row is None:
+        return None
+    sealed = None if row.sealed is None else bytes(row.sealed)
+    return FoundAnswer(str(row.request_id), bytes(row.body_digest), sealed, row.is_lost)
+
+
+def update_answer(engine: Engine, id: bytes, request_id: str, sealed: bytes) -> None:
+    """Adds the answer to the row of a request, unless it has one."""
+    values = {"id": id, "request_id": request_id, "sealed": sealed, "bytes": len(sealed)}
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(_UPDATE, values)
+
+
+def delete_claim(engine: Engine, id: bytes, request_id: str) -> None:
+    """Deletes the row of a request that has no answer."""
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(_DELETE, {"id": id, "request_id": request_id})
+
+
+def select_sums(engine: Engine) -> tuple[int, int]:
+    """Returns how many rows there are, and how many bytes their answers have."""
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        rows, total = connection.execute(_SELECT_SUMS).one()
+    return int(rows), int(total)
+
+
+def delete_expired_answers(engine: Engine) -> int:
+    """Deletes the rows that have expired, and returns how many there were."""
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        return int(connection.execute(_DELETE_EXPIRED).rowcount)

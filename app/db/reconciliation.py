@@ -1,0 +1,76 @@
+"""Makes the ledger true again after the database was restored from an earlier time, and says what was lost.
+
+Every statement of a worker leaves the books balanced, so a restored database balances by itself. But workers that live
+go on counting from what they had delivered, and those that ended after the backup are open again, with requests that
+were on their way then. What is lost by that is moved to a line of its own.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from sqlalchemy import Connection, text
+
+from app.db.ledger import LOST_IN_RESTORES, select_integrity
+from app.db.workers import IS_MISSING
+
+# Two reconciliations at once would both count the same loss. A line that is locked here is that of no worker.
+_LOCK = text(f"""
+    INSERT INTO worker_ledger (worker_id, version, started, in_flight, unshipped, unrecorded, rejected, unsent, direct,
+        segment, byte_offset)
+    VALUES ('{LOST_IN_RESTORES}', 1, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+    ON CONFLICT (worker_id) DO UPDATE SET version = worker_ledger.version""")
+
+_CLOSE_MISSING = text(f"""
+    WITH closed AS (
+        UPDATE worker SET closed_at = now(), closed_how = 'reconciled' WHERE {IS_MISSING} RETURNING worker_id, host),
+    reported AS (
+        SELECT worker_id, host, coalesce(in_flight + unshipped, 0) AS requests
+        FROM closed LEFT JOIN worker_ledger USING (worker_id)),
+    moved AS (
+        UPDATE worker_ledger SET in_flight = 0, unshipped = 0, updated_at = now()
+        FROM closed WHERE worker_ledger.worker_id = closed.worker_id)
+    SELECT worker_id, host, requests FROM reported ORDER BY host, worker_id""")
+
+_ADD_LOSS = text(f"""
+    UPDATE worker_ledger SET started = started - :lost, version = version + 1, updated_at = now()
+    WHERE worker_id = '{LOST_IN_RESTORES}'""")
+
+
+class ClosedWorker(NamedTuple):
+    """A worker whose end was lost; `requests` were without a record when the database saw it last."""
+
+    worker_id: str
+    host: str | None
+    requests: int
+
+
+class Loss(NamedTuple):
+    """What a reconciliation has found.
+
+    Attributes:
+        requests: requests that were begun and of which nothing else is known, those of `workers` included; below zero
+            if rows have turned up that an earlier reconciliation counted as lost.
+        total: the sum of all reconciliations.
+        workers: those that were closed.
+    """
+
+    requests: int
+    total: int
+    workers: list[ClosedWorker]
+
+
+def update_losses(connection: Connection, *, closes_missing: bool) -> Loss:
+    """Counts what the books lack as lost, so that they balance; the transaction of `connection` must be a new one.
+
+    Args:
+        closes_missing: whether workers that are missing ended after the backup, so that what they had not delivered
+            then is lost too.
+    """
+    connection.execute(_LOCK)
+    workers = [ClosedWorker(*row) for row in connection.execute(_CLOSE_MISSING)] if closes_missing else []
+    ledger, outcomes = select_integrity(connection)
+    lost = 2 * ledger["started"] - sum(ledger.values()) - sum(outcomes.values())
+    if lost:
+        connection.execute(_ADD_LOSS, {"lost": lost})
+    return Loss(requests=lost, total=ledger["lost_in_restores"] + lost, workers=workers)

@@ -1,0 +1,93 @@
+"""The journals of hosts that are gone: delivers them from a directory, or gives them up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from app.db import read_connection, write_connection
+from app.db.hosts import select_live_workers, update_written_off
+from app.errors import Conflict, NotFound
+from app.services.administration.audit import record_change
+from app.services.journal import AdoptedJournal, adopt_journals, list_journals
+
+
+def adopt_directory(actor: str, root: Path, tell: Callable[[AdoptedJournal], None]) -> int:
+    """Delivers all journals in a directory, such as the copied JOURNAL_DIR of a host that will not come back.
+
+    Args:
+        actor: who does, for the audit.
+        root: a JOURNAL_DIR, or the directory of one worker. What is delivered is removed.
+        tell: is called for each journal that was delivered.
+
+    Returns:
+        The number of journals that another process of this machine uses, which were left alone.
+
+    Raises:
+        Conflict: a worker of which there is a journal lives, so the journal is a copy of one that is being written.
+        NotFound: there is no journal in the directory.
+        DatabaseError: the database is unavailable. What was delivered before is in it; call again.
+        OSError: a file cannot be read or removed.
+    """
+    found = [journal.worker_id for journal in list_journals(root) if not journal.is_in_use]
+    if not found:
+        raise NotFound(f"There is no journal without a process in {root}. Name a JOURNAL_DIR or a part of it.")
+    with read_connection() as connection:
+        live = select_live_workers(connection, found)
+    if live:
+        raise Conflict(
+            f"The worker {live[0]} gave a sign of life in the last three minutes, so it delivers its journal itself,"
+            f" and what is in {root} is a copy. Stop its gateway, or wait if its host has just died; then copy again."
+        )
+    adopted: list[AdoptedJournal] = []
+
+    def note(journal: AdoptedJournal) -> None:
+        adopted.append(journal)
+        tell(journal)
+
+    try:
+        return adopt_journals(root, note)
+    finally:
+        if adopted:
+            after = {each.worker_id: {"delivered": each.delivered, "lost": each.lost} for each in adopted}
+            with write_connection() as connection:
+                record_change(connection, actor, "journal.adopt", f"journal:{root}", None, after)
+
+
+def write_off_worker(actor: str, worker_id: str) -> int:
+    """Gives up the journal of a missing worker.
+
+    Returns:
+        How many requests without a record it last reported; they count as unrecorded from then on.
+
+    Raises:
+        NotFound: no worker with this id is missing.
+        DatabaseError: the database is unavailable or slow.
+    """
+    with write_connection() as connection:
+        requests = update_written_off(connection, worker_id=worker_id)
+        if not requests:
+            raise NotFound(f"No missing worker has the id {worker_id!r}. The integrity report lists them.")
+        record_change(connection, actor, "journal.write_off", f"worker:{worker_id}", None, {"requests": requests})
+    return requests[worker_id]
+
+
+def write_off_host(actor: str, host: str) -> dict[str, int]:
+    """Gives up the journals of all missing workers of a host; those of it that live go on.
+
+    Returns:
+        Worker → as `write_off_worker`.
+
+    Raises:
+        NotFound: the host has no missing worker.
+        DatabaseError: the database is unavailable or slow.
+    """
+    with write_connection() as connection:
+        requests = update_written_off(connection, host=host)
+        if not requests:
+            raise NotFound(
+                f"No worker of a host {host!r} is missing; one is after three minutes without a sign of life."
+                " `bin/gateway journal list` lists hosts."
+            )
+        record_change(connection, actor, "journal.write_off", f"host:{host}", None, {"requests": requests})
+    return requests

@@ -1,0 +1,119 @@
+"""Keeps the lists of this process in the background, and warns where a price rises that somebody pays.
+
+Every worker of every host does so, and looks once a minute. Equal lists have equal versions in all of them, so a list
+that did not change costs one query each time that it was loaded.
+"""
+
+from __future__ import annotations
+
+import threading
+
+from app.config import SettingsError
+from app.db import Database, DatabaseError, describe_error, time_limit
+from app.db.catalog import ModelChange, select_used_models
+from app.logs import log_event, redact
+from app.runtime import Component, Runtime, get_component
+from app.services.catalog_memory.facts import find_rises
+from app.services.catalog_memory.keeping import keep_list
+from app.services.models import ModelList, peek_model_list
+from app.services.pricing import Prices
+from app.services.providers import PROVIDERS, Provider
+
+LOOK_INTERVAL_S = 60.0
+# The first lists arrive some seconds after a start.
+FIRST_LOOK_S = 5.0
+
+# The first list of twenty thousand models takes about a second to keep.
+_TIME_LIMIT_S = 12.0
+
+# A price that rises matters to who used the model in so many days.
+USED_DAYS = 7
+
+
+class CatalogMemory(Component):
+    """Keeps new lists, each once in this process."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        super().__init__(runtime)
+        self._kept: dict[str, ModelList] = {}
+        self._has_failed = False
+        self._thread: threading.Thread | None = None
+        self._closed = threading.Event()
+
+    def start(self) -> None:
+        """Starts to keep lists; later calls do nothing."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._keep_until_closed, name="catalog-memory", daemon=True)
+            self._thread.start()
+
+    def close(self) -> None:
+        """Ends it."""
+        self._closed.set()
+
+    def _keep_until_closed(self) -> None:
+        pause_s = FIRST_LOOK_S
+        while not self._closed.wait(pause_s):
+            pause_s = LOOK_INTERVAL_S
+            try:
+                self.keep_new_lists()
+            except Exception as error:
+                log_event("catalog_keeping_failed", level="error", error=error)
+
+    def keep_new_lists(self) -> None:
+        """Keeps the lists that this process has loaded since the last call; those that fail are tried again."""
+        for provider in PROVIDERS.values():
+            models = peek_model_list(provider)
+            if models is None or models is self._kept.get(provider.name):
+                continue
+            try:
+                with time_limit(_TIME_LIMIT_S):
+                    changes = self._keep(provider, models)
+            except (DatabaseError, SettingsError) as error:
+                if not self._has_failed:
+                    log_event("catalog_keeping_failed", level="warning", reason=redact(describe_error(error)[:300]))
+                self._has_failed = True
+                return
+            self._has_failed = False
+            if changes is not None:
+                self._kept[provider.name] = models
+                if changes:
+                    self._tell(provider, models, changes)
+
+    def _keep(self, provider: Provider, models: ModelList) -> list[ModelChange] | None:
+        with self.runtime.get(Database).engine.begin() as connection:
+            return keep_list(connection, provider, models, self.runtime.get(Prices))
+
+    def _tell(self, provider: Provider, models: ModelList, changes: list[ModelChange]) -> None:
+        log_event("catalog_changed", provider=provider.name, changes=len(changes))
+        risen = [
+            (change, rises)
+            for change in changes
+            if change.kind == "price" and (rises := find_rises(change.before or {}, change.after or {}))
+        ]
+        if not risen:
+            return
+        with self.runtime.get(Database).read_connection() as connection:
+            used = select_used_models(connection, provider.name, USED_DAYS)
+        requests: dict[str, int] = {}
+        for name, number in used.items():
+            # A response may name a model in another form than the list.
+            found = models.find(name)
+            listed = found[0].id if len(found) == 1 else name
+            requests[listed] = requests.get(listed, 0) + number
+        for change, rises in risen:
+            if change.model in requests:
+                before, after = change.before or {}, change.after or {}
+                log_event(
+                    "model_price_raised",
+                    level="warning",
+                    provider=provider.name,
+                    model=change.model,
+                    before={name: before[name] for name in rises},
+                    after={name: after[name] for name in rises},
+                    requests_of_a_week=requests[change.model],
+                )
+
+
+def start_catalog_memory() -> None:
+    """Starts to keep the lists of this process in the background. A worker calls it once."""
+    get_component(CatalogMemory).start()

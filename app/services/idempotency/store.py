@@ -1,0 +1,154 @@
+"""The kept answers in the database: claims, answers, their bounds, and writes that must be made later.
+
+A worker asks each ten seconds how many rows there are and counts its own in between, so the bounds may be exceeded by
+what all workers add in that time. Nothing is evicted: a request whose kept answer is gone would be paid for again.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from app.db import Database, DatabaseError, describe_error, time_limit
+from app.db.kept_answers import (
+    FoundAnswer,
+    NewClaim,
+    delete_claim,
+    insert_claim,
+    select_answer,
+    select_sums,
+    update_answer,
+)
+from app.errors import Unavailable
+from app.logs import log_event
+from app.runtime import Component, Runtime
+from app.services.idempotency.answer import MAX_ANSWER_BYTES
+
+# A request waits so long for the database; statements take milliseconds.
+_TIME_LIMIT_S = 3.0
+_SUMS_S = 10.0
+# Between a claim and a look at the row that kept it from being made, that row may have been deleted.
+_TRIES = 5
+
+# Above PostgreSQL's statement_timeout, after which a statement that nobody waits for any more has ended.
+_UNCERTAIN_S = 12.0
+_RETRY_S = 1.0
+# What waits in memory for the database, at most; of more, the answers are lost.
+_MAX_WAITING_BYTES = 4 * MAX_ANSWER_BYTES
+
+
+class _Write(NamedTuple):
+    """A write that failed, and is made again from `due_s` on, by the monotonic clock; `bytes` of memory wait for it."""
+
+    due_s: float
+    bytes: int
+    carry_out: Callable[[], None]
+
+
+class AnswerStore(Component):
+    """The kept answers of all workers and hosts."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        super().__init__(runtime)
+        self._engine = runtime.get(Database).answer_engine
+        self._rows = self._bytes = 0
+        self._read_s: float | None = None
+        self._waiting: list[_Write] = []
+        self._writer: threading.Thread | None = None
+        self._is_closed = False
+
+    def claim(self, id: bytes, key_id: str, request_id: str, body_digest: bytes) -> FoundAnswer | None:
+        """Claims an id for a request, or returns what there is of an earlier one.
+
+        Raises:
+            Unavailable: the database is away, or has as many answers as it may.
+        """
+        settings = self.settings
+        claim = NewClaim(id, key_id, request_id, body_digest, self.runtime.worker_id, settings.idempotency_hours)
+        try:
+            with time_limit(_TIME_LIMIT_S):
+                is_full = self._is_full()
+                for _ in range(_TRIES):
+                    if not is_full and insert_claim(self._engine, claim):
+                        self._rows += 1
+                        return None
+                    found = select_answer(self._engine, id)
+                    if found is not None:
+                        return found
+                    if is_full:
+                        raise _make_full()
+        except DatabaseError as error:
+            # The row may have been inserted all the same, and would look like a request that is being served.
+            self._write_later(_UNCERTAIN_S, 0, lambda: delete_claim(self._engine, id, request_id))
+            log_event("idempotency_unavailable", level="warning", reason=describe_error(error)[:300])
+        raise Unavailable(
+            "The gateway cannot look now whether this Idempotency-Key was used before, because its database is "
+            "unavailable. Nothing was sent to a provider. Retry in a few seconds.",
+            code="idempotency_unavailable",
+            retry_after_s=5,
+        )
+
+    def _is_full(self) -> bool:
+        now_s = time.monotonic()
+        if self._read_s is None or now_s - self._read_s >= _SUMS_S:
+            self._read_s = now_s
+            self._rows, self._bytes = select_sums(self._engine)
+        return self._rows >= self.settings.idempotency_rows or self._bytes >= self.settings.idempotency_bytes
+
+    def save(self, id: bytes, request_id: str, sealed: bytes) -> None:
+        """Adds the answer of a claimed request; at once, or as soon as the database is back."""
+        self._bytes += len(sealed)
+        self._write(len(sealed), lambda: update_answer(self._engine, id, request_id, sealed))
+
+    def release(self, id: bytes, request_id: str) -> None:
+        """Frees the id of a claimed request that cost nothing, so that it can be repeated."""
+        self._rows -= 1
+        self._write(0, lambda: delete_claim(self._engine, id, request_id))
+
+    def _write(self, bytes: int, carry_out: Callable[[], None]) -> None:
+        try:
+            with time_limit(_TIME_LIMIT_S):
+                carry_out()
+        except DatabaseError as error:
+            log_event("idempotency_write_delayed", level="warning", reason=describe_error(error)[:300])
+            self._write_later(_RETRY_S, bytes, carry_out)
+
+    def _write_later(self, delay_s: float, bytes: int, carry_out: Callable[[], None]) -> None:
+        if sum(each.bytes for each in self._waiting) + bytes > _MAX_WAITING_BYTES:
+            log_event("idempotency_answer_lost", level="error", reason="the database is away for too long")
+            return
+        self._waiting.append(_Write(time.monotonic() + delay_s, bytes, carry_out))
+        if self._writer is None:
+            self._writer = threading.Thread(target=self._write_all, daemon=True, name="kept-answers")
+            self._writer.start()
+
+    def _write_all(self) -> None:
+        while self._waiting and not self._is_closed:
+            time.sleep(_RETRY_S)
+            self._write_due(time.monotonic())
+        self._writer = None
+
+    def _write_due(self, now_s: float) -> None:
+        for each in [one for one in self._waiting if one.due_s <= now_s]:
+            try:
+                with time_limit(_TIME_LIMIT_S):
+                    each.carry_out()
+            except DatabaseError:
+                return  # The others would wait as long.
+            self._waiting.remove(each)
+
+    def close(self) -> None:
+        """Makes the writes that wait, if the database is there, and ends the thread."""
+        self._is_closed = True
+        self._write_due(float("inf"))
+
+
+def _make_full() -> Unavailable:
+    return Unavailable(
+        "The gateway keeps as many answers as it may (IDEMPOTENCY_ROWS, IDEMPOTENCY_BYTES). Nothing was sent to a "
+        "provider. Retry later, send the request without Idempotency-Key, or ask the operator for more room.",
+        code="idempotency_full",
+        retry_after_s=60,
+    )

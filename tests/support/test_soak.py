@@ -1,0 +1,17 @@
+"""What only `make soak` runs has a short form in `make test`."""
+
+from __future__ import annotations
+
+import re
+
+from tests.support.tree import ROOT
+
+
+def test_every_test_for_make_soak_alone_names_a_short_form_that_there_is() -> None:
+    files = {path: path.read_text() for path in (ROOT / "tests").rglob("test_*.py")}
+    named = [form for text in files.values() for form in re.findall(r'@soak_only\(\s*"([^"]+)"', text)]
+    assert len(named) == sum(len(re.findall(r"^@soak_only", text, re.MULTILINE)) for text in files.values()) > 0
+    for form in named:
+        path, _, name = form.partition("::")
+        before, found, _ = files[ROOT / "tests" / path].partition(f"\ndef {name}(")
+        assert found and "@soak_only" not in before.rpartition("\n\n\n")[2], form
