@@ -17,6 +17,7 @@ _REQUESTS: _Columns = [
     ("p50 ms", "latency_p50_ms", 2),
     ("p99 ms", "latency_p99_ms", 1),
     ("CPU µs each", "cpu_us", 0),
+    ("CPU to no limits", "to_unlimited", 3),
     ("delay p99.9 ms", "delay_p999_ms", 1),
     ("delay max ms", "delay_max_ms", 1),
     ("failed", "errors", 0),

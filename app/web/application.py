@@ -64,22 +64,19 @@ class Response(flask.Response):
         """Starts the WSGI response and returns the blocks of its body."""
         # Werkzeug sets the length of a body of bytes. Without one it may have to correct the headers, as for a 304.
         has_body = self.direct_passthrough or (isinstance(self.response, list) and self.response)
-        if self.shared_headers is not None:
-            self._add_shared_headers(start_response)
+        shared = self.shared_headers
+        if shared is not None:
+            # A server that does not know such headers gets them with all others.
+            server: Any = getattr(start_response, "__self__", None)
+            if hasattr(server, "add_shared_headers"):
+                server.add_shared_headers(shared)
+            else:
+                self.add_headers(shared)
         if not has_body or self._on_close or environ["REQUEST_METHOD"] == "HEAD":
             return super().__call__(environ, start_response)
         start_response(self.status, self.headers.to_wsgi_list())
         blocks: Iterable[bytes] = self.response  # type: ignore[assignment]
         return blocks
-
-    def _add_shared_headers(self, start_response: Any) -> None:
-        """Gives the shared headers to the server; one that does not know such headers gets them with all others."""
-        assert self.shared_headers is not None
-        server: Any = getattr(start_response, "__self__", None)
-        if hasattr(server, "add_shared_headers"):
-            server.add_shared_headers(self.shared_headers)
-        else:
-            self.add_headers(self.shared_headers)
 
 
 class _Adapter(MapAdapter):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import subprocess
 import sys
 import time
@@ -27,10 +28,11 @@ _TIMEOUT_S = 60.0
 COST_CASE = "requests of keys with limits, 8 connections"
 _BUDGETS = ("--budget", "1000000/month", "--budget", "100000/day")
 _RATES = ("--rpm", "1000000000", "--tpm", "1000000000000", "--concurrent", "100000")
+# Two, which shows how much the same differs.
+_UNLIMITED = ("no limits", "no limits, another key")
 # Options of `flask keys create`, and the group has a third budget. What binds a request is one list, whoever it is of.
 _KEYS = {
-    "no limits": (),
-    "no limits, another key": (),
+    **dict.fromkeys(_UNLIMITED, ()),
     "two budgets": _BUDGETS,
     "rates and requests at once": _RATES,
     "all": ("--group", "limited", *_BUDGETS, *_RATES, "--models", "fireworks/*"),
@@ -43,8 +45,9 @@ completion = 1.68
 input_cache_read = 0.28
 """
 _BODY = json.dumps({**json.loads(PLAIN), "max_tokens": 200}).encode()
-# In turns, so that what changes on the machine meanwhile concerns all of them.
-_TURNS = 3
+# In short turns, so that what changes on the machine meanwhile concerns all of them.
+_TURNS = 16
+_TURN_S = 0.6
 
 
 def measure_limits(stage: Stage, results: Results) -> None:
@@ -79,11 +82,15 @@ def measure_limit_costs(stage: Stage, results: Results) -> None:
         for peer in peers:
             warm_up(stage, peer)
         for turn in range(_TURNS):
+            measured = {}
             for peer in peers[:: -1 if turn % 2 else 1]:
-                measured = run(stage, peer, Load(0, PATH, {}, _BODY, 8, seconds=1.0))
-                if measured["errors"]:
-                    raise CannotRun(f"Requests failed: {measured['first_error']}")
-                results.add(COST_CASE, peer.name, measured)
+                measured[peer.name] = run(stage, peer, Load(0, PATH, {}, _BODY, 8, seconds=_TURN_S, warmup_s=0.2))
+                if measured[peer.name]["errors"]:
+                    raise CannotRun(f"Requests failed: {measured[peer.name]['first_error']}")
+            unlimited_us = statistics.fmean(measured[name]["cpu_us"] for name in _UNLIMITED)
+            for peer in peers:
+                to_unlimited = measured[peer.name]["cpu_us"] / unlimited_us
+                results.add(COST_CASE, peer.name, measured[peer.name] | {"to_unlimited": to_unlimited})
     finally:
         gateway.child.stop()
 

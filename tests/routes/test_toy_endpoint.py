@@ -34,7 +34,6 @@ from msgspec import Meta
 from app.errors import GatewayError
 from app.services.endpoints.endpoint import Endpoint, ErrorShape, InferenceBody
 from app.services.endpoints.stream_summary import ResponseSummary, Usage
-from app.services.endpoints.token_bounds import TokenBounds
 
 
 class ShoutBody(InferenceBody, kw_only=True):
@@ -61,7 +60,7 @@ SHOUT = Endpoint(
     body=ShoutBody,
     estimate_prompt_tokens=lambda body: len(body["text"]),
     get_output_bound=lambda body: None,
-    bound_tokens=lambda body, content_bytes, context_length: TokenBounds(content_bytes, 1, 2),
+    bound_tokens=lambda body, content_bytes, context_length: (content_bytes, 1, 2, True),
     summarize=_summarize,
     normalise=lambda response: response | {"shout": response["shout"].upper()},
     errors=ErrorShape(_make_error, _make_error),

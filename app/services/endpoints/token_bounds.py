@@ -10,8 +10,6 @@ from __future__ import annotations
 from itertools import chain
 from typing import Any
 
-import msgspec
-
 from app.services.endpoints.prompts import read_prompts
 
 # What templates of chat add at most beside the messages: a system prompt of their own, and how to call tools. That of
@@ -26,20 +24,12 @@ _TEXT_PARTS = frozenset({"text", "refusal", "thinking", "reasoning"})
 _UNBOUNDED_FIELDS = frozenset({"chat_template", "images", "multi_modal_data", "prompt_embeds", "prompt_template"})
 
 
-class TokenBounds(msgspec.Struct, frozen=True, gc=False):
-    """What bounds the tokens of a request.
-
-    Attributes:
-        prompt: the most prompt tokens; None if nothing bounds them.
-        outputs: how many texts are generated; 0 at an endpoint that generates none.
-        output: the most tokens of all of them together; None if nothing bounds them.
-        is_said: whether the body says so, and not only the model's context.
-    """
-
-    prompt: int | None
-    outputs: int
-    output: int | None
-    is_said: bool
+# What bounds the tokens of a request, in a plain tuple, because each request under limits makes one:
+#   the most prompt tokens; None if nothing bounds them
+#   how many texts are generated; 0 at an endpoint that generates none
+#   the most tokens of all of them together; None if nothing bounds them
+#   whether the body says so, and not only the model's context
+TokenBounds = tuple[int | None, int, int | None, bool]
 
 
 def bound_chat_tokens(body: dict[str, Any], content_bytes: int, context_length: int | None) -> TokenBounds:
@@ -62,6 +52,9 @@ def bound_chat_tokens(body: dict[str, Any], content_bytes: int, context_length: 
     outputs = 1 if "n" not in body and "best_of" not in body else _count_outputs(body)
     if context_length is not None:
         prompt = context_length if prompt is None or prompt > context_length else prompt
+        most = body.get("max_tokens")
+        if outputs == 1 and most and 0 < most <= context_length and "max_completion_tokens" not in body:
+            return prompt, 1, most, True  # So it is with almost all requests.
     return _add_output(prompt, outputs, body, context_length)
 
 
@@ -78,7 +71,7 @@ def bound_embedding_tokens(body: dict[str, Any], content_bytes: int, context_len
     inputs = len(read_prompts(body["input"]) or (body["input"] if isinstance(body["input"], list) else [""]))
     prompt = content_bytes + inputs * _TOKENS_PER_PROMPT if _has_bounded_fields(body) else None
     most = None if context_length is None else inputs * context_length
-    return TokenBounds(_at_most(prompt, most), 0, 0, True)
+    return _at_most(prompt, most), 0, 0, True
 
 
 def bound_rerank_tokens(body: dict[str, Any], content_bytes: int, context_length: int | None) -> TokenBounds:
@@ -91,7 +84,7 @@ def bound_rerank_tokens(body: dict[str, Any], content_bytes: int, context_length
     )
     prompt = content_bytes + documents * (repeated + _TOKENS_PER_DOCUMENT)
     most = None if context_length is None else documents * context_length
-    return TokenBounds(_at_most(prompt, most), 0, 0, True)
+    return _at_most(prompt, most), 0, 0, True
 
 
 def _at_most(tokens: int | None, most: int | None) -> int | None:
@@ -119,8 +112,8 @@ def _add_output(prompt: int | None, outputs: int, body: dict[str, Any], context_
     """
     first, second = body.get("max_tokens"), body.get("max_completion_tokens")
     if first is None and second is None:
-        return TokenBounds(prompt, outputs, None if context_length is None else outputs * context_length, not outputs)
+        return prompt, outputs, None if context_length is None else outputs * context_length, not outputs
     most = max(1, first or 0, second or 0)
     if context_length is not None and most > context_length:
         most = context_length
-    return TokenBounds(prompt, outputs, outputs * most, True)
+    return prompt, outputs, outputs * most, True

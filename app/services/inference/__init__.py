@@ -11,7 +11,7 @@ circuit_breaker.py  failing fast (open_breakers.py) account_probe.py  is the acc
 dry_run.py          what would become of a request   once.py   requests with an Idempotency-Key
 cancellation.py     disconnect, deadline, drain     metering.py     usage, cost, errors → record
 token_count.py, known_fields.py  a request's tokens, and what a target does not know; tracing.py: its trace
-limited.py          a request under limits: ceiling.py says what it can cost; output_limit.py bounds its output
+limited.py          a request under limits; ceiling.py: its cost at most; billing.py: that of a failure; output_limit.py
 """
 
 from app.services.inference.admission import get_live_requests

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from decimal import Decimal
 from functools import partial
 from math import ceil
@@ -9,49 +10,77 @@ from math import ceil
 import msgspec
 
 from app.errors import BadRequest, PermissionDenied
+from app.limit_errors import LimitReached
 from app.services.endpoints import Endpoint
 from app.services.inference.adaptation import UpstreamRequest
 from app.services.limits import Ceiling, Policy
 from app.services.pricing import Price, get_price
 from app.services.routing import Target
 
-# Costs are whole numbers of 10^-12 USD, as all list prices are; prices are kept with as many digits more, so that
-# neither is rounded before the product.
+# Costs are whole numbers of 10^-12 USD, as all list prices are. Of a price with more digits as many more are kept, so
+# that neither is rounded before the product.
 _DIGITS = 12
 _FINER: int = 10**_DIGITS
+_SCALES: tuple[int, ...] = tuple(10 ** (_DIGITS - digits) for digits in range(_DIGITS + 1))
 
 # Of English text; an estimate for rates, which are settled with what was used.
 _BYTES_PER_TOKEN = 4
 
-# Prices come from lists, which are replaced now and then.
+# Prices come from lists, which are replaced now and then, so they are looked up again after so many seconds.
+_QUOTE_S = 1.0
 _MAX_REMEMBERED = 4_096
 
+# What a request costs at most, in 10^-12 USD, the tokens that it uses at most, and those that its rates reserve; None
+# for what is not known, as in `Ceiling`.
+Most = tuple[int | None, int | None, int | None]
 
-class _Rates(msgspec.Struct, frozen=True):
-    """What a token costs at most, in 10^-24 USD, rounded up.
+
+class _Quote(msgspec.Struct, frozen=True):
+    """The price of a target, looked up for all requests of the next moment.
 
     Attributes:
-        price: what this was made from.
-        prompt: of the prompt's tokens, the dearest of those in the provider's cache and others.
-        output: 0 if the provider states no such price.
+        target, service_tier: what the price is of.
+        until_s: until when it holds, on the monotonic clock.
+        price: the price; None if it is not known.
+        is_complete: whether it has a price of the output too, so that a bound of the tokens tells the cost.
+        prompt, output, divisor: see `_make_rates`; 0, 0 and 1 without a price.
     """
 
-    price: Price
+    target: Target
+    service_tier: str | None
+    until_s: float
+    price: Price | None
+    is_complete: bool
     prompt: int
     output: int
+    divisor: int
 
 
-# id of a price → its rates. The same object is looked up until a list changes.
-_remembered: dict[int, _Rates] = {}
+# id of a target → its quote. A route has the same target for all its requests until a list changes.
+_remembered: dict[int, _Quote] = {}
 
 
-def _make_rates(price: Price) -> _Rates:
+def _find_quote(request: UpstreamRequest, now_s: float) -> _Quote:
     if len(_remembered) >= _MAX_REMEMBERED:
         _remembered.clear()
-    prompt, output = max(price.prompt, price.input_cache_read or price.prompt), price.completion or Decimal(0)
-    rates = _Rates(price, ceil(prompt.scaleb(2 * _DIGITS)), ceil(output.scaleb(2 * _DIGITS)))
-    _remembered[id(price)] = rates
-    return rates
+    target, tier = request.target, request.service_tier
+    price = get_price(target.provider.billing, target.model, tier)
+    is_complete = price is not None and price.completion is not None
+    rates = (0, 0, 1) if price is None else _make_rates(price)
+    quote = _remembered[id(target)] = _Quote(target, tier, now_s + _QUOTE_S, price, is_complete, *rates)
+    return quote
+
+
+def _make_rates(price: Price) -> tuple[int, int, int]:
+    """Returns what a token of the prompt and one of the output cost at most, and what divides them into 10^-12 USD.
+
+    The prompt's is the dearest of tokens in the provider's cache and others; the output's is 0 without such a price.
+    """
+    dearest, output = max(price.prompt, price.input_cache_read or price.prompt), price.completion or Decimal(0)
+    finest = ceil(dearest.scaleb(2 * _DIGITS)), ceil(output.scaleb(2 * _DIGITS))
+    if any(rate % _FINER for rate in finest):
+        return *finest, _FINER
+    return finest[0] // _FINER, finest[1] // _FINER, 1
 
 
 def _reckon(price: Price | None, outputs: int, prompt: int | None, output: int | None) -> int | None:
@@ -64,47 +93,80 @@ def _reckon(price: Price | None, outputs: int, prompt: int | None, output: int |
     """
     if price is None or (outputs and price.completion is None):
         return None
-    rates = _remembered.get(id(price))
-    if rates is None or rates.price is not price:
-        rates = _make_rates(price)
-    if not rates.prompt and not rates.output:
+    prompt_rate, output_rate, divisor = _make_rates(price)
+    if not prompt_rate and not output_rate:
         return 0
     if prompt is None or output is None:
         return None
-    return -(-(prompt * rates.prompt + output * rates.output) // _FINER)  # Rounded up.
+    return -(-(prompt * prompt_rate + output * output_rate) // divisor)  # Rounded up.
 
 
-def make_ceiling(policy: Policy, endpoint: Endpoint, request: UpstreamRequest) -> Ceiling:
-    """Returns the ceiling of a request as it was adapted to its target, and keeps the price for the charge.
+def find_most(policy: Policy, endpoint: Endpoint, request: UpstreamRequest, now_s: float) -> Most:
+    """Returns the most that a request can use as it was adapted to its target, and keeps the price for the charge.
 
     Args:
         policy: the limits of the key.
         endpoint: the endpoint that was called.
         request: the request; its `price` is set.
+        now_s: the time, on the monotonic clock.
 
     Raises:
         BadRequest: a budget needs a bound that neither the request nor the model has.
         PermissionDenied: a budget is in USD, and the price of the model is not known.
     """
-    target = request.target
-    request.price = price = get_price(target.provider.billing, target.model, request.service_tier)
-    bounds = endpoint.bound_tokens(request.body, len(request.content), target.context_length)
-    prompt, outputs, output = bounds.prompt, bounds.outputs, bounds.output
-    cost = _reckon(price, outputs, prompt, output)
-    tokens = None if prompt is None or output is None else prompt + output
-    if cost is None or tokens is None:
-        units = {budget.unit for subject in policy.subjects for budget in subject.budgets}
-        if "usd" in units and (price is None or (outputs and price.completion is None)):
-            raise _make_unpriced(target)
-        if (cost is None and "usd" in units) or (tokens is None and "tokens" in units):
-            raise _make_unbounded(endpoint, target, "output" if output is None else "prompt")
-    rate_tokens = None
-    if bounds.is_said:
-        # The estimate of the record counts no tools, schemas and pictures.
-        sent = len(request.content) // _BYTES_PER_TOKEN
-        sent = sent if prompt is None or sent < prompt else prompt
-        rate_tokens = max(request.prompt_tokens_estimate, sent) + (output or 0)
-    return Ceiling(cost, tokens, rate_tokens, partial(_fit, price, outputs, prompt or 0))
+    target, sent = request.target, len(request.content)
+    quote = _remembered.get(id(target))
+    if (
+        quote is None
+        or quote.target is not target
+        or now_s >= quote.until_s
+        or quote.service_tier != request.service_tier
+    ):
+        quote = _find_quote(request, now_s)
+    request.price = quote.price
+    prompt, outputs, output, is_said = endpoint.bound_tokens(request.body, sent, target.context_length)
+    cost: int | None
+    tokens: int | None
+    if quote.is_complete and prompt is not None and output is not None:  # So it is with almost all requests.
+        cost, tokens = prompt * quote.prompt + output * quote.output, prompt + output
+        if quote.divisor != 1:
+            cost = -(-cost // quote.divisor)  # Rounded up.
+    else:
+        cost = _reckon(quote.price, outputs, prompt, output)
+        tokens = None if prompt is None or output is None else prompt + output
+        _raise_if_needed(policy, endpoint, target, quote.price, outputs, cost, tokens, output)
+    if not is_said:
+        return cost, tokens, None
+    # The estimate of the record counts no tools, schemas and pictures.
+    sent //= _BYTES_PER_TOKEN
+    if prompt is not None and sent > prompt:
+        sent = prompt
+    estimate = request.prompt_tokens_estimate
+    return cost, tokens, (estimate if estimate > sent else sent) + (output or 0)
+
+
+def _raise_if_needed(
+    policy: Policy,
+    endpoint: Endpoint,
+    target: Target,
+    price: Price | None,
+    outputs: int,
+    cost: int | None,
+    tokens: int | None,
+    output: int | None,
+) -> None:
+    """Refuses a request of which a budget must know what is not known."""
+    units = {budget.unit for subject in policy.subjects for budget in subject.budgets}
+    if cost is None and "usd" in units and (price is None or (outputs and price.completion is None)):
+        raise _make_unpriced(target)
+    if (cost is None and "usd" in units) or (tokens is None and "tokens" in units):
+        raise _make_unbounded(endpoint, target, "output" if output is None else "prompt")
+
+
+def make_ceiling(policy: Policy, endpoint: Endpoint, request: UpstreamRequest) -> Ceiling:
+    """Returns the ceiling of a request; see `find_most`."""
+    cost, tokens, rate_tokens = find_most(policy, endpoint, request, time.monotonic())
+    return Ceiling(cost, tokens, rate_tokens, partial(find_fitting, endpoint, request))
 
 
 def bound_usage(endpoint: Endpoint, request: UpstreamRequest, received_bytes: int | None) -> tuple[int, int]:
@@ -121,31 +183,47 @@ def bound_usage(endpoint: Endpoint, request: UpstreamRequest, received_bytes: in
     Returns:
         10^-12 USD and tokens; 0 for what has no bound, which no budget needs then.
     """
-    bounds = endpoint.bound_tokens(request.body, len(request.content), request.target.context_length)
-    prompt, output = bounds.prompt, bounds.output
+    prompt, outputs, output, _ = endpoint.bound_tokens(
+        request.body, len(request.content), request.target.context_length
+    )
     if received_bytes is not None:
         output = received_bytes if output is None else min(output, received_bytes)
     tokens = 0 if prompt is None or output is None else prompt + output
-    return _reckon(request.price, bounds.outputs, prompt, output) or 0, tokens
+    return _reckon(request.price, outputs, prompt, output) or 0, tokens
 
 
 def to_units(usd: str) -> int:
     """Returns a decimal amount of USD in 10^-12 USD, rounded up."""
-    whole, _, part = usd.partition(".")
-    if len(part) <= _DIGITS:
-        return int(whole + part.ljust(_DIGITS, "0"))  # A third of the time that Decimal takes.
+    digits = len(usd) - usd.find(".") - 1
+    if digits <= _DIGITS and digits != len(usd):
+        return int(usd.replace(".", "")) * _SCALES[digits]  # A third of the time that Decimal takes.
     return ceil(Decimal(usd).scaleb(_DIGITS))
 
 
-def _fit(price: Price | None, outputs: int, prompt: int, cost_room: int, token_room: int) -> int | None:
-    """Returns the output tokens with which the request would fit into what is left; None if with none."""
+def find_fitting(endpoint: Endpoint, request: UpstreamRequest, cost_room: int, token_room: int) -> int | None:
+    """Returns the output tokens with which a request would fit into what is left; None if with none.
+
+    Args:
+        endpoint: the endpoint that was called.
+        request: the request, after `find_most`.
+        cost_room, token_room: what is left, in 10^-12 USD and tokens.
+    """
+    prompt, outputs, _, _ = endpoint.bound_tokens(request.body, len(request.content), request.target.context_length)
     if not outputs:
         return None
+    price, prompt = request.price, prompt or 0
     left = token_room - prompt
     if price is not None and price.completion:
-        rates = _make_rates(price)
-        left = min(left, (cost_room * _FINER - prompt * rates.prompt) // rates.output)
+        prompt_rate, output_rate, divisor = _make_rates(price)
+        left = min(left, (cost_room * divisor - prompt * prompt_rate) // output_rate)
     return left // outputs if left >= outputs else None
+
+
+def name_field(endpoint: Endpoint, error: LimitReached) -> None:
+    """Names the field of the caller's API in an error that says how many output tokens would fit."""
+    field = endpoint.output_field
+    if error.param == "max_tokens" and field not in (None, "max_tokens"):
+        error.message, error.param = error.message.replace("max_tokens", str(field)), field
 
 
 def _make_unpriced(target: Target) -> PermissionDenied:

@@ -5,7 +5,7 @@ It takes the steps of the pipeline up to the sending, so what it says of a reque
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -14,13 +14,15 @@ import msgspec
 
 from app.metrics import count_dry_run
 from app.runtime import Component, Runtime
+from app.services.endpoints import Endpoint
 from app.services.inference.adaptation import UpstreamRequest
 from app.services.inference.ceiling import make_ceiling
 from app.services.inference.circuit_breaker import CircuitBreakers
 from app.services.inference.exchange import Exchange
 from app.services.inference.limited import LimitedRequest
 from app.services.inference.pipeline import Pipeline
-from app.services.limits import Ceiling, Policy, Reservation, format_amount
+from app.services.journal import ActivityRecord
+from app.services.limits import Binding, Policy, Waits, format_amount
 from app.services.models import get_catalog_states
 from app.services.pricing import Price, to_plain_text
 
@@ -105,21 +107,16 @@ class DryRun(msgspec.Struct, frozen=True, kw_only=True):
     budgets: list[Any] | None = []
 
 
-class _Binding(msgspec.Struct):
-    metered: bool
+class _Unreserved(LimitedRequest):
+    """A request that reserves nothing, but has to know the ceilings like any other."""
 
+    __slots__ = ()
 
-class _Unreserved(msgspec.Struct):
-    """Stands for a reservation of a request that reserves nothing, but has to know the ceilings like any other."""
-
-    binding: _Binding
-    period_ids: list[int] = []
-
-    def reserve(self, ceilings: Sequence[Ceiling]) -> None:
+    def reserve_for(self, endpoint: Endpoint, request: UpstreamRequest, record: ActivityRecord) -> None:
         """Takes nothing."""
-
-    def release(self) -> None:
-        """Gives nothing back."""
+        policy = self.binding.policy
+        if any(each.budgets or each.tokens_per_minute is not None for each in policy.subjects):
+            make_ceiling(policy, endpoint, request)
 
 
 class DryRuns(Component):
@@ -146,8 +143,7 @@ class DryRuns(Component):
         try:
             pipeline.admission.admit(exchange)
             if policy is not None:
-                metered = any(each.budgets or each.tokens_per_minute is not None for each in policy.subjects)
-                exchange.limited = LimitedRequest(policy, cast(Reservation, _Unreserved(_Binding(metered))))
+                exchange.limited = _Unreserved(cast(Waits, None), Binding(policy, [], [], []), [])  # Of no pots.
             body, fields = pipeline.read(exchange, read_body)
             requests = [pipeline.select(exchange, body, fields), *pipeline.selection.take_others(exchange)]
             return DryRun(
@@ -165,7 +161,7 @@ class DryRuns(Component):
     def _describe(self, exchange: Exchange, request: UpstreamRequest) -> DryTarget:
         target, endpoint = request.target, exchange.endpoint
         ceiling = make_ceiling(_NO_LIMITS, endpoint, request)
-        bounds = endpoint.bound_tokens(request.body, len(request.content), target.context_length)
+        prompt, _, output, _ = endpoint.bound_tokens(request.body, len(request.content), target.context_length)
         return DryTarget(
             provider=target.provider.name,
             model=target.model,
@@ -178,8 +174,8 @@ class DryRuns(Component):
             context_length=target.context_length,
             price=None if request.price is None else _describe_price(request.price),
             prompt_tokens_estimate=request.prompt_tokens_estimate,
-            prompt_tokens_bound=bounds.prompt,
-            output_tokens_bound=bounds.output,
+            prompt_tokens_bound=prompt,
+            output_tokens_bound=output,
             ceiling_usd=None if ceiling.cost is None else Decimal(format_amount(ceiling.cost, "usd")).normalize(),
             ceiling_tokens=ceiling.tokens,
             fails_fast=self._breakers.is_open(target.provider.name, target.model, exchange.record.key_id),

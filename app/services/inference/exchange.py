@@ -160,7 +160,7 @@ class Exchange:
         self._journal.write_final(record)
         if limited is not None:
             try:
-                limited.reservation.settle(limited.charge)
+                limited.settle(limited.charge)
             except Exception as error:
                 self.note_fault("settle", error)
         self._release_all()
@@ -188,7 +188,7 @@ class Exchange:
         self._journal.withdraw()
         if self.limited is not None:
             try:
-                self.limited.reservation.release()
+                self.limited.release()
             except Exception as error:
                 self.note_fault("settle", error)
         self._release_all()

@@ -2,62 +2,74 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
-import msgspec
 from msgspec import UNSET
 
-from app.errors import GatewayError, UpstreamAuthenticationFailed, UpstreamError, UpstreamRefused, UpstreamSuspended
+from app.errors import GatewayError
 from app.limit_errors import LimitReached
 from app.logs import log_event
 from app.services.endpoints import Endpoint
 from app.services.inference.adaptation import UpstreamRequest
-from app.services.inference.ceiling import bound_usage, make_ceiling, to_units
+from app.services.inference.billing import may_be_billed
+from app.services.inference.ceiling import bound_usage, find_fitting, find_most, make_ceiling, name_field, to_units
 from app.services.journal import ActivityRecord
-from app.services.limits import Ceiling, Charge, Policy, Reservation, format_amount
+from app.services.limits import Binding, Ceiling, Reservation, Taken, Used, Waits, format_amount, is_at_most
 from app.services.providers import Provider
 
-# After these statuses of a provider, it may have generated, and so billed, an answer that did not arrive.
-BILLED_STATUSES = frozenset({408, 504, 524})
+# An amount in USD of so many characters has at most 12 digits after the point, so none of them is below 10^-12 USD.
+_MAX_EXACT_CHARACTERS = 14
 
-
-_NO_CEILING = Ceiling(cost=None, tokens=None, rate_tokens=None, fits=lambda cost, tokens: None)
 # Of a request that was sent to no provider.
-_NOTHING = Charge(cost=0, tokens=0, requests=0, rate_tokens=0)
+_NOTHING: Used = (0, 0, 0, 0, 0)
+# Of one that was sent, where limits count requests alone.
+_ONE: Used = (0, 0, 1, None, 0)
 
 
-class LimitedRequest(msgspec.Struct, eq=False):
+class LimitedRequest(Reservation):
     """The limits of one request, from before its body is read until its record is written.
 
+    Make it with `Limits.enter`.
+
     Attributes:
-        policy: the limits of the key.
-        reservation: what the request holds of them.
         is_unbilled: whether the last attempt failed in a way that costs nothing, or the next one has not begun. Whoever
             begins one sets it to False.
         received_bytes: how much of a stream has arrived; None before its end, and for other responses.
         endpoint, request: what was called and what is sent; None until that is known, and if nothing needs it.
-        ceiling: the most that an attempt can use.
-        ceilings: those of the requests for several targets, by their identity; empty with one target.
+        has_ceiling: whether its ceiling was made. A limit of requests alone needs none.
+        most_cost, most_tokens: the most that the attempt can cost, in 10^-12 USD, and use; None if it is not known.
+        ceilings: those of the requests for several targets, by their identity; None with one target.
         charge: what the request has used in the end.
         headers: those of the response about the limits; other responses have the same object.
         earlier_cost, earlier_tokens: what the attempts before the current one are charged.
     """
 
-    policy: Policy
-    reservation: Reservation
-    is_unbilled: bool = False
-    received_bytes: int | None = None
-    endpoint: Endpoint | None = None
-    request: UpstreamRequest | None = None
-    ceiling: Ceiling | None = None
-    ceilings: dict[int, Ceiling] = {}
-    charge: Charge = _NOTHING
-    earlier_cost: int = 0
-    earlier_tokens: int = 0
-    headers: Mapping[str, str] | None = None
+    __slots__ = (
+        "ceilings", "charge", "earlier_cost", "earlier_tokens", "endpoint", "has_ceiling", "headers", "is_unbilled",
+        "most_cost", "most_tokens", "received_bytes", "request",
+    )  # fmt: skip
 
-    def reserve(self, endpoint: Endpoint, request: UpstreamRequest, record: ActivityRecord) -> None:
+    def __init__(self, waits: Waits, binding: Binding, held: list[Taken]) -> None:
+        # The fields of Reservation are set here too, because a call of its method would take as long as all of them.
+        self.waits, self.binding, self.held = waits, binding, held
+        self.period_ids = []
+        self.ceiling_cost = self.ceiling_tokens = 0
+        self.is_silent = False
+        self.is_unbilled = False
+        self.received_bytes: int | None = None
+        self.endpoint: Endpoint | None = None
+        self.request: UpstreamRequest | None = None
+        self.has_ceiling = False
+        self.most_cost: int | None = None
+        self.most_tokens: int | None = None
+        self.ceilings: dict[int, Ceiling] | None = None
+        self.charge = _NOTHING
+        self.headers: Mapping[str, str] | None = None
+        self.earlier_cost = self.earlier_tokens = 0
+
+    def reserve_for(self, endpoint: Endpoint, request: UpstreamRequest, record: ActivityRecord) -> None:
         """Reserves the ceiling of a request that is ready to be sent, and writes it to the record as the charge.
 
         That is what the request is charged if the worker is killed before it ends.
@@ -65,18 +77,23 @@ class LimitedRequest(msgspec.Struct, eq=False):
         Raises:
             GatewayError: a limit has no room, or the ceiling is not known.
         """
-        reservation = self.reservation
-        if not reservation.binding.metered:
+        binding = self.binding
+        if not binding.metered:
             return
-        self.endpoint, self.request = endpoint, request
-        self.ceiling = ceiling = make_ceiling(self.policy, endpoint, request)
+        self.endpoint, self.request, now_s = endpoint, request, time.monotonic()
+        cost, tokens, rate_tokens = find_most(binding.policy, endpoint, request, now_s)
+        self.most_cost, self.most_tokens, self.has_ceiling = cost, tokens, True
         try:
-            reservation.reserve((ceiling,))
+            self.hold(cost, tokens, rate_tokens, self._find_fitting, now_s)
         except LimitReached as error:
-            _use_field_of(endpoint, error)
+            name_field(endpoint, error)
             raise
-        if reservation.period_ids:
-            self._write_ceiling(record)
+        if self.period_ids:
+            record.budget_periods = self.period_ids
+            if cost is not None:
+                record.charged_usd = f"{cost}e-12"  # PostgreSQL reads this too, and it takes a third of the time.
+            if tokens is not None:
+                record.charged_tokens = tokens
 
     def reserve_dearest(
         self, endpoint: Endpoint, requests: Sequence[UpstreamRequest], record: ActivityRecord
@@ -95,11 +112,12 @@ class LimitedRequest(msgspec.Struct, eq=False):
         Raises:
             GatewayError: a limit has no room for the first request, or none has a known ceiling.
         """
+        self.ceilings = ceilings = {}
         usable: list[UpstreamRequest] = []
         others: list[tuple[UpstreamRequest, GatewayError]] = []
         for request in requests:
             try:
-                self.ceilings[id(request)] = make_ceiling(self.policy, endpoint, request)
+                ceilings[id(request)] = make_ceiling(self.binding.policy, endpoint, request)
                 usable.append(request)
             except GatewayError as error:
                 others.append((request, error))
@@ -108,36 +126,35 @@ class LimitedRequest(msgspec.Struct, eq=False):
         self.endpoint = endpoint
         self._use(usable[0])
         try:
-            self._reserve(endpoint, [self.ceilings[id(request)] for request in usable])
+            self._reserve(endpoint, [ceilings[id(request)] for request in usable])
         except LimitReached as error:
-            first = self.ceilings[id(usable[0])]
-            dearer = [request for request in usable if not _is_at_most(self.ceilings[id(request)], first)]
+            first = ceilings[id(usable[0])]
+            dearer = [request for request in usable if not is_at_most(ceilings[id(request)], first)]
             if not dearer:
                 raise
             self._reserve(endpoint, [first])
-            usable = [each for each in usable if _is_at_most(self.ceilings[id(each)], first)]
+            usable = [each for each in usable if is_at_most(ceilings[id(each)], first)]
             others += [(request, error.with_traceback(None)) for request in dearer]
         self._write_ceiling(record)
         return usable, others
 
     def _reserve(self, endpoint: Endpoint, ceilings: Sequence[Ceiling]) -> None:
         try:
-            self.reservation.reserve(ceilings)
+            self.reserve(ceilings)
         except LimitReached as error:
-            _use_field_of(endpoint, error)
+            name_field(endpoint, error)
             raise
 
     def _use(self, request: UpstreamRequest) -> None:
-        self.request, self.ceiling = request, self.ceilings.get(id(request))
+        ceiling = None if self.ceilings is None else self.ceilings.get(id(request))
+        self.request, self.has_ceiling = request, ceiling is not None
+        self.most_cost, self.most_tokens = (None, None) if ceiling is None else (ceiling.cost, ceiling.tokens)
 
     def _write_ceiling(self, record: ActivityRecord) -> None:
-        """Writes what the request is charged if it does not end: the current attempt at most, and those before.
-
-        PostgreSQL reads amounts with an exponent too, which take a third of the time to write.
-        """
-        if (periods := self.reservation.period_ids) and self.ceiling is not None:
-            cost, tokens = self.ceiling.cost, self.ceiling.tokens
-            record.budget_periods = periods
+        """Writes what the request is charged if it does not end: the current attempt at most, and those before."""
+        if self.period_ids and self.has_ceiling:
+            cost, tokens = self.most_cost, self.most_tokens
+            record.budget_periods = self.period_ids
             record.charged_usd = UNSET if cost is None else f"{self.earlier_cost + cost}e-12"
             record.charged_tokens = UNSET if tokens is None else self.earlier_tokens + tokens
 
@@ -158,17 +175,23 @@ class LimitedRequest(msgspec.Struct, eq=False):
         Raises:
             GatewayError: a limit has no room for a second ceiling.
         """
-        is_billed, failed = not self.is_unbilled, self.ceiling
-        if is_billed and failed is not None:
-            self.reservation.add_attempt(failed)
-            cost, tokens = self._get_used(record, failed)
-            self.earlier_cost += cost if cost is not None else failed.cost or 0
-            self.earlier_tokens += tokens if tokens is not None else failed.tokens or 0
+        is_billed = not self.is_unbilled
+        if is_billed and self.has_ceiling:
+            self.add_attempt(Ceiling(self.most_cost, self.most_tokens, None, self._find_fitting))
+            cost, tokens = self._get_used(record)
+            self.earlier_cost += cost if cost is not None else self.most_cost or 0
+            self.earlier_tokens += tokens if tokens is not None else self.most_tokens or 0
         if request is not None:
             self._use(request)
         self._write_ceiling(record)
         self.is_unbilled, self.received_bytes = True, None
-        return is_billed and bool(self.reservation.period_ids)
+        return is_billed and bool(self.period_ids)
+
+    def _find_fitting(self, cost_room: int, token_room: int) -> int | None:
+        """See `Ceiling.fits`."""
+        if self.endpoint is None or self.request is None:
+            return None
+        return find_fitting(self.endpoint, self.request, cost_room, token_room)
 
     def write_charge(
         self, record: ActivityRecord, note_fault: Callable[[str, Exception], None], *, is_sent: bool
@@ -181,13 +204,13 @@ class LimitedRequest(msgspec.Struct, eq=False):
                 is what is reserved, which the record has since its start.
             is_sent: whether a provider may have received the request.
         """
+        text = None
         if is_sent:
-            ceiling = self.ceiling or _NO_CEILING
             try:
-                self.charge = self._make_charge(record, ceiling)
+                text = self._set_charge(record)
             except Exception as error:
-                most_cost, most_tokens = ceiling.cost or 0, ceiling.tokens or 0
-                self.charge = Charge(self.earlier_cost + most_cost, self.earlier_tokens + most_tokens, 1, None)
+                most_cost, most_tokens = self.most_cost or 0, self.most_tokens or 0
+                self.charge = self.earlier_cost + most_cost, self.earlier_tokens + most_tokens, 1, None, 0
                 self._write_ceiling(record)
                 note_fault("charge", error)
                 return
@@ -195,10 +218,30 @@ class LimitedRequest(msgspec.Struct, eq=False):
             return
         if not is_sent:
             record.budget_periods = UNSET
-        charge, cost, tokens = self.charge, self.reservation.ceiling_cost, self.reservation.ceiling_tokens
-        record.charged_usd, record.charged_tokens = f"{charge.cost}e-12", charge.tokens
-        if (cost is not None and charge.cost > cost) or (tokens is not None and charge.tokens > tokens):
+        charge = self.charge
+        cost, tokens, cost_bound, token_bound = charge[0], charge[1], self.ceiling_cost, self.ceiling_tokens
+        record.charged_usd = f"{cost}e-12" if text is None else text
+        record.charged_tokens = tokens
+        if (cost_bound is not None and cost > cost_bound) or (token_bound is not None and tokens > token_bound):
             self._report_excess(record)
+
+    def _set_charge(self, record: ActivityRecord) -> str | None:
+        """Sets what the last attempt used, and what those before are charged.
+
+        Returns:
+            The cost as the record has it, if that is the charge; None if it must be written anew.
+        """
+        usd, prompt, output = record.cost_usd, record.prompt_tokens, record.completion_tokens
+        if self.endpoint is None:
+            self.charge = _ONE  # Nothing counts what it used.
+        elif record.usage_source == "provider" and usd is not None and prompt is not None and output is not None:
+            cost, tokens = to_units(usd), prompt + output  # So it is with almost all requests.
+            self.charge = self.earlier_cost + cost, self.earlier_tokens + tokens, 1, tokens, 0
+            if not self.earlier_cost and len(usd) <= _MAX_EXACT_CHARACTERS:
+                return usd
+        else:
+            self.charge = self._estimate_charge(record)
+        return None
 
     def _report_excess(self, record: ActivityRecord) -> None:
         """Logs a charge above the ceiling, which is then charged in full."""
@@ -208,36 +251,23 @@ class LimitedRequest(msgspec.Struct, eq=False):
             request_id=record.request_id,
             gateway=record.gateway,
             model=record.model_served,
-            charged_usd=format_amount(self.charge.cost, "usd"),
-            charged_tokens=self.charge.tokens,
-            ceiling_usd=self.reservation.ceiling_usd,
-            ceiling_tokens=self.reservation.ceiling_tokens,
+            charged_usd=format_amount(self.charge[0], "usd"),
+            charged_tokens=self.charge[1],
+            ceiling_usd=self.ceiling_usd,
+            ceiling_tokens=self.ceiling_tokens,
         )
 
-    def _make_charge(self, record: ActivityRecord, ceiling: Ceiling) -> Charge:
-        """Returns what the last attempt used, and what those before are charged."""
-        usd, prompt, output = record.cost_usd, record.prompt_tokens, record.completion_tokens
-        if record.usage_source == "provider" and usd is not None and prompt is not None and output is not None:
-            tokens = prompt + output  # So it is with almost all requests.
-            return Charge(self.earlier_cost + to_units(usd), self.earlier_tokens + tokens, 1, tokens)
-        return self._estimate_charge(record, ceiling)
-
-    def _estimate_charge(self, record: ActivityRecord, ceiling: Ceiling) -> Charge:
-        """Does the same where something is not known."""
-        cost, tokens = self._get_used(record, ceiling)
+    def _estimate_charge(self, record: ActivityRecord) -> Used:
+        """Returns what the last attempt used, as far as it is known, and what those before are charged."""
+        cost, tokens = self._get_used(record)
         rate_tokens = tokens
         if tokens is None:
-            rate_tokens, tokens = (0 if self.is_unbilled else None), (0 if self.is_unbilled else ceiling.tokens or 0)
+            rate_tokens, tokens = (0, 0) if self.is_unbilled else (None, self.most_tokens or 0)
         if cost is None:
-            cost = 0 if self.is_unbilled else ceiling.cost or 0
-        return Charge(
-            cost=self.earlier_cost + cost,
-            tokens=self.earlier_tokens + tokens,
-            requests=1,
-            rate_tokens=rate_tokens,
-        )
+            cost = 0 if self.is_unbilled else self.most_cost or 0
+        return self.earlier_cost + cost, self.earlier_tokens + tokens, 1, rate_tokens, 0
 
-    def _get_used(self, record: ActivityRecord, ceiling: Ceiling) -> tuple[int | None, int | None]:
+    def _get_used(self, record: ActivityRecord) -> tuple[int | None, int | None]:
         """Returns the cost and the tokens of the last attempt: the provider's, or at most; None for the ceiling."""
         cost = None if record.cost_usd is None else to_units(record.cost_usd)
         tokens = None
@@ -255,9 +285,8 @@ class LimitedRequest(msgspec.Struct, eq=False):
             headers: those of the response so far; changed in place.
             provider: who sent them.
         """
-        self.headers = self.reservation.get_headers()
-        theirs = _find_rate_headers(provider.shown_headers)
-        if not theirs.isdisjoint(headers) and self.reservation.binding.rates:
+        self.headers = self.get_headers()
+        if self.binding.rates and not (theirs := _find_rate_headers(provider.shown_headers)).isdisjoint(headers):
             for name in [name for name in headers if name in theirs]:
                 headers[f"x-upstream-{name.removeprefix('x-')}"] = headers.pop(name)
 
@@ -265,35 +294,3 @@ class LimitedRequest(msgspec.Struct, eq=False):
 @lru_cache(maxsize=64)
 def _find_rate_headers(names: frozenset[str]) -> frozenset[str]:
     return frozenset(name for name in names if name.startswith("x-ratelimit-"))
-
-
-def _is_at_most(ceiling: Ceiling, other: Ceiling) -> bool:
-    """Returns whether whatever has room for `other` has room for `ceiling`."""
-    pairs = (ceiling.cost, other.cost), (ceiling.tokens, other.tokens), (ceiling.rate_tokens, other.rate_tokens)
-    return all(own is None or (most is not None and own <= most) for own, most in pairs)
-
-
-def _use_field_of(endpoint: Endpoint, error: LimitReached) -> None:
-    """Names the field of the caller's API in an error that says how many output tokens would fit."""
-    field = endpoint.output_field
-    if error.param == "max_tokens" and field not in (None, "max_tokens"):
-        error.message, error.param = error.message.replace("max_tokens", str(field)), field
-
-
-def may_be_billed(error: Exception) -> bool:
-    """Returns whether a request that ended with this error, and without known usage, may have to be paid for.
-
-    It need not if no connection was made, if the provider's status is that of an error, or if an error in place of the
-    answer has a name that says that it was refused. After all else it may have been generated, for instance if the
-    client left before the answer. So it may if a kept connection broke, after which the request is sent again: usually
-    the provider had closed it before, but it may also have read the request first, and nothing tells these apart.
-    """
-    if not isinstance(error, UpstreamError):
-        return True
-    if error.upstream_status is not None:
-        return error.upstream_status in BILLED_STATUSES
-    if isinstance(error, UpstreamRefused | UpstreamAuthenticationFailed | UpstreamSuspended):
-        return False
-    if error.code == "upstream_connection_lost":
-        return True
-    return not error.is_retryable and error.code != "upstream_tls_error"

@@ -13,9 +13,9 @@ from typing import Any
 
 from app.errors import GatewayError
 from app.services.idempotency import MAX_ANSWER_BYTES, Claim, KeptAnswer
+from app.services.inference.billing import BILLED_STATUSES, may_be_billed
 from app.services.inference.error_text import make_error_text
 from app.services.inference.exchange import Exchange
-from app.services.inference.limited import BILLED_STATUSES, may_be_billed
 from app.services.inference.pipeline import GatewayResponse, Pipeline
 from app.services.limits import Charge
 from app.services.streaming import Channel, Relay
@@ -169,7 +169,7 @@ def _finish_replay(exchange: Exchange, first_id: str, kept: KeptAnswer) -> None:
     record.error_type, record.error_code = kept.error_type, kept.error_code
     record.error_param, record.error_message = kept.error_param, kept.error_message
     if limited is not None:
-        limited.charge, limited.headers = _OF_A_REPLAY, limited.reservation.get_headers()
+        limited.charge, limited.headers = _OF_A_REPLAY, limited.get_headers()
     exchange.finish("ok" if kept.error_type is None else "rejected", kept.status)
 
 

@@ -99,7 +99,7 @@ class Pipeline(Component):
             policy = exchange.policy
             if policy is not None:
                 # A permit of each rate and a place among the concurrent requests, before the body is read.
-                exchange.limited = LimitedRequest(policy, self._limits.enter(policy))
+                exchange.limited = self._limits.enter(policy, LimitedRequest)
             body, fields = self.read(exchange, read_body)
             request = self.select(exchange, body, fields)
             exchange.write_start()
@@ -165,7 +165,7 @@ class Pipeline(Component):
         most = None if policy is None else policy.max_output_tokens
         request = adapt(body, fields, exchange.endpoint, target, exchange.get_header, exchange.translated, most)
         if limited is not None:
-            limited.reserve(exchange.endpoint, request, record)
+            limited.reserve_for(exchange.endpoint, request, record)
         return request
 
     def _relay(self, exchange: Exchange, request: UpstreamRequest, sent_s: float) -> GatewayResponse:

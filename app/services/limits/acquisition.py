@@ -20,7 +20,7 @@ def take_at_once(
 ) -> list[Taken] | None:
     """Takes from all pots as much as is needed, or from none.
 
-    Nothing between the first look and the last taking lets another greenlet run.
+    Nothing in between lets another greenlet run, so that nobody sees what is put back because a later pot lacks it.
 
     Args:
         shares: those of the pots.
@@ -35,26 +35,42 @@ def take_at_once(
         PermissionDenied, BadRequest: see `get_unknown_need`.
     """
     taken: list[Taken] = []
+    noted: tuple[tuple[Share, int], ...] = ()
     for share in shares:
         need = needs[share.count]
         if need is None:
-            need = get_unknown_need(share.pot)
+            need = _find_need(share.pot, taken)
         if need > share.cap:
             need = share.cap
         if now_s >= share.until_s:
             share.pot.renew(now_s)
         lot = share.lot
-        if need > lot.free and need and share.pot not in forced:
+        free = lot.free - need
+        if free < 0 and need and share.pot not in forced:
+            _put_back(taken)
             return None
-        taken.append((share, need, lot))
-    for share, need, lot in taken:
-        lot.free -= need
-        lot.lent += need
+        lot.free = free
         share.taken += need
-        share.used_s = now_s
-        if lot.free < share.low or need > share.largest:
-            share.pot.note_taken(need)
+        taken.append((share, need, lot))
+        if free < share.low or need > share.largest:
+            noted = (*noted, (share, need))
+    for share, need in noted:
+        share.pot.note_taken(need)
     return taken
+
+
+def _find_need(pot: Pot, taken: Sequence[Taken]) -> int:
+    try:
+        return get_unknown_need(pot)
+    except BaseException:
+        _put_back(taken)
+        raise
+
+
+def _put_back(taken: Sequence[Taken]) -> None:
+    for share, need, lot in taken:
+        lot.free += need
+        share.taken -= need
 
 
 def get_unknown_need(pot: Pot) -> int:

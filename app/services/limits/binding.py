@@ -45,3 +45,12 @@ class Binding:
         self.used_s = 0.0
         self.headers: dict[str, str] = {}
         self.headers_until_s = 0.0
+
+    def note_used(self) -> None:
+        """Tells the pots when a request last took from them, at each tick rather than for each request.
+
+        A pot that nobody has used for a minute has nothing free, so the next request waits for it, which it notes.
+        """
+        for share in self.entry + self.metered:
+            if share.used_s < self.used_s:
+                share.used_s = self.used_s

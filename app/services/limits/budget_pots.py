@@ -73,7 +73,7 @@ class BudgetPeriod:
 
     def is_done(self) -> bool:
         """Returns whether nothing is held any more, neither by requests nor by the worker."""
-        return not (self.lot.lent or self.is_uncertain or self.lot.free)
+        return not (self.is_uncertain or self.lot.free or self.drawn != self.lot.spent)
 
     @property
     def used(self) -> int:
@@ -83,7 +83,7 @@ class BudgetPeriod:
     @property
     def spent(self) -> int:
         """What requests have used that have ended."""
-        return self.drawn - self.lot.free - self.lot.lent
+        return self.lot.spent
 
 
 class BudgetPot(Pot):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -24,23 +25,28 @@ class Ceiling(msgspec.Struct, frozen=True):
     fits: Callable[[int, int], int | None]
 
 
-class Charge(msgspec.Struct, frozen=True):
-    """What a request has used.
+class Charge(NamedTuple):
+    """What a request has used, by Count. A plain tuple of the same does too, and is made without a call.
 
     Attributes:
         cost: in 10⁻¹² USD; the ceiling if it is not known.
         tokens: prompt and output; the ceiling if they are not known.
         requests: 1, or 0 if nothing was sent to a provider.
         rate_tokens: what counts for the rate of tokens; None if it is not known, then what was reserved.
+        slots: 0, because its slots are free again.
     """
 
     cost: int
     tokens: int
     requests: int
     rate_tokens: int | None
+    slots: int = 0
 
 
-NOTHING = Charge(0, 0, 0, 0)
+# A Charge or a plain tuple of the same.
+Used = tuple[int, int, int, int | None, int]
+
+NOTHING: Used = (0, 0, 0, 0, 0)
 
 
 def merge_ceilings(ceilings: Sequence[Ceiling]) -> Ceiling:
@@ -54,3 +60,9 @@ def merge_ceilings(ceilings: Sequence[Ceiling]) -> Ceiling:
         rate_tokens=max(said, default=None),
         fits=dearest.fits,
     )
+
+
+def is_at_most(ceiling: Ceiling, other: Ceiling) -> bool:
+    """Returns whether whatever has room for `other` has room for `ceiling`."""
+    pairs = (ceiling.cost, other.cost), (ceiling.tokens, other.tokens), (ceiling.rate_tokens, other.rate_tokens)
+    return all(own is None or (most is not None and own <= most) for own, most in pairs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from app.db import Database
 from app.db.leases import update_warned
@@ -32,6 +32,8 @@ _POT_S = 600.0
 # What each request takes before its body is read, by Count: a request and a slot.
 _ENTRY = (0, 0, 1, 0, 1)
 
+R = TypeVar("R", bound=Reservation)
+
 
 class Limits(Component):
     """The limits of this worker. The thread starts when something must be drawn.
@@ -55,11 +57,18 @@ class Limits(Component):
         self._waits = Waits(self.settings, self._drawing)
         self._watch = Watch(runtime, self._clock, self._get_pots, self._drawing.mark, self._note, self._warn)
 
-    def enter(self, policy: Policy) -> Reservation:
+    @overload
+    def enter(self, policy: Policy) -> Reservation: ...
+
+    @overload
+    def enter(self, policy: Policy, kind: type[R]) -> R: ...
+
+    def enter(self, policy: Policy, kind: type[Reservation] = Reservation) -> Reservation:
         """Begins a request, before its body is read: takes a request of each rate, and a slot.
 
         Args:
             policy: the limits of the request's key.
+            kind: what is made to hold it.
 
         Raises:
             LimitReached: a rate or the number of concurrent requests is reached.
@@ -72,7 +81,7 @@ class Limits(Component):
         taken = take_at_once(binding.entry, _ENTRY, now_s)
         if taken is None:
             taken = self._waits.take(binding, binding.entry, _ENTRY, None, now_s)
-        return Reservation(self._waits, binding, taken)
+        return kind(self._waits, binding, taken)
 
     def _bind(self, policy: Policy) -> Binding:
         entry: list[Share] = []
@@ -103,7 +112,7 @@ class Limits(Component):
     def _find_rate(self, subject: Subject, kind: Any, most: int) -> RatePot:
         pot = self._rates.get((subject.id, kind))
         if pot is None:
-            pot = self._rates[subject.id, kind] = RatePot(subject, kind, most)
+            pot = self._rates[subject.id, kind] = RatePot(subject, kind, most, self._drawing.mark)
         pot.subject = subject
         pot.set_most(most)
         return pot
@@ -125,6 +134,7 @@ class Limits(Component):
     def _tick(self) -> None:
         old_s = time.monotonic() - _BINDING_S
         for key, binding in list(self._bindings.items()):
+            binding.note_used()
             if binding.used_s < old_s:
                 del self._bindings[key]
         self._forget_pots()
@@ -164,7 +174,7 @@ class Limits(Component):
         outstanding: dict[Unit, int] = {"usd": 0, "tokens": 0, "requests": 0}
         for pot in self._budgets.values():
             for period in pot.periods.values():
-                outstanding[pot.unit] += max(period.lot.free + period.lot.lent, 0)
+                outstanding[pot.unit] += max(period.drawn - period.spent, 0)
         return outstanding
 
     def stop(self, timeout_s: float) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Literal
 
 from app.db.limit_tables import RATE_SLOTS
@@ -11,6 +12,10 @@ from app.services.limits.pots import Count, Lot, Pot
 
 # How long after the draw a permit may be used; see RATE_SLOTS.
 PERMIT_S = 0.5
+# From then on the next permits are drawn if a request still takes some, so that none has to wait for them.
+_SOON_S = 0.35
+# Only where at least this share of the rate is left; otherwise others may need it more.
+_SOON_SHARE = 4
 # What a request is taken to use that does not say how much, until some have ended.
 _FIRST_MEAN = 256
 _MEAN_WEIGHT = 0.1
@@ -21,9 +26,15 @@ _GROWTH = 4
 class RatePot(Pot):
     """A rate of a subject. Its lots are what was granted in a half second; its share counts what was taken since then.
 
-    Attributes:
+    Args:
+        subject: whose rate it is.
         kind: what it counts.
         most: how many a minute.
+        wake: makes the drawing thread look at this pot soon.
+
+    Attributes:
+        kind, most: as above.
+        is_due: whether the next permits are to be drawn although no request waits for them.
         mean: how many tokens a request used lately that did not say how much output it wants.
         debt: how many were used beyond what was granted; the next draw states it.
         returned: half second → how many that were granted in it were not used.
@@ -31,9 +42,18 @@ class RatePot(Pot):
         workers: how many workers live, as the database last said.
     """
 
-    __slots__ = ("_drawn_s", "_local", "debt", "kind", "mean", "most", "returned", "room", "workers")
+    __slots__ = (
+        "_drawn_s", "_ends_s", "_local", "_wake", "debt", "is_due", "kind", "mean", "most", "returned", "room",
+        "workers",
+    )  # fmt: skip
 
-    def __init__(self, subject: Subject, kind: Literal["requests", "tokens"], most: int) -> None:
+    def __init__(
+        self,
+        subject: Subject,
+        kind: Literal["requests", "tokens"],
+        most: int,
+        wake: Callable[[Pot], None] = lambda pot: None,
+    ) -> None:
         super().__init__(subject, Count.REQUESTS if kind == "requests" else Count.RATE_TOKENS, Lot())
         self.kind, self.room = kind, most
         self.set_most(most)
@@ -41,7 +61,9 @@ class RatePot(Pot):
         self.debt = 0
         self.returned: dict[int, int] = {}
         self.workers = 1
-        self._drawn_s = 0.0
+        self._drawn_s = self._ends_s = 0.0
+        self._wake = wake
+        self.is_due = False
         self._local: deque[tuple[float, int]] = deque()
 
     def set_most(self, most: int) -> None:
@@ -51,10 +73,19 @@ class RatePot(Pot):
             self.share.cap = most
 
     def renew(self, now_s: float) -> None:
-        self._replace(Lot(), float("inf"))
+        """Ends the permits whose time is over; shortly before, makes the next ones be drawn."""
+        if now_s >= self._ends_s:
+            self._replace(Lot(), float("inf"), float("inf"))
+            return
+        self.share.until_s = self._ends_s
+        if self.room >= self.most // _SOON_SHARE:
+            self.is_due = True
+            self._wake(self)
 
-    def _replace(self, lot: Lot, until_s: float) -> None:
-        before, self.share.lot, self.share.until_s = self.share.lot, lot, until_s
+    def _replace(self, lot: Lot, until_s: float, ends_s: float) -> None:
+        """Lends from another lot until `ends_s`, and calls `renew` at `until_s` for the first time."""
+        before, self.share.lot = self.share.lot, lot
+        self.share.until_s, self._ends_s, self.is_due = until_s, ends_s, False
         self.note_settled(before)
 
     def note_taken(self, need: int) -> None:
@@ -81,7 +112,7 @@ class RatePot(Pot):
         """Lends from permits that were granted in this half second, to a draw sent at `asked_s`."""
         if count:
             self.share.taken, self._drawn_s = 0, asked_s
-            self._replace(Lot(slot, count), asked_s + PERMIT_S)
+            self._replace(Lot(slot, count), asked_s + _SOON_S, asked_s + PERMIT_S)
 
     def count_left(self) -> int:
         """Returns how many permits are left for all workers, as far as this one knows."""
@@ -94,7 +125,7 @@ class RatePot(Pot):
 
     def take_return(self, now_s: float) -> tuple[dict[int, int], int]:
         """Returns what is to be returned and the debt, and forgets both: lost in a draw, they count as used."""
-        if now_s >= self.share.until_s:
+        if now_s >= self._ends_s:
             self.renew(now_s)
         returned, debt = self.returned, self.debt
         self.returned, self.debt = {}, 0
@@ -109,7 +140,7 @@ class RatePot(Pot):
         if sum(count for _, count in local) + need > max(share, need if not local else 0):
             return False
         local.append((now_s, need))
-        self._replace(Lot(0, need), now_s + PERMIT_S)
+        self._replace(Lot(0, need), now_s + PERMIT_S, now_s + PERMIT_S)
         return True
 
     def get_local_wait_s(self, now_s: float) -> float:

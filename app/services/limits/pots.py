@@ -37,15 +37,15 @@ class Lot:
     Attributes:
         id: the period, or the half second; 0 if the database knows none.
         free: how much can be lent; negative where requests took more than the worker has.
-        lent: what requests hold.
+        spent: what requests have used that have ended.
     """
 
-    __slots__ = ("free", "id", "lent")
+    __slots__ = ("free", "id", "spent")
 
     def __init__(self, id: int = 0, free: int = 0) -> None:
         self.id = id
         self.free = free
-        self.lent = 0
+        self.spent = 0
 
 
 class Share:
@@ -64,7 +64,7 @@ class Share:
         is_watched: whether `Pot.note_settled` is called after each request, and not only after those that give back to
             an earlier lot or leave less than nothing free.
         taken: what requests have taken, since a time of the pot's own.
-        used_s: when a request last took something.
+        used_s: when a request last took something, as of the last tick.
     """
 
     __slots__ = ("cap", "count", "is_watched", "largest", "lot", "low", "pot", "taken", "until_s", "used_s")
@@ -148,17 +148,18 @@ class SlotPot(Pot):
 
     Attributes:
         most: the limit of all workers.
+        held: how many it may serve.
         is_exact: whether little is left, so that the worker keeps nothing.
         peak: the most that it served since the last tick.
         workers: how many workers live, as the database last said.
     """
 
-    __slots__ = ("_wake", "is_exact", "most", "peak", "workers")
+    __slots__ = ("_wake", "held", "is_exact", "most", "peak", "workers")
 
     def __init__(self, subject: Subject, most: int, wake: Callable[[Pot], None]) -> None:
         super().__init__(subject, Count.SLOTS, Lot())
         self.most = most
-        self.peak = 0
+        self.held = self.peak = 0
         self.workers = 1
         self.is_exact = self.share.is_watched = True
         self.share.until_s = 0.0
@@ -167,23 +168,18 @@ class SlotPot(Pot):
     @property
     def used(self) -> int:
         """How many requests it serves."""
-        return self.share.lot.lent
-
-    @property
-    def held(self) -> int:
-        """How many it may serve."""
-        return self.share.lot.free + self.share.lot.lent
+        return self.held - self.share.lot.free
 
     def renew(self, now_s: float) -> None:
         self.keep_used()
         self.share.until_s = float("inf")
 
     def keep_used(self) -> None:
-        """Lends no more than is lent already."""
+        """Lends no more than requests hold already."""
         self._hold(min(self.held, self.used))
 
     def _hold(self, held: int) -> None:
-        more = held - self.held
+        more, self.held = held - self.held, held
         self.share.lot.free += more
         self.share.low += more
 

@@ -58,7 +58,7 @@ class RateDraws:
             count_draw("concurrent", "refused" if answer.refused else "done")
 
     def draw_permits(self, pots: Sequence[RatePot], needs: Needs) -> None:
-        """Returns unused permits, and draws new ones for requests that wait, in one call.
+        """Returns unused permits, and draws new ones for requests that wait or will come, in one call.
 
         Raises:
             DatabaseError: the database is unavailable.
@@ -68,7 +68,8 @@ class RateDraws:
         for pot in pots:
             waiting = needs.get(pot, ())
             returned, debt = pot.take_return(asked_s)
-            firm = sum(waiting)
+            firm, is_due = sum(waiting), pot.is_due
+            pot.is_due = False
             draws.append(
                 PermitDraw(
                     subject=pot.subject.id,
@@ -76,7 +77,7 @@ class RateDraws:
                     most=pot.most,
                     need=min(waiting, default=0),
                     firm=firm,
-                    want=firm + (pot.get_ahead(asked_s) if waiting else 0),
+                    want=firm + (pot.get_ahead(asked_s) if waiting or is_due else 0),
                     debt=debt,
                     returned=returned,
                 )

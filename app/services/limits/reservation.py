@@ -5,14 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-import msgspec
-
 from app.services.limits.acquisition import Taken, take_at_once
 from app.services.limits.amounts import format_amount
 from app.services.limits.binding import Binding
-from app.services.limits.charge import NOTHING, Ceiling, Charge, merge_ceilings
-from app.services.limits.pots import Lot, Share
-from app.services.limits.refusals import describe_warning, make_rate_headers
+from app.services.limits.charge import NOTHING, Ceiling, Used, merge_ceilings
+from app.services.limits.pots import Count, Lot, Share
+from app.services.limits.refusals import Fits, describe_warning, make_rate_headers
 from app.services.limits.waiting import Waits
 
 # So long all responses have the same headers, while at least so many requests and tokens are left of each rate.
@@ -20,28 +18,34 @@ _HEADERS_S = 0.25
 _FAR = 1_000
 
 
-class Reservation(msgspec.Struct, eq=False):
+class Reservation:
     """The limits of one request.
 
     Make it with `Limits.enter`. Call `settle` or `release` once the request has ended; only the first call counts.
 
-    Attributes:
+    Args:
         waits: take from pots that do not have enough at once.
         binding: the pots of the request's key.
         held: what the request holds.
+
+    Attributes:
+        waits, binding, held: as above.
         period_ids: the periods of the budgets that the request is charged to; [] if there is no budget.
         ceiling_cost, ceiling_tokens: the most that the request can cost, in 10⁻¹² USD, and use, in all attempts; None
             if that is not known.
         is_silent: whether the request does not say how much output it wants, so that its rates of tokens take a mean.
     """
 
-    waits: Waits
-    binding: Binding
-    held: list[Taken]
-    period_ids: list[int] = []
-    ceiling_cost: int | None = 0
-    ceiling_tokens: int | None = 0
-    is_silent: bool = False
+    __slots__ = ("binding", "ceiling_cost", "ceiling_tokens", "held", "is_silent", "period_ids", "waits")
+
+    def __init__(self, waits: Waits, binding: Binding, held: list[Taken]) -> None:
+        self.waits = waits
+        self.binding = binding
+        self.held = held
+        self.period_ids: list[int] = []
+        self.ceiling_cost: int | None = 0
+        self.ceiling_tokens: int | None = 0
+        self.is_silent = False
 
     @property
     def ceiling_usd(self) -> str | None:
@@ -55,23 +59,37 @@ class Reservation(msgspec.Struct, eq=False):
             ceilings: of each target that the request may be sent to, at least one; the dearest counts.
 
         Raises:
+            as `hold`.
+        """
+        dearest = ceilings[0] if len(ceilings) == 1 else merge_ceilings(ceilings)
+        if self.binding.metered:
+            self.hold(dearest.cost, dearest.tokens, dearest.rate_tokens, dearest.fits, time.monotonic())
+        else:
+            self.ceiling_cost, self.ceiling_tokens = dearest.cost, dearest.tokens
+
+    def hold(self, cost: int | None, tokens: int | None, rate_tokens: int | None, fits: Fits, now_s: float) -> None:
+        """Takes from all budgets and token rates, of which there is at least one, or from none.
+
+        Args:
+            cost, tokens, rate_tokens, fits: see Ceiling.
+            now_s: the time, on the monotonic clock.
+
+        Raises:
             InsufficientQuota: a budget has too little left.
             LimitReached: requests in flight hold what is left of a budget, or a rate is reached.
             PermissionDenied: there is a budget in USD, and the price of a target is not known.
             BadRequest: there is a budget in tokens, and the output has no bound.
             Unavailable: the database cannot be asked.
         """
-        dearest = ceilings[0] if len(ceilings) == 1 else merge_ceilings(ceilings)
-        self.ceiling_cost, self.ceiling_tokens = cost, tokens = dearest.cost, dearest.tokens
-        self.is_silent = dearest.rate_tokens is None
+        self.ceiling_cost, self.ceiling_tokens = cost, tokens
+        self.is_silent = rate_tokens is None
         binding = self.binding
-        if binding.metered:
-            needs = (cost, tokens, 1, dearest.rate_tokens, 0)
-            now_s = time.monotonic()
-            taken = take_at_once(binding.metered, needs, now_s)
-            if taken is None:
-                taken = self.waits.take(binding, binding.metered, needs, dearest.fits, now_s)
-            self.held += taken
+        needs = (cost, tokens, 1, rate_tokens, 0)
+        taken = take_at_once(binding.metered, needs, now_s)
+        if taken is None:
+            taken = self.waits.take(binding, binding.metered, needs, fits, now_s)
+        self.held += taken
+        if binding.charged:
             self.period_ids = period_ids = []
             for _, _, lot in taken[: len(binding.charged)]:  # A comprehension is a call of its own.
                 period_ids.append(lot.id)
@@ -100,34 +118,36 @@ class Reservation(msgspec.Struct, eq=False):
         if lot is not first:
             for each, change in ((lot, -more), (first, more)):
                 each.free -= change
-                each.lent += change
             share.pot.note_settled(lot)
 
-    def settle(self, charge: Charge) -> None:
+    def settle(self, charge: Used) -> None:
         """Replaces what the request holds by what it has used, in all attempts, and frees its slots.
 
         A mistake in one of the pots is raised once all others are settled: a slot that is not freed is lost for good.
         """
         held, self.held = self.held, []
-        amounts = (charge.cost, charge.tokens, charge.requests, charge.rate_tokens, 0)
         fault = None
         for share, need, lot in held:
-            used = amounts[share.count]
-            lot.lent -= need
-            lot.free += 0 if used is None else need - used
+            used = charge[share.count]
+            if used is None:
+                used = need
+            lot.spent += used
+            if used != need:
+                lot.free += need - used
             if lot is not share.lot or share.is_watched or lot.free < 0:
                 try:
                     share.pot.note_settled(lot)
                 except Exception as error:
                     fault = error
-        if self.is_silent and held and charge.requests and charge.rate_tokens is not None:
-            self._note_mean(charge.rate_tokens)
+        if self.is_silent and held and charge[Count.REQUESTS]:
+            self._note_mean(charge[Count.RATE_TOKENS])
         if fault is not None:
             raise fault
 
-    def _note_mean(self, tokens: int) -> None:
-        for rate in self.binding.token_rates:
-            rate.note_use(tokens)
+    def _note_mean(self, tokens: int | None) -> None:
+        if tokens is not None:
+            for rate in self.binding.token_rates:
+                rate.note_use(tokens)
 
     def release(self) -> None:
         """Ends the request without a charge, unless it is settled."""

@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Callable, Iterator
 from decimal import Decimal
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from app.errors import BadRequest, GatewayError, PermissionDenied
 from app.runtime import get_component
 from app.services.endpoints import ENDPOINTS, InferenceBody
 from app.services.inference.adaptation import UpstreamRequest, adapt
-from app.services.inference.ceiling import make_ceiling
+from app.services.inference.ceiling import make_ceiling, to_units
 from app.services.inference.validation import validate_body
 from app.services.limits import Budget, Ceiling, Policy, Subject
 from app.services.models import cache, get_model_list
@@ -116,14 +117,14 @@ def test_the_output_is_bounded_as_the_request_says_else_by_the_context(
 ) -> None:
     request = request_for(path, body)
     ceiling = make_ceiling(ANY, BY_PATH[path], request)
-    bounds = BY_PATH[path].bound_tokens(request.body, len(request.content), CONTEXT)
-    assert bounds.prompt is not None and ceiling.tokens == bounds.prompt + outputs
+    prompt, *_ = BY_PATH[path].bound_tokens(request.body, len(request.content), CONTEXT)
+    assert prompt is not None and ceiling.tokens == prompt + outputs
     # The dearest that the provider may count: all of it, none of it from a cache.
-    cost = compute_cost(STANDARD, bounds.prompt, 0, outputs)
+    cost = compute_cost(STANDARD, prompt, 0, outputs)
     assert ceiling.cost is not None and 0 <= ceiling.cost - cost.scaleb(12) < 1
     said = {"max_tokens", "max_completion_tokens", "max_output_tokens"} & body.keys()
     # The estimate of the prompt is that of the record, or a quarter of the bytes, which count tools and schemas too.
-    estimate = max(request.prompt_tokens_estimate, min(len(request.content) // 4, bounds.prompt))
+    estimate = max(request.prompt_tokens_estimate, min(len(request.content) // 4, prompt))
     assert ceiling.rate_tokens == (estimate + outputs if said or not outputs else None)
 
 
@@ -203,6 +204,12 @@ def test_the_max_tokens_that_would_fit_fit_and_one_more_would_not(
     most = ceiling_of(CHAT, model, messages=HELLO, max_tokens=4_096, n=outputs).fits(cost_room, token_room)
     assert most is None or fits(min(most, 4_096))
     assert (most is not None and most >= 4_096) or not fits(max(1_000, (most or 0) + 1))
+
+
+@given(st.decimals(0, 10**6, places=15) | st.integers(0, 10**6).map(Decimal), st.integers(0, 15))
+def test_an_amount_in_usd_is_rounded_up_to_whole_units(amount: Decimal, places: int) -> None:
+    text = f"{amount:.{places}f}"
+    assert to_units(text) == ceil(Decimal(text).scaleb(12))
 
 
 # Letters of ten scripts, emoji with joiners, code and controls, each of which real tokenizers split differently.

@@ -19,7 +19,7 @@ from app.services.endpoints import CHAT, StreamSummary
 from app.services.inference import Exchange
 from app.services.inference.limited import LimitedRequest
 from app.services.inference.metering import finish_with_error, record_stream
-from app.services.limits import Budget, Ceiling, Policy, Reservation, Subject
+from app.services.limits import Budget, Ceiling, Policy, Subject
 from app.services.limits.acquisition import take_at_once
 from app.services.limits.binding import Binding
 from app.services.limits.budget_pots import BudgetPot
@@ -48,11 +48,9 @@ def make_limited() -> tuple[LimitedRequest, BudgetPot, SlotPot]:
     held = take_at_once(binding.entry, (0, 0, 1, 0, 1), time.monotonic())
     assert held is not None
     nobody: Any = None  # Nothing has to wait.
-    reservation = Reservation(nobody, binding, held)
-    ceiling = Ceiling(CENT, 100, 100, lambda cost, tokens: None)
-    reservation.reserve([ceiling])
-    limited = LimitedRequest(policy, reservation)
-    limited.ceiling = ceiling
+    limited = LimitedRequest(nobody, binding, held)
+    limited.reserve([Ceiling(CENT, 100, 100, lambda cost, tokens: None)])
+    limited.endpoint, limited.has_ceiling, limited.most_cost, limited.most_tokens = CHAT, True, CENT, 100
     return limited, budget, slots
 
 
@@ -109,7 +107,7 @@ def test_a_step_that_fails_keeps_no_other_from_running(
     assert row["outcome"] == ("upstream_error" if step == "error" else "ok")
     assert Decimal(row["charged_usd"]) == Decimal("0.01") and row["budget_periods"]
     assert released == ["last", "first"]
-    assert (budget.current.used, budget.current.lot.lent) == (charged, 0)
+    assert (budget.current.used, budget.current.spent) == (charged, charged)
     assert slots.used == 0
     logged = [json.loads(line) for line in capfd.readouterr().err.splitlines() if '"request_step_failed"' in line]
     assert [line["step"] for line in logged] == [step] and faults(step) == before + 1
@@ -120,7 +118,7 @@ def test_a_step_that_fails_keeps_no_other_from_running(
 def _break_first_pot(exchange: Exchange) -> None:
     """Makes the pot of the slots raise; the budget behind it must be settled all the same."""
     assert exchange.limited is not None
-    held = exchange.limited.reservation.held
+    held = exchange.limited.held
 
     class Broken(SlotPot):
         def note_settled(self, lot: Lot) -> None:

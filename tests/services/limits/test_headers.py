@@ -85,5 +85,28 @@ def test_after_a_refusal_headers_are_made_anew(make_limits: MakeLimits, monkeypa
         end(each)
 
 
+def test_permits_are_drawn_again_shortly_before_their_time_is_over_if_much_is_left() -> None:
+    marked: list[Any] = []
+    pot = RatePot(SUBJECT, "requests", 3_000, marked.append)
+
+    def take(now_s: float) -> bool:
+        return take_at_once([pot.share], (0, 0, 1, 0, 0), now_s) is not None
+
+    pot.add(1, 100, 10.0)
+    assert take(10.3) and not marked
+    assert take(10.4) and take(10.45) and marked == [pot] and pot.is_due
+    # The next ones have come; those that were left go back to the half second of their grant.
+    pot.add(2, 50, 10.46)
+    assert take(10.6) and marked == [pot] and not pot.is_due
+    assert pot.take_return(10.6) == ({1: 97}, 0)
+    # No permit is used later than half a second after its draw, whoever was asked for more.
+    assert take(10.9) and marked == [pot, pot]
+    assert not take(10.961) and pot.take_return(10.961) == ({2: 48}, 0)
+    # Where little is left, nothing is drawn that no request waits for.
+    pot.room = 100
+    pot.add(3, 50, 20.0)
+    assert take(20.4) and not take(20.5) and marked == [pot, pot]
+
+
 def _get_left(held: Any) -> int:
     return int(held.get_headers()["x-ratelimit-remaining-tokens"])

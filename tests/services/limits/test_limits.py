@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,6 +14,8 @@ from app.db.leases import compute_period_id, compute_period_start
 from app.errors import BadRequest, GatewayError, PermissionDenied, Unavailable
 from app.limit_errors import InsufficientQuota, LimitReached
 from app.services.limits import Budget, BudgetWarning, Ceiling, Charge, Limits, Policy, Reservation, Subject
+from app.services.limits.acquisition import take_at_once
+from app.services.limits.budget_pots import BudgetPot
 from app.services.limits.lease_draws import MAX_POTS
 from tests.services.limits.conftest import MakeLimits
 from tests.support.budget_books import BudgetBooks
@@ -175,6 +178,21 @@ def test_all_subjects_and_units_must_have_room(make_limits: MakeLimits, books: B
     end(reserve(limits, limited, ceiling(0, 10)))
     with pytest.raises(InsufficientQuota, match="5 requests a month has 0 requests left"):
         reserve(limits, limited, ceiling(0, 10))
+
+
+def test_a_request_that_one_pot_refuses_leaves_no_trace_in_the_others() -> None:
+    marked: list[Any] = []
+
+    def make_pot(unit: Any) -> BudgetPot:
+        budget = Budget(1, unit, "1000", "day", "UTC", 1, ())
+        return BudgetPot(subject(), budget, lambda now_s: 1_700_000_000 + now_s, marked.append)
+
+    rich, poor = make_pot("tokens"), make_pot("usd")
+    rich.current.set_drawn(1_000)
+    for cost, error in ((1, None), (None, PermissionDenied)):
+        with pytest.raises(error) if error else nullcontext():
+            assert take_at_once([rich.share, poor.share], (cost, 900, 1, 0, 0), 0.0) is None
+        assert (rich.current.free, rich.share.taken, rich.share.largest, marked) == (1_000, 0, 0, [])
 
 
 def test_the_dearest_target_counts_and_attempts_add_up(make_limits: MakeLimits, books: BudgetBooks) -> None:

@@ -1,0 +1,27 @@
+"""Whether a provider may bill a request that got no answer, as far as its error tells."""
+
+from __future__ import annotations
+
+from app.errors import UpstreamAuthenticationFailed, UpstreamError, UpstreamRefused, UpstreamSuspended
+
+# After these statuses of a provider, it may have generated, and so billed, an answer that did not arrive.
+BILLED_STATUSES = frozenset({408, 504, 524})
+
+
+def may_be_billed(error: Exception) -> bool:
+    """Returns whether a request that ended with this error, and without known usage, may have to be paid for.
+
+    It need not if no connection was made, if the provider's status is that of an error, or if an error in place of the
+    answer has a name that says that it was refused. After all else it may have been generated, for instance if the
+    client left before the answer. So it may if a kept connection broke, after which the request is sent again: usually
+    the provider had closed it before, but it may also have read the request first, and nothing tells these apart.
+    """
+    if not isinstance(error, UpstreamError):
+        return True
+    if error.upstream_status is not None:
+        return error.upstream_status in BILLED_STATUSES
+    if isinstance(error, UpstreamRefused | UpstreamAuthenticationFailed | UpstreamSuspended):
+        return False
+    if error.code == "upstream_connection_lost":
+        return True
+    return not error.is_retryable and error.code != "upstream_tls_error"
