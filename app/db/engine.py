@@ -153,7 +153,8 @@ def create_engine_for(url: str, pool_size: int = POOL_SIZE, *, pooled: bool = Fa
 
 
 def _add_prefix(_connection: object, _cursor: object, statement: str, parameters: object, *_: object) -> object:
-    return _PREFIX + statement, parameters
+    # VACUUM, of the table of deltas (fold.py), is no part of a transaction, so nothing may be sent with it.
+    return statement if statement.startswith("VACUUM") else _PREFIX + statement, parameters
 
 
 def identify_database(url: str) -> str:

@@ -102,6 +102,8 @@ def show(engine: Engine, isolation_level: str) -> tuple[str, str, str]:
 def test_limits_hold_for_each_transaction_and_end_with_it(pooled: Engine, pooled_url: str) -> None:
     assert show(pooled, "REPEATABLE READ") == ("10s", "UTC", "repeatable read")
     assert show(pooled, "AUTOCOMMIT") == ("10s", "UTC", "read committed")
+    with pooled.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("VACUUM (SKIP_LOCKED) pg_am"))
     plain = create_engine_for(pooled_url, pooled=True)
     with plain.connect() as connection:
         cursor = connection.connection.cursor()

@@ -45,8 +45,8 @@ class ActivityRecord(msgspec.Struct):
     that are written to the row later.
 
     The defaults are those of a lost request, one that was sent to a provider and never ended. The fields that only
-    some requests have are left out of the line of others: those under limits, those of SDKs, replays, those whose
-    provider says what they cost, and those in a trace.
+    some requests have are left out of the line of others: those under limits, those of SDKs, replays, those in a trace,
+    and those whose provider says what they cost.
     """
 
     request_id: str
