@@ -26,19 +26,11 @@ def test_without_a_database_address_it_refuses_with_one_sentence(tree: Path, tmp
     assert line.startswith("The gateway cannot start: DATABASE_URL is not set.")
 
 
-BAD_SETTINGS = {
-    "UPSTREAM_IDLE_TIMEOUT": "60s",
-    "FIREWORKS_BASE_URL": "api.fireworks.ai",
-    "DATABASE_URL": "mysql://localhost/x",
-    "DRAIN_TIMEOUT": "500",
-}
-
-
-@pytest.mark.parametrize("name", BAD_SETTINGS)
-def test_a_bad_setting_is_refused_with_one_sentence_that_names_it(tree: Path, tmp_path: Path, name: str) -> None:
-    settings = {"DATABASE_URL": "postgresql://localhost/x", name: BAD_SETTINGS[name]}
+def test_a_bad_setting_is_refused_with_one_sentence_that_names_it(tree: Path, tmp_path: Path) -> None:
+    """tests/test_config.py has bad values of all settings."""
+    settings = {"DATABASE_URL": "postgresql://localhost/x", "UPSTREAM_IDLE_TIMEOUT": "60s"}
     (line,) = refusal(tree, tmp_path, settings).strip().splitlines()
-    assert line.startswith("The gateway cannot start: ") and name in line and line.endswith(".")
+    assert line.startswith("The gateway cannot start: UPSTREAM_IDLE_TIMEOUT ") and line.endswith(".")
 
 
 def test_tls_of_its_own_is_refused(tree: Path, tmp_path: Path) -> None:

@@ -7,13 +7,14 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import count
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
-from markdown_it import MarkdownIt
-from markdown_it.token import Token
-
 from app.docs_site.pages import Page, find_page, is_open_file
+
+if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
+    from markdown_it.token import Token
 
 # Notes for the programs that write a part of a page.
 _COMMENT = re.compile(r"^<!--.*?-->\n", re.MULTILINE | re.DOTALL)
@@ -46,6 +47,9 @@ class RenderedPage(NamedTuple):
 
 @cache
 def _get_parser() -> MarkdownIt:
+    # Imported here because the import takes 20 ms, which each start of a worker would pay.
+    from markdown_it import MarkdownIt
+
     return MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
 
 
