@@ -196,6 +196,29 @@ def test_who_is_signed_in_stays_so_while_the_database_is_away(dashboard: Pages) 
         wait_until(lambda: session.get(f"{dashboard.url}/", timeout=30).ok, what="the page after the outage")
 
 
+def test_one_can_sign_out_while_the_database_is_away(dashboard: Pages) -> None:
+    with dashboard.sign_in() as session:
+        copied = {"gateway_session": str(next(iter(session.cookies)).value)}
+        assert session.get(f"{dashboard.url}/health", timeout=30).ok
+        dashboard.database.cut()
+        try:
+            out = session.post(f"{dashboard.url}/sign-out", timeout=30, allow_redirects=False)
+            assert out.status_code == 303 and "Max-Age=0" in out.headers["set-cookie"] and not session.cookies
+            told = session.get(f"{dashboard.url}/{out.headers['location']}".replace("../dashboard/", ""), timeout=30)
+            assert told.status_code == 200 and "You are signed out in this browser" in told.text
+            # The connection leads to the same worker, which does not accept the cookie any more.
+            again = session.get(f"{dashboard.url}/health", cookies=copied, timeout=30, allow_redirects=False)
+            assert again.status_code == 303 and "/sign-in" in again.headers["location"]
+        finally:
+            dashboard.database.mend()
+
+        def is_out() -> bool:
+            shown = [get(f"{dashboard.url}/health", cookies=copied) for _ in range(12)]  # At both workers.
+            return all(each.status_code == 303 for each in shown)
+
+        wait_until(is_out, what="the end of the session at all workers")
+
+
 def test_a_worker_knows_the_sessions_that_others_began(dashboard: Pages, tmp_path: Path) -> None:
     with dashboard.sign_in(dashboard.bob) as session:
         token = str(next(iter(session.cookies)).value)

@@ -11,7 +11,7 @@ import hashlib
 import secrets
 
 from app.db import DatabaseError, write_connection
-from app.db.sessions import delete_session, insert_session, select_session
+from app.db.sessions import delete_sessions, insert_session, select_session
 from app.errors import Unavailable
 from app.runtime import get_component
 from app.services.keys import Key, authenticate, digest_of, find_key
@@ -67,6 +67,8 @@ def find_session_key(token: str) -> Key | None:
         Unavailable: the database is away, and this session is not in memory.
     """
     digest, memory = digest_token(token), get_component(SessionMemory)
+    if memory.is_ended(digest):
+        return None
     try:
         with write_connection() as connection:
             row = select_session(connection, digest)
@@ -95,18 +97,24 @@ def _forget(digest: bytes) -> None:
     get_component(SessionMemory).remove(digest)
     try:
         with write_connection() as connection:
-            delete_session(connection, digest)
+            delete_sessions(connection, [digest])
     except DatabaseError:
         pass  # It stays useless, because its key does not work, and it ends by itself.
 
 
-def end_session(token: str) -> None:
+def end_session(token: str) -> bool:
     """Signs out: the token is worth nothing from now on.
 
-    Raises:
-        DatabaseError: the database is unavailable or slow; then only this worker has forgotten the session.
+    Returns:
+        Whether that holds everywhere. While the database is away it holds at this worker alone, which tells the
+        database when that is back; the others may accept the token until then.
     """
-    digest = digest_token(token)
-    get_component(SessionMemory).remove(digest)
-    with write_connection() as connection:
-        delete_session(connection, digest)
+    digest, memory = digest_token(token), get_component(SessionMemory)
+    try:
+        with write_connection() as connection:
+            delete_sessions(connection, [digest])
+    except DatabaseError:
+        memory.end(digest)
+        return False
+    memory.remove(digest)
+    return True
