@@ -219,6 +219,19 @@ def test_one_can_sign_out_while_the_database_is_away(dashboard: Pages) -> None:
         wait_until(is_out, what="the end of the session at all workers")
 
 
+def test_health_is_shown_soon_while_the_database_hangs(dashboard: Pages) -> None:
+    with dashboard.sign_in() as session:
+        assert session.get(f"{dashboard.url}/health", timeout=30).ok
+        dashboard.database.freeze()
+        try:
+            # The statements that page needs may take 6 + 1 + 4 s in all.
+            shown = session.get(f"{dashboard.url}/health", timeout=7)
+        finally:
+            dashboard.database.thaw()
+        assert shown.status_code == 200 and "did not answer within" in shown.text
+        assert "The other workers cannot be shown" in shown.text
+
+
 def test_a_worker_knows_the_sessions_that_others_began(dashboard: Pages, tmp_path: Path) -> None:
     with dashboard.sign_in(dashboard.bob) as session:
         token = str(next(iter(session.cookies)).value)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 
-from app.db import DatabaseError, write_connection
+from app.db import DatabaseError, time_limit, write_connection
 from app.db.sessions import delete_sessions, insert_session, select_session
 from app.errors import Unavailable
 from app.runtime import get_component
@@ -20,6 +20,11 @@ from app.services.sessions.session_memory import SessionMemory
 # The bytes of a token; it has 43 characters then.
 _TOKEN_BYTES = 32
 _MAX_TOKEN_CHARACTERS = 100
+# How long a page waits for the database if the session is in memory too: pages that need no database are shown then.
+_CHECK_TIME_LIMIT_S = 0.8
+_FIRST_CHECK_TIME_LIMIT_S = 6.0
+# A sign-out that takes longer is done in the background.
+_END_TIME_LIMIT_S = 2.0
 
 
 def new_token() -> str:
@@ -69,8 +74,9 @@ def find_session_key(token: str) -> Key | None:
     digest, memory = digest_token(token), get_component(SessionMemory)
     if memory.is_ended(digest):
         return None
+    limit_s = _FIRST_CHECK_TIME_LIMIT_S if memory.get(digest) is None else _CHECK_TIME_LIMIT_S
     try:
-        with write_connection() as connection:
+        with time_limit(limit_s), write_connection() as connection:
             row = select_session(connection, digest)
     except DatabaseError as error:
         key_digest = memory.get(digest)
@@ -111,7 +117,7 @@ def end_session(token: str) -> bool:
     """
     digest, memory = digest_token(token), get_component(SessionMemory)
     try:
-        with write_connection() as connection:
+        with time_limit(_END_TIME_LIMIT_S), write_connection() as connection:
             delete_sessions(connection, [digest])
     except DatabaseError:
         memory.end(digest)
