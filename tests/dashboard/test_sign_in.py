@@ -14,7 +14,7 @@ from app.config import load_settings
 from app.runtime import get_component, use_settings
 from app.services.sessions.session_memory import SessionMemory
 from app.services.sessions.sessions import digest_token
-from tests.dashboard.conftest import Pages
+from tests.dashboard.conftest import MODEL, Pages
 from tests.support.gateway import base_settings
 from tests.support.prefix_proxy import running_prefix_proxy
 from tests.support.user_keys import make_key, revoke
@@ -22,6 +22,13 @@ from tests.support.waiting import wait_until
 
 # What anybody may see.
 OPEN = {"/dashboard/sign-in", "/dashboard/sign-out", "/dashboard/link"}
+# What is shown without the database, and what such a page says of it.
+WITHOUT_DATABASE = {
+    "models": "so the requests of the last 7 days are not shown",
+    f"models/one?id={MODEL}": "unknown now, because the gateway",
+    "playground": "what they cost is shown only when it is back",
+    "settings": "DATABASE_URL",
+}
 
 
 def get(url: str, **more: Any) -> requests.Response:
@@ -189,6 +196,10 @@ def test_who_is_signed_in_stays_so_while_the_database_is_away(dashboard: Pages) 
         try:
             away = session.get(f"{dashboard.url}/", timeout=30)
             assert away.status_code == 503 and "database is unavailable" in away.text and "GATEWAY_API_KEY" in away.text
+            for path, missing in WITHOUT_DATABASE.items():
+                shown = session.get(f"{dashboard.url}/{path}", timeout=30)
+                assert shown.status_code == 200 and missing in shown.text, path
+                assert MODEL in shown.text or path == "settings", path
             nobody = requests.get(f"{dashboard.url}/", cookies={"gateway_session": "x"}, timeout=30)
             assert nobody.status_code == 503 and "Nobody can sign in now" in nobody.text
         finally:
