@@ -7,6 +7,7 @@ from itertools import chain
 from typing import Annotated, Any
 
 import msgspec
+from flask import g
 
 from app.dashboard.charts import Chart
 from app.dashboard.frame import pages, show
@@ -14,6 +15,7 @@ from app.dashboard.overview import ACTIVITY, draw_requests, make_steps
 from app.dashboard.window import ENDPOINT_PATHS, RANGE_NAMES, Window, get_key_id, select_window_stats, write_time
 from app.errors import BadRequest
 from app.layout import PAGE_HEADERS, make_address, redirect_to
+from app.services.administration import select_names
 from app.services.providers import PROVIDERS
 from app.services.reports import (
     OUTCOMES,
@@ -105,6 +107,7 @@ def show_activity() -> Response:
         parameters=parameters,
         page=page,
         stats=stats,
+        key_names=select_names({row["key_id"] for row in page.data}) if g.key.is_operator else {},
         chart=_draw(stats, parameters),
         ranges=RANGE_NAMES,
         outcomes=OUTCOMES,

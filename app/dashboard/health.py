@@ -8,9 +8,12 @@ from typing import NamedTuple
 from flask import g
 
 from app.dashboard.frame import pages, show
-from app.db import DatabaseError, describe_error
+from app.db import DatabaseError, describe_error, time_limit
 from app.services.health import Readiness, Workers, get_readiness, select_workers_report
 from app.web import Response
+
+# With the checks of the session and of the database, the page takes about two seconds if the database hangs.
+_WORKERS_TIME_LIMIT_S = 2.0
 
 
 class _Catalog(NamedTuple):
@@ -29,11 +32,7 @@ def show_health() -> Response:
     readiness = get_readiness(with_hosts=g.key.is_operator)
     if not g.key.is_operator:
         return show("health_holder.html", "dashboard/health", readiness=readiness)
-    workers, failure = None, ""
-    try:
-        workers = select_workers_report()
-    except DatabaseError as error:
-        failure = describe_error(error)
+    workers, failure = _select_workers(readiness)
     return show(
         "health.html",
         "dashboard/health",
@@ -45,6 +44,17 @@ def show_health() -> Response:
         catalogs=_merge_catalogs(readiness, workers),
         versions=sorted({worker.version or "" for worker in workers.data}) if workers else [],
     )
+
+
+def _select_workers(readiness: Readiness) -> tuple[Workers | None, str]:
+    """Returns the report on all workers, or None and why there is none; a database that is away is not asked again."""
+    if not readiness.database.reachable:
+        return None, readiness.problems.get("database", "the database does not answer")
+    try:
+        with time_limit(_WORKERS_TIME_LIMIT_S):
+            return select_workers_report(), ""
+    except DatabaseError as error:
+        return None, describe_error(error)
 
 
 def _merge_problems(readiness: Readiness, workers: Workers | None) -> dict[str, int]:

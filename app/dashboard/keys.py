@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 from flask import g, request
 
 from app.dashboard.frame import pages, read_form, require_operator, show
@@ -14,6 +15,7 @@ from app.errors import GatewayError
 from app.layout import redirect_to
 from app.services.administration import (
     DEFAULT_OVERLAP_S,
+    KEY_STATES,
     KeyChanges,
     KeyView,
     NewKey,
@@ -26,11 +28,26 @@ from app.services.administration import (
     select_keys_page,
     select_own_key,
 )
-from app.web import Response
+from app.web import Response, one_of, read_query
 
 PAGE_ROWS = 50
 _HERE = "dashboard/keys"
 _OVERLAP_HOURS = DEFAULT_OVERLAP_S // 3600
+
+
+class KeysChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """Which keys, as in the API, and which page of them; what is empty does not filter."""
+
+    search: str = ""
+    state: Annotated[str, one_of(("", *KEY_STATES))] = ""
+    holder: str = ""
+    group: str = ""
+    cursor: str = ""
+
+    def get_parameters(self) -> dict[str, str | None]:
+        """Returns the parameters that choose the same keys."""
+        names = ("search", "state", "holder", "group")
+        return {name: getattr(self, name).strip() or None for name in names}
 
 
 @pages.get("/dashboard/keys")
@@ -38,9 +55,18 @@ def show_keys() -> Response:
     """Shows all keys to an operator, and the own one to anybody else."""
     if not g.key.is_operator:
         return show("key_own.html", _HERE, own=select_own_key(g.key))
-    holder, group = request.args.get("holder") or None, request.args.get("group") or None
-    page = select_keys_page(holder=holder, group=group, cursor=request.args.get("cursor") or None, limit=PAGE_ROWS)
-    return show("keys.html", _HERE, page=page, holder=holder, group=group, now=datetime.now(UTC))
+    query = read_query(KeysChoice)
+    parameters = query.get_parameters()
+    page = select_keys_page(**parameters, cursor=query.cursor or None, limit=PAGE_ROWS)
+    return show(
+        "keys.html",
+        _HERE,
+        page=page,
+        parameters=parameters,
+        is_first=not query.cursor,
+        states=KEY_STATES,
+        now=datetime.now(UTC),
+    )
 
 
 @pages.get("/dashboard/keys/new")

@@ -9,9 +9,10 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 from flask import g
 
-from app.config import ALL_GATEWAYS
+from app.config import ALL_GATEWAYS, SettingsError
 from app.dashboard.calls import write_calls
 from app.dashboard.frame import get_origin, pages, show
+from app.db import DatabaseError, time_limit
 from app.errors import BadRequest, NotFound
 from app.services.models import Model, Pricing, Served, get_model_lists, peek_model_list
 from app.services.offers import Offer, get_offers
@@ -25,6 +26,8 @@ _MAX_OFFSET = 1_000_000
 # As in the catalog of the API.
 _MAX_SEARCH_CHARACTERS, _MAX_SEARCH_WORDS = 200, 12
 _USE_RANGE = "7d"
+# The lists are in memory and the use is beside them, so a database that hangs must not hide them for long.
+_USE_TIME_LIMIT_S = 2.0
 
 EXAMPLE: dict[str, Any] = {"model": "", "messages": [{"role": "user", "content": "Hello!"}]}
 
@@ -115,13 +118,14 @@ def show_model() -> Response:
     ]
     if not found:
         raise NotFound("No list has this model now. Search for it on the page Models.")
-    model = found[0].model
+    model, use = found[0].model, select_use()
     return show(
         "model.html",
         "dashboard/models",
         row=price_model(model),
         offers=[PricedOffer(offer, *price(offer.pricing)) for offer in get_offers(found[0])],
-        use=select_use().get(model.id),
+        use=use.get(model.id) if use is not None else None,
+        has_use=use is not None,
         calls=write_calls(get_origin() + "/v1/chat/completions", EXAMPLE | {"model": model.id}),
     )
 
@@ -164,10 +168,17 @@ def price(pricing: Pricing) -> tuple[Decimal | None, Decimal | None, Decimal | N
     return prompt, completion, cached
 
 
-def select_use() -> dict[str, ModelStats]:
-    """Returns id of a model → how much who is signed in used it in the last seven days; an operator sees all use."""
+def select_use() -> dict[str, ModelStats] | None:
+    """Returns id of a model → how much who is signed in used it in the last seven days; an operator sees all use.
+
+    None if the database is unavailable or slow: what the page says of models is in memory.
+    """
     key_id = None if g.key.is_operator else g.key.id
-    stats = select_stats(ALL_GATEWAYS, _USE_RANGE, key_id=key_id)
+    try:
+        with time_limit(_USE_TIME_LIMIT_S):
+            stats = select_stats(ALL_GATEWAYS, _USE_RANGE, key_id=key_id)
+    except (DatabaseError, SettingsError):
+        return None
     return {row.model: row for row in stats.models if row.model is not None and row.models == 1}
 
 

@@ -6,6 +6,7 @@ key itself is not needed for that, so no session has to keep it. A link fills th
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import islice
 from typing import Annotated, Any
 
@@ -73,6 +74,7 @@ def show_playground() -> Response:
     query = read_query(PlaygroundQuery)
     models = [name.strip() for name in query.model.split(",") if name.strip()][:MAX_MODELS]
     body = make_body(query, models[0] if models else find_example_model())
+    use = select_use()
     return show(
         "playground.html",
         "dashboard/playground",
@@ -80,7 +82,8 @@ def show_playground() -> Response:
         models=models,
         max_models=MAX_MODELS,
         apis=APIS,
-        suggested=_suggest(),
+        suggested=_suggest(use),
+        has_use=use is not None,
         calls=write_calls(get_origin() + query.api, body),
         templates=TEMPLATES,
         example_model=find_example_model(),
@@ -105,7 +108,7 @@ def make_body(query: PlaygroundQuery, model: str) -> dict[str, Any]:
     return {"model": model, **own, **limit, **parameters, "stream": True}
 
 
-def _suggest() -> list[str]:
+def _suggest(use: Iterable[str] | None) -> list[str]:
     """Returns names of models: those used lately, and then the first ones of each list that chat."""
     listed = (
         model.id
@@ -113,7 +116,7 @@ def _suggest() -> list[str]:
         for model in peek_model_list(provider) or ()
         if model.capabilities.chat
     )
-    return list(dict.fromkeys([*select_use(), *islice(listed, _SUGGESTED)]))
+    return list(dict.fromkeys([*(use or ()), *islice(listed, _SUGGESTED)]))
 
 
 @calls.get(f"{_BELOW}/records/<uuid:request_id>")

@@ -61,17 +61,23 @@ def follow_link() -> Response:
 
 @open_pages.post("/dashboard/sign-out")
 def sign_out() -> Response:
-    """Ends the session, and deletes the cookie."""
+    """Ends the session, and deletes the cookie, also while the database is away."""
     token = request.cookies.get(COOKIE)
-    if token:
-        end_session(token)
-    response = redirect_to(SIGN_IN)
+    is_everywhere = not token or end_session(token)
+    response = redirect_to(SIGN_IN if is_everywhere else f"{SIGN_IN}?signed_out=here")
     _delete_cookie(response)
     return response
 
 
 def _show_form(wanted: str, *, error: str = "", status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    response = render_page("sign_in.html", status=status, headers=headers, next=_check_next(wanted), error=error)
+    response = render_page(
+        "sign_in.html",
+        status=status,
+        headers=headers,
+        next=_check_next(wanted),
+        error=error,
+        is_out_here=request.args.get("signed_out") == "here",
+    )
     if request.method == "GET" and COOKIE in request.cookies:
         _delete_cookie(response)
     return response

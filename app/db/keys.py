@@ -6,8 +6,10 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, func, insert, literal, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, Text, and_, func, insert, literal, or_, select, tuple_, update
+from sqlalchemy.dialects.postgresql import ARRAY
 
+from app.db.limit_tables import subject
 from app.db.tables import api_key
 
 
@@ -33,6 +35,9 @@ class KeyRow(NamedTuple):
     replaced_by: str | None
     is_operator: bool
 
+
+# What can be asked of a key, besides whose it is. A key that was replaced works until it expires.
+KEY_STATES = ("works", "expired", "revoked")
 
 _COLUMNS = [api_key.c[name] for name in KeyRow._fields]
 
@@ -81,23 +86,51 @@ def select_key_page(
     connection: Connection,
     *,
     holder_ids: Collection[str] | None = None,
+    search: str | None = None,
+    state: str | None = None,
     after: tuple[datetime, str] | None = None,
     limit: int,
 ) -> list[KeyRow]:
     """Returns up to `limit` keys, revoked ones too, newest first.
 
+    A search reads all keys, of which there are thousands: they take milliseconds, and no index.
+
     Args:
         connection: the database.
         holder_ids: only keys of these holders; None for all keys.
+        search: only keys with this text in their name, their id or the name of their holder, in any case.
+        state: only keys in this one of KEY_STATES.
         after: `created_at` and id of the last key of the page before.
         limit: at most so many.
     """
     query = select(*_COLUMNS).order_by(api_key.c.created_at.desc(), api_key.c.id.desc()).limit(limit)
     if holder_ids is not None:
         query = query.where(api_key.c.holder_id.in_(holder_ids))
+    if search is not None:
+        holders = select(subject.c.id).where(subject.c.name.icontains(search, autoescape=True))
+        columns = (api_key.c.name, api_key.c.id)
+        texts = [column.icontains(search, autoescape=True) for column in columns]
+        query = query.where(or_(*texts, api_key.c.holder_id.in_(holders)))
+    if state is not None:
+        query = query.where(_is_in_state(state))
     if after is not None:
         query = query.where(tuple_(api_key.c.created_at, api_key.c.id) < tuple_(*map(literal, after)))
     return [KeyRow(*row) for row in connection.execute(query)]
+
+
+def _is_in_state(state: str) -> ColumnElement[bool]:
+    is_kept, is_expired = api_key.c.revoked_at.is_(None), api_key.c.expires_at <= func.now()
+    return {
+        "works": and_(is_kept, is_expired.is_not(True)),
+        "expired": and_(is_kept, is_expired),
+        "revoked": api_key.c.revoked_at.is_not(None),
+    }[state]
+
+
+def select_key_names(connection: Connection, ids: Collection[str]) -> dict[str, str]:
+    """Returns id → name, for those of the ids that are stored."""
+    query = select(api_key.c.id, api_key.c.name).where(api_key.c.id == func.any(literal(list(ids), ARRAY(Text))))
+    return {row[0]: row[1] for row in connection.execute(query)}
 
 
 def select_keys_of_holders(connection: Connection, holder_ids: Collection[str]) -> list[KeyRow]:

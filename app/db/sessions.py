@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -90,9 +91,9 @@ def select_sessions(connection: Connection, limit: int) -> list[SessionRow]:
     return [SessionRow(bytes(digest), bytes(key)) for digest, key in connection.execute(newest)]
 
 
-def delete_session(connection: Connection, digest: bytes) -> None:
-    """Ends the session of a token, if there is one."""
-    connection.execute(delete(dashboard_session).where(dashboard_session.c.digest == digest))
+def delete_sessions(connection: Connection, digests: Collection[bytes]) -> None:
+    """Ends the sessions of tokens, as far as there are any."""
+    connection.execute(delete(dashboard_session).where(dashboard_session.c.digest.in_(digests)))
 
 
 def insert_link(connection: Connection, digest: bytes, key_digest: bytes) -> None:

@@ -13,6 +13,7 @@ from app.errors import BadRequest
 from app.routes.inference import read_body
 from app.services.administration import (
     DEFAULT_OVERLAP_S,
+    KEY_STATES,
     KeyChanges,
     NewKey,
     change_key,
@@ -25,7 +26,7 @@ from app.services.administration import (
 )
 from app.services.models import peek_model_list
 from app.services.providers import PROVIDERS, is_configured
-from app.web import MAX_JSON_BYTES, Response, decode_json, json_response, read_query
+from app.web import MAX_JSON_BYTES, Response, decode_json, json_response, one_of, read_query
 
 bp = Blueprint("keys", __name__)
 
@@ -40,10 +41,18 @@ Limit = Annotated[int, msgspec.Meta(ge=1, le=MAX_PAGE_ROWS)]
 
 
 class KeysQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """The parameters of `/api/keys`: only the keys of a holder, or of the holders of a group, by name or id."""
+    """The parameters of `/api/keys`: only some of the keys.
+
+    Attributes:
+        holder, group: of a holder, or of the holders of a group, by name or id.
+        search: with this text in the key's name, its id or its holder's name.
+        state: those that work, that have expired, or that were revoked.
+    """
 
     holder: str | None = None
     group: str | None = None
+    search: str | None = None
+    state: Annotated[str, one_of(KEY_STATES)] | None = None
     limit: Limit | None = None
     cursor: str | None = None
 
@@ -121,7 +130,14 @@ def list_keys() -> Response:
     """Returns a page of keys, newest first, revoked ones too."""
     query = read_query(KeysQuery)
     limit = query.limit or DEFAULT_PAGE_ROWS
-    page = select_keys_page(holder=query.holder, group=query.group, cursor=query.cursor, limit=limit)
+    page = select_keys_page(
+        holder=query.holder,
+        group=query.group,
+        search=query.search,
+        state=query.state,
+        cursor=query.cursor,
+        limit=limit,
+    )
     return json_response(page, headers=HEADERS)
 
 

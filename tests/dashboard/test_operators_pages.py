@@ -242,6 +242,18 @@ def test_a_holder_sees_the_own_key_and_nothing_of_the_gateway(dashboard: Pages) 
         assert "Settings" not in health and "Integrity" not in health
 
 
+def test_an_operator_finds_a_key_and_sees_names_of_keys(dashboard: Pages) -> None:
+    id = dashboard.alice.split("_")[1]
+    with dashboard.sign_in() as session:
+        found = session.get(f"{dashboard.url}/keys", params={"search": "ALIC", "state": "works"}, timeout=30).text
+        assert f"keys/{id}" in found and f"keys/{dashboard.bob.split('_')[1]}" not in found
+        assert 'value="ALIC"' in found and "<option selected>works</option>" in found
+        none = session.get(f"{dashboard.url}/keys?search=nobody+has+this", timeout=30).text
+        assert "No such key." in none and "No keys yet" not in none
+        records = session.get(f"{dashboard.url}/activity", timeout=30).text
+        assert f'title="{id}">alice</a>' in records and f">{id}</a>" not in records
+
+
 def test_health_has_what_the_api_says_of_all_workers(
     dashboard: Pages, open_page: OpenPage, far_worker: Callable[[str], None]
 ) -> None:

@@ -14,7 +14,7 @@ from app.config import load_settings
 from app.runtime import get_component, use_settings
 from app.services.sessions.session_memory import SessionMemory
 from app.services.sessions.sessions import digest_token
-from tests.dashboard.conftest import Pages
+from tests.dashboard.conftest import MODEL, Pages
 from tests.support.gateway import base_settings
 from tests.support.prefix_proxy import running_prefix_proxy
 from tests.support.user_keys import make_key, revoke
@@ -22,6 +22,13 @@ from tests.support.waiting import wait_until
 
 # What anybody may see.
 OPEN = {"/dashboard/sign-in", "/dashboard/sign-out", "/dashboard/link"}
+# What is shown without the database, and what such a page says of it.
+WITHOUT_DATABASE = {
+    "models": "so the requests of the last 7 days are not shown",
+    f"models/one?id={MODEL}": "unknown now, because the gateway",
+    "playground": "what they cost is shown only when it is back",
+    "settings": "DATABASE_URL",
+}
 
 
 def get(url: str, **more: Any) -> requests.Response:
@@ -189,11 +196,51 @@ def test_who_is_signed_in_stays_so_while_the_database_is_away(dashboard: Pages) 
         try:
             away = session.get(f"{dashboard.url}/", timeout=30)
             assert away.status_code == 503 and "database is unavailable" in away.text and "GATEWAY_API_KEY" in away.text
+            for path, missing in WITHOUT_DATABASE.items():
+                shown = session.get(f"{dashboard.url}/{path}", timeout=30)
+                assert shown.status_code == 200 and missing in shown.text, path
+                assert MODEL in shown.text or path == "settings", path
             nobody = requests.get(f"{dashboard.url}/", cookies={"gateway_session": "x"}, timeout=30)
             assert nobody.status_code == 503 and "Nobody can sign in now" in nobody.text
         finally:
             dashboard.database.mend()
         wait_until(lambda: session.get(f"{dashboard.url}/", timeout=30).ok, what="the page after the outage")
+
+
+def test_one_can_sign_out_while_the_database_is_away(dashboard: Pages) -> None:
+    with dashboard.sign_in() as session:
+        copied = {"gateway_session": str(next(iter(session.cookies)).value)}
+        assert session.get(f"{dashboard.url}/health", timeout=30).ok
+        dashboard.database.cut()
+        try:
+            out = session.post(f"{dashboard.url}/sign-out", timeout=30, allow_redirects=False)
+            assert out.status_code == 303 and "Max-Age=0" in out.headers["set-cookie"] and not session.cookies
+            told = session.get(f"{dashboard.url}/{out.headers['location']}".replace("../dashboard/", ""), timeout=30)
+            assert told.status_code == 200 and "You are signed out in this browser" in told.text
+            # The connection leads to the same worker, which does not accept the cookie any more.
+            again = session.get(f"{dashboard.url}/health", cookies=copied, timeout=30, allow_redirects=False)
+            assert again.status_code == 303 and "/sign-in" in again.headers["location"]
+        finally:
+            dashboard.database.mend()
+
+        def is_out() -> bool:
+            shown = [get(f"{dashboard.url}/health", cookies=copied) for _ in range(12)]  # At both workers.
+            return all(each.status_code == 303 for each in shown)
+
+        wait_until(is_out, what="the end of the session at all workers")
+
+
+def test_health_is_shown_soon_while_the_database_hangs(dashboard: Pages) -> None:
+    with dashboard.sign_in() as session:
+        assert session.get(f"{dashboard.url}/health", timeout=30).ok
+        dashboard.database.freeze()
+        try:
+            # The statements that page needs may take 6 + 1 + 4 s in all.
+            shown = session.get(f"{dashboard.url}/health", timeout=7)
+        finally:
+            dashboard.database.thaw()
+        assert shown.status_code == 200 and "did not answer within" in shown.text
+        assert "The other workers cannot be shown" in shown.text
 
 
 def test_a_worker_knows_the_sessions_that_others_began(dashboard: Pages, tmp_path: Path) -> None:

@@ -432,3 +432,28 @@ def test_lists_are_read_page_by_page(api: Api) -> None:
     oldest = api.get("audit")["data"][-1]
     assert api.get(f"audit?to={oldest['at'].replace('+', '%2B')}")["data"] == []
     assert len(api.get("audit?from=2026-01-01")["data"]) == 5
+
+
+def test_keys_are_found_by_a_part_of_name_id_or_holder_and_by_state(api: Api) -> None:
+    for holder in ("Zoë B.", "zoo"):
+        api.make("holders", name=holder)
+    made = {
+        name: api.make("keys", name=name, holder=holder)["data"]["id"]
+        for name, holder in (("Nightly 100%", "Zoë B."), ("100 nights", "zoo"), ("other", "Zoë B."))
+    }
+    api("DELETE", f"keys/{made['other']}")
+
+    def find(query: str) -> list[str]:
+        return [each["name"] for each in api.get(f"keys?{query}")["data"]]
+
+    id = made["100 nights"]
+    assert find("search=NIGHT") == ["100 nights", "Nightly 100%"] and find("search=0%25") == ["Nightly 100%"]
+    assert (
+        find(f"search={id[2:].lower()}") == find(f"search=gw_{id}…abcd") == find(f"search=gw_{id}_x") == ["100 nights"]
+    )
+    assert find("search=zo%C3%AB") == ["other", "Nightly 100%"] and find("search=_") == []
+    assert find("search=zo%C3%AB&state=works") == ["Nightly 100%"] and find("search=zo%C3%AB&state=expired") == []
+    assert find("state=revoked&search=other&holder=Zo%C3%AB+B.") == ["other"]
+    first = api.get("keys?search=night&limit=1")
+    assert first["has_more"] and find(f"search=night&limit=1&cursor={first['next_cursor']}") == ["Nightly 100%"]
+    assert api.refuse("GET", "keys?state=gone")[:2] == (400, "state")

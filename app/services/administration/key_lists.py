@@ -5,19 +5,21 @@ from __future__ import annotations
 import base64
 import binascii
 import struct
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 import msgspec
 
 from app.db import Connection, read_connection
-from app.db.keys import KeyRow, select_key, select_key_page, select_keys
+from app.db.keys import KEY_STATES as KEY_STATES
+from app.db.keys import KeyRow, select_key, select_key_names, select_key_page, select_keys
 from app.db.subjects import select_holder_page
 from app.errors import BadRequest, NotFound
 from app.services.administration.groups import find_group
 from app.services.administration.holder_lists import find_holder
 from app.services.administration.views import KeyView, make_key_views
+from app.services.keys import OPERATOR_KEY, PREFIX
 
 # The microseconds since the epoch of `created_at`; the id follows.
 _CURSOR = struct.Struct(">q")
@@ -54,11 +56,31 @@ def list_keys() -> list[KeyView]:
         return make_key_views(connection, select_keys(connection))
 
 
-def select_keys_page(*, holder: str | None, group: str | None, cursor: str | None, limit: int) -> KeyPage:
+def select_names(ids: Collection[str]) -> dict[str, str]:
+    """Returns id → name of these keys, as far as there are such keys; also of GATEWAY_API_KEY, which is not stored.
+
+    Raises:
+        DatabaseError: the database is unavailable or slow.
+    """
+    with read_connection() as connection:
+        return select_key_names(connection, ids) | {OPERATOR_KEY.id: OPERATOR_KEY.name}
+
+
+def select_keys_page(
+    *,
+    holder: str | None,
+    group: str | None,
+    search: str | None = None,
+    state: str | None = None,
+    cursor: str | None,
+    limit: int,
+) -> KeyPage:
     """Returns up to `limit` keys, revoked ones too, newest first.
 
     Args:
         holder, group: only the keys of this holder, or of the holders of this group, by name or id.
+        search: only keys with this text in their name, their id or the name of their holder, in any case.
+        state: only keys that "works", "expired" or "revoked" is true of; a replaced key works until it expires.
         cursor: `next_cursor` of the page before; None for the first page.
         limit: the most of a page.
 
@@ -70,10 +92,25 @@ def select_keys_page(*, holder: str | None, group: str | None, cursor: str | Non
     after = None if cursor is None else _decode_cursor(cursor)
     with read_connection() as connection:
         holder_ids = _find_holders(connection, holder, group)
-        rows = select_key_page(connection, holder_ids=holder_ids, after=after, limit=limit + 1)
+        rows = select_key_page(
+            connection,
+            holder_ids=holder_ids,
+            search=_trim_search(search),
+            state=state,
+            after=after,
+            limit=limit + 1,
+        )
         views = make_key_views(connection, rows[:limit])
     has_more = len(rows) > limit
     return KeyPage(data=views, has_more=has_more, next_cursor=_encode_cursor(rows[limit - 1]) if has_more else None)
+
+
+def _trim_search(text: str | None) -> str | None:
+    """Returns what to search for: of a key, as lists show it or as a whole, its id alone; None for nothing."""
+    trimmed = (text or "").strip()
+    if trimmed.startswith(PREFIX):
+        trimmed = trimmed.removeprefix(PREFIX).partition("_")[0].partition("…")[0]
+    return trimmed or None
 
 
 def _find_holders(connection: Connection, holder: str | None, group: str | None) -> Sequence[str] | None:

@@ -2,6 +2,9 @@
 
 A page asks the database for its session. Only while that is away do these count, so that who is signed in can still
 see what is wrong, also at a worker that has never served them before.
+
+Who signs out meanwhile is signed out at this worker at once. The thread that refreshes the sessions deletes the row
+when the database is back, and from then on no other worker accepts it either.
 """
 
 from __future__ import annotations
@@ -12,24 +15,28 @@ import time
 
 from app.config import SettingsError
 from app.db import DatabaseError, get_engine, time_limit
-from app.db.sessions import select_sessions
+from app.db.sessions import delete_sessions, select_sessions
 from app.logs import log_event
 from app.runtime import Component, Runtime, get_component
 from app.services.keys import GRACE_S
 
 # A session that began less than this many seconds before the database went away may be unknown to the other workers.
 REFRESH_S = 20.0
+# While a sign-out waits for the database, it is tried this often.
+_RETRY_S = 1.0
 _QUERY_TIME_LIMIT_S = 2.0
 # More people than operate a gateway; the others have to wait for the database.
 _MAX_SESSIONS = 1_000
 
 
 class SessionMemory(Component):
-    """The sessions: digest of the token → digest of the key."""
+    """The sessions: digest of the token → digest of the key; and those that ended while the database was away."""
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
         self._sessions: dict[bytes, bytes] = {}
+        self._ended: set[bytes] = set()
+        self._wake = threading.Event()
         self._confirmed_s = float("-inf")
         self._thread: threading.Thread | None = None
         self._closed = threading.Event()
@@ -53,15 +60,30 @@ class SessionMemory(Component):
         """Forgets a session that has ended."""
         self._sessions.pop(digest, None)
 
+    def end(self, digest: bytes) -> None:
+        """Notes that a session has ended, although the database still has it; its row is deleted in the background."""
+        # Of what is not in memory one cannot tell whether it is a session, and anybody can send it.
+        if self._sessions.pop(digest, None) is not None or len(self._ended) < _MAX_SESSIONS:
+            self._ended.add(digest)
+        self._wake.set()
+
+    def is_ended(self, digest: bytes) -> bool:
+        """Returns whether a session has ended whose row the database may still have."""
+        return digest in self._ended
+
     def refresh(self) -> None:
-        """Takes over the sessions of the database; those at hand stay if it does not answer."""
+        """Deletes the sessions that ended, and takes over the others; those at hand stay if the database is away."""
         asked_s = time.monotonic()
+        ended = list(self._ended)
         try:
-            with time_limit(_QUERY_TIME_LIMIT_S), get_engine().connect() as connection:
+            with time_limit(_QUERY_TIME_LIMIT_S), get_engine().begin() as connection:
+                if ended:
+                    delete_sessions(connection, ended)
                 rows = select_sessions(connection, _MAX_SESSIONS)
         except (DatabaseError, SettingsError):
             return  # The refresh of the keys has logged it already.
-        self._sessions = {row.digest: row.key_digest for row in rows}
+        self._ended.difference_update(ended)
+        self._sessions = {row.digest: row.key_digest for row in rows if row.digest not in self._ended}
         self._confirmed_s = asked_s
 
     def _refresh_until_closed(self) -> None:
@@ -70,11 +92,16 @@ class SessionMemory(Component):
                 self.refresh()
             except Exception as error:
                 log_event("session_refresh_failed", level="error", error=error)
-            self._closed.wait(REFRESH_S * random.uniform(0.8, 1.0))
+            if self._ended:
+                self._closed.wait(_RETRY_S)
+            else:
+                self._wake.wait(REFRESH_S * random.uniform(0.8, 1.0))
+            self._wake.clear()
 
     def close(self) -> None:
         """Ends the refreshes."""
         self._closed.set()
+        self._wake.set()
 
 
 def start_sessions() -> None:

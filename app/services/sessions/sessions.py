@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import secrets
 
-from app.db import DatabaseError, write_connection
-from app.db.sessions import delete_session, insert_session, select_session
+from app.db import DatabaseError, time_limit, write_connection
+from app.db.sessions import delete_sessions, insert_session, select_session
 from app.errors import Unavailable
 from app.runtime import get_component
 from app.services.keys import Key, authenticate, digest_of, find_key
@@ -20,6 +20,11 @@ from app.services.sessions.session_memory import SessionMemory
 # The bytes of a token; it has 43 characters then.
 _TOKEN_BYTES = 32
 _MAX_TOKEN_CHARACTERS = 100
+# How long a page waits for the database if the session is in memory too: pages that need no database are shown then.
+_CHECK_TIME_LIMIT_S = 0.8
+_FIRST_CHECK_TIME_LIMIT_S = 6.0
+# A sign-out that takes longer is done in the background.
+_END_TIME_LIMIT_S = 2.0
 
 
 def new_token() -> str:
@@ -67,8 +72,11 @@ def find_session_key(token: str) -> Key | None:
         Unavailable: the database is away, and this session is not in memory.
     """
     digest, memory = digest_token(token), get_component(SessionMemory)
+    if memory.is_ended(digest):
+        return None
+    limit_s = _FIRST_CHECK_TIME_LIMIT_S if memory.get(digest) is None else _CHECK_TIME_LIMIT_S
     try:
-        with write_connection() as connection:
+        with time_limit(limit_s), write_connection() as connection:
             row = select_session(connection, digest)
     except DatabaseError as error:
         key_digest = memory.get(digest)
@@ -95,18 +103,24 @@ def _forget(digest: bytes) -> None:
     get_component(SessionMemory).remove(digest)
     try:
         with write_connection() as connection:
-            delete_session(connection, digest)
+            delete_sessions(connection, [digest])
     except DatabaseError:
         pass  # It stays useless, because its key does not work, and it ends by itself.
 
 
-def end_session(token: str) -> None:
+def end_session(token: str) -> bool:
     """Signs out: the token is worth nothing from now on.
 
-    Raises:
-        DatabaseError: the database is unavailable or slow; then only this worker has forgotten the session.
+    Returns:
+        Whether that holds everywhere. While the database is away it holds at this worker alone, which tells the
+        database when that is back; the others may accept the token until then.
     """
-    digest = digest_token(token)
-    get_component(SessionMemory).remove(digest)
-    with write_connection() as connection:
-        delete_session(connection, digest)
+    digest, memory = digest_token(token), get_component(SessionMemory)
+    try:
+        with time_limit(_END_TIME_LIMIT_S), write_connection() as connection:
+            delete_sessions(connection, [digest])
+    except DatabaseError:
+        memory.end(digest)
+        return False
+    memory.remove(digest)
+    return True
