@@ -274,7 +274,7 @@ REFUSED: list[tuple[str, str, dict[str, Any], int, str | None, str]] = [
     ("DELETE", "holders/%00", {}, 404, None, "no path"),
     ("POST", "holders", {"group": "a"}, 400, "name", "required"),
     ("POST", "holders", {"name": "a", "group": "none"}, 404, "group", "no group 'none'"),
-    ("GET", "keys?name=a", {}, 400, "name", "holder, group, limit, cursor"),
+    ("GET", "keys?name=a", {}, 400, "name", "holder, group, search, state, limit, cursor"),
     ("PATCH", "limits", {"group": "a"}, 400, "group", "models"),
     ("POST", "budgets/1/raise", {"amount": 5}, 404, "budget", "no budget 1"),
     ("GET", "audit?from=2026-01-02&to=2026-01-01", {}, 400, "from", "before"),
