@@ -35,7 +35,7 @@ def read_usage(raw: Any) -> Usage | None:
         completion,
         _read_part(raw.get("prompt_tokens_details"), "cached_tokens", prompt),
         _read_part(raw.get("completion_tokens_details"), "reasoning_tokens", completion),
-        _read_cost(raw.get(COST_FIELD)),
+        _read_cost(raw[COST_FIELD]) if COST_FIELD in raw else None,
     )
     return None if usage == Usage() else usage
 
