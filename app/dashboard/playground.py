@@ -82,6 +82,7 @@ def show_playground() -> Response:
         models=models,
         max_models=MAX_MODELS,
         apis=APIS,
+        messages_tokens=_MESSAGES_TOKENS,
         suggested=_suggest(use),
         has_use=use is not None,
         calls=write_calls(get_origin() + query.api, body),

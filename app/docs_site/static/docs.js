@@ -6,6 +6,7 @@
   const main = document.querySelector("#docs-main");
   const field = form?.querySelector("input");
   let asked = 0;
+  let isSearch = /\/docs\/search$/.test(location.pathname);
 
   async function search() {
     const query = field.value.trim();
@@ -21,12 +22,18 @@
     for (const link of hits.querySelectorAll("a")) link.href = new URL(link.getAttribute("href"), address).href;
     main.replaceChildren(document.adoptNode(hits));
     document.querySelector(".docs-contents")?.remove();
+    // What is shown is the view of that address, so it can be sent to somebody; “back” leads to the page before.
+    history[isSearch ? "replaceState" : "pushState"](null, "", address);
+    isSearch = true;
   }
   let timer = null;
   field?.addEventListener("input", () => {
     clearTimeout(timer);
     timer = setTimeout(() => search().catch(() => {}), 120); // A failed search leaves the page; Enter still works.
   });
+
+  form?.addEventListener("submit", () => { clearTimeout(timer); asked += 1; });
+  addEventListener("popstate", () => location.reload());
 
   // On a phone the list of pages is folded.
   const menu = document.querySelector(".docs-menu");

@@ -24,7 +24,7 @@
       case "/v1/responses":
         return { model, instructions: system, input: turns.length === 1 ? turns[0].content : turns, max_output_tokens: limit, ...parameters };
       case "/v1/messages":
-        return { model, system, messages: turns, max_tokens: limit ?? 1000, ...parameters };
+        return { model, system, messages: turns, max_tokens: limit ?? Number(form.dataset.messagesTokens), ...parameters };
       default: {
         const first = system ? [{ role: "system", content: system }] : [];
         return { model, messages: [...first, ...turns], max_tokens: limit, ...parameters };
@@ -34,6 +34,7 @@
 
   // The code changes with the form. An apostrophe is escaped, as calls.py explains.
   function showCode() {
+    form.elements.max_tokens.placeholder = field("api") === "/v1/messages" ? form.dataset.messagesTokens : "none";
     const model = chosenModels()[0] || "MODEL";
     const earlier = conversations.find((each) => each.model === model)?.turns || [];
     const message = field("message");

@@ -36,7 +36,22 @@
     const zone = document.querySelector("#zone");
     if (!zone) return;
     const name = Intl.DateTimeFormat().resolvedOptions().timeZone;
-    zone.textContent = `Times are in ${name}; point at one to see UTC. Days are days of UTC.`;
+    const isUtc = ["UTC", "Etc/UTC", "GMT", "Etc/GMT"].includes(name);
+    zone.textContent = isUtc ? "Times are in UTC." : `Times are in ${name}; point at one to see UTC. Days are days of UTC.`;
+  }
+
+  // On a phone the navigation scrolls: the current page is in view, and a fade at an edge says that there is more.
+  function showNavigation() {
+    const nav = document.querySelector(".side nav");
+    if (!nav) return;
+    const current = nav.querySelector("[aria-current]");
+    if (current) nav.scrollLeft += current.getBoundingClientRect().left - nav.getBoundingClientRect().left - nav.clientWidth / 3;
+    const showEdges = () => {
+      nav.classList.toggle("more-before", nav.scrollLeft > 1);
+      nav.classList.toggle("more-after", nav.scrollLeft + nav.clientWidth < nav.scrollWidth - 1);
+    };
+    nav.addEventListener("scroll", showEdges, { passive: true });
+    new ResizeObserver(showEdges).observe(nav);
   }
 
   // Each element with data-refresh is replaced by the one with the same id of the same address, every so many seconds.
@@ -174,6 +189,7 @@
     if (place) history.replaceState(null, "", place.dataset.address);
     showTheme();
     showZone();
+    showNavigation();
     prepare(document);
     startRefresh();
   });
