@@ -264,8 +264,6 @@ def _raise_if_contradictory(settings: Settings) -> None:
             "LIMITS_WEBHOOK is set and LIMITS_WEBHOOK_SECRET is not, so nobody could tell whether a message is the"
             " gateway's; set it to the output of `openssl rand -base64 32`, here and at the receiver."
         )
-    if settings.idempotency_hours and settings.database_url is None:
-        raise SettingsError("IDEMPOTENCY_HOURS is set and DATABASE_URL is not, so no answer could be kept; set it too.")
     # gunicorn kills the worker after the graceful timeout, rounded down to whole seconds, and a killed stream ends
     # without an error event. Waiting requests notice the end of the drain within a second.
     if settings.drain_timeout_s + 1 > int(settings.graceful_timeout_s):

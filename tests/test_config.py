@@ -199,7 +199,6 @@ def test_a_good_value_is_parsed(name: str, value: str, parsed: object) -> None:
     [
         ({"UPSTREAM_FIRST_BYTE_TIMEOUT": "10", "UPSTREAM_TOTAL_TIMEOUT": "9"}, "UPSTREAM_TOTAL_TIMEOUT"),
         ({"DRAIN_TIMEOUT": "25"}, "GRACEFUL_TIMEOUT"),
-        ({"IDEMPOTENCY_HOURS": "1"}, "DATABASE_URL"),
         ({"DRAIN_TIMEOUT": "10", "GRACEFUL_TIMEOUT": "10"}, "GRACEFUL_TIMEOUT"),
     ],
 )

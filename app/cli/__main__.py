@@ -38,7 +38,8 @@ def main() -> None:
         help="The gateway's commands. Settings are read from the environment, .env.local and .env.",
     )
     group.params = []  # Those of Flask choose another application and its debug mode.
-    group.main(args=sys.argv[1:], prog_name="bin/gateway")
+    args = ["version"] if sys.argv[1:] == ["--version"] else sys.argv[1:]
+    group.main(args=args, prog_name="bin/gateway")
 
 
 if __name__ == "__main__":

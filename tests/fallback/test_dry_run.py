@@ -133,8 +133,9 @@ def test_what_would_be_refused_is_refused_alike_and_leaves_no_record(providers: 
         assert dry.status >= 400, (path, dry.body)
         assert (dry.status, dry.error["message"]) == (real.status, real.error["message"])
         assert dry.request_id != real.request_id
-    wrong = ask_dry(providers, CHAT, good, word="yes")
-    assert (wrong.status, wrong.error["param"], providers.get_calls(number)) == (400, "x-gateway-dry-run", [])
+    for word in ("yes", "", "true", "1,1"):
+        wrong = ask_dry(providers, CHAT, good, word=word)
+        assert (wrong.status, wrong.error["param"], providers.get_calls(number)) == (400, "x-gateway-dry-run", [])
     assert ask_dry(providers, CHAT, good, word="0").json["object"] == "chat.completion"
     before = _count_dry_runs(providers)
     ids = [ask_dry(providers, CHAT, good).request_id for _ in range(2)]

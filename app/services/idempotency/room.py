@@ -1,8 +1,9 @@
 """How many answers may be kept, and how many of one gateway key.
 
 Nothing is evicted: a request whose kept answer is gone would be paid for again. So further requests are refused when
-there is no room, and no gateway key may take more than half of it. A worker asks each ten seconds what there is, and
-counts its own in between, so the bounds may be exceeded by what all workers add in that time.
+there is no room, and no gateway key may take more than half of it. A worker asks what there is each ten seconds, and
+sooner after it has added a part of the room itself; it counts its own in between. So the bounds may be exceeded by what
+is being served, and by that part for each of the other workers.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from app.db import Database
 from app.db.kept_answers import delete_expired_answers, select_sums
 
 _READ_S = 10.0
+# It also asks again once it has added this part of the room.
+_READ_PART = 1 / 64
 # How many gateway keys must be full for all to be.
 _KEYS = 2
 
@@ -31,11 +34,13 @@ class Room:
         self._most = rows, bytes
         self._used: dict[str, tuple[int, int]] = {}
         self._read_s: float | None = None
+        self._added = 0, 0
 
     def add(self, key_id: str, rows: int, bytes: int) -> None:
         """Counts what this worker has added for a gateway key, or, below 0, deleted."""
         used = self._used.get(key_id, (0, 0))
         self._used[key_id] = used[0] + rows, used[1] + bytes
+        self._added = self._added[0] + rows, self._added[1] + bytes
 
     def is_full_for(self, key_id: str) -> bool:
         """Returns whether a gateway key may keep no more answers.
@@ -44,7 +49,8 @@ class Room:
             DatabaseError: the database is away.
         """
         now_s = time.monotonic()
-        if self._read_s is None or now_s - self._read_s >= _READ_S:
+        has_added = any(added > most * _READ_PART for added, most in zip(self._added, self._most, strict=True))
+        if self._read_s is None or has_added or now_s - self._read_s >= _READ_S:
             self._read(now_s)
             if self._is_full(key_id):
                 delete_expired_answers(self._engine)  # Else that is done once an hour.
@@ -52,7 +58,7 @@ class Room:
         return self._is_full(key_id)
 
     def _read(self, now_s: float) -> None:
-        self._used, self._read_s = select_sums(self._engine), now_s
+        self._used, self._read_s, self._added = select_sums(self._engine), now_s, (0, 0)
 
     def _is_full(self, key_id: str) -> bool:
         used = self._used.values()

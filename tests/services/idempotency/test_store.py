@@ -135,6 +135,20 @@ def test_a_full_store_refuses_new_keys_and_still_knows_the_old_ones(database: st
     open_all("g", "ann")  # What has expired is deleted when there is no room.
 
 
+def test_a_worker_that_adds_much_asks_sooner_what_others_have_added(database: str) -> None:
+    use(database, IDEMPOTENCY_BYTES="64000", IDEMPOTENCY_ROWS="999")
+    first = claim("a", key_id="ann")
+    first.open(BODY)
+    with get_runtime().get(Database).engine.begin() as connection:
+        connection.execute(text("UPDATE kept_answer SET bytes = 70000"))  # As if by another worker.
+    assert claim("b", key_id="ann").open(BODY) is None  # What was known a moment ago is good enough.
+    first.keep(KeptAnswer(status=200, headers={}, body=bytes(2_000)))
+    with get_runtime().get(Database).engine.begin() as connection:
+        connection.execute(text("UPDATE kept_answer SET bytes = 70000"))
+    with pytest.raises(Unavailable, match="IDEMPOTENCY_BYTES"):
+        claim("c", key_id="ann").open(BODY)
+
+
 def test_without_the_database_such_requests_are_refused() -> None:
     with refused_address() as address:
         use(get_postgres_url(address))
