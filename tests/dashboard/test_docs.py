@@ -16,6 +16,7 @@ def test_a_reader_finds_a_page_and_copies_a_command(dashboard: Pages, open_page:
     page.keyboard.press("/")
     page.keyboard.type("revoked key", delay=5)
     page.locator(".hits a").first.wait_for()
+    page.wait_for_url("**/docs/search?q=revoked+key")
     page.locator(".hits a", has_text="Keys").first.click()
     assert page.url.startswith(f"{dashboard.gateway.url}/docs/") and "#" in page.url
     page.goto(f"{dashboard.gateway.url}/docs/clients")
@@ -38,6 +39,9 @@ def test_swagger_ui_sends_a_request_and_follows_the_colour_scheme(dashboard: Pag
     page.locator("#operations-The_gateway_itself-is_alive button.execute").click()
     page.locator(".live-responses-table .response-col_status", has_text="200").wait_for()
     assert page.locator(".request-url pre").inner_text() == f"{dashboard.gateway.url}/health"
+    # Its second <main> is none any more, and its list of servers has a name.
+    roles = page.evaluate("[...document.querySelectorAll('main')].map((each) => each.getAttribute('role'))")
+    assert roles == [None, "region"] and page.get_by_label("Server", exact=True).count() == 1
     for scheme in ("dark", "light"):
         page.emulate_media(color_scheme=scheme)
         page.locator("html.dark-mode" if scheme == "dark" else "html:not(.dark-mode)").wait_for()

@@ -26,6 +26,7 @@ from tests.support.user_keys import make_key
 from tests.support.waiting import wait_until
 
 OpenPage = Callable[..., Any]
+OTHER, THIRD = "accounts/fireworks/models/kimi-k3", "accounts/fireworks/models/sandbox-crlf"
 
 SCREEN = {"width": 1280, "height": 800}
 PHONE = {"width": 390, "height": 844}
@@ -222,8 +223,56 @@ def test_times_are_local_and_days_are_those_of_utc(
     assert f"{local.day} {local:%b %Y}, {local:%H:%M:%S}" == time.inner_text()
     assert time.get_attribute("title") == f"{utc:%Y-%m-%d %H:%M:%S} UTC"
     assert zone.rpartition("/")[2] in text_of(page, "#zone")
+    assert (text_of(page, "#zone") == "Times are in UTC.") == (zone == "Etc/UTC")
     page.goto(f"{dashboard.url}/?time_range=30d")
     assert page.locator(".chart .x").first.inner_text().split("\n")[-1] == f"{utc:%b %d}"
+
+
+def test_on_a_phone_the_navigation_shows_where_one_is_and_that_it_scrolls(
+    dashboard: Pages, open_page: OpenPage
+) -> None:
+    page = open_page(viewport=PHONE)
+    assert page.locator(".side nav.more-after:not(.more-before)").count() == 1
+    page.goto(f"{dashboard.url}/settings")
+    page.locator(".side nav.more-before").wait_for()
+    current = page.locator(".side nav a[aria-current]").bounding_box()
+    assert current["x"] >= 0 and current["x"] + current["width"] <= PHONE["width"]
+    page.goto(f"{dashboard.url}/nowhere")
+    assert page.locator(".side").bounding_box()["height"] < 120
+    page.goto(f"{dashboard.url}/models/one?id={MODEL}")
+    box = page.locator(".has-copy").first
+    button = box.locator("button").bounding_box()
+    lines = box.locator("pre").evaluate("""(pre) => {
+        const range = document.createRange();
+        range.selectNodeContents(pre);
+        return range.getBoundingClientRect().top;
+    }""")
+    assert button["y"] + button["height"] <= lines
+
+
+def test_long_names_of_models_and_three_answers_fit_a_screen(dashboard: Pages, open_page: OpenPage) -> None:
+    day = datetime.now(UTC).date()
+    model = "a-very-long-name-of-a-model-" * 9
+    engine = create_engine(dashboard.database_url, poolclass=NullPool)
+    with engine.begin() as connection:
+        insert_partitions(connection, [day])
+    served = {"gateway": "featherless", "model_requested": model, "model_served": model}
+    insert_rows(engine, [make_row(key_id="fits", started_at=datetime.now(UTC), **served)])
+    engine.dispose()
+    page = open_page(viewport=SCREEN)
+    page.goto(f"{dashboard.url}/activity?gateway=featherless")
+    assert page.locator(".clamp").first.bounding_box()["height"] < 50
+    width, room = page.locator(".scroll:has(table.rows)").evaluate("(box) => [box.scrollWidth, box.clientWidth]")
+    assert width == room
+    page.goto(f"{dashboard.url}/playground?api=/v1/messages&model={MODEL},{OTHER},{THIRD}&message=Hi")
+    assert page.locator("[name=max_tokens]").get_attribute("placeholder") == "1000"
+    page.select_option("[name=api]", "/v1/chat/completions")
+    assert page.locator("[name=max_tokens]").get_attribute("placeholder") == "none"
+    page.click("#send")
+    page.locator(".answer").nth(2).wait_for()
+    tops = page.evaluate("[...document.querySelectorAll('.answer')].map((card) => card.getBoundingClientRect().top)")
+    assert len(tops) == 3 and len(set(tops)) == 1
+    page.locator("#answers[aria-busy=false]").wait_for()
 
 
 @pytest.mark.soak

@@ -31,6 +31,15 @@
     });
   }
   const place = document.querySelector("#swagger-ui");
+  // Swagger UI adds a second <main>, and a list of servers that no label names.
+  new MutationObserver((_changes, observer) => {
+    const [operations, servers] = [place.querySelector("main"), place.querySelector("#servers")];
+    if (!operations || !servers) return;
+    observer.disconnect();
+    operations.setAttribute("role", "region");
+    operations.setAttribute("aria-label", "Operations");
+    servers.setAttribute("aria-label", "Server");
+  }).observe(place, { childList: true, subtree: true });
   start(place).catch((error) => {
     place.textContent = `The document could not be shown (${error.message}). Reload the page.`;
   });
