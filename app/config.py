@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from decimal import Decimal
 from pathlib import Path
@@ -142,6 +142,15 @@ def get_direct_url(settings: Settings) -> str | None:
 def setting_names() -> list[str]:
     """Returns the environment names of all settings, in the order of `Settings`."""
     return [row.metadata["name"] for row in fields(Settings)]
+
+
+def find_misspelt_names(names: Iterable[str]) -> dict[str, str]:
+    """Returns name → setting for those names that are none, but nearly."""
+    import difflib  # Only here: workers do without.
+
+    known = setting_names()
+    near = {name: difflib.get_close_matches(name, known, n=1, cutoff=0.88) for name in sorted(set(names) - set(known))}
+    return {name: found[0] for name, found in near.items() if found}
 
 
 def provider_names() -> list[str]:

@@ -195,7 +195,7 @@ def test_a_database_that_is_away_is_reported_with_who_named_it(start_run: StartR
     run = start_run(settings={"DATABASE_URL": "postgresql:///gateway?host=/none"})
     assert run.wait() == 1
     lines = run.text().strip().split("\n")
-    assert lines[0].startswith("make run: PostgreSQL reported: connection to server on socket"), lines
+    assert lines[0].startswith("make run: The database does not answer: connection to server on socket"), lines
     assert "DATABASE_URL is set in the environment" in lines[-1] and "unset DATABASE_URL, and make run" in lines[-1]
 
 

@@ -23,6 +23,7 @@ README = (ROOT / "README.md").read_text()
 
 LEAVES = {
     "config",
+    "database_session",
     "errors",
     "json_structure",
     "lenient_json",
@@ -326,7 +327,7 @@ HOMES = {
     "requests": {"app.upstream"},
     "urllib3": {"app.upstream"},
     "sqlalchemy": {"app.db"},
-    "psycopg2": {"app.db", "app.dev", "app.server.boot_checks"},
+    "psycopg2": {"app.db", "app.dev", "app.server.database_addresses"},
     "alembic": {"app.db"},
     "gevent": {"app.services.inference.cancellation", "app.upstream", "app.db.errors", "app.sandbox", "app.server"},
     "flask": {"app", "app.web", "app.routes", "app.cli", "app.layout", "app.dashboard", "app.docs_site", "app.openapi"},
