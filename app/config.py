@@ -236,6 +236,20 @@ def read_env_file(path: Path) -> dict[str, str | None]:
     return dotenv_values(stream=io.StringIO(text))
 
 
+def forget_dotenv(root: Path = ROOT) -> None:
+    """Takes out of the environment what a command of `flask` has put there from `.env`: it would precede `.env.local`.
+
+    Where the kernel does not tell with which variables the process began, one that is as in `.env` is taken for its.
+    """
+    try:
+        given = {pair.partition(b"=")[0] for pair in Path("/proc/self/environ").read_bytes().split(b"\0")}
+    except OSError:
+        given = set()
+    for name, value in read_env_file(root / ".env").items():
+        if os.environ.get(name) == value and name.encode() not in given:
+            del os.environ[name]
+
+
 def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
     """Parses and checks all settings.
 
