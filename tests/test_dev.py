@@ -107,7 +107,8 @@ def _check_that_commands_find_the_run(run: DevRun, checkout: Path) -> None:
 
     assert call("./gateway-command keys env") == (0, run.find(r"Key +(\S+)") + "\n")
     assert call("./gateway-command keys create alice")[1].startswith("gw_")
-    assert call("./gateway-command --version") == call("./gateway-command version")
+    version = requests.get(run.url + "/health", timeout=20).json()["version"]
+    assert call("./gateway-command --version") == call("./gateway-command version") == (0, f"{version}\n")
     assert _execute(run, "SELECT name FROM api_key") == [("alice",)]
     code, said = call("./gateway-command doctor --json")
     found = {each["check"]: each for each in map(json.loads, said.splitlines())}

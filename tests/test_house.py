@@ -382,6 +382,25 @@ def test_modules_and_functions_are_short_and_documented() -> None:
     assert wrong == []
 
 
+# Participles that do not end in -ed, and the second word of "handed over".
+PARTICIPLES = {"begun", "cut", "kept", "left", "lost", "made", "over", "overrun"}
+
+
+def test_events_of_the_log_are_a_noun_and_a_participle() -> None:
+    events = {
+        text.value
+        for path in MODULES
+        for call in ast.walk(ast.parse(path.read_text()))
+        if isinstance(call, ast.Call) and getattr(call.func, "id", None) in {"log_event", "log_life"} and call.args
+        for text in ast.walk(call.args[0])
+        if isinstance(text, ast.Constant) and isinstance(text.value, str)
+    }
+    assert len(events) > 60
+    words = {event: event.rpartition("_") for event in events - {"request"}}
+    assert [event for event, (noun, _, _) in words.items() if not re.fullmatch("[a-z]*(_[a-z]+)*", noun)] == []
+    assert [event for event, (_, _, last) in words.items() if not last.endswith("ed") and last not in PARTICIPLES] == []
+
+
 def test_the_version_is_the_projects() -> None:
     assert f'\nversion = "{VERSION}"\n' in (ROOT / "pyproject.toml").read_text()
 
