@@ -173,13 +173,33 @@ def test_a_wrong_password_and_a_missing_database(checkout: Path, postgres: Postg
     assert code == 1 and told.startswith("Error: The database refuses DATABASE_URL (") and told.count("\n") == 1
 
 
+@pytest.fixture(scope="module")
+def small_upstream() -> Iterator[ScriptedUpstream]:
+    """The provider of the gateway with few open files."""
+    with ScriptedUpstream() as upstream:
+        yield upstream
+
+
 @pytest.fixture
-def open_upstream(upstream: ScriptedUpstream) -> Iterator[tuple[ScriptedUpstream, Gate]]:
-    """An upstream whose streams of the model `held` wait for the gate."""
+def gate(small_upstream: ScriptedUpstream) -> Iterator[Gate]:
+    """The gate for which its streams of the model `held` wait."""
     gate = Gate()
-    upstream.on_model("held", sse_stream([chunk("one"), wait_for(gate), chunk("two", finish="stop"), DONE]))
-    yield upstream, gate
+    small_upstream.on_model("held", sse_stream([chunk("one"), wait_for(gate), chunk("two", finish="stop"), DONE]))
+    yield gate
     gate.open()
+
+
+@pytest.fixture(scope="module")
+def small(
+    copied: Path, small_upstream: ScriptedUpstream, postgres: Postgres, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Gateway]:
+    """A gateway that may open few files, and whose code and settings a test may change."""
+    place = tmp_path_factory.mktemp("small")
+    limits = ["sh", "-c", 'ulimit -S -n 120 && ulimit -H -n 160 && exec "$@"', "sh"]
+    settings = base_settings(place, postgres.create_migrated_database()) | small_upstream.settings
+    gateway = start_gateway(settings, root=copied, log=place / "log", prefix=limits)
+    yield gateway
+    gateway.stop()
 
 
 def count_requests(gateway: Gateway) -> str:
@@ -212,49 +232,53 @@ def test_without_keys_it_warns_and_a_second_start_on_its_port_leaves_its_metrics
         gateway.stop()
 
 
-def test_with_few_open_files_it_serves_fewer_requests_and_says_so_and_no_bad_reload_ends_it(
-    checkout: Path, tmp_path: Path, open_upstream: tuple[ScriptedUpstream, Gate], database_url: str
+def test_with_few_open_files_it_serves_fewer_requests_and_says_so(small: Gateway, gate: Gate) -> None:
+    live, connections = fit_to_open_files(4000, 160)
+    (warned,) = [json.loads(line) for line in small.log().splitlines() if "live_requests_lowered" in line]
+    assert (warned["max_live_requests"], warned["effective"], warned["open_files"]) == (4000, live, 160)
+    assert 1 < live < connections < 160
+    assert wait_until(small.worker_pids) and all(
+        re.search(r"Max open files +160 +160 ", Path(f"/proc/{pid}/limits").read_text()) for pid in small.worker_pids()
+    ), "the soft limit is raised to the hard one"
+    with contextlib.ExitStack() as held:
+        for _ in range(live):
+            held.enter_context(open_stream(small))
+        refused = post_chat(small, f"{PREFIX}held")
+        assert (refused.status, refused.error["code"]) == (503, "overloaded")
+        gate.open()
+
+
+def test_a_bad_reload_is_refused_and_a_good_one_loads_the_code_and_cuts_nobody(
+    small: Gateway, gate: Gate, copied: Path
 ) -> None:
-    upstream, gate = open_upstream
-    limits = ["sh", "-c", 'ulimit -S -n 120 && ulimit -H -n 160 && exec "$@"', "sh"]
-    settings = base_settings(tmp_path, database_url) | upstream.settings
-    gateway = start_gateway(settings, root=checkout, log=tmp_path / "log", prefix=limits)
-    try:
-        live, connections = fit_to_open_files(4000, 160)
-        (warned,) = [json.loads(line) for line in gateway.log().splitlines() if "live_requests_lowered" in line]
-        assert (warned["max_live_requests"], warned["effective"], warned["open_files"]) == (4000, live, 160)
-        assert 1 < live < connections < 160
-        assert wait_until(gateway.worker_pids) and all(
-            re.search(r"Max open files +160 +160 ", Path(f"/proc/{pid}/limits").read_text())
-            for pid in gateway.worker_pids()
-        ), "the soft limit is raised to the hard one"
-        with contextlib.ExitStack() as held:
-            for _ in range(live):
-                held.enter_context(open_stream(gateway))
-            refused = post_chat(gateway, f"{PREFIX}held")
-            assert (refused.status, refused.error["code"]) == (503, "overloaded")
-            gate.open()
-        workers = gateway.worker_pids()
-        (checkout / ".env.local").write_text("RETENTION_DAYS=many\nUPSTREAM_RETRIES=many\n")
-        gateway.send_signal(signal.SIGHUP)
+    workers, route, settings = small.worker_pids(), copied / "app/routes/health.py", copied / ".env.local"
+    with open_stream(small) as stream:
+        settings.write_text("RETENTION_DAYS=many\nUPSTREAM_RETRIES=many\n")
+        small.send_signal(signal.SIGHUP)
         wait_until(
-            lambda: '"event":"reload_refused"' in gateway.log() and "UPSTREAM_RETRIES is 'many'" in gateway.log(),
+            lambda: '"event":"reload_refused"' in small.log() and "UPSTREAM_RETRIES is 'many'" in small.log(),
             what="the refusal of the reload",
         )
-        assert gateway.worker_pids() == workers and post_chat(gateway, f"{PREFIX}x").status == 200
-    finally:
+        assert small.worker_pids() == workers and post_chat(small, f"{PREFIX}x").status == 200
+        settings.unlink()
+        route.write_text(route.read_text().replace('"llm-gateway"', '"updated"'))
+        small.send_signal(signal.SIGHUP)
+        wait_until(lambda: request("GET", small.url + "/").json["service"] == "updated", what="the new code")
+        assert set(workers) <= set(small.worker_pids()), "the old worker serves the stream"
         gate.open()
-        gateway.stop()
+        assert b"two" in (rest := b"".join(stream)) and rest.endswith(b"[DONE]\n\n")
+    wait_until(lambda: not set(workers) & set(small.worker_pids()), what="the old worker to end")
 
 
 @contextlib.contextmanager
-def open_stream(gateway: Gateway) -> Iterator[None]:
-    """A stream whose first event has arrived, for the length of a `with` block."""
+def open_stream(gateway: Gateway) -> Iterator[Iterator[bytes]]:
+    """A stream whose first event has arrived, for the length of a `with` block; yields the rest of it."""
     body = {"model": f"{PREFIX}held", "stream": True, "messages": [{"role": "user", "content": "Hello!"}]}
     url = f"{gateway.url}/v1/chat/completions"
     with requests.post(url, json=body, headers=gateway.headers, stream=True, timeout=20) as answer:
-        assert next(answer.iter_content(None)).startswith(b"data: {")
-        yield
+        pieces = answer.iter_content(None)
+        assert next(pieces).startswith(b"data: {")
+        yield pieces
 
 
 @pytest.mark.parametrize("open_files", [1, 64, 256, 1024, 4096, 20_000, 1 << 20, sys.maxsize])
