@@ -11,21 +11,27 @@ from collections.abc import Callable
 from itertools import accumulate
 from typing import Any
 
-# With fewer brackets and colons than this, wherever they are, a text takes some milliseconds at most.
-_FEW_MARKS = 25_000
+# With fewer objects, arrays and keys than this, a text takes some milliseconds at most.
+FEW_ELEMENTS = 25_000
 
 _OTHER_BYTES = bytes(set(range(256)) - set(b'"[]{}:'))
+_NO_BEGINNINGS = bytes(set(range(256)) - set(b"[{:"))
+_NO_MARKS = bytes(set(range(256)) - set(b'"[{:,'))
 _TO_SQUARE_BRACKETS = bytes.maketrans(b"{}", b"[]")
 _TO_STEPS = bytes.maketrans(b"[]", b"\x01\xff")  # As signed bytes: 1 at an opening bracket, -1 at a closing one.
 
 
 def get_structure(content: bytes, most: int) -> bytes | None:
-    """Returns `extract_structure(content, most)`, or None if there are few elements in any case.
+    """Returns `extract_structure(content, most)`, or None if there are few elements in any case."""
+    return extract_structure(content, most) if len(content.translate(None, _NO_BEGINNINGS)) > FEW_ELEMENTS else None
 
-    Counting single bytes takes a hundredth of the time that parsing takes.
+
+def find_marks(content: bytes) -> bytes:
+    """Returns the quotes, opening brackets, opening braces, colons and commas of a text, wherever they are.
+
+    They are a tenth of most texts. One pass to find them takes as long as counting a single one of them.
     """
-    marks = content.count(b"[") + content.count(b"{") + content.count(b":")
-    return extract_structure(content, most) if marks > _FEW_MARKS else None
+    return content.translate(None, _NO_MARKS)
 
 
 def extract_structure(content: bytes, most: int) -> bytes:

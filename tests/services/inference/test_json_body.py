@@ -62,6 +62,11 @@ class Writer:
         return character
 
 
+def beside_text(body: bytes) -> bytes:
+    """Returns an object with `body` in it and so much text, with quotes in it, that it is checked as a large one."""
+    return b'{"text": ' + json.dumps('said "yes" \\\n' * 500).encode() + b', "body": ' + body + b"}"
+
+
 def count_objects(value: Any) -> int:
     children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return (isinstance(value, dict) and bool(value)) + sum(map(count_objects, children))
@@ -70,16 +75,19 @@ def count_objects(value: Any) -> int:
 @settings(max_examples=examples(120), deadline=None)
 @given(BODIES, st.integers(0, 2**32))
 def test_a_body_without_a_key_twice_is_read_exactly(body: dict[str, Any], seed: int) -> None:
-    assert repr(parse_body(Writer(seed).write(body).encode())) == repr(body)
+    written = Writer(seed).write(body).encode()
+    assert repr(parse_body(written)) == repr(body)
+    assert repr(parse_body(beside_text(written))["body"]) == repr(body)
 
 
 @settings(max_examples=examples(120), deadline=None)
 @given(BODIES, st.integers(0, 2**32), st.integers(0, 1000))
 def test_a_body_with_a_key_twice_at_any_depth_is_refused(body: dict[str, Any], seed: int, which: int) -> None:
     written = Writer(seed, doubled=which % count_objects(body)).write(body).encode()
-    with pytest.raises(BadRequest) as caught:
-        parse_body(written)
-    assert (caught.value.code, caught.value.status) == ("duplicate_key", 400)
+    for content in (written, beside_text(written)):
+        with pytest.raises(BadRequest) as caught:
+            parse_body(content)
+        assert (caught.value.code, caught.value.status) == ("duplicate_key", 400)
 
 
 @pytest.mark.parametrize(
@@ -94,12 +102,14 @@ def test_a_body_with_a_key_twice_at_any_depth_is_refused(body: dict[str, Any], s
         b'{"a": "\\"\\"", "a": ""}',
         b'{"a": "", "a": "\\"\\"\\"\\""}',
         b'{"model": "cheap", "messages": [], "model": "dear"}',
+        b'{"a": 1, "a": "\\u0022\\u0022"}',  # As many quotes as the key that is dropped has.
     ],
 )
 def test_a_key_twice_is_refused_however_it_is_written(body: bytes) -> None:
-    with pytest.raises(BadRequest) as caught:
-        parse_body(body)
-    assert caught.value.code == "duplicate_key" and caught.value.param is not None
+    for content in (body, beside_text(body)):
+        with pytest.raises(BadRequest) as caught:
+            parse_body(content)
+        assert caught.value.code == "duplicate_key" and caught.value.param is not None
 
 
 def nested(depth: int, opening: str, closing: str) -> bytes:
@@ -111,7 +121,9 @@ def nested(depth: int, opening: str, closing: str) -> bytes:
 @pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])
 def test_a_body_may_be_nested_to_the_limit_and_no_deeper(opening: str, closing: str) -> None:
     assert MAX_DEPTH == 64
-    assert parse_body(nested(64, opening, closing))
+    assert parse_body(nested(64, opening, closing)) and parse_body(beside_text(nested(63, opening, closing)))
+    with pytest.raises(BadRequest, match="nested more than 64 levels"):
+        parse_body(beside_text(nested(64, opening, closing)))
     for depth in (65, 66, 500, 5_000, 40_000):
         with pytest.raises(BadRequest, match="nested more than 64 levels"):
             parse_body(nested(depth, opening, closing))
