@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import time
 from typing import Any, NoReturn
 
 import msgspec
@@ -15,6 +16,7 @@ import msgspec
 from app.errors import BadRequest
 from app.json_structure import FEW_ELEMENTS, count_elements, decode_many, extract_structure, find_marks, is_deeper_than
 from app.lenient_json import encode
+from app.yielding import PASS_S
 
 # Real requests nest the JSON schemas of tools a dozen levels deep. Parsers recurse, so there must be a bound.
 MAX_DEPTH = 64
@@ -22,6 +24,9 @@ MAX_DEPTH = 64
 # More than any request needs: a conversation of ten thousand messages in parts has 70,000. The worst that can be made
 # of so many takes 30 ms, less than a plain body of MAX_BODY_BYTES, during which the worker serves no other request.
 MAX_ELEMENTS = 100_000
+
+# With a longer body, each step of the checks takes some tenths of a millisecond, and streams get a turn after it.
+_PACED_BODY_BYTES = 1 << 18
 
 # A longer body is protected from numbers of hundreds of digits, which take msgspec 20 µs each.
 _LONG_BODY_BYTES = 65_536
@@ -60,19 +65,30 @@ def parse_body(content: bytes) -> dict[str, Any]:
     marks = find_marks(content)
     quotes, commas = marks.count(b'"'), marks.count(b",")
     elements = len(marks) - quotes - commas  # At most: those in texts are counted too.
-    if elements > MAX_ELEMENTS and count_elements(extract_structure(content, MAX_ELEMENTS)) > MAX_ELEMENTS:
+    if elements > MAX_ELEMENTS and count_elements(extract_structure(content, MAX_ELEMENTS, _pause)) > MAX_ELEMENTS:
         raise BadRequest(
             f"The body has more than {MAX_ELEMENTS:,} objects, arrays and keys. Split it into several requests.",
             code="too_many_elements",
         )
+    is_paced = len(content) > _PACED_BODY_BYTES
+    if is_paced:
+        _pause()
     body = _parse(content, commas, elements > FEW_ELEMENTS)
     if not isinstance(body, dict):
         raise BadRequest("The body must be a JSON object. GET /openapi.json lists its fields.", code="invalid_json")
+    if is_paced:
+        _pause()
     if not _is_walked(content, body, quotes):
         if elements - marks.count(b":") > MAX_DEPTH and _is_too_deep(content, body, elements):
             raise _make_depth_error()
         _raise_on_duplicate_keys(content, body, quotes)
+    if is_paced:
+        _pause()  # Encoding it takes as long again.
     return body
+
+
+def _pause() -> None:
+    time.sleep(PASS_S)
 
 
 def _parse(content: bytes, commas: int, has_many_elements: bool) -> Any:
@@ -153,11 +169,11 @@ def _is_walked(content: bytes, body: dict[str, Any], quotes: int) -> bool:
         if values is None:
             return False
         left -= len(values)
-        texts = [value for value in values if type(value) is str]
-        quotes -= 2 * len(texts)
+        others = [value for value in values if type(value) is not str]
+        quotes -= 2 * (len(values) - len(others))
         if has_escapes:
-            quotes -= "".join(texts).count('"')
-        level = [value for value in values if type(value) is dict or type(value) is list]
+            quotes -= "".join([value for value in values if type(value) is str]).count('"')
+        level = [value for value in others if isinstance(value, dict | list)]
         if not level:
             return quotes == 0
     raise _make_depth_error()
@@ -177,7 +193,7 @@ def _get_values(nodes: list[Any], most: int) -> list[Any] | None:
 
 def _is_too_deep(content: bytes, body: dict[str, Any], elements: int) -> bool:
     if elements > FEW_ELEMENTS:  # To find the brackets in the text takes a third of the time then.
-        return is_deeper_than(extract_structure(content, MAX_ELEMENTS), MAX_DEPTH)
+        return is_deeper_than(extract_structure(content, MAX_ELEMENTS, _pause), MAX_DEPTH)
     level: list[Any] = [body]
     for _ in range(MAX_DEPTH):
         level = [

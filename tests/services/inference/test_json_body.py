@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app import json_structure
 from app.errors import BadRequest
 from app.json_structure import count_elements, extract_structure, is_deeper_than
 from app.services.inference.json_body import MAX_DEPTH, MAX_ELEMENTS, parse_body
@@ -173,9 +174,13 @@ def depth_of(value: Any) -> int:
 
 
 @settings(max_examples=examples(200), deadline=None)
-@given(BODIES, st.integers(0, 2**32))
-def test_elements_and_depth_are_found_in_the_text_however_it_is_written(body: dict[str, Any], seed: int) -> None:
-    structure = extract_structure(Writer(seed).write(body).encode(), MAX_ELEMENTS)
+@given(BODIES, st.integers(0, 2**32), st.integers(1, 50))
+def test_elements_and_depth_are_found_in_the_text_however_it_is_written(
+    body: dict[str, Any], seed: int, piece_bytes: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json_structure, "_PIECE_BYTES", piece_bytes)
+        structure = extract_structure(Writer(seed).write(body).encode(), MAX_ELEMENTS)
     assert count_elements(structure) == count_elements_of(body)
     assert not is_deeper_than(structure, depth_of(body)) and is_deeper_than(structure, depth_of(body) - 1)
 
