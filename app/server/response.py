@@ -121,8 +121,17 @@ class BufferedResponse(wsgi.Response):  # type: ignore[misc]
         self._unsent = encoded[sent:]
         return not self._unsent
 
+    def get_raw_socket(self) -> int | None:
+        """Returns the number of the client's socket, to which chunks may be written as they are; see `Channel`."""
+        can_be_raw = self.chunked and self.headers_sent and not self._unsent
+        return self.sock.fileno() if can_be_raw else None
+
+    def keep_unsent(self, rest: bytes) -> None:
+        """Has `flush` send the part of a chunk that could not be written to the socket."""
+        self._unsent = rest
+
     def flush(self) -> None:
-        """Sends the part of a block that `push` could not send, waiting for the client to read.
+        """Sends the part of a block that could not be sent, waiting for the client to read.
 
         Raises:
             OSError: the connection is broken, or the client read nothing for as long as the socket's timeout.

@@ -13,7 +13,7 @@ from typing import Any
 
 from app.errors import UpstreamCut
 from app.upstream.connection_pool import PooledResponse
-from app.upstream.socket_reader import SocketReader, ignore_data, make_reader
+from app.upstream.socket_reader import OnData, SocketReader, ignore_data, make_reader
 from app.upstream.transfer_coding import make_decoder
 
 # A callback that gets the next piece of a body, and returns whether it wants more. It must not wait for anything.
@@ -66,12 +66,19 @@ class Body:
         self.receive_each(timeout_s, on_payload)
         return pieces[0] if pieces else b""
 
-    def receive_each(self, timeout_s: float, on_payload: OnPayload) -> None:
+    @property
+    def is_between_chunks(self) -> bool:
+        """Whether the next byte begins a chunk whose bytes are the payload as it is."""
+        return self._decompressor is None and self._decoder.is_between_chunks
+
+    def receive_each(self, timeout_s: float, on_payload: OnPayload, on_data: OnData | None = None) -> None:
         """Calls `on_payload` with each piece as it arrives, until it wants no more or the body is complete.
 
         Args:
             timeout_s: when to stop in any case, in seconds from now.
             on_payload: gets each piece, which is never empty.
+            on_data: gets the bytes of the socket as they arrive, in place of the body; it calls `take` with those that
+                it leaves to the body, and returns whether more is wanted.
 
         Raises:
             TimeoutError: the time is over and `on_payload` still wants more, even if data has arrived. The next call
@@ -88,10 +95,10 @@ class Body:
             raise self._decoder.error
         if self._start:
             data, self._start = self._start, b""
-            if not self._on_data(data):
+            if not self.take(data):
                 return
         if not self.complete:
-            self._receive_from_socket(timeout_s)
+            self._receive_from_socket(timeout_s, on_data or self.take)
 
     def peek(self, timeout_s: float) -> bytes:
         """Returns the next piece, which is received again afterwards; `b""` if there is none in time or ever."""
@@ -107,21 +114,25 @@ class Body:
         """Lets `payload` be received next, before what is still to come."""
         self._put_back = payload
 
-    def _receive_from_socket(self, timeout_s: float) -> None:
+    def _receive_from_socket(self, timeout_s: float, on_data: OnData) -> None:
         if self._is_closed:
             raise UpstreamCut("The gateway stopped reading the response before its end. Retry.")
         if self._reader is None:
             self._reader = make_reader(self._response.connection.sock)
         try:
-            self._reader.receive_each(timeout_s, self._on_data)
+            self._reader.receive_each(timeout_s, on_data)
         except TimeoutError:
             raise
         except OSError as error:
             message = "The connection to the provider broke before the response was complete. Retry."
             raise UpstreamCut(message) from error
 
-    def _on_data(self, data: bytes) -> bool:
-        """Decodes raw bytes and passes the payload on; returns whether more is wanted."""
+    def take(self, data: bytes) -> bool:
+        """Decodes bytes of the socket and passes the payload on to `on_payload`; returns whether more is wanted.
+
+        Raises:
+            UpstreamCut, Exception: as `receive_each`.
+        """
         if not data and not self._decoder.finish():
             raise UpstreamCut("The provider closed the connection before the response was complete. Retry.")
         payload = self._decoder.decode(data)

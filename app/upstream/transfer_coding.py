@@ -34,6 +34,11 @@ class BodyDecoder(Protocol):
     has_excess: bool
     error: UpstreamCut | None
 
+    @property
+    def is_between_chunks(self) -> bool:
+        """Whether a chunk of the chunked coding begins with the next byte."""
+        ...
+
     def decode(self, data: bytes) -> bytes:
         """Returns the payload in the next raw bytes."""
         ...
@@ -55,6 +60,11 @@ class ChunkedDecoder:
         self._in_chunk = False  # True until the line end after the chunk's payload.
         self._in_trailer = False
         self._tiny_chunks = 0
+
+    @property
+    def is_between_chunks(self) -> bool:
+        is_within = self._partial_line or self._chunk_bytes_left or self._in_chunk or self._in_trailer
+        return not (is_within or self.error)
 
     def decode(self, data: bytes) -> bytes:
         if self._partial_line:
@@ -130,6 +140,7 @@ class LengthDecoder:
     """Decodes a body whose length is given in the head."""
 
     error: UpstreamCut | None = None
+    is_between_chunks = False
 
     def __init__(self, length: int) -> None:
         self.complete = length == 0
@@ -153,6 +164,7 @@ class CloseDecoder:
     complete = False
     has_excess = False
     error: UpstreamCut | None = None
+    is_between_chunks = False
 
     def decode(self, data: bytes) -> bytes:
         return data

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from app.services.endpoints.chat_repair import repair
-from app.services.endpoints.chunk_stream import Choice, Chunk, Delta, make_observer, read_odd_choice
+from app.services.endpoints.chunk_stream import Choice, Chunk, Delta, make_observers, read_odd_choice
 
 
 def _read_choice(choice: dict[str, Any]) -> Choice:
@@ -15,4 +15,4 @@ def _read_choice(choice: dict[str, Any]) -> Choice:
     return read_odd_choice(choice, Delta(*(delta.get(name) for name in Delta.__struct_fields__)))
 
 
-observe_chat_chunk = make_observer(msgspec.json.Decoder(Chunk).decode, repair, _read_choice)
+observe_chat_chunk, note_chat_chunk = make_observers(msgspec.json.Decoder(Chunk).decode, repair, _read_choice)

@@ -25,10 +25,11 @@ from app.services.endpoints.stream_summary import StreamSummary
 _MARKERS = {b"[DONE]": EventKind.DONE, b"null": EventKind.EMPTY, b"": EventKind.EMPTY}
 _LONGEST_MARKER = max(map(len, _MARKERS))  # Longer data is not hashed.
 
-# A local name, because looking up a member of an enum takes 0.1 µs.
-_CONTENT = EventKind.CONTENT
+# Local names, because looking up a member of an enum takes 0.1 µs.
+_CONTENT, _USAGE = EventKind.CONTENT, EventKind.USAGE
 
 Observe = Callable[[bytes, StreamSummary, float], EventKind]
+Note = Callable[[bytes, StreamSummary, float], EventKind | None]
 
 
 class Call(msgspec.Struct, gc=False):
@@ -70,16 +71,18 @@ class Chunk(msgspec.Struct, gc=False):
     error: None = None
 
 
-def make_observer(
+def make_observers(
     decode: Callable[[bytes], Chunk], repair: Repair, read_choice: Callable[[dict[str, Any]], Choice]
-) -> Observe:
-    """Returns the function that observes the events of an endpoint; see `StreamProtocol.observe`.
+) -> tuple[Observe, Note]:
+    """Returns the functions that observe the events of an endpoint; see `StreamProtocol.observe` and `note`.
 
     Args:
         decode: data → a chunk that is as it should be; raises what msgspec raises for another.
         repair: see `Repair`.
         read_choice: a choice of an odd chunk, repaired → the same as a record.
     """
+
+    note = _make_note(decode)
 
     def record_odd(model: str | None, choices: list[dict[str, Any]], summary: StreamSummary, now_s: float) -> None:
         _record(model, [read_choice(choice) for choice in choices], summary, now_s)
@@ -90,18 +93,26 @@ def make_observer(
         if len(data) >= LONG_BYTES and gc.isenabled():
             kind: EventKind = decode_many(lambda content: observe(content, summary, now_s), data)
             return kind
+        noted = note(data, summary, now_s)
+        return observe_odd_chunk(data, summary, now_s, repair, record_odd) if noted is None else noted
+
+    return observe, note
+
+
+def _make_note(decode: Callable[[bytes], Chunk]) -> Note:
+    def note(data: bytes, summary: StreamSummary, now_s: float) -> EventKind | None:
         try:
             chunk = decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return observe_odd_chunk(data, summary, now_s, repair, record_odd)
+            return None
         if not _record(chunk.model, chunk.choices, summary, now_s):
-            return observe_odd_chunk(data, summary, now_s, repair, record_odd)
+            return None
         if chunk.usage is None:
             return _CONTENT
         record_usage(chunk.usage.flatten(), summary)
-        return _CONTENT if chunk.choices else EventKind.USAGE
+        return _CONTENT if chunk.choices else _USAGE
 
-    return observe
+    return note
 
 
 def _record(model: str | None, choices: list[Choice], summary: StreamSummary, now_s: float) -> bool:
@@ -139,6 +150,7 @@ class ChunkStreamProtocol:
 
     title: str
     observe: Observe
+    note: Note
     make_collector: Callable[[], Collector]
     make_events: Callable[[dict[str, Any]], bytes]
     heartbeat: bytes = b": keep-alive\n\n"

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from app.lenient_json import replace_surrogates
-from app.services.endpoints.chunk_stream import Choice, Chunk, Delta, make_observer, read_odd_choice
+from app.services.endpoints.chunk_stream import Choice, Chunk, Delta, make_observers, read_odd_choice
 from app.services.endpoints.chunk_usage import ChunkUsage
 from app.services.endpoints.deltas import as_index
 from app.services.endpoints.odd_chunks import refuse, repair_frame
@@ -70,4 +70,4 @@ def _find_text(choice: dict[str, Any]) -> str:
     return json.dumps(text)
 
 
-observe_completion_chunk = make_observer(_decode, _repair, _read_choice)
+observe_completion_chunk, note_completion_chunk = make_observers(_decode, _repair, _read_choice)

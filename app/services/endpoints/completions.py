@@ -14,7 +14,7 @@ from app.services.endpoints.completion_assembly import (
     make_completion_events,
     normalise_text_completion,
 )
-from app.services.endpoints.completion_chunks import observe_completion_chunk
+from app.services.endpoints.completion_chunks import note_completion_chunk, observe_completion_chunk
 from app.services.endpoints.endpoint import Endpoint, make_parameter_error
 from app.services.endpoints.prompts import CHARACTERS_PER_TOKEN, PROMPT_FORMS, estimate_tokens, read_prompts
 from app.services.endpoints.token_bounds import bound_completion_tokens
@@ -68,6 +68,10 @@ COMPLETIONS = Endpoint(
     summarize=partial(summarize_choices, is_choice=_is_choice, estimate_output_tokens=_estimate_output_tokens),
     normalise=normalise_text_completion,
     stream=ChunkStreamProtocol(
-        "a stream of completions", observe_completion_chunk, CompletionCollector, make_completion_events
+        "a stream of completions",
+        observe_completion_chunk,
+        note_completion_chunk,
+        CompletionCollector,
+        make_completion_events,
     ),
 )

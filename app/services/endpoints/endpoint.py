@@ -121,6 +121,13 @@ class StreamProtocol(Protocol):
         """
         ...
 
+    def note(self, data: bytes, summary: StreamSummary, now_s: float) -> EventKind | None:
+        """Does the same for nearly all events, of CONTENT or USAGE; returns None with nothing recorded for others.
+
+        Args: as for `observe`; the data is that of a short event.
+        """
+        ...
+
     def is_complete(self, summary: StreamSummary) -> bool:
         """Returns whether everything that has begun has been finished."""
         ...

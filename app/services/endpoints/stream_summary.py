@@ -59,6 +59,7 @@ class StreamSummary:
         bytes_sent: bytes that were sent to the client.
         first_output_s, last_output_s: when the first and the last event with output arrived.
         longest_gap_s: the longest time between two arrivals.
+        last_arrival_s, last_sent_s: when bytes last arrived, and when bytes were last sent to the client.
     """
 
     __slots__ = (
@@ -71,7 +72,9 @@ class StreamSummary:
         "finished",
         "first_output_s",
         "is_done",
+        "last_arrival_s",
         "last_output_s",
+        "last_sent_s",
         "longest_gap_s",
         "model",
         "output_events",
@@ -93,3 +96,5 @@ class StreamSummary:
         self.first_output_s: float | None = None
         self.last_output_s: float | None = None
         self.longest_gap_s = 0.0
+        self.last_arrival_s = 0.0
+        self.last_sent_s = 0.0

@@ -278,6 +278,13 @@ class _Recorder:
             self.is_gone = True
             return True
 
+    def get_raw_socket(self) -> None:
+        """Returns None, because the events must be noted here."""
+
+    def keep_unsent(self, rest: bytes) -> None:
+        """Is never called, because nothing is written to the socket itself."""
+        self._channel.keep_unsent(rest)
+
     def flush(self) -> None:
         """Waits until the client has accepted the rest, or is gone."""
         if self.is_gone:

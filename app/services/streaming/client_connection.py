@@ -1,9 +1,41 @@
-"""The connection to the client, and whether the client is still connected."""
+"""The connection to the client: whether the client is still connected, and how events are sent to it."""
 
 from __future__ import annotations
 
 import socket
 from contextlib import suppress
+from typing import Protocol
+
+
+class Channel(Protocol):
+    """The client's side of a response whose head has been sent."""
+
+    def push(self, block: bytes) -> bool:
+        """Sends as much of `block` as the client accepts at once. If it returns False, call `flush` for the rest."""
+        ...
+
+    def flush(self) -> None:
+        """Waits until the client has accepted the rest; raises OSError if it does not."""
+        ...
+
+    def get_raw_socket(self) -> int | None:
+        """Returns the number of the socket to which chunks of the transfer coding may be written as they are.
+
+        None if all must be pushed. What the socket did not accept of a chunk must be given to `keep_unsent`.
+        """
+        ...
+
+    def keep_unsent(self, rest: bytes) -> None:
+        """Has `flush` send the rest of what was written to the socket itself."""
+        ...
+
+
+class Client(Protocol):
+    """What the relay needs of the connection to the client."""
+
+    def is_gone(self) -> bool:
+        """Returns whether the client has closed the connection."""
+        ...
 
 
 class ClientConnection:

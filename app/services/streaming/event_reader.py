@@ -11,7 +11,6 @@ from typing import Any
 
 from app.errors import GatewayError, UpstreamCut, UpstreamError
 from app.lenient_json import decode_leniently
-from app.logs import redact
 from app.services.endpoints import (
     Collector,
     Endpoint,
@@ -21,7 +20,7 @@ from app.services.endpoints import (
     StreamProtocol,
     StreamSummary,
 )
-from app.services.streaming.sse import MAX_EVENT_BYTES, SseDecoder, get_event_name, is_comment, with_data
+from app.services.streaming.sse import MAX_EVENT_BYTES, SseDecoder, get_event_name, is_comment, redact_fields, with_data
 from app.upstream import make_reported_error, make_unexpected_error, make_unreadable_error, reports_error
 
 # Local names, because looking up a member of an enum costs as much as comparing it.
@@ -47,6 +46,9 @@ class EventReader:
     Attributes:
         summary: what the events have contained so far.
         error: what ended the stream before it was complete, or None.
+        show_usage: as above.
+        shows_events: whether the client gets the events themselves, and nothing in their place.
+        note: records a usual event, and nothing else; see `StreamProtocol.note`.
         is_over: whether the stream has ended, complete or not. After that no more is read.
     """
 
@@ -57,13 +59,15 @@ class EventReader:
         "_errors",
         "_key_setting",
         "_protocol",
-        "_show_usage",
         "_take",
         "_title",
         "_whole",
         "_writer",
         "error",
         "is_over",
+        "note",
+        "show_usage",
+        "shows_events",
         "summary",
     )
 
@@ -87,13 +91,15 @@ class EventReader:
         self._errors = endpoint.errors
         self._title = provider_title
         self._key_setting = key_setting
-        self._show_usage = show_usage
+        self.show_usage = show_usage
         self._collector = collector
         self._writer = writer
         # What gets the events in place of the client, if anything does: one question for each event.
         self._take: Callable[[bytes], bytes | None] | None = None if writer is None else writer.write
         if collector is not None:
             self._take = collector.add
+        self.shows_events = self._take is None
+        self.note = endpoint.stream.note
         self._decoder = SseDecoder()
         self._whole = bytearray()  # A whole answer in place of a stream, as far as it has come.
 
@@ -106,6 +112,11 @@ class EventReader:
     def has_begun(self) -> bool:
         """Whether a part of the response has arrived. Comments and unknown events are none."""
         return bool(self.summary.events or self._whole)
+
+    @property
+    def is_between_events(self) -> bool:
+        """Whether the next byte begins an event, because all before it have been read."""
+        return not (self.is_over or self._whole or self._decoder.has_part)
 
     def read(self, data: bytes, now_s: float) -> bytes:
         """Processes bytes that arrived at `now_s` (monotonic clock), and returns the events that the client gets.
@@ -139,10 +150,10 @@ class EventReader:
         if kind is _CONTENT or kind is _USAGE:
             if self._take is not None:
                 return self._take(data) or b""
-            if kind is _USAGE and not self._show_usage:
+            if kind is _USAGE and not self.show_usage:
                 return b""
             # Nearly all events are one line of data.
-            return event if len(event) == len(data) + _FRAME_BYTES else _redact_fields(event)
+            return event if len(event) == len(data) + _FRAME_BYTES else redact_fields(event)
         event = self._observe_rest(kind, event, data)
         return event if self._collector is None else b""
 
@@ -163,7 +174,7 @@ class EventReader:
             return self._collect_whole(event)
         line = event.strip()
         if is_comment(event):
-            return _redact_fields(event) if line and self._collector is None else b""
+            return redact_fields(event) if line and self._collector is None else b""
         # Events with only these fields are legal, but the OpenAI SDK takes them for an empty chunk and raises.
         if not line or line.startswith((b":", b"event:", b"id:", b"retry:")):
             return b""
@@ -239,7 +250,7 @@ class EventReader:
         """Ends a complete stream, and returns what the client gets for the event that ended it."""
         if not self._protocol.is_complete(self.summary):
             raise self._make_premature_end()
-        last = _redact_fields(event) if self._writer is None else self._writer.end()
+        last = redact_fields(event) if self._writer is None else self._writer.end()
         self.summary.is_done = True
         self.is_over = True
         return last
@@ -286,15 +297,3 @@ class EventReader:
         """Ends the stream with `error`, and returns the event that tells the client."""
         self.error, self.is_over = error, True
         return self._errors.make_event(error) if self._writer is None else self._writer.fail(error)
-
-
-def _redact_fields(event: bytes) -> bytes:
-    """Returns one event with secrets removed from all but its data: names, ids and comments are a provider's own."""
-    return b"".join(
-        line if line.startswith((b"data:", b"\r", b"\n")) else _redact_line(line)
-        for line in event.splitlines(keepends=True)
-    )
-
-
-def _redact_line(line: bytes) -> bytes:
-    return redact(line.decode(errors="surrogateescape")).encode(errors="surrogateescape")

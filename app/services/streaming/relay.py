@@ -13,13 +13,15 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum
-from typing import NoReturn, Protocol
+from typing import NoReturn
 
 from app.config import Settings
 from app.errors import ClientGone, GatewayError, UpstreamError
 from app.logs import log_event
 from app.services.endpoints import StreamSummary
+from app.services.streaming.client_connection import Channel, Client
 from app.services.streaming.event_reader import EventReader
+from app.services.streaming.passage import Passage
 from app.shutdown import raise_if_drained
 from app.upstream import Response, make_first_byte_timeout, make_idle_timeout, make_total_timeout
 
@@ -31,26 +33,6 @@ PRESENCE_CHECK_S = 1.0
 # The end of the transfer coding usually arrives in the same packet as the end marker. Waiting this long for it saves a
 # TLS handshake on the next request; waiting longer would delay the end of the client's response.
 _TAIL_WAIT_S = 0.05
-
-
-class Channel(Protocol):
-    """The client's side of a response whose head has been sent."""
-
-    def push(self, block: bytes) -> bool:
-        """Sends as much of `block` as the client accepts at once. If it returns False, call `flush` for the rest."""
-        ...
-
-    def flush(self) -> None:
-        """Waits until the client has accepted the rest; raises OSError if it does not."""
-        ...
-
-
-class Client(Protocol):
-    """What the relay needs of the connection to the client."""
-
-    def is_gone(self) -> bool:
-        """Returns whether the client has closed the connection."""
-        ...
 
 
 class _State(Enum):
@@ -103,7 +85,9 @@ class Relay:
         self._state = _State.OPEN
         self._pending = b""
         self._channel: Channel | None = None
-        self._last_arrival_s = self._last_sent_s = time.monotonic()
+        # What takes the provider's bytes in place of the body: the short way to the client, once there is one.
+        self._on_data: Callable[[bytes], bool] | None = None
+        self.summary.last_arrival_s = self.summary.last_sent_s = time.monotonic()
 
     @property
     def error(self) -> GatewayError | None:
@@ -144,7 +128,7 @@ class Relay:
 
     def __next__(self) -> bytes:
         block, self._pending = self._pending or self._get_next_block(), b""
-        self._last_sent_s = time.monotonic()
+        self.summary.last_sent_s = time.monotonic()
         self.summary.bytes_sent += len(block)
         if self._state is _State.ENDED:
             # Before the client sees the end, so that a response received whole is not recorded as lost.
@@ -178,11 +162,13 @@ class Relay:
 
     def _wait_for_block(self) -> bytes:
         """Returns the next block for gunicorn to send. During the wait most events bypass it and go to the channel."""
+        if self._on_data is None and self._channel is not None:
+            self._on_data = self._find_short_way(self._channel)
         while True:
             self._raise_if_time_is_up()
             tick_s = self._tick_s if self._first_event_by_s is None else self._get_tick_s(self._first_event_by_s)
             try:
-                self._response.body.receive_each(tick_s, self._on_payload)
+                self._response.body.receive_each(tick_s, self._on_payload, self._on_data)
             except TimeoutError:
                 silent_s = self._check_silence()
                 if silent_s >= self._heartbeat_s:
@@ -208,9 +194,8 @@ class Relay:
 
     def _on_payload(self, payload: bytes) -> bool:
         """Passes on a payload and returns whether more is wanted. It runs in gevent's loop, so it must not wait."""
-        now_s = time.monotonic()
-        gap_s, self._last_arrival_s = now_s - self._last_arrival_s, now_s
-        summary = self.summary
+        now_s, summary = time.monotonic(), self.summary
+        gap_s, summary.last_arrival_s = now_s - summary.last_arrival_s, now_s
         if gap_s > summary.longest_gap_s and summary.events:
             summary.longest_gap_s = gap_s
         block = self._reader.read(payload, now_s)
@@ -222,7 +207,7 @@ class Relay:
         if self._channel is None:
             self._pending = block
             return False
-        self._last_sent_s = now_s
+        summary.last_sent_s = now_s
         summary.bytes_sent += len(block)
         try:
             accepted_all = self._channel.push(block)
@@ -231,6 +216,20 @@ class Relay:
         if not accepted_all:
             self._state = _State.BLOCKED
         return accepted_all
+
+    def _find_short_way(self, channel: Channel) -> Callable[[bytes], bool] | None:
+        """Returns the short way, or None if the events go to the client in another form, or not directly."""
+        raw_socket = channel.get_raw_socket()
+        if raw_socket is None or not self._reader.shows_events:
+            return None
+        return Passage(self._response.body, self._reader, raw_socket, self._keep_unsent).on_data
+
+    def _keep_unsent(self, rest: bytes) -> bool:
+        """Notes what the client's socket did not accept from the passage, so nothing is read until it has."""
+        assert self._channel is not None
+        self._channel.keep_unsent(rest)
+        self._state = _State.BLOCKED
+        return False
 
     def _wait_for_client(self) -> None:
         assert self._channel is not None
@@ -253,9 +252,9 @@ class Relay:
             ClientGone: the client has disconnected.
         """
         now_s = time.monotonic()
-        if now_s - self._last_arrival_s >= self._idle_timeout_s:
+        if now_s - self.summary.last_arrival_s >= self._idle_timeout_s:
             raise make_idle_timeout(self._response.title)
-        silent_s = now_s - self._last_sent_s
+        silent_s = now_s - self.summary.last_sent_s
         # While events flow, the second write after a disconnect fails, so the check would be a wasted system call.
         if silent_s >= self._tick_s / 2 and self._client.is_gone():
             raise ClientGone
@@ -268,6 +267,7 @@ class Relay:
         if self._state is not _State.ENDED and self.error is None:
             self._reader.fail(ClientGone())
         self._state = _State.CLOSED
+        self._on_data = None  # It refers to this relay, and this breaks the reference cycle.
         self._report_end()
         body = self._response.body
         if self.summary.is_done and not body.complete:

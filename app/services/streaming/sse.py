@@ -11,6 +11,7 @@ from codecs import BOM_UTF8
 
 from app.errors import UpstreamCut
 from app.json_structure import count_elements, get_structure
+from app.logs import redact
 
 # The longest events are tool calls sent in one piece and logprobs. A longer event cannot be part of a valid stream.
 MAX_EVENT_BYTES = 8 << 20
@@ -37,6 +38,11 @@ class SseDecoder:
 
     def __init__(self) -> None:
         self._buffer = bytearray()
+
+    @property
+    def has_part(self) -> bool:
+        """Whether the beginning of an event has arrived whose end has not."""
+        return bool(self._buffer)
 
     @property
     def incomplete(self) -> bytes:
@@ -141,3 +147,15 @@ def get_event_data(event: bytes) -> bytes | None:
             return None
     lines = [line[5:].removeprefix(b" ") for line in _LINE_END.split(event) if line.startswith(b"data:")]
     return b"\n".join(lines) if lines else None
+
+
+def redact_fields(event: bytes) -> bytes:
+    """Returns one event with secrets removed from all but its data: names, ids and comments are a provider's own."""
+    return b"".join(
+        line if line.startswith((b"data:", b"\r", b"\n")) else _redact_line(line)
+        for line in event.splitlines(keepends=True)
+    )
+
+
+def _redact_line(line: bytes) -> bytes:
+    return redact(line.decode(errors="surrogateescape")).encode(errors="surrogateescape")
