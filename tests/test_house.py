@@ -30,6 +30,7 @@ LEAVES = {
     "limit_errors",
     "logs",
     "metric_labels",
+    "metric_numbers",
     "metrics",
     "revisions",
     "run_file",

@@ -6,6 +6,7 @@ errors.py           failed requests and error responses as errors; delivery.py: 
 error_body.py, provider_text.py   the message of an error response, without what callers must not see
 adapter.py          the transport of requests, without what the gateway does not use
 connection_pool.py  open connections, and when one may be used again
+first_bytes.py      waits for the head of a response
 http1.py, transfer_coding.py   the request as bytes, the head of the response, and where its body ends
 socket_reader.py    waits for bytes on a socket; ready_sockets.py: how many streams are served before others get a turn
 """

@@ -9,11 +9,23 @@ from __future__ import annotations
 
 from typing import Any
 
+from requests import PreparedRequest
 from requests.adapters import HTTPAdapter
 from urllib3.response import HTTPResponse
 
 from app.upstream.connection_pool import HttpPool, PooledResponse, make_pool
 from app.upstream.http1 import ResponseHead
+
+
+class UpstreamRequest(PreparedRequest):
+    """A request as it is sent. The base class would make a dictionary of hooks for each, which nothing here uses."""
+
+    hooks: Any = {"response": []}
+    _cookies = None
+    _body_position = None
+
+    def __init__(self, method: str, url: str, headers: dict[str, str], body: bytes | None) -> None:
+        self.method, self.url, self.headers, self.body = method, url, headers, body  # type: ignore[assignment]
 
 
 class UpstreamAdapter(HTTPAdapter):

@@ -15,7 +15,7 @@ from app.config import Settings
 from app.errors import UpstreamAuthenticationFailed, UpstreamError, UpstreamSuspended
 from app.lenient_json import decode_as_text
 from app.logs import log_event
-from app.upstream.adapter import UpstreamAdapter
+from app.upstream.adapter import UpstreamAdapter, UpstreamRequest
 from app.upstream.errors import make_response_error, make_send_error, make_unreadable_error
 from app.upstream.response import MAX_RESPONSE_BYTES, Response
 
@@ -162,10 +162,8 @@ class UpstreamClient:
         body: bytes | None,
         first_byte_timeout_s: float | None = None,
     ) -> Response:
-        request = requests.PreparedRequest()
-        request.method, request.url, request.body = method, url, body
         key_headers = self._headers
-        request.headers = key_headers | headers  # type: ignore[assignment]
+        request = UpstreamRequest(method, url, key_headers | headers, body)
         timeout = self._timeout
         if first_byte_timeout_s is not None:
             timeout = Timeout(connect=timeout.connect_timeout, read=first_byte_timeout_s)
@@ -183,7 +181,7 @@ class UpstreamClient:
 
     def _send_with_other_keys(
         self,
-        request: requests.PreparedRequest,
+        request: UpstreamRequest,
         headers: dict[str, str],
         timeout: Timeout,
         used: dict[str, str],

@@ -8,7 +8,6 @@ import socket
 import ssl
 import time
 import traceback
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
 from ssl import CertificateError, SSLError
@@ -20,6 +19,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, ProtocolError, ReadTimeoutError
 from urllib3.exceptions import SSLError as TLSError
 
+from app.upstream.first_bytes import make_receive
 from app.upstream.http1 import NoResponse, ResponseHead, receive_head, send_request
 
 # Edges in front of providers close idle connections after a minute or more (Cloudflare: 100 s and up, Envoy: one
@@ -69,11 +69,42 @@ class ReusedConnectionBroken(ProtocolError):
     """A connection that had served a request before broke before the first byte of the response."""
 
 
+class _KeptConnections:
+    """The queue of a pool that never waits: of standard queues the last-in-first-out one, without its three locks.
+
+    Args:
+        most: how many items it holds.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._items: list[Any] = []
+
+    def put(self, item: Any, block: bool = False) -> None:
+        """Adds an item; raises queue.Full if there is no room."""
+        if len(self._items) >= self._most:
+            raise queue.Full
+        self._items.append(item)
+
+    def get(self, block: bool = False, timeout: float | None = None) -> Any:
+        """Removes and returns the item that was added last; raises queue.Empty if there is none."""
+        try:
+            return self._items.pop()
+        except IndexError:
+            raise queue.Empty from None
+
+    def qsize(self) -> int:
+        """Returns how many items there are."""
+        return len(self._items)
+
+
 class HttpPool(HTTPConnectionPool):
     """urllib3's pool with an HTTP/1.1 of its own: no http.client, no redirects, no retries.
 
     Connections that were idle for too long, or that the provider has closed meanwhile, are not used again.
     """
+
+    QueueCls = _KeptConnections  # type: ignore[assignment]
 
     def urlopen(  # type: ignore[no-untyped-def, override]
         self, method, url, body=None, headers=None, timeout=None, **_others
@@ -92,7 +123,8 @@ class HttpPool(HTTPConnectionPool):
         try:
             if not was_open:
                 self._connect(connection, timeout.connect_timeout)
-            head = self._send_and_receive_head(connection, method, url, headers, body, timeout.read_timeout)
+            # The public property computes what is left of a total time limit, and there is none.
+            head = self._send_and_receive_head(connection, method, url, headers, body, timeout._read)
         except BaseException as error:
             connection.close()
             self._put_conn(connection)
@@ -111,16 +143,21 @@ class HttpPool(HTTPConnectionPool):
         except TimeoutError as error:  # In the TLS handshake; urllib3 translates earlier ones.
             raise ConnectTimeoutError(connection, "The TLS handshake took too long.") from error
         connection.input_poll = _make_input_poll(connection.sock)
+        connection.receive = make_receive(connection.sock)
 
     def _send_and_receive_head(
         self, connection: Any, method: str, url: str, headers: Any, body: Any, timeout_s: float
     ) -> ResponseHead:
+        sock = connection.sock
         # Writing may block while the provider reads slowly; the limit is the same as for the head of the response.
-        connection.sock.settimeout(timeout_s)
+        if sock.gettimeout() != timeout_s:
+            sock.settimeout(timeout_s)
         # A provider that refuses a large body responds and closes before it has read all of it; the response counts.
-        with suppress(BrokenPipeError, ConnectionResetError):
-            send_request(connection.sock, method, url, {"Host": self._host_header, **headers}, body)
-        return receive_head(connection.sock, timeout_s)
+        try:  # noqa: SIM105 - `suppress` would take longer than all else here.
+            send_request(sock, method, url, {"Host": self._host_header, **headers}, body)
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+        return receive_head(sock, timeout_s, connection.receive)
 
     def _translate_error(self, error: BaseException, url: str, was_open: bool) -> BaseException:
         """Returns the error of urllib3 that requests expects for `error`, or `error` itself."""

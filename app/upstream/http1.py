@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from urllib3.exceptions import ProtocolError
@@ -93,12 +93,15 @@ def _send(connection: socket.socket, data: bytes) -> None:
         connection.sendall(memoryview(data)[sent:])
 
 
-def receive_head(connection: socket.socket, timeout_s: float) -> ResponseHead:
+def receive_head(
+    connection: socket.socket, timeout_s: float, receive: Callable[[float], bytes] | None = None
+) -> ResponseHead:
     """Returns the head of the response on a connection.
 
     Args:
         connection: the socket; its timeout is changed.
         timeout_s: how long the whole head may take, in seconds.
+        receive: receives the next bytes of the connection within the seconds that it gets; by default as a socket does.
 
     Raises:
         TimeoutError: it took longer.
@@ -109,9 +112,12 @@ def receive_head(connection: socket.socket, timeout_s: float) -> ResponseHead:
     deadline_s = time.monotonic() + timeout_s
     received = b""
     interim = searched = 0
+    left_s = timeout_s
     while True:
-        connection.settimeout(max(0.001, deadline_s - time.monotonic()))
-        data = _receive_some(connection, received)
+        try:
+            data = receive_some(connection, left_s) if receive is None else receive(left_s)
+        except ConnectionError as error:
+            raise (ProtocolError if received else NoResponse)("The connection broke before the response.") from error
         if not data:
             raise (ProtocolError if received else NoResponse)("The connection ended before the response.")
         received += data
@@ -124,17 +130,32 @@ def receive_head(connection: socket.socket, timeout_s: float) -> ResponseHead:
             if interim > _MAX_INTERIM_RESPONSES:
                 raise ProtocolError("Too many interim responses came before the response.")
         searched = max(0, len(received) - 3)  # The end may have begun; the rest is not searched again.
-        if len(received) > _MAX_HEAD_BYTES:
-            raise ProtocolError("The head of the response is too long.")
-        if time.monotonic() >= deadline_s:
-            raise TimeoutError("The head of the response took too long.")
+        left_s = _get_time_left(deadline_s, len(received))
 
 
-def _receive_some(connection: socket.socket, received: bytes) -> bytes:
-    try:
-        return connection.recv(RECEIVE_BYTES)
-    except ConnectionError as error:
-        raise (ProtocolError if received else NoResponse)("The connection broke before the response.") from error
+def _get_time_left(deadline_s: float, received_bytes: int) -> float:
+    """Returns how long to wait for the rest of a head, in seconds; raises if that is too long or the time is over."""
+    if received_bytes > _MAX_HEAD_BYTES:
+        raise ProtocolError("The head of the response is too long.")
+    left_s = deadline_s - time.monotonic()
+    if left_s <= 0:
+        raise TimeoutError("The head of the response took too long.")
+    return left_s
+
+
+def receive_some(connection: socket.socket, timeout_s: float) -> bytes:
+    """Returns the next bytes of a connection, `b""` at its end.
+
+    Args:
+        connection: the socket; its timeout is changed.
+        timeout_s: the longest wait, in seconds.
+
+    Raises:
+        TimeoutError: nothing arrived in time.
+        OSError: the connection broke.
+    """
+    connection.settimeout(timeout_s)
+    return connection.recv(RECEIVE_BYTES)
 
 
 def _parse_head(head: bytes, body_start: bytes) -> ResponseHead:

@@ -64,19 +64,28 @@ class Response:
             UpstreamCut: the body ended before it was complete, or is not valid.
             UpstreamError: the body is larger than `max_bytes`.
         """
-        pieces, size = [], 0
         try:
-            while piece := self._receive(idle_timeout_s, deadline_s):
-                pieces.append(piece)
-                size += len(piece)
-                if size > max_bytes:
-                    raise UpstreamError(
-                        f"{self.title} sent more than {max_bytes} bytes, which the gateway does not accept.",
-                        should_retry=False,  # It has generated them, and would again.
-                    )
-            return b"".join(pieces)
+            content = self.body.take_arrived()
+            if content is None:
+                content = self._receive_all(idle_timeout_s, deadline_s, max_bytes)
+            elif len(content) > max_bytes:
+                raise self._make_too_large(max_bytes)
+            return content
         finally:
             self.body.close()
+
+    def _receive_all(self, idle_timeout_s: float, deadline_s: float, max_bytes: int) -> bytes:
+        pieces, size = [], 0
+        while piece := self._receive(idle_timeout_s, deadline_s):
+            pieces.append(piece)
+            size += len(piece)
+            if size > max_bytes:
+                raise self._make_too_large(max_bytes)
+        return b"".join(pieces)
+
+    def _make_too_large(self, max_bytes: int) -> UpstreamError:
+        message = f"{self.title} sent more than {max_bytes} bytes, which the gateway does not accept."
+        return UpstreamError(message, should_retry=False)  # It has generated them, and would again.
 
     def peek(self, timeout_s: float) -> bytes:
         """Returns the first bytes of the body, which are received again afterwards; `b""` if none come in time.

@@ -21,6 +21,10 @@ LOST_STATUS = 500
 # UPSTREAM_RETRIES allows eleven attempts at most; if there are that many, the first is dropped.
 MAX_ATTEMPTS = 10
 
+# In the last 80 bits of a UUID: the version and the variant, and the bits that are not theirs.
+_VERSION_BITS = 7 << 76 | 2 << 62
+_RANDOM_BITS = 0xFFF << 64 | 0x3FFF_FFFF_FFFF_FFFF
+
 # A record with ordinary texts has about 900 bytes. Only longer ones are searched for texts over the limit, because the
 # search costs 0.6 µs.
 _LONG_RECORD_BYTES = 1_100
@@ -111,10 +115,9 @@ def new_request_id() -> str:
     The random bits alone make it unique, so the clock may step back. Python's generator is seeded by the system, and
     again after each fork; request ids are not secret.
     """
-    milliseconds = time.time_ns() // 1_000_000
-    bits = random.getrandbits(74)
-    high, low = 0x8000 | bits >> 48 & 0x3FFF, bits & 0xFFFF_FFFF_FFFF
-    return f"{milliseconds >> 16:08x}-{milliseconds & 0xFFFF:04x}-7{bits >> 62:03x}-{high:04x}-{low:012x}"
+    number = time.time_ns() // 1_000_000 << 80 | random.getrandbits(80) & _RANDOM_BITS | _VERSION_BITS
+    text = number.to_bytes(16, "big").hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 def _format_now() -> str:

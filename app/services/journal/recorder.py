@@ -7,9 +7,9 @@ each request in flight and at most MAX_MEMORY_ROWS rows more; rows beyond that a
 from __future__ import annotations
 
 import itertools
-import threading
 import time
 import uuid
+from _thread import RLock
 from collections import deque
 from pathlib import Path
 from typing import NamedTuple
@@ -80,8 +80,9 @@ class Recorder:
         self._memory_finals: deque[bytes] = deque()
         self._report_at_s = 0.0
         self._reported = False
-        # Under gevent this is a lock between greenlets. Code that holds it must not switch to another greenlet.
-        self._lock = threading.Lock()
+        # A lock between threads also under gevent, whose own ones cost a request 8 µs. Greenlets of one thread get no
+        # protection from it and need none, because code that holds it must not switch to another greenlet.
+        self._lock = RLock()
 
     def count_begun(self) -> None:
         """Counts a request as begun and in flight."""
@@ -103,7 +104,7 @@ class Recorder:
         Raises:
             OSError: the journal cannot be written.
         """
-        line = b"S" + row + b"\n"
+        line = b"S%b\n" % row
         with self._lock:
             self._append(line)
             self._starts[request_id] = line
@@ -116,7 +117,7 @@ class Recorder:
 
     def write_final(self, request_id: str, row: bytes) -> None:
         """Writes the F line of a request, once for each `count_begun`. Keeps it in memory if the disk is full."""
-        line = b"F" + row + b"\n"
+        line = b"F%b\n" % row
         with self._lock:
             self._in_flight -= 1
             try:

@@ -123,8 +123,10 @@ class SegmentWriter:
     def write_counters(self) -> None:
         """Writes the counters (1 µs). If that fails, the next change writes them."""
         if self._counters_descriptor >= 0:
-            with suppress(OSError):
+            try:
                 os.pwrite(self._counters_descriptor, self._encode_counters(), 0)
+            except OSError:  # `suppress` would take as long as the write.
+                return
 
     def write_position(self, segment: int, offset: int) -> None:
         """Writes the position up to which rows are delivered (1 µs). If that fails, the next one is written."""
