@@ -3,14 +3,14 @@
 chat.py     requests and streams        resources.py   start, memory, recording, shipping
 catalog.py  lists of models, statistics    embeddings.py  vectors, and streams beside them
 limits.py   how well a budget is kept, and what limits cost a request
-pages.py    the dashboard
+pages.py    the dashboard             prompts.py     streams beside large prompts
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from benchmarks.cases import catalog, chat, embeddings, limits, pages, resources
+from benchmarks.cases import catalog, chat, embeddings, limits, pages, prompts, resources
 from benchmarks.results import Results
 from benchmarks.stage import Stage
 
@@ -18,7 +18,8 @@ from benchmarks.stage import Stage
 CASES: dict[str, Callable[[Stage, Results], None]] = {
     "start": resources.measure_start,
     "requests": chat.measure_requests,
-    "prompt": chat.measure_large_prompt,
+    "prompt": chat.measure_large_prompts,
+    "beside": prompts.measure_streams_beside,
     "streams": chat.measure_streams,
     "short": chat.measure_short_streams,
     "translated": chat.measure_translated,

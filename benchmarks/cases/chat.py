@@ -117,10 +117,23 @@ def measure_requests(stage: Stage, results: Results) -> None:
     measure(stage, results, "requests of an SDK behind nginx, 32 connections", names, load)
 
 
-def measure_large_prompt(stage: Stage, results: Results) -> None:
+# A prompt of text, and one of code, in which JSON escapes each quote and each line's end, and which has many brackets.
+PROMPTS = {
+    "1 MB prompt": "All work and no play. ",
+    "1 MB prompt of code": 'def get(name: str) -> dict[str, str]:\n    return {"name": name, "ok": "yes"}\n',
+}
+
+
+def make_prompt(text: str) -> bytes:
+    """Returns the body of a chat request that repeats `text` for a megabyte."""
+    return make_body(text * (_MEGABYTE // len(text)))
+
+
+def measure_large_prompts(stage: Stage, results: Results) -> None:
     """Measures requests with a prompt of a megabyte, with four connections."""
-    body = make_body("All work and no play. " * (_MEGABYTE // 22))
-    measure(stage, results, "1 MB prompt", subjects(stage), Load(0, PATH, {}, body, 4, seconds=_seconds(stage, 4.0)))
+    for case, text in PROMPTS.items():
+        load = Load(0, PATH, {}, make_prompt(text), 4, seconds=_seconds(stage, 4.0))
+        measure(stage, results, case, subjects(stage), load)
 
 
 def stream_load(stage: Stage, streams: int, per_second: int, events: int = EVENTS) -> Load:
