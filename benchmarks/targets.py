@@ -12,6 +12,7 @@ _CALM, _FULL = "1000 streams, 20 events/s each", "1000 streams, 50 events/s each
 _MOST_CALM, _MOST_FULL = "2000 streams, 20 events/s each", "2000 streams, 50 events/s each"
 _SDK = "requests of an SDK behind nginx, 32 connections"
 _TRANSLATED = "translated: 500 streams, 20 events/s each"
+_COSTS = "requests with limits or a fallback list, 8 connections"
 _TLS = "gateway, provider over TLS"
 _TWO, _SINGLE = "gateway, two workers, any core", "gateway, one worker, any core"
 
@@ -213,4 +214,18 @@ TARGETS = [
     ),
     Target("start to first answer", 1.2, False, "s", _figure("start and memory", "gateway", "first_answer_s")),
     Target("requests/s that recording costs", 5, False, "%", _recording_cost),
+    *(
+        Target(
+            f"CPU time of a request with {what}, to one of the other checkout with neither",
+            bound,
+            False,
+            "×",
+            _figure(_COSTS, subject, "to_other"),
+        )
+        for what, subject, bound in (
+            ("all limits", "all", 1.05),
+            ("a fallback list", "no limits, fallback list", 1.02),
+            ("neither", "no limits", 1.01),
+        )
+    ),
 ]
