@@ -11,6 +11,7 @@ all lines and the counts of rows in the sums and their deltas, which retention d
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -80,10 +81,15 @@ def upsert_ledger(engine: Engine, line: LedgerLine) -> None:
 
 def select_ledger_line(engine: Engine, worker_id: str) -> LedgerLine | None:
     """Returns a worker's line; None if it never wrote one."""
+    return select_ledger_lines(engine, [worker_id]).get(worker_id)
+
+
+def select_ledger_lines(engine: Engine, worker_ids: Sequence[str]) -> dict[str, LedgerLine]:
+    """Returns worker → line for those of the workers that have one."""
     columns = [worker_ledger.c[name] for name in LedgerLine.__struct_fields__]
     with engine.connect() as connection:
-        row = connection.execute(select(*columns).where(worker_ledger.c.worker_id == worker_id)).first()
-    return None if row is None else LedgerLine(**row._mapping)
+        rows = connection.execute(select(*columns).where(worker_ledger.c.worker_id.in_(worker_ids))).all()
+    return {row.worker_id: LedgerLine(**row._mapping) for row in rows}
 
 
 def select_integrity(connection: Connection) -> tuple[dict[str, int], dict[str, int]]:

@@ -17,6 +17,7 @@ as old as a worker's last request. All times are by PostgreSQL's clock.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal, NamedTuple
 
@@ -174,6 +175,14 @@ def select_boot_id(engine: Engine, worker_id: str) -> str | None:
     with engine.connect() as connection:
         boot_id = connection.execute(_SELECT_BOOT_ID, {"worker_id": worker_id}).scalar()
     return str(boot_id) if boot_id else None
+
+
+def select_closings(engine: Engine, worker_ids: Sequence[str]) -> dict[str, str | None]:
+    """Returns worker → how it ended, None if that is not known, for those of the workers that are registered."""
+    sql = text("SELECT worker_id, closed_how FROM worker WHERE worker_id = ANY(:worker_ids)")
+    with engine.connect() as connection:
+        rows = connection.execute(sql, {"worker_ids": list(worker_ids)}).all()
+    return {row.worker_id: row.closed_how for row in rows}
 
 
 def select_workers(

@@ -52,9 +52,9 @@ class ActivityTables:
 
 
 def journal_directories(place: Path) -> list[Path]:
-    """Returns the workers' directories in `place`/journal."""
+    """Returns the workers' directories in `place`/journal, without those that are kept after their delivery."""
     root = place / "journal"
-    return [path for path in root.iterdir() if path.is_dir()] if root.exists() else []
+    return [path for path in root.iterdir() if path.is_dir() and path.name != "delivered"] if root.exists() else []
 
 
 def wait_until_adopted(directories: Iterable[Path]) -> None:

@@ -13,6 +13,7 @@
     registration.py     tells the registry that this worker lives, and how it ended
     lease_closing.py    gives back what an ended worker drew of budgets and did not spend
     orphan_backlog.py   measures what dead workers have left
+    kept.py             delivered journals, for a database that is restored
     hosts.py            the hosts by their last sign of life
     adoption.py         delivers the journals of another host, by a command
 

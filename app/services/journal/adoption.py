@@ -84,7 +84,7 @@ def adopt_journals(root: Path, tell: Callable[[AdoptedJournal], None]) -> int:
         except BaseException:
             delivery.release()
             raise
-        is_closed = delivery.finish()
+        is_closed = delivery.finish(keeps=False)
         tell(
             AdoptedJournal(
                 worker_id=directory.name, delivered=delivery.delivered, lost=delivery.lost, is_closed=is_closed

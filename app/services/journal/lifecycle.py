@@ -12,12 +12,12 @@ from app.db import describe_error
 from app.errors import Unavailable
 from app.logs import log_event
 from app.runtime import Component, Runtime, get_component
+from app.services.journal.kept import keep_directory
 from app.services.journal.lease_closing import close_leases_of
 from app.services.journal.orphan_backlog import OrphanBacklog
 from app.services.journal.record import ActivityRecord, encode_record, make_record
 from app.services.journal.recorder import Counts, Recorder
 from app.services.journal.registration import CLOSE_TIME_LIMIT_S
-from app.services.journal.segment_format import remove_directory
 from app.services.journal.segment_reader import parse_ended_at
 from app.services.journal.shipper import Shipper
 
@@ -129,9 +129,9 @@ class Journal(Component):
         how: Literal["drained", "left_rows"] = "drained" if drained else "left_rows"
         is_registered = self._shipper.registration.close(how, has_begun=counts.begun > 0)
         if drained and is_registered and self._close_leases(counts):
-            # Removed while the lock is held, so that no other worker adopts the directory. One that the registry could
+            # Moved while the lock is held, so that no other worker adopts the directory. One that the registry could
             # not be told of stays: the worker that adopts it tells the registry.
-            remove_directory(self._recorder.writer.directory)
+            keep_directory(self._recorder.writer.directory)
         elif not drained:
             self._report_left_rows(counts)
         self._report_orphans()

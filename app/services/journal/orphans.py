@@ -20,6 +20,7 @@ from app.logs import log_event
 from app.runtime import Runtime
 from app.services.journal.boot import read_boot_id, read_boot_note
 from app.services.journal.delivery import STATEMENT_TIME_LIMIT_S, Delivery
+from app.services.journal.kept import keep_directory
 from app.services.journal.lease_closing import close_leases_of
 from app.services.journal.segment_format import (
     COUNTERS,
@@ -75,7 +76,7 @@ class OrphanAdopter:
         if self._adopted is None:
             return False
         if not self._adopted.deliver_next():
-            if not self._adopted.finish():
+            if not self._adopted.finish(keeps=True):
                 self._later_s[self._adopted.worker_id] = time.monotonic() + _CLOSE_RETRY_S
             self._adopted = None
         return True
@@ -137,8 +138,11 @@ class OrphanDelivery(Delivery):
         self.write_ledger()
         return False
 
-    def finish(self) -> bool:
-        """Closes the dead worker in the registry and its leases, removes its delivered journal, and releases the lock.
+    def finish(self, *, keeps: bool) -> bool:
+        """Closes the dead worker in the registry and its leases, takes its journal away, and releases the lock.
+
+        Args:
+            keeps: whether its files are kept for some days, for a database that is restored.
 
         Returns:
             Whether that is done. If not, the journal stays, so that it can be done later.
@@ -158,7 +162,7 @@ class OrphanDelivery(Delivery):
         else:
             started, lost = self._journal.started, self._journal.lost
             log_event("journal_adopted", worker_id=self.worker_id, started=started, lost=lost)
-            remove_directory(self.directory)
+            (keep_directory if keeps else remove_directory)(self.directory)
             return True
         finally:
             self.release()

@@ -10,6 +10,7 @@
             boot                  the boot of the host in which the worker ran (boot.py)
             adopted               made by a worker that adopts the journal of this one, which is dead
             0000000001.journal    segments, numbered upwards; the last one is being written
+        delivered/<worker id>/    the same, of workers that have ended (kept.py)
 
 A line is one record: a letter, a JSON object, a line feed.
 

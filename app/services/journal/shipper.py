@@ -17,6 +17,7 @@ from app.logs import log_event
 from app.runtime import Runtime
 from app.services.journal.delivery import STATEMENT_TIME_LIMIT_S, Delivery
 from app.services.journal.folder import Folder
+from app.services.journal.kept import return_directories
 from app.services.journal.orphan_backlog import OrphanMeter, count_finals
 from app.services.journal.orphans import OrphanAdopter
 from app.services.journal.recorder import REPORT_INTERVAL_S, Recorder
@@ -31,17 +32,22 @@ BATCH_INTERVAL_S = 0.5
 # The pause after a failure doubles up to this, so that a database that is back is used again within seconds.
 MAX_PAUSE_S = 5.0
 
-# How often a worker without rows to ship looks whether the database has lost what it had.
+# How often a worker looks whether the database has lost what it had; one that ships rows looks before each batch.
 CHECK_INTERVAL_S = 10.0
 
 
 class OwnDelivery(Delivery):
-    """The delivery of the journal that this process writes."""
+    """The delivery of the journal that this process writes.
+
+    Attributes:
+        is_known: whether the database that went back knew this worker.
+    """
 
     def __init__(self, runtime: Runtime, recorder: Recorder) -> None:
         super().__init__(runtime, recorder.worker_id)
         self.recorder = recorder
         self.reader = SegmentReader(recorder.writer.directory, Position(1, 0))
+        self.is_known = False
         self._delivered_from_memory = 0
 
     def read_rows(self) -> list[Row]:
@@ -92,6 +98,7 @@ class OwnDelivery(Delivery):
             self.recorder.shipped_lines = shipped
             self.reader.position = start
             self.recorder.writer.write_position(*start)
+        self.is_known = line is not None
         self.rejected = 0 if line is None else line.rejected
         self._written_line = None
         log_event(
@@ -215,10 +222,13 @@ class Shipper:
 
     def _ship_batches(self) -> bool:
         rows = self.own.read_rows()
-        if rows or time.monotonic() >= self._check_at_s:
+        is_due = time.monotonic() >= self._check_at_s
+        went_back = (rows or is_due) and self.own.check_database()
+        if went_back:
+            rows = self.own.read_rows()
+        if went_back or is_due:
             self._check_at_s = time.monotonic() + CHECK_INTERVAL_S
-            if self.own.check_database():
-                rows = self.own.read_rows()
+            return_directories(self.own.runtime, went_back=bool(went_back) and self.own.is_known)
         self.own.deliver(rows)
         if len(rows) < BATCH_ROWS:
             self.own.write_ledger()

@@ -104,6 +104,18 @@ def test_what_journals_have_is_delivered_again_and_the_rest_is_named(
         (event,) = select_audit_page(AuditFilter(action="ledger.reconcile"), None, 10).data
         assert event.after is not None and (event.after["lost"], len(event.after["workers"])) == (5, 1)
 
+        # What the one that has ended delivered is kept for a while, and is given back by the next one of its host.
+        with RecordingProcess(there, link.url, name="begins") as begins:
+            begins.ask("start")
+            wait_until(lambda: tables.outcomes() == before, what="the rows of the kept journal")
+            assert '"journals_returned"' in begins.log_file.read_text()
+            wait_until(lambda: list((there / "journal/delivered").iterdir()), what="the journal to be kept again")
+            assert begins.ask("stop", 10) is True
+        assert "5 requests that counted as lost have" in reconcile(tmp_path, database_url).output
+        assert tables.check_balance()["lost_in_restores"] == 0
+        tables.execute(f"UPDATE worker_ledger SET started = started + 5 WHERE worker_id = '{lives_id}'")
+        reconcile(tmp_path, database_url)
+
         # What a worker cannot deliver again.
         tables.execute(f"UPDATE worker_ledger SET started = started + 7 WHERE worker_id = '{lives_id}'")
         assert not select_integrity_report().balanced

@@ -1,0 +1,127 @@
+"""Keeps delivered journals of workers that have ended for some days, and delivers them again if the database went back.
+
+After a restore or a failover the database lacks what it had. Workers that live have the last segments of their journal
+for that (`OwnDelivery.check_database`). The journals of others are moved to JOURNAL_DIR/delivered in place of being
+removed. When a worker sees that the database knows less of one than its files say, it moves them back, and they are
+delivered as those of workers that were killed. A row that arrives twice is one row.
+
+A database that knows none of these workers is another one, and gets nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from app.db import Database, time_limit
+from app.db.ledger import LedgerLine, select_ledger_lines
+from app.db.workers import select_closings
+from app.logs import log_event
+from app.runtime import Runtime
+from app.services.journal.delivery import STATEMENT_TIME_LIMIT_S
+from app.services.journal.segment_format import list_directories, read_counters, remove_directory
+
+_PLACE = "delivered"
+# A day less than the database keeps the line of each worker (app/db/workers.py): of one whose line was merged with
+# others, nobody could tell what the database knows.
+KEPT_S = 6 * 86_400.0
+# A worker leaves up to 8 MB.
+KEPT_BYTES = 64 << 20
+
+
+def keep_directory(directory: Path) -> None:
+    """Moves the delivered journal of a worker that has ended, whose lock the caller holds, and removes the oldest ones.
+
+    One that has no requests, or that cannot be moved, is removed.
+    """
+    place = directory.parent / _PLACE
+    try:
+        if not read_counters(directory).begun:
+            raise FileNotFoundError
+        place.mkdir(mode=0o700, exist_ok=True)
+        directory.rename(place / directory.name)
+        os.utime(place / directory.name)
+    except OSError:
+        remove_directory(directory)
+        return
+    _remove_old(place)
+
+
+def _remove_old(place: Path) -> None:
+    left = KEPT_BYTES
+    for directory in sorted(list_directories(place), key=_get_time, reverse=True):
+        left -= _measure(directory)
+        if left < 0 or time.time() - _get_time(directory) > KEPT_S:
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def _get_time(directory: Path) -> float:
+    try:
+        return directory.stat().st_mtime
+    except OSError:  # Another worker has removed it.
+        return 0.0
+
+
+def _measure(directory: Path) -> int:
+    with suppress(OSError):
+        return sum(path.stat().st_size for path in directory.iterdir())
+    return 0
+
+
+def return_directories(runtime: Runtime, *, went_back: bool = False) -> int:
+    """Moves those journals back of which the database knows less than it once did; live workers then adopt them.
+
+    Args:
+        runtime: gives the database and JOURNAL_DIR.
+        went_back: whether it is known that the database went back. Otherwise it must know one of the workers, and less
+            of it than its journal has.
+
+    Returns:
+        How many were moved.
+
+    Raises:
+        Exception: the database is unavailable.
+    """
+    root = runtime.settings.journal_dir
+    kept = [one for one in list_directories(root / _PLACE) if time.time() - _get_time(one) <= KEPT_S]
+    if not kept:
+        return 0
+    names = [directory.name for directory in kept]
+    engine = runtime.get(Database).engine
+    with time_limit(STATEMENT_TIME_LIMIT_S):
+        lines, closings = select_ledger_lines(engine, names), select_closings(engine, names)
+    known = [directory for directory in kept if directory.name in lines or directory.name in closings]
+    behind = [one for one in known if _is_behind(one, lines.get(one.name), closings.get(one.name))]
+    if not behind and not went_back:
+        return 0
+    unknown = [directory for directory in kept if directory not in known]
+    moved = 0
+    for directory in (*behind, *unknown):
+        with suppress(OSError):  # Another worker has moved or removed it.
+            directory.rename(root / directory.name)
+            moved += 1
+    if moved:
+        log_event(
+            "journals_returned",
+            level="error",
+            journals=moved,
+            next_step="The database lost what it had, by a restore or a failover. What workers had delivered that have"
+            " ended since is delivered again. Run `bin/gateway db reconcile-ledger` after that.",
+        )
+    return moved
+
+
+def _is_behind(directory: Path, line: LedgerLine | None, closing: str | None) -> bool:
+    """Returns whether the database has a worker as it was before its end, or has given up what that lacked.
+
+    Args:
+        directory: its journal.
+        line: what the database has of it. From before its end, it has requests on their way, or fewer requests.
+        closing: how it ended, as the database has it.
+    """
+    if line is None or closing in {"reconciled", "written_off"}:
+        return True
+    return line.in_flight + line.unshipped > 0 or line.started < read_counters(directory).begun
