@@ -34,6 +34,7 @@ from tests.support.keys import create_key
 from tests.support.postgres import Postgres
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import Gate, wait_for
+from tests.support.soak import FULL, soak_only
 from tests.support.tree import copy_tree
 from tests.support.unprivileged import call_as_nobody, run_to_end
 from tests.support.waiting import wait_until
@@ -44,6 +45,8 @@ MAKE_RUN = [sys.executable, "-m", "app.dev"]
 BEGINNINGS = {"gunicorn": "The gateway cannot start: ", "flask": "The gateway cannot start: ", "app.dev": "make run: "}
 NOWHERE = "postgresql://x@/x?host=/nonexistent"
 PASSWORD = "canary-password"
+OTHERS = soak_only("test_operation_boot_mistakes.py::test_a_settings_file_of_another_user")
+FOLDER = soak_only("test_operation_boot_mistakes.py::test_a_folder_that_cannot_be_written")
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +79,7 @@ def refusal(command: list[str], root: Path, *, as_root: bool = False, **settings
     return line.removeprefix(beginning)
 
 
-@pytest.mark.parametrize("command", [GUNICORN, FLASK, MAKE_RUN], ids=lambda command: command[2])
+@pytest.mark.parametrize("command", [GUNICORN, *(pytest.param(each, marks=OTHERS) for each in (FLASK, MAKE_RUN))])
 def test_a_settings_file_of_another_user(checkout: Path, command: list[str]) -> None:
     (checkout / ".env.local").touch(mode=0)
     said = refusal(command, checkout)
@@ -93,13 +96,15 @@ def test_a_settings_file_in_utf_16(checkout: Path) -> None:
     assert refusal(GUNICORN, checkout).startswith(f"{checkout}/.env.local is not in UTF-8; save it again")
 
 
-@pytest.mark.parametrize(("command", "place"), [(GUNICORN, "var/metrics"), (MAKE_RUN, "var")])
+@pytest.mark.parametrize(("command", "place"), [(GUNICORN, "var/metrics"), pytest.param(MAKE_RUN, "var", marks=FOLDER)])
 def test_a_folder_that_cannot_be_written(checkout: Path, command: list[str], place: str) -> None:
     checkout.chmod(0o500)
     assert re.search(rf"{checkout}/{place}\S*,? .*\(Permission denied\)", refusal(command, checkout))
 
 
-@pytest.mark.parametrize(("command", "place"), [(GUNICORN, "var/metrics/8000"), (MAKE_RUN, "var/run.lock")])
+@pytest.mark.parametrize(
+    ("command", "place"), [pytest.param(GUNICORN, "var/metrics/8000", marks=FOLDER), (MAKE_RUN, "var/run.lock")]
+)
 def test_a_var_that_belongs_to_another_user(checkout: Path, command: list[str], place: str) -> None:
     (checkout / "var/metrics/8000").mkdir(parents=True)
     (checkout / "var/run.lock").touch(mode=0o444)
@@ -124,9 +129,10 @@ def test_a_journal_that_cannot_be_made(checkout: Path, mistake: str) -> None:
     assert said.startswith(f"JOURNAL_DIR is {parent}/journal, which cannot be written ({reason}). Give that directory")
 
 
+@pytest.mark.long_form
 def test_a_number_of_workers_in_words(checkout: Path) -> None:
     # gunicorn reads the process environment before any code of ours, so there only the other two can say it well.
-    said = [refusal(command, checkout, WEB_CONCURRENCY="two") for command in (FLASK, MAKE_RUN)]
+    said = [refusal(command, checkout, WEB_CONCURRENCY="two") for command in (FLASK, MAKE_RUN)[: None if FULL else 1]]
     (checkout / ".env.local").write_text("WEB_CONCURRENCY=two\n")
     said.append(refusal(GUNICORN, checkout))
     assert set(said) == {"WEB_CONCURRENCY is 'two'; it must be a whole number from 1 to 256."}
@@ -191,7 +197,7 @@ def gate(small_upstream: ScriptedUpstream) -> Iterator[Gate]:
 
 @pytest.fixture(scope="module")
 def small_settings(small_upstream: ScriptedUpstream, postgres: Postgres) -> dict[str, str]:
-    """What its `.env.local` has: a reload reads files again, but the environment of the main process stays as it is."""
+    """What it has in `.env.local`, which a reload reads again; the environment of its main process stays as it is."""
     key = small_upstream.settings["FIREWORKS_API_KEY"]
     return {"DATABASE_URL": postgres.create_migrated_database(), "FIREWORKS_API_KEY": key}
 
@@ -199,17 +205,17 @@ def small_settings(small_upstream: ScriptedUpstream, postgres: Postgres) -> dict
 @pytest.fixture(scope="module")
 def small(
     copied: Path,
-    small_settings: dict[str, str],
     small_upstream: ScriptedUpstream,
+    small_settings: dict[str, str],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Gateway]:
     """A gateway that may open few files, and whose code and settings a test may change."""
     place = tmp_path_factory.mktemp("small")
     limits = ["sh", "-c", 'ulimit -S -n 120 && ulimit -H -n 160 && exec "$@"', "sh"]
-    settings = base_settings(place, small_settings["DATABASE_URL"]) | small_upstream.settings
+    settings = base_settings(place, "") | small_upstream.settings
     write_settings(copied, small_settings)
-    environment = {name: value for name, value in settings.items() if name not in small_settings}
-    gateway = start_gateway(environment, root=copied, log=place / "log", prefix=limits)
+    outside = {name: value for name, value in settings.items() if name not in small_settings}
+    gateway = start_gateway(outside, root=copied, log=place / "log", prefix=limits)
     yield gateway
     gateway.stop()
 
@@ -264,15 +270,18 @@ def test_a_bad_reload_is_refused_and_a_good_one_loads_the_code_and_cuts_nobody(
     small: Gateway, small_settings: dict[str, str], gate: Gate, copied: Path
 ) -> None:
     workers, route = small.worker_pids(), copied / "app/routes/health.py"
-    bad_settings = (
-        ({"RETENTION_DAYS": "1", "UPSTREAM_RETRIES": "many"}, "UPSTREAM_RETRIES is 'many'"),
-        ({"DATABASE_URL": NOWHERE}, "the database does not answer: .* in DATABASE_URL"),
-        ({"DATABASE_DIRECT_URL": NOWHERE}, "the database does not answer: .* in DATABASE_DIRECT_URL"),
-        ({"FIREWORKS_API_KEY": ""}, "no provider has a key, so no model can be served"),
-        ({"PRICE_FILE": str(copied / "nowhere.toml")}, "PRICE_FILE .*nowhere.toml"),
-    )
     with open_stream(small) as stream:
-        for number, (bad, said) in enumerate(bad_settings, 1):
+        prices = {"PRICE_FILE": str(copied / "nowhere.toml")}
+        for number, (bad, said) in enumerate(
+            (
+                ({"RETENTION_DAYS": "1", "UPSTREAM_RETRIES": "many"}, "UPSTREAM_RETRIES is 'many'"),
+                ({"DATABASE_URL": NOWHERE}, "the database does not answer: .* in DATABASE_URL"),
+                ({"DATABASE_DIRECT_URL": NOWHERE}, "the database does not answer: .* in DATABASE_DIRECT_URL"),
+                ({"FIREWORKS_API_KEY": ""}, "no provider has a key, so no model can be served"),
+                (prices, "PRICE_FILE .*nowhere.toml"),
+            ),
+            1,
+        ):
             write_settings(copied, small_settings | bad)
             small.send_signal(signal.SIGHUP)
             wait_until(lambda number=number: len(refused_reloads(small)) == number, what="the refusal of the reload")

@@ -16,7 +16,7 @@ from tests.support.chat import PREFIX, chat_body, open_chat, read_until, request
 from tests.support.gateway import Gateway, base_settings, running_gateway
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import hang
-from tests.support.soak import FULL, soak_count
+from tests.support.soak import FULL, soak_count, soak_only
 from tests.support.tree import copy_tree
 from tests.support.waiting import wait_until
 
@@ -103,6 +103,7 @@ def test_aborted_streams_leave_nothing_behind(observed: tuple[Gateway, ScriptedU
         wait_until(lambda kind=kind, slack=slack: observe(gateway)[kind] <= before[kind] + slack, 30, kind)
 
 
+@soak_only("soak/test_leaks.py::test_aborted_streams_leave_nothing_behind")
 @pytest.mark.soak
 def test_memory_stays_flat_over_many_streams(observed: tuple[Gateway, ScriptedUpstream]) -> None:
     gateway, _ = observed

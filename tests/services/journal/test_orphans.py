@@ -21,7 +21,7 @@ from tests.support.activity_tables import (
     wait_until_shipped,
 )
 from tests.support.recording_process import RecordingProcess
-from tests.support.soak import FULL, soak_count
+from tests.support.soak import FULL, soak_count, soak_only
 from tests.support.waiting import wait_until
 
 
@@ -97,6 +97,7 @@ def test_workers_that_adopt_concurrently_share_the_journals(tmp_path: Path, data
     assert len(ActivityTables(database_url).outcomes()) == 6 * 205
 
 
+@soak_only("services/journal/test_orphans.py::test_a_live_worker_adopts_the_journal_of_a_dead_one")
 @pytest.mark.soak
 def test_adopters_that_die_in_the_middle_are_replaced_by_others(tmp_path: Path, database_url: str) -> None:
     records = 20_000 if FULL else 6_000  # More than one adopter ships before it dies.

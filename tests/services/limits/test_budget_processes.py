@@ -69,6 +69,7 @@ def test_a_budget_is_used_up_and_never_exceeded(tmp_path: Path, database_url: st
     assert len(books.select("SELECT FROM budget_lease WHERE NOT closed")) == 0
 
 
+@soak_only("services/limits/test_budget_processes.py::test_a_budget_is_used_up_and_never_exceeded")
 def test_with_room_for_ten_requests_eleven_are_never_in_flight(tmp_path: Path, database_url: str) -> None:
     books = BudgetBooks(database_url)
     subjects = [{"id": "alice", "kind": "holder", "budgets": [books.add_budget("10000")]}]
