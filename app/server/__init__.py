@@ -3,6 +3,7 @@ package only error_log.py, life_log.py, metrics_directory.py, open_files.py, rel
 worker_starts.py.
 
 worker_class.py  the worker: one greenlet per connection
+request_head.py  the usual head of a request, read with one pattern
 request_reading.py  how requests are read: in turns, within a time, and not at all once refused
 response.py      the response, and how it is sent
 life_log.py      one line each for start, reload, drain and stop

@@ -18,7 +18,7 @@ from http import HTTPStatus
 from traceback import walk_tb
 from typing import Any
 
-from gunicorn import util
+from gunicorn import SERVER, util
 from gunicorn.http import wsgi
 from gunicorn.http.message import Request
 from gunicorn.http.wsgi import InvalidResponseHeader
@@ -44,11 +44,42 @@ _remembered: dict[int, tuple[Mapping[str, str], str]] = {}
 
 
 class BufferedResponse(wsgi.Response):  # type: ignore[misc]
-    """Buffers the head until there is a body to send with it, and the part of a block that could not be sent yet."""
+    """Buffers the head until there is a body to send with it, and the part of a block that could not be sent yet.
 
-    headers_sent: bool
+    Args:
+        req: the request.
+        sock: the connection.
+        cfg: gunicorn's configuration.
+    """
+
+    # What gunicorn's own `__init__` sets for each response.
+    version = SERVER
+    status: str | None = None
+    chunked = must_close = headers_sent = upgrade = _omits_body = _omits_body_warned = False
+    response_length: int | None = None
+    sent = 0
     _unsent = b""
     _shared = ""
+
+    def __init__(self, req: Any, sock: socket.socket, cfg: Any) -> None:
+        self.req = req
+        self.sock = sock
+        self.cfg = cfg
+        self.headers: list[tuple[str, str]] = []
+
+    def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+        """Takes the status and the headers from the application, as WSGI has it.
+
+        gunicorn's own method is for what needs more steps: a response without a body, and one that fails.
+        """
+        code = _get_status_with_body(status)
+        if not code or self.req.method == "HEAD" or self.status is not None or exc_info is not None:
+            return super().start_response(status, headers, exc_info)
+        self.status, self.status_code = status, code
+        self.process_headers(headers)
+        if self.response_length is None:
+            self.chunked = self.is_chunked()
+        return self.write
 
     def process_headers(self, headers: list[tuple[str, str]]) -> None:
         """Takes the headers from the application; `send_headers` checks all of them at once.
@@ -56,13 +87,21 @@ class BufferedResponse(wsgi.Response):  # type: ignore[misc]
         gunicorn's own method checks each name and each value by itself, which takes 8 µs longer. It is called only for
         headers of the connection, which it drops; the gateway sets none.
         """
-        values = {name.lower(): value for name, value in headers}
-        if not util.hop_headers.isdisjoint(values):
-            super().process_headers(headers)
-            return
+        for name, value in headers:
+            if name == "Content-Length":
+                self.response_length = int(value)
+            elif _is_special(name):
+                super().process_headers(headers)
+                return
         self.headers = headers
-        if "content-length" in values:
-            self.response_length = int(values["content-length"])
+
+    def default_headers(self) -> list[str]:
+        """Returns the first lines of the head: the status, and the headers that the server adds."""
+        connection = "upgrade" if self.upgrade else "close" if self.should_close() else "keep-alive"
+        major, minor = self.req.version
+        coding = "Transfer-Encoding: chunked\r\n" if self.chunked else ""
+        server = _make_server_lines(int(time.time()))
+        return [f"HTTP/{major}.{minor} {self.status}\r\n{server}Connection: {connection}\r\n{coding}"]
 
     def add_shared_headers(self, headers: Mapping[str, str]) -> None:
         """Adds headers that other responses have too: the same object, whose lines are made and checked once.
@@ -93,8 +132,8 @@ class BufferedResponse(wsgi.Response):  # type: ignore[misc]
             # The number of lines shows that no value has a line end.
             if _HEADERS.fullmatch(headers) is None or headers.count("\n") != len(self.headers):
                 raise InvalidResponseHeader("A header of the response has invalid characters.")
-            lines = [*self.default_headers(), _NO_SNIFFING, headers, self._shared, "\r\n"]
-            self._unsent = "".join(lines).encode("latin-1")
+            head = f"{''.join(self.default_headers())}{_NO_SNIFFING}{headers}{self._shared}\r\n"
+            self._unsent = head.encode("latin-1")
             self.headers_sent = True
 
     def _emit_body(self, data: bytes) -> None:
@@ -162,14 +201,24 @@ def _make_lines(headers: Mapping[str, str]) -> str:
     return lines
 
 
-def format_http_date() -> str:
-    """Returns the current time as the Date header has it; formatted once a second."""
-    return _format_date(int(time.time()))
-
-
 @lru_cache(maxsize=1)
-def _format_date(second: int) -> str:
-    return formatdate(second, usegmt=True)
+def _make_server_lines(second: int) -> str:
+    """Returns the lines with the server's name and the time, made once a second."""
+    return f"Server: {SERVER}\r\nDate: {formatdate(second, usegmt=True)}\r\n"
+
+
+@lru_cache(maxsize=256)
+def _get_status_with_body(status: str) -> int:
+    """Returns the status code of a valid status line whose response has a body; otherwise 0."""
+    is_valid = isinstance(status, str) and wsgi.STATUS_RE.fullmatch(status) is not None
+    code = int(status[:3]) if is_valid else 0
+    return 0 if code < 200 or code in {204, 304} else code
+
+
+@lru_cache(maxsize=256)
+def _is_special(name: str) -> bool:
+    """Returns whether a header is about the connection or the length of the body."""
+    return name.lower() == "content-length" or bool(util.is_hoppish(name))
 
 
 # The path of the request that could not be parsed, as far as it is known, for the format of its error.

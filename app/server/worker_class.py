@@ -7,7 +7,8 @@ that long and leave no time to ship the journal. Here they are closed after LING
 Waits: gunicorn waits without a limit for a client that sends half a body or reads half a response. Here both are
 bounded. `request_reading.py` says how much of a worker one client's request can take.
 
-`response.py` has the response class and the errors for requests that are not HTTP.
+`request_head.py` reads the usual requests; all others are gunicorn's own. `response.py` has the response class and the
+errors for requests that are not HTTP.
 """
 
 from __future__ import annotations
@@ -17,18 +18,18 @@ import os
 import socket
 import time
 from collections.abc import Iterable
-from contextlib import suppress
 from functools import cache, lru_cache
 from importlib import metadata
 from typing import Any
 
 import gevent
-from gunicorn import util
+from gunicorn import http, util
 from gunicorn.http import message, parser, wsgi
 from gunicorn.workers.ggevent import GeventWorker
 
+from app.server.request_head import ConnectionParser, create
 from app.server.request_reading import PacedUnreader, discard_unread_body
-from app.server.response import BufferedResponse, find_path, format_http_date, refused_path, write_error
+from app.server.response import BufferedResponse, find_path, refused_path, write_error
 from app.server.restart import is_serving_on
 
 # How long after the signal to stop an idle connection may still bring a request; its response has "Connection: close".
@@ -90,15 +91,23 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
     def init_process(self) -> None:
         """Prepares the process after the fork."""
         util.write_error = write_error
-        util.http_date = format_http_date
         wsgi.base_environ = _get_base_environ
         parser.SocketUnreader = PacedUnreader
+        http.RequestParser = ConnectionParser
         message.HeaderPolicy._peer_is_trusted_proxy = _is_peer_trusted
         # gunicorn reads some thirty settings per request, each through __getattr__ and an object. This makes them plain
         # attributes.
         self.cfg.__dict__.update({name: setting.get() for name, setting in self.cfg.settings.items()})
         self._idle: set[_IdleWait] = set()
         super().init_process()
+
+    def load_wsgi(self) -> None:
+        """Loads the application, and the time limits that each request needs."""
+        super().load_wsgi()
+        from app.runtime import get_settings
+
+        settings = get_settings()
+        self._send_timeout_s, self._body_timeout_s = settings.client_send_timeout_s, settings.client_body_timeout_s
 
     def handle_request(self, listener_name: Any, req: Any, sock: socket.socket, addr: Any) -> None:
         """Serves one request; gives up when the client neither sends nor reads for CLIENT_SEND_TIMEOUT seconds.
@@ -107,12 +116,9 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
             StopIteration: the connection is to be closed; gunicorn closes it and logs nothing.
             OSError: the connection broke.
         """
-        from app.runtime import get_settings
-
-        settings = get_settings()
-        timeout_s = settings.client_send_timeout_s
+        timeout_s = self._send_timeout_s
         sock.settimeout(timeout_s)
-        req.unreader.begin_body(req.body.reader, timeout_s, settings.client_body_timeout_s)
+        req.unreader.begin_body(req.body.reader, timeout_s, self._body_timeout_s)
         try:
             closing = self._serve(listener_name, req, sock, addr)
             is_at_end = discard_unread_body(req, sock, timeout_s, closing=closing)
@@ -122,8 +128,7 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
             raise BrokenPipeError(errno.EPIPE, "the client neither sent nor read for too long") from error
         finally:
             req.unreader.end_request()
-            with suppress(OSError):  # The socket may be closed by now.
-                sock.settimeout(None)
+            sock.settimeout(None)
 
     def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: BaseException) -> None:
         """Logs a request that could not be parsed or served, and responds to it; both have the same new id."""
@@ -142,8 +147,7 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
         """
         response = None
         try:
-            response, environ = wsgi.create(req, sock, addr, listener_name, self.cfg, response_class=BufferedResponse)
-            environ["wsgi.multithread"] = True
+            response, environ = create(req, sock, addr, listener_name, self.cfg)
             if not self.alive:
                 response.force_close()
             self._respond(environ, response)
