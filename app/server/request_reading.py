@@ -18,7 +18,7 @@ from contextlib import suppress
 from typing import Any
 
 import gevent
-from gunicorn.http.body import ChunkedReader
+from gunicorn.http.body import Body, ChunkedReader, LengthReader
 from gunicorn.http.unreader import SocketUnreader
 
 from app.yielding import PAUSE_S
@@ -36,6 +36,9 @@ _FREE_CHUNKS = 20_000
 _MIN_MEAN_CHUNK_BYTES = 64
 # No client sends more than a few trailers, and gunicorn searches all of them again whenever a piece arrives.
 _MAX_TRAILER_BYTES = 8_190
+
+# From this length on a body is put together from its pieces in one copy; gunicorn's buffers copy it three times.
+_LARGE_BYTES = 65_536
 
 # The most unread bytes of a body for which a connection is kept. A refused body is not parsed, so the end of a chunked
 # one is unknown and its connection is closed.
@@ -96,6 +99,21 @@ class PacedUnreader(SocketUnreader):  # type: ignore[misc]
             return self._receive_until_deadline(size_hint, self._deadline_s - begun_s)
         return super().chunk(size_hint)  # type: ignore[no-any-return]
 
+    def read(self, size: int | None = None, read_ahead: int | None = None) -> bytes:
+        """Returns `size` bytes, fewer at the connection's end; without `size`, what is there or comes next."""
+        if size is None or size < _LARGE_BYTES:
+            return super().read(size, read_ahead)  # type: ignore[no-any-return]
+        pieces = [self.take_buffered()]
+        left = size - len(pieces[0])
+        while left > 0 and (piece := self.chunk(left)):
+            pieces.append(piece)
+            left -= len(piece)
+        received = b"".join(pieces)
+        if left >= 0:
+            return received
+        self.unread(received[size:])  # The next request has begun.
+        return received[:size]
+
     def _begin_turn(self, now_s: float) -> None:
         # Each pass of gevent's loop serves all sockets that are ready. So if the loop has passed since the last read,
         # because that read or the provider's response had to be waited for, then others had their turn.
@@ -115,6 +133,16 @@ class PacedUnreader(SocketUnreader):  # type: ignore[misc]
         finally:
             self.sock.settimeout(self._idle_timeout_s)
         raise BodyTooSlow("The body did not arrive in time. Send it faster, or send a smaller one.")
+
+
+_read_buffered = Body.read
+
+
+def read_directly(body: Body, size: int | None = None) -> bytes:
+    """Returns the next `size` bytes of a body, as `Body.read` does, which keeps a copy of them meanwhile."""
+    if size is None or size < _LARGE_BYTES or body.buf.tell() or not isinstance(body.reader, LengthReader):
+        return _read_buffered(body, size)  # type: ignore[no-any-return]
+    return body._read_reader(size)  # type: ignore[no-any-return]
 
 
 def _let_others_run() -> None:

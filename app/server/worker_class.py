@@ -24,11 +24,11 @@ from typing import Any
 
 import gevent
 from gunicorn import http, util
-from gunicorn.http import message, parser, wsgi
+from gunicorn.http import body, message, parser, wsgi
 from gunicorn.workers.ggevent import GeventWorker
 
 from app.server.request_head import ConnectionParser, create
-from app.server.request_reading import PacedUnreader, discard_unread_body
+from app.server.request_reading import PacedUnreader, discard_unread_body, read_directly
 from app.server.response import BufferedResponse, find_path, refused_path, write_error
 from app.server.restart import is_serving_on
 
@@ -94,6 +94,7 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
         wsgi.base_environ = _get_base_environ
         parser.SocketUnreader = PacedUnreader
         http.RequestParser = ConnectionParser
+        body.Body.read = read_directly
         message.HeaderPolicy._peer_is_trusted_proxy = _is_peer_trusted
         # gunicorn reads some thirty settings per request, each through __getattr__ and an object. This makes them plain
         # attributes.
