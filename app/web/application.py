@@ -67,11 +67,8 @@ class Response(flask.Response):
         shared = self.shared_headers
         if shared is not None:
             # A server that does not know such headers gets them with all others.
-            server: Any = getattr(start_response, "__self__", None)
-            if hasattr(server, "add_shared_headers"):
-                server.add_shared_headers(shared)
-            else:
-                self.add_headers(shared)
+            add = getattr(getattr(start_response, "__self__", None), "add_shared_headers", self.add_headers)
+            add(shared)
         if not has_body or self._on_close or environ["REQUEST_METHOD"] == "HEAD":
             return super().__call__(environ, start_response)
         start_response(self.status, self.headers.to_wsgi_list())

@@ -24,6 +24,10 @@ _TEXT_PARTS = frozenset({"text", "refusal", "thinking", "reasoning"})
 _UNBOUNDED_FIELDS = frozenset({"chat_template", "images", "multi_modal_data", "prompt_embeds", "prompt_template"})
 
 
+# A chat request without these asks for one output of `max_tokens`, and parts of contents alone may lack a bound.
+_UNUSUAL_FIELDS = _UNBOUNDED_FIELDS | {"n", "best_of", "max_completion_tokens"}
+
+
 # What bounds the tokens of a request, in a plain tuple, because each request under limits makes one:
 #   the most prompt tokens; None if nothing bounds them
 #   how many texts are generated; 0 at an endpoint that generates none
@@ -40,22 +44,23 @@ def bound_chat_tokens(body: dict[str, Any], content_bytes: int, context_length: 
         content_bytes: the length of the JSON that is sent.
         context_length: how many tokens the model's context has; None if that is not known.
     """
-    # Most contents are texts; a function called for each message would cost more than all of the rest.
+    most = body.get("max_tokens")
+    if most and context_length is not None and 0 < most <= context_length and _UNUSUAL_FIELDS.isdisjoint(body):
+        for message in body["messages"]:
+            if isinstance(message.get("content"), list):
+                break
+        else:  # So it is with almost all requests.
+            prompt = content_bytes + _TEMPLATE_TOKENS
+            return prompt if prompt < context_length else context_length, 1, most, True
     contents = []
     for message in body["messages"]:
         if isinstance(content := message.get("content"), list):
             contents.append(content)
-    prompt: int | None = content_bytes + _TEMPLATE_TOKENS
+    bound: int | None = content_bytes + _TEMPLATE_TOKENS
     if not _UNBOUNDED_FIELDS.isdisjoint(body) or contents:
         is_text = _has_bounded_fields(body) and all(map(_is_text_part, chain.from_iterable(contents)))
-        prompt = prompt if is_text else None
-    outputs = 1 if "n" not in body and "best_of" not in body else _count_outputs(body)
-    if context_length is not None:
-        prompt = context_length if prompt is None or prompt > context_length else prompt
-        most = body.get("max_tokens")
-        if outputs == 1 and most and 0 < most <= context_length and "max_completion_tokens" not in body:
-            return prompt, 1, most, True  # So it is with almost all requests.
-    return _add_output(prompt, outputs, body, context_length)
+        bound = bound if is_text else None
+    return _add_output(_at_most(bound, context_length), _count_outputs(body), body, context_length)
 
 
 def bound_completion_tokens(body: dict[str, Any], content_bytes: int, context_length: int | None) -> TokenBounds:

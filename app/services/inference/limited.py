@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 
 from msgspec import UNSET
 
@@ -16,7 +15,7 @@ from app.services.inference.adaptation import UpstreamRequest
 from app.services.inference.billing import may_be_billed
 from app.services.inference.ceiling import bound_usage, find_fitting, find_most, make_ceiling, name_field, to_units
 from app.services.journal import ActivityRecord
-from app.services.limits import Binding, Ceiling, Reservation, Taken, Used, Waits, format_amount, is_at_most
+from app.services.limits import Binding, Ceiling, Purse, Reservation, Taken, Used, Waits, format_amount, is_at_most
 from app.services.providers import Provider
 
 # An amount in USD of so many characters has at most 12 digits after the point, so none of them is below 10^-12 USD.
@@ -51,11 +50,12 @@ class LimitedRequest(Reservation):
         "most_cost", "most_tokens", "received_bytes", "request",
     )  # fmt: skip
 
-    def __init__(self, waits: Waits, binding: Binding, held: list[Taken]) -> None:
+    def __init__(self, waits: Waits, binding: Binding, held: list[Taken], purse: Purse | None = None) -> None:
         # The fields of Reservation are set here too, because a call of its method would take as long as all of them.
-        self.waits, self.binding, self.held = waits, binding, held
+        self.waits, self.binding, self.held, self.purse = waits, binding, held, purse
+        self.reserved_of = None
         self.period_ids = []
-        self.ceiling_cost = self.ceiling_tokens = 0
+        self.ceiling_cost = self.ceiling_tokens = self.rate_tokens = 0
         self.is_silent = False
         self.is_unbilled = False
         self.received_bytes: int | None = None
@@ -79,6 +79,7 @@ class LimitedRequest(Reservation):
         """
         binding = self.binding
         if not binding.metered:
+            self.reserved_of = self.purse  # There is nothing to reserve of it.
             return
         self.endpoint, self.request, now_s = endpoint, request, time.monotonic()
         cost, tokens, rate_tokens = find_most(binding.policy, endpoint, request, now_s)
@@ -204,44 +205,35 @@ class LimitedRequest(Reservation):
                 is what is reserved, which the record has since its start.
             is_sent: whether a provider may have received the request.
         """
+        if not is_sent:
+            if record.budget_periods:
+                record.budget_periods, record.charged_tokens = UNSET, self.charge[1]
+                record.charged_usd = f"{self.charge[0]}e-12"
+            return
         text = None
-        if is_sent:
-            try:
-                text = self._set_charge(record)
-            except Exception as error:
-                most_cost, most_tokens = self.most_cost or 0, self.most_tokens or 0
-                self.charge = self.earlier_cost + most_cost, self.earlier_tokens + most_tokens, 1, None, 0
-                self._write_ceiling(record)
-                note_fault("charge", error)
-                return
+        usd, prompt, output = record.cost_usd, record.prompt_tokens, record.completion_tokens
+        try:
+            if record.usage_source == "provider" and usd is not None and prompt is not None and output is not None:
+                used = prompt + output  # So it is with almost all requests.
+                cost, tokens = self.earlier_cost + to_units(usd), self.earlier_tokens + used
+                self.charge = cost, tokens, 1, used, 0
+                if not self.earlier_cost and len(usd) <= _MAX_EXACT_CHARACTERS:
+                    text = usd
+            else:
+                cost, tokens, *_ = self.charge = self._estimate_charge(record)
+        except Exception as error:
+            most_cost, most_tokens = self.most_cost or 0, self.most_tokens or 0
+            self.charge = self.earlier_cost + most_cost, self.earlier_tokens + most_tokens, 1, None, 0
+            self._write_ceiling(record)
+            note_fault("charge", error)
+            return
         if not record.budget_periods:
             return
-        if not is_sent:
-            record.budget_periods = UNSET
-        charge = self.charge
-        cost, tokens, cost_bound, token_bound = charge[0], charge[1], self.ceiling_cost, self.ceiling_tokens
+        cost_bound, token_bound = self.ceiling_cost, self.ceiling_tokens
         record.charged_usd = f"{cost}e-12" if text is None else text
         record.charged_tokens = tokens
         if (cost_bound is not None and cost > cost_bound) or (token_bound is not None and tokens > token_bound):
             self._report_excess(record)
-
-    def _set_charge(self, record: ActivityRecord) -> str | None:
-        """Sets what the last attempt used, and what those before are charged.
-
-        Returns:
-            The cost as the record has it, if that is the charge; None if it must be written anew.
-        """
-        usd, prompt, output = record.cost_usd, record.prompt_tokens, record.completion_tokens
-        if self.endpoint is None:
-            self.charge = _ONE  # Nothing counts what it used.
-        elif record.usage_source == "provider" and usd is not None and prompt is not None and output is not None:
-            cost, tokens = to_units(usd), prompt + output  # So it is with almost all requests.
-            self.charge = self.earlier_cost + cost, self.earlier_tokens + tokens, 1, tokens, 0
-            if not self.earlier_cost and len(usd) <= _MAX_EXACT_CHARACTERS:
-                return usd
-        else:
-            self.charge = self._estimate_charge(record)
-        return None
 
     def _report_excess(self, record: ActivityRecord) -> None:
         """Logs a charge above the ceiling, which is then charged in full."""
@@ -259,6 +251,8 @@ class LimitedRequest(Reservation):
 
     def _estimate_charge(self, record: ActivityRecord) -> Used:
         """Returns what the last attempt used, as far as it is known, and what those before are charged."""
+        if self.endpoint is None:
+            return _ONE  # Nothing counts what it used.
         cost, tokens = self._get_used(record)
         rate_tokens = tokens
         if tokens is None:
@@ -278,19 +272,16 @@ class LimitedRequest(Reservation):
         most_cost, most_tokens = bound_usage(self.endpoint, self.request, self.received_bytes)
         return max(cost or 0, most_cost), max(tokens or 0, most_tokens)
 
-    def make_headers(self, headers: dict[str, str], provider: Provider) -> None:
+    def make_headers(self, headers: dict[str, str], provider: Provider, now_s: float) -> None:
         """Makes the headers about the limits, and gives those about the provider's own limits another name.
 
         Args:
             headers: those of the response so far; changed in place.
             provider: who sent them.
+            now_s: the time, on the monotonic clock.
         """
-        self.headers = self.get_headers()
-        if self.binding.rates and not (theirs := _find_rate_headers(provider.shown_headers)).isdisjoint(headers):
-            for name in [name for name in headers if name in theirs]:
+        binding = self.binding
+        self.headers = binding.headers if now_s < binding.headers_until_s else self.get_headers()
+        if binding.rates and not provider.own_limit_headers.isdisjoint(headers):
+            for name in [name for name in headers if name in provider.own_limit_headers]:
                 headers[f"x-upstream-{name.removeprefix('x-')}"] = headers.pop(name)
-
-
-@lru_cache(maxsize=64)
-def _find_rate_headers(names: frozenset[str]) -> frozenset[str]:
-    return frozenset(name for name in names if name.startswith("x-ratelimit-"))

@@ -44,9 +44,10 @@ def make_response_headers(
     if response.request_id:
         headers["x-upstream-request-id"] = response.request_id
     _redact_values(headers)
+    now_s = time.monotonic()
     if exchange.limited is not None:
-        exchange.limited.make_headers(headers, provider)
-    own_s = time.monotonic() - exchange.started_s - upstream_s
+        exchange.limited.make_headers(headers, provider, now_s)
+    own_s = now_s - exchange.started_s - upstream_s
     observe_overhead(exchange.record.stream, own_s)
     headers["server-timing"] = f"gateway;dur={own_s * 1000:.2f}, upstream;dur={upstream_s * 1000:.2f}"
     return headers

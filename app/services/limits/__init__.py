@@ -4,6 +4,7 @@ policy.py        the limits of a key, as the snapshot of the keys has them
 periods.py       in which period of a budget an instant is     amounts.py    amounts as whole numbers
 limits.py        the limits of this worker                     binding.py    the pots of a policy
 acquisition.py   how a request gets what it needs at once      waiting.py   or waits for it, or is refused
+purse.py         what the requests of a policy hold in common, while much is left
 reservation.py   what one request holds                       charge.py     what it can cost and has used
 pots.py, budget_pots.py, permits.py   what this worker has drawn of slots, budgets and rates
 drawing.py       the thread that draws and gives back; lease_draws.py and rate_draws.py make its calls
@@ -19,6 +20,7 @@ from app.services.limits.limits import Limits, get_outstanding, stop_limits
 from app.services.limits.periods import WINDOWS, Period, compute_reset, get_period
 from app.services.limits.policy import Budget, Policy, Subject, make_policies, matches
 from app.services.limits.pots import Count
+from app.services.limits.purse import Purse
 from app.services.limits.reservation import Reservation
 from app.services.limits.waiting import Waits
 from app.services.limits.watching import BudgetWarning
@@ -26,7 +28,7 @@ from app.services.limits.watching import BudgetWarning
 # fmt: off
 __all__ = [
     "WINDOWS", "Binding", "Budget", "BudgetWarning", "Ceiling", "Charge", "Count", "Limits", "Period", "Policy",
-    "Reservation", "Subject", "Taken", "Used", "Waits",
+    "Purse", "Reservation", "Subject", "Taken", "Used", "Waits",
     "compute_reset", "describe_amount", "format_amount", "get_outstanding", "get_period", "is_at_most", "make_policies",
     "matches", "parse_amount", "stop_limits",
 ]

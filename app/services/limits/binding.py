@@ -5,7 +5,11 @@ from __future__ import annotations
 from app.services.limits.budget_pots import BudgetPot
 from app.services.limits.permits import RatePot
 from app.services.limits.policy import Policy
-from app.services.limits.pots import Share
+from app.services.limits.pots import Count, Share
+from app.services.limits.purse import Purse, Purses
+
+# The purse is filled after so many requests that took from the pots: for few it would cost more than it saves.
+_FILL_AFTER = 4
 
 
 class Binding:
@@ -19,22 +23,34 @@ class Binding:
         budgets, rates, token_rates: all budgets, all rates, and those of tokens.
         used_s: when a request last had this policy.
         headers: those of the responses; to be made again from `headers_until_s` on, on the monotonic clock.
+        purse: what its requests take from, while it is filled.
     """
 
     __slots__ = (
         "budgets",
+        "_can_fill",
+        "_purses",
+        "_turns",
         "charged",
         "entry",
         "headers",
         "headers_until_s",
         "metered",
         "policy",
+        "purse",
         "rates",
         "token_rates",
         "used_s",
     )
 
-    def __init__(self, policy: Policy, entry: list[Share], budgets: list[BudgetPot], rates: list[RatePot]) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        entry: list[Share],
+        budgets: list[BudgetPot],
+        rates: list[RatePot],
+        purses: Purses | None = None,
+    ) -> None:
         self.policy = policy
         self.entry = entry
         self.budgets = budgets
@@ -45,6 +61,36 @@ class Binding:
         self.used_s = 0.0
         self.headers: dict[str, str] = {}
         self.headers_until_s = 0.0
+        self._purses = Purses() if purses is None else purses
+        self.purse = Purse(entry, self.metered, self._purses)
+        # A request that is refused before it is sent counts for no budget, but for a rate of requests.
+        self._can_fill = all(share.count != Count.REQUESTS for share in self.charged)
+        self._turns = 0
+
+    def fill_purse(self, now_s: float) -> bool:
+        """Fills the purse anew if it had too little or its time is over, or after some requests without one.
+
+        Returns:
+            Whether a request can begin with it.
+        """
+        purse = self.purse
+        if purse.until_s:
+            self._turns = _FILL_AFTER
+            purse.put_back()
+        self._purses.put_back_expired(now_s)
+        self._turns += 1
+        if self._turns <= _FILL_AFTER or not self._can_fill:
+            return False
+        self._turns = 0
+        return self.refill_purse(now_s)
+
+    def refill_purse(self, now_s: float) -> bool:
+        """Puts back what the purse has, and fills it again; returns False if the pots have too little for that."""
+        if self.purse.is_listed:
+            self.purse.put_back()
+        if not self.purse.goes_on():
+            self.purse = Purse(self.entry, self.metered, self._purses)
+        return self.purse.fill(now_s)
 
     def note_used(self) -> None:
         """Tells the pots when a request last took from them, at each tick rather than for each request.

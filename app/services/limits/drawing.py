@@ -20,6 +20,7 @@ from app.services.limits.budget_pots import BudgetPot
 from app.services.limits.lease_draws import MAX_POTS, LeaseDraws
 from app.services.limits.permits import RatePot
 from app.services.limits.pots import Pot, SlotPot
+from app.services.limits.purse import Purses
 from app.services.limits.rate_draws import RateDraws
 
 # How often all pots are looked through, in seconds: as often as keys are confirmed.
@@ -38,14 +39,16 @@ class Drawing:
 
     Args:
         leases, rates: make the calls.
+        purses: what requests hold in common, which is put back before pots are looked at.
         tick: looks through all pots every TICK_S and marks those that need a draw; it may raise DatabaseError.
 
     Attributes:
         is_failing: whether the last call failed. Until one succeeds, no request needs to wait.
     """
 
-    def __init__(self, leases: LeaseDraws, rates: RateDraws, tick: Callable[[], None]) -> None:
+    def __init__(self, leases: LeaseDraws, rates: RateDraws, purses: Purses, tick: Callable[[], None]) -> None:
         self.is_failing = False
+        self._purses = purses
         self._leases, self._rates, self._tick = leases, rates, tick
         self._retry_at_s = self._report_at_s = 0.0
         self._tick_at_s = 0.0
@@ -120,6 +123,7 @@ class Drawing:
         for _, lacking in waiters:
             for pot, need in lacking:
                 needs[pot].append(need)
+        self._purses.put_back()
         for pot, waiting in list(needs.items()):
             if not pot.lacks(sum(waiting), now_s):  # The draw that was under way brought enough for these too.
                 del needs[pot]

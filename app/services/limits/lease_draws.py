@@ -15,6 +15,7 @@ from app.services.limits.amounts import format_amount, parse_amount
 from app.services.limits.budget_pots import BudgetPeriod, BudgetPot
 from app.services.limits.clock import DatabaseClock
 from app.services.limits.pots import Pot
+from app.services.limits.purse import Purses
 
 # How long a call may take, in seconds; it takes milliseconds.
 DRAW_TIME_LIMIT_S = 2.0
@@ -55,15 +56,18 @@ class LeaseDraws:
     Args:
         runtime: gives the database and the worker's id.
         clock: PostgreSQL's clock, which the answers set.
+        purses: what requests hold in common, which is put back before pots are looked at.
     """
 
-    def __init__(self, runtime: Runtime, clock: DatabaseClock) -> None:
+    def __init__(self, runtime: Runtime, clock: DatabaseClock, purses: Purses) -> None:
         self._runtime = runtime
         self._clock = clock
+        self._purses = purses
         self._version = 0
 
     def plan(self, pots: Iterable[BudgetPot], needs: Needs, now_s: float) -> list[Planned]:
         """Returns the draws that are due now; nothing may let requests run until they are passed to `draw`."""
+        self._purses.put_back()
         return [draw for pot in pots for draw in _plan_budget(pot, needs.get(pot, ()), now_s)]
 
     def draw(self, planned: Sequence[Planned]) -> None:
@@ -83,6 +87,7 @@ class LeaseDraws:
         asked_s = time.monotonic()
         with time_limit(DRAW_TIME_LIMIT_S):
             answers = draw_leases(self._runtime.get(Database).lease_engine, self._runtime.worker_id, draws)
+        self._purses.put_back()
         self._clock.note(answers.now, asked_s)
         by_id = {answer.period: answer for answer in answers.pots}
         for draw in planned:

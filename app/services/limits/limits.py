@@ -20,6 +20,7 @@ from app.services.limits.lease_draws import LeaseDraws
 from app.services.limits.permits import RatePot
 from app.services.limits.policy import Budget, Policy, Subject
 from app.services.limits.pots import Pot, Share, SlotPot
+from app.services.limits.purse import Purses
 from app.services.limits.rate_draws import RateDraws
 from app.services.limits.reservation import Reservation
 from app.services.limits.waiting import Waits
@@ -52,9 +53,11 @@ class Limits(Component):
         self._budgets: dict[int, BudgetPot] = {}
         self._rates: dict[tuple[str, str], RatePot] = {}
         self._slots: dict[str, SlotPot] = {}
+        self._purses = Purses()
         self._clock = DatabaseClock(self._turn_periods)
-        self._drawing = Drawing(LeaseDraws(runtime, self._clock), RateDraws(runtime), self._tick)
-        self._waits = Waits(self.settings, self._drawing)
+        leases, rates = LeaseDraws(runtime, self._clock, self._purses), RateDraws(runtime, self._purses)
+        self._drawing = Drawing(leases, rates, self._purses, self._tick)
+        self._waits = Waits(self.settings, self._drawing, self._purses)
         self._watch = Watch(runtime, self._clock, self._get_pots, self._drawing.mark, self._note, self._warn)
 
     @overload
@@ -78,6 +81,14 @@ class Limits(Component):
         if binding is None or binding.policy is not policy:
             binding = self._bind(policy)
         binding.used_s = now_s = time.monotonic()
+        purse = binding.purse
+        if (now_s < purse.until_s and purse.slots > 0 and purse.permits > 0) or binding.fill_purse(now_s):
+            purse = binding.purse
+            purse.permits -= 1
+            purse.slots = slots = purse.slots - 1
+            if slots < purse.fewest_slots:
+                purse.fewest_slots = slots
+            return kind(self._waits, binding, [], purse)
         taken = take_at_once(binding.entry, _ENTRY, now_s)
         if taken is None:
             taken = self._waits.take(binding, binding.entry, _ENTRY, None, now_s)
@@ -96,7 +107,7 @@ class Limits(Component):
             if subject.concurrent is not None:
                 entry.append(self._find_slots(subject, subject.concurrent).share)
             budgets += [self._find_budget(subject, budget) for budget in subject.budgets]
-        binding = self._bindings[id(policy)] = Binding(policy, entry, budgets, rates)
+        binding = self._bindings[id(policy)] = Binding(policy, entry, budgets, rates, self._purses)
         return binding
 
     def _find_budget(self, subject: Subject, budget: Budget) -> BudgetPot:
@@ -128,10 +139,12 @@ class Limits(Component):
         return [*self._budgets.values(), *self._rates.values(), *self._slots.values()]
 
     def _turn_periods(self) -> None:
+        self._purses.put_back()
         for pot in self._budgets.values():
             pot.turn()
 
     def _tick(self) -> None:
+        self._purses.put_back()
         old_s = time.monotonic() - _BINDING_S
         for key, binding in list(self._bindings.items()):
             binding.note_used()
@@ -171,6 +184,7 @@ class Limits(Component):
 
     def get_outstanding(self) -> dict[Unit, int]:
         """Returns what this worker has drawn of budgets and no request has spent, by unit."""
+        self._purses.put_back()
         outstanding: dict[Unit, int] = {"usd": 0, "tokens": 0, "requests": 0}
         for pot in self._budgets.values():
             for period in pot.periods.values():

@@ -19,6 +19,8 @@ _SOON_SHARE = 4
 # What a request is taken to use that does not say how much, until some have ended.
 _FIRST_MEAN = 256
 _MEAN_WEIGHT = 0.1
+# So many permits are plenty: then headers need not be made for each response, and requests may share a purse.
+_FAR = 1_000
 # A draw takes at most so many times what was used since the one before: requests that come together are no rate yet.
 _GROWTH = 4
 
@@ -117,6 +119,10 @@ class RatePot(Pot):
     def count_left(self) -> int:
         """Returns how many permits are left for all workers, as far as this one knows."""
         return min(max(self.room + self.share.lot.free, 0), self.most)
+
+    def is_far(self) -> bool:
+        """Returns whether so much is left that a few requests make no difference."""
+        return self.count_left() >= _FAR
 
     def get_ahead(self, now_s: float) -> int:
         """Returns how many permits this worker uses in half a second, as far as it knows since its last draw."""

@@ -12,6 +12,7 @@ from app.runtime import Runtime
 from app.services.limits.lease_draws import DRAW_TIME_LIMIT_S, Needs
 from app.services.limits.permits import RatePot
 from app.services.limits.pots import SlotPot
+from app.services.limits.purse import Purses
 
 # What is refused without a time at which it would fit is asked for again after so many seconds.
 _UNKNOWN_WAIT_S = 1.0
@@ -20,8 +21,9 @@ _UNKNOWN_WAIT_S = 1.0
 class RateDraws:
     """The draws of one worker from rates and from the numbers of concurrent requests."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, purses: Purses) -> None:
         self._runtime = runtime
+        self._purses = purses
         self._version = 0
 
     def draw_slots(self, pots: Sequence[SlotPot], needs: Needs) -> None:
@@ -31,6 +33,7 @@ class RateDraws:
             DatabaseError: the database is unavailable.
         """
         self._version += 1
+        self._purses.put_back()
         draws = []
         for pot in pots:
             waiting = needs.get(pot, ())
@@ -50,6 +53,7 @@ class RateDraws:
         asked_s = time.monotonic()
         with time_limit(DRAW_TIME_LIMIT_S):
             answers = draw_slots(self._runtime.get(Database).lease_engine, self._runtime.worker_id, draws)
+        self._purses.put_back()
         by_subject = {answer.subject: answer for answer in answers.pots}
         for pot in pots:
             answer = by_subject[pot.subject.id]
@@ -63,6 +67,7 @@ class RateDraws:
         Raises:
             DatabaseError: the database is unavailable.
         """
+        self._purses.put_back()
         draws = []
         asked_s = time.monotonic()
         for pot in pots:
@@ -84,6 +89,7 @@ class RateDraws:
             )
         with time_limit(DRAW_TIME_LIMIT_S):
             answers = draw_permits(self._runtime.get(Database).lease_engine, draws)
+        self._purses.put_back()
         by_name = {(answer.subject, answer.kind): answer for answer in answers.pots}
         for pot, draw in zip(pots, draws, strict=True):
             answer = by_name[pot.subject.id, pot.kind]

@@ -9,13 +9,14 @@ from app.services.limits.acquisition import Taken, take_at_once
 from app.services.limits.amounts import format_amount
 from app.services.limits.binding import Binding
 from app.services.limits.charge import NOTHING, Ceiling, Used, merge_ceilings
+from app.services.limits.permits import RatePot
 from app.services.limits.pots import Count, Lot, Share
+from app.services.limits.purse import Purse
 from app.services.limits.refusals import Fits, describe_warning, make_rate_headers
 from app.services.limits.waiting import Waits
 
-# So long all responses have the same headers, while at least so many requests and tokens are left of each rate.
+# So long all responses have the same headers, while much is left of each rate.
 _HEADERS_S = 0.25
-_FAR = 1_000
 
 
 class Reservation:
@@ -26,22 +27,31 @@ class Reservation:
     Args:
         waits: take from pots that do not have enough at once.
         binding: the pots of the request's key.
-        held: what the request holds.
+        held: what the request holds of single pots.
+        purse: what it has begun with in their place; None if it has taken from the pots.
 
     Attributes:
-        waits, binding, held: as above.
+        waits, binding, held, purse: as above.
+        reserved_of: the purse that its ceiling is reserved of; None if it has taken from the pots.
         period_ids: the periods of the budgets that the request is charged to; [] if there is no budget.
+        rate_tokens: what is reserved of the rates of tokens, if it is of a purse.
         ceiling_cost, ceiling_tokens: the most that the request can cost, in 10⁻¹² USD, and use, in all attempts; None
             if that is not known.
         is_silent: whether the request does not say how much output it wants, so that its rates of tokens take a mean.
     """
 
-    __slots__ = ("binding", "ceiling_cost", "ceiling_tokens", "held", "is_silent", "period_ids", "waits")
+    __slots__ = (
+        "binding", "ceiling_cost", "ceiling_tokens", "held", "is_silent", "period_ids", "purse", "rate_tokens",
+        "reserved_of", "waits",
+    )  # fmt: skip
 
-    def __init__(self, waits: Waits, binding: Binding, held: list[Taken]) -> None:
+    def __init__(self, waits: Waits, binding: Binding, held: list[Taken], purse: Purse | None = None) -> None:
         self.waits = waits
         self.binding = binding
         self.held = held
+        self.purse = purse
+        self.reserved_of: Purse | None = None
+        self.rate_tokens = 0
         self.period_ids: list[int] = []
         self.ceiling_cost: int | None = 0
         self.ceiling_tokens: int | None = 0
@@ -82,8 +92,28 @@ class Reservation:
             Unavailable: the database cannot be asked.
         """
         self.ceiling_cost, self.ceiling_tokens = cost, tokens
-        self.is_silent = rate_tokens is None
         binding = self.binding
+        purse = binding.purse
+        if now_s < purse.until_s and cost is not None and tokens is not None:
+            need = rate_tokens
+            if need is None and not binding.token_rates:
+                need = 0
+            if (
+                need is not None
+                and need <= purse.rate_tokens
+                and cost <= purse.cost
+                and cost <= purse.largest_cost
+                and tokens <= purse.tokens
+                and tokens <= purse.largest_tokens
+            ):
+                purse.cost -= cost
+                purse.tokens -= tokens
+                purse.rate_tokens -= need
+                self.rate_tokens, self.reserved_of, self.period_ids = need, purse, purse.period_ids
+                return
+            if need is not None:
+                purse.put_back()  # It has too little; some requests later it is filled anew.
+        self.is_silent = rate_tokens is None
         needs = (cost, tokens, 1, rate_tokens, 0)
         taken = take_at_once(binding.metered, needs, now_s)
         if taken is None:
@@ -100,6 +130,7 @@ class Reservation:
         Raises:
             as `reserve`; then the request holds what it held before.
         """
+        self._lift()
         needs = (ceiling.cost, ceiling.tokens, 0, 0, 0)
         budgets, now_s = self.binding.charged, time.monotonic()
         taken = take_at_once(budgets, needs, now_s)
@@ -125,6 +156,25 @@ class Reservation:
 
         A mistake in one of the pots is raised once all others are settled: a slot that is not freed is lost for good.
         """
+        purse = self.purse
+        if purse is not None and purse is self.reserved_of and (purse.is_listed or purse.goes_on()):
+            self.purse = self.reserved_of = None
+            cost, tokens, requests, rate_tokens, _ = charge
+            purse.slots += 1
+            purse.spent_cost += cost
+            purse.spent_tokens += tokens
+            purse.freed_cost += self.ceiling_cost  # type: ignore[operator]  # Only what is known is taken of a purse.
+            purse.freed_tokens += self.ceiling_tokens  # type: ignore[operator]
+            if rate_tokens is not None:
+                purse.freed_rate_tokens += self.rate_tokens - rate_tokens
+            if not requests:
+                purse.unused_permits += 1
+        else:
+            self._lift()
+            if self.held:
+                self._settle_pots(charge)
+
+    def _settle_pots(self, charge: Used) -> None:
         held, self.held = self.held, []
         fault = None
         for share, need, lot in held:
@@ -139,10 +189,18 @@ class Reservation:
                     share.pot.note_settled(lot)
                 except Exception as error:
                     fault = error
-        if self.is_silent and held and charge[Count.REQUESTS]:
+        if self.is_silent and charge[Count.REQUESTS]:
             self._note_mean(charge[Count.RATE_TOKENS])
         if fault is not None:
             raise fault
+
+    def _lift(self) -> None:
+        """Makes the request hold of the pots what it holds of purses, so that it gives it back to them."""
+        if self.purse is not None:
+            self.held += self.purse.lift(0, 0, 0, metered=False)
+        if self.reserved_of is not None:
+            self.held += self.reserved_of.lift(self.ceiling_cost, self.ceiling_tokens, self.rate_tokens, metered=True)
+        self.purse = self.reserved_of = None
 
     def _note_mean(self, tokens: int | None) -> None:
         if tokens is not None:
@@ -151,7 +209,7 @@ class Reservation:
 
     def release(self) -> None:
         """Ends the request without a charge, unless it is settled."""
-        if self.held:
+        if self.held or self.purse is not None:
             self.settle(NOTHING)
 
     def get_headers(self) -> dict[str, str]:
@@ -167,10 +225,15 @@ class Reservation:
 
 def _make_headers(binding: Binding, now_s: float) -> None:
     """Makes the headers of the next responses, of which the database knows the state of some seconds ago anyway."""
+    is_filled = binding.purse.until_s > now_s
+    if is_filled:
+        binding.purse.put_back()
     headers = make_rate_headers(binding.rates, now_s) if binding.rates else {}
     for pot in binding.budgets:
         if pot.budget.warn_percents and (warning := describe_warning(pot, pot.current)) is not None:
             headers["x-gateway-budget-warning"] = warning
             break
-    is_far = all(rate.count_left() >= _FAR for rate in binding.rates)
+    is_far = all(map(RatePot.is_far, binding.rates))
     binding.headers, binding.headers_until_s = headers, now_s + (_HEADERS_S if is_far else 0.0)
+    if is_filled:
+        binding.refill_purse(now_s)

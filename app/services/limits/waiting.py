@@ -15,6 +15,7 @@ from app.services.limits.budget_pots import BudgetPot
 from app.services.limits.drawing import Drawing
 from app.services.limits.permits import RatePot
 from app.services.limits.pots import Pot, Share, SlotPot
+from app.services.limits.purse import Purses
 from app.services.limits.refusals import (
     Fits,
     make_budget_refusal,
@@ -42,11 +43,13 @@ class Waits:
     Args:
         settings: what happens in an outage.
         drawing: draws what the pots lack.
+        purses: what requests hold in common, which is put back before a request has to wait.
     """
 
-    def __init__(self, settings: Settings, drawing: Drawing) -> None:
+    def __init__(self, settings: Settings, drawing: Drawing, purses: Purses) -> None:
         self._settings = settings
         self._drawing = drawing
+        self._purses = purses
 
     def take(
         self, binding: Binding, shares: Sequence[Share], needs: Amounts, fits: Fits | None, began_s: float
@@ -63,18 +66,22 @@ class Waits:
             LimitReached: a pot has too little, also after other workers were asked to give back.
             Unavailable: the database cannot be asked.
         """
+        self._purses.put_back()
+        taken = take_at_once(shares, needs, began_s)
+        if taken is not None:
+            return taken
         demands: list[Demand] = []
         for share in shares:
             need = needs[share.count]
             demands.append((share.pot, min(get_unknown_need(share.pot) if need is None else need, share.cap)))
-        wait = _Wait(self._settings, self._drawing, demands, fits, began_s)
-        taken = None
+        wait = _Wait(self._settings, self._drawing, self._purses, demands, fits, began_s)
         while taken is None:
             try:
                 now_s = wait.wait()
             except LimitReached:
                 binding.headers_until_s = 0.0  # They say that much is left.
                 raise
+            self._purses.put_back()
             taken = take_at_once(shares, needs, now_s, wait.forced)
         if not wait.forced:
             observe_limit_wait(now_s - began_s)
@@ -87,6 +94,7 @@ class _Wait:
     Args:
         settings: what happens in an outage.
         drawing: draws what the pots lack.
+        purses: see Waits.
         demands: the pots and what is needed of each.
         fits: see `make_budget_refusal`.
         began_s: when the request began to wait, on the monotonic clock.
@@ -96,9 +104,15 @@ class _Wait:
     """
 
     def __init__(
-        self, settings: Settings, drawing: Drawing, demands: Sequence[Demand], fits: Fits | None, began_s: float
+        self,
+        settings: Settings,
+        drawing: Drawing,
+        purses: Purses,
+        demands: Sequence[Demand],
+        fits: Fits | None,
+        began_s: float,
     ) -> None:
-        self._settings, self._drawing = settings, drawing
+        self._settings, self._drawing, self._purses = settings, drawing, purses
         self._demands, self._fits = demands, fits
         self._began_s = began_s
         self._no_room_s = float("inf")
@@ -140,6 +154,7 @@ class _Wait:
     def _pause(self, refused: Sequence[Demand]) -> None:
         """Waits for others to give something back, or notes that it is no use to wait any longer."""
         now_s = time.monotonic()
+        self._purses.put_back()
         is_refused = False
         for pot, need in refused:
             if pot.lacks(need, now_s) and (now_s - self._no_room_s >= NO_ROOM_WAIT_S or _can_never_fit(pot, need)):
@@ -149,6 +164,7 @@ class _Wait:
             given_back = threading.Event()
             for pot, _ in refused:
                 pot.add_sleeper(given_back)
+            self._purses.put_back()  # From now on, each request that ends gives back to the pots.
             given_back.wait(_ASK_AGAIN_S)
             for pot, _ in refused:
                 pot.sleepers.discard(given_back)

@@ -133,6 +133,7 @@ class Provider:
         shown_headers: the response headers that a caller may see, in lower case: limits and measurements, nothing that
             names an account, a deployment or a host.
         request_id_headers: its response headers that may contain its id for a request, the best first.
+        own_limit_headers: those of the shown headers that say how much the provider has left for the gateway.
         get_generation_s: response headers → how long it generated, in seconds; None if they do not say.
         bill: where it says what it billed; None if the gateway cannot know.
         make_name_headers: the gateway's name → request headers with which the provider's bill tells this gateway's
@@ -156,6 +157,11 @@ class Provider:
     get_generation_s: Callable[[Mapping[str, str]], float | None] = _no_generation_s
     bill: BillSource | None = None
     make_name_headers: Callable[[str], Mapping[str, str]] | None = None
+    own_limit_headers: frozenset[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        named = frozenset(name for name in self.shown_headers if name.startswith("x-ratelimit-"))
+        object.__setattr__(self, "own_limit_headers", named)  # The class is frozen.
 
     @property
     def key_setting(self) -> str:
