@@ -8,7 +8,7 @@ adapter.py          the transport of requests, without what the gateway does not
 connection_pool.py  open connections, and when one may be used again
 first_bytes.py      waits for the head of a response
 http1.py, transfer_coding.py   the request as bytes, the head of the response, and where its body ends
-socket_reader.py    waits for bytes on a socket
+socket_reader.py    waits for bytes on a socket; ready_sockets.py: how many streams are served before others get a turn
 """
 
 from app.upstream.body import Body
