@@ -8,11 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from prometheus_client import REGISTRY, CollectorRegistry
+from prometheus_client import REGISTRY, CollectorRegistry, Histogram
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from app.config import load_settings
 from app.metric_labels import MAX_ERRORS
+from app.metric_numbers import Spread
 from app.metrics import count_fallback, count_request
 from app.runtime import use_settings
 from app.services.journal.record import make_record
@@ -85,3 +86,13 @@ def test_the_reasons_of_fallbacks_are_counted_and_bounded() -> None:
     ]
     counts = {sample.labels["reason"]: sample.value for sample in samples if sample.labels["provider"] == "a"}
     assert counts["rate_limit_exceeded"] == 1 and counts["other"] == 7 and len(counts) == MAX_ERRORS + 1
+
+
+def test_observations_are_added_as_the_library_adds_them() -> None:
+    ours, theirs = (Histogram("h", "", buckets=(0.1, 1, 10), registry=None) for _ in range(2))
+    for value in (0, 0.1, 0.10001, 1, 9.9, 10, 11, -1):
+        Spread(ours).observe(value)
+        theirs.observe(value)
+    assert [(s.name, s.labels, s.value) for s in ours._child_samples() if s.name != "_created"] == [
+        (s.name, s.labels, s.value) for s in theirs._child_samples() if s.name != "_created"
+    ]

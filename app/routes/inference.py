@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import msgspec
-from flask import Blueprint, g, request
+from flask import Blueprint
 
 from app.config import MAX_NAME_CHARACTERS
 from app.errors import BadRequest, BodyTooLarge, ClientGone, GatewayError, TooManyRefusals
@@ -22,6 +22,9 @@ from app.web import (
     Response,
     decode_body,
     get_authorization,
+    get_content_length,
+    get_environ,
+    get_state,
     json_response,
     raise_if_unsupported,
     use_errors_below,
@@ -52,8 +55,8 @@ def make_view(endpoint: Endpoint) -> Callable[[], Response]:
 
 
 def _serve(endpoint: Endpoint) -> Response:
-    # Each use of Flask's `request` and `g` looks for the current ones.
-    pipeline, environ, key = get_component(Pipeline), request.environ, g.key
+    pipeline, environ, key = get_component(Pipeline), get_environ(), get_state().key
+    assert key is not None
     pipeline.refusals.raise_if_too_many(endpoint, key.id)
     is_repeatable = "HTTP_IDEMPOTENCY_KEY" in environ and _can_keep(pipeline)
     # The answer to a request that may be repeated is wanted also if its client leaves.
@@ -73,10 +76,9 @@ def _serve(endpoint: Endpoint) -> Response:
     if endpoint.errors.request_id_header is not None:
         served.headers[endpoint.errors.request_id_header] = exchange.request_id
     if isinstance(served.body, bytes):
-        response = Response(served.body, content_type="application/json")
+        response = Response.make(served.body, "application/json")
     else:
-        # Passed through, so that gunicorn iterates over the relay itself, without a wrapper.
-        response = Response(served.body, content_type="text/event-stream; charset=utf-8", direct_passthrough=True)
+        response = Response.make(served.body, "text/event-stream; charset=utf-8")
         response.add_headers(STREAM_HEADERS)
     response.add_headers(served.headers)
     if served.status != 200:
@@ -95,7 +97,7 @@ def _can_keep(pipeline: Pipeline) -> bool:
     # Who is signed in to the dashboard sends no key, and the answer is encrypted by it.
     if pipeline.settings.idempotency_hours and get_authorization() is not None:
         return True
-    g.ignored = "idempotency-key"
+    get_state().ignored = "idempotency-key"
     return False
 
 
@@ -106,7 +108,7 @@ def _serve_once(pipeline: Pipeline, exchange: Exchange, read: Callable[[], bytes
     def make() -> Claim:
         return make_claim(
             gateway_key,
-            request.environ["HTTP_IDEMPOTENCY_KEY"],
+            get_environ()["HTTP_IDEMPOTENCY_KEY"],
             key_id=exchange.record.key_id,
             request_id=exchange.request_id,
             path=exchange.endpoint.path,
@@ -176,10 +178,10 @@ def read_body(max_bytes: int) -> bytes:
         UnsupportedCoding: it has a content coding that the gateway does not know.
         ClientGone: the client disconnected.
     """
-    environ = request.environ
+    environ = get_environ()
     coding = environ.get("HTTP_CONTENT_ENCODING")
     raise_if_unsupported(coding)
-    length = request.content_length
+    length = get_content_length(environ)
     if length is not None and length > max_bytes:
         raise _make_too_large(max_bytes)
     try:

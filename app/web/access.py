@@ -10,6 +10,7 @@ from flask import g
 from app.errors import AuthenticationFailed, PermissionDenied
 from app.runtime import get_settings
 from app.services.keys import authenticate
+from app.web.application import get_state
 from app.web.client_address import is_for_operator
 from app.web.credentials import get_authorization, has_credentials
 
@@ -26,7 +27,7 @@ def require_key() -> None:
         AuthenticationFailed: the key is missing, malformed, unknown, revoked or expired.
         Unavailable: the key cannot be looked up now.
     """
-    g.key = authenticate(get_authorization())
+    get_state().key = authenticate(get_authorization())
 
 
 def _require_key_for_stats() -> None:

@@ -6,10 +6,8 @@ can do nothing that its program could not do elsewhere.
 
 from __future__ import annotations
 
-from flask import request
-
 from app.runtime import get_settings
-from app.web.application import Response
+from app.web.application import Response, get_environ
 
 _PATHS = ("/v1/", "/api/")
 _ALLOWED_METHODS = "GET, POST, PATCH, DELETE"
@@ -23,7 +21,7 @@ _NOT_NAMED = frozenset({"cache-control", "content-length", "content-type", "vary
 
 def answer_preflight() -> Response | None:
     """Returns the response to a browser's preflight, which has no key; None if the request is no preflight."""
-    environ = request.environ
+    environ = get_environ()
     if "HTTP_ACCESS_CONTROL_REQUEST_METHOD" not in environ or "HTTP_ORIGIN" not in environ or not _is_for_browsers():
         return None
     response = Response(status=204)
@@ -40,7 +38,7 @@ def answer_preflight() -> Response | None:
 def add_cors_headers(response: Response) -> None:
     """Adds the headers that let a program in a browser read `response`, if its site may."""
     allows_all = "*" in get_settings().cors_origins
-    if (allows_all and "HTTP_ORIGIN" not in request.environ) or not _is_for_browsers():
+    if (allows_all and "HTTP_ORIGIN" not in get_environ()) or not _is_for_browsers():
         return
     if not allows_all:
         response.vary.add("origin")
@@ -49,19 +47,19 @@ def add_cors_headers(response: Response) -> None:
         return
     names = sorted({name.lower() for name in response.headers.keys()} - _NOT_NAMED)  # noqa: SIM118
     response.headers["access-control-allow-origin"] = origin
-    if request.method != "OPTIONS":
+    if get_environ()["REQUEST_METHOD"] != "OPTIONS":
         response.headers["access-control-expose-headers"] = ", ".join(names)
 
 
 def _get_allowed_origin() -> str | None:
     """Returns the value of `access-control-allow-origin` for the current request; None if its site is not allowed."""
     allowed = get_settings().cors_origins
-    origin: str = request.environ.get("HTTP_ORIGIN", "")
+    origin: str = get_environ().get("HTTP_ORIGIN", "")
     if "*" in allowed:
         return "*"
     return origin if origin.lower() in allowed else None
 
 
 def _is_for_browsers() -> bool:
-    path: str = request.environ["PATH_INFO"]
+    path: str = get_environ()["PATH_INFO"]
     return path.startswith(_PATHS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flask import request
+from app.web.application import get_environ
 
 
 def get_authorization() -> str | None:
@@ -12,7 +12,7 @@ def get_authorization() -> str | None:
     `x-api-key` beside it is a key for something else.
     """
     # Read from the environ, because werkzeug's headers take ten times as long.
-    environ = request.environ
+    environ = get_environ()
     authorization: str | None = environ.get("HTTP_AUTHORIZATION")
     if authorization is not None and authorization[:7].lower() == "bearer ":
         return authorization
@@ -25,4 +25,5 @@ def has_credentials() -> bool:
 
     A caller who sends one means to be somebody, so it must not be taken for nobody because of a mistake in it.
     """
-    return "HTTP_AUTHORIZATION" in request.environ or "HTTP_X_API_KEY" in request.environ
+    environ = get_environ()
+    return "HTTP_AUTHORIZATION" in environ or "HTTP_X_API_KEY" in environ

@@ -13,7 +13,7 @@ from app.errors import BadRequest, BodyTooLarge, GatewayError, MethodNotAllowed,
 from app.logs import line_budget, log_event, set_request_id
 from app.runtime import get_settings
 from app.services.journal import new_request_id
-from app.web.application import Response
+from app.web.application import Response, get_state
 from app.web.client_address import get_client_address
 from app.web.cors import add_cors_headers, answer_preflight
 from app.web.error_shapes import find_shape, find_shape_of_client
@@ -40,16 +40,16 @@ def _begin() -> Response | None:
 
 def use_request_id(request_id: str) -> None:
     """Gives the current request the id of its record."""
-    g.request_id = request_id
+    get_state().request_id = request_id
     set_request_id(request_id)
 
 
 def _finish(response: Response) -> Response:
-    state = g._get_current_object()
+    state = get_state()
     if state.request_id is None:
         state.request_id = state.early_request_id or new_request_id()
         _log(response)
-    response.headers.add("x-request-id", state.request_id)  # No response has one yet.
+    response.headers._list.append(("x-request-id", state.request_id))  # No response has one yet.
     if state.ignored is not None:
         response.headers.add("x-gateway-ignored", state.ignored)
     add_cors_headers(response)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import flask
 import pytest
-from flask import Blueprint, g, request
+from flask import Blueprint, Request, g, request
+from werkzeug.test import EnvironBuilder
 
 from app.web import Application, Response
+from app.web.application import _Request
 
 
 @pytest.fixture
@@ -90,3 +92,21 @@ def test_a_hook_that_fails_after_the_view_becomes_a_response(application: Applic
     seen = application.test_client().get("/text?fail=finish")
     assert (seen.status_code, seen.data) == (500, b"handled")
     assert calls == ["begin", "check", "view", "finish", "handler of InternalServerError", "finish"]
+
+
+@pytest.mark.parametrize("body", [b"abc", b"", iter([b"block"])])
+def test_a_response_is_what_werkzeug_makes_of_the_same(body: bytes) -> None:
+    made, constructed = Response.make(body, "text/x"), Response(body, content_type="text/x")
+    constructed.direct_passthrough = not isinstance(body, bytes)
+    assert vars(made) == vars(constructed)
+
+
+@pytest.mark.parametrize("path", ["/a", "//a/b", "/\u00fc/\u20ac", "/%ff", ""])
+def test_a_request_has_what_werkzeugs_has(path: str) -> None:
+    environ = EnvironBuilder(path, query_string="a=b", headers={"X-A": "1"}).get_environ()
+    ours, theirs = _Request(environ), Request(environ, populate_request=False)
+    assert set(vars(ours)) < set(vars(theirs))  # What is missing is made when it is asked for.
+    assert {name: getattr(ours, name) for name in vars(theirs)} == vars(theirs)
+    assert (ours.url, ours.args, ours.url_rule, ours.is_json) == (theirs.url, theirs.args, None, False)
+    with pytest.raises(AttributeError, match="no attribute 'other'"):
+        _ = ours.other

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import string
 import time
+from functools import lru_cache
 from urllib.parse import quote
 
 from app.logs import redact
@@ -32,9 +33,7 @@ def make_response_headers(
         if name in provider.shown_headers and len(value) <= _MAX_SHOWN_HEADER_CHARACTERS and value.isprintable()
     }
     headers["x-gateway-provider"] = provider.name
-    # The provider chooses this text, which may contain characters that a header must not.
-    served = exchange.record.model_served or request.target.model
-    headers["x-gateway-model"] = quote(served, safe=string.punctuation + " ", errors="replace")
+    headers["x-gateway-model"] = _quote_model(exchange.record.model_served or request.target.model)
     if request.dropped:
         headers["x-gateway-dropped-params"] = ", ".join(request.dropped)
     if request.applied:
@@ -51,6 +50,12 @@ def make_response_headers(
     observe_overhead(exchange.record.stream, own_s)
     headers["server-timing"] = f"gateway;dur={own_s * 1000:.2f}, upstream;dur={upstream_s * 1000:.2f}"
     return headers
+
+
+@lru_cache(maxsize=256)
+def _quote_model(name: str) -> str:
+    """Returns a model's name, which a provider chooses, without characters that a header must not contain."""
+    return quote(name, safe=string.punctuation + " ", errors="replace")
 
 
 def _redact_values(headers: dict[str, str]) -> None:
