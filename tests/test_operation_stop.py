@@ -19,6 +19,7 @@ from tests.support.chat import PREFIX, Seen, post_chat, request, rows_where, wai
 from tests.support.gateway import Gateway, base_settings, running_gateway
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import Gate, Script, hang, pause, wait_for
+from tests.support.soak import soak_only
 from tests.support.tree import copy_tree
 from tests.support.waiting import PATIENCE_S, wait_until
 
@@ -143,6 +144,9 @@ def read_hello(gateway: Gateway) -> str:
     return str(request("GET", gateway.url + "/").json["service"])
 
 
+@soak_only(
+    "test_operation_boot_mistakes.py::test_a_bad_reload_is_refused_and_a_good_one_loads_the_code_and_cuts_nobody"
+)
 def test_a_reload_under_load_loads_all_code_and_neither_refuses_nor_cuts_anybody(
     upstream: ScriptedUpstream, database_url: str, tmp_path: Path
 ) -> None:
@@ -175,6 +179,7 @@ def test_a_reload_under_load_loads_all_code_and_neither_refuses_nor_cuts_anybody
         assert "ImportError" in refused["reason"] and "SERVICE" in refused["reason"]
         assert set(gateway.worker_pids()) == before and read_hello(gateway) == "llm-gateway"
         config.write_text(config.read_text() + '\nSERVICE = "updated"\n')
+        (tree / ".env.local").write_text("RETENTION_DAY=7\n")
         gateway.send_signal(signal.SIGHUP)
         # One old worker still serves the stream.
         wait_until(lambda: len(before & set(gateway.worker_pids())) == 1, what="an old worker to end")
@@ -197,6 +202,10 @@ def test_a_reload_under_load_loads_all_code_and_neither_refuses_nor_cuts_anybody
     assert {(line["host"], line["pid"]) for line in life} == {(socket.gethostname(), pid)}
     versions = [line["version"] for line in life]
     assert versions[3] == versions[0] and {*versions[4:]} == {version} != {versions[0]}
+    assert [line["level"] for line in life if line["level"] != "info"] == ["error"], "the refusal"
+    (misspelt,) = [line for line in map(json.loads, gateway.log().splitlines()) if line.get("check") == "names"]
+    assert misspelt["level"] == "warning"
+    assert "RETENTION_DAY is not a setting, did you mean RETENTION_DAYS?" in misspelt["reason"]
     assert [line["reloaded"] for line in life if "reloaded" in line] == [False, True]
     gate.close()
 
