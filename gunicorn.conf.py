@@ -22,7 +22,7 @@ from app.config import ROOT, SettingsError, load_settings
 from app.server.life_log import log_drain, log_life
 from app.server.metrics_directory import Claim, claim_directory
 from app.server.open_files import fit_to_open_files, raise_open_file_limit
-from app.server.reload import OTHER_ADDRESS, adopt_workers, read_handover, set_up_reload
+from app.server.reload import OTHER_ADDRESS, adopt_workers, read_changed_settings, read_handover, set_up_reload
 from app.server.restart import set_up_handover, take_predecessors
 from app.server.worker_starts import WorkerStarts
 
@@ -98,12 +98,17 @@ def on_starting(server: Any) -> None:
     log_drain(server)
 
 
-def _is_bootable(addresses: Sequence[Any]) -> bool:
-    """Runs the checks before the start, in a process that ends afterwards; says why if the gateway cannot start."""
+def _is_bootable(addresses: Sequence[Any], changed: Sequence[str] = ()) -> bool:
+    """Runs the checks before the start, in a process that ends afterwards; says why if the gateway cannot start.
+
+    Args:
+        addresses: what must be free to listen on.
+        changed: the names of the settings that a reload changes.
+    """
     gc.disable()  # As in `post_fork`; the process ends soon.
     from app.server.preflight import find_boot_problem, log_lowered_requests
 
-    reason = find_boot_problem(settings, addresses)
+    reason = find_boot_problem(settings, addresses, changed)
     if reason is not None:
         os.write(2, f"The gateway cannot start: {reason}\n".encode())
     elif live_requests < settings.max_live_requests:
@@ -116,7 +121,7 @@ def _check_for_reload(server: Any) -> None:
     assert handover is not None
     addresses = [list(address) if isinstance(address, tuple) else address for address in server.cfg.address]
     listens_elsewhere = not handover.from_systemd and addresses != handover.addresses
-    if not _is_bootable(server.cfg.address if listens_elsewhere else []):
+    if not _is_bootable(server.cfg.address if listens_elsewhere else [], read_changed_settings(settings)):
         os._exit(1)
     try:
         server.app.load()
@@ -138,7 +143,8 @@ def when_ready(server: Any) -> None:
         for file in server.metrics.directory.glob("*.db"):
             file.unlink(missing_ok=True)
     from_systemd = server.systemd if handover is None else handover.from_systemd
-    set_up_reload(server, from_systemd=from_systemd, metrics=server.metrics.directory, metrics_lock=server.metrics.lock)
+    claim = server.metrics
+    set_up_reload(server, settings, from_systemd=from_systemd, metrics=claim.directory, metrics_lock=claim.lock)
     if handover is not None:
         adopt_workers(server, handover)
     handover_file = settings.journal_dir / f"handover-{settings.port}.json"

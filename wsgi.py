@@ -4,9 +4,10 @@ import os
 import sys
 
 import click
+from flask.helpers import get_load_dotenv
 
 from app import create_app
-from app.config import SettingsError
+from app.config import SettingsError, forget_dotenv
 
 is_command = click.get_current_context(silent=True) is not None
 if is_command:
@@ -14,6 +15,8 @@ if is_command:
     os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
 
 try:
+    if is_command and get_load_dotenv():
+        forget_dotenv()
     app = create_app()
 except SettingsError as error:
     if not is_command:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from decimal import Decimal
 from pathlib import Path
@@ -144,6 +144,15 @@ def setting_names() -> list[str]:
     return [row.metadata["name"] for row in fields(Settings)]
 
 
+def find_misspelt_names(names: Iterable[str]) -> dict[str, str]:
+    """Returns name → setting for those names that are none, but nearly."""
+    import difflib  # Only here: workers do without.
+
+    known = setting_names()
+    near = {name: difflib.get_close_matches(name, known, n=1, cutoff=0.88) for name in sorted(set(names) - set(known))}
+    return {name: found[0] for name, found in near.items() if found}
+
+
 def provider_names() -> list[str]:
     """Returns the names of the providers, in the order of `Settings`: `x` has the fields `x_api_key`, `x_base_url`."""
     names = [row.name for row in fields(Settings)]
@@ -225,6 +234,20 @@ def read_env_file(path: Path) -> dict[str, str | None]:
     if "\0" in text:
         raise SettingsError(f"{path} is not in UTF-8; save it again with the encoding UTF-8 (not UTF-16 or Unicode).")
     return dotenv_values(stream=io.StringIO(text))
+
+
+def forget_dotenv(root: Path = ROOT) -> None:
+    """Takes out of the environment what a command of `flask` has put there from `.env`: it would precede `.env.local`.
+
+    Where the kernel does not tell with which variables the process began, one that is as in `.env` is taken for its.
+    """
+    try:
+        given = {pair.partition(b"=")[0] for pair in Path("/proc/self/environ").read_bytes().split(b"\0")}
+    except OSError:
+        given = set()
+    for name, value in read_env_file(root / ".env").items():
+        if os.environ.get(name) == value and name.encode() not in given:
+            del os.environ[name]
 
 
 def load_settings(environment: Mapping[str, str] | None = None) -> Settings:

@@ -8,8 +8,7 @@ Eight processes with 16 clients each spend one budget. A request may cost up to 
     local       counts in each process, and adds that to the sum and reads it once a second
     none        admits everything; shows what the clients themselves cost
 
-Prints a line of JSON. What others do is written here as favourably as it can be: plain statements on connections that
-stay open, and a check of the most that a request can cost, where many check only whether anything is left.
+budget_ways.py has the ways. Prints a line of JSON.
 """
 
 from __future__ import annotations
@@ -30,179 +29,24 @@ import random  # noqa: E402
 import statistics  # noqa: E402
 import sys  # noqa: E402
 import time  # noqa: E402
-from collections.abc import Callable  # noqa: E402
 from pathlib import Path  # noqa: E402
-from typing import Any, Protocol  # noqa: E402
+from typing import Any  # noqa: E402
 
 import gevent  # noqa: E402
-from gevent.queue import Queue  # noqa: E402
-from sqlalchemy import Engine, text  # noqa: E402
+from sqlalchemy import text  # noqa: E402
 
 from app.config import load_settings  # noqa: E402
-from app.db import Database, create_engine_for  # noqa: E402
-from app.errors import GatewayError  # noqa: E402
-from app.runtime import get_component, get_settings, use_settings  # noqa: E402
-from app.services.limits import Budget, Ceiling, Charge, Limits, Policy, Subject, stop_limits  # noqa: E402
+from app.runtime import use_settings  # noqa: E402
+from app.services.limits import stop_limits  # noqa: E402
+from benchmarks.budget_ways import LIMIT, WAYS, Leases, Way, make_engine  # noqa: E402
 from benchmarks.machine import get_process_tree, get_resource_usage  # noqa: E402
 
 PROCESSES, CLIENTS = 8, 16
-# In millionths of a USD.
-LIMIT, CEILING, LEAST, MOST = 3_200_000, 1_000, 200, 600
+# What a request costs, in millionths of a USD.
+LEAST, MOST = 200, 600
 REQUEST_S = 0.02
-SYNC_S = 1.0
 # A run ends if nothing was admitted for so long, and in any case.
 _STALL_S, _LONGEST_S = 2.5, 15.0
-_UNIT = 10**6  # 10⁻¹² USD in a millionth.
-_CONNECTIONS = 8
-
-
-def _make_engine(connections: int = 1) -> Engine:
-    url = get_settings().database_url
-    return create_engine_for(url or sys.exit("DATABASE_URL is not set."), connections)
-
-
-class Way(Protocol):
-    """How a process decides; made before the processes are forked, and started in each."""
-
-    def start(self) -> None:
-        """Opens connections and begins what runs beside the requests."""
-
-    def admit(self) -> Any:
-        """Returns a receipt, or None if the budget has no room."""
-
-    def settle(self, receipt: Any, cost: int) -> None:
-        """Notes what a request has cost."""
-
-
-class Unlimited:
-    """Admits everything."""
-
-    def start(self) -> None: ...
-
-    def admit(self) -> Any:
-        return True
-
-    def settle(self, receipt: Any, cost: int) -> None: ...
-
-
-class Leases:
-    """The gateway's own."""
-
-    def __init__(self) -> None:
-        with _make_engine().begin() as connection:
-            connection.execute(
-                text("INSERT INTO subject (id, kind, name) VALUES ('bench', 'holder', 'bench') ON CONFLICT DO NOTHING")
-            )
-            connection.execute(text("UPDATE budget SET ended_at = now() WHERE ended_at IS NULL"))
-            self.budget: int = connection.execute(
-                text(
-                    "INSERT INTO budget (subject_id, unit, amount, time_window)"
-                    " VALUES ('bench', 'usd', :amount, 'total') RETURNING id"
-                ),
-                {"amount": LIMIT / 1e6},
-            ).scalar_one()
-        budget = Budget(self.budget, "usd", str(LIMIT / 1e6), "total", "UTC", 1, ())
-        subject = Subject("bench", "holder", "bench", None, (), None, None, None, None, (budget,))
-        self._policy = Policy(subjects=(subject,), models=(), max_output_tokens=None)
-        self._ceilings = [Ceiling(CEILING * _UNIT, 1, 1, lambda cost, tokens: None)]
-
-    def start(self) -> None:
-        self._limits = get_component(Limits)
-        with get_component(Database).lease_engine.connect():
-            pass  # A worker is connected, as the processes of the other ways are.
-
-    def admit(self) -> Any:
-        reservation = self._limits.enter(self._policy)
-        try:
-            reservation.reserve(self._ceilings)
-        except GatewayError:
-            reservation.release()
-            return None
-        return reservation
-
-    def settle(self, receipt: Any, cost: int) -> None:
-        receipt.settle(Charge(cost * _UNIT, 1, 1, 1))
-        receipt.release()
-
-    def check_books(self) -> None:
-        """Ends the run if the database granted more than the limit."""
-        with _make_engine().connect() as connection:
-            statement = text("SELECT coalesce(max(granted), -1) FROM budget_period WHERE budget_id = :budget")
-            granted = connection.execute(statement, {"budget": self.budget}).scalar_one()
-        if not 0 <= granted * 10**6 <= LIMIT:
-            sys.exit(f"{granted} USD were granted.")
-
-
-class _Sum:
-    """A sum in the database, and plain connections to it."""
-
-    def __init__(self) -> None:
-        with _make_engine().begin() as connection:
-            connection.execute(text("CREATE TABLE IF NOT EXISTS bench_sum (spent bigint NOT NULL)"))
-            connection.execute(text("DELETE FROM bench_sum"))
-            connection.execute(text("INSERT INTO bench_sum VALUES (0)"))
-        self._free: Any = None
-
-    def start(self) -> None:
-        engine = _make_engine(_CONNECTIONS)
-        self._free = Queue()
-        # Held, because the pool takes back what nothing refers to.
-        self._pooled = [engine.raw_connection() for _ in range(_CONNECTIONS)]
-        for pooled in self._pooled:
-            connection: Any = pooled.driver_connection
-            connection.autocommit = True
-            self._free.put(connection)
-
-    def ask(self, statement: str, *values: int) -> int:
-        """Returns the number that a statement selects."""
-        connection = self._free.get()
-        try:
-            with connection.cursor() as cursor:
-                cursor.execute(statement, values)
-                found: int = cursor.fetchone()[0]
-                return found
-        finally:
-            self._free.put(connection)
-
-
-class CheckThenAdd(_Sum):
-    """Reads the sum before a request, and adds to it after its end."""
-
-    def admit(self) -> Any:
-        return True if self.ask("SELECT spent FROM bench_sum") + CEILING <= LIMIT else None
-
-    def settle(self, receipt: Any, cost: int) -> None:
-        self.ask("UPDATE bench_sum SET spent = spent + %s RETURNING spent", cost)
-
-
-class LocalCounter(_Sum):
-    """Counts in the process, and synchronises with the others each second."""
-
-    def start(self) -> None:
-        super().start()
-        self._known = self._own = 0
-        gevent.spawn_later(SYNC_S * random.random(), self._synchronise)
-
-    def _synchronise(self) -> None:
-        while True:
-            sent = self._own
-            self._known = self.ask("UPDATE bench_sum SET spent = spent + %s RETURNING spent", sent)
-            self._own -= sent
-            gevent.sleep(SYNC_S)
-
-    def admit(self) -> Any:
-        return True if self._known + self._own + CEILING <= LIMIT else None
-
-    def settle(self, receipt: Any, cost: int) -> None:
-        self._own += cost
-
-
-WAYS: dict[str, Callable[[], Way]] = {
-    "none": Unlimited,
-    "leases": Leases,
-    "check": CheckThenAdd,
-    "local": LocalCounter,
-}
 
 
 class Board:
@@ -321,7 +165,7 @@ def watch(board: Board, server: int, *, is_limited: bool) -> dict[str, float]:
 
 def find_server() -> int:
     """Returns the process id of the database server, which runs on this machine."""
-    with _make_engine().connect() as connection:
+    with make_engine().connect() as connection:
         directory = connection.execute(text("SHOW data_directory")).scalar_one()
     return int((Path(directory) / "postmaster.pid").read_text().splitlines()[0])
 

@@ -1,4 +1,4 @@
-"""A gateway in this process with a simulated clock and simulated providers; see degradation.py."""
+"""A gateway in this process with a simulated clock and simulated providers; see simulated_hour.py."""
 
 from __future__ import annotations
 

@@ -23,6 +23,7 @@ README = (ROOT / "README.md").read_text()
 
 LEAVES = {
     "config",
+    "database_session",
     "errors",
     "json_structure",
     "lenient_json",
@@ -326,7 +327,7 @@ HOMES = {
     "requests": {"app.upstream"},
     "urllib3": {"app.upstream"},
     "sqlalchemy": {"app.db"},
-    "psycopg2": {"app.db", "app.dev", "app.server.boot_checks"},
+    "psycopg2": {"app.db", "app.dev", "app.server.database_addresses"},
     "alembic": {"app.db"},
     "gevent": {"app.services.inference.cancellation", "app.upstream", "app.db.errors", "app.sandbox", "app.server"},
     "flask": {"app", "app.web", "app.routes", "app.cli", "app.layout", "app.dashboard", "app.docs_site", "app.openapi"},
@@ -379,6 +380,25 @@ def test_modules_and_functions_are_short_and_documented() -> None:
             and not ast.get_docstring(node)
         ]
     assert wrong == []
+
+
+# Participles that do not end in -ed, and the second word of "handed over".
+PARTICIPLES = {"begun", "cut", "kept", "left", "lost", "made", "over", "overrun"}
+
+
+def test_events_of_the_log_are_a_noun_and_a_participle() -> None:
+    events = {
+        text.value
+        for path in MODULES
+        for call in ast.walk(ast.parse(path.read_text()))
+        if isinstance(call, ast.Call) and getattr(call.func, "id", None) in {"log_event", "log_life"} and call.args
+        for text in ast.walk(call.args[0])
+        if isinstance(text, ast.Constant) and isinstance(text.value, str)
+    }
+    assert len(events) > 60
+    words = {event: event.rpartition("_") for event in events - {"request"}}
+    assert [event for event, (noun, _, _) in words.items() if not re.fullmatch("[a-z]*(_[a-z]+)*", noun)] == []
+    assert [event for event, (_, _, last) in words.items() if not last.endswith("ed") and last not in PARTICIPLES] == []
 
 
 def test_the_version_is_the_projects() -> None:

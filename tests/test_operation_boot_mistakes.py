@@ -218,6 +218,9 @@ def test_with_few_open_files_it_serves_fewer_requests_and_says_so_and_no_bad_rel
     upstream, gate = open_upstream
     limits = ["sh", "-c", 'ulimit -S -n 120 && ulimit -H -n 160 && exec "$@"', "sh"]
     settings = base_settings(tmp_path, database_url) | upstream.settings
+    # A reload reads the files again; the environment of the main process stays as it is.
+    good = {name: settings.pop(name) for name in ("DATABASE_URL", "FIREWORKS_API_KEY")}
+    write_settings(checkout, good)
     gateway = start_gateway(settings, root=checkout, log=tmp_path / "log", prefix=limits)
     try:
         live, connections = fit_to_open_files(4000, 160)
@@ -235,16 +238,36 @@ def test_with_few_open_files_it_serves_fewer_requests_and_says_so_and_no_bad_rel
             assert (refused.status, refused.error["code"]) == (503, "overloaded")
             gate.open()
         workers = gateway.worker_pids()
-        (checkout / ".env.local").write_text("RETENTION_DAYS=many\nUPSTREAM_RETRIES=many\n")
-        gateway.send_signal(signal.SIGHUP)
-        wait_until(
-            lambda: '"event":"reload_refused"' in gateway.log() and "UPSTREAM_RETRIES is 'many'" in gateway.log(),
-            what="the refusal of the reload",
-        )
+        prices = {"PRICE_FILE": str(checkout / "nowhere.toml")}
+        for number, (bad, said) in enumerate(
+            (
+                ({"RETENTION_DAYS": "1", "UPSTREAM_RETRIES": "many"}, "UPSTREAM_RETRIES is 'many'"),
+                ({"DATABASE_URL": NOWHERE}, "the database does not answer: .* in DATABASE_URL"),
+                ({"DATABASE_DIRECT_URL": NOWHERE}, "the database does not answer: .* in DATABASE_DIRECT_URL"),
+                ({"FIREWORKS_API_KEY": ""}, "no provider has a key, so no model can be served"),
+                (prices, "PRICE_FILE .*nowhere.toml"),
+            ),
+            1,
+        ):
+            write_settings(checkout, good | bad)
+            gateway.send_signal(signal.SIGHUP)
+            wait_until(lambda number=number: len(refused_reloads(gateway)) == number, what="the refusal of the reload")
+            assert re.search(said, refused_reloads(gateway)[-1]), refused_reloads(gateway)[-1]
         assert gateway.worker_pids() == workers and post_chat(gateway, f"{PREFIX}x").status == 200
     finally:
         gate.open()
         gateway.stop()
+
+
+def write_settings(root: Path, settings: dict[str, str]) -> None:
+    """Writes `.env.local`."""
+    (root / ".env.local").write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+
+
+def refused_reloads(gateway: Gateway) -> list[str]:
+    """Returns why reloads were refused so far."""
+    lines = [json.loads(line) for line in gateway.log().splitlines() if '"event":"reload_refused"' in line]
+    return [str(line["reason"]) for line in lines]
 
 
 @contextlib.contextmanager

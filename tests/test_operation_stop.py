@@ -175,6 +175,7 @@ def test_a_reload_under_load_loads_all_code_and_neither_refuses_nor_cuts_anybody
         assert "ImportError" in refused["reason"] and "SERVICE" in refused["reason"]
         assert set(gateway.worker_pids()) == before and read_hello(gateway) == "llm-gateway"
         config.write_text(config.read_text() + '\nSERVICE = "updated"\n')
+        (tree / ".env.local").write_text("RETENTION_DAY=7\n")
         gateway.send_signal(signal.SIGHUP)
         # One old worker still serves the stream.
         wait_until(lambda: len(before & set(gateway.worker_pids())) == 1, what="an old worker to end")
@@ -197,6 +198,10 @@ def test_a_reload_under_load_loads_all_code_and_neither_refuses_nor_cuts_anybody
     assert {(line["host"], line["pid"]) for line in life} == {(socket.gethostname(), pid)}
     versions = [line["version"] for line in life]
     assert versions[3] == versions[0] and {*versions[4:]} == {version} != {versions[0]}
+    assert [line["level"] for line in life if line["level"] != "info"] == ["error"], "the refusal"
+    (misspelt,) = [line for line in map(json.loads, gateway.log().splitlines()) if line.get("check") == "names"]
+    assert misspelt["level"] == "warning"
+    assert "RETENTION_DAY is not a setting, did you mean RETENTION_DAYS?" in misspelt["reason"]
     assert [line["reloaded"] for line in life if "reloaded" in line] == [False, True]
     gate.close()
 

@@ -30,6 +30,7 @@ def _use_settings_of_run() -> None:
 def main() -> None:
     """Runs one command."""
     _use_settings_of_run()
+    os.environ["FLASK_SKIP_DOTENV"] = "1"  # Says to wsgi.py that nothing has come from `.env`.
     group = FlaskGroup(
         create_app=_make_app,
         add_default_commands=False,

@@ -17,6 +17,7 @@ from sqlalchemy import Connection as Connection
 from sqlalchemy import Engine, create_engine, event, make_url
 
 from app.config import PASSWORD_NAMES, SettingsError
+from app.database_session import OPTIONS, SESSION
 from app.db.errors import time_limit
 from app.runtime import Component, Runtime, get_component
 
@@ -46,16 +47,6 @@ READ_TIME_LIMIT_S = 4.0
 # How long the changes of one request may take, in seconds: some statements, and a wait for others that change the same.
 WRITE_TIME_LIMIT_S = 6.0
 
-# Our statements take milliseconds, so 10 s means that something is wrong. The lock timeout is half of that, so that the
-# error can name the lock. A transaction that is idle for longer than a page of an export takes has lost its worker. UTC
-# makes dates look the same in every session.
-_SESSION = {
-    "statement_timeout": "10s",
-    "lock_timeout": "5s",
-    "idle_in_transaction_session_timeout": "15s",
-    "timezone": "UTC",
-}
-
 # psycopg2 passes these to libpq. A database that takes longer than 2 s to connect is not usable. A dead host is
 # noticed after 10 + 3 × 5 s without a reply to a keepalive, or 10 s without an acknowledgement of sent data.
 CONNECT_ARGS: dict[str, object] = {
@@ -67,12 +58,11 @@ CONNECT_ARGS: dict[str, object] = {
     "tcp_user_timeout": 10_000,
     "application_name": "gateway",
 }
-_OPTIONS = {"options": " ".join(f"-c {name}={value}" for name, value in _SESSION.items())}
 
 # A pooler in transaction mode takes no options when a connection starts, and gives each transaction another session. So
 # each statement begins with these. PostgreSQL carries out what is sent together as one transaction, and SET LOCAL ends
 # with it, so this needs no round trip of its own.
-_PREFIX = "".join(f"SET LOCAL {name} = '{value}'; " for name, value in _SESSION.items())
+_PREFIX = "".join(f"SET LOCAL {name} = '{value}'; " for name, value in SESSION.items())
 
 
 class Database(Component):
@@ -145,7 +135,7 @@ def create_engine_for(url: str, pool_size: int = POOL_SIZE, *, pooled: bool = Fa
         pool_use_lifo=True,
         # Error texts end up in logs, and parameters hold digests of keys and rows of activity.
         hide_parameters=True,
-        connect_args=CONNECT_ARGS if pooled else CONNECT_ARGS | _OPTIONS,
+        connect_args=CONNECT_ARGS if pooled else CONNECT_ARGS | {"options": OPTIONS},
     )
     if pooled:
         event.listen(engine, "before_cursor_execute", _add_prefix, retval=True)

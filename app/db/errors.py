@@ -24,6 +24,11 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 
+# What a pooler says of options that it cannot keep for one client: PgBouncer, by its version.
+_POOLER = re.compile(r"unsupported startup parameter", re.IGNORECASE)
+_UNKNOWN_HOST = re.compile(r"could not translate host name|name resolution|not known", re.IGNORECASE)
+_NOBODY_LISTENS = re.compile(r"connection refused|no such file or directory", re.IGNORECASE)
+
 
 class DatabaseTimeout(DatabaseError):
     """The database did not answer within the time limit. The statement may still be carried out."""
@@ -59,12 +64,39 @@ def describe_error(error: Exception) -> str:
     return next((line for line in lines if "FATAL" in line), lines[0])
 
 
-def describe_refusal(error: Exception) -> str | None:
-    """Returns why DATABASE_URL cannot work, in one sentence; None if the database may just be unavailable."""
-    text = describe_error(error)
-    if not isinstance(error, DBAPIError) or error.statement is not None or not _REFUSAL.search(text):
+def describe_refusal(error: Exception, setting: str = "DATABASE_URL") -> str | None:
+    """Returns why an address cannot work, in one sentence; None if the database may just be unavailable.
+
+    Args:
+        error: what SQLAlchemy or the driver raised.
+        setting: the setting that has the address.
+    """
+    text = describe_error(error).rstrip(".")
+    if isinstance(error, DBAPIError) and error.statement is not None:
+        return None
+    if _POOLER.search(text):
+        what = "It must lead" if setting != "DATABASE_URL" else "Set DATABASE_DIRECT_URL too, which leads"
+        return f"{setting} leads to a pooler such as PgBouncer ({text}). {what} to PostgreSQL itself: docs/hosts.md."
+    if not _REFUSAL.search(text):
         return None
     return (
-        f"the database refuses DATABASE_URL ({text.rstrip('.')}). Correct the user, the password and the name of the"
-        " database in it, or create that database."
+        f"the database refuses {setting} ({text}). Correct the user, the password and the name of the database in it,"
+        " or create that database."
     )
+
+
+def describe_outage(error: Exception, setting: str = "DATABASE_URL") -> str:
+    """Returns that the database does not answer and what to do, in two sentences.
+
+    Args:
+        error: what SQLAlchemy or the driver raised.
+        setting: the setting that has the address.
+    """
+    text = describe_error(error).rstrip(".")
+    if _UNKNOWN_HOST.search(text):
+        remedy = f"Correct the host in {setting}, or this machine's DNS."
+    elif _NOBODY_LISTENS.search(text):
+        remedy = f"Start PostgreSQL, or correct the host and the port in {setting}."
+    else:
+        remedy = f"Look whether PostgreSQL runs and whether a firewall is between, or correct {setting}."
+    return f"the database does not answer: {text}. {remedy}"

@@ -11,8 +11,9 @@ from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from app.db.errors import describe_refusal
+from app.db.errors import describe_outage, describe_refusal
 from app.revisions import MIGRATIONS, get_head
+from app.runtime import get_settings
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -60,7 +61,7 @@ def select_schema_state_of(database_url: str) -> SchemaState:
     Raises:
         SchemaError: the database is unavailable.
     """
-    with _schema_errors(), _connection(database_url) as connection:
+    with _schema_errors(database_url), _connection(database_url) as connection:
         return select_schema_state(connection)
 
 
@@ -73,7 +74,7 @@ def upgrade_schema(database_url: str, revision: str = "head") -> None:
     """
     from alembic import command
 
-    with _schema_errors():
+    with _schema_errors(database_url):
         command.upgrade(_config(database_url), revision)
 
 
@@ -85,7 +86,7 @@ def downgrade_schema(database_url: str, revision: str) -> None:
     """
     from alembic import command
 
-    with _schema_errors():
+    with _schema_errors(database_url):
         command.downgrade(_config(database_url), revision)
 
 
@@ -109,7 +110,7 @@ def compare_schema(database_url: str) -> list[Any]:
     assert all(module.metadata is metadata for module in others)
 
     options = {"include_name": _is_compared, "compare_type": True, "compare_server_default": True}
-    with _schema_errors(), _connection(database_url) as connection:
+    with _schema_errors(database_url), _connection(database_url) as connection:
         return list(compare_metadata(MigrationContext.configure(connection, opts=options), metadata))
 
 
@@ -129,14 +130,17 @@ def _connection(database_url: str) -> Iterator[Connection]:
 
 
 @contextmanager
-def _schema_errors() -> Iterator[None]:
+def _schema_errors(database_url: str) -> Iterator[None]:
     from alembic.util import CommandError
 
     try:
         yield
     except DBAPIError as error:
-        if (refusal := describe_refusal(error)) is not None:
-            raise SchemaError(refusal[0].upper() + refusal[1:]) from error
+        if error.statement is None:  # There was no connection.
+            is_direct = database_url == get_settings().database_direct_url
+            setting = "DATABASE_DIRECT_URL" if is_direct else "DATABASE_URL"
+            reason = describe_refusal(error, setting) or describe_outage(error, setting)
+            raise SchemaError(reason[0].upper() + reason[1:]) from error
         raise SchemaError(f"PostgreSQL reported: {str(error.orig).strip()}") from error
     except CommandError as error:
         raise SchemaError(str(error)) from error

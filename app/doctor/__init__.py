@@ -5,6 +5,7 @@ setting_checks.py   the settings, each by itself, also where some are malformed
 host_checks.py      this machine: open files, the journal's directory, checks that the start shares
 database_checks.py  PostgreSQL: schema, clocks, records, keys that expire, prices
 provider_checks.py  each provider and each of its keys
+trace_checks.py     the collector of traces
 paid_checks.py      a request of one token with each key, only if asked for
 url_checks.py       the gateway that runs, through its proxies
 examination.py      all of them in order

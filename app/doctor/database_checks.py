@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from app.config import get_direct_url
 from app.db import DatabaseError, describe_error, read_connection
@@ -11,7 +11,7 @@ from app.db.examination import select_expiring_keys, select_server_version, sele
 from app.db.schema import SchemaError, compare_schema, select_schema_state
 from app.doctor.results import Result, fail, ok, warn
 from app.runtime import get_settings
-from app.services.health import check_database as check_readiness
+from app.server.boot_checks import BOOT_CHECKS
 from app.services.journal import select_balance
 
 # The least version that tests run on (tests/db/test_versions.py), and the clock difference that statistics show.
@@ -20,11 +20,18 @@ _MOST_SKEW_S = 5.0
 _MOST_LISTED = 5
 
 
-def check_database() -> Iterator[Result]:
-    """Yields the results; of a database that does not answer only one."""
-    finding = check_readiness()
-    if finding.problem is not None:
-        yield fail("database", f"{finding.problem[0].upper()}{finding.problem[1:]}")
+def check_database(mistaken: Collection[str]) -> Iterator[Result]:
+    """Yields the results; of a database that does not answer, and of an address that leads elsewhere, only that.
+
+    Args:
+        mistaken: the names of settings that cannot be read. An address that is one of them was not tried.
+    """
+    is_tried = "DATABASE_URL" not in mistaken
+    problems = [BOOT_CHECKS[name]() for name in ("database", "direct_database") if is_tried or name != "database"]
+    found = [problem.text for problem in problems if problem is not None]
+    for text in found:
+        yield fail("database", f"{text[0].upper()}{text[1:]}")
+    if found or not is_tried:
         return
     try:
         yield from _check_server()

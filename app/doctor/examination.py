@@ -10,6 +10,7 @@ from app.doctor.paid_checks import check_paid_requests
 from app.doctor.provider_checks import check_providers
 from app.doctor.results import Result, ok
 from app.doctor.setting_checks import check_settings
+from app.doctor.trace_checks import check_traces
 from app.doctor.url_checks import check_url
 from app.version import get_version
 
@@ -24,16 +25,13 @@ def examine(url: str | None = None, *, silence_s: int | None = None, paid: bool 
         paid: whether to send one request of one token with each provider's key, which the provider bills.
     """
     yield ok("version", get_version())
-    for checks in (
-        check_settings,
-        check_boot,
-        check_journal,
-        check_open_files,
-        check_cores,
-        check_database,
-        check_providers,
-    ):
+    mistaken = yield from check_settings()
+    yield from check_boot(mistaken)
+    for checks in (check_journal, check_open_files, check_cores):
         yield from checks()
+    yield from check_database(mistaken)
+    yield from check_providers(mistaken)
+    yield from check_traces(mistaken)
     if paid:
         yield from check_paid_requests()
     if url is not None:

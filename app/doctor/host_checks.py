@@ -6,7 +6,7 @@ import os
 import resource
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from app.doctor.results import Result, fail, ok, warn
 from app.runtime import get_settings
@@ -15,18 +15,24 @@ from app.server.open_files import fit_to_open_files
 
 # Below this a busy gateway fills the disk within minutes of an outage of the database, in bytes.
 _LEAST_FREE_BYTES = 1 << 30
+# In database_checks.py and setting_checks.py.
+_ELSEWHERE = {"database", "direct_database", "names"}
 
 
-def check_boot() -> Iterator[Result]:
-    """Yields the results of the checks that gunicorn runs before the start, except that of the database."""
+def check_boot(mistaken: Collection[str]) -> Iterator[Result]:
+    """Yields the results of the checks that gunicorn runs before the start, except those that have results elsewhere.
+
+    Args:
+        mistaken: the names of settings that cannot be read. What is wrong because of them has been said.
+    """
     for name, check in BOOT_CHECKS.items():
-        if name == "database":
+        if name in _ELSEWHERE:
             continue
         problem = check()
         if problem is None:
             yield ok(name, "as it should be")
-        else:
-            yield (fail if problem.blocks else warn)(name, problem.text)
+        elif set(problem.settings).isdisjoint(mistaken):
+            yield (fail if problem.blocks == "start" else warn)(name, problem.text)
 
 
 def check_journal() -> Iterator[Result]:

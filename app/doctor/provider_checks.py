@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from urllib.parse import SplitResult, urlsplit
 
 from app.doctor.results import Result, fail, ok, warn
@@ -19,9 +19,15 @@ _TIMEOUT_S = 10.0
 _SOON_DAYS = 14
 
 
-def check_providers() -> Iterator[Result]:
-    """Yields the results for each provider that has a key."""
+def check_providers(mistaken: Collection[str]) -> Iterator[Result]:
+    """Yields the results for each provider that has a key.
+
+    Args:
+        mistaken: the names of settings that cannot be read; a provider whose address is one of them is left out.
+    """
     for provider in PROVIDERS.values():
+        if _get_address_setting(provider) in mistaken:
+            continue
         for number, key in enumerate(provider.get_api_keys(get_settings()), 1):
             if number == 1:
                 problem = _find_connection_problem(provider)
@@ -31,8 +37,12 @@ def check_providers() -> Iterator[Result]:
             yield _check_key(provider, key, number)
 
 
+def _get_address_setting(provider: Provider) -> str:
+    return f"{provider.name}_base_url".upper()
+
+
 def _find_connection_problem(provider: Provider) -> Result | None:
-    setting = f"{provider.name}_base_url".upper()
+    setting = _get_address_setting(provider)
     url = urlsplit(provider.get_base_url(get_settings()))
     host, port = str(url.hostname), url.port or (443 if url.scheme == "https" else 80)
     try:
@@ -92,6 +102,8 @@ def _check_key(provider: Provider, key: str, number: int) -> Result:
     except UpstreamSuspended as error:
         return fail(provider.name, f"{name}: {error.message} Look into the account at {provider.site_url}.")
     except UpstreamError as error:
+        if _is_of_wrong_address(error):
+            return _blame_address(provider, client.base_url, error)
         return warn(provider.name, f"{name}: {error.message}")
     finally:
         client.close()
@@ -99,3 +111,19 @@ def _check_key(provider: Provider, key: str, number: int) -> Result:
         "is accepted" if provider.probe is not None else "is set (only a paid request shows whether it works: --paid)"
     )
     return ok(provider.name, f"{name} {accepted}, the list begins with {models} models")
+
+
+def _is_of_wrong_address(error: UpstreamError) -> bool:
+    """Returns whether something answered that is not the provider's API: with a page, or that it has no such path."""
+    if error.upstream_status is None:
+        return type(error) is UpstreamError
+    return 300 <= error.upstream_status < 400 or error.upstream_status in {404, 405, 410}
+
+
+def _blame_address(provider: Provider, address: str, error: UpstreamError) -> Result:
+    seen = "no list of models" if error.upstream_status is None else f"status {error.upstream_status}"
+    return fail(
+        provider.name,
+        f"what answers at {address} is not {provider.title}'s API ({seen}). Correct {_get_address_setting(provider)};"
+        " .env has the usual one.",
+    )

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import fields
 
-from app.config import Settings, SettingsError, get_secrets, load_settings, read_environment, setting_names
+from app.config import (
+    Settings,
+    SettingsError,
+    find_misspelt_names,
+    get_secrets,
+    load_settings,
+    read_environment,
+    setting_names,
+)
 from app.doctor.results import Result, fail, ok, warn
 from app.logs import hide_secrets
 from app.runtime import get_settings, use_settings
@@ -18,8 +25,12 @@ _HEROKU_LIMIT_S = 30
 _GUNICORN_ARGUMENTS = "GUNICORN_CMD_ARGS"
 
 
-def check_settings() -> Iterator[Result]:
-    """Yields the results, and makes the settings that are right those of this process."""
+def check_settings() -> Generator[Result, None, set[str]]:
+    """Yields the results, and makes the settings that are right those of this process.
+
+    Returns:
+        The names of those that cannot be read, or contradict others: they have their defaults here.
+    """
     is_read = True
     try:
         values = read_environment()
@@ -27,6 +38,7 @@ def check_settings() -> Iterator[Result]:
         is_read = False
         yield fail("settings", str(error))
         values = {name: value for name, value in os.environ.items() if value.strip()}
+    given = set(values)
     settings, mistakes = _load_leniently(values)
     hide_secrets(get_secrets(settings))
     use_settings(settings)
@@ -35,8 +47,9 @@ def check_settings() -> Iterator[Result]:
     yield from _check_names(values)
     yield from _check_platform(settings)
     if is_read and not mistakes:
-        given = [name for name in setting_names() if os.environ.get(name, "").strip()]
-        yield ok("settings", f"all can be read; from the environment: {', '.join(given) or 'none'}, others from files")
+        names = [name for name in setting_names() if os.environ.get(name, "").strip()]
+        yield ok("settings", f"all can be read; from the environment: {', '.join(names) or 'none'}, others from files")
+    return given - set(values)
 
 
 def describe_heroku_limit() -> str:
@@ -76,11 +89,8 @@ def _find_mistake(parse: object, name: str, text: str) -> str | None:
 
 def _check_names(values: dict[str, str]) -> Iterator[Result]:
     """Warns of names that nearly are those of settings, in the files and in the environment."""
-    known = setting_names()
-    for name in sorted(values.keys() - set(known)):
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.88)
-        if near:
-            yield warn("settings", f"{name} is not a setting, so it has no effect. Did you mean {near[0]}?")
+    for name, near in find_misspelt_names(values).items():
+        yield warn("settings", f"{name} is not a setting, so it has no effect. Did you mean {near}?")
 
 
 def _check_platform(settings: Settings) -> Iterator[Result]:

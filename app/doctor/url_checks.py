@@ -54,7 +54,8 @@ def check_url(address: str, silence_s: int | None = None) -> Iterator[Result]:
         yield fail("url", f"{url.hostname} does not answer as a gateway ({error}). Look at the proxy and its log.")
 
 
-def _connect(url: SplitResult, timeout_s: float = _TIMEOUT_S) -> http.client.HTTPConnection:
+def open_connection(url: SplitResult, timeout_s: float = _TIMEOUT_S) -> http.client.HTTPConnection:
+    """Returns a connection to the host of an address, which is made with its first request; to be closed."""
     assert url.hostname is not None
     if url.scheme == "https":
         return http.client.HTTPSConnection(url.hostname, url.port, timeout=timeout_s, context=get_tls_context())
@@ -66,7 +67,7 @@ def _path(url: SplitResult, path: str) -> str:
 
 
 def _check_answer(url: SplitResult) -> Iterator[Result]:
-    with closing(_connect(url)) as connection:
+    with closing(open_connection(url)) as connection:
         connection.request("GET", _path(url, "/health"))
         response = connection.getresponse()
         body = response.read(65_536)
@@ -98,7 +99,7 @@ def _is_local(host: str) -> bool:
 def _check_body_limit(url: SplitResult) -> Iterator[Result]:
     """Announces a body of MAX_BODY_BYTES without a key: a proxy with a lower limit refuses it by its length."""
     size = get_settings().max_body_bytes
-    with closing(_connect(url)) as connection:
+    with closing(open_connection(url)) as connection:
         connection.putrequest("POST", _path(url, "/v1/chat/completions"))
         connection.putheader("Content-Length", str(size))
         connection.putheader("Content-Type", "application/json")
@@ -179,7 +180,7 @@ def _check_forwarding(url: SplitResult, arrived: dict[str, Any]) -> Iterator[Res
 def _read_stream(url: SplitResult, key: str, silence_s: int = 0) -> _Stream:
     headers = {"Authorization": f"Bearer {key}", "Accept": "text/event-stream", "Accept-Encoding": "gzip"}
     pieces = []
-    with closing(_connect(url, _TIMEOUT_S + silence_s)) as connection:
+    with closing(open_connection(url, _TIMEOUT_S + silence_s)) as connection:
         connection.request("GET", _path(url, f"/api/diagnostics/stream?silence={silence_s}"), headers=headers)
         response = connection.getresponse()
         times_s = [time.monotonic()]

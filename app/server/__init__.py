@@ -9,6 +9,8 @@ life_log.py      one line each for start, reload, drain and stop
 error_log.py     gunicorn's own log, without secrets
 preflight.py     the start is refused, or warned about, because of:
 boot_checks.py   the checks before the start
+database_addresses.py  those of the addresses of PostgreSQL
+problems.py      what a check found
 open_files.py    the limit on open files
 reload.py        SIGHUP: the main process replaces itself, once new code and settings are checked
 restart.py       a stop and a start without a gap, with a socket of systemd

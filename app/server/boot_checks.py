@@ -9,38 +9,20 @@ import errno
 import importlib.util
 import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import closing
 from importlib.util import find_spec
-from typing import NamedTuple
 
-import psycopg2
-
-from app.config import KEYS_GRACE_S, SettingsError, provider_names
-from app.revisions import get_head
+from app.config import KEYS_GRACE_S, SettingsError, find_misspelt_names, provider_names, read_environment
 from app.runtime import get_settings
+from app.server.database_addresses import check_database, check_direct_database
+from app.server.problems import Problem
 from app.services.pricing import load_operator_prices
-
-# A database that takes longer than this to connect is asked again by the full check, which says what is wrong.
-_CONNECT_TIMEOUT_S = 2
-
-
-class Problem(NamedTuple):
-    """What a check found.
-
-    Attributes:
-        text: what is wrong and what to do about it, in one sentence.
-        blocks: whether the gateway must not start because of it.
-    """
-
-    text: str
-    blocks: bool = False
 
 
 def _check_prices() -> Problem | None:
     try:
         load_operator_prices()
     except SettingsError as error:
-        return Problem(str(error), blocks=True)
+        return Problem(str(error), blocks="start", settings=("PRICE_FILE",))
     return None
 
 
@@ -48,8 +30,9 @@ def _check_provider_keys() -> Problem | None:
     settings = get_settings()
     if any(getattr(settings, f"{name}_api_key") for name in provider_names()):
         return None
-    names = ", ".join(f"{name.upper()}_API_KEY" for name in provider_names())
-    return Problem(f"no provider has a key, so no model can be served. Set at least one of {names}.")
+    names = tuple(f"{name.upper()}_API_KEY" for name in provider_names())
+    text = f"no provider has a key, so no model can be served. Set at least one of {', '.join(names)}."
+    return Problem(text, blocks="reload", settings=names)
 
 
 def _check_gateway_key() -> Problem | None:
@@ -57,7 +40,8 @@ def _check_gateway_key() -> Problem | None:
         return None
     return Problem(
         "GATEWAY_API_KEY is not set, so only keys from `bin/gateway keys create` work, and after a start"
-        f" without the database only those that JOURNAL_DIR has, for {KEYS_GRACE_S / 60:.0f} minutes."
+        f" without the database only those that JOURNAL_DIR has, for {KEYS_GRACE_S / 60:.0f} minutes.",
+        settings=("GATEWAY_API_KEY",),
     )
 
 
@@ -75,7 +59,8 @@ def _check_journal_directory() -> Problem | None:
             " or set JOURNAL_DIR to another one."
         )
         is_full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-        return Problem(text, blocks=not is_full and settings.journal_full != "serve")
+        is_bearable = is_full or settings.journal_full == "serve"
+        return Problem(text, blocks="reload" if is_bearable else "start", settings=("JOURNAL_DIR",))
 
 
 def _has_opentelemetry() -> bool:
@@ -91,37 +76,9 @@ def _check_traces() -> Problem | None:
     return Problem(
         "OTEL_EXPORTER_OTLP_ENDPOINT is set and OpenTelemetry is not installed. Run"
         " `.venv/bin/pip install --require-hashes -r requirements.txt -r requirements-traces.txt`, or unset it.",
-        blocks=True,
+        blocks="start",
+        settings=("OTEL_EXPORTER_OTLP_ENDPOINT",),
     )
-
-
-def _check_database() -> Problem | None:
-    """Checks that the database answers and is migrated; one that is just unavailable does not block the start.
-
-    A database that is as it should be is asked over a plain connection, because importing SQLAlchemy takes longer than
-    all checks together. What is wrong with another one is found by the check of `/ready`.
-    """
-    address = get_settings().database_url
-    if address is not None and _has_newest_schema(address):
-        return None
-    from app.services.health import check_database
-
-    finding = check_database()
-    return None if finding.problem is None else Problem(finding.problem, blocks=finding.blocks == "boot")
-
-
-def _has_newest_schema(address: str) -> bool:
-    """Whether the database answers and has the newest migration. `address` names the driver, as SQLAlchemy wants it."""
-    libpq_address = address.replace("postgresql+psycopg2://", "postgresql://", 1)
-    try:
-        with (
-            closing(psycopg2.connect(libpq_address, connect_timeout=_CONNECT_TIMEOUT_S)) as connection,
-            connection.cursor() as cursor,
-        ):
-            cursor.execute("SELECT max(version_num) FROM alembic_version")
-            return bool(cursor.fetchone() == (get_head(),))
-    except psycopg2.Error:
-        return False
 
 
 def _check_cipher() -> Problem | None:
@@ -130,8 +87,18 @@ def _check_cipher() -> Problem | None:
     return Problem(
         "IDEMPOTENCY_HOURS is set, and the package cryptography, which encrypts the answers, is not installed. Install"
         " it with `pip install --require-hashes -r requirements-idempotency.txt`, or unset IDEMPOTENCY_HOURS.",
-        blocks=True,
+        blocks="start",
+        settings=("IDEMPOTENCY_HOURS",),
     )
+
+
+def _check_names() -> Problem | None:
+    """Looks for names that nearly are those of settings. `get_settings` has no others, so the files are read again."""
+    misspelt = find_misspelt_names(read_environment())
+    if not misspelt:
+        return None
+    wrong = "; ".join(f"{name} is not a setting, did you mean {near}?" for name, near in misspelt.items())
+    return Problem(f"what is not a setting has no effect: {wrong} Correct the name, or take it out.")
 
 
 # In the order in which they are told; the first that blocks the start is the reason.
@@ -142,5 +109,7 @@ BOOT_CHECKS: Mapping[str, Callable[[], Problem | None]] = {
     "journal_directory": _check_journal_directory,
     "cipher": _check_cipher,
     "traces": _check_traces,
-    "database": _check_database,
+    "names": _check_names,
+    "database": check_database,
+    "direct_database": check_direct_database,
 }

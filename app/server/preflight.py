@@ -5,30 +5,33 @@ from __future__ import annotations
 import errno
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from app.config import Settings
 from app.logs import log_event, redact
 from app.runtime import use_settings
-from app.server.boot_checks import BOOT_CHECKS, Problem
+from app.server.boot_checks import BOOT_CHECKS
+from app.server.problems import Problem
 
 # A gateway that is being stopped closes its port at once, and workers whose main process was killed within two seconds.
 _PORT_PATIENCE_S = 3.0
 
 
-def find_boot_problem(settings: Settings, addresses: Sequence[Any] = ()) -> str | None:
+def find_boot_problem(settings: Settings, addresses: Sequence[Any] = (), changed: Collection[str] = ()) -> str | None:
     """Returns the reason not to start, in one sentence, or None after logging the problems that do not block the start.
 
     Args:
         addresses: what gunicorn will bind: (host, port), the path of a Unix socket, or a descriptor.
+        changed: the names of the settings that a reload changes. What would be wrong because of one of them blocks the
+            start also where it would only be told otherwise: the gateway that serves now has no such problem.
     """
     use_settings(settings)
     problems: dict[str, Problem] = {}
     for name, check in BOOT_CHECKS.items():
         if (problem := check()) is None:
             continue
-        if problem.blocks:
+        if problem.blocks == "start" or (problem.blocks == "reload" and not set(problem.settings).isdisjoint(changed)):
             return redact(problem.text)
         problems[name] = problem
     ports = (_find_port_problem(*address) for address in addresses if isinstance(address, tuple))

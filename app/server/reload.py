@@ -10,6 +10,7 @@ refused, and the old workers serve until the new ones are ready (`worker_starts.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import queue
@@ -19,10 +20,11 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from app.config import Settings
 from app.server.life_log import log_life
 
 # How long the check may take, in seconds. It waits for the database and for a port that is just being closed.
@@ -32,9 +34,14 @@ OTHER_ADDRESS = 10
 
 # Tells a process what it takes over, or that it is to check.
 _VARIABLE = "GATEWAY_HANDOVER"
+# Tells a process that checks the settings of the gateway that serves: name → digest. It is apart from the other, which
+# earlier code reads too and of which it knows all parts.
+_SETTINGS_VARIABLE = "GATEWAY_RUNNING_SETTINGS"
 # How systemd passes sockets on, and gunicorn after USR2. GUNICORN_FD also says that the process is a daemon already.
 _SOCKET_VARIABLES = ("GUNICORN_FD", "GUNICORN_PID", "LISTEN_FDS", "LISTEN_PID")
 _FIRST_SOCKET = 3
+# Of a digest of a setting.
+_DIGITS = 16
 # What must not be lost while the process has no handlers. The kernel keeps blocked signals, also over an execution.
 _KEPT_SIGNALS = {
     signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM,
@@ -79,11 +86,26 @@ def read_handover() -> Handover | None:
     return None if text is None else Handover(**json.loads(text))
 
 
-def set_up_reload(server: Any, *, from_systemd: bool, metrics: Path, metrics_lock: int | None) -> None:
+def read_changed_settings(settings: Settings) -> list[str]:
+    """Returns the names of the settings that are other ones than those of the gateway that serves; [] if unknown."""
+    now, before = _digest(settings), json.loads(os.environ.pop(_SETTINGS_VARIABLE, "{}"))
+    return [name for name, digest in now.items() if before.get(name, digest) != digest]
+
+
+def _digest(settings: Settings) -> dict[str, str]:
+    """Returns name → digest, because what can be compared need not be told: settings are also passwords."""
+    values = {row.metadata["name"]: repr(getattr(settings, row.name)) for row in fields(settings)}
+    return {name: hashlib.sha256(value.encode()).hexdigest()[:_DIGITS] for name, value in values.items()}
+
+
+def set_up_reload(
+    server: Any, settings: Settings, *, from_systemd: bool, metrics: Path, metrics_lock: int | None
+) -> None:
     """Makes SIGHUP check first, and then replace this process.
 
     Args:
         server: gunicorn's arbiter.
+        settings: those of this process.
         from_systemd: whether its sockets are systemd's.
         metrics: the directory of the metrics.
         metrics_lock: the descriptor of its lock; None if it is shared with other gateways.
@@ -99,7 +121,7 @@ def set_up_reload(server: Any, *, from_systemd: bool, metrics: Path, metrics_loc
 
     def reload() -> None:
         try:
-            checked = _check(server, base)
+            checked = _check(server, base, settings)
             reason = _read_problem(checked)
         except OSError as error:
             reason = f"the check of the new settings and code could not run ({error}). Correct this, and try again."
@@ -170,11 +192,12 @@ def _make_command(server: Any, *more: str) -> tuple[str, list[str], dict[str, st
     return sys.executable, [sys.executable, *sys.orig_argv[1:], *more], environment | {"GUNICORN_FD": ""}
 
 
-def _check(server: Any, handover: Handover) -> _Checked:
+def _check(server: Any, handover: Handover, settings: Settings) -> _Checked:
     """Lets another process check whether it could take over."""
     pid_file = f"{server.cfg.pidfile}.check" if server.cfg.pidfile else None
     program, arguments, environment = _make_command(server, *([] if pid_file is None else [f"--pid={pid_file}"]))
     environment[_VARIABLE] = json.dumps(asdict(handover))
+    environment[_SETTINGS_VARIABLE] = json.dumps(_digest(settings))
     read, write = os.pipe()
     outputs = [(os.POSIX_SPAWN_DUP2, write, number) for number in (1, 2)]
     os.chdir(server.START_CTX["cwd"])  # By its name, which may by now be that of another directory.

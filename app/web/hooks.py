@@ -89,7 +89,7 @@ def _make_error_response(error: Exception) -> Response:
     elif isinstance(error, DatabaseError):
         reason = describe_error(error)[:300]
         log_event(
-            "database_unreachable",
+            "database_access_failed",
             level="warning",
             reason=reason,
             path=request.path[:500],

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
@@ -19,35 +16,16 @@ from app.config import load_settings
 from app.db import get_engine
 from app.db.engine import create_engine_for
 from app.db.partitions import insert_partitions
-from app.dev import start_child
 from app.runtime import use_settings
 from tests.support.activity_tables import ActivityTables
 from tests.support.answers import chat_answer
 from tests.support.chat import PREFIX, post_chat, request
-from tests.support.database_proxy import running_database_proxy
-from tests.support.gateway import base_settings
+from tests.support.gateway import GatewayDidNotBoot, base_settings, start_gateway
 from tests.support.gateways import Gateways
+from tests.support.pooler import running_pooler
 from tests.support.postgres import Postgres
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.waiting import wait_until
-
-PGBOUNCER = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
-# Fewer than a worker's seven connections, so that transactions share sessions.
-SESSIONS = 3
-
-CONFIGURATION = """
-[databases]
-* = host={server} port=5432 user=postgres
-
-[pgbouncer]
-pool_mode = transaction
-default_pool_size = {sessions}
-listen_addr =
-unix_socket_dir = {place}
-listen_port = 6432
-auth_type = any
-logfile = {place}/log
-"""
 
 
 @pytest.fixture(scope="module")
@@ -61,26 +39,8 @@ def empty_database(postgres: Postgres) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def pooled_url(empty_database: str) -> Iterator[str]:
     """The address of the same database by way of PgBouncer."""
-    if PGBOUNCER is None:
-        pytest.skip("pgbouncer is not on the PATH; on Debian and Ubuntu: apt-get install pgbouncer")
-    # It refuses to run as root, and the server trusts nobody else; so the proxy connects in its place.
-    user = ["-u", "nobody"] if os.geteuid() == 0 else []
-    with (
-        running_database_proxy(empty_database) as proxy,
-        tempfile.TemporaryDirectory(prefix="pooler-", ignore_cleanup_errors=True) as directory,
-    ):
-        proxy.open_to_all()
-        place = Path(directory)
-        place.chmod(0o777)
-        server = proxy.url.partition("host=")[2].replace("%2F", "/")
-        file = place / "pgbouncer.ini"
-        file.write_text(CONFIGURATION.format(server=server, place=place, sessions=SESSIONS))
-        child = start_child("pgbouncer", [PGBOUNCER, *user, str(file)], output=place / "output")
-        try:
-            wait_until(lambda: (place / ".s.PGSQL.6432").exists() or child.raise_if_ended(), what="pgbouncer")
-            yield f"{empty_database.partition('?')[0]}?host={quote(directory, safe='')}&port=6432"
-        finally:
-            child.stop()
+    with running_pooler(empty_database) as url:
+        yield url
 
 
 @pytest.fixture
@@ -114,7 +74,7 @@ def test_limits_hold_for_each_transaction_and_end_with_it(pooled: Engine, pooled
 
 
 def test_a_gateway_works_behind_the_pooler(
-    gateways: Gateways, upstream: ScriptedUpstream, pooled_url: str, empty_database: str, tmp_path: Path
+    gateways: Gateways, upstream: ScriptedUpstream, pooled_url: str, empty_database: str, tmp_path: Path, tree: Path
 ) -> None:
     addresses = {"DATABASE_URL": pooled_url, "DATABASE_DIRECT_URL": empty_database}
     settings = base_settings(tmp_path, pooled_url) | addresses
@@ -124,6 +84,8 @@ def test_a_gateway_works_behind_the_pooler(
     key = next(word for word in made.output.split() if word.startswith("gw_"))
     upstream.default = chat_answer("hi")
     tables = ActivityTables(empty_database)
+    with pytest.raises(GatewayDidNotBoot, match=r"cannot start: DATABASE_URL leads to a pooler .*DATABASE_DIRECT_URL"):
+        start_gateway(base_settings(tmp_path, pooled_url), root=tree, log=tmp_path / "log").kill()
     with gateways.running(pooled_url, upstream.settings | addresses, place=tmp_path) as gateway:
         with ThreadPoolExecutor(8) as pool:
             seen = list(pool.map(lambda _: post_chat(gateway, PREFIX + "any", key=key, max_tokens=5), range(40)))

@@ -132,7 +132,7 @@ def test_the_state_of_a_schema_is_reported(empty_url: str) -> None:
 
 
 def test_migrating_an_unavailable_database_fails_with_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(SchemaError, match="PostgreSQL reported: .*No such file") as caught:
+    with pytest.raises(SchemaError, match="The database does not answer: .*No such file") as caught:
         upgrade_schema(f"postgresql+psycopg2://nobody@/nothing?host={tmp_path}")
     assert "Traceback" not in str(caught.value)
 

@@ -282,11 +282,20 @@ def test_the_command_works_where_a_setting_is_malformed(tree: Path) -> None:
     assert results[1]["text"].startswith("RETENTION_DAYS is 'many'")
 
 
-def test_the_command_works_where_a_file_cannot_be_read(tree: Path, tmp_path: Path) -> None:
+def test_the_command_works_where_a_file_cannot_be_read_and_prefers_env_local(tree: Path, tmp_path: Path) -> None:
     place = tmp_path / "gateway"
     shutil.copytree(tree, place, ignore=shutil.ignore_patterns("docs", "benchmarks"))
-    (place / ".env.local").write_text("PORT=8001\n", "utf-16")
     command = [sys.executable, "-m", "flask", "--app", "wsgi", "doctor", "--json"]
-    code, said = run_to_end(command, place, clean_environment() | {"DATABASE_URL": AWAY, "FLASK_SKIP_DOTENV": "1"})
-    (file,) = [each for each in map(json.loads, said.splitlines()) if each["check"] == "settings"]
-    assert code == 1 and "is not in UTF-8" in file["text"]
+
+    def run(**settings: str) -> dict[str, str]:
+        code, said = run_to_end(command, place, clean_environment() | {"DATABASE_URL": AWAY} | settings)
+        assert code == 1, said
+        return {each["check"]: each["text"] for each in map(json.loads, said.splitlines())}
+
+    (place / ".env.local").write_text("PORT=8001\n", "utf-16")
+    assert "is not in UTF-8" in run(FLASK_SKIP_DOTENV="1")["settings"]
+    # flask puts the defaults of .env into the environment; they must not count more than this file.
+    (place / ".env.local").write_text("WEB_CONCURRENCY=1\nRETENTION_DAYS=7\n")
+    found = run(RETENTION_DAYS="90")
+    assert "from the environment: DATABASE_URL, RETENTION_DAYS, others from files" in found["settings"]
+    assert found["workers"].startswith("1 workers ")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks.degradation import BEGIN_S, END_S, HOUR_S, Hour, summarize
+from benchmarks.degradation import summarize
+from benchmarks.simulated_hour import BEGIN_S, END_S, HOUR_S, Hour
 
 # The bounds are wide: what matters is what happens to most requests.
 _PER_SECOND = 0.5

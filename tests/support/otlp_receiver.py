@@ -22,12 +22,14 @@ class Receiver(ThreadingHTTPServer):
         url: its address, for OTEL_EXPORTER_OTLP_ENDPOINT.
         spans: what has arrived: each span's fields, its attributes as a dict, and those of its resource.
         paths: to which paths.
+        status: of each answer.
     """
 
     daemon_threads = True
 
-    def __init__(self) -> None:
+    def __init__(self, status: int) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
+        self.status = status
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         self.spans: list[dict[str, Any]] = []
         self.paths: set[str] = set()
@@ -65,7 +67,7 @@ class _Handler(BaseHTTPRequestHandler):
             ]
         self.server.paths.add(self.path)
         answer = ExportTraceServiceResponse().SerializeToString()
-        self.send_response(200)
+        self.send_response(self.server.status)
         self.send_header("Content-Type", "application/x-protobuf")
         self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
@@ -85,9 +87,9 @@ def _to_value(value: Any) -> Any:
 
 
 @contextmanager
-def running_otlp_receiver() -> Iterator[Receiver]:
-    """A collector for the length of a `with` block."""
-    with Receiver() as server:
+def running_otlp_receiver(status: int = 200) -> Iterator[Receiver]:
+    """A collector for the length of a `with` block, which answers with `status`."""
+    with Receiver(status) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         thread.start()
         try:

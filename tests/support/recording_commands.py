@@ -174,6 +174,17 @@ class _Commands(LimitCommands):
         status: dict[str, Any] = msgspec.to_builtins(get_journal_status())
         return status
 
+    def metrics(self) -> dict[str, float]:
+        """Returns name → value of the metrics of this process without labels; those about the books are of now."""
+        from prometheus_client import REGISTRY
+
+        from app.runtime import get_component
+        from app.services.health.book_gauges import BookGauges
+
+        get_component(BookGauges).update()
+        samples = [sample for family in REGISTRY.collect() for sample in family.samples]
+        return {sample.name: sample.value for sample in samples if not sample.labels}
+
     def integrity(self) -> dict[str, Any]:
         """Returns the result of `select_integrity_report`."""
         import msgspec

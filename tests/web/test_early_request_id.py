@@ -33,5 +33,5 @@ def test_a_database_that_is_away_is_logged_with_the_id(capfd: pytest.CaptureFixt
         use_settings(None)
     assert response.status_code == 503
     lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
-    assert [line["event"] for line in lines] == ["database_unreachable", "request"]
+    assert [line["event"] for line in lines] == ["database_access_failed", "request"]
     assert {line["request_id"] for line in lines} == {response.headers["x-request-id"]}

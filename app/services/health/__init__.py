@@ -7,7 +7,7 @@ settings_report.py  the settings, without secrets
 workers.py    the state of this worker for the registry, and the report on all workers
 """
 
-from app.services.health.checks import CHECKS, Check, Finding, check_database
+from app.services.health.checks import CHECKS, Check, Finding, check_database, explain_database_error
 from app.services.health.gauges import start_gauges
 from app.services.health.readiness import Readiness, get_readiness, note_readiness
 from app.services.health.settings_report import SettingReport, get_setting_reports
@@ -15,6 +15,6 @@ from app.services.health.workers import Workers, encode_worker_state, select_wor
 
 __all__ = [
     "CHECKS", "Check", "Finding", "Readiness", "SettingReport", "Workers", "check_database",
-    "encode_worker_state", "get_readiness", "get_setting_reports", "note_readiness", "select_workers_report",
-    "start_gauges",
+    "encode_worker_state", "explain_database_error", "get_readiness", "get_setting_reports", "note_readiness",
+    "select_workers_report", "start_gauges",
 ]  # fmt: skip

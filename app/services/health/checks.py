@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from app.db import DatabaseError, describe_error, describe_refusal, get_engine, time_limit
+from app.db import DatabaseError, describe_refusal, get_engine, time_limit
+from app.db.errors import describe_outage
 from app.db.schema import select_schema_state
 from app.runtime import Component, Runtime, get_component, get_settings
 from app.services.inference import get_open_breakers
@@ -71,14 +72,24 @@ def _check_database() -> Finding:
         with time_limit(_DATABASE_TIMEOUT_S), get_engine().connect() as connection:
             schema = select_schema_state(connection).state
     except DatabaseError as error:
-        if (refusal := describe_refusal(error)) is not None:
-            return Finding(DatabaseState(reachable=False, schema=None), refusal, blocks="boot")
-        problem = f"the database does not answer: {describe_error(error)}"
-        return Finding(DatabaseState(reachable=False, schema=None), problem)
+        return explain_database_error(error)
     state = DatabaseState(reachable=True, schema=schema)
     if schema in {"missing", "behind"}:
         return Finding(state, "the database schema is not up to date. Run `bin/gateway db upgrade`.", blocks="boot")
     return Finding(state)
+
+
+def explain_database_error(error: Exception, setting: str = "DATABASE_URL") -> Finding:
+    """Returns what it means that no connection could be made.
+
+    Args:
+        error: what SQLAlchemy or the driver raised.
+        setting: the setting that has the address.
+    """
+    state = DatabaseState(reachable=False, schema=None)
+    if (refusal := describe_refusal(error, setting)) is not None:
+        return Finding(state, refusal, blocks="boot")
+    return Finding(state, describe_outage(error, setting))
 
 
 class DatabaseCheck(Component):

@@ -55,7 +55,7 @@ class Claim:
         try:
             kept = decode_answer(self._cipher.open(self._id, found.sealed))
         except (Unreadable, ValueError) as error:
-            log_event("idempotency_answer_unreadable", level="error", error=error, request_id=found.request_id)
+            log_event("idempotency_answer_refused", level="error", error=error, request_id=found.request_id)
             raise _make_lost(found.request_id) from None
         if kept.is_too_long:
             raise _make_not_kept(found.request_id)

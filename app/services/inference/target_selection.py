@@ -227,7 +227,7 @@ def _fall_back(exchange: Exchange, request: UpstreamRequest, following: Upstream
     exchange.served_from_s = time.monotonic()
     count_fallback(request.target.provider.name, _get_reason(error))
     log_event(
-        "request_fell_back",
+        "request_rerouted",
         level="warning",
         request_id=exchange.request_id,
         provider=request.target.provider.name,

@@ -95,7 +95,7 @@ class OwnDelivery(Delivery):
         self.rejected = 0 if line is None else line.rejected
         self._written_line = None
         log_event(
-            "database_went_back",
+            "database_reverted",
             level="error",
             rows_again=again,
             next_step="The database lost what it had, by a restore or a failover. Rows are delivered again as far as"

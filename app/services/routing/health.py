@@ -173,7 +173,7 @@ class TargetHealth(Component):
         state.good += 1
         state.in_a_row = 0
         if state.avoided_until_s:
-            log_event("target_used_again", provider=key[0], model=key[1])
+            log_event("target_readmitted", provider=key[0], model=key[1])
             # Its failures still count, so that the next one ends this: it may fail now and then.
             state.avoided_until_s = state.probe_ends_s = 0.0
             self._known[key] = now_s + KNOWN_S

@@ -113,6 +113,8 @@ def test_a_row_with_values_that_the_database_refuses_is_kept_without_them(tmp_pa
         assert set(tables.outcomes()) == process.counted() | process.refused()
         assert process.ask("status")["rejected_rows"] == 0
         wait_until(lambda: process.ask("integrity")["balanced"])
+        metrics = process.ask("metrics")
+        assert (metrics["gateway_rejected_rows_total"], metrics["gateway_records_balanced"]) == (0, 1)
         lines = [json.loads(line) for line in process.log_file.read_text().splitlines()]
     columns = "CAST(request_id AS text), outcome, prompt_tokens, completion_tokens, cost_usd, cost_kind, repaired"
     rows = tables.select(f"SELECT {columns} FROM activity WHERE repaired IS NOT NULL")
@@ -139,6 +141,9 @@ def test_a_row_that_no_repair_makes_acceptable_is_kept_aside_and_unbalances_the_
         assert set(ActivityTables(database_url).outcomes()) == (process.counted() | process.refused()) - set(refused)
         assert process.ask("status")["rejected_rows"] == 3
         assert process.ask("integrity")["balanced"] is False
+        metrics = process.ask("metrics")
+        assert (metrics["gateway_rejected_rows_total"], metrics["gateway_records_balanced"]) == (3, 0)
+        assert metrics["gateway_missing_workers"] == 0
         assert "activity_row_rejected" in process.log_file.read_text()
     assert stat.S_IMODE((tmp_path / "journal/rejected.jsonl").stat().st_mode) == 0o600
     kept = [json.loads(line) for line in (tmp_path / "journal/rejected.jsonl").read_text().splitlines()]

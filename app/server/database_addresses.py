@@ -1,0 +1,119 @@
+"""Checks DATABASE_URL and DATABASE_DIRECT_URL before the start.
+
+What is as it should be is seen over a plain connection, because importing SQLAlchemy takes longer than all checks
+together. What is wrong with an address is said by the code of `/ready` and of the migrations.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import Any, NamedTuple
+
+import psycopg2
+
+from app.database_session import OPTIONS, SESSION, get_libpq_address
+from app.revisions import get_head
+from app.runtime import get_settings
+from app.server.problems import Problem
+
+_URL, _DIRECT_URL = "DATABASE_URL", "DATABASE_DIRECT_URL"
+
+# A database that takes longer than this to connect is asked again by the full check, which says what is wrong.
+_CONNECT_TIMEOUT_S = 2
+
+
+class _Identity(NamedTuple):
+    """Which database an address leads to, when its server was started, which no two have in common, and its state."""
+
+    name: str
+    server_started: str
+    is_replica: bool
+    limit: str
+
+
+def check_database() -> Problem | None:
+    """Checks that the database answers, is migrated and keeps the options of a connection.
+
+    One that is just unavailable does not block the start.
+    """
+    settings = get_settings()
+    is_pooled = settings.database_direct_url is not None
+    seen = None if settings.database_url is None else _ask(settings.database_url, is_pooled=is_pooled)
+    if seen is None or seen[0] != get_head():
+        from app.services.health import check_database as check_all
+
+        finding = check_all()
+        if finding.problem is not None:
+            return Problem(finding.problem, blocks="start" if finding.blocks == "boot" else "reload", settings=(_URL,))
+    if seen is not None and not is_pooled and seen[1] != SESSION["statement_timeout"]:
+        return _make_pooler_problem(_URL, f"Set {_DIRECT_URL} too, which leads")
+    return None
+
+
+def _make_pooler_problem(setting: str, remedy: str) -> Problem:
+    return Problem(
+        f"{setting} leads to a pooler that drops the options of a connection (ignore_startup_parameters), so queries"
+        f" have no time limit and no time zone. {remedy} to PostgreSQL itself: docs/hosts.md.",
+        blocks="reload",
+        settings=(_URL, _DIRECT_URL),
+    )
+
+
+def check_direct_database() -> Problem | None:
+    """Checks that DATABASE_DIRECT_URL, if it is set, leads to the same database as DATABASE_URL, past any pooler."""
+    settings = get_settings()
+    if settings.database_direct_url is None:
+        return None
+    try:
+        direct = _identify(settings.database_direct_url, OPTIONS)
+    except psycopg2.Error as error:
+        from app.services.health import explain_database_error
+
+        finding = explain_database_error(error, _DIRECT_URL)
+        if finding.blocks == "boot":
+            return Problem(str(finding.problem), blocks="start", settings=(_DIRECT_URL,))
+        text = f"migrations and the dropping of old records fail: {finding.problem}"
+        return Problem(text, blocks="reload", settings=(_DIRECT_URL,))
+    if direct.limit != SESSION["statement_timeout"]:
+        return _make_pooler_problem(_DIRECT_URL, "It must lead")
+    try:
+        main = None if settings.database_url is None else _identify(settings.database_url)
+    except psycopg2.Error:
+        main = None  # `check_database` says why.
+    if main is None or direct[:2] == main[:2]:
+        return None
+    other = "a replica, which takes no writes," if direct.is_replica else f"another database ({direct.name})"
+    return Problem(
+        f"{_DIRECT_URL} leads to {other} than {_URL} ({main.name}), and migrations would go there. Set it to the server"
+        f" behind {_URL}, with the same name of the database.",
+        blocks="start",
+        settings=(_URL, _DIRECT_URL),
+    )
+
+
+def _ask(address: str, *, is_pooled: bool) -> tuple[str | None, str] | None:
+    """Returns the migration of the database and the time limit of a statement; None if there is something wrong."""
+    sql = "SELECT max(version_num), current_setting('statement_timeout') FROM alembic_version"
+    try:
+        migration, limit = _select(address, sql, None if is_pooled else OPTIONS)
+    except psycopg2.Error:
+        return None
+    return migration, limit
+
+
+def _identify(address: str, options: str | None = None) -> _Identity:
+    sql = """
+        SELECT current_database(), pg_postmaster_start_time()::text, pg_is_in_recovery(),
+            current_setting('statement_timeout')"""
+    return _Identity(*_select(address, sql, options))
+
+
+def _select(address: str, sql: str, options: str | None) -> tuple[Any, ...]:
+    more: dict[str, Any] = {} if options is None else {"options": options}
+    with (
+        closing(psycopg2.connect(get_libpq_address(address), connect_timeout=_CONNECT_TIMEOUT_S, **more)) as connection,
+        connection.cursor() as cursor,
+    ):
+        cursor.execute(sql)
+        row: tuple[Any, ...] = cursor.fetchone() or ()
+        return row

@@ -1,0 +1,228 @@
+"""`bin/gateway doctor` names what is wrong with a set-up that is really broken, and blames nothing else.
+
+Each case breaks one thing of a set-up that is sound otherwise, and has the findings that there must be.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from app.config import setting_names
+from app.doctor import examine
+from app.runtime import use_settings
+from tests.support.activity_tables import ActivityTables
+from tests.support.answers import json_answer
+from tests.support.gateway import GATEWAY_KEY
+from tests.support.otlp_receiver import running_otlp_receiver
+from tests.support.pooler import running_pooler
+from tests.support.postgres import Postgres
+from tests.support.scripted_upstream import ScriptedUpstream, refused_address
+
+
+class World(NamedTuple):
+    """What a set-up consists of."""
+
+    postgres: Postgres
+    database_url: str
+    upstream: ScriptedUpstream
+    place: Path
+
+
+Settings = dict[str, str]
+Break = Callable[[World], AbstractContextManager[Settings]]
+
+
+def with_settings(**settings: str) -> Break:
+    """Returns a set-up with other settings, in which {place} and {database} stand for those of the test."""
+    return lambda world: nullcontext(
+        {name: value.format(place=world.place, database=world.database_url) for name, value in settings.items()}
+    )
+
+
+def tcp(port: int) -> str:
+    return f"postgresql://x:y@127.0.0.1:{port}/x"
+
+
+@contextmanager
+def nothing_listens(world: World, setting: str) -> Iterator[Settings]:
+    with refused_address() as address:
+        port = int(address.partition("127.0.0.1:")[2].partition("/")[0])
+        yield {setting: tcp(port) if "DATABASE" in setting else f"http://127.0.0.1:{port}"}
+
+
+@contextmanager
+def another_database(world: World) -> Iterator[Settings]:
+    other = world.postgres.create_database()
+    yield {"DATABASE_DIRECT_URL": other}
+    world.postgres.drop_database(other)
+
+
+@contextmanager
+def behind_pooler(world: World, *settings: str, ignored: str = "") -> Iterator[Settings]:
+    with running_pooler(world.database_url, ignored=ignored) as url:
+        yield dict.fromkeys(settings, url)
+
+
+@contextmanager
+def a_page_in_place_of_the_list(world: World) -> Iterator[Settings]:
+    world.upstream.on_path("/models", json_answer(["this", "is", "another", "site"]))
+    yield {}
+
+
+@contextmanager
+def a_path_that_is_not_there(world: World) -> Iterator[Settings]:
+    world.upstream.on_path("/models", json_answer({"error": {"message": "Not Found"}}, status=404))
+    yield {}
+
+
+@contextmanager
+def a_worker_that_is_missing(world: World) -> Iterator[Settings]:
+    tables = ActivityTables(world.database_url)
+    tables.execute(
+        "INSERT INTO worker (worker_id, host, pid, version, journal_dir, started_at, last_seen_at)"
+        " VALUES ('gone', 'gateway-3', 7, 'x', '/srv/journal', now() - interval '2 days', now() - interval '1 day')"
+    )
+    yield {}
+    tables.execute("DELETE FROM worker WHERE worker_id = 'gone'")
+
+
+@contextmanager
+def a_collector_with_status(world: World, status: int) -> Iterator[Settings]:
+    with running_otlp_receiver(status) as collector:
+        yield {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
+
+
+# What is broken → how, and a pattern for each finding there must be: check, then status and text.
+CASES: dict[str, tuple[Break, Sequence[tuple[str, str]]]] = {
+    "nothing": (with_settings(), []),
+    "database address of MySQL": (
+        with_settings(DATABASE_URL="mysql://u:p@h/x"),
+        [("settings", r"fail: DATABASE_URL .*postgresql://")],
+    ),
+    "no database address": (with_settings(DATABASE_URL=""), [("database", r"fail: DATABASE_URL is not set\. Set it")]),
+    "dead database": (
+        lambda world: nothing_listens(world, "DATABASE_URL"),
+        [("database", r"fail: .*refused\. Start PostgreSQL, or correct the host and the port in DATABASE_URL\.$")],
+    ),
+    "unknown host of the database": (
+        with_settings(DATABASE_URL="postgresql://u:p@nowhere.invalid/x"),
+        [("database", r"fail: .*nowhere\.invalid.*Correct the host in DATABASE_URL, or this machine's DNS\.$")],
+    ),
+    "database that does not exist": (
+        with_settings(DATABASE_URL="{database}&dbname=nowhere"),
+        [("database", r"fail: The database refuses DATABASE_URL .*create that database\.$")],
+    ),
+    "dead direct address": (
+        lambda world: nothing_listens(world, "DATABASE_DIRECT_URL"),
+        [("database", r"fail: Migrations .* fail: .*refused\. Start PostgreSQL, or .* in DATABASE_DIRECT_URL\.$")],
+    ),
+    "direct address of another database": (
+        another_database,
+        [("database", r"fail: DATABASE_DIRECT_URL leads to another database \(test_\w+\) than DATABASE_URL \(test_")],
+    ),
+    "pooler without a direct address": (
+        lambda world: behind_pooler(world, "DATABASE_URL"),
+        [("database", r"fail: DATABASE_URL leads to a pooler such as PgBouncer .*Set DATABASE_DIRECT_URL too")],
+    ),
+    "pooler that drops options": (
+        lambda world: behind_pooler(world, "DATABASE_URL", ignored="options"),
+        [("database", r"fail: DATABASE_URL leads to a pooler that drops .*Set DATABASE_DIRECT_URL too")],
+    ),
+    "pooler at both addresses": (
+        lambda world: behind_pooler(world, "DATABASE_URL", "DATABASE_DIRECT_URL", ignored="options"),
+        [("database", r"fail: DATABASE_DIRECT_URL leads to a pooler that drops .*It must lead to PostgreSQL itself")],
+    ),
+    "dead provider": (
+        lambda world: nothing_listens(world, "FIREWORKS_BASE_URL"),
+        [("fireworks", r"fail: no connection to 127\.0\.0\.1.*correct FIREWORKS_BASE_URL")],
+    ),
+    "provider's address with a wrong path": (
+        a_path_that_is_not_there,
+        [
+            (
+                "fireworks",
+                r"fail: what answers at http\S+ is not Fireworks's API \(status 404\)\. Correct FIREWORKS_BASE",
+            )
+        ],
+    ),
+    "provider's address of another site": (
+        a_page_in_place_of_the_list,
+        [("fireworks", r"fail: what answers at http\S+ is not Fireworks's API \(no list.*Correct FIREWORKS_BASE_URL")],
+    ),
+    "no key of a provider": (
+        with_settings(FIREWORKS_API_KEY=""),
+        [("provider_keys", r"warn: no provider has a key.*Set at least one of FIREWORKS_API_KEY")],
+    ),
+    "malformed address of the provider": (
+        with_settings(FIREWORKS_BASE_URL="api.fireworks.ai"),
+        [("settings", r"fail: FIREWORKS_BASE_URL is 'api\.fireworks\.ai'; it must be")],
+    ),
+    "malformed key": (with_settings(GATEWAY_API_KEY="short"), [("settings", r"fail: GATEWAY_API_KEY .*16")]),
+    "misspelt name": (
+        with_settings(GATEWAY_API_KEYY=GATEWAY_KEY),
+        [("settings", r"warn: GATEWAY_API_KEYY is not a setting.*Did you mean GATEWAY_API_KEY\?$")],
+    ),
+    "dead collector": (
+        lambda world: nothing_listens(world, "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        [("traces", r"warn: the collector at \S+ does not answer \(.*refused\).*Start it, or correct OTEL_")],
+    ),
+    "collector that wants a key": (
+        lambda world: a_collector_with_status(world, 401),
+        [("traces", r"warn: the collector refuses spans with status 401\. Set its key in OTEL_EXPORTER_OTLP_HEADERS")],
+    ),
+    "collector's address with a wrong path": (
+        lambda world: a_collector_with_status(world, 404),
+        [("traces", r"warn: what answers at \S+/v1/traces takes no spans \(status 404\)\. Correct OTEL_EXPORTER_OTLP")],
+    ),
+    "collector that takes spans": (lambda world: a_collector_with_status(world, 200), []),
+    "missing worker": (
+        a_worker_that_is_missing,
+        [("records", r"warn: 1 workers ended or hang with records .*Start the gateway on their hosts")],
+    ),
+    "file of prices that is not there": (
+        with_settings(PRICE_FILE="{place}/prices.toml"),
+        [("prices", r"fail: PRICE_FILE .*prices\.toml")],
+    ),
+    "journal below a file": (
+        with_settings(JOURNAL_DIR="{place}/file/journal"),
+        [("journal_directory", r"fail: JOURNAL_DIR is .*cannot be written .*Give that directory to this user, or set")],
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def sound_url(postgres: Postgres) -> Iterator[str]:
+    """The address of a migrated database without records."""
+    url = postgres.create_migrated_database()
+    yield url
+    postgres.drop_database(url)
+
+
+@pytest.mark.parametrize("broken", CASES)
+def test_what_is_broken_is_named_and_nothing_else(
+    broken: str,
+    postgres: Postgres,
+    sound_url: str,
+    upstream: ScriptedUpstream,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in (*setting_names(), "DYNO", "GUNICORN_CMD_ARGS"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "file").touch()
+    sound = {"DATABASE_URL": sound_url, "GATEWAY_API_KEY": GATEWAY_KEY, "JOURNAL_DIR": str(tmp_path / "journal")}
+    make, wanted = CASES[broken]
+    with make(World(postgres, sound_url, upstream, tmp_path)) as settings:
+        for name, value in (sound | upstream.settings | {"WEB_CONCURRENCY": "1"} | settings).items():
+            monkeypatch.setenv(name, value)
+        found = [(each.check, f"{each.status}: {each.text}") for each in examine() if each.status != "ok"]
+    use_settings(None)
+    assert [check for check, _ in found] == [check for check, _ in wanted], found
+    for (_, text), (_, pattern) in zip(found, wanted, strict=True):
+        assert re.match(pattern, text), text
