@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import gevent
@@ -15,7 +16,7 @@ from app.config import load_settings
 from app.runtime import get_component, use_settings
 from app.upstream import ready_sockets
 from app.upstream.http1 import RECEIVE_BYTES
-from app.upstream.ready_sockets import TURN_S, PacedSockets, ReadySockets, WatchedSockets
+from app.upstream.ready_sockets import TURN_S, PacedSockets, ReadySockets, Waiter, WatchedSockets
 from app.upstream.socket_reader import make_reader
 
 # Far above what any wait here takes.
@@ -208,3 +209,32 @@ def test_a_forked_child_leaves_the_parents_sockets_alone() -> None:
     stream.theirs.send(b"event")
     stream.close()
     assert received == [b"event"]
+
+
+def test_streams_get_as_much_of_the_core_as_requests_do(sockets: PacedSockets, monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = sockets._served_s
+    monkeypatch.setattr(ready_sockets, "time", SimpleNamespace(monotonic=lambda: now_s))
+    served = 0
+
+    def on_readable() -> None:
+        nonlocal now_s, served
+        now_s += 0.000_1
+        served += 1
+
+    pairs = [socket.socketpair() for _ in range(40)]
+    waiters = [Waiter(ours.fileno()) for _, ours in pairs]
+    for waiter, (theirs, _) in zip(waiters, pairs, strict=True):
+        sockets.start(waiter, on_readable)
+        theirs.send(b"x")  # Nobody reads it, so the socket is ready again and again.
+    turns = []
+    for others_s in (0.0, 0.001, 0.01, 1.0):
+        now_s += others_s
+        served = 0
+        sockets._serve()
+        turns.append(served)
+    # In steps of 16 events of 0.1 ms: at least 2 ms, as long as the requests before it, and at most 20 ms.
+    assert turns == [32, 32, 112, 208]
+    for waiter, pair in zip(waiters, pairs, strict=True):
+        sockets.remove(waiter)
+        for end in pair:
+            end.close()
