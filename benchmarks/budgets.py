@@ -141,7 +141,10 @@ def fork_process(way: Way, board: Board, number: int) -> int:
 
 def watch(board: Board, server: int, *, is_limited: bool) -> dict[str, float]:
     """Lets the processes run until the budget is used up, and returns what was seen of it meanwhile."""
+    deadline_s = time.monotonic() + _LONGEST_S
     while not board.is_ready:
+        if time.monotonic() > deadline_s:
+            sys.exit("A process did not begin; its error is above.")
         time.sleep(0.005)
     server_s = get_resource_usage(get_process_tree(server)).cpu_s
     began_s = changed_s = time.monotonic()

@@ -87,7 +87,8 @@ class Stage:
         self._stack.close()
 
     def _start_postgres(self) -> None:
-        self.server = EmbeddedPostgres(self.place / "postgres")
+        # A run has about a dozen gateways with up to six connections for each worker, and processes with 64 more.
+        self.server = EmbeddedPostgres(self.place / "postgres", settings={"max_connections": "300"})
         self._stack.callback(self.server.close)
         self.server.start()
         self.database_url = self.server.ensure_database("gateway")

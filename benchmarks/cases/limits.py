@@ -70,9 +70,12 @@ def measure_limits(stage: Stage, results: Results) -> None:
 def _run(stage: Stage, way: str) -> dict[str, float]:
     environment = clean_environment() | {"DATABASE_URL": stage.database_url}
     command = pinned(stage.cores.both, [sys.executable, "-m", "benchmarks.budgets", way])
-    done = subprocess.run(
-        command, cwd=stage.tree, env=environment, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
-    )
+    try:
+        done = subprocess.run(
+            command, cwd=stage.tree, env=environment, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise CannotRun(f"The way {way} did not end: {str(error.stderr or '')[-500:]}") from error
     if done.returncode != 0:
         raise CannotRun(f"The way {way} failed: {done.stderr.strip()[-500:]}")
     measured: dict[str, float] = json.loads(done.stdout)
