@@ -34,7 +34,7 @@ from tests.support.keys import create_key
 from tests.support.postgres import Postgres
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import Gate, wait_for
-from tests.support.soak import FULL, soak_only
+from tests.support.soak import soak_only
 from tests.support.tree import copy_tree
 from tests.support.unprivileged import call_as_nobody, run_to_end
 from tests.support.waiting import wait_until
@@ -129,10 +129,10 @@ def test_a_journal_that_cannot_be_made(checkout: Path, mistake: str) -> None:
     assert said.startswith(f"JOURNAL_DIR is {parent}/journal, which cannot be written ({reason}). Give that directory")
 
 
-@pytest.mark.long_form
+@soak_only("test_operation_boot_mistakes.py::test_a_settings_file_in_utf_16")
 def test_a_number_of_workers_in_words(checkout: Path) -> None:
     # gunicorn reads the process environment before any code of ours, so there only the other two can say it well.
-    said = [refusal(command, checkout, WEB_CONCURRENCY="two") for command in (FLASK, MAKE_RUN)[: None if FULL else 1]]
+    said = [refusal(command, checkout, WEB_CONCURRENCY="two") for command in (FLASK, MAKE_RUN)]
     (checkout / ".env.local").write_text("WEB_CONCURRENCY=two\n")
     said.append(refusal(GUNICORN, checkout))
     assert set(said) == {"WEB_CONCURRENCY is 'two'; it must be a whole number from 1 to 256."}

@@ -138,7 +138,7 @@ def test_a_host_that_has_vanished_is_named_with_what_it_may_hold(
     assert closings(database_url)["adopted"] == 1
 
 
-@soak_only("services/journal/test_orphans.py::test_workers_killed_again_and_again_lose_only_requests_in_flight")
+@soak_only("services/journal/test_orphans.py::test_finished_requests_are_shipped_and_unfinished_ones_are_lost")
 def test_orphans_are_in_the_backlog_and_a_stop_says_what_it_leaves_while_the_database_is_away(
     gateways: Gateways, upstream: ScriptedUpstream, victim: Postgres, victim_url: str, tmp_path: Path
 ) -> None:

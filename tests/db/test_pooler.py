@@ -25,6 +25,7 @@ from tests.support.gateways import Gateways
 from tests.support.pooler import running_pooler
 from tests.support.postgres import Postgres
 from tests.support.scripted_upstream import ScriptedUpstream
+from tests.support.soak import soak_only
 from tests.support.waiting import wait_until
 
 
@@ -73,6 +74,7 @@ def test_limits_hold_for_each_transaction_and_end_with_it(pooled: Engine, pooled
     plain.dispose()
 
 
+@soak_only("db/test_pooler.py::test_limits_hold_for_each_transaction_and_end_with_it")
 def test_a_gateway_works_behind_the_pooler(
     gateways: Gateways, upstream: ScriptedUpstream, pooled_url: str, empty_database: str, tmp_path: Path, tree: Path
 ) -> None:

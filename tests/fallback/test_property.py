@@ -16,7 +16,7 @@ from tests.fallback.providers import PROVIDERS, Providers, get_cost, get_model, 
 from tests.support.chat import Seen, request_head
 from tests.support.limited_keys import get_charges, make_limited_key
 from tests.support.scripts import Exchange, Script, pause
-from tests.support.soak import soak_count
+from tests.support.soak import soak_count, soak_only
 from tests.support.waiting import wait_until
 
 # What a target does besides failing: it serves, or serves a part.
@@ -97,6 +97,7 @@ def plans(draw: st.DrawFn) -> Plan:
     return Plan(tuple(deeds), is_stream, is_long, draw(st.booleans()), draw(st.integers(0, 4)) == 0)
 
 
+@soak_only("fallback/test_failures.py::test_the_client_gets_one_whole_answer_or_one_true_error")
 @settings(
     max_examples=soak_count(100),
     # What is met is not the same twice, and each try costs the waits of its requests.

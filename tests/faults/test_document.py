@@ -14,11 +14,13 @@ from tests.faults.observe import Observation
 from tests.faults.own import Ordeal
 from tests.faults.table import departure_line, event_line, line_of, render
 from tests.faults.translated import APIS, Translated, translated_line
+from tests.support.soak import soak_only
 from tests.support.tree import ROOT
 
 PAGE = ROOT / "docs" / "faults.md"
 
 
+@soak_only("faults/test_provider.py::test_the_row_says_what_happened")
 @pytest.mark.skipif(bool(NO_NGINX or NO_CURL), reason=NO_NGINX or NO_CURL)
 def test_the_page_says_what_was_seen(
     observations: dict[str, Observation],

@@ -20,6 +20,7 @@ from tests.db.rows import insert_rows, make_row
 from tests.support.chat import PATIENCE_S, read_until, request
 from tests.support.gateway import Gateway, base_settings, running_gateway
 from tests.support.postgres import Postgres
+from tests.support.soak import soak_only
 from tests.support.waiting import wait_until
 
 ROWS = 15_000
@@ -45,6 +46,7 @@ def large(tree: Any, victim_url: str, tmp_path_factory: pytest.TempPathFactory) 
         yield gateway
 
 
+@soak_only("routes/test_activity_export.py::test_an_export_that_is_read_slowly_holds_no_connection_to_the_database")
 def test_many_records_are_exported_in_constant_memory(large: Gateway) -> None:
     worker = psutil.Process(large.worker_pids()[0])
     assert len(_export(large, "&from=2026-03-14T23:00")) > 100  # What is loaded at first use is loaded now.

@@ -28,7 +28,7 @@ _RETRIED = {"plain": 30, "flaky": 40, "stubborn": 20, "hopeless": 10}
 
 
 @pytest.mark.soak
-@soak_only("services/journal/test_orphans.py::test_workers_killed_again_and_again_lose_only_requests_in_flight")
+@soak_only("services/journal/test_orphans.py::test_finished_requests_are_shipped_and_unfinished_ones_are_lost")
 def test_every_request_has_one_true_row_although_workers_are_killed(
     audited_gateway: MakeAudited, taught: ScriptedUpstream, database_url: str, tmp_path: Path
 ) -> None:

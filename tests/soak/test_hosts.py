@@ -59,7 +59,7 @@ class Load:
         wait_until(lambda: len(self.statuses) >= share * REQUESTS, 300, f"{share:.0%} of the requests")
 
 
-@soak_only("services/journal/test_orphans.py::test_workers_killed_again_and_again_lose_only_requests_in_flight")
+@soak_only("services/journal/test_orphans.py::test_finished_requests_are_shipped_and_unfinished_ones_are_lost")
 @pytest.mark.soak
 @pytest.mark.skipif(bool(NO_NGINX), reason=NO_NGINX)
 def test_one_host_is_killed_and_one_is_cut_off_and_each_request_has_one_row(

@@ -165,6 +165,7 @@ def test_an_older_line_of_the_ledger_does_not_replace_a_newer_one(database_url: 
     engine.dispose()
 
 
+@soak_only("services/journal/test_orphans.py::test_finished_requests_are_shipped_and_unfinished_ones_are_lost")
 @pytest.mark.soak
 def test_workers_killed_again_and_again_lose_only_requests_in_flight(tmp_path: Path, database_url: str) -> None:
     processes: list[RecordingProcess] = []

@@ -99,6 +99,7 @@ def test_requests_one_after_the_other_are_not_refused_for_what_others_keep(tmp_p
     assert [each for each in refused if each] == []
 
 
+@soak_only("routes/test_limits.py::test_a_request_of_a_killed_worker_is_charged_at_its_ceiling")
 @pytest.mark.soak
 def test_the_money_of_killed_workers_comes_back(tmp_path: Path, database_url: str) -> None:
     books = BudgetBooks(database_url)

@@ -13,7 +13,7 @@ import pytest
 from tests.services.limits.test_budget_processes import PROCESSES, ask_all, start, stop_all
 from tests.support.budget_books import BudgetBooks
 from tests.support.disturbing_proxy import FATES, running_disturbing_proxy
-from tests.support.soak import FULL
+from tests.support.soak import FULL, soak_only
 
 
 def collect(results: list[dict[str, Any]]) -> tuple[list[float], list[float]]:
@@ -68,6 +68,7 @@ def test_no_more_requests_are_served_at_once_than_the_limit(tmp_path: Path, data
     assert longest == limit and {code for result in results for code in result["refused"]} <= {"rate_limit_exceeded"}
 
 
+@soak_only("services/limits/test_rate_processes.py::test_no_minute_has_more_requests_than_the_rate")
 @pytest.mark.soak
 def test_draws_that_are_late_or_lost_leak_nothing(tmp_path: Path, database_url: str) -> None:
     books = BudgetBooks(database_url)
