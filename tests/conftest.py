@@ -23,7 +23,7 @@ from tests.support.gateways import Gateways
 from tests.support.postgres import Postgres, make_data, running_postgres
 from tests.support.sandbox import Sandbox
 from tests.support.scripted_upstream import ScriptedUpstream
-from tests.support.soak import examples
+from tests.support.soak import examples, skip_soak_only
 from tests.support.tls_server import make_certificate
 from tests.support.tree import copy_tree
 
@@ -38,7 +38,8 @@ hypothesis_settings.load_profile("gateway")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts what takes longest first; tests of a file keep their order."""
+    """Puts what takes longest first; tests of a file keep their order. Skips what only `make soak` runs."""
+    skip_soak_only(items)
     items.sort(key=lambda item: sort_key_of(item.nodeid))
 
 

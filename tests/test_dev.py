@@ -22,6 +22,7 @@ import requests
 from tests.support.dev_run import DevRun
 from tests.support.gateway import clean_environment
 from tests.support.scripted_upstream import ScriptedUpstream
+from tests.support.soak import soak_only
 from tests.support.tree import copy_tree
 from tests.support.unprivileged import run_to_end
 from tests.support.waiting import wait_until
@@ -165,6 +166,7 @@ def test_nothing_outlives_a_killed_run_and_the_next_one_starts(start_run: StartR
     _check_that_the_end_of_a_part_ends_it(again, "app.sandbox", "the sandbox")
 
 
+@soak_only("test_dev.py::test_nothing_outlives_a_killed_run_and_the_next_one_starts")
 def test_a_gateway_that_fails_to_boot_reports_why_and_ends_the_run(start_run: StartRun, checkout: Path) -> None:
     source = (checkout / "wsgi.py").read_text()
     (checkout / "wsgi.py").write_text("raise RuntimeError('broken on purpose')\n")

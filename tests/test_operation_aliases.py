@@ -19,6 +19,7 @@ from tests.support.gateway import Gateway
 from tests.support.gateways import Gateways
 from tests.support.postgres import Postgres
 from tests.support.sandbox import Sandbox
+from tests.support.soak import soak_only
 from tests.support.waiting import wait_until
 from tests.test_documented import run
 
@@ -61,6 +62,7 @@ def wait_for_model(gateway: Gateway, name: str, status: int) -> None:
             )
 
 
+@soak_only("services/aliases/test_aliases.py::test_the_aliases_survive_an_outage")
 def test_every_worker_knows_an_alias_and_keeps_it_while_the_database_is_away(
     gateway: Gateway, victim: Postgres
 ) -> None:

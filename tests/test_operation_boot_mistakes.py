@@ -173,13 +173,45 @@ def test_a_wrong_password_and_a_missing_database(checkout: Path, postgres: Postg
     assert code == 1 and told.startswith("Error: The database refuses DATABASE_URL (") and told.count("\n") == 1
 
 
+@pytest.fixture(scope="module")
+def small_upstream() -> Iterator[ScriptedUpstream]:
+    """The provider of the gateway with few open files."""
+    with ScriptedUpstream() as upstream:
+        yield upstream
+
+
 @pytest.fixture
-def open_upstream(upstream: ScriptedUpstream) -> Iterator[tuple[ScriptedUpstream, Gate]]:
-    """An upstream whose streams of the model `held` wait for the gate."""
+def gate(small_upstream: ScriptedUpstream) -> Iterator[Gate]:
+    """The gate for which its streams of the model `held` wait."""
     gate = Gate()
-    upstream.on_model("held", sse_stream([chunk("one"), wait_for(gate), chunk("two", finish="stop"), DONE]))
-    yield upstream, gate
+    small_upstream.on_model("held", sse_stream([chunk("one"), wait_for(gate), chunk("two", finish="stop"), DONE]))
+    yield gate
     gate.open()
+
+
+@pytest.fixture(scope="module")
+def small_settings(small_upstream: ScriptedUpstream, postgres: Postgres) -> dict[str, str]:
+    """What its `.env.local` has: a reload reads files again, but the environment of the main process stays as it is."""
+    key = small_upstream.settings["FIREWORKS_API_KEY"]
+    return {"DATABASE_URL": postgres.create_migrated_database(), "FIREWORKS_API_KEY": key}
+
+
+@pytest.fixture(scope="module")
+def small(
+    copied: Path,
+    small_settings: dict[str, str],
+    small_upstream: ScriptedUpstream,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Gateway]:
+    """A gateway that may open few files, and whose code and settings a test may change."""
+    place = tmp_path_factory.mktemp("small")
+    limits = ["sh", "-c", 'ulimit -S -n 120 && ulimit -H -n 160 && exec "$@"', "sh"]
+    settings = base_settings(place, small_settings["DATABASE_URL"]) | small_upstream.settings
+    write_settings(copied, small_settings)
+    environment = {name: value for name, value in settings.items() if name not in small_settings}
+    gateway = start_gateway(environment, root=copied, log=place / "log", prefix=limits)
+    yield gateway
+    gateway.stop()
 
 
 def count_requests(gateway: Gateway) -> str:
@@ -212,51 +244,48 @@ def test_without_keys_it_warns_and_a_second_start_on_its_port_leaves_its_metrics
         gateway.stop()
 
 
-def test_with_few_open_files_it_serves_fewer_requests_and_says_so_and_no_bad_reload_ends_it(
-    checkout: Path, tmp_path: Path, open_upstream: tuple[ScriptedUpstream, Gate], database_url: str
-) -> None:
-    upstream, gate = open_upstream
-    limits = ["sh", "-c", 'ulimit -S -n 120 && ulimit -H -n 160 && exec "$@"', "sh"]
-    settings = base_settings(tmp_path, database_url) | upstream.settings
-    # A reload reads the files again; the environment of the main process stays as it is.
-    good = {name: settings.pop(name) for name in ("DATABASE_URL", "FIREWORKS_API_KEY")}
-    write_settings(checkout, good)
-    gateway = start_gateway(settings, root=checkout, log=tmp_path / "log", prefix=limits)
-    try:
-        live, connections = fit_to_open_files(4000, 160)
-        (warned,) = [json.loads(line) for line in gateway.log().splitlines() if "live_requests_lowered" in line]
-        assert (warned["max_live_requests"], warned["effective"], warned["open_files"]) == (4000, live, 160)
-        assert 1 < live < connections < 160
-        assert wait_until(gateway.worker_pids) and all(
-            re.search(r"Max open files +160 +160 ", Path(f"/proc/{pid}/limits").read_text())
-            for pid in gateway.worker_pids()
-        ), "the soft limit is raised to the hard one"
-        with contextlib.ExitStack() as held:
-            for _ in range(live):
-                held.enter_context(open_stream(gateway))
-            refused = post_chat(gateway, f"{PREFIX}held")
-            assert (refused.status, refused.error["code"]) == (503, "overloaded")
-            gate.open()
-        workers = gateway.worker_pids()
-        prices = {"PRICE_FILE": str(checkout / "nowhere.toml")}
-        for number, (bad, said) in enumerate(
-            (
-                ({"RETENTION_DAYS": "1", "UPSTREAM_RETRIES": "many"}, "UPSTREAM_RETRIES is 'many'"),
-                ({"DATABASE_URL": NOWHERE}, "the database does not answer: .* in DATABASE_URL"),
-                ({"DATABASE_DIRECT_URL": NOWHERE}, "the database does not answer: .* in DATABASE_DIRECT_URL"),
-                ({"FIREWORKS_API_KEY": ""}, "no provider has a key, so no model can be served"),
-                (prices, "PRICE_FILE .*nowhere.toml"),
-            ),
-            1,
-        ):
-            write_settings(checkout, good | bad)
-            gateway.send_signal(signal.SIGHUP)
-            wait_until(lambda number=number: len(refused_reloads(gateway)) == number, what="the refusal of the reload")
-            assert re.search(said, refused_reloads(gateway)[-1]), refused_reloads(gateway)[-1]
-        assert gateway.worker_pids() == workers and post_chat(gateway, f"{PREFIX}x").status == 200
-    finally:
+def test_with_few_open_files_it_serves_fewer_requests_and_says_so(small: Gateway, gate: Gate) -> None:
+    live, connections = fit_to_open_files(4000, 160)
+    (warned,) = [json.loads(line) for line in small.log().splitlines() if "live_requests_lowered" in line]
+    assert (warned["max_live_requests"], warned["effective"], warned["open_files"]) == (4000, live, 160)
+    assert 1 < live < connections < 160
+    assert wait_until(small.worker_pids) and all(
+        re.search(r"Max open files +160 +160 ", Path(f"/proc/{pid}/limits").read_text()) for pid in small.worker_pids()
+    ), "the soft limit is raised to the hard one"
+    with contextlib.ExitStack() as held:
+        for _ in range(live):
+            held.enter_context(open_stream(small))
+        refused = post_chat(small, f"{PREFIX}held")
+        assert (refused.status, refused.error["code"]) == (503, "overloaded")
         gate.open()
-        gateway.stop()
+
+
+def test_a_bad_reload_is_refused_and_a_good_one_loads_the_code_and_cuts_nobody(
+    small: Gateway, small_settings: dict[str, str], gate: Gate, copied: Path
+) -> None:
+    workers, route = small.worker_pids(), copied / "app/routes/health.py"
+    bad_settings = (
+        ({"RETENTION_DAYS": "1", "UPSTREAM_RETRIES": "many"}, "UPSTREAM_RETRIES is 'many'"),
+        ({"DATABASE_URL": NOWHERE}, "the database does not answer: .* in DATABASE_URL"),
+        ({"DATABASE_DIRECT_URL": NOWHERE}, "the database does not answer: .* in DATABASE_DIRECT_URL"),
+        ({"FIREWORKS_API_KEY": ""}, "no provider has a key, so no model can be served"),
+        ({"PRICE_FILE": str(copied / "nowhere.toml")}, "PRICE_FILE .*nowhere.toml"),
+    )
+    with open_stream(small) as stream:
+        for number, (bad, said) in enumerate(bad_settings, 1):
+            write_settings(copied, small_settings | bad)
+            small.send_signal(signal.SIGHUP)
+            wait_until(lambda number=number: len(refused_reloads(small)) == number, what="the refusal of the reload")
+            assert re.search(said, refused_reloads(small)[-1]), refused_reloads(small)[-1]
+        assert small.worker_pids() == workers and post_chat(small, f"{PREFIX}x").status == 200
+        write_settings(copied, small_settings)
+        route.write_text(route.read_text().replace('"llm-gateway"', '"updated"'))
+        small.send_signal(signal.SIGHUP)
+        wait_until(lambda: request("GET", small.url + "/").json["service"] == "updated", what="the new code")
+        assert set(workers) <= set(small.worker_pids()), "the old worker serves the stream"
+        gate.open()
+        assert b"two" in (rest := b"".join(stream)) and rest.endswith(b"[DONE]\n\n")
+    wait_until(lambda: not set(workers) & set(small.worker_pids()), what="the old worker to end")
 
 
 def write_settings(root: Path, settings: dict[str, str]) -> None:
@@ -271,13 +300,14 @@ def refused_reloads(gateway: Gateway) -> list[str]:
 
 
 @contextlib.contextmanager
-def open_stream(gateway: Gateway) -> Iterator[None]:
-    """A stream whose first event has arrived, for the length of a `with` block."""
+def open_stream(gateway: Gateway) -> Iterator[Iterator[bytes]]:
+    """A stream whose first event has arrived, for the length of a `with` block; yields the rest of it."""
     body = {"model": f"{PREFIX}held", "stream": True, "messages": [{"role": "user", "content": "Hello!"}]}
     url = f"{gateway.url}/v1/chat/completions"
     with requests.post(url, json=body, headers=gateway.headers, stream=True, timeout=20) as answer:
-        assert next(answer.iter_content(None)).startswith(b"data: {")
-        yield
+        pieces = answer.iter_content(None)
+        assert next(pieces).startswith(b"data: {")
+        yield pieces
 
 
 @pytest.mark.parametrize("open_files", [1, 64, 256, 1024, 4096, 20_000, 1 << 20, sys.maxsize])

@@ -15,6 +15,7 @@ import requests
 
 from tests.support.chat import post, request
 from tests.support.gateway import Gateway, base_settings, clean_environment, free_port, running_gateway
+from tests.support.soak import soak_only
 from tests.support.waiting import wait_until
 
 COUNTED = 'gateway_requests_total{outcome="rejected",provider="none",route="/v1/chat/completions"}'
@@ -57,6 +58,9 @@ def assert_locked(directory: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+@soak_only(
+    "test_operation_boot_mistakes.py::test_without_keys_it_warns_and_a_second_start_on_its_port_leaves_its_metrics"
+)
 def test_a_gateway_with_the_same_port_setting_does_not_empty_the_metrics(
     tree: Path, tmp_path: Path, database_url: str
 ) -> None:

@@ -21,7 +21,7 @@ from tests.support.gateways import Gateways
 from tests.support.key_file import confirm_earlier, has_key
 from tests.support.postgres import Postgres
 from tests.support.scripted_upstream import ScriptedUpstream
-from tests.support.soak import FULL
+from tests.support.soak import FULL, soak_only
 from tests.support.user_keys import make_key, revoke
 from tests.support.waiting import wait_until
 
@@ -78,6 +78,7 @@ def place(
         yield Place(gateway, victim, victim_url, file, key)
 
 
+@soak_only("test_operation_keys.py::test_while_postgres_is_away_keys_work_in_a_new_worker_and_nothing_is_lost")
 @pytest.mark.soak
 def test_every_worker_knows_every_key_and_serves_them_through_an_outage_and_a_reload(place: Place) -> None:
     gateway = place.gateway
@@ -99,6 +100,7 @@ def test_every_worker_knows_every_key_and_serves_them_through_an_outage_and_a_re
     assert "Traceback" not in gateway.log()
 
 
+@soak_only("test_operation_keys.py::test_while_postgres_is_away_keys_work_in_a_new_worker_and_nothing_is_lost")
 def test_of_two_hosts_the_one_that_is_cut_off_serves_until_the_grace_time_ends(
     gateways: Gateways, database_url: str, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:

@@ -19,6 +19,7 @@ from tests.support.chat import PREFIX, Seen, post_chat, request, rows_where, wai
 from tests.support.gateway import Gateway, base_settings, running_gateway
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import Gate, Script, hang, pause, wait_for
+from tests.support.soak import soak_only
 from tests.support.tree import copy_tree
 from tests.support.waiting import PATIENCE_S, wait_until
 
@@ -143,6 +144,9 @@ def read_hello(gateway: Gateway) -> str:
     return str(request("GET", gateway.url + "/").json["service"])
 
 
+@soak_only(
+    "test_operation_boot_mistakes.py::test_a_bad_reload_is_refused_and_a_good_one_loads_the_code_and_cuts_nobody"
+)
 def test_a_reload_under_load_loads_all_code_and_neither_refuses_nor_cuts_anybody(
     upstream: ScriptedUpstream, database_url: str, tmp_path: Path
 ) -> None:

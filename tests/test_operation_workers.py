@@ -24,6 +24,7 @@ from tests.support.postgres import Postgres
 from tests.support.recording_process import RecordingProcess
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import hang
+from tests.support.soak import soak_only
 from tests.support.waiting import wait_until
 
 HOST = socket.gethostname()
@@ -90,6 +91,7 @@ def test_workers_are_registered_and_closed_by_stop_reload_and_death(
     assert journal_directories(tmp_path) == [] and events(gateway, "journal_left") == []
 
 
+@soak_only("db/test_workers.py::test_a_missing_worker_is_written_off_and_corrected_if_its_journal_turns_up")
 def test_a_host_that_has_vanished_is_named_with_what_it_may_hold(
     gateways: Gateways, upstream: ScriptedUpstream, database_url: str, tmp_path: Path
 ) -> None:
@@ -136,6 +138,7 @@ def test_a_host_that_has_vanished_is_named_with_what_it_may_hold(
     assert closings(database_url)["adopted"] == 1
 
 
+@soak_only("services/journal/test_orphans.py::test_workers_killed_again_and_again_lose_only_requests_in_flight")
 def test_orphans_are_in_the_backlog_and_a_stop_says_what_it_leaves_while_the_database_is_away(
     gateways: Gateways, upstream: ScriptedUpstream, victim: Postgres, victim_url: str, tmp_path: Path
 ) -> None:

@@ -10,6 +10,9 @@ from tests.clients.conftest import RunNode
 from tests.clients.test_sdks import CUTS, MODEL, SCRIPT
 from tests.support.chat import PREFIX
 from tests.support.gateway import Gateway
+from tests.support.soak import soak_only
+
+pytestmark = soak_only("clients/test_sdks.py::test_an_agent_calls_its_tool_and_reports")
 
 APIS = ("responses", "chat", "compatible", "messages")
 

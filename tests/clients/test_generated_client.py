@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.chat import request
 from tests.support.gateway import Gateway, clean_environment
+from tests.support.soak import soak_only
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("openapi_python_client") is None,
@@ -55,6 +56,7 @@ assert own.data.limit == 5 and own.data.limit_reset == "daily"
 """
 
 
+@soak_only("openapi/test_document.py::test_the_document_is_valid_and_is_sent_once")
 def test_a_generated_client_compiles_and_makes_a_chat(gateway: Gateway, tmp_path: Path) -> None:
     (tmp_path / "openapi.json").write_bytes(request("GET", f"{gateway.url}/openapi.json").body)
     # Its own formatter is the project's ruff.

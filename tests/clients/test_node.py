@@ -19,7 +19,10 @@ from tests.support.gateway import Gateway
 from tests.support.limited_keys import make_limited_key
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import Script, hang
+from tests.support.soak import soak_only
 from tests.support.waiting import wait_until
+
+pytestmark = soak_only("clients/test_sdks.py::test_a_stream_that_was_cut_raises_after_what_came")
 
 STREAMS: dict[str, Script] = {
     "complete": sse_stream(whole_stream("Grüße, ", "世界 ", "🌍"), cut_at=5),

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.gateway import Gateway, clean_environment
+from tests.support.soak import soak_only
 from tests.support.tree import ROOT
 
 PAGE = (ROOT / "docs" / "clients.md").read_text()
@@ -38,6 +39,7 @@ def test_the_page_has_all_of_them() -> None:
     assert [len(get_blocks(language)) for language in ("python", "javascript", "bash")] == [4, 3, 2]
 
 
+@soak_only("clients/test_page.py::test_the_command_with_curl")
 @pytest.mark.parametrize("block", get_blocks("python"), ids=lambda block: block.split()[1])
 def test_a_program_in_python(gateway: Gateway, block: str) -> None:
     missing = [name for start, name in NEEDED.items() if start in block and importlib.util.find_spec(name) is None]
@@ -46,6 +48,7 @@ def test_a_program_in_python(gateway: Gateway, block: str) -> None:
     run_block([sys.executable, "-c", fill(block, gateway)], gateway)
 
 
+@soak_only("clients/test_page.py::test_the_command_with_curl")
 @pytest.mark.parametrize("block", get_blocks("javascript"), ids=lambda block: block.split('"')[1])
 def test_a_program_for_node(gateway: Gateway, node_place: Path, block: str) -> None:
     program = node_place / "page.mjs"

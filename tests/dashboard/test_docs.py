@@ -6,10 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.dashboard.conftest import Pages
+from tests.support.soak import soak_only
 
 OpenPage = Callable[..., Any]
 
 
+@soak_only("docs_site/test_site.py::test_the_search_finds_words_in_all_pages")
 def test_a_reader_finds_a_page_and_copies_a_command(dashboard: Pages, open_page: OpenPage) -> None:
     page = open_page("", viewport={"width": 1280, "height": 900})
     page.goto(f"{dashboard.gateway.url}/docs/")
@@ -31,6 +33,7 @@ def test_a_reader_finds_a_page_and_copies_a_command(dashboard: Pages, open_page:
     assert plain.locator(".hits mark").first.inner_text() == "BUDGET_OUTAGE"
 
 
+@soak_only("docs_site/test_site.py::test_swagger_ui_is_served_from_here")
 def test_swagger_ui_sends_a_request_and_follows_the_colour_scheme(dashboard: Pages, open_page: OpenPage) -> None:
     page = open_page("", color_scheme="light")
     page.set_default_timeout(120_000)  # Swagger UI is 1.7 MB of script, which takes long on a busy machine.

@@ -18,6 +18,7 @@ from sqlalchemy.pool import NullPool
 from tests.dashboard.conftest import MODEL, Pages
 from tests.dashboard.test_pages import text_of
 from tests.support.chat import post_chat
+from tests.support.soak import soak_only
 from tests.support.waiting import wait_until
 
 OpenPage = Callable[..., Any]
@@ -71,6 +72,40 @@ def far_worker(dashboard: Pages) -> Iterator[Callable[[str], None]]:
         connection.execute(text("DELETE FROM worker WHERE worker_id = 'far'"))
 
 
+def test_forms_make_and_change_a_key_an_alias_and_a_group(dashboard: Pages) -> None:
+    """Without a browser; `make soak` clicks through all of it."""
+    name = f"mona-{secrets.token_hex(3)}"
+    with dashboard.sign_in() as session:
+
+        def send(path: str, **form: str) -> str:
+            answer = session.post(f"{dashboard.url}/{path}", data=form, timeout=30)
+            assert answer.status_code in {200, 400}, answer.text
+            return html.unescape(answer.text)
+
+        wrong = send("keys/new", name=name, budgets="100/year")
+        assert 'role="alert"' in wrong and f'value="{name}"' in wrong and "100/year" in wrong
+        made = send("keys/new", name=name, budgets="5-requests/month", requests_per_minute="1,000")
+        (secret,) = re.findall(r'<pre id="secret"[^>]*>([^<]*)</pre>', made)
+        path = f"keys/{secret.split('_')[1]}"
+        assert post_chat(dashboard.gateway, MODEL, key=secret).status == 200
+        assert secret not in session.get(f"{dashboard.url}/{path}", timeout=30).text
+        assert "concurrent must be a whole number" in send(path, name=name, concurrent="many")
+        assert "Changed" in send(path, name=name, requests_per_minute="7")
+        assert dashboard.ask(f"/api/{path}")["data"]["requests_per_minute"] == 7
+        assert secret not in (replaced := send(f"{path}/rotate")) and 'id="secret"' in replaced
+        assert "revoked" in send(f"{path}/revoke")
+        wait_until(lambda: post_chat(dashboard.gateway, MODEL, key=secret).status == 401, what="the revocation")
+        assert "is not a number" in send("routing/one", name=name, targets=f"{MODEL} three")
+        send("routing/one", name=name, targets=f"{MODEL} 3", overrides='{"temperature": 0}')
+        send("routing/one", old=name, targets=MODEL, sort="price")
+        assert dashboard.ask(f"/api/aliases/{name}")["data"]["sort"] == "price"
+        send("routing/remove", name=name)
+        assert "error" in dashboard.ask(f"/api/aliases/{name}")
+        assert "$200.00 a month" in send("groups/new", name=name, budgets="200/month")
+        assert name in session.get(f"{dashboard.url}/groups", timeout=30).text
+
+
+@soak_only("dashboard/test_operators_pages.py::test_forms_make_and_change_a_key_an_alias_and_a_group")
 def test_a_key_is_made_limited_replaced_and_revoked(dashboard: Pages, open_page: OpenPage) -> None:
     name = f"dave-{secrets.token_hex(3)}"
     page = open_page()
@@ -149,6 +184,7 @@ def _find_used(dashboard: Pages, id: str) -> dict[str, Any] | None:
     return data if data["budgets"][0]["requests"] == 1 and data["last_used_at"] else None
 
 
+@soak_only("dashboard/test_operators_pages.py::test_forms_make_and_change_a_key_an_alias_and_a_group")
 def test_groups_and_the_gateway_have_limits(dashboard: Pages, open_page: OpenPage) -> None:
     name = f"team {secrets.token_hex(3)}"
     page = open_page()
@@ -181,6 +217,7 @@ def test_groups_and_the_gateway_have_limits(dashboard: Pages, open_page: OpenPag
     assert name not in page.content()
 
 
+@soak_only("dashboard/test_operators_pages.py::test_forms_make_and_change_a_key_an_alias_and_a_group")
 def test_an_alias_is_made_changed_used_and_deleted(dashboard: Pages, open_page: OpenPage) -> None:
     name = f"fast-{secrets.token_hex(3)}"
     page = open_page()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import subprocess
@@ -21,7 +22,7 @@ from tests.db.rows import insert_rows, make_row
 from tests.support.chat import post_chat
 from tests.support.gateway import clean_environment
 from tests.support.prefix_proxy import running_prefix_proxy
-from tests.support.soak import FULL
+from tests.support.soak import FULL, soak_only
 from tests.support.user_keys import make_key
 from tests.support.waiting import wait_until
 
@@ -50,8 +51,9 @@ PATHS = (
     "integrity",
     "settings",
 )
-# One page of each kind: figures with charts, a list with filters, details, cards, a form, a table of sums.
-JUDGED = {"", "activity", "requests/{id}", "playground", "keys/new", "integrity", "sign-in"}
+# Those that `make test` opens: figures with charts, a list with filters, and a form.
+FEW = ("", "activity", "keys/new")
+ZONE = soak_only("dashboard/test_pages.py::test_times_are_local_and_days_are_those_of_utc")
 
 
 def text_of(page: Any, selector: str) -> str:
@@ -95,6 +97,35 @@ def test_the_overview_has_the_figures_of_the_api_and_each_leads_to_its_records(
     assert page.locator("input[name=from]").input_value()
 
 
+def test_pages_without_a_browser_have_what_the_api_has(dashboard: Pages) -> None:
+    """Filters, a request by its id, a key without requests or budget, and what is not shown to others."""
+    cut = dashboard.ask("/api/activity?outcome=upstream_cut,upstream_error", dashboard.alice)["data"][0]
+    with dashboard.sign_in() as session:
+        alice = dashboard.alice.split("_")[1]
+        listed = session.get(f"{dashboard.url}/activity?outcome=ok&key={alice}", timeout=30).text
+        assert len(set(re.findall(r'requests/([^"?]+)', listed))) == 2 and "outcome=ok" in listed
+        exported = session.get(f"{dashboard.url}/activity.csv?outcome=ok&key={alice}", timeout=30).text
+        assert len(exported.splitlines()) == 3 and exported.count(f",{alice},") == 2
+        for id in (cut["request_id"], cut["upstream_request_id"]):
+            found = session.get(f"{dashboard.url}/activity", params={"request": id}, timeout=30)
+            assert cut["error_message"] in html.unescape(found.text) and "/requests/" in found.url
+    with dashboard.sign_in(dashboard.bob) as session:
+        for path in (f"requests/{cut['request_id']}", f"activity?key={alice}", f"activity.csv?key={alice}"):
+            assert session.get(f"{dashboard.url}/{path}", timeout=30).status_code == 404, path
+    made = requests.post(
+        f"{dashboard.gateway.url}/api/keys",
+        json={"name": "gina", "budgets": ["1-requests/total"]},
+        headers=dashboard.gateway.headers,
+        timeout=30,
+    ).json()
+    with dashboard.sign_in(made["key"]) as session:
+        assert 'id="first-call"' in session.get(f"{dashboard.url}/", timeout=30).text
+        assert [post_chat(dashboard.gateway, MODEL, key=made["key"]).status for _ in range(2)] == [200, 402]
+        for path in ("", "activity", "models", "keys", "playground"):
+            assert session.get(f"{dashboard.url}/{path}", timeout=30).status_code == 200
+
+
+@soak_only("dashboard/test_pages.py::test_pages_without_a_browser_have_what_the_api_has")
 def test_filters_stay_through_pages_export_and_a_single_request(dashboard: Pages, open_page: OpenPage) -> None:
     page = open_page()
     page.goto(f"{dashboard.url}/activity?outcome=ok&key={dashboard.alice.split('_')[1]}")
@@ -118,6 +149,7 @@ def test_filters_stay_through_pages_export_and_a_single_request(dashboard: Pages
     assert rows.count() == 2 and page.locator("select[name=outcome]").input_value() == "ok"
 
 
+@soak_only("dashboard/test_pages.py::test_pages_without_a_browser_have_what_the_api_has")
 def test_a_list_is_whole_and_a_page_is_one_answer(dashboard: Pages, open_page: OpenPage) -> None:
     key = make_key(dashboard.database_url, "dora")
     now = datetime.now(UTC)
@@ -148,6 +180,7 @@ def test_a_list_is_whole_and_a_page_is_one_answer(dashboard: Pages, open_page: O
     assert len(seen) == len(set(seen)) == 60
 
 
+@soak_only("dashboard/test_pages.py::test_pages_without_a_browser_have_what_the_api_has")
 def test_who_has_made_no_request_sees_how_to_make_one(dashboard: Pages, open_page: OpenPage) -> None:
     key = make_key(dashboard.database_url, "erin")
     page = open_page(key)
@@ -161,6 +194,7 @@ def test_who_has_made_no_request_sees_how_to_make_one(dashboard: Pages, open_pag
     assert text_of(page, ".tile").startswith("Requests 1") and page.locator(".first").count() == 0
 
 
+@soak_only("dashboard/test_pages.py::test_pages_without_a_browser_have_what_the_api_has")
 def test_a_key_without_budget_left_still_sees_its_pages(dashboard: Pages, open_page: OpenPage) -> None:
     made = requests.post(
         f"{dashboard.gateway.url}/api/keys",
@@ -178,6 +212,7 @@ def test_a_key_without_budget_left_still_sees_its_pages(dashboard: Pages, open_p
     assert "budget" in text_of(page, ".turn.error")
 
 
+@soak_only("dashboard/test_pages.py::test_pages_without_a_browser_have_what_the_api_has")
 def test_a_request_is_found_by_any_id_and_says_what_went_wrong(dashboard: Pages, open_page: OpenPage) -> None:
     page = open_page()
     cut = dashboard.ask("/api/activity?outcome=upstream_cut,upstream_error", dashboard.alice)["data"][0]
@@ -190,6 +225,7 @@ def test_a_request_is_found_by_any_id_and_says_what_went_wrong(dashboard: Pages,
     assert f"status {cut['status']}" in text_of(page, ".spans") and "first token" in text_of(page, ".spans")
 
 
+@soak_only("dashboard/test_pages.py::test_pages_without_a_browser_have_what_the_api_has")
 def test_a_holder_sees_nothing_of_others(dashboard: Pages, open_page: OpenPage) -> None:
     page = open_page(dashboard.bob)
     assert text_of(page, ".tile").startswith("Requests 1")
@@ -210,7 +246,12 @@ def test_a_hostile_name_of_a_model_is_text(dashboard: Pages, open_page: OpenPage
 
 
 @pytest.mark.parametrize(
-    ("zone", "offset_h"), [("Etc/UTC", 0), ("Pacific/Kiritimati", 14), ("Pacific/Marquesas", -9.5)]
+    ("zone", "offset_h"),
+    [
+        ("Pacific/Marquesas", -9.5),
+        pytest.param("Etc/UTC", 0, marks=ZONE),
+        pytest.param("Pacific/Kiritimati", 14, marks=ZONE),
+    ],
 )
 def test_times_are_local_and_days_are_those_of_utc(
     dashboard: Pages, open_page: OpenPage, zone: str, offset_h: float
@@ -228,6 +269,7 @@ def test_times_are_local_and_days_are_those_of_utc(
     assert page.locator(".chart .x").first.inner_text().split("\n")[-1] == f"{utc:%b %d}"
 
 
+@soak_only("dashboard/test_pages.py::test_axe_finds_nothing_and_pages_fit")
 def test_on_a_phone_the_navigation_shows_where_one_is_and_that_it_scrolls(
     dashboard: Pages, open_page: OpenPage
 ) -> None:
@@ -250,6 +292,7 @@ def test_on_a_phone_the_navigation_shows_where_one_is_and_that_it_scrolls(
     assert button["y"] + button["height"] <= lines
 
 
+@soak_only("dashboard/test_pages.py::test_axe_finds_nothing_and_pages_fit")
 def test_long_names_of_models_and_three_answers_fit_a_screen(dashboard: Pages, open_page: OpenPage) -> None:
     day = datetime.now(UTC).date()
     model = "a-very-long-name-of-a-model-" * 9
@@ -277,7 +320,7 @@ def test_long_names_of_models_and_three_answers_fit_a_screen(dashboard: Pages, o
 
 @pytest.mark.soak
 def test_axe_finds_nothing_and_pages_fit(dashboard: Pages, open_page: OpenPage) -> None:
-    """On a screen in light colours, and on a phone in dark ones: every page fits, and axe judges one of each kind."""
+    """On a screen in light colours, and on a phone in dark ones; `make soak` does it with every page."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     request_id = dashboard.ask("/api/activity?outcome=rejected")["data"][0]["request_id"]
     operator = {"Authorization": f"Bearer {dashboard.gateway.key}"}
@@ -290,25 +333,25 @@ def test_axe_finds_nothing_and_pages_fit(dashboard: Pages, open_page: OpenPage) 
     docs = tuple(f"../docs/{page}" for page in ("", "limits", "clients", "search?q=budget", "nowhere"))
     # The policy would refuse axe, which is a script; and colours that still change would be measured.
     page = open_page(bypass_csp=True, reduced_motion="reduce")
-    for path in (*PATHS, *own, *docs, "nowhere", "sign-in"):
+    for path in (*PATHS, *own, *docs, "nowhere", "sign-in") if FULL else FEW:
         page.set_viewport_size(SCREEN)
         page.emulate_media(color_scheme="light")
         page.goto(f"{dashboard.url}/{path.format(id=request_id)}")
         assert page.evaluate("document.documentElement.scrollWidth") <= SCREEN["width"], path
-        if is_judged := FULL or path in JUDGED:
-            light = axe.run(page)
-            assert light.violations_count == 0, f"{path}: {light.generate_report()}"
+        light = axe.run(page)
+        assert light.violations_count == 0, f"{path}: {light.generate_report()}"
         page.set_viewport_size(PHONE)
         page.emulate_media(color_scheme="dark")
         assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], path
         if FULL:  # With all rules; otherwise with the only one about colours.
             page.reload()
             assert axe.run(page).violations_count == 0, f"{path}, dark on a phone"
-        elif is_judged:
+        else:
             dark = page.evaluate("axe.run({runOnly: ['color-contrast'], resultTypes: ['violations']})")
             assert dark["violations"] == [], f"{path}, dark on a phone"
 
 
+@soak_only("dashboard/test_sign_in.py::test_below_any_prefix_and_over_tls_everything_works_without_a_setting")
 def test_commands_have_the_prefix_that_a_proxy_takes_off(
     dashboard: Pages, open_page: OpenPage, certificate: tuple[Path, Path]
 ) -> None:
@@ -347,12 +390,14 @@ def test_pages_refresh_themselves_and_obey_the_keyboard(dashboard: Pages, open_p
     assert page.locator("#help").is_visible()
 
 
+@soak_only("dashboard/test_sign_in.py::test_a_post_that_another_site_caused_is_refused")
 def test_on_a_name_without_tls_one_can_sign_in_too(dashboard: Pages, open_page: OpenPage) -> None:
     """Browsers send no Sec-Fetch-Site there."""
     page = open_page(url=f"http://gateway.test:{dashboard.gateway.port}/dashboard", by_form=True)
     assert text_of(page, "h1") == "Overview"
 
 
+@soak_only("dashboard/test_pages.py::test_pages_without_a_browser_have_what_the_api_has")
 def test_pages_work_without_script(dashboard: Pages, open_page: OpenPage) -> None:
     page = open_page(dashboard.alice, by_form=True, java_script_enabled=False)
     page.click("text=Activity")

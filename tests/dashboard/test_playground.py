@@ -17,12 +17,14 @@ import requests
 
 from tests.dashboard.conftest import HOSTILE, MODEL, Pages
 from tests.support.gateway import clean_environment
+from tests.support.soak import soak_only
 from tests.support.waiting import wait_until
 
 OpenPage = Callable[..., Any]
 
 OTHER = "accounts/fireworks/models/kimi-k3"
 APIS = ("/v1/chat/completions", "/v1/messages", "/v1/responses")
+STREAMS = soak_only("dashboard/test_playground.py::test_answers_stream_side_by_side_and_cost_what_their_records_say")
 
 
 def fact_of(card: Any, name: str) -> str:
@@ -30,7 +32,7 @@ def fact_of(card: Any, name: str) -> str:
     return str(card.locator(f"[data-fact={name}]").inner_text())
 
 
-@pytest.mark.parametrize("api", APIS)
+@pytest.mark.parametrize("api", [APIS[0], *(pytest.param(api, marks=STREAMS) for api in APIS[1:])])
 def test_answers_stream_side_by_side_and_cost_what_their_records_say(
     dashboard: Pages, open_page: OpenPage, api: str
 ) -> None:
@@ -64,6 +66,7 @@ def test_answers_stream_side_by_side_and_cost_what_their_records_say(
     assert "Request" in page.locator("h1").inner_text()
 
 
+@soak_only("dashboard/test_playground.py::test_answers_stream_side_by_side_and_cost_what_their_records_say")
 def test_a_conversation_goes_on_stops_and_says_what_failed(dashboard: Pages, open_page: OpenPage) -> None:
     page = open_page(dashboard.bob)
     page.goto(f"{dashboard.url}/playground?model={MODEL}")

@@ -19,6 +19,7 @@ from tests.db.brute_force import Wanted, check_usage, key_days, outcomes_of, rou
 from tests.db.old_code import check_old_sums, insert_old, make_partitions
 from tests.db.rows import Row, contents, insert_rows, make_row
 from tests.support.postgres import Postgres
+from tests.support.soak import soak_only
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 NOW = datetime.now(UTC).replace(second=0, microsecond=0)
@@ -54,6 +55,7 @@ def engine(url: str) -> Iterator[Engine]:
     engine.dispose()
 
 
+@soak_only("db/test_fold.py::test_old_and_new_workers_side_by_side_count_every_row_once")
 def test_the_past_is_counted_as_before_and_both_codes_go_on(url: str, engine: Engine) -> None:
     chance = random.Random(7)
     history = [_random_row(chance) for _ in range(400)]

@@ -29,6 +29,7 @@ from app.db.schema import (
 from app.dev.postgres import get_binaries
 from tests.db.rows import encode, make_row
 from tests.support.postgres import Postgres
+from tests.support.soak import soak_only
 
 VERSIONS = sorted((MIGRATIONS / "versions").glob("*.py"))
 
@@ -97,6 +98,7 @@ def test_a_downgrade_and_an_upgrade_make_the_same_schema_again(database_url: str
     assert _dump(database_url) == before
 
 
+@soak_only("db/test_schema.py::test_a_downgrade_and_an_upgrade_make_the_same_schema_again")
 def test_concurrent_upgrades_all_succeed_and_migrate_once(empty_url: str) -> None:
     # In processes of their own, as concurrent releases are, because Alembic has one state per process.
     code = "import sys; from app.db.schema import upgrade_schema; upgrade_schema(sys.argv[1])"

@@ -16,6 +16,7 @@ from tests.support.chat import PREFIX, post_chat, request
 from tests.support.gateway import Gateway
 from tests.support.gateways import Gateways
 from tests.support.scripted_upstream import ScriptedUpstream
+from tests.support.soak import soak_only
 from tests.support.waiting import wait_until
 
 WORKERS = 2
@@ -57,6 +58,7 @@ def test_the_sum_survives_a_worker_that_is_killed(several: Gateway, upstream: Sc
     wait_until(lambda: total(scrape(several), "gateway_requests_total") == requests + 25, what="the new one to count")
 
 
+@soak_only("faults/test_metrics.py::test_the_sum_survives_a_worker_that_is_killed")
 def test_a_killed_worker_leaves_the_gauges(several: Gateway) -> None:
     workers = set(several.worker_pids())
     wait_until(lambda: _with_gauges(several) >= workers, what="the gauges of all workers")

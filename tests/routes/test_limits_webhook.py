@@ -14,9 +14,11 @@ from tests.support.chat import PREFIX, post_chat
 from tests.support.limited_keys import make_limited_key
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import hang
+from tests.support.soak import soak_only
 from tests.support.waiting import wait_until
 
 
+@soak_only("services/test_webhook.py::test_what_a_worker_leaves_is_sent_by_another")
 def test_each_share_is_one_message_over_all_workers_whoever_is_killed(
     make_gateway: MakeGateway, database_url: str, upstream: ScriptedUpstream
 ) -> None:

@@ -60,6 +60,7 @@ def _kill_workers(gateway: Gateway, load: Load) -> list[Times]:
     return kills
 
 
+@soak_only("fallback/test_failures.py::test_the_targets_are_tried_in_order_until_one_serves_or_refuses_the_request")
 @pytest.mark.soak
 def test_with_retries_the_upstream_counts_what_the_rows_say_was_attempted(
     audited_gateway: MakeAudited, taught: ScriptedUpstream, database_url: str, tmp_path: Path

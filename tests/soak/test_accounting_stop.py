@@ -27,6 +27,7 @@ _WEIGHTS = {**MIXED, "silent": 0, "endless": 6}
 _SHIPPED_WITHIN_S = 1.0
 
 
+@soak_only("test_operation_stop.py::test_what_outlives_the_drain_is_ended_told_and_recorded")
 @pytest.mark.soak
 def test_a_stop_under_load_ships_what_it_can_and_the_next_start_brings_the_rest(
     audited_gateway: MakeAudited, taught: ScriptedUpstream, database_url: str, tmp_path: Path
@@ -51,9 +52,7 @@ def test_a_stop_under_load_ships_what_it_can_and_the_next_start_brings_the_rest(
 
 
 @pytest.mark.soak
-@soak_only(
-    "test_operation_workers.py::test_orphans_are_in_the_backlog_and_a_stop_says_what_it_leaves_while_the_database_is_away"
-)
+@soak_only("test_operation_keys.py::test_while_postgres_is_away_keys_work_in_a_new_worker_and_nothing_is_lost")
 def test_a_stop_while_the_database_is_frozen_ends_in_time_and_costs_no_row(
     audited_gateway: MakeAudited, taught: ScriptedUpstream, victim: Postgres, victim_url: str, tmp_path: Path
 ) -> None:

@@ -23,7 +23,7 @@ from tests.support.gateway import Gateway, base_settings
 from tests.support.gateways import Gateways
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import pause
-from tests.support.soak import FULL, soak_count
+from tests.support.soak import FULL, soak_count, soak_only
 from tests.support.waiting import wait_until
 
 REQUESTS = soak_count(2_000)
@@ -59,6 +59,7 @@ class Load:
         wait_until(lambda: len(self.statuses) >= share * REQUESTS, 300, f"{share:.0%} of the requests")
 
 
+@soak_only("services/journal/test_orphans.py::test_workers_killed_again_and_again_lose_only_requests_in_flight")
 @pytest.mark.soak
 @pytest.mark.skipif(bool(NO_NGINX), reason=NO_NGINX)
 def test_one_host_is_killed_and_one_is_cut_off_and_each_request_has_one_row(

@@ -21,7 +21,7 @@ from tests.support.chat import PREFIX
 from tests.support.gateway import Gateway, clean_environment
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import Script, pause
-from tests.support.soak import FULL
+from tests.support.soak import FULL, soak_only
 
 PROCESSES = 8
 KEYS = 48 if FULL else 20
@@ -39,6 +39,7 @@ def _has_asked(pid: int, port: int) -> bool:
         return False
 
 
+@soak_only("services/idempotency/test_store.py::test_what_a_dead_worker_served_is_lost_for_good")
 @pytest.mark.soak
 def test_no_request_is_paid_for_twice_although_workers_are_killed(
     make_gateway: Callable[..., Gateway], upstream: ScriptedUpstream

@@ -120,7 +120,9 @@ def busy_upstream() -> Iterator[ScriptedUpstream]:
 
 
 @pytest.mark.soak
-@soak_only("test_operation_stop.py::test_a_reload_under_load_loads_all_code_and_neither_refuses_nor_cuts_anybody")
+@soak_only(
+    "test_operation_boot_mistakes.py::test_a_bad_reload_is_refused_and_a_good_one_loads_the_code_and_cuts_nobody"
+)
 def test_reloads_under_load_fail_nothing(make_gateway: MakeGateway, busy_upstream: ScriptedUpstream) -> None:
     gateway = make_gateway(SETTINGS | busy_upstream.settings, workers=2)
     with Load(gateway).running() as load:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 import pytest
 
@@ -20,10 +21,20 @@ def examples(full: int) -> int:
 
 
 def soak_only(short_form: str) -> pytest.MarkDecorator:
-    """Returns the mark of a test that only `make soak` runs.
+    """Returns the mark of a test that only `make soak` runs; tests/conftest.py skips it otherwise.
 
     Args:
         short_form: the test of the same behaviour in `make test`, such as `test_dev.py::test_a_signal_while_starting`.
             tests/support/test_soak.py checks that there is such a test.
     """
-    return pytest.mark.skipif(not FULL, reason=f"only `make soak` runs it; `make test` has {short_form}")
+    return pytest.mark.soak_only(short_form)
+
+
+def skip_soak_only(items: Iterable[pytest.Item]) -> None:
+    """Skips what only `make soak` runs, unless it runs now; the reason names the short form."""
+    if FULL:
+        return
+    for item in items:
+        if mark := item.get_closest_marker("soak_only"):
+            reason = f"only `make soak` runs it; `make test` has {mark.args[0]}"
+            item.add_marker(pytest.mark.skip(reason=reason))

@@ -19,7 +19,7 @@ from tests.support.activity_tables import (
 )
 from tests.support.postgres import Postgres
 from tests.support.recording_process import RecordingProcess
-from tests.support.soak import FULL, soak_count
+from tests.support.soak import FULL, soak_count, soak_only
 from tests.support.waiting import wait_until
 
 # As few as show what a freeze of the server does; each records a hundred requests a second.
@@ -167,6 +167,7 @@ def test_the_ledger_balances_at_every_moment_under_load(tmp_path: Path, database
         assert integrity["started"] > 0
 
 
+@soak_only("services/journal/test_shipper.py::test_a_frozen_server_neither_stops_the_process_nor_costs_a_row")
 @pytest.mark.soak
 def test_while_the_database_is_unavailable_memory_does_not_grow_and_no_row_is_lost(
     tmp_path: Path, victim: Postgres, victim_url: str
@@ -191,6 +192,7 @@ def test_while_the_database_is_unavailable_memory_does_not_grow_and_no_row_is_lo
     ActivityTables(victim_url).check_balance()
 
 
+@soak_only("services/journal/test_shipper.py::test_a_frozen_server_neither_stops_the_process_nor_costs_a_row")
 @pytest.mark.soak
 def test_a_server_killed_again_and_again_under_load_costs_no_row(
     tmp_path: Path, victim: Postgres, victim_url: str

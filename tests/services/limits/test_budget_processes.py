@@ -15,7 +15,7 @@ from tests.support.activity_tables import adopt_all, wait_until_shipped
 from tests.support.budget_books import BudgetBooks
 from tests.support.postgres import Postgres
 from tests.support.recording_process import RecordingProcess
-from tests.support.soak import FULL, soak_count
+from tests.support.soak import FULL, soak_count, soak_only
 from tests.support.waiting import wait_until
 
 PROCESSES = 8 if FULL else 3
@@ -129,6 +129,7 @@ def test_the_money_of_killed_workers_comes_back(tmp_path: Path, database_url: st
     assert len(books.select("SELECT FROM budget_lease WHERE NOT closed OR kept")) == 0
 
 
+@soak_only("services/limits/test_budget_processes.py::test_a_budget_is_used_up_and_never_exceeded")
 def test_many_budgets_are_drawn_from_in_several_calls(tmp_path: Path, database_url: str) -> None:
     books = BudgetBooks(database_url)
     subjects = [
