@@ -23,7 +23,7 @@ from app.server.life_log import log_drain, log_life
 from app.server.metrics_directory import Claim, claim_directory
 from app.server.open_files import fit_to_open_files, raise_open_file_limit
 from app.server.reload import OTHER_ADDRESS, adopt_workers, read_changed_settings, read_handover, set_up_reload
-from app.server.restart import set_up_handover, take_predecessors
+from app.server.restart import set_up_handover, take_predecessors, tell_predecessors
 from app.server.worker_starts import WorkerStarts
 
 try:
@@ -72,6 +72,8 @@ limit_request_field_size = 8_190
 
 # What this process takes over from the one before a reload.
 handover = read_handover()
+# In which workers of the main process before this one are found, after a restart with RESTART_HANDOVER.
+handover_file = settings.journal_dir / f"handover-{settings.port}.json"
 
 
 def on_starting(server: Any) -> None:
@@ -86,6 +88,7 @@ def on_starting(server: Any) -> None:
     server.inherits = server.master_pid != 0 or "LISTEN_FDS" in os.environ
     if handover is not None and handover.check:
         _check_for_reload(server)
+    tell_predecessors(handover_file)
     server.metrics = _claim_metrics_directory()
     if handover is None:  # After a reload all was checked a moment ago, and a gateway that serves must not end of it.
         child = os.fork()  # The check imports the database's libraries, which this process must not import.
@@ -147,12 +150,11 @@ def when_ready(server: Any) -> None:
     set_up_reload(server, settings, from_systemd=from_systemd, metrics=claim.directory, metrics_lock=claim.lock)
     if handover is not None:
         adopt_workers(server, handover)
-    handover_file = settings.journal_dir / f"handover-{settings.port}.json"
     predecessors = take_predecessors(handover_file)
     if settings.restart_handover and from_systemd:
-        set_up_handover(server, handover_file)
+        set_up_handover(server, handover_file, predecessors)
     global starts
-    starts = WorkerStarts(server, predecessors)
+    starts = WorkerStarts(server, predecessors, handover_file)
 
 
 def on_exit(server: Any) -> None:

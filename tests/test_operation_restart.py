@@ -20,7 +20,7 @@ from tests.support.chat import PREFIX, Seen, chat_body, request, rows_where
 from tests.support.gateway import GATEWAY_KEY, base_settings, clean_environment
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import Gate, pause, wait_for
-from tests.support.soak import FULL, examples
+from tests.support.soak import FULL, examples, soak_only
 from tests.support.waiting import wait_until
 
 # The promise of docs/deploy.md. On two busy cores the longest of 4,500 answers over 17 restarts took 0.9 s.
@@ -40,6 +40,7 @@ class Service:
 
     Attributes:
         url: where it is reached.
+        place: its JOURNAL_DIR.
     """
 
     def __init__(self, root: Path, settings: dict[str, str], log: Path) -> None:
@@ -47,6 +48,8 @@ class Service:
         port = self._listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
         self._root, self._log = root, log
+        self.place = Path(settings["JOURNAL_DIR"])
+        self._starts = 0
         more = {"PORT": str(port), "WEB_CONCURRENCY": "2", "RESTART_HANDOVER": "true"}
         # A stream outlives all restarts.
         more |= {"DRAIN_TIMEOUT": "200", "GRACEFUL_TIMEOUT": "210", "UPSTREAM_IDLE_TIMEOUT": "200"}
@@ -56,6 +59,7 @@ class Service:
     def start(self) -> None:
         """Starts the main process."""
         number = self._listener.fileno()
+        self._starts += 1
         with self._log.open("ab") as log:
             self.main = subprocess.Popen(
                 [sys.executable, "-c", ACTIVATE, str(number)],
@@ -73,6 +77,10 @@ class Service:
         assert self.main.wait(30) == 0
         self.start()
         return workers
+
+    def is_settled(self) -> bool:
+        """Returns whether the last start has passed its checks, so that its children are workers."""
+        return len(self.events("gateway_started")) == self._starts
 
     def events(self, name: str) -> list[dict[str, object]]:
         """Returns the lines of the log about an event."""
@@ -175,6 +183,30 @@ def test_a_restart_under_load_refuses_nobody_and_lets_nobody_wait(
         # Nobody waits for the drain of the old workers, or for the start of the new ones.
         assert max(ended_s - sent_s for sent_s, ended_s, _ in clients.answers) < LONGEST_S
     gate.close()
+
+
+@soak_only("test_operation_restart.py::test_a_restart_under_load_refuses_nobody_and_lets_nobody_wait")
+def test_restarts_before_the_last_one_is_done_hand_over_all_who_serve(
+    service: Service, upstream: ScriptedUpstream, database_url: str
+) -> None:
+    upstream.on_model("quick", [pause(0.05), *chat_answer("hi")])
+    clients = Clients(service.url)
+    serving = service.restart()
+    for _ in range(3):
+        # As soon as there are processes that will be workers, and long before these serve.
+        wait_until(lambda: psutil.Process(service.main.pid).children() and service.is_settled(), what="the next start")
+        service.restart()
+        (file,) = service.place.glob("handover-*.json")
+        assert {str(pid) for pid in serving if is_alive(pid)} <= json.loads(file.read_text()).keys()
+        assert all(map(is_alive, serving)), "who serves goes on until others do"
+    count = len(service.events("workers_started"))
+    wait_until(lambda: len(service.events("workers_started")) > count, what="the new workers")
+    wait_until(lambda: not any(map(is_alive, serving)), what="the old workers to be told to drain")
+    assert not list(service.place.glob("handover-*.json"))
+    clients.end()
+    assert clients.failures == [] and {seen.status for _, _, seen in clients.answers} == {200}
+    ids = {seen.request_id for _, _, seen in clients.answers}
+    wait_until(lambda: recorded(database_url) == ids, what="the rows of all requests")
 
 
 def recorded(database_url: str) -> set[object]:

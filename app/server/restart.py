@@ -3,7 +3,7 @@
 systemd holds the listening socket (deploy/gateway.socket), so it refuses no connection between a stop and a start. But
 a stop lasts as long as the drain, and connections would wait for it. With RESTART_HANDOVER the main process ends at
 once on SIGTERM, so the next one can start, and its workers go on. The next one tells them to drain when its own workers
-are ready. If none comes, they drain by themselves.
+are ready. If none comes, they drain by themselves. If one ends before its workers are ready, it hands all of them on.
 """
 
 from __future__ import annotations
@@ -19,28 +19,35 @@ from typing import Any
 
 from app.server.life_log import log_life
 
-# How long workers without a main process serve, in seconds: a start takes some on a busy machine.
+# How long workers serve after the end of their main process or the last sign of a start, in seconds.
 SERVES_ON_S = 10.0
 
 
 class _Orphan:
-    """Whether this worker serves on without a main process, and since when it has none, on the monotonic clock."""
+    """Whether this worker serves on without a main process, and since when it has none, on the monotonic clock.
 
-    serves_on = False
+    Attributes:
+        file: the file about the workers, by whose time a start shows that it goes on; None if none serves on.
+    """
+
+    file: Path | None = None
     since_s: float | None = None
 
 
-def set_up_handover(server: Any, path: Path) -> None:
+def set_up_handover(server: Any, path: Path, predecessors: list[int]) -> None:
     """Makes SIGTERM end the main process at once; the workers that it starts from now on serve on.
 
     Args:
         server: gunicorn's arbiter.
         path: the file in which the next start finds the workers.
+        predecessors: workers of earlier main processes that were not told to drain yet. Where one start follows another
+            before its workers are ready, only these serve, so they are handed over too.
     """
-    _Orphan.serves_on = True
+    _Orphan.file = path
 
     def hand_over() -> None:
-        workers = {pid: started for pid in server.WORKERS if (started := _read_start(pid)) is not None}
+        pids = (*predecessors, *server.WORKERS)
+        workers = {pid: started for pid in pids if (started := _read_start(pid)) is not None}
         unfinished = path.with_suffix(".new")
         unfinished.write_text(json.dumps(workers))
         unfinished.replace(path)
@@ -60,21 +67,27 @@ def set_up_handover(server: Any, path: Path) -> None:
 
 
 def take_predecessors(path: Path) -> list[int]:
-    """Returns the workers of the main process before this one that still live, and removes the file about them."""
+    """Returns the workers of the main processes before this one that still live."""
     try:
         workers = {int(pid): str(started) for pid, started in json.loads(path.read_text()).items()}
-        path.unlink()
     except (OSError, ValueError, AttributeError):
         return []
     # The id of a process that has ended may be another's by now.
     return [pid for pid, started in workers.items() if _read_start(pid) == started]
 
 
-def retire_predecessors(workers: list[int]) -> None:
-    """Tells workers of the main process before this one to drain."""
-    for pid in workers:
+def tell_predecessors(path: Path) -> None:
+    """Tells workers of main processes before this one that a start goes on, so that they serve until it is done."""
+    with suppress(OSError):
+        os.utime(path)
+
+
+def retire_predecessors(path: Path, workers: list[int]) -> None:
+    """Tells workers of main processes before this one to drain, and forgets them."""
+    path.unlink(missing_ok=True)
+    while workers:
         with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
+            os.kill(workers.pop(), signal.SIGTERM)
 
 
 def is_serving_on(ppid: int) -> bool:
@@ -82,15 +95,22 @@ def is_serving_on(ppid: int) -> bool:
 
     A worker calls it once a second.
     """
-    if not _Orphan.serves_on or os.getppid() == ppid:
+    if _Orphan.file is None or os.getppid() == ppid:
         return False
     now_s = time.monotonic()
     if _Orphan.since_s is None:
         _Orphan.since_s = now_s
-    elif now_s - _Orphan.since_s > SERVES_ON_S:
+    elif now_s - _Orphan.since_s > SERVES_ON_S and not _is_recent(_Orphan.file):
         _Orphan.since_s = float("inf")
         os.kill(os.getpid(), signal.SIGTERM)
     return True
+
+
+def _is_recent(path: Path) -> bool:
+    try:
+        return 0 <= time.time() - path.stat().st_mtime < SERVES_ON_S
+    except OSError:
+        return False
 
 
 def _read_start(pid: int) -> str | None:

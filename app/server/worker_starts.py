@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from app.server.life_log import log_life
 from app.server.reload import retire_old_workers
-from app.server.restart import retire_predecessors
+from app.server.restart import retire_predecessors, tell_predecessors
 
 
 class WorkerStarts:
@@ -21,10 +22,12 @@ class WorkerStarts:
     Args:
         server: gunicorn's arbiter, which has adopted the old workers and has not started any of its own.
         predecessors: workers of another main process, which are told to drain too.
+        handover_file: the file about them.
     """
 
-    def __init__(self, server: Any, predecessors: list[int]) -> None:
+    def __init__(self, server: Any, predecessors: list[int], handover_file: Path) -> None:
         self._predecessors = predecessors
+        self._handover_file = handover_file
         self._server = server
         self._wanted = server.num_workers
         self._ready = 0
@@ -50,8 +53,10 @@ class WorkerStarts:
             self._server.manage_workers = self._manage_workers
             retire_old_workers(self._server)
             self._server.num_workers = self._wanted
-            retire_predecessors(self._predecessors)
+            retire_predecessors(self._handover_file, self._predecessors)
             os.close(self._read)
             seconds = round(time.monotonic() - self._begun_s, 1)
             log_life("workers_started", workers=self._wanted, seconds=seconds)
+        else:
+            tell_predecessors(self._handover_file)
         self._manage_workers()

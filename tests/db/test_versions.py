@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -26,11 +27,13 @@ INSTALLED = {
 LEAST = LEAST_VERSION // 10_000
 
 
-def test_the_pages_name_the_least_version() -> None:
-    named = {
-        int(version) for version in re.findall(r"PostgreSQL (\d+) or later", (ROOT / "docs/deploy.md").read_text())
-    }
-    assert named == {LEAST}
+def test_the_pages_name_the_least_version_and_that_of_the_wheel() -> None:
+    page = (ROOT / "docs/deploy.md").read_text()
+    assert [int(version) for version in re.findall(r"PostgreSQL (\d+) or later", page)] == [LEAST]
+    program = embedded.get_binaries() / "postgres"
+    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
+    wheel = re.findall(r"brings PostgreSQL (\d+) in a wheel", page)
+    assert wheel == re.findall(r"PostgreSQL\) (\d+)", said) and f"tested with {LEAST} and {wheel[0]}" in page
 
 
 @pytest.mark.soak
