@@ -208,7 +208,10 @@ def test_what_is_wrong_with_this_machine_is_named(found: Any, tmp_path: Path, mo
     journal.mkdir()
     (journal / "rejected.jsonl").write_text("{}\n")
     monkeypatch.setattr("app.doctor.host_checks._LEAST_FREE_BYTES", 1 << 62)  # No disk of a test is nearly full.
-    monkeypatch.setitem(sys.modules, "opentelemetry", None)  # As where requirements-traces.txt is not installed.
+    # As where requirements-traces.txt is not installed; another test may have loaded it.
+    for name in [name for name in sys.modules if name.startswith("opentelemetry.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "opentelemetry", None)
     results = found(DATABASE_URL=AWAY, OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:4318")
     assert results["journal"][0].startswith(f"warn: the disk of JOURNAL_DIR ({journal}) has ")
     assert results["journal"][1].startswith(f"warn: {journal}/rejected.jsonl has 3 bytes of records")
