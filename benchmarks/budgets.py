@@ -144,6 +144,7 @@ def watch(board: Board, server: int, *, is_limited: bool) -> dict[str, float]:
     deadline_s = time.monotonic() + _LONGEST_S
     while not board.is_ready:
         if time.monotonic() > deadline_s:
+            board.state = 2  # The others end too.
             sys.exit("A process did not begin; its error is above.")
         time.sleep(0.005)
     server_s = get_resource_usage(get_process_tree(server)).cpu_s
