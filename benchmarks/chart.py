@@ -12,7 +12,7 @@ _PANELS = {
     "events/s, 1,000 streams × 50/s": ("1000 streams, 50 events/s each", "events_per_s"),
     "events/s, 100 streams × 50/s": ("100 streams, 50 events/s each", "events_per_s"),
 }
-_ORDER = ("direct", "nginx", "bare Flask route", "gateway", "Portkey", "LiteLLM")
+_ORDER = ("direct", "nginx", "Envoy", "bare Flask route", "gateway", "Portkey", "LiteLLM")
 _BAR, _GAP, _LEFT, _WIDTH, _HEAD = 18, 8, 150, 420, 34
 _SCALE_BEGIN = 10.0
 

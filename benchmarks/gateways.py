@@ -93,6 +93,7 @@ def start_gateway(
     workers: int = 1,
     application: str = "wsgi:app",
     probe: str = "/health",
+    python: str = sys.executable,
 ) -> Gateway:
     """Starts gunicorn in `tree` and returns when it responds.
 
@@ -104,12 +105,13 @@ def start_gateway(
         workers: how many processes.
         application: what gunicorn serves.
         probe: the path that is requested until it responds.
+        python: the interpreter that it runs on.
     """
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     port = free_port()
     fixed = {"PORT": str(port), "WEB_CONCURRENCY": str(workers), "JOURNAL_DIR": str(place / "journal")}
-    command = pinned(cores, [sys.executable, "-m", "gunicorn", application])
+    command = pinned(cores, [python, "-m", "gunicorn", application])
     started_s = time.monotonic()
     child = start_child(
         "gunicorn", command, environment=clean_environment() | dict(settings) | fixed, output=place / "log", cwd=tree

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import platform
 import random
 import statistics
 import tempfile
@@ -222,7 +223,7 @@ def main() -> None:
     parser.add_argument("--models", type=int, default=1, help="how many models 200 keys use; 50 is a bad case of sums")
     options = parser.parse_args()
     costs = measure(options.seconds, options.models)
-    print(f"{describe_machine()}; {WRITERS} writers, batches of {BATCH} rows")
+    print(f"{describe_machine()}, Python {platform.python_version()}; {WRITERS} writers, batches of {BATCH} rows")
     print(f"rows:  {costs.rows_per_s:,.0f}/s here, {costs.row_us:.0f} µs of PostgreSQL's CPU time each,")
     print(f"       {costs.row_bytes:,.0f} bytes in tables and indexes, {costs.wal_bytes:,.0f} in the write-ahead log")
     print(f"draws: {costs.draws_per_s:,.0f}/s here, {costs.draw_us:.0f} µs each, p99 {costs.draw_p99_ms:.0f} ms")

@@ -103,10 +103,10 @@ def get_process_tree(pid: int) -> list[int]:
 
 
 def describe_machine() -> str:
-    """Returns one line: processor, cores, memory, kernel, Python."""
+    """Returns one line: processor, cores, memory, kernel."""
     cpu = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
     memory_gb = psutil.virtual_memory().total / 2**30
     return (
         f"{cpu[1].strip() if cpu else platform.machine()}, {os.cpu_count()} cores, {memory_gb:.0f} GB, "
-        f"Linux {platform.release().partition('-')[0]}, Python {platform.python_version()}"
+        f"Linux {platform.release().partition('-')[0]}"
     )

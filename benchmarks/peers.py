@@ -1,10 +1,12 @@
-"""The servers that the gateway is compared with; peers are installed on request, each in its own environment."""
+"""The servers that the gateway is compared with; what others made is installed on request, each in its own environment.
+
+proxies.py has those that only pass requests on.
+"""
 
 from __future__ import annotations
 
 import json
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -16,8 +18,12 @@ from benchmarks.gateways import clean_environment, wait_until_answers
 from benchmarks.machine import CannotRun, ResourceUsage, free_port, get_process_tree, get_resource_usage, pinned
 
 MODEL = "accounts/fireworks/models/deepseek-v3p1"
+# The other one that native/upstream.c lists.
+SECOND_MODEL = "accounts/fireworks/models/kimi-k2-instruct"
 # LiteLLM imports half a million lines before it listens.
 _PEER_BOOT_TIMEOUT_S = 180.0
+# Pinned, so that two runs compare with the same. LiteLLM 1.107.0 was a compromised release: never install that one.
+VERSIONS = {"LiteLLM": "1.106.2", "Portkey": "1.15.2", "Envoy": "1.40.0"}
 
 
 @dataclass
@@ -41,83 +47,32 @@ class Peer:
         return get_resource_usage(get_process_tree(self.child.process.pid)) if self.child else ResourceUsage(0.0, 0)
 
 
-def start_bare_flask(place: Path, core: int, root: Path) -> Peer:
-    """Starts a Flask route that does nothing, on gunicorn's gevent worker."""
+def start_bare_flask(place: Path, core: int, root: Path, python: str = sys.executable) -> Peer:
+    """Starts a Flask route that does nothing, on gunicorn's gevent worker and this Python."""
     port = free_port()
     options = ["-c", "/dev/null", "-k", "gevent", "-b", f"127.0.0.1:{port}", "--keep-alive", "100"]
-    command = pinned([core], [sys.executable, "-m", "gunicorn", *options, "benchmarks.bare:app"])
+    command = pinned([core], [python, "-m", "gunicorn", *options, "benchmarks.bare:app"])
     child = start_child("Flask", command, environment=clean_environment(), output=place / "bare.log", cwd=root)
     wait_until_answers(child, port, "/health", place / "bare.log")
-    return Peer("bare Flask route", port, child=child)
+    # It reads the same head as the gateway, whose requests have a key.
+    return Peer("bare Flask route", port, {"Authorization": "Bearer fw_REPLACE_ME"}, child)
 
 
-_NGINX = """
-worker_processes 1; daemon off; pid {place}/nginx.pid; error_log {place}/error.log crit;
-events {{ worker_connections 20000; }}
-http {{
-  access_log off; client_body_temp_path {place}; proxy_temp_path {place}; fastcgi_temp_path {place};
-  uwsgi_temp_path {place}; scgi_temp_path {place}; client_max_body_size 20m; client_body_buffer_size 2m;
-  keepalive_requests 1000000000;
-  upstream provider {{ server 127.0.0.1:{upstream}; keepalive 4096; keepalive_requests 1000000000; }}
-  server {{
-    listen 127.0.0.1:{port} {tls} backlog=8192;
-    {certificate}
-    location / {{
-      proxy_pass http://provider; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off;
-    }}
-  }}
-}}
-"""
-
-
-def start_nginx(place: Path, core: int, upstream: int, certificate: Path | None = None) -> Peer:
-    """Starts nginx in front of a port of 127.0.0.1, with TLS if a certificate (with its key) is given.
-
-    Raises:
-        CannotRun: nginx is not installed.
-    """
-    program = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:" + clean_environment()["PATH"])
-    if program is None:
-        raise CannotRun("nginx is not installed, so it is left out; on Debian and Ubuntu: apt-get install nginx-light.")
-    place.mkdir(parents=True, exist_ok=True)
-    place.chmod(0o755)
-    port = free_port()
-    tls = "" if certificate is None else f"ssl_certificate {certificate}; ssl_certificate_key {certificate};"
-    text = _NGINX.format(
-        place=place, upstream=upstream, port=port, certificate=tls, tls="" if certificate is None else "ssl"
-    )
-    (place / "nginx.conf").write_text(text)
-    command = pinned([core], [program, "-c", str(place / "nginx.conf"), "-p", str(place)])
-    child = start_child("nginx", command, output=place / "log", stop_signal=signal.SIGTERM)
-    if certificate is None:
-        wait_until_answers(child, port, "/", place / "log")
-    return Peer("nginx", port, child=child)
-
-
-def make_certificate(place: Path) -> Path:
-    """Makes a self-signed certificate for localhost, with its key in the same file.
-
-    Raises:
-        CannotRun: openssl is not installed.
-    """
-    program, path = shutil.which("openssl"), place / "certificate.pem"
-    if program is None:
-        raise CannotRun("openssl is not installed, so TLS is left out; on Debian and Ubuntu: apt-get install openssl.")
-    options = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
-    names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", str(path), "-out", str(place / "crt")]
-    subprocess.run([program, *options.split(), *names], check=True, capture_output=True)
-    path.write_text(path.read_text() + (place / "crt").read_text())
-    return path
+def install_from_pypi(place: Path, name: str, package: str) -> Path:
+    """Installs a peer into an environment of its own, unless this version is there; returns where that is."""
+    home = place.parent / f"{name.lower()}-{VERSIONS[name]}"
+    if not (home / "complete").exists():
+        print(f"Installing {name} into", home, flush=True)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", home], check=True)
+        wanted = f"{package}=={VERSIONS[name]}"
+        subprocess.run([home / "bin" / "pip", "install", "--quiet", wanted], check=True)
+        (home / "complete").touch()
+    return home
 
 
 def start_litellm(place: Path, core: int, upstream: int) -> Peer:
     """Installs LiteLLM's proxy from PyPI if it is missing, and starts it with one worker and no database."""
-    home = place.parent / "litellm"
-    program = home / "bin" / "litellm"
-    if not program.exists():
-        print("Installing LiteLLM into", home, flush=True)
-        subprocess.run([sys.executable, "-m", "venv", home], check=True)
-        subprocess.run([home / "bin" / "pip", "install", "--quiet", "litellm[proxy]"], check=True)
+    program = install_from_pypi(place, "LiteLLM", "litellm[proxy]") / "bin" / "litellm"
     parameters = {
         "model": f"openai/{MODEL}",
         "api_base": f"http://127.0.0.1:{upstream}/inference/v1",
@@ -151,14 +106,15 @@ def start_portkey(place: Path, core: int, upstream: int) -> Peer:
     Raises:
         CannotRun: npm is not installed.
     """
-    home = place.parent / "portkey"
+    home = place.parent / f"portkey-{VERSIONS['Portkey']}"
     server = home / "node_modules" / "@portkey-ai" / "gateway" / "build" / "start-server.js"
     if shutil.which("npm") is None:
         raise CannotRun("npm is not installed, so Portkey is left out; on Debian and Ubuntu: apt-get install npm.")
     if not server.exists():
         print("Installing Portkey into", home, flush=True)
+        package = f"@portkey-ai/gateway@{VERSIONS['Portkey']}"
         home.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["npm", "install", "--silent", "--no-fund", "--prefix", home, "@portkey-ai/gateway"], check=True)
+        subprocess.run(["npm", "install", "--silent", "--no-fund", "--prefix", home, package], check=True)
     port = free_port()
     log = place / "portkey.log"
     child = start_child(
@@ -175,13 +131,3 @@ def start_portkey(place: Path, core: int, upstream: int) -> Peer:
         "x-portkey-custom-host": f"http://localhost:{upstream}/inference/v1",
     }
     return Peer("Portkey", port, headers, child)
-
-
-def version_of(name: str, place: Path) -> str:
-    """Returns the installed version of a peer, "" if it is not installed."""
-    if name == "LiteLLM":
-        words = [str(place.parent / "litellm" / "bin" / "pip"), "show", "litellm"]
-        said = subprocess.run(words, capture_output=True, text=True).stdout
-        return next((line.split()[1] for line in said.splitlines() if line.startswith("Version:")), "")
-    package = place.parent / "portkey" / "node_modules" / "@portkey-ai" / "gateway" / "package.json"
-    return str(json.loads(package.read_text())["version"]) if package.exists() else ""

@@ -6,7 +6,7 @@ import statistics
 from pathlib import Path
 
 from benchmarks.results import Results, Summary
-from benchmarks.targets import TARGETS
+from benchmarks.targets import TARGETS, Target, on_another_python
 
 BEGIN, END = "<!-- written by make bench: begin -->", "<!-- written by make bench: end -->"
 
@@ -18,6 +18,7 @@ _REQUESTS: _Columns = [
     ("p99 ms", "latency_p99_ms", 1),
     ("CPU µs each", "cpu_us", 0),
     ("CPU to no limits", "to_unlimited", 3),
+    ("CPU to the other checkout", "to_other", 3),
     ("delay p99.9 ms", "delay_p999_ms", 1),
     ("delay max ms", "delay_max_ms", 1),
     ("failed", "errors", 0),
@@ -57,18 +58,24 @@ _OTHERS: _Columns = [
 
 
 def render_targets(results: Results) -> str:
-    """Returns the table of targets, also of those that were not measured."""
+    """Returns the table of targets, also of those that were not measured; and for another Python, if one was."""
     lines = ["| target | bound | measured | |", "|---|---|---|---|"]
+    elsewhere = on_another_python(results) if results.facts.get("another Python") else None
+    if elsewhere is not None:
+        lines = [lines[0] + " on another Python | |", lines[1] + "---|---|"]
     for target in TARGETS:
-        measured = target.measure(results)
         bound = f"{'≥' if target.at_least else '≤'} {_figure(target.wanted)} {target.unit}".strip()
-        if measured is None:
-            lines.append(f"| {target.name} | {bound} | not measured | |")
-        else:
-            lines.append(
-                f"| {target.name} | {bound} | {_figure(measured)} {target.unit} | {target.verdict(measured)} |"
-            )
+        line = f"| {target.name} | {bound} | {_verdict(target, results, 'not measured')}"
+        lines.append(line if elsewhere is None else f"{line} {_verdict(target, elsewhere, '–')}")
     return "\n".join(lines)
+
+
+def _verdict(target: Target, results: Results, otherwise: str) -> str:
+    """Returns two cells: the figure, and whether it meets the target."""
+    measured = target.measure(results)
+    if measured is None:
+        return f"{otherwise} | |"
+    return f"{_figure(measured)} {target.unit} | {target.verdict(measured)} |"
 
 
 def _figure(value: float) -> str:

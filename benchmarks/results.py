@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+# Names of subjects. The last is the end of the name of one that runs on the interpreter of --python.
+GATEWAY, OTHER, BARE, ELSEWHERE = "gateway", "other checkout", "bare Flask route", ", another Python"
+
 _COLUMNS = ("case", "subject", "repeat", "metric", "value")
 
 
@@ -46,6 +49,14 @@ class Results:
     def get_all(self, metric: str) -> list[float]:
         """Returns the values of one metric in all cases."""
         return [value for (_, _, found), values in self._values.items() if found == metric for value in values]
+
+    def of(self, subjects: Mapping[str, str]) -> Results:
+        """Returns the values of these subjects alone, with other names: old → new."""
+        chosen = Results()
+        for (case, subject, metric), values in self._values.items():
+            if subject in subjects:
+                chosen._values[case, subjects[subject], metric] = values
+        return chosen
 
     def subjects(self, case: str) -> list[str]:
         """Returns the subjects of a case, in the order of their first value."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,13 @@ from types import TracebackType
 
 from app.config import ROOT
 from app.dev import EmbeddedPostgres, start_sandbox
-from benchmarks import peers
+from benchmarks import peers, proxies
 from benchmarks.gateways import Gateway, copy_tree, prepare_database, start_gateway
+from benchmarks.interpreters import get_interpreter_of, make_environment
 from benchmarks.machine import CannotRun, Cores, choose_cores
 from benchmarks.native import Load, LoadRun, compile_native, start_upstream
 from benchmarks.peers import Peer
+from benchmarks.results import BARE, ELSEWHERE, GATEWAY, OTHER
 
 # After a load the gateway still ends its streams and ships its records, which must not slow down the next load.
 SETTLE_S = 1.0
@@ -38,12 +41,14 @@ class Options:
     Attributes:
         quick: shorter measurements, fewer repeats.
         peers: the names of the servers to compare with.
-        against: another checkout, measured beside this one.
+        against: another checkout, measured beside this one, on the interpreter of its own `.venv`.
+        python: another interpreter, on which the gateway and the bare route are measured too.
     """
 
     quick: bool = False
     peers: tuple[str, ...] = ("nginx",)
     against: Path | None = None
+    python: Path | None = None
 
 
 class Stage:
@@ -54,6 +59,7 @@ class Stage:
         self.cores: Cores = choose_cores()
         self.place = ROOT / "var" / "bench" / "run"
         self.skipped: dict[str, str] = {}
+        self.repeat = 1
         self._stack = ExitStack()
         self._peers: dict[str, Peer] = {}
         self._gateways: dict[str, Gateway] = {}
@@ -103,6 +109,7 @@ class Stage:
         workers: int = 1,
         application: str = "wsgi:app",
         tree: Path | None = None,
+        python: str = sys.executable,
     ) -> Gateway:
         """Starts a gateway, by default on the core of the measured process; it ends with the run."""
         gateway = start_gateway(
@@ -112,6 +119,7 @@ class Stage:
             cores=cores or [self.cores.subject],
             workers=workers,
             application=application,
+            python=python,
         )
         self._stack.callback(gateway.child.stop)
         return gateway
@@ -141,11 +149,14 @@ class Stage:
             return Peer(name, gateway.port, {"Authorization": f"Bearer {self.key}"}, gateway.child)
         if name == "direct":
             return Peer(name, self.upstream_port)
+        core, upstream = self.cores.subject, self.upstream_port
         start: dict[str, Callable[[], Peer]] = {
-            "bare Flask route": lambda: peers.start_bare_flask(self.place, self.cores.subject, ROOT),
-            "nginx": lambda: peers.start_nginx(self.place / "nginx", self.cores.subject, self.upstream_port),
-            "LiteLLM": lambda: peers.start_litellm(self.place, self.cores.subject, self.upstream_port),
-            "Portkey": lambda: peers.start_portkey(self.place, self.cores.subject, self.upstream_port),
+            BARE: lambda: peers.start_bare_flask(self.place, core, ROOT),
+            BARE + ELSEWHERE: lambda: peers.start_bare_flask(self.place, core, ROOT, self.other_python()),
+            "nginx": lambda: proxies.start_nginx(self.place / "nginx", core, upstream),
+            "Envoy": lambda: proxies.start_envoy(self.place, core, upstream),
+            "LiteLLM": lambda: peers.start_litellm(self.place, core, upstream),
+            "Portkey": lambda: peers.start_portkey(self.place, core, upstream),
         }
         peer = start[name]()
         assert peer.child is not None
@@ -159,9 +170,9 @@ class Stage:
             CannotRun: nginx or openssl is missing.
         """
         if not hasattr(self, "_tls_front"):
-            self._certificate = peers.make_certificate(self.place)
+            self._certificate = proxies.make_certificate(self.place)
             place = self.place / "nginx-tls"
-            self._tls_front = peers.start_nginx(place, self.cores.rest, self.upstream_port, self._certificate)
+            self._tls_front = proxies.start_nginx(place, self.cores.rest, self.upstream_port, self._certificate)
             assert self._tls_front.child is not None
             self._stack.callback(self._tls_front.child.stop)
             time.sleep(0.5)
@@ -178,13 +189,34 @@ class Stage:
             settings |= {f"{name}_API_KEY": "sandbox", f"{name}_BASE_URL": self._sandbox_url + path}
         return settings
 
+    def start_other(self, name: str, settings: Mapping[str, str] | None = None) -> Gateway:
+        """Starts a gateway from the other checkout."""
+        assert self.options.against is not None
+        tree = self.place / "other-tree"
+        if not tree.exists():
+            copy_tree(self.options.against, tree)
+        python = get_interpreter_of(self.options.against)
+        return self.start_gateway(name, settings=settings, tree=tree, python=python)
+
+    def other_python(self) -> str:
+        """Returns the interpreter of --python, with the gateway's packages."""
+        assert self.options.python is not None
+        return make_environment(self.options.python, ROOT, self.place.parent)
+
+    def in_turn(self, names: Iterable[str]) -> list[str]:
+        """Returns the names, in every second repeat backwards.
+
+        So what changes on the machine in the course of a repeat does not always concern the same subjects.
+        """
+        return list(names)[:: 1 if self.repeat % 2 else -1]
+
     def run_load(self, load: Load) -> LoadRun:
         """Starts a load generator."""
         return LoadRun(self.place, self.cores.rest, load)
 
 
 _GATEWAYS: dict[str, Callable[[Stage], Gateway]] = {
-    "gateway": lambda stage: stage.start_gateway("gateway"),
+    GATEWAY: lambda stage: stage.start_gateway("gateway"),
     "gateway, provider over TLS": lambda stage: stage.start_gateway("tls", settings=stage.tls_settings()),
     # Separate processes, so that neither has served anything else before.
     "gateway, recording": lambda stage: stage.start_gateway("recorded"),
@@ -195,12 +227,6 @@ _GATEWAYS: dict[str, Callable[[Stage], Gateway]] = {
     "gateway, one worker, any core": lambda stage: stage.start_gateway("one", cores=stage.cores.both),
     "gateway, two workers, any core": lambda stage: stage.start_gateway("two", cores=stage.cores.both, workers=2),
     "gateway, four catalogs": lambda stage: stage.start_gateway("catalogs", settings=stage.catalog_settings()),
-    "other checkout": lambda stage: _start_other(stage),
+    OTHER: lambda stage: stage.start_other("other"),
+    GATEWAY + ELSEWHERE: lambda stage: stage.start_gateway("elsewhere", python=stage.other_python()),
 }
-
-
-def _start_other(stage: Stage) -> Gateway:
-    assert stage.options.against is not None
-    tree = stage.place / "other-tree"
-    copy_tree(stage.options.against, tree)
-    return stage.start_gateway("other", tree=tree)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import platform
+import sys
 from pathlib import Path
 
 import pytest
 
 from app.config import ROOT
+from benchmarks.cases.chat import SDK_HEAD
 from benchmarks.chart import draw_chart
 from benchmarks.hosts import PROVIDER_S, WORKERS_PER_HOST, Costs, simulate
+from benchmarks.interpreters import describe_build, describe_interpreter, get_interpreter_of
 from benchmarks.report import BEGIN, END, render_document, render_tables, render_targets, write_document
 from benchmarks.results import Results, read_results
 from benchmarks.targets import TARGETS
@@ -48,14 +52,55 @@ def test_numbers_survive_the_file(tmp_path: Path) -> None:
     assert again.get("a case", "a, subject", "cpu_us") == results.get("a case", "a, subject", "cpu_us")
 
 
-@pytest.mark.parametrize(("own", "verdict"), [(2_100.0, "| 21 × | met |"), (1_500.0, "| 15 × | missed by 25% |")])
-def test_a_target_is_judged_by_the_medians(own: float, verdict: str) -> None:
+@pytest.mark.parametrize(("own", "verdict"), [(2_700.0, "| 27 × | met |"), (2_025.0, "| 20.2 × | missed by 25% |")])
+def test_a_target_is_judged_by_the_median_and_the_best_of_a_peer(own: float, verdict: str) -> None:
     results = results_of(
-        {(MANY, "gateway", "answers_per_s"): [1.0, own, own, 9e9, own], (MANY, "LiteLLM", "answers_per_s"): [100.0]}
+        {
+            (MANY, "gateway", "answers_per_s"): [1.0, own, own, 9e9, own],
+            (MANY, "LiteLLM", "answers_per_s"): [50.0, 100.0, 1.0],
+        }
     )
     lines = render_targets(results).splitlines()
     assert next(line for line in lines if "to LiteLLM's" in line and "requests/s" in line).endswith(verdict)
     assert next(line for line in lines if "Portkey" in line).endswith("| not measured | |")
+
+
+def test_what_another_python_does_is_judged_beside_by_its_own_subjects() -> None:
+    rates = {"gateway": 1_800.0, "gateway, another Python": 2_000.0, "bare Flask route": 2_000.0, "nginx": 50_000.0}
+    rates |= {"bare Flask route, another Python": 2_500.0, "LiteLLM": 100.0}
+    results = results_of({(MANY, subject, "answers_per_s"): [rate] for subject, rate in rates.items()})
+    own = "| requests/s at 32 connections, to a bare Flask route's | ≥ 0.72 × | 0.9 × | met |"
+    assert own in render_targets(results).splitlines(), "without the fact there is one Python"
+    results.facts["another Python"] = "3.11.2 of Debian"
+    lines = render_targets(results).splitlines()
+    assert f"{own} 0.8 × | met |" in lines
+    assert sum("| 18 × | missed by 33% | 20 × | missed by 26% |" in line for line in lines) == 1
+    unmeasured = next(line for line in lines if "two workers" in line)
+    assert unmeasured.endswith("| not measured | | – | |") and unmeasured.count("|") == lines[1].count("|")
+
+
+def test_a_python_is_described_by_whose_it_is_and_how_it_was_built() -> None:
+    ours = {"version": "3.11.7", "prefix": "/opt/python", "arguments": "'--enable-shared'", "is_shared": True}
+    assert describe_build({**ours, "system": "Debian GNU/Linux 12"}) == (
+        "3.11.7, not a distribution's (a shared library, built without --enable-optimizations)"
+    )
+    guided = {**ours, "is_shared": False, "arguments": "'--enable-optimizations' '--with-lto'"}
+    assert "linked statically, built with --enable-optimizations" in describe_build(guided)
+    assert describe_build({**ours, "prefix": "/usr", "system": "Debian 12"}) == "3.11.7 of Debian 12 (a shared library)"
+    assert describe_interpreter().startswith(platform.python_version()), "of the Python that runs this"
+
+
+def test_a_checkout_runs_on_its_own_python_if_it_has_one(tmp_path: Path) -> None:
+    assert get_interpreter_of(tmp_path) == sys.executable
+    own = tmp_path / ".venv" / "bin" / "python"
+    own.parent.mkdir(parents=True)
+    own.symlink_to(sys.executable)
+    assert get_interpreter_of(tmp_path) == str(own), "the link, which finds the packages beside it"
+
+
+def test_an_sdks_head_has_nineteen_fields() -> None:
+    always = ["Host", "Authorization", "Content-Type", "Content-Length"]
+    assert len({name.lower() for name in [*always, *SDK_HEAD]}) == 19
 
 
 def test_only_the_part_between_the_markers_is_rewritten(tmp_path: Path) -> None:

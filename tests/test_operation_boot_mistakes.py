@@ -197,7 +197,7 @@ def gate(small_upstream: ScriptedUpstream) -> Iterator[Gate]:
 
 @pytest.fixture(scope="module")
 def small_settings(small_upstream: ScriptedUpstream, postgres: Postgres) -> dict[str, str]:
-    """What it has in `.env.local`, which a reload reads again; the environment of its main process stays as it is."""
+    """What its `.env.local` has: a reload reads files again, but the environment of the main process stays as it is."""
     key = small_upstream.settings["FIREWORKS_API_KEY"]
     return {"DATABASE_URL": postgres.create_migrated_database(), "FIREWORKS_API_KEY": key}
 
@@ -205,17 +205,17 @@ def small_settings(small_upstream: ScriptedUpstream, postgres: Postgres) -> dict
 @pytest.fixture(scope="module")
 def small(
     copied: Path,
-    small_upstream: ScriptedUpstream,
     small_settings: dict[str, str],
+    small_upstream: ScriptedUpstream,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Gateway]:
     """A gateway that may open few files, and whose code and settings a test may change."""
     place = tmp_path_factory.mktemp("small")
     limits = ["sh", "-c", 'ulimit -S -n 120 && ulimit -H -n 160 && exec "$@"', "sh"]
-    settings = base_settings(place, "") | small_upstream.settings
+    settings = base_settings(place, small_settings["DATABASE_URL"]) | small_upstream.settings
     write_settings(copied, small_settings)
-    outside = {name: value for name, value in settings.items() if name not in small_settings}
-    gateway = start_gateway(outside, root=copied, log=place / "log", prefix=limits)
+    environment = {name: value for name, value in settings.items() if name not in small_settings}
+    gateway = start_gateway(environment, root=copied, log=place / "log", prefix=limits)
     yield gateway
     gateway.stop()
 
@@ -270,18 +270,15 @@ def test_a_bad_reload_is_refused_and_a_good_one_loads_the_code_and_cuts_nobody(
     small: Gateway, small_settings: dict[str, str], gate: Gate, copied: Path
 ) -> None:
     workers, route = small.worker_pids(), copied / "app/routes/health.py"
+    bad_settings = (
+        ({"RETENTION_DAYS": "1", "UPSTREAM_RETRIES": "many"}, "UPSTREAM_RETRIES is 'many'"),
+        ({"DATABASE_URL": NOWHERE}, "the database does not answer: .* in DATABASE_URL"),
+        ({"DATABASE_DIRECT_URL": NOWHERE}, "the database does not answer: .* in DATABASE_DIRECT_URL"),
+        ({"FIREWORKS_API_KEY": ""}, "no provider has a key, so no model can be served"),
+        ({"PRICE_FILE": str(copied / "nowhere.toml")}, "PRICE_FILE .*nowhere.toml"),
+    )
     with open_stream(small) as stream:
-        prices = {"PRICE_FILE": str(copied / "nowhere.toml")}
-        for number, (bad, said) in enumerate(
-            (
-                ({"RETENTION_DAYS": "1", "UPSTREAM_RETRIES": "many"}, "UPSTREAM_RETRIES is 'many'"),
-                ({"DATABASE_URL": NOWHERE}, "the database does not answer: .* in DATABASE_URL"),
-                ({"DATABASE_DIRECT_URL": NOWHERE}, "the database does not answer: .* in DATABASE_DIRECT_URL"),
-                ({"FIREWORKS_API_KEY": ""}, "no provider has a key, so no model can be served"),
-                (prices, "PRICE_FILE .*nowhere.toml"),
-            ),
-            1,
-        ):
+        for number, (bad, said) in enumerate(bad_settings, 1):
             write_settings(copied, small_settings | bad)
             small.send_signal(signal.SIGHUP)
             wait_until(lambda number=number: len(refused_reloads(small)) == number, what="the refusal of the reload")

@@ -7,7 +7,7 @@ error_body.py, provider_text.py   the message of an error response, without what
 adapter.py          the transport of requests, without what the gateway does not use
 connection_pool.py  open connections, and when one may be used again
 http1.py, transfer_coding.py   the request as bytes, the head of the response, and where its body ends
-socket_reader.py    waits for bytes on a socket
+socket_reader.py    waits for bytes on a socket; ready_sockets.py: how many streams are served before others get a turn
 """
 
 from app.upstream.body import Body

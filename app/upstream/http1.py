@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 from urllib3.exceptions import ProtocolError
 
+from app.yielding import PASS_S
+
 # One event of a chat stream has 200 to 400 bytes, so one system call receives a burst of some forty. A larger buffer
 # would be allocated anew for each call and count in full for every live stream.
 RECEIVE_BYTES = 16_384
@@ -79,6 +81,7 @@ def send_request(
     if body is None or len(body) <= _MAX_COPIED_BYTES:
         _send(connection, head + (body or b""))
     else:
+        time.sleep(PASS_S)  # The body took a moment to encode, and takes one to be copied to the kernel.
         connection.sendall(head)
         connection.sendall(body)
 

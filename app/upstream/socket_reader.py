@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from app.upstream.http1 import RECEIVE_BYTES
+from app.upstream.ready_sockets import Waiter, get_ready_sockets
 
 # A callback that gets the next piece, or `b""` at the end of the connection, and returns whether it wants more.
 # It runs in gevent's event loop, so it must not wait for anything.
@@ -77,11 +78,12 @@ class GeventReader(SocketReader):
         self._hub = get_hub()
         self._getcurrent = getcurrent
         self._descriptor = connection.fileno()
-        self._watcher = self._hub.loop.io(self._descriptor, 1)  # 1 is READ in gevent's loops.
+        self._ready = get_ready_sockets()
+        self._waiter = Waiter(self._descriptor)
         self._timer: Any = None
         self._timer_s = 0.0
         self._greenlet: Any = None
-        # True when the end of the connection was met while reading; the watcher does not report it again.
+        # True when the end of the connection was met while reading; the kernel may not report it again.
         self._at_end = False
         self._on_data: OnData = ignore_data
 
@@ -89,12 +91,12 @@ class GeventReader(SocketReader):
         if timeout_s != self._timer_s:  # The relay always waits equally long, so a new timer is seldom needed.
             self._set_timer(timeout_s)
         self._on_data, self._greenlet = on_data, self._getcurrent()
-        self._watcher.start(self._on_readable)
+        self._ready.start(self._waiter, self._on_readable)
         self._timer.again(self._on_timeout)
         try:
             self._hub.switch()
         finally:
-            self._watcher.stop()
+            self._ready.stop(self._waiter)
             self._timer.stop()
 
     def _on_readable(self) -> None:
@@ -123,7 +125,7 @@ class GeventReader(SocketReader):
         self._timer, self._timer_s = self._hub.loop.timer(0.0, timeout_s), timeout_s
 
     def close(self) -> None:
-        self._watcher.close()
+        self._ready.remove(self._waiter)
         if self._timer is not None:
             self._timer.close()
         # Breaks a reference cycle (callback, body, reader) that only the garbage collector would find.
@@ -139,7 +141,7 @@ class GeventTlsReader(GeventReader):
         self._read = connection.read
 
     def receive_each(self, timeout_s: float, on_data: OnData) -> None:
-        # The watcher does not report records that OpenSSL has already read from the socket.
+        # The kernel does not report records that OpenSSL has already read from the socket.
         try:
             if not on_data(self._receive()):
                 return

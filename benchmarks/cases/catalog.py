@@ -27,7 +27,7 @@ def measure_catalog(stage: Stage, results: Results) -> None:
     gateway = stage.get_gateway(_NAME)
     total = wait_for_catalog(gateway.port)
     stage.get_peer(_NAME)
-    seconds = 1.5 if stage.options.quick else 3.0
+    seconds = 1.5 if stage.options.quick else 2.0
     paths = {
         "300 models": f"{_LIST}&limit=300",
         f"one model of {total}": f"/api/catalog/model/{_model_in_the_middle(gateway.port, total)}?gateway=featherless",

@@ -39,7 +39,7 @@ def _make_load(form: str, seconds: float) -> Load:
 
 def measure_embeddings(stage: Stage, results: Results) -> None:
     """Measures each form: at the gateway and at the relay, then for how long it keeps events waiting."""
-    seconds = 2.0 if stage.options.quick else 4.0
+    seconds = 2.0 if stage.options.quick else 2.0
     for form in _FORMS:
         for name in (_RELAY, "gateway", _CLOCK):
             peer = stage.get_peer(name)

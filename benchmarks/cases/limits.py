@@ -1,4 +1,4 @@
-"""How well a budget is kept, beside two ways that others use, and what limits cost a request."""
+"""How well a budget is kept, beside two ways that others use, and what limits and a fallback list cost a request."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
 
 from benchmarks.cases.chat import PATH, PLAIN, run, warm_up
 from benchmarks.gateways import clean_environment, run_flask
 from benchmarks.machine import CannotRun, pinned
 from benchmarks.native import Load
-from benchmarks.peers import MODEL, Peer
-from benchmarks.results import Results
+from benchmarks.peers import MODEL, SECOND_MODEL, Peer
+from benchmarks.results import OTHER, Results
 from benchmarks.stage import Stage
 
 CASE = "limits, 8 processes of 16 clients"
@@ -25,7 +29,8 @@ _SUBJECTS = {
 }
 _TIMEOUT_S = 60.0
 
-COST_CASE = "requests of keys with limits, 8 connections"
+COST_CASE = "requests with limits or a fallback list, 8 connections"
+FALLBACK = "no limits, fallback list"
 _BUDGETS = ("--budget", "1000000/month", "--budget", "100000/day")
 _RATES = ("--rpm", "1000000000", "--tpm", "1000000000000", "--concurrent", "100000")
 # Two, which shows how much the same differs.
@@ -45,8 +50,10 @@ completion = 1.68
 input_cache_read = 0.28
 """
 _BODY = json.dumps({**json.loads(PLAIN), "max_tokens": 200}).encode()
+# A second target, which is never needed.
+_FALLBACK_BODY = json.dumps({**json.loads(_BODY), "models": [SECOND_MODEL]}).encode()
 # In short turns, so that what changes on the machine meanwhile concerns all of them.
-_TURNS = 16
+_TURNS = 4
 _TURN_S = 0.6
 
 
@@ -73,26 +80,44 @@ def _run(stage: Stage, way: str) -> dict[str, float]:
 
 
 def measure_limit_costs(stage: Stage, results: Results) -> None:
-    """Measures the CPU time of the same request for keys with and without limits, all in one process."""
+    """Measures the CPU time of the same request for keys with and without limits, all in one process.
+
+    With a fallback list too, and beside the other checkout without either.
+    """
     prices = stage.place / "prices.toml"
     prices.write_text(_PRICES)
-    gateway = stage.start_gateway("limited", settings=stage.settings() | {"PRICE_FILE": str(prices)})
-    try:
-        peers = [Peer(name, gateway.port, _authorize(key), gateway.child) for name, key in _make_keys(stage).items()]
+    settings = stage.settings() | {"PRICE_FILE": str(prices)}
+    with ExitStack() as stack:
+        gateway = stage.start_gateway("limited", settings=settings)
+        stack.callback(gateway.child.stop)
+        keys = _make_keys(stage)
+        peers = [Peer(name, gateway.port, _authorize(key), gateway.child) for name, key in keys.items()]
+        peers.append(replace(peers[0], name=FALLBACK))
+        if stage.options.against:
+            other = stage.start_other("limited-other", settings)
+            stack.callback(other.child.stop)
+            peers.append(Peer(OTHER, other.port, _authorize(stage.key), other.child))
         for peer in peers:
             warm_up(stage, peer)
         for turn in range(_TURNS):
-            measured = {}
-            for peer in peers[:: -1 if turn % 2 else 1]:
-                measured[peer.name] = run(stage, peer, Load(0, PATH, {}, _BODY, 8, seconds=_TURN_S, warmup_s=0.2))
-                if measured[peer.name]["errors"]:
-                    raise CannotRun(f"Requests failed: {measured[peer.name]['first_error']}")
-            unlimited_us = statistics.fmean(measured[name]["cpu_us"] for name in _UNLIMITED)
-            for peer in peers:
-                to_unlimited = measured[peer.name]["cpu_us"] / unlimited_us
-                results.add(COST_CASE, peer.name, measured[peer.name] | {"to_unlimited": to_unlimited})
-    finally:
-        gateway.child.stop()
+            for name, measured in _measure_turn(stage, peers[:: -1 if turn % 2 else 1]).items():
+                results.add(COST_CASE, name, measured)
+
+
+def _measure_turn(stage: Stage, peers: Sequence[Peer]) -> dict[str, dict[str, Any]]:
+    """Returns subject → what was measured, also in parts of what a request without limits costs in the same turn."""
+    turn = {}
+    for peer in peers:
+        body = _FALLBACK_BODY if peer.name == FALLBACK else _BODY
+        turn[peer.name] = run(stage, peer, Load(0, PATH, {}, body, 8, seconds=_TURN_S, warmup_s=0.2))
+        if turn[peer.name]["errors"]:
+            raise CannotRun(f"Requests failed: {turn[peer.name]['first_error']}")
+    unlimited_us = statistics.fmean(turn[name]["cpu_us"] for name in _UNLIMITED)
+    for measured in turn.values():
+        measured["to_unlimited"] = measured["cpu_us"] / unlimited_us
+        if OTHER in turn:
+            measured["to_other"] = measured["cpu_us"] / turn[OTHER]["cpu_us"]
+    return turn
 
 
 def _authorize(key: str) -> dict[str, str]:

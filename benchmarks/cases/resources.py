@@ -7,13 +7,14 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 from benchmarks.cases.chat import PATH, PLAIN, measure, stream_load, warm_up
 from benchmarks.gateways import Gateway, clean_environment
 from benchmarks.machine import CannotRun, pinned
 from benchmarks.native import Load
 from benchmarks.peers import Peer
-from benchmarks.results import Results
+from benchmarks.results import ELSEWHERE, GATEWAY, Results
 from benchmarks.stage import Stage
 
 _STREAMS = 1_000
@@ -22,7 +23,9 @@ _SHIPPED_ROWS = 50_000
 
 def measure_start(stage: Stage, results: Results) -> None:
     """Measures the time from the start of gunicorn to the first response, and the memory of a thousand streams."""
-    _measure_fresh(stage, results, "gateway", stage.settings())
+    _measure_fresh(stage, results, GATEWAY, stage.settings())
+    if stage.options.python:
+        _measure_fresh(stage, results, GATEWAY + ELSEWHERE, stage.settings(), stage.other_python())
     try:
         settings = stage.tls_settings()
     except CannotRun as error:
@@ -31,13 +34,15 @@ def measure_start(stage: Stage, results: Results) -> None:
     _measure_fresh(stage, results, "gateway, provider over TLS", settings)
 
 
-def _measure_fresh(stage: Stage, results: Results, name: str, settings: dict[str, str]) -> None:
-    gateway = stage.start_gateway("fresh", settings=settings)
+def _measure_fresh(
+    stage: Stage, results: Results, name: str, settings: dict[str, str], python: str = sys.executable
+) -> None:
+    gateway = stage.start_gateway("fresh", settings=settings, python=python)
     first_answer_s = gateway.boot_s + _send_first(stage, gateway)
     peer = Peer(name, gateway.port, {"Authorization": f"Bearer {stage.key}"}, gateway.child)
     warm_up(stage, peer)
     idle = gateway.get_resource_usage().memory_bytes
-    load = stream_load(stage, _STREAMS, 20)
+    load = replace(stream_load(stage, _STREAMS, 20), seconds=2.0)
     callers = stage.run_load(Load(**vars(load) | {"port": peer.port, "headers": peer.headers}))
     time.sleep(load.ramp_s + load.warmup_s + load.seconds * 0.8)
     live = gateway.get_resource_usage().memory_bytes
@@ -60,13 +65,13 @@ def _send_first(stage: Stage, gateway: Gateway) -> float:
 
 def measure_recording(stage: Stage, results: Results) -> None:
     """Measures the same requests with and without a record."""
-    load = Load(0, PATH, {}, PLAIN, 32, seconds=2.0 if stage.options.quick else 4.0)
+    load = Load(0, PATH, {}, PLAIN, 32, seconds=2.0 if stage.options.quick else 3.0)
     measure(stage, results, "recording, 32 connections", ["gateway, not recording", "gateway, recording"], load)
 
 
 def measure_workers(stage: Stage, results: Results) -> None:
     """Measures one worker and two, all of which may run on either core beside the load."""
-    load = Load(0, PATH, {}, PLAIN, 64, seconds=2.0 if stage.options.quick else 4.0)
+    load = Load(0, PATH, {}, PLAIN, 64, seconds=2.0 if stage.options.quick else 3.0)
     names = ["gateway, one worker, any core", "gateway, two workers, any core"]
     measure(stage, results, "workers, 64 connections", names, load)
 

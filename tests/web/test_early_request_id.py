@@ -22,7 +22,7 @@ def test_a_bug_in_a_route_is_one_traceback_and_one_request_line_with_the_id(capf
     lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
     assert [line["event"] for line in lines] == ["request_failed", "request"]
     assert {line["request_id"] for line in lines} == {response.headers["x-request-id"]}
-    assert "ZeroDivisionError" in lines[0]["traceback"]
+    assert [line["level"] for line in lines] == ["error", "error"] and "ZeroDivisionError" in lines[0]["traceback"]
 
 
 def test_a_database_that_is_away_is_logged_with_the_id(capfd: pytest.CaptureFixture[str]) -> None:
@@ -34,4 +34,5 @@ def test_a_database_that_is_away_is_logged_with_the_id(capfd: pytest.CaptureFixt
     assert response.status_code == 503
     lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
     assert [line["event"] for line in lines] == ["database_access_failed", "request"]
+    assert {line["level"] for line in lines} == {"warning"}, "it is not the gateway that fails"
     assert {line["request_id"] for line in lines} == {response.headers["x-request-id"]}

@@ -8,13 +8,15 @@ from __future__ import annotations
 import json
 import math
 import re
+import time
 from typing import Any, NoReturn
 
 import msgspec
 
 from app.errors import BadRequest
-from app.json_structure import count_elements, decode_many, get_structure, is_deeper_than
+from app.json_structure import FEW_ELEMENTS, count_elements, decode_many, extract_structure, find_marks, is_deeper_than
 from app.lenient_json import encode
+from app.yielding import PASS_S
 
 # Real requests nest the JSON schemas of tools a dozen levels deep. Parsers recurse, so there must be a bound.
 MAX_DEPTH = 64
@@ -23,10 +25,17 @@ MAX_DEPTH = 64
 # of so many takes 30 ms, less than a plain body of MAX_BODY_BYTES, during which the worker serves no other request.
 MAX_ELEMENTS = 100_000
 
+# With a longer body, each step of the checks takes some tenths of a millisecond, and streams get a turn after it.
+_PACED_BODY_BYTES = 1 << 18
+
 # A longer body is protected from numbers of hundreds of digits, which take msgspec 20 µs each.
 _LONG_BODY_BYTES = 65_536
 # Numbers of this length on average, or shorter ones, are cheap.
 _SHORT_VALUE_BYTES = 5
+
+# A walk over the values of a body takes less time than encoding it if they have this length on average.
+_WALKED_VALUE_BYTES = 16
+_WALKED_BODY_BYTES = 4_096
 
 
 def _parse_float(text: str) -> float:
@@ -53,24 +62,38 @@ def parse_body(content: bytes) -> dict[str, Any]:
     Raises:
         BadRequest: the body is anything else, or has more than MAX_ELEMENTS objects, arrays and keys.
     """
-    structure = get_structure(content, MAX_ELEMENTS)
-    if structure is not None and count_elements(structure) > MAX_ELEMENTS:
+    marks = find_marks(content)
+    quotes, commas = marks.count(b'"'), marks.count(b",")
+    elements = len(marks) - quotes - commas  # At most: those in texts are counted too.
+    if elements > MAX_ELEMENTS and count_elements(extract_structure(content, MAX_ELEMENTS, _pause)) > MAX_ELEMENTS:
         raise BadRequest(
             f"The body has more than {MAX_ELEMENTS:,} objects, arrays and keys. Split it into several requests.",
             code="too_many_elements",
         )
-    body = _parse(content, structure is not None)
+    is_paced = len(content) > _PACED_BODY_BYTES
+    if is_paced:
+        _pause()
+    body = _parse(content, commas, elements > FEW_ELEMENTS)
     if not isinstance(body, dict):
         raise BadRequest("The body must be a JSON object. GET /openapi.json lists its fields.", code="invalid_json")
-    if _is_too_deep(content, body) if structure is None else is_deeper_than(structure, MAX_DEPTH):
-        raise _make_depth_error()
-    _raise_on_duplicate_keys(content, body)
+    if is_paced:
+        _pause()
+    if not _is_walked(content, body, quotes):
+        if elements - marks.count(b":") > MAX_DEPTH and _is_too_deep(content, body, elements):
+            raise _make_depth_error()
+        _raise_on_duplicate_keys(content, body, quotes)
+    if is_paced:
+        _pause()  # Encoding it takes as long again.
     return body
 
 
-def _parse(content: bytes, has_many_elements: bool) -> Any:
+def _pause() -> None:
+    time.sleep(PASS_S)
+
+
+def _parse(content: bytes, commas: int, has_many_elements: bool) -> Any:
     decode = _decode
-    if len(content) > _LONG_BODY_BYTES and content.count(b",") * _SHORT_VALUE_BYTES < len(content):
+    if len(content) > _LONG_BODY_BYTES and commas * _SHORT_VALUE_BYTES < len(content):
         decode = _decode_long_numbers
     try:
         return decode_many(decode, content) if has_many_elements else decode(content)
@@ -116,10 +139,61 @@ def _make_depth_error() -> BadRequest:
     return BadRequest(f"The body is nested more than {MAX_DEPTH} levels deep. Flatten it.", code="invalid_json")
 
 
-def _is_too_deep(content: bytes, body: dict[str, Any]) -> bool:
-    # Counting brackets is much faster than walking the tree, and few brackets cannot nest deeply.
-    if content.count(b"[") + content.count(b"{") <= MAX_DEPTH:
+def _is_walked(content: bytes, body: dict[str, Any], quotes: int) -> bool:
+    """Returns whether a walk over a body shows that it is not too deep and has no key twice.
+
+    Each string of a text has two quotes around it, and within it those that are escaped. So the parsed strings and
+    their quotes account for all quotes of the text, unless a key was dropped with its quotes. Only a quote written as
+    a number (`\\u0022`) would be counted too much, and make up for a dropped one.
+
+    Args:
+        content: the body.
+        body: the same, parsed.
+        quotes: how many quotes the text has.
+
+    Returns:
+        False if it is not certain: if there is such a quote, or there are so many values that the walk was given up.
+
+    Raises:
+        BadRequest: the body is too deep.
+    """
+    if len(content) < _WALKED_BODY_BYTES:
         return False
+    has_escapes = b"\\" in content
+    if has_escapes and b"u0022" in content:
+        return False
+    left = len(content) // _WALKED_VALUE_BYTES
+    level: list[Any] = [body]
+    for _ in range(MAX_DEPTH):
+        values = _get_values(level, left)
+        if values is None:
+            return False
+        left -= len(values)
+        others = [value for value in values if type(value) is not str]
+        quotes -= 2 * (len(values) - len(others))
+        if has_escapes:
+            quotes -= "".join([value for value in values if type(value) is str]).count('"')
+        level = [value for value in others if isinstance(value, dict | list)]
+        if not level:
+            return quotes == 0
+    raise _make_depth_error()
+
+
+def _get_values(nodes: list[Any], most: int) -> list[Any] | None:
+    """Returns the keys and values of objects, and the values of arrays; None if there are more than `most`, or so."""
+    values: list[Any] = []
+    for node in nodes:
+        if len(node) + len(values) > most:
+            return None
+        values += node  # The keys, if it is an object.
+        if type(node) is dict:
+            values += node.values()
+    return values
+
+
+def _is_too_deep(content: bytes, body: dict[str, Any], elements: int) -> bool:
+    if elements > FEW_ELEMENTS:  # To find the brackets in the text takes a third of the time then.
+        return is_deeper_than(extract_structure(content, MAX_ELEMENTS, _pause), MAX_DEPTH)
     level: list[Any] = [body]
     for _ in range(MAX_DEPTH):
         level = [
@@ -133,21 +207,21 @@ def _is_too_deep(content: bytes, body: dict[str, Any]) -> bool:
     return True
 
 
-def _raise_on_duplicate_keys(content: bytes, body: dict[str, Any]) -> None:
+def _raise_on_duplicate_keys(content: bytes, body: dict[str, Any], quotes: int) -> None:
     """Raises BadRequest when an object has a key twice, which parsers read differently.
 
     A parser that drops a key drops its quotes too. So equal numbers of string ends before and after parsing prove that
     no key was dropped. Unusual escapes make the numbers differ as well; then a slower parser decides.
     """
-    if _count_string_ends(content) != _count_string_ends(encode(body)):
+    encoded = encode(body)
+    if quotes - _count_escaped(content) != encoded.count(b'"') - _count_escaped(encoded):
         json.loads(content, object_pairs_hook=_make_dict)
 
 
-def _count_string_ends(text: bytes) -> int:
-    quotes = text.count(b'"')
+def _count_escaped(text: bytes) -> int:
     # A search for two bytes takes 1 ms per megabyte, one for a single byte a hundredth of that. Most prompts have no
     # backslash.
-    return quotes - text.count(b'\\"') if b"\\" in text else quotes
+    return text.count(b'\\"') if b"\\" in text else 0
 
 
 def _make_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app import json_structure
 from app.errors import BadRequest
 from app.json_structure import count_elements, extract_structure, is_deeper_than
 from app.services.inference.json_body import MAX_DEPTH, MAX_ELEMENTS, parse_body
@@ -62,6 +63,11 @@ class Writer:
         return character
 
 
+def beside_text(body: bytes) -> bytes:
+    """Returns an object with `body` in it and so much text, with quotes in it, that it is checked as a large one."""
+    return b'{"text": ' + json.dumps('said "yes" \\\n' * 500).encode() + b', "body": ' + body + b"}"
+
+
 def count_objects(value: Any) -> int:
     children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return (isinstance(value, dict) and bool(value)) + sum(map(count_objects, children))
@@ -70,16 +76,19 @@ def count_objects(value: Any) -> int:
 @settings(max_examples=examples(120), deadline=None)
 @given(BODIES, st.integers(0, 2**32))
 def test_a_body_without_a_key_twice_is_read_exactly(body: dict[str, Any], seed: int) -> None:
-    assert repr(parse_body(Writer(seed).write(body).encode())) == repr(body)
+    written = Writer(seed).write(body).encode()
+    assert repr(parse_body(written)) == repr(body)
+    assert repr(parse_body(beside_text(written))["body"]) == repr(body)
 
 
 @settings(max_examples=examples(120), deadline=None)
 @given(BODIES, st.integers(0, 2**32), st.integers(0, 1000))
 def test_a_body_with_a_key_twice_at_any_depth_is_refused(body: dict[str, Any], seed: int, which: int) -> None:
     written = Writer(seed, doubled=which % count_objects(body)).write(body).encode()
-    with pytest.raises(BadRequest) as caught:
-        parse_body(written)
-    assert (caught.value.code, caught.value.status) == ("duplicate_key", 400)
+    for content in (written, beside_text(written)):
+        with pytest.raises(BadRequest) as caught:
+            parse_body(content)
+        assert (caught.value.code, caught.value.status) == ("duplicate_key", 400)
 
 
 @pytest.mark.parametrize(
@@ -94,12 +103,14 @@ def test_a_body_with_a_key_twice_at_any_depth_is_refused(body: dict[str, Any], s
         b'{"a": "\\"\\"", "a": ""}',
         b'{"a": "", "a": "\\"\\"\\"\\""}',
         b'{"model": "cheap", "messages": [], "model": "dear"}',
+        b'{"a": 1, "a": "\\u0022\\u0022"}',  # As many quotes as the key that is dropped has.
     ],
 )
 def test_a_key_twice_is_refused_however_it_is_written(body: bytes) -> None:
-    with pytest.raises(BadRequest) as caught:
-        parse_body(body)
-    assert caught.value.code == "duplicate_key" and caught.value.param is not None
+    for content in (body, beside_text(body)):
+        with pytest.raises(BadRequest) as caught:
+            parse_body(content)
+        assert caught.value.code == "duplicate_key" and caught.value.param is not None
 
 
 def nested(depth: int, opening: str, closing: str) -> bytes:
@@ -111,7 +122,9 @@ def nested(depth: int, opening: str, closing: str) -> bytes:
 @pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])
 def test_a_body_may_be_nested_to_the_limit_and_no_deeper(opening: str, closing: str) -> None:
     assert MAX_DEPTH == 64
-    assert parse_body(nested(64, opening, closing))
+    assert parse_body(nested(64, opening, closing)) and parse_body(beside_text(nested(63, opening, closing)))
+    with pytest.raises(BadRequest, match="nested more than 64 levels"):
+        parse_body(beside_text(nested(64, opening, closing)))
     for depth in (65, 66, 500, 5_000, 40_000):
         with pytest.raises(BadRequest, match="nested more than 64 levels"):
             parse_body(nested(depth, opening, closing))
@@ -161,9 +174,13 @@ def depth_of(value: Any) -> int:
 
 
 @settings(max_examples=examples(200), deadline=None)
-@given(BODIES, st.integers(0, 2**32))
-def test_elements_and_depth_are_found_in_the_text_however_it_is_written(body: dict[str, Any], seed: int) -> None:
-    structure = extract_structure(Writer(seed).write(body).encode(), MAX_ELEMENTS)
+@given(BODIES, st.integers(0, 2**32), st.integers(1, 50))
+def test_elements_and_depth_are_found_in_the_text_however_it_is_written(
+    body: dict[str, Any], seed: int, piece_bytes: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json_structure, "_PIECE_BYTES", piece_bytes)
+        structure = extract_structure(Writer(seed).write(body).encode(), MAX_ELEMENTS)
     assert count_elements(structure) == count_elements_of(body)
     assert not is_deeper_than(structure, depth_of(body)) and is_deeper_than(structure, depth_of(body) - 1)
 

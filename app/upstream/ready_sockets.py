@@ -1,0 +1,163 @@
+"""Serves the sockets of streams in short turns, so that nothing else waits for long while events arrive.
+
+gevent's loop serves all sockets that are ready before it looks again. On a worker with two thousand streams, at the
+limit of its core, one such pass takes 50 ms, and a new request needs several before its first event. So the sockets of
+streams are in a set of their own, from which each pass takes only some. The kernel hands them out in turn, so none is
+left behind. Requests that take more of a pass than that do not slow streams down either: streams may then take as long
+as they did.
+
+Measured with 2,000 streams of 20 events a second on one core: the first event of a new stream comes after 2 ms in place
+of 110 (99th percentile 10 ms in place of 3.2 s), and 7 % more events pass.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from app.runtime import Component, Runtime, get_component
+
+# How long one pass of gevent's loop serves streams, in seconds: as long as everything else has taken since the pass
+# before, so that streams get half of a core that has too much to do, but at least and at most this.
+TURN_S = 0.002
+LONGEST_TURN_S = 0.02
+
+# How many sockets are taken at once, between two looks at the clock. One event takes some 30 µs.
+_SOCKETS = 16
+
+_READ = 1  # The number of reading in gevent's loops and in epoll.
+
+
+class Waiter:
+    """One socket, and what is called when it can be read.
+
+    Attributes:
+        descriptor: the socket's number.
+        on_readable: called in gevent's loop when there are bytes or the connection has ended; it must neither wait nor
+            raise. None while nobody waits.
+        watcher: what watches the socket: gevent's watcher, or True if that is the common one; None while nothing does.
+    """
+
+    __slots__ = ("descriptor", "on_readable", "watcher")
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self.on_readable: Callable[[], None] | None = None
+        self.watcher: Any = None
+
+
+class ReadySockets(Component):
+    """The sockets of all streams of a process."""
+
+    def start(self, waiter: Waiter, on_readable: Callable[[], None]) -> None:
+        """Has `on_readable` called whenever the waiter's socket can be read, until `stop`."""
+        raise NotImplementedError
+
+    def stop(self, waiter: Waiter) -> None:
+        """Ends the calls for now."""
+        raise NotImplementedError
+
+    def remove(self, waiter: Waiter) -> None:
+        """Forgets the socket; must be called before it is closed or used in another way."""
+        raise NotImplementedError
+
+
+class PacedSockets(ReadySockets):
+    """The sockets are in an epoll of their own, which gevent's loop watches as if it were one socket."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        from gevent import get_hub
+        from gevent.monkey import get_original
+
+        super().__init__(runtime)
+        # gevent removes epoll from the standard library, because waiting for it would block all greenlets. Here it is
+        # only asked what is ready.
+        self._epoll = get_original("select", "epoll")()
+        self._waiters: dict[int, Waiter] = {}
+        # It does not keep the loop running: each wait has a timer, which does.
+        self._watcher = get_hub().loop.io(self._epoll.fileno(), _READ, ref=False)
+        self._watcher.start(self._serve)
+        self._served_s = time.monotonic()
+
+    def start(self, waiter: Waiter, on_readable: Callable[[], None]) -> None:
+        waiter.on_readable = on_readable
+        if waiter.watcher is None:
+            waiter.watcher = True
+            self._waiters[waiter.descriptor] = waiter
+            self._epoll.register(waiter.descriptor, _READ)
+
+    def stop(self, waiter: Waiter) -> None:
+        # The kernel is told later, if bytes arrive: a stream stops and starts again each second.
+        waiter.on_readable = None
+
+    def remove(self, waiter: Waiter) -> None:
+        waiter.on_readable = None
+        if waiter.watcher is not None:
+            waiter.watcher = None
+            # If the socket was closed before, the kernel has forgotten it, and the number may be another one's by now.
+            if self._waiters.get(waiter.descriptor) is waiter:
+                del self._waiters[waiter.descriptor]
+                with suppress(OSError):
+                    self._epoll.unregister(waiter.descriptor)
+
+    def _serve(self) -> None:
+        now_s = time.monotonic()
+        ends_s = now_s + min(max(TURN_S, now_s - self._served_s), LONGEST_TURN_S)
+        while True:
+            ready = self._epoll.poll(0, _SOCKETS)
+            for descriptor, _ in ready:
+                # It may be gone by what happened to the one before it; then its number may be that of a new socket, for
+                # which this is a false alarm.
+                waiter = self._waiters.get(descriptor)
+                if waiter is None:
+                    continue
+                if waiter.on_readable is None:
+                    self.remove(waiter)
+                else:
+                    waiter.on_readable()
+            now_s = time.monotonic()
+            if len(ready) < _SOCKETS or now_s >= ends_s:
+                self._served_s = now_s
+                return
+
+    def close(self) -> None:
+        """Ends all waits for sockets; those who wait get their timeout."""
+        for waiter in list(self._waiters.values()):
+            self.remove(waiter)
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Closes a forked child's copy, without a word to the kernel about sockets that are the parent's."""
+        self._watcher.close()
+        self._epoll.close()
+
+
+class WatchedSockets(ReadySockets):
+    """Where there is no epoll: a watcher of gevent for each socket, so a pass lasts as long as there are events."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        from gevent import get_hub
+
+        super().__init__(runtime)
+        self._loop = get_hub().loop
+
+    def start(self, waiter: Waiter, on_readable: Callable[[], None]) -> None:
+        if waiter.watcher is None:
+            waiter.watcher = self._loop.io(waiter.descriptor, _READ)
+        waiter.watcher.start(on_readable)
+
+    def stop(self, waiter: Waiter) -> None:
+        waiter.watcher.stop()
+
+    def remove(self, waiter: Waiter) -> None:
+        if waiter.watcher is not None:
+            waiter.watcher.close()
+            waiter.watcher = None
+
+
+def get_ready_sockets() -> ReadySockets:
+    """Returns the set that the sockets of this process belong to."""
+    return get_component(PacedSockets if sys.platform == "linux" else WatchedSockets)
