@@ -6,6 +6,7 @@ and the browser knows the rest.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -41,13 +42,21 @@ _SANDBOX_KEY = "sandbox"
 # Of rendering between two pauses.
 _SLICE_S = 0.001
 
-_PACKAGES = (ROOT / "app").glob("*/templates")
+_DIRECTORIES = sorted(str(path) for path in (ROOT / "app").glob("*/templates"))
+
+# The first page of a worker compiles the templates with pauses, in which the next one waits for the same.
+_compiling = threading.Lock()
+
+
+def _get_environment() -> jinja2.Environment:
+    with _compiling:
+        return _make_environment()
 
 
 @cache
-def _get_environment() -> jinja2.Environment:
+def _make_environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader([str(path) for path in sorted(_PACKAGES)]),
+        loader=jinja2.FileSystemLoader(_DIRECTORIES),
         autoescape=True,
         auto_reload=False,
         undefined=jinja2.StrictUndefined,

@@ -14,7 +14,15 @@ from typing import Any, NoReturn
 import msgspec
 
 from app.errors import BadRequest
-from app.json_structure import FEW_ELEMENTS, count_elements, decode_many, extract_structure, find_marks, is_deeper_than
+from app.json_structure import (
+    FEW_ELEMENTS,
+    count_commas,
+    count_elements,
+    decode_many,
+    extract_structure,
+    find_marks,
+    is_deeper_than,
+)
 from app.lenient_json import encode
 from app.yielding import PASS_S
 
@@ -24,6 +32,10 @@ MAX_DEPTH = 64
 # More than any request needs: a conversation of ten thousand messages in parts has 70,000. The worst that can be made
 # of so many takes 30 ms, less than a plain body of MAX_BODY_BYTES, during which the worker serves no other request.
 MAX_ELEMENTS = 100_000
+# The values of arrays and objects are bounded too. Prompts of token ids have the most: as many as the longest context,
+# and OpenAI accepts as many in one request for embeddings. So many whole numbers take 5 ms, and long fractions 150 ms.
+# Values are counted by the commas between them.
+MAX_VALUES = 300_000
 
 # With a longer body, each step of the checks takes some tenths of a millisecond, and streams get a turn after it.
 _PACED_BODY_BYTES = 1 << 18
@@ -60,16 +72,13 @@ def parse_body(content: bytes) -> dict[str, Any]:
         The object.
 
     Raises:
-        BadRequest: the body is anything else, or has more than MAX_ELEMENTS objects, arrays and keys.
+        BadRequest: the body is anything else, or has more than MAX_ELEMENTS objects, arrays and keys, or more than
+            MAX_VALUES values.
     """
     marks = find_marks(content)
     quotes, commas = marks.count(b'"'), marks.count(b",")
     elements = len(marks) - quotes - commas  # At most: those in texts are counted too.
-    if elements > MAX_ELEMENTS and count_elements(extract_structure(content, MAX_ELEMENTS, _pause)) > MAX_ELEMENTS:
-        raise BadRequest(
-            f"The body has more than {MAX_ELEMENTS:,} objects, arrays and keys. Split it into several requests.",
-            code="too_many_elements",
-        )
+    _raise_if_too_many(content, elements, commas)
     is_paced = len(content) > _PACED_BODY_BYTES
     if is_paced:
         _pause()
@@ -85,6 +94,26 @@ def parse_body(content: bytes) -> dict[str, Any]:
     if is_paced:
         _pause()  # Encoding it takes as long again.
     return body
+
+
+def _raise_if_too_many(content: bytes, elements: int, commas: int) -> None:
+    """Raises BadRequest if a body has too many elements or values.
+
+    Args:
+        content: the body.
+        elements: how many it may have at most, as those in texts are counted too.
+        commas: likewise.
+    """
+    if elements > MAX_ELEMENTS and count_elements(extract_structure(content, MAX_ELEMENTS, _pause)) > MAX_ELEMENTS:
+        raise _make_size_error(f"{MAX_ELEMENTS:,} objects, arrays and keys. Split it into several requests.")
+    if commas > MAX_VALUES and count_commas(content, MAX_VALUES, _pause) > MAX_VALUES:
+        raise _make_size_error(
+            f"{MAX_VALUES:,} values. Split it into several requests, or send prompts as texts in place of token ids."
+        )
+
+
+def _make_size_error(rest: str) -> BadRequest:
+    return BadRequest(f"The body has more than {rest}", code="too_many_elements")
 
 
 def _pause() -> None:

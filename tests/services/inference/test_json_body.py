@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from app import json_structure
 from app.errors import BadRequest
 from app.json_structure import count_elements, extract_structure, is_deeper_than
-from app.services.inference.json_body import MAX_DEPTH, MAX_ELEMENTS, parse_body
+from app.services.inference.json_body import MAX_DEPTH, MAX_ELEMENTS, MAX_VALUES, parse_body
 from tests.support.soak import examples
 
 # Characters around which a count of quotes could go wrong stand in for many others.
@@ -155,6 +155,21 @@ def test_a_body_of_too_many_elements_is_refused(unit: bytes) -> None:
         parse_body(b'{"a": [' + b",".join([unit] * (count + 1)) + b"]}")
     assert (caught.value.code, caught.value.status) == ("too_many_elements", 400)
     assert "100,000" in caught.value.message
+
+
+@pytest.mark.parametrize("unit", [b"1", b'"a"', b'"a,b"', rb'"\\\",\\"', b'""'])
+def test_a_body_of_too_many_values_is_refused(unit: bytes) -> None:
+    assert parse_body(b'{"a": [' + unit + (b"," + unit) * MAX_VALUES + b"]}")
+    with pytest.raises(BadRequest) as caught:
+        parse_body(b'{"a": [' + unit + (b"," + unit) * (MAX_VALUES + 1) + b"]}")
+    assert (caught.value.code, caught.value.status) == ("too_many_elements", 400)
+    assert "300,000" in caught.value.message
+
+
+@pytest.mark.parametrize("text", ["a, b, c, ", '", "\\', ",", '","'])
+def test_commas_in_texts_are_no_values(text: str) -> None:
+    body = {"a,": text * MAX_VALUES, "b": ["", ",", "x"]}
+    assert parse_body(json.dumps(body).encode()) == body
 
 
 def test_brackets_and_colons_in_texts_are_no_elements() -> None:
