@@ -7,7 +7,8 @@ import click
 from flask.helpers import get_load_dotenv
 
 from app import create_app
-from app.config import SettingsError, forget_dotenv
+from app.config import SettingsError
+from app.env_file import forget_dotenv
 
 is_command = click.get_current_context(silent=True) is not None
 if is_command:

@@ -6,7 +6,6 @@ of them for the operator. Times are in seconds, sizes in bytes.
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields
@@ -15,8 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote, unquote_plus
 
-from dotenv import dotenv_values
-
+from app.env_file import read_env_file
 from app.setting_values import (
     ROOT as ROOT,
 )
@@ -212,42 +210,6 @@ def _read_all(root: Path) -> list[tuple[Source, Mapping[str, str | None]]]:
         (".env.local", read_env_file(root / ".env.local")),
         ("environment", os.environ),
     ]
-
-
-def read_env_file(path: Path) -> dict[str, str | None]:
-    """Returns name → text from a dotenv file, {} if there is none.
-
-    Raises:
-        SettingsError: it cannot be read, or is not UTF-8.
-    """
-    try:
-        text = path.read_text("utf-8-sig")  # Some editors on Windows begin a file with a byte-order mark.
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise SettingsError(
-            f"{path} cannot be read ({error.strerror}); make it a file that this user may read."
-        ) from None
-    except UnicodeDecodeError:
-        text = "\0"
-    # UTF-16 is valid UTF-8 where it holds only ASCII: each second byte is 0.
-    if "\0" in text:
-        raise SettingsError(f"{path} is not in UTF-8; save it again with the encoding UTF-8 (not UTF-16 or Unicode).")
-    return dotenv_values(stream=io.StringIO(text))
-
-
-def forget_dotenv(root: Path = ROOT) -> None:
-    """Takes out of the environment what a command of `flask` has put there from `.env`: it would precede `.env.local`.
-
-    Where the kernel does not tell with which variables the process began, one that is as in `.env` is taken for its.
-    """
-    try:
-        given = {pair.partition(b"=")[0] for pair in Path("/proc/self/environ").read_bytes().split(b"\0")}
-    except OSError:
-        given = set()
-    for name, value in read_env_file(root / ".env").items():
-        if os.environ.get(name) == value and name.encode() not in given:
-            del os.environ[name]
 
 
 def load_settings(environment: Mapping[str, str] | None = None) -> Settings:

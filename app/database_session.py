@@ -1,4 +1,6 @@
-"""What each connection to PostgreSQL begins with. The checks before the start use it too, without SQLAlchemy."""
+"""What each connection to PostgreSQL begins with, and how its address is written. The checks before the start use it
+too, without SQLAlchemy.
+"""
 
 from __future__ import annotations
 
@@ -19,3 +21,24 @@ OPTIONS = " ".join(f"-c {name}={value}" for name, value in SESSION.items())
 def get_libpq_address(address: str) -> str:
     """Returns a database's address as libpq wants it; settings have it as SQLAlchemy does, with the driver."""
     return address.replace("postgresql+psycopg2://", "postgresql://", 1)
+
+
+def split_hosts(hosts: str) -> list[tuple[str, str]]:
+    """Returns (host, port or "") for each of the hosts in `a:5432,[::1]:5432`."""
+    # An IPv6 address is in brackets, after which only the port has a colon.
+    ends = [host.rpartition("]") for host in hosts.split(",")]
+    return [(left + mark + right.partition(":")[0], right.partition(":")[2]) for left, mark, right in ends]
+
+
+def move_hosts(rest: str) -> str:
+    """Moves hosts with a port each into parameters: libpq takes both, and SQLAlchemy only these."""
+    address, _, query = rest.partition("?")
+    authority, _, database = address.partition("/")
+    user, at, hosts = authority.rpartition("@")
+    pairs = split_hosts(hosts)
+    if not any(port for _, port in pairs[:-1]):
+        return rest
+    names = ",".join(host.strip("[]") for host, _ in pairs)
+    ports = ",".join(port or "5432" for _, port in pairs)
+    others = f"&{query}" if query else ""
+    return f"{user}{at}/{database}?host={names}&port={ports}{others}"

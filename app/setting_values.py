@@ -14,6 +14,8 @@ from decimal import Decimal
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from app.database_session import move_hosts, split_hosts
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # Of a random key of letters and digits, 16 characters hold 95 bits; shorter ones are mostly words.
@@ -205,7 +207,7 @@ def parse_database_url(name: str, value: str) -> str:
             f"{name} must begin with postgresql:// or postgres://; the gateway supports PostgreSQL only."
         )
     _raise_if_bad_address(name, rest)
-    return f"postgresql+psycopg2://{rest}"
+    return f"postgresql+psycopg2://{move_hosts(rest)}"
 
 
 def _raise_if_bad_address(name: str, rest: str) -> None:
@@ -222,9 +224,11 @@ def _raise_if_bad_address(name: str, rest: str) -> None:
             f"{name} has an unescaped @, / or ? in the user or the password;"
             " write @ as %40, / as %2F, ? as %3F and % as %25 there."
         )
-    # An IPv6 address is in brackets, after which only the port has a colon.
-    host, _, port = authority.rpartition("@")[2].rpartition("]")[2].partition(":")
-    if port and not (port.isascii() and port.isdigit() and len(port) <= 5 and 1 <= int(port) <= 65_535):
+    ports = [port for _, port in split_hosts(authority.rpartition("@")[2])]
+    if any(
+        port and not (port.isascii() and port.isdigit() and len(port) <= 5 and 1 <= int(port) <= 65_535)
+        for port in ports
+    ):
         raise SettingsError(
             f"{name} has a port that is not a number from 1 to 65535. It must be like"
             " postgresql://user:password@host:5432/name, with @ / ? % in the password written as %40 %2F %3F %25."

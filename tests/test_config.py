@@ -67,7 +67,7 @@ BAD: dict[str, list[str]] = {
         "postgresql://u:p@h:port/d",
         "postgresql://u:p@h:0/d",
         "postgresql://u:p@h:65536/d",
-        "postgresql://u:p@h:5432,i:5432/d",
+        "postgresql://u:p@h:5432,i:port/d",
         "postgresql://u:p@ss@h/d",
         "postgresql://u:p/ss@h/d",
         "postgresql://u:1/ss@h/d",
@@ -185,6 +185,8 @@ def test_the_documented_defaults() -> None:
         ("DATABASE_URL", "postgresql://h/d?sslmode=require", "postgresql+psycopg2://h/d?sslmode=require"),
         ("DATABASE_URL", "postgresql+psycopg2://h/d", "postgresql+psycopg2://h/d"),
         ("DATABASE_URL", "postgresql://u:a:b%2F@[::1]:5432/d", "postgresql+psycopg2://u:a:b%2F@[::1]:5432/d"),
+        ("DATABASE_URL", "postgres://u:p@h,i/d", "postgresql+psycopg2://u:p@h,i/d"),
+        ("DATABASE_URL", "postgres://u:p@h:1,[::1]/d?a=b", "postgresql+psycopg2://u:p@/d?host=h,::1&port=1,5432&a=b"),
         ("DATABASE_URL", "postgresql://u@/d?host=/tmp/a@b", "postgresql+psycopg2://u@/d?host=/tmp/a@b"),
         ("GATEWAY_API_KEY", "sixteen-letters!", ("sixteen-letters!",)),
     ],
@@ -258,6 +260,14 @@ def test_a_byte_order_mark_does_not_hide_the_first_setting(place: Path) -> None:
 def test_a_file_that_is_not_utf_8_is_refused_and_named(place: Path, encoding: str) -> None:
     (place / ".env.local").write_text("# Schlüssel\nPORT=1002\n", encoding)
     with pytest.raises(SettingsError, match=r"\.env\.local is not in UTF-8"):
+        read_environment(place)
+
+
+@pytest.mark.parametrize("mistake", ["PORT 1002", '\n\nGATEWAY_API_KEY="abc', "FIREWORKS_API_KEY fw_x"])
+def test_a_line_that_is_no_setting_is_refused_and_named(place: Path, mistake: str) -> None:
+    (place / ".env.local").write_text(f"# settings\nexport HOST='127.0.0.1'\nUNSET\n{mistake}\nWEB_CONCURRENCY=2\n")
+    line = 4 + mistake.count("\n")
+    with pytest.raises(SettingsError, match=rf"\.env\.local has a line {line} that is not NAME=value"):
         read_environment(place)
 
 

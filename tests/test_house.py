@@ -24,6 +24,7 @@ README = (ROOT / "README.md").read_text()
 LEAVES = {
     "config",
     "database_session",
+    "env_file",
     "errors",
     "json_structure",
     "lenient_json",
@@ -341,7 +342,7 @@ HOMES = {
     "certifi": {"app.upstream"},
     "sseclient": {"app.services.fireworks_client"},
     "genai_prices": {"app.services.pricing"},
-    "dotenv": {"app.config"},
+    "dotenv": {"app.env_file"},
     "psutil": {"app.dev"},
     "cryptography": {"app.services.idempotency"},
     "opentelemetry": {"app.services.traces"},

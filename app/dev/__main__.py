@@ -18,12 +18,13 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import TextIO
 
-from app.config import ROOT, Settings, SettingsError, load_settings, read_env_file, read_environment
+from app.config import ROOT, Settings, SettingsError, load_settings, read_environment
 from app.dev.banner import make_banner
 from app.dev.env_file import ensure_gateway_key
 from app.dev.postgres import EmbeddedPostgres
 from app.dev.processes import Child, RunError, die_with_parent, start_child
 from app.dev.sandbox import sandbox_settings, start_sandbox
+from app.env_file import read_env_file
 from app.run_file import remove_run_file, write_run_file
 
 _VAR = ROOT / "var"
