@@ -129,9 +129,9 @@ def _check_for_reload(server: Any) -> None:
     try:
         server.app.load()
     except BaseException as error:
-        os.write(
-            2, f"the code cannot be loaded ({type(error).__name__}: {error}). Correct it, or undo its update.".encode()
-        )
+        place = f" in {error.filename}" if isinstance(error, SyntaxError) else ""
+        said = f"the code cannot be loaded ({type(error).__name__}: {error}{place}). Correct it, or undo its update."
+        os.write(2, said.encode())
         os._exit(1)
     os._exit(OTHER_ADDRESS if listens_elsewhere else 0)
 
@@ -166,6 +166,7 @@ def post_fork(server: Any, worker: Any) -> None:
     """Makes libpq wait in gevent's loop; without it one slow query would stop every request of the worker."""
     # Until `start_worker`: what a worker imports stays, and examining it again and again takes a tenth of its boot.
     gc.disable()
+    worker.others_serve = starts.others_serve
     if live_requests < settings.max_live_requests:
         os.environ["MAX_LIVE_REQUESTS"] = str(live_requests)  # In the worker alone, which reads its settings itself.
     # gunicorn sets the worker's signal handlers only about a second from now. Until then the worker has those of the

@@ -287,7 +287,16 @@ def test_a_bad_reload_is_refused_and_a_good_one_loads_the_code_and_cuts_nobody(
             wait_until(lambda number=number: len(refused_reloads(small)) == number, what="the refusal of the reload")
             assert re.search(said, refused_reloads(small)[-1]), refused_reloads(small)[-1]
         assert small.worker_pids() == workers and post_chat(small, f"{PREFIX}x").status == 200
+        # The check finds what prevents a start, but not what prevents a worker's. The workers of before serve on then.
         write_settings(copied, small_settings)
+        start = copied / "app/server/lifecycle.py"
+        code = start.read_text()
+        start.write_text(code.replace("    start_keys()\n", "    raise RuntimeError('a mistake in the update')\n"))
+        small.send_signal(signal.SIGHUP)
+        wait_until(lambda: small.log().count('"event":"worker_start_failed"') > 1, what="two failed starts")
+        assert "a mistake in the update" in small.log()
+        assert set(workers) <= set(small.worker_pids()) and post_chat(small, f"{PREFIX}x").status == 200
+        start.write_text(code)
         route.write_text(route.read_text().replace('"llm-gateway"', '"updated"'))
         small.send_signal(signal.SIGHUP)
         wait_until(lambda: request("GET", small.url + "/").json["service"] == "updated", what="the new code")

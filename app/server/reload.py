@@ -239,8 +239,17 @@ def _read_problem(checked: _Checked) -> str | None:
         return None
     said = [line.strip() for line in lines if line.strip() and line not in logged]
     if not said:
-        return f"the check of the new settings and code ended with code {checked.code} and said nothing. Try again."
-    return said[-1].removeprefix("The gateway cannot start: ")
+        end = f"ended with code {checked.code}" if checked.code >= 0 else f"was ended by {_name_signal(-checked.code)}"
+        return f"the check of the new settings and code {end} and said nothing. Try again."
+    reason = said[-1].removeprefix("The gateway cannot start: ")
+    # Of a traceback, its last line does not say where.
+    places = [line for line in said if line.startswith('File "')]
+    return f"{reason} ({places[-1]})" if places else reason
+
+
+def _name_signal(number: int) -> str:
+    name = signal.Signals(number).name
+    return f"{name} (a file system in memory is full, such as that of the metrics)" if name == "SIGBUS" else name
 
 
 def _replace_process(server: Any, handover: Handover, *, keeps_sockets: bool) -> None:

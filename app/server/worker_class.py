@@ -36,6 +36,9 @@ from app.server.restart import is_serving_on
 # A proxy that has just chosen the connection needs milliseconds.
 LINGER_S = 1.0
 
+# How long after a worker that could not start gunicorn starts the next one.
+START_RETRY_S = 2.0
+
 
 class _IdleTimeout(BaseException):
     """Ends the wait for a connection's next request: after the keep-alive time, or earlier when the worker stops."""
@@ -73,7 +76,13 @@ class _IdleWait:
 
 
 class GatewayWorker(GeventWorker):  # type: ignore[misc]
-    """The worker class that gunicorn.conf.py names."""
+    """The worker class that gunicorn.conf.py names.
+
+    Attributes:
+        others_serve: whether there are other workers that serve; set after the fork.
+    """
+
+    others_serve = False
 
     def patch(self) -> None:
         """Patches the standard library for gevent, which has the installed packages read once for that.
@@ -100,7 +109,23 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
         # attributes.
         self.cfg.__dict__.update({name: setting.get() for name, setting in self.cfg.settings.items()})
         self._idle: set[_IdleWait] = set()
-        super().init_process()
+        try:
+            super().init_process()
+        except Exception as error:
+            if self.booted or not self.others_serve:
+                raise
+            self._give_up_start(error)
+
+    def _give_up_start(self, error: Exception) -> None:
+        """Ends this worker, which cannot start, without ending the others: gunicorn would stop all because of one."""
+        from app.logs import log_event
+
+        next_step = (
+            "The other workers serve on, and another start is tried. Correct the code or the settings, and reload."
+        )
+        log_event("worker_start_failed", level="error", error=error, next_step=next_step)
+        time.sleep(START_RETRY_S)
+        os._exit(1)
 
     def load_wsgi(self) -> None:
         """Loads the application, and the time limits that each request needs."""

@@ -23,6 +23,9 @@ class WorkerStarts:
         server: gunicorn's arbiter, which has adopted the old workers and has not started any of its own.
         predecessors: workers of another main process, which are told to drain too.
         handover_file: the file about them.
+
+    Attributes:
+        others_serve: whether there are or were workers that serve, so that one that cannot start must not end them.
     """
 
     def __init__(self, server: Any, predecessors: list[int], handover_file: Path) -> None:
@@ -31,6 +34,7 @@ class WorkerStarts:
         self._server = server
         self._wanted = server.num_workers
         self._ready = 0
+        self.others_serve = bool(server.WORKERS or predecessors)
         self._begun_s = time.monotonic()
         self._read, self._write = os.pipe()
         for end in (self._read, self._write):
@@ -51,6 +55,7 @@ class WorkerStarts:
             self._ready += len(os.read(self._read, 1024))
         if self._ready >= self._wanted:
             self._server.manage_workers = self._manage_workers
+            self.others_serve = True
             retire_old_workers(self._server)
             self._server.num_workers = self._wanted
             retire_predecessors(self._handover_file, self._predecessors)
