@@ -16,6 +16,7 @@ from app.web import get_client_address, is_for_operator
 from tests.conftest import MakeGateway
 from tests.support.chat import read_until, request
 from tests.support.gateway import Gateway
+from tests.support.soak import soak_only
 from tests.support.waiting import wait_until
 
 PROXIES = "10.0.0.0/8, 127.0.0.1, fd00::/8"
@@ -146,6 +147,7 @@ def log_line(gateway: Gateway, request_id: str) -> dict[str, object]:
     return line
 
 
+@soak_only("web/test_client_address.py::test_headers_of_proxies_mean_nothing_from_others")
 def test_a_gateway_for_all_addresses_of_ipv6_with_a_trusted_proxy(make_gateway: MakeGateway) -> None:
     gateway = make_gateway({"HOST": "::", "TRUSTED_PROXIES": "127.0.0.1, ::1"})
     proxied = {"X-Forwarded-For": "198.51.100.7, 192.0.2.1"}
