@@ -42,6 +42,7 @@ def test_tls_of_its_own_is_refused(tree: Path, tmp_path: Path) -> None:
     assert "The gateway cannot start: it serves plain HTTP only. Remove certfile" in refusal(tree, tmp_path, given)
 
 
+@soak_only("db/test_schema.py::test_the_state_of_a_schema_is_reported")
 def test_a_schema_that_is_not_migrated_is_refused_with_the_command_that_helps(
     tree: Path, tmp_path: Path, postgres: Postgres
 ) -> None:

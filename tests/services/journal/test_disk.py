@@ -77,6 +77,9 @@ def test_with_refuse_no_request_is_sent_while_the_disk_is_full_and_service_resum
         assert ActivityTables(database_url).check_balance()["unrecorded"] == 0
 
 
+@soak_only(
+    "services/journal/test_disk.py::test_with_refuse_no_request_is_sent_while_the_disk_is_full_and_service_resumes"
+)
 def test_with_serve_all_requests_are_served_and_recorded_while_the_database_answers(
     tmp_path: Path, disk: Path, database_url: str
 ) -> None:
