@@ -13,10 +13,10 @@ import pytest
 from flask.testing import FlaskClient
 from hypothesis import settings as hypothesis_settings
 
-from app import create_app
 from app.config import load_settings
 from app.runtime import use_settings
 from tests.sandbox.client import run_sandbox
+from tests.support.application import use_application
 from tests.support.distribution import Distribution, sort_key_of
 from tests.support.gateway import Gateway, base_settings
 from tests.support.gateways import Gateways
@@ -190,6 +190,6 @@ def make_gateway(gateways: Gateways, database_url: str) -> Iterator[MakeGateway]
 @pytest.fixture
 def client(database_url: str, sandbox: Sandbox, tmp_path: Path) -> Iterator[FlaskClient]:
     """Flask's client for an application in this process, before the sandbox; what a worker starts does not run."""
-    app = create_app(load_settings(base_settings(tmp_path, database_url) | sandbox.settings))
+    app = use_application(load_settings(base_settings(tmp_path, database_url) | sandbox.settings))
     yield app.test_client()
     use_settings(None)

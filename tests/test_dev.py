@@ -157,6 +157,7 @@ def test_a_signal_while_starting_stops_everything(start_run: StartRun) -> None:
     assert "Traceback" not in run.text()
 
 
+@soak_only("test_dev.py::test_the_printed_commands_work_and_the_next_run_has_the_same_key_settings_and_data")
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux signals children when their parent dies")
 def test_nothing_outlives_a_killed_run_and_the_next_one_starts(start_run: StartRun) -> None:
     run = start_run()
@@ -176,7 +177,7 @@ def test_nothing_outlives_a_killed_run_and_the_next_one_starts(start_run: StartR
     _check_that_the_end_of_a_part_ends_it(again, "app.sandbox", "the sandbox")
 
 
-@soak_only("test_dev.py::test_nothing_outlives_a_killed_run_and_the_next_one_starts")
+@soak_only("test_dev.py::test_the_printed_commands_work_and_the_next_run_has_the_same_key_settings_and_data")
 def test_a_gateway_that_fails_to_boot_reports_why_and_ends_the_run(start_run: StartRun, checkout: Path) -> None:
     source = (checkout / "wsgi.py").read_text()
     (checkout / "wsgi.py").write_text("raise RuntimeError('broken on purpose')\n")
@@ -203,6 +204,7 @@ def test_a_bad_setting_is_reported_in_one_sentence(start_run: StartRun) -> None:
     assert run.text().startswith("make run: STREAM_HEARTBEAT is 'soon'") and run.text().count("\n") == 1
 
 
+@soak_only("test_dev.py::test_a_bad_setting_is_reported_in_one_sentence")
 def test_a_database_that_is_away_is_reported_with_who_named_it(start_run: StartRun) -> None:
     # As after the developer has exported the address that an earlier run printed.
     run = start_run(settings={"DATABASE_URL": "postgresql:///gateway?host=/none"})
@@ -218,6 +220,7 @@ def test_a_provider_address_without_its_key_is_not_replaced_by_the_sandbox(start
     assert "FIREWORKS_API_KEY is not" in run.text()
 
 
+@soak_only("test_dev.py::test_the_printed_commands_work_and_the_next_run_has_the_same_key_settings_and_data")
 def test_with_own_keys_and_database_nothing_is_embedded_and_no_secret_is_printed(
     start_run: StartRun, upstream: ScriptedUpstream, database_url: str
 ) -> None:

@@ -247,9 +247,14 @@ def _module_name(path: Path) -> str:
 
 
 @functools.cache
+def _parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@functools.cache
 def _imports(path: Path) -> set[str]:
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(_parse(path)):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -317,7 +322,7 @@ def test_faces_are_short_and_have_no_logic() -> None:
     for path in MODULES:
         if path.name != "__init__.py" or _module_name(path) in {"app", "app.routes", "app.cli", "app.sandbox"}:
             continue  # The factory, the table of routes, the list of commands, and the sandbox's description.
-        lines, body = path.read_text().count("\n"), ast.parse(path.read_text()).body
+        lines, body = path.read_text().count("\n"), _parse(path).body
         if lines >= 40:
             wrong.append(f"{_module_name(path)} has {lines} lines")
         if not all(isinstance(node, plain) for node in body):
@@ -364,7 +369,7 @@ def test_modules_and_functions_are_short_and_documented() -> None:
     wrong = []
     for path in MODULES:
         source, name = path.read_text(), _module_name(path)
-        tree = ast.parse(source)
+        tree = _parse(path)
         if source.count("\n") > 300:
             wrong.append(f"{name} has more than 300 lines")
         if source.strip() and not ast.get_docstring(tree):
@@ -392,7 +397,7 @@ def test_events_of_the_log_are_a_noun_and_a_participle() -> None:
     events = {
         text.value
         for path in MODULES
-        for call in ast.walk(ast.parse(path.read_text()))
+        for call in ast.walk(_parse(path))
         if isinstance(call, ast.Call) and getattr(call.func, "id", None) in {"log_event", "log_life"} and call.args
         for text in ast.walk(call.args[0])
         if isinstance(text, ast.Constant) and isinstance(text.value, str)

@@ -88,6 +88,7 @@ def test_every_worker_knows_an_alias_and_keeps_it_while_the_database_is_away(
     wait_for_model(gateway, "kept", 404)
 
 
+@soak_only("cli/test_aliases.py::test_the_documented_commands_print_what_is_documented")
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_the_documented_curls_work_in_order(gateway: Gateway) -> None:
     commands = re.split(r"\n(?=curl)", CURLS.strip())

@@ -10,6 +10,7 @@ from tests.support.chat import PREFIX, post_chat, request, wait_for_row
 from tests.support.gateway import GatewayDidNotBoot, base_settings, running_gateway, start_gateway
 from tests.support.postgres import Postgres
 from tests.support.scripted_upstream import ScriptedUpstream
+from tests.support.soak import soak_only
 
 
 def refusal(tree: Path, place: Path, settings: dict[str, str]) -> str:
@@ -41,6 +42,7 @@ def test_tls_of_its_own_is_refused(tree: Path, tmp_path: Path) -> None:
     assert "The gateway cannot start: it serves plain HTTP only. Remove certfile" in refusal(tree, tmp_path, given)
 
 
+@soak_only("db/test_schema.py::test_the_state_of_a_schema_is_reported")
 def test_a_schema_that_is_not_migrated_is_refused_with_the_command_that_helps(
     tree: Path, tmp_path: Path, postgres: Postgres
 ) -> None:
@@ -51,6 +53,7 @@ def test_a_schema_that_is_not_migrated_is_refused_with_the_command_that_helps(
     postgres.drop_database(empty)
 
 
+@soak_only("test_operation_keys.py::test_while_postgres_is_away_keys_work_in_a_new_worker_and_nothing_is_lost")
 def test_it_boots_and_serves_while_the_database_is_away_and_records_it_later(
     tree: Path, tmp_path: Path, upstream: ScriptedUpstream, victim: Postgres, victim_url: str
 ) -> None:

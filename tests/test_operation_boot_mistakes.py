@@ -34,7 +34,7 @@ from tests.support.keys import create_key
 from tests.support.postgres import Postgres
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import Gate, wait_for
-from tests.support.soak import soak_only
+from tests.support.soak import FULL, soak_only
 from tests.support.tree import copy_tree
 from tests.support.unprivileged import call_as_nobody, run_to_end
 from tests.support.waiting import wait_until
@@ -163,6 +163,7 @@ def a_role_with_a_password(server: Postgres) -> Iterator[str]:
         server.execute("DROP ROLE guarded")
 
 
+@soak_only("test_operation_boot_mistakes.py::test_an_address_of_the_database_that_is_half_a_password")
 def test_a_wrong_password_and_a_missing_database(checkout: Path, postgres: Postgres) -> None:
     missing = postgres.database_url("no_such_database").replace("postgres@", f"postgres:{PASSWORD}@")
     with a_role_with_a_password(postgres) as role:
@@ -226,6 +227,7 @@ def count_requests(gateway: Gateway) -> str:
     return "\n".join(sorted(line for line in shown.splitlines() if line.startswith("gateway_requests_total{")))
 
 
+@soak_only("test_operation_boot_mistakes.py::test_an_address_of_another_machine")
 def test_without_keys_it_warns_and_a_second_start_on_its_port_leaves_its_metrics(
     tree: Path, tmp_path: Path, database_url: str
 ) -> None:
@@ -266,22 +268,24 @@ def test_with_few_open_files_it_serves_fewer_requests_and_says_so(small: Gateway
         gate.open()
 
 
+@pytest.mark.long_form
 def test_a_bad_reload_is_refused_and_a_good_one_loads_the_code_and_cuts_nobody(
     small: Gateway, small_settings: dict[str, str], gate: Gate, copied: Path
 ) -> None:
     workers, route = small.worker_pids(), copied / "app/routes/health.py"
     with open_stream(small) as stream:
         prices = {"PRICE_FILE": str(copied / "nowhere.toml")}
-        for number, (bad, said) in enumerate(
-            (
-                ({"RETENTION_DAYS": "1", "UPSTREAM_RETRIES": "many"}, "UPSTREAM_RETRIES is 'many'"),
+        mistakes = [
+            ({"RETENTION_DAYS": "1", "UPSTREAM_RETRIES": "many"}, "UPSTREAM_RETRIES is 'many'"),
+            ({"FIREWORKS_API_KEY": ""}, "no provider has a key, so no model can be served"),
+        ]
+        if FULL:  # Each takes a start of the main process.
+            mistakes += [
                 ({"DATABASE_URL": NOWHERE}, "the database does not answer: .* in DATABASE_URL"),
                 ({"DATABASE_DIRECT_URL": NOWHERE}, "the database does not answer: .* in DATABASE_DIRECT_URL"),
-                ({"FIREWORKS_API_KEY": ""}, "no provider has a key, so no model can be served"),
                 (prices, "PRICE_FILE .*nowhere.toml"),
-            ),
-            1,
-        ):
+            ]
+        for number, (bad, said) in enumerate(mistakes, 1):
             write_settings(copied, small_settings | bad)
             small.send_signal(signal.SIGHUP)
             wait_until(lambda number=number: len(refused_reloads(small)) == number, what="the refusal of the reload")

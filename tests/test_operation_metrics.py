@@ -58,9 +58,7 @@ def assert_locked(directory: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-@soak_only(
-    "test_operation_boot_mistakes.py::test_without_keys_it_warns_and_a_second_start_on_its_port_leaves_its_metrics"
-)
+@soak_only("test_dev.py::test_a_port_in_use_is_reported_in_one_sentence")
 def test_a_gateway_with_the_same_port_setting_does_not_empty_the_metrics(
     tree: Path, tmp_path: Path, database_url: str
 ) -> None:

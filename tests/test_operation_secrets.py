@@ -12,10 +12,12 @@ from tests.support.gateway import Gateway
 from tests.support.postgres import Postgres
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import close, send
+from tests.support.soak import soak_only
 
 PROVIDER, GATEWAY, PASSWORD = "fw_" + "canary" * 4, "gw_" + "canary" * 4, "canary-pass"
 
 
+@soak_only("test_operation_redaction.py::test_secrets_of_any_form_show_nowhere")
 def test_secrets_show_nowhere_under_failures(
     make_gateway: Callable[..., Gateway], upstream: ScriptedUpstream, postgres: Postgres, database_url: str
 ) -> None:

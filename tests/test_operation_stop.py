@@ -67,6 +67,7 @@ def halves(gate: Gate) -> Script:
     return sse_stream([chunk("one"), wait_for(gate), chunk("two", finish="stop"), DONE])
 
 
+@soak_only("test_operation_stop.py::test_what_outlives_the_drain_is_ended_told_and_recorded")
 def test_running_answers_are_finished_after_sigterm_and_idle_connections_do_not_hold_it_up(
     make_gateway: MakeGateway, upstream: ScriptedUpstream, database_url: str
 ) -> None:
@@ -93,6 +94,7 @@ def test_running_answers_are_finished_after_sigterm_and_idle_connections_do_not_
     gate.close()
 
 
+@soak_only("test_operation_stop.py::test_what_outlives_the_drain_is_ended_told_and_recorded")
 def test_connections_without_a_request_are_closed_after_the_keep_alive_time_and_those_with_one_are_not(
     make_gateway: MakeGateway, upstream: ScriptedUpstream
 ) -> None:

@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pytest
 from click.testing import CliRunner
 
 from app.cli.activity import activity_group
@@ -24,10 +25,12 @@ from tests.support.postgres import Postgres
 from tests.support.recording_process import RecordingProcess
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import hang
-from tests.support.soak import soak_only
+from tests.support.soak import FULL, soak_only
 from tests.support.waiting import wait_until
 
 HOST = socket.gethostname()
+# Each takes a second to boot, three times.
+WORKERS = 2 if FULL else 1
 
 
 def integrity(gateway: Gateway) -> dict[str, Any]:
@@ -62,32 +65,33 @@ def events(gateway: Gateway, name: str) -> list[dict[str, Any]]:
     return [line for line in lines if line["event"] == name]
 
 
+@pytest.mark.long_form
 def test_workers_are_registered_and_closed_by_stop_reload_and_death(
     gateways: Gateways, upstream: ScriptedUpstream, database_url: str, tmp_path: Path
 ) -> None:
     upstream.default = chat_answer("hi")
     upstream.on_model("held", [hang()])
-    with gateways.running(database_url, upstream.settings, workers=2, place=tmp_path) as gateway:
-        report = wait_for_workers(gateway, live=2, closed=0, missing=0)
-        assert report["hosts"] == [{"host": HOST, "live": 2, "missing": 0}]
+    with gateways.running(database_url, upstream.settings, workers=WORKERS, place=tmp_path) as gateway:
+        report = wait_for_workers(gateway, live=WORKERS, closed=0, missing=0)
+        assert report["hosts"] == [{"host": HOST, "live": WORKERS, "missing": 0}]
         assert {one["pid"] for one in report["live"]} == set(gateway.worker_pids())
         assert len({one["version"] for one in report["live"]}) == 1
         assert {one["worker_id"] for one in report["live"]} == {path.name for path in journal_directories(tmp_path)}
         assert post_chat(gateway, PREFIX + "any").status == 200
 
         gateway.send_signal(signal.SIGHUP)
-        report = wait_for_workers(gateway, live=2, closed=2)
-        assert closings(database_url) == {None: 2, "drained": 2}
+        report = wait_for_workers(gateway, live=WORKERS, closed=WORKERS)
+        assert closings(database_url) == {None: WORKERS, "drained": WORKERS}
 
         with open_chat(gateway, PREFIX + "held"):
             busy = wait_until(lambda: [one for one in integrity(gateway)["live"] if one["in_flight"]])
             os.kill(busy[0]["pid"], signal.SIGKILL)
-        report = wait_for_workers(gateway, live=2, closed=3, missing=0)
-        assert closings(database_url) == {None: 2, "drained": 2, "adopted": 1}
+        report = wait_for_workers(gateway, live=WORKERS, closed=WORKERS + 1, missing=0)
+        assert closings(database_url) == {None: WORKERS, "drained": WORKERS, "adopted": 1}
         wait_until(lambda: integrity(gateway)["outcomes"] == {"ok": 1, "lost": 1})
         assert integrity(gateway)["balanced"] is True
         gateway.stop()
-    assert closings(database_url) == {"drained": 4, "adopted": 1}
+    assert closings(database_url) == {"drained": 2 * WORKERS, "adopted": 1}
     assert journal_directories(tmp_path) == [] and events(gateway, "journal_left") == []
 
 

@@ -24,6 +24,7 @@ from app.services.reports import select_stats
 from tests.db.rows import Row, count, insert_keys, insert_rows, make_row
 from tests.support.database_clock import shift_clock
 from tests.support.keys import revoke_key
+from tests.support.soak import soak_only
 
 DAY_S = 86_400
 TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
@@ -72,6 +73,7 @@ def test_an_export_that_cannot_be_written_is_refused(rows: list[Row], tmp_path: 
     assert result.exit_code == 1 and "cannot be written: No such file" in result.stderr
 
 
+@soak_only("cli/test_activity.py::test_an_export_to_standard_output_is_filtered")
 def test_a_reader_that_stops_reading_ends_an_export_quietly(rows: list[Row], database_url: str) -> None:
     command = f"{sys.executable} -m flask --app wsgi activity export | head -1"
     environment = {**os.environ, "DATABASE_URL": database_url}

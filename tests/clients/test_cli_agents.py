@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.support.gateway import Gateway
+from tests.support.soak import soak_only
 from tests.support.tree import ROOT
 
 PACKAGES = ROOT / "var" / "cli" / "node_modules"
@@ -66,6 +67,7 @@ def read_settings(title: str, language: str, gateway: Gateway) -> str:
     return block.replace("http://localhost:8000", gateway.url).replace("your gateway key", gateway.key)
 
 
+@soak_only("clients/test_sdks.py::test_an_agent_calls_its_tool_and_reports")
 def test_codex_reads_a_file_writes_another_and_reports(gateway: Gateway, tmp_path: Path) -> None:
     (tmp_path / "home" / ".codex").mkdir(parents=True)
     (tmp_path / "home" / ".codex" / "config.toml").write_text(read_settings("Codex CLI", "toml", gateway))
@@ -82,6 +84,7 @@ def test_codex_reads_a_file_writes_another_and_reports(gateway: Gateway, tmp_pat
     assert turn["usage"]["input_tokens"] > 1000 and turn["usage"]["output_tokens"] > 10
 
 
+@soak_only("clients/test_sdks.py::test_an_agent_calls_its_tool_and_reports")
 def test_claude_code_reads_a_file_writes_another_and_reports(gateway: Gateway, tmp_path: Path) -> None:
     lines = [line for line in read_settings("Claude Code", "bash", gateway).splitlines() if line.startswith("export ")]
     settings = dict(line.removeprefix("export ").split("=", 1) for line in lines)

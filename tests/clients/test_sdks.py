@@ -13,6 +13,7 @@ import pytest
 from tests.clients.conftest import RunNode, RunPython
 from tests.support.chat import PREFIX
 from tests.support.gateway import Gateway
+from tests.support.soak import soak_only
 
 MODEL = PREFIX + "deepseek-v3p1"
 EMBEDDING = PREFIX + "qwen3-embedding-8b"
@@ -52,6 +53,9 @@ WRONG: dict[str, dict[str, Any]] = {
 ERRORS_OF_MESSAGES = {"forbidden": "InternalServerError"}
 
 
+NODE = soak_only("clients/test_sdks.py::test_an_answer_and_its_stream_are_complete_and_the_same")
+
+
 def make_cases(key: str) -> list[dict[str, Any]]:
     """Returns the cases for a gateway with that key."""
     cases = []
@@ -78,7 +82,7 @@ def make_cases(key: str) -> list[dict[str, Any]]:
     return cases
 
 
-@pytest.fixture(scope="module", params=["python", "node"])
+@pytest.fixture(scope="module", params=["python", pytest.param("node", marks=NODE)])
 def seen(request: pytest.FixtureRequest, gateway: Gateway) -> dict[str, Any]:
     """What the SDKs of a language saw of each case, by its name."""
     job = {"url": gateway.url, "key": gateway.key, "cases": make_cases(gateway.key)}

@@ -1,4 +1,4 @@
-"""What the tests of pages share: a gateway of two workers with records of two keys, and one browser."""
+"""What the tests of pages share: a gateway with records of two keys, and one browser."""
 
 from __future__ import annotations
 
@@ -17,9 +17,12 @@ from tests.support.gateway import Gateway
 from tests.support.gateways import Gateways
 from tests.support.postgres import Postgres
 from tests.support.sandbox import Sandbox
+from tests.support.soak import FULL
 from tests.support.user_keys import make_key
 from tests.support.waiting import wait_until
 
+# With two, pages must also show what the worker that answers does not know itself.
+WORKERS = 2 if FULL else 1
 CHROMIUM = Path("/usr/bin/chromium")
 MODEL = "accounts/fireworks/models/deepseek-v3p1"
 # With these, Chromium draws parts of its own window as pages and keeps a spare process for the next tab, which takes
@@ -48,7 +51,7 @@ class Pages:
     """A gateway with records.
 
     Attributes:
-        gateway: with two workers.
+        gateway: with WORKERS workers.
         database: the way to its database, which tests may cut.
         database_url: the database itself.
         alice, bob: gateway keys; alice has made some requests, one of which failed, and bob one.
@@ -87,7 +90,7 @@ def dashboard(gateways: Gateways, postgres: Postgres, migrated_template: str, sa
     alice, bob = make_key(url, "alice"), make_key(url, "bob")
     with running_database_proxy(url) as database:
         settings = sandbox.settings | {"TRUSTED_PROXIES": "127.0.0.1"}
-        with gateways.running(database.url, settings, workers=2) as gateway:
+        with gateways.running(database.url, settings, workers=WORKERS) as gateway:
             found = Pages(gateway, database, url, alice, bob)
             for key, model, stream in (
                 (alice, MODEL, True),

@@ -291,6 +291,29 @@ def test_an_operator_finds_a_key_and_sees_names_of_keys(dashboard: Pages) -> Non
         assert f'title="{id}">alice</a>' in records and f">{id}</a>" not in records
 
 
+def test_what_operators_see_of_the_gateway_without_a_browser(
+    dashboard: Pages, far_worker: Callable[[str], None]
+) -> None:
+    with dashboard.sign_in() as session:
+
+        def show(page: str) -> str:
+            return session.get(f"{dashboard.url}/{page}", timeout=30).text
+
+        far_worker("5 s")
+        health = show("health")
+        assert "a problem of the far worker" in health and "schema current" in health
+        assert "&lt;b&gt;no&lt;/b&gt; list" in health and "&lt;i&gt;suspended&lt;/i&gt;" in health
+        report = dashboard.ask("/api/activity/integrity")
+        integrity = show("integrity")
+        assert report["balanced"] and "Balanced." in integrity and f"{report['started']:,}" in integrity
+        far_worker("10 min")
+        integrity = show("integrity")
+        assert "1 worker is missing" in integrity and "bin/gateway activity write-off far" in integrity
+        settings = show("settings")
+        assert "127.0.0.1/32" in settings and dashboard.gateway.key not in settings
+
+
+@soak_only("dashboard/test_operators_pages.py::test_what_operators_see_of_the_gateway_without_a_browser")
 def test_health_has_what_the_api_says_of_all_workers(
     dashboard: Pages, open_page: OpenPage, far_worker: Callable[[str], None]
 ) -> None:
@@ -318,6 +341,7 @@ def test_health_has_what_the_api_says_of_all_workers(
     wait_until(lambda: page.goto(f"{dashboard.url}/integrity").status == 200, what="the database")
 
 
+@soak_only("dashboard/test_operators_pages.py::test_what_operators_see_of_the_gateway_without_a_browser")
 def test_integrity_has_the_terms_of_the_api_and_names_missing_workers(
     dashboard: Pages, open_page: OpenPage, far_worker: Callable[[str], None]
 ) -> None:
@@ -376,6 +400,7 @@ def test_the_bill_has_the_findings_of_the_api(dashboard: Pages, billed_day: date
     assert earlier.status_code == 200 and "Nothing to compare." in earlier.text and "not fetched" in earlier.text
 
 
+@soak_only("dashboard/test_operators_pages.py::test_what_operators_see_of_the_gateway_without_a_browser")
 def test_settings_show_where_they_come_from_and_no_secret(dashboard: Pages, open_page: OpenPage) -> None:
     page = open_page()
     page.goto(f"{dashboard.url}/settings")

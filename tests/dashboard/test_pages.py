@@ -51,9 +51,8 @@ PATHS = (
     "integrity",
     "settings",
 )
-# Those that `make test` opens: figures with charts, a list with filters, and a form.
-FEW = ("", "activity", "keys/new")
-ZONE = soak_only("dashboard/test_pages.py::test_times_are_local_and_days_are_those_of_utc")
+# Those that `make test` opens: figures with charts, and a form.
+FEW = ("", "keys/new")
 
 
 def text_of(page: Any, selector: str) -> str:
@@ -237,6 +236,7 @@ def test_a_holder_sees_nothing_of_others(dashboard: Pages, open_page: OpenPage) 
         assert page.request.get(f"{dashboard.url}/{path}").status == 404, path
 
 
+@soak_only("dashboard/test_pages.py::test_pages_without_a_browser_have_what_the_api_has")
 def test_a_hostile_name_of_a_model_is_text(dashboard: Pages, open_page: OpenPage) -> None:
     page = open_page(dashboard.alice)
     for path in ("", "activity", "activity?outcome=rejected"):
@@ -245,13 +245,9 @@ def test_a_hostile_name_of_a_model_is_text(dashboard: Pages, open_page: OpenPage
         assert page.locator("img").count() == 0 and page.title() != "owned"
 
 
+@soak_only("dashboard/test_pages.py::test_pages_refresh_themselves_and_obey_the_keyboard")
 @pytest.mark.parametrize(
-    ("zone", "offset_h"),
-    [
-        ("Pacific/Marquesas", -9.5),
-        pytest.param("Etc/UTC", 0, marks=ZONE),
-        pytest.param("Pacific/Kiritimati", 14, marks=ZONE),
-    ],
+    ("zone", "offset_h"), [("Pacific/Marquesas", -9.5), ("Etc/UTC", 0), ("Pacific/Kiritimati", 14)]
 )
 def test_times_are_local_and_days_are_those_of_utc(
     dashboard: Pages, open_page: OpenPage, zone: str, offset_h: float

@@ -16,7 +16,13 @@ from tests.db.rows import NOON, Row, insert_rows, make_row
 DAY_S = 86_400
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def engine(file_engine: Engine) -> Engine:
+    """An engine on one database for all of these tests, which only read."""
+    return file_engine
+
+
+@pytest.fixture(scope="module")
 def rows(engine: Engine) -> list[Row]:
     """Two hundred rows over four days, forty of them in the same microsecond, inserted; newest first."""
     chance = random.Random(7)

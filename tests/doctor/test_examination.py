@@ -29,6 +29,7 @@ from tests.support.keys import create_key
 from tests.support.postgres import Postgres
 from tests.support.prefix_proxy import running_prefix_proxy
 from tests.support.scripted_upstream import ScriptedUpstream, refused_address
+from tests.support.soak import soak_only
 from tests.support.spoiling_proxy import SPOILS, running_spoiling_proxy
 from tests.support.tls_server import TlsServer
 from tests.support.unprivileged import run_to_end
@@ -285,6 +286,7 @@ def test_the_command_works_where_a_setting_is_malformed(tree: Path) -> None:
     assert results[1]["text"].startswith("RETENTION_DAYS is 'many'")
 
 
+@soak_only("doctor/test_examination.py::test_the_command_works_where_a_setting_is_malformed")
 def test_the_command_works_where_a_file_cannot_be_read_and_prefers_env_local(tree: Path, tmp_path: Path) -> None:
     place = tmp_path / "gateway"
     shutil.copytree(tree, place, ignore=shutil.ignore_patterns("docs", "benchmarks"))

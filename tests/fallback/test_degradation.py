@@ -7,6 +7,8 @@ from benchmarks.simulated_hour import BEGIN_S, END_S, HOUR_S, Hour
 
 # The bounds are wide: what matters is what happens to most requests.
 _PER_SECOND = 0.5
+# Four hours of the slow provider take as long as all others; a few requests show what most do.
+_FEW_PER_SECOND = 0.25
 
 
 def test_all_requests_leave_a_provider_that_fails_and_return_to_it() -> None:
@@ -29,12 +31,12 @@ def test_callers_do_not_notice_a_provider_that_fails_now_and_then() -> None:
 
 
 def test_requests_leave_a_slow_provider_if_they_are_sorted_by_speed_or_lose_patience() -> None:
-    by_price = summarize(Hour("price", "slow", per_second=_PER_SECOND).run(), BEGIN_S, END_S)
+    by_price = summarize(Hour("price", "slow", per_second=_FEW_PER_SECOND).run(), BEGIN_S, END_S)
     assert by_price.moved < 0.05 and by_price.waited_s > 1.5
-    impatient = summarize(Hour("price", "slow", per_second=_PER_SECOND, FALLBACK_AFTER="1").run(), BEGIN_S, END_S)
+    impatient = summarize(Hour("price", "slow", per_second=_FEW_PER_SECOND, FALLBACK_AFTER="1").run(), BEGIN_S, END_S)
     assert impatient.moved > 0.9 and impatient.waited_s < 1 and impatient.errors < 0.01 and impatient.wasted < 30
-    by_throughput = summarize(Hour("throughput", "slow", per_second=_PER_SECOND).run(), BEGIN_S, END_S)
+    by_throughput = summarize(Hour("throughput", "slow", per_second=_FEW_PER_SECOND).run(), BEGIN_S, END_S)
     assert by_throughput.moved > 0.5 and by_throughput.wasted < 5
     # The median of half an hour follows after a quarter of an hour.
-    by_latency = Hour("latency", "slow", per_second=_PER_SECOND).run()
+    by_latency = Hour("latency", "slow", per_second=_FEW_PER_SECOND).run()
     assert summarize(by_latency, END_S - 120, END_S).moved > 0.5

@@ -13,6 +13,9 @@ from tests.faults.table import SLACK_S
 from tests.support.answers import chat_answer
 from tests.support.chat import PREFIX
 from tests.support.scripted_upstream import ScriptedUpstream
+from tests.support.soak import soak_only
+
+pytestmark = soak_only("routes/test_chat_client_leaves.py::test_the_provider_is_told_at_once")
 
 # More than the buffers of the kernels on the way hold.
 _UNREAD_BYTES = 30_000_000

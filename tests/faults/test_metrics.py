@@ -42,6 +42,7 @@ def several(gateways: Gateways, session_database_url: str, shared_upstream: Scri
         yield gateway
 
 
+@soak_only("test_metrics.py::test_a_killed_worker_leaves_exact_numbers_in_a_file_that_has_grown")
 def test_the_sum_survives_a_worker_that_is_killed(several: Gateway, upstream: ScriptedUpstream) -> None:
     requests, tokens = (total(scrape(several), f"gateway_{kind}_total") for kind in ("requests", "tokens"))
     for number in range(24):
@@ -58,7 +59,7 @@ def test_the_sum_survives_a_worker_that_is_killed(several: Gateway, upstream: Sc
     wait_until(lambda: total(scrape(several), "gateway_requests_total") == requests + 25, what="the new one to count")
 
 
-@soak_only("faults/test_metrics.py::test_the_sum_survives_a_worker_that_is_killed")
+@soak_only("test_metrics.py::test_a_killed_worker_leaves_exact_numbers_in_a_file_that_has_grown")
 def test_a_killed_worker_leaves_the_gauges(several: Gateway) -> None:
     workers = set(several.worker_pids())
     wait_until(lambda: _with_gauges(several) >= workers, what="the gauges of all workers")
@@ -75,6 +76,7 @@ def _with_gauges(gateway: Gateway) -> set[int]:
     return {int(file.stem.rpartition("_")[2]) for file in directory.glob("gauge_live*")}
 
 
+@soak_only("test_metrics.py::test_the_reasons_of_fallbacks_are_counted_and_bounded")
 def test_names_that_a_client_makes_up_get_no_series(several: Gateway, upstream: ScriptedUpstream) -> None:
     gateway = several
     post_chat(gateway, f"{PREFIX}known")
@@ -89,6 +91,7 @@ def test_names_that_a_client_makes_up_get_no_series(several: Gateway, upstream: 
     assert len(text.splitlines()) < before + 60
 
 
+@soak_only("test_metrics.py::test_the_reasons_of_fallbacks_are_counted_and_bounded")
 def test_words_that_a_provider_makes_up_get_a_bounded_number_of_series(
     make_gateway: MakeGateway, upstream: ScriptedUpstream
 ) -> None:

@@ -20,6 +20,7 @@ from tests.support.chat import PREFIX, Seen, chat_body, request
 from tests.support.gateway import Gateway
 from tests.support.scripted_upstream import ScriptedUpstream, refused_address, unanswered_address
 from tests.support.scripts import Gate, wait_for
+from tests.support.soak import soak_only
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(bool(NO_NGINX), reason=NO_NGINX)
@@ -73,6 +74,7 @@ def test_a_host_without_power_costs_a_few_requests_the_time_to_connect(
     assert 3 <= delayed <= 3 + seconds / 5, "the dead host is left alone after three requests"
 
 
+@soak_only("faults/test_nginx_hosts.py::test_a_host_that_refuses_connections_costs_no_request")
 def test_a_post_that_was_sent_to_a_host_that_dies_is_not_repeated(
     make_gateway: MakeGateway, scripted_gateway: Gateway, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:

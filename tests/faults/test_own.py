@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from tests.faults.own import SETTINGS, Ordeal
 from tests.faults.table import SLACK_S
+from tests.support.soak import soak_only
+
+pytestmark = soak_only("test_operation_stop.py::test_what_outlives_the_drain_is_ended_told_and_recorded")
 
 
 def test_every_request_has_its_row(ordeal: Ordeal) -> None:

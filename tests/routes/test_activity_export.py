@@ -74,6 +74,7 @@ def test_an_export_that_is_read_slowly_holds_no_connection_to_the_database(large
         wait_until(lambda: victim.execute(in_use)[0][0] == 0, what="no transaction to be open")
 
 
+@soak_only("routes/test_activity_export.py::test_an_export_that_is_read_slowly_holds_no_connection_to_the_database")
 def test_an_export_that_loses_its_database_is_cut_and_does_not_look_complete(large: Gateway, victim: Postgres) -> None:
     with _reading(large) as connection:
         received = read_until(connection, b"request_id")

@@ -11,6 +11,7 @@ from flask.testing import FlaskClient
 
 from app import create_app
 from app.config import load_settings
+from app.errors import Unavailable
 from app.runtime import get_component, use_settings
 from app.services.aliases import Aliases
 from app.services.models import get_model_list
@@ -23,6 +24,7 @@ from tests.support.limited_keys import make_limited_key
 from tests.support.postgres import Postgres
 from tests.support.sandbox import Sandbox
 from tests.support.sdks import anthropic, openai
+from tests.support.waiting import wait_until
 
 KIMI = "fireworks/kimi-k3"
 FLASH = "deepinfra/zai-org/GLM-5.3-Flash"
@@ -42,10 +44,17 @@ def client(url: str, sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory)
     providers = provider_environment(sandbox.url, ("fireworks", "deepinfra"), key="sandbox")
     place = tmp_path_factory.mktemp("aliases")
     app = create_app(load_settings(base_settings(place, url) | providers))
-    for name in ("fireworks", "deepinfra"):
-        get_model_list(PROVIDERS[name])
+    wait_until(_has_lists, what="the lists of models")
     yield app.test_client()
     use_settings(None)
+
+
+def _has_lists() -> bool:
+    """Returns whether both lists are loaded; on a busy machine that takes longer than a request waits for it."""
+    try:
+        return all(get_model_list(PROVIDERS[name]) for name in ("fireworks", "deepinfra"))
+    except Unavailable:
+        return False
 
 
 @pytest.fixture

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from app import create_app
 from app.runtime import get_component, get_settings
 from app.services import models
 from app.services.models import cache, representations
 from app.services.models.catalog import get_catalog
 from app.services.providers.fireworks import PROVIDER as FIREWORKS
 from tests.support.answers import json_answer
+from tests.support.application import use_application
 from tests.support.catalogs import (
     BASE_PATHS,
     FIREWORKS_LIST,
@@ -55,7 +55,7 @@ def client(upstream_lists: ScriptedUpstream) -> Iterator[FlaskClient]:
     """The application with Fireworks, Featherless and Chutes configured."""
     names = ["fireworks", "featherless", "chutes"]
     with catalogs_of(provider_environment(root_of(upstream_lists), names)):
-        yield create_app(get_settings()).test_client()
+        yield use_application(get_settings()).test_client()
 
 
 def get(client: FlaskClient, path: str, status: int = 200) -> dict[str, Any]:

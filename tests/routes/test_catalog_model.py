@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from app import create_app
 from app.runtime import get_settings
+from tests.support.application import use_application
 from tests.support.catalogs import (
     BASE_PATHS,
     FIREWORKS_LIST,
@@ -36,7 +36,7 @@ def client(upstream: ScriptedUpstream) -> Iterator[FlaskClient]:
     upstream.on_path(BASE_PATHS["deepinfra"] + "/models", list_answer(plain_rows("a/One", "a/Two")))
     upstream.on_path(BASE_PATHS["chutes"] + "/models", list_answer(plain_rows("a/One")))
     with catalogs_of(provider_environment(root_of(upstream), ["fireworks", "deepinfra", "chutes"])):
-        yield create_app(get_settings()).test_client()
+        yield use_application(get_settings()).test_client()
 
 
 def get(client: FlaskClient, path: str, status: int = 200) -> dict[str, Any]:

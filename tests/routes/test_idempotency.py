@@ -20,6 +20,7 @@ from tests.support.limited_keys import get_charges, make_limited_key
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import Gate, Script, hang, wait_for
 from tests.support.sdks import openai
+from tests.support.soak import FULL
 from tests.support.waiting import PATIENCE_S, wait_until
 
 CHAT = "/v1/chat/completions"
@@ -47,9 +48,11 @@ STREAMED = [CHAT, "/v1/completions", "/v1/messages", "/v1/responses"]
 
 @pytest.fixture(scope="module")
 def keeper(gateways: Gateways, session_database_url: str, shared_upstream: ScriptedUpstream) -> Iterator[Gateway]:
-    """A gateway of two workers that keeps answers."""
+    """A gateway, under `make soak` of two workers, that keeps answers."""
     settings = {"IDEMPOTENCY_HOURS": "1", "UPSTREAM_FIRST_BYTE_TIMEOUT": "1.5", "UPSTREAM_RETRIES": "0"}
-    with gateways.running(session_database_url, shared_upstream.settings | settings, workers=2) as gateway:
+    with gateways.running(
+        session_database_url, shared_upstream.settings | settings, workers=2 if FULL else 1
+    ) as gateway:
         yield gateway
 
 
@@ -102,6 +105,7 @@ def check_replay(first: Seen, again: Seen) -> None:
     assert {name: value for name, value in replayed.items() if name not in own} == kept
 
 
+@pytest.mark.long_form
 @pytest.mark.parametrize("path", ENDPOINTS)
 def test_a_repeated_request_gets_the_same_answer_and_costs_nothing(
     keeper: Gateway, upstream: ScriptedUpstream, session_database_url: str, path: str

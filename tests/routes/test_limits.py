@@ -33,6 +33,7 @@ from tests.support.gateways import Gateways
 from tests.support.limited_keys import get_charges, make_group, make_limited_key
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import Script, close, hang, send
+from tests.support.soak import soak_only
 from tests.support.waiting import wait_until
 
 LISTED = PREFIX + "scripted"
@@ -352,6 +353,7 @@ def test_more_output_than_the_key_may_ask_for_is_refused_clamped_or_set(
     assert sent() == {"max_tokens": 100}
 
 
+@soak_only("services/limits/test_closing.py::test_where_records_may_be_missing_the_rest_stays_granted")
 def test_a_request_of_a_killed_worker_is_charged_at_its_ceiling(
     gateways: Gateways, upstream: ScriptedUpstream, database_url: str
 ) -> None:

@@ -31,6 +31,7 @@ from tests.support.gateway import GATEWAY_KEY, Gateway
 from tests.support.gateways import Gateways
 from tests.support.sandbox import Sandbox
 from tests.support.scripted_upstream import ScriptedUpstream
+from tests.support.soak import soak_only
 from tests.support.waiting import wait_until
 
 FLASH, OWN_FLASH = "zai-org/GLM-5.3-Flash", "accounts/fireworks/models/glm-5p3-flash"
@@ -77,6 +78,7 @@ def test_a_model_is_found_at_all_four_providers(gateway_of_four: Gateway) -> Non
     assert [each["tag"] for each in both] == ["deepinfra", "fireworks"]
 
 
+@soak_only("db/test_recent_quality.py::test_it_equals_sums_over_the_rows_before_between_and_after_folds")
 def test_what_real_requests_met_is_measured_by_provider_and_known_to_every_worker(
     gateway_of_four: Gateway, gateways: Gateways, session_database_url: str, sandbox: Sandbox
 ) -> None:

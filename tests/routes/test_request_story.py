@@ -16,6 +16,7 @@ from tests.support.database_clock import shift_clock
 from tests.support.gateway import Gateway
 from tests.support.keys import create_key
 from tests.support.scripted_upstream import ScriptedUpstream
+from tests.support.soak import soak_only
 from tests.support.waiting import wait_until
 
 SECRET_WORD = "zanzibar-secret"
@@ -163,6 +164,7 @@ def test_an_id_with_a_nul_is_no_path(scripted_gateway: Gateway) -> None:
     assert (seen.status, seen.error["type"], seen.error["code"]) == (404, "not_found_error", "unknown_path")
 
 
+@soak_only("services/reports/test_retention.py::test_a_host_whose_clock_is_ahead_drops_nothing_until_it_is_right")
 def test_nothing_is_dropped_while_the_clocks_differ_and_windows_are_postgresqls(
     make_gateway: MakeGateway, upstream: ScriptedUpstream, database_url: str
 ) -> None:

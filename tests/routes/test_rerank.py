@@ -13,6 +13,7 @@ from tests.support.chat import PREFIX, Seen, request, wait_for_row
 from tests.support.gateway import Gateway
 from tests.support.gateways import Gateways
 from tests.support.scripted_upstream import ScriptedUpstream
+from tests.support.soak import soak_only
 
 MODELS = {"fireworks": PREFIX + "qwen3-reranker-8b", "deepinfra": "acme-labs/Reranker-2"}
 QUERY = "How do I paint a wooden fence?"
@@ -95,6 +96,7 @@ def test_fireworks_gets_texts_and_its_data_become_results(
     assert dropped == ["documents[].id", "documents[].url", "rank_fields", "user"]
 
 
+@soak_only("routes/test_rerank.py::test_both_providers_rank_alike")
 def test_deepinfra_is_asked_at_its_own_path_with_the_query_for_each_document(
     gateways: Gateways, session_database_url: str, upstream: ScriptedUpstream
 ) -> None:

@@ -14,6 +14,7 @@ from tests.support.chat import PREFIX, Seen, chat_body, post, request, rows_wher
 from tests.support.gateway import Gateway
 from tests.support.otlp_receiver import running_otlp_receiver
 from tests.support.scripted_upstream import ScriptedUpstream
+from tests.support.soak import soak_only
 from tests.support.waiting import wait_until
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -107,6 +108,7 @@ def test_spans_reach_a_collector_with_the_names_of_the_conventions(
     assert rows_where(database_url, "trace_id", "b" * 32)
 
 
+@soak_only("routes/test_traces.py::test_spans_reach_a_collector_with_the_names_of_the_conventions")
 def test_a_collector_that_is_away_is_logged_and_harms_no_request(
     make_gateway: MakeGateway, upstream: ScriptedUpstream
 ) -> None:

@@ -288,7 +288,7 @@ def connections(draw: st.DrawFn) -> bytes:
     return data
 
 
-@settings(max_examples=10_000 if FULL else 200, deadline=None, derandomize=not FULL)
+@settings(max_examples=10_000 if FULL else 100, deadline=None, derandomize=not FULL)
 @given(
     connections(),
     st.lists(st.integers(0, 400), max_size=4),

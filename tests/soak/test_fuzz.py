@@ -20,7 +20,7 @@ from tests.support.soak import FULL
 
 # A failing example is shown as found: shrinking it over a socket takes longer than reading it.
 fuzzed = settings(
-    max_examples=2_000 if FULL else 60,
+    max_examples=2_000 if FULL else 20,
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],

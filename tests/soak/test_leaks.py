@@ -87,6 +87,7 @@ def abort(gateway: Gateway, number: int) -> None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
 
 
+@soak_only("routes/test_chat_client_leaves.py::test_the_provider_is_told_at_once")
 @pytest.mark.soak
 def test_aborted_streams_leave_nothing_behind(observed: tuple[Gateway, ScriptedUpstream]) -> None:
     gateway, upstream = observed
@@ -103,7 +104,7 @@ def test_aborted_streams_leave_nothing_behind(observed: tuple[Gateway, ScriptedU
         wait_until(lambda kind=kind, slack=slack: observe(gateway)[kind] <= before[kind] + slack, 30, kind)
 
 
-@soak_only("soak/test_leaks.py::test_aborted_streams_leave_nothing_behind")
+@soak_only("routes/test_chat_client_leaves.py::test_the_provider_is_told_at_once")
 @pytest.mark.soak
 def test_memory_stays_flat_over_many_streams(observed: tuple[Gateway, ScriptedUpstream]) -> None:
     gateway, _ = observed

@@ -165,9 +165,7 @@ def test_a_stop_under_load_ends_every_answer_and_records_it(
     assert ledger["started"] == len(outcomes)
 
 
-@soak_only(
-    "test_operation_stop.py::test_running_answers_are_finished_after_sigterm_and_idle_connections_do_not_hold_it_up"
-)
+@soak_only("test_operation_stop.py::test_what_outlives_the_drain_is_ended_told_and_recorded")
 @pytest.mark.soak
 def test_a_stop_that_comes_while_workers_begin_is_heard(make_gateway: MakeGateway) -> None:
     for moment_s in _MOMENTS_S:

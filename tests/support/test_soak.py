@@ -15,5 +15,5 @@ def test_every_test_for_make_soak_alone_names_a_short_form_that_there_is() -> No
     for form in named:
         path, _, name = form.partition("::")
         before, found, _ = files[ROOT / "tests" / path].partition(f"\ndef {name}(")
-        assert found and "@soak_only" not in before.rpartition("\n\n\n")[2], form
+        assert found and "@soak_only" not in f"{before}\n".rpartition("\n\n\n")[2], form
         assert "\npytestmark = soak_only" not in before, form

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from app import create_app
 from app.config import load_settings
 from app.runtime import use_settings
 from app.web import get_client_address, is_for_operator
 from tests.conftest import MakeGateway
+from tests.support.application import use_application
 from tests.support.chat import read_until, request
 from tests.support.gateway import Gateway
+from tests.support.soak import soak_only
 from tests.support.waiting import wait_until
 
 PROXIES = "10.0.0.0/8, 127.0.0.1, fd00::/8"
@@ -47,7 +48,7 @@ ADDRESSES: list[tuple[str, str | None, str]] = [
 def test_the_client_is_the_last_address_that_no_trusted_proxy_has(
     tmp_path: Path, peer: str, forwarded: str | None, client: str
 ) -> None:
-    app = create_app(load_settings({"TRUSTED_PROXIES": PROXIES, "JOURNAL_DIR": str(tmp_path)}))
+    app = use_application(load_settings({"TRUSTED_PROXIES": PROXIES, "JOURNAL_DIR": str(tmp_path)}))
     headers = {} if forwarded is None else {"X-Forwarded-For": forwarded}
     with app.test_request_context("/", headers=headers, environ_overrides={"REMOTE_ADDR": peer}):
         assert get_client_address() == client
@@ -97,14 +98,14 @@ def test_internals_are_for_local_programs_and_the_operator(
         "GATEWAY_API_KEY": "gw_test_operator_key",
         "TRUSTED_PROXIES": PROXIES,
     }
-    app = create_app(load_settings(settings | {"JOURNAL_DIR": str(tmp_path)}))
+    app = use_application(load_settings(settings | {"JOURNAL_DIR": str(tmp_path)}))
     with app.test_request_context("/", headers=headers, environ_overrides={"REMOTE_ADDR": peer}):
         assert is_for_operator() is may
     use_settings(None)
 
 
 def test_without_a_token_or_key_nobody_elsewhere_sees_them(tmp_path: Path) -> None:
-    app = create_app(load_settings({"JOURNAL_DIR": str(tmp_path)}))
+    app = use_application(load_settings({"JOURNAL_DIR": str(tmp_path)}))
     for authorization in ("Bearer ", "Bearer None", ""):
         headers = {"Authorization": authorization, "X-Forwarded-For": "192.0.2.1"}
         with app.test_request_context("/", headers=headers, environ_overrides={"REMOTE_ADDR": "127.0.0.1"}):
@@ -146,6 +147,7 @@ def log_line(gateway: Gateway, request_id: str) -> dict[str, object]:
     return line
 
 
+@soak_only("web/test_client_address.py::test_headers_of_proxies_mean_nothing_from_others")
 def test_a_gateway_for_all_addresses_of_ipv6_with_a_trusted_proxy(make_gateway: MakeGateway) -> None:
     gateway = make_gateway({"HOST": "::", "TRUSTED_PROXIES": "127.0.0.1, ::1"})
     proxied = {"X-Forwarded-For": "198.51.100.7, 192.0.2.1"}

@@ -16,6 +16,7 @@ from app.services.inference.cancellation import Watcher
 from app.services.streaming import ClientConnection
 from tests.support.scripted_upstream import ScriptedUpstream, unanswered_address
 from tests.support.scripts import hang
+from tests.support.soak import soak_only
 from tests.support.tree import ROOT
 from tests.support.waiting import wait_until
 
@@ -47,11 +48,13 @@ def test_a_wait_in_a_worker_ends_early_and_with_it_the_request(upstream: Scripte
     wait_until(lambda: [seen.gone_at is not None for seen in upstream.requests] == [True] * 3, what="all to be let go")
 
 
+@soak_only("services/inference/test_cancellation.py::test_a_wait_in_a_worker_ends_early_and_with_it_the_request")
 def test_a_wait_for_a_connection_ends_early_and_closes_its_socket() -> None:
     with unanswered_address() as base_url:
         assert run_cases(base_url, "client leaves while connecting") == ["ClientGone None"]
 
 
+@soak_only("services/inference/test_cancellation.py::test_a_wait_in_a_worker_ends_early_and_with_it_the_request")
 def test_a_wait_that_is_over_is_left_alone(upstream: ScriptedUpstream) -> None:
     assert run_cases(upstream.base_url, "client leaves afterwards") == ["answered 0"]
 

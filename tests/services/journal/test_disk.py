@@ -18,6 +18,7 @@ from tests.support.activity_tables import (
 )
 from tests.support.postgres import Postgres
 from tests.support.recording_process import RecordingProcess
+from tests.support.soak import soak_only
 from tests.support.waiting import wait_until
 
 # Room for about 600 requests and the journal's other files.
@@ -76,6 +77,9 @@ def test_with_refuse_no_request_is_sent_while_the_disk_is_full_and_service_resum
         assert ActivityTables(database_url).check_balance()["unrecorded"] == 0
 
 
+@soak_only(
+    "services/journal/test_disk.py::test_with_refuse_no_request_is_sent_while_the_disk_is_full_and_service_resumes"
+)
 def test_with_serve_all_requests_are_served_and_recorded_while_the_database_answers(
     tmp_path: Path, disk: Path, database_url: str
 ) -> None:
@@ -95,6 +99,9 @@ def test_with_serve_all_requests_are_served_and_recorded_while_the_database_answ
         assert ActivityTables(database_url).check_balance()["unrecorded"] == 0
 
 
+@soak_only(
+    "services/journal/test_disk.py::test_with_refuse_no_request_is_sent_while_the_disk_is_full_and_service_resumes"
+)
 def test_without_disk_and_database_unrecorded_requests_are_counted_exactly(
     tmp_path: Path, disk: Path, victim: Postgres, victim_url: str
 ) -> None:

@@ -75,6 +75,7 @@ def test_the_journal_of_a_live_worker_is_not_adopted(tmp_path: Path, database_ur
         assert {ActivityTables(database_url).outcomes()[one] for one in held} == {"ok"}
 
 
+@soak_only("services/journal/test_orphans.py::test_a_live_worker_adopts_the_journal_of_a_dead_one")
 def test_workers_that_adopt_concurrently_share_the_journals(tmp_path: Path, database_url: str) -> None:
     dead = [RecordingProcess(tmp_path, database_url, name=f"dead-{number}") for number in range(6)]
     for process in dead:

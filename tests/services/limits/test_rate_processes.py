@@ -15,6 +15,8 @@ from tests.support.budget_books import BudgetBooks
 from tests.support.disturbing_proxy import FATES, running_disturbing_proxy
 from tests.support.soak import FULL, soak_only
 
+MANY = soak_only("services/limits/test_rate_processes.py::test_no_more_requests_are_served_at_once_than_the_limit")
+
 
 def collect(results: list[dict[str, Any]]) -> tuple[list[float], list[float]]:
     """Returns when all admitted requests began and ended, each in order."""
@@ -22,6 +24,7 @@ def collect(results: list[dict[str, Any]]) -> tuple[list[float], list[float]]:
     return sorted(span[0] for span in spans), sorted(span[1] for span in spans)
 
 
+@soak_only("services/limits/test_rate_processes.py::test_no_more_requests_are_served_at_once_than_the_limit")
 @pytest.mark.soak
 def test_no_minute_has_more_requests_than_the_rate(tmp_path: Path, database_url: str) -> None:
     rate = 2_000
@@ -51,7 +54,7 @@ def test_tokens_above_the_rate_are_paid_in_the_next_minute(tmp_path: Path, datab
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("limit", [4, 20])
+@pytest.mark.parametrize("limit", [4, pytest.param(20, marks=MANY)])
 def test_no_more_requests_are_served_at_once_than_the_limit(tmp_path: Path, database_url: str, limit: int) -> None:
     with ExitStack() as stack:
         limits = [{"id": "alice", "kind": "holder", "concurrent": limit}]
@@ -68,7 +71,7 @@ def test_no_more_requests_are_served_at_once_than_the_limit(tmp_path: Path, data
     assert longest == limit and {code for result in results for code in result["refused"]} <= {"rate_limit_exceeded"}
 
 
-@soak_only("services/limits/test_rate_processes.py::test_no_minute_has_more_requests_than_the_rate")
+@soak_only("services/limits/test_rate_processes.py::test_no_more_requests_are_served_at_once_than_the_limit")
 @pytest.mark.soak
 def test_draws_that_are_late_or_lost_leak_nothing(tmp_path: Path, database_url: str) -> None:
     books = BudgetBooks(database_url)

@@ -25,6 +25,7 @@ from app.services.reports.stats import TIME_RANGES, select_stats
 from tests.db.rows import NOON, contents, count, insert_rows, make_row
 from tests.support.database_clock import shift_clock
 from tests.support.postgres import Postgres
+from tests.support.soak import soak_count, soak_only
 from tests.support.waiting import wait_until
 
 DAY = timedelta(days=1)
@@ -64,14 +65,15 @@ def test_a_round_forgets_the_workers_that_ended_more_than_a_week_ago(engine: Eng
     assert left.startswith("(6,")
 
 
+@pytest.mark.long_form
 def test_all_statistics_are_identical_before_and_after_rows_are_dropped(engine: Engine) -> None:
     chance = random.Random(3)
-    moments = [-chance.random() * 40 * 86_400 for _ in range(1_500)]
+    moments = [-chance.random() * 40 * 86_400 for _ in range(soak_count(1_500))]
     insert_rows(engine, [make_row(after_s=at, key_id=f"key-{int(-at) % 5}", ttft_ms=100 + -at % 900) for at in moments])
     before = _all_numbers()
     fold_deltas(engine, min_age_s=0)
     assert _apply()
-    assert 0 < count(engine, "activity") < 500
+    assert 0 < count(engine, "activity") < len(moments) / 3
     assert _all_numbers() == before
 
 
@@ -135,6 +137,7 @@ time.sleep(float(sys.argv[1]))
 """
 
 
+@soak_only("services/reports/test_retention.py::test_all_statistics_are_identical_before_and_after_rows_are_dropped")
 def test_a_worker_starts_with_a_round_in_the_background(database_url: str, postgres: Postgres) -> None:
     environment = {"DATABASE_URL": database_url, "PATH": "/usr/bin"}
     command = [sys.executable, "-W", "error", "-c", STARTED_IN_A_WORKER, "30"]

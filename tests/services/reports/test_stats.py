@@ -28,6 +28,7 @@ from app.services.reports.splits import MAX_MODELS, OTHER_MODELS
 from app.services.reports.stats import PERCENTILE_ERROR
 from tests.db.rows import NOON, Row, insert_keys, insert_rows, make_row
 from tests.support.postgres import Postgres
+from tests.support.soak import FULL
 
 DAY_S = 86_400
 # In the middle of a minute, of an hour and of a day.
@@ -130,18 +131,28 @@ COUNTED = """
     FROM activity WHERE {chosen}"""
 
 
+# Each is a gateway, a key, a model and an endpoint.
+CHOSEN: list[tuple[str, str | None, str | None, str | None]] = [
+    *((gateway, None, None, None) for gateway in (ALL_GATEWAYS, *PROVIDERS)),
+    (ALL_GATEWAYS, "key-1", None, None),
+    (ALL_GATEWAYS, None, "a", None),
+    (ALL_GATEWAYS, None, None, "/v1/embeddings"),
+    ("fireworks", "env", None, "/v1/chat/completions"),
+    ("fireworks", None, "b", "/v1/chat/completions"),
+]
+
+
+@pytest.mark.long_form
 @pytest.mark.parametrize(
-    ("gateway", "key_id", "model", "endpoint"),
+    ("time_range", "gateway", "key_id", "model", "endpoint"),
+    # Every choice with a window and every window with a choice; `make soak` has all pairs.
     [
-        *((gateway, None, None, None) for gateway in (ALL_GATEWAYS, *PROVIDERS)),
-        (ALL_GATEWAYS, "key-1", None, None),
-        (ALL_GATEWAYS, None, "a", None),
-        (ALL_GATEWAYS, None, None, "/v1/embeddings"),
-        ("fireworks", "env", None, "/v1/chat/completions"),
-        ("fireworks", None, "b", "/v1/chat/completions"),
+        (time_range, *chosen)
+        for time_range in TIME_RANGES
+        for chosen in CHOSEN
+        if FULL or time_range == "7d" or chosen == CHOSEN[0]
     ],
 )
-@pytest.mark.parametrize("time_range", TIME_RANGES)
 def test_statistics_agree_with_sql_over_the_rows(
     history: Engine, gateway: str, key_id: str | None, model: str | None, endpoint: str | None, time_range: str
 ) -> None:
@@ -176,7 +187,10 @@ WINDOWS: list[tuple[float, float, str | None, int]] = [
 ]
 
 
-@pytest.mark.parametrize(("key_id", "gateway"), [(None, ALL_GATEWAYS), ("key-1", ALL_GATEWAYS), (None, "fireworks")])
+@pytest.mark.long_form
+@pytest.mark.parametrize(
+    ("key_id", "gateway"), [(None, ALL_GATEWAYS), ("key-1", ALL_GATEWAYS), (None, "fireworks")][: 3 if FULL else 1]
+)
 @pytest.mark.parametrize(("since", "until", "step", "step_s"), WINDOWS)
 def test_a_window_between_two_times_agrees_with_sql(
     history: Engine, key_id: str | None, gateway: str, since: float, until: float, step: str | None, step_s: int
