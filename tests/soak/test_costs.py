@@ -33,7 +33,7 @@ from app.upstream.errors import make_response_error
 from app.upstream.http1 import receive_head
 
 MOST_TIMES = 10.0
-# A plain body takes the short way through all checks: 2.4 ns per byte in place of 5.4 for all of them.
+# A plain body or response takes the short way through all checks: 1.6 to 2.4 ns per byte, where all of them take 5.4.
 MOST_TIMES_OF_A_BODY = 20.0
 RUNS = 3
 SIZE = 1 << 20
@@ -305,7 +305,7 @@ def test_responses_cost_about_as_much_as_plain_ones_of_the_same_size() -> None:
     plain = answer(b"word " * (SIZE // 5))
     costs = measure(process_response, RESPONSES) | measure(process_response, DENSE_RESPONSES, least=6 * SIZE)
     costs |= measure(process_response, HEADS, least=1 << 18)
-    check_ratios(ns_per_byte(lambda: process_response(plain), len(plain)), costs)
+    check_ratios(ns_per_byte(lambda: process_response(plain), len(plain)), costs, MOST_TIMES_OF_A_BODY)
 
 
 @pytest.mark.soak
