@@ -38,11 +38,6 @@ class SettingsError(Exception):
     """A setting is missing, malformed or contradicts another; the text names it and says what it may be."""
 
 
-def parse_text(name: str, value: str) -> str:
-    """Returns the text as it is."""
-    return value
-
-
 def whole_number(least: int, most: int) -> Callable[[str, str], int]:
     """Returns a parser of whole numbers from `least` to `most`."""
 

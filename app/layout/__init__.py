@@ -7,13 +7,13 @@ formats.py      numbers, times and money as people read them
 static/, templates/
 """
 
-from app.layout.assets import bp, get_asset_paths
+from app.layout.assets import bp
 from app.layout.formats import FILTERS
 from app.layout.rendering import PAGE_HEADERS, get_root, make_address, redirect_to, render_page, render_text
 
 # fmt: off
 __all__ = [
-    "FILTERS", "PAGE_HEADERS", "bp", "get_asset_paths", "get_root", "make_address",
+    "FILTERS", "PAGE_HEADERS", "bp", "get_root", "make_address",
     "redirect_to", "render_page", "render_text",
 ]
 # fmt: on

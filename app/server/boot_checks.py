@@ -45,7 +45,7 @@ def _check_gateway_key() -> Problem | None:
     )
 
 
-def _check_journal_directory() -> Problem | None:
+def _prepare_journal_directory() -> Problem | None:
     """Makes the directory and a file in it, as the workers will. A disk that is only full may have room again later."""
     settings = get_settings()
     directory = settings.journal_dir
@@ -106,7 +106,7 @@ BOOT_CHECKS: Mapping[str, Callable[[], Problem | None]] = {
     "prices": _check_prices,
     "provider_keys": _check_provider_keys,
     "gateway_key": _check_gateway_key,
-    "journal_directory": _check_journal_directory,
+    "journal_directory": _prepare_journal_directory,
     "cipher": _check_cipher,
     "traces": _check_traces,
     "names": _check_names,

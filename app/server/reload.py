@@ -137,7 +137,7 @@ def adopt_workers(server: Any, handover: Handover) -> None:
     """Makes the workers of the process before this one workers of `server`, and lets signals through again."""
     server.systemd = handover.from_systemd
     for number, pid in enumerate(handover.workers):
-        worker = _OldWorker(pid, number - len(handover.workers), server.timeout)
+        worker = _OldWorker(pid, number - len(handover.workers))
         try:
             has_ended = os.waitpid(pid, os.WNOHANG)[0] == pid
         except ChildProcessError:
@@ -159,13 +159,12 @@ class _OldWorker:
         tmp: itself, in place of the file by which a worker shows that it lives.
     """
 
-    def __init__(self, pid: int, age: int, timeout_s: float) -> None:
+    def __init__(self, pid: int, age: int) -> None:
         self.pid = pid
         self.age = age
         self.aborted = False
         self.tmp = self
         self._retired_s: float | None = None
-        self._timeout_s = timeout_s
 
     def retire(self) -> None:
         """Notes that it was told to end. If it still lives after gunicorn's timeout, gunicorn aborts it."""

@@ -159,9 +159,9 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
     def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: BaseException) -> None:
         """Logs a request that could not be parsed or served, and responds to it; both have the same new id."""
         from app.logs import set_request_id
-        from app.services.journal import new_request_id
+        from app.services.journal import make_request_id
 
-        set_request_id(new_request_id())
+        set_request_id(make_request_id())
         refused_path.set(find_path(req, exc))
         super().handle_error(req, client, addr, exc)
 

@@ -73,10 +73,10 @@ def parse_budget(text: str) -> BudgetTerms:
         unit="usd" if unit == "usd" else "tokens" if unit.startswith("token") else "requests",
         window=_SHORT_WINDOWS.get(window, window),
     )
-    return check_budget(terms)
+    return validate_budget(terms)
 
 
-def check_budget(terms: BudgetTerms) -> BudgetTerms:
+def validate_budget(terms: BudgetTerms) -> BudgetTerms:
     """Returns the terms in their one form.
 
     Raises:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from app.errors import UpstreamAuthenticationFailed, UpstreamError, UpstreamRefused, UpstreamSuspended
 
+# Errors before a connection was made, so the provider received nothing.
+CONNECT_CODES = frozenset({"upstream_unreachable", "upstream_connect_timeout", "upstream_tls_error"})
+
 # After these statuses of a provider, it may have generated, and so billed, an answer that did not arrive.
 BILLED_STATUSES = frozenset({408, 504, 524})
 

@@ -15,15 +15,24 @@ from app.services.inference.adaptation import UpstreamRequest
 from app.services.inference.billing import may_be_billed
 from app.services.inference.ceiling import bound_usage, find_fitting, find_most, make_ceiling, name_field, to_units
 from app.services.journal import ActivityRecord
-from app.services.limits import Binding, Ceiling, Purse, Reservation, Taken, Used, Waits, format_amount, is_at_most
+from app.services.limits import (
+    NOTHING,
+    Binding,
+    Ceiling,
+    Purse,
+    Reservation,
+    Taken,
+    Used,
+    Waits,
+    format_amount,
+    is_at_most,
+)
 from app.services.providers import Provider
 
 # An amount in USD of so many characters has at most 12 digits after the point, so none of them is below 10^-12 USD.
 _MAX_EXACT_CHARACTERS = 14
 
-# Of a request that was sent to no provider.
-_NOTHING: Used = (0, 0, 0, 0, 0)
-# Of one that was sent, where limits count requests alone.
+# What a request has used that was sent, where limits count requests alone.
 _ONE: Used = (0, 0, 1, None, 0)
 
 
@@ -65,7 +74,7 @@ class LimitedRequest(Reservation):
         self.most_cost: int | None = None
         self.most_tokens: int | None = None
         self.ceilings: dict[int, Ceiling] | None = None
-        self.charge = _NOTHING
+        self.charge = NOTHING
         self.headers: Mapping[str, str] | None = None
         self.earlier_cost = self.earlier_tokens = 0
 

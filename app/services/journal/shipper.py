@@ -69,7 +69,7 @@ class OwnDelivery(Delivery):
             return row
         return next(iter(self.recorder.get_memory_rows(1)), None)
 
-    def check_database(self) -> bool:
+    def rewind_if_reverted(self) -> bool:
         """Begins again where the database is, if it has lost what it had: after a restore or a failover.
 
         Its ledger line of this worker is then older than the one that was written last. Rows that it still has are
@@ -223,7 +223,7 @@ class Shipper:
     def _ship_batches(self) -> bool:
         rows = self.own.read_rows()
         is_due = time.monotonic() >= self._check_at_s
-        went_back = (rows or is_due) and self.own.check_database()
+        went_back = (rows or is_due) and self.own.rewind_if_reverted()
         if went_back:
             rows = self.own.read_rows()
         if went_back or is_due:

@@ -46,6 +46,7 @@ class Charge(NamedTuple):
 # A Charge or a plain tuple of the same.
 Used = tuple[int, int, int, int | None, int]
 
+# The charge of a request that was sent to no provider.
 NOTHING: Used = (0, 0, 0, 0, 0)
 
 

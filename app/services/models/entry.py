@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any
 
 import msgspec
 
 from app.services.pricing import Price, to_plain_text
+
+# (provider's name, the model's id there) → whether the caller may use it
+Allows = Callable[[str, str], bool]
 
 # None of these objects can be part of a reference cycle, so the garbage collector need not scan 22,000 of them
 # (gc=False).

@@ -10,6 +10,7 @@ from app.errors import BadRequest, GatewayError, NotFound, PermissionDenied
 from app.lenient_json import encode
 from app.services.aliases import Alias, find_alias, split_target
 from app.services.endpoints import Endpoint, ProviderChoice, Sort
+from app.services.models import Allows
 from app.services.providers import get_provider
 from app.services.routing.candidates import (
     Candidates,
@@ -18,7 +19,7 @@ from app.services.routing.candidates import (
     get_missing_list,
     is_accepted,
 )
-from app.services.routing.names import Allows, make_not_allowed
+from app.services.routing.names import make_not_allowed
 from app.services.routing.target import Target
 
 # What the end of a model's name says about the order of its providers. As at OpenRouter.
@@ -93,7 +94,7 @@ class Route:
         is_filtered = choice is not None and (choice.max_price is not None or choice.require_parameters is True)
         self.is_fixed = not missing and not is_filtered and sum(len(group.targets) for group in groups) == 1
         self.tries_one = choice is not None and choice.allow_fallbacks is False and not choice.order
-        # What `rank_targets` remembers for a moment.
+        # The order that `order_targets` keeps for a moment.
         self.ranked: Sequence[Sequence[tuple[float, Target]]] = ()
         self.ranked_until_s = 0.0
 

@@ -44,11 +44,6 @@ class SseDecoder:
         """Whether the beginning of an event has arrived whose end has not."""
         return bool(self._buffer)
 
-    @property
-    def incomplete(self) -> bytes:
-        """The beginning of an event whose end has not arrived yet."""
-        return bytes(self._buffer)
-
     def decode(self, data: bytes) -> list[Event]:
         """Returns the events that are complete after `data`, and keeps the rest.
 
