@@ -18,7 +18,7 @@ from app.database_session import move_hosts, split_hosts
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Of a random key of letters and digits, 16 characters hold 95 bits; shorter ones are mostly words.
+# 16 random letters and digits hold 95 bits; shorter keys are mostly words.
 LEAST_KEY_CHARACTERS = 16
 
 _QUOTES = "\"'`\u201c\u201d\u2018\u2019"

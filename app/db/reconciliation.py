@@ -2,7 +2,7 @@
 
 Every statement of a worker leaves the books balanced, so a restored database balances by itself. But workers that live
 go on counting from what they had delivered, and those that ended after the backup are open again, with requests that
-were on their way then. What is lost by that is moved to a line of its own.
+were on their way then. Requests that are lost by that are moved to a line of their own.
 """
 
 from __future__ import annotations

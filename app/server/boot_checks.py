@@ -98,7 +98,7 @@ def _check_names() -> Problem | None:
     if not misspelt:
         return None
     wrong = "; ".join(f"{name} is not a setting, did you mean {near}?" for name, near in misspelt.items())
-    return Problem(f"what is not a setting has no effect: {wrong} Correct the name, or take it out.")
+    return Problem(f"some names are not those of settings, so they have no effect: {wrong} Correct or remove them.")
 
 
 # In the order in which they are told; the first that blocks the start is the reason.

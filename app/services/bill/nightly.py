@@ -120,8 +120,7 @@ def _run(provider: Provider, now: datetime) -> None:
 def report_days(provider: Provider, days: list[Compared]) -> None:
     """Logs how the last days compare: a warning for each whose tokens, or whose costs, are not in RECONCILE_BAND.
 
-    Of each day only what became complete since the day after it is new: the tokens of the last one, and the costs of
-    the one before.
+    Only two figures are new each night: the tokens of the last day, and the costs of the day before.
     """
     least, most = get_settings().reconcile_band
     band = Band(float(least), float(most))

@@ -16,8 +16,9 @@ def may_be_billed(error: Exception) -> bool:
 
     It need not if no connection was made, if the provider's status is that of an error, or if an error in place of the
     answer has a name that says that it was refused. After all else it may have been generated, for instance if the
-    client left before the answer. So it may if a kept connection broke, after which the request is sent again: usually
-    the provider had closed it before, but it may also have read the request first, and nothing tells these apart.
+    client left before the answer. This includes a kept connection that broke, after which the request is sent again:
+    usually the provider had closed it before, but it may also have read the request first, and the two cannot be told
+    apart.
     """
     if not isinstance(error, UpstreamError):
         return True

@@ -147,7 +147,7 @@ class CircuitBreakers(Component):
     def record_failure(self, provider: str, model: str, key_id: str, error: UpstreamError) -> None:
         """Counts a failure, and opens the breaker of its class after enough failures in a row."""
         kind = classify_failure(error)
-        # Whatever failed, this request is no probe any more. Of a class other than its own, it had no result.
+        # Whatever failed, this request is no probe any more. A failure of another class is no result of its probe.
         was_probe = self._is_probing(provider, kind)
         model_was_probe = kind in REFUSALS and _is_probing(self.model_breakers.get((provider, model, kind)))
         self.release_probes(provider, model)

@@ -20,9 +20,9 @@ from app.services.inference.pipeline import GatewayResponse, Pipeline
 from app.services.limits import Charge
 from app.services.streaming import Channel, Relay
 
-# What a response says of its own transfer.
+# Headers that describe the transfer of one response.
 _OF_THE_TRANSFER = frozenset({"server-timing"})
-# It counts for rates as any request does, and for no budget.
+# A replay counts for rates as any request does, and for no budget.
 _OF_A_REPLAY = Charge(cost=0, tokens=0, requests=1, rate_tokens=0)
 
 

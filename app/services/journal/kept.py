@@ -108,8 +108,8 @@ def return_directories(runtime: Runtime, *, went_back: bool = False) -> int:
             "journals_returned",
             level="error",
             journals=moved,
-            next_step="The database lost what it had, by a restore or a failover. What workers had delivered that have"
-            " ended since is delivered again. Run `bin/gateway db reconcile-ledger` after that.",
+            next_step="The database lost rows, by a restore or a failover. Those of workers that have ended are"
+            " delivered again. Run `bin/gateway db reconcile-ledger` after that.",
         )
     return moved
 

@@ -105,8 +105,8 @@ class OwnDelivery(Delivery):
             "database_reverted",
             level="error",
             rows_again=again,
-            next_step="The database lost what it had, by a restore or a failover. Rows are delivered again as far as"
-            " the journal has them. Run `bin/gateway db reconcile-ledger`, which says what is lost.",
+            next_step="The database lost rows, by a restore or a failover. Those that the journal still has are"
+            " delivered again. Run `bin/gateway db reconcile-ledger`, which says what is lost.",
         )
         return True
 
@@ -181,7 +181,7 @@ class Shipper:
         self._stopping.set()
         if self._thread is not None:
             self._thread.join(timeout_s)
-            if self._thread.is_alive():  # What it delivers of a dead worker, another one goes on with.
+            if self._thread.is_alive():  # Another worker continues with the dead worker's rows.
                 return self._is_drained()
         self._adopter.close()
         return self._is_drained()

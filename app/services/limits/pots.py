@@ -1,8 +1,8 @@
-"""What one worker has in memory of a limit, and of which it lends to requests without asking the database.
+"""Pots: one worker's part of a limit, kept in memory, from which it lends to requests without asking the database.
 
 A pot needs no lock: greenlets switch only where something waits, and nothing here does. drawing.py draws more for it
-and gives back what it does not need. What each request takes and gives back is the same for all pots, so that
-acquisition.py and reservation.py do it in one loop each over their shares, without a call for each pot.
+and gives back what it does not need. Taking and giving back is the same for all pots, so that acquisition.py and
+reservation.py do it in one loop each over their shares, without a call for each pot.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from app.services.limits.policy import Subject
 
 # A worker that does not state its requests for 30 s holds none, so it must not use what it held before.
 _SEEN_S = 25.0
-# More than any request needs.
+# Larger than any need of a request.
 UNBOUNDED = 1 << 100
 
 
@@ -119,7 +119,7 @@ class Pot(ABC):
         self.share.is_watched = True
 
     def wake_sleepers(self) -> None:
-        """Makes the requests look again that wait for something to be given back."""
+        """Makes the requests that wait for something to be given back look again."""
         sleepers, self.sleepers = self.sleepers, set()
         for sleeper in sleepers:
             sleeper.set()

@@ -183,7 +183,7 @@ def _make_not_served(endpoint: Endpoint, subject: str, param: str) -> BadRequest
     titles = ", ".join(provider.title for provider in PROVIDERS.values() if endpoint.name in provider.serves)
     verb = "serves" if subject.startswith("No ") else "does not serve"
     return BadRequest(
-        f"{subject} {verb} {endpoint.path}. Providers that serve it: {titles}.", param=param, code="endpoint_not_served"
+        f"{subject} {verb} {endpoint.path}. Use one of: {titles}.", param=param, code="endpoint_not_served"
     )
 
 

@@ -289,9 +289,9 @@ def _raise_if_unknown(choice: ProviderChoice) -> None:
 
 def _make_no_target(name: str, targets: Sequence[Target]) -> BadRequest:
     titles = ", ".join(dict.fromkeys(target.provider.name for target in targets))
-    served = f" Providers that serve it: {titles}." if titles else ""
+    advice = f"Accept one of {titles} there, or leave `provider` out." if titles else "Leave `provider` out."
     return BadRequest(
-        f"No provider that `provider` accepts serves {name!r}.{served} Accept one of them, or leave `provider` out.",
+        f"None of the providers that `provider` accepts serves {name!r}. {advice}",
         param="provider",
         code="no_target",
     )

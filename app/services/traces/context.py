@@ -48,7 +48,7 @@ class TraceContext:
 
     @property
     def is_sampled(self) -> bool:
-        """Whether whoever began the trace wants its spans recorded."""
+        """Whether the client that began the trace wants its spans recorded."""
         return bool(self.flags & _SAMPLED)
 
     def make_headers(self, span_id: str | None = None) -> dict[str, str]:
