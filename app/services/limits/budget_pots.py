@@ -17,7 +17,7 @@ _NEAR_SHARE = 64
 _NEAR_REQUESTS = 8
 # How long all workers keep nothing after a draw found too little, in seconds.
 RECALL_S = 5.0
-# A worker draws ahead for _AHEAD_S seconds at its recent rate, and for at least _AHEAD_REQUESTS of its largest requests.
+# Workers keep nothing while less is left than 1/_NEAR_SHARE of the amount plus _NEAR_REQUESTS of the largest need.
 _AHEAD_S = 30.0
 _AHEAD_REQUESTS = 4
 # A pot that was not used for this long keeps nothing, in seconds.
