@@ -17,7 +17,7 @@ _NEAR_SHARE = 64
 _NEAR_REQUESTS = 8
 # How long all workers keep nothing after a draw found too little, in seconds.
 RECALL_S = 5.0
-# Workers keep nothing while less is left than 1/_NEAR_SHARE of the amount plus _NEAR_REQUESTS of the largest need.
+# A worker draws ahead for _AHEAD_S seconds of its recent rate, at least for _AHEAD_REQUESTS of its largest requests.
 _AHEAD_S = 30.0
 _AHEAD_REQUESTS = 4
 # A pot that was not used for this long keeps nothing, in seconds.
