@@ -213,7 +213,7 @@ def _raise_if_bad_address(name: str, rest: str) -> None:
     """
     path = rest.partition("?")[0]
     authority = path.partition("/")[0]
-    # What follows the first ? should be name=value; an @ in the first name belongs to a password with a ? in it.
+    # After the first ? should be name=value; an @ in the first name belongs to a password with a ? in it.
     if path.count("@") > 1 or "@" in path[len(authority) :] or "@" in rest.partition("?")[2].partition("=")[0]:
         raise SettingsError(
             f"{name} has an unescaped @, / or ? in the user or the password;"

@@ -24,7 +24,7 @@ _DAY_LABELS_FROM = timedelta(hours=6)
 
 @dataclass(frozen=True)
 class Line:
-    """What is drawn in one colour: its name, the class of its colour, and a value a step; None is a gap."""
+    """One series, drawn in one colour: its name, the class of its colour, and a value a step; None is a gap."""
 
     name: str
     colour: str

@@ -1,4 +1,4 @@
-"""What the registry of workers says of hosts, and how the journals of those that are gone are given up.
+"""Hosts in the registry of workers, and the write-off of journals of those that are gone.
 
 A host is a name and a JOURNAL_DIR: what one worker of it leaves, another one delivers.
 """

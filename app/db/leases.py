@@ -48,7 +48,7 @@ _UPDATE_WARNED = text("""
 
 
 class LeaseDraw(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker wants of one period of a budget. Amounts are decimal numbers in the budget's unit.
+    """A worker's draw from one period of a budget. Amounts are decimal numbers in the budget's unit.
 
     Attributes:
         budget: the budget's id.

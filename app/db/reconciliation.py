@@ -46,7 +46,7 @@ class ClosedWorker(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """What a reconciliation has found.
+    """The result of a reconciliation.
 
     Attributes:
         requests: requests that were begun and of which nothing else is known, those of `workers` included; below zero

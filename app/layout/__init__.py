@@ -1,4 +1,5 @@
-"""What all HTML pages share: the base template, the style sheet and the script, and the headers of their responses.
+"""The common parts of all HTML pages: the base template, the style sheet and the script, and the headers of their
+responses.
 
 rendering.py    templates → responses, with the headers that keep a page safe
 assets.py       the style sheet and the script, at addresses that change with their content

@@ -1,4 +1,4 @@
-"""What must be right before the workers start, checked with few imports, because every start waits for it.
+"""Checks before the workers start, with few imports, because every start waits for them.
 
 Each check returns what is wrong, or None. `/ready` has checks of its own (`services/health`), of what changes later.
 """

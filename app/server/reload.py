@@ -52,7 +52,7 @@ _KEPT_SIGNALS = {
 
 @dataclass(frozen=True)
 class Handover:
-    """What a process takes over from the one before it.
+    """The sockets, workers and metrics that a process takes over from the one before it.
 
     Attributes:
         check: whether it is only to check whether it could.

@@ -1,4 +1,4 @@
-"""What the gateway offers in place of APIs that clients look for and that it does not have."""
+"""Advice for callers of APIs that the gateway does not have."""
 
 from __future__ import annotations
 

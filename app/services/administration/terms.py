@@ -32,7 +32,7 @@ _WINDOW_NAMES = ", ".join(_SHORT_WINDOWS)
 
 
 class BudgetTerms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a budget allows; see app.services.limits.Budget. A subject has one budget of each unit and window at most.
+    """The terms of a budget; see app.services.limits.Budget. A subject has one budget of each unit and window at most.
 
     Attributes:
         amount: in the unit.
@@ -52,7 +52,7 @@ class BudgetTerms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     @property
     def slot(self) -> tuple[str, str]:
-        """What only one budget of a subject can have: the unit and the window."""
+        """The unit and the window, which only one budget of a subject can have together."""
         return self.unit, self.window
 
 

@@ -30,10 +30,10 @@ _NAME = re.compile(rf"{_PART}(/{_PART})*")
 # No model writes so much. Limits reckon with what an override allows, so that a wrong one would use up budgets.
 _MOST_OUTPUT_TOKENS = 10_000_000
 _OUTPUT_FIELDS = ("max_tokens", "max_completion_tokens")
-# What follows the name of a model in a request, to choose among providers.
+# Suffixes of a model's name in a request, which choose among providers.
 _SUFFIXES = (":floor", ":nitro")
 
-# What is asked, whom, and how the answer travels. An override of these would answer another question.
+# Fields that say what is asked, whom, and how the answer travels. An override of these would answer another question.
 _NOT_OVERRIDDEN = {
     *("model", "models", "provider"),
     *("messages", "prompt", "input", "query", "documents"),

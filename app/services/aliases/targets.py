@@ -1,4 +1,4 @@
-"""What the names of targets mean in the providers' lists, as this process has them; nothing here waits for a list."""
+"""Finds the models that targets of aliases name, in the lists that this process has; nothing here waits for a list."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from app.services.providers import Provider
 INTERVAL_S = 900.0
 # After a failure the provider is not asked again for so long.
 _PAUSE = timedelta(hours=1)
-# What is fetched anew each night: costs are rated late, and providers correct what they said.
+# How many days are fetched again each night: costs are rated late, and providers correct what they said.
 DAYS = 7
 _RUN_TIME_LIMIT_S = 600.0
 _JITTER = 0.2

@@ -50,7 +50,7 @@ class StreamOptions(msgspec.Struct):
 
 
 class EventKind(Enum):
-    """What an event of a stream means for the client."""
+    """The meaning of a stream's event for the client."""
 
     CONTENT = "content"
     USAGE = "usage"  # Only usage, for clients that asked for it.

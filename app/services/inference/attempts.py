@@ -123,7 +123,7 @@ def set_aside(record: ActivityRecord) -> Decimal:
     """Moves what the record says of a failed attempt to its entry, the last, so that another attempt can follow.
 
     Returns:
-        What the attempt is known to have cost, in USD.
+        The known cost of the attempt, in USD.
     """
     _fill(record)
     cost_usd = record.cost_usd

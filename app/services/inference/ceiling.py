@@ -30,8 +30,8 @@ _BYTES_PER_TOKEN = 4
 _QUOTE_S = 1.0
 _MAX_REMEMBERED = 4_096
 
-# What a request costs at most, in 10^-12 USD, the tokens that it uses at most, and those that its rates reserve; None
-# for what is not known, as in `Ceiling`.
+# The most that a request can cost, in 10^-12 USD, the most tokens that it can use, and the tokens that its rates
+# reserve; None where that is not known, as in `Ceiling`.
 Most = tuple[int | None, int | None, int | None]
 
 

@@ -58,7 +58,7 @@ class OrphanBacklog(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Measured(NamedTuple):
-    """What one journal holds: rows, the bytes of their files, and when the oldest ended, in seconds since the epoch."""
+    """The size of one journal: rows, the bytes of their files, and when the oldest ended, in seconds since 1970."""
 
     rows: int
     bytes: int

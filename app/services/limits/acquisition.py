@@ -29,7 +29,7 @@ def take_at_once(
         forced: pots to take from also if they lack something.
 
     Returns:
-        What was taken, in the order of the pots; None if one of them has too little.
+        The amounts taken, in the order of the pots; None if one of them has too little.
 
     Raises:
         PermissionDenied, BadRequest: see `get_unknown_need`.

@@ -1,4 +1,4 @@
-"""What a key may use: the subjects that its requests count for, with their limits, as the keys' snapshot has them."""
+"""The limits of a key: the subjects that its requests count for, with their limits, as the keys' snapshot has them."""
 
 from __future__ import annotations
 

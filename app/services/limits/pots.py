@@ -22,7 +22,7 @@ UNBOUNDED = 1 << 100
 
 
 class Count(IntEnum):
-    """What a pot counts: the place in the amounts of a request, which are a tuple."""
+    """The unit that a pot counts, which is its place in the amounts of a request."""
 
     COST = 0
     TOKENS = 1
@@ -32,7 +32,7 @@ class Count(IntEnum):
 
 
 class Lot:
-    """What a pot lends from for a time: a period of a budget, permits of half a second, or all slots.
+    """The source that a pot lends from for a time: a period of a budget, permits of half a second, or all slots.
 
     Attributes:
         id: the period, or the half second; 0 if the database knows none.
@@ -125,7 +125,7 @@ class Pot(ABC):
             sleeper.set()
 
     def lacks(self, need: int, now_s: float) -> bool:
-        """Returns whether the pot has less than `need`. What needs nothing passes, also when more than all is used."""
+        """Returns whether the pot has less than `need`. A need of 0 always passes, even when more than all is used."""
         if now_s >= self.share.until_s:
             self.renew(now_s)
         return need > self.share.lot.free and need > 0

@@ -1,4 +1,4 @@
-"""What the requests of one policy take from all its pots at once, so that each changes a few numbers and not every pot.
+"""Purses: an amount of all pots of a policy, so that each of its requests changes a few numbers and not every pot.
 
 All pots of a policy that count the same are asked for the same, so one number stands for them: a purse holds as much of
 each pot as its number says. It is filled while much is left, and put back before anybody looks at the pots: for a draw,
@@ -18,7 +18,7 @@ _PLENTY = (1 << 59, 1 << 59, 1 << 29, 1 << 59, 1 << 29)
 
 
 class Purse:
-    """What is held for the requests of one policy, and what those that have ended give back to it.
+    """The amounts held for the requests of one policy, and those that ended requests give back.
 
     Its lots are those that the pots lend from when it is made. Once a pot lends from another one, or must know of each
     request that ends, the purse is closed, and a new one is made.

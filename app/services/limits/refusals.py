@@ -1,4 +1,4 @@
-"""What a caller reads when a limit refuses its request: the errors, and the headers that tell how much is left."""
+"""The errors of requests that a limit refuses, and the headers that tell how much is left."""
 
 from __future__ import annotations
 

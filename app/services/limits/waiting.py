@@ -1,4 +1,4 @@
-"""What a request does whose limits have too little in this worker's memory: it waits for draws, or is refused."""
+"""Lets a request whose limits have too little in this worker's memory wait for draws, or refuses it."""
 
 from __future__ import annotations
 

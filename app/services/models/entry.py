@@ -35,7 +35,7 @@ class Pricing(msgspec.Struct, frozen=True, gc=False):
 
 
 class Capabilities(msgspec.Struct, frozen=True, gc=False):
-    """What the provider says the model can do; None if it does not say."""
+    """The abilities of the model; None where the provider does not say."""
 
     chat: bool | None
     tools: bool | None

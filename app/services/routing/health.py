@@ -1,4 +1,4 @@
-"""What this worker has lately met at each target, so that requests with a choice avoid targets that fail.
+"""The recent failures of each target at this worker, so that requests with a choice avoid targets that fail.
 
 A circuit breaker is for failures that every request to a provider meets, and then fails requests at once. This memory
 is for all failures that another target may not have, and only changes the order in which targets are tried. It is

@@ -22,7 +22,7 @@ from app.services.routing.candidates import (
 from app.services.routing.names import make_not_allowed
 from app.services.routing.target import Target
 
-# What the end of a model's name says about the order of its providers. As at OpenRouter.
+# Suffixes of a model's name that set the order of its providers, as at OpenRouter.
 SUFFIXES: dict[str, Sort] = {":floor": "price", ":nitro": "throughput"}
 
 # A request is never sent to more targets. Records keep as many attempts.
@@ -36,7 +36,7 @@ _MISTAKES = frozenset({"ambiguous_model", "unknown_provider"})
 
 
 class Asked(NamedTuple):
-    """What a route depends on, except for the lists of models, the aliases and the settings.
+    """The parts of a request that its route depends on, beside the lists of models, the aliases and the settings.
 
     Attributes:
         endpoint: the name of the endpoint.
@@ -203,9 +203,8 @@ class _RouteMaker:
             try:
                 target = self._find_aliased(aliased.name)
             except PermissionDenied:
-                self._miss(
-                    aliased.name, make_not_allowed(alias.name)
-                )  # What it stands for is not the caller's to know.
+                # The error names the alias, because its models are not the caller's to know.
+                self._miss(aliased.name, make_not_allowed(alias.name))
                 continue
             except GatewayError as error:
                 self._miss(aliased.name, error)

@@ -1,4 +1,4 @@
-"""What is told of one request: its own span, and one for each target that it was sent to.
+"""The spans of one request: its own, and one for each target that it was sent to.
 
 The names of attributes are those of OpenTelemetry's semantic conventions for HTTP servers and for generative AI. What
 these lack begins with `gateway.`. Contents of messages are never told.
