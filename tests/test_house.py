@@ -23,6 +23,7 @@ README = (ROOT / "README.md").read_text()
 
 LEAVES = {
     "config",
+    "cursors",
     "database_session",
     "env_file",
     "errors",

@@ -43,8 +43,8 @@ LONGEST_UNKNOWN = timedelta(minutes=12)
 # No request takes longer, so what started earlier is not looked at.
 REACH = timedelta(hours=1)
 
-# The attempt right before a retry may be on its way here for so long. After that, an earlier one is taken: the gateway
-# refuses some attempts before it reads their body, so they have no digest.
+# The attempt right before a retry may be on its way here for this long. After that, an earlier one is taken: the
+# gateway refuses some attempts before it reads their body, so they have no digest.
 PATIENCE_S = 60.0
 
 
