@@ -39,6 +39,7 @@ LEAVES = {
     "setting_values",
     "shutdown",
     "snapshot_file",
+    "speedups",
     "version",
     "yielding",
 }
