@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from app.errors import GatewayError, UpstreamCut, UpstreamError
+from app.errors import GatewayError, UpstreamCut, UpstreamError, drop_frames
 from app.lenient_json import decode_leniently
 from app.services.endpoints import (
     Collector,
@@ -296,5 +296,6 @@ class EventReader:
 
     def fail(self, error: GatewayError) -> bytes:
         """Ends the stream with `error`, and returns the event that tells the client."""
+        drop_frames(error)  # They hold this reader.
         self.error, self.is_over = error, True
         return self._errors.make_event(error) if self._writer is None else self._writer.fail(error)
