@@ -63,7 +63,7 @@ class Database(Component):
         engine: the SQLAlchemy engine; it connects when a connection is needed.
         lookup_engine: another one, for lookups of keys that are not known yet.
         lease_engine: another one, for draws from limits. It has one connection, which only the thread that draws may
-            use: whoever takes it again and again keeps the others waiting until their draws fail.
+            use: a greenlet that takes it again and again keeps the others waiting until their draws fail.
         answer_engine: another one, for the answers that are kept for repeated requests.
         direct_engine: for what needs a session of its own, such as DETACH CONCURRENTLY; past a pooler if there is one.
 

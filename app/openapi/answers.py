@@ -1,4 +1,4 @@
-"""What the gateway writes around the objects of its own API, and errors."""
+"""Envelopes around the objects of the gateway's own API, and errors."""
 
 from __future__ import annotations
 

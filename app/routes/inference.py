@@ -94,7 +94,7 @@ def _serve(endpoint: Endpoint) -> Response:
 
 def _can_keep(pipeline: Pipeline) -> bool:
     """Returns whether answers are kept for requests with an Idempotency-Key; if not, the caller is told."""
-    # Who is signed in to the dashboard sends no key, and the answer is encrypted by it.
+    # The dashboard sends no key, and answers are encrypted by the key.
     if pipeline.settings.idempotency_hours and get_authorization() is not None:
         return True
     get_state().ignored = "idempotency-key"

@@ -10,8 +10,7 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionErro
 from urllib3.util import Timeout
 
 from app.upstream.connection_pool import make_pool
-
-_USER_AGENT = "llm-gateway/0.1"
+from app.upstream.http1 import USER_AGENT
 
 
 def deliver(url: str, headers: Mapping[str, str], body: bytes, timeout_s: float) -> str | None:
@@ -47,7 +46,7 @@ def _post(url: str, headers: Mapping[str, str], body: bytes, timeout_s: float) -
     all_headers = {
         "Content-Type": "application/json",
         "Content-Length": str(len(body)),
-        "User-Agent": _USER_AGENT,
+        "User-Agent": USER_AGENT,
         "Connection": "close",
         **headers,
     }

@@ -12,7 +12,7 @@ from app.logs import redact
 # Long enough for a list of thirteen field errors, which Fireworks sends; short enough for a line in the log.
 _MAX_MESSAGE_CHARACTERS = 2_000
 
-# Of an object in an unknown form, whose beginning is quoted.
+# How much of an object in an unknown form is quoted.
 _MAX_QUOTED_CHARACTERS = 300
 
 # What names the operator's account at the provider, or a machine in its network. The names of models that belong to a

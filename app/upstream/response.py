@@ -84,7 +84,9 @@ class Response:
         return b"".join(pieces)
 
     def _make_too_large(self, max_bytes: int) -> UpstreamError:
-        message = f"{self.title} sent more than {max_bytes} bytes, which the gateway does not accept."
+        message = (
+            f"{self.title} sent more than {max_bytes} bytes, which the gateway does not accept. Request less at once."
+        )
         return UpstreamError(message, should_retry=False)  # It has generated them, and would again.
 
     def peek(self, timeout_s: float) -> bytes:

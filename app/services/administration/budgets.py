@@ -115,7 +115,7 @@ def end_budget(actor: str, id: int) -> None:
 def _find(connection: Connection, id: int, *, lock: bool) -> BudgetRow:
     row = select_budget(connection, id, lock=lock) if id < 2**63 else None  # PostgreSQL has no larger ids.
     if row is None or row.ended_at is not None:
-        reason = "There is no budget" if row is None else "This budget has ended, so it counts no more:"
+        reason = "There is no budget" if row is None else "This budget has ended and does not count any more:"
         raise NotFound(
             f"{reason} {id}. `bin/gateway budgets list` or GET /api/budgets shows those that count.",
             param="budget",

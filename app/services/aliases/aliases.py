@@ -117,7 +117,7 @@ class Aliases(Component):
         self._saved_fingerprint = ""
         self._save_at_s = 0.0
         self._has_failed = False
-        # Of two refreshes at once, the one that asked first could be the last to take over what it got.
+        # Otherwise, of two refreshes at once, the older answer could be taken over last.
         self._refresh_lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._has_asked = threading.Event()

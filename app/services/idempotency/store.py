@@ -31,8 +31,8 @@ _TRIES = 5
 # Above PostgreSQL's statement_timeout, after which a statement that nobody waits for any more has ended.
 _UNCERTAIN_S = 12.0
 _RETRY_S = 1.0
-# What waits in memory for the database, at most; of more, the answers are lost. A write without an answer takes less
-# than this.
+# The most bytes that wait in memory for the database; answers beyond that are lost. A write without an answer takes
+# less than this.
 _MAX_WAITING_BYTES = 4 * MAX_ANSWER_BYTES
 _WRITE_BYTES = 1_024
 

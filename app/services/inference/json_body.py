@@ -248,7 +248,7 @@ def _raise_on_duplicate_keys(content: bytes, body: dict[str, Any], quotes: int) 
 
 
 def _count_escaped(text: bytes) -> int:
-    # A search for two bytes takes 1 ms per megabyte, one for a single byte a hundredth of that. Most prompts have no
+    # A search for two bytes takes 1 ms per megabyte, a search for one byte a hundredth of that. Most prompts have no
     # backslash.
     return text.count(b'\\"') if b"\\" in text else 0
 

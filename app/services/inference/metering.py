@@ -51,7 +51,8 @@ def record_stream(exchange: Exchange, request: UpstreamRequest, summary: StreamS
 
 
 def _record_usage(exchange: Exchange, request: UpstreamRequest, usage: Usage, counted: int | None) -> None:
-    """Records the provider's usage and its cost. What the provider does not say is counted, and the cost an estimate.
+    """Records the provider's usage and its cost. Numbers that the provider does not say are counted, and the cost is an
+    estimate.
 
     Args:
         exchange: the request.

@@ -1,4 +1,4 @@
-"""What is done every two seconds for all limits in use: their state is read, warnings are sent, idle pots give back."""
+"""The tick of all limits in use, every two seconds: their state is read, warnings are sent, idle pots give back."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class ActivityPage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UsageDay(msgspec.Struct, frozen=True, kw_only=True):
-    """What was used on one UTC day with one model at one gateway.
+    """The use of one model at one gateway on one UTC day.
 
     Attributes:
         gateway, model: None for requests for which none was chosen.
@@ -79,7 +79,7 @@ class UsageDay(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UsageReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What a key used, or all keys together.
+    """The use of a key, or of all keys together.
 
     Attributes:
         key: the key's id; None for all keys.
