@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,12 +14,15 @@ from pathlib import Path
 
 from tests.faults.nginx import HOSTS_CONFIGURATION, Door, running_nginx_for_hosts
 from tests.support.database_proxy import DatabaseProxy, running_database_proxy
-from tests.support.gateway import Gateway
+from tests.support.gateway import Gateway, base_settings, clean_environment
 from tests.support.gateways import Gateways
 from tests.support.host_network import HostNetwork, NetworkHost, running_host_network
 from tests.support.postgres import Postgres, running_postgres
 from tests.support.scripted_upstream import ScriptedUpstream
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE_S, wait_until
+
+# Of migrations/env.py, which nothing imports.
+MIGRATION_LOCK = 0x6D696772
 
 
 class Stage(ABC):
@@ -74,12 +79,24 @@ class NetworkStage(Stage):
 
     network: HostNetwork
     server: Postgres
+    network_url: str
     other_host: NetworkHost
     nginx_host: NetworkHost
 
     def lose_database(self) -> None:
-        """See `Stage`."""
-        assert self.other_host.connections(self.network.database_address), "it has connections that it may lose"
+        """See `Stage`. A migration is running on the other host then, and waits for one elsewhere to end."""
+        self._lock = self.server.connect(self.network_url.rpartition("/")[2])
+        self._lock.cursor().execute(f"SELECT pg_advisory_lock({MIGRATION_LOCK})")
+        migrate = [sys.executable, "-m", "flask", "--app", "wsgi", "db", "upgrade"]
+        settings = base_settings(self.other_place, self.network_url)
+        self._migration = subprocess.Popen(
+            [*self.other_host.command, *migrate],
+            cwd=self.other.root,
+            env=clean_environment() | settings,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        wait_until(lambda: "pg_advisory_lock" in str(self.sessions()), what="the migration to wait")
         self.other_host.lose(self.network.database_address)
 
     def wait_until_lost(self) -> None:
@@ -87,6 +104,9 @@ class NetworkStage(Stage):
         address = self.network.database_address
         before = self.other_host.connections(address)
         wait_until(lambda: not before.keys() & self.other_host.connections(address).keys(), what="the host to notice")
+        assert self._migration.wait(PATIENCE_S) == 1, "a command that lost the database says so and ends"
+        # Now the migration of the vanished host gets the lock.
+        self._lock.close()
         wait_until(lambda: not self.sessions(), what="PostgreSQL to end the sessions of the host that is cut off")
 
     def find_database(self) -> None:
@@ -94,7 +114,7 @@ class NetworkStage(Stage):
         self.other_host.find(self.network.database_address)
 
     def sessions(self) -> list[tuple[object, ...]]:
-        """Returns the sessions that the other host has at the database."""
+        """Returns the sessions that PostgreSQL has of the other host."""
         sql = f"SELECT pid, state, query FROM pg_stat_activity WHERE client_addr = '{self.other_host.address}'"
         return self.server.execute(sql)
 
@@ -160,7 +180,8 @@ def network_stage(
                 running_nginx_for_hosts((address(doomed), address(other)), place / "nginx", on=hosts[2]) as door,
             ):
                 stage = NetworkStage(door, doomed, other, database_url, upstream, place)
-                stage.network, stage.server, stage.other_host, stage.nginx_host = network, server, hosts[1], hosts[2]
+                stage.network, stage.server, stage.network_url = network, server, url
+                stage.other_host, stage.nginx_host = hosts[1], hosts[2]
                 yield stage
             doomed.stop()
             other.stop()
