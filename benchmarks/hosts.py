@@ -2,7 +2,7 @@
 
 It measures what 64 writers cost a PostgreSQL of its own: the rows that they insert, with the counting and folding of
 sums, and draws of leases from budgets. What a request costs a gateway's core and nginx's is in docs/benchmarks.csv,
-from `make bench`. From these it computes the throughput of several hosts as a closed queueing network (mean value
+from `make bench`, or in the file of another run (`--results benchmarks/results/latest.csv`). From these it computes the throughput of several hosts as a closed queueing network (mean value
 analysis): one station for each worker's core, and nginx and the provider, where nobody waits. PostgreSQL is not on a
 request's way, so it only bounds how many rows can arrive.
 

@@ -23,6 +23,7 @@ README = (ROOT / "README.md").read_text()
 
 LEAVES = {
     "config",
+    "cursors",
     "database_session",
     "env_file",
     "errors",
@@ -347,7 +348,14 @@ HOMES = {
     "sqlalchemy": {"app.db"},
     "psycopg2": {"app.db", "app.dev", "app.server.database_addresses"},
     "alembic": {"app.db"},
-    "gevent": {"app.services.inference.cancellation", "app.upstream", "app.db.errors", "app.sandbox", "app.server"},
+    "gevent": {
+        "app.services.inference.cancellation",
+        "app.upstream",
+        "app.db.connection_check",
+        "app.db.errors",
+        "app.sandbox",
+        "app.server",
+    },
     "flask": {"app", "app.web", "app.routes", "app.cli", "app.layout", "app.dashboard", "app.docs_site", "app.openapi"},
     "jinja2": {"app.layout"},
     "markupsafe": {"app.layout", "app.dashboard", "app.docs_site"},

@@ -168,7 +168,7 @@ class EndedBudgetAnswer(BudgetAnswer, kw_only=True):
 
 
 class Hello(msgspec.Struct, kw_only=True):
-    """Somebody is there."""
+    """The answer of a gateway that runs."""
 
     service: str
     status: str

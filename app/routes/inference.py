@@ -59,7 +59,7 @@ def _serve(endpoint: Endpoint) -> Response:
     assert key is not None
     pipeline.refusals.raise_if_too_many(endpoint, key.id)
     is_repeatable = "HTTP_IDEMPOTENCY_KEY" in environ and _can_keep(pipeline)
-    # The answer to a request that may be repeated is wanted also if its client leaves.
+    # The answer to a request that may be repeated is wanted even if its client leaves.
     client = ClientConnection(None if is_repeatable else environ.get("gunicorn.socket"))
     policy = pipeline.keys.policies.get(key.holder_id)
     is_dry_run = "HTTP_X_GATEWAY_DRY_RUN" in environ and _wants_dry_run(environ["HTTP_X_GATEWAY_DRY_RUN"])

@@ -149,7 +149,7 @@ def _let_others_run() -> None:
     """Waits until all that is ready now has had its turn: greenlets, sockets and timers.
 
     A sleep would do that too, but takes a millisecond even if nothing else is ready, because libev rounds up. A single
-    connection that sends request after request would get a third fewer answers.
+    connection that sends request after request would get a third fewer responses.
     """
     hub = gevent.get_hub()
     # While it is active, the loop does not wait for sockets. The check comes after one look at them, and last.

@@ -33,7 +33,7 @@ def clean(text: str | None) -> str | None:
     (`accounts/<name>`), and hosts of the provider's network (`<name>.internal`, `<name>.local`, `<host>:<port>`).
     """
     if text and len(text) > 2 * _MAX_MESSAGE_CHARACTERS:
-        # Redacting what nobody will see would cost time. A key that this cuts has no shape, so the end is left out.
+        # Redacting the invisible rest would cost time. A key that is cut is not recognised, so the end is left out.
         text = redact(text[: 2 * _MAX_MESSAGE_CHARACTERS])[:-_MAX_MESSAGE_CHARACTERS]
     if not text:
         return None

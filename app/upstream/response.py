@@ -24,7 +24,7 @@ from app.upstream.errors import (
 MAX_RESPONSE_BYTES = 64 << 20
 
 # The limit on objects, arrays and keys in it, so that no provider can block the worker for seconds. A completion of
-# 20,000 tokens with twenty alternatives each has so many.
+# 20,000 tokens with twenty alternatives each has this many.
 MAX_RESPONSE_ELEMENTS = 2_000_000
 
 

@@ -7,12 +7,13 @@ from typing import Literal
 
 import msgspec
 
+from app.cursors import read_id_cursor
 from app.db import Connection, read_connection, write_connection
 from app.db.budgets import BudgetRow, select_budget, update_budget_ended, update_period_raised
 from app.db.clock import select_now
 from app.db.subjects import select_subjects
 from app.errors import BadRequest, Conflict, NotFound
-from app.services.administration.audit import read_id_cursor, record_change
+from app.services.administration.audit import record_change
 from app.services.administration.limits import describe_terms
 from app.services.administration.states import BudgetState, select_budget_states, select_state_page
 from app.services.administration.terms import MAX_AMOUNT, describe_budget, normalize

@@ -27,7 +27,7 @@ _MAX_DEPTH = 32
 # Each part begins with a letter or a digit, so none of them is `..`, which clients remove from a path.
 _PART = r"[a-z0-9][a-z0-9._:+-]*"
 _NAME = re.compile(rf"{_PART}(/{_PART})*")
-# No model writes so much. Limits reckon with what an override allows, so that a wrong one would use up budgets.
+# More than any model writes. Limits reserve what an override allows, so a larger one would use up budgets.
 _MOST_OUTPUT_TOKENS = 10_000_000
 _OUTPUT_FIELDS = ("max_tokens", "max_completion_tokens")
 # Suffixes of a model's name in a request, which choose among providers.

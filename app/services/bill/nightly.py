@@ -25,7 +25,7 @@ from app.services.providers import Provider
 # How often a worker looks whether a fetch is due, in seconds. A worker that starts looks after a while, because many
 # start at once and other work is more urgent then.
 INTERVAL_S = 900.0
-# After a failure the provider is not asked again for so long.
+# The pause after a failure until the provider is asked again.
 _PAUSE = timedelta(hours=1)
 # How many days are fetched again each night: costs are rated late, and providers correct what they said.
 DAYS = 7

@@ -26,7 +26,7 @@ _SCALES: tuple[int, ...] = tuple(10 ** (_DIGITS - digits) for digits in range(_D
 # In English text. Rates reserve by this estimate, and are settled with the real use.
 _BYTES_PER_TOKEN = 4
 
-# Prices come from lists, which are replaced now and then, so they are looked up again after so many seconds.
+# Prices come from lists, which are replaced now and then, so they are looked up again after this many seconds.
 _QUOTE_S = 1.0
 _MAX_REMEMBERED = 4_096
 

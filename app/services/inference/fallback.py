@@ -1,7 +1,7 @@
 """The targets that one request may still be sent to, and after which failures another one is tried.
 
 Another target is tried only before the client has received anything, and only after a failure that it may not have. It
-is never tried beside the first, because two answers would have to be paid for.
+is never tried beside the first, because two responses would have to be paid for.
 """
 
 from __future__ import annotations

@@ -29,7 +29,8 @@ from app.services.limits import (
 )
 from app.services.providers import Provider
 
-# An amount in USD of so many characters has at most 12 digits after the point, so none of them is below 10^-12 USD.
+# An amount in USD with at most this many characters has at most 12 digits after the point, so none of them is below
+# 10^-12 USD.
 _MAX_EXACT_CHARACTERS = 14
 
 # The charge of a request that was sent, where limits count requests alone.

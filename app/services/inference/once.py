@@ -98,7 +98,7 @@ class _Once:
         return content
 
     def keep(self, body: bytes) -> None:
-        """Keeps a whole answer."""
+        """Keeps a whole response."""
         self._keep(KeptAnswer(status=200, headers=self.headers, body=body, model=self._exchange.record.model_requested))
 
     def keep_stream(self, body: bytes, is_complete: bool) -> None:

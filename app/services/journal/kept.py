@@ -25,8 +25,8 @@ from app.services.journal.delivery import STATEMENT_TIME_LIMIT_S
 from app.services.journal.segment_format import list_directories, read_counters, remove_directory
 
 _PLACE = "delivered"
-# A day less than the database keeps the line of each worker (app/db/workers.py): of one whose line was merged with
-# others, nobody could tell what the database knows.
+# A day less than the database keeps the line of each worker (app/db/workers.py): for one whose line was merged with
+# others, it would not be known what the database has.
 KEPT_S = 6 * 86_400.0
 # A worker leaves up to 8 MB.
 KEPT_BYTES = 64 << 20

@@ -201,7 +201,7 @@ class Shipper:
         while time.monotonic() < self._deadline_s and self._ship_round():
             pass
         if self.error is None:
-            # Half of the time that is left, so that `stop` does not wait in vain.
+            # Half of the time that is left, so that `stop` need not wait until its deadline.
             self._folder.fold_rest((self._deadline_s - time.monotonic()) / 2)
 
     def _ship_round(self) -> bool:

@@ -21,7 +21,7 @@ from app.services.limits.purse import Purses
 DRAW_TIME_LIMIT_S = 2.0
 # How many pots one call draws from.
 MAX_POTS = 50
-# A worker draws ahead for a pot only if it was used within so many seconds.
+# A worker draws ahead for a pot only if it was used within this many seconds.
 _ACTIVE_S = 5.0
 # It draws when less than this share of what it should have is left.
 _LOW_SHARE = 4

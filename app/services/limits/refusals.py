@@ -130,7 +130,7 @@ def make_slot_refusal(pot: SlotPot) -> LimitReached:
 
 
 def make_unpriced_refusal(subject: Subject) -> PermissionDenied:
-    """Returns the error of a request whose cost nobody can tell, under a budget in USD."""
+    """Returns the error of a request whose cost is not known, under a budget in USD."""
     return PermissionDenied(
         f"The {_NAMES[subject.kind]} has a budget in USD, and the price of this model is not known. Use another model,"
         " or ask the operator to set its price in PRICE_FILE.",

@@ -17,7 +17,7 @@ from app.services.models.merged_model import ALIAS_PREFIX, MergedModel, make_mer
 from app.services.models.representations import Lists, Rendered, RenderedCache, get_lists, make_digest
 from app.yielding import with_pauses
 
-# Making and encoding so many entries takes 2 ms.
+# Making and encoding this many entries takes 2 ms.
 _SLICE_ENTRIES = 300
 
 

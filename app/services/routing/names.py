@@ -90,7 +90,7 @@ def _find(name: str, lists: ModelLists) -> list[Served]:
 
 
 def make_ambiguous(name: str, found: Sequence[Served]) -> BadRequest:
-    """Returns the error for a name that means several models, of which nobody can say for certain that they are one."""
+    """Returns the error for a name that means several models that are not certainly the same."""
     differs = len({served.model.quantization for served in found}) > 1
     shown = "; ".join(_describe(served, with_quantization=differs) for served in found[: 2 * _MAX_NAMES_SHOWN])
     return BadRequest(

@@ -66,7 +66,7 @@ class SseDecoder:
         if end == 0:
             return []
         events = bytes(buffer[:end])
-        if end > MAX_EVENT_ELEMENTS:  # Shorter ones cannot have so many.
+        if end > MAX_EVENT_ELEMENTS:  # Shorter events cannot have this many.
             _raise_if_too_many_elements(events)
         del buffer[:end]
         return _read_events(events)
