@@ -2,7 +2,7 @@
 
 It measures what 64 writers cost a PostgreSQL of its own: the rows that they insert, with the counting and folding of
 sums, and draws of leases from budgets. What a request costs a gateway's core and nginx's is in docs/benchmarks.csv,
-from `make bench`. From these it computes the throughput of several hosts as a closed queueing network (mean value
+from `make bench`, or in the file of another run (`--results benchmarks/results/latest.csv`). From these it computes the throughput of several hosts as a closed queueing network (mean value
 analysis): one station for each worker's core, and nginx and the provider, where nobody waits. PostgreSQL is not on a
 request's way, so it only bounds how many rows can arrive.
 
@@ -91,9 +91,9 @@ def simulate(costs: Costs, hosts: int, requests: int) -> tuple[float, float]:
     return throughput, response_s * 1e3
 
 
-def measure(seconds: float, models: int) -> Costs:
-    """Measures PostgreSQL with its default durability, and reads the rest from docs/benchmarks.csv."""
-    results = read_results(ROOT / "docs" / "benchmarks.csv")
+def measure(seconds: float, models: int, file: Path) -> Costs:
+    """Measures PostgreSQL with its default durability, and reads what a request costs from a file of `make bench`."""
+    results = read_results(file)
     with tempfile.TemporaryDirectory(prefix="hosts-", ignore_cleanup_errors=True) as directory:
         server = EmbeddedPostgres(Path(directory), settings={"max_connections": "100", "shared_buffers": "256MB"})
         server.start()
@@ -114,7 +114,7 @@ def measure(seconds: float, models: int) -> Costs:
 
 def _read_cost(results: Results, subject: str) -> float:
     summary = results.get(_CASE, subject, "cpu_us")
-    assert summary is not None, f"docs/benchmarks.csv lacks {subject}"
+    assert summary is not None, f"the file lacks {subject} in the case {_CASE!r}"
     return summary.median
 
 
@@ -221,8 +221,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.hosts")
     parser.add_argument("--seconds", type=float, default=10.0, help="how long each measurement takes")
     parser.add_argument("--models", type=int, default=1, help="how many models 200 keys use; 50 is a bad case of sums")
+    parser.add_argument(
+        "--results", type=Path, default=ROOT / "docs" / "benchmarks.csv", help="what a request costs, from `make bench`"
+    )
     options = parser.parse_args()
-    costs = measure(options.seconds, options.models)
+    costs = measure(options.seconds, options.models, options.results)
     print(f"{describe_machine()}, Python {platform.python_version()}; {WRITERS} writers, batches of {BATCH} rows")
     print(f"rows:  {costs.rows_per_s:,.0f}/s here, {costs.row_us:.0f} µs of PostgreSQL's CPU time each,")
     print(f"       {costs.row_bytes:,.0f} bytes in tables and indexes, {costs.wal_bytes:,.0f} in the write-ahead log")

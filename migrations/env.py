@@ -1,6 +1,7 @@
 """Runs the migrations: one release at a time, and never waiting long for a lock that traffic holds.
 
-The caller (app/db/schema.py) passes the database's address and the metadata as attributes of Alembic's config.
+The caller (app/db/schema.py) passes the database's address, the metadata and settings of the connection as attributes
+of Alembic's config.
 Version files never import the app, because a migration must not change when the code does.
 """
 
@@ -23,7 +24,7 @@ STATEMENT_TIMEOUT = "120s"
 def run_migrations() -> None:
     url = context.config.attributes["url"]
     # The session that holds the advisory lock ends with the engine's only connection, and the lock with it.
-    engine = create_engine(url, poolclass=NullPool, connect_args={"connect_timeout": 5})
+    engine = create_engine(url, poolclass=NullPool, connect_args=context.config.attributes["connect_args"])
     with engine.connect() as connection:
         _take_turn(connection)
         context.configure(
@@ -36,6 +37,9 @@ def run_migrations() -> None:
 
 
 def _take_turn(connection: Connection) -> None:
+    # If this host vanishes, its locks must not stay.
+    for name, value in context.config.attributes["session"].items():
+        connection.execute(text(f"SET {name} = '{value}'"))
     connection.execute(text(f"SET statement_timeout = '{WAIT_FOR_OTHER_RELEASE}'"))
     connection.execute(text("SELECT pg_advisory_lock(:number)"), {"number": MIGRATION_LOCK})
     connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT}'"))

@@ -18,7 +18,7 @@ from sqlalchemy import Connection as Connection
 from sqlalchemy import Engine, create_engine, event, make_url
 
 from app.config import PASSWORD_NAMES, SettingsError
-from app.database_session import OPTIONS, SESSION
+from app.database_session import OPTIONS, SESSION, VANISHED_SERVER
 from app.db.connection_check import check_connections
 from app.db.errors import time_limit
 from app.runtime import Component, Runtime, get_component
@@ -49,17 +49,8 @@ READ_TIME_LIMIT_S = 4.0
 # How long the changes of one request may take, in seconds: some statements, and a wait for others that change the same.
 WRITE_TIME_LIMIT_S = 6.0
 
-# psycopg2 passes these to libpq. A database that takes longer than 2 s to connect is not usable. A dead host is
-# noticed after 10 + 3 × 5 s without a reply to a keepalive, or 10 s without an acknowledgement of sent data.
-CONNECT_ARGS: dict[str, object] = {
-    "connect_timeout": 2,
-    "keepalives": 1,
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 10_000,
-    "application_name": "gateway",
-}
+# psycopg2 passes these to libpq. A database that takes longer than 2 s to connect is not usable.
+CONNECT_ARGS: dict[str, object] = VANISHED_SERVER | {"connect_timeout": 2, "application_name": "gateway"}
 
 # A pooler in transaction mode takes no options when a connection starts, and gives each transaction another session. So
 # each statement begins with these. PostgreSQL carries out what is sent together as one transaction, and SET LOCAL ends

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
+from app.database_session import VANISHED_HOST, VANISHED_SERVER
 from app.db.errors import describe_outage, describe_refusal
 from app.revisions import MIGRATIONS, get_head
 from app.runtime import get_settings
@@ -23,6 +24,10 @@ PARTITION_NAME = (
     r"(activity_p\d{8}|(usage_rollup|model_rollup|key_seen|latency_rollup|"
     r"outcome_usage|model_usage|latency_usage|key_presence)_(minute|hour|day))"
 )
+
+
+# A command may wait a little longer for a connection than a request.
+_CONNECT_ARGS = VANISHED_SERVER | {"connect_timeout": 5}
 
 
 class SchemaState(NamedTuple):
@@ -145,7 +150,7 @@ def _select_revision(connection: Connection) -> str | None:
 @contextmanager
 def _connection(database_url: str) -> Iterator[Connection]:
     # A command uses one connection and ends; a pool would only keep it open.
-    engine = create_engine(database_url, poolclass=NullPool, connect_args={"connect_timeout": 5})
+    engine = create_engine(database_url, poolclass=NullPool, connect_args=_CONNECT_ARGS)
     with engine.connect() as connection:
         yield connection
 
@@ -175,6 +180,8 @@ def _config(database_url: str) -> Config:
     # Alembic would otherwise split the path at spaces and colons.
     config.set_main_option("path_separator", "newline")
     config.attributes["url"] = database_url
+    config.attributes["connect_args"] = _CONNECT_ARGS
+    config.attributes["session"] = VANISHED_HOST
     return config
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import psycopg2
 
-from app.database_session import OPTIONS, SESSION, get_libpq_address
+from app.database_session import OPTIONS, SESSION, VANISHED_SERVER, get_libpq_address
 from app.revisions import get_head
 from app.runtime import get_settings
 from app.server.problems import Problem
@@ -109,9 +109,10 @@ def _identify(address: str, options: str | None = None) -> _Identity:
 
 
 def _select(address: str, sql: str, options: str | None) -> tuple[Any, ...]:
-    more: dict[str, Any] = {} if options is None else {"options": options}
+    more: dict[str, Any] = VANISHED_SERVER | {"connect_timeout": _CONNECT_TIMEOUT_S}
+    more |= {} if options is None else {"options": options}
     with (
-        closing(psycopg2.connect(get_libpq_address(address), connect_timeout=_CONNECT_TIMEOUT_S, **more)) as connection,
+        closing(psycopg2.connect(get_libpq_address(address), **more)) as connection,
         connection.cursor() as cursor,
     ):
         cursor.execute(sql)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from app.dev import start_child
 from tests.support.gateway import GATEWAY_KEY, Gateway, free_port
+from tests.support.host_network import NetworkHost
 from tests.support.tree import ROOT
 from tests.support.waiting import wait_until
 
@@ -29,16 +30,18 @@ class Door:
     Attributes:
         name: "direct" or "nginx".
         key: the gateway's key.
+        host: the address of the machine that it is on.
     """
 
     name: str
     port: int
     key: str
+    host: str = "127.0.0.1"
 
     @property
     def url(self) -> str:
         """The address of the door."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
 
 @contextmanager
@@ -72,41 +75,49 @@ def running_nginx(gateway: Gateway, place: Path, changes: Mapping[str, str] = {}
 
 @contextmanager
 def running_nginx_for_hosts(
-    addresses: tuple[str, str], place: Path, changes: Mapping[str, str] = {}, key: str = GATEWAY_KEY
+    addresses: tuple[str, str],
+    place: Path,
+    changes: Mapping[str, str] = {},
+    key: str = GATEWAY_KEY,
+    on: NetworkHost | None = None,
 ) -> Iterator[Door]:
     """nginx in front of two hosts, as `running_nginx`, with deploy/nginx-hosts.conf.
 
     Args:
         addresses: of the hosts, such as 127.0.0.1:4711.
         key: the key of their gateways.
+        on: the host that it runs on, if that is not this machine.
     """
-    with _running(HOSTS_CONFIGURATION, place, dict(zip(HOSTS, addresses, strict=True)) | dict(changes), key) as door:
+    own = dict(zip(HOSTS, addresses, strict=True))
+    with _running(HOSTS_CONFIGURATION, place, own | dict(changes), key, on) as door:
         yield door
 
 
 @contextmanager
-def _running(file: Path, place: Path, changes: Mapping[str, str], key: str) -> Iterator[Door]:
+def _running(
+    file: Path, place: Path, changes: Mapping[str, str], key: str, on: NetworkHost | None = None
+) -> Iterator[Door]:
     place.mkdir(parents=True, exist_ok=True)
-    port = free_port()
+    door = Door("nginx", free_port(), key, on.address if on else "127.0.0.1")
     configuration = place / "nginx.conf"
-    configuration.write_text(_configuration(file, place, port, changes))
+    configuration.write_text(_configuration(file, place, door, changes))
     command = ["nginx", "-e", str(place / "error.log"), "-c", str(configuration), "-g", "daemon off;"]
-    child = start_child("nginx", command, output=place / "output.log")
+    child = start_child("nginx", [*(on.command if on else ()), *command], output=place / "output.log")
     try:
-        wait_until(lambda: _listens(port) or child.raise_if_ended(), what=f"nginx to listen: {place}")
-        yield Door("nginx", port, key)
+        wait_until(lambda: _listens(door) or child.raise_if_ended(), what=f"nginx to listen: {place}")
+        yield door
     finally:
         child.stop()
 
 
-def _configuration(file: Path, place: Path, port: int, changes: Mapping[str, str]) -> str:
+def _configuration(file: Path, place: Path, door: Door, changes: Mapping[str, str]) -> str:
     own = {
         # If root starts it, it would run as www-data, which may not enter the directory of a test.
         "user www-data;": "user root;" if os.geteuid() == 0 else "",
         "/run/nginx.pid": str(place / "pid"),
         "/var/log/nginx": str(place),
         "worker_processes auto;": "worker_processes 1;",
-        "listen 80 default_server;": f"listen 127.0.0.1:{port} default_server;",
+        "listen 80 default_server;": f"listen {door.host}:{door.port} default_server;",
         "http {\n": "http {\n" + "".join(f"    {kind}_temp_path {place / kind};\n" for kind in _TEMPORARY),
     }
     text = file.read_text()
@@ -120,9 +131,9 @@ def _configuration(file: Path, place: Path, port: int, changes: Mapping[str, str
 _TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
 
-def _listens(port: int) -> bool:
+def _listens(door: Door) -> bool:
     try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        socket.create_connection((door.host, door.port), timeout=1).close()
         return True
     except OSError:
         return False

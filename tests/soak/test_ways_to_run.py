@@ -12,9 +12,10 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -240,6 +241,33 @@ def test_the_procfile_runs_under_honcho(clone: Path, settings: dict[str, str]) -
     finally:
         (clone / ".env.local").unlink()
     assert "Traceback" not in log.read_text()
+
+
+@pytest.mark.skipif(not shutil.which("systemd-socket-activate"), reason="systemd-socket-activate is not installed")
+def test_the_units_start_a_gateway_on_systemds_socket(clone: Path, settings: dict[str, str], tmp_path: Path) -> None:
+    """Does what deploy/gateway.socket and gateway.service say; systemd's own tool stands for its main process."""
+    unit = (clone / "deploy/gateway.service").read_text()
+    places = {"/srv/gateway/.venv": str(find_venv(clone)), "/srv/gateway": str(clone)}
+    places |= {"/var/lib/gateway": str(tmp_path / "state"), "/run/gateway": str(tmp_path / "run")}
+    for installed, here in places.items():
+        unit = unit.replace(installed, here)
+    for name in ("state", "run"):
+        (tmp_path / name).mkdir()
+    values = {name: re.findall(rf"^{name}=(.*)$", unit, re.MULTILINE) for name in ("Environment", "ExecStart")}
+    environment = [*" ".join(values["Environment"]).split(), *(f"{name}={value}" for name, value in settings.items())]
+    (listens,) = re.findall(r"^ListenStream=(.*):8000$", (clone / "deploy/gateway.socket").read_text(), re.MULTILINE)
+    port, log = free_port(), tmp_path / "log"
+    command = ["systemd-socket-activate", f"--listen={listens}:{port}", *(f"--setenv={one}" for one in environment)]
+    code, said = run_to_end(["bin/gateway", "db", "upgrade"], clone, in_venv(clone) | settings, as_root=True)
+    assert code == 0, said
+    with started([*command, *values["ExecStart"][0].split()], clone, clean_environment(), log) as service:
+        assert ask(port).startswith("[sandbox] Hello!"), log.read_text()
+        workers = psutil.Process(service.pid).children()
+    # RESTART_HANDOVER leaves the workers to the next start, for which systemd would not wait either.
+    for worker in workers:
+        with suppress(psutil.NoSuchProcess):
+            worker.terminate()
+    psutil.wait_procs(workers, 60)
 
 
 def test_what_the_image_holds_is_enough_and_is_not_written_to(

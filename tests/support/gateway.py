@@ -40,14 +40,15 @@ class Gateway:
     """One running gateway; made by `start_gateway`.
 
     Attributes:
-        url: where it listens, such as `http://127.0.0.1:4711`.
+        url: where it listens, such as `http://127.0.0.1:4711`; `host` and `port` are parts of it.
         key: its GATEWAY_API_KEY.
         headers: the Authorization header with that key.
         root: the copy of the project that it runs from.
     """
 
-    def __init__(self, child: Child, port: int, key: str, root: Path, log: Path) -> None:
-        self.url = f"http://127.0.0.1:{port}"
+    def __init__(self, child: Child, port: int, key: str, root: Path, log: Path, host: str = "127.0.0.1") -> None:
+        self.url = f"http://{host}:{port}"
+        self.host = host
         self.port = port
         self.key = key
         self.headers = {"Authorization": f"Bearer {key}"}
@@ -112,7 +113,13 @@ class Gateway:
 
 
 def start_gateway(
-    settings: Mapping[str, str], *, root: Path, log: Path, workers: int = 1, prefix: Sequence[str] = ()
+    settings: Mapping[str, str],
+    *,
+    root: Path,
+    log: Path,
+    workers: int = 1,
+    prefix: Sequence[str] = (),
+    host: str = "127.0.0.1",
 ) -> Gateway:
     """Runs `gunicorn wsgi:app` in `root` on a free port and returns once `/health` answers.
 
@@ -121,6 +128,7 @@ def start_gateway(
         root: a copy of the project, see `copy_tree`: there is no `.env.local` in it.
         log: the file that gets the output.
         prefix: the beginning of the command, such as `nice`.
+        host: the address by which it is reached.
 
     Raises:
         GatewayDidNotBoot: it ended before.
@@ -136,7 +144,7 @@ def start_gateway(
             output=log,
             cwd=root,
         )
-        gateway = Gateway(child, port, key, root, log)
+        gateway = Gateway(child, port, key, root, log, host)
         try:
             wait_until(functools.partial(_is_healthy, gateway), _BOOT_TIMEOUT_S, "the gateway's /health")
             return gateway
@@ -193,7 +201,7 @@ def free_port() -> int:
 def _is_healthy(gateway: Gateway) -> bool:
     if (code := gateway._child.process.poll()) is not None:
         raise GatewayDidNotBoot(gateway.log(), code)
-    connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=5)
+    connection = http.client.HTTPConnection(gateway.host, gateway.port, timeout=5)
     try:
         connection.request("GET", "/health")
         return connection.getresponse().status == 200

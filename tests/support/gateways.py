@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.support.gateway import Gateway, base_settings, start_gateway
+from tests.support.host_network import NetworkHost
 
 
 class Gateways:
@@ -27,7 +28,13 @@ class Gateways:
 
     @contextmanager
     def running(
-        self, database_url: str, settings: Mapping[str, str], *, workers: int = 1, place: Path | None = None
+        self,
+        database_url: str,
+        settings: Mapping[str, str],
+        *,
+        workers: int = 1,
+        place: Path | None = None,
+        on: NetworkHost | None = None,
     ) -> Iterator[Gateway]:
         """A gateway for the length of a `with` block; after the block it stops in the background.
 
@@ -35,10 +42,12 @@ class Gateways:
             database_url: its database.
             settings: more of its environment.
             place: its directory, by default a new one; its log is `place / "log"`.
+            on: the host that it runs on, if that is not this machine.
         """
         place = place or self._make_place("gateway")
         chosen = base_settings(place, database_url) | dict(settings)
-        gateway = start_gateway(chosen, root=self._root, log=place / "log", workers=workers)
+        where = {"prefix": on.command, "host": on.address} if on else {}
+        gateway = start_gateway(chosen, root=self._root, log=place / "log", workers=workers, **where)
         try:
             yield gateway
         finally:

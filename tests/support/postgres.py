@@ -134,6 +134,12 @@ class Postgres(EmbeddedPostgres):
         super().close()
         self._guard.communicate()
 
+    def admit(self, network: str) -> None:
+        """Lets everybody connect by TCP from a network, such as 198.18.7.0/24, to where `listen_addresses` says."""
+        with (self._data / "pg_hba.conf").open("a") as access:
+            access.write(f"host all all {network} trust\n")
+        self.execute("SELECT pg_reload_conf()")
+
     def _processes(self) -> list[psutil.Process]:
         # The postmaster comes first: once frozen or killed, it cannot start more children.
         if self.pid is None:

@@ -40,8 +40,8 @@ class ScriptedUpstream:
         queues_lists: whether enqueued scripts may be for lists of models too, which a gateway may fetch at any time.
     """
 
-    def __init__(self, *, reads: bool = True) -> None:
-        """Listens on a free port of 127.0.0.1; with `reads=False` it accepts and never reads a byte."""
+    def __init__(self, *, reads: bool = True, host: str = "127.0.0.1") -> None:
+        """Listens on a free port of `host`; with `reads=False` it accepts and never reads a byte."""
         self.queues_lists = True
         self.requests: list[SeenRequest] = []
         self.on_accept: Script = []
@@ -54,9 +54,9 @@ class ScriptedUpstream:
         self._changed = threading.Condition()
         self._stop = Gate()
         self._threads: set[threading.Thread] = set()
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=_BACKLOG)
+        self._listener = socket.create_server((host, 0), backlog=_BACKLOG)
         self.port: int = self._listener.getsockname()[1]
-        self.base_url = f"http://127.0.0.1:{self.port}/inference/v1"
+        self.base_url = f"http://{host}:{self.port}/inference/v1"
         self.settings = {"FIREWORKS_BASE_URL": self.base_url, "FIREWORKS_API_KEY": "fw_test"}
         self._acceptor = threading.Thread(target=self._accept_forever, daemon=True, name="upstream-accept")
         self._acceptor.start()
