@@ -17,7 +17,7 @@ import errno
 import os
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, MutableSequence
 from functools import cache, lru_cache
 from importlib import metadata
 from typing import Any
@@ -80,9 +80,11 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
 
     Attributes:
         others_serve: whether there are other workers that serve; set after the fork.
+        gateway_stops: its first byte is 1 once all of the gateway stops, and not only this worker; set after the fork.
     """
 
     others_serve = False
+    gateway_stops: MutableSequence[int] = bytearray(1)
 
     def patch(self) -> None:
         """Patches the standard library for gevent, which has the installed packages read once for that.
@@ -213,7 +215,7 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
 
         gunicorn calls it once a second, also while the worker stops.
         """
-        if not is_serving_on(self.ppid):
+        if not is_serving_on(self):
             super().notify()
         now_s = time.monotonic()
         self._end_idle_waits([wait for wait in self._idle if wait.ends_s <= now_s])
