@@ -328,6 +328,23 @@ def test_workers_whose_main_process_is_killed_finish_their_streams_and_end(small
     wait_until(lambda: not psutil.pid_exists(worker), what="the worker to end")
 
 
+@soak_only(
+    "test_operation_boot_mistakes.py::test_a_bad_reload_is_refused_and_a_good_one_loads_the_code_and_cuts_nobody"
+)
+def test_workers_that_cannot_start_end_the_gateway_with_lines_of_the_log(copied: Path) -> None:
+    start = copied / "app/server/lifecycle.py"
+    code = start.read_text()
+    start.write_text(code.replace("    start_keys()\n", "    raise RuntimeError('a mistake in the update')\n"))
+    given = {"PORT": str(free_port()), "GATEWAY_API_KEY": GATEWAY_KEY, "DATABASE_URL": NOWHERE}
+    try:
+        ended, said = run_to_end(GUNICORN, copied, clean_environment() | given, as_root=True)
+    finally:
+        start.write_text(code)
+    lines = {line["event"]: line for line in map(json.loads, said.splitlines())}
+    assert ended == 3 and "a mistake in the update" in lines["worker_start_failed"]["traceback"]
+    assert "exited with code 3" in lines["worker_failed"]["message"] and lines["gateway_stopped"]
+
+
 def write_settings(root: Path, settings: dict[str, str]) -> None:
     """Writes `.env.local`."""
     (root / ".env.local").write_text("".join(f"{name}={value}\n" for name, value in settings.items()))

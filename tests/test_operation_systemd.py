@@ -25,15 +25,20 @@ HEADERS = {"Authorization": f"Bearer {GATEWAY_KEY}"}
 
 @pytest.fixture
 def systemd(tree: Path, tmp_path: Path, database_url: str, upstream: ScriptedUpstream) -> Iterator[Systemd]:
-    settings = base_settings(tmp_path, database_url) | upstream.settings | {"WEB_CONCURRENCY": "1"}
+    more = {"WEB_CONCURRENCY": "1", "GUNICORN_CMD_ARGS": "--log-level=info"}
+    settings = base_settings(tmp_path, database_url) | upstream.settings | more
     with Systemd(tmp_path / "systemd", tree, settings) as systemd:
         yield systemd
 
 
+def all_lines(systemd: Systemd) -> list[dict[str, object]]:
+    """Returns all lines of the log, each of which must be JSON."""
+    return [json.loads(line) for line in systemd.log.read_text().splitlines()]
+
+
 def life(systemd: Systemd) -> list[dict[str, object]]:
-    """Returns the lines of the log about the life of the gateway."""
-    lines = systemd.log.read_text().splitlines() if systemd.log.exists() else []
-    return [line for line in map(json.loads, lines) if line["event"] in LIFE]
+    """Returns the lines about the life of the gateway."""
+    return [line for line in all_lines(systemd) if line["event"] in LIFE]
 
 
 def names(systemd: Systemd) -> list[object]:
@@ -86,5 +91,8 @@ def test_a_restart_hands_over_and_a_stop_drains_says_so_and_leaves_nothing(
         "gateway_started", "workers_started", "workers_handed_over", "gateway_started", "workers_started",
         "drain_started", "gateway_stopped",
     ]  # fmt: skip
+    gunicorns = {line["event"]: line for line in all_lines(systemd) if "message" in line}
+    assert gunicorns.keys() == {"worker_forked", "worker_exited"}, "the rest is in our own lines"
+    assert gunicorns["worker_forked"]["level"] == "info"
     (listening,) = {str(line["listening"]) for line in life(systemd) if line["event"] == "gateway_started"}
     assert listening == f"['127.0.0.1:{systemd.port}']"

@@ -7,7 +7,7 @@ request_head.py  the usual head of a request, read with one pattern
 request_reading.py  how requests are read: in turns, within a time, and not at all once refused
 response.py      the response, and how it is sent
 life_log.py      one line each for start, reload, drain and stop, and where the gateway listens
-error_log.py     gunicorn's own log, without secrets
+error_log.py     gunicorn's own log, as lines of ours and without secrets
 preflight.py     the start is refused, or warned about, because of:
 boot_checks.py   the checks before the start
 database_addresses.py  those of the addresses of PostgreSQL

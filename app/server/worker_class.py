@@ -24,6 +24,7 @@ from typing import Any
 
 import gevent
 from gunicorn import http, util
+from gunicorn.arbiter import Arbiter
 from gunicorn.http import body, message, parser, wsgi
 from gunicorn.workers.ggevent import GeventWorker
 
@@ -114,18 +115,25 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
         try:
             super().init_process()
         except Exception as error:
-            if self.booted or not self.others_serve:
+            if self.booted:
                 raise
             self._give_up_start(error)
 
     def _give_up_start(self, error: Exception) -> None:
-        """Ends this worker, which cannot start, without ending the others: gunicorn would stop all because of one."""
+        """Ends this worker, which cannot start, and the gateway only if no other one serves.
+
+        gunicorn would stop all because of one, and print the traceback a second time.
+        """
         from app.logs import log_event
 
         next_step = (
             "The other workers serve on, and another start is tried. Correct the code or the settings, and reload."
+            if self.others_serve
+            else "The gateway stops. Correct the code or the settings, and start it again."
         )
         log_event("worker_start_failed", level="error", error=error, next_step=next_step)
+        if not self.others_serve:
+            os._exit(Arbiter.WORKER_BOOT_ERROR)
         time.sleep(START_RETRY_S)
         os._exit(1)
 
