@@ -1,4 +1,4 @@
-"""What the registry of workers says of hosts, and how the journals of those that are gone are given up.
+"""Hosts in the registry of workers, and the write-off of journals of those that are gone.
 
 A host is a name and a JOURNAL_DIR: what one worker of it leaves, another one delivers.
 """
@@ -23,7 +23,7 @@ _SELECT_HOSTS = text(f"""
     WHERE state IN ('live', 'missing')
     GROUP BY host, journal_dir ORDER BY max(last_seen_at) NULLS FIRST, host, journal_dir LIMIT :limit""")
 
-# What the workers last reported counts as unrecorded from then on. Each of the two parameters may be NULL.
+# The requests that the workers last reported count as unrecorded from then on. Each of the two parameters may be NULL.
 _WRITE_OFF = text(f"""
     WITH closed AS (
         UPDATE worker SET closed_at = now(), closed_how = 'written_off'

@@ -1,4 +1,4 @@
-"""What must be right before the workers start, checked with few imports, because every start waits for it.
+"""Checks before the workers start, with few imports, because every start waits for them.
 
 Each check returns what is wrong, or None. `/ready` has checks of its own (`services/health`), of what changes later.
 """
@@ -45,7 +45,7 @@ def _check_gateway_key() -> Problem | None:
     )
 
 
-def _check_journal_directory() -> Problem | None:
+def _prepare_journal_directory() -> Problem | None:
     """Makes the directory and a file in it, as the workers will. A disk that is only full may have room again later."""
     settings = get_settings()
     directory = settings.journal_dir
@@ -98,7 +98,7 @@ def _check_names() -> Problem | None:
     if not misspelt:
         return None
     wrong = "; ".join(f"{name} is not a setting, did you mean {near}?" for name, near in misspelt.items())
-    return Problem(f"what is not a setting has no effect: {wrong} Correct the name, or take it out.")
+    return Problem(f"some names are not those of settings, so they have no effect: {wrong} Correct or remove them.")
 
 
 # In the order in which they are told; the first that blocks the start is the reason.
@@ -106,7 +106,7 @@ BOOT_CHECKS: Mapping[str, Callable[[], Problem | None]] = {
     "prices": _check_prices,
     "provider_keys": _check_provider_keys,
     "gateway_key": _check_gateway_key,
-    "journal_directory": _check_journal_directory,
+    "journal_directory": _prepare_journal_directory,
     "cipher": _check_cipher,
     "traces": _check_traces,
     "names": _check_names,

@@ -39,7 +39,7 @@ class Call(msgspec.Struct, gc=False):
 
 
 class Delta(msgspec.Struct, gc=False):
-    """What a chunk adds to one choice. Only its presence matters, and that programs can add it up."""
+    """The part of one choice that a chunk has. Only its presence matters, and that programs can add it up."""
 
     content: str | list[Any] | None = None
     reasoning_content: str | list[Any] | None = None

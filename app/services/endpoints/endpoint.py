@@ -1,7 +1,8 @@
 """The record of an inference endpoint: everything in which endpoints differ, so that the pipeline depends on none.
 
 To add an endpoint, write a file here with its record, and add a row to ENDPOINTS (registry.py) and an entry to the
-`serves` of each provider that supports it. What no provider serves is translated to what they do (translation.py).
+`serves` of each provider that supports it. An endpoint that no provider serves is translated to one that they do
+(translation.py).
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class StreamOptions(msgspec.Struct):
 
 
 class EventKind(Enum):
-    """What an event of a stream means for the client."""
+    """The meaning of a stream's event for the client."""
 
     CONTENT = "content"
     USAGE = "usage"  # Only usage, for clients that asked for it.

@@ -43,8 +43,8 @@ LONGEST_UNKNOWN = timedelta(minutes=12)
 # No request takes longer, so what started earlier is not looked at.
 REACH = timedelta(hours=1)
 
-# The attempt right before a retry may be on its way here for so long. After that, an earlier one is taken: the gateway
-# refuses some attempts before it reads their body, so they have no digest.
+# The attempt right before a retry may be on its way here for this long. After that, an earlier one is taken: the
+# gateway refuses some attempts before it reads their body, so they have no digest.
 PATIENCE_S = 60.0
 
 
@@ -123,8 +123,12 @@ class RetryLinker:
         Raises:
             DatabaseError: the database is unavailable; nothing was linked.
         """
-        with self._runtime.get(Database).engine.begin() as connection:
-            if not has_unlinked(connection) or not try_lock_links(connection):
+        database = self._runtime.get(Database)
+        with database.poll_connection() as connection:
+            if not has_unlinked(connection):
+                return 0
+        with database.engine.begin() as connection:
+            if not try_lock_links(connection):
                 return 0
             retries = select_unlinked(connection, MAX_RETRIES)
             links: list[Link] = []

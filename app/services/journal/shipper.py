@@ -69,7 +69,7 @@ class OwnDelivery(Delivery):
             return row
         return next(iter(self.recorder.get_memory_rows(1)), None)
 
-    def check_database(self) -> bool:
+    def rewind_if_reverted(self) -> bool:
         """Begins again where the database is, if it has lost what it had: after a restore or a failover.
 
         Its ledger line of this worker is then older than the one that was written last. Rows that it still has are
@@ -105,8 +105,8 @@ class OwnDelivery(Delivery):
             "database_reverted",
             level="error",
             rows_again=again,
-            next_step="The database lost what it had, by a restore or a failover. Rows are delivered again as far as"
-            " the journal has them. Run `bin/gateway db reconcile-ledger`, which says what is lost.",
+            next_step="The database lost rows, by a restore or a failover. Those that the journal still has are"
+            " delivered again. Run `bin/gateway db reconcile-ledger`, which says what is lost.",
         )
         return True
 
@@ -181,7 +181,7 @@ class Shipper:
         self._stopping.set()
         if self._thread is not None:
             self._thread.join(timeout_s)
-            if self._thread.is_alive():  # What it delivers of a dead worker, another one goes on with.
+            if self._thread.is_alive():  # Another worker continues with the dead worker's rows.
                 return self._is_drained()
         self._adopter.close()
         return self._is_drained()
@@ -201,7 +201,7 @@ class Shipper:
         while time.monotonic() < self._deadline_s and self._ship_round():
             pass
         if self.error is None:
-            # Half of the time that is left, so that `stop` does not wait in vain.
+            # Half of the time that is left, so that `stop` need not wait until its deadline.
             self._folder.fold_rest((self._deadline_s - time.monotonic()) / 2)
 
     def _ship_round(self) -> bool:
@@ -223,7 +223,7 @@ class Shipper:
     def _ship_batches(self) -> bool:
         rows = self.own.read_rows()
         is_due = time.monotonic() >= self._check_at_s
-        went_back = (rows or is_due) and self.own.check_database()
+        went_back = (rows or is_due) and self.own.rewind_if_reverted()
         if went_back:
             rows = self.own.read_rows()
         if went_back or is_due:

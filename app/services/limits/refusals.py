@@ -1,4 +1,4 @@
-"""What a caller reads when a limit refuses its request: the errors, and the headers that tell how much is left."""
+"""The errors of requests that a limit refuses, and the headers that tell how much is left."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from app.services.limits.permits import RatePot
 from app.services.limits.policy import Subject
 from app.services.limits.pots import SlotPot
 
-# Limits hang on a holder, who for the caller is the key.
+# Limits belong to a holder, whom a caller knows as its key.
 _NAMES = {"holder": "key", "group": "group", "gateway": "gateway"}
 _POSSESSIVES = {"holder": "key's", "group": "group's", "gateway": "gateway's"}
 
@@ -29,9 +29,9 @@ _WINDOWS = {
 # How long to wait until running requests may have ended.
 RESERVED_RETRY_S = 1.0
 _UNAVAILABLE_RETRY_S = 5.0
-# More than any budget has left: a limit that does not refuse the request.
+# More than any budget has left, for a limit that does not refuse the request.
 _PLENTY = 1 << 80
-# No answer is so long: then what the request lacks is not output, because that costs nothing.
+# No answer is this long. A larger number means that output costs nothing, so less output would not help.
 _MAX_TOKENS = 10**12
 
 # (USD left in 10⁻¹², tokens left) → the max_tokens with which the request would fit; None if with none.
@@ -130,7 +130,7 @@ def make_slot_refusal(pot: SlotPot) -> LimitReached:
 
 
 def make_unpriced_refusal(subject: Subject) -> PermissionDenied:
-    """Returns the error of a request whose cost nobody can tell, under a budget in USD."""
+    """Returns the error of a request whose cost is not known, under a budget in USD."""
     return PermissionDenied(
         f"The {_NAMES[subject.kind]} has a budget in USD, and the price of this model is not known. Use another model,"
         " or ask the operator to set its price in PRICE_FILE.",

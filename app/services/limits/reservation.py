@@ -1,4 +1,4 @@
-"""What one request holds of its limits: from its start to its end."""
+"""The amounts that one request holds of its limits, from its start to its end."""
 
 from __future__ import annotations
 

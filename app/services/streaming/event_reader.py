@@ -101,7 +101,7 @@ class EventReader:
         self.shows_events = self._take is None
         self.note = endpoint.stream.note
         self._decoder = SseDecoder()
-        self._whole = bytearray()  # A whole answer in place of a stream, as far as it has come.
+        self._whole = bytearray()  # A whole response in place of a stream, as far as it has arrived.
 
     @property
     def heartbeat(self) -> bytes:
@@ -199,7 +199,7 @@ class EventReader:
         return b""
 
     def _end_whole(self, now_s: float) -> bytes:
-        """Reads the whole answer that has been collected, and returns what the client gets for it."""
+        """Reads the whole response that has been collected, and returns what the client gets for it."""
         try:
             value = decode_leniently(bytes(self._whole))
         except ValueError:
@@ -210,7 +210,7 @@ class EventReader:
             return self.fail(error)
 
     def _read_whole(self, value: Any, now_s: float) -> bytes:
-        """Reads a whole answer as the stream that it stands for, and returns the events that the client gets."""
+        """Reads a whole response as the stream that it stands for, and returns the events that the client gets."""
         if reports_error(value):
             raise self._make_reported_error(value)
         try:

@@ -170,7 +170,7 @@ class Relay:
             try:
                 self._response.body.receive_each(tick_s, self._on_payload, self._on_data)
             except TimeoutError:
-                silent_s = self._check_silence()
+                silent_s = self._get_silence_s()
                 if silent_s >= self._heartbeat_s:
                     return self._reader.heartbeat
                 continue
@@ -244,7 +244,7 @@ class Relay:
         if time.monotonic() >= self._deadline_s:
             raise make_total_timeout(self._response.title)
 
-    def _check_silence(self) -> float:
+    def _get_silence_s(self) -> float:
         """Returns for how long nothing was sent to the client, in seconds.
 
         Raises:
