@@ -78,7 +78,7 @@ def _drain_on_term(worker: Any) -> None:
     handler: Callable[[int, FrameType | None], Any] = worker.handle_exit
 
     def on_term(signum: int, frame: FrameType | None) -> None:
-        start_drain(get_settings().drain_timeout_s)
+        start_drain(get_settings().drain_timeout_s, replaced=not worker.gateway_stops[0])
         handler(signum, frame)
 
     signal.signal(signal.SIGTERM, on_term)
