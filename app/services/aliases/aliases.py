@@ -161,7 +161,7 @@ class Aliases(Component):
     def _refresh(self) -> None:
         asked_s, asked_at = time.monotonic(), time.time()
         try:
-            with time_limit(_QUERY_TIME_LIMIT_S), self.runtime.get(Database).engine.connect() as connection:
+            with time_limit(_QUERY_TIME_LIMIT_S), self.runtime.get(Database).poll_connection() as connection:
                 found = select_changed_aliases(connection, self._held)
         except (DatabaseError, SettingsError) as error:
             if not self._has_failed:

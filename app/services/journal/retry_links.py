@@ -123,8 +123,12 @@ class RetryLinker:
         Raises:
             DatabaseError: the database is unavailable; nothing was linked.
         """
-        with self._runtime.get(Database).engine.begin() as connection:
-            if not has_unlinked(connection) or not try_lock_links(connection):
+        database = self._runtime.get(Database)
+        with database.poll_connection() as connection:
+            if not has_unlinked(connection):
+                return 0
+        with database.engine.begin() as connection:
+            if not try_lock_links(connection):
                 return 0
             retries = select_unlinked(connection, MAX_RETRIES)
             links: list[Link] = []

@@ -161,7 +161,7 @@ class KeySnapshot(Component):
     def _refresh(self) -> None:
         asked_s, asked_at = time.monotonic(), time.time()
         try:
-            with time_limit(QUERY_TIME_LIMIT_S), self.runtime.get(Database).engine.connect() as connection:
+            with time_limit(QUERY_TIME_LIMIT_S), self.runtime.get(Database).poll_connection() as connection:
                 found = select_live_keys(connection, self._fingerprint)
         except (DatabaseError, SettingsError) as error:
             self._on_failure(error)
