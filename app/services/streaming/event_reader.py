@@ -96,9 +96,8 @@ class EventReader:
         self._collector = collector
         self._writer = writer
         # What gets the events in place of the client, if anything does: one question for each event.
-        self._take: Callable[[bytes], bytes | None] | None = None if writer is None else writer.write
-        if collector is not None:
-            self._take = collector.add
+        taker = collector.add if collector is not None else writer.write if writer is not None else None
+        self._take: Callable[[bytes], bytes | None] | None = taker
         self.shows_events = self._take is None
         self.note, self.note_steps = endpoint.stream.note, endpoint.stream.note_steps
         self._decoder = SseDecoder()
