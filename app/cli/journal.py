@@ -22,7 +22,7 @@ def journal_group() -> None:
 def list_command(directory: Path | None) -> None:
     """List all hosts by their last sign of life, and the journals in a DIRECTORY, by default JOURNAL_DIR.
 
-    Of a host that is gone, REQUESTS are those without a record as it last reported.
+    REQUESTS of a host that is gone are those without a record, as it last reported.
     """
     with plain_errors():
         directory = directory or get_settings().journal_dir
@@ -46,7 +46,7 @@ def adopt_command(directory: Path) -> None:
     """Write the records of all journals in DIRECTORY to the database, and remove what is delivered.
 
     DIRECTORY is the JOURNAL_DIR of a host that will not come back, or a copy of it, or one worker's directory in it.
-    What a process of this machine uses is left alone. The command can be repeated.
+    Journals that a process of this machine uses are left alone. The command can be repeated.
     """
     adopted = []
 

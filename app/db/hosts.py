@@ -1,4 +1,4 @@
-"""What the registry of workers says of hosts, and how the journals of those that are gone are given up.
+"""Hosts in the registry of workers, and the write-off of journals of those that are gone.
 
 A host is a name and a JOURNAL_DIR: what one worker of it leaves, another one delivers.
 """
@@ -29,7 +29,7 @@ _SELECT_MISSING = text(f"""
     LEFT JOIN worker_ledger USING (worker_id)
     WHERE (worker_id = :worker_id OR host = :host) AND {IS_MISSING} ORDER BY worker_id""")
 
-# What the workers last reported counts as unrecorded from then on. Each of the two parameters may be NULL.
+# The requests that the workers last reported count as unrecorded from then on. Each of the two parameters may be NULL.
 _WRITE_OFF = text(f"""
     WITH closed AS (
         UPDATE worker SET closed_at = now(), closed_how = 'written_off'

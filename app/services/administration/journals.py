@@ -17,7 +17,7 @@ def adopt_directory(actor: str, root: Path, tell: Callable[[AdoptedJournal], Non
 
     Args:
         actor: who does, for the audit.
-        root: a JOURNAL_DIR, or the directory of one worker. What is delivered is removed.
+        root: a JOURNAL_DIR, or the directory of one worker. Delivered journals are removed.
         tell: is called for each journal that was delivered.
 
     Returns:
@@ -25,7 +25,7 @@ def adopt_directory(actor: str, root: Path, tell: Callable[[AdoptedJournal], Non
 
     Raises:
         Conflict: a worker of which there is a journal lives, so the journal is a copy of one that is being written.
-        DatabaseError: the database is unavailable. What was delivered before is in it; call again.
+        DatabaseError: the database is unavailable. Rows that were delivered before are in it; call again.
         OSError: a file cannot be read or removed.
     """
     journals = list_journals(root)

@@ -97,7 +97,7 @@ class KeySnapshot(Component):
         self._saved_fingerprint = ""
         self._save_at_s = 0.0
         self._lock = threading.Lock()
-        # Of two refreshes at once, the one that asked first could be the last to take over what it got.
+        # Otherwise, of two refreshes at once, the older answer could be taken over last.
         self._refresh_lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._has_asked = threading.Event()
@@ -161,7 +161,7 @@ class KeySnapshot(Component):
     def _refresh(self) -> None:
         asked_s, asked_at = time.monotonic(), time.time()
         try:
-            with time_limit(QUERY_TIME_LIMIT_S), self.runtime.get(Database).engine.connect() as connection:
+            with time_limit(QUERY_TIME_LIMIT_S), self.runtime.get(Database).poll_connection() as connection:
                 found = select_live_keys(connection, self._fingerprint)
         except (DatabaseError, SettingsError) as error:
             self._on_failure(error)
@@ -232,7 +232,7 @@ class KeySnapshot(Component):
         confirmed_at: float,
         source: Literal["database", "file"],
     ) -> None:
-        """Replaces the keys, or confirms them if `found` is None. Of keys that were looked up, only later ones stay."""
+        """Replaces the keys, or confirms them if `found` is None. Only later lookups stay."""
         with self._lock:
             later = {digest: when_s for digest, when_s in self._looked_up_s.items() if when_s > confirmed_s}
             if found is None:
