@@ -2,9 +2,10 @@
 
 It measures what 64 writers cost a PostgreSQL of its own: the rows that they insert, with the counting and folding of
 sums, and draws of leases from budgets. What a request costs a gateway's core and nginx's is in docs/benchmarks.csv,
-from `make bench`, or in the file of another run (`--results benchmarks/results/latest.csv`). From these it computes the throughput of several hosts as a closed queueing network (mean value
-analysis): one station for each worker's core, and nginx and the provider, where nobody waits. PostgreSQL is not on a
-request's way, so it only bounds how many rows can arrive.
+from `make bench`, or in the file of another run (`--results benchmarks/results/latest.csv`). From these it computes the
+throughput of several hosts as a closed queueing network (mean value analysis): one station for each worker's core, and
+nginx and the provider, where nobody waits. PostgreSQL is not on a request's way, so it only bounds how many rows can
+arrive.
 
 So this is a simulation, on every machine: to run three hosts with their own cores, an nginx, a PostgreSQL, a provider
 and the load would take more than ten cores. It assumes that a core costs the same everywhere and that hosts wait for
