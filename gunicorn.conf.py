@@ -21,7 +21,7 @@ if not os.access(Path(__file__).parent / "app", os.R_OK | os.X_OK):
 from app.config import ROOT, SettingsError, load_settings
 from app.server.life_log import describe_sockets, log_life
 from app.server.metrics_directory import Claim, claim_directory
-from app.server.open_files import fit_to_open_files, raise_open_file_limit
+from app.server.open_files import fit_to_open_files, make_room_for_files, raise_open_file_limit
 from app.server.reload import OTHER_ADDRESS, adopt_workers, read_changed_settings, read_handover, set_up_reload
 from app.server.restart import Predecessors, set_up_handover
 from app.server.stop import set_up_stop, stop_while_checking
@@ -171,9 +171,10 @@ def on_exit(server: Any) -> None:
 
 
 def post_fork(server: Any, worker: Any) -> None:
-    """Makes libpq wait in gevent's loop; without it one slow query would stop every request of the worker."""
+    """Prepares the worker: above all, libpq waits in gevent's loop, or one slow query would stop all requests."""
     # Until `start_worker`: what a worker imports stays, and examining it again and again takes a tenth of its boot.
     gc.disable()
+    make_room_for_files(worker_connections + live_requests, open_files)
     worker.others_serve = starts.others_serve
     worker.gateway_stops = server.gateway_stops
     if live_requests < settings.max_live_requests:

@@ -22,7 +22,7 @@ import requests
 from app.config import SettingsError, load_settings
 from app.dev import EmbeddedPostgres
 from app.runtime import use_settings
-from app.server.open_files import fit_to_open_files
+from app.server.open_files import fit_to_open_files, make_room_for_files
 from tests.support.answers import DONE, chunk, sse_stream
 from tests.support.chat import PREFIX, post_chat, request
 from tests.support.gateway import (
@@ -365,6 +365,19 @@ def open_stream(gateway: Gateway) -> Iterator[Iterator[bytes]]:
         pieces = answer.iter_content(None)
         assert next(pieces).startswith(b"data: {")
         yield pieces
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Other systems do not tell the size of the table.")
+def test_the_table_of_open_files_is_large_from_the_start() -> None:
+    def get_size() -> int:
+        status = Path("/proc/self/status").read_text()
+        return int(status.partition("FDSize:")[2].split()[0])
+
+    connections = get_size() + 1
+    make_room_for_files(connections, sys.maxsize)
+    assert (size := get_size()) >= connections
+    make_room_for_files(10**9, size + 1)  # Not more than the limit on open files.
+    assert size < get_size() <= 4 * size
 
 
 @pytest.mark.parametrize("open_files", [1, 64, 256, 1024, 4096, 20_000, 1 << 20, sys.maxsize])

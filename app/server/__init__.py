@@ -12,11 +12,12 @@ preflight.py     the start is refused, or warned about, because of:
 boot_checks.py   the checks before the start
 database_addresses.py  those of the addresses of PostgreSQL
 problems.py      what a check found
-open_files.py    the limit on open files
+open_files.py    the limit on open files, and room for them
 reload.py        SIGHUP: the main process replaces itself, once new code and settings are checked
 restart.py       a restart without a gap, with a socket of systemd
 stop.py          the stop of the whole gateway
 worker_starts.py when the workers are ready, and those of before a reload may end
 metrics_directory.py  where the workers share their metrics
+garbage.py       garbage collection in small steps
 lifecycle.py     what a worker starts and stops besides serving requests
 """

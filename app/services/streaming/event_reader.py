@@ -251,8 +251,7 @@ class EventReader:
         if not self._protocol.is_complete(self.summary):
             raise self._make_premature_end()
         last = redact_fields(event) if self._writer is None else self._writer.end()
-        self.summary.is_done = True
-        self.is_over = True
+        self.summary.is_done = self.is_over = True
         return last
 
     def _make_premature_end(self) -> UpstreamCut:
