@@ -25,6 +25,7 @@ from app.server.open_files import fit_to_open_files, raise_open_file_limit
 from app.server.reload import OTHER_ADDRESS, adopt_workers, read_changed_settings, read_handover, set_up_reload
 from app.server.restart import set_up_handover, take_predecessors, tell_predecessors
 from app.server.worker_starts import WorkerStarts
+from app.speedups import get_speedups
 
 try:
     settings = load_settings()
@@ -97,7 +98,13 @@ def on_starting(server: Any) -> None:
         if os.waitpid(child, 0)[1] != 0:
             sys.exit(1)
     listening = [":".join(map(str, address)) for address in server.cfg.address if isinstance(address, tuple)]
-    log_life("gateway_started", listening=listening, workers=server.num_workers, reloaded=handover is not None)
+    log_life(
+        "gateway_started",
+        listening=listening,
+        workers=server.num_workers,
+        reloaded=handover is not None,
+        events="python" if get_speedups(settings) is None else "compiled",
+    )
     log_drain(server)
 
 

@@ -14,10 +14,11 @@ Beside them: `web/` has the helpers that every HTTP request goes through, `serve
 settings (`setting_values.py` parses them, `env_file.py` reads their files), `logs.py` the log, `metrics.py` the
 counters, `metric_labels.py` how their labels are bounded (`metric_numbers.py`: how they are counted fast), `runtime.py`
 the state of one process, `revisions.py` the migrations that there are, `version.py` which code this is,
-`database_session.py` what a connection begins with, `shutdown.py` the drain, `run_file.py` what `make run` tells
-`bin/gateway`, `snapshot_file.py` what a host keeps of the database, `yielding.py` pauses in long loops,
-`json_structure.py` what bounds the cost of JSON, `lenient_json.py` how a provider's JSON is read, `cli/` the commands
-of `bin/gateway`, `dev/` what `make run` adds, and `sandbox/` a local stand-in for the providers.
+`database_session.py` what a connection begins with, `cursors.py` where a page of a list ends, `shutdown.py` the drain,
+`run_file.py` what `make run` tells `bin/gateway`, `snapshot_file.py` what a host keeps of the database, `yielding.py`
+pauses in long loops, `json_structure.py` what bounds the cost of JSON, `lenient_json.py` how a provider's JSON is read,
+`speedups.py` finds what is compiled, `cli/` the commands of `bin/gateway`, `dev/` what `make run` adds, and `sandbox/`
+a local stand-in for the providers.
 docs/design.md explains the design.
 """
 

@@ -1,5 +1,5 @@
-"""What each connection to PostgreSQL begins with, and how its address is written. The checks before the start use it
-too, without SQLAlchemy.
+"""Options of each connection to PostgreSQL, and the forms of its address. The checks before the start use them too,
+without SQLAlchemy.
 """
 
 from __future__ import annotations

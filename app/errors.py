@@ -36,6 +36,9 @@ from typing import Any, ClassVar
 
 from app.lenient_json import encode
 
+# The message for a mistake in the gateway itself. The log has the traceback with the same id.
+FAILED = "The gateway failed to process this request. Report its x-request-id to the operator."
+
 
 class GatewayError(Exception):
     """An error with an HTTP status and a message that says what to do.

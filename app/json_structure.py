@@ -63,7 +63,7 @@ def count_commas(content: bytes, most: int, pause: Callable[[], None] | None = N
 
 
 def _take_outside(pieces: Iterable[bytes], quotes: int) -> bytes:
-    """Returns what is outside of strings, up to so many quotes."""
+    """Returns the bytes outside of strings, up to this many quotes."""
     return b"".join(b"".join(pieces).replace(b'""', b"").split(b'"', quotes)[::2])
 
 

@@ -146,7 +146,7 @@ class LineBudget:
         return True
 
 
-# Of this process, for requests whose sender has shown no valid key.
+# This process's budget for requests whose sender has shown no valid key.
 line_budget = LineBudget()
 
 

@@ -18,7 +18,7 @@ from app.database_session import move_hosts, split_hosts
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Of a random key of letters and digits, 16 characters hold 95 bits; shorter ones are mostly words.
+# 16 random letters and digits hold 95 bits; shorter keys are mostly words.
 LEAST_KEY_CHARACTERS = 16
 
 _QUOTES = "\"'`\u201c\u201d\u2018\u2019"
@@ -36,11 +36,6 @@ _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 class SettingsError(Exception):
     """A setting is missing, malformed or contradicts another; the text names it and says what it may be."""
-
-
-def parse_text(name: str, value: str) -> str:
-    """Returns the text as it is."""
-    return value
 
 
 def whole_number(least: int, most: int) -> Callable[[str, str], int]:
@@ -218,7 +213,7 @@ def _raise_if_bad_address(name: str, rest: str) -> None:
     """
     path = rest.partition("?")[0]
     authority = path.partition("/")[0]
-    # What follows the first ? should be name=value; an @ in the first name belongs to a password with a ? in it.
+    # After the first ? should be name=value; an @ in the first name belongs to a password with a ? in it.
     if path.count("@") > 1 or "@" in path[len(authority) :] or "@" in rest.partition("?")[2].partition("=")[0]:
         raise SettingsError(
             f"{name} has an unescaped @, / or ? in the user or the password;"

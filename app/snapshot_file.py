@@ -205,7 +205,7 @@ class SnapshotFile(Generic[Content]):
         if header.version != self._version:
             raise FileUnusable(f"it has the format {header.version}, not {self._version}")
         if header.database != self._database:
-            raise FileUnusable("it is of another DATABASE_URL")
+            raise FileUnusable("it belongs to another DATABASE_URL")
         ahead_s = header.confirmed_at - time.time()
         if ahead_s > _CLOCK_TOLERANCE_S:
             raise FileUnusable(f"its time is {ahead_s:.0f} s in the future; was the clock set back?")
@@ -214,7 +214,7 @@ class SnapshotFile(Generic[Content]):
     def _read_content(self, descriptor: int) -> Content:
         size = os.fstat(descriptor).st_size
         if size > self._max_bytes:
-            raise FileUnusable(f"it has {size} bytes, more than its content can take")
+            raise FileUnusable(f"it has {size} bytes, more than its content can have")
         try:
             return self._decode(os.pread(descriptor, size, HEADER_BYTES))
         except (msgspec.DecodeError, UnicodeDecodeError):

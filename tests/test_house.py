@@ -23,6 +23,7 @@ README = (ROOT / "README.md").read_text()
 
 LEAVES = {
     "config",
+    "cursors",
     "database_session",
     "env_file",
     "errors",
@@ -39,6 +40,7 @@ LEAVES = {
     "setting_values",
     "shutdown",
     "snapshot_file",
+    "speedups",
     "version",
     "yielding",
 }
@@ -327,6 +329,17 @@ def test_faces_are_short_and_have_no_logic() -> None:
             wrong.append(f"{_module_name(path)} has {lines} lines")
         if not all(isinstance(node, plain) for node in body):
             wrong.append(f"{_module_name(path)} has logic")
+        imported = {
+            alias.asname or alias.name for node in body if isinstance(node, ast.ImportFrom) for alias in node.names
+        }
+        promised = {
+            name.value
+            for node in body
+            if isinstance(node, ast.Assign)
+            for name in ast.walk(node.value)
+            if isinstance(name, ast.Constant)
+        }
+        wrong += [f"{_module_name(path)} promises {name}" for name in promised - imported]
     assert wrong == []
 
 
@@ -336,7 +349,14 @@ HOMES = {
     "sqlalchemy": {"app.db"},
     "psycopg2": {"app.db", "app.dev", "app.server.database_addresses"},
     "alembic": {"app.db"},
-    "gevent": {"app.services.inference.cancellation", "app.upstream", "app.db.errors", "app.sandbox", "app.server"},
+    "gevent": {
+        "app.services.inference.cancellation",
+        "app.upstream",
+        "app.db.connection_check",
+        "app.db.errors",
+        "app.sandbox",
+        "app.server",
+    },
     "flask": {"app", "app.web", "app.routes", "app.cli", "app.layout", "app.dashboard", "app.docs_site", "app.openapi"},
     "jinja2": {"app.layout"},
     "markupsafe": {"app.layout", "app.dashboard", "app.docs_site"},
@@ -363,6 +383,45 @@ def test_each_library_has_its_home() -> None:
             if homes and not any(name == home or (home != "app" and name.startswith(home + ".")) for home in homes):
                 strangers.append(f"{name} imports {imported}")
     assert strangers == []
+
+
+# Module → names that it uses although the library does not promise to keep them. "The inside of libraries" in
+# docs/design.md says what for. Try them again after an upgrade of the library.
+PRIVATE = {
+    "app.metric_numbers": {"_buckets", "_sum", "_upper_bounds", "_value"},
+    "app.metrics": {"_m", "_positions"},
+    "app.sandbox.samples.patterns": {"_parser"},
+    "app.server.request_head": {"_make_early_hints_callback", "_peer_trusted_for_forwarded"},
+    "app.server.request_reading": {"_read_reader"},
+    "app.server.worker_class": {"_peer_is_trusted_proxy"},
+    "app.upstream.adapter": {"_get_conn"},
+    "app.upstream.connection_pool": {"_read"},
+    "app.upstream.first_bytes": {"_read_event", "_sock"},
+    "app.web.application": {"_cv_app", "_cv_request", "_list", "_on_close", "_status", "_status_code"},
+    "app.web.hooks": {"_list"},
+}
+# What only looks private: methods of named tuples and of rows, and how a process ends at once.
+_NOT_PRIVATE = {"_asdict", "_exit", "_fields", "_mapping", "_replace"}
+
+
+def _find_private_names(tree: ast.Module) -> set[str]:
+    found = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and not (isinstance(node.value, ast.Name) and node.value.id in {"self", "cls"})
+        and not isinstance(node.value, ast.Call)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and not (node.module or "").startswith("app"):
+            found.update(alias.name for alias in node.names)
+    own = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)} | _NOT_PRIVATE
+    return {name for name in found - own if name.startswith("_") and not name.startswith("__")}
+
+
+def test_private_names_of_libraries_are_used_only_where_listed() -> None:
+    found = {_module_name(path): _find_private_names(_parse(path)) for path in MODULES}
+    assert {module: names for module, names in found.items() if names} == PRIVATE
 
 
 def test_modules_and_functions_are_short_and_documented() -> None:

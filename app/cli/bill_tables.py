@@ -9,7 +9,7 @@ from app.services.bill import Compared, Finding, Reconciliation
 
 # More models than this would scroll the findings off the screen; --json has all of them.
 MAX_MODELS = 20
-# Of a finding, so many days are named.
+# The most days that are named for a finding.
 _MAX_DAYS = 5
 _MODEL_WIDTH = 44
 

@@ -60,7 +60,7 @@ def clear_option(*, of_keys: bool = False) -> Callable[[Command], Command]:
 
 
 class _Clearable(click.Choice[str]):
-    """What --clear can take away; whoever tries a budget is told what ends one."""
+    """The limits that --clear can take away. The error for a budget says what ends one."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Returns the name, or raises click.BadParameter."""

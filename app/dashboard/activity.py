@@ -36,7 +36,7 @@ Status = Annotated[str, matching(STATUS_PATTERN, "must be a status such as 429, 
 
 
 class ActivityChoice(Window, frozen=True, kw_only=True):
-    """Which records, and which page of them. What is None does not filter.
+    """Which records, and which page of them. A filter that is None does not apply.
 
     Attributes:
         request: an id of a request; the page of that request is shown.

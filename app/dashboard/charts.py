@@ -1,7 +1,7 @@
 """Charts as SVG, drawn here and coloured by the style sheet, so they need no script and are 5 KB each.
 
 The SVG stretches, so all texts are HTML around it (charts.html). Each step has a transparent rectangle with what a
-pointer shows, which leads to the requests of the step. What a chart shows is in a table too.
+pointer shows, which leads to the requests of the step. A table shows the same as each chart.
 
 A page has hundreds of shapes, so they are plain strings in which only texts are escaped: `Markup.format`, which escapes
 each number, took a third of a page's time.
@@ -24,7 +24,7 @@ _DAY_LABELS_FROM = timedelta(hours=6)
 
 @dataclass(frozen=True)
 class Line:
-    """What is drawn in one colour: its name, the class of its colour, and a value a step; None is a gap."""
+    """One series, drawn in one colour: its name, the class of its colour, and a value a step; None is a gap."""
 
     name: str
     colour: str

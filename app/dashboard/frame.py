@@ -1,4 +1,4 @@
-"""What all pages of the dashboard share: who is signed in, errors as pages, and the refusal of other sites' requests.
+"""The frame of all dashboard pages: who is signed in, errors as pages, and the refusal of other sites' requests.
 
 All of it hangs on the blueprints of the pages, so requests of the API pass through none of it.
 """
@@ -22,7 +22,7 @@ from app.web import Response
 # The pages of who is signed in, and those with which one signs in.
 pages = Blueprint("dashboard", __name__)
 open_pages = Blueprint("dashboard_sign_in", __name__)
-# What the pages' script asks for. Its errors are JSON, as those of the API.
+# Requests of the pages' script. Their errors are JSON, as those of the API.
 calls = Blueprint("dashboard_calls", __name__)
 BLUEPRINTS = (pages, open_pages, calls)
 

@@ -8,7 +8,7 @@ from app.dashboard.frame import pages, require_operator, show
 from app.services.journal import select_integrity_report
 from app.web import Response
 
-# What the terms are: first the outcomes of records, which Activity lists.
+# The terms of the sum: first the outcomes of records, which Activity lists.
 _OUTCOMES = {
     "ok": "answered",
     "client_gone": "the client left",

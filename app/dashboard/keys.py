@@ -1,4 +1,4 @@
-"""Keys: operators make, change, rotate and revoke them; a key's holder sees the own one."""
+"""Keys: operators make, change, rotate and revoke them; a key's holder sees only their own."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ class PricedModel(NamedTuple):
 
 
 class PricedOffer(NamedTuple):
-    """What a provider offers a model for, and how well it served it lately, with the same prices."""
+    """A provider's offer of a model: its prices, and how well it served it lately."""
 
     offer: Offer
     input: Decimal | None

@@ -37,7 +37,7 @@ Text = Annotated[str, msgspec.Meta(max_length=2_000)]
 
 
 class PlaygroundQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """What the form holds; what is empty is not sent.
+    """The fields of the form; empty ones are not sent.
 
     Attributes:
         model: up to MAX_MODELS, with commas between them.
@@ -55,7 +55,7 @@ class PlaygroundQuery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PlayedRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What the record of a request says of its cost and its times, as the page about the request shows them."""
+    """The cost and the times of a request, as the page about the request shows them."""
 
     outcome: str
     prompt_tokens: int | None

@@ -14,7 +14,7 @@ from app.dashboard.window import get_key_id
 from app.services.reports import select_neighbours, select_request_story
 from app.web import Response, read_query
 
-# What the `type` of an error means, and what to do; as the README says it to callers.
+# The meaning of each `type` of an error, and what to do, as docs/errors.md says it to callers.
 ADVICE = {
     "invalid_request_error": "The request itself was wrong. Its sender must correct it; `param` names the field.",
     "authentication_error": "The key was missing, wrong, revoked or expired.",

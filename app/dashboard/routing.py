@@ -11,9 +11,9 @@ from app.config import MAX_NAME_CHARACTERS
 from app.dashboard.frame import pages, show
 from app.errors import GatewayError
 from app.runtime import get_component, get_settings
-from app.services.aliases import Alias, Aliases, Allows, Candidate, find_alias, find_candidates
+from app.services.aliases import Alias, Aliases, Candidate, find_alias, find_candidates
 from app.services.keys import KeySnapshot
-from app.services.models import Served
+from app.services.models import Allows, Served
 from app.services.offers import Offer, find_offered_model, get_offers
 from app.services.providers import get_configured_providers
 from app.services.routing import get_avoided_s

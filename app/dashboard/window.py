@@ -21,7 +21,7 @@ ENDPOINT_PATHS = [endpoint.path for endpoint in ENDPOINTS]
 
 
 class Window(msgspec.Struct, frozen=True, kw_only=True):
-    """The part of a query that says which requests a page is about. What is None does not filter.
+    """The part of a query that says which requests a page is about. A filter that is None does not apply.
 
     Attributes:
         time_range: a window that ends now; not used if `start` is given.

@@ -18,7 +18,7 @@ _INSERT = text("""
     INSERT INTO budget_warning (id, body) SELECT :id, :body FROM warned
     ON CONFLICT (id) DO UPDATE SET body = excluded.body, attempts = 0, due_at = now(), worker_id = NULL""")
 
-# Of a worker that has ended, at once; of others, when the time is up for which they took it.
+# A message of a worker that has ended is taken at once; that of another, when the time is up for which it was taken.
 _TAKE = text("""
     UPDATE budget_warning
     SET worker_id = :worker_id, attempts = attempts + 1, due_at = now() + :seconds * interval '1 second'
@@ -58,7 +58,7 @@ def take_warning(engine: Engine, worker_id: str, seconds: float) -> TakenWarning
 
 
 def update_warning_due(engine: Engine, worker_id: str, message_id: str, seconds: float) -> None:
-    """Puts a message off that this worker has taken: whoever comes first after so many seconds takes it."""
+    """Puts off a message that this worker has taken: after so many seconds the next worker takes it."""
     with engine.begin() as connection:
         connection.execute(_PUT_OFF, {"id": message_id, "worker_id": worker_id, "seconds": seconds})
 

@@ -23,7 +23,7 @@ KEEP_LOCK = 0x63617461
 # How many models a statement reads or writes, which takes two milliseconds.
 SLICE_MODELS = 500
 
-# What is known of a model; see catalog_tables.py.
+# The known facts of a model; see catalog_tables.py.
 Facts = dict[str, Any]
 
 

@@ -6,7 +6,7 @@
 
 The facts of a model are a JSON object: `prompt`, `completion` and `input_cache_read` are decimal strings in USD per
 token, `price_source` says where these are from, `context_length` and `max_output_tokens` are numbers of tokens, and
-`expiration_date` is a date in ISO 8601. What is unknown is absent.
+`expiration_date` is a date in ISO 8601. Unknown facts are absent.
 """
 
 from __future__ import annotations

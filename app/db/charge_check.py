@@ -8,7 +8,7 @@ from sqlalchemy import Connection, text
 
 from app.db.lease_books import EARLIER_REQUESTS
 
-# Reading so many records takes about a second. A gateway that has more in a day is not compared.
+# Reading this many records takes about a second. A gateway that has more in a day is not compared.
 MAX_REQUESTS = 200_000
 
 # A period is found by its id, which has the minute of its start (app/db/leases.py). One snapshot has both sides,

@@ -1,4 +1,4 @@
-"""What the columns of a table hold, for descriptions of rows that are shown as they are."""
+"""The comments of columns, as descriptions of rows that are shown as they are."""
 
 from __future__ import annotations
 

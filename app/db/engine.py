@@ -12,12 +12,14 @@ import hashlib
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from sqlalchemy import Connection as Connection
 from sqlalchemy import Engine, create_engine, event, make_url
 
 from app.config import PASSWORD_NAMES, SettingsError
 from app.database_session import OPTIONS, SESSION
+from app.db.connection_check import check_connections
 from app.db.errors import time_limit
 from app.runtime import Component, Runtime, get_component
 
@@ -72,7 +74,7 @@ class Database(Component):
         engine: the SQLAlchemy engine; it connects when a connection is needed.
         lookup_engine: another one, for lookups of keys that are not known yet.
         lease_engine: another one, for draws from limits. It has one connection, which only the thread that draws may
-            use: whoever takes it again and again keeps the others waiting until their draws fail.
+            use: a greenlet that takes it again and again keeps the others waiting until their draws fail.
         answer_engine: another one, for the answers that are kept for repeated requests.
         direct_engine: for what needs a session of its own, such as DETACH CONCURRENTLY; past a pooler if there is one.
 
@@ -99,6 +101,12 @@ class Database(Component):
         """Yields a connection as `app.db.read_connection` does."""
         with time_limit(READ_TIME_LIMIT_S), self._readers, self.engine.connect() as connection:
             yield connection.execution_options(isolation_level="REPEATABLE READ")
+
+    @contextmanager
+    def poll_connection(self) -> Iterator[Connection]:
+        """Yields a connection for single statements, each of which is one round trip, because it has no transaction."""
+        with self.engine.connect() as connection:
+            yield connection.execution_options(isolation_level="AUTOCOMMIT")
 
     def close(self) -> None:
         """Closes the idle connections."""
@@ -128,18 +136,24 @@ def create_engine_for(url: str, pool_size: int = POOL_SIZE, *, pooled: bool = Fa
         max_overflow=0,
         pool_timeout=POOL_TIMEOUT_S,
         pool_recycle=POOL_RECYCLE_S,
-        # Tests a connection when it is taken, which costs one round trip. Otherwise a restart of the server would cause
-        # one error for each pooled connection.
-        pool_pre_ping=True,
         # The connection used last is used again first: after a burst the others stay idle and are recycled.
         pool_use_lifo=True,
         # Error texts end up in logs, and parameters hold digests of keys and rows of activity.
         hide_parameters=True,
         connect_args=CONNECT_ARGS if pooled else CONNECT_ARGS | {"options": OPTIONS},
     )
+    # Otherwise a restart of the server would cause one error for each pooled connection.
+    check_connections(engine)
+    engine.dialect.reset_isolation_level = _reset_isolation_level  # type: ignore[method-assign, assignment]
     if pooled:
         event.listen(engine, "before_cursor_execute", _add_prefix, retval=True)
     return engine
+
+
+def _reset_isolation_level(connection: Any) -> None:
+    # To the server's default and not to READ COMMITTED, which SQLAlchemy names: psycopg2 sends a SET whenever a
+    # connection with a level of its own begins or ends to commit by itself.
+    connection.set_isolation_level(None)
 
 
 def _add_prefix(_connection: object, _cursor: object, statement: str, parameters: object, *_: object) -> object:

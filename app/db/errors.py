@@ -24,7 +24,7 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 
-# What a pooler says of options that it cannot keep for one client: PgBouncer, by its version.
+# Messages of poolers about options that they cannot keep for one client: PgBouncer, by its version.
 _POOLER = re.compile(r"unsupported startup parameter", re.IGNORECASE)
 _UNKNOWN_HOST = re.compile(r"could not translate host name|name resolution|not known", re.IGNORECASE)
 _NOBODY_LISTENS = re.compile(r"connection refused|no such file or directory", re.IGNORECASE)

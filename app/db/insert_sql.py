@@ -16,8 +16,8 @@ from sqlalchemy.dialects import postgresql
 from app.config import MAX_NAME_CHARACTERS
 from app.db import tables
 
-# "activity" in ASCII, cut to 32 bits; no other advisory lock of the gateway has this number. It is held by whoever
-# changes sums: the fold (app/db/fold.py), the pruning, and the inserts of the code before migration 0007.
+# "activity" in ASCII, cut to 32 bits; no other advisory lock of the gateway has this number. Code that changes sums
+# holds it: the fold (app/db/fold.py), the pruning, and the inserts of the code before migration 0007.
 INSERT_LOCK = 0x61637469
 
 # The worker_id of rows that come from no worker's journal. It is not NULL, which would mean that the code before

@@ -1,4 +1,4 @@
-"""What the operator sees and does of leases: who has drawn how much, whether the books agree, and corrections.
+"""Leases as operators see and correct them: who has drawn how much, and whether the books agree.
 
 A correction is a charge and a closed lease of a worker that there is not, so that all sums agree and no live worker has
 to be told. EARLIER_REQUESTS has what a period had cost before its budget was made, FORGIVEN what was given back.
@@ -112,7 +112,8 @@ _SELECT_UNITS = text("SELECT id, unit FROM budget WHERE id = ANY (:ids)")
 
 
 class LeaseRow(NamedTuple):
-    """What a worker has drawn of a period and was not charged yet, or may have spent without a record (`kept`).
+    """An amount that a worker has drawn of a period and was not charged yet, or may have spent without a record
+    (`kept`).
 
     `worker_state` is live, none (never registered), or how the worker ended; see app/db/workers.py.
     """
@@ -148,7 +149,7 @@ class Mistake(NamedTuple):
 
 
 class Forgiven(NamedTuple):
-    """What a request was charged beyond what it is known to have used, and is not any more."""
+    """The part of a charge that is forgiven: the excess over the known use."""
 
     usd: Decimal
     tokens: int
@@ -234,7 +235,7 @@ def update_forgiven(connection: Connection, request_id: UUID) -> Forgiven | None
         request_id: the gateway's id of the request.
 
     Returns:
-        What it is charged less; zeros if that is nothing. None if there is no such request under a budget.
+        The reduction of its charge, which may be zero. None if there is no such request under a budget.
     """
     made_at = _EPOCH + timedelta(milliseconds=request_id.int >> 80)
     near = {"id": request_id, "first": made_at - _ID_TOLERANCE, "last": made_at + _ID_TOLERANCE}

@@ -23,7 +23,7 @@ _UPSERT_PERIOD = text("""
     INSERT INTO budget_period (id, budget_id, start_at, end_at) VALUES (:id, :budget_id, :start_at, :end_at)
     ON CONFLICT (id) DO UPDATE SET end_at = excluded.end_at""")
 
-# Of a rolling window all periods count that lie in it, so their sums are those of the newest one's room.
+# In a rolling window all periods within it count, so their sums are those of the newest one's room.
 _SELECT_STATES = text("""
     SELECT wanted.period, CAST(extract(epoch FROM now()) AS float8),
         CAST(budget.amount + sums.extra AS text), CAST(sums.granted AS text),
@@ -48,7 +48,7 @@ _UPDATE_WARNED = text("""
 
 
 class LeaseDraw(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker wants of one period of a budget. Amounts are decimal numbers in the budget's unit.
+    """A worker's draw from one period of a budget. Amounts are decimal numbers in the budget's unit.
 
     Attributes:
         budget: the budget's id.

@@ -13,8 +13,13 @@ _IS_LIVE = "revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now() - i
 # Where the fingerprint is the same, PostgreSQL does not execute the queries of the parts. An operator's key is bound by
 # the limits of the gateway alone, so it has no holder here. A key without any of this has a shorter row.
 _SELECT_LIVE_KEYS = text(f"""
-    SELECT live.fingerprint, parts.keys, parts.subjects
+    SELECT live.fingerprint, parts.keys, parts.subjects, empty.tables AS empty
     FROM (
+        SELECT array_remove(ARRAY[
+            CASE WHEN NOT EXISTS (SELECT FROM api_key) THEN 'api_key' END,
+            CASE WHEN NOT EXISTS (SELECT FROM subject) THEN 'subject' END,
+            CASE WHEN NOT EXISTS (SELECT FROM budget) THEN 'budget' END], NULL) AS tables
+    ) empty, (
         SELECT keys.fingerprint || ' ' || subjects.fingerprint || ' ' || budgets.fingerprint AS fingerprint
         FROM (
             SELECT count(*) || ':' || coalesce(sum(
@@ -64,11 +69,13 @@ class LiveKeyParts(NamedTuple):
             which have all keys together; None if the caller has them already.
         subject_parts: JSON lists of subjects, with the fields of app.services.limits.Subject in its order, which have
             all subjects together; None as above.
+        empty: those of the tables api_key, subject and budget that have no row, also none that is revoked or ended.
     """
 
     fingerprint: str
     key_parts: list[str] | None
     subject_parts: list[str] | None
+    empty: frozenset[str] = frozenset()
 
 
 def select_live_keys(connection: Connection, held: str) -> LiveKeyParts:
@@ -86,4 +93,5 @@ def select_live_keys(connection: Connection, held: str) -> LiveKeyParts:
         fingerprint,
         [row.keys for row in rows if row.keys is not None],
         [row.subjects for row in rows if row.subjects is not None],
+        frozenset(rows[0].empty),
     )

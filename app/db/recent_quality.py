@@ -68,7 +68,7 @@ class GivenUp(NamedTuple):
 
 
 class RecentQuality(NamedTuple):
-    """What all models together did in a window."""
+    """The sums of all models in a window."""
 
     outcomes: list[OutcomeSums]
     first_tokens: list[FirstTokenTimes]

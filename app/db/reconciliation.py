@@ -2,7 +2,7 @@
 
 Every statement of a worker leaves the books balanced, so a restored database balances by itself. But workers that live
 go on counting from what they had delivered, and those that ended after the backup are open again, with requests that
-were on their way then. What is lost by that is moved to a line of its own.
+were on their way then. Requests that are lost by that are moved to a line of their own.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class ClosedWorker(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """What a reconciliation has found.
+    """The result of a reconciliation.
 
     Attributes:
         requests: requests that were begun and of which nothing else is known, those of `workers` included; below zero

@@ -102,7 +102,7 @@ def update_costs(connection: Connection, costs: Sequence[NewCost]) -> int:
     return int(connection.execute(_UPDATE, parameters).scalar_one())
 
 
-# What a repriced record adds to the sums of its key; everything else of it is in them already.
+# The changes that a repriced record makes to the sums of its key; they have all its other values already.
 _ADDED: dict[str, str] = {
     "cost_estimated": "sum(cost_usd)",
     # As in migration 0007: a rejected request has no price that could be missing.

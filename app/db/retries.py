@@ -141,7 +141,7 @@ def delete_unlinked(connection: Connection, retries: Sequence[UUID]) -> None:
 
 
 class RepeatedSums(NamedTuple):
-    """What the attempts of one client cost that its retries repeated.
+    """The cost of the attempts that one client's retries repeated.
 
     Attributes:
         key_id: the client's key.

@@ -8,8 +8,8 @@
     failed_attempt  what targets failed that another target then got, of the last hour
 
 A trigger on activity (migration 0007) writes the deltas in the transaction that inserts the rows, so that every row is
-counted once, whoever inserts it. Deltas are only inserted, so that writers never wait for each other. app/db/fold.py
-moves them into the other tables, and readers add the deltas that are left.
+counted once, whichever process inserts it. Deltas are only inserted, so that writers never wait for each other.
+app/db/fold.py moves them into the other tables, and readers add the deltas that are left.
 
 A subject is whose requests a row sums: '' for all requests, 'key:<id>' for those of a key, 'model:<id>' for those of a
 model that a list or a response confirmed. A further kind of subject needs a further prefix and no further table. Sums

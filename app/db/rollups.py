@@ -27,7 +27,6 @@ from sqlalchemy import (
     literal,
     select,
     tuple_,
-    union_all,
 )
 
 from app.db.rollup_rows import Selection, histogram_rows_in, rows_in
@@ -162,15 +161,6 @@ def select_usage(
         _select_key_count(connection, chosen, coarse) if subject == ALL_REQUESTS else 0,
         _select_histograms(connection, chosen, spans, step),
     )
-
-
-def select_outcome_counts(connection: Connection) -> dict[str, int]:
-    """Returns outcome → number of all requests ever recorded, including dropped rows."""
-    usage, delta = outcome_usage.c, rollup_delta.c
-    folded = select(usage.outcome, usage.requests).where(usage.level == "day", usage.subject == ALL_REQUESTS)
-    rows = union_all(folded, select(delta.outcome, delta.requests)).subquery()
-    count = cast(func.sum(rows.c.requests), BigInteger)
-    return {row[0]: row[1] for row in connection.execute(select(rows.c.outcome, count).group_by(rows.c.outcome))}
 
 
 def select_first_day(

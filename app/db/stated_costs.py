@@ -1,4 +1,4 @@
-"""What providers' answers said that requests cost, by day and model, beside what was recorded."""
+"""Costs as providers' answers state them, by day and model, beside the recorded costs."""
 
 from __future__ import annotations
 

@@ -11,7 +11,6 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 
 from app.db.limit_tables import subject
-from app.db.tables import api_key
 
 Kind = Literal["holder", "group", "gateway"]
 
@@ -108,12 +107,6 @@ def select_holder_counts(connection: Connection) -> dict[str, int]:
     """Returns id of a group → how many holders are in it; groups without any are missing."""
     query = select(subject.c.group_id, func.count()).where(subject.c.group_id.is_not(None)).group_by(subject.c.group_id)
     return {row[0]: row[1] for row in connection.execute(query)}
-
-
-def select_key_count(connection: Connection, holder_id: str) -> int:
-    """Returns how many keys of a holder are not revoked."""
-    query = select(func.count()).where(api_key.c.holder_id == holder_id, api_key.c.revoked_at.is_(None))
-    return int(connection.execute(query).scalar_one())
 
 
 def delete_subject(connection: Connection, id: str) -> None:

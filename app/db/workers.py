@@ -104,7 +104,7 @@ _DELETE_CLOSED = text(f"""
 
 
 class Registration(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker says of itself; the comments of `worker` in app/db/tables.py explain the columns."""
+    """The entry of a worker in the registry; the comments of `worker` in app/db/tables.py explain the columns."""
 
     worker_id: str
     host: str

@@ -16,7 +16,7 @@ from app.version import get_version
 
 
 def examine(url: str | None = None, *, silence_s: int | None = None, paid: bool = False) -> Iterator[Result]:
-    """Yields the result of each check. What the settings do not allow to check is not checked.
+    """Yields the result of each check. Checks that need a faulty setting are left out.
 
     Args:
         url: the address at which clients reach the gateway; None leaves the checks of it out.

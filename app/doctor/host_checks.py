@@ -23,7 +23,7 @@ def check_boot(mistaken: Collection[str]) -> Iterator[Result]:
     """Yields the results of the checks that gunicorn runs before the start, except those that have results elsewhere.
 
     Args:
-        mistaken: the names of settings that cannot be read. What is wrong because of them has been said.
+        mistaken: the names of settings that cannot be read. Problems that come from them are left out.
     """
     for name, check in BOOT_CHECKS.items():
         if name in _ELSEWHERE:

@@ -19,7 +19,7 @@ from app.doctor.results import Result, fail, ok, warn
 from app.logs import hide_secrets
 from app.runtime import get_settings, use_settings
 
-# Heroku ends an answer that sends nothing for this long, and kills a process so long after SIGTERM, in seconds.
+# Heroku ends an answer that sends nothing for this long, and kills a process this long after SIGTERM, in seconds.
 _HEROKU_LIMIT_S = 30
 # gunicorn's own variable names what the gateway's configuration must decide.
 _GUNICORN_ARGUMENTS = "GUNICORN_CMD_ARGS"

@@ -7,6 +7,7 @@ import ipaddress
 import json
 import math
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from typing import Any, NamedTuple
@@ -26,12 +27,20 @@ _HEROKU_ROUTERS = ("vegur", "heroku")
 
 
 class _Stream(NamedTuple):
-    """The stream as it arrived: status, headers, when each piece came in seconds, and the text."""
+    """The stream as it arrived, as far as it did.
+
+    Attributes:
+        coding: how it is compressed, as in "gzip"; "identity" if it is not.
+        times_s: when each piece came, on the monotonic clock.
+        text: what was received; "" if it is compressed in a form that was not asked for.
+        is_whole: whether it ended as streams do; of such a form, whether the transfer ended.
+    """
 
     status: int
-    headers: dict[str, str]
+    coding: str
     times_s: list[float]
     text: str
+    is_whole: bool
 
 
 def check_url(address: str, silence_s: int | None = None) -> Iterator[Result]:
@@ -46,12 +55,18 @@ def check_url(address: str, silence_s: int | None = None) -> Iterator[Result]:
     if url.scheme not in {"http", "https"} or not url.hostname:
         yield fail("url", f"{address!r} is not an address. Write it as https://gateway.example.com.")
         return
-    try:
-        yield from _check_answer(url)
-        yield from _check_body_limit(url)
-        yield from _check_stream(url, silence_s)
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        yield fail("url", f"{url.hostname} does not answer as a gateway ({error}). Look at the proxy and its log.")
+    checks = {
+        "url": _check_answer(url),
+        "body_limit": _check_body_limit(url),
+        "stream": _check_stream(url, silence_s),
+    }
+    for name, results in checks.items():
+        try:
+            yield from results
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            yield fail(name, f"{url.hostname} does not answer as a gateway ({error}). Look at the proxy and its log.")
+            if name == "url":  # Nothing answers, so neither would the others.
+                return
 
 
 def open_connection(url: SplitResult, timeout_s: float = _TIMEOUT_S) -> http.client.HTTPConnection:
@@ -71,22 +86,26 @@ def _check_answer(url: SplitResult) -> Iterator[Result]:
         connection.request("GET", _path(url, "/health"))
         response = connection.getresponse()
         body = response.read(65_536)
+    answered = _check_version(response.status, body)
+    yield answered
+    if any(name in (response.getheader("via") or "") for name in _HEROKU_ROUTERS):
+        yield warn("platform", describe_heroku_limit())
+    # What something else answered to /health says nothing of the gateway's headers.
+    if answered.status != "fail" and response.getheader("x-request-id") is None:
+        yield fail("headers", "the header x-request-id of the answer is gone. Let the proxy pass all headers on.")
+    if url.scheme == "http" and not _is_local(str(url.hostname)):
+        yield fail("tls", "clients send their keys unencrypted. Let a proxy terminate TLS (deploy/nginx.conf).")
+
+
+def _check_version(status: int, body: bytes) -> Result:
     try:
         found: Any = json.loads(body)
         version = found["version"]
     except (ValueError, KeyError, TypeError):
-        yield fail("url", f"/health has status {response.status} and is not the gateway's. Let the proxy pass it on.")
-        return
+        return fail("url", f"/health has status {status} and is not the gateway's. Let the proxy pass it on.")
     if version != get_version():
-        yield warn("url", f"the gateway there is {version}, and this code {get_version()}. Reload it (SIGHUP).")
-    else:
-        yield ok("url", f"the gateway there has this version, {version}")
-    if any(name in (response.getheader("via") or "") for name in _HEROKU_ROUTERS):
-        yield warn("platform", describe_heroku_limit())
-    if response.getheader("x-request-id") is None:
-        yield fail("headers", "the header x-request-id of the answer is gone. Let the proxy pass all headers on.")
-    if url.scheme == "http" and not _is_local(str(url.hostname)):
-        yield fail("tls", "clients send their keys unencrypted. Let a proxy terminate TLS (deploy/nginx.conf).")
+        return warn("url", f"the gateway there is {version}, and this code {get_version()}. Reload it (SIGHUP).")
+    return ok("url", f"the gateway there has this version, {version}")
 
 
 def _is_local(host: str) -> bool:
@@ -132,20 +151,23 @@ def _check_stream(url: SplitResult, silence_s: int | None) -> Iterator[Result]:
             " Authorization on.",
         )
         return
-    if seen.status != 200 or "[DONE]" not in seen.text:
-        yield fail("stream", f"the test stream has status {seen.status} and is not whole. Look at the proxy's log.")
+    if seen.status != 200:
+        yield fail("stream", f"the test stream has status {seen.status}. Look at the proxy's log.")
         return
-    coding = seen.headers.get("content-encoding", "identity")
-    if coding != "identity":
-        yield fail("compression", f"the proxy compresses streams ({coding}), which delays them. Exclude event streams.")
+    if seen.coding != "identity":
+        yield fail(
+            "compression", f"the proxy compresses streams ({seen.coding}), which delays them. Exclude event streams."
+        )
+    yield from _check_forwarding(url, seen)
+    if not seen.is_whole:
+        yield fail("stream", "the test stream breaks off, although nothing in it is silent. Look at the proxy's log.")
+        return
     spread_s = seen.times_s[-1] - seen.times_s[0]
     if spread_s < _LEAST_SPREAD_S:
         yield fail("buffering", "the proxy holds events back and sends them together. Switch buffering off for /v1.")
     else:
         yield ok("buffering", f"events arrive one by one, over {spread_s:.1f} s")
-    if coding == "identity":
-        yield from _check_forwarding(url, json.loads(seen.text.partition("data: ")[2].partition("\n")[0]))
-        yield _check_silence(url, keys[0], silence_s)
+    yield _check_silence(url, keys[0], silence_s)
 
 
 def _check_silence(url: SplitResult, key: str, wanted_s: int | None) -> Result:
@@ -156,7 +178,7 @@ def _check_silence(url: SplitResult, key: str, wanted_s: int | None) -> Result:
     seen = None
     with suppress(OSError, http.client.HTTPException):  # If the proxy cuts the connection.
         seen = _read_stream(url, key, silence_s)
-    if seen is not None and "[DONE]" in seen.text:
+    if seen is not None and seen.is_whole:
         return ok("silence", f"an answer that is silent for {silence_s} s passes; --silence checks a longer one")
     if seen is not None and seen.status == 400:
         return warn("silence", "the gateway there is too old to be silent. Update it.")
@@ -166,7 +188,12 @@ def _check_silence(url: SplitResult, key: str, wanted_s: int | None) -> Result:
     return fail("silence", f"{text}: it cuts even streams, which are silent for {heartbeat_s:g} s (STREAM_HEARTBEAT).")
 
 
-def _check_forwarding(url: SplitResult, arrived: dict[str, Any]) -> Iterator[Result]:
+def _check_forwarding(url: SplitResult, seen: _Stream) -> Iterator[Result]:
+    """Compares how the request was sent with what the first event says of it, if that has arrived."""
+    first, end, _ = seen.text.partition("data: ")[2].partition("\n")
+    if not end:
+        return
+    arrived = json.loads(first)
     if arrived["scheme"] != url.scheme:
         yield warn(
             "forwarding",
@@ -179,15 +206,21 @@ def _check_forwarding(url: SplitResult, arrived: dict[str, Any]) -> Iterator[Res
 
 def _read_stream(url: SplitResult, key: str, silence_s: int = 0) -> _Stream:
     headers = {"Authorization": f"Bearer {key}", "Accept": "text/event-stream", "Accept-Encoding": "gzip"}
-    pieces = []
+    pieces, times_s, has_ended = [], [], False
     with closing(open_connection(url, _TIMEOUT_S + silence_s)) as connection:
         connection.request("GET", _path(url, f"/api/diagnostics/stream?silence={silence_s}"), headers=headers)
         response = connection.getresponse()
-        times_s = [time.monotonic()]
-        while piece := response.read1(65_536):
-            pieces.append(piece)
-            times_s.append(time.monotonic())
-    named = {name.lower(): value for name, value in response.getheaders()}
-    # A compressed stream is not read further, so its end cannot be seen.
-    text = "[DONE]" if "content-encoding" in named else b"".join(pieces).decode()
-    return _Stream(response.status, named, times_s[1:] or times_s, text)
+        begun_s = time.monotonic()
+        with suppress(OSError, http.client.HTTPException):  # If the proxy breaks it off.
+            while piece := response.read1(65_536):
+                pieces.append(piece)
+                times_s.append(time.monotonic())
+            has_ended = True
+    coding = (response.getheader("content-encoding") or "identity").lower()
+    content = b"".join(pieces)
+    if coding == "gzip":
+        with suppress(zlib.error):
+            content = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16).decompress(content)
+    text = content.decode(errors="replace") if coding in {"gzip", "identity"} else ""
+    is_whole = has_ended and ("[DONE]" in text or coding not in {"gzip", "identity"})
+    return _Stream(response.status, coding, times_s or [begun_s], text, is_whole)

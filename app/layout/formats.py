@@ -1,4 +1,4 @@
-"""Numbers, times and money as people read them. What is unknown is a dash, never a zero."""
+"""Numbers, times and money as people read them. Unknown values are a dash, never a zero."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ PAGE_HEADERS = {
 # The key with which `make run` has the gateway call the sandbox.
 _SANDBOX_KEY = "sandbox"
 
-# Of rendering between two pauses.
+# How long pages are rendered between two pauses.
 _SLICE_S = 0.001
 
 _DIRECTORIES = sorted(str(path) for path in (ROOT / "app").glob("*/templates"))

@@ -7,8 +7,8 @@ error_responses.py  the tree of errors → responses  examples.py     answers of
 document.py         puts all of it together         routes.py       GET /openapi.json
 """
 
-from app.openapi.document import make_document, to_template
-from app.openapi.operations import OPERATIONS, Operation
+from app.openapi.document import to_template
+from app.openapi.operations import OPERATIONS
 from app.openapi.routes import bp
 
-__all__ = ["OPERATIONS", "Operation", "bp", "make_document", "to_template"]
+__all__ = ["OPERATIONS", "bp", "to_template"]

@@ -1,4 +1,4 @@
-"""What the gateway writes around the objects of its own API, and errors."""
+"""Envelopes around the objects of the gateway's own API, and errors."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ class EndedBudgetAnswer(BudgetAnswer, kw_only=True):
 
 
 class Hello(msgspec.Struct, kw_only=True):
-    """Somebody is there."""
+    """The answer of a gateway that runs."""
 
     service: str
     status: str

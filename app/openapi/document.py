@@ -214,7 +214,7 @@ def _find_type(answer: Any) -> Any:
 def _describe_success(operation: Operation) -> str:
     if operation.status == 201:
         return "It was made."
-    return "A whole answer, or a stream of events." if operation.events else "The answer."
+    return "A whole response, or a stream of events." if operation.events else "The response."
 
 
 def _find_error_statuses(operation: Operation, access: Access) -> set[int]:

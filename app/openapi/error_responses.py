@@ -10,7 +10,7 @@ import app.limit_errors  # noqa: F401
 from app.errors import ClientGone, GatewayError
 from app.openapi.schemas import describe
 
-# What no class says: the status of the class, or of some of its errors, is chosen where they are raised.
+# Statuses that no class has: they are chosen where errors are raised.
 _FURTHER = {
     414: ("invalid_request_error", "The request line has more than 4,094 bytes: shorten the URL."),
     422: (

@@ -53,7 +53,7 @@ class ChatChoice(msgspec.Struct, kw_only=True):
 
 
 class ChatCompletion(msgspec.Struct, kw_only=True):
-    """A whole answer to a chat request."""
+    """A whole response to a chat request."""
 
     id: str | UnsetType = UNSET
     object: str
@@ -89,7 +89,7 @@ class TextChoice(msgspec.Struct, kw_only=True):
 
 
 class TextCompletion(msgspec.Struct, kw_only=True):
-    """A whole answer to a request for completions; each event of a stream has the same form, with pieces of texts."""
+    """A whole response to a request for completions; each event of a stream has the same form, with pieces of texts."""
 
     id: str | UnsetType = UNSET
     object: str
@@ -143,7 +143,7 @@ class MessageUsage(msgspec.Struct, kw_only=True):
 
 
 class Message(msgspec.Struct, kw_only=True):
-    """A whole answer to a request of Anthropic's Messages.
+    """A whole response to a request of Anthropic's Messages.
 
     Attributes:
         content: blocks of the types text, thinking and tool_use.
@@ -167,7 +167,7 @@ class TokenCount(msgspec.Struct, kw_only=True):
 
 
 class Response(msgspec.Struct, kw_only=True):
-    """A whole answer to a request of OpenAI's Responses.
+    """A whole response to a request of OpenAI's Responses.
 
     Attributes:
         status: completed, incomplete or failed.

@@ -25,7 +25,7 @@ bp = Blueprint("budgets", __name__)
 
 
 class BudgetsQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """The parameters of `/api/budgets`: `above` chooses those of which at least so many percent are charged."""
+    """The parameters of `/api/budgets`: `above` chooses budgets of which at least this many percent are charged."""
 
     above: Annotated[int, msgspec.Meta(ge=0, le=1_000)] | None = None
     limit: Limit | None = None
@@ -85,7 +85,7 @@ def raise_one_budget(id: int) -> Response:
 
 @bp.delete("/api/budgets/<int:id>")
 def delete_budget(id: int) -> Response:
-    """Ends a budget: it counts no more."""
+    """Ends a budget, which then no longer counts."""
     read_query(NoQuery)
     found = select_budget_state(id)
     end_budget(g.key.id, id)

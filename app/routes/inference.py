@@ -59,7 +59,7 @@ def _serve(endpoint: Endpoint) -> Response:
     assert key is not None
     pipeline.refusals.raise_if_too_many(endpoint, key.id)
     is_repeatable = "HTTP_IDEMPOTENCY_KEY" in environ and _can_keep(pipeline)
-    # The answer to a request that may be repeated is wanted also if its client leaves.
+    # The answer to a request that may be repeated is wanted even if its client leaves.
     client = ClientConnection(None if is_repeatable else environ.get("gunicorn.socket"))
     policy = pipeline.keys.policies.get(key.holder_id)
     is_dry_run = "HTTP_X_GATEWAY_DRY_RUN" in environ and _wants_dry_run(environ["HTTP_X_GATEWAY_DRY_RUN"])
@@ -94,7 +94,7 @@ def _serve(endpoint: Endpoint) -> Response:
 
 def _can_keep(pipeline: Pipeline) -> bool:
     """Returns whether answers are kept for requests with an Idempotency-Key; if not, the caller is told."""
-    # Who is signed in to the dashboard sends no key, and the answer is encrypted by it.
+    # The dashboard sends no key, and answers are encrypted by the key.
     if pipeline.settings.idempotency_hours and get_authorization() is not None:
         return True
     get_state().ignored = "idempotency-key"

@@ -10,10 +10,18 @@ from flask import Blueprint, g, request
 from app.config import MAX_NAME_CHARACTERS
 from app.errors import BadRequest, PermissionDenied
 from app.runtime import get_component
-from app.services.aliases import Aliases, Allows, find_alias, make_listed_alias, make_listed_aliases
+from app.services.aliases import Aliases, find_alias, make_listed_alias, make_listed_aliases
 from app.services.keys import KeySnapshot
 from app.services.limits import Policy
-from app.services.models import ALIAS_PREFIX, MergedModel, OwnModels, PageQuery, make_merged_model, render_merged_list
+from app.services.models import (
+    ALIAS_PREFIX,
+    Allows,
+    MergedModel,
+    OwnModels,
+    PageQuery,
+    make_merged_model,
+    render_merged_list,
+)
 from app.services.providers import get_configured_providers
 from app.services.routing import find_model
 from app.web import Response, conditional_response, json_response, read_query

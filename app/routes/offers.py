@@ -1,6 +1,6 @@
 """`GET /api/catalog/model/<id>/endpoints`: all providers that serve a model, with prices and measured quality.
 
-What is measured comes from requests of all keys, so it needs a key unless PUBLIC_STATS is true. It has no numbers of
+Measurements come from requests of all keys, so the path needs a key unless PUBLIC_STATS is true. It has no numbers of
 requests, which only the operator may see.
 """
 

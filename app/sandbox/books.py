@@ -61,7 +61,7 @@ class Billed:
 
 @dataclass
 class Booking:
-    """A request that is being answered, and what its whole answer costs."""
+    """A request that is being answered, and what its whole response costs."""
 
     books: "Books"
     model: str
@@ -109,7 +109,7 @@ class Books:
             asked: the name that was asked for, which may be a router with a price of its own.
             tier: the `service_tier` of the request.
             tag: what its annotations say of the project.
-            prompt, cached, completion: the tokens of the whole answer.
+            prompt, cached, completion: the tokens of the whole response.
         """
         return Booking(self, model, get_token_prices(model, asked, tier), tag, prompt, cached, completion)
 

@@ -38,7 +38,7 @@ def show_usage(state: State, request: Request) -> Response:
     query = request.query
     group_by = query.get("groupBy", "")
     if group_by not in _GROUPS:
-        raise _refuse("groupBy must be one of: " + ", ".join(_GROUPS))
+        raise _make_refusal("groupBy must be one of: " + ", ".join(_GROUPS))
     first, end = _read_days(query)
     sums: dict[tuple[date, str], list[int]] = {}
     for billed in state.books.bill(first, end):
@@ -56,13 +56,13 @@ def query_costs(state: State, request: Request) -> Response:
         body = json.loads(request.body)
         scope, token = body.get("scope"), int(body.get("pageToken") or 0)
     except (ValueError, AttributeError) as error:
-        raise _refuse("invalid query") from error
+        raise _make_refusal("invalid query") from error
     if scope == "ACCOUNT" and request.bearer.startswith("member"):
         raise RequestRefused(
             Failure(403, {"error": {"message": "The scope ACCOUNT needs an admin.", "code": "FORBIDDEN"}})
         )
     if body.get("groupBy") != ["DAY", "MODEL"]:
-        raise _refuse("groupBy: only DAY and MODEL are known here")
+        raise _make_refusal("groupBy: only DAY and MODEL are known here")
     first, end = _read_days(body)
     sums: dict[tuple[date, str], Billed] = {}
     for each in state.books.bill(first, end):
@@ -107,9 +107,9 @@ def _read_days(values: dict[str, Any]) -> tuple[date, date]:
     try:
         first, end = (datetime.fromisoformat(values[name]).astimezone(UTC) for name in ("startTime", "endTime"))
     except (KeyError, TypeError, ValueError) as error:
-        raise _refuse("startTime and endTime must be times") from error
+        raise _make_refusal("startTime and endTime must be times") from error
     if not timedelta(0) < end - first <= _LONGEST:
-        raise _refuse("the time range must be at most 31 days")
+        raise _make_refusal("the time range must be at most 31 days")
     return first.date(), end.date()
 
 
@@ -117,5 +117,5 @@ def _format(day: date) -> str:
     return f"{day}T00:00:00Z"
 
 
-def _refuse(text: str) -> RequestRefused:
+def _make_refusal(text: str) -> RequestRefused:
     return RequestRefused(make_front_failure(400, text, "INVALID_ARGUMENT", None))

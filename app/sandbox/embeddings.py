@@ -136,7 +136,7 @@ def _choose_length(provider: Provider, model: _Model, wanted: Any) -> int:
     if provider.estimates_cost:
         if wanted < _LEAST_DIMENSIONS:
             raise RequestRefused(provider.get_failure("400"))
-        return min(wanted, model.length)  # What is more than that, it fills up with zeros.
+        return min(wanted, model.length)  # The rest is filled with zeros.
     if wanted > model.length:
         text = f"Input should be less than or equal to {model.length}, field: 'dimensions', value: {wanted}"
         raise RequestRefused(make_server_failure(400, text) if provider.validates else provider.get_failure("400"))

@@ -1,4 +1,4 @@
-"""What the misbehaving models do to a response body: events are dropped, delayed, garbled or cut off."""
+"""Misbehaving models: response bodies whose events are dropped, delayed, garbled or cut off."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What the sandbox knows about a model that serves a chat, at any provider."""
+"""The chat models of the sandbox, of all providers."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -1,4 +1,4 @@
-"""What the requests of all endpoints have in common: how they are read, fail on demand, and are answered."""
+"""The common frame of all endpoints: requests are read, fail on demand, and are answered."""
 
 import json
 from collections.abc import Iterator

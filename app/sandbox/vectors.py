@@ -27,7 +27,7 @@ _COMMON = {
 }  # fmt: skip
 _ENDING = re.compile(r"(?:ing|ed|s)$")
 _LEAST_STEM = 3
-_LEAST_NORM = 1e-6  # What is less is a rounding error.
+_LEAST_NORM = 1e-6  # A smaller norm is a rounding error.
 
 
 def make_vector(model: str, text: str, length: int) -> list[float]:

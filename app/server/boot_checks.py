@@ -1,4 +1,4 @@
-"""What must be right before the workers start, checked with few imports, because every start waits for it.
+"""Checks before the workers start, with few imports, because every start waits for them.
 
 Each check returns what is wrong, or None. `/ready` has checks of its own (`services/health`), of what changes later.
 """
@@ -16,6 +16,7 @@ from app.runtime import get_settings
 from app.server.database_addresses import check_database, check_direct_database
 from app.server.problems import Problem
 from app.services.pricing import load_operator_prices
+from app.speedups import find_speedups
 
 
 def _check_prices() -> Problem | None:
@@ -45,7 +46,7 @@ def _check_gateway_key() -> Problem | None:
     )
 
 
-def _check_journal_directory() -> Problem | None:
+def _prepare_journal_directory() -> Problem | None:
     """Makes the directory and a file in it, as the workers will. A disk that is only full may have room again later."""
     settings = get_settings()
     directory = settings.journal_dir
@@ -98,7 +99,18 @@ def _check_names() -> Problem | None:
     if not misspelt:
         return None
     wrong = "; ".join(f"{name} is not a setting, did you mean {near}?" for name, near in misspelt.items())
-    return Problem(f"what is not a setting has no effect: {wrong} Correct the name, or take it out.")
+    return Problem(f"some names are not those of settings, so they have no effect: {wrong} Correct or remove them.")
+
+
+def _check_speedups() -> Problem | None:
+    problem = find_speedups().problem if get_settings().compiled_events else None
+    if problem is None:
+        return None
+    return Problem(
+        f"the compiled way of events {problem}, so events take that of Python. Run `make speedups` and restart, or set"
+        " COMPILED_EVENTS=false.",
+        settings=("COMPILED_EVENTS",),
+    )
 
 
 # In the order in which they are told; the first that blocks the start is the reason.
@@ -106,9 +118,10 @@ BOOT_CHECKS: Mapping[str, Callable[[], Problem | None]] = {
     "prices": _check_prices,
     "provider_keys": _check_provider_keys,
     "gateway_key": _check_gateway_key,
-    "journal_directory": _check_journal_directory,
+    "journal_directory": _prepare_journal_directory,
     "cipher": _check_cipher,
     "traces": _check_traces,
+    "speedups": _check_speedups,
     "names": _check_names,
     "database": check_database,
     "direct_database": check_direct_database,

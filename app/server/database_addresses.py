@@ -1,7 +1,7 @@
 """Checks DATABASE_URL and DATABASE_DIRECT_URL before the start.
 
-What is as it should be is seen over a plain connection, because importing SQLAlchemy takes longer than all checks
-together. What is wrong with an address is said by the code of `/ready` and of the migrations.
+A healthy database is recognised over a plain connection, because importing SQLAlchemy takes longer than all checks
+together. If something is wrong with an address, the code of `/ready` and of the migrations says what.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ from app.shutdown import get_drain_left_s, start_drain
 _LIMITS_TIMEOUT_S = 0.5
 # The share of the graceful time after the last request that ships the journal; gunicorn needs the rest to exit.
 _SHIPPING_SHARE = 0.6
-# Warnings that came just before the stop are being sent while the journal is shipped; they get so much longer.
+# Warnings that came just before the stop are being sent while the journal is shipped; they get this much longer.
 _WEBHOOK_TIMEOUT_S = 0.5
 # The spans of the last requests go to a collector nearby.
 _TRACES_TIMEOUT_S = 1.0

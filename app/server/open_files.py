@@ -6,8 +6,8 @@ import resource
 import sys
 from contextlib import suppress
 
-# What a worker has open besides the connections of requests: some 30 files and sockets for the journal, the database,
-# the metrics and the log, and room for readers of exports and fetches of model lists.
+# Files that a worker has open besides the connections of requests: some 30 files and sockets for the journal, the
+# database, the metrics and the log, and room for readers of exports and fetches of model lists.
 _RESERVED_FILES = 100
 # Clients keep idle connections beside those of their requests.
 _IDLE_CONNECTIONS = 1_000

@@ -1,4 +1,4 @@
-"""What a check before the start found."""
+"""Problems that the checks before the start find."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 
 class Problem(NamedTuple):
-    """What a check found.
+    """A problem.
 
     Attributes:
         text: what is wrong and what to do about it, in one sentence or two.

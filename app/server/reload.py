@@ -40,9 +40,10 @@ _SETTINGS_VARIABLE = "GATEWAY_RUNNING_SETTINGS"
 # How systemd passes sockets on, and gunicorn after USR2. GUNICORN_FD also says that the process is a daemon already.
 _SOCKET_VARIABLES = ("GUNICORN_FD", "GUNICORN_PID", "LISTEN_FDS", "LISTEN_PID")
 _FIRST_SOCKET = 3
-# Of a digest of a setting.
+# The length of a digest of a setting.
 _DIGITS = 16
-# What must not be lost while the process has no handlers. The kernel keeps blocked signals, also over an execution.
+# Signals that must not be lost while the process has no handlers. The kernel keeps blocked signals, even over an
+# execution.
 _KEPT_SIGNALS = {
     signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM,
     signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH,
@@ -51,7 +52,7 @@ _KEPT_SIGNALS = {
 
 @dataclass(frozen=True)
 class Handover:
-    """What a process takes over from the one before it.
+    """The sockets, workers and metrics that a process takes over from the one before it.
 
     Attributes:
         check: whether it is only to check whether it could.
@@ -137,7 +138,7 @@ def adopt_workers(server: Any, handover: Handover) -> None:
     """Makes the workers of the process before this one workers of `server`, and lets signals through again."""
     server.systemd = handover.from_systemd
     for number, pid in enumerate(handover.workers):
-        worker = _OldWorker(pid, number - len(handover.workers), server.timeout)
+        worker = _OldWorker(pid, number - len(handover.workers))
         try:
             has_ended = os.waitpid(pid, os.WNOHANG)[0] == pid
         except ChildProcessError:
@@ -159,13 +160,12 @@ class _OldWorker:
         tmp: itself, in place of the file by which a worker shows that it lives.
     """
 
-    def __init__(self, pid: int, age: int, timeout_s: float) -> None:
+    def __init__(self, pid: int, age: int) -> None:
         self.pid = pid
         self.age = age
         self.aborted = False
         self.tmp = self
         self._retired_s: float | None = None
-        self._timeout_s = timeout_s
 
     def retire(self) -> None:
         """Notes that it was told to end. If it still lives after gunicorn's timeout, gunicorn aborts it."""
@@ -242,7 +242,7 @@ def _read_problem(checked: _Checked) -> str | None:
         end = f"ended with code {checked.code}" if checked.code >= 0 else f"was ended by {_name_signal(-checked.code)}"
         return f"the check of the new settings and code {end} and said nothing. Try again."
     reason = said[-1].removeprefix("The gateway cannot start: ")
-    # Of a traceback, its last line does not say where.
+    # The last line of a traceback does not say where.
     places = [line for line in said if line.startswith('File "')]
     return f"{reason} ({places[-1]})" if places else reason
 
@@ -256,7 +256,7 @@ def _replace_process(server: Any, handover: Handover, *, keeps_sockets: bool) ->
     """Executes gunicorn anew in this process; does not return."""
     signal.pthread_sigmask(signal.SIG_BLOCK, _KEPT_SIGNALS)
     with suppress(queue.Empty):
-        while True:  # What has arrived but was not handled yet.
+        while True:  # Signals that have arrived but were not handled yet.
             number = server.SIG_QUEUE.get_nowait()
             if number in _KEPT_SIGNALS - {signal.SIGHUP}:
                 os.kill(os.getpid(), number)

@@ -170,7 +170,7 @@ def create(
 
 
 class _Limits(NamedTuple):
-    """What a plain head must not exceed.
+    """The limits on a plain head.
 
     Attributes:
         head_bytes: its length; 0 if no head is plain.

@@ -27,8 +27,8 @@ from app.yielding import PAUSE_S
 TURN_S = 0.002
 
 _RECEIVED_BYTES = 8_192
-# What is received where a chunk's size is expected. Parsing this much takes half a millisecond if all chunks have one
-# byte, at 2.8 µs each.
+# How much is received where a chunk's size is expected. Parsing this much takes half a millisecond if all chunks have
+# one byte, at 2.8 µs each.
 _RECEIVED_CHUNK_BYTES = 1_024
 # Encoders that send each token as a chunk of its own stay below this up to 100 KB. Beyond it chunks must have this mean
 # size, so that parsing them takes no longer than what is done with the body afterwards.
@@ -149,7 +149,7 @@ def _let_others_run() -> None:
     """Waits until all that is ready now has had its turn: greenlets, sockets and timers.
 
     A sleep would do that too, but takes a millisecond even if nothing else is ready, because libev rounds up. A single
-    connection that sends request after request would get a third fewer answers.
+    connection that sends request after request would get a third fewer responses.
     """
     hub = gevent.get_hub()
     # While it is active, the loop does not wait for sockets. The check comes after one look at them, and last.

@@ -240,11 +240,11 @@ def write_error(connection: socket.socket, status: int, reason: str, message: st
         OSError: the connection is broken, or the client does not read.
     """
     # gunicorn's main process imports this module and should load nothing of the application.
-    from app.errors import BadRequest, GatewayError
+    from app.errors import FAILED, BadRequest, GatewayError
     from app.logs import get_request_id, redact
     from app.services.endpoints import find_error_shape
 
-    error = GatewayError("The gateway failed on this request. Retry, and tell the operator.", status=status)
+    error = GatewayError(FAILED, status=status)
     if status != 500:  # Also for 501: an unknown transfer coding is the client's mistake.
         text = redact(message or reason)[:200]
         advice = _ADVICE.get(status, f"This is not a valid HTTP request: {text}. Check the client.")

@@ -1,8 +1,8 @@
 """gunicorn's gevent worker, adapted: it closes idle connections when it stops, and it bounds its waits for clients.
 
 Idle connections: a gunicorn worker that stops waits for every open connection until the graceful timeout, even for
-those that are idle. SDKs and proxies keep such connections open, so every deploy would take
-that long and leave no time to ship the journal. Here they are closed after LINGER_S.
+those that are idle. SDKs and proxies keep such connections open, so every deploy would take that long and leave no time
+to ship the journal. Here they are closed after LINGER_S.
 
 Waits: gunicorn waits without a limit for a client that sends half a body or reads half a response. Here both are
 bounded. `request_reading.py` says how much of a worker one client's request can take.
@@ -159,9 +159,9 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
     def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: BaseException) -> None:
         """Logs a request that could not be parsed or served, and responds to it; both have the same new id."""
         from app.logs import set_request_id
-        from app.services.journal import new_request_id
+        from app.services.journal import make_request_id
 
-        set_request_id(new_request_id())
+        set_request_id(make_request_id())
         refused_path.set(find_path(req, exc))
         super().handle_error(req, client, addr, exc)
 

@@ -17,15 +17,13 @@ from app.lenient_json import decode_as_text
 from app.logs import log_event
 from app.upstream.adapter import UpstreamAdapter, UpstreamRequest
 from app.upstream.errors import make_response_error, make_send_error, make_unreadable_error
+from app.upstream.http1 import USER_AGENT
 from app.upstream.response import MAX_RESPONSE_BYTES, Response
 
 # An error body is short, and one that arrives slowly is not worth waiting for.
 _MAX_ERROR_BYTES = 64 << 10
 _ERROR_IDLE_TIMEOUT_S = 5.0
 _ERROR_TOTAL_TIMEOUT_S = 10.0
-
-_USER_AGENT = "llm-gateway/0.1"  # The edge of Featherless refuses the default agents of libraries with 404 "Gone.".
-
 
 # A provider's keys may be limited in turn many times a second.
 _LOG_SWITCHES_EVERY_S = 10.0
@@ -68,7 +66,7 @@ class UpstreamClient:
         self._headers_of_keys = [
             {
                 "Authorization": f"Bearer {key}",
-                "User-Agent": _USER_AGENT,
+                "User-Agent": USER_AGENT,
                 "Accept-Encoding": "identity",
                 **(headers or {}),
             }

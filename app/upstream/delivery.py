@@ -1,4 +1,4 @@
-"""Delivers a short message to an address of the operator: one POST, and only the status of the answer counts."""
+"""Delivers a short message to an address of the operator: one POST, and only the status of the response counts."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionErro
 from urllib3.util import Timeout
 
 from app.upstream.connection_pool import make_pool
-
-_USER_AGENT = "llm-gateway/0.1"
+from app.upstream.http1 import USER_AGENT
 
 
 def deliver(url: str, headers: Mapping[str, str], body: bytes, timeout_s: float) -> str | None:
     """Sends a JSON message on a connection of its own.
 
-    Redirects are not followed, and the answer's body is not read, however large it is.
+    Redirects are not followed, and the response's body is not read, however large it is.
 
     Args:
         url: where to; it may have a query.
         headers: further headers; they must not contain line ends.
         body: the message.
-        timeout_s: how long it may take in all, in seconds, from the look-up of the name to the head of the answer.
-            Without gevent's patches, as in the commands of `flask`, connecting and the answer may take so long each.
+        timeout_s: how long it may take in all, in seconds, from the look-up of the name to the head of the response.
+            Without gevent's patches, as in the commands of `flask`, connecting and the response may take this long
+            each.
 
     Returns:
         None if the receiver accepted it with a status of 2xx, else why not, without any part of the address.
@@ -47,7 +47,7 @@ def _post(url: str, headers: Mapping[str, str], body: bytes, timeout_s: float) -
     all_headers = {
         "Content-Type": "application/json",
         "Content-Length": str(len(body)),
-        "User-Agent": _USER_AGENT,
+        "User-Agent": USER_AGENT,
         "Connection": "close",
         **headers,
     }

@@ -28,8 +28,8 @@ class ErrorBody(NamedTuple):
     status: int | None = None
 
 
-# What a type or a code means as an HTTP status: OpenAI's, Anthropic's, vLLM's (the names of OpenAI's Python classes)
-# and gRPC's, in lower case without separators and without "error" at the end.
+# Types and codes as HTTP statuses: OpenAI's, Anthropic's, vLLM's (the names of OpenAI's Python classes) and gRPC's, in
+# lower case without separators and without "error" at the end.
 _STATUSES = {
     "invalidrequest": 400,
     "badrequest": 400,

@@ -1,8 +1,8 @@
 """Waits for the head of a response, on a connection that waits for one after another.
 
-gevent's own `recv` first reads in vain, because no provider answers at once, and makes a new timer for each wait. Both
-take a request 5 µs more than this, which keeps one timer for each connection; over TLS, where a read in vain is an
-exception of OpenSSL, 8 µs.
+gevent's own `recv` first tries to read, and fails because no provider responds at once, and makes a new timer for each
+wait. Both take a request 5 µs more than this, which keeps one timer for each connection; over TLS, where a read that
+fails is an exception of OpenSSL, they take 8 µs.
 """
 
 from __future__ import annotations

@@ -16,6 +16,9 @@ from urllib3.exceptions import ProtocolError
 
 from app.yielding import PASS_S
 
+# One provider's edge refuses the default agents of libraries with 404 "Gone.".
+USER_AGENT = "llm-gateway/0.1"
+
 # One event of a chat stream has 200 to 400 bytes, so one system call receives a burst of some forty. A larger buffer
 # would be allocated anew for each call and count in full for every live stream.
 RECEIVE_BYTES = 16_384

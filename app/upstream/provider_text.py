@@ -12,7 +12,7 @@ from app.logs import redact
 # Long enough for a list of thirteen field errors, which Fireworks sends; short enough for a line in the log.
 _MAX_MESSAGE_CHARACTERS = 2_000
 
-# Of an object in an unknown form, whose beginning is quoted.
+# How much of an object in an unknown form is quoted.
 _MAX_QUOTED_CHARACTERS = 300
 
 # What names the operator's account at the provider, or a machine in its network. The names of models that belong to a
@@ -33,7 +33,7 @@ def clean(text: str | None) -> str | None:
     (`accounts/<name>`), and hosts of the provider's network (`<name>.internal`, `<name>.local`, `<host>:<port>`).
     """
     if text and len(text) > 2 * _MAX_MESSAGE_CHARACTERS:
-        # Redacting what nobody will see would cost time. A key that this cuts has no shape, so the end is left out.
+        # Redacting the invisible rest would cost time. A key that is cut is not recognised, so the end is left out.
         text = redact(text[: 2 * _MAX_MESSAGE_CHARACTERS])[:-_MAX_MESSAGE_CHARACTERS]
     if not text:
         return None

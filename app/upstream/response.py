@@ -24,7 +24,7 @@ from app.upstream.errors import (
 MAX_RESPONSE_BYTES = 64 << 20
 
 # The limit on objects, arrays and keys in it, so that no provider can block the worker for seconds. A completion of
-# 20,000 tokens with twenty alternatives each has so many.
+# 20,000 tokens with twenty alternatives each has this many.
 MAX_RESPONSE_ELEMENTS = 2_000_000
 
 
@@ -84,7 +84,9 @@ class Response:
         return b"".join(pieces)
 
     def _make_too_large(self, max_bytes: int) -> UpstreamError:
-        message = f"{self.title} sent more than {max_bytes} bytes, which the gateway does not accept."
+        message = (
+            f"{self.title} sent more than {max_bytes} bytes, which the gateway does not accept. Request less at once."
+        )
         return UpstreamError(message, should_retry=False)  # It has generated them, and would again.
 
     def peek(self, timeout_s: float) -> bytes:

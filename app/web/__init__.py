@@ -12,7 +12,7 @@ content_coding.py  gzip in request bodies
 responses.py    JSON, ETag, gzip
 """
 
-from app.web.access import CHECKS, Access, require_key
+from app.web.access import CHECKS, Access
 from app.web.application import Application, Response, get_environ, get_state
 from app.web.client_address import get_client_address, is_for_operator
 from app.web.content_coding import decode_body, get_content_length, raise_if_unsupported
@@ -29,6 +29,6 @@ __all__ = [
     "CHECKS", "MAX_JSON_BYTES", "Access", "Application", "Response", "conditional_response", "decode_body",
     "decode_json", "get_authorization", "get_client_address", "get_content_length", "get_early_request_id",
     "get_environ", "get_state", "is_for_operator", "json_response", "matching", "one_of", "raise_if_unsupported",
-    "read_query", "require_key", "set_up_http", "use_errors_below", "use_request_id",
+    "read_query", "set_up_http", "use_errors_below", "use_request_id",
 ]
 # fmt: on

@@ -9,10 +9,10 @@ from flask import Flask, current_app, g, request
 from werkzeug.exceptions import HTTPException
 
 from app.db import DatabaseError, describe_error
-from app.errors import BadRequest, BodyTooLarge, GatewayError, MethodNotAllowed, NotFound, Unavailable
+from app.errors import FAILED, BadRequest, BodyTooLarge, GatewayError, MethodNotAllowed, NotFound, Unavailable
 from app.logs import line_budget, log_event, set_request_id
 from app.runtime import get_settings
-from app.services.journal import new_request_id
+from app.services.journal import make_request_id
 from app.web.application import Response, get_state
 from app.web.client_address import get_client_address
 from app.web.cors import add_cors_headers, answer_preflight
@@ -22,8 +22,6 @@ from app.web.similar_path import find_similar_path
 
 # What asks whether the gateway is alive and ready, or reads its metrics.
 PROBES = frozenset({"/", "/api/hello", "/health", "/metrics", "/ready"})
-
-_FAILED = "The gateway failed to process this request. Report its x-request-id to the operator."
 
 
 def set_up_http(app: Flask) -> None:
@@ -47,7 +45,7 @@ def use_request_id(request_id: str) -> None:
 def _finish(response: Response) -> Response:
     state = get_state()
     if state.request_id is None:
-        state.request_id = state.early_request_id or new_request_id()
+        state.request_id = state.early_request_id or make_request_id()
         _log(response)
     response.headers._list.append(("x-request-id", state.request_id))  # No response has one yet.
     if state.ignored is not None:
@@ -99,7 +97,7 @@ def _make_error_response(error: Exception) -> Response:
     else:
         path, request_id = request.path[:500], get_early_request_id()
         log_event("request_failed", level="error", error=error, path=path, request_id=request_id)
-        shown = GatewayError(_FAILED)
+        shown = GatewayError(FAILED)
     g.error_code = shown.code
     headers = {**shown.headers(), **headers}
     shape = find_shape(request.path[:500])
@@ -120,7 +118,7 @@ def get_early_request_id() -> str:
     if g.request_id is not None:
         return str(g.request_id)
     if g.early_request_id is None:
-        g.early_request_id = new_request_id()
+        g.early_request_id = make_request_id()
     return str(g.early_request_id)
 
 
@@ -155,4 +153,4 @@ def _translate_framework_error(error: HTTPException) -> GatewayError:
         return BodyTooLarge(f"The body is larger than {get_settings().max_body_bytes} bytes. Send a smaller one.")
     if 400 <= status < 500:
         return BadRequest(f"{error.description or error.name} Compare the request with /docs/endpoints.", status=status)
-    return GatewayError(_FAILED, status=status)
+    return GatewayError(FAILED, status=status)

@@ -48,7 +48,7 @@ def decode_json(content: bytes, kind: type[Kind]) -> Kind:
     try:
         decoded = msgspec.json.decode(content or b"{}", type=kind)
         # Parsed again, because msgspec takes the last of several equal keys, and the database has no NUL.
-        json.loads(content or b"{}", object_pairs_hook=_check_pairs)
+        json.loads(content or b"{}", object_pairs_hook=_validate_pairs)
     except msgspec.ValidationError as error:
         raise _make_error(kind, str(error)) from None
     except RecursionError:
@@ -61,7 +61,7 @@ def decode_json(content: bytes, kind: type[Kind]) -> Kind:
     return decoded
 
 
-def _check_pairs(pairs: list[tuple[str, Any]]) -> None:
+def _validate_pairs(pairs: list[tuple[str, Any]]) -> None:
     seen: set[str] = set()
     for name, value in pairs:
         if name in seen:
@@ -70,7 +70,7 @@ def _check_pairs(pairs: list[tuple[str, Any]]) -> None:
             )
         seen.add(name)
         if any(isinstance(each, str) and "\0" in each for each in (value if isinstance(value, list) else [value])):
-            raise _refuse(f"{name} contains the character NUL. Leave it out.", name)
+            raise _make_refusal(f"{name} contains the character NUL. Leave it out.", name)
 
 
 def _make_error(kind: type[msgspec.Struct], text: str) -> BadRequest:
@@ -78,29 +78,29 @@ def _make_error(kind: type[msgspec.Struct], text: str) -> BadRequest:
         name, place = found[1][:_MAX_SHOWN], found[2] or ""
         known = ", ".join(_find_fields(kind, place))
         where = f" of {place}" if place else ""
-        return _refuse(f"There is no field {name!r}{where}. The fields are: {known}.", _join(place, name))
+        return _make_refusal(f"There is no field {name!r}{where}. The fields are: {known}.", _join(place, name))
     if (found := _MISSING.fullmatch(text)) is not None:
         param = _join(found[2] or "", found[1])
-        return _refuse(f"{param} is missing, and it is required.", param)
+        return _make_refusal(f"{param} is missing, and it is required.", param)
     if (found := _WRONG.fullmatch(text)) is not None:
         param = found[5] or "The body"
         wanted = " or ".join(_WORDS.get(word, word) for word in found[1].split(" | "))
         side = f" {_SIDES[found[2]]} {found[3]}" if found[2] else ""
         got = f", not {_WORDS.get(found[4], found[4])}" if found[4] else ""
-        return _refuse(f"{param} must be {wanted}{side}{got}.", found[5])
+        return _make_refusal(f"{param} must be {wanted}{side}{got}.", found[5])
     place_found = _PLACE.search(text)
     at = None if place_found is None else place_found[1]
     if "RFC3339" in text:
-        return _refuse(f"{at} must be {_WORDS['datetime']}; a day alone is not enough.", at)
+        return _make_refusal(f"{at} must be {_WORDS['datetime']}; a day alone is not enough.", at)
     reason = _PLACE.sub("", text)
-    return _refuse(f"{at or 'The body'} is not valid: {reason}.", at)
+    return _make_refusal(f"{at or 'The body'} is not valid: {reason}.", at)
 
 
 def _join(place: str, name: str) -> str:
     return f"{place}.{name}" if place else name
 
 
-def _refuse(message: str, param: str | None) -> BadRequest:
+def _make_refusal(message: str, param: str | None) -> BadRequest:
     return BadRequest(message, param=param, code="invalid_parameter")
 
 

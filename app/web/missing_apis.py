@@ -1,4 +1,4 @@
-"""What the gateway offers in place of APIs that clients look for and that it does not have."""
+"""Advice for callers of APIs that the gateway does not have."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ _ROUTES = re.compile(
 )
 
 _OFFERS = {
-    "images": "images can be sent to models that see, as parts of messages to /v1/chat/completions; none are made here",
-    "audio": "models that hear take `input_audio` or `audio_url` parts in messages to /v1/chat/completions",
-    "moderations": "ask a model for safety, which /v1/models may list, at /v1/chat/completions",
+    "images": "send images to a model that accepts them, as parts of messages to /v1/chat/completions; "
+    "none are generated",
+    "audio": "send audio to a model that accepts it, as parts `input_audio` or `audio_url` of messages to "
+    "/v1/chat/completions",
+    "moderations": "send the text to a safety model from GET /v1/models, at /v1/chat/completions",
     "files": "send texts and images in the messages themselves to /v1/chat/completions",
     "uploads": "send texts and images in the messages themselves to /v1/chat/completions",
     "batches": "send the requests one by one or side by side; each has a record of its own",
-    "fine_tuning": "train at the provider, and name the trained model in requests",
+    "fine_tuning": "fine-tune at the provider, and send the name of the new model in requests",
 }
 
 _OFFERS_OF_RESPONSES = {
-    "input_tokens": "The gateway does not count the input of /v1/responses beforehand. `usage` in each response has "
+    "input_tokens": "The gateway does not count the input of /v1/responses in advance. `usage` in each response has "
     "the provider's count, and POST /v1/messages/count_tokens estimates a conversation in the form of /v1/messages.",
     "compact": "The gateway does not compact conversations. Ask the model for a summary with POST /v1/responses, and "
     "send it in `input` in place of what it summarizes.",

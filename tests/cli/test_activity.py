@@ -19,7 +19,7 @@ from app.cli.activity import activity_group
 from app.config import ROOT, load_settings
 from app.db import get_engine
 from app.runtime import use_settings
-from app.services.journal import new_request_id
+from app.services.journal import make_request_id
 from app.services.reports import select_stats
 from tests.db.rows import Row, count, insert_keys, insert_rows, make_row
 from tests.support.database_clock import shift_clock
@@ -125,7 +125,7 @@ def test_a_purge_by_a_clock_that_may_be_wrong_requires_a_day(
 
 def test_a_request_is_shown_with_its_attempts_and_its_error(engine: Engine) -> None:
     row = make_row(
-        request_id=new_request_id(),
+        request_id=make_request_id(),
         started_at=datetime.now(UTC),
         client_request_id="mine-7",
         error_message="It said \x1b[31m no.",

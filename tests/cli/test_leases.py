@@ -16,7 +16,7 @@ from app.db.leases import draw_leases
 from app.db.workers import Registration, upsert_seen
 from app.runtime import use_settings
 from app.services.administration import AuditFilter, select_audit_page
-from app.services.journal import new_request_id
+from app.services.journal import make_request_id
 from tests.db.budgets import add_budget, charge, make_draw, read_books
 from tests.support.gateway import base_settings
 
@@ -69,6 +69,6 @@ def test_books_that_do_not_agree_are_named(run: Run) -> None:
 
 
 def test_only_a_request_that_was_charged_to_a_budget_can_be_forgiven(run: Run) -> None:
-    done = run("forgive", new_request_id())
+    done = run("forgive", make_request_id())
     assert done.exit_code == 1 and "No request" in done.output
     assert run("forgive", "x").exit_code == 2

@@ -12,8 +12,9 @@ from sqlalchemy import Engine
 from app.db.day_usage import select_day_usage, select_key_usage
 from app.db.engine import create_engine_for
 from app.db.fold import fold_deltas
+from app.db.ledger import select_integrity
 from app.db.partitions import drop_partitions
-from app.db.rollups import select_outcome_counts, select_usage
+from app.db.rollups import select_usage
 from app.db.schema import downgrade_schema, upgrade_schema
 from tests.db.brute_force import Wanted, check_usage, key_days, outcomes_of, rounded
 from tests.db.old_code import check_old_sums, insert_old, make_partitions
@@ -119,7 +120,7 @@ def _check(engine: Engine, history: list[Row]) -> None:
         }.items():
             wanted = Wanted(start, midnight + 2 * DAY, DAY, subject)
             check_usage(select_usage(connection, **wanted._asdict()), wanted.choose(history), wanted)
-        assert select_outcome_counts(connection) == outcomes_of(history)
+        assert select_integrity(connection)[1] == outcomes_of(history)
         days = {"first": (NOW - 50 * DAY).date(), "last": (NOW + DAY).date()}
         by_key = {row[:4]: rounded(row.sums) for row in select_key_usage(connection, **days)}
         by_day = {("", *row[:3]): rounded(row.sums) for row in select_day_usage(connection, **days)}

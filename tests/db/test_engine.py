@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from subprocess import PIPE
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 
 from app.config import ROOT, SettingsError, load_settings
-from app.db import DatabaseError, create_engine_for, get_engine, time_limit
+from app.db import Database, DatabaseError, connection_check, create_engine_for, get_engine, time_limit
 from app.db.engine import POOL_SIZE
-from app.runtime import use_settings
+from app.runtime import get_component, use_settings
+from tests.support.database_proxy import running_database_proxy
 from tests.support.postgres import Postgres
 
 
@@ -71,16 +73,48 @@ def test_the_pool_opens_no_more_connections_than_its_size(engine: Engine) -> Non
         connection.close()
 
 
-@pytest.mark.parametrize("end", ["stop", "kill"])
+@pytest.mark.parametrize(("end", "is_asked_meanwhile"), [("stop", True), ("kill", False)])
 def test_connections_of_a_restarted_server_are_replaced_without_an_error(
-    victim: Postgres, victim_engine: Engine, end: str
+    victim: Postgres, victim_engine: Engine, end: str, is_asked_meanwhile: bool
 ) -> None:
     before = _backend(victim_engine)
     getattr(victim, end)()
-    with pytest.raises(DatabaseError), time_limit(5):
-        _backend(victim_engine)
+    if is_asked_meanwhile:
+        with pytest.raises(DatabaseError), time_limit(5):
+            _backend(victim_engine)
     victim.start()
     assert _backend(victim_engine) != before
+
+
+def test_a_single_statement_is_one_message_until_the_connection_was_idle_or_closed(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running_database_proxy(database_url) as proxy:
+        use_settings(load_settings({"DATABASE_URL": proxy.url}))
+        database = get_component(Database)
+
+        def ask(connections: Callable[[], AbstractContextManager[Connection]]) -> tuple[int, int]:
+            """Returns how many messages a statement took, and which backend answered it."""
+            before = proxy.messages
+            with connections() as connection:
+                backend = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+            return proxy.messages - before, backend
+
+        _, first = ask(database.poll_connection)
+        # Levels of isolation leave nothing behind that a later statement pays for.
+        in_transaction = ask(database.read_connection)
+        assert [in_transaction, ask(database.poll_connection), ask(database.poll_connection)] == [
+            (3, first),
+            (1, first),
+            (1, first),
+        ]
+        monkeypatch.setattr(connection_check, "TRUSTED_S", 0.0)
+        assert ask(database.poll_connection) == (2, first)
+        monkeypatch.undo()
+        with database.lookup_engine.connect() as connection:
+            connection.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": first})
+        assert ask(database.poll_connection)[1] != first
+        use_settings(None)
 
 
 QUERIES_UNDER_GEVENT = """

@@ -75,7 +75,7 @@ def test_workers_before_holders_and_those_after_share_the_keys(engine: Engine) -
         connection.execute(text(_OLD_INSERT), {"digest": b"old"})
         old = connection.execute(text(_OLD_SELECT), {"held": ""}).all()
         now = select_live_keys(connection, "")
-        assert select_live_keys(connection, now.fingerprint) == (now.fingerprint, None, None)
+        assert select_live_keys(connection, now.fingerprint)[:3] == (now.fingerprint, None, None)
     assert {key for row in old for key in json.loads(row.part)} == {"b2xk", "bmV3"}
     assert now.key_parts is not None and now.subject_parts is not None
     keys = {digest: key for part in now.key_parts for digest, key in json.loads(part).items()}

@@ -23,7 +23,7 @@ from app.db.lease_books import (
 from app.db.lease_merging import merge_old_leases
 from app.db.leases import close_leases, compute_period_id, draw_leases
 from app.services.administration.earlier import charge_earlier_requests
-from app.services.journal import new_request_id
+from app.services.journal import make_request_id
 from tests.db.budgets import START, add_budget, charge, check_books, end_worker, make_draw, read_books
 
 
@@ -43,7 +43,7 @@ def connection(engine: Engine) -> Iterator[Connection]:
 
 
 def add_request(engine: Engine, key: str, started_at: datetime, **values: object) -> UUID:
-    request_id = UUID(new_request_id())
+    request_id = UUID(make_request_id())
     row = {
         "request_id": str(request_id),
         "started_at": started_at.isoformat(),
@@ -152,7 +152,7 @@ def test_a_forgiven_request_is_charged_what_it_is_known_to_have_used(engine: Eng
     with engine.begin() as other:
         assert update_forgiven(other, lost) == (Decimal("2.5"), 300)
         assert update_forgiven(other, lost) == (0, 0)
-        assert update_forgiven(other, UUID(new_request_id())) is None
+        assert update_forgiven(other, UUID(make_request_id())) is None
     sums = {each["budget_id"]: (each["drawn"], each["charged"]) for each in read_books(connection)}
     assert sums == {usd: (Decimal("0.5"), Decimal("0.5")), tokens: (0, 90)}
     check_books(connection)

@@ -15,7 +15,8 @@ from sqlalchemy import Engine, text
 from app.db.activity import insert_activity
 from app.db.day_usage import select_day_usage, select_key_usage
 from app.db.fold import fold_deltas
-from app.db.rollups import Usage, select_first_day, select_outcome_counts, select_usage
+from app.db.ledger import select_integrity
+from app.db.rollups import Usage, select_first_day, select_usage
 from app.db.tables import OUTCOMES
 from tests.db.brute_force import Wanted, check_usage, key_days, outcomes_of, rounded
 from tests.db.old_code import check_old_sums, insert_old, make_partitions
@@ -115,7 +116,7 @@ def _check_whole_history(engine: Engine, history: list[Row]) -> None:
     first, last = (NOON - 30 * DAY).date(), (NOON + 30 * DAY).date()
     own_rows = [row for row in history if row["key_id"] == "key-1"]
     with engine.connect() as connection:
-        assert select_outcome_counts(connection) == outcomes_of(history)
+        assert select_integrity(connection)[1] == outcomes_of(history)
         assert select_first_day(connection) == _first_day(history)
         assert select_first_day(connection, "key:key-1") == (_first_day(own_rows) if own_rows else None)
         every_key = select_key_usage(connection, first=first, last=last)

@@ -79,7 +79,7 @@ SPOILED = {
     "has_another_version": ("url", "warn: the gateway there is 9."),
     "compresses": ("compression", "fail: the proxy compresses streams (gzip)"),
     "holds_back": ("buffering", "fail: the proxy holds events back"),
-    "cuts_stream": ("url", "fail: 127.0.0.1 does not answer as a gateway ("),
+    "cuts_stream": ("stream", "fail: the test stream breaks off, although"),
     "cuts_silence": ("silence", "fail: a proxy ends answers that are silent for 2 s."),
     "is_herokus": ("platform", "warn: Heroku's router cuts answers that are silent for 30 s."),
 }
@@ -92,11 +92,22 @@ def test_each_thing_that_a_proxy_spoils_is_named_and_nothing_else(scripted_gatew
         with running_spoiling_proxy(scripted_gateway.port, spoil) as url:
             return [(result.check, f"{result.status}: {result.text}") for result in check_url(url)]
 
+    def check_all() -> list[tuple[str, str]]:
+        together = "compresses", "cuts_silence", "drops_request_id", "has_another_version"
+        with running_spoiling_proxy(scripted_gateway.port, *together) as url:
+            return [(result.check, result.status) for result in check_url(url)]
+
     assert SPOILED.keys() == set(SPOILS) - {"nothing"}
-    with ThreadPoolExecutor(len(SPOILS)) as pool:
+    with ThreadPoolExecutor(len(SPOILS) + 2) as pool:
+        all_at_once = pool.submit(check_all)
         found = dict(zip(SPOILS, pool.map(check, SPOILS), strict=True))
         longer = pool.submit(lambda: list(check_url(scripted_gateway.url.replace("127.0.0.1", "2130706433"), 3)))
     use_settings(None)
+    # No finding hides another: all checks have a result.
+    assert all_at_once.result() == [
+        ("url", "warn"), ("headers", "fail"), ("body_limit", "ok"), ("compression", "fail"), ("forwarding", "ok"),
+        ("buffering", "ok"), ("silence", "fail"),
+    ]  # fmt: skip
     assert {line[:3] for _, line in found.pop("nothing")} == {"ok:"}
     for spoil, results in found.items():
         name, beginning = SPOILED[spoil]
@@ -284,6 +295,15 @@ def test_the_command_works_where_a_setting_is_malformed(tree: Path) -> None:
     results = [json.loads(line) for line in said.splitlines()]
     assert code == 1 and {"check": "settings", "status": "fail"}.items() <= results[1].items()
     assert results[1]["text"].startswith("RETENTION_DAYS is 'many'")
+    for arguments, code in (["--help"], 0), (["keys", "list"], 1):
+        ended, said = run_to_end(
+            [sys.executable, "-m", "app.cli", *arguments],
+            tree,
+            clean_environment() | {"RETENTION_DAYS": "many", "DATABASE_URL": AWAY},
+        )
+        assert ended == code and said.startswith("The gateway cannot start: RETENTION_DAYS is 'many'; it must be ")
+        assert said.splitlines()[0].endswith("Only `doctor` and `version` work until this is mended.")
+        assert ("\n  keys  " in said) == (arguments == ["--help"])
 
 
 @soak_only("doctor/test_examination.py::test_the_command_works_where_a_setting_is_malformed")

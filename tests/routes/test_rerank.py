@@ -149,6 +149,6 @@ def test_what_is_no_ranking_is_an_upstream_error(
 def test_others_do_not_serve_it(gateway_of_four: Gateway) -> None:
     seen = post(gateway_of_four, provider="chutes")
     assert (seen.status, seen.error["code"]) == (400, "endpoint_not_served")
-    assert seen.error["message"].endswith("Providers that serve it: Fireworks, DeepInfra.")
+    assert seen.error["message"].endswith("Use one of: Fireworks, DeepInfra.")
     unknown = post(gateway_of_four, model="rerank-v3.5")
     assert (unknown.status, unknown.error["code"]) == (404, "model_not_found")

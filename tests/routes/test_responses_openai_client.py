@@ -196,7 +196,7 @@ def test_a_call_that_was_cut_is_in_no_output(scripted: openai.OpenAI, upstream: 
         for event in scripted.responses.create(**ask, stream=True):
             last = event
     assert last.type == "response.failed" and last.response.output == []
-    assert "arguments that have no end" in last.response.error.message
+    assert "incomplete arguments" in last.response.error.message
 
 
 def test_a_whole_answer_in_place_of_a_stream_and_the_other_way_round(

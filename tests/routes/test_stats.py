@@ -12,7 +12,6 @@ import pytest
 from app.config import load_settings
 from app.db.tables import OUTCOMES
 from app.runtime import use_settings
-from tests.conftest import MakeGateway
 from tests.support.chat import Seen, post_chat, request
 from tests.support.gateway import Gateway
 from tests.support.gateways import Gateways
@@ -33,23 +32,23 @@ FIELDS = (
 )
 
 
-class Public(NamedTuple):
-    """A gateway with PUBLIC_STATS, and the address of its database."""
+class Counted(NamedTuple):
+    """A gateway and the address of its database, which no other gateway uses."""
 
     gateway: Gateway
     database_url: str
 
 
 @pytest.fixture(scope="module")
-def public(gateways: Gateways, postgres: Postgres, sandbox: Sandbox) -> Iterator[Public]:
-    """Shared by a test that counts its requests and another one that sends none."""
+def public(gateways: Gateways, postgres: Postgres, sandbox: Sandbox) -> Iterator[Counted]:
+    """A gateway with PUBLIC_STATS. Shared by a test that counts its requests and another one that sends none."""
     url = postgres.create_migrated_database()
     with gateways.running(url, sandbox.settings | {"PUBLIC_STATS": "true"}) as gateway:
-        yield Public(gateway, url)
+        yield Counted(gateway, url)
     gateways.after_stops(lambda: postgres.drop_database(url))
 
 
-def test_requests_are_counted_a_moment_later(public: Public) -> None:
+def test_requests_are_counted_a_moment_later(public: Counted) -> None:
     gateway = public.gateway
     whole = post_chat(gateway, MODEL).json["usage"]
     streamed = post_chat(gateway, MODEL, stream=True, stream_options={"include_usage": True})
@@ -143,11 +142,18 @@ def test_statistics_require_a_key_by_default(gateway: Gateway) -> None:
         assert (seen.status, seen.error["type"]) == (401, "authentication_error")
 
 
-def test_a_key_reads_its_own_statistics_and_the_operator_all(
-    make_gateway: MakeGateway, sandbox: Sandbox, database_url: str
-) -> None:
-    gateway = make_gateway(sandbox.settings)
-    key = _create_key(database_url, "alice")
+@pytest.fixture(scope="module")
+def counted(gateways: Gateways, postgres: Postgres, sandbox: Sandbox) -> Iterator[Counted]:
+    """Shared by two tests that count its requests; the second one adds to those of the first."""
+    url = postgres.create_migrated_database()
+    with gateways.running(url, sandbox.settings) as gateway:
+        yield Counted(gateway, url)
+    gateways.after_stops(lambda: postgres.drop_database(url))
+
+
+def test_a_key_reads_its_own_statistics_and_the_operator_all(counted: Counted) -> None:
+    gateway = counted.gateway
+    key = _create_key(counted.database_url, "alice")
     own = {"Authorization": f"Bearer {key}"}
     key_id = key.split("_")[1]
     assert post_chat(gateway, MODEL, key=key).status == 200
@@ -187,10 +193,10 @@ def test_a_key_reads_its_own_statistics_and_the_operator_all(
     assert [row["endpoint"] for row in records] == [path] and len(records[0]["worker_id"]) == 32
 
 
-def test_a_holder_reads_what_its_keys_used_and_the_operator_who_used_what(
-    make_gateway: MakeGateway, sandbox: Sandbox, database_url: str
-) -> None:
-    gateway = make_gateway(sandbox.settings)
+def test_a_holder_reads_what_its_keys_used_and_the_operator_who_used_what(counted: Counted) -> None:
+    gateway, database_url = counted
+    before = _data(_ask(gateway, "all"))
+    earlier, users = before["total_requests"], max(1, before["unique_users"])  # The operator is one of them.
     group = make_group(database_url)
     alice, bob = make_limited_key(database_url, group=group), make_limited_key(database_url)
     further = request(
@@ -199,7 +205,7 @@ def test_a_holder_reads_what_its_keys_used_and_the_operator_who_used_what(
     for key, count in ((alice, 1), (further["key"], 2), (bob, 1), (gateway.key, 1)):
         for _ in range(count):
             assert post_chat(gateway, MODEL, key=key, max_tokens=20 if key == bob else 500).status == 200
-    _wait_for_requests(gateway, "all", 5)
+    _wait_for_requests(gateway, "all", earlier + 5)
     holder = _show_key(gateway, alice)["holder"]
     own = {"Authorization": f"Bearer {alice}"}
 
@@ -214,8 +220,9 @@ def test_a_holder_reads_what_its_keys_used_and_the_operator_who_used_what(
     assert see("?scope=holder&split=key&time_range=7d", own) == (*of_alice[:5], names)
     assert see(f"?group={group}&split=holder") == ("group", None, group, 3, 2, {holder: 3})
     bobs = _show_key(gateway, bob)["holder"]
-    assert see("?split=holder") == ("all", None, None, 5, 4, {holder: 3, bobs: 1, None: 1})
-    assert see("?split=group&time_range=all") == ("all", None, None, 5, 4, {group: 3, None: 2})
+    everything = ("all", None, None, earlier + 5, users + 3)
+    assert see("?split=holder") == (*everything, {holder: 3, bobs: 1, None: earlier + 1})
+    assert see("?split=group&time_range=all") == (*everything, {group: 3, None: earlier + 2})
     # What a holder is called now counts, and those of a holder who is deleted have none.
     for method, path, body in [
         ("PATCH", f"holders/{holder}", b'{"name": "carol"}'),
@@ -223,7 +230,7 @@ def test_a_holder_reads_what_its_keys_used_and_the_operator_who_used_what(
         ("DELETE", f"holders/{bobs}", None),
     ]:
         assert request(method, f"{gateway.url}/api/{path}", headers=gateway.headers, data=body).status == 200
-    assert see("?split=holder")[-1] == {"carol": 3, None: 2}
+    assert see("?split=holder")[-1] == {"carol": 3, None: earlier + 2}
     shown = request("GET", f"{gateway.url}/api/holders/carol", headers=gateway.headers).json["data"]
     share = next(each for each in _data(_ask(gateway, "all", "?split=holder"))["split"] if each["name"] == "carol")
     assert shown["usage"] == shown["usage_daily"] == shown["usage_monthly"] == share["total_cost"] > 0
@@ -261,7 +268,7 @@ def _show_key(gateway: Gateway, key: str) -> dict[str, Any]:
     return shown
 
 
-def test_public_statistics_require_no_key_and_activity_still_does(public: Public) -> None:
+def test_public_statistics_require_no_key_and_activity_still_does(public: Counted) -> None:
     gateway = public.gateway
     seen_by_all = _data(_ask(gateway, "chutes", headers={}))
     assert (seen_by_all["scope"], seen_by_all["total_requests"]) == ("all", 0)

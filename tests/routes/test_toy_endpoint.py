@@ -262,7 +262,7 @@ def test_a_provider_without_it_is_named(toy_gateway: Gateway) -> None:
     body = {"model": "x", "text": "hello", "provider": "chutes"}
     response = requests.post(f"{toy_gateway.url}/v1/shout", json=body, headers=toy_gateway.headers, timeout=20)
     assert response.status_code == 400
-    assert response.json()["trouble"] == "Chutes does not serve /v1/shout. Providers that serve it: Fireworks."
+    assert response.json()["trouble"] == "Chutes does not serve /v1/shout. Use one of: Fireworks."
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from urllib.parse import unquote
 
 import pytest
 
 from app import create_app
 from app.config import load_settings
-from app.dev.postgres import get_binaries
 from app.runtime import use_settings
 from tests.support.activity_tables import ActivityTables
 from tests.support.answers import chat_answer
 from tests.support.chat import PREFIX, post_chat
 from tests.support.database_proxy import running_database_proxy
+from tests.support.dumps import get_name, run_tool
 from tests.support.gateway import Gateway, base_settings, start_gateway
 from tests.support.postgres import Postgres
 from tests.support.scripted_upstream import ScriptedUpstream
@@ -28,17 +26,6 @@ from tests.support.waiting import wait_until
 
 REQUESTS = 600
 SEEN = "SELECT count(*) FROM worker WHERE closed_how IS NULL AND last_seen_at > now() - interval '1 minute'"
-
-
-def get_name(url: str) -> str:
-    return url.rpartition("/")[2].partition("?")[0]
-
-
-def run_tool(name: str, url: str, *arguments: str) -> None:
-    """Runs a tool of PostgreSQL on the database of an address."""
-    database, host = get_name(url), url.partition("?host=")[2]
-    options = ["--username=postgres", f"--host={unquote(host)}", f"--dbname={database}"]
-    subprocess.run([str(get_binaries() / name), *options, *arguments], check=True)
 
 
 def send(gateway: Gateway, count: int) -> set[str]:

@@ -19,12 +19,14 @@ class DatabaseProxy:
 
     Attributes:
         url: the address of the database by way of this proxy.
+        messages: how many messages of clients it has passed on; a client waits for the answer to one before the next.
     """
 
     def __init__(self, directory: Path, url: str) -> None:
         self._place = directory / _NAME
         self._target = str(Path(parse_qs(urlsplit(url).query)["host"][0]) / _NAME)
         self.url = f"{url.partition('?')[0]}?host={quote(str(directory), safe='')}"
+        self.messages = 0
         self._listener: socket.socket | None = None
         self._clients: list[socket.socket] = []
         self._passes = threading.Event()
@@ -77,6 +79,7 @@ class DatabaseProxy:
                     data = source.recv(65_536)
                     if not data:
                         return
+                    self.messages += source is client
                     (server if source is client else client).sendall(data)
 
 

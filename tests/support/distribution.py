@@ -10,13 +10,6 @@ from xdist.scheduler.loadscope import LoadScopeScheduling
 
 # Prefixes of paths below tests/. The files of a line share a gateway, an SDK or a measurement that takes seconds.
 _TOGETHER = (
-    (
-        "faults/test_document",
-        "faults/test_leaving",
-        "faults/test_own",
-        "faults/test_provider",
-        "faults/test_translated",
-    ),
     # What uses the gateway with short timeouts.
     (
         "routes/test_chat_long_answers",
@@ -44,12 +37,18 @@ _TOGETHER = (
     # What uses both SDKs, and the gateway in front of four providers.
     (
         "routes/test_messages_client",
+        "faults/test_document",
+        "faults/test_leaving",
+        "faults/test_own",
+        "faults/test_provider",
+        "faults/test_translated",
         "routes/test_aliases",
         "routes/test_catalog_sandbox",
         "routes/test_chat_histories",
         "routes/test_chat_providers",
         "routes/test_completions",
         "routes/test_embeddings",
+        "routes/test_idempotency",
         "routes/test_limits_sdks",
         "routes/test_models",
         "routes/test_offers",
@@ -92,13 +91,12 @@ _TOGETHER = (
 # They begin first, so that no process is left with a long one while the others have nothing to do.
 _LONGEST = (
     "dashboard/",
+    "routes/test_messages_client",
     "routes/test_chat_odd_answers",
     "clients/",
-    "routes/test_messages_client",
     "routes/test_chat_long_answers",
     "test_operation_outage",
     "services/journal/test_shipper",
-    "faults/test_document",
     "test_operation_workers",
     "test_operation_restart",
     "test_dev",

@@ -1,4 +1,4 @@
-"""Proxies that do to a gateway's answers what misconfigured ones do, each one thing."""
+"""Proxies that do to a gateway's answers what misconfigured ones do."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ _NOT_PASSED = {"connection", "transfer-encoding", "keep-alive", "content-length"
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, port: int, spoil: str) -> None:
+    def __init__(self, port: int, spoils: frozenset[str]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.port, self.spoil = port, spoil
+        self.port, self.spoils = port, spoils
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Says nothing of clients that leave."""
@@ -45,17 +45,17 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def _pass_on(self) -> None:
-        if self.server.spoil == "refuses_large_bodies" and int(self.headers.get("Content-Length") or 0) > 1_000_000:
+        if "refuses_large_bodies" in self.server.spoils and int(self.headers.get("Content-Length") or 0) > 1_000_000:
             self.send_error(413)
             self.close_connection = True
             return
-        if self.server.spoil == "answers_health_itself" and self.path == "/health":
+        if "answers_health_itself" in self.server.spoils and self.path == "/health":
             self._send(200, [], [b"<html>fine</html>"])
             return
         headers = {name: value for name, value in self.headers.items() if name.lower() not in _NOT_PASSED}
-        if self.server.spoil == "drops_authorization":
+        if "drops_authorization" in self.server.spoils:
             headers.pop("Authorization", None)
-        patience_s = PATIENCE_S if self.server.spoil == "cuts_silence" else 60
+        patience_s = PATIENCE_S if "cuts_silence" in self.server.spoils else 60
         connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=patience_s)
         connection.request(self.command, self.path, headers=headers)
         response = connection.getresponse()
@@ -63,14 +63,16 @@ class _Handler(BaseHTTPRequestHandler):
         connection.close()
 
     def _read(self, response: http.client.HTTPResponse) -> Iterator[bytes]:
-        if self.server.spoil == "holds_back" or (self.server.spoil == "has_another_version" and self.path == "/health"):
-            number = b"9." if self.server.spoil == "has_another_version" else b""
+        if "holds_back" in self.server.spoils or (
+            "has_another_version" in self.server.spoils and self.path == "/health"
+        ):
+            number = b"9." if "has_another_version" in self.server.spoils else b""
             yield response.read().replace(b'"version":"', b'"version":"' + number)
             return
         compression = zlib.compressobj(wbits=31)
         try:
             while piece := response.read1(65_536):
-                if self.server.spoil == "cuts_stream" and b'"number":3' in piece:
+                if "cuts_stream" in self.server.spoils and b'"number":3' in piece:
                     raise TimeoutError
                 if self._is_compressed:
                     piece = compression.compress(piece) + compression.flush(zlib.Z_SYNC_FLUSH)
@@ -81,18 +83,18 @@ class _Handler(BaseHTTPRequestHandler):
 
     @property
     def _is_compressed(self) -> bool:
-        return self.server.spoil == "compresses" and "/stream" in self.path
+        return "compresses" in self.server.spoils and "/stream" in self.path
 
     def _send(self, status: int, headers: list[tuple[str, str]], pieces: Any) -> None:
         self.send_response(status)
         for name, value in headers:
             if name.lower() not in _NOT_PASSED and not (
-                self.server.spoil == "drops_request_id" and name == "x-request-id"
+                "drops_request_id" in self.server.spoils and name == "x-request-id"
             ):
                 self.send_header(name, value)
         if self._is_compressed:
             self.send_header("Content-Encoding", "gzip")
-        if self.server.spoil == "is_herokus":
+        if "is_herokus" in self.server.spoils:
             self.send_header("Via", "1.1 vegur")
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
@@ -110,10 +112,10 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def running_spoiling_proxy(port: int, spoil: str) -> Iterator[str]:
-    """Passes requests to 127.0.0.1:`port`, and spoils the answers in one of the ways of SPOILS; yields its address."""
-    assert spoil in SPOILS
-    server = _Server(port, spoil)
+def running_spoiling_proxy(port: int, *spoils: str) -> Iterator[str]:
+    """Passes requests to 127.0.0.1:`port`, and spoils the answers in some ways of SPOILS; yields its address."""
+    assert set(spoils) <= set(SPOILS)
+    server = _Server(port, frozenset(spoils))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     try:

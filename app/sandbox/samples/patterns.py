@@ -8,7 +8,6 @@ import re
 import string
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from itertools import islice
 
 # Python has no public parser of regular expressions; this one has been the same for twenty years.
 from re import _parser as parser  # type: ignore[attr-defined]
@@ -252,8 +251,3 @@ def _find_repeats(nodes: Any, inside: bool) -> Iterator[tuple[_Node, bool]]:
             yield node, inside
         for inner in _inner(node):
             yield from _find_repeats(inner, inside or (varies and node[1][1] > 1))
-
-
-def take_first(texts: Iterator[str], accept: Callable[[str], bool], tries: int) -> str | None:
-    """Returns the first of `tries` texts that is accepted, or None."""
-    return next(filter(accept, islice(texts, tries)), None)

@@ -12,7 +12,7 @@ from app.sandbox.samples.errors import Budget, NoSample
 Schema = Any
 """A dict, or true (everything) or false (nothing)."""
 
-# Of a schema whose combinators allow more alternatives, the first.
+# If the combinators of a schema allow more alternatives, the first of them are used.
 _MAX_ALTERNATIVES = 64
 # Parts of a schema that are copied in one step of work.
 _LISTED_PER_STEP = 20
@@ -22,7 +22,7 @@ _COMBINATORS = ("$ref", "allOf", "anyOf", "oneOf", "if", "then", "else", "depend
 class Schemas:
     """One document with its references.
 
-    What it returns for a schema, it returns again for the same schema, so that callers can recognise schemas by id().
+    It returns the same object for the same schema, so that callers can recognise schemas by id().
     """
 
     def __init__(self, root: Schema, budget: Budget) -> None:

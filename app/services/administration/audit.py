@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 import msgspec
 
+from app.cursors import read_id_cursor
 from app.db import Connection, read_connection
 from app.db.audit import AuditFilter as AuditFilter
 from app.db.audit import insert_audit_event, select_audit_events
-from app.errors import BadRequest
 
 # Longer names of users, which only a program chooses, are cut.
 _MAX_USER_CHARACTERS = 100
@@ -109,16 +109,3 @@ def select_audit_page(wanted: AuditFilter, cursor: str | None, limit: int) -> Au
     has_more = len(rows) > limit
     events = [AuditEvent(**row._asdict()) for row in rows[:limit]]
     return AuditPage(data=events, has_more=has_more, next_cursor=str(events[-1].id) if has_more else None)
-
-
-def read_id_cursor(text: str | None) -> int | None:
-    """Returns the id that a cursor has, with which the page before ended; None for the first page.
-
-    Raises:
-        BadRequest: the cursor is not one that the gateway made.
-    """
-    if text is None:
-        return None
-    if not (text.isascii() and text.isdigit() and len(text) < 19):
-        raise BadRequest("cursor must be the next_cursor of an earlier response.", param="cursor")
-    return int(text)

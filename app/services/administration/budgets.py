@@ -7,12 +7,13 @@ from typing import Literal
 
 import msgspec
 
+from app.cursors import read_id_cursor
 from app.db import Connection, read_connection, write_connection
 from app.db.budgets import BudgetRow, select_budget, update_budget_ended, update_period_raised
 from app.db.clock import select_now
 from app.db.subjects import select_subjects
 from app.errors import BadRequest, Conflict, NotFound
-from app.services.administration.audit import read_id_cursor, record_change
+from app.services.administration.audit import record_change
 from app.services.administration.limits import describe_terms
 from app.services.administration.states import BudgetState, select_budget_states, select_state_page
 from app.services.administration.terms import MAX_AMOUNT, describe_budget, normalize
@@ -99,7 +100,7 @@ def raise_budget(actor: str, id: int, extra: Decimal) -> BudgetState:
 
 
 def end_budget(actor: str, id: int) -> None:
-    """Ends a budget: it counts no more.
+    """Ends a budget, which then no longer counts.
 
     Raises:
         NotFound: there is no such budget, or it has ended already.
@@ -115,7 +116,7 @@ def end_budget(actor: str, id: int) -> None:
 def _find(connection: Connection, id: int, *, lock: bool) -> BudgetRow:
     row = select_budget(connection, id, lock=lock) if id < 2**63 else None  # PostgreSQL has no larger ids.
     if row is None or row.ended_at is not None:
-        reason = "There is no budget" if row is None else "This budget has ended, so it counts no more:"
+        reason = "There is no budget" if row is None else "This budget has ended and does not count any more:"
         raise NotFound(
             f"{reason} {id}. `bin/gateway budgets list` or GET /api/budgets shows those that count.",
             param="budget",

@@ -1,4 +1,4 @@
-"""What a new budget begins with: the cost of the requests that its periods have seen before it was made."""
+"""The start value of a new budget: the cost of the requests in its periods before it was made."""
 
 from __future__ import annotations
 

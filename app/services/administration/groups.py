@@ -15,17 +15,17 @@ from app.db.subjects import (
     select_subject,
     select_subjects,
 )
-from app.errors import Conflict, NotFound
+from app.errors import NotFound
 from app.services.administration.audit import record_change
 from app.services.administration.changes import GroupChanges, NewGroup
 from app.services.administration.ids import make_id
 from app.services.administration.limits import (
     apply_limits,
-    check_name,
     describe_subject,
     make_name_conflict,
+    validate_name,
 )
-from app.services.administration.views import GroupView, select_limits
+from app.services.administration.views import GroupView, raise_if_group_is_used, select_limits
 
 
 def create_group(actor: str, wanted: NewGroup) -> GroupView:
@@ -37,7 +37,7 @@ def create_group(actor: str, wanted: NewGroup) -> GroupView:
         DatabaseError: the database is unavailable or slow.
     """
     with write_connection() as connection:
-        row = insert_subject(connection, id=make_id(), kind="group", name=check_name(wanted.name))
+        row = insert_subject(connection, id=make_id(), kind="group", name=validate_name(wanted.name))
         if row is None:
             raise make_name_conflict("group", wanted.name)
         apply_limits(connection, actor, row, wanted, is_new=True)
@@ -59,7 +59,7 @@ def change_group(actor: str, name_or_id: str, changes: GroupChanges, *, keep_bud
     """
     with write_connection() as connection:
         row = find_group(connection, name_or_id, lock=True)
-        columns = {} if isinstance(changes.name, UnsetType) else {"name": check_name(changes.name)}
+        columns = {} if isinstance(changes.name, UnsetType) else {"name": validate_name(changes.name)}
         apply_limits(connection, actor, row, changes, columns=columns, keep_budgets=keep_budgets)
         return _make_view(connection, row.id)
 
@@ -75,13 +75,7 @@ def delete_group(actor: str, name_or_id: str) -> None:
     with write_connection() as connection:
         row = find_group(connection, name_or_id, lock=True)
         holders = select_holder_count(connection, row.id)
-        if holders:
-            named = "a holder" if holders == 1 else f"{holders} holders"
-            raise Conflict(
-                f"The group {row.name!r} has {named}. Move each to another group, or out of it, with a change of one"
-                " of its keys, then delete the group.",
-                code="group_not_empty",
-            )
+        raise_if_group_is_used(row.name, holders)
         before = describe_subject(connection, row)
         delete_budgets(connection, row.id)
         delete_subject(connection, row.id)

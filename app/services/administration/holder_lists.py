@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from typing import Literal
 
 import msgspec
 
+from app.cursors import decode_cursor, encode_cursor
 from app.db import Connection, read_connection
 from app.db.keys import select_keys_of_holders
 from app.db.subjects import SubjectRow, select_holder_page, select_subject
-from app.errors import BadRequest, NotFound
+from app.errors import NotFound
 from app.services.administration.groups import find_group
 from app.services.administration.views import HolderView, make_holder_views
 
@@ -49,14 +48,16 @@ def select_holders_page(*, group: str | None = None, cursor: str | None = None, 
         BadRequest: the cursor is not one that the gateway made.
         DatabaseError: the database is unavailable or slow.
     """
-    after = None if cursor is None else _decode_cursor(cursor)
+    after = None if cursor is None else decode_cursor(cursor, _read_place)
     with read_connection() as connection:
         group_id = None if group is None else find_group(connection, group).id
         asked = None if limit is None else limit + 1
         rows = select_holder_page(connection, group_id=group_id, after=after, limit=asked)
         has_more = limit is not None and len(rows) > limit
         views = make_holder_views(connection, dict(list(rows.items())[:limit]))
-    return HolderPage(data=views, has_more=has_more, next_cursor=_encode_cursor(views[-1].name) if has_more else None)
+    return HolderPage(
+        data=views, has_more=has_more, next_cursor=encode_cursor(views[-1].name.encode()) if has_more else None
+    )
 
 
 def select_key_ids(*, holder: str | None = None, group: str | None = None) -> tuple[str, list[str]]:
@@ -103,15 +104,8 @@ def make_holder_view(connection: Connection, row: SubjectRow) -> HolderView:
     return view
 
 
-def _encode_cursor(name: str) -> str:
-    return base64.urlsafe_b64encode(name.encode()).decode()
-
-
-def _decode_cursor(text: str) -> str:
-    try:
-        name = base64.b64decode(text, altchars=b"-_", validate=True).decode()
-        if not name.isprintable():
-            raise ValueError("names can be printed")
-        return name
-    except (binascii.Error, ValueError) as error:
-        raise BadRequest("cursor must be the next_cursor of an earlier response.", param="cursor") from error
+def _read_place(content: bytes) -> str:
+    name = content.decode()
+    if not name.isprintable():
+        raise ValueError("names can be printed")
+    return name

@@ -10,13 +10,13 @@ from app.db import Connection, write_connection
 from app.db.budgets import delete_budgets
 from app.db.keys import update_key
 from app.db.subjects import SubjectRow, delete_subject, insert_subject, select_subject
-from app.errors import BadRequest, Conflict, NotFound
+from app.errors import BadRequest, NotFound
 from app.services.administration.audit import record_change
 from app.services.administration.changes import HolderChanges
 from app.services.administration.groups import find_group
 from app.services.administration.holder_lists import find_holder, make_holder_view
 from app.services.administration.ids import make_id
-from app.services.administration.limits import apply_limits, check_name, describe_subject, make_name_conflict
+from app.services.administration.limits import apply_limits, describe_subject, make_name_conflict, validate_name
 from app.services.administration.views import HolderView
 
 
@@ -52,7 +52,7 @@ def find_or_make_holder(
     if isinstance(holder, UnsetType):
         return (make_holder(connection, actor, key_name, changes).id, True) if changes.sets_limits() else (None, False)
     # Locked, so that the holder is not deleted meanwhile.
-    found = select_subject(connection, kind="holder", name=check_name(holder), lock=True)
+    found = select_subject(connection, kind="holder", name=validate_name(holder), lock=True)
     if found is None:
         if not changes.sets_limits():
             # More likely a typing error than the wish for a holder who may use everything.
@@ -121,7 +121,7 @@ def create_holder(actor: str, wanted: NewHolder) -> HolderView:
         DatabaseError: the database is unavailable or slow.
     """
     with write_connection() as connection:
-        return make_holder_view(connection, make_holder(connection, actor, check_name(wanted.name), wanted))
+        return make_holder_view(connection, make_holder(connection, actor, validate_name(wanted.name), wanted))
 
 
 def change_holder(actor: str, name_or_id: str, changes: HolderPatch, *, keep_budgets: bool = False) -> HolderView:
@@ -141,7 +141,7 @@ def change_holder(actor: str, name_or_id: str, changes: HolderPatch, *, keep_bud
         row = find_holder(connection, name_or_id, lock=True)
         columns = _find_columns(connection, changes)
         if not isinstance(changes.name, UnsetType):
-            columns["name"] = check_name(changes.name)
+            columns["name"] = validate_name(changes.name)
         return make_holder_view(
             connection, apply_limits(connection, actor, row, changes, columns=columns, keep_budgets=keep_budgets)
         )
@@ -158,12 +158,7 @@ def delete_holder(actor: str, name_or_id: str) -> HolderView:
     with write_connection() as connection:
         row = find_holder(connection, name_or_id, lock=True)
         view = make_holder_view(connection, row)
-        if left := [key.id for key in view.keys if key.revoked_at is None]:
-            more = f" and {len(left) - 1} more" if len(left) > 1 else ""
-            raise Conflict(
-                f"The holder {row.name!r} has the key {left[0]}{more}. Revoke its keys, then delete it.",
-                code="holder_has_keys",
-            )
+        view.raise_if_has_keys()
         before = describe_subject(connection, row)
         for key in view.keys:
             update_key(connection, key.id, {"holder_id": None})

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import struct
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
@@ -11,11 +9,12 @@ from typing import Literal
 
 import msgspec
 
+from app.cursors import decode_cursor, encode_cursor
 from app.db import Connection, read_connection
 from app.db.keys import KEY_STATES as KEY_STATES
 from app.db.keys import KeyRow, select_key, select_key_names, select_key_page, select_keys
 from app.db.subjects import select_holder_page
-from app.errors import BadRequest, NotFound
+from app.errors import NotFound
 from app.services.administration.groups import find_group
 from app.services.administration.holder_lists import find_holder
 from app.services.administration.views import KeyView, make_key_views
@@ -89,7 +88,7 @@ def select_keys_page(
         BadRequest: the cursor is not one that the gateway made.
         DatabaseError: the database is unavailable or slow.
     """
-    after = None if cursor is None else _decode_cursor(cursor)
+    after = None if cursor is None else decode_cursor(cursor, _read_place)
     with read_connection() as connection:
         holder_ids = _find_holders(connection, holder, group)
         rows = select_key_page(
@@ -102,7 +101,7 @@ def select_keys_page(
         )
         views = make_key_views(connection, rows[:limit])
     has_more = len(rows) > limit
-    return KeyPage(data=views, has_more=has_more, next_cursor=_encode_cursor(rows[limit - 1]) if has_more else None)
+    return KeyPage(data=views, has_more=has_more, next_cursor=_make_cursor(rows[limit - 1]) if has_more else None)
 
 
 def _trim_search(text: str | None) -> str | None:
@@ -147,18 +146,14 @@ def make_key_view(connection: Connection, row: KeyRow) -> KeyView:
     return view
 
 
-def _decode_cursor(text: str) -> tuple[datetime, str]:
-    try:
-        content = base64.b64decode(text, altchars=b"-_", validate=True)
-        (microseconds,) = _CURSOR.unpack(content[: _CURSOR.size])
-        id = content[_CURSOR.size :].decode("ascii")
-        if not id.isalnum():
-            raise ValueError("ids have letters and digits only")
-        return _EPOCH + timedelta(microseconds=microseconds), id
-    except (binascii.Error, struct.error, ValueError, OverflowError) as error:
-        raise BadRequest("cursor must be the next_cursor of an earlier response.", param="cursor") from error
+def _read_place(content: bytes) -> tuple[datetime, str]:
+    (microseconds,) = _CURSOR.unpack(content[: _CURSOR.size])
+    id = content[_CURSOR.size :].decode("ascii")
+    if not id.isalnum():
+        raise ValueError("ids have letters and digits only")
+    return _EPOCH + timedelta(microseconds=microseconds), id
 
 
-def _encode_cursor(row: KeyRow) -> str:
+def _make_cursor(row: KeyRow) -> str:
     microseconds = (row.created_at - _EPOCH) // timedelta(microseconds=1)
-    return base64.urlsafe_b64encode(_CURSOR.pack(microseconds) + row.id.encode()).decode()
+    return encode_cursor(_CURSOR.pack(microseconds) + row.id.encode())

@@ -22,7 +22,7 @@ from app.services.administration.audit import record_change
 from app.services.administration.changes import KeyChanges, NewKey
 from app.services.administration.holders import change_holder_of_key, find_or_make_holder, make_holder
 from app.services.administration.key_lists import find_key, make_key_view
-from app.services.administration.limits import check_name
+from app.services.administration.limits import validate_name
 from app.services.administration.views import KeyView
 from app.services.keys import digest_of, new_key
 
@@ -51,14 +51,14 @@ def create_key(actor: str, wanted: NewKey) -> MadeKey:
         Conflict: the new holder would have the name of another one.
         DatabaseError: the database is unavailable or slow.
     """
-    name = check_name(wanted.name)
+    name = validate_name(wanted.name)
     if wanted.is_operator and (wanted.holder is not UNSET or wanted.sets_limits()):
         raise BadRequest(
             "An operator's key is bound by the limits of the gateway alone, so leave out its holder, group and limits.",
             param="is_operator",
         )
     with write_connection() as connection:
-        expires_at = _check_expiry(connection, wanted.expires_at)
+        expires_at = _validate_expiry(connection, wanted.expires_at)
         holder_id, is_new = find_or_make_holder(connection, actor, wanted.holder, name, wanted)
         named = "" if isinstance(wanted.holder, UnsetType) else wanted.holder
         warnings = [f"There was no holder {named!r}, so a new one was made."] if is_new and named else []
@@ -84,11 +84,11 @@ def change_key(actor: str, id: str, changes: KeyChanges, *, keep_budgets: bool =
         row = find_key(connection, id, lock=True)
         values: dict[str, Any] = {}
         if not isinstance(changes.name, UnsetType):
-            values["name"] = check_name(changes.name)
+            values["name"] = validate_name(changes.name)
         if not isinstance(changes.expires_at, UnsetType):
             if row.revoked_at is not None:
                 raise _make_revoked(row, "it has no expiry that could be changed")
-            values["expires_at"] = _check_expiry(connection, changes.expires_at)
+            values["expires_at"] = _validate_expiry(connection, changes.expires_at)
         if changes.has_limits():
             if row.is_operator and changes.sets_limits():
                 raise BadRequest(
@@ -134,7 +134,7 @@ def rotate_key(
             raise Conflict(f"The key {id} was rotated already. Rotate the one that replaces it, {row.replaced_by}.")
         if row.expires_at is not None and row.expires_at <= now:
             raise Conflict(f"The key {id} has expired, so there is nothing to overlap with. Make a new key.")
-        own_expiry = row.expires_at if isinstance(expires_at, UnsetType) else _check_expiry(connection, expires_at)
+        own_expiry = row.expires_at if isinstance(expires_at, UnsetType) else _validate_expiry(connection, expires_at)
         values = {
             "name": row.name,
             "holder_id": row.holder_id,
@@ -178,7 +178,7 @@ def _make_revoked(row: KeyRow, consequence: str) -> Conflict:
     return Conflict(f"The key {row.id} is revoked, so {consequence}. Make a new key.", code="key_revoked")
 
 
-def _check_expiry(connection: Connection, expires_at: datetime | None) -> datetime | None:
+def _validate_expiry(connection: Connection, expires_at: datetime | None) -> datetime | None:
     """Returns a time from which on a key is not to work, in whole seconds; a time without an offset is UTC.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What workers have drawn from budgets: lists it, gives up that of workers that are gone, and checks the books."""
+"""Draws of workers from budgets: lists them, gives up those of workers that are gone, and checks the books."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def forgive_request(actor: str, request_id: UUID) -> Forgiven:
         request_id: the gateway's id of the request.
 
     Returns:
-        What it is charged less.
+        The reduction of its charge.
 
     Raises:
         NotFound: there is no such request, or it was under no budget.

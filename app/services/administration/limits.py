@@ -15,7 +15,7 @@ from app.errors import BadRequest, Conflict
 from app.services.administration.audit import record_change
 from app.services.administration.changes import PLAIN_LIMITS, LimitChanges
 from app.services.administration.earlier import charge_earlier_requests
-from app.services.administration.terms import BudgetTerms, check_budget, normalize, parse_budget
+from app.services.administration.terms import BudgetTerms, normalize, parse_budget, validate_budget
 
 _MAX_PATTERNS = 1_000
 
@@ -49,7 +49,7 @@ def apply_limits(
     values = dict(columns or {})
     values |= {name: value for name in PLAIN_LIMITS if (value := getattr(changes, name)) is not UNSET}
     if not isinstance(changes.models, UnsetType):
-        values["models"] = _check_patterns(changes.models)
+        values["models"] = _validate_patterns(changes.models)
     if values and not update_subject(connection, subject.id, values):
         raise make_name_conflict(subject.kind, str(values["name"]))
     if not isinstance(changes.budgets, UnsetType):
@@ -62,7 +62,7 @@ def apply_limits(
     return now
 
 
-def _check_patterns(patterns: tuple[str, ...]) -> list[str]:
+def _validate_patterns(patterns: tuple[str, ...]) -> list[str]:
     if len(patterns) > _MAX_PATTERNS:
         raise BadRequest(f"models has {len(patterns)} patterns; at most {_MAX_PATTERNS} are allowed.", param="models")
     for pattern in patterns:
@@ -88,7 +88,7 @@ def _apply_budgets(connection: Connection, subject_id: str, wanted: tuple[Budget
     }
     seen: set[tuple[str, str]] = set()
     for each in wanted:
-        terms = parse_budget(each) if isinstance(each, str) else check_budget(each)
+        terms = parse_budget(each) if isinstance(each, str) else validate_budget(each)
         if terms.slot in seen:
             raise BadRequest(
                 f"budgets has two of {terms.unit} for the window {terms.window}. Keep one.", param="budgets"
@@ -142,7 +142,7 @@ def describe_terms(row: BudgetRow) -> dict[str, Any]:
     }
 
 
-def check_name(name: str) -> str:
+def validate_name(name: str) -> str:
     """Returns the name of a key, a holder or a group.
 
     Raises:

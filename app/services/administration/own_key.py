@@ -1,4 +1,4 @@
-"""What a key sees of itself: its limits, what is used of them, and what is left."""
+"""A key's view of itself: its limits, what is used of them, and what is left."""
 
 from __future__ import annotations
 

@@ -51,9 +51,9 @@ class BudgetState(msgspec.Struct, frozen=True, kw_only=True):
         in_use: what workers hold for requests that they serve, or expect.
         remaining: what is left.
         used_percent: the share of `amount` and `extra` that is charged.
-        starts_at, resets_at: the current period; it has no end if the window is "total". Of a rolling window, the
-            sums are of all hours or days that count, and `resets_at` is when the oldest of them that has some use
-            counts no more, or, without any use, when what is used now counts no more.
+        starts_at, resets_at: the current period; it has no end if the window is "total". For a rolling window, the sums
+            are of all hours or days that count, and `resets_at` is when the oldest of them with some use stops counting
+            or, if nothing is used, when use from now on would stop counting.
     """
 
     id: int

@@ -32,7 +32,7 @@ _WINDOW_NAMES = ", ".join(_SHORT_WINDOWS)
 
 
 class BudgetTerms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a budget allows; see app.services.limits.Budget. A subject has one budget of each unit and window at most.
+    """The terms of a budget; see app.services.limits.Budget. A subject has one budget of each unit and window at most.
 
     Attributes:
         amount: in the unit.
@@ -52,7 +52,7 @@ class BudgetTerms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     @property
     def slot(self) -> tuple[str, str]:
-        """What only one budget of a subject can have: the unit and the window."""
+        """The unit and the window, which only one budget of a subject can have together."""
         return self.unit, self.window
 
 
@@ -73,10 +73,10 @@ def parse_budget(text: str) -> BudgetTerms:
         unit="usd" if unit == "usd" else "tokens" if unit.startswith("token") else "requests",
         window=_SHORT_WINDOWS.get(window, window),
     )
-    return check_budget(terms)
+    return validate_budget(terms)
 
 
-def check_budget(terms: BudgetTerms) -> BudgetTerms:
+def validate_budget(terms: BudgetTerms) -> BudgetTerms:
     """Returns the terms in their one form.
 
     Raises:

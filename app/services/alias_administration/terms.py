@@ -14,7 +14,7 @@ from app.config import MAX_NAME_CHARACTERS
 from app.errors import BadRequest
 from app.services.aliases import AliasTarget, Sort, split_target
 from app.services.endpoints import ENDPOINTS
-from app.services.inference import check_field
+from app.services.inference import validate_field
 from app.services.models import ALIAS_PREFIX
 from app.services.providers import PROVIDERS
 
@@ -27,13 +27,13 @@ _MAX_DEPTH = 32
 # Each part begins with a letter or a digit, so none of them is `..`, which clients remove from a path.
 _PART = r"[a-z0-9][a-z0-9._:+-]*"
 _NAME = re.compile(rf"{_PART}(/{_PART})*")
-# No model writes so much. Limits reckon with what an override allows, so that a wrong one would use up budgets.
+# More than any model writes. Limits reserve what an override allows, so a larger one would use up budgets.
 _MOST_OUTPUT_TOKENS = 10_000_000
 _OUTPUT_FIELDS = ("max_tokens", "max_completion_tokens")
-# What follows the name of a model in a request, to choose among providers.
+# Suffixes of a model's name in a request, which choose among providers.
 _SUFFIXES = (":floor", ":nitro")
 
-# What is asked, whom, and how the answer travels. An override of these would answer another question.
+# Fields that say what is asked, whom, and how the answer travels. An override of these would answer another question.
 _NOT_OVERRIDDEN = {
     *("model", "models", "provider"),
     *("messages", "prompt", "input", "query", "documents"),
@@ -210,7 +210,7 @@ def _check_override(name: str, value: Any) -> None:
         if name not in kind.__struct_fields__:
             continue
         try:
-            check_field(kind, name, value)
+            validate_field(kind, name, value)
         except BadRequest as error:
             refusal = refusal or error
         else:

@@ -7,9 +7,9 @@ listing.py   how `/v1/models` shows them, and what an operator is warned of
 
 from app.services.aliases.aliases import Alias, Aliases, AliasTarget, Sort, start_aliases
 from app.services.aliases.listing import make_listed_alias, make_listed_aliases, warn_of_alias
-from app.services.aliases.targets import Allows, Candidate, find_alias, find_candidates, split_target
+from app.services.aliases.targets import Candidate, find_alias, find_candidates, split_target
 
 __all__ = [
-    "Alias", "AliasTarget", "Aliases", "Allows", "Candidate", "Sort", "find_alias", "find_candidates",
+    "Alias", "AliasTarget", "Aliases", "Candidate", "Sort", "find_alias", "find_candidates",
     "make_listed_alias", "make_listed_aliases", "split_target", "start_aliases", "warn_of_alias",
 ]  # fmt: skip

@@ -117,7 +117,7 @@ class Aliases(Component):
         self._saved_fingerprint = ""
         self._save_at_s = 0.0
         self._has_failed = False
-        # Of two refreshes at once, the one that asked first could be the last to take over what it got.
+        # Otherwise, of two refreshes at once, the older answer could be taken over last.
         self._refresh_lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._has_asked = threading.Event()
@@ -161,7 +161,7 @@ class Aliases(Component):
     def _refresh(self) -> None:
         asked_s, asked_at = time.monotonic(), time.time()
         try:
-            with time_limit(_QUERY_TIME_LIMIT_S), self.runtime.get(Database).engine.connect() as connection:
+            with time_limit(_QUERY_TIME_LIMIT_S), self.runtime.get(Database).poll_connection() as connection:
                 found = select_changed_aliases(connection, self._held)
         except (DatabaseError, SettingsError) as error:
             if not self._has_failed:

@@ -7,11 +7,11 @@ from collections.abc import Iterable
 
 from app.runtime import get_component
 from app.services.aliases.aliases import Alias, Aliases, AliasTarget
-from app.services.aliases.targets import Allows, Candidate, find_candidates, is_listed, split_target
-from app.services.models import MergedModel
+from app.services.aliases.targets import Candidate, find_candidates, is_listed, split_target
+from app.services.models import Allows, MergedModel
 from app.services.providers import is_configured
 
-# An alias belongs to nobody who makes models, but to whoever operates the gateway.
+# An alias belongs to the operator of the gateway and to no maker of models.
 OWNER = "gateway"
 
 

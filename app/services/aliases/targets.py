@@ -1,17 +1,14 @@
-"""What the names of targets mean in the providers' lists, as this process has them; nothing here waits for a list."""
+"""Finds the models that targets of aliases name, in the lists that this process has; nothing here waits for a list."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from app.runtime import get_component
 from app.services.aliases.aliases import Alias, Aliases, AliasTarget
-from app.services.models import ALIAS_PREFIX, Model, peek_model_list
+from app.services.models import ALIAS_PREFIX, Allows, Model, peek_model_list
 from app.services.providers import PROVIDERS, Provider, is_configured
-
-# (provider's name, the model's id there) → whether the caller may use it
-Allows = Callable[[str, str], bool]
 
 
 class Candidate(NamedTuple):

@@ -8,8 +8,8 @@ statement.py       what keys used in a month, to pass the cost on
 months.py          months as callers write them
 """
 
-from app.services.bill.compared import CAUSES, Compared, Finding, Reconciliation
-from app.services.bill.fetching import fetch_bill, get_billed_providers
+from app.services.bill.compared import Compared, Finding, Reconciliation
+from app.services.bill.fetching import fetch_bill
 from app.services.bill.months import MONTH_PATTERN, Month, choose_month, make_month, parse_month
 from app.services.bill.nightly import run_if_due, start_bills
 from app.services.bill.reconciliation import choose_provider, get_bill_names, select_reconciliation
@@ -17,8 +17,8 @@ from app.services.bill.statement import StatedReconciliation, Statement, Stateme
 
 # fmt: off
 __all__ = [
-    "CAUSES", "MONTH_PATTERN", "Compared", "Finding", "Month", "Reconciliation", "StatedReconciliation", "Statement",
-    "StatementRow", "choose_month", "choose_provider", "fetch_bill", "get_bill_names", "get_billed_providers",
-    "make_month", "parse_month", "run_if_due", "select_reconciliation", "select_statement", "start_bills",
+    "MONTH_PATTERN", "Compared", "Finding", "Month", "Reconciliation", "StatedReconciliation", "Statement",
+    "StatementRow", "choose_month", "choose_provider", "fetch_bill", "get_bill_names", "make_month",
+    "parse_month", "run_if_due", "select_reconciliation", "select_statement", "start_bills",
 ]
 # fmt: on

@@ -20,7 +20,7 @@ FindingKind = Literal[
     "price_differs",
 ]
 
-# What a difference can mean, by the name that findings have for it.
+# The meanings of a difference, by the name that findings have for it.
 CAUSES: dict[str, str] = {
     "bill_incomplete": "The provider's figures lack it. Fetch the month again later; if it stays so, ask the provider.",
     "other_clients": "Something else used the account: another gateway, a program with its key, or a page.",
@@ -39,10 +39,10 @@ CAUSES: dict[str, str] = {
 
 
 class Compared(msgspec.Struct, kw_only=True):
-    """What was recorded and what was billed: in all, on a day, of a model, or of a model on a day.
+    """Recorded and billed figures beside each other: in all, on a day, of a model, or of a model on a day.
 
-    What is billed is that of settled days. Differences are billed minus recorded, capture is recorded / billed; each is
-    None where there is nothing to compare.
+    Billed figures are those of settled days. Differences are billed minus recorded, capture is recorded / billed; each
+    is None where there is nothing to compare.
 
     Attributes:
         day, model: None for all of them.

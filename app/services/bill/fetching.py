@@ -16,7 +16,7 @@ from app.services.models import get_model_list
 from app.services.pricing import get_price
 from app.services.providers import PROVIDERS, Bill, BilledUse, Provider, is_configured
 
-# Of one day of a busy gateway; it is read at night, or by an operator who waits for it.
+# For reading one day of a busy gateway, at night or for an operator who waits.
 _DAY_TIME_LIMIT_S = 60.0
 
 

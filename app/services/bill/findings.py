@@ -39,7 +39,7 @@ def find_differences(days: Sequence[Compared], lines: Sequence[Compared], band: 
 
     Args:
         days: every day; those that are not settled have no billed tokens and are left out.
-        lines: every model on every day. What is billed may include tokens of others with the same account.
+        lines: every model on every day. The billed side may include tokens of others with the same account.
         band: the captures that are no finding.
     """
     by_day: dict[object, list[Compared]] = {}

@@ -25,9 +25,9 @@ from app.services.providers import Provider
 # How often a worker looks whether a fetch is due, in seconds. A worker that starts looks after a while, because many
 # start at once and other work is more urgent then.
 INTERVAL_S = 900.0
-# After a failure the provider is not asked again for so long.
+# The pause after a failure until the provider is asked again.
 _PAUSE = timedelta(hours=1)
-# What is fetched anew each night: costs are rated late, and providers correct what they said.
+# How many days are fetched again each night: costs are rated late, and providers correct what they said.
 DAYS = 7
 _RUN_TIME_LIMIT_S = 600.0
 _JITTER = 0.2
@@ -120,8 +120,7 @@ def _run(provider: Provider, now: datetime) -> None:
 def report_days(provider: Provider, days: list[Compared]) -> None:
     """Logs how the last days compare: a warning for each whose tokens, or whose costs, are not in RECONCILE_BAND.
 
-    Of each day only what became complete since the day after it is new: the tokens of the last one, and the costs of
-    the one before.
+    Only two figures are new each night: the tokens of the last day, and the costs of the day before.
     """
     least, most = get_settings().reconcile_band
     band = Band(float(least), float(most))

@@ -26,7 +26,7 @@ Group = TypeVar("Group", bound=Hashable)
 
 
 class StatementRow(msgspec.Struct, frozen=True, kw_only=True):
-    """What was used, by the key, the model or the day, or by all of them; what a row is not by is None.
+    """The use of one key, model or day, or of a combination; a part that does not divide the rows is None.
 
     Tokens and costs are those of `GET /api/usage`.
 
@@ -78,7 +78,7 @@ class StatedReconciliation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Statement(msgspec.Struct, frozen=True, kw_only=True):
-    """What was used in a month.
+    """The statement of a month.
 
     Attributes:
         of: whose it is: "group", "holder", or "all" for all keys; `name` is that of the group or the holder.

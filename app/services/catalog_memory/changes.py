@@ -7,17 +7,14 @@ from typing import Any, Literal
 
 import msgspec
 
+from app.cursors import read_id_cursor
 from app.db import read_connection
 from app.db.catalog import ChangeFilter as ChangeFilter
 from app.db.catalog import ChangeRow, Facts, select_changes
 from app.db.catalog_tables import CHANGE_KINDS as CHANGE_KINDS
-from app.errors import BadRequest
 from app.services.catalog_memory.facts import NAMES
 
 MAX_PAGE_CHANGES = 1_000
-
-# The highest id that the table can have.
-_MAX_DIGITS = 18
 
 
 class CatalogChange(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,9 +59,7 @@ def select_changes_page(wanted: ChangeFilter, cursor: str | None, limit: int) ->
         BadRequest: the cursor is not one that the gateway made.
         DatabaseError: the database is unavailable or slow.
     """
-    if cursor is not None and not (cursor.isascii() and cursor.isdigit() and len(cursor) <= _MAX_DIGITS):
-        raise BadRequest("cursor must be the next_cursor of an earlier response.", param="cursor")
-    before_id = None if cursor is None else int(cursor)
+    before_id = read_id_cursor(cursor)
     with read_connection() as connection:
         rows = select_changes(connection, wanted, before_id=before_id, limit=limit + 1)
     has_more = len(rows) > limit

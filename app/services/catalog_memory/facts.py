@@ -1,4 +1,6 @@
-"""What is kept of a model in a provider's list, and which differences are changes that somebody wants to know."""
+"""The facts that are kept of a model in a provider's list, and which differences are changes that somebody wants to
+know.
+"""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ FIRST_LOOK_S = 5.0
 # The first list of twenty thousand models takes about a second to keep.
 _TIME_LIMIT_S = 12.0
 
-# A price that rises matters to who used the model in so many days.
+# A rise of a price is logged if the model was used within this many days.
 USED_DAYS = 7
 
 

@@ -1,4 +1,4 @@
-"""What a model cost at a time, as the kept lists said."""
+"""The price of a model at a past time, from the kept lists."""
 
 from __future__ import annotations
 

@@ -12,7 +12,6 @@ embeddings.py       embeddings (vectors.py); rerank.py: ranking; stream_summary.
 
 from app.services.endpoints.chat import CHAT
 from app.services.endpoints.endpoint import (
-    OPENAI_ERRORS,
     Collector,
     Endpoint,
     ErrorShape,
@@ -24,15 +23,15 @@ from app.services.endpoints.endpoint import (
 )
 from app.services.endpoints.messages import estimate_message_tokens
 from app.services.endpoints.messages_body import CountTokensBody
-from app.services.endpoints.provider_choice import MaxPrice, ProviderChoice, Sort
+from app.services.endpoints.provider_choice import MAX_PROVIDER_NAMES, MaxPrice, ProviderChoice, Sort
 from app.services.endpoints.registry import ENDPOINTS, find_error_shape
 from app.services.endpoints.roles import replace_developer_role
 from app.services.endpoints.stream_summary import ResponseSummary, StreamSummary, Usage
 from app.services.endpoints.translation import EventWriter, Translated, Translation
 
 __all__ = [
-    "CHAT", "ENDPOINTS", "OPENAI_ERRORS", "Collector", "CountTokensBody", "Endpoint", "ErrorShape", "EventKind",
+    "CHAT", "ENDPOINTS", "MAX_PROVIDER_NAMES", "Collector", "CountTokensBody", "Endpoint", "ErrorShape", "EventKind",
     "EventWriter", "InferenceBody", "MaxPrice", "ProviderChoice", "RepairedEvent", "ResponseSummary", "Sort",
-    "StreamProtocol", "StreamSummary", "TokenBounds", "Translated", "Translation", "Usage", "estimate_message_tokens",
+    "StreamProtocol", "StreamSummary", "Translated", "Translation", "Usage", "estimate_message_tokens",
     "find_error_shape", "make_parameter_error", "replace_developer_role",
 ]  # fmt: skip

@@ -14,7 +14,7 @@ _STRINGS = re.compile(r'"(?:[^"\\]|\\.)*+"', re.DOTALL)
 
 
 class Delta(msgspec.Struct, gc=False):
-    """What a chunk adds to the message."""
+    """The part of the message that a chunk has."""
 
     content: str | None = None
     reasoning_content: str | None = None

@@ -44,7 +44,9 @@ class ChunkUsage(msgspec.Struct, gc=False):
 
 
 def record_usage(usage: Usage | None, summary: StreamSummary) -> None:
-    """Keeps the last usage: Chutes sends a running total with each chunk. What one lacks is kept from before it."""
+    """Keeps the last usage: Chutes sends a running total with each chunk. Numbers that one lacks are kept from the one
+    before.
+    """
     if usage is None:
         return
     is_whole = usage.prompt_tokens is not None and usage.completion_tokens is not None

@@ -126,7 +126,7 @@ class Calls:
 
     def _begin(self, index: int | None) -> dict[str, Any]:
         if len(self._calls) >= _MAX_CALLS:
-            raise UpstreamCut(f"The provider's response has more than {_MAX_CALLS:,} tool calls.")
+            raise UpstreamCut(f"The provider's response has more than {_MAX_CALLS:,} tool calls. Retry.")
         call: dict[str, Any] = {}
         self._calls.append(call)
         self._last_at[index] = self._last_at[None] = call

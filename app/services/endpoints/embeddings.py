@@ -38,7 +38,7 @@ class EmbeddingBody(InferenceBody, kw_only=True):
             raise make_parameter_error("input", _FORMS)
         if are_token_ids(prompts) and not self.token_ids:
             raise BadRequest(
-                "`input` has ids of tokens, which LangChain's OpenAIEmbeddings makes with OpenAI's tokenizer; to this "
+                "`input` has token ids, which LangChain's OpenAIEmbeddings makes with OpenAI's tokenizer; to this "
                 "model they are other words. Send texts: in LangChain, set check_embedding_ctx_length=False. If these "
                 'are ids of the model\'s own tokenizer, send `"token_ids": true` beside them.',
                 param="input",

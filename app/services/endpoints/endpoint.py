@@ -1,7 +1,8 @@
 """The record of an inference endpoint: everything in which endpoints differ, so that the pipeline depends on none.
 
 To add an endpoint, write a file here with its record, and add a row to ENDPOINTS (registry.py) and an entry to the
-`serves` of each provider that supports it. What no provider serves is translated to what they do (translation.py).
+`serves` of each provider that supports it. An endpoint that no provider serves is translated to one that they do
+(translation.py).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import operator
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -49,7 +50,7 @@ class StreamOptions(msgspec.Struct):
 
 
 class EventKind(Enum):
-    """What an event of a stream means for the client."""
+    """The meaning of a stream's event for the client."""
 
     CONTENT = "content"
     USAGE = "usage"  # Only usage, for clients that asked for it.
@@ -83,6 +84,18 @@ class Collector(Protocol):
         ...
 
 
+class NoteSteps(NamedTuple):
+    """The two steps of `StreamProtocol.note`. The compiled way of events takes the second one for most chunks itself.
+
+    Attributes:
+        decode: data → its chunk, with the attributes of `Chunk` (chunk_stream.py); raises for other data.
+        record: (chunk, summary, now_s) → what `note` returns.
+    """
+
+    decode: Callable[[bytes], Any]
+    record: Callable[[Any, StreamSummary, float], EventKind | None]
+
+
 class StreamProtocol(Protocol):
     """How an endpoint streams: what its events mean and when a stream is complete.
 
@@ -90,8 +103,11 @@ class StreamProtocol(Protocol):
         title: the name of such a stream in messages, as in "part of a chat stream".
         heartbeat: the bytes for the client while the provider is silent; SDKs do not take them for an event.
         event_names: the names of events that may hold a part of the response; b"" is that of an event without one.
+        note_steps: the steps of `note` for the compiled way of events; None if its chunks are not of `Chunk`'s form.
     """
 
+    @property
+    def note_steps(self) -> NoteSteps | None: ...
     @property
     def title(self) -> str: ...
     @property

@@ -41,7 +41,7 @@ class MessagesBody(CountTokensBody, kw_only=True):
 
 @dataclass(slots=True)
 class MessagesContext:
-    """What a response needs of its request.
+    """The parts of a request that its response needs.
 
     Attributes:
         model: the requested model, which the response names if the provider names none.

@@ -104,7 +104,7 @@ def _read_arguments(value: Any) -> dict[str, Any] | None:
 
 
 def _make_arguments_error(name: str) -> UpstreamError:
-    """Returns the error for a call of the tool `name` whose arguments nobody can read."""
+    """Returns the error for a call of the tool `name` whose arguments cannot be read."""
     return UpstreamError(
         f"The model called the tool {name[:200]!r} with arguments that are not a JSON object. Send the request again, "
         "or simplify the tool's schema.",

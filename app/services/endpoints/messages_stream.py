@@ -2,7 +2,7 @@
 
 Texts are passed on as they come. Tool calls come at the end, each whole: clients execute the tool of a closed block,
 and the SDKs complete the arguments of an open one, so a part of a call could not be told from a whole call. So a stream
-has the blocks that the whole answer has, and a call that the output limit cut is in neither.
+has the blocks that the whole response has, and a call that the output limit cut is in neither.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from app.services.endpoints.endpoint import EventKind, RepairedEvent
 from app.services.endpoints.stream_summary import StreamSummary
 from app.services.endpoints.usage import read_usage
 
-# A longer chunk may have so many elements that collecting garbage meanwhile takes most of the time.
+# In a longer chunk, which may have many elements, collecting garbage meanwhile would take most of the time.
 LONG_BYTES = 8_192
 
 # Reading an odd choice takes a microsecond. No valid chunk has more.
@@ -88,7 +88,7 @@ def repair_frame(value: dict[str, Any], choices: list[dict[str, Any]]) -> bool:
 
 
 def refuse() -> NoReturn:
-    """Raises UpstreamCut for an event that may hold output which nobody can read."""
+    """Raises UpstreamCut for an event that may hold unreadable output."""
     raise UpstreamCut("The provider sent something that is not part of the response. Retry.")
 
 

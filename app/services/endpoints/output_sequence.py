@@ -19,7 +19,7 @@ from app.services.endpoints.deltas import Calls, Pieces, finish
 
 
 class ItemKind(Enum):
-    """What an item of the output is."""
+    """The kinds of items in the output."""
 
     REASONING = "reasoning"
     TEXT = "text"
@@ -48,7 +48,7 @@ class ItemSink(Protocol):
 
 
 class CallHead(msgspec.Struct, gc=False):
-    """What is known of a tool call besides its arguments; empty if the provider did not say."""
+    """The names and ids of a tool call; empty if the provider did not say."""
 
     id: str
     name: str

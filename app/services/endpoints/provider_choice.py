@@ -11,8 +11,11 @@ from msgspec import Meta
 Sort = Literal["price", "latency", "throughput"]
 
 _Usd = Annotated[float, Meta(ge=0)]
-# More than anybody has providers. It bounds what a request makes the gateway remember.
-_Names = Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=100)], ...], Meta(max_length=32)]
+
+# The most names in `order`, `only` and `ignore`; it bounds what a request makes the gateway remember.
+MAX_PROVIDER_NAMES = 32
+
+_Names = Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=100)], ...], Meta(max_length=MAX_PROVIDER_NAMES)]
 
 
 class MaxPrice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

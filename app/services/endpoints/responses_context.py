@@ -1,4 +1,4 @@
-"""What a response of the Responses API has around its output: fields of the request, status, usage, ids."""
+"""The frame of a response of the Responses API around its output: fields of the request, status, usage, ids."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"
 
 
 class ResponseContext:
-    """What a response needs of its request.
+    """The parts of a request that its response needs.
 
     Args:
         body: the request.

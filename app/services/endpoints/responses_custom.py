@@ -25,7 +25,7 @@ class CustomInput:
 
     def __init__(self) -> None:
         self._arguments: list[str] = []
-        self._pending: str | None = None  # What follows the last whole character; None before the text has begun.
+        self._pending: str | None = None  # The bytes after the last whole character; None before the text has begun.
         self._texts: list[str] = []
 
     def add(self, arguments: str) -> str:

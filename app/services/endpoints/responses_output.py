@@ -192,7 +192,7 @@ class Output:
             return not is_json_object(item.arguments)
         if is_open_json(item.arguments):
             raise UpstreamError(
-                f"The model called the tool {tool.name[:200]!r} with arguments that have no end. Send the request "
+                f"The model called the tool {tool.name[:200]!r} with incomplete arguments. Send the request "
                 "again, or simplify the tool's schema."
             )
         return False

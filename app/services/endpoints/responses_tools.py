@@ -16,7 +16,7 @@ from app.errors import BadRequest
 from app.services.endpoints.endpoint import make_parameter_error
 from app.services.endpoints.tool_names import add_hash, shorten_name
 
-# What providers refuse in the name of a function.
+# Characters that providers refuse in the name of a function.
 _REFUSED_CHARACTERS = re.compile(r"[^a-zA-Z0-9_-]")
 
 # Between a namespace and the name of its tool, as in MCP clients.

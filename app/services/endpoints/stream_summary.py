@@ -1,4 +1,4 @@
-"""What the gateway keeps of a response: the model, the usage, the finish reasons, and when its events arrived."""
+"""The summary of a response: the model, the usage, the finish reasons, and when its events arrived."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
 
 
 class ResponseSummary(NamedTuple):
-    """What the gateway reads from a whole response; None if the response does not say.
+    """The summary of a whole response; None where the response does not say.
 
     Attributes:
         model: the model that responded, as the provider names it.
@@ -44,7 +44,7 @@ class ResponseSummary(NamedTuple):
 
 
 class StreamSummary:
-    """What a stream has contained so far. Times are on the monotonic clock, in seconds.
+    """The summary of a stream so far. Times are on the monotonic clock, in seconds.
 
     Attributes:
         model: the model that responds, as the provider names it.

@@ -1,8 +1,8 @@
 """The most tokens that a request can be billed for, as far as its body tells; limits reserve them before it is sent.
 
 The prompt is bounded by its bytes: a token of today's vocabularies stands for at least one byte of a text, so the JSON
-that is sent, in which every text, name and schema stands, has at least as many bytes as the prompt has tokens. What the
-model's template adds is a constant. Pictures and sounds have no such bound, and fill the context at most.
+that is sent, in which every text, name and schema stands, has at least as many bytes as the prompt has tokens. The
+model's template adds a constant. Pictures and sounds have no such bound, and fill the context at most.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def bound_chat_tokens(body: dict[str, Any], content_bytes: int, context_length: 
         for message in body["messages"]:
             if isinstance(message.get("content"), list):
                 break
-        else:  # So it is with almost all requests.
+        else:  # Almost always.
             prompt = content_bytes + _TEMPLATE_TOKENS
             return prompt if prompt < context_length else context_length, 1, most, True
     contents = []

@@ -1,4 +1,4 @@
-"""What an endpoint needs that no provider serves: its requests are translated to those of an endpoint that they do.
+"""Translation of an endpoint that no provider serves: its requests become those of an endpoint that they do.
 
 A translated endpoint is made from the record of the other one, as in
 `dataclasses.replace(CHAT, path="/v1/…", body=…, translation=…, errors=…)`. It keeps the other's `name`, so routing,

@@ -25,7 +25,7 @@ def read_usage(raw: Any) -> Usage | None:
     """Returns what is readable of a decoded `usage`; None if that is nothing. It never raises.
 
     A number that is implausible (negative, fractional, above MAX_PLAUSIBLE_TOKENS, true or false) is unknown, and the
-    others are kept. So is a part that is greater than its total.
+    others are kept. A part that is greater than its total is unknown too.
     """
     if not isinstance(raw, Mapping):
         return None

@@ -202,5 +202,5 @@ def _read(vector: bytes) -> Sequence[float]:
 
 @lru_cache(maxsize=16)
 def _get_packing(count: int) -> struct.Struct:
-    """Returns the form of so many little-endian 32-bit floats. The vectors of a response have one length."""
+    """Returns the `struct` format of some little-endian 32-bit floats. The vectors of a response have one length."""
     return struct.Struct(f"<{count}f")

@@ -130,14 +130,16 @@ def _check_keys() -> Finding:
     Before the first query there is no problem: each key is looked up.
     """
     state = get_keys_state()
-    if state.database_up is not False:
+    if state.database_up is not False and state.doubt is None:
         return Finding(state)
-    cause = f"the database does not answer ({state.last_error})"
+    cause, remedy = f"the database does not answer ({state.last_error})", "Bring the database back."
+    if state.database_up is not False:
+        cause, remedy = f"the database seems to be half restored: {state.doubt}", "Complete its restore."
     if state.usable and state.known:
         left_s = GRACE_S - (state.age_s or 0)
         problem = (
             f"{cause}. The keys that it had ({state.known}) work for another {left_s:.0f} s, user keys made since get"
-            " 503. Bring the database back."
+            f" 503. {remedy}"
         )
         return Finding(state, problem)
     if state.usable:
@@ -146,7 +148,7 @@ def _check_keys() -> Finding:
         reason = f"the keys were confirmed {state.age_s:.0f} s ago, which is too long"
     else:
         reason = state.file_error or "nothing is known of the keys that it has"
-    problem = f"{cause} and {reason}, so user keys get 503. Bring the database back."
+    problem = f"{cause} and {reason}, so user keys get 503. {remedy}"
     return Finding(state, problem, blocks=None if get_settings().gateway_api_key else "requests")
 
 

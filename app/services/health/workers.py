@@ -1,4 +1,4 @@
-"""What each worker says of its state, and the report on all of them.
+"""The state of each worker, as it tells it, and the report on all of them.
 
 A worker writes its state into its row of the registry with every sign of life (`services/journal/registration.py`),
 because a request reaches one worker only, and circuit breakers, lists of models and keys are each worker's own.

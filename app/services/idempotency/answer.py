@@ -1,4 +1,4 @@
-"""What is kept of an answer."""
+"""A kept answer."""
 
 from __future__ import annotations
 

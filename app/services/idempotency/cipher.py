@@ -1,7 +1,7 @@
 """What finds, compares and encrypts the kept answers of one gateway key, all of it derived from that key.
 
-The database has only the SHA-256 of a gateway key, from which nothing here can be derived. So whoever reads the
-database, or a copy of it, can neither read an answer nor tell whether a guessed text was asked or answered.
+The database has only the SHA-256 of a gateway key, from which nothing here can be derived. So a reader of the database,
+or of a copy of it, can neither read an answer nor tell whether a guessed text was asked or answered.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _NONCE_BYTES = 12
 
 
 class Unreadable(Exception):
-    """What the database has was not encrypted by this key, or was changed."""
+    """The stored answer was not encrypted by this key, or was changed."""
 
 
 class KeyCipher:

@@ -21,7 +21,7 @@ _KEYS = 2
 
 
 class Room:
-    """What is kept, as this worker knows it.
+    """The kept answers, as this worker knows them.
 
     Args:
         database: has the answers.

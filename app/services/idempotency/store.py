@@ -23,16 +23,16 @@ from app.runtime import Component, Runtime
 from app.services.idempotency.answer import MAX_ANSWER_BYTES
 from app.services.idempotency.room import Room
 
-# A request waits so long for the database; statements take milliseconds.
+# How long a request waits for the database; statements take milliseconds.
 _TIME_LIMIT_S = 3.0
 # Between a claim and a look at the row that kept it from being made, that row may have been deleted.
 _TRIES = 5
 
-# Above PostgreSQL's statement_timeout, after which a statement that nobody waits for any more has ended.
+# Above PostgreSQL's statement_timeout, after which an abandoned statement has ended.
 _UNCERTAIN_S = 12.0
 _RETRY_S = 1.0
-# What waits in memory for the database, at most; of more, the answers are lost. A write without an answer takes less
-# than this.
+# The most bytes that wait in memory for the database; answers beyond that are lost. A write without an answer takes
+# less than this.
 _MAX_WAITING_BYTES = 4 * MAX_ANSWER_BYTES
 _WRITE_BYTES = 1_024
 

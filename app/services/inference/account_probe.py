@@ -1,6 +1,6 @@
 """Asks a provider, in the background, whether it refuses the gateway's own key or account.
 
-Callers choose what is sent to models, and the answers to the gateway's own request do not depend on that.
+Callers choose what is sent to models, and the responses to the gateway's own request do not depend on that.
 """
 
 from __future__ import annotations

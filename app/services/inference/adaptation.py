@@ -19,7 +19,7 @@ from app.services.pricing import Price
 from app.services.providers import EndpointSupport, get_client
 from app.services.routing import Target
 
-# Ids of sessions are UUIDs or digests. A provider may refuse a long header, and the request is worth more than a hint.
+# Ids of sessions are UUIDs or digests. A provider may refuse a request with a longer header, so the header is dropped.
 _MAX_SENT_HEADER_CHARACTERS = 256
 
 

@@ -15,7 +15,7 @@ from urllib.parse import quote
 from app.services.journal import ActivityRecord
 from app.services.routing import Target
 
-# What a record says of the attempt that was served, and what it has before one is.
+# The fields of a record that describe the attempt that was served, with their values before one is.
 _OF_AN_ATTEMPT: Mapping[str, Any] = {
     name: getattr(ActivityRecord("", "", "", ""), name)
     for name in (
@@ -123,7 +123,7 @@ def set_aside(record: ActivityRecord) -> Decimal:
     """Moves what the record says of a failed attempt to its entry, the last, so that another attempt can follow.
 
     Returns:
-        What the attempt is known to have cost, in USD.
+        The known cost of the attempt, in USD.
     """
     _fill(record)
     cost_usd = record.cost_usd

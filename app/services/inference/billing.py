@@ -1,10 +1,13 @@
-"""Whether a provider may bill a request that got no answer, as far as its error tells."""
+"""Whether a provider may bill a request that got no response, as far as its error tells."""
 
 from __future__ import annotations
 
 from app.errors import UpstreamAuthenticationFailed, UpstreamError, UpstreamRefused, UpstreamSuspended
 
-# After these statuses of a provider, it may have generated, and so billed, an answer that did not arrive.
+# Errors before a connection was made, so the provider received nothing.
+CONNECT_CODES = frozenset({"upstream_unreachable", "upstream_connect_timeout", "upstream_tls_error"})
+
+# After these statuses of a provider, it may have generated, and so billed, a response that did not arrive.
 BILLED_STATUSES = frozenset({408, 504, 524})
 
 
@@ -12,9 +15,10 @@ def may_be_billed(error: Exception) -> bool:
     """Returns whether a request that ended with this error, and without known usage, may have to be paid for.
 
     It need not if no connection was made, if the provider's status is that of an error, or if an error in place of the
-    answer has a name that says that it was refused. After all else it may have been generated, for instance if the
-    client left before the answer. So it may if a kept connection broke, after which the request is sent again: usually
-    the provider had closed it before, but it may also have read the request first, and nothing tells these apart.
+    response has a name that says that it was refused. After all else it may have been generated, for instance if the
+    client left before the response. This includes a kept connection that broke, after which the request is sent again:
+    usually the provider had closed it before, but it may also have read the request first, and the two cannot be told
+    apart.
     """
     if not isinstance(error, UpstreamError):
         return True

@@ -17,21 +17,21 @@ from app.services.limits import Ceiling, Policy
 from app.services.pricing import Price, get_price
 from app.services.routing import Target
 
-# Costs are whole numbers of 10^-12 USD, as all list prices are. Of a price with more digits as many more are kept, so
-# that neither is rounded before the product.
+# Costs are whole numbers of 10^-12 USD, as all list prices are. A price with more digits is kept with twice as many, so
+# that nothing is rounded before the product.
 _DIGITS = 12
 _FINER: int = 10**_DIGITS
 _SCALES: tuple[int, ...] = tuple(10 ** (_DIGITS - digits) for digits in range(_DIGITS + 1))
 
-# Of English text; an estimate for rates, which are settled with what was used.
+# In English text. Rates reserve by this estimate, and are settled with the real use.
 _BYTES_PER_TOKEN = 4
 
-# Prices come from lists, which are replaced now and then, so they are looked up again after so many seconds.
+# Prices come from lists, which are replaced now and then, so they are looked up again after this many seconds.
 _QUOTE_S = 1.0
 _MAX_REMEMBERED = 4_096
 
-# What a request costs at most, in 10^-12 USD, the tokens that it uses at most, and those that its rates reserve; None
-# for what is not known, as in `Ceiling`.
+# The most that a request can cost, in 10^-12 USD, the most tokens that it can use, and the tokens that its rates
+# reserve; None where that is not known, as in `Ceiling`.
 Most = tuple[int | None, int | None, int | None]
 
 
@@ -127,7 +127,7 @@ def find_most(policy: Policy, endpoint: Endpoint, request: UpstreamRequest, now_
     prompt, outputs, output, is_said = endpoint.bound_tokens(request.body, sent, target.context_length)
     cost: int | None
     tokens: int | None
-    if quote.is_complete and prompt is not None and output is not None:  # So it is with almost all requests.
+    if quote.is_complete and prompt is not None and output is not None:  # Almost always.
         cost, tokens = prompt * quote.prompt + output * quote.output, prompt + output
         if quote.divisor != 1:
             cost = -(-cost // quote.divisor)  # Rounded up.
@@ -172,8 +172,8 @@ def make_ceiling(policy: Policy, endpoint: Endpoint, request: UpstreamRequest) -
 def bound_usage(endpoint: Endpoint, request: UpstreamRequest, received_bytes: int | None) -> tuple[int, int]:
     """Returns the most that a request can have cost and used whose provider did not say how much it was.
 
-    An estimate would not do: it misses what the provider adds to the prompt, and events may have many tokens each.
-    Whoever breaks off streams could then use much more than a budget has.
+    An estimate would not do: it misses what the provider adds to the prompt, and events may have many tokens each. A
+    client that breaks off its streams could then use much more than a budget has.
 
     Args:
         endpoint: the endpoint that was called.

@@ -9,13 +9,13 @@ from msgspec import structs
 
 from app.config import MAX_NAME_CHARACTERS
 from app.errors import BadRequest
-from app.services.endpoints import MaxPrice, ProviderChoice, make_parameter_error
+from app.services.endpoints import MAX_PROVIDER_NAMES, MaxPrice, ProviderChoice, make_parameter_error
 
 _UNKNOWN = re.compile(r"unknown field `(.*?)` - at", re.DOTALL)
 
 _MAX_SHOWN_CHARACTERS = 100
 
-_NAMES = "be a list of at most 32 names of providers"
+_NAMES = f"be a list of at most {MAX_PROVIDER_NAMES} names of providers"
 _FLAG = "be true or false"
 _USD = "be a number of at least 0, in USD per million tokens"
 _MUST: Mapping[str, str] = {

@@ -23,6 +23,7 @@ from app.errors import UpstreamAuthenticationFailed, UpstreamError, UpstreamSusp
 from app.logs import log_event
 from app.runtime import Component, Runtime
 from app.services.inference.account_probe import AccountProbes
+from app.services.inference.billing import CONNECT_CODES
 
 # How many failures in a row open a breaker. A suspended account stays suspended between two requests; a refused key
 # may be a matter of permissions that change; and a single connection may fail for an unrelated reason.
@@ -47,8 +48,6 @@ KEY_IN_USE_S = 600.0
 
 # Bounds the memory: callers choose the names of models. Beyond it, the oldest breaker of a model is forgotten.
 MAX_MODEL_BREAKERS = 1_000
-
-_CONNECT_CODES = frozenset({"upstream_unreachable", "upstream_connect_timeout", "upstream_tls_error"})
 
 
 @dataclass(slots=True)
@@ -77,7 +76,7 @@ def classify_failure(error: UpstreamError) -> str | None:
         return "account"
     if isinstance(error, UpstreamAuthenticationFailed):
         return "key"
-    return "connect" if error.code in _CONNECT_CODES else None
+    return "connect" if error.code in CONNECT_CODES else None
 
 
 class CircuitBreakers(Component):
@@ -148,7 +147,7 @@ class CircuitBreakers(Component):
     def record_failure(self, provider: str, model: str, key_id: str, error: UpstreamError) -> None:
         """Counts a failure, and opens the breaker of its class after enough failures in a row."""
         kind = classify_failure(error)
-        # Whatever failed, this request is no probe any more. Of a class other than its own, it had no result.
+        # Whatever failed, this request is no probe any more. A failure of another class is no result of its probe.
         was_probe = self._is_probing(provider, kind)
         model_was_probe = kind in REFUSALS and _is_probing(self.model_breakers.get((provider, model, kind)))
         self.release_probes(provider, model)

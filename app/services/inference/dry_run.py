@@ -143,7 +143,8 @@ class DryRuns(Component):
         try:
             pipeline.admission.admit(exchange)
             if policy is not None:
-                exchange.limited = _Unreserved(cast(Waits, None), Binding(policy, [], [], []), [])  # Of no pots.
+                # A binding without pots, so nothing is taken.
+                exchange.limited = _Unreserved(cast(Waits, None), Binding(policy, [], [], []), [])
             body, fields = pipeline.read(exchange, read_body)
             requests = [pipeline.select(exchange, body, fields), *pipeline.selection.take_others(exchange)]
             return DryRun(

@@ -7,9 +7,9 @@ import re
 from app.logs import redact
 from app.services.journal import MAX_MESSAGE_CHARACTERS
 
-# What follows one of these is a value of the request, as in "field: 'x', value: …" (Fireworks), "input_value=…" and
-# "'input': …" (pydantic, which other providers pass on) and "got '…'". A value may contain anything, so nobody can say
-# where it ends, and everything after the mark is left out.
+# A value of the request follows each of these, as in "field: 'x', value: …" (Fireworks), "input_value=…" and "'input':
+# …" (pydantic, which other providers pass on) and "got '…'". A value may contain anything, so its end cannot be found,
+# and everything after the mark is left out.
 _QUOTED_INPUT = re.compile(
     r"(\b(?:input_)?value['\"]?\s?[:=]|\binput=|['\"]input['\"]\s?[:=]|\b(?:got|received)(?::|(?=\s?['\"`\[{(]))).+",
     re.IGNORECASE | re.DOTALL,

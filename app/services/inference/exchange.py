@@ -211,7 +211,7 @@ class Exchange:
         log_event("request_step_failed", level="error", step=step, error=error, request_id=self.request_id)
 
 
-# What is no failure, and the statuses with which a provider refuses what a caller asks.
+# Outcomes that are no failure, and statuses with which a provider refuses what a caller asks for.
 _QUIET_OUTCOMES = frozenset({"ok", "client_gone", "gateway_shutdown"})
 _CALLERS_STATUSES = frozenset({400, 402, 404, 413, 422, 429})
 

@@ -1,7 +1,7 @@
 """The targets that one request may still be sent to, and after which failures another one is tried.
 
 Another target is tried only before the client has received anything, and only after a failure that it may not have. It
-is never tried beside the first, because two answers would have to be paid for.
+is never tried beside the first, because two responses would have to be paid for.
 """
 
 from __future__ import annotations
@@ -18,13 +18,11 @@ from app.errors import (
 )
 from app.services.endpoints import InferenceBody
 from app.services.inference.adaptation import UpstreamRequest
+from app.services.inference.billing import CONNECT_CODES
 from app.services.routing import Route, Target
 
 # Refusals that concern the target and not the request: the model is gone, it is too early or too much.
 _TARGETS_REFUSALS = frozenset({404, 425, 429})
-
-# Failures before a connection was there, after which the same target may be tried again although others remain.
-_CONNECT_CODES = frozenset({"upstream_unreachable", "upstream_connect_timeout", "upstream_tls_error"})
 
 
 def is_targets_failure(error: UpstreamError) -> bool:
@@ -69,4 +67,4 @@ class Fallback:
         """Returns whether the same target may be tried again, so that each of the others can still be tried."""
         if tries >= self.max_tries - len(self.remaining):
             return False
-        return not self.remaining or error.code in _CONNECT_CODES
+        return not self.remaining or error.code in CONNECT_CODES

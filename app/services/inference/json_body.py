@@ -29,8 +29,8 @@ from app.yielding import PASS_S
 # Real requests nest the JSON schemas of tools a dozen levels deep. Parsers recurse, so there must be a bound.
 MAX_DEPTH = 64
 
-# More than any request needs: a conversation of ten thousand messages in parts has 70,000. The worst that can be made
-# of so many takes 30 ms, less than a plain body of MAX_BODY_BYTES, during which the worker serves no other request.
+# More than any request needs: a conversation of ten thousand messages in parts has 70,000. The worst body with this
+# many takes 30 ms, less than a plain body of MAX_BODY_BYTES, during which the worker serves no other request.
 MAX_ELEMENTS = 100_000
 # The values of arrays and objects are bounded too. Prompts of token ids have the most: as many as the longest context,
 # and OpenAI accepts as many in one request for embeddings. So many whole numbers take 5 ms, and long fractions 150 ms.
@@ -248,7 +248,7 @@ def _raise_on_duplicate_keys(content: bytes, body: dict[str, Any], quotes: int) 
 
 
 def _count_escaped(text: bytes) -> int:
-    # A search for two bytes takes 1 ms per megabyte, one for a single byte a hundredth of that. Most prompts have no
+    # A search for two bytes takes 1 ms per megabyte, a search for one byte a hundredth of that. Most prompts have no
     # backslash.
     return text.count(b'\\"') if b"\\" in text else 0
 

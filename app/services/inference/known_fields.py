@@ -1,4 +1,4 @@
-"""Finds the fields of a request that its target does not know, as far as lists and documents say."""
+"""Finds the fields of a request that its target does not know, as far as its list of models and its reference say."""
 
 from __future__ import annotations
 

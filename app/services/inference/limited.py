@@ -15,15 +15,25 @@ from app.services.inference.adaptation import UpstreamRequest
 from app.services.inference.billing import may_be_billed
 from app.services.inference.ceiling import bound_usage, find_fitting, find_most, make_ceiling, name_field, to_units
 from app.services.journal import ActivityRecord
-from app.services.limits import Binding, Ceiling, Purse, Reservation, Taken, Used, Waits, format_amount, is_at_most
+from app.services.limits import (
+    NOTHING,
+    Binding,
+    Ceiling,
+    Purse,
+    Reservation,
+    Taken,
+    Used,
+    Waits,
+    format_amount,
+    is_at_most,
+)
 from app.services.providers import Provider
 
-# An amount in USD of so many characters has at most 12 digits after the point, so none of them is below 10^-12 USD.
+# An amount in USD with at most this many characters has at most 12 digits after the point, so none of them is below
+# 10^-12 USD.
 _MAX_EXACT_CHARACTERS = 14
 
-# Of a request that was sent to no provider.
-_NOTHING: Used = (0, 0, 0, 0, 0)
-# Of one that was sent, where limits count requests alone.
+# The charge of a request that was sent, where limits count requests alone.
 _ONE: Used = (0, 0, 1, None, 0)
 
 
@@ -33,8 +43,8 @@ class LimitedRequest(Reservation):
     Make it with `Limits.enter`.
 
     Attributes:
-        is_unbilled: whether the last attempt failed in a way that costs nothing, or the next one has not begun. Whoever
-            begins one sets it to False.
+        is_unbilled: whether the last attempt failed in a way that costs nothing, or the next one has not begun. The
+            dispatcher sets it to False when it begins one.
         received_bytes: how much of a stream has arrived; None before its end, and for other responses.
         endpoint, request: what was called and what is sent; None until that is known, and if nothing needs it.
         has_ceiling: whether its ceiling was made. A limit of requests alone needs none.
@@ -65,7 +75,7 @@ class LimitedRequest(Reservation):
         self.most_cost: int | None = None
         self.most_tokens: int | None = None
         self.ceilings: dict[int, Ceiling] | None = None
-        self.charge = _NOTHING
+        self.charge = NOTHING
         self.headers: Mapping[str, str] | None = None
         self.earlier_cost = self.earlier_tokens = 0
 
@@ -214,7 +224,7 @@ class LimitedRequest(Reservation):
         usd, prompt, output = record.cost_usd, record.prompt_tokens, record.completion_tokens
         try:
             if record.usage_source == "provider" and usd is not None and prompt is not None and output is not None:
-                used = prompt + output  # So it is with almost all requests.
+                used = prompt + output  # Almost always.
                 cost, tokens = self.earlier_cost + to_units(usd), self.earlier_tokens + used
                 self.charge = cost, tokens, 1, used, 0
                 if not self.earlier_cost and len(usd) <= _MAX_EXACT_CHARACTERS:

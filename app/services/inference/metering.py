@@ -38,7 +38,7 @@ def record_stream(exchange: Exchange, request: UpstreamRequest, summary: StreamS
         record.events, record.bytes_out = summary.events, summary.bytes_sent
         record.longest_gap_ms = summary.longest_gap_s * 1000
         record.finish_reason = summary.finish_reason
-        # An answer with status 200 and no event, or with an error alone, confirms no model.
+        # A response with status 200 and no event, or with an error alone, confirms no model.
         if summary.events or summary.usage is not None:
             record.model_served = (summary.model or request.target.model)[:MAX_NAME_CHARACTERS]
             # An event with output is about one token.
@@ -51,7 +51,8 @@ def record_stream(exchange: Exchange, request: UpstreamRequest, summary: StreamS
 
 
 def _record_usage(exchange: Exchange, request: UpstreamRequest, usage: Usage, counted: int | None) -> None:
-    """Records the provider's usage and its cost. What the provider does not say is counted, and the cost an estimate.
+    """Records the provider's usage and its cost. Numbers that the provider does not say are counted, and the cost is an
+    estimate.
 
     Args:
         exchange: the request.

@@ -11,20 +11,18 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
-from app.errors import GatewayError
+from app.errors import FAILED, GatewayError
 from app.services.idempotency import MAX_ANSWER_BYTES, Claim, KeptAnswer
-from app.services.inference.billing import BILLED_STATUSES, may_be_billed
+from app.services.inference.billing import BILLED_STATUSES, CONNECT_CODES, may_be_billed
 from app.services.inference.error_text import make_error_text
 from app.services.inference.exchange import Exchange
 from app.services.inference.pipeline import GatewayResponse, Pipeline
 from app.services.limits import Charge
 from app.services.streaming import Channel, Relay
 
-# What a response says of its own transfer.
+# Headers that describe the transfer of one response.
 _OF_THE_TRANSFER = frozenset({"server-timing"})
-# Errors of attempts before a connection was there.
-_UNSENT = frozenset({"upstream_unreachable", "upstream_connect_timeout", "upstream_tls_error"})
-# It counts for rates as any request does, and for no budget.
+# A replay counts for rates as any request does, and for no budget.
 _OF_A_REPLAY = Charge(cost=0, tokens=0, requests=1, rate_tokens=0)
 
 
@@ -59,7 +57,7 @@ def serve_once(
         once.end(error)
         raise
     except BaseException:
-        once.end(GatewayError("The gateway failed. Report the x-request-id to the operator."))
+        once.end(GatewayError(FAILED))
         raise
     once.headers = {name: value for name, value in served.headers.items() if name not in _OF_THE_TRANSFER}
     if isinstance(served.body, bytes):
@@ -100,7 +98,7 @@ class _Once:
         return content
 
     def keep(self, body: bytes) -> None:
-        """Keeps a whole answer."""
+        """Keeps a whole response."""
         self._keep(KeptAnswer(status=200, headers=self.headers, body=body, model=self._exchange.record.model_requested))
 
     def keep_stream(self, body: bytes, is_complete: bool) -> None:
@@ -158,7 +156,7 @@ def _may_be_paid(exchange: Exchange, error: GatewayError) -> bool:
 def _is_billed(attempt: dict[str, Any]) -> bool:
     status = attempt["status"]
     if status is None:
-        return attempt["error"] not in _UNSENT
+        return attempt["error"] not in CONNECT_CODES
     return status < 400 or status in BILLED_STATUSES
 
 

@@ -20,7 +20,7 @@ def remove_replaced(body: dict[str, Any], overrides: Mapping[str, Any]) -> list[
     Otherwise the greater one would count, or the one that the provider prefers.
 
     Returns:
-        What was replaced, as in "max_completion_tokens->max_tokens".
+        The replacements, as in "max_completion_tokens->max_tokens".
     """
     replaced = []
     for name, other in (OUTPUT_FIELDS, OUTPUT_FIELDS[::-1]):
@@ -39,7 +39,7 @@ def limit_output(body: dict[str, Any], endpoint: Endpoint, target: Target, most:
         most: the greatest number that the key may ask for, for each of several outputs.
 
     Returns:
-        What was changed, as in "max_tokens=64000->4096" or "max_tokens=4096".
+        The changes, as in "max_tokens=64000->4096" or "max_tokens=4096".
 
     Raises:
         BadRequest: the body asks for more, at an endpoint whose clients choose the number themselves.

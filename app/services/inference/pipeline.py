@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.config import MAX_NAME_CHARACTERS
-from app.errors import GatewayError, UpstreamError
+from app.errors import FAILED, GatewayError, UpstreamError
 from app.runtime import Component, Runtime
 from app.services.endpoints import Collector, InferenceBody, StreamSummary, make_parameter_error
 from app.services.inference.adaptation import UpstreamRequest, adapt
@@ -118,7 +118,7 @@ class Pipeline(Component):
             self._finish(exchange, error)
             raise
         except BaseException:
-            self._finish(exchange, GatewayError("The gateway failed."))
+            self._finish(exchange, GatewayError(FAILED))
             raise
 
     def _finish(self, exchange: Exchange, error: GatewayError) -> None:

@@ -1,7 +1,7 @@
 """Receives a provider's response, as a stream or whole, and reads a whole one.
 
 A provider may send one JSON document although a stream was requested, and events although none was. Both are whole
-answers that were paid for, so they are told apart by what they are and not by what was requested.
+responses that were paid for, so they are told apart by their content and not by what was requested.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from app.upstream import (
 )
 
 # How long a client that wants a stream waits for the first bytes, in seconds, until it is seen whether they are one.
-# After that the content type decides, and the reader of events also takes a whole answer. The first heartbeat is late
+# After that the content type decides, and the reader of events also takes a whole response. The first heartbeat is late
 # by this time at most. Clients without a stream get no heartbeats, so for them the first bytes are waited for.
 _LOOK_S = 1.0
 

@@ -118,8 +118,8 @@ def _write_row(window: _Window) -> None:
 
 def _make_error(request_id: str, left_s: float) -> TooManyRefusals:
     return TooManyRefusals(
-        "Too many requests of this key were refused within this second, so this one got no answer of its own. Correct "
-        "what the errors before it say, then retry.",
+        "Too many requests of this key were refused within this second, so this one was refused unread. Correct what "
+        "the earlier errors describe, then retry.",
         request_id=request_id,
         retry_after_s=left_s,
     )

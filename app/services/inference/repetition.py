@@ -1,11 +1,11 @@
-"""Notes by what the retries of an SDK are found: a keyed digest of the body, and the client's name.
+"""Notes how the retries of an SDK are found: by a keyed digest of the body, and the client's name.
 
 The SDKs of OpenAI and Anthropic count their retries in a header, which their first attempts have too. Only their
 requests get a digest; for all others nothing of this runs. Retries are linked to what they repeat in the background
 (services/journal/retry_links.py).
 
-The digest's key is the caller's gateway key, which the database does not have. So who reads the records cannot test
-whether somebody sent a certain text, and equal bodies of two keys have different digests.
+The digest's key is the caller's gateway key, which the database does not have. So a reader of the records cannot test
+whether a certain text was sent, and equal bodies of two keys have different digests.
 """
 
 from __future__ import annotations

@@ -252,7 +252,8 @@ def _raise_best(exchange: Exchange, fallback: Fallback, last: UpstreamError | No
         return
     if exchange.is_sent:
         exchange.set_target(target)
-        # What the last target responded is noted, and says nothing of this error: not what may be billed either.
+        # The response of the last target is noted already, and says nothing of this error, nor whether it may be
+        # billed.
         exchange.record.upstream_status = exchange.record.upstream_request_id = None
     _name_attempts(exchange, error)
     try:

@@ -1,4 +1,4 @@
-"""Counts the tokens of a request in Anthropic's form: an estimate, because chat providers do not count beforehand."""
+"""Counts the tokens of a request in Anthropic's form: an estimate, because chat providers do not count in advance."""
 
 from __future__ import annotations
 

@@ -169,7 +169,7 @@ def _word_requirement(described: inspect.Type) -> str:
     return words.get(type(described), "be an object")
 
 
-def check_field(kind: type[InferenceBody], name: str, value: Any) -> None:
+def validate_field(kind: type[InferenceBody], name: str, value: Any) -> None:
     """Checks one field of a body as `validate_body` would check it.
 
     Args:

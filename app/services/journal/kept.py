@@ -1,7 +1,7 @@
 """Keeps delivered journals of workers that have ended for some days, and delivers them again if the database went back.
 
 After a restore or a failover the database lacks what it had. Workers that live have the last segments of their journal
-for that (`OwnDelivery.check_database`). The journals of others are moved to JOURNAL_DIR/delivered in place of being
+for that (`OwnDelivery.rewind_if_reverted`). The journals of others are moved to JOURNAL_DIR/delivered in place of being
 removed. When a worker sees that the database knows less of one than its files say, it moves them back, and they are
 delivered as those of workers that were killed. A row that arrives twice is one row.
 
@@ -25,8 +25,8 @@ from app.services.journal.delivery import STATEMENT_TIME_LIMIT_S
 from app.services.journal.segment_format import list_directories, read_counters, remove_directory
 
 _PLACE = "delivered"
-# A day less than the database keeps the line of each worker (app/db/workers.py): of one whose line was merged with
-# others, nobody could tell what the database knows.
+# A day less than the database keeps the line of each worker (app/db/workers.py): for one whose line was merged with
+# others, it would not be known what the database has.
 KEPT_S = 6 * 86_400.0
 # A worker leaves up to 8 MB.
 KEPT_BYTES = 64 << 20
@@ -108,8 +108,8 @@ def return_directories(runtime: Runtime, *, went_back: bool = False) -> int:
             "journals_returned",
             level="error",
             journals=moved,
-            next_step="The database lost what it had, by a restore or a failover. What workers had delivered that have"
-            " ended since is delivered again. Run `bin/gateway db reconcile-ledger` after that.",
+            next_step="The database lost rows, by a restore or a failover. Those of workers that have ended are"
+            " delivered again. Run `bin/gateway db reconcile-ledger` after that.",
         )
     return moved
 

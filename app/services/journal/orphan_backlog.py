@@ -3,8 +3,8 @@
 One live worker of those that share a JOURNAL_DIR measures: the one that holds the lock of the file `orphans`. It writes
 the result into that file, where the others read it. When it dies, the kernel releases the lock, and another takes over.
 
-Nothing is parsed twice: a dead journal changes only when it is delivered. Of a journal of any length, two segments are
-read, because each begins with the number of rows before it and with the requests that had not ended.
+Nothing is parsed twice: a dead journal changes only when it is delivered. Only two segments of a journal are read,
+whatever its length, because each begins with the number of rows before it and with the requests that had not ended.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class OrphanBacklog(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Measured(NamedTuple):
-    """What one journal holds: rows, the bytes of their files, and when the oldest ended, in seconds since the epoch."""
+    """The size of one journal: rows, the bytes of their files, and when the oldest ended, in seconds since 1970."""
 
     rows: int
     bytes: int

@@ -112,7 +112,7 @@ def make_record(key_id: str, endpoint: str) -> ActivityRecord:
         endpoint: the path of the route.
     """
     return ActivityRecord(
-        request_id=new_request_id(),
+        request_id=make_request_id(),
         started_at=_format_now(),
         key_id=key_id,
         endpoint=endpoint,
@@ -126,7 +126,7 @@ def make_record(key_id: str, endpoint: str) -> ActivityRecord:
     )
 
 
-def new_request_id() -> str:
+def make_request_id() -> str:
     """Returns a UUID of version 7 (RFC 9562): 48 bits of milliseconds, then 74 random bits.
 
     The random bits alone make it unique, so the clock may step back. Python's generator is seeded by the system, and

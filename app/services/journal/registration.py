@@ -1,6 +1,6 @@
 """Keeps the row of this worker in the registry: who it is, that it lives, its state, and how it ended.
 
-The shipper's thread calls it. What fails here is logged and tried again later; it never stops shipping.
+The shipper's thread calls it. A failure is logged and tried again later; it never stops shipping.
 """
 
 from __future__ import annotations

@@ -173,7 +173,7 @@ _CONVERTERS: dict[str, Callable[[Any], Any]] = {
     "replay_of": lambda value: str(uuid.UUID(_make_text(value))),
 }
 
-# What the columns have that may not be NULL, where the row has nothing usable. Its end is then unknown: `lost`.
+# The values of columns that may not be NULL, for rows without a usable one. Its end is then unknown: `lost`.
 _REQUIRED: dict[str, Any] = {
     "key_id": "unknown",
     "endpoint": "unknown",
@@ -184,7 +184,7 @@ _REQUIRED: dict[str, Any] = {
     "cost_kind": "unknown",
 }
 
-# What a row keeps even without its details, because the budgets need it.
+# The columns that a row keeps even without its details, because the budgets need them.
 _CHARGE = ("charged_usd", "charged_tokens", "budget_periods")
 
 

@@ -22,6 +22,7 @@ from app.db.retries import (
 from app.logs import log_event
 from app.runtime import Runtime
 from app.services.journal.delivery import STATEMENT_TIME_LIMIT_S
+from app.services.journal.folder import IDLE_PAUSE_S
 from app.services.journal.recorder import REPORT_INTERVAL_S
 
 # How often a process looks for retries that wait. All processes together link about as often.
@@ -43,8 +44,8 @@ LONGEST_UNKNOWN = timedelta(minutes=12)
 # No request takes longer, so what started earlier is not looked at.
 REACH = timedelta(hours=1)
 
-# The attempt right before a retry may be on its way here for so long. After that, an earlier one is taken: the gateway
-# refuses some attempts before it reads their body, so they have no digest.
+# The attempt right before a retry may be on its way here for this long. After that, an earlier one is taken: the
+# gateway refuses some attempts before it reads their body, so they have no digest.
 PATIENCE_S = 60.0
 
 
@@ -102,9 +103,13 @@ class RetryLinker:
         self._next_at_s = 0.0
         self._report_at_s = 0.0
 
-    def link_if_due(self) -> None:
-        """Links if it is time to look; another process may be linking, or nothing may wait."""
-        if time.monotonic() < self._next_at_s:
+    def link_if_due(self, *, is_idle: bool) -> None:
+        """Links if it is time to look; another process may be linking, or nothing may wait.
+
+        Args:
+            is_idle: whether this process has shipped nothing lately.
+        """
+        if time.monotonic() < self._next_at_s + (IDLE_PAUSE_S if is_idle else 0.0):
             return
         self._next_at_s = time.monotonic() + LOOK_INTERVAL_S
         try:
@@ -123,8 +128,12 @@ class RetryLinker:
         Raises:
             DatabaseError: the database is unavailable; nothing was linked.
         """
-        with self._runtime.get(Database).engine.begin() as connection:
-            if not has_unlinked(connection) or not try_lock_links(connection):
+        database = self._runtime.get(Database)
+        with database.poll_connection() as connection:
+            if not has_unlinked(connection):
+                return 0
+        with database.engine.begin() as connection:
+            if not try_lock_links(connection):
                 return 0
             retries = select_unlinked(connection, MAX_RETRIES)
             links: list[Link] = []

@@ -35,6 +35,9 @@ MAX_PAUSE_S = 5.0
 # How often a worker looks whether the database has lost what it had; one that ships rows looks before each batch.
 CHECK_INTERVAL_S = 10.0
 
+# A worker that has shipped nothing for so long is idle; what it shipped before is folded by then.
+IDLE_AFTER_S = 10.0
+
 
 class OwnDelivery(Delivery):
     """The delivery of the journal that this process writes.
@@ -69,7 +72,7 @@ class OwnDelivery(Delivery):
             return row
         return next(iter(self.recorder.get_memory_rows(1)), None)
 
-    def check_database(self) -> bool:
+    def rewind_if_reverted(self) -> bool:
         """Begins again where the database is, if it has lost what it had: after a restore or a failover.
 
         Its ledger line of this worker is then older than the one that was written last. Rows that it still has are
@@ -105,8 +108,8 @@ class OwnDelivery(Delivery):
             "database_reverted",
             level="error",
             rows_again=again,
-            next_step="The database lost what it had, by a restore or a failover. Rows are delivered again as far as"
-            " the journal has them. Run `bin/gateway db reconcile-ledger`, which says what is lost.",
+            next_step="The database lost rows, by a restore or a failover. Those that the journal still has are"
+            " delivered again. Run `bin/gateway db reconcile-ledger`, which says what is lost.",
         )
         return True
 
@@ -158,6 +161,7 @@ class Shipper:
         self._folder = Folder(runtime)
         self._retry_linker = RetryLinker(runtime)
         self._failures = 0
+        self._shipped_s = float("-inf")
         self._retry_at_s = 0.0
         self._check_at_s = 0.0
         self._report_at_s = 0.0
@@ -181,7 +185,7 @@ class Shipper:
         self._stopping.set()
         if self._thread is not None:
             self._thread.join(timeout_s)
-            if self._thread.is_alive():  # What it delivers of a dead worker, another one goes on with.
+            if self._thread.is_alive():  # Another worker continues with the dead worker's rows.
                 return self._is_drained()
         self._adopter.close()
         return self._is_drained()
@@ -201,7 +205,7 @@ class Shipper:
         while time.monotonic() < self._deadline_s and self._ship_round():
             pass
         if self.error is None:
-            # Half of the time that is left, so that `stop` does not wait in vain.
+            # Half of the time that is left, so that `stop` need not wait until its deadline.
             self._folder.fold_rest((self._deadline_s - time.monotonic()) / 2)
 
     def _ship_round(self) -> bool:
@@ -216,14 +220,15 @@ class Shipper:
             return False
         self._on_success()
         if not self._stopping.is_set():
-            self._folder.fold_if_due()
-            self._retry_linker.link_if_due()
+            is_idle = time.monotonic() - self._shipped_s > IDLE_AFTER_S
+            self._folder.fold_if_due(is_idle=is_idle)
+            self._retry_linker.link_if_due(is_idle=is_idle)
         return more
 
     def _ship_batches(self) -> bool:
         rows = self.own.read_rows()
         is_due = time.monotonic() >= self._check_at_s
-        went_back = (rows or is_due) and self.own.check_database()
+        went_back = (rows or is_due) and self.own.rewind_if_reverted()
         if went_back:
             rows = self.own.read_rows()
         if went_back or is_due:
@@ -235,7 +240,10 @@ class Shipper:
         has_more = len(rows) >= BATCH_ROWS
         if has_more and self._stopping.is_set():
             return True  # At a stop the own rows come first.
-        return self._adopter.deliver_next() or has_more
+        is_adopting = self._adopter.deliver_next()
+        if rows or is_adopting:
+            self._shipped_s = time.monotonic()
+        return is_adopting or has_more
 
     def _on_failure(self, error: Exception) -> None:
         self.error = error

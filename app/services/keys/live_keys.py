@@ -1,4 +1,4 @@
-"""What a worker knows of the keys: the keys, the subjects of their limits, and the policies made from both."""
+"""The live keys of a worker: the keys, the subjects of their limits, and the policies made from both."""
 
 from __future__ import annotations
 

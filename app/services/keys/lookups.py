@@ -48,7 +48,7 @@ class KeyLookups(Component):
         """Returns the key with this digest from the database; None if it is unknown or revoked.
 
         Raises:
-            Unavailable: the database does not answer, or too many lookups are waiting.
+            Unavailable: the database does not answer or has no keys for now, or too many lookups are waiting.
         """
         with self._lock:
             lookup = self._lookups.get(digest)
@@ -64,7 +64,8 @@ class KeyLookups(Component):
                 if not self._is_looking_up:
                     self._is_looking_up = True
                     threading.Thread(target=self._answer_lookups, name="key-lookup", daemon=True).start()
-        if lookup.done.wait(_LOOKUP_WAIT_S) and not lookup.failed:
+        is_answered = lookup.done.wait(_LOOKUP_WAIT_S) and not lookup.failed
+        if is_answered and (lookup.key is not None or not self._snapshot.doubt.is_of_keys):
             return lookup.key
         # A worker that has just started may have loaded the snapshot from the file meanwhile.
         key = self._snapshot.get(digest)

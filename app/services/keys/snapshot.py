@@ -3,7 +3,8 @@
 A worker asks the database every REFRESH_S with the fingerprint of what it has, and gets all of it only if something has
 changed. So a request's key costs one look into a dict, a revoked key stops working within REVOCATION_S, and all
 keys work for GRACE_S after the last answer of the database. A worker that starts without the database takes the keys
-from the file that the workers of its host keep (snapshot_file.py), for what is left of that time.
+from the file that the workers of its host keep (snapshot_file.py), for what is left of that time. So does one that
+starts while the database is being restored (half_restored.py).
 """
 
 from __future__ import annotations
@@ -11,20 +12,23 @@ from __future__ import annotations
 import random
 import threading
 import time
+from contextlib import suppress
 from typing import Literal
 
 import msgspec
 
 from app.config import KEYS_GRACE_S, SettingsError
 from app.db import Database, DatabaseError, describe_error, identify_database, time_limit
+from app.db.limit_tables import GATEWAY_ID
 from app.db.live_keys import select_live_keys
 from app.logs import log_event, redact
 from app.runtime import Component, Runtime, get_component
+from app.services.keys.half_restored import Doubt
 from app.services.keys.keys import OPERATOR_KEY, Key, digest_of
 from app.services.keys.live_keys import NO_KEYS, LiveKeys, decode_live_keys
 from app.services.keys.snapshot_file import KeyFile
 from app.services.limits import Policy, Subject
-from app.snapshot_file import FileUnusable
+from app.snapshot_file import FileUnusable, Saved
 
 # How often the database is asked, in seconds.
 REFRESH_S = 2.0
@@ -51,6 +55,7 @@ class KeysState(msgspec.Struct, frozen=True, kw_only=True):
         database_up: whether the database answered the last query; None before the first.
         last_error: why it did not; None if it did.
         file_error: why the file is not used while the database does not answer; None if there is no reason.
+        doubt: why the database seems to be half restored, so that what it had counts on; None if it does not.
     """
 
     known: int
@@ -60,6 +65,7 @@ class KeysState(msgspec.Struct, frozen=True, kw_only=True):
     database_up: bool | None
     last_error: str | None
     file_error: str | None
+    doubt: str | None = None
 
 
 class KeySnapshot(Component):
@@ -67,6 +73,7 @@ class KeySnapshot(Component):
 
     Attributes:
         policies: `holder_id` of a key → its limits. A key whose holder is missing has no limits.
+        doubt: whether the last answer of the database is in doubt.
     """
 
     def __init__(self, runtime: Runtime) -> None:
@@ -81,6 +88,7 @@ class KeySnapshot(Component):
         self._confirmed_s = self._confirmed_at = float("-inf")
         self._fingerprint = ""
         self._source: Literal["database", "file"] | None = None
+        self.doubt = Doubt()
         self._database_up: bool | None = None
         self._last_error: str | None = None
         url = self.settings.database_url
@@ -89,7 +97,7 @@ class KeySnapshot(Component):
         self._saved_fingerprint = ""
         self._save_at_s = 0.0
         self._lock = threading.Lock()
-        # Of two refreshes at once, the one that asked first could be the last to take over what it got.
+        # Otherwise, of two refreshes at once, the older answer could be taken over last.
         self._refresh_lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._has_asked = threading.Event()
@@ -112,7 +120,7 @@ class KeySnapshot(Component):
 
     def knows_holder(self, holder_id: str) -> bool:
         """Returns whether the limits of keys with this `holder_id` are in memory, which may be none."""
-        return self._source is not None and (not holder_id or holder_id in self._subjects)
+        return self._source is not None and (holder_id or GATEWAY_ID) in self._subjects
 
     def start(self) -> None:
         """Starts the refreshes and waits a moment for the keys; later calls do nothing."""
@@ -132,6 +140,7 @@ class KeySnapshot(Component):
             database_up=self._database_up,
             last_error=self._last_error,
             file_error=self._file_error,
+            doubt=self.doubt.reason,
         )
 
     def _refresh_until_closed(self) -> None:
@@ -152,18 +161,38 @@ class KeySnapshot(Component):
     def _refresh(self) -> None:
         asked_s, asked_at = time.monotonic(), time.time()
         try:
-            with time_limit(QUERY_TIME_LIMIT_S), self.runtime.get(Database).engine.connect() as connection:
+            with time_limit(QUERY_TIME_LIMIT_S), self.runtime.get(Database).poll_connection() as connection:
                 found = select_live_keys(connection, self._fingerprint)
         except (DatabaseError, SettingsError) as error:
             self._on_failure(error)
             return
-        self._take(decode_live_keys(found), asked_s, asked_at, "database")
-        self._fingerprint = found.fingerprint
+        content = decode_live_keys(found)
         if self._database_up is False:
-            log_event("key_refresh_resumed", keys=len(self._keys))
+            log_event("key_refresh_resumed", keys=len(self._keys if content is None else content.keys))
         self._database_up, self._last_error, self._file_error = True, None, None
+        if content is not None and self._is_doubted(content, found.empty):
+            return
+        self._take(content, asked_s, asked_at, "database")
+        self._fingerprint = found.fingerprint
         if self._fingerprint != self._saved_fingerprint or asked_s >= self._save_at_s:
             self._save(asked_s)
+
+    def _is_doubted(self, found: LiveKeys, empty: frozenset[str]) -> bool:
+        """Returns whether the database seems to be half restored; then takes over what is believed of its answer."""
+        held, saved = LiveKeys(self._keys, self._subjects, self.policies), None
+        if self._source is None and empty:
+            with suppress(FileUnusable):  # Keys of an old file do not work, but they say that there were keys.
+                saved = self._file.read(after=self._confirmed_at, longest_age_s=float("inf"))
+        believed = self.doubt.judge(found, empty, held if saved is None else saved.content)
+        if believed is not None:
+            self._take_saved(saved)
+            with self._lock:
+                self._subjects, self.policies, self._keys = believed.subjects, believed.policies, believed.keys
+                self._looked_up_s = {
+                    digest: when_s for digest, when_s in self._looked_up_s.items() if digest in believed.keys
+                }
+            self._fingerprint = ""
+        return believed is not None
 
     def _on_failure(self, error: Exception) -> None:
         reason = redact(describe_error(error)[:300])
@@ -180,6 +209,9 @@ class KeySnapshot(Component):
             if not self.get_state().usable:
                 self._refuse_file(f"{self._file.path} is not used because {unusable}")
             return
+        self._take_saved(saved)
+
+    def _take_saved(self, saved: Saved[LiveKeys] | None) -> None:
         if saved is None:
             return
         age_s = max(0.0, time.time() - saved.confirmed_at)
@@ -200,7 +232,7 @@ class KeySnapshot(Component):
         confirmed_at: float,
         source: Literal["database", "file"],
     ) -> None:
-        """Replaces the keys, or confirms them if `found` is None. Of keys that were looked up, only later ones stay."""
+        """Replaces the keys, or confirms them if `found` is None. Only later lookups stay."""
         with self._lock:
             later = {digest: when_s for digest, when_s in self._looked_up_s.items() if when_s > confirmed_s}
             if found is None:

@@ -15,11 +15,10 @@ refusals.py      errors and headers
 from app.services.limits.acquisition import Taken
 from app.services.limits.amounts import describe_amount, format_amount, parse_amount
 from app.services.limits.binding import Binding
-from app.services.limits.charge import Ceiling, Charge, Used, is_at_most
+from app.services.limits.charge import NOTHING, Ceiling, Charge, Used, is_at_most
 from app.services.limits.limits import Limits, get_outstanding, stop_limits
 from app.services.limits.periods import WINDOWS, Period, compute_reset, get_period
 from app.services.limits.policy import Budget, Policy, Subject, make_policies, matches
-from app.services.limits.pots import Count
 from app.services.limits.purse import Purse
 from app.services.limits.reservation import Reservation
 from app.services.limits.waiting import Waits
@@ -27,7 +26,7 @@ from app.services.limits.watching import BudgetWarning
 
 # fmt: off
 __all__ = [
-    "WINDOWS", "Binding", "Budget", "BudgetWarning", "Ceiling", "Charge", "Count", "Limits", "Period", "Policy",
+    "NOTHING", "WINDOWS", "Binding", "Budget", "BudgetWarning", "Ceiling", "Charge", "Limits", "Period", "Policy",
     "Purse", "Reservation", "Subject", "Taken", "Used", "Waits",
     "compute_reset", "describe_amount", "format_amount", "get_outstanding", "get_period", "is_at_most", "make_policies",
     "matches", "parse_amount", "stop_limits",

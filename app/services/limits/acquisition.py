@@ -1,4 +1,4 @@
-"""How a request gets what it needs of its limits from memory; waiting.py is what it does if they lack something."""
+"""Takes what a request needs of its limits from memory; waiting.py waits if they lack something."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 
 from app.services.limits.permits import RatePot
-from app.services.limits.pots import Count, Lot, Pot, Share
-from app.services.limits.refusals import make_unbounded_refusal, make_unpriced_refusal
+from app.services.limits.pots import Lot, Pot, Share
 
-# What a request needs or has used, by Count; None for what is not known.
+# The amounts that a request needs or has used, by Count; None for one that is not known.
 Amounts = tuple[int | None, int | None, int, int | None, int]
 # A share, what was taken of it, and from what.
 Taken = tuple[Share, int, Lot]
@@ -20,7 +19,7 @@ def take_at_once(
 ) -> list[Taken] | None:
     """Takes from all pots as much as is needed, or from none.
 
-    Nothing in between lets another greenlet run, so that nobody sees what is put back because a later pot lacks it.
+    No other greenlet runs in between, so none sees an amount that is put back because a later pot has too little.
 
     Args:
         shares: those of the pots.
@@ -29,10 +28,10 @@ def take_at_once(
         forced: pots to take from also if they lack something.
 
     Returns:
-        What was taken, in the order of the pots; None if one of them has too little.
+        The amounts taken, in the order of the pots; None if one of them has too little.
 
     Raises:
-        PermissionDenied, BadRequest: see `get_unknown_need`.
+        ValueError: see `get_unknown_need`.
     """
     taken: list[Taken] = []
     noted: tuple[tuple[Share, int], ...] = ()
@@ -77,9 +76,8 @@ def get_unknown_need(pot: Pot) -> int:
     """Returns what a request takes whose need of this pot is not known.
 
     Raises:
-        PermissionDenied: the pot is a budget in USD, and the price is not known.
-        BadRequest: it is a budget in tokens, which nothing bounds.
+        ValueError: the pot is a budget. Such a request is refused when its ceiling is computed.
     """
     if isinstance(pot, RatePot):
         return int(pot.mean)
-    raise make_unpriced_refusal(pot.subject) if pot.share.count == Count.COST else make_unbounded_refusal()
+    raise ValueError("a budget is asked for an amount that is not known")

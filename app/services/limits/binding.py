@@ -8,7 +8,7 @@ from app.services.limits.policy import Policy
 from app.services.limits.pots import Count, Share
 from app.services.limits.purse import Purse, Purses
 
-# The purse is filled after so many requests that took from the pots: for few it would cost more than it saves.
+# The purse is filled after this many requests that took from the pots: for fewer it would cost more than it saves.
 _FILL_AFTER = 4
 
 

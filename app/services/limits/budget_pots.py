@@ -12,19 +12,19 @@ from app.services.limits.periods import Period, compute_reset, get_period
 from app.services.limits.policy import Budget, Subject
 from app.services.limits.pots import UNBOUNDED, Count, Lot, Pot
 
-# Where less than this share of the amount is left, or than so many of the largest requests, workers keep nothing.
+# Workers keep nothing while less is left than 1/_NEAR_SHARE of the amount plus _NEAR_REQUESTS of the largest needs.
 _NEAR_SHARE = 64
 _NEAR_REQUESTS = 8
-# So long after a draw found too little, all workers keep nothing.
+# How long all workers keep nothing after a draw found too little, in seconds.
 RECALL_S = 5.0
-# A worker draws for so many seconds of its recent rate, but at least for so many of its largest requests.
+# A worker draws ahead for _AHEAD_S seconds of its recent rate, at least for _AHEAD_REQUESTS of its largest requests.
 _AHEAD_S = 30.0
 _AHEAD_REQUESTS = 4
-# A pot that nobody used for so long keeps nothing.
+# A pot that was not used for this long keeps nothing, in seconds.
 IDLE_S = 60.0
-# The next period is drawn from when the current one ends within so many seconds, more than a tick.
+# How long before the end of a period the next one is drawn from, in seconds; more than a tick.
 _NEXT_S = 5.0
-# A period that is over is kept so long, because a clock may be set back.
+# How long a period is kept after its end, in seconds, because a clock may be set back.
 _KEPT_S = 7_200.0
 # Weight of the newest tick in the mean rate.
 _RATE_WEIGHT = 0.3
@@ -68,7 +68,7 @@ class BudgetPeriod:
 
     @property
     def free(self) -> int:
-        """What the worker has drawn and not used; negative where requests used more."""
+        """The amount that the worker has drawn and not used; negative where requests used more."""
         return self.lot.free
 
     def is_done(self) -> bool:

@@ -1,4 +1,4 @@
-"""What a request can cost at most, and what it has used in the end."""
+"""The ceiling of a request, which is the most that it can cost, and its charge in the end."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Ceiling(msgspec.Struct, frozen=True):
 
 
 class Charge(NamedTuple):
-    """What a request has used, by Count. A plain tuple of the same does too, and is made without a call.
+    """The use of a request, by Count. A plain tuple of the same does too, and is made without a call.
 
     Attributes:
         cost: in 10⁻¹² USD; the ceiling if it is not known.
@@ -46,6 +46,7 @@ class Charge(NamedTuple):
 # A Charge or a plain tuple of the same.
 Used = tuple[int, int, int, int | None, int]
 
+# The charge of a request that was sent to no provider.
 NOTHING: Used = (0, 0, 0, 0, 0)
 
 

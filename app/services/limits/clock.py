@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-# An answer that took longer says less about the clock than the earlier one did.
+# A slower answer says less about the clock than the earlier one did, so it is not used.
 _MAX_ANSWER_S = 0.25
-# Smaller differences are those of the answers' times.
+# Smaller differences come from the time that answers take.
 _MIN_STEP_S = 0.05
 
 

@@ -25,11 +25,11 @@ from app.services.limits.rate_draws import RateDraws
 
 # How often all pots are looked through, in seconds: as often as keys are confirmed.
 TICK_S = 2.0
-# What no request waits for is gathered for so long.
+# How long draws that no request waits for are gathered, in seconds.
 GATHER_S = 0.05
-# After a failed call, the next one comes after about so many seconds; requests that need one do not wait for it.
+# The pause after a failed call, in seconds; requests that need a draw do not wait for it.
 RETRY_S = 0.5
-# While requests wait, a tick may come so much later.
+# How much later a tick may come while requests wait, in seconds.
 _TICK_DELAY_S = 1.0
 _REPORT_INTERVAL_S = 60.0
 

@@ -21,7 +21,7 @@ from app.services.limits.purse import Purses
 DRAW_TIME_LIMIT_S = 2.0
 # How many pots one call draws from.
 MAX_POTS = 50
-# A worker draws ahead for a pot only if it was used within so many seconds.
+# A worker draws ahead for a pot only if it was used within this many seconds.
 _ACTIVE_S = 5.0
 # It draws when less than this share of what it should have is left.
 _LOW_SHARE = 4
@@ -81,7 +81,7 @@ class LeaseDraws:
         self._version += 1
         draws = [_make_draw(draw, self._version) for draw in planned]
         for draw in planned:
-            # What is given back is not lent from now on.
+            # The part that is given back is not lent from now on.
             draw.period.set_drawn(min(draw.period.drawn, draw.want if draw.held is None else draw.held))
             draw.period.is_uncertain = True
         asked_s = time.monotonic()
@@ -95,7 +95,7 @@ class LeaseDraws:
 
     def _apply(self, draw: Planned, answer: LeaseAnswer | None) -> None:
         pot, period = draw.pot, draw.period
-        if answer is None:  # There is no such budget any more.
+        if answer is None:  # The budget does not exist any more.
             pot.end(True)
             period.is_uncertain, period.stated = False, draw.spent
             return
@@ -108,7 +108,7 @@ class LeaseDraws:
         period.stated = draw.spent
         pot.end(answer.ended)
         if answer.charged is not None:
-            # What this worker has spent may not be in the database yet.
+            # This worker's own charges may not be in the database yet.
             period.charged = parse_amount(answer.charged, pot.unit) + period.spent
         pot.note_state(period, answer)
         if period is pot.current and answer.refused:
@@ -126,7 +126,7 @@ def _plan_budget(pot: BudgetPot, waiting: Sequence[int], now_s: float) -> list[P
         spare = pot.get_spare(now_s) if period is pot.current or period is pot.next else 0
         has_too_much = period.free > 2 * spare
         has_too_little = period.free < (spare // _LOW_SHARE if now_s - pot.share.used_s < _ACTIVE_S else 0)
-        # Others must know it, to tell what is used up from what may come back.
+        # Other workers need it to tell what is used up from what may come back.
         has_news = pot.is_exact and period.spent != period.stated
         if needs or period.is_uncertain or has_too_much or has_too_little or has_news:
             used, firm = period.used, period.used + sum(needs)

@@ -26,11 +26,11 @@ from app.services.limits.reservation import Reservation
 from app.services.limits.waiting import Waits
 from app.services.limits.watching import BudgetWarning, Watch
 
-# Policies that no request had for so long are forgotten.
+# After how many seconds without a request a policy is forgotten.
 _BINDING_S = 60.0
-# Longer than a policy that has them is remembered.
+# The same for pots: longer than policies that have them.
 _POT_S = 600.0
-# What each request takes before its body is read, by Count: a request and a slot.
+# The amounts that each request takes before its body is read, by Count: one request and one slot.
 _ENTRY = (0, 0, 1, 0, 1)
 
 R = TypeVar("R", bound=Reservation)

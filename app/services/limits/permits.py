@@ -12,16 +12,16 @@ from app.services.limits.pots import Count, Lot, Pot
 
 # How long after the draw a permit may be used; see RATE_SLOTS.
 PERMIT_S = 0.5
-# From then on the next permits are drawn if a request still takes some, so that none has to wait for them.
+# After this time the next permits are drawn if a request still takes some, so that no request has to wait for them.
 _SOON_S = 0.35
-# Only where at least this share of the rate is left; otherwise others may need it more.
+# Only while at least 1/_SOON_SHARE of the rate is left; otherwise other workers may need it more.
 _SOON_SHARE = 4
-# What a request is taken to use that does not say how much, until some have ended.
+# The tokens that a request is assumed to use if it does not say how many, until some have ended.
 _FIRST_MEAN = 256
 _MEAN_WEIGHT = 0.1
-# So many permits are plenty: then headers need not be made for each response, and requests may share a purse.
+# From this many permits on, headers need not be made for each response, and requests may share a purse.
 _FAR = 1_000
-# A draw takes at most so many times what was used since the one before: requests that come together are no rate yet.
+# A draw takes at most this many times what was used since the last one: some requests at once are no rate yet.
 _GROWTH = 4
 
 

@@ -1,4 +1,4 @@
-"""What a key may use: the subjects that its requests count for, with their limits, as the keys' snapshot has them."""
+"""The limits of a key: the subjects that its requests count for, with their limits, as the keys' snapshot has them."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Policy(msgspec.Struct, frozen=True, gc=False):
     def allows(self, provider: str, model: str) -> bool:
         """Returns whether a request may be sent to this model of this provider, regardless of case.
 
-        What follows a `#` in a model's id names a deployment of the model, and counts for no pattern.
+        The part after a `#` in a model's id names a deployment of the model, and counts for no pattern.
         """
         name = f"{provider}/{model.partition('#')[0]}".lower()
         return all(any(matches(pattern, name) for pattern in patterns) for patterns in self.models)

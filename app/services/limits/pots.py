@@ -1,8 +1,8 @@
-"""What one worker has in memory of a limit, and of which it lends to requests without asking the database.
+"""Pots: one worker's part of a limit, kept in memory, from which it lends to requests without asking the database.
 
 A pot needs no lock: greenlets switch only where something waits, and nothing here does. drawing.py draws more for it
-and gives back what it does not need. What each request takes and gives back is the same for all pots, so that
-acquisition.py and reservation.py do it in one loop each over their shares, without a call for each pot.
+and gives back what it does not need. Taking and giving back is the same for all pots, so that acquisition.py and
+reservation.py do it in one loop each over their shares, without a call for each pot.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from app.services.limits.policy import Subject
 
 # A worker that does not state its requests for 30 s holds none, so it must not use what it held before.
 _SEEN_S = 25.0
-# More than any request needs.
+# Larger than any need of a request.
 UNBOUNDED = 1 << 100
 
 
 class Count(IntEnum):
-    """What a pot counts: the place in the amounts of a request, which are a tuple."""
+    """The unit that a pot counts, which is its place in the amounts of a request."""
 
     COST = 0
     TOKENS = 1
@@ -32,7 +32,7 @@ class Count(IntEnum):
 
 
 class Lot:
-    """What a pot lends from for a time: a period of a budget, permits of half a second, or all slots.
+    """The source that a pot lends from for a time: a period of a budget, permits of half a second, or all slots.
 
     Attributes:
         id: the period, or the half second; 0 if the database knows none.
@@ -119,13 +119,13 @@ class Pot(ABC):
         self.share.is_watched = True
 
     def wake_sleepers(self) -> None:
-        """Makes the requests look again that wait for something to be given back."""
+        """Makes the requests that wait for something to be given back look again."""
         sleepers, self.sleepers = self.sleepers, set()
         for sleeper in sleepers:
             sleeper.set()
 
     def lacks(self, need: int, now_s: float) -> bool:
-        """Returns whether the pot has less than `need`. What needs nothing passes, also when more than all is used."""
+        """Returns whether the pot has less than `need`. A need of 0 always passes, even when more than all is used."""
         if now_s >= self.share.until_s:
             self.renew(now_s)
         return need > self.share.lot.free and need > 0

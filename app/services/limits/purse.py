@@ -1,8 +1,8 @@
-"""What the requests of one policy take from all its pots at once, so that each changes a few numbers and not every pot.
+"""Purses: an amount of all pots of a policy, so that each of its requests changes a few numbers and not every pot.
 
 All pots of a policy that count the same are asked for the same, so one number stands for them: a purse holds as much of
 each pot as its number says. It is filled while much is left, and put back before anybody looks at the pots: for a draw,
-a tick, a refusal or headers. What it holds is taken from the pots like what a request holds, so no request gets from a
+a tick, a refusal or headers. Its contents are taken from the pots like those of a request, so no request gets from a
 purse what the pots do not have, whenever it is put back.
 """
 
@@ -18,7 +18,7 @@ _PLENTY = (1 << 59, 1 << 59, 1 << 29, 1 << 59, 1 << 29)
 
 
 class Purse:
-    """What is held for the requests of one policy, and what those that have ended give back to it.
+    """The amounts held for the requests of one policy, and those that ended requests give back.
 
     Its lots are those that the pots lend from when it is made. Once a pot lends from another one, or must know of each
     request that ends, the purse is closed, and a new one is made.
@@ -38,7 +38,8 @@ class Purse:
         spent_cost, spent_tokens: what they have used.
         freed_rate_tokens: what they reserved and have not used.
         period_ids: the periods of the budgets; nobody may change the list.
-        is_listed: whether it will be put back; whoever gives back to one that is not must ask `goes_on` before.
+        is_listed: whether it will be put back. Before something is given back to a purse that is not listed, `goes_on`
+            must be asked.
         entry, metered: the shares and their lots.
     """
 
@@ -81,7 +82,7 @@ class Purse:
         for share, lot in self.entry + self.metered:
             count, pot = share.count, share.pot
             is_far = pot.is_far() if isinstance(pot, RatePot) else True
-            # Of slots, `low` is how few there were, which `fewest_slots` goes on to count.
+            # For slots, `low` is the fewest that there were, which `fewest_slots` goes on to count.
             spare = lot.free - (0 if count == Count.SLOTS else share.low)
             if not is_far or spare <= 0 or share.is_watched or share.cap == 0 or lot is not share.lot:
                 return False

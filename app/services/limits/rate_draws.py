@@ -14,7 +14,7 @@ from app.services.limits.permits import RatePot
 from app.services.limits.pots import SlotPot
 from app.services.limits.purse import Purses
 
-# What is refused without a time at which it would fit is asked for again after so many seconds.
+# After how many seconds a refused need is asked for again, if the database names no time at which it would fit.
 _UNKNOWN_WAIT_S = 1.0
 
 

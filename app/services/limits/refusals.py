@@ -1,19 +1,18 @@
-"""What a caller reads when a limit refuses its request: the errors, and the headers that tell how much is left."""
+"""The errors of requests that a limit refuses, and the headers that tell how much is left."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from app.errors import BadRequest, PermissionDenied, Unavailable
+from app.errors import Unavailable
 from app.limit_errors import InsufficientQuota, LimitReached
 from app.services.limits.amounts import Unit, describe_amount
 from app.services.limits.budget_pots import BudgetPeriod, BudgetPot
 from app.services.limits.permits import RatePot
-from app.services.limits.policy import Subject
 from app.services.limits.pots import SlotPot
 
-# Limits hang on a holder, who for the caller is the key.
+# Limits belong to a holder, whom a caller knows as its key.
 _NAMES = {"holder": "key", "group": "group", "gateway": "gateway"}
 _POSSESSIVES = {"holder": "key's", "group": "group's", "gateway": "gateway's"}
 
@@ -29,9 +28,9 @@ _WINDOWS = {
 # How long to wait until running requests may have ended.
 RESERVED_RETRY_S = 1.0
 _UNAVAILABLE_RETRY_S = 5.0
-# More than any budget has left: a limit that does not refuse the request.
+# More than any budget has left, for a limit that does not refuse the request.
 _PLENTY = 1 << 80
-# No answer is so long: then what the request lacks is not output, because that costs nothing.
+# No answer is this long. A larger number means that output costs nothing, so less output would not help.
 _MAX_TOKENS = 10**12
 
 # (USD left in 10⁻¹², tokens left) → the max_tokens with which the request would fit; None if with none.
@@ -126,26 +125,6 @@ def make_slot_refusal(pot: SlotPot) -> LimitReached:
         " Wait for one to end and retry.",
         limit=f"{_NAMES[pot.subject.kind]} concurrent requests",
         retry_after_s=RESERVED_RETRY_S,
-    )
-
-
-def make_unpriced_refusal(subject: Subject) -> PermissionDenied:
-    """Returns the error of a request whose cost nobody can tell, under a budget in USD."""
-    return PermissionDenied(
-        f"The {_NAMES[subject.kind]} has a budget in USD, and the price of this model is not known. Use another model,"
-        " or ask the operator to set its price in PRICE_FILE.",
-        code="model_not_priced",
-        should_retry=False,
-    )
-
-
-def make_unbounded_refusal() -> BadRequest:
-    """Returns the error of a request whose output has no bound, under a budget that needs one."""
-    return BadRequest(
-        "This key has a budget, and neither the request nor the model says how long the answer may be."
-        " Send max_tokens.",
-        param="max_tokens",
-        code="max_tokens_required",
     )
 
 

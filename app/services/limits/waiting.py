@@ -1,4 +1,4 @@
-"""What a request does whose limits have too little in this worker's memory: it waits for draws, or is refused."""
+"""Lets a request whose limits have too little in this worker's memory wait for draws, or refuses it."""
 
 from __future__ import annotations
 
@@ -132,10 +132,10 @@ class _Wait:
         lacking = [demand for demand in self._demands if demand[0].lacks(demand[1], now_s)]
         for pot, need in lacking:
             if pot.is_refused(need, now_s):
-                raise self._refuse(pot, need)
+                raise self._make_refusal(pot, need)
         left_s = self._began_s + WAIT_S - now_s
         if lacking and left_s <= 0 and not self._drawing.is_failing:  # Others have taken all that was drawn.
-            raise self._refuse(*lacking[0])
+            raise self._make_refusal(*lacking[0])
         before = [pot.refusals for pot, _ in lacking]
         if self._drawing.is_failing or not self._draw(lacking, left_s):
             return self._force(lacking, now_s)
@@ -169,7 +169,7 @@ class _Wait:
             for pot, _ in refused:
                 pot.sleepers.discard(given_back)
 
-    def _refuse(self, pot: Pot, need: int) -> LimitReached:
+    def _make_refusal(self, pot: Pot, need: int) -> LimitReached:
         if isinstance(pot, BudgetPot):
             error = make_budget_refusal(pot, need, self._fits, int(self._settings.budget_status))
             count_limit_refusal("reserved" if error.code == "budget_reserved" else "budget")
@@ -193,10 +193,10 @@ class _Wait:
                 raise make_unavailable()
         for pot, need in lacking:
             if isinstance(pot, SlotPot) and not pot.is_within_share(need):
-                raise self._refuse(pot, need)
+                raise self._make_refusal(pot, need)
             if isinstance(pot, RatePot) and not pot.grant_locally(need, now_s):
                 pot.remember_refusal(need, now_s + pot.get_local_wait_s(now_s))
-                raise self._refuse(pot, need)
+                raise self._make_refusal(pot, need)
         self.forced = frozenset(pot for pot, _ in lacking if not isinstance(pot, RatePot))
         return now_s
 

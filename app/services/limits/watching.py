@@ -1,4 +1,4 @@
-"""What is done every two seconds for all limits in use: their state is read, warnings are sent, idle pots give back."""
+"""The tick of all limits in use, every two seconds: their state is read, warnings are sent, idle pots give back."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from app.services.limits.refusals import get_percent
 # How many budgets a tick reads, which takes the database some milliseconds.
 MAX_READ = 200
 _MINUTE_S = 60.0
-# A rate that was used within so many seconds, since the last tick, is read again, for the headers of later responses.
+# A rate that was used within this many seconds, since the last tick, is read again, for the headers of later responses.
 _READ_RATE_S = 2.5
 
 
@@ -37,8 +37,8 @@ class BudgetWarning(msgspec.Struct, frozen=True, kw_only=True):
         percent: the share that was passed, one of the budget's warn_percents.
         charged, amount: what was charged, and the whole, as decimal numbers in the unit.
         period_id: the period, of which this share is warned of once, over all workers.
-        resets_at: when the period ends, or when the oldest use of a rolling window counts no more, in ISO 8601; None if
-            that never happens.
+        resets_at: when the period ends, or when the oldest use of a rolling window no longer counts, in ISO 8601; None
+            if never.
     """
 
     subject: Subject

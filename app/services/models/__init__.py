@@ -12,7 +12,7 @@ from app.services.models.catalog import (
     peek_model_list,
     refresh_if_due,
 )
-from app.services.models.entry import Architecture, Model, Pricing
+from app.services.models.entry import Allows, Architecture, Model, Pricing
 from app.services.models.equivalents import Served, are_same
 from app.services.models.fireworks import (
     _fireworks_models_cache,
@@ -26,8 +26,8 @@ from app.services.models.model_list import ModelList
 from app.services.models.representations import ListQuery, Rendered, make_digest, make_times, render_list, render_model
 
 __all__ = [
-    "ALIAS_PREFIX", "Architecture", "CatalogState", "Catalogs", "ListQuery", "MergedModel", "Model", "ModelList",
-    "OwnModels", "PageQuery", "Pricing", "Rendered", "Served", "_fireworks_models_cache", "are_same",
+    "ALIAS_PREFIX", "Allows", "Architecture", "CatalogState", "Catalogs", "ListQuery", "MergedModel", "Model",
+    "ModelList", "OwnModels", "PageQuery", "Pricing", "Rendered", "Served", "_fireworks_models_cache", "are_same",
     "fetch_for_unknown", "fetch_models_from_fireworks", "fetch_specific_model_from_fireworks", "get_catalog_states",
     "get_equivalents", "get_model_list", "get_model_lists", "make_digest", "make_merged_model", "make_times",
     "normalize_fireworks_model", "peek_model_list", "refresh_if_due", "render_list", "render_merged_list",

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any
 
 import msgspec
 
 from app.services.pricing import Price, to_plain_text
+
+# (provider's name, the model's id there) → whether the caller may use it
+Allows = Callable[[str, str], bool]
 
 # None of these objects can be part of a reference cycle, so the garbage collector need not scan 22,000 of them
 # (gc=False).
@@ -32,7 +35,7 @@ class Pricing(msgspec.Struct, frozen=True, gc=False):
 
 
 class Capabilities(msgspec.Struct, frozen=True, gc=False):
-    """What the provider says the model can do; None if it does not say."""
+    """The abilities of the model; None where the provider does not say."""
 
     chat: bool | None
     tools: bool | None

@@ -45,7 +45,7 @@ def load_model_list(
     """
     started_s, packer = time.monotonic(), ModelPacker()
     models = fetch_models(client, provider, packer)
-    _refuse_shrunk(provider, len(models), old, old_age_s)
+    _raise_if_shrunk(provider, len(models), old, old_age_s)
     _set_listed_prices(provider, client, prices, models, is_cold=old is None)
     priced = [packer.set_price(model, prices.get_price(provider.billing, model.id)) for model in with_pauses(models)]
     loaded = ModelList(priced, provider.naming)
@@ -91,7 +91,7 @@ def _has_id(raw: Any) -> bool:
     return isinstance(raw, Mapping) and isinstance(raw.get("id"), str) and bool(raw["id"])
 
 
-def _refuse_shrunk(provider: Provider, length: int, old: ModelList | None, old_age_s: float | None) -> None:
+def _raise_if_shrunk(provider: Provider, length: int, old: ModelList | None, old_age_s: float | None) -> None:
     if length == 0:
         raise UpstreamError(f"The model list of {provider.title} is empty.")
     if old is None or old_age_s is None or old_age_s > _SHRUNK_ACCEPTED_AFTER_S:

@@ -12,12 +12,12 @@ import msgspec
 from app.config import ALL_GATEWAYS
 from app.errors import BadRequest
 from app.runtime import Component, Runtime, get_component
-from app.services.models.entry import Model
+from app.services.models.entry import Allows, Model
 from app.services.models.merged_model import ALIAS_PREFIX, MergedModel, make_merged_model
 from app.services.models.representations import Lists, Rendered, RenderedCache, get_lists, make_digest
 from app.yielding import with_pauses
 
-# Making and encoding so many entries takes 2 ms.
+# Making and encoding this many entries takes 2 ms.
 _SLICE_ENTRIES = 300
 
 
@@ -66,10 +66,6 @@ def _make_names(lists: Lists) -> list[tuple[str, Model]]:
         for provider, models in lists.available
         for model in with_pauses(models, slice_items=_SLICE_ENTRIES)
     ]
-
-
-# (provider's name, the model's id there) → whether the caller may use it
-Allows = Callable[[str, str], bool]
 
 
 class OwnModels(NamedTuple):

@@ -24,7 +24,7 @@ _MAX_TEXT_CHARACTERS = 40
 
 
 class Price(msgspec.Struct, frozen=True, gc=False):
-    """What a model costs, in USD per token.
+    """The price of a model, in USD per token.
 
     Attributes:
         prompt: a prompt token that was not in the provider's cache.

@@ -1,4 +1,4 @@
-"""What a provider billed, in the form that all of them have here, and where a provider says it."""
+"""The bill of a provider, in one form for all, and where the provider publishes it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from app.config import Settings
 
 
 class BilledUse(msgspec.Struct, frozen=True, kw_only=True):
-    """What one model was used for on one UTC day, as the provider counts it.
+    """The use of one model on one UTC day, as the provider counts it.
 
     Attributes:
         model: as the provider names it.

@@ -17,7 +17,7 @@ from app.services.providers.weights import read_quantization
 
 Entry = dict[str, Any]
 
-# What each provider's reference documents for chat completions, under OpenRouter's names where those exist.
+# The parameters that each provider's reference documents for chat, under OpenRouter's names where those exist.
 COMMON_PARAMETERS = (
     "frequency_penalty",
     "max_tokens",

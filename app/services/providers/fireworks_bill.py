@@ -1,6 +1,6 @@
 """What Fireworks billed, from its control plane: tokens by day and model, and dollars up to a day later.
 
-The control plane is on the host of the inference API. What is known of an account belongs to its keys, so each key of
+The control plane is on the host of the inference API. A key sees only its own account, so each key of
 FIREWORKS_BILLING_KEY names its account, and keys of several accounts add up. Deployments, which are billed by the hour,
 are no part of it.
 """

@@ -1,6 +1,6 @@
 """The record of a provider: everything that the rest of the gateway knows about it.
 
-What each provider accepts is taken from its own reference and OpenAPI description, read in 2026.
+The facts about each provider are from its own reference and OpenAPI description, read in 2026.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ class ProviderClients(Component):
     def _make(self, provider: Provider) -> UpstreamClient:
         keys = provider.get_api_keys(self.settings)
         if not keys:
-            raise _not_configured(provider)
+            raise _make_not_configured(provider)
         name = self.settings.gateway_name
         return UpstreamClient(
             title=provider.title,
@@ -57,7 +57,7 @@ class ProviderClients(Component):
         )
 
 
-def _not_configured(provider: Provider) -> ConfigurationMissing:
+def _make_not_configured(provider: Provider) -> ConfigurationMissing:
     return ConfigurationMissing(f"{provider.title} API key not configured", param=provider.key_setting)
 
 
@@ -90,7 +90,7 @@ def get_configured_providers() -> list[Provider]:
     """
     configured = [provider for provider in PROVIDERS.values() if is_configured(provider)]
     if not configured:
-        raise _not_configured(next(iter(PROVIDERS.values())))
+        raise _make_not_configured(next(iter(PROVIDERS.values())))
     return configured
 
 

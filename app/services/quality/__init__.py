@@ -1,5 +1,5 @@
 """How well each provider serves each model, measured on the gateway's own requests and held in memory."""
 
-from app.services.quality.quality import UNKNOWN, WINDOW, Latencies, ModelQuality, get_quality, start_quality
+from app.services.quality.quality import UNKNOWN, Latencies, ModelQuality, get_quality, start_quality
 
-__all__ = ["UNKNOWN", "WINDOW", "Latencies", "ModelQuality", "get_quality", "start_quality"]
+__all__ = ["UNKNOWN", "Latencies", "ModelQuality", "get_quality", "start_quality"]

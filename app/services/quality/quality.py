@@ -24,7 +24,7 @@ from app.runtime import Component, Runtime, get_component
 from app.services.models import peek_model_list
 from app.services.providers import PROVIDERS
 
-# What is measured: long enough for a model that is used now and then, short enough to show a failure soon.
+# The measured window: long enough for a model that is used now and then, short enough to show a failure soon.
 WINDOW = timedelta(minutes=30)
 
 # How often the database is asked, in seconds; a random part is added, so that workers do not ask at the same moment.

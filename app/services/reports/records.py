@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import struct
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -14,6 +12,7 @@ from uuid import UUID
 
 import msgspec
 
+from app.cursors import decode_cursor, encode_cursor
 from app.db import read_connection
 from app.db.activity_pages import ActivityCursor, ActivityFilter, select_activity, select_newer, stream_activity
 from app.db.clock import select_now
@@ -55,7 +54,7 @@ class ActivityPage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UsageDay(msgspec.Struct, frozen=True, kw_only=True):
-    """What was used on one UTC day with one model at one gateway.
+    """The use of one model at one gateway on one UTC day.
 
     Attributes:
         gateway, model: None for requests for which none was chosen.
@@ -79,7 +78,7 @@ class UsageDay(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UsageReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What a key used, or all keys together.
+    """The use of a key, or of all keys together.
 
     Attributes:
         key: the key's id; None for all keys.
@@ -115,13 +114,13 @@ def select_activity_page(chosen: ActivityFilter, cursor: str | None, limit: int)
         BadRequest: the cursor is not one that the gateway made.
         DatabaseError: the database is unavailable or slow.
     """
-    after = None if cursor is None else _decode_cursor(cursor)
+    after = None if cursor is None else decode_cursor(cursor, _read_place)
     with read_connection() as connection:
         page = select_activity(connection, chosen, after=after, limit=limit)
     return ActivityPage(
         data=[make_record(row) for row in page.rows],
         has_more=page.end is not None,
-        next_cursor=None if page.end is None else _encode_cursor(page.end),
+        next_cursor=None if page.end is None else _make_cursor(page.end),
         searched_to=page.end.started_at if page.end is not None and len(page.rows) < limit else None,
     )
 
@@ -143,18 +142,14 @@ def select_neighbours(chosen: ActivityFilter, row: dict[str, Any]) -> tuple[UUID
     return newer, older[0]["request_id"] if older else None
 
 
-def _decode_cursor(text: str) -> ActivityCursor:
-    try:
-        microseconds, request_id = _CURSOR.unpack(base64.b64decode(text, altchars=b"-_", validate=True))
-        started_at = _EPOCH + timedelta(microseconds=microseconds)
-    except (binascii.Error, struct.error, ValueError, OverflowError) as error:
-        raise BadRequest("cursor must be the next_cursor of an earlier response.", param="cursor") from error
-    return ActivityCursor(started_at, UUID(bytes=request_id))
+def _read_place(content: bytes) -> ActivityCursor:
+    microseconds, request_id = _CURSOR.unpack(content)
+    return ActivityCursor(_EPOCH + timedelta(microseconds=microseconds), UUID(bytes=request_id))
 
 
-def _encode_cursor(cursor: ActivityCursor) -> str:
-    microseconds = (cursor.started_at - _EPOCH) // timedelta(microseconds=1)
-    return base64.urlsafe_b64encode(_CURSOR.pack(microseconds, cursor.request_id.bytes)).decode()
+def _make_cursor(place: ActivityCursor) -> str:
+    microseconds = (place.started_at - _EPOCH) // timedelta(microseconds=1)
+    return encode_cursor(_CURSOR.pack(microseconds, place.request_id.bytes))
 
 
 def make_record(row: dict[str, Any]) -> dict[str, Any]:

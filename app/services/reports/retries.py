@@ -1,4 +1,4 @@
-"""What the retries of clients cost: of one request, and of all by the client that sent them."""
+"""The cost of clients' retries: of one request, and of all by the client that sent them."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class Percentiles(msgspec.Struct, frozen=True):
 
 
 class StepModel(msgspec.Struct, frozen=True, kw_only=True):
-    """What one model had of a step.
+    """The numbers of one model in a step.
 
     Attributes:
         model: the id of the model; None for requests whose model neither a list nor a response confirmed, and

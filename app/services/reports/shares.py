@@ -32,7 +32,7 @@ class Owned(NamedTuple):
 
 
 class Share(msgspec.Struct, frozen=True, kw_only=True):
-    """What one key, one holder or one group has used in a window.
+    """The use of one key, holder or group in a window.
 
     Attributes:
         id, name: of the key, the holder or the group as it is called now. Both are None for keys without a holder, as

@@ -15,7 +15,7 @@ from app.services.reports.totals import compute_speed, make_totals
 MAX_MODELS = 100
 OTHER_MODELS = "other"
 
-# Of how many models each step of a series may have the numbers; a chart with more is not read.
+# The most models that each step of a series may have; a chart with more cannot be read.
 MAX_TOP_MODELS = 20
 
 

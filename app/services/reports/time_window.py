@@ -56,7 +56,7 @@ DEFAULT_TIME_RANGE = "24h"
 
 @dataclass(frozen=True, kw_only=True)
 class AskedWindow:
-    """What a caller asks for.
+    """The window that a caller asks for.
 
     Attributes:
         time_range: one of TIME_RANGES; not used if `start` is given.

@@ -66,8 +66,9 @@ def reprice(
 ) -> RepriceReport:
     """Gives a cost to records that started in [start, end) and whose price was not known then.
 
-    A record keeps what it had in `repriced`, and the sums follow in the same transaction. What has a cost already is
-    not touched, so it can be done again. It is an estimate: the record does not say which service tier was asked for.
+    A record keeps its earlier values in `repriced`, and the sums follow in the same transaction. Records that have a
+    cost already are not touched, so it can be done again. It is an estimate: the record does not say which service tier
+    was asked for.
 
     Args:
         start, end: with a timezone.
@@ -75,7 +76,7 @@ def reprice(
         is_dry: whether to write nothing.
 
     Raises:
-        DatabaseError: the database is unavailable or slow. What was written before stays.
+        DatabaseError: the database is unavailable or slow. Costs that were written before stay.
     """
     search = PriceSearch(get_component(Prices))
     sums: dict[tuple[str, str, str, str], list[Decimal]] = {}

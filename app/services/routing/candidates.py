@@ -8,6 +8,7 @@ from typing import NamedTuple
 from app.errors import BadRequest, NotFound, Unavailable
 from app.services.endpoints import Endpoint, ProviderChoice
 from app.services.models import (
+    Allows,
     Served,
     are_same,
     get_equivalents,
@@ -23,7 +24,7 @@ from app.services.providers import (
     get_provider,
     is_configured,
 )
-from app.services.routing.names import Allows, find_all, make_ambiguous, make_not_allowed, without_alias
+from app.services.routing.names import find_all, make_ambiguous, make_not_allowed, without_alias
 from app.services.routing.target import Target
 
 
@@ -103,7 +104,7 @@ def _find_listed(name: str, endpoint: Endpoint, choice: ProviderChoice | None, a
     if len(found) > 1 and not are_same(found):
         raise make_ambiguous(name, found)
     if not found and catch_all is not None:
-        return [_check(Target(catch_all, name), allows)]
+        return [_validate_target(Target(catch_all, name), allows)]
     return [_make_listed(served) for served in found]
 
 
@@ -166,7 +167,7 @@ def _make_listed(served: Served) -> Target:
     return Target(served.provider, served.model.id, is_listed=True, context_length=served.model.context_length or None)
 
 
-def _check(target: Target, allows: Allows | None) -> Target:
+def _validate_target(target: Target, allows: Allows | None) -> Target:
     """Returns the target; raises PermissionDenied if the caller may not use it."""
     if allows is not None and not allows(target.provider.name, target.model):
         raise make_not_allowed(f"{target.provider.name}/{target.model}")
@@ -182,7 +183,7 @@ def _make_not_served(endpoint: Endpoint, subject: str, param: str) -> BadRequest
     titles = ", ".join(provider.title for provider in PROVIDERS.values() if endpoint.name in provider.serves)
     verb = "serves" if subject.startswith("No ") else "does not serve"
     return BadRequest(
-        f"{subject} {verb} {endpoint.path}. Providers that serve it: {titles}.", param=param, code="endpoint_not_served"
+        f"{subject} {verb} {endpoint.path}. Use one of: {titles}.", param=param, code="endpoint_not_served"
     )
 
 
@@ -197,18 +198,20 @@ def _find_at(provider: Provider, model: str, endpoint: Endpoint, allows: Allows 
     naming = provider.naming
     if naming.claims(model):
         id = naming.get_canonical_id(model, lambda name: _find_ids(provider, name))
-        return _check(_make_target(provider, id), allows)
+        return _validate_target(_make_target(provider, id), allows)
     if naming.is_unlisted(model):
-        return _check(_make_target(provider, model), allows)
+        return _validate_target(_make_target(provider, model), allows)
     try:
         get_model_list(provider)
     except Unavailable:
-        return _check(Target(provider, model), allows)  # Without a list, only the provider can check the name.
+        return _validate_target(
+            Target(provider, model), allows
+        )  # Without a list, only the provider can check the name.
     catch_all = provider if provider.serves[endpoint.name].serves_unlisted else None
     found = _search(model, [provider], catch_all, allows)
     if len(found) > 1:
         raise make_ambiguous(model, found)
-    return _make_listed(found[0]) if found else _check(Target(provider, model), allows)
+    return _make_listed(found[0]) if found else _validate_target(Target(provider, model), allows)
 
 
 def _make_target(provider: Provider, model: str) -> Target:

@@ -1,4 +1,4 @@
-"""What this worker has lately met at each target, so that requests with a choice avoid targets that fail.
+"""The recent failures of each target at this worker, so that requests with a choice avoid targets that fail.
 
 A circuit breaker is for failures that every request to a provider meets, and then fails requests at once. This memory
 is for all failures that another target may not have, and only changes the order in which targets are tried. It is
@@ -33,8 +33,8 @@ LONGEST_PAUSE_S = 60.0
 # How long others keep avoiding it while that request is under way, in seconds.
 PROBE_LIMIT_S = 20.0
 
-# A target that all workers together saw failing so often in the last half hour is avoided, until this worker knows
-# better. What a worker has seen itself counts for as long.
+# A target that failed for all workers together this often in the last half hour is avoided, until this worker knows
+# better. A success that a worker saw itself counts for half an hour too.
 KNOWN_BAD_SHARE = 0.5
 KNOWN_BAD_REQUESTS = 10
 KNOWN_S = 1_800.0

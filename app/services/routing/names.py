@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from heapq import nlargest
 
 from app.errors import BadRequest, NotFound, PermissionDenied
 from app.services.models import (
     ALIAS_PREFIX,
+    Allows,
     ModelList,
     Served,
     fetch_for_unknown,
@@ -18,9 +19,6 @@ from app.services.models import (
 from app.services.providers import PROVIDERS, Provider, is_configured
 
 _MAX_NAMES_SHOWN = 5
-
-# (provider's name, the model's id there) → whether the caller may use it
-Allows = Callable[[str, str], bool]
 
 ModelLists = Sequence[tuple[Provider, ModelList]]
 
@@ -92,7 +90,7 @@ def _find(name: str, lists: ModelLists) -> list[Served]:
 
 
 def make_ambiguous(name: str, found: Sequence[Served]) -> BadRequest:
-    """Returns the error for a name that means several models, of which nobody can say for certain that they are one."""
+    """Returns the error for a name that means several models that are not certainly the same."""
     differs = len({served.model.quantization for served in found}) > 1
     shown = "; ".join(_describe(served, with_quantization=differs) for served in found[: 2 * _MAX_NAMES_SHOWN])
     return BadRequest(

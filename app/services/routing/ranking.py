@@ -123,7 +123,7 @@ def _make_too_dear(route: Route) -> BadRequest:
     ]
     shown = "; ".join(f"{target.provider.name}: {_describe(price)}" for target, price in priced)
     return BadRequest(
-        f"No provider fits `provider.max_price`, in USD per million tokens. They ask for: {shown}.",
+        f"All providers are above `provider.max_price`, in USD per million tokens: {shown}. Raise it, or leave it out.",
         param="provider.max_price",
         code="no_target",
     )

@@ -10,6 +10,7 @@ from app.errors import BadRequest, GatewayError, NotFound, PermissionDenied
 from app.lenient_json import encode
 from app.services.aliases import Alias, find_alias, split_target
 from app.services.endpoints import Endpoint, ProviderChoice, Sort
+from app.services.models import Allows
 from app.services.providers import get_provider
 from app.services.routing.candidates import (
     Candidates,
@@ -18,10 +19,10 @@ from app.services.routing.candidates import (
     get_missing_list,
     is_accepted,
 )
-from app.services.routing.names import Allows, make_not_allowed
+from app.services.routing.names import make_not_allowed
 from app.services.routing.target import Target
 
-# What the end of a model's name says about the order of its providers. As at OpenRouter.
+# Suffixes of a model's name that set the order of its providers, as at OpenRouter.
 SUFFIXES: dict[str, Sort] = {":floor": "price", ":nitro": "throughput"}
 
 # A request is never sent to more targets. Records keep as many attempts.
@@ -35,7 +36,7 @@ _MISTAKES = frozenset({"ambiguous_model", "unknown_provider"})
 
 
 class Asked(NamedTuple):
-    """What a route depends on, except for the lists of models, the aliases and the settings.
+    """The parts of a request that its route depends on, beside the lists of models, the aliases and the settings.
 
     Attributes:
         endpoint: the name of the endpoint.
@@ -93,7 +94,7 @@ class Route:
         is_filtered = choice is not None and (choice.max_price is not None or choice.require_parameters is True)
         self.is_fixed = not missing and not is_filtered and sum(len(group.targets) for group in groups) == 1
         self.tries_one = choice is not None and choice.allow_fallbacks is False and not choice.order
-        # What `rank_targets` remembers for a moment.
+        # The order that `order_targets` keeps for a moment.
         self.ranked: Sequence[Sequence[tuple[float, Target]]] = ()
         self.ranked_until_s = 0.0
 
@@ -202,9 +203,8 @@ class _RouteMaker:
             try:
                 target = self._find_aliased(aliased.name)
             except PermissionDenied:
-                self._miss(
-                    aliased.name, make_not_allowed(alias.name)
-                )  # What it stands for is not the caller's to know.
+                # The error names the alias, because its models are not the caller's to know.
+                self._miss(aliased.name, make_not_allowed(alias.name))
                 continue
             except GatewayError as error:
                 self._miss(aliased.name, error)
@@ -288,9 +288,9 @@ def _raise_if_unknown(choice: ProviderChoice) -> None:
 
 def _make_no_target(name: str, targets: Sequence[Target]) -> BadRequest:
     titles = ", ".join(dict.fromkeys(target.provider.name for target in targets))
-    served = f" Providers that serve it: {titles}." if titles else ""
+    advice = f"Accept one of {titles} there, or leave `provider` out." if titles else "Leave `provider` out."
     return BadRequest(
-        f"No provider that `provider` accepts serves {name!r}.{served} Accept one of them, or leave `provider` out.",
+        f"None of the providers that `provider` accepts serves {name!r}. {advice}",
         param="provider",
         code="no_target",
     )

@@ -1,4 +1,4 @@
-"""What a request can be sent to: a provider, and the id of a model there."""
+"""A target of requests: a provider, and the id of a model there."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from app.db.sessions import LINK_LIFE, delete_link, insert_link
 from app.errors import AuthenticationFailed, NotFound
 from app.runtime import get_settings
 from app.services.keys import digest_of, find_key
-from app.services.sessions.sessions import digest_token, insert_new_session, new_token
+from app.services.sessions.sessions import digest_token, insert_new_session, make_token
 
 LINK_LIFE_MINUTES = int(LINK_LIFE.total_seconds() // 60)
 
@@ -44,7 +44,7 @@ def create_link_for(key_id: str | None) -> str:
 
 
 def _insert(key_digest: bytes) -> str:
-    token = new_token()
+    token = make_token()
     with write_connection() as connection:
         insert_link(connection, digest_token(token), key_digest)
     return token

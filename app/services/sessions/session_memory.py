@@ -1,10 +1,10 @@
 """The sessions that the database last had, in the memory of each worker.
 
-A page asks the database for its session. Only while that is away do these count, so that who is signed in can still
-see what is wrong, also at a worker that has never served them before.
+A page asks the database for its session. These count only while the database is away, so that people who are signed in
+can still see what is wrong, even at a worker that has never served them before.
 
-Who signs out meanwhile is signed out at this worker at once. The thread that refreshes the sessions deletes the row
-when the database is back, and from then on no other worker accepts it either.
+A person who signs out meanwhile is signed out at this worker at once. The thread that refreshes the sessions deletes
+the row when the database is back, and from then on no other worker accepts it either.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class SessionMemory(Component):
 
     def end(self, digest: bytes) -> None:
         """Notes that a session has ended, although the database still has it; its row is deleted in the background."""
-        # Of what is not in memory one cannot tell whether it is a session, and anybody can send it.
+        # A digest that is not in memory may belong to no session, and anybody can send one, so their number is bounded.
         if self._sessions.pop(digest, None) is not None or len(self._ended) < _MAX_SESSIONS:
             self._ended.add(digest)
         self._wake.set()

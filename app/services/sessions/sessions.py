@@ -27,7 +27,7 @@ _FIRST_CHECK_TIME_LIMIT_S = 6.0
 _END_TIME_LIMIT_S = 2.0
 
 
-def new_token() -> str:
+def make_token() -> str:
     """Returns a new random token, of characters that need no quotes in a URL or a cookie."""
     return secrets.token_urlsafe(_TOKEN_BYTES)
 
@@ -55,7 +55,7 @@ def insert_new_session(key_digest: bytes) -> str:
     Raises:
         DatabaseError: the database is unavailable or slow.
     """
-    token = new_token()
+    token = make_token()
     digest = digest_token(token)
     with write_connection() as connection:
         insert_session(connection, digest, key_digest)

@@ -21,7 +21,7 @@ class Channel(Protocol):
     def get_raw_socket(self) -> int | None:
         """Returns the number of the socket to which chunks of the transfer coding may be written as they are.
 
-        None if all must be pushed. What the socket did not accept of a chunk must be given to `keep_unsent`.
+        None if all must be pushed. The part of a chunk that the socket did not accept must be given to `keep_unsent`.
         """
         ...
 
@@ -31,7 +31,7 @@ class Channel(Protocol):
 
 
 class Client(Protocol):
-    """What the relay needs of the connection to the client."""
+    """The connection to the client, as far as the relay needs it."""
 
     def is_gone(self) -> bool:
         """Returns whether the client has closed the connection."""

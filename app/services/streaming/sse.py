@@ -44,11 +44,6 @@ class SseDecoder:
         """Whether the beginning of an event has arrived whose end has not."""
         return bool(self._buffer)
 
-    @property
-    def incomplete(self) -> bytes:
-        """The beginning of an event whose end has not arrived yet."""
-        return bytes(self._buffer)
-
     def decode(self, data: bytes) -> list[Event]:
         """Returns the events that are complete after `data`, and keeps the rest.
 
@@ -67,11 +62,11 @@ class SseDecoder:
         buffer += data
         end = _find_last_event_end(buffer, start)
         if len(buffer) - end > MAX_EVENT_BYTES:
-            raise UpstreamCut(f"The provider sent an event of more than {MAX_EVENT_BYTES} bytes.")
+            raise _make_too_large(f"{MAX_EVENT_BYTES} bytes")
         if end == 0:
             return []
         events = bytes(buffer[:end])
-        if end > MAX_EVENT_ELEMENTS:  # Shorter ones cannot have so many.
+        if end > MAX_EVENT_ELEMENTS:  # Shorter events cannot have this many.
             _raise_if_too_many_elements(events)
         del buffer[:end]
         return _read_events(events)
@@ -87,14 +82,18 @@ def _read_events(events: bytes) -> list[Event]:
     # join streams leave one within.
     single = split_events(_MARK.sub(rb"\1", events) if BOM_UTF8 in events else events)
     if len(single) > _MAX_EVENTS_PER_READ and len(events) < _FEW_BYTES * len(single):
-        raise UpstreamCut("The provider sends events of a few bytes each, which are part of no valid stream.")
+        raise UpstreamCut("The provider sent events of a few bytes each, which no valid stream has. Retry.")
     return [(event, get_event_data(event)) for event in single]
 
 
 def _raise_if_too_many_elements(events: bytes) -> None:
     structure = get_structure(events, MAX_EVENT_ELEMENTS)
     if structure is not None and count_elements(structure) > MAX_EVENT_ELEMENTS:
-        raise UpstreamCut(f"The provider sent an event of more than {MAX_EVENT_ELEMENTS:,} objects, arrays and keys.")
+        raise _make_too_large(f"{MAX_EVENT_ELEMENTS:,} objects, arrays and keys")
+
+
+def _make_too_large(what: str) -> UpstreamCut:
+    return UpstreamCut(f"The provider sent an event of more than {what}. Request fewer tokens or alternatives.")
 
 
 def _find_last_event_end(data: bytearray, start: int) -> int:

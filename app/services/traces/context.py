@@ -48,7 +48,7 @@ class TraceContext:
 
     @property
     def is_sampled(self) -> bool:
-        """Whether whoever began the trace wants its spans recorded."""
+        """Whether the client that began the trace wants its spans recorded."""
         return bool(self.flags & _SAMPLED)
 
     def make_headers(self, span_id: str | None = None) -> dict[str, str]:
@@ -58,7 +58,7 @@ class TraceContext:
             span_id: the span that sends it. None passes on the client's: without spans of its own, the gateway takes
                 no part in the trace.
         """
-        parent_id = span_id or self.parent_id or new_span_id()
+        parent_id = span_id or self.parent_id or make_span_id()
         headers = {"traceparent": f"00-{self.trace_id}-{parent_id}-{self.flags:02x}"}
         if self.state is not None:
             headers["tracestate"] = self.state
@@ -81,19 +81,19 @@ def read_trace_context(
         return _start_trace(samples)
     if trace_id == _NO_TRACE or parent_id == _NO_SPAN:
         return _start_trace(samples)
-    return TraceContext(trace_id, parent_id, int(flags, 16) & (_SAMPLED | _RANDOM), _check_state(tracestate))
+    return TraceContext(trace_id, parent_id, int(flags, 16) & (_SAMPLED | _RANDOM), _read_state(tracestate))
 
 
 def _start_trace(samples: bool) -> TraceContext:
     return TraceContext(f"{random.getrandbits(128) or 1:032x}", None, _RANDOM | (_SAMPLED if samples else 0))
 
 
-def new_span_id() -> str:
+def make_span_id() -> str:
     """Returns an id for a span, 16 hexadecimal digits."""
     return f"{random.getrandbits(64) or 1:016x}"
 
 
-def _check_state(text: str | None) -> str | None:
+def _read_state(text: str | None) -> str | None:
     """Returns the members of a tracestate, without what may stand between; None if the standard has it left out."""
     if not text or len(text) > _MOST_STATE_CHARACTERS:
         return None

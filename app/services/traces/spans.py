@@ -1,4 +1,4 @@
-"""What is told of one request: its own span, and one for each target that it was sent to.
+"""The spans of one request: its own, and one for each target that it was sent to.
 
 The names of attributes are those of OpenTelemetry's semantic conventions for HTTP servers and for generative AI. What
 these lack begins with `gateway.`. Contents of messages are never told.
@@ -10,7 +10,7 @@ import time
 from typing import Any, NamedTuple
 
 from app.services.journal import ActivityRecord
-from app.services.traces.context import new_span_id
+from app.services.traces.context import make_span_id
 
 # The endpoints whose operation has another name in the conventions.
 _OPERATIONS = {"completions": "text_completion"}
@@ -58,13 +58,13 @@ class RequestSpans:
     def __init__(self, endpoint: str, parent_id: str | None) -> None:
         self._endpoint = endpoint
         self._parent_id = parent_id
-        self._span_id = new_span_id()
+        self._span_id = make_span_id()
         self._start_ns = time.time_ns()
         self._calls: list[_Call] = []
 
     def begin_call(self, provider: str, model: str) -> str:
         """Notes that the request is sent to a target from now on, with all retries; returns the id of the span."""
-        call = _Call(new_span_id(), provider, model, time.time_ns())
+        call = _Call(make_span_id(), provider, model, time.time_ns())
         self._calls.append(call)
         return call.span_id
 

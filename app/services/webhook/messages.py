@@ -34,7 +34,7 @@ class WarnedSubject(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WarningData(msgspec.Struct, frozen=True, kw_only=True):
-    """What a warning says; see `BudgetWarning`. Amounts are decimal numbers in the unit, as texts."""
+    """The contents of a warning; see `BudgetWarning`. Amounts are decimal numbers in the unit, as texts."""
 
     subject: WarnedSubject
     budget: int

@@ -131,7 +131,7 @@ class Webhook(Component):
             return False
         try:
             reason = send_message(self.settings, taken.id, taken.body.encode())
-        except Exception as error:  # A mistake in the gateway must not make a message return for ever.
+        except Exception as error:  # A mistake in the gateway must not make a message return forever.
             log_event("webhook_attempt_failed", level="error", error=error, message_id=taken.id)
             reason = f"a mistake in the gateway: {type(error).__name__}"
         self._note_attempt(taken, reason)

@@ -292,7 +292,7 @@ def test_a_call_that_was_cut_is_never_ended(name: str, arguments: str, reason: s
         output = translate_response(collector.make_response(), make_context(), REQUEST_ID)["output"]
         assert [item.get("call_id") for item in output] == [None, "a"]
     else:
-        with pytest.raises(UpstreamError, match=f"'{name}' with arguments that have no end"):
+        with pytest.raises(UpstreamError, match=f"'{name}' with incomplete arguments"):
             translate_response(collector.make_response(), make_context(), REQUEST_ID)
         with pytest.raises(UpstreamError) as caught:
             writer.end()

@@ -20,7 +20,7 @@ from app.services.journal import (
     ActivityRecord,
     Journal,
     get_journal_status,
-    new_request_id,
+    make_request_id,
     start_journal,
 )
 from app.services.journal import record as subject
@@ -92,7 +92,7 @@ def test_the_start_is_utc_with_microseconds() -> None:
 
 def test_ids_are_uuids_of_version_7_with_the_time() -> None:
     before_ms = time.time_ns() // 1_000_000
-    ids = [uuid.UUID(new_request_id()) for _ in range(1000)]
+    ids = [uuid.UUID(make_request_id()) for _ in range(1000)]
     after_ms = time.time_ns() // 1_000_000
     assert {(one.version, one.variant) for one in ids} == {(7, uuid.RFC_4122)}
     assert all(before_ms <= one.int >> 80 <= after_ms for one in ids)
@@ -103,7 +103,7 @@ def test_ids_are_unique_although_the_clock_steps_back_and_stands_still(monkeypat
     ids = []
     for hour in hours_ns:
         monkeypatch.setattr(subject.time, "time_ns", lambda hour=hour: hour * 3_600_000_000_000)
-        ids += [new_request_id() for _ in range(20_000)]
+        ids += [make_request_id() for _ in range(20_000)]
     assert len(set(ids)) == len(ids) == 100_000
 
 
@@ -128,7 +128,7 @@ def test_texts_that_postgresql_refuses_are_repaired_and_long_ones_are_truncated(
 def test_a_text_just_over_its_limit_is_truncated_in_the_shortest_record(name: str) -> None:
     record = ActivityRecord("", "", "", "")
     setattr(record, name, "x" * (subject._SHORTEST_LIMIT + 1))
-    record.request_id, record.started_at = new_request_id(), subject._format_now()
+    record.request_id, record.started_at = make_request_id(), subject._format_now()
     assert len(json.loads(subject.encode_record(record))[name]) == subject._SHORTEST_LIMIT
 
 

@@ -19,7 +19,7 @@ from app.db.activity import UnacceptableRows, insert_activity
 from app.db.activity_pages import ActivityFilter, select_activity
 from app.db.clock import Clocks
 from app.db.tables import activity
-from app.services.journal.record import new_request_id
+from app.services.journal.record import make_request_id
 from app.services.journal.repair import repair_row
 from tests.db.rows import NOON, encode, make_row
 from tests.support.postgres import Postgres
@@ -147,7 +147,7 @@ def test_the_time_of_a_wrong_clock_is_moved_by_its_error(engine: Engine) -> None
 
 def test_the_time_is_in_the_id_too(engine: Engine) -> None:
     before = datetime.now(UTC) - timedelta(milliseconds=1)
-    row = _store(engine, _content(started_at="?", request_id=new_request_id()))
+    row = _store(engine, _content(started_at="?", request_id=make_request_id()))
     assert before <= row["started_at"] <= datetime.now(UTC)
 
 
@@ -179,7 +179,7 @@ ANYTHING = st.recursive(
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(st.dictionaries(st.sampled_from([column.name for column in activity.columns]), ANYTHING, max_size=8))
 def test_whatever_the_values_are_postgresql_takes_the_repaired_row(engine: Engine, change: dict[str, Any]) -> None:
-    content = json.dumps(json.loads(_content(request_id=new_request_id())) | change).encode()
+    content = json.dumps(json.loads(_content(request_id=make_request_id())) | change).encode()
     try:
         insert_activity(engine, [content])
     except UnacceptableRows:

@@ -55,8 +55,8 @@ class World:
         self._made: list[tuple[str, bytes]] = []
         self._live: dict[bytes, Key] = {}
         self._limits: dict[str, list[Budget]] = {}
-        for table in ("api_key", "budget", "subject"):
-            self._execute(f"DELETE FROM {table}")
+        for what in ("api_key WHERE id <> 'old'", "budget", "subject WHERE kind = 'holder'"):
+            self._execute(f"DELETE FROM {what}")
 
     def take(self, step: str, number: int, name: str) -> None:
         """Takes one step; `number` chooses the key that it is about."""
@@ -142,6 +142,10 @@ def test_after_each_refresh_the_keys_are_those_of_the_table(
     database_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     engine = create_engine(database_url)
+    # An empty table would be in doubt (test_half_restored.py), and this row is no key.
+    with engine.begin() as connection:
+        insert_key(connection, id="old", name="revoked", digest=digest_of(new_key()), last_four="abcd")
+        update_key_revoked(connection, "old")
 
     @settings(max_examples=examples(60), deadline=None)
     @given(STEPS, NAMES)

@@ -36,7 +36,7 @@ def split_in_pieces(stream: bytes, positions: list[int]) -> list[bytes]:
     found = []
     for start, end in zip(edges, edges[1:], strict=False):
         found += [event for event, _ in decoder.decode(stream[start:end])]
-    assert decoder.incomplete.strip(b"\r\n") == b""
+    assert decoder.finish() == []
     return found
 
 
@@ -73,7 +73,7 @@ def test_a_stream_cut_in_two_at_any_byte_has_the_same_events(end: bytes) -> None
 def test_an_event_is_returned_with_its_last_byte(end: bytes) -> None:
     decoder = SseDecoder()
     event = b"data: [DONE]" + end + end
-    assert decoder.decode(event) == [(event, b"[DONE]")] and decoder.incomplete == b""
+    assert decoder.decode(event) == [(event, b"[DONE]")] and not decoder.has_part
 
 
 @pytest.mark.parametrize("end", LINE_ENDS)
@@ -87,7 +87,7 @@ def test_extra_blank_lines_are_not_events(end: bytes) -> None:
 def test_an_incomplete_event_is_held_back() -> None:
     decoder = SseDecoder()
     assert decoder.decode(b"data: one\n\ndata: tw") == [(b"data: one\n\n", b"one")]
-    assert decoder.incomplete == b"data: tw"
+    assert decoder.has_part
     assert decoder.decode(b"") == []
     assert decoder.decode(b"o\n") == []
     assert decoder.decode(b"\n") == [(b"data: two\n\n", b"two")]

@@ -1,0 +1,53 @@
+"""Cursors of lists in pages: the place where a page ends, as a text that callers send back and do not read."""
+
+from __future__ import annotations
+
+import base64
+import struct
+from collections.abc import Callable
+from typing import TypeVar
+
+from app.errors import BadRequest
+
+# PostgreSQL's bigint has 19 digits, and no id is near its end.
+_MAX_ID_DIGITS = 18
+
+T = TypeVar("T")
+
+
+def encode_cursor(place: bytes) -> str:
+    """Returns the cursor for a place."""
+    return base64.urlsafe_b64encode(place).decode()
+
+
+def decode_cursor(text: str, read: Callable[[bytes], T]) -> T:
+    """Returns the place of a cursor that `encode_cursor` made.
+
+    Args:
+        text: the cursor, as a caller sent it.
+        read: returns the place that these bytes stand for; raises ValueError, struct.error or OverflowError for others.
+
+    Raises:
+        BadRequest: the cursor is not one that the gateway made.
+    """
+    try:
+        return read(base64.b64decode(text, altchars=b"-_", validate=True))
+    except (struct.error, ValueError, OverflowError) as error:  # A broken base64 raises ValueError too.
+        raise _make_error() from error
+
+
+def read_id_cursor(text: str | None) -> int | None:
+    """Returns the id that is the cursor of a list in the order of its ids; None for the first page.
+
+    Raises:
+        BadRequest: the cursor is not one that the gateway made.
+    """
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= _MAX_ID_DIGITS):
+        raise _make_error()
+    return int(text)
+
+
+def _make_error() -> BadRequest:
+    return BadRequest("cursor must be the next_cursor of an earlier response.", param="cursor")

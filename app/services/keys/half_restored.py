@@ -1,0 +1,97 @@
+"""Recognises a database that is half restored: its tables are filled one after the other.
+
+A worker that looks while the table of keys is empty would refuse everybody, and one that looks while that of holders is
+would let everybody in without limits. No command empties these tables: a revoked key keeps its row, and so does a
+budget that has ended. So a table that had rows and has none is more likely part of a restore than a change, and what it
+had counts on, for as long as in an outage. A key that is revoked in a table that has rows stops at once, whatever else
+is empty.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+
+from app.config import KEYS_GRACE_S
+from app.db.limit_tables import GATEWAY_ID
+from app.logs import log_event
+from app.services.keys.live_keys import NO_KEYS, LiveKeys
+from app.yielding import with_pauses
+
+_KEYS, _SUBJECTS, _BUDGETS = "api_key", "subject", "budget"
+_NAMES = {_KEYS: "keys", _SUBJECTS: "holders", _BUDGETS: "budgets"}
+# So many keys are looked through in about a millisecond.
+_SLICE_ITEMS = 10_000
+
+
+class Doubt:
+    """Whether the last answer of the database is in doubt, and since when.
+
+    Attributes:
+        reason: what is odd about it; None if it is believed.
+        is_of_keys: whether the keys are what it lacks, so that one that it does not know may be right.
+    """
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        self.is_of_keys = False
+        self._since_s = 0.0
+
+    def judge(self, found: LiveKeys, empty: Collection[str], held: LiveKeys) -> LiveKeys | None:
+        """Returns what counts in place of an answer that is in doubt; None if it is to be believed.
+
+        That there are no keys or no budgets any more is believed after KEYS_GRACE_S. What lacks holders is never.
+
+        Args:
+            found: the answer.
+            empty: those of the tables api_key, subject and budget that have no row at all.
+            held: what is at hand.
+        """
+        is_over = self.reason is not None and time.monotonic() - self._since_s >= KEYS_GRACE_S
+        reason = _find_reason(found, empty, NO_KEYS if is_over else held)
+        if reason is None:
+            if self.reason is not None:
+                event = "empty_tables_believed" if is_over else "key_answer_believed"
+                log_event(event, level="error" if is_over else "info", keys=len(found.keys), tables=sorted(empty))
+            self.reason, self.is_of_keys = None, False
+            return None
+        if self.reason is None:
+            self._since_s = time.monotonic()
+            log_event(
+                "key_answer_doubted",
+                level="error",
+                reason=reason,
+                next_step="A restore fills tables one after the other, and keys and limits count on as they were for up"
+                " to ten minutes. If none is running, restore the database: docs/backup.md.",
+            )
+        self.reason, self.is_of_keys = reason, _KEYS in empty
+        return _merge(found, empty, held)
+
+
+def _find_reason(found: LiveKeys, empty: Collection[str], held: LiveKeys) -> str | None:
+    """Returns what is odd about an answer; None if nothing is. Other greenlets run in between."""
+    had_rows = {
+        _KEYS: held.keys,
+        _SUBJECTS: True,  # A migration makes one, for the whole gateway.
+        _BUDGETS: any(subject.budgets for subject in held.subjects.values()),
+    }
+    if lost := [_NAMES[table] for table, had in had_rows.items() if had and table in empty]:
+        return f"it has no {' and no '.join(lost)}"
+    holders = {key.holder_id for key in with_pauses(found.keys.values(), slice_items=_SLICE_ITEMS)}
+    missing = holders - found.subjects.keys() - {""}
+    return f"it lacks {len(missing)} holders of its keys" if missing else None
+
+
+def _merge(found: LiveKeys, empty: Collection[str], held: LiveKeys) -> LiveKeys:
+    """Returns the keys and limits of an answer in doubt, where it has them, and else those at hand.
+
+    A key whose holder is not known is left out, because it would have no limits; without a holder it has the gateway's.
+    """
+    keys = held.keys if _KEYS in empty else found.keys
+    limits = held if {_SUBJECTS, _BUDGETS} & set(empty) or _KEYS not in empty else found
+    with_limits = {
+        digest: key
+        for digest, key in with_pauses(keys.items(), slice_items=_SLICE_ITEMS)
+        if (key.holder_id or GATEWAY_ID) in limits.subjects
+    }
+    return LiveKeys(with_limits, limits.subjects, limits.policies)
