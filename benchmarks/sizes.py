@@ -32,6 +32,7 @@ _MILLION = 1_000_000
 _ASKERS = 32
 _ROUNDS = 15
 _MODEL = "accounts/fireworks/models/deepseek-v3p1"
+_DAY = "2026-11-26"
 
 
 def main() -> None:
@@ -140,14 +141,19 @@ def _measure_line() -> int:
 
     record = ActivityRecord(
         request_id="019ab2c4-5d6e-7f80-9abc-def012345678",
-        started_at="2026-11-26T06:44:52.123456+00:00",
+        started_at=f"{_DAY}T06:44:52.123456+00:00",
         key_id="4fGh2Kl9Pq",
         endpoint="/v1/chat/completions",
         gateway="fireworks",
         model_requested=_MODEL,
         model_served=_MODEL,
     )
-    return 2 * (len(encode_record(record)) + 2)
+    start = encode_record(record)
+    record.status, record.outcome, record.finish_reason = 200, "ok", "stop"
+    record.prompt_tokens, record.completion_tokens, record.usage_source = 1_024, 256, "provider"
+    record.cost_usd, record.cost_kind, record.price_source, record.price_date = "0.000256", "exact", "packaged", _DAY
+    record.duration_ms, record.upstream_status, record.upstream_request_id = 1_234.5678, 200, record.request_id
+    return len(start) + len(encode_record(record)) + 2 * len("S\n")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from app.logs import log_event
 from app.services.journal.segment_format import encode_counters, encode_head
 from app.services.journal.segment_writer import SegmentWriter
 
-# 8 MB at 800 bytes per row: a full disk must not fill the memory of a worker too.
+# 6 MB at 600 bytes per row: a full disk must not fill the memory of a worker too.
 MAX_MEMORY_ROWS = 10_000
 
 # A failure of the disk or of the database is logged again after this many seconds while it lasts.
