@@ -33,6 +33,10 @@ try:
 except SettingsError as error:
     sys.exit(f"The gateway cannot start: {error}")
 
+for name in ("LISTEN_FDS", "LISTEN_PID"):
+    if not (value := os.environ.get(name, "0")).isdecimal():
+        sys.exit(f"The gateway cannot start: {name} is {value!r}; systemd sets it to a number. Unset it.")
+
 # Workers share their metrics through files in a directory that no other gateway uses; the variable names it.
 METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 

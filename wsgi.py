@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 
 import click
 from flask.helpers import get_load_dotenv
@@ -14,6 +15,16 @@ is_command = click.get_current_context(silent=True) is not None
 if is_command:
     # A command of `flask` counts nothing, and may be run by a user who cannot write to the directory of the workers.
     os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
+
+if "gunicorn.arbiter" in sys.modules and "app.server.worker_class" not in sys.modules:
+    # Without the journal and the drain, which gunicorn's default worker does not start.
+    path = Path(__file__).with_name("gunicorn.conf.py")
+    said = (
+        f"The gateway cannot start: gunicorn has not read {path}. Start it in that directory and without -c (--chdir"
+        f" comes too late), or with -c {path}."
+    )
+    os.write(2, f"{said}\n".encode())
+    sys.exit(4)  # By which gunicorn knows that another try would fail too.
 
 try:
     if is_command and get_load_dotenv():

@@ -89,6 +89,16 @@ def test_a_settings_file_of_another_user(checkout: Path, command: list[str]) -> 
     assert said.startswith(f"{checkout}/.env.local cannot be read (Permission denied)")
 
 
+def test_sockets_of_systemd_that_are_no_number(checkout: Path) -> None:
+    assert refusal(GUNICORN, checkout, LISTEN_FDS="one").startswith("LISTEN_FDS is 'one'; systemd sets it to a number.")
+
+
+def test_a_gunicorn_that_has_not_read_its_configuration(checkout: Path) -> None:
+    # As with --chdir, or -c and a file of the operator's.
+    code, said = run_to_end([*GUNICORN, "-c", os.devnull], checkout, clean_environment() | {"DATABASE_URL": NOWHERE})
+    assert code == 4 and f"gunicorn has not read {checkout}/gunicorn.conf.py. Start it in that directory" in said
+
+
 def test_code_of_another_user_that_cannot_be_read(checkout: Path) -> None:
     (checkout / "app").chmod(0)
     assert refusal(GUNICORN, checkout).startswith(f"this user may not read its code in {checkout}/app.")

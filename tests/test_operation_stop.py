@@ -142,9 +142,11 @@ def test_what_outlives_the_drain_is_ended_told_and_recorded(
     with requests.Session() as balancer:
         balancer.trust_env = False
         assert ask_ready(balancer, gateway) == 200
+        gateway.send_signal(signal.SIGHUP)  # Which must neither delay the stop nor lose it.
         gateway.send_signal(signal.SIGTERM)
         assert wait_until(lambda: (status := ask_ready(balancer, gateway)) != 200 and status) == 503
     assert gateway.stop() == 0
+    assert '"event":"reload_started"' not in gateway.log()
     assert_gone(pids)
     for model, one in running.items():
         seen = end(one)

@@ -1,6 +1,6 @@
 """The code that gunicorn.conf.py names. gunicorn's main process loads nothing else of the application, and of this
-package only error_log.py, life_log.py, metrics_directory.py, open_files.py, reload.py, restart.py, stop.py and
-worker_starts.py.
+package only error_log.py, life_log.py, metrics_directory.py, open_files.py, reload.py, restart.py, signals.py,
+stop.py and worker_starts.py.
 
 worker_class.py  the worker: one greenlet per connection
 request_head.py  the usual head of a request, read with one pattern
@@ -16,6 +16,7 @@ open_files.py    the limit on open files, and room for them
 reload.py        SIGHUP: the main process replaces itself, once new code and settings are checked
 restart.py       a restart without a gap, with a socket of systemd
 stop.py          the stop of the whole gateway
+signals.py       a stop goes before a reload
 worker_starts.py when the workers are ready, and those of before a reload may end
 metrics_directory.py  where the workers share their metrics
 garbage.py       garbage collection in small steps

@@ -26,10 +26,12 @@ from typing import Any, NamedTuple
 
 from app.config import Settings
 from app.server.life_log import log_life
-from app.server.restart import RESTART_SIGNAL
+from app.server.signals import KEPT_SIGNALS, is_told_to_end, take_ends_first
 
 # How long the check may take, in seconds. It waits for the database and for a port that is just being closed.
 CHECK_TIMEOUT_S = 60.0
+# Between two looks whether the gateway is told to stop meanwhile.
+_LOOK_S = 0.1
 # The exit code of a check without problems if the settings name another address, so that a new socket is needed.
 OTHER_ADDRESS = 10
 
@@ -43,12 +45,6 @@ _SOCKET_VARIABLES = ("GUNICORN_FD", "GUNICORN_PID", "LISTEN_FDS", "LISTEN_PID")
 _FIRST_SOCKET = 3
 # The length of a digest of a setting.
 _DIGITS = 16
-# Signals that must not be lost while the process has no handlers. The kernel keeps blocked signals, even over an
-# execution.
-_KEPT_SIGNALS = {
-    signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM,
-    signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH, RESTART_SIGNAL,
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -124,6 +120,9 @@ def set_up_reload(
     def reload() -> None:
         try:
             checked = _check(server, base, settings)
+            if is_told_to_end(server):
+                log_life("reload_refused", reason="the gateway was told to stop.")
+                return
             reason = _read_problem(checked)
         except OSError as error:
             reason = f"the check of the new settings and code could not run ({error}). Correct this, and try again."
@@ -132,6 +131,7 @@ def set_up_reload(
             _replace_process(server, base, keeps_sockets=from_systemd or checked.code != OTHER_ADDRESS)
         log_life("reload_refused", level="error", reason=reason)
 
+    take_ends_first(server)
     server.reload = reload
 
 
@@ -148,7 +148,7 @@ def adopt_workers(server: Any, handover: Handover) -> None:
             server.cfg.child_exit(server, worker)
         else:
             server.WORKERS[pid] = worker
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _KEPT_SIGNALS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, KEPT_SIGNALS)
 
 
 class _OldWorker:
@@ -207,7 +207,7 @@ def _check(server: Any, handover: Handover, settings: Settings) -> _Checked:
     finally:
         os.chdir(server.cfg.chdir)
         os.close(write)
-    output = _read_to_end(read, child)
+    output = _read_to_end(server, read, child)
     os.close(read)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if pid_file is not None:
@@ -216,12 +216,14 @@ def _check(server: Any, handover: Handover, settings: Settings) -> _Checked:
     return _Checked(code, output)
 
 
-def _read_to_end(descriptor: int, child: int) -> str:
-    """Returns what `child` writes into a pipe; ends the child if that takes longer than CHECK_TIMEOUT_S."""
+def _read_to_end(server: Any, descriptor: int, child: int) -> str:
+    """Returns what `child` writes into a pipe; ends it after CHECK_TIMEOUT_S, or when the gateway is told to stop."""
     deadline_s = time.monotonic() + CHECK_TIMEOUT_S
     output = b""
     while True:
-        if not select.select([descriptor], [], [], max(deadline_s - time.monotonic(), 0.0))[0]:
+        if not select.select([descriptor], [], [], _LOOK_S)[0]:
+            if time.monotonic() < deadline_s and not is_told_to_end(server):
+                continue
             os.kill(child, signal.SIGKILL)
             return ""
         piece = os.read(descriptor, 65_536)
@@ -255,11 +257,11 @@ def _name_signal(number: int) -> str:
 
 def _replace_process(server: Any, handover: Handover, *, keeps_sockets: bool) -> None:
     """Executes gunicorn anew in this process; does not return."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, _KEPT_SIGNALS)
+    signal.pthread_sigmask(signal.SIG_BLOCK, KEPT_SIGNALS)
     with suppress(queue.Empty):
         while True:  # Signals that have arrived but were not handled yet.
             number = server.SIG_QUEUE.get_nowait()
-            if number in _KEPT_SIGNALS - {signal.SIGHUP}:
+            if number in KEPT_SIGNALS - {signal.SIGHUP}:
                 os.kill(os.getpid(), number)
     if server.pidfile is not None:
         server.pidfile.unlink()
