@@ -37,7 +37,8 @@ check: $(INSTALLED)-check
 check-speedups: $(INSTALLED)-test speedups
 	COMPILED_EVENTS=true PYTHONMALLOC=debug $(PYTEST) tests/test_speedups.py tests/soak/test_speedups.py \
 		tests/services/streaming tests/upstream/test_ready_sockets.py tests/faults \
-		tests/routes/test_chat_streaming.py tests/routes/test_chat_stream_faults.py $(ARGS)
+		tests/routes/test_chat_streaming.py tests/routes/test_chat_stream_faults.py tests/routes/test_chat_tls.py \
+		$(ARGS)
 
 # First what needs many processes or the browser, of which `make test` has a short form (soak_only in
 # tests/support/soak.py), several at a time. Then the long tests and all properties at full counts, one after the other,

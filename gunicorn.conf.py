@@ -19,11 +19,12 @@ if not os.access(Path(__file__).parent / "app", os.R_OK | os.X_OK):
     sys.exit(f"The gateway cannot start: this user may not read its code in {Path(__file__).parent / 'app'}. Allow it.")
 
 from app.config import ROOT, SettingsError, load_settings
-from app.server.life_log import log_drain, log_life
+from app.server.life_log import describe_sockets, log_life
 from app.server.metrics_directory import Claim, claim_directory
-from app.server.open_files import fit_to_open_files, raise_open_file_limit
+from app.server.open_files import fit_to_open_files, make_room_for_files, raise_open_file_limit
 from app.server.reload import OTHER_ADDRESS, adopt_workers, read_changed_settings, read_handover, set_up_reload
-from app.server.restart import set_up_handover, take_predecessors, tell_predecessors
+from app.server.restart import Predecessors, set_up_handover
+from app.server.stop import set_up_stop, stop_while_checking
 from app.server.worker_starts import WorkerStarts
 from app.speedups import get_speedups
 
@@ -73,7 +74,7 @@ limit_request_field_size = 8_190
 
 # What this process takes over from the one before a reload.
 handover = read_handover()
-# In which workers of the main process before this one are found, after a restart with RESTART_HANDOVER.
+# In which workers of earlier main processes are found, after a restart with RESTART_HANDOVER.
 handover_file = settings.journal_dir / f"handover-{settings.port}.json"
 
 
@@ -89,23 +90,17 @@ def on_starting(server: Any) -> None:
     server.inherits = server.master_pid != 0 or "LISTEN_FDS" in os.environ
     if handover is not None and handover.check:
         _check_for_reload(server)
-    tell_predecessors(handover_file)
+    server.predecessors = Predecessors(handover_file)
+    server.predecessors.tell()
+    set_up_stop(server, server.predecessors)
     server.metrics = _claim_metrics_directory()
     if handover is None:  # After a reload all was checked a moment ago, and a gateway that serves must not end of it.
         child = os.fork()  # The check imports the database's libraries, which this process must not import.
         if child == 0:
             os._exit(0 if _is_bootable([] if server.inherits else server.cfg.address) else 1)
+        stop_while_checking(server, child)
         if os.waitpid(child, 0)[1] != 0:
             sys.exit(1)
-    listening = [":".join(map(str, address)) for address in server.cfg.address if isinstance(address, tuple)]
-    log_life(
-        "gateway_started",
-        listening=listening,
-        workers=server.num_workers,
-        reloaded=handover is not None,
-        events="python" if get_speedups(settings) is None else "compiled",
-    )
-    log_drain(server)
 
 
 def _is_bootable(addresses: Sequence[Any], changed: Sequence[str] = ()) -> bool:
@@ -144,7 +139,7 @@ def _check_for_reload(server: Any) -> None:
 
 
 def when_ready(server: Any) -> None:
-    """Prepares reloads, and removes the metrics of an earlier start: Prometheus expects counters to start at zero.
+    """Prepares reloads and restarts, and removes the metrics of an earlier start: counters begin at zero.
 
     The files of a directory that the operator named for several gateways stay.
     """
@@ -155,13 +150,19 @@ def when_ready(server: Any) -> None:
     from_systemd = server.systemd if handover is None else handover.from_systemd
     claim = server.metrics
     set_up_reload(server, settings, from_systemd=from_systemd, metrics=claim.directory, metrics_lock=claim.lock)
+    set_up_handover(server, server.predecessors, may_hand_over=settings.restart_handover and from_systemd)
+    listening = describe_sockets(server)
+    log_life(
+        "gateway_started",
+        listening=listening,
+        workers=server.num_workers,
+        reloaded=handover is not None,
+        events="python" if get_speedups(settings) is None else "compiled",
+    )
     if handover is not None:
         adopt_workers(server, handover)
-    predecessors = take_predecessors(handover_file)
-    if settings.restart_handover and from_systemd:
-        set_up_handover(server, handover_file, predecessors)
     global starts
-    starts = WorkerStarts(server, predecessors, handover_file)
+    starts = WorkerStarts(server, server.predecessors)
 
 
 def on_exit(server: Any) -> None:
@@ -170,10 +171,12 @@ def on_exit(server: Any) -> None:
 
 
 def post_fork(server: Any, worker: Any) -> None:
-    """Makes libpq wait in gevent's loop; without it one slow query would stop every request of the worker."""
+    """Prepares the worker: above all, libpq waits in gevent's loop, or one slow query would stop all requests."""
     # Until `start_worker`: what a worker imports stays, and examining it again and again takes a tenth of its boot.
     gc.disable()
+    make_room_for_files(worker_connections + live_requests, open_files)
     worker.others_serve = starts.others_serve
+    worker.gateway_stops = server.gateway_stops
     if live_requests < settings.max_live_requests:
         os.environ["MAX_LIVE_REQUESTS"] = str(live_requests)  # In the worker alone, which reads its settings itself.
     # gunicorn sets the worker's signal handlers only about a second from now. Until then the worker has those of the

@@ -284,3 +284,15 @@ class UpstreamCut(UpstreamError):
 
     code = "upstream_cut"
     outcome = "upstream_cut"
+
+
+def drop_frames(error: BaseException | None) -> None:
+    """Removes the causes of an error, and the frames that it and they passed through; call it when all is done with it.
+
+    Frames hold the request, its body and its sockets, and often the error, so that only the garbage collector would
+    find them.
+    """
+    while error is not None:
+        following = error.__cause__ or error.__context__
+        error.__traceback__ = error.__cause__ = error.__context__ = None
+        error = following

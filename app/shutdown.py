@@ -16,16 +16,24 @@ class Drain(Component):
 
     Attributes:
         deadline_s: when it ends, on the monotonic clock; None while the process is not stopping.
+        is_replaced: whether other processes of the gateway serve on in its place.
     """
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
         self.deadline_s: float | None = None
+        self.is_replaced = False
 
 
-def start_drain(timeout_s: float) -> None:
-    """Starts the drain: running requests may go on for `timeout_s` seconds. A drain that has started is not changed."""
+def start_drain(timeout_s: float, *, replaced: bool = False) -> None:
+    """Starts the drain. The end of one that has started is not changed.
+
+    Args:
+        timeout_s: how long running requests may go on, in seconds.
+        replaced: whether other processes of the gateway serve on in the place of this one.
+    """
     drain = get_component(Drain)
+    drain.is_replaced = replaced
     if drain.deadline_s is None:
         drain.deadline_s = time.monotonic() + timeout_s
 
@@ -33,6 +41,12 @@ def start_drain(timeout_s: float) -> None:
 def is_draining() -> bool:
     """Returns whether the process is stopping."""
     return get_component(Drain).deadline_s is not None
+
+
+def is_gateway_stopping() -> bool:
+    """Returns whether the process is stopping, and no other one of the gateway serves on in its place."""
+    drain = get_component(Drain)
+    return drain.deadline_s is not None and not drain.is_replaced
 
 
 def get_drain_left_s() -> float:

@@ -9,7 +9,7 @@ import re
 import pytest
 
 from app import errors, limit_errors
-from app.errors import BadRequest, ClientGone, GatewayError, TooManyRefusals, UpstreamError
+from app.errors import BadRequest, ClientGone, GatewayError, TooManyRefusals, UpstreamError, drop_frames
 from app.limit_errors import LimitReached
 
 CLASSES = [
@@ -109,3 +109,17 @@ def test_one_error_may_differ_from_its_class() -> None:
     assert error.headers() == {"x-should-retry": "true"}
     assert (UpstreamError.status, UpstreamError("y").status, UpstreamError("y").is_retryable) == (502, 502, False)
     assert str(error) == error.message == "x"
+
+
+def test_an_error_without_its_frames_has_no_causes_either() -> None:
+    first, second = UpstreamError("first"), UpstreamError("second")
+    try:
+        try:
+            raise first
+        except UpstreamError:
+            raise second from first
+    except UpstreamError:
+        first.__cause__ = second  # They may even refer to each other.
+    assert first.__traceback__ is not None and second.__traceback__ is not None
+    drop_frames(second)
+    assert [(each.__traceback__, each.__cause__, each.__context__) for each in (first, second)] == [(None,) * 3] * 2

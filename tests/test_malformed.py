@@ -277,7 +277,9 @@ def test_what_cannot_be_parsed_has_an_id_in_the_response_and_in_the_log(
     first, last = re.findall(rb"(?im)^x-request-id: (\S+)\r$", received)
     assert re.findall(rb"HTTP/1.1 (\d+)", received) == [b"200", str(status).encode()] and first != last
     (line,) = [line for line in scripted_gateway.log().splitlines() if last.decode() in line]
-    assert "Invalid request from ip=127.0.0.1" in line and line.endswith(f"(x-request-id: {last.decode()})")
+    said = json.loads(line)
+    assert (said["level"], said["event"], said["request_id"]) == ("warning", "request_parsing_failed", last.decode())
+    assert said["message"].startswith("Invalid request from ip=127.0.0.1")
 
 
 @pytest.mark.parametrize(

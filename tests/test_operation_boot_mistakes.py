@@ -9,9 +9,12 @@ import re
 import shutil
 import signal
 import sys
+import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import psycopg2
 import pytest
 import requests
@@ -19,7 +22,7 @@ import requests
 from app.config import SettingsError, load_settings
 from app.dev import EmbeddedPostgres
 from app.runtime import use_settings
-from app.server.open_files import fit_to_open_files
+from app.server.open_files import fit_to_open_files, make_room_for_files
 from tests.support.answers import DONE, chunk, sse_stream
 from tests.support.chat import PREFIX, post_chat, request
 from tests.support.gateway import (
@@ -303,11 +306,43 @@ def test_a_bad_reload_is_refused_and_a_good_one_loads_the_code_and_cuts_nobody(
         start.write_text(code)
         route.write_text(route.read_text().replace('"llm-gateway"', '"updated"'))
         small.send_signal(signal.SIGHUP)
-        wait_until(lambda: request("GET", small.url + "/").json["service"] == "updated", what="the new code")
+        # As a load balancer, of which each probe may find another worker.
+        probes = Counter[int]()
+        while request("GET", small.url + "/").json["service"] != "updated" or probes.total() < 100:
+            probes[request("GET", small.url + "/ready").status] += 1
+            time.sleep(0.02)
+        assert set(probes) == {200} and "readiness_lost" not in small.log()
         assert set(workers) <= set(small.worker_pids()), "the old worker serves the stream"
         gate.open()
         assert b"two" in (rest := b"".join(stream)) and rest.endswith(b"[DONE]\n\n")
     wait_until(lambda: not set(workers) & set(small.worker_pids()), what="the old worker to end")
+
+
+def test_workers_whose_main_process_is_killed_finish_their_streams_and_end(small: Gateway, gate: Gate) -> None:
+    (worker,) = wait_until(small.worker_pids)
+    with open_stream(small) as stream:
+        small.send_signal(signal.SIGKILL)
+        wait_until(lambda: '"event":"main_process_lost"' in small.log(), what="the worker to notice")
+        gate.open()
+        assert b"".join(stream).endswith(b"[DONE]\n\n")
+    wait_until(lambda: not psutil.pid_exists(worker), what="the worker to end")
+
+
+@soak_only(
+    "test_operation_boot_mistakes.py::test_a_bad_reload_is_refused_and_a_good_one_loads_the_code_and_cuts_nobody"
+)
+def test_workers_that_cannot_start_end_the_gateway_with_lines_of_the_log(copied: Path) -> None:
+    start = copied / "app/server/lifecycle.py"
+    code = start.read_text()
+    start.write_text(code.replace("    start_keys()\n", "    raise RuntimeError('a mistake in the update')\n"))
+    given = {"PORT": str(free_port()), "GATEWAY_API_KEY": GATEWAY_KEY, "DATABASE_URL": NOWHERE}
+    try:
+        ended, said = run_to_end(GUNICORN, copied, clean_environment() | given, as_root=True)
+    finally:
+        start.write_text(code)
+    lines = {line["event"]: line for line in map(json.loads, said.splitlines())}
+    assert ended == 3 and "a mistake in the update" in lines["worker_start_failed"]["traceback"]
+    assert "exited with code 3" in lines["worker_failed"]["message"] and lines["gateway_stopped"]
 
 
 def write_settings(root: Path, settings: dict[str, str]) -> None:
@@ -330,6 +365,19 @@ def open_stream(gateway: Gateway) -> Iterator[Iterator[bytes]]:
         pieces = answer.iter_content(None)
         assert next(pieces).startswith(b"data: {")
         yield pieces
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Other systems do not tell the size of the table.")
+def test_the_table_of_open_files_is_large_from_the_start() -> None:
+    def get_size() -> int:
+        status = Path("/proc/self/status").read_text()
+        return int(status.partition("FDSize:")[2].split()[0])
+
+    connections = get_size() + 1
+    make_room_for_files(connections, sys.maxsize)
+    assert (size := get_size()) >= connections
+    make_room_for_files(10**9, size + 1)  # Not more than the limit on open files.
+    assert size < get_size() <= 4 * size
 
 
 @pytest.mark.parametrize("open_files", [1, 64, 256, 1024, 4096, 20_000, 1 << 20, sys.maxsize])

@@ -1,4 +1,4 @@
-"""A stop and a start with a socket that systemd holds: nobody is refused, and the old workers serve meanwhile."""
+"""A restart with a socket that systemd holds: nobody is refused, and the old workers serve meanwhile."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from app.server.restart import RESTART_SIGNAL
 from tests.support.answers import DONE, chat_answer, chunk, sse_stream
 from tests.support.chat import PREFIX, Seen, chat_body, request, rows_where
 from tests.support.gateway import GATEWAY_KEY, base_settings, clean_environment
@@ -75,7 +76,7 @@ class Service:
     def restart(self) -> list[int]:
         """Stops the main process and starts another one, as `systemctl restart`; returns the workers of the first."""
         workers = [child.pid for child in psutil.Process(self.main.pid).children()]
-        self.main.send_signal(signal.SIGTERM)
+        self.main.send_signal(RESTART_SIGNAL)
         assert self.main.wait(30) == 0
         self.start()
         return workers

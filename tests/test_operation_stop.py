@@ -59,6 +59,14 @@ def refuses(gateway: Gateway) -> bool:
         return True
 
 
+def ask_ready(session: requests.Session, gateway: Gateway) -> int:
+    """Returns the status of `/ready`, or -1 if nobody answers."""
+    try:
+        return session.get(gateway.url + "/ready", timeout=PATIENCE_S).status_code
+    except requests.ConnectionError:
+        return -1
+
+
 def assert_gone(pids: list[int]) -> None:
     left = [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
     assert left == []
@@ -131,6 +139,11 @@ def test_what_outlives_the_drain_is_ended_told_and_recorded(
         "waiting": begin(gateway, upstream, "waiting"),
         "long": begin(gateway, upstream, "long", max_tokens=9_000),
     }
+    with requests.Session() as balancer:
+        balancer.trust_env = False
+        assert ask_ready(balancer, gateway) == 200
+        gateway.send_signal(signal.SIGTERM)
+        assert wait_until(lambda: (status := ask_ready(balancer, gateway)) != 200 and status) == 503
     assert gateway.stop() == 0
     assert_gone(pids)
     for model, one in running.items():
@@ -189,7 +202,9 @@ def test_a_reload_under_load_loads_all_code_and_neither_refuses_nor_cuts_anybody
         wait_until(lambda: len(before & set(gateway.worker_pids())) == 1, what="an old worker to end")
         count = len(answers)
         wait_until(lambda: len(answers) > count + 5)
-        assert {read_hello(gateway) for _ in range(10)} == {"updated"} and gateway.pid == pid
+        # The other one accepts connections for up to a second more.
+        wait_until(lambda: {read_hello(gateway) for _ in range(10)} == {"updated"}, what="answers of new workers alone")
+        assert gateway.pid == pid
         stop.set()
         for thread in threads:
             thread.join()

@@ -61,7 +61,7 @@ def read_backlog(gateway: Gateway) -> int:
 
 
 def events(gateway: Gateway, name: str) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in gateway.log().splitlines() if line.startswith("{")]
+    lines = [json.loads(line) for line in gateway.log().splitlines()]
     return [line for line in lines if line["event"] == name]
 
 
@@ -87,6 +87,8 @@ def test_workers_are_registered_and_closed_by_stop_reload_and_death(
             busy = wait_until(lambda: [one for one in integrity(gateway)["live"] if one["in_flight"]])
             os.kill(busy[0]["pid"], signal.SIGKILL)
         report = wait_for_workers(gateway, live=WORKERS, closed=WORKERS + 1, missing=0)
+        (killed,) = events(gateway, "worker_killed")
+        assert killed["level"] == "error" and "SIGKILL" in killed["message"]
         assert closings(database_url) == {None: WORKERS, "drained": WORKERS, "adopted": 1}
         wait_until(lambda: integrity(gateway)["outcomes"] == {"ok": 1, "lost": 1})
         assert integrity(gateway)["balanced"] is True

@@ -7,6 +7,7 @@ import click
 from app.cli.errors import plain_errors
 from app.config import SettingsError, get_direct_url
 from app.db.schema import (
+    SchemaError,
     SchemaState,
     compare_schema,
     downgrade_schema,
@@ -31,10 +32,18 @@ def upgrade_command(revision: str) -> None:
     If later code has migrated the database further, there is nothing to do: every migration works with the code before
     it, so that a rollback is possible.
     """
+    from app.doctor import check_migration_addresses  # Only here: each worker imports the commands.
+
     with plain_errors():
+        findings = list(check_migration_addresses())
+        for finding in findings:
+            if finding.status == "fail":
+                raise SchemaError(finding.text)
         if revision != "head" or select_schema_state_of(_database_url()).state != "ahead":
             upgrade_schema(_database_url(), revision)
         click.echo(_describe(select_schema_state_of(_database_url())))
+    for finding in findings:
+        click.echo(f"Warning: {finding.text}", err=True)
 
 
 @db_group.command("downgrade")

@@ -11,7 +11,8 @@ url_checks.py       the gateway that runs, through its proxies
 examination.py      all of them in order
 """
 
+from app.doctor.database_checks import check_migration_addresses
 from app.doctor.examination import examine
 from app.doctor.results import Result
 
-__all__ = ["Result", "examine"]
+__all__ = ["Result", "check_migration_addresses", "examine"]

@@ -12,6 +12,7 @@ from app.db.schema import SchemaError, compare_schema, select_schema_state
 from app.doctor.results import Result, fail, ok, warn
 from app.runtime import get_settings
 from app.server.boot_checks import BOOT_CHECKS
+from app.server.database_addresses import check_addresses
 from app.services.journal import select_balance
 
 # The least version that tests run on (tests/db/test_versions.py), and the clock difference that statistics show.
@@ -40,6 +41,16 @@ def check_database(mistaken: Collection[str]) -> Iterator[Result]:
     except (DatabaseError, SchemaError) as error:
         reason = str(error) if isinstance(error, SchemaError) else describe_error(error)
         yield fail("database", f"a query failed: {reason}. Look into the log of PostgreSQL.")
+
+
+def check_migration_addresses() -> Iterator[Result]:
+    """Yields what is wrong with the addresses at which the database would be migrated, for the command that does it.
+
+    It fails where the gateway would not start. Of a database that does not answer it says nothing, or warns.
+    """
+    for problem in check_addresses():
+        make = fail if problem.blocks == "start" else warn
+        yield make("database", f"{problem.text[0].upper()}{problem.text[1:]}")
 
 
 def _check_server() -> Iterator[Result]:

@@ -6,8 +6,9 @@ together. If something is wrong with an address, the code of `/ready` and of the
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import closing
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import psycopg2
 
@@ -32,9 +33,9 @@ class _Identity(NamedTuple):
 
 
 def check_database() -> Problem | None:
-    """Checks that the database answers, is migrated and keeps the options of a connection.
+    """Checks that the database answers, is migrated, takes writes and keeps the options of a connection.
 
-    One that is just unavailable does not block the start.
+    One that is just unavailable does not block the start, nor does a replica, which may be about to take over.
     """
     settings = get_settings()
     is_pooled = settings.database_direct_url is not None
@@ -45,9 +46,48 @@ def check_database() -> Problem | None:
         finding = check_all()
         if finding.problem is not None:
             return Problem(finding.problem, blocks="start" if finding.blocks == "boot" else "reload", settings=(_URL,))
-    if seen is not None and not is_pooled and seen[1] != SESSION["statement_timeout"]:
-        return _make_pooler_problem(_URL, f"Set {_DIRECT_URL} too, which leads")
-    return None
+    if seen is not None and seen[2]:
+        return _make_replica_problem(_URL, "records wait in the journal", blocks="reload")
+    return _find_lost_options(seen[1]) if seen is not None and not is_pooled else None
+
+
+def check_addresses() -> Iterator[Problem]:
+    """Yields what is wrong with the addresses, whatever the database has in it: for commands that migrate it.
+
+    A database that does not answer is no such problem; the command says so by itself.
+    """
+    settings = get_settings()
+    if settings.database_url is not None and settings.database_direct_url is None:
+        try:
+            main = _identify(settings.database_url, OPTIONS)
+        except psycopg2.Error as error:
+            from app.services.health import explain_database_error
+
+            finding = explain_database_error(error)
+            if finding.blocks == "boot":
+                yield Problem(str(finding.problem), blocks="start", settings=(_URL,))
+            return
+        problem = _make_replica_problem(_URL, "migrations fail") if main.is_replica else _find_lost_options(main.limit)
+    else:
+        problem = check_direct_database()
+    if problem is not None:
+        yield problem
+
+
+def _find_lost_options(limit: str) -> Problem | None:
+    """Returns the problem of a pooler at DATABASE_URL that has dropped the options with this time limit, if it has."""
+    if limit == SESSION["statement_timeout"]:
+        return None
+    return _make_pooler_problem(_URL, f"Set {_DIRECT_URL} too, which leads")
+
+
+def _make_replica_problem(setting: str, effect: str, blocks: Literal["start", "reload"] = "start") -> Problem:
+    return Problem(
+        f"{setting} leads to a replica, which takes no writes, so {effect}. Set it to the server that takes writes, or"
+        " name all servers with target_session_attrs=read-write: docs/hosts.md.",
+        blocks=blocks,
+        settings=(setting,),
+    )
 
 
 def _make_pooler_problem(setting: str, remedy: str) -> Problem:
@@ -76,29 +116,30 @@ def check_direct_database() -> Problem | None:
         return Problem(text, blocks="reload", settings=(_DIRECT_URL,))
     if direct.limit != SESSION["statement_timeout"]:
         return _make_pooler_problem(_DIRECT_URL, "It must lead")
+    if direct.is_replica:
+        return _make_replica_problem(_DIRECT_URL, "migrations and the dropping of old records fail")
     try:
         main = None if settings.database_url is None else _identify(settings.database_url)
     except psycopg2.Error:
         main = None  # `check_database` says why.
     if main is None or direct[:2] == main[:2]:
         return None
-    other = "a replica, which takes no writes," if direct.is_replica else f"another database ({direct.name})"
     return Problem(
-        f"{_DIRECT_URL} leads to {other} than {_URL} ({main.name}), and migrations would go there. Set it to the server"
-        f" behind {_URL}, with the same name of the database.",
+        f"{_DIRECT_URL} leads to another database ({direct.name}) than {_URL} ({main.name}), and migrations would go"
+        f" there. Set it to the server behind {_URL}, with the same name of the database.",
         blocks="start",
         settings=(_URL, _DIRECT_URL),
     )
 
 
-def _ask(address: str, *, is_pooled: bool) -> tuple[str | None, str] | None:
-    """Returns the migration of the database and the time limit of a statement; None if there is something wrong."""
-    sql = "SELECT max(version_num), current_setting('statement_timeout') FROM alembic_version"
+def _ask(address: str, *, is_pooled: bool) -> tuple[str | None, str, bool] | None:
+    """Returns the migration, the time limit of a statement, and whether it is a replica; None if anything is wrong."""
+    sql = "SELECT max(version_num), current_setting('statement_timeout'), pg_is_in_recovery() FROM alembic_version"
     try:
-        migration, limit = _select(address, sql, None if is_pooled else OPTIONS)
+        migration, limit, is_replica = _select(address, sql, None if is_pooled else OPTIONS)
     except psycopg2.Error:
         return None
-    return migration, limit
+    return migration, limit, is_replica
 
 
 def _identify(address: str, options: str | None = None) -> _Identity:

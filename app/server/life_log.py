@@ -24,13 +24,18 @@ def log_life(event: str, *, level: str = "info", **fields: Any) -> None:
     log_event(event, level=level, version=get_version(), host=socket.gethostname(), pid=os.getpid(), **fields)
 
 
-def log_drain(server: Any) -> None:
-    """Makes `server`, gunicorn's arbiter, write a line when it begins to stop."""
-    stop = server.stop
+def describe_sockets(server: Any) -> list[str]:
+    """Returns where `server`, gunicorn's arbiter, listens, whoever has opened the sockets.
 
-    def stop_and_tell(graceful: bool = True) -> None:
-        server.stop = stop  # gunicorn stops a second time after SIGINT and SIGQUIT.
-        log_life("drain_started", graceful=graceful, seconds=server.cfg.graceful_timeout if graceful else 0)
-        stop(graceful)
+    Each is `127.0.0.1:8000`, `[::1]:8000`, `unix:/run/gateway.sock`, or `unix:@name` in the abstract namespace.
+    """
+    # With `reuse_port` each worker opens its own.
+    names = [listener.getsockname() for listener in server.LISTENERS] or server.cfg.address
+    return [_describe(name) for name in names]
 
-    server.stop = stop_and_tell
+
+def _describe(name: Any) -> str:
+    if not isinstance(name, tuple):
+        return "unix:" + (name.decode(errors="replace") if isinstance(name, bytes) else str(name)).replace("\0", "@")
+    host, port = name[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

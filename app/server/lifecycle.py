@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 import signal
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,6 +10,7 @@ from types import FrameType
 from typing import Any
 
 from app.runtime import get_settings
+from app.server.garbage import start_collector
 from app.services.aliases import start_aliases
 from app.services.bill import start_bills
 from app.services.catalog_memory import start_catalog_memory
@@ -58,7 +58,7 @@ def start_worker(worker: Any) -> None:
     start_traces()
     _drain_on_term(worker)
     _keep_freed_memory()
-    _freeze_long_lived_objects()
+    start_collector()
 
 
 def _keep_freed_memory() -> None:
@@ -73,22 +73,12 @@ def _keep_freed_memory() -> None:
         mallopt(_MMAP_THRESHOLD, _KEPT_BYTES)
 
 
-def _freeze_long_lived_objects() -> None:
-    """Excludes everything that exists now from garbage collection, and begins with it.
-
-    Most of it lives as long as the process, and while the collector examines it, no event is relayed. Of 94,000 objects
-    1,800 are garbage by now, and to find them would take a tenth of the start.
-    """
-    gc.freeze()
-    gc.enable()
-
-
 def _drain_on_term(worker: Any) -> None:
     """Starts the drain on SIGTERM, before gunicorn's own handler."""
     handler: Callable[[int, FrameType | None], Any] = worker.handle_exit
 
     def on_term(signum: int, frame: FrameType | None) -> None:
-        start_drain(get_settings().drain_timeout_s)
+        start_drain(get_settings().drain_timeout_s, replaced=not worker.gateway_stops[0])
         handler(signum, frame)
 
     signal.signal(signal.SIGTERM, on_term)

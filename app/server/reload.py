@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 from app.config import Settings
 from app.server.life_log import log_life
+from app.server.restart import RESTART_SIGNAL
 
 # How long the check may take, in seconds. It waits for the database and for a port that is just being closed.
 CHECK_TIMEOUT_S = 60.0
@@ -46,7 +47,7 @@ _DIGITS = 16
 # execution.
 _KEPT_SIGNALS = {
     signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM,
-    signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH,
+    signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH, RESTART_SIGNAL,
 }  # fmt: skip
 
 

@@ -1,9 +1,10 @@
-"""A stop and a start without a gap: the workers of before serve until those of the new start are ready.
+"""A restart without a gap: the workers of before serve until those of the new start are ready.
 
 systemd holds the listening socket (deploy/gateway.socket), so it refuses no connection between a stop and a start. But
-a stop lasts as long as the drain, and connections would wait for it. With RESTART_HANDOVER the main process ends at
-once on SIGTERM, so the next one can start, and its workers go on. The next one tells them to drain when its own workers
-are ready. If none comes, they drain by themselves. If one ends before its workers are ready, it hands all of them on.
+a stop lasts as long as the drain, and connections would wait for it. A restart begins with the same signal as a stop,
+unless the unit names another one (RestartKillSignal). With RESTART_HANDOVER the main process ends at once on that one,
+so the next one can start, and its workers go on. The next one tells them to drain when its own workers are ready. If
+none comes, they drain by themselves. If one is restarted before its workers are ready, it hands all of them on.
 """
 
 from __future__ import annotations
@@ -19,91 +20,132 @@ from typing import Any
 
 from app.server.life_log import log_life
 
+# RestartKillSignal of deploy/gateway.service. gunicorn, Python and terminals use none of the real-time signals.
+# Where there are none, as on macOS, there is no systemd either.
+RESTART_SIGNAL = signal.Signals(getattr(signal, "SIGRTMIN", signal.SIGTERM))
 # How long workers serve after the end of their main process or the last sign of a start, in seconds.
 SERVES_ON_S = 10.0
+# Between two looks whether a worker that is no child has ended.
+_LOOK_S = 0.1
 
 
 class _Orphan:
-    """Whether this worker serves on without a main process, and since when it has none, on the monotonic clock.
+    """What this worker does without a main process.
 
     Attributes:
-        file: the file about the workers, by whose time a start shows that it goes on; None if none serves on.
+        file: the file about the workers, by whose time a start shows that it goes on; None if it drains at once.
+        since_s: since when it has no main process, on the monotonic clock.
+        is_draining: whether it has told itself to drain.
     """
 
     file: Path | None = None
     since_s: float | None = None
+    is_draining = False
 
 
-def set_up_handover(server: Any, path: Path, predecessors: list[int]) -> None:
-    """Makes SIGTERM end the main process at once; the workers that it starts from now on serve on.
+class Predecessors:
+    """The workers of main processes before this one that still live.
+
+    Args:
+        path: the file in which the one before has left them, and in which they are handed on.
+
+    Attributes:
+        serving: the ids of those that were not told to drain yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._starts = _read_workers(path)
+        self.serving = list(self._starts)
+
+    def tell(self) -> None:
+        """Tells them that a start goes on, so that they serve until it is done."""
+        with suppress(OSError):
+            os.utime(self._path)
+
+    def retire(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Tells them to drain, or to end at once with SIGQUIT, and leaves nothing to a next start."""
+        self._path.unlink(missing_ok=True)
+        while self.serving:
+            with suppress(ProcessLookupError):
+                os.kill(self.serving.pop(), number)
+
+    def wait(self, deadline_s: float) -> None:
+        """Waits until all have ended, but not longer than until `deadline_s` on the monotonic clock."""
+        while time.monotonic() < deadline_s and any(_read_start(pid) == at for pid, at in self._starts.items()):
+            time.sleep(_LOOK_S)
+
+    def hand_on(self, workers: list[int]) -> int:
+        """Leaves them to the next main process, with the workers of this one; returns how many serve on.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        left = {pid: started for pid in (*self.serving, *workers) if (started := _read_start(pid)) is not None}
+        unfinished = self._path.with_suffix(".new")
+        unfinished.write_text(json.dumps(left))
+        unfinished.replace(self._path)
+        return len(left)
+
+    def let_serve_on(self) -> None:
+        """Makes the workers that this process starts from now on serve on when it ends."""
+        _Orphan.file = self._path
+
+
+def set_up_handover(server: Any, predecessors: Predecessors, *, may_hand_over: bool) -> None:
+    """Makes RESTART_SIGNAL end the main process at once and leave all workers to the next one.
 
     Args:
         server: gunicorn's arbiter.
-        path: the file in which the next start finds the workers.
-        predecessors: workers of earlier main processes that were not told to drain yet. Where one start follows another
-            before its workers are ready, only these serve, so they are handed over too.
+        predecessors: workers of earlier main processes. Where one restart follows another before the new workers are
+            ready, only these serve, so they are handed on too.
+        may_hand_over: whether there can be a next one at the same socket. If not, the signal is like SIGTERM.
     """
-    _Orphan.file = path
 
-    def hand_over() -> None:
-        pids = (*predecessors, *server.WORKERS)
-        workers = {pid: started for pid in pids if (started := _read_start(pid)) is not None}
-        unfinished = path.with_suffix(".new")
-        unfinished.write_text(json.dumps(workers))
-        unfinished.replace(path)
-        log_life("workers_handed_over", workers=len(workers))
-        if server.pidfile is not None:
-            server.pidfile.unlink()
-        sys.exit(0)
+    def on_restart() -> None:
+        if may_hand_over:
+            try:
+                count = predecessors.hand_on(list(server.WORKERS))
+            except OSError as error:
+                reason = f"the next start cannot be told of the workers ({error})."
+                log_life("handover_failed", level="error", reason=reason)
+            else:
+                log_life("workers_handed_over", workers=count)
+                if server.pidfile is not None:
+                    server.pidfile.unlink()
+                sys.exit(0)
+        raise StopIteration  # As gunicorn stops.
 
-    def on_term() -> None:
-        try:
-            hand_over()
-        except OSError as error:
-            log_life("handover_failed", level="error", reason=f"{path} cannot be written ({error}).")
-            raise StopIteration from None  # As gunicorn stops.
-
-    server.handle_term = on_term
-
-
-def take_predecessors(path: Path) -> list[int]:
-    """Returns the workers of the main processes before this one that still live."""
-    try:
-        workers = {int(pid): str(started) for pid, started in json.loads(path.read_text()).items()}
-    except (OSError, ValueError, AttributeError):
-        return []
-    # The id of a process that has ended may be another's by now.
-    return [pid for pid, started in workers.items() if _read_start(pid) == started]
+    if may_hand_over:
+        predecessors.let_serve_on()
+    # gunicorn calls the handler that has the signal's name.
+    setattr(server, f"handle_{server.SIG_NAMES[RESTART_SIGNAL]}", on_restart)
+    signal.signal(RESTART_SIGNAL, server.signal)
 
 
-def tell_predecessors(path: Path) -> None:
-    """Tells workers of main processes before this one that a start goes on, so that they serve until it is done."""
-    with suppress(OSError):
-        os.utime(path)
-
-
-def retire_predecessors(path: Path, workers: list[int]) -> None:
-    """Tells workers of main processes before this one to drain, and forgets them."""
-    path.unlink(missing_ok=True)
-    while workers:
-        with suppress(ProcessLookupError):
-            os.kill(workers.pop(), signal.SIGTERM)
-
-
-def is_serving_on(ppid: int) -> bool:
-    """Returns whether this worker goes on although its main process, `ppid`, may have ended; begins its drain in time.
+def is_serving_on(worker: Any) -> bool:
+    """Returns whether this worker goes on although its main process has ended; begins its drain in time.
 
     A worker calls it once a second.
     """
-    if _Orphan.file is None or os.getppid() == ppid:
-        return False
+    if _Orphan.is_draining or os.getppid() == worker.ppid:
+        return _Orphan.is_draining
     now_s = time.monotonic()
     if _Orphan.since_s is None:
         _Orphan.since_s = now_s
-    elif now_s - _Orphan.since_s > SERVES_ON_S and not _is_recent(_Orphan.file):
-        _Orphan.since_s = float("inf")
+        _tell_unless_handed_over()
+    if _Orphan.file is None or (now_s - _Orphan.since_s > SERVES_ON_S and not _is_recent(_Orphan.file)):
+        _Orphan.is_draining = True
+        worker.gateway_stops[0] = True  # For all workers of this main process: none has one.
         os.kill(os.getpid(), signal.SIGTERM)
     return True
+
+
+def _tell_unless_handed_over() -> None:
+    if _Orphan.file is not None and _Orphan.file.exists():
+        return
+    plan = "drains now" if _Orphan.file is None else f"drains if no start takes over within {SERVES_ON_S:.0f} s"
+    log_life("main_process_lost", level="error", reason=f"gunicorn's main process was killed. This worker {plan}.")
 
 
 def _is_recent(path: Path) -> bool:
@@ -113,9 +155,20 @@ def _is_recent(path: Path) -> bool:
         return False
 
 
+def _read_workers(path: Path) -> dict[int, str]:
+    """Returns id → start of the workers in the file that still live."""
+    try:
+        workers = {int(pid): str(started) for pid, started in json.loads(path.read_text()).items()}
+    except (OSError, ValueError, AttributeError):
+        return {}
+    # The id of a process that has ended may be another's by now.
+    return {pid: started for pid, started in workers.items() if _read_start(pid) == started}
+
+
 def _read_start(pid: int) -> str | None:
     """Returns when a process started, in the kernel's ticks; None if there is none."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (OSError, ValueError):
         return None
+    return None if state == "Z" else fields[18]

@@ -17,13 +17,14 @@ import errno
 import os
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, MutableSequence
 from functools import cache, lru_cache
 from importlib import metadata
 from typing import Any
 
 import gevent
 from gunicorn import http, util
+from gunicorn.arbiter import Arbiter
 from gunicorn.http import body, message, parser, wsgi
 from gunicorn.workers.ggevent import GeventWorker
 
@@ -80,9 +81,11 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
 
     Attributes:
         others_serve: whether there are other workers that serve; set after the fork.
+        gateway_stops: its first byte is 1 once all of the gateway stops, and not only this worker; set after the fork.
     """
 
     others_serve = False
+    gateway_stops: MutableSequence[int] = bytearray(1)
 
     def patch(self) -> None:
         """Patches the standard library for gevent, which has the installed packages read once for that.
@@ -112,18 +115,25 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
         try:
             super().init_process()
         except Exception as error:
-            if self.booted or not self.others_serve:
+            if self.booted:
                 raise
             self._give_up_start(error)
 
     def _give_up_start(self, error: Exception) -> None:
-        """Ends this worker, which cannot start, without ending the others: gunicorn would stop all because of one."""
+        """Ends this worker, which cannot start, and the gateway only if no other one serves.
+
+        gunicorn would stop all because of one, and print the traceback a second time.
+        """
         from app.logs import log_event
 
         next_step = (
             "The other workers serve on, and another start is tried. Correct the code or the settings, and reload."
+            if self.others_serve
+            else "The gateway stops. Correct the code or the settings, and start it again."
         )
         log_event("worker_start_failed", level="error", error=error, next_step=next_step)
+        if not self.others_serve:
+            os._exit(Arbiter.WORKER_BOOT_ERROR)
         time.sleep(START_RETRY_S)
         os._exit(1)
 
@@ -213,7 +223,7 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
 
         gunicorn calls it once a second, also while the worker stops.
         """
-        if not is_serving_on(self.ppid):
+        if not is_serving_on(self):
             super().notify()
         now_s = time.monotonic()
         self._end_idle_waits([wait for wait in self._idle if wait.ends_s <= now_s])

@@ -8,12 +8,11 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from app.server.life_log import log_life
 from app.server.reload import retire_old_workers
-from app.server.restart import retire_predecessors, tell_predecessors
+from app.server.restart import Predecessors
 
 
 class WorkerStarts:
@@ -22,19 +21,17 @@ class WorkerStarts:
     Args:
         server: gunicorn's arbiter, which has adopted the old workers and has not started any of its own.
         predecessors: workers of another main process, which are told to drain too.
-        handover_file: the file about them.
 
     Attributes:
         others_serve: whether there are or were workers that serve, so that one that cannot start must not end them.
     """
 
-    def __init__(self, server: Any, predecessors: list[int], handover_file: Path) -> None:
+    def __init__(self, server: Any, predecessors: Predecessors) -> None:
         self._predecessors = predecessors
-        self._handover_file = handover_file
         self._server = server
         self._wanted = server.num_workers
         self._ready = 0
-        self.others_serve = bool(server.WORKERS or predecessors)
+        self.others_serve = bool(server.WORKERS or predecessors.serving)
         self._begun_s = time.monotonic()
         self._read, self._write = os.pipe()
         for end in (self._read, self._write):
@@ -58,10 +55,10 @@ class WorkerStarts:
             self.others_serve = True
             retire_old_workers(self._server)
             self._server.num_workers = self._wanted
-            retire_predecessors(self._handover_file, self._predecessors)
+            self._predecessors.retire()
             os.close(self._read)
             seconds = round(time.monotonic() - self._begun_s, 1)
             log_life("workers_started", workers=self._wanted, seconds=seconds)
         else:
-            tell_predecessors(self._handover_file)
+            self._predecessors.tell()
         self._manage_workers()

@@ -18,6 +18,7 @@ from flask.globals import _cv_app, _cv_request
 from werkzeug.datastructures import Headers
 from werkzeug.routing import Map, MapAdapter, PathConverter, Rule, UnicodeConverter
 
+from app.errors import drop_frames
 from app.services.keys import Key
 
 
@@ -237,6 +238,7 @@ class Application(Flask):
                 response = self._call_view(context.request)
             except Exception as error:
                 response = self.handle_user_exception(error)
+                drop_frames(error)
             if not isinstance(response, Response):
                 response = self.make_response(response)
             return self.process_response(response)

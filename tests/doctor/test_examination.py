@@ -100,8 +100,8 @@ def test_each_thing_that_a_proxy_spoils_is_named_and_nothing_else(scripted_gatew
     assert SPOILED.keys() == set(SPOILS) - {"nothing"}
     with ThreadPoolExecutor(len(SPOILS) + 2) as pool:
         all_at_once = pool.submit(check_all)
-        found = dict(zip(SPOILS, pool.map(check, SPOILS), strict=True))
         longer = pool.submit(lambda: list(check_url(scripted_gateway.url.replace("127.0.0.1", "2130706433"), 3)))
+        found = dict(zip(SPOILS, pool.map(check, SPOILS), strict=True))
     use_settings(None)
     # No finding hides another: all checks have a result.
     assert all_at_once.result() == [
@@ -128,9 +128,11 @@ def test_a_proxy_that_hides_https_or_waits_too_short_for_whole_answers_is_named(
     with (
         running_prefix_proxy(scripted_gateway.port, "/below", certificate) as https,
         running_spoiling_proxy(scripted_gateway.port, "cuts_silence") as short,
+        ThreadPoolExecutor(1) as pool,
     ):
+        shorter = pool.submit(lambda: list(check_url(short, 3)))
         hidden = {result.check: result for result in check_url(https)}
-        (silence,) = [result for result in check_url(short, 3) if result.check == "silence"]
+        (silence,) = [result for result in shorter.result() if result.check == "silence"]
     get_tls_context.cache_clear()
     assert silence.status == "warn" and "or let clients stream: then something is sent every 0.2 s" in silence.text
     assert "tls" not in hidden and hidden["buffering"].status == "fail"

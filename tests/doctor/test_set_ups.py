@@ -6,22 +6,26 @@ Each case breaks one thing of a set-up that is sound otherwise, and has the find
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from click.testing import CliRunner, Result
 
-from app.config import setting_names
+from app.cli.db import db_group
+from app.config import load_settings, setting_names
 from app.doctor import examine
 from app.runtime import use_settings
+from app.server.preflight import find_boot_problem
 from tests.support.activity_tables import ActivityTables
 from tests.support.answers import json_answer
-from tests.support.gateway import GATEWAY_KEY
+from tests.support.gateway import GATEWAY_KEY, base_settings
 from tests.support.otlp_receiver import running_otlp_receiver
 from tests.support.pooler import running_pooler
-from tests.support.postgres import Postgres
+from tests.support.postgres import Postgres, running_postgres
 from tests.support.scripted_upstream import ScriptedUpstream, refused_address
 
 
@@ -32,6 +36,7 @@ class World(NamedTuple):
     database_url: str
     upstream: ScriptedUpstream
     place: Path
+    replica_url: str
 
 
 Settings = dict[str, str]
@@ -126,6 +131,19 @@ CASES: dict[str, tuple[Break, Sequence[tuple[str, str]]]] = {
         another_database,
         [("database", r"fail: DATABASE_DIRECT_URL leads to another database \(test_\w+\) than DATABASE_URL \(test_")],
     ),
+    "direct address of a replica": (
+        lambda world: nullcontext({"DATABASE_DIRECT_URL": world.replica_url}),
+        [
+            (
+                "database",
+                r"fail: DATABASE_DIRECT_URL leads to a replica, which takes no writes, so migrations and .* fail",
+            )
+        ],
+    ),
+    "address of a replica": (
+        lambda world: nullcontext({"DATABASE_URL": world.replica_url}),
+        [("database", r"fail: DATABASE_URL leads to a replica, which takes no writes, so records wait .*read-write")],
+    ),
     "pooler without a direct address": (
         lambda world: behind_pooler(world, "DATABASE_URL"),
         [("database", r"fail: DATABASE_URL leads to a pooler such as PgBouncer .*Set DATABASE_DIRECT_URL too")],
@@ -204,11 +222,22 @@ def sound_url(postgres: Postgres) -> Iterator[str]:
     postgres.drop_database(url)
 
 
+@pytest.fixture(scope="module")
+def replica_url(server_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a migrated database on a server that takes no writes until it is promoted."""
+    data = tmp_path_factory.mktemp("replica") / "data"
+    subprocess.run(["cp", "-a", server_data, data], check=True)
+    (data / "standby.signal").touch()
+    with running_postgres(data=data) as replica:
+        yield replica.database_url(replica.get_migrated())
+
+
 @pytest.mark.parametrize("broken", CASES)
 def test_what_is_broken_is_named_and_nothing_else(
     broken: str,
     postgres: Postgres,
     sound_url: str,
+    replica_url: str,
     upstream: ScriptedUpstream,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -218,7 +247,7 @@ def test_what_is_broken_is_named_and_nothing_else(
     (tmp_path / "file").touch()
     sound = {"DATABASE_URL": sound_url, "GATEWAY_API_KEY": GATEWAY_KEY, "JOURNAL_DIR": str(tmp_path / "journal")}
     make, wanted = CASES[broken]
-    with make(World(postgres, sound_url, upstream, tmp_path)) as settings:
+    with make(World(postgres, sound_url, upstream, tmp_path, replica_url)) as settings:
         for name, value in (sound | upstream.settings | {"WEB_CONCURRENCY": "1"} | settings).items():
             monkeypatch.setenv(name, value)
         found = [(each.check, f"{each.status}: {each.text}") for each in examine() if each.status != "ok"]
@@ -226,3 +255,28 @@ def test_what_is_broken_is_named_and_nothing_else(
     assert [check for check, _ in found] == [check for check, _ in wanted], found
     for (_, text), (_, pattern) in zip(found, wanted, strict=True):
         assert re.match(pattern, text), text
+
+
+def test_a_migration_is_refused_at_an_address_that_the_start_refuses(
+    sound_url: str, replica_url: str, tmp_path: Path
+) -> None:
+    def upgrade(**addresses: str) -> Result:
+        use_settings(load_settings(base_settings(tmp_path, sound_url) | addresses))
+        return CliRunner().invoke(db_group, ["upgrade"])
+
+    def start(**addresses: str) -> str | None:
+        return find_boot_problem(load_settings(base_settings(tmp_path, sound_url) | addresses))
+
+    refused: list[dict[str, str]] = [{"DATABASE_DIRECT_URL": replica_url}]
+    with running_pooler(sound_url) as pooler, running_pooler(sound_url, ignored="options") as dropping:
+        refused.append({"DATABASE_URL": pooler})
+        for addresses in refused:
+            done, reason = upgrade(**addresses), start(**addresses) or ""
+            assert (done.exit_code, done.output) == (1, f"Error: {reason[0].upper()}{reason[1:]}\n")
+        warned = upgrade(DATABASE_URL=dropping)
+        assert warned.exit_code == 0 and "schema current" in warned.output
+        assert "Warning: DATABASE_URL leads to a pooler that drops the options" in warned.output
+    at_replica = upgrade(DATABASE_URL=replica_url)
+    assert at_replica.exit_code == 1 and "DATABASE_URL leads to a replica, which takes no" in at_replica.output
+    assert start(DATABASE_URL=replica_url) is None, "it may be about to take over"
+    use_settings(None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -48,6 +49,10 @@ def send(door: Door, content: bytes) -> Seen:
         connection.sendall(content)
         while piece := connection.recv(65_536):
             data += piece
+            head, _, body = data.partition(b"\r\n\r\n")
+            length = re.search(rb"(?i)\r\ncontent-length: (\d+)", head)
+            if length and len(body) >= int(length[1]):
+                connection.shutdown(socket.SHUT_WR)  # Otherwise nginx waits for the body that it has refused.
     head, _, body = data.partition(b"\r\n\r\n")
     line, *fields = head.decode().split("\r\n")
     headers = {name.lower(): value for name, _, value in (field.partition(": ") for field in fields)}

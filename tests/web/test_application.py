@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import flask
 import pytest
 from flask import Blueprint, Request, g, request
@@ -92,6 +95,31 @@ def test_a_hook_that_fails_after_the_view_becomes_a_response(application: Applic
     seen = application.test_client().get("/text?fail=finish")
     assert (seen.status_code, seen.data) == (500, b"handled")
     assert calls == ["begin", "check", "view", "finish", "handler of InternalServerError", "finish"]
+
+
+def test_an_error_that_became_a_response_keeps_nothing_of_the_request(application: Application) -> None:
+    bodies: list[weakref.ref[Body]] = []
+
+    @application.get("/fails")
+    def fail() -> Response:
+        body = Body()
+        bodies.append(weakref.ref(body))
+        error = LookupError("This frame, and the body in it, is in the error's traceback.")
+        try:
+            raise OSError
+        except OSError as cause:
+            raise error from cause
+
+    gc.disable()  # Without the collector, what is in a reference cycle stays.
+    try:
+        assert application.test_client().get("/fails").data == b"handled"
+        assert [body() for body in bodies] == [None]
+    finally:
+        gc.enable()
+
+
+class Body:
+    """What a request holds."""
 
 
 @pytest.mark.parametrize("body", [b"abc", b"", iter([b"block"])])

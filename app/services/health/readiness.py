@@ -12,7 +12,7 @@ from app.services.inference import OpenBreaker
 from app.services.journal import HostReport, JournalStatus, describe_gone_hosts, select_host_reports
 from app.services.keys import KeysState
 from app.services.models import CatalogState
-from app.shutdown import is_draining
+from app.shutdown import is_draining, is_gateway_stopping
 
 _HOSTS_TIMEOUT_S = 1.0
 
@@ -21,7 +21,8 @@ class Readiness(msgspec.Struct, frozen=True, kw_only=True):
     """The state of this process.
 
     Attributes:
-        ready: whether it should get requests: it is not draining, and no check found a problem that blocks requests.
+        ready: whether the gateway should get requests: it is not stopping as a whole, and no check found a problem that
+            blocks requests. A process that only is replaced by another one answers for those that serve on.
         draining: whether it is stopping.
         problems: what is wrong, check → one sentence; also what does not make the process unready.
         database: whether the database answers. An unavailable one does not make the process unready.
@@ -54,10 +55,9 @@ def get_readiness(*, with_hosts: bool = False) -> Readiness:
     hosts = _select_hosts() if with_hosts and findings["database"].state.reachable else None
     if hosts is not None:
         findings["hosts"] = Finding(problem=describe_gone_hosts(hosts))
-    draining = is_draining()
     return Readiness(
-        ready=not draining and all(finding.blocks != "requests" for finding in findings.values()),
-        draining=draining,
+        ready=not is_gateway_stopping() and all(finding.blocks != "requests" for finding in findings.values()),
+        draining=is_draining(),
         problems={name: redact(finding.problem) for name, finding in findings.items() if finding.problem is not None},
         hosts=hosts,
         **{name: finding.state for name, finding in findings.items() if name != "hosts"},

@@ -6,7 +6,7 @@ import math
 import random
 import time
 
-from app.errors import GatewayError, UpstreamError
+from app.errors import GatewayError, UpstreamError, drop_frames
 from app.logs import log_event
 from app.runtime import Component, Runtime
 from app.services.inference.adaptation import UpstreamRequest
@@ -77,6 +77,7 @@ class Dispatcher(Component):
                 self._record_failure(request.target, key_id, error)
                 if not _prepare_retry(exchange, request.target, error):
                     raise
+                drop_frames(error)
             except BaseException:
                 breakers.release_probes(provider.name, model)
                 self._health.end_probe(request.target)

@@ -15,6 +15,7 @@ from app.errors import (
     UpstreamError,
     UpstreamRefused,
     UpstreamSuspended,
+    drop_frames,
 )
 from app.services.endpoints import InferenceBody
 from app.services.inference.adaptation import UpstreamRequest
@@ -60,7 +61,7 @@ class Fallback:
 
     def add_failure(self, target: Target, error: GatewayError) -> None:
         """Keeps an error that another one may follow, without the frames that it passed through and their sockets."""
-        error.__traceback__ = error.__cause__ = error.__context__ = None
+        drop_frames(error)
         self.failures.append((target, error))
 
     def may_repeat(self, error: UpstreamError, tries: int) -> bool:

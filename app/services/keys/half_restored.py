@@ -1,10 +1,10 @@
 """Recognises a database that is half restored: its tables are filled one after the other.
 
-A worker that looks while the table of keys is empty would refuse everybody, and one that looks while that of holders is
-would let everybody in without limits. No command empties these tables: a revoked key keeps its row, and so does a
-budget that has ended. So a table that had rows and has none is more likely part of a restore than a change, and what it
-had counts on, for as long as in an outage. A key that is revoked in a table that has rows stops at once, whatever else
-is empty.
+While the table of keys is empty, a worker would refuse everybody, and while the table of holders is empty, it would let
+everybody in without limits. No command empties these tables: a revoked key keeps its row, and so does a budget that has
+ended. So a table that had rows and has none is more likely part of a restore than a change, and its earlier content
+counts for as long as in an outage. A key that is revoked in a table that has rows stops at once, whatever else is
+empty.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Doubt:
     def judge(self, found: LiveKeys, empty: Collection[str], held: LiveKeys) -> LiveKeys | None:
         """Returns what counts in place of an answer that is in doubt; None if it is to be believed.
 
-        That there are no keys or no budgets any more is believed after KEYS_GRACE_S. What lacks holders is never.
+        An answer without keys or budgets is believed after KEYS_GRACE_S, one that lacks holders never.
 
         Args:
             found: the answer.
@@ -61,8 +61,8 @@ class Doubt:
                 "key_answer_doubted",
                 level="error",
                 reason=reason,
-                next_step="A restore fills tables one after the other, and keys and limits count on as they were for up"
-                " to ten minutes. If none is running, restore the database: docs/backup.md.",
+                next_step="A restore fills tables one after the other. Meanwhile the gateway keeps the keys and limits"
+                " that it had, for up to ten minutes. If no restore is running, begin one: docs/backup.md.",
             )
         self.reason, self.is_of_keys = reason, _KEYS in empty
         return _merge(found, empty, held)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from app.errors import GatewayError, UpstreamCut, UpstreamError
+from app.errors import GatewayError, UpstreamCut, UpstreamError, drop_frames
 from app.lenient_json import decode_leniently
 from app.services.endpoints import (
     Collector,
@@ -96,9 +96,8 @@ class EventReader:
         self._collector = collector
         self._writer = writer
         # What gets the events in place of the client, if anything does: one question for each event.
-        self._take: Callable[[bytes], bytes | None] | None = None if writer is None else writer.write
-        if collector is not None:
-            self._take = collector.add
+        taker = collector.add if collector is not None else writer.write if writer is not None else None
+        self._take: Callable[[bytes], bytes | None] | None = taker
         self.shows_events = self._take is None
         self.note, self.note_steps = endpoint.stream.note, endpoint.stream.note_steps
         self._decoder = SseDecoder()
@@ -252,8 +251,7 @@ class EventReader:
         if not self._protocol.is_complete(self.summary):
             raise self._make_premature_end()
         last = redact_fields(event) if self._writer is None else self._writer.end()
-        self.summary.is_done = True
-        self.is_over = True
+        self.summary.is_done = self.is_over = True
         return last
 
     def _make_premature_end(self) -> UpstreamCut:
@@ -296,5 +294,6 @@ class EventReader:
 
     def fail(self, error: GatewayError) -> bytes:
         """Ends the stream with `error`, and returns the event that tells the client."""
+        drop_frames(error)  # They hold this reader.
         self.error, self.is_over = error, True
         return self._errors.make_event(error) if self._writer is None else self._writer.fail(error)

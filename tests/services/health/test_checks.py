@@ -78,11 +78,12 @@ def test_without_user_keys_nothing_is_said_to_be_too_old_before_it_is(
     assert "s ago, which is too long" in get_readiness().problems["keys"]
 
 
-def test_a_draining_process_is_not_ready(ready: Ready) -> None:
+def test_a_draining_process_is_not_ready_unless_others_serve_in_its_place(ready: Ready) -> None:
     assert ready().ready
-    start_drain(60)
-    readiness = get_readiness()
-    assert (readiness.ready, readiness.draining) == (False, True)
+    for replaced in (True, False):
+        start_drain(60, replaced=replaced)
+        readiness = get_readiness()
+        assert (readiness.ready, readiness.draining) == (replaced, True)
 
 
 def test_readiness_has_a_field_for_each_check_that_it_shows() -> None:

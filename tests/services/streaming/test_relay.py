@@ -6,11 +6,14 @@ import gc
 import json
 import weakref
 from collections.abc import Iterator
-from typing import Any
+from contextlib import suppress
+from typing import Any, cast
 
 import pytest
 
+from app.errors import ClientGone
 from app.services.endpoints import Usage
+from app.services.streaming.client_connection import Channel
 from tests.services.inference.chat_core import open_relay, run_relay
 from tests.support.answers import DONE, chunk, event_bytes, sse_stream, usage_chunk, usage_of, whole_stream
 from tests.support.scripted_upstream import ScriptedUpstream
@@ -195,13 +198,35 @@ def test_a_complete_stream_frees_its_connection(upstream: ScriptedUpstream) -> N
     upstream.wait_for(lambda seen: seen.finished)
 
 
-def test_a_stream_that_is_over_leaves_no_reference_cycle(upstream: ScriptedUpstream) -> None:
+@pytest.mark.parametrize("ending", ["complete", "cut", "client gone", "unreadable"])
+def test_a_stream_that_is_over_leaves_no_reference_cycle(upstream: ScriptedUpstream, ending: str) -> None:
+    """The error of one that was not complete is kept, for example in its record, but not what it passed through."""
+    gate = Gate()
+    rest: dict[str, list[Any]] = {"client gone": [wait_for(gate), chunk("more")], "unreadable": [b"data: {\n\n"]}
+    events = whole_stream("hello") if ending == "complete" else [chunk("hello"), *rest.get(ending, [])]
     gc.disable()
     try:
-        with open_relay(upstream, sse_stream(whole_stream("hello"))) as (relay, _, response):
-            assert b"".join(relay).endswith(DONE)
-        held = [weakref.ref(relay), weakref.ref(response.body)]
+        with open_relay(upstream, sse_stream(events)) as (relay, outcome, response):
+            assert b"hello" in next(relay)
+            if ending == "client gone":
+                relay.attach(cast(Channel, ClosedChannel()))
+            gate.open()
+            with suppress(BrokenPipeError):
+                list(relay)
+        assert outcome.error is None if ending == "complete" else outcome.error is not None
+        assert isinstance(outcome.error, ClientGone) == (ending == "client gone")
+        held: list[weakref.ref[Any]] = [weakref.ref(relay), weakref.ref(response.body)]
         del relay, response
         assert [reference() for reference in held] == [None, None]
     finally:
         gc.enable()
+
+
+class ClosedChannel:
+    """A client that has disconnected."""
+
+    def get_raw_socket(self) -> None:
+        return None
+
+    def push(self, block: bytes) -> bool:
+        raise BrokenPipeError

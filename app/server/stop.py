@@ -1,0 +1,57 @@
+"""A stop of the whole gateway: one line in the log, and a mark by which workers tell it from their replacement."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import signal
+import time
+from contextlib import suppress
+from types import FrameType
+from typing import Any
+
+from app.server.life_log import log_life
+from app.server.restart import Predecessors
+
+
+def set_up_stop(server: Any, predecessors: Predecessors) -> None:
+    """Makes a stop write a line, and end all workers that serve at the socket, also those of earlier main processes.
+
+    A worker gets SIGTERM also when another one replaces it. So before a stop `server.gateway_stops[0]` becomes 1, in
+    memory that all workers of this process share.
+
+    Args:
+        server: gunicorn's arbiter.
+        predecessors: workers of earlier main processes, which would keep the socket open otherwise.
+    """
+    stop = server.stop
+    server.gateway_stops = mmap.mmap(-1, 1)
+
+    def stop_all(graceful: bool = True) -> None:
+        server.stop = stop  # gunicorn stops a second time after SIGINT and SIGQUIT.
+        seconds = server.cfg.graceful_timeout if graceful else 0
+        deadline_s = time.monotonic() + seconds
+        log_life("drain_started", graceful=graceful, seconds=seconds)
+        server.gateway_stops[0] = 1
+        predecessors.retire(signal.SIGTERM if graceful else signal.SIGQUIT)
+        stop(graceful)
+        predecessors.wait(deadline_s)
+
+    server.stop = stop_all
+
+
+def stop_while_checking(server: Any, check: int) -> None:
+    """Makes SIGTERM and SIGINT stop this process in an orderly way, until gunicorn has its own handlers.
+
+    Args:
+        server: gunicorn's arbiter.
+        check: the id of the process that checks whether the gateway can start.
+    """
+
+    def halt(number: int, frame: FrameType | None) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(check, signal.SIGKILL)
+        server.halt()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, halt)
