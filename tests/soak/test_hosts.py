@@ -143,7 +143,6 @@ def stage(request: pytest.FixtureRequest, gateways: Gateways, tmp_path: Path) ->
 
 
 @soak_only("services/journal/test_orphans.py::test_finished_requests_are_shipped_and_unfinished_ones_are_lost")
-@pytest.mark.soak
 @pytest.mark.skipif(bool(NO_NGINX), reason=NO_NGINX)
 def test_hosts_that_are_cut_off_and_killed_lose_no_row(stage: Stage, tmp_path: Path) -> None:
     stage.upstream.default = [pause(0.02), *chat_answer("hi")]
