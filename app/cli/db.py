@@ -92,7 +92,7 @@ def reconcile_command(close_missing: bool) -> None:
     back, and have delivered again what their journals still have. docs/backup.md has the whole procedure.
     """
     with plain_errors():
-        loss = reconcile_ledger(get_command_actor(), closes_missing=close_missing)
+        loss, uncounted = reconcile_ledger(get_command_actor(), closes_missing=close_missing)
     for worker in loss.workers:
         requests = f"{worker.requests:,} requests that it was serving or delivering at the time of the backup"
         click.echo(f"Closed the worker {worker.worker_id} of {worker.host or 'an unknown host'}: {requests}.")
@@ -101,6 +101,14 @@ def reconcile_command(close_missing: bool) -> None:
     else:
         click.echo(f"Lost: the records of {loss.requests:,} requests. The audit keeps this.")
     click.echo(f"Lost in all restores: {loss.total:,}.")
+    if uncounted:
+        days = ", ".join(f"{requests:,} of {day}" for day, requests in uncounted.items())
+        click.echo(
+            f"Records that are there and that the sums lack: {days}. They count as lost, and statistics and costs miss"
+            " them. They were delivered during a restore that was not one transaction. If the backup is at hand,"
+            " restore it again with --single-transaction, and run this again.",
+            err=True,
+        )
 
 
 def _database_url() -> str:

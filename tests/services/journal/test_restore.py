@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 from click.testing import Result
+from sqlalchemy import create_engine
 
 from app import create_app
 from app.config import load_settings
+from app.db.ledger import LedgerLine, upsert_ledger
 from app.runtime import use_settings
 from app.services.administration import AuditFilter, select_audit_page
 from app.services.journal import select_integrity_report
 from app.services.journal.segment_writer import SEGMENT_BYTES
+from tests.db.rows import insert_rows, make_row
 from tests.support.activity_tables import ActivityTables, wait_until_shipped
 from tests.support.database_proxy import DatabaseProxy, running_database_proxy
 from tests.support.gateway import base_settings
@@ -129,6 +134,30 @@ def test_what_journals_have_is_delivered_again_and_the_rest_is_named(
         assert refused.exit_code == 1 and "1 more records than requests begun" in refused.output
         assert select_integrity_report().lost_in_restores == 5
         use_settings(None)
+
+
+def test_records_that_were_delivered_before_the_triggers_of_a_restore_are_named(
+    tmp_path: Path, database_url: str
+) -> None:
+    tables, day = ActivityTables(database_url), datetime(2026, 3, 5, 12, tzinfo=UTC)
+    engine = create_engine(database_url)
+    insert_rows(engine, [make_row(started_at=day)])
+    line = LedgerLine(worker_id="w", version=1, started=4, in_flight=3)
+    upsert_ledger(engine, line)
+    assert "the sums lack" not in reconcile(tmp_path, database_url).output
+    # As in a restore: a table has its triggers last.
+    tables.execute("ALTER TABLE activity DISABLE TRIGGER count_activity")
+    insert_rows(engine, [make_row(started_at=day + timedelta(days=each // 2)) for each in range(3)])
+    tables.execute("ALTER TABLE activity ENABLE TRIGGER count_activity")
+    upsert_ledger(engine, msgspec.structs.replace(line, version=2, in_flight=0))
+    engine.dispose()
+    said = reconcile(tmp_path, database_url).output
+    assert (
+        "Lost: the records of 3 requests." in said and "the sums lack: 2 of 2026-03-05, 1 of 2026-03-06. They" in said
+    )
+    (event,) = select_audit_page(AuditFilter(action="ledger.reconcile"), None, 10).data
+    assert event.after is not None and event.after["uncounted"] == {"2026-03-05": 2, "2026-03-06": 1}
+    use_settings(None)
 
 
 @pytest.mark.soak
