@@ -4,6 +4,12 @@
 # the same as far as its tag is: for the same bytes each time, build with --build-arg PYTHON=python@sha256:….
 ARG PYTHON=python:3.11-slim-bookworm
 
+# The base with a compiler, for the compiled way of events. If its Python is of another version, the image does without.
+ARG COMPILER=python:3.11-bookworm
+FROM ${COMPILER} AS speedups
+COPY speedups /speedups
+RUN mkdir /built && python /speedups/build.py /built
+
 # Packages are installed apart, so that the image has neither pip's cache nor a layer that changes with the code.
 FROM ${PYTHON} AS packages
 WORKDIR /srv/gateway
@@ -13,6 +19,8 @@ RUN python -m venv --without-pip .venv \
     && pip --python .venv/bin/python install --no-cache-dir --no-compile --require-hashes -r requirements.txt \
         -r requirements-idempotency.txt -r requirements-traces.txt \
     && .venv/bin/python -m compileall -q --invalidation-mode unchecked-hash .venv/lib
+COPY --from=speedups /built /built
+RUN cp /built/*.so "$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))')"
 
 FROM ${PYTHON}
 # What Docker stops and starts anew keeps its records in the volume until PostgreSQL has them.

@@ -9,11 +9,15 @@ TEST_LISTS := $(RUN_LISTS) requirements-traces.txt requirements-test.txt
 CHECK_LISTS := $(TEST_LISTS) requirements-check.txt requirements-clients.txt
 INSTALLED := .venv/installed
 
-.PHONY: run test check soak bench screenshots agents lock lock-node clean
+.PHONY: run speedups test check check-speedups soak bench screenshots agents lock lock-node clean
 
 # Runs the gateway on http://localhost:8000 with its own PostgreSQL, in the foreground until Ctrl-C.
 run: $(INSTALLED)-run
 	@exec $(BIN)/python -m app.dev --die-with-parent
+
+# Compiles the way of streamed events, which the next start finds. It needs a C compiler and Python's headers.
+speedups: $(INSTALLED)-run
+	@$(BIN)/python speedups/build.py
 
 # Six processes for two cores, because the tests wait as long as they compute; what takes longest comes first
 # (tests/support/distribution.py). ARGS are passed to pytest: make test ARGS="-n 0 -k stream -x" uses one process.
@@ -28,6 +32,12 @@ check: $(INSTALLED)-check
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(PYTEST) $(ARGS)
+
+# The tests of streams once more, on the compiled way. The debug allocator notices what is written beside its place.
+check-speedups: $(INSTALLED)-test speedups
+	COMPILED_EVENTS=true PYTHONMALLOC=debug $(PYTEST) tests/test_speedups.py tests/soak/test_speedups.py \
+		tests/services/streaming tests/upstream/test_ready_sockets.py tests/faults \
+		tests/routes/test_chat_streaming.py tests/routes/test_chat_stream_faults.py $(ARGS)
 
 # First what needs many processes or the browser, of which `make test` has a short form (soak_only in
 # tests/support/soak.py), several at a time. Then the long tests and all properties at full counts, one after the other,

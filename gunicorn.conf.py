@@ -26,6 +26,7 @@ from app.server.reload import OTHER_ADDRESS, adopt_workers, read_changed_setting
 from app.server.restart import Predecessors, set_up_handover
 from app.server.stop import set_up_stop, stop_while_checking
 from app.server.worker_starts import WorkerStarts
+from app.speedups import get_speedups
 
 try:
     settings = load_settings()
@@ -154,8 +155,13 @@ def when_ready(server: Any) -> None:
     claim = server.metrics
     set_up_reload(server, settings, from_systemd=from_systemd, metrics=claim.directory, metrics_lock=claim.lock)
     set_up_handover(server, server.predecessors, may_hand_over=settings.restart_handover and from_systemd)
-    listening = describe_sockets(server)
-    log_life("gateway_started", listening=listening, workers=server.num_workers, reloaded=handover is not None)
+    log_life(
+        "gateway_started",
+        listening=describe_sockets(server),
+        workers=server.num_workers,
+        reloaded=handover is not None,
+        events="python" if get_speedups(settings) is None else "compiled",
+    )
     if handover is not None:
         adopt_workers(server, handover)
     global starts

@@ -118,6 +118,8 @@ class Settings:
     max_live_requests: int = _setting("MAX_LIVE_REQUESTS", "4000", whole_number(1, 100_000))
     max_refusals_per_second: int = _setting("MAX_REFUSALS_PER_SECOND", "20", whole_number(1, 1_000_000))
 
+    compiled_events: bool = _setting("COMPILED_EVENTS", "true", parse_yes_or_no)
+
     upstream_connect_timeout_s: float = _setting("UPSTREAM_CONNECT_TIMEOUT", "5", parse_seconds)
     upstream_first_byte_timeout_s: float = _setting("UPSTREAM_FIRST_BYTE_TIMEOUT", "120", parse_seconds)
     upstream_idle_timeout_s: float = _setting("UPSTREAM_IDLE_TIMEOUT", "60", parse_seconds)

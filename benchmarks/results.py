@@ -11,6 +11,8 @@ from typing import Any
 
 # Names of subjects. The last is the end of the name of one that runs on the interpreter of --python.
 GATEWAY, OTHER, BARE, ELSEWHERE = "gateway", "other checkout", "bare Flask route", ", another Python"
+# The gateway with the compiled way of events, where `make speedups` has built it. All others are without.
+COMPILED = "gateway, compiled"
 
 _COLUMNS = ("case", "subject", "repeat", "metric", "value")
 

@@ -21,7 +21,7 @@ from benchmarks.interpreters import get_interpreter_of, make_environment
 from benchmarks.machine import CannotRun, Cores, choose_cores
 from benchmarks.native import Load, LoadRun, compile_native, start_upstream
 from benchmarks.peers import Peer
-from benchmarks.results import BARE, ELSEWHERE, GATEWAY, OTHER
+from benchmarks.results import BARE, COMPILED, ELSEWHERE, GATEWAY, OTHER
 
 # After a load the gateway still ends its streams and ships its records, which must not slow down the next load.
 SETTLE_S = 1.0
@@ -99,6 +99,7 @@ class Stage:
             "DATABASE_URL": self.database_url,
             "FIREWORKS_API_KEY": "fw_REPLACE_ME",
             "FIREWORKS_BASE_URL": base_url or f"http://127.0.0.1:{self.upstream_port}/inference/v1",
+            "COMPILED_EVENTS": "false",
         }
 
     def start_gateway(
@@ -218,6 +219,7 @@ class Stage:
 
 _GATEWAYS: dict[str, Callable[[Stage], Gateway]] = {
     GATEWAY: lambda stage: stage.start_gateway("gateway"),
+    COMPILED: lambda stage: stage.start_gateway("compiled", settings=stage.settings() | {"COMPILED_EVENTS": "true"}),
     "gateway, provider over TLS": lambda stage: stage.start_gateway("tls", settings=stage.tls_settings()),
     # Separate processes, so that neither has served anything else before.
     "gateway, recording": lambda stage: stage.start_gateway("recorded"),

@@ -40,7 +40,8 @@ def test_the_page_and_the_plot_show_the_numbers_of_the_file_beside_them() -> Non
 
 def test_every_target_was_measured_in_the_published_run() -> None:
     results = read_results(PUBLISHED)
-    assert [target.name for target in TARGETS if target.measure(results) is None] == []
+    missing = [target for target in TARGETS if target.measure(results) is None]
+    assert [target.name for target in missing if not target.is_optional] == []
 
 
 def test_numbers_survive_the_file(tmp_path: Path) -> None:

@@ -108,6 +108,7 @@ BAD: dict[str, list[str]] = {
     "ROUTING_SORT": ["cheap", "Price"],
     "ROUTING_EQUIVALENTS": ["maybe"],
     "OTEL_EXPORTER_OTLP_ENDPOINT": BAD_URLS,
+    "COMPILED_EVENTS": ["maybe", "2"],
     "RESTART_HANDOVER": ["maybe", "2"],
     "RETENTION_DAYS": [*BAD_NUMBERS, "0"],
     "MAX_BODY_BYTES": [*BAD_NUMBERS, "1023"],

@@ -153,7 +153,8 @@ def test_the_image_has_what_a_gateway_reads_and_no_secret() -> None:
     assert names.index("COPY") < names.index("USER") and dict(image.steps)["USER"] == "10001:10001"
     assert {file.partition("/")[0] for file in image.files} == {
         ".env", "CHANGELOG.md", "README.md", "app", "bin", "deploy", "docs", "gunicorn.conf.py", "migrations",
-        "requirements.txt", "requirements-idempotency.txt", "requirements-traces.txt", "wsgi.py",
+        "requirements.txt", "requirements-idempotency.txt", "requirements-traces.txt", "speedups",
+        "wsgi.py",
     }  # fmt: skip
     assert not [file for file in image.files if file.endswith(".pyc") or ".local" in file]
     assert set(image.environment) & set(setting_names()) == {"JOURNAL_DIR"}

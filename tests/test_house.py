@@ -40,6 +40,7 @@ LEAVES = {
     "setting_values",
     "shutdown",
     "snapshot_file",
+    "speedups",
     "version",
     "yielding",
 }

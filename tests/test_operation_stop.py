@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import threading
@@ -14,6 +15,7 @@ from typing import Any
 import psutil
 import requests
 
+from app.speedups import find_speedups
 from tests.support.answers import DONE, chat_answer, chunk, sse_stream
 from tests.support.chat import PREFIX, Seen, post_chat, request, rows_where, wait_for_row, wait_for_row_of
 from tests.support.gateway import Gateway, base_settings, running_gateway
@@ -226,6 +228,8 @@ def test_a_reload_under_load_loads_all_code_and_neither_refuses_nor_cuts_anybody
     assert misspelt["level"] == "warning"
     assert "RETENTION_DAY is not a setting, did you mean RETENTION_DAYS?" in misspelt["reason"]
     assert [line["reloaded"] for line in life if "reloaded" in line] == [False, True]
+    is_compiled = find_speedups().speedups is not None and os.environ.get("COMPILED_EVENTS") != "false"
+    assert {line["events"] for line in life if "events" in line} == {"compiled" if is_compiled else "python"}
     gate.close()
 
 

@@ -33,35 +33,54 @@ from app.cli.webhook import webhook_group
 __all__ = ["CommandsWithoutSettings", "register_commands"]
 
 
+_GROUPS = (
+    activity_group, aliases_group, audit_group, bill_group, budgets_group, dashboard_group, db_group, groups_group,
+    holders_group, journal_group, keys_group, limits_group, webhook_group,
+)  # fmt: skip
+_WITHOUT_SETTINGS = (doctor_command, version_command)
+
+for command in (reprice_command, retries_command):
+    activity_group.add_command(command)
+
+
 def register_commands(app: Flask) -> None:
     """Adds the gateway's commands to `flask`."""
-    groups = (activity_group, aliases_group, audit_group, bill_group, budgets_group, dashboard_group, db_group)
-    for group in (*groups, groups_group, holders_group, journal_group, keys_group, limits_group, webhook_group):
-        app.cli.add_command(group)
-    for command in (reprice_command, retries_command):
-        activity_group.add_command(command)
-    for command in (doctor_command, version_command):
+    for command in (*_GROUPS, *_WITHOUT_SETTINGS):
         app.cli.add_command(command)
 
 
 class CommandsWithoutSettings(AppGroup):
-    """The commands of an application that cannot be made, because a setting is wrong: `doctor` works, which names all.
+    """The commands of an application that cannot be made, because a setting is wrong.
+
+    `doctor`, which names all that is wrong, and `version` work. Others have their help, and say what is to be mended.
 
     Args:
-        reason: what is wrong, which all other commands say.
+        reason: what is wrong.
     """
 
     def __init__(self, reason: str) -> None:
         super().__init__()
-        self._reason = reason
-        self.add_command(doctor_command)
+        names = " and ".join(f"`{command.name}`" for command in _WITHOUT_SETTINGS)
+        self._reason = f"The gateway cannot start: {reason} Only {names} work until this is mended."
+        for command in (*_GROUPS, *_WITHOUT_SETTINGS):
+            self.add_command(command)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Returns the names of all commands, for the help, and says before it which of them work."""
+        click.echo(self._reason, err=True)
+        return super().list_commands(ctx)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Returns the command `doctor`.
+        """Returns a command that works, or one that is only asked for its help.
 
         Raises:
             SystemExit: it is another one.
         """
-        if cmd_name != doctor_command.name:
-            sys.exit(f"The gateway cannot start: {self._reason}")
-        return doctor_command
+        if cmd_name not in {command.name for command in _WITHOUT_SETTINGS} and not _is_help_wanted():
+            sys.exit(self._reason)
+        return super().get_command(ctx, cmd_name)
+
+
+def _is_help_wanted() -> bool:
+    arguments = sys.argv[1:]
+    return not arguments or "--help" in arguments

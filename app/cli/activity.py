@@ -248,10 +248,12 @@ def write_off_command(worker_id: str, yes: bool) -> None:
     last reported and had not delivered count as unrecorded from then on; later ones are known to nobody. If its journal
     turns up after all, the gateway delivers it and corrects the counts.
     """
-    if not yes:
+
+    def confirm(_: object) -> None:
         click.confirm("Is the worker's journal gone, and will its host not come back?", abort=True)
+
     with plain_errors():
-        requests = write_off_worker(get_command_actor(), worker_id)
+        requests = write_off_worker(get_command_actor(), worker_id, None if yes else confirm)
     click.echo(
         f"Written off: at least {requests} of the requests of {worker_id} have no record. That is what it had not"
         " delivered when it last reported, and they count as unrecorded; what it did later is not known."

@@ -47,7 +47,7 @@ def raise_command(budget_id: int, amount: str) -> None:
 @budgets_group.command("end")
 @click.argument("budget_id", metavar="ID", type=int)
 def end_command(budget_id: int) -> None:
-    """End the budget with this ID: it counts no more."""
+    """End the budget with this ID. It no longer counts then."""
     with plain_errors():
         end_budget(get_command_actor(), budget_id)
     click.echo(f"Ended the budget {budget_id}. Requests that are being served are still charged to it.")

@@ -10,6 +10,7 @@ from app.db.schema import (
     SchemaState,
     compare_schema,
     downgrade_schema,
+    list_downgrade,
     select_schema_state_of,
     upgrade_schema,
 )
@@ -38,11 +39,16 @@ def upgrade_command(revision: str) -> None:
 
 @db_group.command("downgrade")
 @click.argument("revision")
-@click.confirmation_option(prompt="Tables made by later migrations are dropped with their data. Continue?")
-def downgrade_command(revision: str) -> None:
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+def downgrade_command(revision: str, yes: bool) -> None:
     """Migrate down to REVISION ("base" undoes all migrations)."""
     with plain_errors():
-        downgrade_schema(_database_url(), revision)
+        undone = list_downgrade(_database_url(), revision)
+        if undone and not yes:
+            what = f"{', '.join(undone)} will be undone, and the tables that they made dropped with their data."
+            click.confirm(f"{what} Continue?", abort=True)
+        if undone:
+            downgrade_schema(_database_url(), revision)
         click.echo(_describe(select_schema_state_of(_database_url())))
 
 

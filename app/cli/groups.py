@@ -81,6 +81,7 @@ def delete_command(group: str, yes: bool) -> None:
     """Delete the group with this name or id, which has no holders, with its budgets."""
     with plain_errors():
         found = select_group(group)
+        found.raise_if_used()
         if not yes:
             click.confirm(
                 f"The group {found.name} and what was charged to its budgets will be deleted. Continue?", abort=True

@@ -56,6 +56,7 @@ def delete_command(holder: str, yes: bool) -> None:
     """Delete the holder with this name or id, whose keys are all revoked, with its budgets."""
     with plain_errors():
         found = select_holder(holder)
+        found.raise_if_has_keys()
         if not yes:
             click.confirm(
                 f"The holder {found.name} and what was charged to its budgets will be deleted. Continue?", abort=True

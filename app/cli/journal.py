@@ -48,8 +48,10 @@ def adopt_command(directory: Path) -> None:
     DIRECTORY is the JOURNAL_DIR of a host that will not come back, or a copy of it, or one worker's directory in it.
     Journals that a process of this machine uses are left alone. The command can be repeated.
     """
+    adopted = []
 
     def tell(journal: AdoptedJournal) -> None:
+        adopted.append(journal)
         incomplete = "" if journal.is_closed else "; repeat the command to complete it"
         click.echo(f"{journal.worker_id}: {journal.delivered:,} records, {journal.lost:,} of them lost{incomplete}")
 
@@ -62,6 +64,8 @@ def adopt_command(directory: Path) -> None:
             ) from error
     if in_use:
         click.echo(f"{in_use} journals are in use by processes of this machine, which deliver them.")
+    elif not adopted:
+        click.echo(f"No journal is left in {directory}: all are delivered, or it is no JOURNAL_DIR.")
 
 
 @journal_group.command("write-off")
@@ -73,10 +77,13 @@ def write_off_command(host: str, yes: bool) -> None:
     The requests that they last reported and had not delivered count as unrecorded from then on; later ones are known to
     nobody. If a journal turns up after all, it can still be adopted, which corrects the counts.
     """
-    if not yes:
-        click.confirm(f"Are the journals of {host} gone for good?", abort=True)
+
+    def confirm(missing: dict[str, int]) -> None:
+        what = f"{len(missing)} workers of {host} are missing, with at least {sum(missing.values()):,} requests."
+        click.confirm(f"{what} Are their journals gone for good?", abort=True)
+
     with plain_errors():
-        requests = write_off_host(get_command_actor(), host)
+        requests = write_off_host(get_command_actor(), host, None if yes else confirm)
     click.echo(
         f"Written off: {len(requests)} workers of {host}. At least {sum(requests.values()):,} of their requests have no"
         " record. That is what they had not delivered when they last reported; what they did later is not known."

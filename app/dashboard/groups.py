@@ -130,7 +130,7 @@ def raise_one(id: int) -> Response:
 
 @pages.post("/dashboard/budgets/<int:id>/end")
 def end_one(id: int) -> Response:
-    """Ends a budget: it counts no more."""
+    """Ends a budget, which then no longer counts."""
     require_operator()
     end_budget(g.key.id, id)
     return redirect_to(f"{_KEYS}?done=ended")

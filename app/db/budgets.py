@@ -186,7 +186,7 @@ def update_budget(connection: Connection, id: int, values: Mapping[str, Any]) ->
 
 
 def update_budget_ended(connection: Connection, id: int) -> None:
-    """Ends a budget: it counts no more, and its periods keep their charges."""
+    """Ends a budget, which then no longer counts; its periods keep their charges."""
     connection.execute(update(budget).where(budget.c.id == id, budget.c.ended_at.is_(None)).values(ended_at=func.now()))
 
 

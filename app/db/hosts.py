@@ -23,6 +23,12 @@ _SELECT_HOSTS = text(f"""
     WHERE state IN ('live', 'missing')
     GROUP BY host, journal_dir ORDER BY max(last_seen_at) NULLS FIRST, host, journal_dir LIMIT :limit""")
 
+# Each of the two parameters may be NULL.
+_SELECT_MISSING = text(f"""
+    SELECT worker_id, coalesce(in_flight + unshipped, 0) AS requests FROM worker
+    LEFT JOIN worker_ledger USING (worker_id)
+    WHERE (worker_id = :worker_id OR host = :host) AND {IS_MISSING} ORDER BY worker_id""")
+
 # The requests that the workers last reported count as unrecorded from then on. Each of the two parameters may be NULL.
 _WRITE_OFF = text(f"""
     WITH closed AS (
@@ -69,6 +75,12 @@ def select_hosts(connection: Connection, limit: int) -> list[HostRow]:
 def select_live_workers(connection: Connection, worker_ids: list[str]) -> list[str]:
     """Returns those of the workers that live, or lived some minutes ago."""
     return list(connection.execute(_SELECT_LIVE, {"worker_ids": worker_ids}).scalars())
+
+
+def select_missing(connection: Connection, *, worker_id: str | None = None, host: str | None = None) -> dict[str, int]:
+    """Returns what `update_written_off` would, and changes nothing."""
+    rows = connection.execute(_SELECT_MISSING, {"worker_id": worker_id, "host": host})
+    return {row.worker_id: row.requests for row in rows}
 
 
 def update_written_off(

@@ -90,6 +90,27 @@ def downgrade_schema(database_url: str, revision: str) -> None:
         command.downgrade(_config(database_url), revision)
 
 
+def list_downgrade(database_url: str, revision: str) -> list[str]:
+    """Returns the migrations that `downgrade_schema` would undo, the newest first; changes nothing.
+
+    Raises:
+        SchemaError: as `upgrade_schema`; or this code lacks `revision` or a migration that the database has.
+    """
+    from alembic.script import ScriptDirectory
+    from alembic.script.revision import RevisionError
+
+    with _schema_errors(database_url):
+        with _connection(database_url) as connection:
+            current = _select_revision(connection)
+        if current is None:
+            return []
+        script = ScriptDirectory.from_config(_config(database_url))
+        try:
+            return [found.revision for found in script.iterate_revisions(current, revision)]
+        except RevisionError as error:
+            raise SchemaError(str(error)) from error
+
+
 def compare_schema(database_url: str) -> list[Any]:
     """Returns Alembic's list of differences between app/db/tables.py and the database; [] when they agree.
 

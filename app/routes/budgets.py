@@ -85,7 +85,7 @@ def raise_one_budget(id: int) -> Response:
 
 @bp.delete("/api/budgets/<int:id>")
 def delete_budget(id: int) -> Response:
-    """Ends a budget: it counts no more."""
+    """Ends a budget, which then no longer counts."""
     read_query(NoQuery)
     found = select_budget_state(id)
     end_budget(g.key.id, id)

@@ -16,6 +16,7 @@ from app.runtime import get_settings
 from app.server.database_addresses import check_database, check_direct_database
 from app.server.problems import Problem
 from app.services.pricing import load_operator_prices
+from app.speedups import find_speedups
 
 
 def _check_prices() -> Problem | None:
@@ -101,6 +102,17 @@ def _check_names() -> Problem | None:
     return Problem(f"some names are not those of settings, so they have no effect: {wrong} Correct or remove them.")
 
 
+def _check_speedups() -> Problem | None:
+    problem = find_speedups().problem if get_settings().compiled_events else None
+    if problem is None:
+        return None
+    return Problem(
+        f"the compiled way of events {problem}, so events take that of Python. Run `make speedups` and restart, or set"
+        " COMPILED_EVENTS=false.",
+        settings=("COMPILED_EVENTS",),
+    )
+
+
 # In the order in which they are told; the first that blocks the start is the reason.
 BOOT_CHECKS: Mapping[str, Callable[[], Problem | None]] = {
     "prices": _check_prices,
@@ -109,6 +121,7 @@ BOOT_CHECKS: Mapping[str, Callable[[], Problem | None]] = {
     "journal_directory": _prepare_journal_directory,
     "cipher": _check_cipher,
     "traces": _check_traces,
+    "speedups": _check_speedups,
     "names": _check_names,
     "database": check_database,
     "direct_database": check_direct_database,

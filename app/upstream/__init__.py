@@ -25,9 +25,10 @@ from app.upstream.errors import (
     make_unreadable_error,
 )
 from app.upstream.response import Response
+from app.upstream.socket_reader import OnData
 
 __all__ = [
-    "Body", "Response", "UpstreamClient", "deliver", "get_tls_context", "make_first_byte_timeout",
+    "Body", "OnData", "Response", "UpstreamClient", "deliver", "get_tls_context", "make_first_byte_timeout",
     "make_idle_timeout", "make_reported_error", "make_total_timeout", "make_unexpected_error",
     "make_unreadable_error", "reports_error",
 ]  # fmt: skip

@@ -91,13 +91,26 @@ class GeventReader(SocketReader):
         if timeout_s != self._timer_s:  # The relay always waits equally long, so a new timer is seldom needed.
             self._set_timer(timeout_s)
         self._on_data, self._greenlet = on_data, self._getcurrent()
-        self._ready.start(self._waiter, self._on_readable)
+        on_readable = self._find_on_readable(on_data)
+        self._ready.start(self._waiter, on_readable)
         self._timer.again(self._on_timeout)
         try:
             self._hub.switch()
         finally:
             self._ready.stop(self._waiter)
             self._timer.stop()
+
+    def _find_on_readable(self, on_data: OnData) -> Callable[[], None]:
+        """Returns what is called when there are bytes: `_on_readable`, or what `on_data` has in its place."""
+        bind: Callable[[int, Callable[[Any], None]], Callable[[], None]] | None = getattr(on_data, "bind", None)
+        return self._on_readable if bind is None else bind(self._descriptor, self._settle)
+
+    def _settle(self, outcome: bool | BaseException) -> None:
+        """Wakes the greenlet: with the exception that `on_data` raised, or because it wants no more."""
+        if isinstance(outcome, BaseException):
+            self._greenlet.throw(outcome)
+        else:
+            self._greenlet.switch()
 
     def _on_readable(self) -> None:
         try:
@@ -148,6 +161,9 @@ class GeventTlsReader(GeventReader):
         except BlockingIOError:
             pass
         super().receive_each(timeout_s, on_data)
+
+    def _find_on_readable(self, on_data: OnData) -> Callable[[], None]:
+        return self._on_readable  # Only this class can read the records of TLS.
 
     def _receive(self) -> bytes:
         pieces: list[bytes] = []

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from app.speedups import find_speedups
 from benchmarks.machine import busy_s
 from benchmarks.native import Load
 from benchmarks.peers import MODEL, Peer
-from benchmarks.results import BARE, ELSEWHERE, GATEWAY, OTHER, Results
+from benchmarks.results import BARE, COMPILED, ELSEWHERE, GATEWAY, OTHER, Results
 from benchmarks.stage import SETTLE_S, Stage
 
 PATH = "/v1/chat/completions"
@@ -155,6 +156,8 @@ def stream_load(stage: Stage, streams: int, per_second: int, events: int = EVENT
 def measure_streams(stage: Stage, results: Results) -> None:
     """Measures concurrent streams, each case with those of whom it says something, so that a run does not take hours.
 
+    Also with the compiled way of events, if it is built.
+
     LiteLLM cannot hold more than 100; Envoy with so few, and the provider alone with 20 events/s, have next to no work.
     """
     for streams in (100, 1_000, 2_000):
@@ -163,6 +166,8 @@ def measure_streams(stage: Stage, results: Results) -> None:
             left_out = {"LiteLLM"} if streams > 100 else {"Envoy"}
             left_out |= {"LiteLLM", "direct"} if per_second == 20 else set()
             names = [name for name in names if name not in left_out]
+            if streams > 100 and find_speedups().speedups is not None:
+                names.append(COMPILED)
             case = f"{streams} streams, {per_second} events/s each"
             measure(stage, results, case, names, stream_load(stage, streams, per_second))
 

@@ -160,7 +160,7 @@ def test_holders_are_shown_renamed_and_deleted(run: Run) -> None:
     for line, words in {
         "holders show alice": "There is no holder 'alice'.",
         "holders rename dave 'Alice B.'": "There is a holder 'Alice B.' already.",
-        "holders delete 'Alice B.' --yes": f"has the key {key_id}. Revoke its keys",
+        "holders delete 'Alice B.'": f"has the key {key_id}. Revoke its keys",
     }.items():
         refused = run(line)
         assert refused.exit_code == 1 and words in refused.output, line

@@ -42,8 +42,12 @@ def test_upgrade_from_an_empty_database_and_downgrade(empty_database: None) -> N
 
 
 def test_a_downgrade_asks_first(empty_database: None) -> None:
+    assert _run("downgrade", "base").output.startswith("schema missing"), "it looks before it asks"
     _run("upgrade")
-    assert _run("downgrade", "base").exit_code == 1
+    unknown = _run("downgrade", "nowhere")
+    assert unknown.exit_code == 1 and "'nowhere'" in unknown.output and "[y/N]" not in unknown.output
+    asked = _run("downgrade", f"{int(get_head()) - 2:04}")
+    assert asked.exit_code == 1 and f"{get_head()}, {int(get_head()) - 1:04} will be undone," in asked.output
     assert _run("current").exit_code == 0
 
 

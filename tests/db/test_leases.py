@@ -138,7 +138,7 @@ def test_of_a_rolling_window_all_hours_in_it_count(engine: Engine) -> None:
     first = draw_hour(0, 1, 60)
     assert Decimal(first.drawn) == 60 and first.oldest is None
     assert draw_hour(10, 2, 50).refused and Decimal(draw_hour(10, 3, 40).drawn) == 40
-    # 24 hours after the end of an hour it counts no more; until then, some 24 hours have both.
+    # 24 hours after the end of an hour it no longer counts; until then, some 24 hours have both.
     assert draw_hour(24, 4, 1).refused
     assert Decimal(draw_hour(25, 5, 60).drawn) == 60
     # What is given back of an hour that is over is free for the others.

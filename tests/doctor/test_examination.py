@@ -295,6 +295,15 @@ def test_the_command_works_where_a_setting_is_malformed(tree: Path) -> None:
     results = [json.loads(line) for line in said.splitlines()]
     assert code == 1 and {"check": "settings", "status": "fail"}.items() <= results[1].items()
     assert results[1]["text"].startswith("RETENTION_DAYS is 'many'")
+    for arguments, code in (["--help"], 0), (["keys", "list"], 1):
+        ended, said = run_to_end(
+            [sys.executable, "-m", "app.cli", *arguments],
+            tree,
+            clean_environment() | {"RETENTION_DAYS": "many", "DATABASE_URL": AWAY},
+        )
+        assert ended == code and said.startswith("The gateway cannot start: RETENTION_DAYS is 'many'; it must be ")
+        assert said.splitlines()[0].endswith("Only `doctor` and `version` work until this is mended.")
+        assert ("\n  keys  " in said) == (arguments == ["--help"])
 
 
 @soak_only("doctor/test_examination.py::test_the_command_works_where_a_setting_is_malformed")

@@ -369,7 +369,7 @@ def test_budgets_show_what_is_charged_and_held_and_can_be_raised(api: Api) -> No
     assert state["charged"] == {"exact": 6, "estimated": 1.5, "ceiling": 0.5} and state["requests"] == 3
     assert (state["in_use"], state["remaining"], state["used_percent"]) == (1, 3.5, 64.0)
     used = api.get(f"budgets/{rolling['id']}")["data"]
-    assert used["used_percent"] == 80.0, "31 days ago counts no more"
+    assert used["used_percent"] == 80.0, "what is 31 days old no longer counts"
     assert datetime.fromisoformat(used["resets_at"]) == rolling_start + timedelta(days=1), "the use of 30 days ago"
     assert [each["id"] for each in api.get("budgets?above=65")["data"]] == [rolling["id"]]
     every = api.get("budgets")["data"]

@@ -137,7 +137,7 @@ def test_probes_are_answered(gateway: Gateway, path: str) -> None:
     [
         ("POST", "/v1/images/generations", "a model that accepts them"),
         ("POST", "/v1/audio/transcriptions", "a model that accepts it"),
-        ("POST", "/v1/moderations", "a safety model"),
+        ("POST", "/v1/moderations", "safety model"),
         ("GET", "/v1/files", "in the messages themselves"),
         ("POST", "/v1/batches", "one by one or side by side"),
     ],

@@ -173,8 +173,12 @@ def base_settings(place: Path, database_url: str) -> dict[str, str]:
 
 
 def clean_environment() -> dict[str, str]:
-    """Returns the environment variables that any process needs, without settings of the gateway."""
-    kept = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ")
+    """Returns the environment variables that any process needs, without settings of the gateway.
+
+    Only COMPILED_EVENTS comes along: `COMPILED_EVENTS=false make test` tests the way of events in Python where the
+    compiled one is built.
+    """
+    kept = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "COMPILED_EVENTS")
     return {name: os.environ[name] for name in kept if name in os.environ} | {"PYTHONUNBUFFERED": "1"}
 
 

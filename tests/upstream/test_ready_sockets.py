@@ -14,6 +14,7 @@ from gevent import socket
 
 from app.config import load_settings
 from app.runtime import get_component, use_settings
+from app.speedups import find_speedups
 from app.upstream import ready_sockets
 from app.upstream.http1 import RECEIVE_BYTES
 from app.upstream.ready_sockets import TURN_S, PacedSockets, ReadySockets, Waiter, WatchedSockets
@@ -25,15 +26,23 @@ PATIENCE_S = 20.0
 
 @pytest.fixture(autouse=True)
 def sockets(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[ReadySockets]:
-    """The set of a runtime of its own; of the class that is the fixture's parameter, if it has one."""
-    use_settings(load_settings({}))
-    kind = getattr(request, "param", PacedSockets)
+    """The set of a runtime of its own, of the class and with the COMPILED_EVENTS that are the fixture's parameter."""
+    kind, compiled = getattr(request, "param", (PacedSockets, "false"))
+    use_settings(load_settings({"COMPILED_EVENTS": compiled}))
     monkeypatch.setattr(ready_sockets.sys, "platform", "linux" if kind is PacedSockets else "other")
     yield get_component(kind)
     use_settings(None)
 
 
-both = pytest.mark.parametrize("sockets", [PacedSockets, WatchedSockets], indirect=True)
+COMPILED = pytest.param(
+    (PacedSockets, "true"),
+    marks=pytest.mark.skipif(find_speedups().speedups is None, reason="not built; `make speedups` builds it"),
+)
+PACED = [(PacedSockets, "false"), COMPILED]
+paced = pytest.mark.parametrize("sockets", PACED, indirect=True, ids=["python", "compiled"])
+each = pytest.mark.parametrize(
+    "sockets", [*PACED, (WatchedSockets, "false")], indirect=True, ids=["python", "compiled", "watched"]
+)
 
 
 class Stream:
@@ -58,7 +67,8 @@ def busily(seconds: float) -> None:
         pass
 
 
-def test_other_sockets_get_a_turn_between_many_streams_and_none_is_left_behind() -> None:
+@paced
+def test_other_sockets_get_a_turn_between_many_streams_and_none_is_left_behind(sockets: Any) -> None:
     served: list[int] = []
     rounds = dict.fromkeys(range(60), 0)
 
@@ -99,7 +109,7 @@ def test_other_sockets_get_a_turn_between_many_streams_and_none_is_left_behind()
     ours.close()
 
 
-@both
+@each
 def test_a_wait_ends_with_the_time_and_the_next_one_gets_what_came_between(sockets: Any) -> None:
     received: list[bytes] = []
 
@@ -128,7 +138,7 @@ def test_a_wait_ends_with_the_time_and_the_next_one_gets_what_came_between(socke
     ours.close()
 
 
-@both
+@each
 def test_a_stream_that_is_closed_by_another_ones_event_is_not_read(sockets: Any) -> None:
     pairs = [socket.socketpair() for _ in range(8)]
     numbers = [ours.fileno() for _, ours in pairs]
@@ -169,6 +179,7 @@ def test_a_stream_that_is_closed_by_another_ones_event_is_not_read(sockets: Any)
         end.close()
 
 
+@paced
 def test_a_socket_that_was_closed_first_does_not_take_another_ones_place(sockets: PacedSockets) -> None:
     received: list[bytes] = []
     stream = Stream(lambda data: False)
@@ -211,6 +222,7 @@ def test_a_forked_child_leaves_the_parents_sockets_alone() -> None:
     assert received == [b"event"]
 
 
+@paced
 def test_streams_get_as_much_of_the_core_as_requests_do(sockets: PacedSockets, monkeypatch: pytest.MonkeyPatch) -> None:
     now_s = sockets._served_s
     monkeypatch.setattr(ready_sockets, "time", SimpleNamespace(monotonic=lambda: now_s))

@@ -100,7 +100,7 @@ def raise_budget(actor: str, id: int, extra: Decimal) -> BudgetState:
 
 
 def end_budget(actor: str, id: int) -> None:
-    """Ends a budget: it counts no more.
+    """Ends a budget, which then no longer counts.
 
     Raises:
         NotFound: there is no such budget, or it has ended already.

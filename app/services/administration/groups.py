@@ -15,7 +15,7 @@ from app.db.subjects import (
     select_subject,
     select_subjects,
 )
-from app.errors import Conflict, NotFound
+from app.errors import NotFound
 from app.services.administration.audit import record_change
 from app.services.administration.changes import GroupChanges, NewGroup
 from app.services.administration.ids import make_id
@@ -25,7 +25,7 @@ from app.services.administration.limits import (
     make_name_conflict,
     validate_name,
 )
-from app.services.administration.views import GroupView, select_limits
+from app.services.administration.views import GroupView, raise_if_group_is_used, select_limits
 
 
 def create_group(actor: str, wanted: NewGroup) -> GroupView:
@@ -75,13 +75,7 @@ def delete_group(actor: str, name_or_id: str) -> None:
     with write_connection() as connection:
         row = find_group(connection, name_or_id, lock=True)
         holders = select_holder_count(connection, row.id)
-        if holders:
-            named = "a holder" if holders == 1 else f"{holders} holders"
-            raise Conflict(
-                f"The group {row.name!r} has {named}. Move each to another group, or out of it, with a change of one"
-                " of its keys, then delete the group.",
-                code="group_not_empty",
-            )
+        raise_if_group_is_used(row.name, holders)
         before = describe_subject(connection, row)
         delete_budgets(connection, row.id)
         delete_subject(connection, row.id)

@@ -10,7 +10,7 @@ from app.db import Connection, write_connection
 from app.db.budgets import delete_budgets
 from app.db.keys import update_key
 from app.db.subjects import SubjectRow, delete_subject, insert_subject, select_subject
-from app.errors import BadRequest, Conflict, NotFound
+from app.errors import BadRequest, NotFound
 from app.services.administration.audit import record_change
 from app.services.administration.changes import HolderChanges
 from app.services.administration.groups import find_group
@@ -158,12 +158,7 @@ def delete_holder(actor: str, name_or_id: str) -> HolderView:
     with write_connection() as connection:
         row = find_holder(connection, name_or_id, lock=True)
         view = make_holder_view(connection, row)
-        if left := [key.id for key in view.keys if key.revoked_at is None]:
-            more = f" and {len(left) - 1} more" if len(left) > 1 else ""
-            raise Conflict(
-                f"The holder {row.name!r} has the key {left[0]}{more}. Revoke its keys, then delete it.",
-                code="holder_has_keys",
-            )
+        view.raise_if_has_keys()
         before = describe_subject(connection, row)
         for key in view.keys:
             update_key(connection, key.id, {"holder_id": None})

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from app.db import read_connection, write_connection
-from app.db.hosts import select_live_workers, update_written_off
+from app.db.hosts import select_live_workers, select_missing, update_written_off
 from app.errors import Conflict, NotFound
 from app.services.administration.audit import record_change
 from app.services.journal import AdoptedJournal, adopt_journals, list_journals
@@ -25,13 +25,13 @@ def adopt_directory(actor: str, root: Path, tell: Callable[[AdoptedJournal], Non
 
     Raises:
         Conflict: a worker of which there is a journal lives, so the journal is a copy of one that is being written.
-        NotFound: there is no journal in the directory.
         DatabaseError: the database is unavailable. Rows that were delivered before are in it; call again.
         OSError: a file cannot be read or removed.
     """
-    found = [journal.worker_id for journal in list_journals(root) if not journal.is_in_use]
+    journals = list_journals(root)
+    found = [journal.worker_id for journal in journals if not journal.is_in_use]
     if not found:
-        raise NotFound(f"There is no journal without a process in {root}. Name a JOURNAL_DIR or a part of it.")
+        return len(journals)
     with read_connection() as connection:
         live = select_live_workers(connection, found)
     if live:
@@ -54,8 +54,13 @@ def adopt_directory(actor: str, root: Path, tell: Callable[[AdoptedJournal], Non
                 record_change(connection, actor, "journal.adopt", f"journal:{root}", None, after)
 
 
-def write_off_worker(actor: str, worker_id: str) -> int:
+def write_off_worker(actor: str, worker_id: str, confirm: Callable[[dict[str, int]], None] | None = None) -> int:
     """Gives up the journal of a missing worker.
+
+    Args:
+        actor: who does, for the audit.
+        worker_id: the worker.
+        confirm: is called with what would be written off, as `write_off_host` returns it; nothing is if it raises.
 
     Returns:
         How many requests without a record it last reported; they count as unrecorded from then on.
@@ -64,16 +69,21 @@ def write_off_worker(actor: str, worker_id: str) -> int:
         NotFound: no worker with this id is missing.
         DatabaseError: the database is unavailable or slow.
     """
+    if confirm is not None:
+        confirm(_select_missing(worker_id=worker_id))
     with write_connection() as connection:
         requests = update_written_off(connection, worker_id=worker_id)
-        if not requests:
-            raise NotFound(f"No missing worker has the id {worker_id!r}. The integrity report lists them.")
+        _raise_if_none(requests, worker_id=worker_id)
         record_change(connection, actor, "journal.write_off", f"worker:{worker_id}", None, {"requests": requests})
     return requests[worker_id]
 
 
-def write_off_host(actor: str, host: str) -> dict[str, int]:
+def write_off_host(actor: str, host: str, confirm: Callable[[dict[str, int]], None] | None = None) -> dict[str, int]:
     """Gives up the journals of all missing workers of a host; those of it that live go on.
+
+    Args:
+        actor, confirm: as in `write_off_worker`.
+        host: the host.
 
     Returns:
         Worker → as `write_off_worker`.
@@ -82,12 +92,28 @@ def write_off_host(actor: str, host: str) -> dict[str, int]:
         NotFound: the host has no missing worker.
         DatabaseError: the database is unavailable or slow.
     """
+    if confirm is not None:
+        confirm(_select_missing(host=host))
     with write_connection() as connection:
         requests = update_written_off(connection, host=host)
-        if not requests:
-            raise NotFound(
-                f"No worker of a host {host!r} is missing; one is after three minutes without a sign of life."
-                " `bin/gateway journal list` lists hosts."
-            )
+        _raise_if_none(requests, host=host)
         record_change(connection, actor, "journal.write_off", f"host:{host}", None, {"requests": requests})
     return requests
+
+
+def _select_missing(*, worker_id: str | None = None, host: str | None = None) -> dict[str, int]:
+    with read_connection() as connection:
+        requests = select_missing(connection, worker_id=worker_id, host=host)
+    _raise_if_none(requests, worker_id=worker_id, host=host)
+    return requests
+
+
+def _raise_if_none(requests: dict[str, int], *, worker_id: str | None = None, host: str | None = None) -> None:
+    if requests:
+        return
+    if worker_id is not None:
+        raise NotFound(f"No missing worker has the id {worker_id!r}. The integrity report lists them.")
+    raise NotFound(
+        f"No worker of a host {host!r} is missing; one is after three minutes without a sign of life."
+        " `bin/gateway journal list` lists hosts."
+    )

@@ -15,6 +15,7 @@ from app.db.key_costs import select_holder_costs
 from app.db.keys import KeyRow, select_keys_of_holders
 from app.db.last_used import select_last_used
 from app.db.subjects import SubjectRow, select_subjects
+from app.errors import Conflict
 from app.services.administration.states import BudgetState, select_budget_states
 from app.services.administration.terms import normalize
 
@@ -73,6 +74,25 @@ class GroupView(LimitsView, frozen=True, kw_only=True):
     holders: int
     created_at: datetime
 
+    def raise_if_used(self) -> None:
+        """Does what `raise_if_group_is_used` does, for this group."""
+        raise_if_group_is_used(self.name, self.holders)
+
+
+def raise_if_group_is_used(name: str, holders: int) -> None:
+    """Refuses to delete a group that has holders.
+
+    Raises:
+        Conflict: it has.
+    """
+    if holders:
+        named = "a holder" if holders == 1 else f"{holders} holders"
+        raise Conflict(
+            f"The group {name!r} has {named}. Move each to another group, or out of it, with a change of one of its"
+            " keys, then delete the group.",
+            code="group_not_empty",
+        )
+
 
 class HolderKey(msgspec.Struct, frozen=True, kw_only=True):
     """A key of a holder; the fields are those of KeyView."""
@@ -105,6 +125,19 @@ class HolderView(LimitsView, frozen=True, kw_only=True):
     usage_daily: Decimal
     usage_weekly: Decimal
     usage_monthly: Decimal
+
+    def raise_if_has_keys(self) -> None:
+        """Refuses to delete a holder with a key that is not revoked.
+
+        Raises:
+            Conflict: it has one.
+        """
+        if left := [key.id for key in self.keys if key.revoked_at is None]:
+            more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+            raise Conflict(
+                f"The holder {self.name!r} has the key {left[0]}{more}. Revoke its keys, then delete it.",
+                code="holder_has_keys",
+            )
 
 
 def make_holder_views(connection: Connection, rows: dict[str, SubjectRow]) -> list[HolderView]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from app.services.endpoints.chat_assembly import ChatCollector, normalise_completion
-from app.services.endpoints.chat_chunks import note_chat_chunk, observe_chat_chunk
+from app.services.endpoints.chat_chunks import CHAT_STEPS, note_chat_chunk, observe_chat_chunk
 from app.services.endpoints.chat_events import make_chat_events
 from app.services.endpoints.choices import ChoicesBody, get_output_bound, summarize_choices
 from app.services.endpoints.chunk_stream import ChunkStreamProtocol
@@ -76,5 +76,7 @@ CHAT = Endpoint(
     output_field="max_tokens",
     summarize=partial(summarize_choices, is_choice=_is_choice, estimate_output_tokens=_estimate_output_tokens),
     normalise=normalise_completion,
-    stream=ChunkStreamProtocol("a chat stream", observe_chat_chunk, note_chat_chunk, ChatCollector, make_chat_events),
+    stream=ChunkStreamProtocol(
+        "a chat stream", observe_chat_chunk, note_chat_chunk, CHAT_STEPS, ChatCollector, make_chat_events
+    ),
 )

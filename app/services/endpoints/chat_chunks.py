@@ -15,4 +15,6 @@ def _read_choice(choice: dict[str, Any]) -> Choice:
     return read_odd_choice(choice, Delta(*(delta.get(name) for name in Delta.__struct_fields__)))
 
 
-observe_chat_chunk, note_chat_chunk = make_observers(msgspec.json.Decoder(Chunk).decode, repair, _read_choice)
+observe_chat_chunk, note_chat_chunk, CHAT_STEPS = make_observers(
+    msgspec.json.Decoder(Chunk).decode, repair, _read_choice
+)

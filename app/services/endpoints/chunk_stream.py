@@ -17,7 +17,7 @@ import msgspec
 from app.json_structure import decode_many
 from app.lenient_json import replace_surrogates
 from app.services.endpoints.chunk_usage import ChunkUsage, record_usage
-from app.services.endpoints.endpoint import Collector, EventKind
+from app.services.endpoints.endpoint import Collector, EventKind, NoteSteps
 from app.services.endpoints.odd_chunks import LONG_BYTES, Repair, observe_odd_chunk
 from app.services.endpoints.stream_summary import StreamSummary
 
@@ -73,8 +73,8 @@ class Chunk(msgspec.Struct, gc=False):
 
 def make_observers(
     decode: Callable[[bytes], Chunk], repair: Repair, read_choice: Callable[[dict[str, Any]], Choice]
-) -> tuple[Observe, Note]:
-    """Returns the functions that observe the events of an endpoint; see `StreamProtocol.observe` and `note`.
+) -> tuple[Observe, Note, NoteSteps]:
+    """Returns the functions that observe the events of an endpoint; see `StreamProtocol`.
 
     Args:
         decode: data → a chunk that is as it should be; raises what msgspec raises for another.
@@ -85,7 +85,7 @@ def make_observers(
     note = _make_note(decode)
 
     def record_odd(model: str | None, choices: list[dict[str, Any]], summary: StreamSummary, now_s: float) -> None:
-        _record(model, [read_choice(choice) for choice in choices], summary, now_s)
+        record_chunk(Chunk([read_choice(choice) for choice in choices], model), summary, now_s)
 
     def observe(data: bytes, summary: StreamSummary, now_s: float) -> EventKind:
         if len(data) <= _LONGEST_MARKER and data in _MARKERS:
@@ -96,7 +96,7 @@ def make_observers(
         noted = note(data, summary, now_s)
         return observe_odd_chunk(data, summary, now_s, repair, record_odd) if noted is None else noted
 
-    return observe, note
+    return observe, note, NoteSteps(decode, record_chunk)
 
 
 def _make_note(decode: Callable[[bytes], Chunk]) -> Note:
@@ -105,23 +105,18 @@ def _make_note(decode: Callable[[bytes], Chunk]) -> Note:
             chunk = decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
-        if not _record(chunk.model, chunk.choices, summary, now_s):
-            return None
-        if chunk.usage is None:
-            return _CONTENT
-        record_usage(chunk.usage.flatten(), summary)
-        return _CONTENT if chunk.choices else _USAGE
+        return record_chunk(chunk, summary, now_s)
 
     return note
 
 
-def _record(model: str | None, choices: list[Choice], summary: StreamSummary, now_s: float) -> bool:
-    """Records the model and the choices of a chunk. Returns False, with nothing counted, if a choice has failed."""
+def record_chunk(chunk: Chunk, summary: StreamSummary, now_s: float) -> EventKind | None:
+    """Records a chunk that arrived at `now_s`. Returns its kind, or None, with nothing recorded, if a choice failed."""
     outputs = 0
-    for choice in choices:
+    for choice in chunk.choices:
         index, delta, reason = choice.index, choice.delta, choice.finish_reason
         if reason == "error":
-            return False
+            return None
         if delta.content or delta.reasoning_content or delta.reasoning or delta.tool_calls or delta.function_call:
             outputs += 1
         summary.begun.add(index)
@@ -129,13 +124,16 @@ def _record(model: str | None, choices: list[Choice], summary: StreamSummary, no
             summary.finished.add(index)
             summary.finish_reason = summary.finish_reason or reason
     summary.events += 1
-    summary.model = summary.model or model
+    summary.model = summary.model or chunk.model
     if outputs:
         summary.output_events += outputs
         summary.last_output_s = now_s
         if summary.first_output_s is None:
             summary.first_output_s = now_s
-    return True
+    if chunk.usage is None:
+        return _CONTENT
+    record_usage(chunk.usage.flatten(), summary)
+    return _CONTENT if chunk.choices else _USAGE
 
 
 def read_odd_choice(choice: dict[str, Any], delta: Delta) -> Choice:
@@ -151,6 +149,7 @@ class ChunkStreamProtocol:
     title: str
     observe: Observe
     note: Note
+    note_steps: NoteSteps
     make_collector: Callable[[], Collector]
     make_events: Callable[[dict[str, Any]], bytes]
     heartbeat: bytes = b": keep-alive\n\n"

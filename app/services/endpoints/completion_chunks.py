@@ -70,4 +70,4 @@ def _find_text(choice: dict[str, Any]) -> str:
     return json.dumps(text)
 
 
-observe_completion_chunk, note_completion_chunk = make_observers(_decode, _repair, _read_choice)
+observe_completion_chunk, note_completion_chunk, COMPLETION_STEPS = make_observers(_decode, _repair, _read_choice)

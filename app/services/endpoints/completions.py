@@ -14,7 +14,7 @@ from app.services.endpoints.completion_assembly import (
     make_completion_events,
     normalise_text_completion,
 )
-from app.services.endpoints.completion_chunks import note_completion_chunk, observe_completion_chunk
+from app.services.endpoints.completion_chunks import COMPLETION_STEPS, note_completion_chunk, observe_completion_chunk
 from app.services.endpoints.endpoint import Endpoint, make_parameter_error
 from app.services.endpoints.prompts import CHARACTERS_PER_TOKEN, PROMPT_FORMS, estimate_tokens, read_prompts
 from app.services.endpoints.token_bounds import bound_completion_tokens
@@ -71,6 +71,7 @@ COMPLETIONS = Endpoint(
         "a stream of completions",
         observe_completion_chunk,
         note_completion_chunk,
+        COMPLETION_STEPS,
         CompletionCollector,
         make_completion_events,
     ),

@@ -11,7 +11,7 @@ import operator
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -84,6 +84,18 @@ class Collector(Protocol):
         ...
 
 
+class NoteSteps(NamedTuple):
+    """The two steps of `StreamProtocol.note`. The compiled way of events takes the second one for most chunks itself.
+
+    Attributes:
+        decode: data → its chunk, with the attributes of `Chunk` (chunk_stream.py); raises for other data.
+        record: (chunk, summary, now_s) → what `note` returns.
+    """
+
+    decode: Callable[[bytes], Any]
+    record: Callable[[Any, StreamSummary, float], EventKind | None]
+
+
 class StreamProtocol(Protocol):
     """How an endpoint streams: what its events mean and when a stream is complete.
 
@@ -91,8 +103,11 @@ class StreamProtocol(Protocol):
         title: the name of such a stream in messages, as in "part of a chat stream".
         heartbeat: the bytes for the client while the provider is silent; SDKs do not take them for an event.
         event_names: the names of events that may hold a part of the response; b"" is that of an event without one.
+        note_steps: the steps of `note` for the compiled way of events; None if its chunks are not of `Chunk`'s form.
     """
 
+    @property
+    def note_steps(self) -> NoteSteps | None: ...
     @property
     def title(self) -> str: ...
     @property

@@ -14,6 +14,10 @@ from app.services.journal.recorder import REPORT_INTERVAL_S
 # How often a process looks whether a fold is due. All processes together fold about once a second.
 LOOK_INTERVAL_S = 1.0
 
+# A worker that has shipped nothing lately looks so much later, in seconds: those that ship look for themselves, so it
+# only finds what a killed one has left.
+IDLE_PAUSE_S = 4.0
+
 # The pause after a failure. Readers add what is not folded, so that nothing is urgent.
 FAILURE_PAUSE_S = 5.0
 
@@ -26,9 +30,13 @@ class Folder:
         self._next_at_s = 0.0
         self._report_at_s = 0.0
 
-    def fold_if_due(self) -> None:
-        """Folds if it is time to look; another process may be folding, or nothing may wait."""
-        if time.monotonic() < self._next_at_s:
+    def fold_if_due(self, *, is_idle: bool) -> None:
+        """Folds if it is time to look; another process may be folding, or nothing may wait.
+
+        Args:
+            is_idle: whether this process has shipped nothing lately.
+        """
+        if time.monotonic() < self._next_at_s + (IDLE_PAUSE_S if is_idle else 0.0):
             return
         self._next_at_s = time.monotonic() + LOOK_INTERVAL_S
         if self._fold(MIN_AGE_S, STATEMENT_TIME_LIMIT_S):

@@ -22,6 +22,7 @@ from app.db.retries import (
 from app.logs import log_event
 from app.runtime import Runtime
 from app.services.journal.delivery import STATEMENT_TIME_LIMIT_S
+from app.services.journal.folder import IDLE_PAUSE_S
 from app.services.journal.recorder import REPORT_INTERVAL_S
 
 # How often a process looks for retries that wait. All processes together link about as often.
@@ -102,9 +103,13 @@ class RetryLinker:
         self._next_at_s = 0.0
         self._report_at_s = 0.0
 
-    def link_if_due(self) -> None:
-        """Links if it is time to look; another process may be linking, or nothing may wait."""
-        if time.monotonic() < self._next_at_s:
+    def link_if_due(self, *, is_idle: bool) -> None:
+        """Links if it is time to look; another process may be linking, or nothing may wait.
+
+        Args:
+            is_idle: whether this process has shipped nothing lately.
+        """
+        if time.monotonic() < self._next_at_s + (IDLE_PAUSE_S if is_idle else 0.0):
             return
         self._next_at_s = time.monotonic() + LOOK_INTERVAL_S
         try:

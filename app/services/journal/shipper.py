@@ -35,6 +35,9 @@ MAX_PAUSE_S = 5.0
 # How often a worker looks whether the database has lost what it had; one that ships rows looks before each batch.
 CHECK_INTERVAL_S = 10.0
 
+# A worker that has shipped nothing for so long is idle; what it shipped before is folded by then.
+IDLE_AFTER_S = 10.0
+
 
 class OwnDelivery(Delivery):
     """The delivery of the journal that this process writes.
@@ -158,6 +161,7 @@ class Shipper:
         self._folder = Folder(runtime)
         self._retry_linker = RetryLinker(runtime)
         self._failures = 0
+        self._shipped_s = float("-inf")
         self._retry_at_s = 0.0
         self._check_at_s = 0.0
         self._report_at_s = 0.0
@@ -216,8 +220,9 @@ class Shipper:
             return False
         self._on_success()
         if not self._stopping.is_set():
-            self._folder.fold_if_due()
-            self._retry_linker.link_if_due()
+            is_idle = time.monotonic() - self._shipped_s > IDLE_AFTER_S
+            self._folder.fold_if_due(is_idle=is_idle)
+            self._retry_linker.link_if_due(is_idle=is_idle)
         return more
 
     def _ship_batches(self) -> bool:
@@ -235,7 +240,10 @@ class Shipper:
         has_more = len(rows) >= BATCH_ROWS
         if has_more and self._stopping.is_set():
             return True  # At a stop the own rows come first.
-        return self._adopter.deliver_next() or has_more
+        is_adopting = self._adopter.deliver_next()
+        if rows or is_adopting:
+            self._shipped_s = time.monotonic()
+        return is_adopting or has_more
 
     def _on_failure(self, error: Exception) -> None:
         self.error = error

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 
 from app.services.limits.permits import RatePot
-from app.services.limits.pots import Count, Lot, Pot, Share
-from app.services.limits.refusals import make_unbounded_refusal, make_unpriced_refusal
+from app.services.limits.pots import Lot, Pot, Share
 
 # The amounts that a request needs or has used, by Count; None for one that is not known.
 Amounts = tuple[int | None, int | None, int, int | None, int]
@@ -32,7 +31,7 @@ def take_at_once(
         The amounts taken, in the order of the pots; None if one of them has too little.
 
     Raises:
-        PermissionDenied, BadRequest: see `get_unknown_need`.
+        ValueError: see `get_unknown_need`.
     """
     taken: list[Taken] = []
     noted: tuple[tuple[Share, int], ...] = ()
@@ -77,9 +76,8 @@ def get_unknown_need(pot: Pot) -> int:
     """Returns what a request takes whose need of this pot is not known.
 
     Raises:
-        PermissionDenied: the pot is a budget in USD, and the price is not known.
-        BadRequest: it is a budget in tokens, which nothing bounds.
+        ValueError: the pot is a budget. Such a request is refused when its ceiling is computed.
     """
     if isinstance(pot, RatePot):
         return int(pot.mean)
-    raise make_unpriced_refusal(pot.subject) if pot.share.count == Count.COST else make_unbounded_refusal()
+    raise ValueError("a budget is asked for an amount that is not known")

@@ -69,7 +69,7 @@ def compute_reset(window: str, timezone: str, period: Period, oldest: datetime |
         window, timezone: as for `get_period`.
         period: the current period.
         oldest: the start of the oldest period that counts of a rolling window and of which something is used; None if
-            nothing is used: then it is when something that is used now counts no more.
+            nothing is used: then it is when something that is used now no longer counts.
 
     Returns:
         The end of the period, or of a rolling window, when its oldest use is out of it. None if that never happens.

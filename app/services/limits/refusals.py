@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from app.errors import BadRequest, PermissionDenied, Unavailable
+from app.errors import Unavailable
 from app.limit_errors import InsufficientQuota, LimitReached
 from app.services.limits.amounts import Unit, describe_amount
 from app.services.limits.budget_pots import BudgetPeriod, BudgetPot
 from app.services.limits.permits import RatePot
-from app.services.limits.policy import Subject
 from app.services.limits.pots import SlotPot
 
 # Limits belong to a holder, whom a caller knows as its key.
@@ -126,26 +125,6 @@ def make_slot_refusal(pot: SlotPot) -> LimitReached:
         " Wait for one to end and retry.",
         limit=f"{_NAMES[pot.subject.kind]} concurrent requests",
         retry_after_s=RESERVED_RETRY_S,
-    )
-
-
-def make_unpriced_refusal(subject: Subject) -> PermissionDenied:
-    """Returns the error of a request whose cost is not known, under a budget in USD."""
-    return PermissionDenied(
-        f"The {_NAMES[subject.kind]} has a budget in USD, and the price of this model is not known. Use another model,"
-        " or ask the operator to set its price in PRICE_FILE.",
-        code="model_not_priced",
-        should_retry=False,
-    )
-
-
-def make_unbounded_refusal() -> BadRequest:
-    """Returns the error of a request whose output has no bound, under a budget that needs one."""
-    return BadRequest(
-        "This key has a budget, and neither the request nor the model says how long the answer may be."
-        " Send max_tokens.",
-        param="max_tokens",
-        code="max_tokens_required",
     )
 
 

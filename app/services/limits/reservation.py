@@ -87,9 +87,8 @@ class Reservation:
         Raises:
             InsufficientQuota: a budget has too little left.
             LimitReached: requests in flight hold what is left of a budget, or a rate is reached.
-            PermissionDenied: there is a budget in USD, and the price of a target is not known.
-            BadRequest: there is a budget in tokens, and the output has no bound.
             Unavailable: the database cannot be asked.
+            ValueError: a budget needs an amount that is None.
         """
         self.ceiling_cost, self.ceiling_tokens = cost, tokens
         binding = self.binding

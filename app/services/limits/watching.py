@@ -37,8 +37,8 @@ class BudgetWarning(msgspec.Struct, frozen=True, kw_only=True):
         percent: the share that was passed, one of the budget's warn_percents.
         charged, amount: what was charged, and the whole, as decimal numbers in the unit.
         period_id: the period, of which this share is warned of once, over all workers.
-        resets_at: when the period ends, or when the oldest use of a rolling window counts no more, in ISO 8601; None if
-            that never happens.
+        resets_at: when the period ends, or when the oldest use of a rolling window no longer counts, in ISO 8601; None
+            if never.
     """
 
     subject: Subject

@@ -48,7 +48,7 @@ class EventReader:
         error: what ended the stream before it was complete, or None.
         show_usage: as above.
         shows_events: whether the client gets the events themselves, and nothing in their place.
-        note: records a usual event, and nothing else; see `StreamProtocol.note`.
+        note, note_steps: records a usual event, and nothing else, and the two steps of that; see `StreamProtocol`.
         is_over: whether the stream has ended, complete or not. After that no more is read.
     """
 
@@ -66,6 +66,7 @@ class EventReader:
         "error",
         "is_over",
         "note",
+        "note_steps",
         "show_usage",
         "shows_events",
         "summary",
@@ -99,7 +100,7 @@ class EventReader:
         if collector is not None:
             self._take = collector.add
         self.shows_events = self._take is None
-        self.note = endpoint.stream.note
+        self.note, self.note_steps = endpoint.stream.note, endpoint.stream.note_steps
         self._decoder = SseDecoder()
         self._whole = bytearray()  # A whole response in place of a stream, as far as it has arrived.
 

@@ -3,7 +3,8 @@
 What arrives is nearly always one chunk of the transfer coding with one event of one line. That is recognised here as a
 whole, and goes to the client as it came, chunk header included. All else goes the long way, through the body, the
 relay and the reader, which alone decide what it means. Nothing has happened to an event yet when it is sent there.
-The short way takes 5 calls of Python functions in place of 11, and a sixth less CPU time.
+The short way takes 5 calls of Python functions in place of 11, and a sixth less CPU time. Where `make speedups` has
+built it, the same way runs compiled: speedups/gateway_speedups.c has the steps of this file under the same names.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ import re
 import time
 from collections.abc import Callable
 
+from app.config import Settings
 from app.errors import ClientGone
 from app.services.endpoints import EventKind
 from app.services.streaming.event_reader import EventReader
-from app.upstream import Body
+from app.speedups import get_speedups
+from app.upstream import Body, OnData
 
 _USAGE = EventKind.USAGE  # A local name, because looking up a member of an enum costs as much as comparing it.
 
@@ -94,3 +97,17 @@ class Passage:
         except OSError as error:
             raise ClientGone from error
         return True if accepted == len(chunk) else self._keep_unsent(chunk[accepted:])
+
+
+def make_passage(
+    body: Body, reader: EventReader, descriptor: int, keep_unsent: Callable[[bytes], bool], settings: Settings
+) -> OnData:
+    """Returns what takes the raw bytes of a stream: a `Passage`, compiled if that is there and wanted.
+
+    Args: as for `Passage`.
+    """
+    speedups, steps = get_speedups(settings), reader.note_steps
+    if speedups is None or steps is None:
+        return Passage(body, reader, descriptor, keep_unsent).on_data
+    passage: OnData = speedups.Passage(body, reader, descriptor, keep_unsent, steps.decode, steps.record, _USAGE)
+    return passage

@@ -21,7 +21,7 @@ from app.logs import log_event
 from app.services.endpoints import StreamSummary
 from app.services.streaming.client_connection import Channel, Client
 from app.services.streaming.event_reader import EventReader
-from app.services.streaming.passage import Passage
+from app.services.streaming.passage import make_passage
 from app.shutdown import raise_if_drained
 from app.upstream import Response, make_first_byte_timeout, make_idle_timeout, make_total_timeout
 
@@ -76,6 +76,7 @@ class Relay:
         self._reader = reader
         self._client = client
         self._deadline_s = deadline_s
+        self._settings = settings
         self._idle_timeout_s = settings.upstream_idle_timeout_s
         self._heartbeat_s = settings.stream_heartbeat_s
         # How often the limits are checked. With a fixed tick the wait for an event costs no arithmetic.
@@ -222,7 +223,7 @@ class Relay:
         raw_socket = channel.get_raw_socket()
         if raw_socket is None or not self._reader.shows_events:
             return None
-        return Passage(self._response.body, self._reader, raw_socket, self._keep_unsent).on_data
+        return make_passage(self._response.body, self._reader, raw_socket, self._keep_unsent, self._settings)
 
     def _keep_unsent(self, rest: bytes) -> bool:
         """Notes what the client's socket did not accept from the passage, so nothing is read until it has."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,7 +30,8 @@ _TIMEOUTS = {
 
 def settings_for(base_url: str, **changes: str) -> Settings:
     """Returns settings with Fireworks at `base_url`; `changes` are by environment name."""
-    return load_settings({"FIREWORKS_API_KEY": KEY, "FIREWORKS_BASE_URL": base_url, **_TIMEOUTS, **changes})
+    compiled = {"COMPILED_EVENTS": os.environ.get("COMPILED_EVENTS", "true")}
+    return load_settings({"FIREWORKS_API_KEY": KEY, "FIREWORKS_BASE_URL": base_url, **compiled, **_TIMEOUTS, **changes})
 
 
 def client_for(base_url: str, *, keys: Sequence[str] = (KEY,), **changes: str) -> UpstreamClient:

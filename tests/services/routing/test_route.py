@@ -145,7 +145,7 @@ def test_a_choice_is_not_refused_while_a_list_that_it_accepts_is_missing(
             with pytest.raises(Unavailable) as caught:
                 find("acme/Owl", choice)
             assert caught.value.code == "catalog_unavailable" and caught.value.retry_after_s
-        with pytest.raises(BadRequest, match="None of the providers that"):
+        with pytest.raises(BadRequest, match="None of the providers"):
             find("acme/Owl", ProviderChoice(only=("featherless",)))
 
 

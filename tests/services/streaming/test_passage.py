@@ -1,4 +1,7 @@
-"""The short way of events does the same as the long way: the same bytes, summary and error, however a stream is cut."""
+"""The short way of events does the same as the long way: the same bytes, summary and error, however a stream is cut.
+
+So does the short way compiled, if it is built.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +24,9 @@ from app.errors import GatewayError
 from app.runtime import use_settings
 from app.server.response import BufferedResponse
 from app.services.endpoints import CHAT, StreamSummary
-from app.services.streaming import ClientConnection, EventReader, Relay
-from app.services.streaming.passage import Passage
-from app.upstream import Response
+from app.services.streaming import ClientConnection, EventReader, Relay, passage
+from app.speedups import find_speedups
+from app.upstream import Body, Response, http1
 from app.upstream.connection_pool import PooledResponse
 from app.upstream.http1 import ResponseHead
 from tests.services.inference.chat_core import settings_for
@@ -32,13 +35,19 @@ from tests.support.soak import examples
 
 # Times differ from run to run.
 TIMES = {"first_output_s", "last_output_s", "longest_gap_s", "last_arrival_s", "last_sent_s"}
-SETTINGS = settings_for("http://127.0.0.1:9", STREAM_HEARTBEAT="600")
+SETTINGS = {
+    way: settings_for("http://127.0.0.1:9", STREAM_HEARTBEAT="600", COMPILED_EVENTS=compiled)
+    for way, compiled in {"python": "false", "compiled": "true"}.items()
+}
+IS_BUILT = find_speedups().speedups is not None
+needs_build = pytest.mark.skipif(not IS_BUILT, reason="not built; `make speedups` builds it")
+WAYS = ["python", pytest.param("compiled", marks=needs_build)]
 
 
 @pytest.fixture(autouse=True, scope="module")
 def sockets() -> Iterator[None]:
     """A set of sockets for this file."""
-    use_settings(SETTINGS)
+    use_settings(SETTINGS["python"])
     yield
     use_settings(None)
 
@@ -65,17 +74,25 @@ class Connection:
 
 @dataclass
 class Outcome:
-    """What became of a stream: the body that the client got, whether it was whole, the summary, and the error."""
+    """What became of a stream: the body that the client got, whether it was whole, the summary, and the error.
+
+    `taken` is how many pieces took the long way.
+    """
 
     body: bytes
     is_whole: bool
     summary: dict[str, Any]
     error: tuple[str, str] | None
-    shortened: int
+    taken: int
 
 
 def relay(
-    pieces: list[bytes], kind: type[BufferedResponse], *, show_usage: bool = True, slowly: bool = False
+    pieces: list[bytes],
+    kind: type[BufferedResponse],
+    way: str = "python",
+    *,
+    show_usage: bool = True,
+    slowly: bool = False,
 ) -> Outcome:
     """Relays a stream whose raw bytes come in these pieces, one by one, as the worker does it."""
     # Each packet of such a socket is read by itself.
@@ -97,13 +114,13 @@ def relay(
             upstream,
             reader,
             client=ClientConnection(served),
-            settings=SETTINGS,
+            settings=SETTINGS[way],
             deadline_s=deadline_s,
             on_end=lambda summary, error: ends.append((summary, error)),
         )
         received = gevent.spawn(receive, client, slowly)
         sending = gevent.spawn(send, theirs, pieces)
-        with patch.object(Passage, "_pass_on", autospec=True, side_effect=Passage._pass_on) as short:
+        with patch.object(Body, "take", autospec=True, side_effect=Body.take) as take:
             is_whole = serve(stream, response)
         served.shutdown(socket.SHUT_WR)
         sending.kill()
@@ -116,7 +133,7 @@ def relay(
         is_whole,
         values,
         None if error is None else (type(error).__name__, str(error)),
-        short.call_count,
+        take.call_count,
     )
 
 
@@ -162,12 +179,13 @@ def decode(coded: bytes) -> bytes:
 
 
 def compare(pieces: list[bytes], *, show_usage: bool = True) -> Outcome:
-    """Relays a stream on both ways, asserts that the outcome is the same, and returns that of the short way."""
+    """Relays a stream on all ways, asserts that the outcome is the same, and returns that of the short ways."""
     long = relay(pieces, LongWay, show_usage=show_usage)
     short = relay(pieces, BufferedResponse, show_usage=show_usage)
-    assert long.shortened == 0
     assert (short.body, short.is_whole) == (long.body, long.is_whole)
     assert (short.summary, short.error) == (long.summary, long.error)
+    if IS_BUILT:
+        assert relay(pieces, BufferedResponse, "compiled", show_usage=show_usage) == short
     return short
 
 
@@ -229,6 +247,13 @@ def test_both_ways_do_the_same(drawn: Any, ends: int, cuts: list[int], show_usag
     compare(pieces, show_usage=show_usage)
 
 
+@needs_build
+def test_the_compiled_way_has_the_numbers_of_pythons() -> None:
+    speedups = find_speedups().speedups
+    assert speedups is not None
+    assert (speedups.LONGEST, speedups.RECEIVE_BYTES) == (passage._LONGEST, http1.RECEIVE_BYTES)
+
+
 FIRST, NEXT = (coded(event_bytes(chunk(text))) for text in ("first", "next"))
 
 
@@ -257,14 +282,16 @@ def test_usual_events_take_the_short_way() -> None:
     texts = [event_bytes(chunk(str(number))) for number in range(20)]
     outcome = compare([*map(coded, texts), *ENDS])
     assert outcome.body == b"".join(texts) + event_bytes(chunk(finish="stop")) + event_bytes(usage_chunk()) + DONE
-    # The first one is awaited before the response begins, and the next one shows where the stream is.
-    assert outcome.shortened == 19 and outcome.error is None and outcome.is_whole
+    # The first one is awaited before the response begins, and the next one shows where the stream is. The last two
+    # pieces are the end.
+    assert outcome.taken == 4 and outcome.error is None and outcome.is_whole
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("kind", [BufferedResponse, LongWay])
-def test_a_client_that_reads_slowly_gets_everything(kind: type[BufferedResponse]) -> None:
+def test_a_client_that_reads_slowly_gets_everything(kind: type[BufferedResponse], way: str) -> None:
     texts = [event_bytes(chunk(f"{number} " + "x" * 400)) for number in range(60)]
-    outcome = relay([*map(coded, texts), *ENDS], kind, slowly=True)
+    outcome = relay([*map(coded, texts), *ENDS], kind, way, slowly=True)
     assert outcome.body == b"".join(texts) + event_bytes(chunk(finish="stop")) + event_bytes(usage_chunk()) + DONE
     assert outcome.error is None and outcome.summary["bytes_sent"] == len(outcome.body)
-    assert (outcome.shortened > 40) is (kind is BufferedResponse)
+    assert (outcome.taken < 20) is (kind is BufferedResponse)

@@ -1,0 +1,44 @@
+"""Compiles gateway_speedups.c into the environment of the Python that runs this, or into the directory that is named.
+
+`make speedups` calls it. It needs a C compiler and the headers of that Python, and no package: setuptools would be one
+that nothing pins.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+SOURCE = Path(__file__).parent / "gateway_speedups.c"
+
+
+def build(directory: Path) -> Path:
+    """Compiles the module into `directory` and returns its file.
+
+    Raises:
+        SystemExit: it cannot be compiled or loaded here; the message says what is missing.
+    """
+    include = Path(sysconfig.get_path("include"))
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if sys.platform != "linux" or sys.implementation.name != "cpython":
+        sys.exit("The compiled way of events needs Linux and CPython. The gateway does the same without it.")
+    if compiler is None or not (include / "Python.h").exists():
+        sys.exit(
+            f"A C compiler or {include}/Python.h is missing; on Debian and Ubuntu: apt-get install gcc libc6-dev"
+            " python3-dev. The gateway does the same without it."
+        )
+    name = SOURCE.stem + sysconfig.get_config_var("EXT_SUFFIX")
+    # Renamed at the end, so that a gateway that runs keeps the file that it has loaded.
+    made = directory / f".{name}.{os.getpid()}"
+    flags = ["-O2", "-Wall", "-Wextra", "-Werror=implicit", "-fPIC", "-shared", f"-I{include}"]
+    subprocess.run([compiler, *flags, "-o", made, SOURCE], check=True)
+    return made.replace(directory / name)
+
+
+if __name__ == "__main__":
+    place = Path(sys.argv[1] if len(sys.argv) > 1 else sysconfig.get_path("platlib"))
+    sys.stdout.write(f"The compiled way of events is in {build(place)}; a gateway uses it from its next start.\n")
