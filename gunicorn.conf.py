@@ -155,10 +155,9 @@ def when_ready(server: Any) -> None:
     claim = server.metrics
     set_up_reload(server, settings, from_systemd=from_systemd, metrics=claim.directory, metrics_lock=claim.lock)
     set_up_handover(server, server.predecessors, may_hand_over=settings.restart_handover and from_systemd)
-    listening = describe_sockets(server)
     log_life(
         "gateway_started",
-        listening=listening,
+        listening=describe_sockets(server),
         workers=server.num_workers,
         reloaded=handover is not None,
         events="python" if get_speedups(settings) is None else "compiled",
