@@ -132,11 +132,11 @@ def parse_duration(text: str) -> int:
     """Returns the seconds of a duration such as 90m, 24h, 30d or 2w; 0 is one too.
 
     Raises:
-        click.UsageError: it is none.
+        click.UsageError: it is not one.
     """
     found = re.fullmatch(r"(\d{1,6})([mhdw])", text.strip().lower())
     if found is None and text.strip() != "0":
-        raise click.UsageError(f"{text!r} is no duration. Write one like 90m, 24h, 30d or 2w.")
+        raise click.UsageError(f"{text!r} is not a duration. Write one like 90m, 24h, 30d or 2w.")
     return 0 if found is None else int(found[1]) * _UNITS[found[2]]
 
 

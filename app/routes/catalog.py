@@ -59,7 +59,11 @@ def list_models() -> Response:
     """Returns a page of the models that match the query."""
     query = read_query(CatalogQuery, refuse_empty_numbers=True)
     if len(query.search.split()) > _MAX_SEARCH_WORDS:
-        raise BadRequest(f"search may have at most {_MAX_SEARCH_WORDS} words. Leave some out.", param="search")
+        raise BadRequest(
+            f"`search` may have at most {_MAX_SEARCH_WORDS} words. Leave some out.",
+            param="search",
+            code="invalid_parameter",
+        )
     chosen = ListQuery(
         gateway=query.gateway,
         provider=query.provider.strip().lower()[:_MAX_SEARCH_CHARACTERS],
@@ -84,6 +88,8 @@ def read_providers(model_id: str) -> Sequence[Provider]:
         ConfigurationMissing: no provider's key is set.
     """
     if len(model_id) > MAX_NAME_CHARACTERS:
-        raise BadRequest(f"A model name may have at most {MAX_NAME_CHARACTERS} characters.", param="model")
+        raise BadRequest(
+            f"A model name may have at most {MAX_NAME_CHARACTERS} characters.", param="model", code="invalid_parameter"
+        )
     gateway = read_query(GatewayQuery).gateway
     return get_configured_providers() if gateway == ALL_GATEWAYS else [PROVIDERS[gateway]]

@@ -1,4 +1,4 @@
-"""What may be asked for of an alias, and what is refused."""
+"""The terms of an alias, and which of them are refused."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class TargetTerms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class AliasChanges(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What to change of an alias; fields that are absent stay.
+    """A change of an alias; fields that are absent stay.
 
     Attributes:
         targets: all models that it is to stand for, in order, as objects, or as names without a weight. If one has a
@@ -87,7 +87,11 @@ def check_alias_name(name: str) -> str:
         whose = f"a model of {owner.title}" if owner is not None else f"what begins with {lower.partition('/')[0]}/"
         raise _refuse(f"{name!r} has the form of {whose}. Choose another name for the alias.", "name")
     if lower.endswith(_SUFFIXES):
-        raise _refuse(f"{name!r} ends in what chooses among providers. Choose another name for the alias.", "name")
+        raise _refuse(
+            f"{name!r} ends in a routing suffix ({' or '.join(_SUFFIXES)}), which an alias name must not have. Choose"
+            " another name for the alias.",
+            "name",
+        )
     return lower
 
 
@@ -134,8 +138,8 @@ def _check_target_name(name: str, aliases: Collection[str]) -> str:
         raise _refuse(f"{name!r} is an alias itself. Name the models that it stands for.", "targets")
     if name.lower().endswith(_SUFFIXES):
         raise _refuse(
-            f"{name!r} ends in what chooses among providers, and a target has one. Leave it out, or give the alias a"
-            " sort.",
+            f"{name!r} ends in a routing suffix ({' or '.join(_SUFFIXES)}), and a target names its provider already."
+            " Leave it out, or give the alias a sort.",
             "targets",
         )
     split = split_target(name)
