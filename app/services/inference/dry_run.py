@@ -87,7 +87,7 @@ class LeftOut(msgspec.Struct, frozen=True):
 
 
 class DryRun(msgspec.Struct, frozen=True, kw_only=True):
-    """What would become of a request.
+    """The way that a request would take.
 
     Attributes:
         endpoint: the path that was called.

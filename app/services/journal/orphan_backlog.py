@@ -42,7 +42,7 @@ _TOTALS = struct.Struct("<3Qd")
 
 
 class OrphanBacklog(msgspec.Struct, frozen=True, kw_only=True):
-    """What dead workers have left in JOURNAL_DIR and no live worker has delivered yet.
+    """The journals that dead workers have left in JOURNAL_DIR and no live worker has delivered yet.
 
     Attributes:
         journals: their number.
