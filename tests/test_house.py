@@ -448,6 +448,17 @@ def test_modules_and_functions_are_short_and_documented() -> None:
     assert wrong == []
 
 
+def test_what_checks_does_not_raise() -> None:
+    wrong = [
+        f"{_module_name(path)}.{node.name}"
+        for path in MODULES
+        for node in ast.walk(_parse(path))
+        if isinstance(node, ast.FunctionDef) and node.name.lstrip("_").startswith("check_")
+        if not node.name.endswith("_command") and any(isinstance(inner, ast.Raise) for inner in ast.walk(node))
+    ]
+    assert wrong == []  # `validate_…` returns a checked value or raises, `raise_if_…` raises.
+
+
 # Participles that do not end in -ed, and the second word of "handed over".
 PARTICIPLES = {"begun", "cut", "kept", "left", "lost", "made", "over", "overrun"}
 
