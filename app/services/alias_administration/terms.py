@@ -18,7 +18,7 @@ from app.services.inference import validate_field
 from app.services.models import ALIAS_PREFIX
 from app.services.providers import PROVIDERS
 
-MAX_TARGETS = 8
+MAX_ALIAS_TARGETS = 8
 _MAX_WEIGHT = 1_000_000
 # Everything is in the memory of every worker, and is written over the body of each request.
 _MAX_OVERRIDE_BYTES = 16_384
@@ -104,8 +104,8 @@ def validate_targets(wanted: Iterable[TargetTerms | str], aliases: Collection[st
     terms = [TargetTerms(name=each) if isinstance(each, str) else each for each in wanted]
     if not terms:
         raise _refuse("An alias needs at least one target, as <provider>/<model>.", "targets")
-    if len(terms) > MAX_TARGETS:
-        raise _refuse(f"An alias may have at most {MAX_TARGETS} targets, not {len(terms)}.", "targets")
+    if len(terms) > MAX_ALIAS_TARGETS:
+        raise _refuse(f"An alias may have at most {MAX_ALIAS_TARGETS} targets, not {len(terms)}.", "targets")
     has_weights = any(each.weight is not None for each in terms)
     found: list[AliasTarget] = []
     for each in terms:
