@@ -66,8 +66,9 @@ class Passage:
             if start is not None:
                 begin, end = start.end() - 1, len(data) - _AFTER_DATA_BYTES
                 event_bytes = end - begin + FRAME_BYTES
-                if int(start[1], 16) == event_bytes and data.find(b"\n", begin) == end:
-                    wants_more = self._pass_on(data, data[begin:end], event_bytes)
+                event_data = data[begin:end]
+                if int(start[1], 16) == event_bytes and b"\n" not in event_data and b"\r" not in event_data:
+                    wants_more = self._pass_on(data, event_data, event_bytes)
                     if wants_more is not None:
                         return wants_more
         more = self._body.take(data)
