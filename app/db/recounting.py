@@ -44,7 +44,8 @@ _COUNT_PART = text(f"""
 _SELECT_LAST_DELTA = text("SELECT coalesce(max(id), 0) FROM rollup_delta")
 
 # The sums may have records that are gone: retention dropped them, or a dump left them out. Then there are minutes with
-# fewer records than the sums have. Of days whose minutes are pruned, that cannot be told.
+# fewer records than the sums have. Of days whose minutes are pruned, that cannot be told. Nor of a day whose first
+# requests came in the very minute of a dump without records, if as many of that minute were inserted without triggers.
 _GROUP, _LEAST = "gateway, endpoint, outcome, error_type", ("requests", "prompt_tokens", "completion_tokens")
 _IN_DAY = "minute >= :start AND minute < :end"
 _SELECT_IS_COMPLETE = text(f"""
