@@ -40,11 +40,17 @@ SEEN = "SELECT count(*) FROM worker WHERE closed_how IS NULL AND last_seen_at > 
 
 
 def send(gateway: Gateway, count: int, key: str | None = None) -> set[str]:
-    """Sends requests, some at a time, and returns the ids of their records."""
+    """Sends requests, some at a time, and returns the ids of their records.
+
+    Args:
+        gateway: where to.
+        count: how many.
+        key: the client's; workers may be killed while it is used, so that requests fail. None for the operator's.
+    """
 
     def send_one(_: int) -> str:
-        with suppress(requests.RequestException):  # Its worker was killed.
-            return post_chat(gateway, PREFIX + "x", key=key, max_tokens=50).headers.get("x-request-id", "")
+        with suppress(*[requests.RequestException] if key else []):
+            return str(post_chat(gateway, PREFIX + "x", key=key, max_tokens=50).request_id)
         return ""
 
     with ThreadPoolExecutor(8) as pool:
