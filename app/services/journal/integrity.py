@@ -99,7 +99,7 @@ class LimitsIntegrity(msgspec.Struct, frozen=True, kw_only=True):
             not what their requests were charged. `bin/gateway budgets check` lists them.
         overdrawn: periods of which more is granted than their budgets have. That is no mistake.
         periods_checked: periods that began within 25 hours and were compared with the records; None if a period has too
-            many requests for that.
+            many requests for that, or records of that time are gone, as after the restore of a dump without records.
         periods_different: those whose charges are not the sum of their records'.
     """
 
