@@ -87,13 +87,13 @@ def export_command(
     records = ActivityFilter(
         start=_set_utc(start), end=_set_utc(end), outcomes=outcomes or None, statuses=statuses or None, **chosen
     )
-    _check_key(records.key_id)
+    _raise_if_no_key(records.key_id)
     with plain_errors(), _open_output(output) as file:
         for piece in encode_csv(_report_progress(stream_activity_pages(records))):
             file.write(piece)
 
 
-def _check_key(key_id: str | None) -> None:
+def _raise_if_no_key(key_id: str | None) -> None:
     if key_id is None:
         return
     with plain_errors():
@@ -202,7 +202,7 @@ def stats_command(
         raise click.UsageError(f"--{given[0]} and --{given[1]} exclude each other. Give one of the two.")
     if split_by and (key_id or model):
         raise click.UsageError("--split is for the requests of all keys, of a holder or of a group.")
-    _check_key(key_id)
+    _raise_if_no_key(key_id)
     with plain_errors():
         window = AskedWindow(time_range=time_range, start=_set_utc(start), end=_set_utc(end))
         owned = find_owned(holder, group)

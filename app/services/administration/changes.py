@@ -11,10 +11,10 @@ from typing import Annotated
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from app.db.tables import MAX_TOKENS
 from app.services.administration.terms import BudgetTerms
 
 MAX_RATE = 10**9
-MAX_TOKENS = 10**12
 
 Rate = Annotated[int, msgspec.Meta(ge=1, le=MAX_RATE)]
 Tokens = Annotated[int, msgspec.Meta(ge=1, le=MAX_TOKENS)]

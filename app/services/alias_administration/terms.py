@@ -18,7 +18,7 @@ from app.services.inference import validate_field
 from app.services.models import ALIAS_PREFIX
 from app.services.providers import PROVIDERS
 
-MAX_TARGETS = 8
+MAX_ALIAS_TARGETS = 8
 _MAX_WEIGHT = 1_000_000
 # Everything is in the memory of every worker, and is written over the body of each request.
 _MAX_OVERRIDE_BYTES = 16_384
@@ -69,7 +69,7 @@ class NewAlias(AliasChanges, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     name: str
 
 
-def check_alias_name(name: str) -> str:
+def validate_alias_name(name: str) -> str:
     """Returns the name of an alias in lower case.
 
     Raises:
@@ -95,7 +95,7 @@ def check_alias_name(name: str) -> str:
     return lower
 
 
-def check_targets(wanted: Iterable[TargetTerms | str], aliases: Collection[str]) -> list[AliasTarget]:
+def validate_targets(wanted: Iterable[TargetTerms | str], aliases: Collection[str]) -> list[AliasTarget]:
     """Returns targets in the form in which they are stored.
 
     Args:
@@ -108,12 +108,12 @@ def check_targets(wanted: Iterable[TargetTerms | str], aliases: Collection[str])
     terms = [TargetTerms(name=each) if isinstance(each, str) else each for each in wanted]
     if not terms:
         raise _refuse("An alias needs at least one target, as <provider>/<model>.", "targets")
-    if len(terms) > MAX_TARGETS:
-        raise _refuse(f"An alias may have at most {MAX_TARGETS} targets, not {len(terms)}.", "targets")
+    if len(terms) > MAX_ALIAS_TARGETS:
+        raise _refuse(f"An alias may have at most {MAX_ALIAS_TARGETS} targets, not {len(terms)}.", "targets")
     has_weights = any(each.weight is not None for each in terms)
     found: list[AliasTarget] = []
     for each in terms:
-        name = _check_target_name(each.name, aliases)
+        name = _validate_target_name(each.name, aliases)
         if any(name == other.name for other in found):
             raise _refuse(f"targets has {name!r} twice. Name it once.", "targets")
         weight = 1.0 if each.weight is None and has_weights else each.weight
@@ -127,7 +127,7 @@ def check_targets(wanted: Iterable[TargetTerms | str], aliases: Collection[str])
     return found
 
 
-def _check_target_name(name: str, aliases: Collection[str]) -> str:
+def _validate_target_name(name: str, aliases: Collection[str]) -> str:
     if not name or len(name) > MAX_NAME_CHARACTERS or not name.isprintable() or name.strip() != name:
         raise _refuse(
             f"The name of a target must have 1 to {MAX_NAME_CHARACTERS} printable characters, and no space at its"
@@ -153,7 +153,7 @@ def _check_target_name(name: str, aliases: Collection[str]) -> str:
     return name if model == name else f"{provider.name}/{model}"
 
 
-def check_sort(sort: str | None, targets: Iterable[AliasTarget]) -> str | None:
+def validate_sort(sort: str | None, targets: Iterable[AliasTarget]) -> str | None:
     """Returns by what an alias orders its targets.
 
     Raises:
@@ -170,7 +170,7 @@ def check_sort(sort: str | None, targets: Iterable[AliasTarget]) -> str | None:
     return sort
 
 
-def check_overrides(overrides: dict[str, Any]) -> dict[str, Any]:
+def validate_overrides(overrides: dict[str, Any]) -> dict[str, Any]:
     """Returns overrides, checked against the fields that endpoints document. Others are the providers' own, and pass.
 
     Raises:
@@ -189,7 +189,7 @@ def check_overrides(overrides: dict[str, Any]) -> dict[str, Any]:
             )
         if value is None:
             raise _refuse(f"The override of {name!r} is null. Leave the field out.", f"overrides.{name}")
-        _check_override(name, value)
+        _raise_if_override_fits_none(name, value)
         if name in _OUTPUT_FIELDS and not 1 <= value <= _MOST_OUTPUT_TOKENS:
             raise _refuse(
                 f"In overrides, {name} must be a whole number from 1 to {_MOST_OUTPUT_TOKENS:,}.", f"overrides.{name}"
@@ -207,7 +207,7 @@ def _encode(overrides: dict[str, Any]) -> bytes:
     return msgspec.json.encode(overrides)
 
 
-def _check_override(name: str, value: Any) -> None:
+def _raise_if_override_fits_none(name: str, value: Any) -> None:
     """Raises BadRequest if endpoints have the field, and its value fits none of them."""
     refusal: BadRequest | None = None
     for kind in {endpoint.body: None for endpoint in ENDPOINTS}:

@@ -134,7 +134,7 @@ class OrphanMeter:
             return known
         return state, measure_journal(directory)
 
-    def get_backlog(self) -> OrphanBacklog:
+    def read_backlog(self) -> OrphanBacklog:
         """Returns the newest result; zeros before the first."""
         try:
             content = (self._root / FILE).read_bytes()
