@@ -116,7 +116,7 @@ class PacedSockets(ReadySockets):
             try:
                 served = self._serve_some()
             except Exception as error:
-                # gevent would stop the watcher, and with it all streams of the worker. The rest is served next time.
+                # gevent would stop the watcher, and with it all streams of the worker. What was not served stays ready.
                 log_event("stream_socket_failed", level="error", error=error)
                 served = 0
             now_s = time.monotonic()
