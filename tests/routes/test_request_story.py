@@ -153,7 +153,7 @@ def test_an_unknown_id_is_a_404_that_says_what_to_give(scripted_gateway: Gateway
     url = f"{scripted_gateway.url}/api/activity/{given}"
     seen = request("GET", url, headers=scripted_gateway.headers)
     assert (seen.status, seen.error["type"], seen.error["code"]) == (404, "not_found_error", "unknown_request")
-    assert "Only inference requests have a record" in seen.error["message"]
+    assert "Only inference requests are recorded" in seen.error["message"]
     assert request("GET", url).status == 401
     assert request("GET", url + "?limit=1", headers=scripted_gateway.headers).error["param"] == "limit"
 
