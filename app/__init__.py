@@ -17,8 +17,8 @@ the state of one process, `revisions.py` the migrations that there are, `version
 `database_session.py` what a connection begins with, `cursors.py` where a page of a list ends, `shutdown.py` the drain,
 `run_file.py` what `make run` tells `bin/gateway`, `snapshot_file.py` what a host keeps of the database, `yielding.py`
 pauses in long loops, `json_structure.py` what bounds the cost of JSON, `lenient_json.py` how a provider's JSON is read,
-`speedups.py` finds what is compiled, `cli/` the commands of `bin/gateway`, `dev/` what `make run` adds, and `sandbox/`
-a local stand-in for the providers.
+`speedups.py` finds what is compiled, `cli/` the commands of `bin/gateway`, `doctor/` what `bin/gateway doctor`
+examines, `dev/` what `make run` adds, and `sandbox/` a local stand-in for the providers.
 docs/design.md explains the design.
 """
 

@@ -50,4 +50,6 @@ def read_id_cursor(text: str | None) -> int | None:
 
 
 def _make_error() -> BadRequest:
-    return BadRequest("cursor must be the next_cursor of an earlier response.", param="cursor")
+    return BadRequest(
+        "`cursor` must be the `next_cursor` of an earlier response.", param="cursor", code="invalid_parameter"
+    )

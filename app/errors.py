@@ -173,6 +173,7 @@ class MethodNotAllowed(GatewayError):
 
     status = 405
     type = "invalid_request_error"
+    code = "method_not_allowed"
 
 
 class TooManyRefusals(GatewayError):

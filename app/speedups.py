@@ -40,7 +40,7 @@ class Speedups(Protocol):
 
 
 class Finding(NamedTuple):
-    """What was found: the module if it may be used, or why the one that is installed may not; neither if none is."""
+    """The module if it may be used, or why the one that is installed may not; neither if none is installed."""
 
     speedups: Speedups | None = None
     problem: str | None = None

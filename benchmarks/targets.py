@@ -13,6 +13,7 @@ _MOST_CALM, _MOST_FULL = "2000 streams, 20 events/s each", "2000 streams, 50 eve
 _SDK = "requests of an SDK behind nginx, 32 connections"
 _TRANSLATED = "translated: 500 streams, 20 events/s each"
 _COSTS = "requests with limits or a fallback list, 8 connections"
+_ALONE = "200 streams, 20 events/s each, beside nothing"
 _TLS = "gateway, provider over TLS"
 _TWO, _SINGLE = "gateway, two workers, any core", "gateway, one worker, any core"
 
@@ -100,6 +101,25 @@ def _events_to_litellms_best(results: Results) -> float | None:
 
 def _figure(case: str, subject: str, metric: str) -> Callable[[Results], float | None]:
     return lambda results: _median(results, case, subject, metric)
+
+
+def _cpu_ms(case: str) -> Callable[[Results], float | None]:
+    def measure(results: Results) -> float | None:
+        microseconds = _median(results, case, "gateway", "cpu_us")
+        return None if microseconds is None else microseconds / 1_000
+
+    return measure
+
+
+def _lag_beside_ms(prompt: str) -> Callable[[Results], float | None]:
+    """How much later events come while twenty prompts a second are sent beside them, 99th percentile."""
+
+    def measure(results: Results) -> float | None:
+        case = f"200 streams, 20 events/s each, beside 20/s: {prompt}"
+        beside, alone = (_median(results, name, "gateway", "lag_p99_ms") for name in (case, _ALONE))
+        return beside - alone if beside is not None and alone is not None else None
+
+    return measure
 
 
 def _recording_cost(results: Results) -> float | None:
@@ -198,6 +218,14 @@ TARGETS = [
         False,
         "ms",
         _figure("embeddings, numbers to base64, one at a time", "gateway, with a clock", "delay_p999_ms"),
+    ),
+    *(
+        Target(f"CPU time of a {prompt}", bound, False, "ms", _cpu_ms(prompt))
+        for prompt, bound in (("1 MB prompt", 2.0), ("1 MB prompt of code", 5.2))
+    ),
+    *(
+        Target(f"lag p99 that 20/s of a {prompt} add to 200 streams", 3, False, "ms", _lag_beside_ms(prompt))
+        for prompt in ("1 MB prompt", "1 MB prompt of code")
     ),
     Target("memory of a live stream", 40, False, "KB", _figure("start and memory", "gateway", "kb_per_stream")),
     Target(

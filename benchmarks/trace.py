@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -220,6 +221,7 @@ def trace(tree: Path) -> dict[str, Way]:
             "DATABASE_URL": database_url,
             "FIREWORKS_API_KEY": "fw_REPLACE_ME",
             "FIREWORKS_BASE_URL": stack.enter_context(_running_provider()),
+            "COMPILED_EVENTS": os.environ.get("COMPILED_EVENTS", "true"),
         }
         key = prepare_database(place / "tree", database_url)
         gateway = start_gateway(

@@ -315,7 +315,8 @@ find_data(const char *bytes, Py_ssize_t size)
     if (digits == 0 || size < digits + start_bytes + end_bytes || memcmp(bytes + digits, START, start_bytes) != 0)
         return 0;
     Py_ssize_t begin = digits + start_bytes - 1, data_bytes = size - AFTER_DATA_BYTES - begin;
-    if (announced != (size_t)(data_bytes + FRAME_BYTES) || memchr(bytes + begin, '\n', (size_t)data_bytes) != NULL)
+    if (announced != (size_t)(data_bytes + FRAME_BYTES) || memchr(bytes + begin, '\n', (size_t)data_bytes) != NULL
+        || memchr(bytes + begin, '\r', (size_t)data_bytes) != NULL)
         return 0;
     return begin;
 }

@@ -60,13 +60,7 @@ ALLOWED: dict[str, set[str]] = {
     "services.quality": {"services.models", "services.providers", "db"},
     "services.aliases": {"services.models", "services.providers", "db"},
     "services.catalog_memory": {"services.models", "services.pricing", "services.providers", "db"},
-    "services.repricing": {
-        "services.catalog_memory",
-        "services.models",
-        "services.pricing",
-        "services.providers",
-        "db",
-    },
+    "services.repricing": {"services.catalog_memory", "services.pricing", "services.providers", "db"},
     "services.offers": {
         "services.inference",
         "services.models",
@@ -157,7 +151,6 @@ ALLOWED: dict[str, set[str]] = {
         "services.aliases",
         "services.endpoints",
         "services.health",
-        "services.inference",
         "services.journal",
         "services.keys",
         "services.models",
@@ -202,7 +195,7 @@ ALLOWED: dict[str, set[str]] = {
         "services.traces",
         "services.webhook",
     },
-    "doctor": {"server", "services.health", "services.journal", "services.providers", "upstream", "db"},
+    "doctor": {"server", "services.journal", "services.providers", "upstream", "db"},
     "cli": {
         "layout",
         "services.bill",
@@ -222,7 +215,7 @@ ALLOWED: dict[str, set[str]] = {
     "dev": {"services.keys", "services.sessions", "db"},
 }
 # The statements of a table are imported from the table's own module, because the face would repeat all of them.
-# gunicorn's main process imports the modules of `server` one by one, and `doctor` its checks.
+# gunicorn's main process imports the modules of `server` one by one, and `doctor` imports `server`'s checks.
 OPEN_PACKAGES = {"app.db", "app.server"}
 
 
@@ -347,14 +340,13 @@ HOMES = {
     "requests": {"app.upstream"},
     "urllib3": {"app.upstream"},
     "sqlalchemy": {"app.db"},
-    "psycopg2": {"app.db", "app.dev", "app.server.database_addresses"},
+    "psycopg2": {"app.dev", "app.server.database_addresses"},
     "alembic": {"app.db"},
     "gevent": {
         "app.services.inference.cancellation",
         "app.upstream",
         "app.db.connection_check",
         "app.db.errors",
-        "app.sandbox",
         "app.server",
     },
     "flask": {"app", "app.web", "app.routes", "app.cli", "app.layout", "app.dashboard", "app.docs_site", "app.openapi"},
@@ -380,9 +372,24 @@ def test_each_library_has_its_home() -> None:
         name = _module_name(path)
         for imported in _imports(path):
             homes = HOMES.get(imported.split(".")[0])
-            if homes and not any(name == home or (home != "app" and name.startswith(home + ".")) for home in homes):
+            if homes and not any(_is_within(name, home) for home in homes):
                 strangers.append(f"{name} imports {imported}")
     assert strangers == []
+
+
+def _is_within(name: str, home: str) -> bool:
+    return name == home or (home != "app" and name.startswith(home + "."))
+
+
+def test_nothing_is_allowed_that_nobody_needs() -> None:
+    edges = {(package, _package(imported)) for path in MODULES for package, imported in _imports_of_ours(path)}
+    assert {(package, other) for package, others in ALLOWED.items() for other in others} - edges == set()
+    importers: dict[str, set[str]] = {library: set() for library in HOMES}
+    for path in MODULES:
+        for library in {imported.split(".")[0] for imported in _imports(path)} & HOMES.keys():
+            importers[library].add(_module_name(path))
+    homes = [(library, home) for library, homes in HOMES.items() for home in homes]
+    assert [each for each in homes if not any(_is_within(name, each[1]) for name in importers[each[0]])] == []
 
 
 # Module → names that it uses although the library does not promise to keep them. "The inside of libraries" in
@@ -446,6 +453,17 @@ def test_modules_and_functions_are_short_and_documented() -> None:
             and not ast.get_docstring(node)
         ]
     assert wrong == []
+
+
+def test_what_checks_does_not_raise() -> None:
+    wrong = [
+        f"{_module_name(path)}.{node.name}"
+        for path in MODULES
+        for node in ast.walk(_parse(path))
+        if isinstance(node, ast.FunctionDef) and node.name.lstrip("_").startswith("check_")
+        if not node.name.endswith("_command") and any(isinstance(inner, ast.Raise) for inner in ast.walk(node))
+    ]
+    assert wrong == []  # `validate_…` returns a checked value or raises, `raise_if_…` raises.
 
 
 # Participles that do not end in -ed, and the second word of "handed over".

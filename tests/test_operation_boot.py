@@ -70,7 +70,7 @@ def test_a_schema_that_is_not_migrated_is_refused_with_the_command_that_helps(
     postgres.drop_database(empty)
 
 
-@soak_only("test_operation_keys.py::test_while_postgres_is_away_keys_work_in_a_new_worker_and_nothing_is_lost")
+@soak_only("routes/test_database_away.py::test_an_answer_that_ends_while_the_database_is_stopped_is_kept_later")
 def test_it_boots_and_serves_while_the_database_is_away_and_records_it_later(
     tree: Path, tmp_path: Path, upstream: ScriptedUpstream, victim: Postgres, victim_url: str
 ) -> None:

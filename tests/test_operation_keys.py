@@ -25,7 +25,9 @@ from tests.support.soak import soak_only
 from tests.support.user_keys import make_key
 from tests.support.waiting import wait_until
 
-FROZEN = soak_only("services/journal/test_shipper.py::test_a_frozen_server_neither_stops_the_process_nor_costs_a_row")
+pytestmark = soak_only(
+    "services/keys/test_snapshot_file.py::test_a_worker_that_starts_without_the_database_uses_it_until_the_grace_time_ends"
+)
 
 
 class Place(NamedTuple):
@@ -95,7 +97,7 @@ def test_a_well_formed_key_that_was_never_made_is_a_401(place: Place) -> None:
     assert place.chat(new_key()).status == 401
 
 
-@pytest.mark.parametrize("how", ["killed", pytest.param("frozen", marks=FROZEN)])
+@pytest.mark.parametrize("how", ["killed", "frozen"])
 def test_while_postgres_is_away_keys_work_in_a_new_worker_and_nothing_is_lost(place: Place, how: str) -> None:
     key = make_key(place.url)
     assert place.chat(key).status == 200

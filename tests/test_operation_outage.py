@@ -78,7 +78,9 @@ def place(
         yield Place(gateway, victim, victim_url, file, key)
 
 
-@soak_only("test_operation_keys.py::test_while_postgres_is_away_keys_work_in_a_new_worker_and_nothing_is_lost")
+@soak_only(
+    "services/keys/test_snapshot_file.py::test_a_worker_that_starts_without_the_database_uses_it_until_the_grace_time_ends"
+)
 @pytest.mark.soak
 def test_every_worker_knows_every_key_and_serves_them_through_an_outage_and_a_reload(place: Place) -> None:
     gateway = place.gateway
@@ -100,7 +102,9 @@ def test_every_worker_knows_every_key_and_serves_them_through_an_outage_and_a_re
     assert "Traceback" not in gateway.log()
 
 
-@soak_only("test_operation_keys.py::test_while_postgres_is_away_keys_work_in_a_new_worker_and_nothing_is_lost")
+@soak_only(
+    "services/keys/test_snapshot_file.py::test_a_worker_that_starts_without_the_database_uses_it_until_the_grace_time_ends"
+)
 def test_of_two_hosts_the_one_that_is_cut_off_serves_until_the_grace_time_ends(
     gateways: Gateways, database_url: str, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:

@@ -14,6 +14,7 @@ from tests.support.chat import PREFIX, Seen, chat_body, request
 from tests.support.gateway import GATEWAY_KEY, base_settings
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import Gate, wait_for
+from tests.support.soak import soak_only
 from tests.support.systemd import Systemd
 from tests.support.waiting import wait_until
 
@@ -61,6 +62,7 @@ def begin(systemd: Systemd, upstream: ScriptedUpstream, model: str) -> tuple[thr
     return thread, seen
 
 
+@soak_only("test_operation_restart.py::test_a_restart_under_load_refuses_nobody_and_lets_nobody_wait")
 def test_a_restart_hands_over_and_a_stop_drains_says_so_and_leaves_nothing(
     systemd: Systemd, upstream: ScriptedUpstream
 ) -> None:

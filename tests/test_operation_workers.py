@@ -10,7 +10,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import pytest
 from click.testing import CliRunner
 
 from app.cli.activity import activity_group
@@ -25,12 +24,11 @@ from tests.support.postgres import Postgres
 from tests.support.recording_process import RecordingProcess
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import hang
-from tests.support.soak import FULL, soak_only
+from tests.support.soak import soak_only
 from tests.support.waiting import wait_until
 
 HOST = socket.gethostname()
-# Each takes a second to boot, three times.
-WORKERS = 2 if FULL else 1
+WORKERS = 2
 
 
 def integrity(gateway: Gateway) -> dict[str, Any]:
@@ -65,7 +63,7 @@ def events(gateway: Gateway, name: str) -> list[dict[str, Any]]:
     return [line for line in lines if line["event"] == name]
 
 
-@pytest.mark.long_form
+@soak_only("db/test_workers.py::test_a_worker_is_live_then_missing_then_closed")
 def test_workers_are_registered_and_closed_by_stop_reload_and_death(
     gateways: Gateways, upstream: ScriptedUpstream, database_url: str, tmp_path: Path
 ) -> None:

@@ -1,4 +1,4 @@
-"""A provider's name stands in its own file and its settings, and nowhere else in the code of the gateway."""
+"""A provider's name stands in its own files and its settings, and nowhere else in the gateway's code and pages."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ HOMES = (
     "app/services/fireworks_client.py",
     "app/services/models/__init__.py",
     "app/services/models/fireworks.py",
-    *(f"app/services/providers/{name}" for name in provider_names()),
+    *(f"app/services/providers/{name}{end}" for name in provider_names() for end in (".py", "_")),
 )
 
 NAMES = re.compile("|".join(provider_names()), re.IGNORECASE)
+# The import of a part of a provider, such as `app.services.providers.x_prices`.
+_PART = re.compile(rf"services\.providers(?:\.| import )({'|'.join(provider_names())})_\w+")
 
 # From Python 3.12 on, the texts of an f-string are tokens of their own.
 _CODE = {tokenize.NAME, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
@@ -54,6 +56,24 @@ def test_no_code_outside_of_their_homes_names_a_provider() -> None:
 
     assert len(others) > 50
     assert [found for name in others for found in _find_in(name)] == []
+
+
+def test_no_page_names_a_provider() -> None:
+    pages = sorted((ROOT / "app").rglob("*.html"))
+
+    assert len(pages) > 20
+    assert [f"{page.name}: {found[0]}" for page in pages for found in NAMES.finditer(page.read_text())] == []
+
+
+def test_only_a_providers_own_file_imports_its_parts() -> None:
+    imports = [
+        (str(path.relative_to(ROOT)), f"app/services/providers/{found[1]}.py")
+        for path in (ROOT / "app").rglob("*.py")
+        for found in _PART.finditer(path.read_text())
+    ]
+
+    assert imports
+    assert [importer for importer, home in imports if importer != home] == []
 
 
 def test_the_search_reads_code_and_no_comments() -> None:

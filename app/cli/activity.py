@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 import click
 
-from app.cli.errors import plain_errors
+from app.cli.errors import make_output_error, plain_errors
 from app.cli.tables import format_stats, format_story
 from app.config import ALL_GATEWAYS
 from app.errors import NotFound
@@ -87,13 +87,13 @@ def export_command(
     records = ActivityFilter(
         start=_set_utc(start), end=_set_utc(end), outcomes=outcomes or None, statuses=statuses or None, **chosen
     )
-    _check_key(records.key_id)
+    _raise_if_no_key(records.key_id)
     with plain_errors(), _open_output(output) as file:
         for piece in encode_csv(_report_progress(stream_activity_pages(records))):
             file.write(piece)
 
 
-def _check_key(key_id: str | None) -> None:
+def _raise_if_no_key(key_id: str | None) -> None:
     if key_id is None:
         return
     with plain_errors():
@@ -119,7 +119,7 @@ def _open_output(output: Path | None) -> Iterator[BinaryIO]:
             yield file
         unfinished.replace(output)
     except OSError as error:
-        raise click.ClickException(f"{output} cannot be written: {error.strerror}") from error
+        raise make_output_error(output, error) from error
     finally:
         unfinished.unlink(missing_ok=True)
 
@@ -161,7 +161,7 @@ def purge_command(before: datetime | None, yes: bool) -> None:
 
 
 def _drop(days: list[date], first_kept: date) -> None:
-    with click.progressbar(length=len(days), label="Dropping", file=sys.stderr) as bar:
+    with click.progressbar(length=len(days), label="Dropping", file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
         dropped = []
         for day in drop_days(first_kept):
             dropped.append(day)
@@ -197,12 +197,12 @@ def stats_command(
         raise click.UsageError("--model is empty. Give the full name of a model, as the statistics show it.")
     given = [name for name, value in (("key", key_id), ("model", model), ("holder", holder), ("group", group)) if value]
     if given == ["key", "model"]:
-        raise click.UsageError("Statistics of a model are of all keys. Give --key or --model.")
+        raise click.UsageError("Statistics of a model cover all keys. Give --key or --model.")
     if len(given) > 1:
         raise click.UsageError(f"--{given[0]} and --{given[1]} exclude each other. Give one of the two.")
     if split_by and (key_id or model):
         raise click.UsageError("--split is for the requests of all keys, of a holder or of a group.")
-    _check_key(key_id)
+    _raise_if_no_key(key_id)
     with plain_errors():
         window = AskedWindow(time_range=time_range, start=_set_utc(start), end=_set_utc(end))
         owned = find_owned(holder, group)

@@ -84,7 +84,7 @@ def _weigh(targets: Sequence[TargetTerms], text: str) -> tuple[TargetTerms, ...]
     for part in parts:
         name, _, number = part.rpartition("=")
         if name not in names:
-            raise click.UsageError(f"--weights names {name or part!r}, which is none of: {', '.join(names)}.")
+            raise click.UsageError(f"--weights names {name or part!r}, which is not one of: {', '.join(names)}.")
         weights[name] = _read_weight(number)
     return tuple(TargetTerms(name=name, weight=weight) for name, weight in weights.items())
 
@@ -93,7 +93,7 @@ def _read_weight(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise click.UsageError(f"{text!r} in --weights is no number. Write one above 0, such as 3 or 0.5.") from None
+        raise click.UsageError(f"{text!r} in --weights is not a number. Write one above 0, such as 3 or 0.5.") from None
 
 
 def _read_overrides(given: Sequence[str]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import msgspec
 
 from app.cli.activity import find_owned
 from app.cli.bill_tables import format_reconciliation
-from app.cli.errors import plain_errors
+from app.cli.errors import make_output_error, plain_errors
 from app.cli.statements import encode_statement_csv, render_statement
 from app.db import read_connection
 from app.db.clock import select_now
@@ -75,7 +75,7 @@ def statement(month: str | None, group: str | None, holder: str | None, form: st
     try:
         output.write_bytes(encode(made))
     except OSError as error:
-        raise click.ClickException(f"{output} cannot be written: {error.strerror}.") from error
+        raise make_output_error(output, error) from error
     click.echo(f"{len(made.lines)} lines written to {output}.", err=True)
 
 

@@ -19,10 +19,14 @@ _STATES = {"costs_open": "costs open", "not_fetched": "not fetched"}
 def format_reconciliation(report: Reconciliation) -> str:
     """Returns the report as text; what is not known is a dash."""
     band = f"{report.band_from:.1%} to {report.band_to:.1%}"
-    verdict = {True: "in the band", False: "NOT in the band", None: "nothing to compare"}[report.is_in_band]
+    verdict = {
+        True: f"in the band of {band}",
+        False: f"NOT in the band of {band}",
+        None: f"nothing to compare yet (accepted: {band})",
+    }[report.is_in_band]
     fetched = f"{report.fetched_at:%Y-%m-%d %H:%M} UTC" if report.fetched_at else "-"
     lines = [
-        f"{report.gateway}, {report.month}: {verdict} of {band}",
+        f"{report.gateway}, {report.month}: {verdict}",
         f"account {report.account or '-'}, fetched {fetched}, source {report.source}",
     ]
     if report.problem:
@@ -43,9 +47,9 @@ def _format_total(report: Reconciliation) -> list[str]:
         f"{name:24} {_show(recorded):>16} {_show(billed):>16} {_show(difference):>16} {_percent(capture):>10}"
         for name, recorded, billed, difference, capture in rows
     ]
-    lines.append(f"{'drift of prices':24} {_percent(total.price_drift, signed=True):>16}")
-    lines.append(f"{'estimated, of the cost':24} {_percent(report.estimated_share):>16}")
-    lines.append(f"{'lost or cut, of requests':24} {_percent(report.unfinished_share):>16}")
+    lines.append(f"{'price drift':24} {_percent(total.price_drift, signed=True):>16}")
+    lines.append(f"{'estimated share of cost':24} {_percent(report.estimated_share):>16}")
+    lines.append(f"{'unfinished requests':24} {_percent(report.unfinished_share):>16}")
     if report.other_tokens is not None:
         lines.append(f"{'tokens of other names':24} {_show(report.other_tokens):>16}")
     if report.compared_requests is not None:

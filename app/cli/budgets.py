@@ -38,7 +38,7 @@ def raise_command(budget_id: int, amount: str) -> None:
     try:
         extra = Decimal(amount)
     except InvalidOperation:
-        raise click.UsageError(f"{amount!r} is no amount. Write a number, such as 20 or 0.5.") from None
+        raise click.UsageError(f"{amount!r} is not an amount. Write a number, such as 20 or 0.5.") from None
     with plain_errors():
         state = raise_budget(get_command_actor(), budget_id, extra)
     click.echo(format_budgets([state]))

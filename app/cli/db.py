@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import date
+
 import click
 
 from app.cli.errors import plain_errors
@@ -92,23 +95,29 @@ def reconcile_command(close_missing: bool) -> None:
     back, and have delivered again what their journals still have. docs/backup.md has the whole procedure.
     """
     with plain_errors():
-        loss, uncounted = reconcile_ledger(get_command_actor(), closes_missing=close_missing)
+        loss, recounted, uncounted = reconcile_ledger(get_command_actor(), closes_missing=close_missing)
     for worker in loss.workers:
         requests = f"{worker.requests:,} requests that it was serving or delivering at the time of the backup"
         click.echo(f"Closed the worker {worker.worker_id} of {worker.host or 'an unknown host'}: {requests}.")
+    if recounted:
+        click.echo(f"Counted anew, with records that the sums lacked: {_list_days(recounted)}.")
     if loss.requests < 0:
         click.echo(f"{-loss.requests:,} requests that counted as lost have their records after all.")
     else:
         click.echo(f"Lost: the records of {loss.requests:,} requests. The audit keeps this.")
     click.echo(f"Lost in all restores: {loss.total:,}.")
     if uncounted:
-        days = ", ".join(f"{requests:,} of {day}" for day, requests in uncounted.items())
         click.echo(
-            f"Records that are there and that the sums lack: {days}. They count as lost, and statistics and costs miss"
-            " them. They were delivered during a restore that was not one transaction. If the backup is at hand,"
-            " restore it again with --single-transaction, and run this again.",
+            f"Records that are there and that the sums lack: {_list_days(uncounted)}. They count as lost, and"
+            " statistics and costs miss them. They were delivered during a restore that was not one transaction, and"
+            " cannot be counted anew, because other records of these days are gone, or the days are too old. If the"
+            " backup is at hand, restore it again with --single-transaction, and run this again.",
             err=True,
         )
+
+
+def _list_days(days: Mapping[date, int]) -> str:
+    return ", ".join(f"{requests:,} of {day}" for day, requests in days.items())
 
 
 def _database_url() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import click
 
@@ -31,3 +32,8 @@ def plain_errors() -> Iterator[None]:
         raise click.ClickException(redact(error.message)) from error
     except DatabaseError as error:
         raise click.ClickException(f"The database request failed: {redact(describe_error(error))}") from error
+
+
+def make_output_error(output: Path, error: OSError) -> click.ClickException:
+    """Returns the error of a command that cannot write the file of its option --output."""
+    return click.ClickException(f"{output} cannot be written: {error.strerror}. Give another path as --output.")

@@ -65,7 +65,7 @@ def adopt_command(directory: Path) -> None:
     if in_use:
         click.echo(f"{in_use} journals are in use by processes of this machine, which deliver them.")
     elif not adopted:
-        click.echo(f"No journal is left in {directory}: all are delivered, or it is no JOURNAL_DIR.")
+        click.echo(f"No journal is left in {directory}: all are delivered, or it is not a JOURNAL_DIR.")
 
 
 @journal_group.command("write-off")

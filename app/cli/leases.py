@@ -41,7 +41,7 @@ def release_command(worker_id: str, is_free: bool, is_charged: bool) -> None:
 
 @click.command("check")
 def check_command() -> None:
-    """Check that the books of budgets agree; exits with 1 if they do not."""
+    """Check that leases, charges and budgets agree; exits with 1 if they do not."""
     with plain_errors():
         mistakes = check_books()
     for each in mistakes:
@@ -56,8 +56,8 @@ def check_command() -> None:
         click.echo(f"Budget {each.period_id >> 32}, period {each.period_id}{worker}: {what}.")
     wrong = [each for each in mistakes if each.kind != "above"]
     if wrong:
-        raise click.ClickException(f"The books do not agree in {len(wrong)} places.")
-    click.echo("The books agree.")
+        raise click.ClickException(f"Leases, charges and budgets differ in {len(wrong)} places.")
+    click.echo("Leases, charges and budgets agree.")
 
 
 @click.command("forgive")

@@ -11,13 +11,14 @@ import click
 import msgspec
 from msgspec import UNSET
 
+from app.db.tables import MAX_TOKENS
 from app.services.administration import BudgetTerms, find_idle_patterns, parse_budget
 from app.services.providers import PROVIDERS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _NUMBER = click.IntRange(1, 10**9)
-_TOKENS = click.IntRange(1, 10**12)
+_TOKENS = click.IntRange(1, MAX_TOKENS)
 _MODELS_HELP = "Allowed models, as patterns of provider/id, such as '*/deepseek-v3p1,*/llama-*'."
 _BUDGET_HELP = "Such as 50/month (USD), 5M-tokens/day or 1000-requests/24h; repeatable."
 _UNITS = {"m": 60, "h": 3_600, "d": 86_400, "w": 7 * 86_400}
@@ -132,11 +133,11 @@ def parse_duration(text: str) -> int:
     """Returns the seconds of a duration such as 90m, 24h, 30d or 2w; 0 is one too.
 
     Raises:
-        click.UsageError: it is none.
+        click.UsageError: it is not one.
     """
     found = re.fullmatch(r"(\d{1,6})([mhdw])", text.strip().lower())
     if found is None and text.strip() != "0":
-        raise click.UsageError(f"{text!r} is no duration. Write one like 90m, 24h, 30d or 2w.")
+        raise click.UsageError(f"{text!r} is not a duration. Write one like 90m, 24h, 30d or 2w.")
     return 0 if found is None else int(found[1]) * _UNITS[found[2]]
 
 

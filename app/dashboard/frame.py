@@ -144,9 +144,7 @@ def _show_error(error: Exception) -> Response:
     if isinstance(error, GatewayError):
         shown = error
     elif isinstance(error, DatabaseError | SettingsError):
-        log_event(
-            "database_access_failed", level="warning", reason=describe_error(error)[:300], path=request.path[:500]
-        )
+        log_event("database_access_failed", level="warning", reason=describe_error(error), path=request.path[:500])
         shown = Unavailable(
             "The gateway's database is unavailable, and this page needs it. Requests are served nevertheless, and their"
             " records wait in the journal. Reload this page in some seconds.",

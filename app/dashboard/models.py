@@ -14,7 +14,16 @@ from app.dashboard.calls import write_calls
 from app.dashboard.frame import get_origin, pages, show
 from app.db import DatabaseError, time_limit
 from app.errors import BadRequest, NotFound
-from app.services.models import Model, Pricing, Served, get_model_lists, peek_model_list
+from app.services.models import (
+    MAX_OFFSET,
+    MAX_SEARCH_CHARACTERS,
+    MAX_SEARCH_WORDS,
+    Model,
+    Pricing,
+    Served,
+    get_model_lists,
+    peek_model_list,
+)
 from app.services.offers import Offer, get_offers
 from app.services.providers import PROVIDERS, get_configured_providers
 from app.services.reports import ModelStats, select_stats
@@ -22,9 +31,6 @@ from app.web import Response, one_of, read_query
 from app.yielding import with_pauses
 
 _PAGE_ROWS = 50
-_MAX_OFFSET = 1_000_000
-# As in the catalog of the API.
-_MAX_SEARCH_CHARACTERS, _MAX_SEARCH_WORDS = 200, 12
 _USE_RANGE = "7d"
 # The lists are in memory and the use is beside them, so a database that hangs must not hide them for long.
 _USE_TIME_LIMIT_S = 2.0
@@ -44,11 +50,11 @@ KINDS = {"chat": "chat", "embeddings": "embeddings", "rerank": "rerank", "vision
 class ModelsQuery(msgspec.Struct, frozen=True, kw_only=True):
     """Which models, in which order, and which page of them."""
 
-    search: Annotated[str, msgspec.Meta(max_length=_MAX_SEARCH_CHARACTERS)] = ""
+    search: Annotated[str, msgspec.Meta(max_length=MAX_SEARCH_CHARACTERS)] = ""
     gateway: Annotated[str, one_of(PROVIDERS, any_case=True)] | None = None
     kind: Annotated[str, one_of(KINDS)] | None = None
     sort: Annotated[str, one_of(SORTS)] = "list"
-    offset: Annotated[int, msgspec.Meta(ge=0, le=_MAX_OFFSET)] = 0
+    offset: Annotated[int, msgspec.Meta(ge=0, le=MAX_OFFSET)] = 0
 
     def get_parameters(self) -> dict[str, Any]:
         """Returns the parameters that choose the same models."""
@@ -85,8 +91,8 @@ class PricedOffer(NamedTuple):
 def show_models() -> Response:
     """Shows a page of the models that match the query."""
     query = read_query(ModelsQuery)
-    if len(query.search.split()) > _MAX_SEARCH_WORDS:
-        raise BadRequest(f"Search for at most {_MAX_SEARCH_WORDS} words.", param="search")
+    if len(query.search.split()) > MAX_SEARCH_WORDS:
+        raise BadRequest(f"Search for at most {MAX_SEARCH_WORDS} words.", param="search")
     chosen, missing = _find(query)
     _sort(chosen, query.sort)
     use = select_use()

@@ -10,7 +10,7 @@ from app.dashboard.frame import COOKIE, SIGN_IN, open_pages, read_form
 from app.errors import AuthenticationFailed, GatewayError
 from app.layout import redirect_to, render_page
 from app.runtime import get_component
-from app.services.sessions import SignInThrottle, end_session, redeem_link, start_session
+from app.services.sessions import SignInThrottle, create_session, end_session, redeem_link
 from app.web import Response, get_client_address
 
 _MAX_NEXT_CHARACTERS = 2_000
@@ -30,7 +30,7 @@ def sign_in() -> Response:
     wanted = form.get("next", "")
     try:
         throttle.raise_if_too_many(address)
-        token = start_session(form.get("key", "").strip())
+        token = create_session(form.get("key", "").strip())
     except AuthenticationFailed as error:
         throttle.count(address)
         message = "Paste a gateway key." if error.code == "missing_api_key" else error.message
@@ -74,7 +74,7 @@ def _show_form(wanted: str, *, error: str = "", status: int = 200, headers: dict
         "sign_in.html",
         status=status,
         headers=headers,
-        next=_check_next(wanted),
+        next=_keep_own_address(wanted),
         error=error,
         is_out_here=request.args.get("signed_out") == "here",
     )
@@ -84,7 +84,7 @@ def _show_form(wanted: str, *, error: str = "", status: int = 200, headers: dict
 
 
 def _enter(token: str, wanted: str) -> Response:
-    response = redirect_to("dashboard/" + _check_next(wanted))
+    response = redirect_to("dashboard/" + _keep_own_address(wanted))
     # Without a path the browser takes the directory of this address, so it is right below any prefix of a proxy. With
     # SameSite=Strict a link in a chat would lead to the form, although one is signed in.
     response.set_cookie(COOKIE, token, path=None, httponly=True, samesite="Lax", secure=_is_https())
@@ -99,7 +99,7 @@ def _is_https() -> bool:
     return bool(request.environ["wsgi.url_scheme"] == "https")
 
 
-def _check_next(wanted: str) -> str:
+def _keep_own_address(wanted: str) -> str:
     """Returns an address below `/dashboard/` as it is, and nothing for any other."""
     parts = urlsplit(wanted)
     is_ours = not (parts.scheme or parts.netloc or parts.path.startswith("/") or ".." in parts.path or "\\" in wanted)

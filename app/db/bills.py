@@ -1,4 +1,4 @@
-"""What providers billed, by UTC day and model (app/db/bill_tables.py), and the lock for asking them."""
+"""The bills of providers, by UTC day and model (app/db/bill_tables.py), and the lock for asking them."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class Span(NamedTuple):
 
 
 class BudgetSums(NamedTuple):
-    """What became of a budget in a span; amounts in its unit.
+    """The sums of a budget in a span; amounts in its unit.
 
     Attributes:
         extra: what was added to its amount.

@@ -1,4 +1,4 @@
-"""What providers' lists said: the kept lists, and their changes. catalog_tables.py has the tables.
+"""The lists of providers as they are kept, and their changes. catalog_tables.py has the tables.
 
 One worker at a time keeps a list, by an advisory lock of the transaction, and a list that was fetched before the kept
 one changes nothing. So it does not matter which workers of which hosts bring their lists, nor in which order.

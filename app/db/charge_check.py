@@ -30,6 +30,16 @@ _SELECT_DIFFERENT = text(f"""
         CASE unit WHEN 'usd' THEN usd WHEN 'tokens' THEN tokens ELSE recorded.requests END, 0))
     FROM recent LEFT JOIN recorded USING (period_id)""")
 
+# A dump may leave records out that the sums and charges have, and an operator may delete some.
+_SELECT_MISSES_RECORDS = text("""
+    SELECT EXISTS (
+        SELECT FROM (
+            SELECT start, sum(requests) AS requests FROM outcome_usage
+            WHERE level = 'minute' AND subject = '' AND start >= now() - interval '27 hours' GROUP BY start
+        ) AS counted
+        WHERE requests > (
+            SELECT count(*) FROM activity WHERE started_at >= start AND started_at < start + interval '1 minute'))""")
+
 
 class ChargeCheck(NamedTuple):
     """How many periods were compared, and in how many the charges are not those of the records."""
@@ -39,8 +49,15 @@ class ChargeCheck(NamedTuple):
 
 
 def select_charge_check(connection: Connection) -> ChargeCheck | None:
-    """Returns what a comparison of the periods of the last 25 hours finds; None if they have too many requests."""
+    """Returns what a comparison of the periods of the last 25 hours finds.
+
+    Returns:
+        None if they have too many requests, or if records are gone, so that a difference would say nothing.
+    """
     earlier = {"earlier": EARLIER_REQUESTS}
     if connection.execute(_SELECT_REQUESTS, earlier).scalar_one() > MAX_REQUESTS:
         return None
-    return ChargeCheck(*connection.execute(_SELECT_DIFFERENT, earlier).one())
+    check = ChargeCheck(*connection.execute(_SELECT_DIFFERENT, earlier).one())
+    if check.different and connection.execute(_SELECT_MISSES_RECORDS).scalar_one():
+        return None
+    return check

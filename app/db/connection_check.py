@@ -21,7 +21,7 @@ TRUSTED_S = 5.0
 _RETURNED = "returned_s"
 
 
-def check_connections(engine: Engine) -> None:
+def add_connection_check(engine: Engine) -> None:
     """Makes an engine check each connection that it takes from its pool, and replace those that are dead."""
 
     def check(connection: Any, record: Any, _proxy: object) -> None:

@@ -19,7 +19,7 @@ from sqlalchemy import Engine, create_engine, event, make_url
 
 from app.config import PASSWORD_NAMES, SettingsError
 from app.database_session import OPTIONS, SESSION, VANISHED_SERVER
-from app.db.connection_check import check_connections
+from app.db.connection_check import add_connection_check
 from app.db.errors import time_limit
 from app.runtime import Component, Runtime, get_component
 
@@ -134,7 +134,7 @@ def create_engine_for(url: str, pool_size: int = POOL_SIZE, *, pooled: bool = Fa
         connect_args=CONNECT_ARGS if pooled else CONNECT_ARGS | {"options": OPTIONS},
     )
     # Otherwise a restart of the server would cause one error for each pooled connection.
-    check_connections(engine)
+    add_connection_check(engine)
     engine.dialect.reset_isolation_level = _reset_isolation_level  # type: ignore[method-assign, assignment]
     if pooled:
         event.listen(engine, "before_cursor_execute", _add_prefix, retval=True)

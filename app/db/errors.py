@@ -29,6 +29,8 @@ _POOLER = re.compile(r"unsupported startup parameter", re.IGNORECASE)
 _UNKNOWN_HOST = re.compile(r"could not translate host name|name resolution|not known", re.IGNORECASE)
 _NOBODY_LISTENS = re.compile(r"connection refused|no such file or directory", re.IGNORECASE)
 
+_MAX_LINE_CHARACTERS = 300
+
 
 class DatabaseTimeout(DatabaseError):
     """The database did not answer within the time limit. The statement may still be carried out."""
@@ -58,7 +60,14 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 
 def describe_error(error: Exception) -> str:
-    """Returns what PostgreSQL or the driver said, in one line; SQLAlchemy's own text repeats the whole statement."""
+    """Returns what PostgreSQL or the driver said, in one line of at most 300 characters, for a log or an answer.
+
+    SQLAlchemy's own text repeats the whole statement.
+    """
+    return _find_line(error)[:_MAX_LINE_CHARACTERS]
+
+
+def _find_line(error: Exception) -> str:
     lines = str(getattr(error, "orig", None) or error).strip().split("\n")
     # libpq tries each address of a host, so the line of the server that did answer may not be the first.
     return next((line for line in lines if "FATAL" in line), lines[0])
@@ -71,7 +80,7 @@ def describe_refusal(error: Exception, setting: str = "DATABASE_URL") -> str | N
         error: what SQLAlchemy or the driver raised.
         setting: the setting that has the address.
     """
-    text = describe_error(error).rstrip(".")
+    text = _find_line(error).rstrip(".")
     if isinstance(error, DBAPIError) and error.statement is not None:
         return None
     if _POOLER.search(text):
@@ -92,7 +101,7 @@ def describe_outage(error: Exception, setting: str = "DATABASE_URL") -> str:
         error: what SQLAlchemy or the driver raised.
         setting: the setting that has the address.
     """
-    text = describe_error(error).rstrip(".")
+    text = _find_line(error).rstrip(".")
     if _UNKNOWN_HOST.search(text):
         remedy = f"Correct the host in {setting}, or this machine's DNS."
     elif _NOBODY_LISTENS.search(text):

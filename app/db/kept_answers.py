@@ -74,7 +74,7 @@ class NewClaim(NamedTuple):
 
 
 class FoundAnswer(NamedTuple):
-    """What there is of an earlier request.
+    """The state of an earlier request and its kept answer.
 
     Attributes:
         request_id: its id.

@@ -1,4 +1,4 @@
-"""What requests of a key, or of all keys of a holder, have cost: in all, and in the UTC day, week and month of now."""
+"""The cost of the requests of a key, or of all keys of a holder: in all, and in the UTC day, week and month of now."""
 
 from __future__ import annotations
 

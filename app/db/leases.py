@@ -89,7 +89,7 @@ class PeriodQuery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LeaseAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of a draw.
+    """The result of a draw.
 
     Attributes:
         period: that of the draw.
@@ -144,7 +144,7 @@ class PeriodState(NamedTuple):
 
 
 class KeptAmount(msgspec.Struct, frozen=True):
-    """What stays granted of a period although its worker has ended."""
+    """An amount of a period that stays granted although its worker has ended."""
 
     period: int
     amount: str

@@ -16,7 +16,7 @@ Kind = Literal["holder", "group", "gateway"]
 
 
 class SubjectRow(NamedTuple):
-    """One subject; None and [] are no limit. `group_id` is that of a holder, or None."""
+    """One subject; None and [] mean no limit. `group_id` is that of a holder, or None."""
 
     id: str
     kind: Kind

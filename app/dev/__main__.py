@@ -37,8 +37,8 @@ _GUNICORN_MARGIN_S = 5.0
 _WATCH_EVERY_S = 0.2
 
 
-class _StopRequested(Exception):
-    """A signal asked for a stop."""
+class _StopRequested(BaseException):
+    """A signal asked for a stop. It is no Exception, so that code which handles those lets it pass."""
 
 
 class _Supervisor:
@@ -64,8 +64,10 @@ class _Supervisor:
         self._children.append(child)
         self.stack.callback(child.stop, lambda: self._is_quick)
 
-    def raise_if_child_ended(self) -> None:
-        """Raises RunError if a child has ended."""
+    def raise_if_over(self) -> None:
+        """Raises RunError if a child has ended, and _StopRequested if a signal has asked for a stop."""
+        if self._is_stopping:  # What the signal raised is lost if it came inside a finalizer, for example.
+            raise _StopRequested
         for child in self._children:
             child.raise_if_ended()
 
@@ -137,7 +139,7 @@ def _run(supervisor: _Supervisor) -> None:
     _wait_until_healthy(supervisor, settings)
     _print(_make_banner_for(settings, added))
     while True:
-        supervisor.raise_if_child_ended()
+        supervisor.raise_if_over()
         time.sleep(_WATCH_EVERY_S)
 
 
@@ -240,7 +242,7 @@ def _wait_until_healthy(supervisor: _Supervisor, settings: Settings) -> None:
     # A server that listens on all addresses is reached by the loopback address.
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
     while not _is_healthy(host, settings.port):
-        supervisor.raise_if_child_ended()
+        supervisor.raise_if_over()
         if time.monotonic() > deadline_s:
             raise RunError(f"gunicorn did not respond within {_BOOT_TIMEOUT_S:g} s; its output is above.")
         time.sleep(0.05)

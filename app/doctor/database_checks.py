@@ -46,7 +46,7 @@ def check_database(mistaken: Collection[str]) -> Iterator[Result]:
 def check_migration_addresses() -> Iterator[Result]:
     """Yields what is wrong with the addresses at which the database would be migrated, for the command that does it.
 
-    It fails where the gateway would not start. Of a database that does not answer it says nothing, or warns.
+    It fails where the gateway would not start. It says nothing of a database that does not answer, or warns.
     """
     for problem in check_addresses():
         make = fail if problem.blocks == "start" else warn

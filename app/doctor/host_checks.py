@@ -30,7 +30,7 @@ def check_boot(mistaken: Collection[str]) -> Iterator[Result]:
             continue
         problem = check()
         if problem is None:
-            yield ok(name, "as it should be")
+            yield ok(name, "no problem found")
         elif set(problem.settings).isdisjoint(mistaken):
             yield (fail if problem.blocks == "start" else warn)(name, problem.text)
 

@@ -65,6 +65,7 @@ def _make_environment() -> jinja2.Environment:
     )
     environment.filters |= FILTERS
     environment.globals["address"] = make_address
+    environment.globals["example_provider"] = provider_names()[0]
     # A worker compiles them for its first page. Each takes some milliseconds, and streams get their turn in between.
     for name in environment.list_templates():
         environment.get_template(name)

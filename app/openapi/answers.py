@@ -69,7 +69,7 @@ class OfferList(msgspec.Struct, kw_only=True):
 
 
 class OwnKeyAnswer(msgspec.Struct, kw_only=True):
-    """What a key sees of itself."""
+    """A key as it sees itself."""
 
     data: OwnKey
 
@@ -186,7 +186,7 @@ class Alive(msgspec.Struct, kw_only=True):
 
 
 class ErrorDetails(msgspec.Struct, kw_only=True):
-    """What went wrong, and what to do.
+    """An error, with a message that says what to do.
 
     Attributes:
         message: one or more sentences for people.
@@ -208,7 +208,7 @@ class Error(msgspec.Struct, kw_only=True):
 
 
 class AnthropicErrorDetails(msgspec.Struct, kw_only=True):
-    """What went wrong, and what to do."""
+    """An error, with a message that says what to do."""
 
     type: str
     message: str

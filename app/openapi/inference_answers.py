@@ -26,7 +26,7 @@ class TokenUsage(msgspec.Struct, kw_only=True):
 
 
 class ChatAnswerMessage(msgspec.Struct, kw_only=True):
-    """What the model wrote; providers add `reasoning_content` and other fields.
+    """The message of the model; providers add `reasoning_content` and other fields.
 
     Attributes:
         content: null if there are only tool calls, or if reasoning used up the output.

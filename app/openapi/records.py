@@ -42,7 +42,7 @@ class RecordPage(ActivityPage, frozen=True, kw_only=True):
 
 
 class RecordAnswer(RequestStory, frozen=True, kw_only=True):
-    """What became of one request.
+    """The record of one request, with its retries.
 
     Attributes:
         data: its record.

@@ -85,11 +85,17 @@ class ActivityQuery(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         if self.start is not None and self.end is not None and self.start >= self.end:
-            raise BadRequest("`from` must be before `to`; `from` is included and `to` is not.", param="from")
+            raise BadRequest(
+                "`from` must be before `to`; `from` is included and `to` is not.",
+                param="from",
+                code="invalid_parameter",
+            )
         for name in ("duration_ms", "cost_usd"):
             least, most = getattr(self, f"min_{name}"), getattr(self, f"max_{name}")
             if least is not None and most is not None and least > most:
-                raise BadRequest(f"`min_{name}` must not be above `max_{name}`.", param=f"min_{name}")
+                raise BadRequest(
+                    f"`min_{name}` must not be above `max_{name}`.", param=f"min_{name}", code="invalid_parameter"
+                )
 
 
 class UsageQuery(msgspec.Struct, frozen=True, kw_only=True):
@@ -206,7 +212,11 @@ def _get_content_type(query: ActivityQuery) -> str:
 def _export(query: ActivityQuery, chosen: ActivityFilter) -> Response:
     for name, value in {"limit": query.limit, "cursor": query.cursor}.items():
         if value is not None:
-            raise BadRequest(f"An export contains all records, so it has no `{name}`. Use `from` and `to`.", param=name)
+            raise BadRequest(
+                f"An export contains all records, so it has no `{name}`. Use `from` and `to`.",
+                param=name,
+                code="invalid_parameter",
+            )
     pieces = encode_csv(stream_activity_pages(chosen))
     first = next(pieces)  # Read before the response starts, so that an unavailable database is an error response.
     headers = {**_HEADERS, "vary": "accept", "content-disposition": 'attachment; filename="activity.csv"'}

@@ -58,7 +58,11 @@ class AuditQuery(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         if self.start is not None and self.end is not None and self.start >= self.end:
-            raise BadRequest("`from` must be before `to`; `from` is included and `to` is not.", param="from")
+            raise BadRequest(
+                "`from` must be before `to`; `from` is included and `to` is not.",
+                param="from",
+                code="invalid_parameter",
+            )
 
 
 @bp.get("/api/budgets")

@@ -10,7 +10,14 @@ from flask import Blueprint
 
 from app.config import ALL_GATEWAYS, MAX_NAME_CHARACTERS
 from app.errors import BadRequest
-from app.services.models import ListQuery, render_list, render_model
+from app.services.models import (
+    MAX_OFFSET,
+    MAX_SEARCH_CHARACTERS,
+    MAX_SEARCH_WORDS,
+    ListQuery,
+    render_list,
+    render_model,
+)
 from app.services.providers import PROVIDERS, Provider, get_configured_providers
 from app.services.routing import find_model
 from app.web import Response, conditional_response, one_of, read_query
@@ -22,13 +29,6 @@ UNKNOWN_GATEWAY = "Unknown gateway {value!r}. Use one of: {choices}."
 
 # A page is encoded without a pause. That takes 2 ms for this many; more would delay the worker's streams.
 MAX_PAGE_MODELS = 1_000
-
-# Longer than any list. A larger number is a mistake, and the caller gets an error.
-_MAX_OFFSET = 10_000_000
-
-_MAX_SEARCH_CHARACTERS = 200
-# Each word takes 1 ms in the longest list.
-_MAX_SEARCH_WORDS = 12
 
 
 class GatewayQuery(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,20 +49,24 @@ class CatalogQuery(GatewayQuery, frozen=True, kw_only=True):
     """
 
     provider: str = ""
-    search: Annotated[str, msgspec.Meta(max_length=_MAX_SEARCH_CHARACTERS)] = ""
+    search: Annotated[str, msgspec.Meta(max_length=MAX_SEARCH_CHARACTERS)] = ""
     limit: Annotated[int, msgspec.Meta(ge=1, le=MAX_PAGE_MODELS)] = MAX_PAGE_MODELS
-    offset: Annotated[int, msgspec.Meta(ge=0, le=_MAX_OFFSET)] = 0
+    offset: Annotated[int, msgspec.Meta(ge=0, le=MAX_OFFSET)] = 0
 
 
 @bp.get("/api/catalog/models")
 def list_models() -> Response:
     """Returns a page of the models that match the query."""
     query = read_query(CatalogQuery, refuse_empty_numbers=True)
-    if len(query.search.split()) > _MAX_SEARCH_WORDS:
-        raise BadRequest(f"search may have at most {_MAX_SEARCH_WORDS} words. Leave some out.", param="search")
+    if len(query.search.split()) > MAX_SEARCH_WORDS:
+        raise BadRequest(
+            f"`search` may have at most {MAX_SEARCH_WORDS} words. Leave some out.",
+            param="search",
+            code="invalid_parameter",
+        )
     chosen = ListQuery(
         gateway=query.gateway,
-        provider=query.provider.strip().lower()[:_MAX_SEARCH_CHARACTERS],
+        provider=query.provider.strip().lower()[:MAX_SEARCH_CHARACTERS],
         search=query.search.strip().lower(),
         limit=query.limit,
         offset=query.offset,
@@ -84,6 +88,8 @@ def read_providers(model_id: str) -> Sequence[Provider]:
         ConfigurationMissing: no provider's key is set.
     """
     if len(model_id) > MAX_NAME_CHARACTERS:
-        raise BadRequest(f"A model name may have at most {MAX_NAME_CHARACTERS} characters.", param="model")
+        raise BadRequest(
+            f"A model name may have at most {MAX_NAME_CHARACTERS} characters.", param="model", code="invalid_parameter"
+        )
     gateway = read_query(GatewayQuery).gateway
     return get_configured_providers() if gateway == ALL_GATEWAYS else [PROVIDERS[gateway]]

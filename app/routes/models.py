@@ -57,7 +57,9 @@ def list_models() -> Response:
 def retrieve_model(model_id: str) -> Response:
     """Returns one model, by its id or by another name that people use for it."""
     if len(model_id) > MAX_NAME_CHARACTERS:
-        raise BadRequest(f"A model name may have at most {MAX_NAME_CHARACTERS} characters.", param="model")
+        raise BadRequest(
+            f"A model name may have at most {MAX_NAME_CHARACTERS} characters.", param="model", code="invalid_parameter"
+        )
     policy = _get_policy()
     allows = None if policy is None else policy.allows
     if (own := _find_own(model_id, allows)) is not None:

@@ -67,7 +67,9 @@ class StatsQuery(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.time_range is not None and (self.start is not None or self.end is not None):
             raise BadRequest(
-                "`time_range` is a window that ends now. Omit it, or omit `from` and `to`.", param="time_range"
+                "`time_range` is a window that ends now. Omit it, or omit `from` and `to`.",
+                param="time_range",
+                code="invalid_parameter",
             )
 
 
@@ -109,24 +111,30 @@ def show_stats(gateway: str) -> Response:
 def _raise_if_contradictory(query: StatsQuery) -> None:
     """Raises BadRequest if parameters exclude each other."""
     if query.key is not None and query.scope not in {None, "key"}:
-        raise BadRequest("`key` is for scope=key. Omit one of the two.", param="key")
+        raise BadRequest("`key` is for scope=key. Omit one of the two.", param="key", code="invalid_parameter")
     if query.holder is not None and query.scope not in {None, "holder"}:
-        raise BadRequest("`holder` is for scope=holder. Omit one of the two.", param="holder")
+        raise BadRequest("`holder` is for scope=holder. Omit one of the two.", param="holder", code="invalid_parameter")
     if query.group is not None and query.scope is not None:
-        raise BadRequest("`group` is a scope of its own. Omit `scope`.", param="group")
+        raise BadRequest("`group` is a scope of its own. Omit `scope`.", param="group", code="invalid_parameter")
     if query.model is not None and (query.key is not None or query.scope in {"key", "holder"}):
         raise BadRequest(
-            "Statistics of a model are of all keys. Omit `model`, or omit `key` and `scope`; `models` in the statistics"
+            "Statistics of a model cover all keys. Omit `model`, or omit `key` and `scope`; `models` in the statistics"
             " of a key has the key's totals of each model.",
             param="model",
+            code="invalid_parameter",
         )
     given = [name for name in ("key", "holder", "group", "model") if getattr(query, name) is not None]
     if len(given) > 1:
-        raise BadRequest(f"`{given[0]}` and `{given[1]}` exclude each other. Omit one of the two.", param=given[1])
+        raise BadRequest(
+            f"`{given[0]}` and `{given[1]}` exclude each other. Omit one of the two.",
+            param=given[1],
+            code="invalid_parameter",
+        )
     if query.split is not None and (query.model is not None or query.key is not None or query.scope == "key"):
         raise BadRequest(
             "`split` is for the statistics of all keys, of a holder or of a group. Omit it, or the others.",
             param="split",
+            code="invalid_parameter",
         )
 
 
@@ -148,7 +156,9 @@ def _choose_owned(query: StatsQuery) -> Owned | None:
     if query.group is not None:
         return Owned("group", *select_key_ids(group=query.group))
     if query.holder is None:
-        raise BadRequest("An operator's key has no holder. Name one as `holder`.", param="holder")
+        raise BadRequest(
+            "An operator's key has no holder. Name one as `holder`.", param="holder", code="invalid_parameter"
+        )
     return Owned("holder", *select_key_ids(holder=query.holder))
 
 
@@ -156,7 +166,11 @@ def _choose_own_holder(query: StatsQuery) -> Owned:
     if query.group is not None:
         raise PermissionDenied("Only the operator's key may read statistics of a group. Omit `group`.", param="group")
     if not g.key.holder_id:
-        raise BadRequest("This key has no holder, so only its own statistics can be read: scope=key.", param="scope")
+        raise BadRequest(
+            "This key has no holder, so only its own statistics can be read: scope=key.",
+            param="scope",
+            code="invalid_parameter",
+        )
     name, keys = select_key_ids(holder=g.key.holder_id)
     if query.holder not in {None, name, g.key.holder_id}:
         raise PermissionDenied("A key may read only the statistics of its own holder. Omit `holder`.", param="holder")

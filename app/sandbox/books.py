@@ -23,7 +23,7 @@ _NANO = Decimal("0.000000001")
 
 @dataclass(frozen=True)
 class Entry:
-    """What was served of one model on one day with one tag; tokens and USD."""
+    """The use of one model on one day with one tag; tokens and USD."""
 
     day: date
     model: str
@@ -31,7 +31,7 @@ class Entry:
     completion_tokens: int
     usd: Decimal
     tag: str = ""
-    """What the header Fireworks-Annotations said of the project."""
+    """The project that the header Fireworks-Annotations named."""
     unsent_tokens: int = 0
     """The parts of the answers that their clients did not wait for."""
     unsent_usd: Decimal = Decimal(0)

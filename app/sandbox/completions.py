@@ -29,7 +29,7 @@ class Chat:
     id_hex: str
     created: int = field(default_factory=lambda: int(time.time()))
     scripted_usage: dict[str, int] = field(default_factory=dict)
-    """What a script says of the usage, instead of what is counted."""
+    """The usage that a script gives, in place of the counted one."""
     prompt_tokens: int = field(init=False)
     cached_tokens: int = field(init=False)
 

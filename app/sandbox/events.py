@@ -25,7 +25,7 @@ class Event:
     wait_s: float = 0.0
     """The pause before it is sent."""
     then: Literal["", "cut", "reset", "stall"] = ""
-    """What the connection does once it is sent."""
+    """The action of the connection after it is sent."""
     stage: Literal["role", "delta", "finish", "usage", "done", "noise"] = "delta"
 
 

@@ -37,7 +37,7 @@ class Provider:
     """Returns the body of GET /models for a query; None if the query is invalid."""
     find_model: Callable[[Options, str], ChatModel | None]
     stream_error: bytes
-    """What is sent for a failure in the middle of a stream, line ends included."""
+    """The bytes that are sent for a failure in the middle of a stream, line ends included."""
     models_need_key: bool = False
     refuses_agents: bool = False
     validates: bool = False

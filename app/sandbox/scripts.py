@@ -140,7 +140,7 @@ def _parse_turns(script: Any) -> list[Turn]:
 
 
 def _parse_turn(turn: Any, where: str) -> Turn:
-    _check_object(turn, FIELDS, where)
+    _raise_if_malformed(turn, FIELDS, where)
     if "text" in turn and "json" in turn:
         raise ScriptError(f"{where} has text and json; leave one of them out")
     if not turn.keys() & {"text", "json", "reasoning", "tool_calls", "finish_reason"}:
@@ -163,7 +163,7 @@ def _parse_turn(turn: Any, where: str) -> Turn:
     )
 
 
-def _check_object(value: Any, known: tuple[str, ...], where: str) -> None:
+def _raise_if_malformed(value: Any, known: tuple[str, ...], where: str) -> None:
     if not isinstance(value, dict):
         raise ScriptError(f"{where} has to be an object with any of {', '.join(known)}")
     unknown = [name for name in value if name not in known]
@@ -181,7 +181,7 @@ def _split(text: Any, where: str) -> list[str]:
 
 
 def _parse_call(call: Any, where: str) -> ScriptedCall:
-    _check_object(call, ("name", "arguments", "id"), where)
+    _raise_if_malformed(call, ("name", "arguments", "id"), where)
     name, call_id, arguments = call.get("name"), call.get("id"), call.get("arguments", {})
     if not isinstance(name, str) or not name:
         raise ScriptError(f"{where} needs a name, that of the tool")
@@ -195,7 +195,7 @@ def _parse_call(call: Any, where: str) -> ScriptedCall:
 
 
 def _parse_usage(usage: dict[str, int], where: str) -> dict[str, int]:
-    _check_object(usage, _COUNTS, where)
+    _raise_if_malformed(usage, _COUNTS, where)
     for name, count in usage.items():
         if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count < 2**31:
             raise ScriptError(f"{name} of {where} has to be a whole number from 0 on")

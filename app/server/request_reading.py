@@ -13,6 +13,7 @@ import socket
 import struct
 import termios
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -73,6 +74,9 @@ class PacedUnreader(SocketUnreader):  # type: ignore[misc]
             self.mxchunk = _RECEIVED_CHUNK_BYTES
             reader.limit_trailer_section = _MAX_TRAILER_BYTES
             reader.parser = _raise_if_tiny(reader.parser)
+            # The request refers to the body and the body to the reader: a cycle, in which an upload that broke off
+            # would keep its bytes until all objects are examined.
+            reader.req = weakref.proxy(reader.req)
 
     def end_request(self) -> None:
         """Removes the limits of a request; the wait for the next one has its own. Pauses if that is already here."""

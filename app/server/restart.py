@@ -38,7 +38,7 @@ _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 class _Orphan:
-    """What this worker does without a main process.
+    """The state of a worker without a main process.
 
     Attributes:
         file: the file about the workers, by whose time a start shows that it goes on; None if it drains at once.

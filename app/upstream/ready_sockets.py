@@ -19,6 +19,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+from app.logs import log_event
 from app.runtime import Component, Runtime, get_component
 from app.speedups import get_speedups
 
@@ -112,7 +113,12 @@ class PacedSockets(ReadySockets):
         now_s = time.monotonic()
         ends_s = now_s + min(max(TURN_S, now_s - self._served_s), LONGEST_TURN_S)
         while True:
-            served = self._serve_some()
+            try:
+                served = self._serve_some()
+            except Exception as error:
+                # gevent would stop the watcher, and with it all streams of the worker. What was not served stays ready.
+                log_event("stream_socket_failed", level="error", error=error)
+                served = 0
             now_s = time.monotonic()
             if served < _SOCKETS or now_s >= ends_s:
                 self._served_s = now_s

@@ -37,6 +37,11 @@ def ignore_data(data: bytes) -> bool:
     return False
 
 
+def _throw(greenlet: Any, error: BaseException) -> None:
+    """Raises an error where a greenlet waits, with the frames that it has passed through; the log needs them."""
+    greenlet.throw(type(error), error, error.__traceback__)
+
+
 class SocketReader:
     """Reads a socket of the standard library."""
 
@@ -108,7 +113,7 @@ class GeventReader(SocketReader):
     def _settle(self, outcome: bool | BaseException) -> None:
         """Wakes the greenlet: with the exception that `on_data` raised, or because it wants no more."""
         if isinstance(outcome, BaseException):
-            self._greenlet.throw(outcome)
+            _throw(self._greenlet, outcome)
         else:
             self._greenlet.switch()
 
@@ -120,7 +125,7 @@ class GeventReader(SocketReader):
         except BlockingIOError:
             return  # The kernel may report bytes that then turn out to be damaged.
         except BaseException as error:
-            self._greenlet.throw(error)
+            _throw(self._greenlet, error)
         else:
             if not wants_more:
                 self._greenlet.switch()

@@ -23,7 +23,7 @@ from app.services.keys import Key
 
 
 class RequestState:
-    """What hooks, access checks and views know about the current request: Flask's `g`.
+    """The state of the current request for hooks, access checks and views: Flask's `g`.
 
     Attributes:
         started_s: when it began, on the monotonic clock.
@@ -146,7 +146,7 @@ class _Context(RequestContext):
 
     @property
     def url_adapter(self) -> MapAdapter | None:  # type: ignore[override]
-        """What finds routes and makes URLs; made when it is needed."""
+        """The adapter that finds routes and makes URLs; made when it is needed."""
         return self.app.create_url_adapter(self.request)
 
     def match_request(self) -> None:

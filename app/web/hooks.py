@@ -85,7 +85,7 @@ def _make_error_response(error: Exception) -> Response:
     elif isinstance(error, GatewayError):
         shown = error
     elif isinstance(error, DatabaseError):
-        reason = describe_error(error)[:300]
+        reason = describe_error(error)
         log_event(
             "database_access_failed",
             level="warning",

@@ -42,8 +42,8 @@ def decode_json(content: bytes, kind: type[Kind]) -> Kind:
         kind: a Struct that forbids unknown fields.
 
     Raises:
-        BadRequest: it is no JSON object, it has a key twice or a text with NUL, or a field is unknown, missing, or not
-            as `kind` requires; `param` names it.
+        BadRequest: it is not a JSON object, it has a key twice or a text with NUL, or a field is unknown, missing, or
+            not as `kind` requires; `param` names it.
     """
     try:
         decoded = msgspec.json.decode(content or b"{}", type=kind)
@@ -54,7 +54,7 @@ def decode_json(content: bytes, kind: type[Kind]) -> Kind:
     except RecursionError:
         raise BadRequest("The body is nested too deeply. Flatten it.", code="invalid_json") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        reason = str(error).rstrip(".")
+        reason = str(error).removeprefix("JSON is malformed: ").rstrip(".")
         raise BadRequest(
             f"The body is not valid JSON: {reason}. Send one JSON object in UTF-8.", code="invalid_json"
         ) from None
@@ -70,7 +70,7 @@ def _validate_pairs(pairs: list[tuple[str, Any]]) -> None:
             )
         seen.add(name)
         if any(isinstance(each, str) and "\0" in each for each in (value if isinstance(value, list) else [value])):
-            raise _make_refusal(f"{name} contains the character NUL. Leave it out.", name)
+            raise _make_refusal(f"`{name}` contains the character NUL. Leave it out.", name)
 
 
 def _make_error(kind: type[msgspec.Struct], text: str) -> BadRequest:
@@ -81,19 +81,22 @@ def _make_error(kind: type[msgspec.Struct], text: str) -> BadRequest:
         return _make_refusal(f"There is no field {name!r}{where}. The fields are: {known}.", _join(place, name))
     if (found := _MISSING.fullmatch(text)) is not None:
         param = _join(found[2] or "", found[1])
-        return _make_refusal(f"{param} is missing, and it is required.", param)
+        return _make_refusal(f"`{param}` is required.", param)
     if (found := _WRONG.fullmatch(text)) is not None:
-        param = found[5] or "The body"
         wanted = " or ".join(_WORDS.get(word, word) for word in found[1].split(" | "))
         side = f" {_SIDES[found[2]]} {found[3]}" if found[2] else ""
         got = f", not {_WORDS.get(found[4], found[4])}" if found[4] else ""
-        return _make_refusal(f"{param} must be {wanted}{side}{got}.", found[5])
+        return _make_refusal(f"{_name_place(found[5])} must be {wanted}{side}{got}.", found[5])
     place_found = _PLACE.search(text)
     at = None if place_found is None else place_found[1]
     if "RFC3339" in text:
-        return _make_refusal(f"{at} must be {_WORDS['datetime']}; a day alone is not enough.", at)
+        return _make_refusal(f"{_name_place(at)} must be {_WORDS['datetime']}; a day alone is not enough.", at)
     reason = _PLACE.sub("", text)
-    return _make_refusal(f"{at or 'The body'} is not valid: {reason}.", at)
+    return _make_refusal(f"{_name_place(at)} is not valid: {reason}.", at)
+
+
+def _name_place(place: str | None) -> str:
+    return f"`{place}`" if place else "The body"
 
 
 def _join(place: str, name: str) -> str:

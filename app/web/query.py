@@ -29,10 +29,13 @@ from app.errors import BadRequest
 # There are no records from other years, and date arithmetic fails near the years 1 and 9999.
 _YEARS = range(2000, 2200)
 
+# The code of every error here but those that a field sets itself.
+_CODE = "invalid_parameter"
+
 _BOOLS = ["true", "false"]
 _DECIMAL = re.compile(r"[0-9]{1,30}(\.[0-9]{1,30})?", re.ASCII)
 
-_CHOICE_MESSAGE = "{name} is {value!r}; it must be one of: {choices}."
+_CHOICE_MESSAGE = "`{name}` is {value!r}; it must be one of: {choices}."
 
 Kind = TypeVar("Kind", bound=msgspec.Struct)
 
@@ -47,7 +50,7 @@ class _Parameter(NamedTuple):
 
 
 def one_of(
-    choices: Collection[str], *, message: str = _CHOICE_MESSAGE, code: str | None = None, any_case: bool = False
+    choices: Collection[str], *, message: str = _CHOICE_MESSAGE, code: str = _CODE, any_case: bool = False
 ) -> msgspec.Meta:
     """Returns the annotation of a text that must be one of `choices`.
 
@@ -102,13 +105,15 @@ def _raise_if_unknown_or_repeated(known: list[str], *, ignore_unknown: bool) -> 
             if ignore_unknown:
                 continue
             hint = f"Use: {', '.join(known)}." if known else "This path takes none."
-            raise BadRequest(f"Unknown parameter {name[:100]!r}. {hint}", param=name[:100])
+            raise BadRequest(f"Unknown parameter {name[:100]!r}. {hint}", param=name[:100], code="unknown_parameter")
         if len(values) > 1:
-            raise BadRequest(f"{name} is given {len(values)} times. Give it once.", param=name)
+            raise _make_refusal(name, f"is given {len(values)} times. Give it once.")
         if len(values[0]) > MAX_NAME_CHARACTERS or "\0" in values[0]:
-            raise BadRequest(
-                f"{name} must have at most {MAX_NAME_CHARACTERS} characters, none of them NUL.", param=name
-            )
+            raise _make_refusal(name, f"must have at most {MAX_NAME_CHARACTERS} characters, none of them NUL.")
+
+
+def _make_refusal(name: str, reason: str) -> BadRequest:
+    return BadRequest(f"`{name}` {reason}", param=name, code=_CODE)
 
 
 @cache
@@ -149,7 +154,7 @@ def _make_annotated(kind: inspect.Metadata) -> Callable[[str, str], Any]:
     return partial(_convert_matching, pattern=re.compile(kind.type.pattern), **extra)
 
 
-def _convert_choice(name: str, text: str, *, choices: list[str], message: str, code: str | None, any_case: bool) -> str:
+def _convert_choice(name: str, text: str, *, choices: list[str], message: str, code: str, any_case: bool) -> str:
     if any_case:
         text = text.lower()
     if text not in choices:
@@ -163,7 +168,7 @@ def _convert_integer(name: str, text: str, *, minimum: int, maximum: int) -> int
     is_digits = text.isascii() and text.isdigit() and len(text) <= MAX_NAME_CHARACTERS
     if not is_digits or not minimum <= int(text) <= maximum:
         shown = text[:MAX_NAME_CHARACTERS]
-        raise BadRequest(f"{name} is {shown!r}; it must be a whole number from {minimum} to {maximum}.", param=name)
+        raise _make_refusal(name, f"is {shown!r}; it must be a whole number from {minimum} to {maximum}.")
     return int(text)
 
 
@@ -171,12 +176,12 @@ def _convert_decimal(name: str, text: str, *, minimum: float, maximum: float) ->
     # float() also accepts "nan", "1_0" and " 1".
     if not _DECIMAL.fullmatch(text) or not minimum <= float(text) <= maximum:
         shown = text[:MAX_NAME_CHARACTERS]
-        raise BadRequest(f"{name} is {shown!r}; it must be a number from {minimum:g} to {maximum:g}.", param=name)
+        raise _make_refusal(name, f"is {shown!r}; it must be a number from {minimum:g} to {maximum:g}.")
     return float(text)
 
 
 def _convert_bool(name: str, text: str) -> bool:
-    return _convert_choice(name, text, choices=_BOOLS, message=_CHOICE_MESSAGE, code=None, any_case=True) == "true"
+    return _convert_choice(name, text, choices=_BOOLS, message=_CHOICE_MESSAGE, code=_CODE, any_case=True) == "true"
 
 
 def _convert_several(name: str, text: str, *, convert: Callable[[str, str], Any]) -> tuple[Any, ...]:
@@ -185,13 +190,13 @@ def _convert_several(name: str, text: str, *, convert: Callable[[str, str], Any]
 
 def _convert_text(name: str, text: str, *, max_length: int | None) -> str:
     if max_length is not None and len(text.strip()) > max_length:
-        raise BadRequest(f"{name} may have at most {max_length} characters.", param=name)
+        raise _make_refusal(name, f"may have at most {max_length} characters.")
     return text
 
 
 def _convert_matching(name: str, text: str, *, pattern: re.Pattern[str], demand: str) -> str:
     if not pattern.fullmatch(text):
-        raise BadRequest(f"{name} is {text[:MAX_NAME_CHARACTERS]!r}; it {demand}.", param=name)
+        raise _make_refusal(name, f"is {text[:MAX_NAME_CHARACTERS]!r}; it {demand}.")
     return text
 
 
@@ -206,8 +211,8 @@ def _convert_time(name: str, text: str) -> datetime:
     except ValueError:
         pass
     shown = text[:MAX_NAME_CHARACTERS]
-    raise BadRequest(
-        f"{name} is {shown!r}; it must be a time in ISO 8601, such as 2026-03-14 or 2026-03-14T15:09:26Z.", param=name
+    raise _make_refusal(
+        name, f"is {shown!r}; it must be a time in ISO 8601, such as 2026-03-14 or 2026-03-14T15:09:26Z."
     )
 
 
@@ -215,7 +220,7 @@ def _convert_day(name: str, text: str) -> date:
     """Returns a whole UTC day, written as a date or as the time at which it begins."""
     moment = _convert_time(name, text)
     if moment.time() != time():
-        raise BadRequest(f"{name} must be a whole day (UTC), such as 2026-03-14.", param=name)
+        raise _make_refusal(name, "must be a whole day (UTC), such as 2026-03-14.")
     return moment.date()
 
 

@@ -99,11 +99,11 @@ MISTAKES = {
     "keys set none --rpm 5": "There is no key",
     "keys set none": "Nothing to change",
     "keys set none --rpm 5 --clear rpm": "Give one of the two",
-    "keys rotate none --overlap soon": "is no duration",
+    "keys rotate none --overlap soon": "is not a duration",
     "groups set none --rpm 5": "There is no group",
     "groups set none": "Nothing to change",
     "limits set": "Nothing to change",
-    "budgets raise 1 much": "is no amount",
+    "budgets raise 1 much": "is not an amount",
     "budgets raise 1 5": "There is no budget 1",
     "budgets end 1": "There is no budget 1",
 }

@@ -89,7 +89,7 @@ def test_forms_make_and_change_a_key_an_alias_and_a_group(dashboard: Pages) -> N
         path = f"keys/{secret.split('_')[1]}"
         assert post_chat(dashboard.gateway, MODEL, key=secret).status == 200
         assert secret not in session.get(f"{dashboard.url}/{path}", timeout=30).text
-        assert "concurrent must be a whole number" in send(path, name=name, concurrent="many")
+        assert "`concurrent` must be a whole number" in send(path, name=name, concurrent="many")
         assert "Changed" in send(path, name=name, requests_per_minute="7")
         assert dashboard.ask(f"/api/{path}")["data"]["requests_per_minute"] == 7
         assert secret not in (replaced := send(f"{path}/rotate")) and 'id="secret"' in replaced
@@ -135,7 +135,7 @@ def test_a_key_is_made_limited_replaced_and_revoked(dashboard: Pages, open_page:
     page.fill("[name=requests_per_minute]", "7")
     page.fill("[name=concurrent]", "many")
     page.click("text=Save")
-    assert text_of(page, "[role=alert]").startswith("concurrent must be a whole number")
+    assert text_of(page, "[role=alert]").startswith("`concurrent` must be a whole number")
     assert page.locator("[name=requests_per_minute]").input_value() == "7"
     page.fill("[name=concurrent]", "")
     page.click("text=Save")

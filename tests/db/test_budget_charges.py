@@ -9,6 +9,8 @@ from typing import Any
 from sqlalchemy import Engine, text
 
 from app.db.activity import insert_activity
+from app.db.charge_check import ChargeCheck, select_charge_check
+from app.db.fold import fold_deltas
 from app.db.leases import compute_period_id
 from app.db.ledger import LedgerLine
 from tests.db.rows import NOON, count, encode, make_row
@@ -76,3 +78,23 @@ def test_no_charge_keeps_a_row_from_being_written(engine: Engine) -> None:
     assert count(engine, "activity") == 6
     assert [each[3] for each in charges(engine).values()] == [4, 4]
     assert {amount for each in charges(engine).values() for amount in each[:3]} == {10**18 - 1}
+
+
+def test_charges_are_compared_with_the_records_unless_records_are_gone(engine: Engine) -> None:
+    (period,) = make_periods(engine, "requests")
+    now = datetime.now(UTC)
+    rows = [make_row(started_at=now, budget_periods=[period]) for _ in range(3)]
+    insert_activity(engine, encode(rows), LedgerLine(worker_id="0a1b", version=1))
+    fold_deltas(engine, min_age_s=0)
+
+    def check() -> ChargeCheck | None:
+        with engine.connect() as connection:
+            return select_charge_check(connection)
+
+    assert check() == ChargeCheck(periods=1, different=0)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE budget_charge SET exact = exact + 1"))
+    assert check() == ChargeCheck(periods=1, different=1)
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM activity WHERE request_id = :id"), {"id": rows[0]["request_id"]})
+    assert check() is None

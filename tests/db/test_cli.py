@@ -14,6 +14,7 @@ from app.db import get_engine
 from app.db.schema import get_head
 from app.runtime import use_settings
 from tests.support.postgres import Postgres
+from tests.support.soak import soak_only
 
 
 @pytest.fixture
@@ -26,6 +27,7 @@ def empty_database(postgres: Postgres) -> Iterator[None]:
     postgres.drop_database(url)
 
 
+@soak_only("db/test_schema.py::test_a_downgrade_and_an_upgrade_make_the_same_schema_again")
 def test_upgrade_from_an_empty_database_and_downgrade(empty_database: None) -> None:
     assert _run("current").exit_code == 1
     assert "missing" in _run("current").output

@@ -16,7 +16,12 @@ from tests.support.gateway import Gateway
 from tests.support.gateways import Gateways
 from tests.support.scripted_upstream import ScriptedUpstream, refused_address, unanswered_address
 from tests.support.scripts import close, hang, pause, send
+from tests.support.soak import soak_only
 from tests.support.waiting import wait_until
+
+pytestmark = soak_only(
+    "fallback/test_failures.py::test_the_targets_are_tried_in_order_until_one_serves_or_refuses_the_request"
+)
 
 # What happens at each address.
 DEAD = {

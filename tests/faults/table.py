@@ -16,7 +16,7 @@ SLACK_S = 6.0
 
 INTRODUCTION = """# Faults
 
-What happens when something around the gateway fails: what a client sees directly and behind nginx (with
+This page shows what happens when something around the gateway fails: what a client sees directly and behind nginx (with
 [deploy/nginx.conf](../deploy/nginx.conf)), what the provider sees, what is recorded, and what bounds the time.
 **This page is written by the test run** (`UPDATE_FAULTS=1 make test ARGS=tests/faults`) from real processes: gunicorn,
 nginx, PostgreSQL, and a provider on a raw socket that does what each line says. A test fails when what is seen differs

@@ -218,7 +218,7 @@ def test_operators_are_people_and_others_are_refused(api: Api, client: FlaskClie
 DAY = {"amount": 1, "window": "day"}
 REFUSED: list[tuple[str, str, dict[str, Any], int, str | None, str]] = [
     ("POST", "keys", {"name": "a", "rpm": 5}, 400, "rpm", "requests_per_minute"),
-    ("POST", "keys", {}, 400, "name", "required"),
+    ("POST", "keys", {}, 400, "name", "`name` is required."),
     ("POST", "keys", {"name": ""}, 400, "name", "printable"),
     ("POST", "keys", {"name": 5}, 400, "name", "a text, not a whole number"),
     ("POST", "keys", {"name": "a", "requests_per_minute": 0}, 400, "requests_per_minute", "at least 1"),

@@ -14,6 +14,7 @@ from tests.support.limited_keys import make_limited_key
 from tests.support.request_reader import SeenRequest
 from tests.support.scripted_upstream import ScriptedUpstream, refused_address
 from tests.support.scripts import Script, close, drip, reset, send
+from tests.support.soak import soak_only
 from tests.support.waiting import wait_until
 
 OVERLOADED = json_answer({"error": {"message": "overloaded"}}, 503)
@@ -148,6 +149,7 @@ def plain(gateways: Gateways, session_database_url: str) -> Iterator[tuple[Gatew
             yield gateway, upstream
 
 
+@soak_only("services/inference/test_dispatch.py::test_a_client_that_retries_by_itself_gets_one_attempt_each_time")
 def test_retries_can_be_turned_off_and_then_the_sdk_may_retry(plain: tuple[Gateway, ScriptedUpstream]) -> None:
     gateway, upstream = plain
     upstream.on_model("off", OVERLOADED)
@@ -156,6 +158,7 @@ def test_retries_can_be_turned_off_and_then_the_sdk_may_retry(plain: tuple[Gatew
     assert "x-should-retry" not in seen.headers and int(seen.headers["retry-after"]) > 0
 
 
+@soak_only("services/inference/test_dispatch.py::test_a_success_closes_the_breaker")
 def test_a_suspended_account_fails_fast_until_a_probe_succeeds(
     plain: tuple[Gateway, ScriptedUpstream], session_database_url: str
 ) -> None:
@@ -176,6 +179,7 @@ def test_a_suspended_account_fails_fast_until_a_probe_succeeds(
     assert '"breaker_opened"' in gateway.log() and '"breaker_closed"' in gateway.log()
 
 
+@soak_only("services/inference/test_dispatch.py::test_an_open_breaker_fails_the_request_without_an_attempt")
 def test_a_provider_that_refuses_connections_fails_fast_after_five(plain: tuple[Gateway, ScriptedUpstream]) -> None:
     answers = [post_chat(plain[0], "m", provider="deepinfra") for _ in range(6)]
     assert [(seen.status, seen.error["code"]) for seen in answers] == [(502, "upstream_unreachable")] * 6

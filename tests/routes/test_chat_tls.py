@@ -11,7 +11,12 @@ from tests.support.answers import DONE, chunk, event_bytes, usage_chunk
 from tests.support.chat import PREFIX, post_chat
 from tests.support.gateway import Gateway
 from tests.support.gateways import Gateways
+from tests.support.soak import soak_only
 from tests.support.tls_server import TlsServer
+
+pytestmark = soak_only(
+    "upstream/test_connection_pool.py::test_tls_works_with_the_authority_of_the_environment_and_keeps_its_connection"
+)
 
 EVENTS = [
     *(event_bytes(chunk(f"{number} " + "x" * number * 300)) for number in range(60)),

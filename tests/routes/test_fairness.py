@@ -21,6 +21,7 @@ from tests.support.gateways import Gateways
 from tests.support.limited_keys import make_limited_key
 from tests.support.postgres import Postgres
 from tests.support.scripted_upstream import ScriptedUpstream
+from tests.support.soak import FULL
 from tests.support.waiting import wait_until
 
 MOST = 20  # Refusals in a second that have a record of their own.
@@ -266,7 +267,9 @@ def test_refusals_by_a_limit_count_as_all_others_do(place: Place) -> None:
     wait_until(lambda: count_recorded() == codes, what="a record of each, or of many together")
 
 
+@pytest.mark.long_form
 def test_lookups_of_unknown_keys_delay_neither_known_keys_nor_readiness(place: Place) -> None:
+    count = 600 if FULL else 150
     greedy, fresh = place.keys[0], _insert_key(place.url, "fresh")
     body = json.dumps(chat_body("m")).encode()
 
@@ -274,12 +277,12 @@ def test_lookups_of_unknown_keys_delay_neither_known_keys_nor_readiness(place: P
         return post(place.gateway, body, key=new_key())
 
     with ThreadPoolExecutor(300) as pool:
-        unknown = [pool.submit(knock, number) for number in range(600)]
+        unknown = [pool.submit(knock, number) for number in range(count)]
         ready = [request("GET", place.gateway.url + "/ready").json["database"] for _ in range(5)]
         known = [post_chat(place.gateway, PREFIX + "good", key=greedy).status for _ in range(5)]
         new = post_chat(place.gateway, PREFIX + "good", key=fresh).status
         seen = Counter(one.result().status for one in unknown)
-    assert seen == {401: 600}
+    assert seen == {401: count}
     assert ready == [{"reachable": True, "schema": "current"}] * 5
     assert known == [200] * 5 and new == 200
 

@@ -55,6 +55,7 @@ def test_the_trace_of_the_client_reaches_the_provider_and_the_record(
     assert refused.status == 400 and wait_for_row(session_database_url, refused.request_id)["trace_id"] == TRACE
 
 
+@soak_only("routes/test_traces.py::test_the_trace_of_the_client_reaches_the_provider_and_the_record")
 def test_spans_reach_a_collector_with_the_names_of_the_conventions(
     make_gateway: MakeGateway, upstream: ScriptedUpstream, database_url: str
 ) -> None:
@@ -108,7 +109,7 @@ def test_spans_reach_a_collector_with_the_names_of_the_conventions(
     assert rows_where(database_url, "trace_id", "b" * 32)
 
 
-@soak_only("routes/test_traces.py::test_spans_reach_a_collector_with_the_names_of_the_conventions")
+@soak_only("routes/test_traces.py::test_the_trace_of_the_client_reaches_the_provider_and_the_record")
 def test_a_collector_that_is_away_is_logged_and_harms_no_request(
     make_gateway: MakeGateway, upstream: ScriptedUpstream
 ) -> None:

@@ -8,8 +8,10 @@ import psutil
 import pytest
 
 from tests.sandbox.client import PREFIX, TIMEOUT_S, Server, read_url, run_sandbox
+from tests.support.soak import soak_only
 from tests.support.waiting import wait_until
 
+CTRL_C = soak_only("sandbox/test_process.py::test_a_signal_ends_it_with_open_streams_and_no_second_line")
 # A parent that starts a sandbox, which prints its line, and then waits to be killed.
 PARENT = """
 import subprocess, sys, time
@@ -36,7 +38,7 @@ def has_ended(process: psutil.Process) -> bool:
         return True
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=CTRL_C)])
 def test_a_signal_ends_it_with_open_streams_and_no_second_line(number: signal.Signals) -> None:
     with run_sandbox() as server:
         processes = get_processes(server)

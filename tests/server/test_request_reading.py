@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import threading
+import weakref
+from typing import Any
 
 import pytest
-from gunicorn.http.body import Body, LengthReader
+from gunicorn.http.body import Body, ChunkedReader, LengthReader
 
 from app.server.request_reading import PacedUnreader, read_directly
 
@@ -42,3 +45,30 @@ def test_a_large_body_that_ends_early_is_returned_as_far_as_it_came() -> None:
         theirs.sendall(BODY[:70_000])
         theirs.close()
         assert read_directly(Body(LengthReader(PacedUnreader(ours), len(BODY))), len(BODY)) == BODY[:70_000]
+
+
+class Request:
+    """As much of gunicorn's request as its body uses."""
+
+    body: Any
+
+
+def test_a_chunked_body_that_breaks_off_is_freed_at_once() -> None:
+    """Its request refers to it, and gunicorn's reader of chunks to the request."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(b"1000\r\n" + BODY[:4_000])
+        theirs.close()
+        unreader = PacedUnreader(ours)
+        request = Request()
+        request.body = Body(ChunkedReader(request, unreader))
+        unreader.begin_body(request.body.reader, 5.0, 5.0)
+        freed = weakref.ref(request.body)
+        gc.disable()
+        try:
+            with pytest.raises(Exception, match="."):
+                request.body.read()
+            del request
+            assert freed() is None
+        finally:
+            gc.enable()

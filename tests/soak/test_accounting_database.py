@@ -83,7 +83,7 @@ def _p99_s(visits: list[Visit]) -> float:
 
 
 @pytest.mark.soak
-@soak_only("test_operation_keys.py::test_while_postgres_is_away_keys_work_in_a_new_worker_and_nothing_is_lost")
+@soak_only("routes/test_database_away.py::test_an_answer_that_ends_while_the_database_is_stopped_is_kept_later")
 def test_no_request_notices_what_happens_to_the_database_and_nothing_is_missing_afterwards(
     audited_gateway: MakeAudited, taught: ScriptedUpstream, victim: Postgres, victim_url: str, tmp_path: Path
 ) -> None:

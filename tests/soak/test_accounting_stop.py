@@ -52,7 +52,7 @@ def test_a_stop_under_load_ships_what_it_can_and_the_next_start_brings_the_rest(
 
 
 @pytest.mark.soak
-@soak_only("test_operation_keys.py::test_while_postgres_is_away_keys_work_in_a_new_worker_and_nothing_is_lost")
+@soak_only("routes/test_database_away.py::test_an_answer_that_ends_while_the_database_is_stopped_is_kept_later")
 def test_a_stop_while_the_database_is_frozen_ends_in_time_and_costs_no_row(
     audited_gateway: MakeAudited, taught: ScriptedUpstream, victim: Postgres, victim_url: str, tmp_path: Path
 ) -> None:

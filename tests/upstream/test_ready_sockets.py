@@ -250,3 +250,44 @@ def test_streams_get_as_much_of_the_core_as_requests_do(sockets: PacedSockets, m
         sockets.remove(waiter)
         for end in pair:
             end.close()
+
+
+@paced
+def test_a_mistake_at_one_socket_does_not_end_the_streams_of_others(
+    sockets: PacedSockets, capfd: pytest.CaptureFixture[str]
+) -> None:
+    theirs, ours = socket.socketpair()
+    waiter = Waiter(ours.fileno())
+    served: list[int] = []
+
+    def fail_once() -> None:
+        served.append(1)
+        if len(served) == 1:
+            raise MemoryError
+        ours.recv(10)
+
+    sockets.start(waiter, fail_once)
+    theirs.send(b"event")
+    stream = Stream(lambda data: False)
+    gevent.sleep(0.01)
+    stream.theirs.send(b"event")
+    stream.waiting.get(timeout=PATIENCE_S)
+    assert len(served) == 2 and "stream_socket_failed" in capfd.readouterr().err
+    sockets.remove(waiter)
+    stream.close()
+    for end in (theirs, ours):
+        end.close()
+
+
+@each
+def test_what_a_callback_raises_keeps_its_frames(sockets: Any) -> None:
+    def make_the_mistake(data: bytes) -> bool:
+        raise KeyError(data)
+
+    stream = Stream(make_the_mistake)
+    gevent.sleep(0)
+    stream.theirs.send(b"event")
+    with pytest.raises(KeyError) as caught:
+        stream.waiting.get(timeout=PATIENCE_S)
+    assert "make_the_mistake" in [frame.name for frame in caught.traceback]
+    stream.close()

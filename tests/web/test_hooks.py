@@ -36,7 +36,7 @@ def test_an_unknown_path_is_a_404_in_the_common_error_format(gateway: Gateway, p
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH"])
 def test_another_method_is_a_405_that_lists_the_allowed_ones(gateway: Gateway, method: str) -> None:
     seen = request(method, gateway.url + CHAT, headers=gateway.headers)
-    assert (seen.status, seen.error["type"]) == (405, "invalid_request_error")
+    assert (seen.status, seen.error["type"], seen.error["code"]) == (405, "invalid_request_error", "method_not_allowed")
     assert set(seen.headers["allow"].split(", ")) == {"POST", "OPTIONS"} and "POST" in seen.error["message"]
 
 

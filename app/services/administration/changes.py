@@ -1,4 +1,4 @@
-"""What may be asked for: new keys and groups, and changes of limits, keys and groups.
+"""New keys and groups, and changes of limits, keys and groups, as operators ask for them.
 
 Commands and routes fill these Structs; a route decodes its body into them.
 """
@@ -11,10 +11,10 @@ from typing import Annotated
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from app.db.tables import MAX_TOKENS
 from app.services.administration.terms import BudgetTerms
 
 MAX_RATE = 10**9
-MAX_TOKENS = 10**12
 
 Rate = Annotated[int, msgspec.Meta(ge=1, le=MAX_RATE)]
 Tokens = Annotated[int, msgspec.Meta(ge=1, le=MAX_TOKENS)]
@@ -24,7 +24,7 @@ PLAIN_LIMITS = ("requests_per_minute", "tokens_per_minute", "concurrent", "max_o
 
 
 class LimitChanges(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What to change of the limits of a subject. A field that is absent stays, and null takes the limit away.
+    """A change of the limits of a subject. A field that is absent stays, and null takes the limit away.
 
     Attributes:
         models: patterns of `provider/model id`; [] allows all.
@@ -51,7 +51,7 @@ class LimitChanges(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class HolderChanges(LimitChanges, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What to change of the holder of a key; fields that are absent stay.
+    """A change of the holder of a key; fields that are absent stay.
 
     Attributes:
         group: the name or the id of its group; None for none.
@@ -86,7 +86,7 @@ class NewKey(HolderChanges, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class KeyChanges(HolderChanges, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What to change of a key and its holder; fields that are absent stay."""
+    """A change of a key and its holder; fields that are absent stay."""
 
     name: str | UnsetType = UNSET
     expires_at: datetime | None | UnsetType = UNSET
@@ -99,6 +99,6 @@ class NewGroup(LimitChanges, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class GroupChanges(LimitChanges, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What to change of a group; fields that are absent stay."""
+    """A change of a group; fields that are absent stay."""
 
     name: str | UnsetType = UNSET

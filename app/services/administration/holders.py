@@ -27,7 +27,7 @@ class NewHolder(HolderChanges, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class HolderPatch(HolderChanges, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What to change of a holder, with its name; fields that are absent stay."""
+    """A change of a holder, with its name; fields that are absent stay."""
 
     name: str | UnsetType = UNSET
 

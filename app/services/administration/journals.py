@@ -112,7 +112,7 @@ def _raise_if_none(requests: dict[str, int], *, worker_id: str | None = None, ho
     if requests:
         return
     if worker_id is not None:
-        raise NotFound(f"No missing worker has the id {worker_id!r}. The integrity report lists them.")
+        raise NotFound(f"No missing worker has the id {worker_id!r}. GET /api/activity/integrity lists them.")
     raise NotFound(
         f"No worker of a host {host!r} is missing; one is after three minutes without a sign of life."
         " `bin/gateway journal list` lists hosts."

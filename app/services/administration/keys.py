@@ -93,7 +93,7 @@ def change_key(actor: str, id: str, changes: KeyChanges, *, keep_budgets: bool =
             if row.is_operator and changes.sets_limits():
                 raise BadRequest(
                     "An operator's key is bound by the limits of the gateway alone, so it has no group and no limits."
-                    " Change those of the gateway, or make a key that is no operator's."
+                    " Change those of the gateway, or make a key that is not an operator's."
                 )
             if row.holder_id is not None:
                 change_holder_of_key(connection, actor, row.holder_id, changes, keep_budgets=keep_budgets)

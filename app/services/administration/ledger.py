@@ -3,41 +3,58 @@
 from __future__ import annotations
 
 from datetime import date
+from typing import NamedTuple
 
 from app.db import Database, write_connection
 from app.db.reconciliation import Loss, select_uncounted, update_losses
+from app.db.recounting import update_sums_of_day
 from app.errors import Conflict
 from app.runtime import get_component
 from app.services.administration.audit import record_change
 
 
-def reconcile_ledger(actor: str, *, closes_missing: bool) -> tuple[Loss, dict[date, int]]:
+class Reconciliation(NamedTuple):
+    """What was lost, and UTC day → how many records there were that the sums lacked.
+
+    Attributes:
+        loss: what was lost.
+        recounted: of days whose records were counted anew, so that the sums are true again.
+        uncounted: of days where that could not be done; these records count as lost although they are there.
+    """
+
+    loss: Loss
+    recounted: dict[date, int]
+    uncounted: dict[date, int]
+
+
+def reconcile_ledger(actor: str, *, closes_missing: bool) -> Reconciliation:
     """Counts what was lost with the database as lost in restores, so that the report on integrity is true again.
 
     Args:
         actor: who does, for the audit, which keeps the workers and their requests.
         closes_missing: whether workers that are missing ended after the backup, and will not come back.
 
-    Returns:
-        What was lost; and UTC day → how many records there are that the sums lack, which count as lost although they
-        are there.
-
     Raises:
         Conflict: there are more records than requests begun, which no restore causes.
-        DatabaseError: the database is unavailable or slow.
+        DatabaseError: the database is unavailable or slow. Days that were recounted stay so; another call continues.
     """
-    uncounted = select_uncounted(get_component(Database).direct_engine)
+    engine = get_component(Database).direct_engine
+    uncounted, recounted = select_uncounted(engine), dict[date, int]()
+    for day in list(uncounted):
+        if update_sums_of_day(engine, day):
+            recounted[day] = uncounted.pop(day)
     with write_connection() as connection:
         loss = update_losses(connection, closes_missing=closes_missing)
         if loss.total < 0:
             raise Conflict(
-                f"There are {-loss.total} more records than requests begun, which no restore causes. Nothing changed."
-                " Keep a dump of the tables worker_ledger and worker, and report it as a fault of the gateway."
+                f"There are {-loss.total} more records than requests begun, which no restore causes. The ledger is as"
+                " it was. Keep a dump of the tables worker_ledger and worker, and report it as a fault of the gateway."
             )
-        if loss.requests or loss.workers:
+        if loss.requests or loss.workers or recounted:
             workers = {worker.worker_id: worker.requests for worker in loss.workers}
             after = {"lost": loss.requests, "lost_in_all": loss.total, "workers": workers}
-            if uncounted:
-                after["uncounted"] = {day.isoformat(): requests for day, requests in uncounted.items()}
+            for name, days in (("recounted", recounted), ("uncounted", uncounted)):
+                if days:
+                    after[name] = {day.isoformat(): requests for day, requests in days.items()}
             record_change(connection, actor, "ledger.reconcile", "ledger", None, after)
-    return loss, uncounted
+    return Reconciliation(loss, recounted, uncounted)

@@ -40,7 +40,7 @@ class OwnBudget(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OwnRates(msgspec.Struct, frozen=True, kw_only=True):
-    """The least that the holder, the group and the gateway allow; None is no limit."""
+    """The least that the holder, the group and the gateway allow; None means no limit."""
 
     requests_per_minute: int | None
     tokens_per_minute: int | None

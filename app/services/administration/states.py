@@ -25,7 +25,7 @@ from app.yielding import with_pauses
 
 
 class Charges(msgspec.Struct, frozen=True, kw_only=True):
-    """What requests were charged, in the unit of the budget.
+    """The charges of requests, in the unit of the budget.
 
     Attributes:
         exact: by the provider's own figures.

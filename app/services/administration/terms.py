@@ -64,7 +64,7 @@ def parse_budget(text: str) -> BudgetTerms:
     """
     found = _FORM.fullmatch(text.strip())
     if found is None or found[1].count(".") > 1 or not found[1].strip("."):
-        raise _make_error(f"{text[:100]!r} is no budget. Write an amount and a window, {_EXAMPLES}.")
+        raise _make_error(f"{text[:100]!r} is not a budget. Write an amount and a window, {_EXAMPLES}.")
     unit = (found[3] or "usd").lower()
     window = found[4].lower()
     amount = Decimal(found[1]) * _FACTORS[found[2].lower()]

@@ -21,7 +21,7 @@ from app.services.administration.terms import normalize
 
 
 class LimitsView(msgspec.Struct, frozen=True, kw_only=True):
-    """The limits of a subject; None and [] are no limit. Fields that can be changed have the names of LimitChanges."""
+    """The limits of a subject; None and [] mean no limit. Fields that can be changed have the names of LimitChanges."""
 
     models: list[str] = []
     requests_per_minute: int | None = None

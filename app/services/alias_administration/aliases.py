@@ -15,10 +15,10 @@ from app.services.administration import record_change
 from app.services.alias_administration.terms import (
     AliasChanges,
     NewAlias,
-    check_alias_name,
-    check_overrides,
-    check_sort,
-    check_targets,
+    validate_alias_name,
+    validate_overrides,
+    validate_sort,
+    validate_targets,
 )
 from app.services.aliases import AliasTarget
 
@@ -124,7 +124,7 @@ def select_alias_views() -> list[AliasView]:
 
 
 def _create(connection: Connection, actor: str, name: str, wanted: AliasChanges) -> AliasView | None:
-    name = check_alias_name(name)
+    name = validate_alias_name(name)
     terms = _check(connection, name, None, wanted)
     row = insert_alias(connection, name, *terms)
     if row is None:
@@ -145,15 +145,15 @@ def _check(
 ) -> tuple[list[tuple[str, float | None]], str | None, dict[str, Any]]:
     """Returns the targets, the sort and the overrides that an alias is to have."""
     if not isinstance(changes.targets, UnsetType):
-        targets = check_targets(changes.targets, {name, *(row.name for row in select_aliases(connection))})
+        targets = validate_targets(changes.targets, {name, *(row.name for row in select_aliases(connection))})
     elif before is not None:
         targets = [AliasTarget(*target) for target in before.targets]
     else:
-        targets = check_targets((), ())  # It says that there must be one.
+        targets = validate_targets((), ())  # It says that there must be one.
     kept_sort, kept_overrides = (None, {}) if before is None else (before.sort, dict(before.overrides))
-    sort = check_sort(kept_sort if isinstance(changes.sort, UnsetType) else changes.sort, targets)
+    sort = validate_sort(kept_sort if isinstance(changes.sort, UnsetType) else changes.sort, targets)
     given = changes.overrides
-    overrides = kept_overrides if isinstance(given, UnsetType) else check_overrides(given)
+    overrides = kept_overrides if isinstance(given, UnsetType) else validate_overrides(given)
     return [(target.name, target.weight) for target in targets], sort, overrides
 
 

@@ -1,4 +1,4 @@
-"""What may be asked for of an alias, and what is refused."""
+"""The terms of an alias, and which of them are refused."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from app.services.inference import validate_field
 from app.services.models import ALIAS_PREFIX
 from app.services.providers import PROVIDERS
 
-MAX_TARGETS = 8
+MAX_ALIAS_TARGETS = 8
 _MAX_WEIGHT = 1_000_000
 # Everything is in the memory of every worker, and is written over the body of each request.
 _MAX_OVERRIDE_BYTES = 16_384
@@ -49,7 +49,7 @@ class TargetTerms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class AliasChanges(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What to change of an alias; fields that are absent stay.
+    """A change of an alias; fields that are absent stay.
 
     Attributes:
         targets: all models that it is to stand for, in order, as objects, or as names without a weight. If one has a
@@ -69,7 +69,7 @@ class NewAlias(AliasChanges, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     name: str
 
 
-def check_alias_name(name: str) -> str:
+def validate_alias_name(name: str) -> str:
     """Returns the name of an alias in lower case.
 
     Raises:
@@ -87,11 +87,15 @@ def check_alias_name(name: str) -> str:
         whose = f"a model of {owner.title}" if owner is not None else f"what begins with {lower.partition('/')[0]}/"
         raise _refuse(f"{name!r} has the form of {whose}. Choose another name for the alias.", "name")
     if lower.endswith(_SUFFIXES):
-        raise _refuse(f"{name!r} ends in what chooses among providers. Choose another name for the alias.", "name")
+        raise _refuse(
+            f"{name!r} ends in a routing suffix ({' or '.join(_SUFFIXES)}), which an alias name must not have. Choose"
+            " another name for the alias.",
+            "name",
+        )
     return lower
 
 
-def check_targets(wanted: Iterable[TargetTerms | str], aliases: Collection[str]) -> list[AliasTarget]:
+def validate_targets(wanted: Iterable[TargetTerms | str], aliases: Collection[str]) -> list[AliasTarget]:
     """Returns targets in the form in which they are stored.
 
     Args:
@@ -104,12 +108,12 @@ def check_targets(wanted: Iterable[TargetTerms | str], aliases: Collection[str])
     terms = [TargetTerms(name=each) if isinstance(each, str) else each for each in wanted]
     if not terms:
         raise _refuse("An alias needs at least one target, as <provider>/<model>.", "targets")
-    if len(terms) > MAX_TARGETS:
-        raise _refuse(f"An alias may have at most {MAX_TARGETS} targets, not {len(terms)}.", "targets")
+    if len(terms) > MAX_ALIAS_TARGETS:
+        raise _refuse(f"An alias may have at most {MAX_ALIAS_TARGETS} targets, not {len(terms)}.", "targets")
     has_weights = any(each.weight is not None for each in terms)
     found: list[AliasTarget] = []
     for each in terms:
-        name = _check_target_name(each.name, aliases)
+        name = _validate_target_name(each.name, aliases)
         if any(name == other.name for other in found):
             raise _refuse(f"targets has {name!r} twice. Name it once.", "targets")
         weight = 1.0 if each.weight is None and has_weights else each.weight
@@ -123,7 +127,7 @@ def check_targets(wanted: Iterable[TargetTerms | str], aliases: Collection[str])
     return found
 
 
-def _check_target_name(name: str, aliases: Collection[str]) -> str:
+def _validate_target_name(name: str, aliases: Collection[str]) -> str:
     if not name or len(name) > MAX_NAME_CHARACTERS or not name.isprintable() or name.strip() != name:
         raise _refuse(
             f"The name of a target must have 1 to {MAX_NAME_CHARACTERS} printable characters, and no space at its"
@@ -134,8 +138,8 @@ def _check_target_name(name: str, aliases: Collection[str]) -> str:
         raise _refuse(f"{name!r} is an alias itself. Name the models that it stands for.", "targets")
     if name.lower().endswith(_SUFFIXES):
         raise _refuse(
-            f"{name!r} ends in what chooses among providers, and a target has one. Leave it out, or give the alias a"
-            " sort.",
+            f"{name!r} ends in a routing suffix ({' or '.join(_SUFFIXES)}), and a target names its provider already."
+            " Leave it out, or give the alias a sort.",
             "targets",
         )
     split = split_target(name)
@@ -149,7 +153,7 @@ def _check_target_name(name: str, aliases: Collection[str]) -> str:
     return name if model == name else f"{provider.name}/{model}"
 
 
-def check_sort(sort: str | None, targets: Iterable[AliasTarget]) -> str | None:
+def validate_sort(sort: str | None, targets: Iterable[AliasTarget]) -> str | None:
     """Returns by what an alias orders its targets.
 
     Raises:
@@ -166,7 +170,7 @@ def check_sort(sort: str | None, targets: Iterable[AliasTarget]) -> str | None:
     return sort
 
 
-def check_overrides(overrides: dict[str, Any]) -> dict[str, Any]:
+def validate_overrides(overrides: dict[str, Any]) -> dict[str, Any]:
     """Returns overrides, checked against the fields that endpoints document. Others are the providers' own, and pass.
 
     Raises:
@@ -185,7 +189,7 @@ def check_overrides(overrides: dict[str, Any]) -> dict[str, Any]:
             )
         if value is None:
             raise _refuse(f"The override of {name!r} is null. Leave the field out.", f"overrides.{name}")
-        _check_override(name, value)
+        _raise_if_override_fits_none(name, value)
         if name in _OUTPUT_FIELDS and not 1 <= value <= _MOST_OUTPUT_TOKENS:
             raise _refuse(
                 f"In overrides, {name} must be a whole number from 1 to {_MOST_OUTPUT_TOKENS:,}.", f"overrides.{name}"
@@ -203,7 +207,7 @@ def _encode(overrides: dict[str, Any]) -> bytes:
     return msgspec.json.encode(overrides)
 
 
-def _check_override(name: str, value: Any) -> None:
+def _raise_if_override_fits_none(name: str, value: Any) -> None:
     """Raises BadRequest if endpoints have the field, and its value fits none of them."""
     refusal: BadRequest | None = None
     for kind in {endpoint.body: None for endpoint in ENDPOINTS}:

@@ -165,7 +165,7 @@ class Aliases(Component):
                 found = select_changed_aliases(connection, self._held)
         except (DatabaseError, SettingsError) as error:
             if not self._has_failed:
-                log_event("alias_refresh_failed", level="warning", reason=redact(describe_error(error)[:300]))
+                log_event("alias_refresh_failed", level="warning", reason=redact(describe_error(error)))
             self._load(is_first=not self._has_failed)
             self._has_failed = True
             return

@@ -1,4 +1,4 @@
-"""What differs by more than the band, and what that can mean."""
+"""Differences of more than the band, and what they can mean."""
 
 from __future__ import annotations
 

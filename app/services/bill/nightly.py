@@ -53,7 +53,7 @@ class NightlyFetch(Component):
             try:
                 run_if_due()
             except Exception as error:
-                log_event("bill_check_failed", level="warning", reason=describe_error(error)[:_MAX_ERROR_CHARACTERS])
+                log_event("bill_check_failed", level="warning", reason=describe_error(error))
 
     def close(self) -> None:
         """Ends the thread after its current run."""

@@ -70,7 +70,7 @@ class CatalogMemory(Component):
                     changes = self._keep(provider, models)
             except (DatabaseError, SettingsError) as error:
                 if not self._has_failed:
-                    log_event("catalog_keeping_failed", level="warning", reason=redact(describe_error(error)[:300]))
+                    log_event("catalog_keeping_failed", level="warning", reason=redact(describe_error(error)))
                 self._has_failed = True
                 return
             self._has_failed = False

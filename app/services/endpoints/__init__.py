@@ -27,11 +27,11 @@ from app.services.endpoints.provider_choice import MAX_PROVIDER_NAMES, MaxPrice,
 from app.services.endpoints.registry import ENDPOINTS, find_error_shape
 from app.services.endpoints.roles import replace_developer_role
 from app.services.endpoints.stream_summary import ResponseSummary, StreamSummary, Usage
-from app.services.endpoints.translation import EventWriter, Translated, Translation
+from app.services.endpoints.translation import EventWriter, Translated
 
 __all__ = [
     "CHAT", "ENDPOINTS", "MAX_PROVIDER_NAMES", "Collector", "CountTokensBody", "Endpoint", "ErrorShape", "EventKind",
     "EventWriter", "InferenceBody", "MaxPrice", "ProviderChoice", "RepairedEvent", "ResponseSummary", "Sort",
-    "StreamProtocol", "StreamSummary", "Translated", "Translation", "Usage", "estimate_message_tokens",
-    "find_error_shape", "make_parameter_error", "replace_developer_role",
+    "StreamProtocol", "StreamSummary", "Translated", "Usage", "estimate_message_tokens", "find_error_shape",
+    "make_parameter_error", "replace_developer_role",
 ]  # fmt: skip

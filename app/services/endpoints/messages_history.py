@@ -72,7 +72,7 @@ def _check(message: Any, position: int, omit: Omit) -> dict[str, Any]:
 
 
 class _Answer:
-    """What adjacent messages of the assistant contain.
+    """The content of adjacent messages of the assistant.
 
     Attributes:
         texts, thoughts: the texts, and what it thought before.

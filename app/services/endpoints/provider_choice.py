@@ -19,7 +19,7 @@ _Names = Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=100)], ...
 
 
 class MaxPrice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The most that a provider may ask for, in USD per million tokens of each kind; None is no bound."""
+    """The most that a provider may ask for, in USD per million tokens of each kind; None means no bound."""
 
     prompt: _Usd | None = None
     completion: _Usd | None = None

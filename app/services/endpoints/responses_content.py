@@ -30,7 +30,8 @@ def make_content(content: Any, place: str, dropped: dict[str, None]) -> Any:
     if isinstance(content, str):
         return content
     parts = [
-        _make_part(part, f"{place}[{position}]", dropped) for position, part in enumerate(_check_list(content, place))
+        _make_part(part, f"{place}[{position}]", dropped)
+        for position, part in enumerate(_validate_list(content, place))
     ]
     if all(part["type"] == "text" for part in parts):
         return "\n\n".join(part["text"] for part in parts)
@@ -46,7 +47,7 @@ def read_texts(content: Any, place: str) -> list[str]:
     if isinstance(content, str):
         return [content] if content else []
     texts = []
-    for position, part in enumerate(_check_list(content, place)):
+    for position, part in enumerate(_validate_list(content, place)):
         text = _read_text(part)
         if text is None:
             raise make_parameter_error(f"{place}[{position}]", "be a text, because it is of the role `assistant`")
@@ -78,7 +79,7 @@ def read_reasoning(item: dict[str, Any]) -> str:
     return ""
 
 
-def _check_list(content: Any, place: str) -> list[Any]:
+def _validate_list(content: Any, place: str) -> list[Any]:
     if not isinstance(content, list):
         raise make_parameter_error(place, "be a string or a list of parts")
     return content

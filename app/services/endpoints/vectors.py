@@ -193,7 +193,7 @@ def _read(vector: bytes) -> Sequence[float]:
         else:
             numbers = _decode_floats(vector)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, struct.error) as error:
-        raise ValueError("a vector is no list of numbers") from error
+        raise ValueError("a vector is not a list of numbers") from error
     # A sum of finite numbers is finite, because an embedding's are far from the largest that there is.
     if not numbers or not math.isfinite(sum(numbers)):
         raise ValueError("a vector has no numbers, or some that are not finite")

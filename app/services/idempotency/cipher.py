@@ -1,4 +1,4 @@
-"""What finds, compares and encrypts the kept answers of one gateway key, all of it derived from that key.
+"""Finds, compares and encrypts the kept answers of one gateway key, with secrets that are derived from that key.
 
 The database has only the SHA-256 of a gateway key, from which nothing here can be derived. So a reader of the database,
 or of a copy of it, can neither read an answer nor tell whether a guessed text was asked or answered.

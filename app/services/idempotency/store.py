@@ -82,7 +82,7 @@ class AnswerStore(Component):
             # is being served.
             if getattr(error, "statement", "") is not None:
                 self._write_later(_UNCERTAIN_S, 0, lambda: delete_claim(self._engine, id, request_id))
-            log_event("idempotency_lookup_failed", level="warning", reason=describe_error(error)[:300])
+            log_event("idempotency_lookup_failed", level="warning", reason=describe_error(error))
         raise Unavailable(
             "The gateway cannot look now whether this Idempotency-Key was used before, because its database is "
             "unavailable. Nothing was sent to a provider. Retry in a few seconds.",
@@ -109,7 +109,7 @@ class AnswerStore(Component):
                 carry_out()
             return True
         except DatabaseError as error:
-            log_event("idempotency_write_delayed", level="warning", reason=describe_error(error)[:300])
+            log_event("idempotency_write_delayed", level="warning", reason=describe_error(error))
             return self._write_later(_RETRY_S, bytes, carry_out)
 
     def _write_later(self, delay_s: float, bytes: int, carry_out: Callable[[], None]) -> bool:

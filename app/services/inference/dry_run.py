@@ -22,7 +22,7 @@ from app.services.inference.exchange import Exchange
 from app.services.inference.limited import LimitedRequest
 from app.services.inference.pipeline import Pipeline
 from app.services.journal import ActivityRecord
-from app.services.limits import Binding, Policy, Waits, format_amount
+from app.services.limits import Binding, LimitWaiting, Policy, format_amount
 from app.services.models import get_catalog_states
 from app.services.pricing import Price, to_plain_text
 
@@ -87,7 +87,7 @@ class LeftOut(msgspec.Struct, frozen=True):
 
 
 class DryRun(msgspec.Struct, frozen=True, kw_only=True):
-    """What would become of a request.
+    """The way that a request would take.
 
     Attributes:
         endpoint: the path that was called.
@@ -144,7 +144,7 @@ class DryRuns(Component):
             pipeline.admission.admit(exchange)
             if policy is not None:
                 # A binding without pots, so nothing is taken.
-                exchange.limited = _Unreserved(cast(Waits, None), Binding(policy, [], [], []), [])
+                exchange.limited = _Unreserved(cast(LimitWaiting, None), Binding(policy, [], [], []), [])
             body, fields = pipeline.read(exchange, read_body)
             requests = [pipeline.select(exchange, body, fields), *pipeline.selection.take_others(exchange)]
             return DryRun(

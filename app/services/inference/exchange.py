@@ -1,7 +1,8 @@
 """The state of one inference request, and the one place where it ends.
 
 Code that acquires something for a request registers its release with `on_finish`. `finish` runs all releases once,
-however the request ends.
+however the request ends. Limits are the exception: their charge must be on the record before it is written, so `finish`
+settles them itself, and `withdraw` releases them.
 """
 
 from __future__ import annotations

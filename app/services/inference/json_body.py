@@ -144,7 +144,7 @@ def _parse_with_surrogates(content: bytes, refused: Exception) -> Any:
     Raises:
         BadRequest: the body is not valid for another reason.
     """
-    reason = str(refused)
+    reason = str(refused).removeprefix("JSON is malformed: ")
     if re.search(rb"\\u[dD][89a-fA-F]", content):
         try:
             return json.loads(content.decode("utf-8"), parse_constant=_refuse_number, parse_float=_read_float)

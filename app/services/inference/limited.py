@@ -19,11 +19,11 @@ from app.services.limits import (
     NOTHING,
     Binding,
     Ceiling,
+    LimitWaiting,
     Purse,
     Reservation,
     Taken,
     Used,
-    Waits,
     format_amount,
     is_at_most,
 )
@@ -60,9 +60,9 @@ class LimitedRequest(Reservation):
         "most_cost", "most_tokens", "received_bytes", "request",
     )  # fmt: skip
 
-    def __init__(self, waits: Waits, binding: Binding, held: list[Taken], purse: Purse | None = None) -> None:
+    def __init__(self, waiting: LimitWaiting, binding: Binding, held: list[Taken], purse: Purse | None = None) -> None:
         # The fields of Reservation are set here too, because a call of its method would take as long as all of them.
-        self.waits, self.binding, self.held, self.purse = waits, binding, held, purse
+        self.waiting, self.binding, self.held, self.purse = waiting, binding, held, purse
         self.reserved_of = None
         self.period_ids = []
         self.ceiling_cost = self.ceiling_tokens = self.rate_tokens = 0

@@ -82,7 +82,7 @@ class Delivery(ABC):
         self.mark_delivered(rows)
 
     def _deliver_repaired(self, rows: Sequence[Row], error: UnacceptableRows) -> None:
-        repaired = [repair_row(row.content, self._get_clocks()) for row in with_pauses(rows)]
+        repaired = [repair_row(row.content, self._select_clocks()) for row in with_pauses(rows)]
         try:
             self._insert(rows, [each.content for each in repaired])
         except UnacceptableRows as second:
@@ -92,7 +92,7 @@ class Delivery(ABC):
             if each.changed:
                 _log_repaired(row, each, str(error))
 
-    def _get_clocks(self) -> Clocks:
+    def _select_clocks(self) -> Clocks:
         if self._clocks is None:
             with time_limit(STATEMENT_TIME_LIMIT_S), self.runtime.get(Database).engine.connect() as connection:
                 self._clocks = read_clocks(connection)
@@ -110,7 +110,7 @@ class Delivery(ABC):
 
     def _deliver_bare(self, row: Row, error: UnacceptableRows) -> None:
         """Delivers a row without its details. If even that is refused, keeps it in rejected.jsonl."""
-        bare = repair_row(row.content, self._get_clocks(), is_bare=True)
+        bare = repair_row(row.content, self._select_clocks(), is_bare=True)
         try:
             self._insert([row], [bare.content])
         except UnacceptableRows as last:

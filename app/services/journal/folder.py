@@ -57,5 +57,5 @@ class Folder:
             self._next_at_s = time.monotonic() + FAILURE_PAUSE_S
             if time.monotonic() >= self._report_at_s:
                 self._report_at_s = time.monotonic() + REPORT_INTERVAL_S
-                log_event("sums_fold_failed", level="error", reason=describe_error(error)[:300])
+                log_event("sums_fold_failed", level="error", reason=describe_error(error))
             return False

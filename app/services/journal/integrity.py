@@ -91,15 +91,15 @@ class WrittenOffWorker(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LimitsIntegrity(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether the books of budgets agree with each other and with the records.
+    """Whether leases, charges and budgets agree with each other and with the records.
 
     Attributes:
         balanced: whether there is no mistake and no period whose charges are not those of the records.
         mistakes: how many grants are not the sum of what workers have drawn, and how many leases of ended workers are
             not what their requests were charged. `bin/gateway budgets check` lists them.
-        overdrawn: periods of which more is granted than their budgets have. That is no mistake of the books.
+        overdrawn: periods of which more is granted than their budgets have. That is no mistake.
         periods_checked: periods that began within 25 hours and were compared with the records; None if a period has too
-            many requests for that.
+            many requests for that, or records of that time are gone, as after the restore of a dump without records.
         periods_different: those whose charges are not the sum of their records'.
     """
 
@@ -119,7 +119,7 @@ class Integrity(msgspec.Struct, frozen=True, kw_only=True):
         in_flight, unshipped, unrecorded, rejected, unsent: requests without a row; see worker_ledger in
             app/db/tables.py.
         lost_in_restores: requests whose records were lost with a database that was restored, as `bin/gateway db
-            reconcile-ledger` counted them. They are known and named, so the books balance with them.
+            reconcile-ledger` counted them. They are known and named, so the counts balance with them.
         balanced: whether started is the sum of all others, no request has lost its row for good, and no worker is
             written off. It is about what the workers have reported, so it does not say what a missing worker did after
             its last report.

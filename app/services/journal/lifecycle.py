@@ -198,7 +198,7 @@ class Journal(Component):
             rejected_rows=line.rejected,
             shipped_rows=self._recorder.shipped_lines + line.direct - line.rejected,
             last_error=None if error is None else f"{type(error).__name__}: {error}".partition("\n")[0],
-            orphaned=self._shipper.orphans.get_backlog(),
+            orphaned=self._shipper.orphans.read_backlog(),
             counts_orphaned=self._shipper.orphans.is_chosen,
         )
 

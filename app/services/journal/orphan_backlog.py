@@ -42,7 +42,7 @@ _TOTALS = struct.Struct("<3Qd")
 
 
 class OrphanBacklog(msgspec.Struct, frozen=True, kw_only=True):
-    """What dead workers have left in JOURNAL_DIR and no live worker has delivered yet.
+    """The journals that dead workers have left in JOURNAL_DIR and no live worker has delivered yet.
 
     Attributes:
         journals: their number.
@@ -134,7 +134,7 @@ class OrphanMeter:
             return known
         return state, measure_journal(directory)
 
-    def get_backlog(self) -> OrphanBacklog:
+    def read_backlog(self) -> OrphanBacklog:
         """Returns the newest result; zeros before the first."""
         try:
             content = (self._root / FILE).read_bytes()

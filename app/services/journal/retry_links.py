@@ -120,7 +120,7 @@ class RetryLinker:
             self._next_at_s = time.monotonic() + FAILURE_PAUSE_S
             if time.monotonic() >= self._report_at_s:
                 self._report_at_s = time.monotonic() + REPORT_INTERVAL_S
-                log_event("retry_linking_failed", level="warning", reason=describe_error(error)[:300])
+                log_event("retry_linking_failed", level="warning", reason=describe_error(error))
 
     def link(self) -> int:
         """Links what waits, in one transaction, and returns how many were linked.

@@ -91,7 +91,7 @@ class KeyLookups(Component):
                 found: dict[bytes, Key] | None = self._select_keys(digests)
             except Exception as error:
                 is_expected = isinstance(error, DatabaseError | SettingsError)
-                reason = describe_error(error)[:300]
+                reason = describe_error(error)
                 log_event("key_lookup_failed", level="error", reason=reason, error=None if is_expected else error)
                 found = None
             with self._lock:

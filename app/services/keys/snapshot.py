@@ -195,7 +195,7 @@ class KeySnapshot(Component):
         return believed is not None
 
     def _on_failure(self, error: Exception) -> None:
-        reason = redact(describe_error(error)[:300])
+        reason = redact(describe_error(error))
         if self._database_up is not False:
             log_event("key_refresh_failed", level="error", reason=reason)
         self._database_up, self._last_error = False, reason

@@ -21,13 +21,13 @@ from app.services.limits.periods import WINDOWS, Period, compute_reset, get_peri
 from app.services.limits.policy import Budget, Policy, Subject, make_policies, matches
 from app.services.limits.purse import Purse
 from app.services.limits.reservation import Reservation
-from app.services.limits.waiting import Waits
+from app.services.limits.waiting import LimitWaiting
 from app.services.limits.watching import BudgetWarning
 
 # fmt: off
 __all__ = [
-    "NOTHING", "WINDOWS", "Binding", "Budget", "BudgetWarning", "Ceiling", "Charge", "Limits", "Period", "Policy",
-    "Purse", "Reservation", "Subject", "Taken", "Used", "Waits",
+    "NOTHING", "WINDOWS", "Binding", "Budget", "BudgetWarning", "Ceiling", "Charge", "LimitWaiting", "Limits", "Period",
+    "Policy", "Purse", "Reservation", "Subject", "Taken", "Used",
     "compute_reset", "describe_amount", "format_amount", "get_outstanding", "get_period", "is_at_most", "make_policies",
     "matches", "parse_amount", "stop_limits",
 ]

@@ -77,12 +77,12 @@ class BudgetPeriod:
 
     @property
     def used(self) -> int:
-        """What requests have spent or hold at the moment."""
+        """The amount that requests have spent or hold at the moment."""
         return self.drawn - self.lot.free
 
     @property
     def spent(self) -> int:
-        """What requests have used that have ended."""
+        """The amount that ended requests have used."""
         return self.lot.spent
 
 

@@ -163,4 +163,4 @@ class Drawing:
         count_draw("all", "failed")
         if now_s >= self._report_at_s:
             self._report_at_s = now_s + _REPORT_INTERVAL_S
-            log_event("limit_draw_failed", level="error", reason=describe_error(error)[:300])
+            log_event("limit_draw_failed", level="error", reason=describe_error(error))

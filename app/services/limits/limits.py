@@ -23,7 +23,7 @@ from app.services.limits.pots import Pot, Share, SlotPot
 from app.services.limits.purse import Purses
 from app.services.limits.rate_draws import RateDraws
 from app.services.limits.reservation import Reservation
-from app.services.limits.waiting import Waits
+from app.services.limits.waiting import LimitWaiting
 from app.services.limits.watching import BudgetWarning, Watch
 
 # After how many seconds without a request a policy is forgotten.
@@ -57,7 +57,7 @@ class Limits(Component):
         self._clock = DatabaseClock(self._turn_periods)
         leases, rates = LeaseDraws(runtime, self._clock, self._purses), RateDraws(runtime, self._purses)
         self._drawing = Drawing(leases, rates, self._purses, self._tick)
-        self._waits = Waits(self.settings, self._drawing, self._purses)
+        self._waiting = LimitWaiting(self.settings, self._drawing, self._purses)
         self._watch = Watch(runtime, self._clock, self._get_pots, self._drawing.mark, self._note, self._warn)
 
     @overload
@@ -88,11 +88,11 @@ class Limits(Component):
             purse.slots = slots = purse.slots - 1
             if slots < purse.fewest_slots:
                 purse.fewest_slots = slots
-            return kind(self._waits, binding, [], purse)
+            return kind(self._waiting, binding, [], purse)
         taken = take_at_once(binding.entry, _ENTRY, now_s)
         if taken is None:
-            taken = self._waits.take(binding, binding.entry, _ENTRY, None, now_s)
-        return kind(self._waits, binding, taken)
+            taken = self._waiting.take(binding, binding.entry, _ENTRY, None, now_s)
+        return kind(self._waiting, binding, taken)
 
     def _bind(self, policy: Policy) -> Binding:
         entry: list[Share] = []

@@ -35,7 +35,7 @@ class Budget(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Subject(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Whose requests a limit counts; None and () are no limit.
+    """Whose requests a limit counts; None and () mean no limit.
 
     Attributes:
         id: its id in the database; GATEWAY_ID for the gateway.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+from app.db.tables import MAX_TOKENS
 from app.errors import Unavailable
 from app.limit_errors import InsufficientQuota, LimitReached
 from app.services.limits.amounts import Unit, describe_amount
@@ -30,8 +31,6 @@ RESERVED_RETRY_S = 1.0
 _UNAVAILABLE_RETRY_S = 5.0
 # More than any budget has left, for a limit that does not refuse the request.
 _PLENTY = 1 << 80
-# No answer is this long. A larger number means that output costs nothing, so less output would not help.
-_MAX_TOKENS = 10**12
 
 # (USD left in 10⁻¹², tokens left) → the max_tokens with which the request would fit; None if with none.
 Fits = Callable[[int, int], int | None]
@@ -95,7 +94,8 @@ def _find_most(fits: Fits | None, unit: Unit, room: int) -> int | None:
     if fits is None or unit == "requests":
         return None
     most = fits(room, _PLENTY) if unit == "usd" else fits(_PLENTY, room)
-    return most if most is not None and 1 <= most <= _MAX_TOKENS else None
+    # No answer is as long as MAX_TOKENS. A larger number means that output costs nothing, so less would not help.
+    return most if most is not None and 1 <= most <= MAX_TOKENS else None
 
 
 def make_rate_refusal(pot: RatePot, need: int, wait_s: float, others: dict[str, str]) -> LimitReached:

@@ -13,7 +13,7 @@ from app.services.limits.permits import RatePot
 from app.services.limits.pots import Count, Lot, Share
 from app.services.limits.purse import Purse
 from app.services.limits.refusals import Fits, describe_warning, make_rate_headers
-from app.services.limits.waiting import Waits
+from app.services.limits.waiting import LimitWaiting
 
 # So long all responses have the same headers, while much is left of each rate.
 _HEADERS_S = 0.25
@@ -25,13 +25,13 @@ class Reservation:
     Make it with `Limits.enter`. Call `settle` or `release` once the request has ended; only the first call counts.
 
     Args:
-        waits: take from pots that do not have enough at once.
+        waiting: takes from pots that do not have enough at once.
         binding: the pots of the request's key.
         held: what the request holds of single pots.
         purse: what it has begun with in their place; None if it has taken from the pots.
 
     Attributes:
-        waits, binding, held, purse: as above.
+        waiting, binding, held, purse: as above.
         reserved_of: the purse that its ceiling is reserved of; None if it has taken from the pots.
         period_ids: the periods of the budgets that the request is charged to; [] if there is no budget.
         rate_tokens: what is reserved of the rates of tokens, if it is of a purse.
@@ -42,11 +42,11 @@ class Reservation:
 
     __slots__ = (
         "binding", "ceiling_cost", "ceiling_tokens", "held", "is_silent", "period_ids", "purse", "rate_tokens",
-        "reserved_of", "waits",
+        "reserved_of", "waiting",
     )  # fmt: skip
 
-    def __init__(self, waits: Waits, binding: Binding, held: list[Taken], purse: Purse | None = None) -> None:
-        self.waits = waits
+    def __init__(self, waiting: LimitWaiting, binding: Binding, held: list[Taken], purse: Purse | None = None) -> None:
+        self.waiting = waiting
         self.binding = binding
         self.held = held
         self.purse = purse
@@ -116,7 +116,7 @@ class Reservation:
         needs = (cost, tokens, 1, rate_tokens, 0)
         taken = take_at_once(binding.metered, needs, now_s)
         if taken is None:
-            taken = self.waits.take(binding, binding.metered, needs, fits, now_s)
+            taken = self.waiting.take(binding, binding.metered, needs, fits, now_s)
         self.held += taken
         if binding.charged:
             self.period_ids = period_ids = []
@@ -134,7 +134,7 @@ class Reservation:
         budgets, now_s = self.binding.charged, time.monotonic()
         taken = take_at_once(budgets, needs, now_s)
         if taken is None:
-            taken = self.waits.take(self.binding, budgets, needs, ceiling.fits, now_s)
+            taken = self.waiting.take(self.binding, budgets, needs, ceiling.fits, now_s)
         for share, need, lot in taken:
             self._merge(share, need, lot)
         cost, tokens = self.ceiling_cost, self.ceiling_tokens

@@ -37,7 +37,7 @@ REFUSAL_S = 0.1
 Demand = tuple[Pot, int]
 
 
-class Waits:
+class LimitWaiting:
     """Takes from pots for requests that do not get what they need at once.
 
     Args:
@@ -94,7 +94,7 @@ class _Wait:
     Args:
         settings: what happens in an outage.
         drawing: draws what the pots lack.
-        purses: see Waits.
+        purses: see LimitWaiting.
         demands: the pots and what is needed of each.
         fits: see `make_budget_refusal`.
         began_s: when the request began to wait, on the monotonic clock.

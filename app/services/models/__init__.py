@@ -24,12 +24,13 @@ from app.services.models.merged_list import OwnModels, PageQuery, render_merged_
 from app.services.models.merged_model import ALIAS_PREFIX, MergedModel, make_merged_model
 from app.services.models.model_list import ModelList
 from app.services.models.representations import ListQuery, Rendered, make_digest, make_times, render_list, render_model
+from app.services.models.search import MAX_OFFSET, MAX_SEARCH_CHARACTERS, MAX_SEARCH_WORDS
 
 __all__ = [
-    "ALIAS_PREFIX", "Allows", "Architecture", "CatalogState", "Catalogs", "ListQuery", "MergedModel", "Model",
-    "ModelList", "OwnModels", "PageQuery", "Pricing", "Rendered", "Served", "_fireworks_models_cache", "are_same",
-    "fetch_for_unknown", "fetch_models_from_fireworks", "fetch_specific_model_from_fireworks", "get_catalog_states",
-    "get_equivalents", "get_model_list", "get_model_lists", "make_digest", "make_merged_model", "make_times",
-    "normalize_fireworks_model", "peek_model_list", "refresh_if_due", "render_list", "render_merged_list",
-    "render_model",
+    "ALIAS_PREFIX", "MAX_OFFSET", "MAX_SEARCH_CHARACTERS", "MAX_SEARCH_WORDS", "Allows", "Architecture", "CatalogState",
+    "Catalogs", "ListQuery", "MergedModel", "Model", "ModelList", "OwnModels", "PageQuery", "Pricing", "Rendered",
+    "Served", "_fireworks_models_cache", "are_same", "fetch_for_unknown", "fetch_models_from_fireworks",
+    "fetch_specific_model_from_fireworks", "get_catalog_states", "get_equivalents", "get_model_list", "get_model_lists",
+    "make_digest", "make_merged_model", "make_times", "normalize_fireworks_model", "peek_model_list", "refresh_if_due",
+    "render_list", "render_merged_list", "render_model",
 ]  # fmt: skip

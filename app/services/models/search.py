@@ -15,6 +15,12 @@ from app.services.models.entry import Model
 from app.services.providers import fold_version
 from app.yielding import PAUSE_S
 
+# What a caller may ask for. Each word takes 1 ms in the longest list.
+MAX_SEARCH_CHARACTERS = 200
+MAX_SEARCH_WORDS = 12
+# Longer than any list. A larger number is a mistake, and the caller gets an error.
+MAX_OFFSET = 10_000_000
+
 # The nearest names are part of the response to a mistyped name, which any caller can cause, so their time is bounded to
 # about 5 ms: this many parts of the name are searched for, this many models with the rarest of them are scored, and
 # this many are compared letter by letter, at 50 µs each.

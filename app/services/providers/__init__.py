@@ -1,5 +1,5 @@
-"""The providers that the gateway can forward requests to. Each has a file with everything specific to it; Fireworks has
-three more, `fireworks_names.py`, `fireworks_prices.py` and `fireworks_bill.py`.
+"""The providers that the gateway can forward requests to. A provider is `<name>.py`; where it grows too long, parts
+follow in `<name>_….py`, which only `<name>.py` imports.
 
 provider.py      the record: what the rest of the gateway knows of a provider
 schema.py        the fields that it allows in the objects of a request

@@ -114,7 +114,7 @@ class Quality(Component):
                 found = select_recent_quality(connection, WINDOW)
         except (DatabaseError, SettingsError) as error:
             if not self._has_failed:
-                log_event("quality_refresh_failed", level="warning", reason=redact(describe_error(error)[:300]))
+                log_event("quality_refresh_failed", level="warning", reason=redact(describe_error(error)))
             self._has_failed = True
             return
         self._measured, self._measured_s, self._has_failed = make_quality(found), asked_s, False

@@ -86,5 +86,5 @@ def break_on_failure(pieces: Iterator[bytes]) -> Iterator[bytes]:
             yield piece
             raise_if_drained()
     except (DatabaseError, GatewayShutdown) as error:
-        log_event("export_cut", level="warning", reason=describe_error(error)[:300])
+        log_event("export_cut", level="warning", reason=describe_error(error))
         raise BrokenPipeError(errno.EPIPE, "the export was not completed") from error

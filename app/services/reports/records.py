@@ -184,7 +184,9 @@ def select_usage_report(key_id: str | None, start: date | None, end: date | None
     end = end or _select_today() + timedelta(days=1)
     start = start or end - timedelta(days=DEFAULT_USAGE_DAYS)
     if not timedelta(0) < end - start <= timedelta(days=MAX_USAGE_DAYS):
-        raise BadRequest(f"from must be before to, by at most {MAX_USAGE_DAYS} days.", param="from")
+        raise BadRequest(
+            f"`from` must be before `to`, by at most {MAX_USAGE_DAYS} days.", param="from", code="invalid_parameter"
+        )
     rows = _select_days(key_id, start, end - timedelta(days=1))
     total = sum_up(row.sums for row in rows)
     return UsageReport(

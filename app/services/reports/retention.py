@@ -115,7 +115,7 @@ def _attempt(event: str, step: Callable[[], object]) -> bool:
 
 
 def _log_failure(step: str, error: Exception) -> None:
-    log_event("retention_failed", level="error", step=step, reason=describe_error(error)[:300])
+    log_event("retention_failed", level="error", step=step, reason=describe_error(error))
 
 
 def is_skewed(clocks: Clocks) -> bool:

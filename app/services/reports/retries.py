@@ -84,7 +84,7 @@ class RetryingClient(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RetryReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What retries cost in a window of time.
+    """The cost of retries in a window of time.
 
     Attributes:
         start, end: `from` (included) and `to` (excluded) in JSON.
@@ -120,7 +120,9 @@ def select_retry_report(key_id: str | None, start: datetime | None = None, end: 
         end = end or select_now(connection)
         start = start or end - timedelta(days=DEFAULT_DAYS)
         if not timedelta(0) < end - start <= timedelta(days=MAX_DAYS):
-            raise BadRequest(f"from must be before to, by at most {MAX_DAYS} days.", param="from")
+            raise BadRequest(
+                f"`from` must be before `to`, by at most {MAX_DAYS} days.", param="from", code="invalid_parameter"
+            )
         sums = select_repeated_sums(connection, start, end, key_id)
     clients = _make_clients(sums)
     return RetryReport(

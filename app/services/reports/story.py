@@ -20,7 +20,7 @@ FoundBy = Literal["request_id", "upstream_request_id", "client_request_id"]
 
 
 class RequestStory(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one request.
+    """The record of one request, with its retries.
 
     Attributes:
         found_by: which of its ids was given.
@@ -52,8 +52,9 @@ def select_request_story(given: str, key_id: str | None) -> RequestStory:
     if found_by is None:
         raise NotFound(
             f"There is no record of a request {given[:100]!r}. Give the x-request-id of a response, the provider's id "
-            "from x-upstream-request-id, or the x-request-id that you sent. Only inference requests have a record, a "
-            "second after they ended; a key finds its own, and the operator sets how many days they are kept.",
+            "from x-upstream-request-id, or the x-request-id that you sent. Only inference requests are recorded, "
+            "about a second after they end. A key finds only its own records, and records are deleted after "
+            "RETENTION_DAYS.",
             code="unknown_request",
             param="request_id",
         )

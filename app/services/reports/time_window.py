@@ -97,7 +97,7 @@ def make_window(asked: AskedWindow, now_end: datetime, first: datetime | None, *
     """
     if asked.start is None:
         if asked.end is not None:
-            raise BadRequest("`to` needs a `from`. Give both, or `time_range`.", param="to")
+            raise BadRequest("`to` needs a `from`. Give both, or `time_range`.", param="to", code="invalid_parameter")
         length = TIME_RANGES[asked.time_range].length
         wanted = first if length is None else now_end - length
         end = now_end
@@ -106,7 +106,9 @@ def make_window(asked: AskedWindow, now_end: datetime, first: datetime | None, *
         end = min(now_end, _round((asked.end or now_end).astimezone(UTC), _MINUTE, up=True))
         if wanted >= min(end, (asked.end or end).astimezone(UTC)):
             raise BadRequest(
-                "`from` must be before `to` and before now; `from` is included and `to` is not.", param="from"
+                "`from` must be before `to` and before now; `from` is included and `to` is not.",
+                param="from",
+                code="invalid_parameter",
             )
         end = _round(end, _get_level(end, now_end, of_subject), up=True)
     start = None if wanted is None else _round(wanted, _get_level(wanted, now_end, of_subject), up=False)
@@ -124,14 +126,16 @@ def _choose_step(asked: AskedWindow, start: datetime, end: datetime, now_end: da
     if step < finest:
         finest_name = next(name for name, length in STEPS.items() if length >= finest)
         raise BadRequest(
-            f"step={asked.step} is too short for a window that began so long ago; use {finest_name} or more. "
+            f"`step` {asked.step} is too short for a window that began so long ago; use {finest_name} or more. "
             "Minutes of a key or a model are kept for two days, hours and other minutes for 31.",
             param="step",
+            code="invalid_parameter",
         )
     if (end - start) / step > MAX_STEPS:
         raise BadRequest(
             f"The window has more than {MAX_STEPS} steps of {asked.step}. Use a longer step or a shorter window.",
             param="step",
+            code="invalid_parameter",
         )
     return step
 

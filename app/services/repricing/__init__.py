@@ -4,6 +4,6 @@ price_search.py  the price of a record, from what is known now
 repricing.py     computes the costs, and writes them
 """
 
-from app.services.repricing.repricing import RepricedModel, RepriceReport, reprice
+from app.services.repricing.repricing import RepriceReport, reprice
 
-__all__ = ["RepriceReport", "RepricedModel", "reprice"]
+__all__ = ["RepriceReport", "reprice"]

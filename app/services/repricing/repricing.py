@@ -24,7 +24,7 @@ _WITHOUT_TOKENS = "tokens or model are not known"
 
 
 class RepricedModel(msgspec.Struct, frozen=True, kw_only=True):
-    """What records of one model cost at one price.
+    """The cost of records of one model at one price.
 
     Attributes:
         gateway, model: the provider, and the model that served.
@@ -43,7 +43,7 @@ class RepricedModel(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RepriceReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What repricing did or, as a dry run, would do.
+    """The result of repricing or, as a dry run, what it would be.
 
     Attributes:
         requests, cost_usd: how many records got a cost, and what they cost together.

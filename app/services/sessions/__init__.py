@@ -8,12 +8,12 @@ throttle.py         a limit on failed sign-ins
 
 from app.services.sessions.links import LINK_LIFE_MINUTES, create_link, create_link_for, redeem_link
 from app.services.sessions.session_memory import start_sessions
-from app.services.sessions.sessions import end_session, find_session_key, start_session
+from app.services.sessions.sessions import create_session, end_session, find_session_key
 from app.services.sessions.throttle import SignInThrottle
 
 # fmt: off
 __all__ = [
-    "LINK_LIFE_MINUTES", "SignInThrottle", "create_link", "create_link_for", "end_session", "find_session_key",
-    "redeem_link", "start_session", "start_sessions",
+    "LINK_LIFE_MINUTES", "SignInThrottle", "create_link", "create_link_for", "create_session", "end_session",
+    "find_session_key", "redeem_link", "start_sessions",
 ]
 # fmt: on

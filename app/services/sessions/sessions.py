@@ -37,7 +37,7 @@ def digest_token(token: str) -> bytes:
     return hashlib.sha256(token[:_MAX_TOKEN_CHARACTERS].encode("utf-8", "replace")).digest()
 
 
-def start_session(key: str) -> str:
+def create_session(key: str) -> str:
     """Signs in with a gateway key and returns the token of the new session.
 
     Raises:

@@ -28,7 +28,7 @@ _CONTENT, _USAGE, _DONE, _ERROR = EventKind.CONTENT, EventKind.USAGE, EventKind.
 _OTHER = EventKind.OTHER
 
 # The bytes around the data of an event of one line: `data: ` before it, and the blank line after it.
-_FRAME_BYTES = 8
+FRAME_BYTES = 8
 
 
 class EventReader:
@@ -153,7 +153,7 @@ class EventReader:
             if kind is _USAGE and not self.show_usage:
                 return b""
             # Nearly all events are one line of data.
-            return event if len(event) == len(data) + _FRAME_BYTES else redact_fields(event)
+            return event if len(event) == len(data) + FRAME_BYTES else redact_fields(event)
         event = self._observe_rest(kind, event, data)
         return event if self._collector is None else b""
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from app.config import Settings
 from app.errors import ClientGone
 from app.services.endpoints import EventKind
-from app.services.streaming.event_reader import EventReader
+from app.services.streaming.event_reader import FRAME_BYTES, EventReader
 from app.speedups import get_speedups
 from app.upstream import Body, OnData
 
@@ -26,7 +26,6 @@ _USAGE = EventKind.USAGE  # A local name, because looking up a member of an enum
 # A chunk's header, and the beginning of an event of one line.
 _START = re.compile(rb"([0-9A-Fa-f]{1,8})\r\ndata: \{")
 _END = b"}\n\n\r\n"
-_FRAME_BYTES = 8  # `data: ` before the data, and the blank line after it.
 _AFTER_DATA_BYTES = 4  # The blank line, and the end of the chunk.
 
 # On the long way, longer events are decoded with care for the garbage collector.
@@ -66,9 +65,10 @@ class Passage:
             start = _START.match(data)
             if start is not None:
                 begin, end = start.end() - 1, len(data) - _AFTER_DATA_BYTES
-                event_bytes = end - begin + _FRAME_BYTES
-                if int(start[1], 16) == event_bytes and data.find(b"\n", begin) == end:
-                    wants_more = self._pass_on(data, data[begin:end], event_bytes)
+                event_bytes = end - begin + FRAME_BYTES
+                event_data = data[begin:end]
+                if int(start[1], 16) == event_bytes and b"\n" not in event_data and b"\r" not in event_data:
+                    wants_more = self._pass_on(data, event_data, event_bytes)
                     if wants_more is not None:
                         return wants_more
         more = self._body.take(data)

@@ -92,7 +92,7 @@ class Relay:
 
     @property
     def error(self) -> GatewayError | None:
-        """What ended the stream before it was complete, or None."""
+        """The error that ended the stream before it was complete, or None."""
         return self._reader.error
 
     def begin(self) -> None:

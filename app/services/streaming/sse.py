@@ -53,7 +53,7 @@ class SseDecoder:
         """
         buffer = self._buffer
         if not buffer and data.endswith(b"\n\n"):
-            if data.startswith(b"data: {") and data.find(b"\n") == len(data) - 2:
+            if data.startswith(b"data: {") and data.find(b"\n") == len(data) - 2 and b"\r" not in data:
                 return [(data, data[6:-2])]  # The usual case: one event of one line.
             return _read_events(data)
         # A blank line may have begun in the buffer, in its last three bytes. The rest has been searched: searching it

@@ -114,7 +114,7 @@ class Webhook(Component):
         now_s = time.monotonic()
         if now_s >= self._report_at_s:
             self._report_at_s = now_s + _REPORT_INTERVAL_S
-            log_event("webhook_messages_delayed", level="warning", reason=describe_error(error)[:300])
+            log_event("webhook_messages_delayed", level="warning", reason=describe_error(error))
 
     def _send_next(self) -> bool:
         """Sends a message that is due; returns False if there is none.

@@ -72,7 +72,7 @@ def _measure(root: Path) -> OrphanBacklog:
     meter = OrphanMeter(root, "0" * 32)
     meter.measure_if_due()
     assert meter.is_chosen
-    backlog = meter.get_backlog()
+    backlog = meter.read_backlog()
     meter.abandon()
     return backlog
 
@@ -128,10 +128,10 @@ def test_its_age_is_that_of_the_oldest_row(tmp_path: Path) -> None:
         worker.die()
     meter = OrphanMeter(tmp_path, "0" * 32)
     meter.measure_if_due()
-    before = meter.get_backlog()
+    before = meter.read_backlog()
     first.reader.advance(Position(10**6, 0))  # As its delivery does.
     meter.measure_if_due()
-    after = meter.get_backlog()
+    after = meter.read_backlog()
     assert (before.rows, after.rows, after.journals) == (30, 10, 2) and after.bytes < before.bytes
     assert before.oldest_age_s is not None and after.oldest_age_s is not None
     assert round(before.oldest_age_s - after.oldest_age_s) == 10
@@ -144,15 +144,15 @@ def test_one_of_the_live_workers_measures_and_all_read(tmp_path: Path) -> None:
     dead.die()
     mark_adopted(adopted.directory)  # Its lock is held all the same, by the worker that adopts it.
     meters = [OrphanMeter(tmp_path, live.recorder.worker_id) for _ in range(3)]
-    assert meters[1].get_backlog() == EMPTY
+    assert meters[1].read_backlog() == EMPTY
     for meter in meters:
         meter.measure_if_due()
     assert [meter.is_chosen for meter in meters] == [True, False, False]
-    assert [(meter.get_backlog().journals, meter.get_backlog().rows) for meter in meters] == [(2, 2)] * 3
+    assert [(meter.read_backlog().journals, meter.read_backlog().rows) for meter in meters] == [(2, 2)] * 3
     meters[0].abandon()
     assert _measure(tmp_path).rows == 2, "another one takes over"
     (tmp_path / "orphans").unlink()
-    assert meters[1].get_backlog() == EMPTY
+    assert meters[1].read_backlog() == EMPTY
     live.die()
     assert _measure(tmp_path).rows == 3
 

@@ -25,7 +25,7 @@ from app.services.limits import (
 )
 from app.services.limits.acquisition import Taken, take_at_once
 from app.services.limits.binding import Binding
-from app.services.limits.waiting import Waits
+from app.services.limits.waiting import LimitWaiting
 from tests.support.soak import examples
 
 COST, DRAWN, SLOTS, PERMITS = 10, 10_000, 6, 40_000
@@ -40,7 +40,7 @@ class Clock:
         return self.now_s
 
 
-class NoDraws(Waits):
+class NoDraws(LimitWaiting):
     """Refuses what the pots do not have once all purses are put back."""
 
     def take(self, binding: Binding, shares: Any, needs: Any, fits: Any, began_s: float) -> list[Taken]:
@@ -70,7 +70,7 @@ class World:
     def __init__(self, clock: Clock, *, has_purses: bool) -> None:
         self.clock = clock
         self.limits = Limits(Runtime(load_settings({})))
-        self.limits._waits = NoDraws(self.limits.settings, self.limits._drawing, self.limits._purses)
+        self.limits._waiting = NoDraws(self.limits.settings, self.limits._drawing, self.limits._purses)
         self.policies = make_policies()
         self.bindings = [self.limits._bind(policy) for policy in self.policies]
         for each in self.bindings:

@@ -208,6 +208,7 @@ ODD = [
     b"data: null\n\n",
     b"data: {}\n\n",
     b'data: {"choices": [}\n\n',
+    event_bytes(chunk("a")).replace(b", ", b",\r", 1),
     b'data: {"choices": [{"index": 0, "delta": {"content": "\\ud83d"}}]}\n\n',
     b'data: {"choices": [{"index": 0, "delta": {"content": NaN}}]}\n\n',
     b'data: {"choices": [],\ndata: "usage": null}\n\n',

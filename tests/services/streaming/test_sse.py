@@ -112,6 +112,7 @@ def test_a_large_event_in_many_pieces_comes_out_whole() -> None:
         (b'data: {"a": 1}\n\n', b'{"a": 1}'),
         (b'data:{"a": 1}\r\n\r\n', b'{"a": 1}'),
         (b'data: {"a":\ndata: 1}\n\n', b'{"a":\n1}'),
+        (b'data: {"a":\r"b": 1}\n\n', b'{"a":'),  # A CR ends a line too, so the rest is a line of its own.
         (b"data:  two spaces\n\n", b" two spaces"),
         (b": comment\ndata: 1\n\n", b"1"),
         (b"event: x\ndata: 1\nid: 3\n\n", b"1"),
