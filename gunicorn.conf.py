@@ -12,8 +12,13 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+if "gunicorn.arbiter" in sys.modules:
+    # Until gunicorn has its handlers, a signal to reload would end the process. It waits, and `when_ready` lets it in.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
 
 if not os.access(Path(__file__).parent / "app", os.R_OK | os.X_OK):
     sys.exit(f"The gateway cannot start: this user may not read its code in {Path(__file__).parent / 'app'}. Allow it.")
@@ -166,6 +171,7 @@ def when_ready(server: Any) -> None:
         adopt_workers(server, handover)
     global starts
     starts = WorkerStarts(server, server.predecessors)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
 
 
 def on_exit(server: Any) -> None:
@@ -180,8 +186,10 @@ def post_fork(server: Any, worker: Any) -> None:
     make_room_for_files(worker_connections + live_requests, open_files)
     worker.others_serve = starts.others_serve
     worker.gateway_stops = server.gateway_stops
+    # The files may say something else by now, or have a mistake. A reload reads them, a replaced worker does not.
+    worker.settings = replace(settings, max_live_requests=live_requests)
     if live_requests < settings.max_live_requests:
-        os.environ["MAX_LIVE_REQUESTS"] = str(live_requests)  # In the worker alone, which reads its settings itself.
+        os.environ["MAX_LIVE_REQUESTS"] = str(live_requests)  # For the comparison of its settings with the files.
     # gunicorn sets the worker's signal handlers only about a second from now. Until then the worker has those of the
     # main process, which put a signal into a queue that no worker reads. The main process sends a signal only once, so
     # a stop would take the whole graceful timeout.

@@ -5,17 +5,19 @@ It does the same as the Python beside it, which is what one reads and which serv
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple, Protocol
 
-from app.config import Settings
+from app.config import ROOT, Settings
 
 # Counted up, here and in the compiled module, with each change of what the two expect of each other.
 FACE = 1
 
 _MODULE = "gateway_speedups"
+_SOURCE = ROOT / "speedups" / "gateway_speedups.c"
 
 
 class Speedups(Protocol):
@@ -23,12 +25,14 @@ class Speedups(Protocol):
 
     Attributes:
         FACE: as above.
+        SOURCE_DIGEST: the SHA-256 of the source that it was built from, in hexadecimal digits.
         RECEIVE_BYTES, LONGEST: the constants of the same names in Python.
         Passage: makes what `Passage` (services/streaming/passage.py) is in Python; see `make_passage` there.
         serve_some: the inner loop of `PacedSockets` (upstream/ready_sockets.py).
     """
 
     FACE: int
+    SOURCE_DIGEST: str
     RECEIVE_BYTES: int
     LONGEST: int
     Passage: Callable[..., Any]
@@ -52,7 +56,20 @@ def find_speedups() -> Finding:
     except ImportError as error:
         return Finding(problem=f"cannot be loaded ({error})")
     face = getattr(module, "FACE", None)
-    return Finding(module) if face == FACE else Finding(problem=f"belongs to other code (face {face}, not {FACE})")
+    if face != FACE:
+        return Finding(problem=f"belongs to other code (face {face}, not {FACE})")
+    digest = _read_source_digest()
+    if digest is not None and getattr(module, "SOURCE_DIGEST", None) != digest:
+        return Finding(problem="was built from another source")
+    return Finding(module)
+
+
+def _read_source_digest() -> str | None:
+    """Returns the digest of the source that belongs to this code; None if only the module is installed here."""
+    try:
+        return hashlib.sha256(_SOURCE.read_bytes()).hexdigest()
+    except OSError:
+        return None
 
 
 def get_speedups(settings: Settings) -> Speedups | None:

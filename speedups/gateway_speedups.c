@@ -21,6 +21,11 @@
 /* What this file and Python expect of each other; app/speedups.py has the same number. */
 #define FACE 1
 
+/* The digest of this file, which speedups/build.py passes; by it Python notices that the file has changed since. */
+#ifndef SOURCE_DIGEST
+#define SOURCE_DIGEST ""
+#endif
+
 /* As in app/upstream/http1.py and in passage.py. */
 #define RECEIVE_BYTES 16384
 #define LONGEST 8000
@@ -574,7 +579,7 @@ PyInit_gateway_speedups(void)
     PyObject *module = PyModule_Create(&module_def), *passage = PyType_FromSpec(&passage_spec);
     if (module == NULL || passage == NULL || PyModule_AddObjectRef(module, "Passage", passage) < 0
         || PyModule_AddIntMacro(module, FACE) < 0 || PyModule_AddIntMacro(module, RECEIVE_BYTES) < 0
-        || PyModule_AddIntMacro(module, LONGEST) < 0)
+        || PyModule_AddIntMacro(module, LONGEST) < 0 || PyModule_AddStringMacro(module, SOURCE_DIGEST) < 0)
         Py_CLEAR(module);
     Py_XDECREF(passage);
     return module;

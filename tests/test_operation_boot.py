@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.support.chat import PREFIX, post_chat, request, wait_for_row
-from tests.support.gateway import GatewayDidNotBoot, base_settings, running_gateway, start_gateway
+from tests.support.gateway import (
+    GatewayDidNotBoot,
+    base_settings,
+    clean_environment,
+    running_gateway,
+    start_gateway,
+)
 from tests.support.postgres import Postgres
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.soak import soak_only
+from tests.support.unprivileged import run_to_end
 
 
 def refusal(tree: Path, place: Path, settings: dict[str, str]) -> str:
@@ -40,6 +48,15 @@ def test_tls_of_its_own_is_refused(tree: Path, tmp_path: Path) -> None:
         "GUNICORN_CMD_ARGS": f"--certfile={__file__} --keyfile={__file__}",
     }
     assert "The gateway cannot start: it serves plain HTTP only. Remove certfile" in refusal(tree, tmp_path, given)
+
+
+def test_a_signal_to_reload_that_comes_before_gunicorn_can_take_it_does_not_end_the_start(tree: Path) -> None:
+    """Every reload of a test shows that it is let in later."""
+    code = (
+        "import os, runpy, signal, gunicorn.arbiter; runpy.run_path('gunicorn.conf.py');"
+        " os.kill(os.getpid(), signal.SIGHUP); print(signal.SIGHUP in signal.sigpending())"
+    )
+    assert run_to_end([sys.executable, "-c", code], tree, clean_environment()) == (0, "True\n")
 
 
 @soak_only("db/test_schema.py::test_the_state_of_a_schema_is_reported")

@@ -45,7 +45,7 @@ from tests.support.waiting import wait_until
 GUNICORN = [sys.executable, "-m", "gunicorn", "wsgi:app"]
 FLASK = [sys.executable, "-m", "flask", "--app", "wsgi", "db", "current"]
 MAKE_RUN = [sys.executable, "-m", "app.dev"]
-BEGINNINGS = {"gunicorn": "The gateway cannot start: ", "flask": "The gateway cannot start: ", "app.dev": "make run: "}
+BEGINNINGS = {"gunicorn": "The gateway cannot start: ", "flask": "A setting is malformed: ", "app.dev": "make run: "}
 NOWHERE = "postgresql://x@/x?host=/nonexistent"
 PASSWORD = "canary-password"
 OTHERS = soak_only("test_operation_boot_mistakes.py::test_a_settings_file_of_another_user")
@@ -282,9 +282,21 @@ def test_with_few_open_files_it_serves_fewer_requests_and_says_so(small: Gateway
         gate.open()
 
 
+def test_a_worker_that_is_replaced_has_the_settings_of_before_whatever_the_files_say(
+    small: Gateway, small_settings: dict[str, str], small_upstream: ScriptedUpstream, copied: Path
+) -> None:
+    (worker,) = wait_until(small.worker_pids)
+    write_settings(copied, small_settings | {"FIREWORKS_API_KEY": "fw_other", "no setting": ""})
+    os.kill(worker, signal.SIGKILL)
+    assert post_chat(small, f"{PREFIX}x").status == 200
+    assert read_provider_key(small_upstream) == small_settings["FIREWORKS_API_KEY"]
+    assert "worker_start_failed" not in small.log() and worker not in small.worker_pids()
+    write_settings(copied, small_settings)
+
+
 @pytest.mark.long_form
 def test_a_bad_reload_is_refused_and_a_good_one_loads_the_code_and_cuts_nobody(
-    small: Gateway, small_settings: dict[str, str], gate: Gate, copied: Path
+    small: Gateway, small_settings: dict[str, str], small_upstream: ScriptedUpstream, gate: Gate, copied: Path
 ) -> None:
     workers, route = small.worker_pids(), copied / "app/routes/health.py"
     with open_stream(small) as stream:
@@ -317,6 +329,7 @@ def test_a_bad_reload_is_refused_and_a_good_one_loads_the_code_and_cuts_nobody(
             assert set(workers) <= set(small.worker_pids()) and post_chat(small, f"{PREFIX}x").status == 200
             start.write_text(code)
         route.write_text(route.read_text().replace('"llm-gateway"', '"updated"'))
+        write_settings(copied, small_settings | {"FIREWORKS_API_KEY": "fw_other"})
         small.send_signal(signal.SIGHUP)
         # As a load balancer, of which each probe may find another worker.
         probes = Counter[int]()
@@ -328,6 +341,7 @@ def test_a_bad_reload_is_refused_and_a_good_one_loads_the_code_and_cuts_nobody(
         gate.open()
         assert b"two" in (rest := b"".join(stream)) and rest.endswith(b"[DONE]\n\n")
     wait_until(lambda: not set(workers) & set(small.worker_pids()), what="the old worker to end")
+    assert post_chat(small, f"{PREFIX}x").status == 200 and read_provider_key(small_upstream) == "fw_other"
 
 
 def test_workers_whose_main_process_is_killed_finish_their_streams_and_end(small: Gateway, gate: Gate) -> None:
@@ -344,23 +358,34 @@ def test_workers_whose_main_process_is_killed_finish_their_streams_and_end(small
 @soak_only(
     "test_operation_boot_mistakes.py::test_a_bad_reload_is_refused_and_a_good_one_loads_the_code_and_cuts_nobody"
 )
-def test_workers_that_cannot_start_end_the_gateway_with_lines_of_the_log(copied: Path) -> None:
+@pytest.mark.parametrize("mistake", ["RuntimeError('a mistake in the update')", "SystemExit('A mistake. Correct it.')"])
+def test_workers_that_cannot_start_end_the_gateway_with_lines_of_the_log(copied: Path, mistake: str) -> None:
     start = copied / "app/server/lifecycle.py"
     code = start.read_text()
-    start.write_text(code.replace("    start_keys()\n", "    raise RuntimeError('a mistake in the update')\n"))
+    start.write_text(code.replace("    start_keys()\n", f"    raise {mistake}\n"))
     given = {"PORT": str(free_port()), "GATEWAY_API_KEY": GATEWAY_KEY, "DATABASE_URL": NOWHERE}
     try:
         ended, said = run_to_end(GUNICORN, copied, clean_environment() | given, as_root=True)
     finally:
         start.write_text(code)
     lines = {line["event"]: line for line in map(json.loads, said.splitlines())}
-    assert ended == 3 and "a mistake in the update" in lines["worker_start_failed"]["traceback"]
+    failed = lines["worker_start_failed"]
+    assert ended == 3 and failed["next_step"].startswith("The gateway stops.")
+    if mistake.startswith("SystemExit"):
+        assert failed["reason"] == "A mistake. Correct it."
+    else:
+        assert "a mistake in the update" in failed["traceback"]
     assert "exited with code 3" in lines["worker_failed"]["message"] and lines["gateway_stopped"]
 
 
 def write_settings(root: Path, settings: dict[str, str]) -> None:
     """Writes `.env.local`."""
     (root / ".env.local").write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+
+
+def read_provider_key(upstream: ScriptedUpstream) -> str:
+    """Returns the key that the last chat request to the provider had."""
+    return [seen for seen in upstream.requests if seen.body][-1].headers["authorization"].removeprefix("Bearer ")
 
 
 def refused_reloads(gateway: Gateway) -> list[str]:

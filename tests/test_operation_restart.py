@@ -205,11 +205,29 @@ def test_restarts_before_the_last_one_is_done_hand_over_all_who_serve(
     count = len(service.events("workers_started"))
     wait_until(lambda: len(service.events("workers_started")) > count, what="the new workers")
     wait_until(lambda: not any(map(is_alive, serving)), what="the old workers to be told to drain")
-    assert not list(service.place.glob("handover-*.json"))
+    (file,) = service.place.glob("handover-*.json")
+    assert {str(pid) for pid in serving}.isdisjoint(json.loads(file.read_text()))
     clients.end()
     assert clients.failures == [] and {seen.status for _, _, seen in clients.answers} == {200}
     ids = {seen.request_id for _, _, seen in clients.answers}
     wait_until(lambda: recorded(database_url) == ids, what="the rows of all requests")
+
+
+@soak_only("server/test_restart.py::test_who_is_left_by_a_killed_main_process_is_told_to_drain")
+def test_a_start_after_a_main_process_that_was_killed_takes_over_its_workers(service: Service) -> None:
+    workers = [child.pid for child in psutil.Process(service.main.pid).children()]
+    service.main.kill()
+    service.main.wait(30)
+    wait_until(lambda: len(service.events("main_process_lost")) == len(workers), what="the workers to notice")
+    service.start()
+    statuses = set[int]()
+
+    def have_ended() -> bool:
+        statuses.add(request("GET", service.url + "/ready").status)
+        return not any(map(is_alive, workers))
+
+    wait_until(have_ended, what="the old workers to be told to drain")
+    assert statuses == {200} and len(service.events("workers_started")) == 2
 
 
 def recorded(database_url: str) -> set[object]:

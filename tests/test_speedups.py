@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,10 @@ from app.config import load_settings
 from app.runtime import use_settings
 from app.server.boot_checks import BOOT_CHECKS
 from app.speedups import FACE, find_speedups, get_speedups
+from tests.support.tree import ROOT
+
+DIGEST = hashlib.sha256((ROOT / "speedups" / "gateway_speedups.c").read_bytes()).hexdigest()
+OTHER_SOURCE = "was built from another source"
 
 
 @pytest.fixture
@@ -30,7 +35,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @pytest.mark.parametrize(
     ("source", "problem"),
     [
-        (f"FACE = {FACE}", None),
+        (f"FACE, SOURCE_DIGEST = {FACE}, '{DIGEST}'", None),
+        (f"FACE, SOURCE_DIGEST = {FACE}, '{DIGEST[::-1]}'", OTHER_SOURCE),
+        (f"FACE = {FACE}", OTHER_SOURCE),  # As one built before there was a digest.
         (f"FACE = {FACE + 1}", f"belongs to other code (face {FACE + 1}, not {FACE})"),
         ("", f"belongs to other code (face None, not {FACE})"),
         ("raise ImportError('undefined symbol: Py_Gone')", "cannot be loaded (undefined symbol: Py_Gone)"),
@@ -48,6 +55,13 @@ def test_a_module_is_used_if_it_belongs_to_this_code(place: Path, source: str, p
             assert found is None
         else:
             assert found is not None and found.blocks is None and problem in found.text
+
+
+def test_where_the_source_is_not_there_the_number_decides(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.speedups._SOURCE", place / "gateway_speedups.c")
+    (place / "gateway_speedups.py").write_text(f"FACE, SOURCE_DIGEST = {FACE}, ''")
+    importlib.invalidate_caches()
+    assert find_speedups().problem is None
 
 
 def test_its_absence_is_no_problem(monkeypatch: pytest.MonkeyPatch) -> None:

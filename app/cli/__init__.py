@@ -61,13 +61,13 @@ class CommandsWithoutSettings(AppGroup):
     def __init__(self, reason: str) -> None:
         super().__init__()
         names = " and ".join(f"`{command.name}`" for command in _WITHOUT_SETTINGS)
-        self._reason = f"The gateway cannot start: {reason} Only {names} work until this is mended."
+        self._note = f"A setting is malformed: {reason} Only {names} work until this is mended."
         for command in (*_GROUPS, *_WITHOUT_SETTINGS):
             self.add_command(command)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Returns the names of all commands, for the help, and says before it which of them work."""
-        click.echo(self._reason, err=True)
+        """Returns the names of all commands, for the help, and has it end with what is wrong and which of them work."""
+        ctx.command.epilog = f"\b\n{self._note}"  # In one line, as click leaves it after this character.
         return super().list_commands(ctx)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -77,7 +77,7 @@ class CommandsWithoutSettings(AppGroup):
             SystemExit: it is another one.
         """
         if cmd_name not in {command.name for command in _WITHOUT_SETTINGS} and not _is_help_wanted():
-            sys.exit(self._reason)
+            sys.exit(self._note)
         return super().get_command(ctx, cmd_name)
 
 

@@ -257,6 +257,7 @@ def _name_signal(number: int) -> str:
 
 def _replace_process(server: Any, handover: Handover, *, keeps_sockets: bool) -> None:
     """Executes gunicorn anew in this process; does not return."""
+    server.predecessors.forget_own()
     signal.pthread_sigmask(signal.SIG_BLOCK, KEPT_SIGNALS)
     with suppress(queue.Empty):
         while True:  # Signals that have arrived but were not handled yet.

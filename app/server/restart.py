@@ -5,6 +5,9 @@ a stop lasts as long as the drain, and connections would wait for it. A restart 
 unless the unit names another one (RestartKillSignal). With RESTART_HANDOVER the main process ends at once on that one,
 so the next one can start, and its workers go on. The next one tells them to drain when its own workers are ready. If
 none comes, they drain by themselves. If one is restarted before its workers are ready, it hands all of them on.
+
+It may also be killed. So it notes its workers in the file of the handover whenever they change, and itself with them:
+as long as it lives, they are its own, and nobody else tells them to drain.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -27,6 +31,10 @@ RESTART_SIGNAL = signal.Signals(getattr(signal, "SIGRTMIN", signal.SIGTERM))
 SERVES_ON_S = 10.0
 # Between two looks whether a worker that is no child has ended.
 _LOOK_S = 0.1
+# What stands in the file for a main process begins so. For a worker it is only its start, and earlier code passes over
+# all else.
+_MAIN = "main "
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 class _Orphan:
@@ -55,8 +63,16 @@ class Predecessors:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._starts = _read_workers(path)
+        left = _read_file(path)
+        # Main processes that were killed. They stay in the file, so that their workers see there that they were.
+        self._killed = {pid: text for pid, text in left.items() if text.startswith(_MAIN)}
+        if any(text == _describe_main(pid) or not text.endswith(_read_boot()) for pid, text in self._killed.items()):
+            # One lives, so the workers are its own; or the host was started since, so all are gone.
+            self._killed, left = {}, {}
+        # The id of a process that has ended may be another's by now.
+        self._starts = {pid: started for pid, started in left.items() if _read_start(pid) == started}
         self.serving = list(self._starts)
+        self._noted: frozenset[int] | None = None
 
     def tell(self) -> None:
         """Tells them that a start goes on, so that they serve until it is done."""
@@ -64,10 +80,11 @@ class Predecessors:
             os.utime(self._path)
 
     def retire(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """Tells them to drain, or to end at once with SIGQUIT, and leaves nothing to a next start."""
+        """Tells them to drain, or to end at once with SIGQUIT, and leaves nothing to a next start until `note` does."""
         self._path.unlink(missing_ok=True)
+        self._killed, self._noted = {}, None
         while self.serving:
-            with suppress(ProcessLookupError):
+            with suppress(OSError):  # It has ended, and its id may be that of another user's process.
                 os.kill(self.serving.pop(), number)
 
     def wait(self, deadline_s: float) -> None:
@@ -75,15 +92,33 @@ class Predecessors:
         while time.monotonic() < deadline_s and any(_read_start(pid) == at for pid, at in self._starts.items()):
             time.sleep(_LOOK_S)
 
-    def hand_on(self, workers: list[int]) -> int:
+    def hand_on(self, workers: Collection[int]) -> int:
         """Leaves them to the next main process, with the workers of this one; returns how many serve on.
 
         Raises:
             OSError: the file cannot be written.
         """
+        return self._leave(workers, {})
+
+    def note(self, workers: Collection[int]) -> None:
+        """Leaves them and the workers of this process to a next one if this one is killed; call it at each change."""
+        if self._noted != (now := frozenset(workers)):
+            with suppress(OSError):  # Then they drain by themselves.
+                self._leave(now, {os.getpid(): _describe_main(os.getpid())})
+                self._noted = now
+
+    def forget_own(self) -> None:
+        """Takes back what `note` has left of this process, because it passes its workers on in another way."""
+        with suppress(OSError):
+            if self.serving:
+                self._leave((), {})
+            else:
+                self._path.unlink(missing_ok=True)
+
+    def _leave(self, workers: Collection[int], main: dict[int, str]) -> int:
         left = {pid: started for pid in (*self.serving, *workers) if (started := _read_start(pid)) is not None}
         unfinished = self._path.with_suffix(".new")
-        unfinished.write_text(json.dumps(left))
+        unfinished.write_text(json.dumps(self._killed | main | left))
         unfinished.replace(self._path)
         return len(left)
 
@@ -116,8 +151,15 @@ def set_up_handover(server: Any, predecessors: Predecessors, *, may_hand_over: b
                 sys.exit(0)
         raise StopIteration  # As gunicorn stops.
 
+    manage_workers = server.manage_workers
+
+    def manage_and_note() -> None:
+        manage_workers()
+        predecessors.note(server.WORKERS)
+
     if may_hand_over:
         predecessors.let_serve_on()
+        server.manage_workers = manage_and_note
     # gunicorn calls the handler that has the signal's name.
     setattr(server, f"handle_{server.SIG_NAMES[RESTART_SIGNAL]}", on_restart)
     signal.signal(RESTART_SIGNAL, server.signal)
@@ -133,7 +175,7 @@ def is_serving_on(worker: Any) -> bool:
     now_s = time.monotonic()
     if _Orphan.since_s is None:
         _Orphan.since_s = now_s
-        _tell_unless_handed_over()
+        _tell_unless_handed_over(worker.ppid)
     if _Orphan.file is None or (now_s - _Orphan.since_s > SERVES_ON_S and not _is_recent(_Orphan.file)):
         _Orphan.is_draining = True
         worker.gateway_stops[0] = True  # For all workers of this main process: none has one.
@@ -141,8 +183,8 @@ def is_serving_on(worker: Any) -> bool:
     return True
 
 
-def _tell_unless_handed_over() -> None:
-    if _Orphan.file is not None and _Orphan.file.exists():
+def _tell_unless_handed_over(main: int) -> None:
+    if _Orphan.file is not None and (left := _read_file(_Orphan.file)) and main not in left:
         return
     plan = "drains now" if _Orphan.file is None else f"drains if no start takes over within {SERVES_ON_S:.0f} s"
     log_life("main_process_lost", level="error", reason=f"gunicorn's main process was killed. This worker {plan}.")
@@ -155,14 +197,24 @@ def _is_recent(path: Path) -> bool:
         return False
 
 
-def _read_workers(path: Path) -> dict[int, str]:
-    """Returns id → start of the workers in the file that still live."""
+def _read_file(path: Path) -> dict[int, str]:
+    """Returns id → start of the workers in the file, and id → `_describe_main`; {} if there is no file."""
     try:
-        workers = {int(pid): str(started) for pid, started in json.loads(path.read_text()).items()}
+        return {int(pid): str(started) for pid, started in json.loads(path.read_text()).items()}
     except (OSError, ValueError, AttributeError):
         return {}
-    # The id of a process that has ended may be another's by now.
-    return {pid: started for pid, started in workers.items() if _read_start(pid) == started}
+
+
+def _describe_main(pid: int) -> str:
+    """Returns what stands in the file for a main process: its start, and in which boot of the host that was."""
+    return f"{_MAIN}{_read_start(pid)} {_read_boot()}"
+
+
+def _read_boot() -> str:
+    try:
+        return _BOOT.read_text().strip()
+    except OSError:
+        return ""
 
 
 def _read_start(pid: int) -> str | None:

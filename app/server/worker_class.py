@@ -28,6 +28,7 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.http import body, message, parser, wsgi
 from gunicorn.workers.ggevent import GeventWorker
 
+from app.config import Settings
 from app.server.request_head import ConnectionParser, create
 from app.server.request_reading import PacedUnreader, discard_unread_body, read_directly
 from app.server.response import BufferedResponse, find_path, refused_path, write_error
@@ -82,10 +83,12 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
     Attributes:
         others_serve: whether there are other workers that serve; set after the fork.
         gateway_stops: its first byte is 1 once all of the gateway stops, and not only this worker; set after the fork.
+        settings: those of the main process; set after the fork.
     """
 
     others_serve = False
     gateway_stops: MutableSequence[int] = bytearray(1)
+    settings: Settings
 
     def patch(self) -> None:
         """Patches the standard library for gevent, which has the installed packages read once for that.
@@ -114,12 +117,13 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
         self._idle: set[_IdleWait] = set()
         try:
             super().init_process()
-        except Exception as error:
-            if self.booted:
+        except (Exception, SystemExit) as error:
+            is_sentence = isinstance(error, SystemExit) and isinstance(error.code, str)
+            if self.booted or not (is_sentence or isinstance(error, Exception)):
                 raise
             self._give_up_start(error)
 
-    def _give_up_start(self, error: Exception) -> None:
+    def _give_up_start(self, error: Exception | SystemExit) -> None:
         """Ends this worker, which cannot start, and the gateway only if no other one serves.
 
         gunicorn would stop all because of one, and print the traceback a second time.
@@ -131,19 +135,23 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
             if self.others_serve
             else "The gateway stops. Correct the code or the settings, and start it again."
         )
-        log_event("worker_start_failed", level="error", error=error, next_step=next_step)
+        said: dict[str, Any] = {"error": error}
+        if isinstance(error, SystemExit):  # With a sentence for the operator.
+            said = {"reason": str(error.code).removeprefix("The gateway cannot start: ")}
+        log_event("worker_start_failed", level="error", next_step=next_step, **said)
         if not self.others_serve:
             os._exit(Arbiter.WORKER_BOOT_ERROR)
         time.sleep(START_RETRY_S)
         os._exit(1)
 
     def load_wsgi(self) -> None:
-        """Loads the application, and the time limits that each request needs."""
-        super().load_wsgi()
-        from app.runtime import get_settings
+        """Loads the application with the settings of the main process, and the time limits that each request needs."""
+        from app.runtime import use_settings
 
-        settings = get_settings()
-        self._send_timeout_s, self._body_timeout_s = settings.client_send_timeout_s, settings.client_body_timeout_s
+        use_settings(self.settings)
+        super().load_wsgi()
+        self._send_timeout_s = self.settings.client_send_timeout_s
+        self._body_timeout_s = self.settings.client_body_timeout_s
 
     def handle_request(self, listener_name: Any, req: Any, sock: socket.socket, addr: Any) -> None:
         """Serves one request; gives up when the client neither sends nor reads for CLIENT_SEND_TIMEOUT seconds.

@@ -44,10 +44,14 @@ class SettingReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def get_setting_reports() -> list[SettingReport]:
-    """Returns all settings, in their order in `.env`; if the files are not valid now, nothing counts as changed."""
+    """Returns all settings, in their order in `.env`.
+
+    If the files are not valid now, nothing counts as changed; if one cannot be read, every source is "default".
+    """
     settings = get_settings()
-    sources: Mapping[str, Source] = read_sources()
+    sources: Mapping[str, Source] = {}
     try:
+        sources = read_sources()
         now = load_settings()
     except SettingsError:
         now = settings

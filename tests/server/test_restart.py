@@ -1,0 +1,81 @@
+"""Which workers a start takes over, from the file that the main process before it has left."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.server.restart import (
+    Predecessors,
+    _describe_main,
+    _read_boot,
+    _read_file,
+    _read_start,
+    _tell_unless_handed_over,
+)
+
+# No process has it: it is above the kernel's highest.
+GONE = 1 << 23
+
+
+@pytest.fixture
+def worker() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that a signal ends."""
+    with subprocess.Popen(["sleep", "60"]) as process:
+        yield process
+        process.kill()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "handover-8000.json"
+
+
+def test_who_is_left_by_a_killed_main_process_is_told_to_drain(worker: subprocess.Popen[bytes], file: Path) -> None:
+    killed, started = f"main 1 {_read_boot()}", str(_read_start(worker.pid))
+    file.write_text(json.dumps({GONE: killed, GONE + 1: "1", worker.pid: started}))
+    predecessors = Predecessors(file)
+    assert predecessors.serving == [worker.pid]
+    # The file goes on to tell the worker that its own main process was killed.
+    predecessors.note([1])
+    assert _read_file(file) == {
+        GONE: killed, os.getpid(): _describe_main(os.getpid()), worker.pid: started, 1: str(_read_start(1)),
+    }  # fmt: skip
+    predecessors.forget_own()
+    assert _read_file(file) == {GONE: killed, worker.pid: started}
+    predecessors.retire()
+    assert worker.wait(30) == -signal.SIGTERM and not file.exists() and predecessors.serving == []
+    predecessors.note([])
+    assert list(_read_file(file)) == [os.getpid()]
+    predecessors.forget_own()
+    assert not file.exists()
+
+
+def test_who_has_a_main_process_that_lives_is_left_alone(worker: subprocess.Popen[bytes], file: Path) -> None:
+    Predecessors(file).note([worker.pid])
+    assert len(_read_file(file)) == 2
+    of_earlier_boot = json.dumps({GONE: "main 1 another", worker.pid: str(_read_start(worker.pid))})
+    for content in (file.read_text(), of_earlier_boot):
+        file.write_text(content)
+        predecessors = Predecessors(file)
+        predecessors.retire()
+        assert predecessors.serving == [] and worker.poll() is None
+
+
+def test_a_worker_tells_a_killed_main_process_from_one_that_has_handed_over(
+    worker: subprocess.Popen[bytes], file: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("app.server.restart._Orphan.file", file)
+    predecessors = Predecessors(file)
+    predecessors.hand_on([worker.pid])
+    _tell_unless_handed_over(os.getpid())
+    assert capfd.readouterr().err == ""
+    predecessors.note([worker.pid])
+    _tell_unless_handed_over(os.getpid())
+    assert json.loads(capfd.readouterr().err)["event"] == "main_process_lost"
