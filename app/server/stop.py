@@ -10,6 +10,8 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any
 
+from gunicorn.errors import HaltServer
+
 from app.server.life_log import log_life
 from app.server.restart import Predecessors
 
@@ -24,8 +26,13 @@ def set_up_stop(server: Any, predecessors: Predecessors) -> None:
         server: gunicorn's arbiter.
         predecessors: workers of earlier main processes, which would keep the socket open otherwise.
     """
-    stop = server.stop
+    stop, reap_workers = server.stop, server.reap_workers
     server.gateway_stops = mmap.mmap(-1, 1)
+
+    def reap_quietly() -> None:
+        # gunicorn stops when a worker cannot start. A second one would raise out of that stop, and cut it short.
+        with suppress(HaltServer):
+            reap_workers()
 
     def stop_all(graceful: bool = True) -> None:
         server.stop = stop  # gunicorn stops a second time after SIGINT and SIGQUIT.
@@ -33,6 +40,7 @@ def set_up_stop(server: Any, predecessors: Predecessors) -> None:
         deadline_s = time.monotonic() + seconds
         log_life("drain_started", graceful=graceful, seconds=seconds)
         server.gateway_stops[0] = 1
+        server.reap_workers = reap_quietly
         predecessors.retire(signal.SIGTERM if graceful else signal.SIGQUIT)
         stop(graceful)
         predecessors.wait(deadline_s)

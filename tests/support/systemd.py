@@ -68,7 +68,11 @@ class Systemd:
             command = ["unshare", "--mount", "sh", "-c", _BOOT, str(_SYSTEMD)]
             self._manager = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
         try:
-            wait_until(lambda: self._manager.poll() is not None or self._run("is-system-running") != "", what="systemd")
+            # It is "offline" as long as it cannot be reached.
+            wait_until(
+                lambda: self._manager.poll() is not None or self._run("is-system-running") not in {"", "offline"},
+                what="systemd",
+            )
         except BaseException:
             self._end()
             raise
