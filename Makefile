@@ -43,9 +43,9 @@ check-speedups: $(INSTALLED)-test speedups
 # First what needs many processes or the browser, of which `make test` has a short form (soak_only in
 # tests/support/soak.py), several at a time. Then the long tests and all properties at full counts, one after the other,
 # because some measure; `make test` runs most of them at a tenth and a fifth.
-MEASURED := soak or hypothesis
+MEASURED := soak
 soak: $(INSTALLED)-test
-	SOAK=1 $(PYTEST) -n 3 -m "(soak_only or long_form) and not ($(MEASURED))" $(ARGS)
+	SOAK=1 $(PYTEST) -n 3 -m "(soak_only or long_form or hypothesis) and not $(MEASURED)" $(ARGS)
 	SOAK=1 $(BIN)/python -m pytest -m "$(MEASURED)" $(ARGS)
 
 bench: $(INSTALLED)-run
