@@ -9,7 +9,7 @@ arrive.
 
 So this is a simulation, on every machine: to run three hosts with their own cores, an nginx, a PostgreSQL, a provider
 and the load would take more than ten cores. It assumes that a core costs the same everywhere and that hosts wait for
-nothing but their cores. `make bench` measures one worker, and two on two cores (1.77 times as much).
+nothing but their cores. `make bench` measures one worker, and two on two cores (1.62 times as much).
 """
 
 from __future__ import annotations
