@@ -130,8 +130,8 @@ def test_a_worker_that_dies_while_the_disk_is_full_leaves_a_balanced_ledger(
         held = process.ask("hold", 3)
         _fill(disk)
         process.ask("record", 100)
-        # Rows whose lines do not fit into what is left of the disk stay in memory: one as a rule.
-        wait_until(lambda: process.ask("status")["backlog_rows"] <= 3)
+        # As above: the last free bytes may have taken the starts of two requests, whose ends are longer.
+        wait_until(lambda: process.ask("status")["backlog_rows"] <= 2)
         # These rows are only in memory and are lost with the process. The requests may have been sent.
         process.ask("record_quickly", 20)
         process.kill()
@@ -146,7 +146,7 @@ def test_a_worker_that_dies_while_the_disk_is_full_leaves_a_balanced_ledger(
         assert [outcomes[one] for one in held] == ["lost"] * 3
         ledger = tables.check_balance()
         assert (ledger["unrecorded"], ledger["unsent"], ledger["started"]) == (173 - len(outcomes), 0, 173)
-        assert 15 <= ledger["unrecorded"] <= 23
+        assert 15 <= ledger["unrecorded"] <= 20
 
 
 def test_a_line_cut_by_a_file_size_limit_is_removed_again(tmp_path: Path, database_url: str) -> None:
