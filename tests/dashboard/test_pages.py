@@ -60,6 +60,17 @@ def text_of(page: Any, selector: str) -> str:
     return " ".join(page.locator(selector).first.inner_text().split())
 
 
+def click_through(page: Any, selector: str) -> None:
+    """Clicks on a link or a form's button and waits until the page that follows is loaded.
+
+    A click alone may return while the old page is being replaced. What is asked then may still be told of the old
+    page, or of the gateway before it has the form, and Chromium may refuse to reload ("Not attached to an active
+    page").
+    """
+    with page.expect_navigation():
+        page.click(selector)
+
+
 @soak_only("dashboard/test_pages.py::test_pages_without_a_browser_have_what_the_api_has")
 def test_the_overview_has_the_figures_of_the_api_and_each_leads_to_its_records(
     dashboard: Pages, open_page: OpenPage
@@ -69,7 +80,7 @@ def test_the_overview_has_the_figures_of_the_api_and_each_leads_to_its_records(
     assert report["balanced"] and not report["missing"]
     shown = text_of(page, "#integrity")
     assert shown.startswith(f"Integrity balanced {report['started']} begun of all time, 0 without a record")
-    page.click("#integrity")
+    click_through(page, "#integrity")
     assert page.url.endswith("/integrity")
     page = open_page(dashboard.alice, by_form=True)
     assert page.locator("#integrity").count() == 0
@@ -80,10 +91,10 @@ def test_the_overview_has_the_figures_of_the_api_and_each_leads_to_its_records(
     assert f"{stats['prompt_tokens']} in" in tiles[2] and f"{stats['completion_tokens']} out" in tiles[2]
     cost = float(tiles[3].split("$")[1].split()[0])
     assert cost == pytest.approx(stats["total_cost"], rel=0.01)
-    page.click(".tile:nth-child(2)")
+    click_through(page, ".tile:nth-child(2)")
     assert page.locator("table.rows tbody tr").count() == stats["failed_requests"] == 2
     page.go_back()
-    page.click("text=not_found_error")
+    click_through(page, "text=not_found_error")
     assert page.locator("table.rows tbody tr").count() == stats["errors"]["not_found_error"]
     assert page.locator("select[name=error_type]").input_value() == "not_found_error"
     page.goto(f"{dashboard.url}/")
@@ -135,14 +146,14 @@ def test_filters_stay_through_pages_export_and_a_single_request(dashboard: Pages
         page.click("text=Export these as CSV")
     lines = download.value.path().read_text().splitlines()
     assert len(lines) == 3 and all(dashboard.alice.split("_")[1] in line for line in lines[1:])
-    page.locator("table.rows tbody a").first.click()
+    click_through(page, "table.rows tbody a >> nth=0")
     assert "outcome=ok" in page.url
     newest = page.url
-    page.click("text=Older")
+    click_through(page, "text=Older")
     assert page.url != newest and page.locator("text=Older").count() == 0  # The next without the filter is another.
-    page.click("text=Newer")
+    click_through(page, "text=Newer")
     assert page.url == newest
-    page.click("text=Back to the list")
+    click_through(page, "text=Back to the list")
     assert rows.count() == 2
     page.select_option("select[name=gateway]", "fireworks")  # Followed at once, and the other filters stay.
     page.wait_for_url("**gateway=fireworks**")
@@ -175,7 +186,7 @@ def test_a_list_is_whole_and_a_page_is_one_answer(dashboard: Pages, open_page: O
         seen += page.locator("table.rows tbody a").evaluate_all("links => links.map((link) => link.href)")
         if not page.locator("a[rel=next]").count():
             break
-        page.click("a[rel=next]")
+        click_through(page, "a[rel=next]")
         assert page.locator("select[name=outcome]").input_value() == "ok"
     assert len(seen) == len(set(seen)) == 60
 
@@ -397,10 +408,10 @@ def test_on_a_name_without_tls_one_can_sign_in_too(dashboard: Pages, open_page: 
 @soak_only("dashboard/test_pages.py::test_pages_without_a_browser_have_what_the_api_has")
 def test_pages_work_without_script(dashboard: Pages, open_page: OpenPage) -> None:
     page = open_page(dashboard.alice, by_form=True, java_script_enabled=False)
-    page.click("text=Activity")
+    click_through(page, "text=Activity")
     page.select_option("select[name=outcome]", "rejected")
-    page.click("button:has-text('Show')")
+    click_through(page, "button:has-text('Show')")
     assert page.locator("table.rows tbody tr").count() == 1
     assert "UTC" in page.locator("table.rows time").first.inner_text()
-    page.click("text=Sign out")
+    click_through(page, "text=Sign out")
     assert text_of(page, "h1") == "Sign in"

@@ -16,6 +16,7 @@ import pytest
 import requests
 
 from tests.dashboard.conftest import HOSTILE, MODEL, Pages
+from tests.dashboard.test_pages import click_through
 from tests.support.gateway import clean_environment
 from tests.support.soak import soak_only
 from tests.support.waiting import wait_until
@@ -62,7 +63,7 @@ def test_answers_stream_side_by_side_and_cost_what_their_records_say(
         assert float(fact_of(card, "cost").removeprefix("$")) == pytest.approx(record["cost_usd"])
         assert fact_of(card, "tokens") == f"{record['prompt_tokens']}, {record['completion_tokens']}"
         assert fact_of(card, "speed").endswith("tokens/s") and re.search(r"\d m?s", fact_of(card, "first"))
-    page.locator("[data-fact=request] a").first.click()
+    click_through(page, "[data-fact=request] a >> nth=0")
     assert "Request" in page.locator("h1").inner_text()
 
 
