@@ -20,23 +20,26 @@ from tests.support.answers import sse_stream, whole_stream
 from tests.support.chat import PREFIX
 from tests.support.gateway import Gateway, clean_environment
 from tests.support.scripted_upstream import ScriptedUpstream
-from tests.support.scripts import Script, pause
+from tests.support.scripts import Script, close, pause
 from tests.support.soak import FULL, soak_only
+from tests.support.waiting import wait_until
 
 PROCESSES = 8
 KEYS = 48 if FULL else 20
 KILLS = 4 if FULL else 2
 MODEL = PREFIX + "hammered"
-# So long the answers take that a kill meets some requests before their answer, and some after it.
-STREAM: Script = sse_stream([pause(0.8), *whole_stream("one ", "two")])
+# Long enough that a kill meets requests without an answer. A connection serves one request, so that a worker with a
+# connection has a request at the provider.
+STREAM: Script = [*sse_stream([pause(0.8), *whole_stream("one ", "two")], headers={"connection": "close"}), close()]
 
 
-def _has_asked(pid: int, port: int) -> bool:
-    """Returns whether a worker is connected to the provider, so that it serves something, or has."""
+def _waits_for_provider(pid: int, port: int) -> bool:
+    """Returns whether a worker has a connection to the provider."""
     try:
-        return any(each.raddr and each.raddr.port == port for each in psutil.Process(pid).net_connections("tcp"))
+        connections = psutil.Process(pid).net_connections("tcp")
     except psutil.Error:
         return False
+    return any(each.raddr and each.raddr.port == port and each.status == "ESTABLISHED" for each in connections)
 
 
 @soak_only("services/idempotency/test_store.py::test_what_a_dead_worker_served_is_lost_for_good")
@@ -53,13 +56,12 @@ def test_no_request_is_paid_for_twice_although_workers_are_killed(
     ]
     chance = random.Random(5)
     for _ in range(KILLS):
-        before = len(upstream.calls)
-        deadline_s = time.monotonic() + 1.0
-        while len(upstream.calls) == before and time.monotonic() < deadline_s:
-            time.sleep(0.02)
         time.sleep(chance.uniform(0.0, 0.6))
-        if pids := [pid for pid in gateway.worker_pids() if _has_asked(pid, upstream.port)]:
-            os.kill(chance.choice(pids), signal.SIGKILL)
+        waiting = wait_until(
+            lambda: [pid for pid in gateway.worker_pids() if _waits_for_provider(pid, upstream.port)],
+            what="a request at the provider",
+        )
+        os.kill(chance.choice(waiting), signal.SIGKILL)
     seen = [json.loads(client.communicate(timeout=60)[0]) for client in clients]
 
     calls = Counter(str(call.json["model"]) for call in upstream.calls)
