@@ -1,4 +1,4 @@
-"""A bare Flask route on the same gunicorn and worker class: the most that the gateway's framework can do.
+"""A bare Flask route on the same gunicorn and worker class: the upper bound for the gateway's framework.
 
 It calls no provider, checks no key and records nothing; it reads the body and responds like a provider.
 """

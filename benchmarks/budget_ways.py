@@ -1,7 +1,7 @@
-"""The ways to keep a budget that budgets.py compares: the gateway's own, and what others do.
+"""The ways to enforce a budget that budgets.py compares: the gateway's own, and those of other gateways.
 
-Those of others are written as favourably as can be: plain statements on connections that stay open, and a check of the
-most that a request can cost, where many check only whether anything is left.
+The others are written as favourably as possible: they send plain statements on connections that stay open, and they
+check the maximum cost of a request, where many gateways check only whether anything is left.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ def make_engine(connections: int = 1) -> Engine:
 
 
 class Way(Protocol):
-    """How a process decides; made before the processes are forked, and started in each."""
+    """How a process admits requests; made before the processes are forked, and started in each."""
 
     def start(self) -> None:
-        """Opens connections and begins what runs beside the requests."""
+        """Opens connections and starts background work."""
 
     def admit(self) -> Any:
         """Returns a receipt, or None if the budget has no room."""
 
     def settle(self, receipt: Any, cost: int) -> None:
-        """Notes what a request has cost."""
+        """Notes the cost of a request."""
 
 
 class Unlimited:
@@ -81,7 +81,7 @@ class Leases:
     def start(self) -> None:
         self._limits = get_component(Limits)
         with get_component(Database).lease_engine.connect():
-            pass  # A worker is connected, as the processes of the other ways are.
+            pass  # Opens the worker's connection now, as the other ways do.
 
     def admit(self) -> Any:
         reservation = self._limits.enter(self._policy)
@@ -118,7 +118,7 @@ class _Sum:
     def start(self) -> None:
         engine = make_engine(_CONNECTIONS)
         self._free = Queue()
-        # Held, because the pool takes back what nothing refers to.
+        # Referenced here, because the pool reclaims connections that nothing references.
         self._pooled = [engine.raw_connection() for _ in range(_CONNECTIONS)]
         for pooled in self._pooled:
             connection: Any = pooled.driver_connection
@@ -148,7 +148,7 @@ class CheckThenAdd(_Sum):
 
 
 class LocalCounter(_Sum):
-    """Counts in the process, and synchronises with the others each second."""
+    """Counts in the process, and synchronises with the other processes once a second."""
 
     def start(self) -> None:
         super().start()

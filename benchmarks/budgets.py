@@ -1,14 +1,14 @@
-"""Measures how well a budget is kept: `python -m benchmarks.budgets WAY`, with DATABASE_URL set to a migrated database.
+"""Measures how exactly a budget is kept: `python -m benchmarks.budgets WAY`, DATABASE_URL being a migrated database.
 
 Eight processes with 16 clients each spend one budget. A request may cost up to 1,000 millionths of a USD, costs 200 to
 600, and takes 20 ms, so the clients offer at most 6,400 requests a second. WAY is one of:
 
     leases      the gateway's own, app.services.limits
-    check       reads the sum, admits a request if its most fits, and adds its cost once it has ended
-    local       counts in each process, and adds that to the sum and reads it once a second
-    none        admits everything; shows what the clients themselves cost
+    check       reads the sum, admits a request if its maximum cost fits, and adds its cost once it has ended
+    local       counts in each process; once a second, adds the count to the sum and reads the sum
+    none        admits everything; shows the cost of the clients themselves
 
-budget_ways.py has the ways. Prints a line of JSON.
+The ways are in budget_ways.py. The output is a line of JSON.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ from benchmarks.budget_ways import LIMIT, WAYS, Leases, Way, make_engine  # noqa
 from benchmarks.machine import get_process_tree, get_resource_usage  # noqa: E402
 
 PROCESSES, CLIENTS = 8, 16
-# What a request costs, in millionths of a USD.
+# Least and greatest cost of a request, in millionths of a USD.
 LEAST, MOST = 200, 600
 REQUEST_S = 0.02
-# A run ends if nothing was admitted for so long, and in any case.
+# A run ends when nothing was admitted for _STALL_S, and after _LONGEST_S in any case.
 _STALL_S, _LONGEST_S = 2.5, 15.0
 
 
 class Board:
-    """What all processes see: how much each has spent and admitted, who is ready, and when to begin and to stop."""
+    """Memory shared by all processes: how much each has spent and admitted, who is ready, and the state of the run."""
 
     def __init__(self) -> None:
         self._words = memoryview(mmap.mmap(-1, 8 * (3 * PROCESSES + 2))).cast("q")
@@ -66,22 +66,22 @@ class Board:
 
     @property
     def spent(self) -> int:
-        """What all have spent."""
+        """The amount that all processes have spent."""
         return sum(self._words[:PROCESSES])
 
     @property
     def admitted(self) -> int:
-        """How many requests all have admitted."""
+        """The number of requests that all processes have admitted."""
         return sum(self._words[PROCESSES : 2 * PROCESSES])
 
     @property
     def is_ready(self) -> bool:
-        """Whether all wait for the start."""
+        """Whether all processes wait for the start."""
         return sum(self._words[2 * PROCESSES : 3 * PROCESSES]) == PROCESSES
 
     @property
     def state(self) -> int:
-        """0 before the start, then 1, then 2."""
+        """0 before the start, 1 while running, 2 at the end."""
         return self._words[3 * PROCESSES]
 
     @state.setter
@@ -140,11 +140,11 @@ def fork_process(way: Way, board: Board, number: int) -> int:
 
 
 def watch(board: Board, server: int, *, is_limited: bool) -> dict[str, float]:
-    """Lets the processes run until the budget is used up, and returns what was seen of it meanwhile."""
+    """Lets the processes run until the budget is used up, and returns what was measured meanwhile."""
     deadline_s = time.monotonic() + _LONGEST_S
     while not board.is_ready:
         if time.monotonic() > deadline_s:
-            board.state = 2  # The others end too.
+            board.state = 2  # Ends the other processes too.
             sys.exit("A process did not begin; its error is above.")
         time.sleep(0.005)
     server_s = get_resource_usage(get_process_tree(server)).cpu_s

@@ -1,4 +1,4 @@
-"""Draws the plot of docs/benchmarks.md as SVG: requests and events per second of each, on a logarithmic scale."""
+"""Draws the plot of docs/benchmarks.md as SVG: requests and events per second of each subject, on a log scale."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SCALE_BEGIN = 10.0
 
 
 def draw_chart(results: Results) -> str:
-    """Returns the SVG: a bar for each median, and a line from the least to the greatest value."""
+    """Returns the SVG: a bar for each median, and a line from the minimum to the maximum."""
     parts: list[str] = []
     top = 10
     for title, (case, metric) in _PANELS.items():

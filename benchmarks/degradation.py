@@ -1,4 +1,4 @@
-"""Simulated hours in which the best of three providers degrades: where requests go, what callers see, what it costs.
+"""Simulated hours in which the best of three providers degrades: routes, errors, waits and costs.
 
 `python -m benchmarks.degradation` prints the table of docs/routing.md; it takes about a minute.
 """
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from benchmarks.simulated_hour import BEGIN_S, BEST, END_S, HOUR_S, MODELS, Hour, Result, Sort, Trouble
 
-# How many requests there are in a second, on average.
+# The mean number of requests per second.
 PER_SECOND = 2.0
 
 SORTS: tuple[Sort, ...] = ("price", "latency", "throughput")
@@ -22,11 +22,11 @@ class Summary(NamedTuple):
     """A part of an hour.
 
     Attributes:
-        moved: the share of requests that were not served by the best provider, or not at all.
+        moved: the share of requests that another provider served, or none.
         errors: the share of callers that got an error.
-        wasted: attempts that did not serve, for each hundred requests.
-        waited_s: the median time to the first token, attempts that failed included, in seconds.
-        cost: the mean cost of a served request, in parts of that at the best provider.
+        wasted: failed attempts per hundred requests.
+        waited_s: the median time to the first token, including failed attempts, in seconds.
+        cost: the mean cost of a served request, relative to the best provider's.
     """
 
     moved: float
@@ -57,7 +57,7 @@ _HEAD = (
 
 
 def render_table(hours: Iterable[tuple[str, Sort, list[Result]]]) -> str:
-    """Returns a table of Markdown, a line for each hour: its trouble in words, how it was sorted, and its results."""
+    """Returns a Markdown table with a row for each hour: its trouble in words, the sort order, and its results."""
     lines = [_HEAD, ["---"] * len(_HEAD)]
     for trouble, sort, results in hours:
         first, later = summarize(results, BEGIN_S, BEGIN_S + 60), summarize(results, BEGIN_S + 60, END_S)

@@ -17,10 +17,10 @@ import psutil  # type: ignore[import-untyped]
 from app.dev import Child, start_child
 from benchmarks.machine import CannotRun, ResourceUsage, free_port, get_resource_usage, pinned
 
-# The parts of the gateway. A copy of them has no .env.local, whose settings would affect the run.
+# The files that a gateway needs. Copies leave out .env.local, because its settings would affect the run.
 _PARTS = ("app", "benchmarks", "migrations", "wsgi.py", "gunicorn.conf.py", ".env")
 _BOOT_TIMEOUT_S = 60.0
-# The time between two requests to a starting gateway, in seconds; its start-up time is at most this much too long.
+# The polling interval of a starting gateway, in seconds; its start-up time is measured at most this much too long.
 _BOOT_STEP_S = 0.005
 
 
@@ -103,8 +103,8 @@ def start_gateway(
         settings: DATABASE_URL and the providers.
         cores: the cores that it may run on.
         workers: how many processes.
-        application: what gunicorn serves.
-        probe: the path that is requested until it responds.
+        application: the WSGI application.
+        probe: the path that is polled until it responds.
         python: the interpreter that it runs on.
     """
     shutil.rmtree(place, ignore_errors=True)

@@ -1,15 +1,15 @@
-"""Computes what one, two and three hosts serve, from measured costs: `python -m benchmarks.hosts`.
+"""Computes the throughput of one, two and three hosts from measured costs: `python -m benchmarks.hosts`.
 
-It measures what 64 writers cost a PostgreSQL of its own: the rows that they insert, with the counting and folding of
-sums, and draws of leases from budgets. What a request costs a gateway's core and nginx's is in docs/benchmarks.csv,
-from `make bench`, or in the file of another run (`--results benchmarks/results/latest.csv`). From these it computes the
-throughput of several hosts as a closed queueing network (mean value analysis): one station for each worker's core, and
-nginx and the provider, where nobody waits. PostgreSQL is not on a request's way, so it only bounds how many rows can
-arrive.
+It measures the load of 64 writers on a PostgreSQL of its own: inserting rows, with the counting and folding of sums,
+and drawing leases from budgets. The CPU cost of a request to the gateway and to nginx is read from docs/benchmarks.csv,
+the result of a `make bench`, or from the file of another run (`--results benchmarks/results/latest.csv`). The
+throughput of several hosts is then computed as a closed queueing network (mean value analysis): a station for each
+worker's core, and delays without queues for nginx and the provider. PostgreSQL is not on the path of a request, so it
+only bounds the rate of rows.
 
-So this is a simulation, on every machine: to run three hosts with their own cores, an nginx, a PostgreSQL, a provider
-and the load would take more than ten cores. It assumes that a core costs the same everywhere and that hosts wait for
-nothing but their cores. `make bench` measures one worker, and two on two cores (1.62 times as much).
+So this is a simulation on any machine: running three hosts with their own cores, an nginx, a PostgreSQL, a provider
+and the load would take more than ten cores. It assumes that all cores are equally fast and that hosts wait only for
+their cores. `make bench` measures one worker, and two on two cores (1.62 times as much).
 """
 
 from __future__ import annotations
@@ -44,25 +44,25 @@ from tests.db.budgets import add_budget, make_draw
 from tests.db.rows import Row, encode, make_row
 
 WRITERS = 64
-# What 64 writers send at once at 10,000 requests a second: each ships twice a second.
+# Rows per batch: at 10,000 requests a second, 64 writers that ship twice a second have this many each.
 BATCH = 78
 WORKERS_PER_HOST = 4
-# Of the provider, for an unstreamed request; it only sets how many requests are under way.
+# The provider's time for an unstreamed request; it only determines how many requests are in flight.
 PROVIDER_S = 1.0
 _CASE = "requests, 32 connections"
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What one request, row or draw costs, in µs of CPU time.
+    """CPU time of a request, a row and a draw, in µs, and other measurements of PostgreSQL.
 
     Attributes:
-        gateway_us, nginx_us: of a request.
-        row_us: of a row at PostgreSQL, with its share of the sums.
-        draw_us: of a draw from a budget at PostgreSQL.
-        rows_per_s, draws_per_s: how many 64 writers got through here, with the cores that there are.
-        draw_p99_ms: how long a draw took.
-        row_bytes, wal_bytes: what a row takes on the disk, and in the write-ahead log.
+        gateway_us, nginx_us: a request.
+        row_us: a row at PostgreSQL, with its share of the sums.
+        draw_us: a draw from a budget at PostgreSQL.
+        rows_per_s, draws_per_s: the throughput of 64 writers on this machine's cores.
+        draw_p99_ms: the 99th percentile of the duration of a draw.
+        row_bytes, wal_bytes: the size of a row on disk, and in the write-ahead log.
     """
 
     gateway_us: float
@@ -77,15 +77,15 @@ class Costs:
 
 
 def simulate(costs: Costs, hosts: int, requests: int) -> tuple[float, float]:
-    """Returns requests a second, and the milliseconds that a gateway adds, with `requests` under way all the time.
+    """Returns requests per second, and the latency that a gateway adds in ms, with `requests` always in flight.
 
-    Exact mean value analysis of a closed network. nginx runs on as many cores as it needs, so nobody waits for it.
+    Exact mean value analysis of a closed network. nginx runs on as many cores as it needs, so no request waits for it.
     """
     workers = hosts * WORKERS_PER_HOST
     demand_s, think_s = costs.gateway_us / 1e6 / workers, PROVIDER_S + costs.nginx_us / 1e6
     waiting = throughput = response_s = 0.0
     for number in range(1, requests + 1):
-        # All workers have the same load, so one of them stands for all.
+        # All workers have the same load, so one is computed for all.
         response_s = workers * demand_s * (1 + waiting)
         throughput = number / (think_s + response_s)
         waiting = throughput * response_s / workers
@@ -93,7 +93,7 @@ def simulate(costs: Costs, hosts: int, requests: int) -> tuple[float, float]:
 
 
 def measure(seconds: float, models: int, file: Path) -> Costs:
-    """Measures PostgreSQL with its default durability, and reads what a request costs from a file of `make bench`."""
+    """Measures PostgreSQL with its default durability, and reads the cost of a request from a file of `make bench`."""
     results = read_results(file)
     with tempfile.TemporaryDirectory(prefix="hosts-", ignore_cleanup_errors=True) as directory:
         server = EmbeddedPostgres(Path(directory), settings={"max_connections": "100", "shared_buffers": "256MB"})
@@ -132,7 +132,7 @@ def _measure_rows(engine: Engine, server: EmbeddedPostgres, seconds: float, mode
     wal = "SELECT pg_current_wal_insert_lsn() - '0/0'"
 
     def write(number: int, version: int) -> None:
-        # Other digits in each id make new rows of the same batch, without the cost of making them.
+        # Replacing digits of each id makes new rows from the same batch without encoding them again.
         rows = [row.replace(row[16:24], b"%08x" % (version & 0xFFFFFFFF), 1) for row in batches[number]]
         insert_activity(engine, rows, LedgerLine(worker_id=f"{number:032x}", version=version, started=version * BATCH))
 
@@ -145,7 +145,7 @@ def _measure_rows(engine: Engine, server: EmbeddedPostgres, seconds: float, mode
     rate, cpu_us, took_s = _run(server, write, seconds)
     stop.set()
     folder.join()
-    # What was not folded meanwhile is a part of the costs too.
+    # Folding the remaining deltas belongs to the cost too.
     rest_s = -_read_cpu_s(server)
     _fold_rest(engine)
     rest_s += _read_cpu_s(server)
@@ -174,7 +174,7 @@ def _measure_draws(engine: Engine, server: EmbeddedPostgres, seconds: float) -> 
 def _run(
     server: EmbeddedPostgres, work: Callable[[int, int], None], seconds: float
 ) -> tuple[float, float, list[float]]:
-    """Calls `work` in WRITERS threads; returns calls a second, PostgreSQL's CPU time of a call in µs, and all times."""
+    """Calls `work` in WRITERS threads; returns calls a second, PostgreSQL's CPU time per call in µs, and all times."""
     took_s: list[float] = []
     end_s = time.monotonic() + seconds
 
@@ -218,7 +218,7 @@ def _read_number(engine: Engine, query: str) -> float:
 
 
 def main() -> None:
-    """Prints the costs, and a table of one, two and three hosts."""
+    """Prints the costs, and a table for one, two and three hosts."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.hosts")
     parser.add_argument("--seconds", type=float, default=10.0, help="how long each measurement takes")
     parser.add_argument("--models", type=int, default=1, help="how many models 200 keys use; 50 is a bad case of sums")

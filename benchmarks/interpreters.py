@@ -1,4 +1,4 @@
-"""Which Python a gateway runs on: how it was built, and an environment with the gateway's packages for another one."""
+"""Python interpreters of gateways: describes their builds, and installs the gateway's packages for another one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.machine import CannotRun
 
-# What a gateway needs; the names are those of `RUN_LISTS` in the Makefile, without what `make run` adds.
+# The package lists of a gateway: `RUN_LISTS` in the Makefile, without the list that only `make run` needs.
 _LISTS = ("requirements.txt", "requirements-idempotency.txt")
 
 _QUESTION = """
@@ -31,7 +31,7 @@ print(json.dumps({
 
 
 def describe_interpreter(python: Path | str = sys.executable) -> str:
-    """Returns the version of a Python, and what of its build decides how fast it is: whose it is, and how it is linked.
+    """Returns the version of a Python and the facts of its build that affect speed: its distributor and its linking.
 
     Raises:
         CannotRun: it cannot be run.
@@ -40,10 +40,10 @@ def describe_interpreter(python: Path | str = sys.executable) -> str:
 
 
 def describe_build(facts: dict[str, Any]) -> str:
-    """Returns in words what `_QUESTION` has printed.
+    """Returns the output of `_QUESTION` in words.
 
-    A distribution's Python has the prefix /usr. Its options do not say whether it is profile-guided, because
-    distributions have ways of their own for that; those of others do.
+    A distribution's Python has the prefix /usr. Its build options do not show whether it is profile-guided, because
+    distributions enable that in ways of their own; the options of other builds do.
     """
     linked = "a shared library" if facts["is_shared"] else "linked statically"
     if facts["prefix"] == "/usr":
@@ -64,19 +64,19 @@ def _ask(python: Path | str) -> dict[str, Any]:
 
 
 def get_interpreter_of(tree: Path) -> str:
-    """Returns the Python of a checkout: that of its own `.venv` if it has one, else the one that runs this."""
+    """Returns the Python of a checkout: from its own `.venv` if it has one, else the running one."""
     own = tree / ".venv" / "bin" / "python"
     return str(own) if own.exists() else sys.executable
 
 
 def make_environment(python: Path, tree: Path, place: Path) -> str:
-    """Returns a Python like `python` that has the packages which a checkout pins, installed into `place` if missing.
+    """Returns a Python like `python` with the packages that a checkout pins, installed into `place` if missing.
 
     Raises:
         CannotRun: it cannot be run, or has no venv module.
     """
     lists = [tree / name for name in _LISTS]
-    version = describe_interpreter(python)  # Two builds of one version have environments of their own.
+    version = describe_interpreter(python)  # Two builds of one version get separate environments.
     digest = hashlib.sha256(version.encode() + b"".join(path.read_bytes() for path in lists)).hexdigest()[:8]
     home = place / f"python-{version.split()[0].rstrip(',')}-{digest}"
     own = home / "bin" / "python"

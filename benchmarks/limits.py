@@ -1,6 +1,6 @@
-"""Measures what limits cost: `python -m benchmarks.limits`, with its own PostgreSQL.
+"""Measures the cost of limits: `python -m benchmarks.limits`, with its own PostgreSQL.
 
-It prints a line of JSON: the CPU time of a request's limits from memory, and of a draw from the database.
+It prints a line of JSON: the CPU time of a request's limits while memory suffices, and of a draw from the database.
 
     reserve_settle_us   enter, reserve, settle and release of a request under two budgets, two rates and a limit of
                         concurrent requests, of the holder and the group; the best of nine rounds
@@ -113,7 +113,7 @@ def _serve(limits: Limits, policy: Policy) -> None:
 
 
 def _time_draws(runtime: Runtime) -> tuple[float, float]:
-    # The worker's own connection is for its thread alone: beside draws without a pause the thread would not get it.
+    # An engine of its own, because continuous draws on the worker's connection would keep the worker's thread from it.
     engine = create_engine_for(str(runtime.settings.database_url), 1)
     period = get_period("total", "UTC", 1, time.time())
     began_s, began_cpu_s = time.monotonic(), time.thread_time()

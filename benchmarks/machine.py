@@ -1,4 +1,4 @@
-"""The machine of a run: the core of each process, and the CPU time and memory that it uses."""
+"""The machine of a run: the core for each process, and the CPU time and memory that processes use."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Cores:
     """The two cores of a run.
 
     Attributes:
-        subject: the one for the process that is measured.
-        rest: the one for the load, the provider, PostgreSQL and the benchmark itself.
-        both: the two of them.
+        subject: the core of the measured process.
+        rest: the core of the load, the provider, PostgreSQL and the benchmark itself.
+        both: both cores.
     """
 
     subject: int
@@ -75,7 +75,7 @@ def busy_s(core: int) -> float:
 
 @dataclass(frozen=True)
 class ResourceUsage:
-    """What a group of processes has used: CPU time in seconds so far, resident memory in bytes now."""
+    """Resources of a group of processes: CPU time used so far in seconds, current resident memory in bytes."""
 
     cpu_s: float
     memory_bytes: int

@@ -44,14 +44,14 @@ def start_upstream(directory: Path, core: int) -> tuple[Child, int]:
 
 @dataclass(frozen=True)
 class Load:
-    """What the load generator does; see native/load.c.
+    """A job for the load generator; see native/load.c.
 
     Attributes:
         body: the body of each request; None for GET requests.
         events: how many events each stream has; 0 without streaming.
-        ramp_s: how long it takes to open the connections, in seconds.
-        warmup_s: how long it runs then before it measures, in seconds.
-        seconds: how long it measures.
+        ramp_s: the time over which the connections are opened, in seconds.
+        warmup_s: the time between that and the measurement, in seconds.
+        seconds: the length of the measurement.
     """
 
     port: int

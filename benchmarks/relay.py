@@ -1,6 +1,6 @@
-"""A route that relays requests for embeddings and their responses unparsed, to measure what the gateway adds to that.
+"""A route that relays embeddings requests and their responses unparsed, as the baseline of the gateway's overhead.
 
-It has the gateway's worker class and its client for providers, but checks no key, reads no body and records nothing.
+It uses the gateway's worker class and its client for providers, but checks no key, parses no body and records nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _client = UpstreamClient(
 
 @app.post("/v1/embeddings")
 def relay() -> Response:
-    """Returns what the provider responds to the same body."""
+    """Returns the provider's response to the same body."""
     content = request.environ["wsgi.input"].read(request.content_length)
     response = _client.post("/embeddings", content, stream=False)
     body = response.read(idle_timeout_s=_LONGEST_S, deadline_s=time.monotonic() + _LONGEST_S)

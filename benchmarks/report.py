@@ -58,7 +58,7 @@ _OTHERS: _Columns = [
 
 
 def render_targets(results: Results) -> str:
-    """Returns the table of targets, also of those that were not measured; and for another Python, if one was."""
+    """Returns the table of targets, unmeasured ones included, with columns for another Python if one was measured."""
     lines = ["| target | bound | measured | |", "|---|---|---|---|"]
     elsewhere = on_another_python(results) if results.facts.get("another Python") else None
     if elsewhere is not None:
@@ -83,7 +83,7 @@ def _figure(value: float) -> str:
 
 
 def render_tables(results: Results) -> str:
-    """Returns a table for each case: medians, and in brackets the least and the greatest."""
+    """Returns a table for each case: medians, with minimum and maximum in brackets."""
     return "\n\n".join(f"**{_title(case)}**\n\n{_table(results, case)}" for case in results.cases())
 
 

@@ -1,4 +1,4 @@
-"""The numbers of a run: one row per value and repeat in a CSV file, summarised as medians and ranges."""
+"""The numbers of a run: a CSV file with one row per value and repeat, summarised as medians and ranges."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Names of subjects. The last is the end of the name of one that runs on the interpreter of --python.
+# Names of subjects. ELSEWHERE is the suffix of subjects that run on the interpreter of --python.
 GATEWAY, OTHER, BARE, ELSEWHERE = "gateway", "other checkout", "bare Flask route", ", another Python"
-# The gateway with the compiled way of events, where `make speedups` has built it. All others are without.
+# The gateway with the compiled way of events, if `make speedups` has built it. All other subjects run without it.
 COMPILED = "gateway, compiled"
 
 _COLUMNS = ("case", "subject", "repeat", "metric", "value")
@@ -19,7 +19,7 @@ _COLUMNS = ("case", "subject", "repeat", "metric", "value")
 
 @dataclass(frozen=True)
 class Summary:
-    """The values of several repeats: the median, the least and the greatest."""
+    """The median, minimum and maximum of several repeats."""
 
     median: float
     low: float
@@ -38,7 +38,7 @@ class Results:
         self._values: dict[tuple[str, str, str], list[float]] = {}
 
     def add(self, case: str, subject: str, measured: Mapping[str, Any]) -> None:
-        """Adds the values that one repeat of a case gave for one subject; values that are not numbers are left out."""
+        """Adds the values of one subject in one repeat of a case, leaving out those that are not numbers."""
         for metric, value in measured.items():
             if isinstance(value, int | float):
                 self._values.setdefault((case, subject, metric), []).append(float(value))
@@ -53,7 +53,7 @@ class Results:
         return [value for (_, _, found), values in self._values.items() if found == metric for value in values]
 
     def of(self, subjects: Mapping[str, str]) -> Results:
-        """Returns the values of these subjects alone, with other names: old → new."""
+        """Returns the values of only these subjects, renamed: old → new."""
         chosen = Results()
         for (case, subject, metric), values in self._values.items():
             if subject in subjects:

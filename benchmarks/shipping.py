@@ -1,12 +1,12 @@
-"""Measures how many rows workers ship: `python -m benchmarks.shipping ROWS`, with DATABASE_URL and JOURNAL_DIR set.
+"""Measures how fast workers ship rows: `python -m benchmarks.shipping ROWS`, with DATABASE_URL and JOURNAL_DIR set.
 
-    --writers 64    as many processes, each with a journal of its own, as workers of several hosts
-    --keys 200      how many keys the requests have in turn, and as many models as a quarter of that
+    --writers 64    the number of processes, each with a journal of its own, like workers of several hosts
+    --keys 200      the number of keys that the requests use in turn, and four times the number of models
 
-Each process records requests as the gateway does, faster than they can be shipped, and waits until all of its own are
-in PostgreSQL. All begin at the same moment; the rate is that of all rows until the last process has finished, with the
-sums that they fold meanwhile. The processes are plain ones without gevent, so that one waits where a worker would serve
-requests.
+Each process records requests as the gateway does, faster than they can be shipped, and waits until all of its rows are
+in PostgreSQL. All processes start at the same moment. The rate is all rows over the time until the last process has
+finished, and includes the folding of sums meanwhile. The processes run without gevent, so they block where a worker
+would serve requests.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main() -> None:
     command = [sys.executable, "-m", "benchmarks.shipping", str(rows), "--keys", str(options.keys), "--child"]
     writers = [_start(command, number) for number in range(options.writers)]
     for writer in writers:
-        _read(writer)  # It is ready.
+        _read(writer)  # Until it is ready.
     began_s = time.monotonic()
     for writer in writers:
         assert writer.stdin is not None
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def _start(command: list[str], number: int) -> subprocess.Popen[str]:
-    # A directory for each, as on hosts of their own: none adopts the rows of another that has finished.
+    # A directory for each process, as on separate hosts, so that none adopts the rows of one that has finished.
     environment = os.environ | {"JOURNAL_DIR": os.path.join(os.environ["JOURNAL_DIR"], str(number))}
     return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 

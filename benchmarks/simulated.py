@@ -35,7 +35,7 @@ from tests.support.scripted_upstream import ScriptedUpstream
 
 
 class Clock:
-    """A clock on which many tasks wait at the same time; nothing else lets it go on."""
+    """A clock on which many tasks wait at the same time. It advances only when all of them wait."""
 
     def __init__(self) -> None:
         self._began_s = self._now_s = time.monotonic()
@@ -44,7 +44,7 @@ class Clock:
 
     @property
     def elapsed_s(self) -> float:
-        """The seconds since it was made."""
+        """The seconds since the clock was made."""
         return self._now_s - self._began_s
 
     def monotonic(self) -> float:
@@ -52,11 +52,11 @@ class Clock:
         return self._now_s
 
     def start(self, at_s: float, task: Callable[[], None]) -> None:
-        """Lets a task run once that many seconds have passed."""
+        """Runs a task after that many seconds."""
         self._wait(at_s - self.elapsed_s, greenlet(task))
 
     def sleep(self, seconds: float) -> None:
-        """Lets the task that calls this wait."""
+        """Suspends the calling task."""
         task = getcurrent()
         self._wait(seconds, task)
         assert task.parent is not None
@@ -87,9 +87,9 @@ def simulated_gateway(
         clock: the clock.
         model: the model that all providers list.
         prices: provider → its prices of prompt and output, in USD per million tokens.
-        make_client: makes what stands for a provider's HTTP client, from the provider's name and title.
-        relay: stands for `Pipeline._relay`, with the pipeline before its arguments.
-        settings: more of the environment.
+        make_client: makes the substitute for a provider's HTTP client from the provider's name and title.
+        relay: replaces `Pipeline._relay`; its first argument is the pipeline.
+        settings: further environment variables.
     """
     with ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory()))

@@ -1,8 +1,8 @@
 """A simulated hour in which the best of three providers degrades; degradation.py sums it up.
 
-The clock is simulated and the providers are models. What decides is the gateway's own code: routes and their order, the
-memory of failures, circuit breakers, retries, fallback, and the quality of the last half hour, which is made every 15
-seconds from what the simulated requests met. One worker gets all of them.
+The clock is simulated and the providers are models. The routing decisions are made by the gateway's own code: routes
+and their order, the memory of failures, circuit breakers, retries, fallback, and the quality of the last half hour,
+which is computed every 15 seconds from the results of the simulated requests. One worker gets all requests.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from benchmarks.simulated import Clock, simulated_gateway
 # The model, which all three providers list under this name.
 MODEL = "zai-org/GLM-5.3-Flash"
 
-# The provider that degrades. It is the cheapest, the fastest to begin and the fastest to go on.
+# The provider that degrades. It is the cheapest, with the lowest time to the first token and the highest throughput.
 BEST = "deepinfra"
 
-# It does so in these minutes.
+# It degrades between BEGIN_S and END_S.
 BEGIN_S, END_S, HOUR_S = 1_200.0, 2_400.0, 3_600.0
 
-# Of all requests, the share that names a provider, any of the three. Without such requests nothing would be known of
-# providers that are not chosen.
+# The share of requests that name a provider, any of the three. Without them, nothing would be known of providers that
+# routing does not choose.
 NAMING = 0.05
 
 PROMPT_TOKENS, COMPLETION_TOKENS = 1_000, 300
 
-# How long a provider takes to refuse a request, in seconds.
+# The time that a provider takes to refuse a request, in seconds.
 _REFUSES_IN_S = 0.2
 
 Sort = Literal["price", "latency", "throughput"]
@@ -60,7 +60,7 @@ class Model(NamedTuple):
 
     @property
     def cost_usd(self) -> float:
-        """What a request costs, in USD."""
+        """The cost of a request in USD."""
         return (PROMPT_TOKENS * self.prompt + COMPLETION_TOKENS * self.completion) / 1_000_000
 
 
@@ -70,18 +70,18 @@ MODELS: Mapping[str, Model] = {
     "featherless": Model(0.6, 60.0, 0.60, 2.40),
 }
 
-# The share of requests that a provider fails while nothing is wrong with it.
+# The share of requests that a healthy provider fails.
 _USUAL_FAILURES = 0.005
 
 
 class Result(NamedTuple):
-    """What became of a request.
+    """The result of a request.
 
     Attributes:
-        at_s: when it came, from the beginning of the hour.
+        at_s: when it arrived, in seconds from the start of the hour.
         served_by: the provider that served it; None if the caller got an error.
-        tries: to which providers it was sent.
-        waited_s: until the first token or the error.
+        tries: the providers that it was sent to.
+        waited_s: the time until the first token or the error.
     """
 
     at_s: float
@@ -96,7 +96,7 @@ class _Response(NamedTuple):
 
 
 class _Client:
-    """A provider's client in place of the one that sends HTTP requests."""
+    """A substitute for a provider's client that sends HTTP requests."""
 
     def __init__(self, name: str, title: str, hour: Hour) -> None:
         self._name, self._title, self._hour = name, title, hour
@@ -121,9 +121,9 @@ class Hour:
 
     Args:
         sort: ROUTING_SORT.
-        trouble: what the best provider has.
-        per_second: how many requests come in a second, on average; the same ones in each hour of an equal `seed`.
-        settings: more of the gateway's settings.
+        trouble: the trouble of the best provider.
+        per_second: the mean number of requests per second; hours with the same `seed` get the same requests.
+        settings: further settings of the gateway.
     """
 
     def __init__(self, sort: Sort, trouble: Trouble, *, per_second: float, seed: int = 1, **settings: str) -> None:
@@ -135,14 +135,14 @@ class Hour:
         self._arrivals = random.Random(seed)
         self.clock = Clock()
         self.results: list[Result] = []
-        # Request → when it had its first token.
+        # Request → the time of its first token.
         self._began_s: dict[str, float] = {}
-        # Minute → what its requests met, as the tables of sums have it.
+        # Minute → the results of its requests, in the form of the tables of sums.
         self._sums: dict[int, Counter[tuple[Any, ...]]] = defaultdict(Counter)
 
     def run(self) -> list[Result]:
-        """Runs it, and returns what became of the requests that named no provider."""
-        random.seed(self._seed)  # The gateway draws its pauses.
+        """Runs the hour, and returns the results of the requests that named no provider."""
+        random.seed(self._seed)  # The gateway's pauses are random.
         prices = {name: (model.prompt, model.completion) for name, model in MODELS.items()}
         with simulated_gateway(self.clock, MODEL, prices, self._make_client, self.relay, self._settings):
             self._learn_the_past()
@@ -161,7 +161,7 @@ class Hour:
             yield at_s, chance.choice(list(MODELS)) if chance.random() < NAMING else None
 
     def get_state(self, name: str) -> tuple[float, float]:
-        """Returns the share of requests that a provider fails now, and by how much its answers are slower."""
+        """Returns the share of requests that a provider fails now, and the factor by which its answers are slower."""
         if name != BEST or not BEGIN_S <= self.clock.elapsed_s < END_S:
             return _USUAL_FAILURES, 1.0
         return {"30 % fail": (0.3, 1.0), "all fail": (1.0, 1.0), "slow": (_USUAL_FAILURES, 8.0)}[self._trouble]
@@ -185,7 +185,7 @@ class Hour:
             self.results.append(Result(began_s, served_by, tries, waited_s))
 
     def relay(self, pipeline: Pipeline, exchange: Exchange, request: UpstreamRequest, sent_s: float) -> None:
-        """Stands for `Pipeline._relay`: the first token comes with the head, and the others at the provider's speed."""
+        """Replaces `Pipeline._relay`: the first token comes with the head, the others at the provider's speed."""
         pipeline._dispatch(exchange, request)
         record = exchange.record
         if pipeline.selection.health.states:
@@ -210,7 +210,7 @@ class Hour:
             sums["given up", name] += 1
 
     def _learn_the_past(self) -> None:
-        """Makes the quality that providers without trouble would have had for half an hour."""
+        """Fills in half an hour of quality as healthy providers would have had it."""
         for minute in range(-30, 0):
             for name, model in MODELS.items():
                 sums = self._sums[minute]
@@ -225,7 +225,7 @@ class Hour:
             self.clock.sleep(15.0 * self.chance.uniform(1.0, 1.2))
 
     def _read_recent(self) -> RecentQuality:
-        """Returns what `select_recent_quality` would."""
+        """Returns the result that `select_recent_quality` would return."""
         now, found = int(self.clock.elapsed_s // 60), Counter[tuple[Any, ...]]()
         for minute, sums in self._sums.items():
             if minute >= now - 30:

@@ -1,10 +1,10 @@
-"""Measures what a gateway needs: `python -m benchmarks.sizes`, in about a minute.
+"""Measures the memory, connections and disk of a gateway: `python -m benchmarks.sizes`, in about a minute.
 
-    --rows 100000   how many records are written to see what they take
+    --rows 100000   how many records are written to measure their size
 
-It prints the memory of a worker at rest, the connections to PostgreSQL that a worker has open while requests,
-statistics and readiness are asked for at once, and the disk for each million records: in PostgreSQL, with all indexes
-and sums, and in the journal while PostgreSQL is away. PostgreSQL is embedded, and the sandbox plays the provider.
+It prints the memory of an idle worker, the connections to PostgreSQL that a worker has open under concurrent requests
+for completions, statistics and readiness, and the disk space per million records: in PostgreSQL, with all indexes and
+sums, and in the journal while PostgreSQL is away. PostgreSQL is embedded, and the sandbox plays the provider.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _count_connections(server: EmbeddedPostgres) -> int:
 
 
 def _ask_at_once(gateway: Gateway, key: str, count: Callable[[], int]) -> int:
-    """Sends requests from many connections at once, and returns the most that `count` said meanwhile."""
+    """Sends requests from many connections at once, and returns the highest result of `count` meanwhile."""
     body = json.dumps({"model": _MODEL, "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 1})
     headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
     paths = ("/api/catalog/gateway/all/stats?time_range=24h", "/api/activity?limit=100", "/api/usage", "/ready")
@@ -93,7 +93,7 @@ def _ask_at_once(gateway: Gateway, key: str, count: Callable[[], int]) -> int:
         for turn in range(_ROUNDS):
             connection.request("POST", "/v1/chat/completions", body, headers)
             connection.getresponse().read()
-            unknown = {"Authorization": f"Bearer gw_unknown{number}x{turn}"}  # A look-up of its own.
+            unknown = {"Authorization": f"Bearer gw_unknown{number}x{turn}"}  # Each takes a separate look-up.
             for one in (unknown, headers):
                 connection.request("GET", paths[(number + turn) % len(paths)], headers=one)
                 connection.getresponse().read()

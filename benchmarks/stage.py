@@ -23,7 +23,7 @@ from benchmarks.native import Load, LoadRun, compile_native, start_upstream
 from benchmarks.peers import Peer
 from benchmarks.results import BARE, COMPILED, ELSEWHERE, GATEWAY, OTHER
 
-# After a load the gateway still ends its streams and ships its records, which must not slow down the next load.
+# After a load the gateway still closes its streams and ships its records, which must not slow down the next load.
 SETTLE_S = 1.0
 # The paths of app/sandbox/providers.py.
 _SANDBOX_PATHS = {
@@ -94,7 +94,7 @@ class Stage:
         self.database_url = self.server.ensure_database("gateway")
 
     def settings(self, base_url: str | None = None) -> dict[str, str]:
-        """Returns the settings of a gateway: PostgreSQL, and the provider at `base_url` or that of the run."""
+        """Returns the settings of a gateway: PostgreSQL, and the provider at `base_url`, by default the run's own."""
         return {
             "DATABASE_URL": self.database_url,
             "FIREWORKS_API_KEY": "fw_REPLACE_ME",
@@ -206,9 +206,9 @@ class Stage:
         return make_environment(self.options.python, ROOT, self.place.parent)
 
     def in_turn(self, names: Iterable[str]) -> list[str]:
-        """Returns the names, in every second repeat backwards.
+        """Returns the names, in reverse order in every second repeat.
 
-        So what changes on the machine in the course of a repeat does not always concern the same subjects.
+        So changes on the machine in the course of a repeat do not always affect the same subjects.
         """
         return list(names)[:: 1 if self.repeat % 2 else -1]
 
@@ -224,7 +224,7 @@ _GATEWAYS: dict[str, Callable[[Stage], Gateway]] = {
     # Separate processes, so that neither has served anything else before.
     "gateway, recording": lambda stage: stage.start_gateway("recorded"),
     "gateway, not recording": lambda stage: stage.start_gateway("unrecorded", application="benchmarks.unrecorded:app"),
-    # Its event loop has a clock, which is work of its own.
+    # A separate gateway, because the clock in its event loop takes CPU time.
     "gateway, with a clock": lambda stage: stage.start_gateway("turns", application="benchmarks.turns:app"),
     "relay, unparsed": lambda stage: stage.start_gateway("relay", application="benchmarks.relay:app"),
     "gateway, one worker, any core": lambda stage: stage.start_gateway("one", cores=stage.cores.both),

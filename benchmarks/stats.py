@@ -1,9 +1,9 @@
-"""Measures statistics over ten million rows of activity, and what dropping a million of them costs requests meanwhile.
+"""Measures statistics over ten million rows of activity, and how dropping a million of them slows down requests.
 
     python -m benchmarks.stats [--rows 10000000]
 
-It starts a PostgreSQL, a sandbox and a gateway of its own. The history is written by the statement of the code before
-migration 0007 and then migrated, which also shows how long that takes; folding ten million deltas would take an hour.
+It starts a PostgreSQL, a sandbox and a gateway of its own. The history is written by the insert statement from before
+migration 0007 and then migrated, because folding ten million deltas would take an hour; this also times the migration.
 It prints tables: statistics of all requests, of a provider and of a key, by themselves and while rows are inserted.
 The database has PostgreSQL's default durability.
 """
@@ -48,14 +48,14 @@ KEYS = 200
 ASKED = ("1h", "24h", "7d", "30d", "all")
 ASKED_OF = {"all": "all/stats?scope=all", "fireworks": "fireworks/stats?scope=all", "a key": "all/stats?key=key-7"}
 ASKS = 41
-# Rows that are inserted during the second measurement, in batches as a worker's.
+# Rows that are inserted during the second measurement, in batches like a worker's.
 SHIPPED_PER_S = 2_000
 BATCH_ROWS = 100
 
 # The settings of a small server. fsync and full_page_writes are on by default, but the tests' server has them off.
 SERVER = {"fsync": "on", "full_page_writes": "on", "shared_buffers": "512MB", "max_wal_size": "4GB"}
 
-# A load below saturation: the p99 of a saturated machine would say nothing about the purge.
+# A load below saturation, because the p99 of a saturated machine would say nothing about the purge.
 CONNECTIONS, PAUSE_S, WINDOW_S = 4, 0.02, 6.0
 PURGED_ROWS = 1_000_000
 PURGES = 5
@@ -66,7 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rows", type=int, default=10_000_000)
     rows = parser.parse_args().rows
-    sys.stdout.reconfigure(line_buffering=True)  # A run takes long, so its lines should appear at once, also in a file.
+    sys.stdout.reconfigure(line_buffering=True)  # A run takes long, so lines should appear at once even in a file.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name, running_postgres(SERVER) as server:
         place = Path(name)
         upgrade_schema(server.url, "0006")
@@ -166,7 +166,7 @@ _VALUES["outcome"] = f"coalesce({_VALUES['outcome']}, 'ok')"
 
 
 def measure_stats(gateway: Gateway, rows: int) -> None:
-    """Asks for statistics of all time ranges, of all requests, of one provider's and of one key's, and prints times."""
+    """Requests statistics for all time ranges, of all requests, one provider and one key, and prints the times."""
     print(f"\nstatistics over {rows:,} rows, {ASKS} requests each, over HTTP:   median      p95   requests counted")
     for time_range in ASKED:
         for name, path in ASKED_OF.items():
@@ -177,7 +177,7 @@ def measure_stats(gateway: Gateway, rows: int) -> None:
 
 @contextmanager
 def shipping(engine: Engine) -> Iterator[None]:
-    """Inserts SHIPPED_PER_S rows of now during a `with` block; the gateway folds their counts."""
+    """Inserts SHIPPED_PER_S current rows a second during a `with` block; the gateway folds their counts."""
     stop = threading.Event()
     thread = threading.Thread(target=_ship_until, args=(engine, stop))
     thread.start()
@@ -260,7 +260,7 @@ def _purge(before: date) -> None:
 
 @contextmanager
 def _load(gateway: Gateway) -> Iterator[list[float]]:
-    """Sends chat requests all the time; yields the list to which the milliseconds of each are appended."""
+    """Sends chat requests continuously; yields the list to which the duration of each is appended, in milliseconds."""
     finished: list[float] = []
     stop = threading.Event()
     threads = [threading.Thread(target=_send_until, args=(gateway, stop, finished)) for _ in range(CONNECTIONS)]

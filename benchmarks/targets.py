@@ -18,12 +18,12 @@ _TLS = "gateway, provider over TLS"
 _TWO, _SINGLE = "gateway, two workers, any core", "gateway, one worker, any core"
 
 
-# Subjects that have nothing to do with the Python which --python names.
+# Subjects that do not depend on the Python of --python.
 _PEERS = ("direct", "nginx", "Envoy", "Portkey", "LiteLLM")
 
 
 def on_another_python(results: Results) -> Results:
-    """Returns what was measured on the Python of --python, as if it were the only one."""
+    """Returns the results on the Python of --python, as if it were the only one."""
     names = {name + ELSEWHERE: name for name in (GATEWAY, BARE)}
     return results.of({**{name: name for name in _PEERS}, **names})
 
@@ -33,12 +33,12 @@ class Target:
     """One target.
 
     Attributes:
-        name: what is measured.
+        name: the name of the figure.
         wanted: the bound.
-        at_least: whether more is better.
+        at_least: whether `wanted` is a lower bound.
         unit: the unit of the figures.
         measure: computes the figure; None if a value that it needs was not measured.
-        is_optional: whether a run may lack it, because it needs what must be built.
+        is_optional: whether a run may lack it, because it needs an optional build.
     """
 
     name: str
@@ -68,7 +68,7 @@ def _ratio(case: str, metric: str, of: str, to: str, to_case: str = "") -> Calla
 
 
 def _to_best(case: str, metric: str, of: str, to: str) -> Callable[[Results], float | None]:
-    """As `_ratio`, but to the best repeat of the other subject: what it could do when nothing disturbed it."""
+    """Like `_ratio`, but relative to the best repeat of the other subject, its undisturbed performance."""
 
     def measure(results: Results) -> float | None:
         above, below = _median(results, case, of, metric), results.get(case, to, metric)
@@ -112,7 +112,7 @@ def _cpu_ms(case: str) -> Callable[[Results], float | None]:
 
 
 def _lag_beside_ms(prompt: str) -> Callable[[Results], float | None]:
-    """How much later events come while twenty prompts a second are sent beside them, 99th percentile."""
+    """The delay that twenty prompts a second add to events, 99th percentile."""
 
     def measure(results: Results) -> float | None:
         case = f"200 streams, 20 events/s each, beside 20/s: {prompt}"

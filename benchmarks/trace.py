@@ -5,17 +5,17 @@ small provider in this process. Its worker runs a profiler (traced.py). First, s
 connection, so that the key is known, the model list is loaded and a connection to the provider is open. Then an
 unstreamed request is traced, and a streamed one with 50 content events, each in a packet of its own.
 
-What is counted: calls of Python functions whose code is in app/, lambdas, comprehensions and each resumption of a
-generator included, from the first byte of the request until the worker waits for the next one. They are counted in the
-greenlet that serves the connection, in gevent's hub, which relays events, and in greenlets that the request starts.
+Counted are calls of Python functions whose code is in app/, including lambdas, comprehensions and each resumption of a
+generator, from the first byte of the request until the worker waits for the next one. They are counted in the greenlet
+that serves the connection, in gevent's hub, which relays events, and in greenlets that the request starts.
 
-What is not counted: calls of libraries, work beside the request (shipping the journal, the gauges), and returns. When a
-called file returns, the calling file is not entered again until it calls another function of its own.
+Not counted are library calls, background work (shipping the journal, the gauges), and returns. When a called file
+returns, the calling file is not entered again until it calls another function of its own.
 
-    calls           how many calls there were in all
-    files entered   how many files had at least one call
-    switches        how many calls were of another file than the call before
-    entries         how many of these switches led to this file; for the first file, its first call too
+    calls           the number of all calls
+    files entered   the number of files with at least one call
+    switches        the number of calls into another file than the call before
+    entries         the number of switches into this file; for the first file, its first call counts too
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ from benchmarks.machine import choose_cores
 from benchmarks.peers import MODEL
 
 EVENTS = 50
-# The provider sends an event once the caller has received the previous one, or after this time, because the gateway
-# does not pass on an event that has only usage.
+# The provider sends an event once the caller has received the previous one. It waits at most this long, because the
+# gateway does not pass on an event that has only usage.
 _LONGEST_WAIT_S = 0.1
 # After the response the worker still finishes the record and waits for the connection's next request.
 _SETTLE_S = 0.3
 _WARM_UP_REQUESTS = 3
 
 _USAGE = {"prompt_tokens": 12, "completion_tokens": EVENTS, "total_tokens": 12 + EVENTS}
-# Counts the events that the caller has received and after which the provider has not yet sent the next one.
+# Counts the received events after which the provider has not yet sent the next one.
 _event_received = threading.Semaphore(0)
 _HEAD = {"id": "chatcmpl-trace", "created": 1_763_800_000, "model": MODEL}
 
@@ -130,7 +130,7 @@ class Way:
     Attributes:
         entries: how often each file was entered, in the order of first entry.
         steps: every entry in order: the file, and the function that was called.
-        calls: how many calls there were, also within a file.
+        calls: the number of calls, including those within a file.
     """
 
     entries: dict[str, int] = field(default_factory=dict)
@@ -139,13 +139,13 @@ class Way:
 
     @property
     def switches(self) -> int:
-        """How often a call led from one file to another."""
+        """The number of calls from one file into another."""
         return len(self.steps) - 1
 
 
 @dataclass(frozen=True)
 class Sent:
-    """A request that was sent, and when, in seconds on the monotonic clock that all processes share."""
+    """The start and end of a request, in seconds on the monotonic clock that all processes share."""
 
     began_s: float
     ended_s: float
@@ -159,7 +159,7 @@ class Caller:
         self._headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
 
     def chat(self, *, stream: bool) -> Sent:
-        """Sends a chat request and reads the response; returns when that was."""
+        """Sends a chat request and reads the response; returns the times."""
         body = {"model": MODEL, "stream": stream, "messages": [{"role": "user", "content": "Hello!"}]}
         began_s = time.monotonic()
         self._ask("POST", "/v1/chat/completions", json.dumps(body))

@@ -1,7 +1,7 @@
 """The gateway with a profiler in its worker, for `python -m benchmarks.trace`; only that script serves it.
 
-Each call of a function of `app/` is recorded with its time, its greenlet and its file. `GET /trace` returns all of
-them. The script knows when it sent a request, and so picks the calls of that request.
+Each call of a function of `app/` is recorded with its time, its greenlet and its file. `GET /trace` returns all calls.
+The script picks those of a request by the time when it sent the request.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The gateway with a clock in its event loop, to measure for how long a request keeps the events of streams waiting.
+"""The gateway with a clock in its event loop, to measure how long a request delays the events of streams.
 
-A timer of the loop is due each millisecond. How late it comes is how long an event would have waited that arrived when
-it was due. `GET /bench/turns` returns the delays since the last call.
+A timer of the loop is due each millisecond. Its delay is the time that an event arriving then would have waited.
+`GET /bench/turns` returns the delays since the last call.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from wsgi import app
 _STEP_S = 0.001
 
 _delays_ms: list[float] = []
-_timers: list[Any] = []  # One for each process, started by its first request.
+_timers: list[Any] = []  # One per process, started by its first request.
 
 
 def _start() -> None:
@@ -37,7 +37,7 @@ def _start() -> None:
 
 @app.get("/bench/turns")
 def turns() -> Response:
-    """Returns the longest delays, in milliseconds: of all, and of 999 in a thousand."""
+    """Returns the maximum and the 99.9th percentile of the delays, in milliseconds."""
     delays = sorted(_delays_ms)
     _delays_ms.clear()
     if not _timers:

@@ -1,4 +1,4 @@
-"""The gateway without recording, to measure what recording costs; only the benchmark serves it.
+"""The gateway without recording, to measure the cost of recording; only the benchmark serves it.
 
 Requests are still checked, counted in the metrics and logged, but not recorded: no row is encoded, and nothing is
 written to the journal or to PostgreSQL.

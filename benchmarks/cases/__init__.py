@@ -2,7 +2,7 @@
 
 chat.py     requests and streams        resources.py   start, memory, recording, shipping
 catalog.py  lists of models, statistics    embeddings.py  vectors, and streams beside them
-limits.py   how well a budget is kept, and what limits cost a request
+limits.py   how exactly a budget is kept, and the cost of limits per request
 pages.py    the dashboard             prompts.py     streams beside large prompts
 """
 
@@ -14,7 +14,7 @@ from benchmarks.cases import catalog, chat, embeddings, limits, pages, prompts, 
 from benchmarks.results import Results
 from benchmarks.stage import Stage
 
-# By the name that --cases takes, in the order of a run.
+# The cases by their names for --cases, in the order in which they run.
 CASES: dict[str, Callable[[Stage, Results], None]] = {
     "start": resources.measure_start,
     "requests": chat.measure_requests,

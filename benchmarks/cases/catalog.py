@@ -1,4 +1,4 @@
-"""The model catalog with all four providers' lists, for which the sandbox stands in: lists, one model, a search."""
+"""The model catalog with the lists of all four providers, which the sandbox plays: lists, one model, a search."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from benchmarks.results import Results
 from benchmarks.stage import Stage
 
 _NAME = "gateway, four catalogs"
-# Featherless' list has 23 pages.
+# Long, because Featherless' list has 23 pages.
 _LOADING_TIMEOUT_S = 120.0
 _LIST = "/api/catalog/models?gateway=featherless"
 

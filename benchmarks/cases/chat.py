@@ -21,13 +21,13 @@ EVENTS = 200
 _MEGABYTE = 1_000_000
 
 
-# These do no more work once their last response has ended, so the next subject need not wait long.
+# These are idle as soon as their last response has ended, so the next subject need not wait long.
 _SETTLED_AT_ONCE = {"direct", BARE, BARE + ELSEWHERE, "nginx", "Envoy"}
 _PAUSE_S = 0.2
 
 
 def subjects(stage: Stage, *, with_bare: bool = False, with_python: bool = True) -> list[str]:
-    """Returns the subjects; with the bare route and, if it was asked for, with those on another Python."""
+    """Returns the subjects, optionally with the bare route and, if --python is given, those on another Python."""
     elsewhere = ELSEWHERE if with_python and stage.options.python else ""
     bare = [BARE, BARE + elsewhere] if with_bare else []
     other = [OTHER] if stage.options.against else []
@@ -42,8 +42,8 @@ def make_body(prompt: str, *, stream: bool = False) -> bytes:
 
 PLAIN = make_body("What is a gateway?")
 
-# What OpenAI's SDK for Python and nginx in front of the gateway add. With Host, Authorization, Content-Type and
-# Content-Length, which every request has, these are 19 fields.
+# Headers added by OpenAI's SDK for Python and by nginx in front of the gateway. With Host, Authorization, Content-Type
+# and Content-Length, which every request has, these are 19 fields.
 SDK_HEAD = {
     "X-Real-IP": "203.0.113.7",
     "X-Forwarded-For": "203.0.113.7",
@@ -79,12 +79,12 @@ def measure(stage: Stage, results: Results, case: str, names: Sequence[str], loa
 
 
 def warm_up(stage: Stage, peer: Peer) -> None:
-    """Sends a subject some requests, so that keys are cached, connections are open and code is loaded."""
+    """Sends some requests to a subject, so that keys are cached, connections are open and code is loaded."""
     stage.run_load(Load(peer.port, PATH, peer.headers, PLAIN, warmup_s=0.0, seconds=0.2)).result()
 
 
 def run(stage: Stage, peer: Peer, load: Load) -> dict[str, Any]:
-    """Returns what the load generator measured, and the CPU time and memory of the subject meanwhile."""
+    """Returns the load generator's results, and the CPU time and memory of the subject meanwhile."""
     load = Load(**vars(load) | {"port": peer.port, "headers": {**peer.headers, **load.headers}})
     callers = stage.run_load(load)
     time.sleep(load.ramp_s + load.warmup_s)
@@ -113,12 +113,12 @@ def measure_requests(stage: Stage, results: Results) -> None:
         load = Load(0, PATH, {}, PLAIN, connections, seconds=_seconds(stage, 2.5))
         measure(stage, results, f"requests, {connections} connections", names, load)
     load = Load(0, PATH, SDK_HEAD, PLAIN, 32, seconds=_seconds(stage, 2.5))
-    # Only those whose cost depends on the number of fields: Python reads them one by one.
+    # Only subjects whose cost depends on the number of fields, because Python reads them one by one.
     names = [name for name in names if name != "direct" and name not in stage.options.peers]
     measure(stage, results, "requests of an SDK behind nginx, 32 connections", names, load)
 
 
-# A prompt of text, and one of code, in which JSON escapes each quote and each line's end, and which has many brackets.
+# A prompt of text, and one of code, which has many brackets, and quotes and line ends that JSON escapes.
 PROMPTS = {
     "1 MB prompt": "All work and no play. ",
     "1 MB prompt of code": 'def get(name: str) -> dict[str, str]:\n    return {"name": name, "ok": "yes"}\n',
@@ -154,11 +154,11 @@ def stream_load(stage: Stage, streams: int, per_second: int, events: int = EVENT
 
 
 def measure_streams(stage: Stage, results: Results) -> None:
-    """Measures concurrent streams, each case with those of whom it says something, so that a run does not take hours.
+    """Measures concurrent streams, each case only with subjects that it is informative for, or a run would take hours.
 
-    Also with the compiled way of events, if it is built.
+    The compiled way of events is also measured, if it is built.
 
-    LiteLLM cannot hold more than 100; Envoy with so few, and the provider alone with 20 events/s, have next to no work.
+    LiteLLM cannot hold more than 100. Envoy with so few, and the provider alone with 20 events/s, are almost idle.
     """
     for streams in (100, 1_000, 2_000):
         for per_second in (20, 50):
@@ -173,7 +173,7 @@ def measure_streams(stage: Stage, results: Results) -> None:
 
 
 def measure_short_streams(stage: Stage, results: Results) -> None:
-    """Measures streams of 50 events that last a second: a thousand start and end per second if the gateway keeps up."""
+    """Measures streams of 50 events that last a second; a thousand start and end per second if the gateway keeps up."""
     case = "1000 streams, 50 events/s each, 50 events long"
     names = [name for name in subjects(stage, with_python=False) if name not in {"LiteLLM", "Envoy"}]
     measure(stage, results, case, names, stream_load(stage, 1_000, 50, events=50))
@@ -182,7 +182,7 @@ def measure_short_streams(stage: Stage, results: Results) -> None:
 def measure_translated(stage: Stage, results: Results) -> None:
     """Measures streams of the endpoints that are translated to chat, beside those of chat itself.
 
-    With 500 streams: on a slow machine 1,000 need the whole core, and then their events cost what is there.
+    500 streams, because 1,000 saturate a slow machine's core, which then limits the CPU time that events can take.
     """
     peer, load = stage.get_peer(GATEWAY), stream_load(stage, 500, 20)
     if peer is None or load.body is None:

@@ -1,4 +1,4 @@
-"""Embeddings of a hundred texts: CPU time beside that of relaying the same bytes, and how long they delay streams."""
+"""Embeddings of a hundred texts: CPU time compared with relaying the same bytes, and how long they delay streams."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _make_load(form: str, seconds: float) -> Load:
 
 
 def measure_embeddings(stage: Stage, results: Results) -> None:
-    """Measures each form: at the gateway and at the relay, then for how long it keeps events waiting."""
+    """Measures each form at the gateway and at the relay, and then how long it keeps events waiting."""
     seconds = 2.0 if stage.options.quick else 2.0
     for form in _FORMS:
         for name in (_RELAY, "gateway", _CLOCK):
@@ -55,7 +55,7 @@ def measure_embeddings(stage: Stage, results: Results) -> None:
 
 
 def _measure_delays(stage: Stage, peer: Peer, form: str, seconds: float) -> dict[str, float]:
-    """Returns what one connection measured, and the longest delays of the event loop meanwhile."""
+    """Returns the results of one connection, and the longest delays of the event loop meanwhile."""
     _fetch_delays(peer)
     measured = run(stage, peer, replace(_make_load(form, seconds), connections=1))
     return measured | _fetch_delays(peer)
@@ -74,7 +74,7 @@ def _fetch_delays(peer: Peer) -> dict[str, float]:
 def _measure_streams(stage: Stage, results: Results) -> None:
     """Measures the lag of streams beside conversions, beside chat and alone.
 
-    It contains what the responses cost the load generator and the provider, which share the other core.
+    The lag includes the cost of the responses to the load generator and the provider, which share the other core.
     """
     gateway = stage.get_peer("gateway")
     assert gateway is not None

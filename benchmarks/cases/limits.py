@@ -1,4 +1,4 @@
-"""How well a budget is kept, beside two ways that others use, and what limits and a fallback list cost a request."""
+"""How exactly a budget is kept, compared with two other ways, and what limits and fallback lists cost per request."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ COST_CASE = "requests with limits or a fallback list, 8 connections"
 FALLBACK = "no limits, fallback list"
 _BUDGETS = ("--budget", "1000000/month", "--budget", "100000/day")
 _RATES = ("--rpm", "1000000000", "--tpm", "1000000000000", "--concurrent", "100000")
-# Two, which shows how much the same differs.
+# Two keys alike, to show the spread between equal measurements.
 _UNLIMITED = ("no limits", "no limits, another key")
-# Options of `flask keys create`, and the group has a third budget. What binds a request is one list, whoever it is of.
+# Options of `flask keys create`; the group has a third budget. The limits of a holder and its group form one list.
 _KEYS = {
     **dict.fromkeys(_UNLIMITED, ()),
     "two budgets": _BUDGETS,
@@ -50,15 +50,15 @@ completion = 1.68
 input_cache_read = 0.28
 """
 _BODY = json.dumps({**json.loads(PLAIN), "max_tokens": 200}).encode()
-# A second target, which is never needed.
+# With a second target that is never used.
 _FALLBACK_BODY = json.dumps({**json.loads(_BODY), "models": [SECOND_MODEL]}).encode()
-# In short turns, so that what changes on the machine meanwhile concerns all of them.
+# Short turns, so that changes on the machine affect all subjects alike.
 _TURNS = 4
 _TURN_S = 0.6
 
 
 def measure_limits(stage: Stage, results: Results) -> None:
-    """Measures each way once; the CPU time is that above clients without limits."""
+    """Measures each way once; the CPU time is the excess over clients without limits."""
     clients = _run(stage, "none")
     for way, subject in _SUBJECTS.items():
         measured = _run(stage, way)
@@ -85,7 +85,7 @@ def _run(stage: Stage, way: str) -> dict[str, float]:
 def measure_limit_costs(stage: Stage, results: Results) -> None:
     """Measures the CPU time of the same request for keys with and without limits, all in one process.
 
-    With a fallback list too, and beside the other checkout without either.
+    Also with a fallback list, and compared with the other checkout without limits or fallback list.
     """
     prices = stage.place / "prices.toml"
     prices.write_text(_PRICES)
@@ -108,7 +108,7 @@ def measure_limit_costs(stage: Stage, results: Results) -> None:
 
 
 def _measure_turn(stage: Stage, peers: Sequence[Peer]) -> dict[str, dict[str, Any]]:
-    """Returns subject → what was measured, also in parts of what a request without limits costs in the same turn."""
+    """Returns subject → measurements, also relative to a request without limits in the same turn."""
     turn = {}
     for peer in peers:
         body = _FALLBACK_BODY if peer.name == FALLBACK else _BODY
@@ -128,7 +128,7 @@ def _authorize(key: str) -> dict[str, str]:
 
 
 def _make_keys(stage: Stage) -> dict[str, str]:
-    """Returns name → key, made anew, because a holder keeps what was charged."""
+    """Returns name → key. Each call makes new keys, because a holder's charges persist."""
     group = f"limited-{time.time_ns()}"
     run_flask(stage.tree, stage.database_url, "groups", "create", group, "--budget", "10000000/month")
     keys = {}

@@ -1,4 +1,4 @@
-"""The dashboard: how long each page takes with three million records, and what open dashboards cost streams."""
+"""The dashboard: how long each page takes with three million records, and how open dashboards slow down streams."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from benchmarks.stats import migrate, write_history
 from tests.db.rows import insert_keys
 
 ROWS, QUICK_ROWS = 3_000_000, 300_000
-# How often each page is asked for; the first view compiles the templates and is not counted.
+# The number of views of each page; the first one compiles the templates and is not counted.
 VIEWS, QUICK_VIEWS = 21, 11
 _OPERATOR = "operator-key-of-the-benchmark"
 
-# Page → its path below /dashboard/. {id} is that of a request.
+# Page → its path below /dashboard/. {id} is a request's id.
 PAGES = {
     "Overview, 24 hours": "",
     "Overview, 30 days": "?time_range=30d",
@@ -50,7 +50,7 @@ PAGES = {
     "Settings": "settings",
 }
 
-# What ten open dashboards refresh, and every how many seconds each does.
+# The pages that ten open dashboards refresh, each with its interval in seconds.
 OPEN = [("", 30.0)] * 4 + [("activity", 15.0)] * 4 + [("health", 10.0)] * 2
 STREAMS, EVENTS_PER_S = 1_000, 20
 
@@ -88,7 +88,7 @@ def _get_rows(stage: Stage) -> int:
 
 
 def _get_place(stage: Stage) -> _Place:
-    """Returns the gateway with the history, made at the first call, which takes minutes."""
+    """Returns the gateway with the history; the first call makes it, which takes minutes."""
     found: _Place | None = getattr(stage, "pages", None)
     if found is not None:
         return found
@@ -106,12 +106,12 @@ def _get_place(stage: Stage) -> _Place:
     peer = Peer("gateway", gateway.port, {"Authorization": f"Bearer {key}"}, gateway.child)
     cookie = _sign_in(gateway.port)
     wait_for_catalog(gateway.port)
-    warm_up(stage, peer)  # Its requests have the ids by which pages find them; those of the history do not.
+    warm_up(stage, peer)  # Pages find these requests by their ids; those of the history have no such ids.
     time.sleep(5.0)
     newest = _ask(gateway.port, "/api/activity?limit=1", peer.headers)[1]
     request_id = newest.partition(b'"request_id":"')[2].partition(b'"')[0].decode()
     place = _Place(gateway, peer, cookie, request_id)
-    for path in PAGES.values():  # Templates are compiled.
+    for path in PAGES.values():  # Compiles the templates.
         _view(place, path.format(id=request_id))
     time.sleep(15.0)
     stage.pages = place  # type: ignore[attr-defined]
@@ -131,7 +131,7 @@ def _sign_in(port: int) -> str:
 
 
 def _measure_page(stage: Stage, place: _Place, path: str) -> dict[str, float]:
-    """Returns how long views of a page take one after the other, and the CPU time of the worker for each."""
+    """Returns the times of consecutive views of a page, and the worker's CPU time for each."""
     times_ms, size = [], 0
     before = place.gateway.get_resource_usage()
     views = QUICK_VIEWS if stage.options.quick else VIEWS
@@ -167,12 +167,12 @@ def _ask(port: int, path: str, headers: Mapping[str, str]) -> tuple[int, bytes]:
 
 @contextmanager
 def _open_dashboards(place: _Place) -> Iterator[list[int]]:
-    """Refreshes pages as open dashboards do during a `with` block; yields the list of the statuses of their views."""
+    """Refreshes pages as open dashboards do during a `with` block; yields the statuses of their views as a list."""
     views: list[int] = []
     stop = threading.Event()
 
     def refresh(number: int, path: str, every_s: float) -> None:
-        pause_s = every_s * (number + 0.5) / len(OPEN)  # They were not opened all at once.
+        pause_s = every_s * (number + 0.5) / len(OPEN)  # The dashboards were not all opened at once.
         while not stop.wait(pause_s):
             views.append(_ask(place.gateway.port, f"/dashboard/{path}", {"Cookie": place.cookie})[0])
             pause_s = every_s

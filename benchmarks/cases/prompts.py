@@ -1,4 +1,4 @@
-"""Streams beside prompts of a megabyte: how much later their events come."""
+"""Streams beside prompts of a megabyte: how much their events are delayed."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _BESIDE = {f"{_STREAMS} streams, 20 events/s each, beside 20/s: {case}": text fo
 
 
 def measure_streams_beside(stage: Stage, results: Results) -> None:
-    """Measures the lag of streams alone and beside each prompt, of the gateway and of nginx.
+    """Measures the lag of streams, alone and beside each prompt, at the gateway and at nginx.
 
-    It contains what the prompts cost the provider and this process, which share the other core: nginx' shows how much.
+    It includes the prompts' cost to the provider and this process, which share the other core; nginx' lag shows it.
     """
     load = stream_load(stage, _STREAMS, 20)
     for name in [*(peer for peer in stage.options.peers if peer == "nginx"), "gateway"]:
@@ -40,7 +40,7 @@ def measure_streams_beside(stage: Stage, results: Results) -> None:
 
 @contextmanager
 def _prompts_sent(peer: Peer, body: bytes) -> Iterator[list[int]]:
-    """Sends a body at a fixed rate meanwhile; gives the statuses of the responses."""
+    """Sends a body at a fixed rate during a `with` block; yields the statuses of the responses as a list."""
     sent: list[int] = []
     has_ended = threading.Event()
 

@@ -1,4 +1,4 @@
-"""The start-up time, the memory and the cost of recording."""
+"""Start-up time, memory and the cost of recording."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SHIPPED_ROWS = 50_000
 
 
 def measure_start(stage: Stage, results: Results) -> None:
-    """Measures the time from the start of gunicorn to the first response, and the memory of a thousand streams."""
+    """Measures the time from gunicorn's start to the first response, and the memory of a thousand streams."""
     _measure_fresh(stage, results, GATEWAY, stage.settings())
     if stage.options.python:
         _measure_fresh(stage, results, GATEWAY + ELSEWHERE, stage.settings(), stage.other_python())
@@ -57,7 +57,7 @@ def _measure_fresh(
 
 
 def _send_first(stage: Stage, gateway: Gateway) -> float:
-    """Sends a chat request with a key that the process has not seen, and returns how long it took, in seconds."""
+    """Sends a chat request with a key that is new to the process, and returns its duration in seconds."""
     headers = {"Authorization": f"Bearer {stage.key}"}
     load = Load(gateway.port, PATH, headers, PLAIN, warmup_s=0.0, seconds=0.5)
     return float(stage.run_load(load).result()["latency_max_ms"]) / 1000

@@ -4,9 +4,9 @@
  *   load --port N --path /v1/chat/completions --header "Authorization: Bearer ..." --body FILE
  *        --connections N --warmup SECONDS --seconds SECONDS [--ramp SECONDS] [--events N]
  *
- * With --events the responses are streams of that many events, as native/upstream.c sends them. The first stream of each
- * connection is shorter, by a different amount for each, so that the streams begin and end evenly over time, as those of
- * independent callers do. Without --body it sends GET requests.
+ * With --events, the responses are streams of that many events from native/upstream.c. The first stream of each
+ * connection is shorter, each by a different amount, so that streams begin and end evenly over time, like those of
+ * independent callers. Without --body, it sends GET requests.
  *
  * Connections open evenly over --ramp; only the --seconds after --warmup are measured. The result is one line of JSON;
  * times are in milliseconds.

@@ -7,12 +7,12 @@
  * POST, not streamed        one completion, at once
  * POST …/embeddings          a hundred vectors of 4,096 numbers, in base64 if the body asks for it and its model is not
  *                           called "numbers-only"
- * POST with "stream":true   Server-Sent Events: as many as the prompt says, at the pace that it says, then the event
- *                           with the finish reason, the one with usage, and [DONE]
+ * POST with "stream":true   Server-Sent Events, with the number and pace given in the prompt, then the event with the
+ *                           finish reason, the one with usage, and [DONE]
  *
  * The pace is in the prompt ("events=000200 interval_us=020000"), because every gateway passes a prompt on unchanged.
  * Each event's text is " #<number>@<time>@": the time at which it was due, in microseconds of the monotonic clock. It is
- * not the time of sending: if this process falls behind, the delay counts, so it cannot make a gateway look faster.
+ * not the time of sending, so that a delay of this process counts and cannot make a gateway look faster.
  *
  * It has one thread, which waits with epoll and checks all streams every millisecond.
  */
@@ -21,7 +21,7 @@
 enum { VECTORS = 100, DIMENSIONS = 4096 };
 enum { LARGEST_REQUEST = 8 << 20, BATCH = 512, TICK_MS = 1, LARGEST_EVENT = 512 };
 
-/* As in a real response: with these ids and names an event is as long as one of Fireworks, some 250 bytes. */
+/* As in a real response: with these ids and names, an event is as long as one of Fireworks', some 250 bytes. */
 #define ID "\"id\":\"chatcmpl-6b2f0e1c9a\",\"created\":1763800000,\"model\":\"" MODEL "\""
 #define MODEL "accounts/fireworks/models/deepseek-v3p1"
 #define SECOND_MODEL "accounts/fireworks/models/kimi-k2-instruct"
@@ -39,7 +39,7 @@ typedef struct connection {
     int place; /* Index in `streams`, -1 while there is none. */
     int events, sent;
     int64_t interval_us, due_us;
-    char unsent[2 * LARGEST_EVENT]; /* The end of an event that the socket did not take. */
+    char unsent[2 * LARGEST_EVENT]; /* The end of an event that the socket did not accept. */
     size_t unsent_length;
     const char *large; /* The rest of a large response. */
     size_t large_length;
@@ -68,12 +68,12 @@ static void drop(connection *c) {
     free(c);
 }
 
-/* Sends a short response; a peer whose socket does not take a kilobyte at once counts as disconnected. */
+/* Sends a short response; a peer whose socket does not accept a kilobyte at once counts as disconnected. */
 static int send_whole(connection *c, const char *data, size_t length) {
     return send(c->fd, data, length, MSG_NOSIGNAL) == (ssize_t)length ? 0 : -1;
 }
 
-/* Sends as much of a large response as the socket takes; the main loop calls it again when it takes more, so that the
+/* Sends as much of a large response as the socket accepts; the main loop calls it again when there is room, so that the
  * events of streams are not late meanwhile. */
 static int send_large(connection *c) {
     while (c->large_length) {
@@ -108,7 +108,7 @@ static int begin_stream(connection *c, const char *body) {
     c->interval_us = prompt_number(body, "interval_us=", 20000);
     c->sent = 0;
     c->unsent_length = 0;
-    c->due_us = now_us(); /* The first event is due at once, so the time until it arrives is all the gateway's. */
+    c->due_us = now_us(); /* The first event is due at once, so the gateway causes all of the time until it arrives. */
     return send_whole(c, head, sizeof head - 1);
 }
 
