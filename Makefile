@@ -15,13 +15,13 @@ INSTALLED := .venv/installed
 run: $(INSTALLED)-run
 	@exec $(BIN)/python -m app.dev --die-with-parent
 
-# Compiles the way of streamed events, which the next start finds. It needs a C compiler and Python's headers.
+# Compiles the way of streamed events, which the next start uses. This needs a C compiler and Python's headers.
 speedups: $(INSTALLED)-run
 	@$(BIN)/python speedups/build.py
 
-# Six processes for two cores, because the tests wait as long as they compute; what takes longest comes first
+# Six processes for two cores, because the tests wait as long as they compute; the longest tests start first
 # (tests/support/distribution.py). ARGS are passed to pytest: make test ARGS="-n 0 -k stream -x" uses one process.
-# Byte code is kept even where the environment says otherwise: each of hundreds of processes would compile its modules.
+# Byte code is kept even if the environment forbids it, or each of hundreds of processes would compile its modules.
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 6 --dist loadfile --no-loadscope-reorder
 test: $(INSTALLED)-test
 	$(PYTEST) $(ARGS)
@@ -33,16 +33,16 @@ check: $(INSTALLED)-check
 	$(BIN)/mypy
 	$(PYTEST) $(ARGS)
 
-# The tests of streams once more, on the compiled way. The debug allocator notices what is written beside its place.
+# The tests of streams once more, on the compiled way. The debug allocator detects writes out of bounds.
 check-speedups: $(INSTALLED)-test speedups
 	COMPILED_EVENTS=true PYTHONMALLOC=debug $(PYTEST) tests/test_speedups.py tests/soak/test_speedups.py \
 		tests/services/streaming tests/upstream/test_ready_sockets.py tests/faults \
 		tests/routes/test_chat_streaming.py tests/routes/test_chat_stream_faults.py tests/routes/test_chat_tls.py \
 		$(ARGS)
 
-# First what needs many processes or the browser, of which `make test` has a short form (soak_only in
-# tests/support/soak.py), several at a time. Then the long tests and all properties at full counts, one after the other,
-# because some measure; `make test` runs most of them at a tenth and a fifth.
+# First, several at a time, the tests that need many processes or the browser, of which `make test` has a short form
+# (soak_only in tests/support/soak.py), and all properties at full counts. Then the long tests at full counts, one after
+# the other, because some measure. `make test` runs properties at a fifth, and most long tests at a tenth.
 MEASURED := soak
 soak: $(INSTALLED)-test
 	SOAK=1 $(PYTEST) -n 3 -m "(soak_only or long_form or hypothesis) and not $(MEASURED)" $(ARGS)
@@ -51,8 +51,8 @@ soak: $(INSTALLED)-test
 bench: $(INSTALLED)-run
 	$(BIN)/python -m benchmarks $(ARGS)
 
-# Pictures of all pages into var/screenshots, to be looked at, and those of the documents into docs/img. It needs
-# Chromium; ARGS name some of the pages.
+# Takes screenshots of all pages for review, into var/screenshots, and those of the documents, into docs/img. This needs
+# Chromium; ARGS can name some of the pages.
 screenshots: $(INSTALLED)-check
 	$(BIN)/python -m tests.dashboard.screenshots $(ARGS)
 
@@ -81,7 +81,7 @@ LOCK_LEVEL = $(LOCK) --extra $(1) $(addprefix --constraint ,$(2)) --output-file 
 	awk 'FILENAME != ".venv/lock.txt" { pinned[$$1]; next } /^[a-z0-9]/ { known = $$1 in pinned } !known' \
 	$(2) .venv/lock.txt > requirements-$(1).txt && rm .venv/lock.txt
 
-# Pins what the versions in the package.json of the clients for Node need, without the address of a registry.
+# Pins the dependencies in each package.json of the clients for Node, without the address of a registry.
 lock-node:
 	for place in tests/clients tests/clients/cli; do \
 		npm install --prefix $$place --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts || exit 1; \
