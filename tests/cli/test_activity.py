@@ -32,7 +32,7 @@ TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 
 @pytest.fixture
 def engine(database_url: str) -> Iterator[Engine]:
-    """Makes the test's own database the one of this process's settings, with a retention of three days."""
+    """Points this process's settings at the test's database, with a retention of three days."""
     use_settings(load_settings({"DATABASE_URL": database_url, "RETENTION_DAYS": "3"}))
     yield get_engine()
     use_settings(None)

@@ -1,4 +1,4 @@
-"""The commands for journals of hosts that are gone, and how such hosts are shown."""
+"""The commands for journals of vanished hosts, and how these hosts are shown."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def far(database_url: str, tmp_path: Path) -> Path:
 
 
 def see(worker_id: str, host: str, journal_dir: str, seconds: int) -> None:
-    """Registers a worker whose last sign of life is that long ago."""
+    """Registers a worker that was last seen so many seconds ago."""
     one = Registration(worker_id=worker_id, host=host, boot_id="b", pid=7, version="v", journal_dir=journal_dir)
     upsert_seen(get_engine(), one, 3600)
     move(worker_id, seconds)
@@ -97,7 +97,7 @@ def test_the_journal_of_a_host_that_is_gone_is_adopted_from_a_copy(
     assert audited("journal.adopt") == [(f"journal:{copy}", {directory.name: {"delivered": 23, "lost": 3}})]
     assert find_hosts(get_readiness(with_hosts=True)).keys() == {"slow", "near"} and list(copy.iterdir()) == []
 
-    # The host comes back after all, with what was adopted already.
+    # The host comes back after all, with records that were adopted already.
     again = run("adopt", str(far / directory.name))
     assert again.exit_code == 0 and len(tables.outcomes()) == 23 and tables.check_balance()["started"] == 23
     nothing = run("adopt", str(far))

@@ -1,4 +1,4 @@
-"""The commands for what workers have drawn from budgets."""
+"""The commands for the leases that workers have drawn from budgets."""
 
 from __future__ import annotations
 

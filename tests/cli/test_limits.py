@@ -36,7 +36,7 @@ def run(database_url: str, tmp_path: Path) -> Iterator[Run]:
 
 
 def _mask(shown: str) -> str:
-    """Returns an output without what differs from run to run: ids, keys, times and the name of the user."""
+    """Returns an output with everything masked that differs between runs: ids, keys, times and the user's name."""
     shown = re.sub(r"gw_\S+", "KEY", shown)
     shown = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "TIME", shown)
     shown = re.sub(r"\b(?=\w*[A-Z0-9])\w{10}\b", "ID", shown)
@@ -52,7 +52,7 @@ def test_the_documented_commands_print_what_is_documented(run: Run) -> None:
             continue
         for line in block.strip().split("\n"):
             if not line.startswith("bin/gateway "):
-                continue  # The lines of a request.
+                continue  # A line of a request.
             command = line.removeprefix("bin/gateway ").replace("4fGh2Kl9Pq", first_id)
             done = run(command)
             assert done.exit_code == 0, (command, done.output)

@@ -1,5 +1,5 @@
-// Runs Vercel's AI SDK over the three of its provider packages that people point at a gateway; see test_ai_sdk.py.
-// Reads {url, key, model, script, cuts: {name: model}} and prints what each package saw: {api: {whole, stream, …}}.
+// Runs Vercel's AI SDK with the three of its provider packages that are used with gateways; see test_ai_sdk.py.
+// Reads {url, key, model, script, cuts: {name: model}} and prints each package's results: {api: {whole, stream, …}}.
 import { createAnthropic } from "@ai-sdk/anthropic";
 import { createOpenAI } from "@ai-sdk/openai";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
@@ -12,7 +12,7 @@ for await (const piece of process.stdin) input += piece;
 const { url, key: apiKey, model, script, cuts } = JSON.parse(input);
 
 const baseURL = `${url}/v1`;
-// As for a retry of the SDK, so that the gateway itself sends each request once.
+// Marks each request as an SDK's retry, so that the gateway sends it only once.
 const headers = { "x-stainless-retry-count": "1" };
 const openai = createOpenAI({ baseURL, apiKey, headers });
 const more = { includeUsage: true, supportsStructuredOutputs: true };
@@ -49,7 +49,7 @@ async function fail(request) {
 }
 
 async function run(make) {
-  // Without this the SDK refers to items that OpenAI has stored, in place of sending them again.
+  // Without this, the SDK refers to items stored by OpenAI instead of sending them again.
   const providerOptions = { openai: { store: false } };
   const request = { model: make(model), maxRetries: 0, maxOutputTokens: 300, providerOptions };
   const add = tool({

@@ -1,4 +1,4 @@
-// Asks a gateway for one answer per model named and prints, as one line of JSON each, what the official SDK made of it.
+// Asks a gateway for an answer from each named model, and prints the official SDK's result as one line of JSON each.
 // Usage: node ask.mjs <base url> <key> <stream|whole|retried> <model>...; retried is whole, with the SDK's usual retries.
 import OpenAI from "openai";
 

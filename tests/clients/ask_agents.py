@@ -1,6 +1,6 @@
 """Runs an agent of the OpenAI Agents SDK with a tool, over Responses and over chat; see test_agents.py.
 
-Reads `{"url", "key", "model", "cut", "prompt"}` and prints what each API gave.
+Reads `{"url", "key", "model", "cut", "prompt"}` and prints the results of each API.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def add(a: int, b: int) -> str:
 
 
 async def run(model: Model, cut: Model, prompt: str) -> dict[str, Any]:
-    """Runs the agent unstreamed and streamed, and streamed with the model that cuts."""
+    """Runs the agent unstreamed and streamed, and streamed with the model whose streams are cut."""
     agent = Agent(name="Adder", instructions="Add.", tools=[add], model=model)
     whole = await Runner.run(agent, prompt)
     streamed = Runner.run_streamed(agent, prompt)

@@ -1,6 +1,6 @@
 """Asks with LangChain for a chat and for embeddings; see test_langchain.py.
 
-Reads `{"url", "key", "chat", "embedding"}` and prints what each call gave.
+Reads `{"url", "key", "chat", "embedding"}` and prints the result of each call.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import openai
 import tiktoken
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 
-# OpenAI's own tokenizer is fetched from the network. In its place each byte is a token: what matters here is that
-# LangChain sends ids of a tokenizer that is not the model's.
+# OpenAI's own tokenizer would be fetched from the network. This one makes each byte a token, which is enough here:
+# LangChain only has to send ids of a tokenizer that is not the model's.
 BYTES = tiktoken.Encoding(
     "bytes", pat_str="(?s).", mergeable_ranks={bytes([n]): n for n in range(256)}, special_tokens={}
 )

@@ -1,4 +1,4 @@
-"""The directory with the packages for Node, and how the programs of these tests are run."""
+"""Fixtures of the tests of clients: the directory with the packages for Node, and functions that run programs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.gateway import clean_environment
 from tests.support.tree import ROOT
 
 HERE = Path(__file__).parent
-# Outside the tracked files and kept from run to run: fetching takes seconds and needs a network.
+# Untracked and kept between runs, because fetching takes seconds and needs a network.
 _PLACE = ROOT / "var" / "node-clients"
 _FETCH_TIMEOUT_S = 120
 # Bounds a hang; most programs here take some seconds.
@@ -38,7 +38,7 @@ def node_place() -> Path:
         _PLACE.mkdir(parents=True, exist_ok=True)
         shutil.copy(HERE / "package.json", _PLACE)
         shutil.copy(lock, _PLACE)
-        # No scripts of packages are run.
+        # Install scripts of packages are not run.
         command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=0"]
         try:
             subprocess.run(command, cwd=_PLACE, check=True, capture_output=True, timeout=_FETCH_TIMEOUT_S)

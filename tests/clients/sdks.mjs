@@ -1,4 +1,4 @@
-// Runs cases with the official SDKs for Node; sdks.py is its twin for Python and says what is read and printed.
+// Runs cases with the official SDKs for Node; sdks.py, its twin for Python, documents the input and output.
 import Anthropic from "@anthropic-ai/sdk";
 import OpenAI from "openai";
 
@@ -12,7 +12,7 @@ const TOOLS = {
 };
 
 function makeClients(url, apiKey) {
-  // As for a retry of the SDK, so that the gateway itself sends each request once.
+  // Marks each request as an SDK's retry, so that the gateway sends it only once.
   const more = { apiKey, maxRetries: 0, timeout: 30_000, defaultHeaders: { "x-stainless-retry-count": "1" } };
   return { openai: new OpenAI({ baseURL: `${url}/v1`, ...more }), anthropic: new Anthropic({ baseURL: url, ...more }) };
 }
@@ -110,7 +110,7 @@ const APIS = {
   },
 };
 
-// With tools, a case asks until the model calls none any more.
+// With tools, a case repeats the request until the model calls no tool any more.
 async function run({ api, mode, model, prompt, more }, clients) {
   const seen = { text: "", finish: null, tokens: 0, calls: [], vectors: [], error: null };
   const messages = [{ role: "user", content: prompt }];

@@ -1,7 +1,7 @@
 """Runs cases with the official SDKs for Python; sdks.mjs is its twin for Node. See test_sdks.py for the cases.
 
 Reads `{"url", "key", "cases": [{"name", "api", "mode", "model", "prompt", "key", "more"}]}` from standard input, and
-prints what each case gave: `{name: {"text", "finish", "tokens", "calls", "vectors", "error"}}`.
+prints the result of each case: `{name: {"text", "finish", "tokens", "calls", "vectors", "error"}}`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import httpx2
 import openai
 
 ADDED = {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}, "required": ["a", "b"]}
-# As for a retry of the SDK, so that the gateway itself sends each request once.
+# Marks each request as an SDK's retry, so that the gateway sends it only once.
 ONCE = {"x-stainless-retry-count": "1"}
 FUNCTION: dict[str, Any] = {"name": "add", "description": "Adds.", "parameters": ADDED}
 TOOLS: dict[str, Any] = {
@@ -123,13 +123,13 @@ class Clients:
 
 
 def add(arguments: str, seen: dict[str, Any]) -> str:
-    """Does what the tool is asked for."""
+    """Adds the numbers of a tool call, and notes the call."""
     seen["calls"].append(json.loads(arguments))
     return str(seen["calls"][-1]["a"] + seen["calls"][-1]["b"])
 
 
 async def run(case: dict[str, Any], clients: Clients) -> dict[str, Any]:
-    """Runs a case; with tools, it asks until the model calls none any more."""
+    """Runs a case; with tools, repeats the request until the model calls no tool any more."""
     seen: dict[str, Any] = {"text": "", "finish": None, "tokens": 0, "calls": [], "vectors": [], "error": None}
     messages: list[Any] = [{"role": "user", "content": case["prompt"]}]
     asked = {"model": case["model"]} | case["more"]
@@ -147,7 +147,7 @@ async def run(case: dict[str, Any], clients: Clients) -> dict[str, Any]:
         inner = (body.get("error") or body) if isinstance(body, dict) else {}
         seen["error"] = {
             "name": type(error).__name__,
-            # What cuts the transfer itself is not always wrapped by the SDKs.
+            # The SDKs do not always wrap the transport's own errors.
             "known": isinstance(error, openai.APIError | anthropic.APIError | httpx2.TransportError),
             "status": getattr(error, "status_code", None),
             "code": getattr(error, "code", None) or inner.get("code") or inner.get("type"),

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def seen(run_python: RunPython, gateway: Gateway) -> dict[str, Any]:
-    """What the agent saw over each API."""
+    """The agent's results over each API."""
     job = {"url": gateway.url, "key": gateway.key, "model": MODEL, "prompt": SCRIPT}
     found: dict[str, Any] = run_python("ask_agents.py", job | {"cut": PREFIX + "sandbox-cut-after-3"})
     return found

@@ -19,7 +19,7 @@ APIS = ("responses", "chat", "compatible", "messages")
 
 @pytest.fixture(scope="module")
 def seen(run_node: RunNode, gateway: Gateway) -> dict[str, Any]:
-    """What the SDK saw over each API."""
+    """The SDK's results over each API."""
     job = {"url": gateway.url, "key": gateway.key, "model": MODEL, "script": SCRIPT}
     found: dict[str, Any] = run_node("ai_sdk.mjs", job | {"cuts": {cut: PREFIX + cut for cut in CUTS}})
     return found

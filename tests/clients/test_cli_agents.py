@@ -1,7 +1,7 @@
 """Codex CLI, which speaks only Responses, and Claude Code, over Messages, solve a task of two steps with their shells.
 
-The sandbox answers by the script in the prompt, so what is tested is everything between an agent and its model: the
-agent's own requests of thousands of tokens, its tools, the stream that it reads, and what it takes for the end.
+The sandbox answers by the script in the prompt, so the tests cover everything between an agent and its model: the
+agent's own requests of thousands of tokens, its tools, the stream that it reads, and the event that ends it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _TIMEOUT_S = 60
 
 
 def make_prompt(tool: str, argument: str, **more: str) -> str:
-    """Returns the prompt whose script has two calls of a shell tool, and then a report."""
+    """Returns a prompt whose script makes two calls of a shell tool, and then reports."""
     first, second = ({argument: command} | more for command in ("cat task.txt", "expr 2 + 3 > answer.txt"))
     steps = [
         {"tool_calls": [{"name": tool, "arguments": first}]},

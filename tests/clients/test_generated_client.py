@@ -1,4 +1,4 @@
-"""A typed client that is generated from the OpenAPI document compiles, and its calls return what the types say."""
+"""A typed client that is generated from the OpenAPI document compiles, and its calls return the declared types."""
 
 from __future__ import annotations
 

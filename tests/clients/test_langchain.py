@@ -22,5 +22,5 @@ def test_langchain_chats_and_embeds_once_it_sends_texts(run_python: RunPython, g
     assert found["invoked"].startswith("[sandbox] Hello!") and found["streamed"] == found["invoked"]
     assert len(found["vectors"]) == 2 and found["vectors"][0] != found["vectors"][1]
     assert found["query"] == pytest.approx(found["vectors"][0], abs=1e-6)
-    # By default it sends ids of OpenAI's tokenizer, which mean other words to other models.
+    # By default it sends ids of OpenAI's tokenizer, which stand for other words in other models.
     assert "check_embedding_ctx_length=False" in found["advice"]

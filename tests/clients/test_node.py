@@ -51,12 +51,12 @@ def begin(place: Path, gateway: Gateway, how: str, models: list[str], key: str =
 
 
 def ask(place: Path, gateway: Gateway, how: str, models: list[str]) -> dict[str, dict[str, Any]]:
-    """Asks with the client and returns what it saw of each model."""
+    """Runs the client and returns its result for each model."""
     return finish(begin(place, gateway, how, models))
 
 
 def finish(process: subprocess.Popen[str]) -> dict[str, dict[str, Any]]:
-    """Waits for the client and returns what it saw of each model."""
+    """Waits for the client and returns its result for each model."""
     output, _ = process.communicate(timeout=60)
     return {seen["model"].removeprefix(PREFIX): seen for seen in json.loads(output)}
 
@@ -65,7 +65,7 @@ def finish(process: subprocess.Popen[str]) -> dict[str, dict[str, Any]]:
 def seen(
     node_place: Path, scripted_gateway: Gateway, shared_upstream: ScriptedUpstream
 ) -> Iterator[dict[str, dict[str, Any]]]:
-    """What the client saw of each stream."""
+    """The client's result for each stream."""
     for name, script in STREAMS.items():
         shared_upstream.on_model(f"node-{name}", script)
     found = ask(node_place, scripted_gateway, "stream", [f"node-{name}" for name in STREAMS])
@@ -129,6 +129,6 @@ def test_a_worker_that_is_killed_raises(
     os.kill(worker, signal.SIGKILL)
     killed = finish(process)["node-killed"]
     assert killed["finish"] is None and killed["error"]["message"]
-    # Other tests use this gateway next.
+    # Other tests use this gateway next, so wait until it serves again.
     wait_until(lambda: set(scripted_gateway.worker_pids()) - {worker}, what="another worker")
     wait_until(lambda: request("GET", f"{scripted_gateway.url}/health").status == 200, what="the worker to serve")

@@ -20,7 +20,7 @@ EMBEDDING = PREFIX + "qwen3-embedding-8b"
 CALL = {"text": "I add.", "tool_calls": [{"name": "add", "arguments": {"a": 2, "b": 3}}]}
 SCRIPT = "What is 2 + 3? @sandbox " + json.dumps([CALL, {"text": "The sum is 5."}])
 
-# What each API calls the end of a complete answer.
+# API → its finish reason or status for a complete answer.
 FINISHED = {"chat": "stop", "responses": "completed", "messages": "end_turn", "completions": "stop"}
 AGENTIC = ("chat", "responses", "messages")
 WITH_ERRORS = (*FINISHED, "embeddings")
@@ -33,7 +33,7 @@ CUTS = (
     "sandbox-garbage",
 )
 
-# What is wrong with a request, and the class of the SDKs' error.
+# Mistake in a request → what it changes in the case, and the class of the SDKs' error.
 ERRORS: dict[str, tuple[dict[str, Any], str]] = {
     "a wrong key": ({"key": "gw_wrong"}, "AuthenticationError"),
     "a wrong value": ({}, "BadRequestError"),
@@ -49,7 +49,7 @@ WRONG: dict[str, dict[str, Any]] = {
     "completions": {"temperature": 9},
     "embeddings": {"dimensions": 0},
 }
-# Anthropic's agents take a refusal of the key for a refusal of theirs, so that of the gateway's key is a failure here.
+# Anthropic's agents would blame a 403 on their own key, so a refusal of the gateway's key is a server error here.
 ERRORS_OF_MESSAGES = {"forbidden": "InternalServerError"}
 
 
@@ -84,7 +84,7 @@ def make_cases(key: str) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module", params=["python", pytest.param("node", marks=NODE)])
 def seen(request: pytest.FixtureRequest, gateway: Gateway) -> dict[str, Any]:
-    """What the SDKs of a language saw of each case, by its name."""
+    """The result of each case with the SDKs of one language, by the case's name."""
     job = {"url": gateway.url, "key": gateway.key, "cases": make_cases(gateway.key)}
     if request.param == "python":
         run_python: RunPython = request.getfixturevalue("run_python")
@@ -113,7 +113,7 @@ def test_an_agent_calls_its_tool_and_reports(seen: dict[str, Any], api: str) -> 
 def test_a_stream_that_was_cut_raises_after_what_came(seen: dict[str, Any], api: str, cut: str) -> None:
     found = seen[f"{api} {cut}"]
     assert found["error"] and found["error"]["known"]
-    # Of completions the SDKs show the chunks as they come, and in this case the last one came.
+    # For completions, the SDKs show the chunks as they come, and in this case the last one came.
     assert found["finish"] == ("stop" if (api, cut) == ("completions", "sandbox-no-done") else None)
     assert found["text"].startswith("" if cut == "sandbox-garbage" else "[sandbox")
 

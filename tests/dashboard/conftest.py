@@ -1,4 +1,4 @@
-"""What the tests of pages share: a gateway with records of two keys, and one browser."""
+"""Fixtures shared by the tests of pages: a gateway with records of two keys, and one browser."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from tests.support.soak import FULL
 from tests.support.user_keys import make_key
 from tests.support.waiting import wait_until
 
-# With two, pages must also show what the worker that answers does not know itself.
+# With two workers, pages must also show facts that only the other worker knows.
 WORKERS = 2 if FULL else 1
 CHROMIUM = Path("/usr/bin/chromium")
 MODEL = "accounts/fireworks/models/deepseek-v3p1"
-# With these, Chromium draws parts of its own window as pages and keeps a spare process for the next tab, which takes
-# half of its time. The list replaces Playwright's, so it has those of its names that matter here.
+# With these features, Chromium draws parts of its own window as pages and keeps a spare process for the next tab, which
+# takes half of its time. The list replaces Playwright's, so it repeats those of its names that matter here.
 _WITHOUT_FEATURES = (
     "SpareRendererForSitePerProcess",
     "WebUIOmniboxPopup",
@@ -42,7 +42,7 @@ _WITHOUT_FEATURES = (
     "PaintHolding",
     "PreconnectToSearch",
 )
-# A caller chooses the names of models, so this one is on pages.
+# Callers choose model names, so a hostile one can appear on pages.
 HOSTILE = "<img src=x onerror=\"document.title='owned'\">"
 
 
@@ -52,7 +52,7 @@ class Pages:
 
     Attributes:
         gateway: with WORKERS workers.
-        database: the way to its database, which tests may cut.
+        database: a proxy to its database, which tests may cut.
         database_url: the database itself.
         alice, bob: gateway keys; alice has made some requests, one of which failed, and bob one.
     """
@@ -111,7 +111,7 @@ def browser() -> Iterator[Any]:
     if not CHROMIUM.exists():
         pytest.skip(f"{CHROMIUM} is missing; on Debian and Ubuntu: apt-get install chromium")
     with playwright.sync_playwright() as started:
-        # A host name that is not this machine's, because browsers treat localhost as if it were https.
+        # A foreign host name, because browsers treat localhost as if it were https.
         rules = "--host-resolver-rules=MAP gateway.test 127.0.0.1"
         without = f"--disable-features={','.join(_WITHOUT_FEATURES)}"
         browser = started.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox", rules, without])
@@ -123,9 +123,9 @@ def browser() -> Iterator[Any]:
 def open_page(browser: Any, dashboard: Pages) -> Iterator[Callable[..., Any]]:
     """A function `(key=None, url=None, by_form=False, **context)` that opens the overview in a new browser context.
 
-    It is signed in, but not with the key "". The form's request is sent without it, or with `by_form` by it.
-    At the end no page may have written to the console or have asked any other server. That a form had a mistake, or the
-    database was away, the browser itself writes there.
+    The page is signed in, unless the key is "". The sign-in request is sent directly, or with `by_form` by the form.
+    At the end, no page may have written to the console or have sent a request to another server. Only the browser's own
+    messages about responses for a mistake in a form or a missing database are allowed.
     """
     contexts, messages, asked = [], [], []
 
@@ -155,7 +155,7 @@ def open_page(browser: Any, dashboard: Pages) -> Iterator[Callable[..., Any]]:
     yield open_one
     for context in contexts:
         context.close()
-    # A browser reports expected errors too, and the missing end of a stream that failed; the page says why.
+    # The browser also reports expected errors and the missing end of a failed stream; the page says why.
     expected = re.compile(r"status of (400|402|409|503)|ERR_INCOMPLETE_CHUNKED_ENCODING")
     assert [text for text, url in messages if not url.endswith("/nowhere") and not expected.search(text)] == []
     origins = [(url, base.removesuffix("/dashboard")) for url, base in asked if not url.startswith(("data:", "blob:"))]

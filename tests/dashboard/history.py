@@ -1,4 +1,4 @@
-"""A day of records as a gateway in use has them, for pictures and for measurements; always the same."""
+"""A day of records like those of a gateway in use, for screenshots and measurements; always the same."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from decimal import Decimal
 
 from tests.db.rows import Row, make_row
 
-# Provider, model, share of the requests, USD per million prompt and completion tokens, usual first token in ms.
+# Provider, model, share of the requests, USD per million prompt and completion tokens, typical time to first token, ms.
 _MODELS = (
     ("fireworks", "accounts/fireworks/models/kimi-k3", 40, 3.0, 15.0, 420),
     ("fireworks", "accounts/fireworks/models/deepseek-v3p1", 25, 0.56, 1.68, 310),

@@ -1,6 +1,6 @@
-"""Makes pictures of all pages in both colour schemes, wide and on a phone: `make screenshots`.
+"""Takes screenshots of all pages in both colour schemes, wide and on a phone: `make screenshots`.
 
-They go to var/screenshots, to be looked at, and those that documents show to docs/img. No test.
+They are written to var/screenshots for review, and those that documents show to docs/img. This is not a test.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ PAGES = {
     "settings": "dashboard/settings",
     "sign-in": "dashboard/sign-in",
 }
-# Those that documents show: the page, and the colour scheme.
+# The pages that documents show, each with its colour scheme.
 SHOWN = {"overview": "light", "request": "dark", "playground": "light"}
 SIZES = {"wide": (1280, 860), "phone": (390, 844)}
 OUTPUT, DOCUMENTS = ROOT / "var" / "screenshots", ROOT / "docs" / "img"
 
 
 def main() -> None:
-    """Makes the pictures that the command line names, all by default."""
+    """Takes the screenshots named on the command line, by default all of them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("pages", nargs="*", help=f"some of: {', '.join(PAGES)}")
     parser.add_argument("--serve", action="store_true", help="print an address and wait, to look at it oneself")
@@ -109,7 +109,7 @@ def _fill(gateway: Gateway, url: str) -> None:
 
 
 def take_pictures(gateway: Gateway, pages: dict[str, str]) -> None:
-    """Writes a picture of each page, colour scheme and size."""
+    """Writes a screenshot of each page, colour scheme and size."""
     from playwright.sync_api import sync_playwright
 
     records = requests.get(f"{gateway.url}/api/activity?limit=1000", headers=gateway.headers, timeout=30).json()["data"]

@@ -1,4 +1,4 @@
-"""The documentation and Swagger UI in a real browser: no refusal by the policy, no call elsewhere."""
+"""The documentation and Swagger UI in a real browser: no violation of the policy, no request to another server."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_swagger_ui_sends_a_request_and_follows_the_colour_scheme(dashboard: Pag
     page.locator("#operations-The_gateway_itself-is_alive button.execute").click()
     page.locator(".live-responses-table .response-col_status", has_text="200").wait_for()
     assert page.locator(".request-url pre").inner_text() == f"{dashboard.gateway.url}/health"
-    # Its second <main> is none any more, and its list of servers has a name.
+    # Its second <main> has another role now, and its list of servers has a label.
     roles = page.evaluate("[...document.querySelectorAll('main')].map((each) => each.getAttribute('role'))")
     assert roles == [None, "region"] and page.get_by_label("Server", exact=True).count() == 1
     for scheme in ("dark", "light"):

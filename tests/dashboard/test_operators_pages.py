@@ -1,4 +1,4 @@
-"""Keys, Health, Integrity and Settings: what operators see and change, and what of it the holder of a key sees."""
+"""Keys, Health, Integrity and Settings: what operators see and change, and the parts that a key's holder sees."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ OPERATORS = (
     "settings",
 )
 OTHERS = ("in_flight", "unshipped", "unrecorded", "rejected", "unsent")
-# What a worker of another host has told: it has a problem, an old list, and an open breaker.
+# The state that a worker of another host reported: a problem, an old list, and an open breaker.
 STATE: dict[str, Any] = {
     "draining": False,
     "live_requests": 2,
@@ -51,7 +51,7 @@ STATE: dict[str, Any] = {
 
 @pytest.fixture
 def far_worker(dashboard: Pages) -> Iterator[Callable[[str], None]]:
-    """A function that makes a worker of another host, which was last seen so long ago; it is gone after the test."""
+    """A function that registers a worker of another host, last seen so long ago; the test's end removes it."""
     engine = create_engine(dashboard.database_url, poolclass=NullPool)
 
     def make(ago: str) -> None:
@@ -114,14 +114,14 @@ def test_a_key_is_made_limited_replaced_and_revoked(dashboard: Pages, open_page:
     page.fill("[name=budgets]", "5-requests/month\n100/year")
     page.fill("[name=requests_per_minute]", "1,000")
     page.click("button.main")
-    # A mistake keeps what was filled in, and says what to do in the words of the API.
+    # After a mistake the form keeps its values, and the message is the API's.
     assert "windows" in text_of(page, "[role=alert]") or "year" in text_of(page, "[role=alert]")
     assert page.locator("[name=name]").input_value() == name
     page.fill("[name=budgets]", "5-requests/month")
     page.click("button.main")
     secret = text_of(page, "#secret")
     id = secret.split("_")[1]
-    assert page.url == f"{dashboard.url}/keys/{id}"  # So a reload makes no second key,
+    assert page.url == f"{dashboard.url}/keys/{id}"  # So a reload makes no second key
     page.reload()
     assert secret not in page.content() and text_of(page, "h1") == f"{name} works"  # and shows the secret no more.
     assert post_chat(dashboard.gateway, MODEL, key=secret).status == 200
@@ -210,7 +210,7 @@ def test_groups_and_the_gateway_have_limits(dashboard: Pages, open_page: OpenPag
     click_through(page, f"text={name}")
     page.once("dialog", lambda dialog: dialog.dismiss())
     page.click("text=Delete the group")
-    assert text_of(page, "h1") == f"Group {name}"  # Somebody who says no deletes nothing.
+    assert text_of(page, "h1") == f"Group {name}"  # Dismissing the dialog deletes nothing.
     page.once("dialog", lambda dialog: dialog.accept())
     click_through(page, "text=Delete the group")
     assert page.url.endswith("/groups") and name not in page.content()
@@ -229,7 +229,7 @@ def test_an_alias_is_made_changed_used_and_deleted(dashboard: Pages, open_page: 
     page.fill("[name=overrides]", '{"temperature": 0}')
     click_through(page, "button.main")
 
-    def is_shown() -> bool:  # The worker that shows the list may learn of the alias later than the one that made it.
+    def is_shown() -> bool:  # The worker that renders the page may learn of the alias later than the one that made it.
         page.goto(f"{dashboard.url}/routing")
         shown = text_of(page, "#aliases")
         return all(text in shown for text in (name, "fireworks", "none-such", "sets temperature"))
@@ -362,7 +362,7 @@ def test_integrity_has_the_terms_of_the_api_and_names_missing_workers(
 
 @pytest.fixture
 def billed_day(dashboard: Pages) -> Iterator[date]:
-    """A day on which the provider billed what nobody recorded: yesterday, as it was fetched three days later."""
+    """A day with a bill but no records: yesterday, with a bill that was fetched three days later."""
     engine = create_engine(dashboard.database_url, poolclass=NullPool)
     yesterday = datetime.now(UTC).date() - timedelta(days=1)
     with engine.begin() as connection:

@@ -1,4 +1,4 @@
-"""The pages in a real browser: figures equal the API's, and nobody sees what is not theirs."""
+"""The pages in a real browser: figures equal the API's, and nobody sees the data of others."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ PATHS = (
     "integrity",
     "settings",
 )
-# Those that `make test` opens: figures with charts.
+# The pages that `make test` opens: figures with charts.
 FEW = ("",)
 
 
@@ -63,9 +63,9 @@ def text_of(page: Any, selector: str) -> str:
 def click_through(page: Any, selector: str) -> None:
     """Clicks on a link or a form's button and waits until the page that follows is loaded.
 
-    A click alone may return while the old page is being replaced. What is asked then may still be told of the old
-    page, or of the gateway before it has the form, and Chromium may refuse to reload ("Not attached to an active
-    page").
+    A click alone may return while the old page is still being replaced. A query then may still get answers from the
+    old page, or from the gateway before it has received the form, and Chromium may refuse to reload ("Not attached to
+    an active page").
     """
     with page.expect_navigation():
         page.click(selector)
@@ -109,7 +109,7 @@ def test_the_overview_has_the_figures_of_the_api_and_each_leads_to_its_records(
 
 
 def test_pages_without_a_browser_have_what_the_api_has(dashboard: Pages) -> None:
-    """Filters, a request by its id, a key without requests or budget, and what is not shown to others."""
+    """Filters, a request by its id, a key without requests or budget, and pages that are not shown to others."""
     cut = dashboard.ask("/api/activity?outcome=upstream_cut,upstream_error", dashboard.alice)["data"][0]
     with dashboard.sign_in() as session:
         alice = dashboard.alice.split("_")[1]
@@ -150,12 +150,12 @@ def test_filters_stay_through_pages_export_and_a_single_request(dashboard: Pages
     assert "outcome=ok" in page.url
     newest = page.url
     click_through(page, "text=Older")
-    assert page.url != newest and page.locator("text=Older").count() == 0  # The next without the filter is another.
+    assert page.url != newest and page.locator("text=Older").count() == 0  # Without the filter there would be more.
     click_through(page, "text=Newer")
     assert page.url == newest
     click_through(page, "text=Back to the list")
     assert rows.count() == 2
-    page.select_option("select[name=gateway]", "fireworks")  # Followed at once, and the other filters stay.
+    page.select_option("select[name=gateway]", "fireworks")  # Takes effect at once, and the other filters stay.
     page.wait_for_url("**gateway=fireworks**")
     assert rows.count() == 2 and page.locator("select[name=outcome]").input_value() == "ok"
 
@@ -328,7 +328,7 @@ def test_long_names_of_models_and_three_answers_fit_a_screen(dashboard: Pages, o
 
 @pytest.mark.soak
 def test_axe_finds_nothing_and_pages_fit(dashboard: Pages, open_page: OpenPage) -> None:
-    """On a screen in light colours, and on a phone in dark ones; `make soak` does it with every page."""
+    """On a screen in light colours, and on a phone in dark ones; `make soak` checks every page."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     request_id = dashboard.ask("/api/activity?outcome=rejected")["data"][0]["request_id"]
     operator = {"Authorization": f"Bearer {dashboard.gateway.key}"}
@@ -339,7 +339,7 @@ def test_axe_finds_nothing_and_pages_fit(dashboard: Pages, open_page: OpenPage) 
     assert made.ok, made.text
     own = (f"holders/{made.json()['data']['id']}", "routing/one?name=axe")
     docs = tuple(f"../docs/{page}" for page in ("", "limits", "clients", "search?q=budget", "nowhere"))
-    # The policy would refuse axe, which is a script; and colours that still change would be measured.
+    # The policy would block axe, which is a script, and axe would measure colours in the middle of a transition.
     page = open_page(bypass_csp=True, reduced_motion="reduce")
     for path in (*PATHS, *own, *docs, "nowhere", "sign-in") if FULL else FEW:
         page.set_viewport_size(SCREEN)
@@ -351,7 +351,7 @@ def test_axe_finds_nothing_and_pages_fit(dashboard: Pages, open_page: OpenPage) 
         page.set_viewport_size(PHONE)
         page.emulate_media(color_scheme="dark")
         assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], path
-        if FULL:  # With all rules; otherwise with the only one about colours.
+        if FULL:  # Checks all rules, otherwise only the one about colours.
             page.reload()
             assert axe.run(page).violations_count == 0, f"{path}, dark on a phone"
         else:
@@ -389,7 +389,7 @@ def test_pages_refresh_themselves_and_obey_the_keyboard(dashboard: Pages, open_p
     page.keyboard.press("m")
     page.wait_for_url("**/models")
     page.keyboard.press("/")
-    page.keyboard.type("gt?")  # A key in a field is a letter.
+    page.keyboard.type("gt?")  # In a field, keys are letters and no shortcuts.
     assert page.locator("[name=search]").input_value() == "gt?" and page.url.endswith("/models")
     page.locator("h1").click()
     page.keyboard.press("t")

@@ -29,7 +29,7 @@ STREAMS = soak_only("dashboard/test_playground.py::test_answers_stream_side_by_s
 
 
 def fact_of(card: Any, name: str) -> str:
-    """Returns what a card says of its answer."""
+    """Returns a fact that a card shows about its answer."""
     return str(card.locator(f"[data-fact={name}]").inner_text())
 
 
@@ -39,13 +39,13 @@ def test_answers_stream_side_by_side_and_cost_what_their_records_say(
 ) -> None:
     page = open_page(dashboard.bob)
     before = len(dashboard.ask("/api/activity", dashboard.bob)["data"])
-    # A link fills the form, and sends nothing.
+    # A link fills in the form, and sends nothing.
     page.goto(f"{dashboard.url}/playground?api={api}&model={MODEL},{OTHER}&message=Write+400+words+about+{HOSTILE}")
     page.wait_for_timeout(200)
     assert page.locator(".answer").count() == 0
     page.fill("[name=system]", "Be brief, it's late.")
     page.click("#send")
-    # The first words are there while the others are not.
+    # The first words are shown before the last ones arrive.
     page.locator(".answer .state", has_text="answering").first.wait_for()
     first = page.locator(".turn.assistant").first
     first.locator("text=/sandbox/").wait_for()
@@ -74,7 +74,7 @@ def test_a_conversation_goes_on_stops_and_says_what_failed(dashboard: Pages, ope
     for number, text in enumerate(("My name is Ada.", "And I am 36."), start=1):
         page.fill("[name=message]", text)
         page.keyboard.press("Control+Enter")
-        # That it was busy may be over before anybody looks.
+        # The busy state is not asserted, because it may be over before the test looks.
         page.locator(".turn.user").nth(number - 1).wait_for()
         page.locator("#answers[aria-busy=false]").wait_for()
     assert page.locator(".turn.user").count() == 2

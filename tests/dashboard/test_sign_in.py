@@ -1,4 +1,4 @@
-"""Who may see pages: sign-in by key and by link, sessions and their end, and requests that other sites cause."""
+"""Access to pages: sign-in by key and by link, sessions and their end, and requests that other sites cause."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from tests.support.prefix_proxy import running_prefix_proxy
 from tests.support.user_keys import make_key, revoke
 from tests.support.waiting import wait_until
 
-# What anybody may see.
+# Pages that anybody may see.
 OPEN = {"/dashboard/sign-in", "/dashboard/sign-out", "/dashboard/link"}
-# What is shown without the database, and what such a page says of it.
+# Page that is shown without the database → its sentence about that.
 WITHOUT_DATABASE = {
     "models": "so the requests of the last 7 days are not shown",
     f"models/one?id={MODEL}": "unknown now, because the gateway",
@@ -89,13 +89,13 @@ def test_the_cookie_holds_no_key_is_for_pages_alone_and_ends_with_the_session(da
         assert (cookie.path, cookie.secure) == ("/dashboard", False) and cookie.has_nonstandard_attr("HttpOnly")
         assert dashboard.alice not in str(cookie.value) and cookie.get_nonstandard_attr("SameSite") == "Lax"
         copied = {"gateway_session": str(cookie.value)}
-        for path in ("/api/activity", "/v1/models", "/api/key"):  # Looked at by no path of the API.
+        for path in ("/api/activity", "/v1/models", "/api/key"):  # The API ignores the cookie.
             assert get(dashboard.gateway.url + path, cookies=copied).status_code == 401
         assert get(f"{dashboard.url}/", cookies=copied).status_code == 200
         session.post(f"{dashboard.url}/sign-out", timeout=30)
         for _ in range(8):  # At both workers.
             assert get(f"{dashboard.url}/", cookies=copied).status_code == 303
-        # The useless cookie is deleted by the form, so nobody goes round in circles.
+        # The form deletes the invalid cookie, so there is no redirect loop.
         form = get(f"{dashboard.url}/sign-in", cookies=copied)
         assert form.status_code == 200 and "Max-Age=0" in form.headers["set-cookie"]
     assert dashboard.alice not in dashboard.gateway.log() and str(cookie.value) not in dashboard.gateway.log()
@@ -130,7 +130,7 @@ def test_failed_sign_ins_are_limited_and_the_wrong_key_is_shown_nowhere(dashboar
     headers = {"Origin": dashboard.gateway.url, "X-Forwarded-For": "203.0.113.7"}
     wrong = "gw_wrong_key_that_nobody_has"
     seen = []
-    while 429 not in seen:  # Each of the two workers counts by itself.
+    while 429 not in seen:  # Each of the two workers counts separately.
         response = requests.post(f"{dashboard.url}/sign-in", headers=headers, data={"key": wrong}, timeout=30)
         seen.append(response.status_code)
         assert wrong not in response.text and len(seen) <= 11
@@ -184,7 +184,7 @@ def test_below_any_prefix_and_over_tls_everything_works_without_a_setting(
             for address in {each.partition("?")[0]: each for each in addresses}.values():
                 assert not address.startswith(("/", "http")), address
                 followed = session.get(f"{url}/dashboard/{address}", timeout=30, allow_redirects=False)
-                expected = 404 if "sign-out" in address else 200  # It takes a POST.
+                expected = 404 if "sign-out" in address else 200  # Signing out takes a POST.
                 assert followed.status_code == expected, address
 
 
@@ -217,7 +217,7 @@ def test_one_can_sign_out_while_the_database_is_away(dashboard: Pages) -> None:
             assert out.status_code == 303 and "Max-Age=0" in out.headers["set-cookie"] and not session.cookies
             told = session.get(f"{dashboard.url}/{out.headers['location']}".replace("../dashboard/", ""), timeout=30)
             assert told.status_code == 200 and "You are signed out in this browser" in told.text
-            # The connection leads to the same worker, which does not accept the cookie any more.
+            # The connection stays with the same worker, which does not accept the cookie any more.
             again = session.get(f"{dashboard.url}/health", cookies=copied, timeout=30, allow_redirects=False)
             assert again.status_code == 303 and "/sign-in" in again.headers["location"]
         finally:
@@ -235,7 +235,7 @@ def test_health_is_shown_soon_while_the_database_hangs(dashboard: Pages) -> None
         assert session.get(f"{dashboard.url}/health", timeout=30).ok
         dashboard.database.freeze()
         try:
-            # The statements that page needs may take 6 + 1 + 4 s in all.
+            # The statements of the page could take up to 6 + 1 + 4 s in all.
             shown = session.get(f"{dashboard.url}/health", timeout=7)
         finally:
             dashboard.database.thaw()

@@ -1,4 +1,4 @@
-"""The documentation as it is served: every page, every link, the search, and nothing but what may be shown."""
+"""The served documentation: every page, every link, the search, and no file that must stay private."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def rendered_page(slug: str) -> RenderedPage:
 
 @pytest.fixture
 def site() -> Iterator[FlaskClient]:
-    """An application of this process, which needs no database for these paths."""
+    """An application in this process, which needs no database for these paths."""
     yield create_app(load_settings({})).test_client()
     use_settings(None)
 
@@ -63,7 +63,7 @@ def test_paths_on_the_pages_are_paths_of_the_gateway() -> None:
     for page in PAGES.values():
         for path in re.findall(r"http://localhost:8000(/[^\s'\"?`)|]+)", page.path.read_text()):
             if path.startswith(("/v1/…", "/docs", "/dashboard")) or path in {"/v1", "/v1/"}:
-                continue  # Bases of SDKs, and pages.
+                continue  # Base URLs of SDKs, and pages.
             assert any(re.fullmatch(re.sub(r"\{\w+\}", ".+", each), path) for each in known), (page.file, path)
 
 

@@ -1,4 +1,4 @@
-"""`bin/gateway doctor` names each mistake of a set-up right, all of them at once, and none where there is none."""
+"""`bin/gateway doctor` names every mistake in a set-up correctly and at once, and reports none in a sound one."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_sound_set_up_has_no_finding(
         assert found(nowhere, DATABASE_URL=AWAY)["url"][0].startswith("fail: 127.0.0.1 does not answer as a gateway")
 
 
-# What a proxy spoils → the check that names it, and how its finding begins.
+# A proxy's misbehaviour → the check that names it, and the beginning of its finding.
 SPOILED = {
     "drops_request_id": ("headers", "fail: the header x-request-id of the answer is gone."),
     "drops_authorization": ("stream", "fail: the gateway there refuses GATEWAY_API_KEY."),
@@ -113,7 +113,7 @@ def test_each_thing_that_a_proxy_spoils_is_named_and_nothing_else(scripted_gatew
         name, beginning = SPOILED[spoil]
         wrong = [(check, line) for check, line in results if not line.startswith("ok: ")]
         assert [check for check, _ in wrong] == [name] and wrong[0][1].startswith(beginning), (spoil, wrong)
-    # A number is an address too, and not one that is known to be this machine's.
+    # A plain number is an address too, and not one known to be this machine's.
     strange = {result.check: f"{result.status}: {result.text}" for result in longer.result()}
     assert strange["tls"].startswith("fail: clients send their keys unencrypted.")
     assert strange["silence"].startswith("ok: an answer that is silent for 3 s passes")
@@ -221,8 +221,8 @@ def test_what_is_wrong_with_this_machine_is_named(found: Any, tmp_path: Path, mo
     journal = tmp_path / "journal"
     journal.mkdir()
     (journal / "rejected.jsonl").write_text("{}\n")
-    monkeypatch.setattr("app.doctor.host_checks._LEAST_FREE_BYTES", 1 << 62)  # No disk of a test is nearly full.
-    # As where requirements-traces.txt is not installed; another test may have loaded it.
+    monkeypatch.setattr("app.doctor.host_checks._LEAST_FREE_BYTES", 1 << 62)  # Makes any disk count as nearly full.
+    # As if requirements-traces.txt were not installed; another test may have imported it.
     for name in [name for name in sys.modules if name.startswith("opentelemetry.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
@@ -284,11 +284,11 @@ def test_what_is_wrong_with_the_database_is_named(
     with get_engine().begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     shift_clock(database_url, "100 seconds")
-    monkeypatch.setattr("app.doctor.database_checks.LEAST_VERSION", 990_000)  # No older server is at hand.
+    monkeypatch.setattr("app.doctor.database_checks.LEAST_VERSION", 990_000)  # There is no older server to test with.
     results = found(DATABASE_URL=database_url)
     assert results["database"][0].endswith("is older than any that was tested. Use 15 or later.")
     assert re.match(r"warn: this machine's clock is (99|100) s behind PostgreSQL's", results["clock"][0])
-    assert "tables" not in results  # The code cannot know those of a later migration.
+    assert "tables" not in results  # The code cannot know the tables of a later migration.
 
 
 def test_the_command_works_where_a_setting_is_malformed(tree: Path) -> None:
@@ -323,7 +323,7 @@ def test_the_command_works_where_a_file_cannot_be_read_and_prefers_env_local(tre
 
     (place / ".env.local").write_text("PORT=8001\n", "utf-16")
     assert "is not in UTF-8" in run(FLASK_SKIP_DOTENV="1")["settings"]
-    # flask puts the defaults of .env into the environment; they must not count more than this file.
+    # flask puts the defaults of .env into the environment, where they must not override this file.
     (place / ".env.local").write_text("WEB_CONCURRENCY=1\nRETENTION_DAYS=7\n")
     found = run(RETENTION_DAYS="90")
     assert "from the environment: DATABASE_URL, RETENTION_DAYS, others from files" in found["settings"]

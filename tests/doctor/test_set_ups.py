@@ -1,6 +1,6 @@
-"""`bin/gateway doctor` names what is wrong with a set-up that is really broken, and blames nothing else.
+"""`bin/gateway doctor` finds the mistake in a set-up that is really broken, and reports nothing else.
 
-Each case breaks one thing of a set-up that is sound otherwise, and has the findings that there must be.
+Each case breaks one part of an otherwise sound set-up, and lists the required findings.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.support.scripted_upstream import ScriptedUpstream, refused_address
 
 
 class World(NamedTuple):
-    """What a set-up consists of."""
+    """The parts of a set-up."""
 
     postgres: Postgres
     database_url: str
@@ -44,7 +44,7 @@ Break = Callable[[World], AbstractContextManager[Settings]]
 
 
 def with_settings(**settings: str) -> Break:
-    """Returns a set-up with other settings, in which {place} and {database} stand for those of the test."""
+    """Returns a break by settings, in which {place} and {database} are replaced by the test's own."""
     return lambda world: nullcontext(
         {name: value.format(place=world.place, database=world.database_url) for name, value in settings.items()}
     )
@@ -103,7 +103,7 @@ def a_collector_with_status(world: World, status: int) -> Iterator[Settings]:
         yield {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
 
 
-# What is broken → how, and a pattern for each finding there must be: check, then status and text.
+# The mistake → how it is made, and a pattern for each required finding: check, then status and text.
 CASES: dict[str, tuple[Break, Sequence[tuple[str, str]]]] = {
     "nothing": (with_settings(), []),
     "database address of MySQL": (
@@ -224,7 +224,7 @@ def sound_url(postgres: Postgres) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def replica_url(server_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a migrated database on a server that takes no writes until it is promoted."""
+    """The address of a migrated database on a server that refuses writes until it is promoted."""
     data = tmp_path_factory.mktemp("replica") / "data"
     subprocess.run(["cp", "-a", server_data, data], check=True)
     (data / "standby.signal").touch()
