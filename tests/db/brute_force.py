@@ -19,7 +19,7 @@ _QUANTILES = [0.0, 0.5, 0.95, 0.99, 1.0]
 
 
 class Wanted(NamedTuple):
-    """Which rows to sum, as `select_usage` takes it."""
+    """The choice of rows to sum, as arguments of `select_usage`."""
 
     start: datetime
     end: datetime
@@ -29,7 +29,7 @@ class Wanted(NamedTuple):
     endpoint: str | None = None
 
     def choose(self, rows: Iterable[Row]) -> list[Row]:
-        """Returns the rows that belong to it."""
+        """Returns the chosen rows."""
         return [row for row in rows if self._is_chosen(row)]
 
     def _is_chosen(self, row: Row) -> bool:
@@ -40,7 +40,7 @@ class Wanted(NamedTuple):
 
 
 def check_usage(usage: Usage, chosen: Sequence[Row], wanted: Wanted) -> None:
-    """Fails unless the sums are those of the rows."""
+    """Fails unless the sums equal those over the rows."""
     by_outcome, by_model, by_step, by_endpoint, by_gateway = (defaultdict[Any, list[Sums]](list) for _ in range(5))
     for row in chosen:
         by_outcome[row["outcome"], row["error_type"] or ""].append(sums_of(row))
@@ -123,7 +123,7 @@ def totals(groups: dict[Any, list[Sums]]) -> dict[Any, Sums]:
 
 
 def rounded(sums: Sums) -> Sums:
-    """Returns the sums without the last digits of the sum of doubles, which depend on their order."""
+    """Returns the sums without the last digits of the sum of doubles, which depend on the order of addition."""
     return sums._replace(speed_ms=float(f"{sums.speed_ms:.9g}"))
 
 

@@ -1,4 +1,4 @@
-"""Budgets and draws for tests of the functions of migration 0010, and the books that must always agree."""
+"""Budgets and draws for tests of the functions of migration 0010, and the balances that must always agree."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def add_budget(engine: Engine, amount: str, unit: str = "tokens", window: str = 
 
 
 def make_draw(budget: int, version: int, want: int, used: int = 0, **others: Any) -> LeaseDraw:
-    """Returns a draw of the period from START on; what is needed is all that is wanted, unless `others` says less."""
+    """Returns a draw of the period from START on; all that is wanted is also needed, unless `others` overrides it."""
     start: datetime = others.pop("start", START)
     values: dict[str, Any] = {
         "need": want,
@@ -58,7 +58,7 @@ def make_draw(budget: int, version: int, want: int, used: int = 0, **others: Any
 
 
 def charge(engine: Engine, budget: int, worker_id: str, amount: int, start: datetime = START) -> None:
-    """Adds a charge to what a worker's requests were charged."""
+    """Adds a charge for a worker's requests."""
     with engine.begin() as connection:
         connection.execute(
             text(
@@ -77,7 +77,7 @@ def end_worker(engine: Engine, worker_id: str) -> None:
 
 
 def read_books(connection: Connection) -> list[dict[str, Any]]:
-    """Returns for each period its amount, what is granted, the sums of its leases and charges, and open leases."""
+    """Returns for each period its amount, the granted sum, the sums of its leases and charges, and open leases."""
     rows = connection.execute(
         text("""
         SELECT budget_period.id, budget_id, amount + extra AS total, granted,
@@ -91,7 +91,7 @@ def read_books(connection: Connection) -> list[dict[str, Any]]:
 
 
 def check_books(connection: Connection, over: Decimal | int = 0) -> None:
-    """Fails unless what is granted of each period is what its leases have, and at most its amount and `over`."""
+    """Fails unless each period's granted sum equals the sum of its leases, and is at most its amount and `over`."""
     for period in read_books(connection):
         assert period["granted"] == period["drawn"], period
         assert period["granted"] <= period["total"] + over, period

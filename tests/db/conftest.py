@@ -21,7 +21,7 @@ def engine(database_url: str) -> Iterator[Engine]:
 
 @pytest.fixture(scope="module")
 def file_engine(postgres: Postgres) -> Iterator[Engine]:
-    """The same on one database for all tests of a file."""
+    """An engine of that kind on a database shared by the tests of a file."""
     url = postgres.create_migrated_database()
     engine = create_engine_for(url)
     yield engine

@@ -16,9 +16,9 @@ from app.db.partitions import insert_partitions
 def insert_history(
     engine: Engine, *, rows: int, last: date, days: int, models: int = 50, keys: int = 20
 ) -> Iterator[int]:
-    """Spreads `rows` requests evenly over the `days` UTC days up to `last`; yields the number of each day's rows.
+    """Spreads `rows` requests evenly over the `days` UTC days up to `last`; yields the number of rows of each day.
 
-    One request in ten fails, with one of three error types; every model, key and outcome occurs all the time.
+    One request in ten fails, with one of three error types; every model, key and outcome occurs throughout.
     """
     first = last - timedelta(days=days - 1)
     with engine.begin() as connection:
@@ -32,7 +32,7 @@ def insert_history(
             yield int(connection.exec_driver_sql(statement, values).scalar_one())
 
 
-# Hashes of a row's number within its day serve as random numbers: all days are alike, without a pattern inside.
+# Hashes of a row's number within its day serve as random numbers: all days are alike, without a pattern within a day.
 _SOURCE = """
     SELECT {columns} FROM (
         SELECT n, hashint8(n) & 2147483647 AS a, hashint8(n + 1000000007) & 2147483647 AS b,

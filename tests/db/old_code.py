@@ -1,4 +1,4 @@
-"""What the code before migration 0007 did: its insert statement as it was, and its sums."""
+"""The code before migration 0007: its original insert statement, and its sums."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from app.db.sums import Sums
 from tests.db.brute_force import rounded
 from tests.db.rows import Row, encode
 
-# The statement with its ledger line, printed by the last commit before the migration.
+# The insert statement with its ledger line, as printed by the last commit before the migration.
 _INSERT = (Path(__file__).parent / "old_insert.sql").read_text()
 
 _COUNTS = ("in_flight", "unshipped", "unrecorded", "rejected", "unsent", "direct", "segment", "byte_offset")
 
-# Each earlier table, and the later sums of all requests with the same meaning.
+# Earlier table → its columns, and the later table that has the same sums of all requests.
 _SAME = {
     "usage_rollup": ("level, start, gateway, outcome, error_type", "outcome_usage WHERE subject = ''"),
     "model_rollup": ("level, start, gateway, model", "model_usage WHERE subject = ''"),

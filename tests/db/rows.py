@@ -21,7 +21,7 @@ Row = dict[str, Any]
 
 
 def make_row(**changes: Any) -> Row:
-    """Returns a successful request at NOON; `after_s` moves it, any other name replaces a column."""
+    """Returns a successful request at NOON; `after_s` shifts it, any other argument replaces a column."""
     started_at = NOON + timedelta(seconds=changes.pop("after_s", 0))
     row: Row = {
         "request_id": uuid.uuid4(),
@@ -61,7 +61,7 @@ def insert_rows(engine: Engine, rows: Iterable[Row]) -> int:
 
 
 def insert_keys(engine: Engine, *ids: str) -> None:
-    """Stores keys with these ids, which nobody can use."""
+    """Stores keys with these ids; no secret belongs to them."""
     with engine.begin() as connection:
         for id in ids:
             insert_key(connection, id=id, name=id, digest=hashlib.sha256(id.encode()).digest(), last_four="none")

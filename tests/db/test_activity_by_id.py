@@ -1,4 +1,4 @@
-"""Records are found by each of their ids along an index, and a table that was full before has the indexes too."""
+"""Records are found by any of their ids through an index, and the migration of a full table makes the indexes too."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DAYS, ROWS_PER_DAY = 4, 300
 
 
 def make_request_id(number: int) -> str:
-    """Returns the id of a request that began `number` minutes after NOON, as the gateway makes them."""
+    """Returns the id that the gateway would make for a request that began `number` minutes after NOON."""
     milliseconds = int((NOON + timedelta(minutes=number)).timestamp() * 1000)
     return str(UUID(int=milliseconds << 80 | 7 << 76 | 2 << 62 | number))
 
@@ -70,7 +70,7 @@ def test_a_table_that_has_days_already_gets_the_columns_and_the_indexes(database
     before = [column.name for column in activity.columns][:-4]
     row = make_row(upstream_request_id="theirs") | {"attempts": "[]"}
     names = [name for name in row if name in before]
-    # What a worker of the earlier version writes, before and after the migration.
+    # The insert statement of a worker of the earlier version, run before and after the migration.
     insert = text(f"INSERT INTO activity ({', '.join(names)}) VALUES ({', '.join(':' + name for name in names)})")
     with engine.begin() as connection:
         connection.execute(text("CREATE TABLE activity_p20260314 (LIKE activity INCLUDING ALL)"))

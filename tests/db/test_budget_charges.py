@@ -1,4 +1,4 @@
-"""The trigger that adds what a row was charged to its budgets' periods, once and without ever refusing a row."""
+"""The trigger that adds a row's charge to the periods of its budgets, once and without ever refusing a row."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NO_TOKENS = dict.fromkeys(("prompt_tokens", "completion_tokens", "cached_tokens"
 
 
 def make_periods(engine: Engine, *units: str) -> list[int]:
-    """Stores a budget of each unit, and returns the ids of their periods, which need no rows."""
+    """Stores a budget of each unit, and returns the ids of their periods, which need not be stored."""
     sql = "INSERT INTO budget (subject_id, unit, amount, time_window) VALUES ('gateway', :unit, 5, 'day') RETURNING id"
     with engine.begin() as connection:
         budgets = [connection.execute(text(sql), {"unit": unit}).scalar_one() for unit in units]
@@ -39,10 +39,10 @@ def test_a_row_is_charged_once_to_each_of_its_periods_in_the_unit_of_the_budget(
     gone = compute_period_id(1_000, NOON)
     charged = {"charged_usd": Decimal("0.000123456790"), "charged_tokens": 150, "budget_periods": [*periods, gone]}
     rows = [
-        make_row(**charged),  # Its cost has three digits more, which are rounded up.
+        make_row(**charged),  # The cost has three excess digits, which are rounded up.
         make_row(**charged | {"cost_kind": "estimated", "usage_source": "counted", "budget_periods": periods * 2}),
         make_row(**charged | {"charged_usd": Decimal("0.5"), "charged_tokens": 1_000} | UNKNOWN | NO_TOKENS),
-        # An attempt that failed before may have been billed, and its ceiling is in the charge.
+        # An earlier failed attempt may have been billed, so its ceiling is in the charge.
         make_row(**charged | {"charged_usd": Decimal("1.000123456790"), "charged_tokens": 1_150}),
         make_row(charged_usd=1, charged_tokens=1),
         make_row(),

@@ -1,4 +1,4 @@
-"""Lists of budgets: a page is chosen, summed and cut by the database, however many budgets there are."""
+"""Lists of budgets: the database selects, sums and cuts a page, however many budgets there are."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ KINDS = [
 
 @pytest.fixture(scope="module")
 def engine(file_engine: Engine) -> Iterator[Engine]:
-    """A database with the budgets of 10,000 keys, each of 100 USD, of which from 0 to 99 are charged, by id."""
+    """A database with budgets of 10,000 keys, each of 100 USD, with charges from 0 to 99 USD by id."""
     use_settings(load_settings({"DATABASE_URL": file_engine.url.render_as_string(hide_password=False)}))
     engine = get_engine()
     with engine.begin() as connection:
@@ -53,7 +53,7 @@ def engine(file_engine: Engine) -> Iterator[Engine]:
                     FROM generate_series(1, :keys) AS n WHERE n % :kinds = :number"""),
                 values,
             )
-            # What is of the period before counts only in a rolling window. A charge may come before its period's row.
+            # The previous period counts only in a rolling window. A charge may arrive before its period has a row.
             for start, share in ((period.start, 1.0), (period.since or period.start, 0.0)):
                 minute = compute_period_id(0, start)
                 connection.execute(
@@ -80,7 +80,7 @@ def test_budgets_above_a_share_are_found_by_a_statement(engine: Engine) -> None:
     while True:
         statements.clear()
         page = select_budget_page(above=80, cursor=cursor, limit=700)
-        # The time, the kinds of budgets, and the page: not more with more budgets.
+        # One statement each for the time, the kinds of budgets, and the page, however many budgets there are.
         assert len(statements) == 3, statements
         found += page.data
         cursor, pages = page.next_cursor, pages + 1

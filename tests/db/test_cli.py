@@ -19,7 +19,7 @@ from tests.support.soak import soak_only
 
 @pytest.fixture
 def empty_database(postgres: Postgres) -> Iterator[None]:
-    """The settings of this process name a database without tables."""
+    """Points this process's settings at a database without tables."""
     url = postgres.create_database()
     use_settings(load_settings({"DATABASE_URL": url}))
     yield
@@ -34,7 +34,7 @@ def test_upgrade_from_an_empty_database_and_downgrade(empty_database: None) -> N
     assert _run("check").exit_code == 1
     assert f"schema current: migration {get_head()} is in place" in _run("upgrade").output
     assert _run("current").exit_code == _run("check").exit_code == 0
-    _set_revision("9999")  # As code of a later version leaves it; then a platform rolls back to this one.
+    _set_revision("9999")  # As left by a later version, from which a platform then rolls back to this one.
     for command in ("upgrade", "current"):
         ahead = _run(command)
         assert ahead.exit_code == 0 and ahead.output.startswith("the schema is ahead: migration 9999 is in place")

@@ -1,4 +1,4 @@
-"""Migration 0007 keeps the statistics of the past, works beside the code before it, and can be taken back exactly."""
+"""Migration 0007 keeps earlier statistics, works beside the code before it, and can be reverted exactly."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NOW = datetime.now(UTC).replace(second=0, microsecond=0)
 KEPT_FROM = (NOW - 40 * DAY).replace(hour=0, minute=0)
 EARLIER = ("usage_rollup", "model_rollup", "key_seen", "key_usage", "latency_rollup")
 
-# Whose requests, how far back, and by which step.
+# Windows of statistics: subject, length and step.
 WINDOWS = [
     *(
         (subject, length, step)
@@ -82,7 +82,7 @@ def test_the_past_is_counted_as_before_and_both_codes_go_on(url: str, engine: En
     _check(engine, history)
     check_old_sums(engine)
 
-    # Nothing is folded after these; the earlier tables still get them.
+    # No fold follows these rows, but the downgrade adds them to the earlier tables.
     rest = [_random_row(chance, days=2) for _ in range(50)]
     insert_rows(engine, rest[:30])
     insert_old(engine, rest[20:])
@@ -111,7 +111,7 @@ def _check(engine: Engine, history: list[Row]) -> None:
             wanted = Wanted(NOW - length, NOW + HOUR, step, subject)
             check_usage(select_usage(connection, **wanted._asdict()), wanted.choose(history), wanted)
         midnight = NOW.replace(hour=0, minute=0)
-        # All that ever was; of keys and models, what was kept. A key's longer windows begin on a whole hour.
+        # All requests ever; for keys and models, the kept ones. A key's longer windows begin on a whole hour.
         for subject, start in {
             "": midnight - 50 * DAY,
             "model:b": KEPT_FROM,

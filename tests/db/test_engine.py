@@ -22,7 +22,7 @@ from tests.support.postgres import Postgres
 
 @pytest.fixture
 def configured(database_url: str) -> Iterator[None]:
-    """This process's settings name the test's database."""
+    """Points this process's settings at the test's database."""
     use_settings(load_settings({"DATABASE_URL": database_url}))
     yield
     use_settings(None)
@@ -49,7 +49,7 @@ def test_a_forked_process_gets_connections_of_its_own(configured: None) -> None:
         try:
             os.write(write, str(_backend(get_engine())).encode())
         finally:
-            # Otherwise the child would run the rest of the tests too.
+            # Without this, the child would go on with the other tests.
             os._exit(0)
     os.waitpid(child, 0)
     child_backend = int(os.read(read, 20))
@@ -94,14 +94,14 @@ def test_a_single_statement_is_one_message_until_the_connection_was_idle_or_clos
         database = get_component(Database)
 
         def ask(connections: Callable[[], AbstractContextManager[Connection]]) -> tuple[int, int]:
-            """Returns how many messages a statement took, and which backend answered it."""
+            """Returns the number of messages that a statement took, and the backend that answered it."""
             before = proxy.messages
             with connections() as connection:
                 backend = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
             return proxy.messages - before, backend
 
         _, first = ask(database.poll_connection)
-        # Levels of isolation leave nothing behind that a later statement pays for.
+        # An isolation level leaves no state behind that would cost a later statement a message.
         in_transaction = ask(database.read_connection)
         assert [in_transaction, ask(database.poll_connection), ask(database.poll_connection)] == [
             (3, first),

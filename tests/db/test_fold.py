@@ -1,4 +1,4 @@
-"""Old and new writers side by side, folds that fail, and the vacuum: every row is counted once at every instant."""
+"""Old and new writers together, failing folds, and the vacuum: every row is counted exactly once at every instant."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SUMS = ("outcome_usage", "model_usage", "latency_usage", "key_presence", "usage_
 
 @pytest.fixture
 def wide_engine(database_url: str) -> Iterator[Engine]:
-    """An engine with a connection for each of seven threads, so that none waits for another's."""
+    """An engine with a connection for each of seven threads, so that none waits for a connection."""
     engine = create_engine_for(database_url, pool_size=8)
     yield engine
     engine.dispose()
@@ -97,8 +97,8 @@ def _insert(engine: Engine, batch: list[bytes], worker_id: str, version: int) ->
                 return insert_old_lines(engine, batch, worker_id, version)
             return insert_activity(engine, batch, LedgerLine(worker_id=worker_id, version=version))
         except OperationalError as error:
-            # The old code inserts rows in another order, so that the two may deadlock over a row that both ship, and on
-            # a slow machine it may wait too long for its lock. Both send a batch again whose statement failed.
+            # The old code inserts rows in another order, so both may deadlock over a row that both ship, and on a slow
+            # machine it may wait too long for its lock. Both repeat a batch whose statement failed.
             assert getattr(error.orig, "pgcode", None) in {"40P01", "55P03"}
 
 
@@ -110,7 +110,7 @@ def _fold_until(engine: Engine, stop: threading.Event) -> int:
 
 
 def _look_until(engine: Engine, stop: threading.Event) -> int:
-    """Compares rows and counts in one snapshot again and again; returns how often."""
+    """Compares rows and counts repeatedly, each time in one snapshot; returns the number of comparisons."""
     looks = 0
     while not stop.is_set():
         with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:

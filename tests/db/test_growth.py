@@ -124,9 +124,9 @@ def test_minutes_and_hours_are_pruned_and_days_stay(engine: Engine) -> None:
     insert_rows(engine, [make_row(after_s=old + minute * 60) for minute in range(30)])
     insert_rows(engine, [make_row()])
     fold_deltas(engine, min_age_s=0)
-    # Thirty minutes and their hour. The earlier tables have a row of usage, of the model, of the key and of two
-    # latencies; the later ones the key, and for all requests, the key and the model usage and two latencies, and for
-    # two of these the models.
+    # Thirty minutes and their hour. Each has 5 rows in the earlier tables (usage, model, key, two latencies). In the
+    # later ones it has 1 for the key, 3 (usage, two latencies) for each of all requests, the key and the model, and 2
+    # for the models of two of these.
     assert delete_fine_rollups(engine, NOON) == 31 * (5 + 1 + 3 * 3 + 2)
     assert delete_fine_rollups(engine, NOON) == 0
     first = (NOON + old * timedelta(seconds=1)).date()

@@ -49,7 +49,7 @@ def test_a_revoked_key_stays_listed_with_the_time_of_its_first_revocation(engine
     assert [(key.id, key.revoked_at) for key in keys] == [("k1", revoked.revoked_at), ("k0", None)]
 
 
-# What workers and commands of the code before migration 0009 send.
+# Statements of workers and commands of the code before migration 0009.
 _OLD_INSERT = "INSERT INTO api_key (id, name, digest, last_four) VALUES ('old', 'old', :digest, 'abcd')"
 _OLD_SELECT = """
     SELECT live.fingerprint, parts.part

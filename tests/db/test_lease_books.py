@@ -1,4 +1,4 @@
-"""What the operator sees and corrects of leases, what a new budget begins with, and how old leases are merged."""
+"""Leases as the operator sees and corrects them, the initial charges of a new budget, and the merging of old leases."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def engine(file_engine: Engine) -> Engine:
 
 @pytest.fixture
 def connection(engine: Engine) -> Iterator[Connection]:
-    """A transaction on it that ends with the test."""
+    """A transaction on that database, which ends with the test."""
     with engine.connect() as connection:
         connection.execute(text("TRUNCATE worker, budget, budget_period, budget_lease, budget_charge CASCADE"))
         connection.commit()
@@ -101,10 +101,10 @@ def test_a_new_budget_begins_with_what_its_period_has_cost(engine: Engine, conne
     add_request(engine, "k2", start, **costs | {"cost_kind": "estimated"})
     add_request(engine, "k2", start - timedelta(hours=2), **costs)
     add_request(engine, "other", now - timedelta(minutes=2), **costs)
-    # A rejected request uses nothing, also while it is not folded; one that failed at its provider is a request.
+    # A rejected request uses nothing, even before it is folded; one that failed at its provider counts as a request.
     add_request(engine, "k1", now - timedelta(minutes=1), outcome="rejected", status=403)
     add_request(engine, "k1", now - timedelta(minutes=1), outcome="upstream_error", status=502)
-    # One that ended before it was sent to a provider uses nothing, whatever its outcome; one of a free model was sent.
+    # A request that ended before it was sent uses nothing, whatever its outcome; the one for a free model was sent.
     unsent = {"cost_usd": "0", "cost_kind": "exact", "prompt_tokens": None, "completion_tokens": None}
     for outcome in ("client_gone", "upstream_error", "gateway_shutdown"):
         add_request(engine, "k1", now - timedelta(minutes=1), status=499, **unsent | {"outcome": outcome})
@@ -170,7 +170,7 @@ def test_leases_of_periods_that_are_long_over_are_merged(engine: Engine, connect
     close_leases(engine, "a", keep=False)
     before = read_books(connection)
     connection.rollback()
-    # Workers b and c live, but all that they drew of the first period is charged.
+    # Workers b and c are alive, but have been charged for everything that they drew of the first period.
     assert merge_old_leases(engine, later + timedelta(days=1)) == 1
     assert merge_old_leases(engine, later + timedelta(days=1)) == 0
     after = read_books(connection)

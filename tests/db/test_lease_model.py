@@ -33,19 +33,19 @@ OPERATIONS = st.one_of(
 
 @pytest.fixture(scope="module")
 def engine(file_engine: Engine) -> Engine:
-    """A database for all examples; each example is rolled back."""
+    """A database shared by all examples, each of which is rolled back."""
     return file_engine
 
 
 @pytest.fixture(scope="module")
 def budget(engine: Engine) -> int:
-    """The budget of all examples."""
+    """The budget that all examples share."""
     return add_budget(engine, "0")
 
 
 @dataclass
 class Model:
-    """What the books should have."""
+    """The expected sums of the budget and its leases."""
 
     total: int
     extra: int = 0
@@ -118,7 +118,7 @@ def _draw(
     if used + need + ahead < before:
         assert given == max(used + need + ahead, used)
     elif answer.refused:
-        # Less is left than needed, beyond what is used anyway.
+        # Less is left than is needed beyond the amount already used.
         assert given == least and used + need - least > room - (least - before)
     else:
         assert used + need <= given <= max(used + need + ahead, least)

@@ -1,4 +1,4 @@
-"""Draws from budgets, and the closing of leases: the books agree whatever comes late, twice, out of order or never."""
+"""Draws from budgets, and the closing of leases: the sums agree even if statements are late, repeated or lost."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def release(engine: Engine, worker_id: str) -> list[KeptAmount]:
 
 
 def book(engine: Engine, budget: int) -> tuple[int, int, int]:
-    """Returns what is granted, drawn and charged of the budget's only period."""
+    """Returns the granted, drawn and charged sums of the budget's only period."""
     with engine.connect() as connection:
         (period,) = [each for each in read_books(connection) if each["budget_id"] == budget]
     return int(period["granted"]), int(period["drawn"]), int(period["charged"])
@@ -69,7 +69,7 @@ def test_a_draw_gives_what_requests_need_and_a_quarter_of_the_rest_beyond(engine
     budget = add_budget(engine, "1000")
     assert draw(engine, "a", make_draw(budget, 1, 900, need=10, firm=30)).drawn == "250"
     assert draw(engine, "b", make_draw(budget, 1, 900, need=10, firm=500)).drawn == "500"
-    # As much as fits of what waits, if the least need fits.
+    # If the least need fits, as much as fits of the waiting requests is granted.
     assert draw(engine, "c", make_draw(budget, 1, 900, need=10, firm=900)).drawn == "250"
     refused = draw(engine, "d", make_draw(budget, 1, 1, need=1))
     assert (refused.refused, refused.drawn, refused.granted, refused.total) == (True, "0", "1000", "1000")
@@ -85,7 +85,7 @@ def test_totals_are_absolute_so_repeating_and_late_draws_change_nothing(engine: 
         answer = draw(engine, "a", late)
         assert (answer.applied, answer.drawn, answer.version) == (False, "100", 5)
     assert draw(engine, "a", make_draw(budget, 6, 5000)).refused
-    # A draw that was refused counts too: an older one that is carried out later must not give back what it kept.
+    # A refused draw counts too: an older one that is carried out later must not change what it left.
     assert draw(engine, "a", make_draw(budget, 7, 0, used=0)).drawn == "0"
     assert not draw(engine, "a", make_draw(budget, 6, 500)).applied
     assert book(engine, budget) == (0, 0, 0)
@@ -97,7 +97,7 @@ def test_what_is_used_is_granted_even_above_the_amount_and_never_given_back(engi
     assert Decimal(draw(engine, "a", make_draw(budget, 2, 130, used=130)).drawn) == 130
     answer = draw(engine, "b", make_draw(budget, 1, 1))
     assert answer.refused and Decimal(answer.granted) == 130
-    # Nothing is needed, so nothing is refused, although more than all is granted.
+    # Nothing is needed, so nothing is refused, although more than the amount is granted.
     assert not draw(engine, "a", make_draw(budget, 3, 130, used=130)).refused
     assert Decimal(draw(engine, "a", make_draw(budget, 4, 0, used=120)).drawn) == 120
 
@@ -138,14 +138,14 @@ def test_of_a_rolling_window_all_hours_in_it_count(engine: Engine) -> None:
     first = draw_hour(0, 1, 60)
     assert Decimal(first.drawn) == 60 and first.oldest is None
     assert draw_hour(10, 2, 50).refused and Decimal(draw_hour(10, 3, 40).drawn) == 40
-    # 24 hours after the end of an hour it no longer counts; until then, some 24 hours have both.
+    # An hour counts until 24 hours after its end, because until then some window of 24 hours contains both hours.
     assert draw_hour(24, 4, 1).refused
     assert Decimal(draw_hour(25, 5, 60).drawn) == 60
-    # What is given back of an hour that is over is free for the others.
+    # An amount that is given back from a past hour is free for other hours.
     assert Decimal(draw_hour(10, 6, 10).drawn) == 10
     last = draw_hour(25, 7, 90)
     assert Decimal(last.drawn) == 90
-    # Hour 0 is out of the window, and the hours before 10 had nothing.
+    # Hour 0 is out of the window, and the other hours before 10 are empty.
     start, since = [(START + hours * hour).isoformat() for hours in (25, 1)]
     (state,) = select_states(engine, [PeriodQuery(budget=budget, period=last.period, start_at=start, since=since)])
     assert state.oldest == last.oldest == compute_period_id(budget, START + 10 * hour)
@@ -156,7 +156,7 @@ def test_draws_that_overlap_behind_a_lock_keep_the_books(engine: Engine) -> None
     draw(engine, "a", make_draw(budget, 1, 10))
     with engine.connect() as blocker, ThreadPoolExecutor(3) as pool:
         blocker.execute(text(f"SELECT FROM budget WHERE id = {budget} FOR UPDATE"))
-        # Each was sent while the one before was not answered, as after a wait that was given up.
+        # Each is sent before the previous one is answered, as after an abandoned wait.
         overlapping = [
             pool.submit(draw_leases, engine, "a", [make_draw(budget, version, want, used=5)])
             for version, want in ((2, 700), (3, 40), (4, 600))
@@ -187,7 +187,7 @@ def test_a_closed_lease_has_what_was_charged(engine: Engine, keep: bool) -> None
     expected = (601 if keep else 421, 601 if keep else 421, 240)
     assert book(engine, budget) == expected
     close_leases(engine, "a", keep=False)
-    # Draws that the dead worker sent are carried out now, of a period that it has drawn from and of another one.
+    # The dead worker's draws are carried out only now: of a period that it has drawn from, and of another one.
     other = add_budget(engine, "1000")
     for late in (make_draw(budget, 2, 900), make_draw(other, 2, 900)):
         answers = draw_leases(engine, "a", [late]).pots

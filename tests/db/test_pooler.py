@@ -31,7 +31,7 @@ from tests.support.waiting import wait_until
 
 @pytest.fixture(scope="module")
 def empty_database(postgres: Postgres) -> Iterator[str]:
-    """The address of a database without tables, past the pooler."""
+    """The address of a database without tables, without the pooler."""
     url = postgres.create_database()
     yield url
     postgres.drop_database(url)
@@ -39,7 +39,7 @@ def empty_database(postgres: Postgres) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def pooled_url(empty_database: str) -> Iterator[str]:
-    """The address of the same database by way of PgBouncer."""
+    """The address of the same database through PgBouncer."""
     with running_pooler(empty_database) as url:
         yield url
 
@@ -109,7 +109,7 @@ def test_an_address_may_name_several_hosts(postgres: Postgres, victim: Postgres,
     standby = victim.url.partition("?host=")[2]
     victim.execute(f'CREATE DATABASE "{name}"')
     victim.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
-    # One that is away and one that takes no writes, as a replica, come before the server.
+    # Before the server come one that is away and one that takes no writes, like a replica.
     hosts = quote(",", safe="").join(["%2Fnowhere", standby, query])
     url = f"{path}?host={hosts}&target_session_attrs=read-write"
     engine = create_engine_for(load_settings({"DATABASE_URL": url}).database_url or "")

@@ -13,13 +13,13 @@ from app.db.rates import PermitAnswer, PermitDraw, SlotAnswer, SlotDraw, draw_pe
 
 @pytest.fixture(scope="module")
 def engine(file_engine: Engine) -> Engine:
-    """A database for all tests of this file; each has budgets and subjects of its own."""
+    """A database shared by the tests of this file, each of which has its own budgets and subjects."""
     return file_engine
 
 
 @pytest.fixture
 def subject(request: pytest.FixtureRequest) -> str:
-    """The name of a subject that no other test has."""
+    """The name of a subject that no other test uses."""
     return request.node.name
 
 
@@ -36,7 +36,7 @@ def read_ring(engine: Engine, subject: str) -> tuple[list[int], int]:
 
 
 def move_back(engine: Engine, subject: str, half_seconds: int) -> None:
-    """Makes all grants older: what is in the ring's slot n is moved to slot n - half_seconds."""
+    """Makes all grants older: moves the contents of the ring's slot n to slot n - half_seconds."""
     slots, head = read_ring(engine, subject)
     moved = [slots[(position + half_seconds) % RATE_SLOTS] for position in range(RATE_SLOTS)]
     with engine.begin() as connection:
@@ -53,7 +53,7 @@ def test_no_more_than_the_rate_is_given_in_a_minute(engine: Engine, subject: str
     assert (refused.given, refused.room, refused.refused) == (0, 50, True)
     assert refused.wait_s is not None and 60 <= refused.wait_s <= 61.5
     assert draw(engine, subject, 50).given == 50
-    # The first of them come back when the half second they were granted in is out of the window.
+    # The first permits come back when the half second of their grant is out of the window.
     move_back(engine, subject, RATE_SLOTS - 3)
     soon = draw(engine, subject, 100)
     assert soon.refused and soon.wait_s is not None and 0 < soon.wait_s <= 1.5
@@ -64,7 +64,7 @@ def test_no_more_than_the_rate_is_given_in_a_minute(engine: Engine, subject: str
 def test_unused_permits_come_back_and_debts_are_paid(engine: Engine, subject: str) -> None:
     first = draw(engine, subject, 900)
     assert draw(engine, subject, 0, want=0, returned={first.slot: 300}).room == 400
-    # What is out of the window or was never granted is not given back.
+    # Permits that are out of the window or were never granted are not given back.
     assert draw(engine, subject, 0, want=0, returned={first.slot - RATE_SLOTS: 300, first.slot + 50: 9}).room == 400
     assert draw(engine, subject, 0, want=0, debt=1500).room == -1100
     assert draw(engine, subject, 1).refused
@@ -104,7 +104,7 @@ def test_workers_hold_no_more_than_the_limit_together(engine: Engine, subject: s
     assert not slots(engine, "a", subject, 1, 0).applied
     assert slots(engine, "a", subject, 2, 2, used=2).held == 2
     assert slots(engine, "c", subject, 2, 2).held == 2
-    # What is in use stays, even if the limit was cut.
+    # Slots in use are kept, even if the limit was lowered.
     assert slots(engine, "b", subject, 2, 6, used=6, most=3).held == 6
 
 
@@ -115,5 +115,5 @@ def test_a_worker_that_was_not_seen_for_half_a_minute_holds_nothing(engine: Engi
             text(f"UPDATE slot_lease SET seen_at = now() - interval '31 s' WHERE subject_id = '{subject}'")
         )
     assert slots(engine, "b", subject, 1, 10).held == 10
-    # It comes back with requests in flight: they count, and there is room for no other.
+    # It comes back with requests in flight, which count and leave no room for others.
     assert slots(engine, "a", subject, 2, 5, used=4).held == 4

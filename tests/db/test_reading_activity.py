@@ -18,7 +18,7 @@ DAY_S = 86_400
 
 @pytest.fixture(scope="module")
 def engine(file_engine: Engine) -> Engine:
-    """An engine on one database for all of these tests, which only read."""
+    """An engine on a database shared by these tests, which only read."""
     return file_engine
 
 
@@ -113,7 +113,7 @@ def test_a_range_selects_the_rows_within_it_also_across_the_ends_of_searches(
             if after is None:
                 break
     assert _ids(found) == _ids(wanted)
-    # Two rows in three pages are searched for what has no index; what has one is found in full pages.
+    # A filter without an index takes a page for each 11 rows that it searches; one with an index fills its pages.
     assert pages <= 1 + (
         len(rows) / 11 + len(wanted) / 5 if ActivityFilter(**chosen).is_searched() else len(wanted) / 5
     )

@@ -43,7 +43,7 @@ def make_rows(now: datetime) -> list[Row]:
 
 
 def check(engine: Engine, rows: list[Row], now: datetime) -> None:
-    """Compares what is selected with the rows."""
+    """Compares the selected quality with the rows."""
     with engine.connect() as connection:
         found = select_recent_quality(connection, WINDOW)
     start = now.replace(second=0, microsecond=0) - WINDOW
@@ -75,7 +75,7 @@ def check(engine: Engine, rows: list[Row], now: datetime) -> None:
 
 def test_it_equals_sums_over_the_rows_before_between_and_after_folds(database_url: str) -> None:
     engine = create_engine_for(database_url)
-    # No row is so near to the window's beginning that a minute which ends during the test would matter.
+    # No row is close enough to the window's start for a minute that ends during the test to matter.
     now = datetime.now(UTC)
     rows = make_rows(now)
     make_partitions(engine, rows)
@@ -101,7 +101,7 @@ def make_attempt(target: tuple[str, str], status: int | None, error: str | None,
 
 
 def make_tried_row(chance: random.Random, now: datetime) -> Row:
-    """Returns a row whose request some targets failed, some of them twice, and which the last one ended in some way."""
+    """Returns a row of a request that failed at some targets, at some of them twice, and ended at the last one."""
     *failing, last = chance.sample(TARGETS, chance.randint(1, len(TARGETS)))
     attempts = []
     for target in failing:
@@ -109,10 +109,10 @@ def make_tried_row(chance: random.Random, now: datetime) -> Row:
         failures += [(429, "rate_limit_exceeded"), (400, "context_length_exceeded"), (200, "upstream_error")]
         attempts += [make_attempt(target, *chance.choice(failures))] * chance.randint(1, 2)
         if chance.random() < 0.2:
-            attempts[-1] = make_attempt(target, None, "model_not_found", ms=None)  # It was not tried.
+            attempts[-1] = make_attempt(target, None, "model_not_found", ms=None)  # Not sent.
     served = chance.random() < 0.7
     attempts.append(make_attempt(last, *((200, None) if served else (500, "upstream_error"))))
-    # A response may name the model in another form than the attempt does.
+    # A response may spell the model's name differently from the attempt.
     model = f"another form of {last[1]}" if last == TARGETS[0] else last[1]
     return make_row(
         started_at=now - timedelta(minutes=chance.choice([0, 3, 28, 32])),
@@ -124,7 +124,7 @@ def make_tried_row(chance: random.Random, now: datetime) -> Row:
 
 
 def failed_before(row: Row) -> set[tuple[str, str]]:
-    """Returns the targets that failed a row's request before the last one ended it."""
+    """Returns the targets at which a row's request failed before it ended at the last one."""
     tried = [
         (attempt["provider"], attempt["model"])
         for attempt in row["attempts"]
@@ -181,7 +181,7 @@ def test_attempts_in_any_other_form_count_for_nobody_and_cost_no_row(engine: Eng
 
 
 def select_given_up(engine: Engine) -> Counter[tuple[str, str]]:
-    """Returns what is counted, by target."""
+    """Returns the counts by target."""
     with engine.connect() as connection:
         found = select_recent_quality(connection, WINDOW)
     return Counter({(row.gateway, row.model): row.requests for row in found.given_up})

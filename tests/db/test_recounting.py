@@ -1,4 +1,4 @@
-"""The sums of a day are counted anew from its records, exactly as the trigger would have counted them."""
+"""The sums of a day are recounted from its records, exactly as the trigger would have counted them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DAY = NOON.date()
 
 @pytest.fixture(scope="module")
 def engine(file_engine: Engine) -> Engine:
-    """A database that the tests of this file share; each begins with `_empty`."""
+    """A database shared by the tests of this file, each of which calls `_empty` first."""
     return file_engine
 
 
@@ -37,7 +37,7 @@ def _empty(engine: Engine) -> None:
 
 
 def _insert_uncounted(engine: Engine, rows: list[Row]) -> None:
-    """Inserts rows as during a restore, in which a table has its triggers last."""
+    """Inserts rows as a restore does, which creates the triggers of a table last."""
     _execute(engine, "ALTER TABLE activity DISABLE TRIGGER count_activity")
     insert_rows(engine, rows)
     _execute(engine, "ALTER TABLE activity ENABLE TRIGGER count_activity")
@@ -50,7 +50,7 @@ def _fold(engine: Engine) -> dict[str, list[str]]:
 
 
 def _make_rows() -> list[Row]:
-    """Returns rows of the first and the last instant of a day and between, and of the days beside it."""
+    """Returns rows at the first and the last instant of a day, in between, and on the adjacent days."""
     edges = [-43_200, -43_200.001, 43_199.999, 43_200, 43_260]
     kinds: list[Row] = [
         {},
@@ -71,11 +71,11 @@ def test_the_sums_are_those_that_the_trigger_would_have_made(engine: Engine) -> 
     insert_rows(engine, rows[::3])
     _fold(engine)
     insert_rows(engine, rows[1::3])
-    # The other days are not counted anew.
+    # The other days are not recounted.
     uncounted = [row for row in rows[2::3] if row["started_at"].date() == DAY]
     insert_rows(engine, [row for row in rows[2::3] if row["started_at"].date() != DAY])
     _insert_uncounted(engine, uncounted)
-    # As rows of early code, which the earlier family of sums has by other means than the fold.
+    # Like rows of early code, which the earlier family of sums gets without a fold.
     _execute(engine, "UPDATE activity SET worker_id = NULL WHERE key_id = 'key-2'")
     assert select_uncounted(engine) == {DAY: len(uncounted)} and len(uncounted) > 30
     assert update_sums_of_day(engine, DAY)

@@ -1,6 +1,6 @@
-"""The sums equal those over the rows, for any history in any batches, although batches are sent again.
+"""The sums equal those over the rows, for any history in any batches, even if batches are sent again.
 
-Rows are written by this code and by the code before migration 0007, and folds happen at any moment in between.
+Rows are written by this code and by the code before migration 0007, with folds at any moment in between.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def rows(draw: st.DrawFn) -> Row:
 
 @pytest.fixture(scope="module")
 def engine(file_engine: Engine) -> Engine:
-    """One database for all examples; each example empties it."""
+    """A database shared by all examples, each of which empties it."""
     return file_engine
 
 

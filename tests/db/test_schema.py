@@ -100,7 +100,7 @@ def test_a_downgrade_and_an_upgrade_make_the_same_schema_again(database_url: str
 
 @soak_only("db/test_schema.py::test_a_downgrade_and_an_upgrade_make_the_same_schema_again")
 def test_concurrent_upgrades_all_succeed_and_migrate_once(empty_url: str) -> None:
-    # In processes of their own, as concurrent releases are, because Alembic has one state per process.
+    # In separate processes, like concurrent releases, because Alembic has one state per process.
     code = "import sys; from app.db.schema import upgrade_schema; upgrade_schema(sys.argv[1])"
     command = [sys.executable, "-W", "error", "-c", code, empty_url]
     started = [subprocess.Popen(command, cwd=MIGRATIONS.parent, stderr=subprocess.PIPE, text=True) for _ in range(3)]
@@ -147,7 +147,7 @@ def _dump(url: str) -> str:
     command += [f"--exclude-table={pattern}" for pattern in patterns]
     sql = subprocess.run([*command, name], check=True, capture_output=True, text=True).stdout
     kept = [line for line in sql.splitlines() if line and not re.match(r"--|\\(un)?restrict|SET ", line)]
-    # Only the migration sets free space, for partitions and for the one table that has none.
+    # Only the migration sets a fill factor, for partitions and for the one table without partitions.
     return "\n".join(kept).replace("\nWITH (fillfactor='50')", "")
 
 

@@ -1,6 +1,6 @@
-"""The schema and the records on other versions of PostgreSQL that this machine has; other tests use that of the wheel.
+"""The schema and the records on other versions of PostgreSQL that are installed; other tests use that of the wheel.
 
-15 is the least version that the documentation names, and what Debian 12 has.
+15 is the oldest version that the documentation names, and the version of Debian 12.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.support.recording_process import RecordingProcess
 from tests.support.soak import FULL
 from tests.support.tree import ROOT
 
-# Where Debian's packages have their programs, by version.
+# Version → the directory of its programs in Debian's packages.
 INSTALLED = {
     int(path.parent.parent.name): path.parent for path in Path("/usr/lib/postgresql").glob("[0-9]*/bin/initdb")
 }

@@ -36,7 +36,7 @@ CLOSINGS = ["drained", "left_rows", "adopted", "written_off", "reconciled"]
 
 @pytest.fixture(scope="module")
 def engine(file_engine: Engine) -> Engine:
-    """A database that the tests of this file share; each begins with `_empty`."""
+    """A database shared by the tests of this file, each of which calls `_empty` first."""
     return file_engine
 
 
@@ -92,14 +92,14 @@ def test_a_worker_is_live_then_missing_then_closed(engine: Engine) -> None:
     upsert_closed(engine, "1", "drained")
     upsert_closed(engine, "2", "left_rows")
     assert _ids(engine, "live") == _ids(engine, "missing") == []
-    # A sign of life that was sent before the end and is carried out after it changes nothing.
+    # A heartbeat that was sent before the end but is carried out after it changes nothing.
     _register(engine, "1")
     assert _ids(engine, "live") == []
     _move(engine, "2", MISSING_AFTER_S + 1, "closed_at")
     assert _ids(engine, "missing") == ["2"]
     upsert_closed(engine, "2", "adopted")
     upsert_closed(engine, "never registered", "adopted")
-    # Its own words about its end, carried out late.
+    # The worker's own statement about its end, carried out late.
     upsert_closed(engine, "2", "left_rows")
     _move(engine, "2", MISSING_AFTER_S + 1, "closed_at")
     with engine.connect() as connection:
@@ -140,7 +140,7 @@ def test_a_missing_worker_is_written_off_and_corrected_if_its_journal_turns_up(e
     sums = _sums(engine)
     assert (sums["in_flight"], sums["unshipped"], sums["unrecorded"], sums["started"]) == (0, 0, 5, 5)
     assert delete_closed_workers(engine, NOW + 100 * KEPT) == 0
-    # Its adopter, or the worker itself where only its network was down.
+    # From its adopter, or from the worker itself if only its network was down.
     _write_line(engine, "1", version=2, unsent=5)
     _register(engine, "1")
     assert _sums(engine)["unrecorded"] == 0 and _ids(engine, "live") == ["1"]
@@ -170,7 +170,7 @@ def test_the_books_do_not_balance_while_a_worker_is_written_off_that_had_reporte
 
 @st.composite
 def workers(draw: st.DrawFn) -> tuple[str | None, float, dict[str, int] | None]:
-    """How a worker was closed (None: not), how many days ago, and its line (None: none)."""
+    """Draws how a worker was closed (None: it was not), how many days ago, and its ledger line (None: it has none)."""
     counts = st.one_of(st.just(0), st.integers(0, 10**12))
     line = st.fixed_dictionaries(dict.fromkeys(PARTS, counts))
     return draw(st.sampled_from([None, *CLOSINGS])), draw(st.floats(0, 14)), draw(st.one_of(st.none(), line))
