@@ -1,1 +1,1 @@
-"""What happens to a request with several targets when some of them fail, over real sockets."""
+"""Requests with several targets of which some fail, over real sockets."""

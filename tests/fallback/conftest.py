@@ -1,4 +1,4 @@
-"""The three providers and their gateway, which the tests of fallback share."""
+"""The three providers and their gateway, shared by the tests of fallback."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.gateways import Gateways
 def providers(
     gateways: Gateways, session_database_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Providers]:
-    """Three providers that nothing is known of."""
+    """Three providers without a history of failures or quality."""
     place: Path = tmp_path_factory.mktemp("fallback")
     with running_providers(gateways, session_database_url, place) as providers:
         yield providers

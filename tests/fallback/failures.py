@@ -9,7 +9,7 @@ from tests.faults.scripts import ONCE, answer, raw, stream
 from tests.support.answers import chunk, error_event, head, usage_chunk
 from tests.support.scripts import Script, close, hang, send
 
-# The settings of the gateway. Nothing is retried at the same target, so that each is asked once.
+# The settings of the gateway. Nothing is retried at the same target, so each is asked once.
 SETTINGS = {
     "UPSTREAM_CONNECT_TIMEOUT": "0.4",
     "UPSTREAM_FIRST_BYTE_TIMEOUT": "1.5",
@@ -19,7 +19,7 @@ SETTINGS = {
     "STREAM_HEARTBEAT": "9",
 }
 
-# How servers say that a prompt does not fit.
+# The error of servers for a prompt that does not fit.
 OVERFLOW = "This model's maximum context length is 4096 tokens. However, you requested 9000 tokens."
 
 
@@ -28,16 +28,16 @@ class Failure:
     """One failure of a provider.
 
     Attributes:
-        name: what it does.
-        script: how it does so; for streams `streamed`, if that is given.
-        shown: how x-gateway-attempts has it.
-        status: the HTTP status of the client, if it gets this error.
+        name: a description of the failure.
+        script: the provider's script; for streams `streamed`, if that is given.
+        shown: its entry in x-gateway-attempts.
+        status: the HTTP status that the client gets for this error.
         ends: whether the request ends with it, although other targets remain.
-        waits: whether a client that got this error is better off with that of a target that was only overloaded,
-            because a retry cannot help, or only after a longer time.
+        waits: whether a client is better served with the error of a target that was only overloaded, because a retry
+            after this one cannot help, or only after a longer time.
         blames_account: whether it counts for the breakers of the provider's account or key.
         streamed: as above.
-        only: "streamed" or "whole" if it exists for one kind of request only.
+        only: "streamed" or "whole" if only such requests can fail this way.
     """
 
     name: str
@@ -90,14 +90,14 @@ FAILURES = [
     Failure("cuts the first event", stream([b'data: {"choices"'], ending="fin"), "upstream_cut", 502, only="streamed"),
 ]
 
-# What targets do whose failure is not the point of a test.
+# The failure of targets whose failure is not the point of a test.
 OVERLOADED = next(failure for failure in FAILURES if failure.shown == "503")
 
-# The provider says what it has charged for, and then fails. Of a response that the gateway collects from a stream, the
-# client has nothing by then.
+# The provider reports its usage, and then fails. If the gateway collects the response from a stream, the client has
+# received nothing by then.
 CHARGED = Failure(
     "reports its usage, and cuts its stream", [], "upstream_cut", 502, streamed=stream([chunk("one"), usage_chunk()])
 )
 
-# The client has a part of the answer by then.
+# By the time of this failure, the client has received a part of the answer.
 CUT_LATER = stream([chunk("one "), chunk("two")], ending="fin")

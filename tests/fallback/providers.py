@@ -26,16 +26,16 @@ from tests.support.waiting import wait_until
 
 PROVIDERS = ("fireworks", "deepinfra", "chutes")
 
-# Each request has models of its own, so that what it meets does not change how others are routed.
+# Each request has models of its own, so that its failures do not change the routing of others.
 MODELS = 6_000 if FULL else 1_200
 
-# The context of a provider's models, in tokens.
+# The context length of each provider's models, in tokens.
 CONTEXTS = {"fireworks": 8_192, "deepinfra": 4_096, "chutes": 131_072}
 
-# What PRICE_FILE says of all models of a provider, in USD per million tokens.
+# The prices of each provider's models in PRICE_FILE: prompt and completion, in USD per million tokens.
 PRICES = {"fireworks": (1, 2), "deepinfra": (3, 5), "chutes": (7, 11)}
 
-# How each endpoint takes its prompt.
+# The prompt in the form of each endpoint.
 PROMPTS: Mapping[str, Mapping[str, Any]] = {
     "/v1/chat/completions": {"messages": HELLO},
     "/v1/messages": {"messages": HELLO, "max_tokens": 50},
@@ -61,7 +61,7 @@ def serve(*, is_stream: bool, path: str = "/v1/chat/completions") -> Script:
 
 
 def get_cost(provider: str) -> Decimal:
-    """Returns what a good answer of chat costs at a provider, in USD."""
+    """Returns the cost of a good answer of chat at a provider, in USD."""
     prompt, completion = PRICES[provider]
     return Decimal(11 * prompt + 3 * completion) / 1_000_000
 
@@ -99,7 +99,7 @@ class Providers:
 
         Args:
             number: from `take_number`.
-            plan: the providers, each with what it does.
+            plan: the providers, each with its script.
             path: the endpoint.
             key: the client's gateway key, by default the operator's.
             more: further fields of the body.
@@ -109,14 +109,14 @@ class Providers:
         return request("POST", self.gateway.url + path, headers=headers, data=content)
 
     def prepare(self, number: int, plan: Sequence[tuple[str, Script]], path: str, **more: Any) -> bytes:
-        """Tells the providers what to do, and returns the body of the request; see `ask`."""
+        """Gives the providers their scripts, and returns the body of the request; see `ask`."""
         for provider, script in plan:
             self.upstream.on_model(f"/m{number}-{provider}", script)
         body = {"models": [get_model(provider, number) for provider, _ in plan]} | dict(PROMPTS[path]) | more
         return json.dumps(body).encode()
 
     def get_calls(self, number: int) -> list[tuple[str, SeenRequest]]:
-        """Returns what the providers were asked for a request, in order, each with the provider's name."""
+        """Returns the requests that providers got for a request, in order, each with the provider's name."""
         return [
             (str(seen.json["model"]).rpartition("-")[2], seen)
             for seen in list(self.upstream.requests)
@@ -124,10 +124,10 @@ class Providers:
         ]
 
     def wait_for_rows(self, column: str, values: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """Returns the rows of activity that have these values in a column, by the value, once all are there.
+        """Returns value → the row of activity that has it in a column, once all rows are there.
 
         Raises:
-            AssertionError: a value has no row, or two.
+            AssertionError: a value has no row, or several.
         """
         listed = ", ".join(f"'{value}'" for value in values)
         query = f"SELECT * FROM activity WHERE {column} IN ({listed}) AND outcome <> 'lost'"

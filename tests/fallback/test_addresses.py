@@ -23,7 +23,7 @@ pytestmark = soak_only(
     "fallback/test_failures.py::test_the_targets_are_tried_in_order_until_one_serves_or_refuses_the_request"
 )
 
-# What happens at each address.
+# Provider → the error at its address.
 DEAD = {
     "fireworks": "upstream_tls_error",
     "deepinfra": "upstream_unreachable",
@@ -38,14 +38,14 @@ def get_model(provider: str, number: int) -> str:
 
 
 class Addresses:
-    """A gateway before three dead providers and one that lives, which is Featherless."""
+    """A gateway in front of three dead providers and a live one, Featherless."""
 
     def __init__(self, gateway: Gateway, living: ScriptedUpstream, database_url: str) -> None:
         self.gateway, self.living, self.database_url = gateway, living, database_url
         self._next = 0
 
     def ask(self, plan: list[str], *, is_stream: bool = False) -> tuple[Seen, list[dict[str, object]]]:
-        """Sends a request to these targets: dead providers, "503" and "200"; returns the attempts of its record too."""
+        """Sends a request to these targets: dead providers, "503" and "200"; also returns the recorded attempts."""
         models = []
         for each in plan:
             self._next += 1
@@ -60,7 +60,7 @@ class Addresses:
 
 @pytest.fixture(scope="module")
 def addresses(gateways: Gateways, session_database_url: str) -> Iterator[Addresses]:
-    """The gateway; two of its providers die after it has loaded their lists."""
+    """The gateway; two of its providers die after their lists are loaded."""
     with ExitStack() as stack:
         living = stack.enter_context(ScriptedUpstream())
         dying = {name: ScriptedUpstream() for name in ("deepinfra", "chutes")}

@@ -1,13 +1,13 @@
-"""In a simulated hour, requests leave a provider that degrades and return to it, and callers hardly notice."""
+"""In a simulated hour, requests move away from a provider that degrades and return to it, and callers hardly notice."""
 
 from __future__ import annotations
 
 from benchmarks.degradation import summarize
 from benchmarks.simulated_hour import BEGIN_S, END_S, HOUR_S, Hour
 
-# The bounds are wide: what matters is what happens to most requests.
+# The bounds are wide, because only the fate of most requests matters.
 _PER_SECOND = 0.5
-# Four hours of the slow provider take as long as all others; a few requests show what most do.
+# Four hours of the slow provider take as long to simulate as all others; few requests suffice to show the trend.
 _FEW_PER_SECOND = 0.25
 
 
@@ -17,7 +17,7 @@ def test_all_requests_leave_a_provider_that_fails_and_return_to_it() -> None:
     after = summarize(results, END_S + 300, HOUR_S)
     assert before.moved < 0.05 and before.wasted < 5
     assert later.moved == 1.0 and later.errors < 0.01
-    # A try from time to time shows whether it serves again.
+    # Occasional tries find out whether it serves again.
     assert 0.5 < later.wasted < 15 and later.cost < 1.4 and later.waited_s < 1
     assert after.moved < 0.1 and after.errors < 0.01
 
@@ -37,6 +37,6 @@ def test_requests_leave_a_slow_provider_if_they_are_sorted_by_speed_or_lose_pati
     assert impatient.moved > 0.9 and impatient.waited_s < 1 and impatient.errors < 0.01 and impatient.wasted < 30
     by_throughput = summarize(Hour("throughput", "slow", per_second=_FEW_PER_SECOND).run(), BEGIN_S, END_S)
     assert by_throughput.moved > 0.5 and by_throughput.wasted < 5
-    # The median of half an hour follows after a quarter of an hour.
+    # The median over half an hour reacts after a quarter of an hour.
     by_latency = Hour("latency", "slow", per_second=_FEW_PER_SECOND).run()
     assert summarize(by_latency, END_S - 120, END_S).moved > 0.5

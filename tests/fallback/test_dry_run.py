@@ -1,4 +1,4 @@
-"""A dry run says what a request would meet, and sends, reserves and records nothing."""
+"""A dry run predicts the routing of a request, and sends, reserves and records nothing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SESSION = json.loads((Path(__file__).parents[1] / "routes/agent_session.json").r
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 CALL = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city":"Rome"}'}}
 TOOLS = [{"type": "web_search"}, {"type": "function", "name": "weather", "parameters": SCHEMA}]
-# What is dropped, renamed, replaced or translated somewhere, by the path that takes it.
+# Requests with fields that some provider gets dropped, renamed, replaced or translated: path and body.
 BODIES: list[tuple[str, dict[str, Any]]] = [
     *((path, dict(body)) for path, body in PROMPTS.items()),
     (CHAT, {"messages": HELLO, "max_tokens": 7, "n": 2, "store": True, "logprobs": None, "service_tier": "auto"}),
@@ -141,7 +141,7 @@ def test_what_would_be_refused_is_refused_alike_and_leaves_no_record(providers: 
     ids = [ask_dry(providers, CHAT, good).request_id for _ in range(2)]
     assert _count_dry_runs(providers) == before + 2
     served = ask(providers, CHAT, good, providers.gateway.key).request_id
-    providers.wait_for_rows("request_id", [served])  # Those before it would have been written with it.
+    providers.wait_for_rows("request_id", [served])  # Rows of the dry runs would have been written by then.
     assert len(providers.get_calls(number)) == 2
     assert all(not rows_where(providers.database_url, "request_id", id) for id in ids)
     report = request("GET", providers.gateway.url + "/api/activity/integrity", headers=providers.gateway.headers).json

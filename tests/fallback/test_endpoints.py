@@ -1,4 +1,4 @@
-"""Fallback over the other endpoints, after a context overflow, and its end once the client has a part of the answer."""
+"""Fallback over the other endpoints, after a context overflow, and none once the client has a part of the answer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ENDS = {"/v1/messages": b"event: message_stop", "/v1/responses": b"event: respon
 
 
 def ask(providers: Providers, path: str, plan: list[Failure | None], *, is_stream: bool) -> tuple[Seen, list[str]]:
-    """Sends a request whose targets do this, None being a good answer; returns the response and who was asked."""
+    """Sends a request whose targets fail like this (None: answer well); returns the response and the targets asked."""
     number = providers.take_number()
     scripts = [
         serve(is_stream=is_stream, path=path) if each is None else each.get_script(is_stream=is_stream) for each in plan

@@ -19,14 +19,14 @@ from tests.fallback.providers import PROVIDERS, Providers, get_cost, get_model, 
 from tests.support.chat import Seen
 from tests.support.waiting import wait_until
 
-# Where the failure is; the targets before it are overloaded, and those after it serve.
+# The index of the failing target; those before it are overloaded, and those after it serve.
 POSITIONS = {"first": 0, "middle": 1, "last": 2, "all": 0}
 
 _AT_ONCE = 12
 
 
 class Case(NamedTuple):
-    """A request, and what its targets do."""
+    """A request, and the behaviour of its targets."""
 
     failure: Failure
     position: str
@@ -36,7 +36,7 @@ class Case(NamedTuple):
         return f"{self.failure.name}, {self.position}, {'streamed' if self.is_stream else 'whole'}"
 
     def get_plan(self) -> list[Failure | None]:
-        """Returns what each target does, in order; None is a good answer."""
+        """Returns the failure of each target, in order; None is a good answer."""
         if self.position == "all":
             return [self.failure] * 3
         before = POSITIONS[self.position]
@@ -44,7 +44,7 @@ class Case(NamedTuple):
 
 
 class Met(NamedTuple):
-    """What became of a request: the client's response, the providers that were asked, in order, and the record."""
+    """The result of a request: the client's response, the providers that were asked, in order, and the record."""
 
     number: int
     seen: Seen
@@ -64,7 +64,7 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def met(providers: Providers) -> dict[str, Met]:
-    """What became of each case, by its name."""
+    """The result of each case, by its name."""
     asked: dict[str, tuple[int, Seen]] = {}
 
     def ask(name: str) -> None:
@@ -88,9 +88,9 @@ def met(providers: Providers) -> dict[str, Met]:
 
 
 def close_breakers(providers: Providers) -> None:
-    """Lets each provider serve a request: a few refusals of its account or key in a row would concern all others."""
+    """Lets each provider serve a request, because a few refusals of its account or key in a row would open breakers."""
     for provider in PROVIDERS:
-        # A busy machine may take longer than the gateway waits for a provider, and that closes no breaker.
+        # Repeated, because on a busy machine a request may time out, which closes no breaker.
         wait_until(partial(is_served, providers, provider), what=f"{provider} to serve")
 
 
@@ -100,7 +100,7 @@ def is_served(providers: Providers, provider: str) -> bool:
 
 
 def find_tried(case: Case) -> list[Failure | None]:
-    """Returns what the targets do that must be tried, in order."""
+    """Returns the failures of the targets that must be tried, in order."""
     tried = []
     for failure in case.get_plan():
         tried.append(failure)
@@ -164,7 +164,7 @@ def test_what_a_provider_failed_counts_for_its_quality_once(met: dict[str, Met],
     for name, case in CASES.items():
         models |= {(provider, get_model(provider, met[name].number)) for provider in PROVIDERS}
         for provider, failure in zip(PROVIDERS, find_tried(case), strict=False):
-            # The record itself counts for the target whose error or answer the client got.
+            # The target whose error or answer the client got is counted by the record itself.
             is_own_mistake = failure is None or failure.shown in {"400", "413", "422"}
             if not is_own_mistake and provider != met[name].row["gateway"]:
                 wanted[provider, get_model(provider, met[name].number)] += 1

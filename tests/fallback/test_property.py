@@ -1,4 +1,4 @@
-"""Whatever fails, the client gets one whole answer or one true error, and one record has what the providers counted."""
+"""Whatever fails, the client gets one whole answer or one true error, and one record matches the providers' counts."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from tests.support.scripts import Exchange, Script, pause
 from tests.support.soak import soak_count, soak_only
 from tests.support.waiting import wait_until
 
-# What a target does besides failing: it serves, or serves a part.
+# Behaviour of a target other than a failure: it serves the whole answer, or a part of it.
 SERVES, CUTS = "serves", "cuts"
 
-# A few refusals of a provider's account or key would concern all requests.
+# Without refusals of a provider's account or key, because a few of them would affect all requests.
 _RANDOM = [failure for failure in FAILURES if not failure.blames_account]
 
 # Fireworks sends longer responses as streams only, which the gateway collects.
@@ -37,7 +37,7 @@ PATH = "/v1/chat/completions"
 
 
 class Deed(NamedTuple):
-    """What a target does, and after which pause in seconds."""
+    """The behaviour of a target, and the pause before it in seconds."""
 
     provider: str
     does: Failure | str
@@ -59,11 +59,11 @@ class Plan(NamedTuple):
     """A request.
 
     Attributes:
-        deeds: what its targets do, in order.
+        deeds: the behaviour of its targets, in order.
         is_stream: whether it asks for a stream.
         is_long: whether it asks for a long response.
         is_limited: whether its key has a budget, which it does not exceed.
-        leaves: whether its client leaves once a provider was asked.
+        leaves: whether its client disconnects once a provider was asked.
     """
 
     deeds: tuple[Deed, ...]
@@ -100,7 +100,7 @@ def plans(draw: st.DrawFn) -> Plan:
 @soak_only("fallback/test_failures.py::test_the_client_gets_one_whole_answer_or_one_true_error")
 @settings(
     max_examples=soak_count(100),
-    # What is met is not the same twice, and each try costs the waits of its requests.
+    # No shrinking, because runs are not reproducible, and each try costs the waits of its requests.
     phases=[Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )
@@ -148,7 +148,7 @@ def _check_response(plan: Plan, seen: Seen, row: dict[str, Any]) -> None:
         assert seen.body.count(b"[DONE]") == plan.is_stream
         assert (row["outcome"], row["gateway"]) == ("ok", last.provider)
         return
-    # A stream that was cut after it had begun, or an error in place of a response: of a target that failed.
+    # The request failed: its stream was cut after it had begun, or the client got a target's error in its place.
     assert seen.cut is (last.does == CUTS) and b"[DONE]" not in seen.body
     assert seen.error.keys() == {"message", "type", "param", "code"}
     assert row["outcome"] == ("upstream_cut" if seen.cut else row["outcome"]) != "ok"
@@ -162,7 +162,7 @@ def _check_response(plan: Plan, seen: Seen, row: dict[str, Any]) -> None:
 def _check_record(plan: Plan, row: dict[str, Any], called: Sequence[str]) -> None:
     attempts = row["attempts"]
     tried = [attempt["provider"] for attempt in attempts] or called[:1]
-    if plan.leaves:  # The provider may not have read the last one.
+    if plan.leaves:  # The last provider may not have read its request.
         assert called == tried[: len(called)] and len(tried) - len(called) in (0, 1)
     else:
         assert tried == called
@@ -184,7 +184,7 @@ def _check_record(plan: Plan, row: dict[str, Any], called: Sequence[str]) -> Non
 
 
 def _check_errors(row: dict[str, Any]) -> None:
-    """Checks that each attempt has an error, unless it served the request; the last one that which ended it."""
+    """Checks that each attempt that did not serve the request has an error, the last one the error that ended it."""
     *before, last = row["attempts"] or [{"error": None}]
     assert all(attempt["error"] for attempt in before)
     if row["attempts"]:
@@ -194,7 +194,7 @@ def _check_errors(row: dict[str, Any]) -> None:
 
 
 def _check_charge(plan: Plan, row: dict[str, Any]) -> None:
-    """Checks that the budget was charged what the request cost, and more if an attempt may be billed unseen."""
+    """Checks that the budget was charged the cost of the request, and more if the cost of an attempt is unknown."""
     if not plan.is_limited:
         assert row["charged_usd"] is None
         return
@@ -202,7 +202,7 @@ def _check_charge(plan: Plan, row: dict[str, Any]) -> None:
     assert charged >= cost
     deeds = {deed.provider: deed.does for deed in plan.deeds}
     met = [deeds[attempt["provider"]] for attempt in row["attempts"] if attempt["error"]]
-    unknown = [does for does in met if does is not CHARGED]  # Of the others the cost is known.
+    unknown = [does for does in met if does is not CHARGED]  # CHARGED reports its cost.
     if any(isinstance(does, Failure) and does.shown in _BILLED_UNSEEN for does in unknown):
         assert charged > cost, (row["outcome"], row["attempts"], row["error_code"])
     elif row["outcome"] == "ok" and all(isinstance(does, Failure) and does.shown.isdigit() for does in unknown):

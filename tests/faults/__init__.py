@@ -1,1 +1,1 @@
-"""Faults of everything around the gateway, directly and behind nginx; the results are docs/faults.md."""
+"""Faults of everything around the gateway, directly and behind nginx; the results are in docs/faults.md."""

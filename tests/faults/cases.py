@@ -1,4 +1,4 @@
-"""The faults of a provider: what it does, and what must be recorded and returned to the client."""
+"""The faults of a provider: its script, and the required record and result for the client."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from tests.support.answers import (
 )
 from tests.support.scripts import Script, close, drip, hang, pause, reset, send
 
-# The settings of the gateway. The limits differ from each other, so that the time shows which one ended a request, and
-# the total is longer than any other fault takes.
+# The settings of the gateway. The limits differ, so that the time shows which one ended a request, and the total limit
+# is longer than any other fault takes.
 SETTINGS = {
     "UPSTREAM_CONNECT_TIMEOUT": "0.5",
     "UPSTREAM_FIRST_BYTE_TIMEOUT": "4",
@@ -32,7 +32,7 @@ SETTINGS = {
     "STREAM_HEARTBEAT": "0.6",
 }
 
-# What ends a request, and the least seconds until then; "at once" means without waiting.
+# The limit that ends a request → the least seconds until then; "at once" means without waiting.
 Limit = Literal["at once", "first byte", "idle", "total", "connect", "its own pace"]
 LIMITS_S: dict[Limit, float] = {
     "at once": 0,
@@ -49,14 +49,14 @@ class Fault:
     """One fault of a provider, and the required result.
 
     Attributes:
-        name: as it stands in the table.
-        script: what the provider does.
+        name: its name in the table.
+        script: the provider's script.
         outcome, code, usage: `outcome`, `error_code` and `usage_source` of the row.
-        failed: how many attempts the row lists as failed.
-        limit: what ends it.
+        failed: the number of failed attempts in the row.
+        limit: the limit that ends it.
         is_stream: whether the client asks for a stream.
         gateway: the provider's name when it is not the scripted one that plays Fireworks.
-        is_costly: whether the bare client alone meets it; so it is also with another gateway, for its breakers' sake.
+        is_costly: whether only the bare client meets it, as with any other `gateway`, to spare that one's breakers.
     """
 
     name: str
@@ -151,7 +151,7 @@ BEFORE_AN_ANSWER = [
 
 
 def _broken_at(where: str, events: list[Event], usage: str) -> list[Fault]:
-    """Returns the four ways in which a stream can stop at one place."""
+    """Returns the four ways in which a stream can stop at one point."""
     return [
         Fault(f"closes {where}", stream(events, ending="fin"), usage=usage),
         Fault(f"resets {where}", [*stream(events, ending="hang")[:-1], *late_reset()], usage=usage),

@@ -1,4 +1,4 @@
-"""Three clients that report in words what they saw: http.client, the official Python SDK, and curl."""
+"""Three clients that report their results in words: http.client, the official Python SDK, and curl."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _CURL_CODES = {0: "0", 18: "18 (partial)", 22: "22 (HTTP error)", 52: "52 (nothi
 
 @dataclass
 class Met:
-    """A response as http.client saw it.
+    """A response as http.client received it.
 
     Attributes:
         ended: "complete", "unfinished" (the transfer's end is missing) or "reset".
-        took_s: from the request to that end.
+        took_s: the time from the request to that end.
         status: None when there was no answer at all.
     """
 
@@ -80,7 +80,7 @@ class Met:
 
 
 def meet(door: Door, body: dict[str, Any], *, key: str | None = None, path: str = "/v1/chat/completions") -> Met:
-    """Sends a request, by default for a chat, and reads the response until it ends, in whatever way."""
+    """Sends a request, by default for a chat, and reads the response until it ends, properly or not."""
     started_s = time.monotonic()
     connection = http.client.HTTPConnection("127.0.0.1", door.port, timeout=TIMEOUT_S)
     status, headers, pieces, ended = None, {}, [], "complete"
@@ -121,7 +121,7 @@ def ask_sdk(door: Door, model: str, *, stream: bool, provider: str | None = None
 
 @cache
 def make_openai(door: Door) -> openai.OpenAI:
-    """Returns OpenAI's client of a door, which does not retry."""
+    """Returns an OpenAI client for a door, without retries."""
     # Shared, because each client reads the system's certificates, which takes longer than most faults.
     return openai.OpenAI(base_url=f"{door.url}/v1", api_key=door.key, max_retries=0, timeout=TIMEOUT_S)
 

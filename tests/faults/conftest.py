@@ -30,7 +30,7 @@ def faulty_upstream() -> Iterator[ScriptedUpstream]:
 
 @pytest.fixture(scope="session")
 def faults_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory for what these tests start."""
+    """A directory for the processes that these tests start."""
     return tmp_path_factory.mktemp("faults")
 
 
@@ -50,7 +50,7 @@ def hurried_doors(
             gateways.running(session_database_url, SETTINGS | providers) as gateway,
             doors_of(gateway, faults_place / "nginx") as doors,
         ):
-            # In `make test`, nginx passes on what the gateway itself does and what clients do, in the tests beside.
+            # In `make test`, other tests cover nginx: those of the gateway's own faults and of the clients' faults.
             yield doors if FULL else doors[:1]
 
 
@@ -58,7 +58,7 @@ def hurried_doors(
 def observations(
     hurried_doors: list[Door], faulty_upstream: ScriptedUpstream, session_database_url: str
 ) -> dict[str, Observation]:
-    """How every fault of the provider looked, by its name."""
+    """The observation of every fault of the provider, by its name."""
     faults = [fault for section in SECTIONS.values() for fault in section]
     assert len({fault.name for fault in faults}) == len(faults)
     return Observer(hurried_doors, faulty_upstream, session_database_url).observe(faults)
@@ -68,7 +68,7 @@ def observations(
 def translated(
     hurried_doors: list[Door], faulty_upstream: ScriptedUpstream, session_database_url: str
 ) -> dict[str, dict[str, Translated]]:
-    """How faults of the provider looked over each API that is translated, by the API's SDK and the fault's name."""
+    """The observations of the provider's faults over each translated API, by the API's SDK and the fault's name."""
     return {api.sdk: observe_translated(api, hurried_doors, faulty_upstream, session_database_url) for api in APIS}
 
 

@@ -1,4 +1,4 @@
-"""The faults of a client: disconnecting at every stage, and stopping to read or to write."""
+"""The faults of a client: disconnecting at every stage, and stalling while it reads or writes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import Script, hang, send
 from tests.support.waiting import PATIENCE_S, wait_until
 
-# No limit on the provider ends these requests; only the limits on clients do.
+# Only the limits on clients end these requests; those on the provider are too long.
 SETTINGS = {
     "UPSTREAM_CONNECT_TIMEOUT": "60",
     "UPSTREAM_FIRST_BYTE_TIMEOUT": "60",
@@ -31,14 +31,14 @@ SETTINGS = {
     "STREAM_HEARTBEAT": "0.5",
     "CLIENT_SEND_TIMEOUT": "1.5",
 }
-# The same for nginx.
+# nginx' limits on clients, shortened too.
 NGINX_CHANGES = {
     "send_timeout 30s;": "send_timeout 1s;",
     "client_body_timeout 30s;": "client_body_timeout 1s;",
     "client_header_timeout 10s;": "client_header_timeout 1s;",
 }
 
-# A disconnect is noticed at the check made each second or at a heartbeat; the words are names of settings.
+# The bounds in words that name settings. A disconnect is noticed by a check each second or by a heartbeat.
 NOTICED, STALLED, AT_ONCE = "`STREAM_HEARTBEAT` + 1 s", "`CLIENT_SEND_TIMEOUT`", "at once"
 PACED = "as long as it takes"
 BOUNDS_S = {NOTICED: 0.5 + 1, STALLED: 1.5, AT_ONCE: 0, PACED: 0}
@@ -59,7 +59,7 @@ class Caller:
         self.connection.connect(("127.0.0.1", door.port))
 
     def ask(self, *, stream: bool = True, cut: int | None = None, length: int | None = None) -> None:
-        """Sends the request, of its body only the first `cut` bytes while announcing all, or `length`."""
+        """Sends the request: of its body the first `cut` bytes, announced as the whole body or as `length` bytes."""
         body = json.dumps(chat_body(self.model, stream=stream)).encode()
         # The id becomes a column of the row, which identifies the request even if its body never arrives.
         head = (
@@ -74,7 +74,7 @@ class Caller:
         wait_until(lambda: requests_for(self._upstream, self.model), what=f"{self.model} to reach the provider")
 
     def read(self, marker: bytes) -> None:
-        """Reads until `marker` has come."""
+        """Reads until `marker` has arrived."""
         read_until(self.connection, marker)
 
     def leave(self) -> None:
@@ -92,11 +92,11 @@ class Departure:
     """A client that disconnects or stalls.
 
     Attributes:
-        name: as it stands in the table.
-        act: what it does, up to leaving or stalling.
-        script: what the provider does meanwhile.
+        name: its name in the table.
+        act: its actions, up to leaving or stalling.
+        script: the provider's script.
         outcome, usage: of the row.
-        bound: what bounds the time until the provider is let go, or the client where none was asked.
+        bound: the bound on the time until the provider's request ends, or the client's if no provider was asked.
         unseen_behind: nginx does not pass the request on at all.
     """
 
@@ -111,12 +111,12 @@ class Departure:
 
 @dataclass
 class Left:
-    """How a departure looked from every side; each mapping is by the name of a door.
+    """The observations of a departure from every side; each mapping is by the name of a door.
 
     Attributes:
-        rows: what was recorded; None where the request never came to the gateway.
-        provider: what the provider saw.
-        took_s: from the departure or stall until the provider was let go; None where none was asked.
+        rows: the recorded rows; None if the request never reached the gateway.
+        provider: the provider's observation.
+        took_s: from the departure or stall until the provider's request ended; None if no provider was asked.
         bytes_sent: of the provider's answer.
     """
 
@@ -129,7 +129,7 @@ class Left:
 
 def _in_the_body(caller: Caller) -> None:
     caller.ask(cut=20)
-    time.sleep(0.2)  # Time for the gateway to begin reading; if that takes longer, the client disconnects before it.
+    time.sleep(0.2)  # Lets the gateway begin reading; if that takes longer, the client disconnects before.
     caller.leave()
 
 

@@ -17,7 +17,7 @@ from tests.support.tree import ROOT
 from tests.support.waiting import wait_until
 
 CONFIGURATION = ROOT / "deploy" / "nginx.conf"
-# For two hosts; their addresses there.
+# The configuration for two hosts, and their addresses in it.
 HOSTS_CONFIGURATION = ROOT / "deploy" / "nginx-hosts.conf"
 HOSTS = ("10.0.0.1:8000", "10.0.0.2:8000")
 NO_NGINX = "" if shutil.which("nginx") else "nginx is not on PATH, so what stands behind it is not tested"
@@ -64,9 +64,9 @@ def running_nginx(gateway: Gateway, place: Path, changes: Mapping[str, str] = {}
     """nginx in front of a gateway for the length of a `with` block.
 
     Args:
-        gateway: what it passes requests to.
+        gateway: the gateway to which it passes requests.
         place: an empty directory for its configuration, logs and files.
-        changes: text of deploy/nginx.conf that must be there → what stands in its place, short timeouts for instance.
+        changes: text that must be in deploy/nginx.conf → its replacement, such as shorter timeouts.
     """
     own = {"server 127.0.0.1:8000 ": f"server 127.0.0.1:{gateway.port} "}
     with _running(CONFIGURATION, place, own | dict(changes), gateway.key) as door:

@@ -1,4 +1,4 @@
-"""Sends a request to every fault of the provider through every door with every client, many at the same time."""
+"""Sends a request for every fault of the provider through every door with every client, many at the same time."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from tests.support.request_reader import SeenRequest
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.waiting import wait_until
 
-# A fault is mostly waiting, but each curl is a process and the machine may have two cores.
+# Faults consist mostly of waiting, but each curl is a process and the machine may have only two cores.
 _AT_ONCE = 48
 
 
 @dataclass(kw_only=True)
 class Views:
-    """How one fault looked from every side; each mapping is by the name of a door.
+    """The observations of one fault from every side; each mapping is by the name of a door.
 
     Attributes:
-        met: what the bare client saw.
-        rows: what was recorded of that client's request.
-        provider: what the provider saw of it.
-        sdk, curl: the result of the other clients; empty for faults that they do not meet.
+        met: the bare client's results.
+        rows: the rows of that client's requests.
+        provider: the provider's observations of them.
+        sdk, curl: the results of the other clients; empty for faults that they do not meet.
     """
 
     met: dict[str, Met] = field(default_factory=dict)
@@ -39,7 +39,7 @@ class Views:
 
 @dataclass
 class Observation(Views):
-    """How one fault of the provider looked."""
+    """The observations of one fault of the provider."""
 
     fault: Fault
 
@@ -53,7 +53,7 @@ class Observer:
         self._database_url = database_url
 
     def observe(self, faults: Iterable[Fault]) -> dict[str, Observation]:
-        """Returns what was seen of each fault, by its name."""
+        """Returns the observations of each fault, by its name."""
         observations = {fault.name: Observation(fault) for fault in faults}
         jobs = []
         for number, seen in enumerate(observations.values()):

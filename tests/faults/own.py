@@ -1,4 +1,4 @@
-"""What happens to requests while the gateway itself, its database or its catalogs fail, one after the other."""
+"""Requests while the gateway itself, its database or its catalogs fail, one after the other."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import Gate, Script, hang, wait_for
 from tests.support.waiting import wait_until
 
-# One worker, so that it is clear which one gets a signal, and a drain that a test can wait for.
+# One worker, so that signals reach the right one, and a drain short enough for a test.
 SETTINGS = {
     "GRACEFUL_TIMEOUT": "8",
     "DRAIN_TIMEOUT": "2",
     "STREAM_HEARTBEAT": "0.5",
     "UPSTREAM_RETRIES": "1",
-    # More requests than any fault but the one that fills the gateway has in flight.
+    # More requests than any fault has in flight, except the one that fills the gateway.
     "MAX_LIVE_REQUESTS": "40",
 }
 
-# These are starts and stops of processes, which take long on a busy machine.
+# Long, because these tests start and stop processes, which takes time on a busy machine.
 _PATIENCE_S = 60.0
 
-# How each provider's list of models fails in the gateway of this module.
+# The failure of each provider's list of models in this module's gateway.
 BROKEN_CATALOGS: dict[str, tuple[str, Script]] = {
     "fireworks": ("is silent", [hang()]),
     "featherless": ("answers 500", answer({"error": {"message": "oops"}}, 500)),
@@ -50,12 +50,12 @@ BROKEN_CATALOGS: dict[str, tuple[str, Script]] = {
 
 @dataclass
 class Event(Views):
-    """One fault of the gateway or its surroundings, and how the requests in flight looked from every side.
+    """One fault of the gateway or its surroundings, and the observations of the requests in flight from every side.
 
     Attributes:
-        name: as it stands in the table.
+        name: its name in the table.
         outcome: of the rows.
-        time: what bounds it, in words.
+        time: the bound on its time, in words.
     """
 
     name: str
@@ -67,8 +67,8 @@ class Ordeal:
     """Puts one gateway through all these faults, one after the other.
 
     Attributes:
-        events: what was seen, in order.
-        breakers: what `/ready` said of them when one was open.
+        events: the observed faults, in order.
+        breakers: the breakers in `/ready` while one was open.
         health_when_full: the status of `/health` while the gateway had no room.
     """
 
@@ -119,7 +119,7 @@ class Ordeal:
         event = Event("a provider has suspended the account, twice in a row", "upstream_error", "at once")
         upstream = self._upstreams["chutes"]
         upstream.on_model("suspended-", answer({"error": {"message": "pay"}}, 402))
-        for number in range(THRESHOLDS["account"]):  # With two models, because one alone proves nothing of the others.
+        for number in range(THRESHOLDS["account"]):  # Two models, because one proves nothing about the others.
             meet(self._doors[0], chat_body(f"suspended-first-{number}", provider="chutes"))
         self.breakers = self._get_ready()["breakers"]
         self._end([(event, self._submit(event, "suspended-", True, "chutes"))])
@@ -232,7 +232,7 @@ class Ordeal:
         try:
             return rows_where(self._url, column, value)
         except psycopg2.OperationalError:
-            return []  # The server is away, or just coming back.
+            return []  # The server is away, or is just starting again.
 
     def _ask_sdk(self, event: Event, door: Door, model: str, stream: bool, provider: str) -> None:
         event.sdk[door.name] = ask_sdk(door, model, stream=stream, provider=provider)
@@ -242,7 +242,7 @@ class Ordeal:
 
 
 def _count(upstream: ScriptedUpstream, marker: str) -> int:
-    """Returns how many models were asked for whose name begins with the marker; another marker may end with it."""
+    """Returns the number of requested models whose name begins with the marker; other markers may end with its text."""
     models = {str(seen.json["model"]) for seen in list(upstream.requests) if seen.json}
     return sum(f"/{marker}" in f"/{model}" for model in models)
 

@@ -9,7 +9,7 @@ from typing import Any
 from tests.support.answers import Event, json_answer, sse_stream
 from tests.support.scripts import Exchange, Script, Step, close, pause, reset, send
 
-# A kept connection would carry the request of another fault, and a failure on a reused connection is retried.
+# Closes the connection: a kept one would carry the request of another fault, and its failure would be retried.
 ONCE = {"connection": "close"}
 
 
@@ -40,7 +40,7 @@ def in_turn(*scripts: Script) -> Script:
 
 
 def made_late(make: Callable[[], Script]) -> Script:
-    """Returns a script that is made when it is played: one with megabytes would cost every test process time."""
+    """Returns a script that is made only when it is played, because making megabytes would delay every test process."""
 
     def step(exchange: Exchange) -> None:
         for one in make():

@@ -1,4 +1,4 @@
-"""Renders docs/faults.md from what a test run saw; nothing in it varies from run to run."""
+"""Renders docs/faults.md from the observations of a test run; the page is the same for every run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.faults.leaving import Left
 from tests.faults.observe import Observation, Views
 from tests.faults.own import Event
 
-# Added to the limit that a setting promises, for a busy machine.
+# Allowance for a busy machine, added to the limit that a setting promises.
 SLACK_S = 6.0
 
 INTRODUCTION = """# Faults
@@ -54,7 +54,7 @@ _COLUMNS = (
 
 
 def render(sections: Mapping[str, Iterable[Mapping[str, str]]]) -> str:
-    """Returns the page; a section's lines are mappings by the columns' names, absent ones are empty."""
+    """Returns the page; a section's lines are mappings from the columns' names, of which missing ones are empty."""
     settings = ", ".join(f"{name}={value}" for name, value in SETTINGS.items())
     parts = [INTRODUCTION + f"\nSettings of this run: `{settings}`.\n"]
     for title, lines in sections.items():
@@ -74,7 +74,7 @@ def line_of(seen: Observation) -> dict[str, str]:
 
 
 def event_line(event: Event) -> dict[str, str]:
-    """Returns the line of something that happened to the gateway itself."""
+    """Returns the line of a fault of the gateway itself."""
     return _line(event.name, event, event.time)
 
 

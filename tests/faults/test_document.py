@@ -1,4 +1,4 @@
-"""docs/faults.md agrees with what the tests see; UPDATE_FAULTS=1 writes it again."""
+"""docs/faults.md agrees with the observations of the tests; UPDATE_FAULTS=1 rewrites it."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def test_the_page_says_what_was_seen(
 def _without_races(page: str) -> list[list[str]]:
     """Returns the page's lines without the two columns that depend on which side ends first.
 
-    Where a provider ends a connection that the gateway gives up too, either may be seen to hang up, and on a busy
-    machine something that needs no timeout may take as long as one.
+    If both the provider and the gateway end a connection, either may appear to hang up, and on a busy machine a fault
+    that needs no timeout may take as long as one.
     """
     rows = [line.split(" | ") for line in page.splitlines()]
     return [[cell for number, cell in enumerate(row) if len(row) != 8 or number not in {5, 7}] for row in rows]

@@ -1,4 +1,4 @@
-"""What must hold for every client that disconnects or stalls, directly and behind nginx."""
+"""Properties of every case of a client that disconnects or stalls, directly and behind nginx."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.soak import soak_only
 
 pytestmark = soak_only("routes/test_chat_client_leaves.py::test_the_provider_is_told_at_once")
 
-# More than the buffers of the kernels on the way hold.
+# More than all kernel buffers on the way hold.
 _UNREAD_BYTES = 30_000_000
 NAMES = [departure.name for departure in DEPARTURES]
 
@@ -49,7 +49,7 @@ def test_a_client_that_leaves_ends_the_retries(departures: dict[str, Left]) -> N
 
 
 def test_a_client_that_does_not_read_holds_its_provider_back(departures: dict[str, Left]) -> None:
-    # The buffers of the kernels on the way, in both directions; without backpressure it would be far more by now.
+    # At most what the kernel buffers on the way hold, in both directions. Without backpressure it would be far more.
     assert all(sent < 40_000_000 for sent in departures["stops reading a stream"].bytes_sent.values())
 
 
@@ -62,7 +62,7 @@ def test_a_client_that_never_reads_is_dropped(received_late: dict[str, int], doo
 
 @pytest.fixture(scope="module")
 def received_late(patient_doors: list[Door], faulty_upstream: ScriptedUpstream) -> dict[str, int]:
-    """How many bytes a client received at each door when it began to read after the gateway had dropped it."""
+    """The bytes that a client received at each door when it began to read after the gateway had dropped it."""
     faulty_upstream.on_model("never-read-", chat_answer("x" * _UNREAD_BYTES))
 
     def read_late(number: int, door: Door) -> int:

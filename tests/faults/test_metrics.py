@@ -1,4 +1,4 @@
-"""Metrics of several workers: any worker shows the sum of all, a killed one included, and no junk becomes a series."""
+"""Metrics of several workers: any worker shows the sum of all, even killed ones, and junk makes no series."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_the_sum_survives_a_worker_that_is_killed(several: Gateway, upstream: Sc
     requests, tokens = (total(scrape(several), f"gateway_{kind}_total") for kind in ("requests", "tokens"))
     for number in range(24):
         assert post_chat(several, f"{PREFIX}sum", stream=False).status == 200, number
-    # A worker counts a request after it has sent the response, so the last one may be counted a moment later.
+    # A worker counts a request after sending the response, so the last count may be a moment late.
     wait_until(lambda: total(scrape(several), "gateway_requests_total") == requests + 24, what="all to be counted")
     assert total(scrape(several), "gateway_tokens_total") == tokens + 24 * (11 + 3)
 
@@ -87,7 +87,7 @@ def test_names_that_a_client_makes_up_get_no_series(several: Gateway, upstream: 
         request("GET", f"{gateway.url}/junk-{number}")
     text = scrape(gateway)
     assert "junk" not in text
-    # Other outcomes and kinds may appear, names may not.
+    # Series for other outcomes and kinds may appear, but none for names.
     assert len(text.splitlines()) < before + 60
 
 

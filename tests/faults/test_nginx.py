@@ -1,4 +1,4 @@
-"""What deploy/nginx.conf promises besides the table of faults: its own responses, TLS, streams, pooled connections."""
+"""Promises of deploy/nginx.conf besides the table of faults: its own responses, TLS, streams, pooled connections."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(bool(NO_NGINX), reason=NO_NGINX)
 
 @pytest.fixture(scope="module")
 def door(scripted_gateway: Gateway, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
-    """nginx with its times and limits as they are in the file."""
+    """nginx with the times and limits of the file."""
     with running_nginx(scripted_gateway, tmp_path_factory.mktemp("nginx")) as door:
         yield door
 
@@ -52,7 +52,7 @@ def send(door: Door, content: bytes) -> Seen:
             head, _, body = data.partition(b"\r\n\r\n")
             length = re.search(rb"(?i)\r\ncontent-length: (\d+)", head)
             if length and len(body) >= int(length[1]):
-                connection.shutdown(socket.SHUT_WR)  # Otherwise nginx waits for the body that it has refused.
+                connection.shutdown(socket.SHUT_WR)  # Otherwise nginx would wait for the body that it has refused.
     head, _, body = data.partition(b"\r\n\r\n")
     line, *fields = head.decode().split("\r\n")
     headers = {name.lower(): value for name, _, value in (field.partition(": ") for field in fields)}
@@ -60,7 +60,7 @@ def send(door: Door, content: bytes) -> Seen:
 
 
 def check(seen: Seen, status: int, kind: str, code: str | None) -> None:
-    """Fails unless the answer is an error in the one shape."""
+    """Fails unless the answer is an error in the common shape."""
     assert seen.status == status
     assert seen.headers["content-type"] == "application/json" and seen.request_id
     assert seen.error.keys() == {"message", "type", "param", "code"}
@@ -147,7 +147,7 @@ def test_events_pass_one_by_one(door: Door, upstream: ScriptedUpstream) -> None:
 def test_every_path_at_which_a_model_is_called_has_the_limits_of_chat(
     scripted_gateway: Gateway, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
-    # Elsewhere nginx ends a response that takes this long, and says so in an error of its own.
+    # On other paths, nginx ends a response that takes this long with an error of its own.
     hasty = {"proxy_read_timeout 60s;": "proxy_read_timeout 1s;"}
     upstream.default = [pause(1.5), *json_answer({"choices": [], "data": [], "results": []})]
     texts = dict.fromkeys(("prompt", "input", "query"), "a")

@@ -1,4 +1,4 @@
-"""What deploy/nginx-hosts.conf promises: a dead host costs no request, and a POST that was sent is not sent again."""
+"""Promises of deploy/nginx-hosts.conf: a dead host costs no request, and a POST that was sent is not sent again."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def count(upstream: ScriptedUpstream, model: str) -> int:
 
 
 def tries(place: Path) -> list[int]:
-    """Returns how many hosts nginx asked for each request; its log has a time for each."""
+    """Returns the number of hosts that nginx asked for each request; its log has a time for each host."""
     lines = (place / "access.log").read_text().splitlines()
     return [line.partition("upstream_time=")[2].partition(" request_id=")[0].count(",") + 1 for line in lines]
 
@@ -99,7 +99,7 @@ def test_a_post_that_was_sent_to_a_host_that_dies_is_not_repeated(
 
 
 class Breaking:
-    """A host that accepts connections and closes them after the request's head, until it is told to answer 204."""
+    """A host that accepts connections and closes them after a request's head; once `answers` is set, it answers 204."""
 
     def __init__(self) -> None:
         self.answers = False

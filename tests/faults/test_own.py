@@ -1,4 +1,4 @@
-"""What must hold while the gateway, its database or its catalogs fail, directly and behind nginx."""
+"""Properties of requests while the gateway, its database or its catalogs fail, directly and behind nginx."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must hold for every fault of a provider at any door and with any client; docs/faults.md has the rest."""
+"""Properties of every fault of a provider at any door and with any client; docs/faults.md has the rest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must hold for the faults of a provider over every API that is translated; docs/faults.md has the rest."""
+"""Properties of the faults of a provider over every translated API; docs/faults.md has the rest."""
 
 from __future__ import annotations
 

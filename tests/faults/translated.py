@@ -62,11 +62,11 @@ class Api:
     """An API that is translated to chat.
 
     Attributes:
-        title: its section in the page.
+        title: its section of the page.
         sdk: the column of its SDK.
         path: its path.
         make_body: model → the body of a request for a stream.
-        ask_sdk: (door, model) → what the official SDK said of a stream: "completes", or what it raised.
+        ask_sdk: (door, model) → the official SDK's result for a stream: "completes", or the error that it raised.
         ends: the events that a client takes for the end of a complete response.
     """
 
@@ -80,7 +80,7 @@ class Api:
 
 @dataclass
 class Translated:
-    """How one fault looked: what the bare client saw at each door, what its rows say, and what the SDK said."""
+    """The observations of one fault: the bare client's results and rows at each door, and the SDK's result."""
 
     fault: Fault
     met: dict[str, Met] = field(default_factory=dict)
@@ -150,7 +150,7 @@ APIS = [MESSAGES, RESPONSES]
 def observe_translated(
     api: Api, doors: Sequence[Door], upstream: ScriptedUpstream, database_url: str
 ) -> dict[str, Translated]:
-    """Returns what was seen of each fault over one API, by its name."""
+    """Returns the observations of each fault over one API, by its name."""
     observed = {fault.name: Translated(fault) for fault in FAULTS}
 
     def ask(number: int, seen: Translated, door: Door) -> None:
