@@ -23,7 +23,7 @@ RANKING = {
 
 
 class Call(NamedTuple):
-    """A request for an operation. `{name}` in the path is taken from what earlier answers have shown."""
+    """A request for an operation. `{name}` in the path is filled in from earlier answers."""
 
     id: str
     path: str
@@ -120,7 +120,7 @@ CALLS = (
 
 
 class Caller:
-    """Calls operations one after the other, and fills in what earlier answers have shown.
+    """Calls operations one after the other, and fills in values from earlier answers.
 
     Args:
         gateway: a gateway in front of the sandbox.
@@ -136,7 +136,7 @@ class Caller:
         self._names |= {"holder": f"erin-{mark}", "alias": f"fast-{mark}"}
 
     def call(self, call: Call) -> Seen:
-        """Sends the request of a call, and keeps what later ones need."""
+        """Sends the request of a call, and keeps the values that later ones need."""
         body = json.loads(self._fill(json.dumps(call.body)))
         send = partial(self._send, call.id, self._fill(call.path), body)
         if call.id == "show_request":

@@ -1,4 +1,4 @@
-"""The OpenAPI document says what the gateway does: its routes, parameters, fields, answers, errors, and examples."""
+"""The OpenAPI document matches the gateway: its routes, parameters, fields, answers, errors, and examples."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support.gateway import Gateway
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 EXAMPLES = ROOT / "app" / "openapi" / "examples.json"
-# Instead of comparing, writes the examples anew: UPDATE_EXAMPLES=1 make test ARGS="-n 0 tests/openapi"
+# Rewrites the examples instead of comparing them: UPDATE_EXAMPLES=1 make test ARGS="-n 0 tests/openapi"
 UPDATES = os.environ.get("UPDATE_EXAMPLES") == "1"
 
 _MAX_ITEMS = 2
@@ -35,7 +35,7 @@ _MAX_TEXT = 400
 
 
 def make_app(**settings: str) -> Flask:
-    """Returns an application of this process."""
+    """Returns an application in this process."""
     return create_app(load_settings(settings))
 
 
@@ -98,7 +98,7 @@ def test_bodies_of_inference_are_those_that_are_checked(document: dict[str, Any]
     for endpoint in ENDPOINTS:
         body = bodies[endpoint.path]
         assert body is not None and issubclass(body, endpoint.body)
-        # Only what code checks, and no type, is said again.
+        # Only fields without a type, which code checks, are declared again.
         checked = {field.name: str(field.type) for field in msgspec.structs.fields(endpoint.body)}
         said_again = vars(body)["__annotations__"].keys() & checked.keys()
         assert all("Any" in checked[name] for name in said_again), (endpoint.path, said_again)
@@ -161,12 +161,12 @@ def test_answers_are_as_the_document_says(document: dict[str, Any], answered: li
         media_type = seen.headers["content-type"].partition(";")[0]
         schema = find_schema(document, call.id, seen.status, media_type)
         if media_type == "application/json":
-            # The gateway's own answers have no field that the document lacks; those of providers may.
+            # The gateway's own answers have no undocumented fields; those of providers may.
             is_own = operation.path.startswith("/api/")
             validate(json.loads(seen.body), forbid_other_fields(schema) if is_own else schema)
         else:
             assert call.as_stream and media_type == "text/event-stream"
-    others = {"show_metrics", "show_openapi", "watch_test_stream"}  # Tests of their own look at them.
+    others = {"show_metrics", "show_openapi", "watch_test_stream"}  # These have tests of their own.
     assert {call.id for call in CALLS} == {each.id for each in OPERATIONS} - others
 
 
@@ -181,7 +181,7 @@ def forbid_other_fields(schema: Any) -> Any:
 
 
 def validate(shown: Any, schema: dict[str, Any]) -> None:
-    """Raises a ValidationError if JSON is not as a schema says, times and dates included."""
+    """Raises a ValidationError if JSON does not match a schema, times and dates included."""
     jsonschema.Draft202012Validator(schema, format_checker=jsonschema.FormatChecker()).validate(shown)
 
 
@@ -228,7 +228,7 @@ def test_examples_are_what_the_gateway_answers(document: dict[str, Any], answere
 
 
 def name_plainly(text: str) -> str:
-    """Returns a request with names for people in place of those that are unique in a run."""
+    """Returns a request with people's names in place of the names that are unique to a run."""
     return (
         text.replace("{new}", "dave")
         .replace("{group}", "research")
@@ -239,7 +239,7 @@ def name_plainly(text: str) -> str:
 
 
 def shorten(shown: Any) -> Any:
-    """Returns an answer with lists and texts that an example needs no longer."""
+    """Returns an answer with its lists and texts shortened to what an example needs."""
     if isinstance(shown, dict):
         return {name: shorten(value) for name, value in shown.items()}
     if isinstance(shown, list):
@@ -248,7 +248,7 @@ def shorten(shown: Any) -> Any:
 
 
 def compare_fields(stored: Any, made: Any, place: str) -> None:
-    """Raises an AssertionError if two answers have objects with different fields; of lists the first entries count."""
+    """Raises an AssertionError if objects of two answers differ in fields; of lists, it compares the first entries."""
     if isinstance(stored, dict) and isinstance(made, dict) and place.rpartition(".")[2] not in _OF_OTHER_TESTS:
         assert stored.keys() == made.keys(), place
         for name, value in stored.items():
@@ -257,7 +257,7 @@ def compare_fields(stored: Any, made: Any, place: str) -> None:
         compare_fields(stored[0], made[0], place)
 
 
-# Objects whose fields depend on what other tests have asked the same gateway for.
+# Objects whose fields depend on the requests of other tests to the same gateway.
 _OF_OTHER_TESTS = {"before", "after", "errors", "outcomes", "catalogs", "problems"}
 
 

@@ -15,8 +15,8 @@ from tests.support.sandbox import Sandbox
 from tests.support.scripted_upstream import ScriptedUpstream, refused_address, unanswered_address
 from tests.support.waiting import wait_until
 
-# Long enough for a busy machine to answer within them, short enough for a test to wait for. The total is longer than
-# the others, because every request of these tests must end before it.
+# Timeouts that are long enough for answers on a busy machine, and short enough for a test to wait for. The total is
+# longer than the others, because every request of these tests must end before it.
 HASTY = {
     "UPSTREAM_CONNECT_TIMEOUT": "0.5",
     "UPSTREAM_FIRST_BYTE_TIMEOUT": "3",

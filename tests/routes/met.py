@@ -13,7 +13,7 @@ from tests.support.scripts import Script
 
 
 class Scripted(Protocol):
-    """A fault that says what the provider does."""
+    """A fault with a script for the provider."""
 
     @property
     def script(self) -> Script: ...

@@ -25,7 +25,7 @@ from tests.support.soak import soak_only
 from tests.support.waiting import wait_until
 
 ROWS = 15_000
-# Names that a spreadsheet would take for something else, in records of a day of their own.
+# Names that a spreadsheet would misinterpret, in records on a separate day.
 NAMES = ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "a,b", 'say "hi"', "two\nlines", "plain"]
 EARLIER = datetime(2026, 1, 10, 12, tzinfo=UTC)
 # An export held in memory would take 4 MB of text and 30 MB of rows. A worker's memory varies by a few.
@@ -42,7 +42,7 @@ def large(tree: Any, victim_url: str, tmp_path_factory: pytest.TempPathFactory) 
     bare = make_row(started_at=times[-1], cost_kind="unknown", cost_usd=None, stream=False, cost_source=None)
     insert_rows(engine, [*texts, bare])
     with engine.begin() as connection:
-        # An export reads no sums, and to add up this many minutes takes the server four seconds.
+        # An export reads no sums, and folding this many minutes would take the server four seconds.
         connection.execute(text("TRUNCATE rollup_delta"))
     engine.dispose()
     place = tmp_path_factory.mktemp("export")
@@ -53,7 +53,7 @@ def large(tree: Any, victim_url: str, tmp_path_factory: pytest.TempPathFactory) 
 @soak_only("routes/test_activity_export.py::test_an_export_that_is_read_slowly_holds_no_connection_to_the_database")
 def test_many_records_are_exported_in_constant_memory(large: Gateway) -> None:
     worker = psutil.Process(large.worker_pids()[0])
-    assert len(_export(large, "&from=2026-03-14T23:00")) > 100  # What is loaded at first use is loaded now.
+    assert len(_export(large, "&from=2026-03-14T23:00")) > 100  # Loads everything that is loaded at first use.
     before = worker.memory_info().rss
     rows = _export(large)
     assert len(rows) == ROWS + len(NAMES) + 1 == len({row["request_id"] for row in rows})
@@ -66,7 +66,7 @@ def test_a_client_that_leaves_ends_its_export(large: Gateway) -> None:
     worker = psutil.Process(large.worker_pids()[0])
     with _reading(large) as connection:
         read_until(connection, b"request_id")
-    # An export that went on would use the processor.
+    # A continuing export would use CPU time.
     wait_until(lambda: worker.cpu_percent(interval=0.5) < 25, what="the worker to be idle")
     assert len(_export(large, "&from=2026-03-14T23:00")) > 100
 

@@ -1,4 +1,4 @@
-"""Operators manage keys, holders, groups and budgets over HTTP: what changes do, refuse, and leave in the audit."""
+"""Operators manage keys, holders, groups and budgets over HTTP: effects, refusals and audit entries of changes."""
 
 from __future__ import annotations
 

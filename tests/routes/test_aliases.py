@@ -1,4 +1,4 @@
-"""Operators name models: what each change does, refuses, warns of, and leaves in the audit; and who sees the names."""
+"""Operators name models: effects, refusals, warnings and audit entries of each change; and who sees the names."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def client(url: str, sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory)
 
 
 def _has_lists() -> bool:
-    """Returns whether both lists are loaded; on a busy machine that takes longer than a request waits for it."""
+    """Returns whether both lists are loaded; on a busy machine, loading takes longer than a request waits for it."""
     try:
         return all(get_model_list(PROVIDERS[name]) for name in ("fireworks", "deepinfra"))
     except Unavailable:
@@ -59,7 +59,7 @@ def _has_lists() -> bool:
 
 @pytest.fixture
 def api(client: FlaskClient) -> Iterator[Api]:
-    """The interface with GATEWAY_API_KEY. The aliases of a test are gone after it."""
+    """The interface with GATEWAY_API_KEY. Each test's aliases are removed after it."""
     api = Api(client)
     yield api
     for alias in api.get("aliases")["data"]:
@@ -196,7 +196,7 @@ def test_only_operators_may(client: FlaskClient, url: str) -> None:
 
 
 class Lists:
-    """`/v1/models` as keys see it."""
+    """Requests for `/v1/models` with different keys."""
 
     def __init__(self, client: FlaskClient) -> None:
         self._client = client

@@ -40,13 +40,13 @@ def test_every_entry_of_all_four_is_complete_and_priced_in_usd_per_token(gateway
         assert {entry["source_gateway"] for entry in entries} == {name}
         assert not [entry["id"] for entry in entries if entry["context_length"] == 0 or entry["created"] == 0]
         prompts = [entry["pricing"]["prompt"] for entry in entries if entry["pricing"]["prompt"] is not None]
-        # From a hundredth of a dollar to a hundred dollars per million tokens; a wrong unit is a million off.
+        # From 0.001 to 100 USD per million tokens; a wrong unit would be off by a million.
         assert prompts
         assert all(1e-9 <= float(prompt) <= 1e-4 for prompt in prompts)
 
 
 def test_a_worker_keeps_the_lists_that_it_has_loaded(gateway: Gateway, session_database_url: str) -> None:
-    """The first lists are kept without changes; tests/services/catalog_memory has what happens when they change."""
+    """The first lists are kept without changes; tests/services/catalog_memory tests changes."""
     engine = create_engine(session_database_url, poolclass=NullPool)
 
     def count() -> int:

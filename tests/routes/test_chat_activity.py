@@ -61,7 +61,7 @@ def test_the_row_of_a_streamed_answer(gateway: Gateway, session_database_url: st
     assert (row["usage_source"], row["cost_kind"], row["cost_usd"]) == ("provider", "exact", cost_of(row))
     assert (row["events"], row["bytes_out"]) == (len(seen.events) - 1, len(seen.body))
     assert 0 < row["ttft_ms"] < row["duration_ms"] and 0 < row["longest_gap_ms"] < row["duration_ms"]
-    # Unknown if all output came at once, as on a busy machine.
+    # Unknown if all output arrived at once, as may happen on a busy machine.
     assert row["tokens_per_second"] is None or row["tokens_per_second"] > 0
 
 
@@ -81,7 +81,7 @@ def test_speed_is_completion_tokens_over_generation_time(
     events = [pause(0.3), chunk("a"), pause(0.2), chunk("b"), pause(0.3), chunk("c"), pause(0.4), finish, DONE]
     upstream.on_model("paced", sse_stream(events))
     row = wait_for_row(session_database_url, post_chat(scripted_gateway, PREFIX + "paced", stream=True).request_id)
-    # From the first output to the last, without the waits before the first and after the last.
+    # The speed covers the time from the first output to the last, without the waits before and after.
     generation_ms = row["completion_tokens"] / row["tokens_per_second"] * 1000
     assert row["ttft_ms"] >= 300 and 0 < generation_ms <= row["duration_ms"] - row["ttft_ms"]
     assert row["longest_gap_ms"] < row["duration_ms"] - row["ttft_ms"] + 1
@@ -139,7 +139,7 @@ def test_the_sdks_count_of_its_retries_is_on_the_row(scripted_gateway: Gateway, 
 def test_a_retry_is_linked_to_what_it_repeats_and_its_page_says_what_that_cost(
     gateway: Gateway, session_database_url: str
 ) -> None:
-    """Both attempts are served, so the first is paid for in vain; equal requests without the SDK's count stay alone."""
+    """Both attempts are served, so the first is paid in vain; equal requests without the SDK's count are not linked."""
     key = make_key(session_database_url, "retrier")
     id = key.split("_")[1]
     content = json.dumps(chat_body(MODEL, messages=[{"role": "user", "content": "Count to three. " * 1000}])).encode()

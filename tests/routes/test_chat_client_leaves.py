@@ -20,7 +20,7 @@ from tests.support.scripts import Script, hang, pause, send
 
 STREAMED_WORDS = sse_stream([step for _ in range(400) for step in (chunk("w"), pause(0.05))])
 
-# What the provider does, and what the client has received when it disconnects.
+# Stage of the disconnect → the provider's script, and the bytes that the client has received by then.
 STREAMED: dict[str, tuple[Script, bytes]] = {
     "before the headers": ([hang()], b""),
     "before the first event": (sse_stream([], ending="hang"), b""),
@@ -34,7 +34,7 @@ UNSTREAMED: dict[str, tuple[Script, bytes]] = {
     "in the middle of the body, unstreamed": ([send(head(200, {"content-length": "999"}) + b'{"id":'), hang()], b""),
 }
 STAGES = STREAMED | UNSTREAMED
-# The stages after the provider's first event.
+# The stages that come after the provider's first event.
 BEGUN = {stage for stage, (_, awaited) in STAGES.items() if awaited} | {"while a long answer is collected"}
 CASES = [(stage, abruptly) for stage in STAGES for abruptly in (False, True)]
 
@@ -72,7 +72,7 @@ def left(
 def test_the_provider_is_told_at_once(left: dict[tuple[str, bool], Left], case: tuple[str, bool]) -> None:
     left_s, gone, _ = left[case]
     assert gone.gone_at is not None and not gone.finished
-    # The gateway checks once a second. The rest is for a busy machine; it is below every timeout of this gateway.
+    # The gateway checks once a second, and the rest allows for a busy machine. It is below all of its timeouts.
     assert gone.gone_at - left_s < 15
 
 

@@ -1,4 +1,4 @@
-"""A body of millions of objects or numbers is refused with a reason, and one that is merely large is served."""
+"""A body of millions of objects or numbers is refused with a reason, and a merely large one is served."""
 
 from __future__ import annotations
 

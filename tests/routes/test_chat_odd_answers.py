@@ -41,7 +41,7 @@ def ask(gateway: Gateway, upstream: ScriptedUpstream, script: Script, **more: An
 
 
 class Reported(NamedTuple):
-    """An error with status 200, and what the client gets: status, type, code, and `x-should-retry`."""
+    """An error with status 200, and the client's error: status, type, code, and `x-should-retry`."""
 
     document: Any
     status: int

@@ -1,4 +1,4 @@
-"""Streams whose events are odd: complete ones stay complete, and errors in odd places are errors of the gateway."""
+"""Streams with odd events: complete ones stay complete, and errors in odd places become errors of the gateway."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import Script, pause
 
 END = chunk(finish="stop")
-# Six letters in one message are two tokens of text and four for the message around it; one event has output.
+# Counted tokens: six letters make two, and the message around them four; one event has output.
 COUNTED = (6, 1, "counted")
 KNOWN = (11, 3, "provider")
 
@@ -148,7 +148,7 @@ def test_a_complete_stream_with_odd_events_is_complete_and_every_client_can_read
             continue
         shown = json.loads(event.removeprefix(b"data: ").decode(), parse_constant=refuse_constant)
         assert not shown.get("error") and shown.get("error") not in ({}, [])
-        # As programs do that read OpenAI's documentation.
+        # Reads the text as programs do that follow OpenAI's documentation.
         text += shown["choices"][0]["delta"].get("content") or ""
     assert text == stream.text
     assert (row["outcome"], row["status"], row["error_type"]) == ("ok", 200, None)
@@ -176,7 +176,7 @@ def test_what_is_no_chunk_becomes_a_comment(whole: dict[str, Observed[Whole]]) -
 
 @dataclass
 class Failed:
-    """An error that the provider reports in a stream, and what the client gets if it is the first event."""
+    """An error that the provider reports in a stream, and the client's error if it is the first event."""
 
     event: Event
     status: int

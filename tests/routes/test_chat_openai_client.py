@@ -191,7 +191,7 @@ def test_an_error_event_of_the_provider_raises(client: openai.OpenAI) -> None:
 def test_what_a_client_gave_up_and_sent_again_is_linked(
     scripted: openai.OpenAI, upstream: ScriptedUpstream, session_database_url: str
 ) -> None:
-    """The SDK's own timeout and retry: it sends the same bytes again, so the records are linked."""
+    """After its own timeout, the SDK retries with the same bytes, so the records are linked."""
     model = PREFIX + "given-up"
     upstream.enqueue([hang()], json_answer({"choices": [{"message": {"content": "late"}}], "usage": usage_of(3, 1)}))
     answer = scripted.with_options(timeout=1.5).chat.completions.create(model=model, messages=HELLO)

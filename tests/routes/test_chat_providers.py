@@ -31,7 +31,7 @@ def _get(gateway: Gateway, path: str) -> dict[str, Any]:
 
 def _model_of(gateway: Gateway, provider: str) -> str:
     """Returns a chat model that only this provider lists; looking up a model of several providers by id is a 400."""
-    # Featherless does not mark chat models, so its entries say null and only the name tells.
+    # Featherless does not mark chat models: its entries say null, so the name must tell.
     search = "&search=instruct" if provider == "featherless" else ""
     entries = _get(gateway, f"/api/catalog/models?gateway={provider}&limit=100{search}")["data"]
     for entry in entries:
@@ -57,7 +57,7 @@ def test_a_model_answers_with_its_provider_named_and_without(
         row = wait_for_row(session_database_url, seen.request_id)
         assert (row["gateway"], row["outcome"], row["model_served"]) == (provider, "ok", model)
         assert row["usage_source"] == "provider" and row["completion_tokens"] > 0
-        # DeepInfra says what a request cost, to the digit; the others do not.
+        # DeepInfra states the exact cost of a request; the others do not.
         stated = (row["prompt_tokens"] * Decimal("0.27") + row["completion_tokens"] * Decimal("1.1")) / 10**6
         assert row["stated_cost_usd"] == (stated if provider == "deepinfra" else None)
         if stream:

@@ -1,4 +1,4 @@
-"""What the chat endpoint refuses itself: bodies, keys, sizes and models, with the error shape and the row of each."""
+"""Refusals by the chat endpoint itself: bodies, keys, sizes and models, with the error shape and the row of each."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_a_refused_request_has_a_row_that_says_why(scripted_gateway: Gateway, se
     named = post_chat(scripted_gateway, MODEL, provider="fireworks", temperature=3)
     for seen, model, gateway, code in (
         (unread, None, None, "invalid_json"),
-        # The fields are checked before anybody asks who serves the model.
+        # Fields are checked before routing, so the row names no gateway unless the request does.
         (wrong, MODEL, None, "invalid_parameter"),
         (named, MODEL, "fireworks", "invalid_parameter"),
     ):
@@ -170,7 +170,7 @@ def test_a_chunked_body_is_refused_as_soon_as_it_is_too_large(
     hasty_gateway: Gateway, session_database_url: str
 ) -> None:
     def endless() -> Iterator[bytes]:
-        # Three times the limit, so that the test would end even if all of it were read.
+        # Three times the limit, so that the test would end even if the gateway read everything.
         yield from (b" " * 10_000 for _ in range(90))
 
     seen = post(hasty_gateway, endless())

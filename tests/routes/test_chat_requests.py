@@ -1,4 +1,4 @@
-"""What the provider receives: the client's body without the documented fields, and the gateway's own headers."""
+"""The provider's request: the client's body without the documented fields, and the gateway's own headers."""
 
 from __future__ import annotations
 

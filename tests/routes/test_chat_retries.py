@@ -29,7 +29,7 @@ def asked(upstream: ScriptedUpstream) -> list[SeenRequest]:
 def test_a_503_is_tried_again_and_the_attempt_is_on_the_row(
     scripted_gateway: Gateway, upstream: ScriptedUpstream, session_database_url: str, stream: bool
 ) -> None:
-    # The list of models would take the first answer.
+    # Otherwise the request for the list of models would take the first answer.
     wait_until(lambda: '"catalog_loaded"' in scripted_gateway.log(), what="the catalog")
     upstream.enqueue(OVERLOADED)
     upstream.default = sse_stream(whole_stream("hi")) if stream else chat_answer("hi")
@@ -61,7 +61,7 @@ def test_what_another_try_cannot_change_is_not_tried_again(
     upstream.enqueue(json_answer({"error": {"message": "no"}}, status))
     assert post_chat(scripted_gateway, PREFIX + "once").status != 200
     assert len(asked(upstream)) == 1
-    assert post_chat(scripted_gateway, PREFIX + "once").status == 200  # So that no breaker opens.
+    assert post_chat(scripted_gateway, PREFIX + "once").status == 200  # A success, so that no breaker opens.
 
 
 @pytest.mark.parametrize("ending", ["fin", "reset"])
@@ -88,7 +88,7 @@ def lost(gateway: Gateway, upstream: ScriptedUpstream, *, reused: bool, script: 
 
 @pytest.fixture(scope="module")
 def lone(gateways: Gateways, session_database_url: str) -> Iterator[tuple[Gateway, ScriptedUpstream]]:
-    """A gateway whose connections nobody else uses, and its upstream."""
+    """A gateway whose connections no other test uses, and its upstream."""
     with ScriptedUpstream() as upstream, gateways.running(session_database_url, upstream.settings) as gateway:
         wait_until(lambda: '"catalog_loaded"' in gateway.log(), what="the catalog")
         yield gateway, upstream
@@ -107,7 +107,7 @@ def test_a_kept_connection_that_breaks_is_replaced(
     row = wait_for_row(session_database_url, seen.request_id)
     attempt, _ = row["attempts"]
     assert attempt["error"] == "upstream_connection_lost"
-    # The provider may have read the request before, so what the lost attempt can cost is charged too.
+    # The provider may have read the lost attempt, so the most that it can cost is charged too.
     used = row["prompt_tokens"] + row["completion_tokens"]
     assert row["charged_tokens"] > used + 1_024
 

@@ -1,4 +1,4 @@
-"""What the client of a stream sees and what the row says for each failure and oddity of the provider."""
+"""The client's stream and the row for each failure and oddity of the provider."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ BROKEN = {
     "silence after the headers": Fault(sse_stream([], ending="hang"), "upstream_timeout", "upstream_idle_timeout"),
     "FIN after an event": Fault(sse_stream([chunk("one")], ending="fin"), "upstream_cut", "upstream_cut", counted=ONE),
     "RST after an event": Fault(
-        # A reset discards sent data that was not read yet, so the script waits a moment before it.
+        # A reset discards sent data that was not read yet, so the script waits a moment before.
         [*sse_stream([chunk("one"), pause(0.2)], ending="reset")],
         "upstream_cut",
         "upstream_cut",
@@ -88,7 +88,7 @@ BROKEN = {
     ),
     "half a chunk": Fault(sse_stream([chunk("one")], ending="half chunk"), "upstream_cut", "upstream_cut", counted=ONE),
     "no chunk": Fault(
-        # If broken coding is read together with an event, the event is lost too.
+        # The pause keeps the broken coding apart from the event: read together, the event would be lost too.
         sse_stream([chunk("one"), pause(0.2)], ending="bad chunk"),
         "upstream_cut",
         "upstream_cut",

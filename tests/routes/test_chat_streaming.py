@@ -1,4 +1,4 @@
-"""Streams without a fault: events arrive one by one and unchanged, also at slow clients."""
+"""Streams without a fault: events arrive one by one and unchanged, even at slow clients."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_headers_that_nobody_could_pass_on_are_left_out(
     assert seen.headers["x-upstream-request-id"] == "ray-1"
 
 
-# Made once, because a chunk contains the time when it was made.
+# Made once, because a chunk contains the time of its creation.
 ONE, END = chunk("one"), chunk(finish="stop")
 HUGE = chunk("x" * 100_000)
 PLAIN: list[Event] = [*map(chunk, ["Grüße, ", "世界", " 🌍", ""]), END, DONE]
@@ -172,7 +172,7 @@ def test_a_connection_serves_the_next_request_however_long_it_idled_after_a_stre
     with open_chat(hasty_gateway, PREFIX + "again") as connection:
         read_until(connection, b"\r\n0\r\n\r\n")
         connection.settimeout(1.5)
-        with pytest.raises(TimeoutError):  # Longer than a write may take: neither data nor a close arrives.
+        with pytest.raises(TimeoutError):  # Neither data nor a close arrives for longer than a write may take.
             connection.recv(1)
         connection.settimeout(PATIENCE_S)
         connection.sendall(request_head(hasty_gateway, len(body)) + body)
@@ -186,7 +186,7 @@ def test_a_connection_serves_the_next_request_however_long_it_idled_after_a_stre
 def test_a_client_that_falls_behind_gets_every_byte_in_order(
     scripted_gateway: Gateway, upstream: ScriptedUpstream, session_database_url: str, length: int
 ) -> None:
-    # More bytes than all buffers on the way hold, in events that fit into a buffer and in events that do not.
+    # More bytes than all buffers on the way hold, in events that fit into one buffer or do not.
     events: list[Event] = [chunk(f"{number:06d}" + "x" * length) for number in range(20_000_000 // length)]
     model = f"{PREFIX}behind-{length}"
     upstream.on_model(model, sse_stream([*events, END, usage_chunk(), DONE]))

@@ -58,7 +58,7 @@ def test_streams_over_tls_arrive_whole_and_keep_their_connection(
     for _ in range(6):
         seen = post_chat(gateway, PREFIX + "m", stream=True, stream_options={"include_usage": True})
         assert (seen.status, seen.cut, seen.body) == (200, False, b"".join(EVENTS))
-    # Two connections may have been made meanwhile to ask for the list of models and for prices.
+    # Requests for the list of models and for prices may have opened two connections meanwhile.
     assert len(provider.counts) - before <= 3
 
 

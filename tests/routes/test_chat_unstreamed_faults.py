@@ -1,4 +1,4 @@
-"""What the client of an unstreamed request sees and what the row says for each failure of the provider."""
+"""The client's response to an unstreamed request and the row for each failure of the provider."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HALF = head(200, {"content-type": "application/json", "content-length": "400"}) 
 
 
 def error_answer(status: int, message: str = "As the provider words it.", **headers: str) -> Script:
-    """Returns an error in the shape of Fireworks' model server, whose `type` is the same for all."""
+    """Returns an error in the shape of Fireworks' model server, which has one `type` for all errors."""
     body = {"error": {"object": "error", "type": "invalid_request_error", "message": message}, "request_id": "up-1"}
     return json_answer(body, status, {name.replace("_", "-"): value for name, value in headers.items()})
 
@@ -134,7 +134,7 @@ def test_what_a_sparse_answer_leaves_out_is_null_and_the_rest_is_kept(
     choice = {"index": 0, "message": message, "finish_reason": "length", "logprobs": None}
     assert seen.json == {"id": "c-1", "object": "chat.completion", "choices": [choice], "usage": None, "x": 1}
     row = wait_for_row(session_database_url, seen.request_id)
-    # "hm" is one token, and "Hello!" two beside the four of its message.
+    # Counted: "hm" is one token, "Hello!" is two, and its message adds four.
     assert (row["outcome"], row["prompt_tokens"], row["completion_tokens"]) == ("ok", 6, 1)
     assert row["usage_source"] == "counted"
 

@@ -133,7 +133,7 @@ def test_a_refusal_names_the_field(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="a list of token ids") as caught:
         client.completions.create(model=MODEL, prompt=[])
     assert caught.value.param == "prompt"
-    with pytest.raises(openai.BadRequestError, match="suffix"):  # The provider's own error shows that it has no suffix.
+    with pytest.raises(openai.BadRequestError, match="suffix"):  # The provider's own error: it takes no suffix.
         client.completions.create(model=MODEL, prompt="a", suffix="b")
 
 

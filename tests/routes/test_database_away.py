@@ -1,4 +1,4 @@
-"""While PostgreSQL is stopped, frozen or busy, reading records fails soon with 503, and completions are served."""
+"""While PostgreSQL is stopped, frozen or busy, reading records soon fails with 503, and completions are served."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_database_that_is_frozen_holds_nobody(gateway: Gateway, victim: Postgr
     assert _ask(gateway, PATHS[0]).status == 200
     victim.pause()
     try:
-        # More at once than may read at a time, and than there are connections.
+        # More concurrent requests than may read at a time, and than there are connections.
         for seen in _ask_at_once(gateway, PATHS * 3):
             _check_unavailable(seen)
         assert post_chat(gateway, MODEL).status == 200

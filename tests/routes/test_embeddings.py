@@ -49,7 +49,7 @@ def test_every_provider_embeds_and_similar_texts_are_similar(
     client: openai.OpenAI, session_database_url: str, provider: str
 ) -> None:
     ask: dict[str, Any] = {"model": MODELS[provider], "input": TEXTS, "extra_body": {"provider": provider}}
-    answer = client.embeddings.with_raw_response.create(**ask)  # The SDK asks for base64 unless it is told otherwise.
+    answer = client.embeddings.with_raw_response.create(**ask)  # By default the SDK requests base64.
     packed = answer.parse()
     plain = client.embeddings.create(**ask, encoding_format="float")
     vectors = [item.embedding for item in packed.data]

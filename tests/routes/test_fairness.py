@@ -1,4 +1,4 @@
-"""What one caller does, takes nothing from the others: no provider, no name, no room for records, no connection."""
+"""No caller can take anything from the others: no provider, no name, no room for records, no connection."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.soak import FULL
 from tests.support.waiting import wait_until
 
-MOST = 20  # Refusals in a second that have a record of their own.
+MOST = 20  # Refusals per second that get separate records.
 KEY_REFUSED = json_answer({"error": {"message": "no"}}, 403)
 UNPAID = json_answer({"error": {"message": "pay"}}, 402)
 
@@ -55,7 +55,7 @@ class Place(NamedTuple):
 
 @pytest.fixture(scope="module")
 def place(gateways: Gateways, postgres: Postgres) -> Iterator[Place]:
-    """The gateway of these tests; no test may leave a breaker open that a later one would meet."""
+    """The gateway of these tests; no test may leave a breaker open that would affect a later one."""
     url = postgres.create_migrated_database()
     keys = tuple(_insert_key(url, name) for name in ("greedy", "honest"))
     with ScriptedUpstream() as upstream:

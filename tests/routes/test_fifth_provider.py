@@ -1,4 +1,4 @@
-"""A fifth provider is one file and two settings: added to a copy of the project, and chatted through over HTTP."""
+"""A fifth provider is one file and two settings: added to a copy of the project, and used for chats over HTTP."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ MODEL = "zeta/Bandicoot-4B"
 
 @pytest.fixture(scope="module")
 def quokka() -> Iterator[ScriptedUpstream]:
-    """The upstream that plays the fifth provider: it lists one model, at 0.5 and 2 USD per million tokens."""
+    """The upstream that plays the fifth provider, which lists one model at 0.5 and 2 USD per million tokens."""
     with ScriptedUpstream() as upstream:
         upstream.on_path("/models", list_answer([{"id": MODEL, "window": 4096, "in": 0.5, "out": 2}]))
         yield upstream

@@ -29,7 +29,7 @@ _VECTOR = {"object": "embedding", "index": 0, "embedding": [0.5, 0.25]}
 _TEXT = {"choices": [{"index": 0, "text": "Paris", "finish_reason": "stop"}], "usage": usage_of(5, 1)}
 _RANKS = {"data": [{"index": 0, "relevance_score": 0.5}], "usage": usage_of(9, 0), "model": "m", "object": "list"}
 
-# Endpoint → its body, what the provider answers, and where.
+# Endpoint → its body, the provider's answer, and the provider's path.
 ENDPOINTS: dict[str, tuple[dict[str, Any], Script, str]] = {
     CHAT: ({"messages": HELLO}, chat_answer("Hello from the script."), "/chat/completions"),
     "/v1/completions": ({"prompt": "The capital of France is"}, json_answer(_TEXT), "/completions"),
@@ -48,7 +48,7 @@ STREAMED = [CHAT, "/v1/completions", "/v1/messages", "/v1/responses"]
 
 @pytest.fixture(scope="module")
 def keeper(gateways: Gateways, session_database_url: str, shared_upstream: ScriptedUpstream) -> Iterator[Gateway]:
-    """A gateway, under `make soak` of two workers, that keeps answers."""
+    """A gateway that keeps answers; under `make soak` it has two workers."""
     settings = {"IDEMPOTENCY_HOURS": "1", "UPSTREAM_FIRST_BYTE_TIMEOUT": "1.5", "UPSTREAM_RETRIES": "0"}
     with gateways.running(
         session_database_url, shared_upstream.settings | settings, workers=2 if FULL else 1
@@ -58,7 +58,7 @@ def keeper(gateways: Gateways, session_database_url: str, shared_upstream: Scrip
 
 @pytest.fixture(autouse=True)
 def _scripts_are_for_requests(upstream: ScriptedUpstream) -> None:
-    """Keeps the lists of models, which a worker may fetch at any time, from getting a script of a test."""
+    """Reserves enqueued scripts for the tests' requests, because a worker may fetch a list of models at any time."""
     upstream.queues_lists = False
 
 
@@ -71,7 +71,7 @@ def ask(
 
 
 def ask_again(gateway: Gateway, body: dict[str, Any], name: str, path: str = CHAT, **more: Any) -> Seen:
-    """Repeats a request until it is not running any more."""
+    """Repeats a request until the original is no longer running."""
     seen: list[Seen] = []
 
     def has_ended() -> bool:
@@ -122,7 +122,7 @@ def test_a_repeated_request_gets_the_same_answer_and_costs_nothing(
         name = str(uuid.uuid4())
         first = ask(keeper, asked, name, path)
         assert first.status == 200 and not first.cut, first.body
-        for _ in range(3):  # Any worker may get it.
+        for _ in range(3):  # Several times, so that each worker may get one.
             again = ask(keeper, asked, name, path)
             check_replay(first, again)
         assert len(upstream.calls) == 1
@@ -171,7 +171,7 @@ def test_a_request_that_is_still_running_is_a_409_until_its_answer_is_there(
             seen = ask(keeper, body, name, path)
             assert (seen.status, seen.error["code"]) == (409 if path == CHAT else 422, code)
             assert ("retry-after" in seen.headers) == (path == CHAT)
-        # The client leaves; the answer is received all the same.
+        # The client disconnects, but the answer is still received.
     gate.open()
     again = ask_again(keeper, body, name)
     assert again.status == 200 and again.events[-1] == b"data: [DONE]" and not again.cut

@@ -1,4 +1,4 @@
-"""Requests of keys with limits: what they are charged, what a refusal says, and what of it SDKs understand."""
+"""Requests of keys with limits: their charges, and refusals in the forms that SDKs understand."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from tests.support.soak import soak_only
 from tests.support.waiting import wait_until
 
 LISTED = PREFIX + "scripted"
-# 11 prompt and 3 output tokens, as the scripted answers have them.
+# The cost of 11 prompt and 3 output tokens, the usage of the scripted answers.
 COST = Decimal("0.000017")
 PRICES = """
 unit = "usd_per_million_tokens"
@@ -57,7 +57,7 @@ def limited(
     """A gateway in front of the scripted upstream whose models all have a price."""
     prices: Path = tmp_path_factory.mktemp("prices") / "prices.toml"
     prices.write_text(PRICES)
-    shared_upstream.reset_scripts()  # The list of models may be one of another file's.
+    shared_upstream.reset_scripts()  # Another file may have scripted the list of models.
     settings = shared_upstream.settings | {"PRICE_FILE": str(prices), "UPSTREAM_FIRST_BYTE_TIMEOUT": "2"}
     with gateways.running(session_database_url, settings) as gateway:
         wait_until(lambda: '"catalog_loaded"' in gateway.log(), what="the catalog")
@@ -66,7 +66,7 @@ def limited(
 
 @pytest.fixture
 def upstream(shared_upstream: ScriptedUpstream) -> ScriptedUpstream:
-    """The scripted upstream without scripts of earlier tests; enqueued ones are not for lists of models."""
+    """The scripted upstream without scripts of earlier tests; requests for lists of models take no enqueued ones."""
     shared_upstream.reset_scripts()
     shared_upstream.queues_lists = False
     return shared_upstream
@@ -93,7 +93,7 @@ ANSWER = {
     "usage": usage_of(11, 3),
 }
 TEXT_ANSWER = {"id": "x", "choices": [{"index": 0, "text": "hi", "finish_reason": "stop"}], "usage": usage_of(11, 3)}
-# What the provider does, whether the client streams, and what is charged: a cost, and how many ceilings.
+# Case → the provider's scripts, whether the client streams, and the charge: a cost, and a number of ceilings.
 CASES: dict[str, tuple[list[Script], bool, Decimal, int]] = {
     "whole": ([chat_answer("hi")], False, COST, 0),
     "streamed": ([sse_stream(whole_stream("hi"))], True, COST, 0),
@@ -116,7 +116,7 @@ def test_a_request_is_charged_what_it_cost_else_what_it_may_have_cost(
     scripts, stream, cost, ceilings = CASES[name]
     key = make_limited_key(session_database_url, ("usd", "5"), ("tokens", 10**6), ("requests", 10))
     upstream.enqueue(*scripts)
-    # A name of its own, because failures open the breaker of a model.
+    # A separate model, because failures open a model's breaker.
     model = PREFIX + re.sub(r"\W+", "-", name)
     seen = post_chat(limited, model, key=key, stream=stream, max_tokens=50)
     row = wait_for_row(session_database_url, seen.request_id)
@@ -136,11 +136,11 @@ def test_a_stream_without_usage_is_charged_for_all_that_may_have_been_sent(
     limited: Gateway, upstream: ScriptedUpstream, session_database_url: str, stream: bool
 ) -> None:
     key = make_limited_key(session_database_url, ("usd", "5"), ("tokens", 10**6), tokens_per_minute=10**6)
-    # One event has hundreds of tokens, and the prompt's are nearly all in the schema of a tool.
+    # One event has hundreds of tokens, and nearly all of the prompt's tokens are in a tool's schema.
     events = [chunk("words " * 400), chunk("more")]
     upstream.enqueue(sse_stream(events, ending="fin"))
     tool = {"type": "function", "function": {"name": "f", "description": "word " * 5_000, "parameters": {}}}
-    most = 8_000 if stream else 50_000  # Of so many, the provider is asked for a stream.
+    most = 8_000 if stream else 50_000  # For so many, the gateway requests a stream from the provider.
     model = PREFIX + ("broken-off" if stream else "broken-off-whole")
     seen = post_chat(limited, model, key=key, stream=stream, tools=[tool], max_tokens=most)
     row = wait_for_row(session_database_url, seen.request_id)
@@ -150,7 +150,7 @@ def test_a_stream_without_usage_is_charged_for_all_that_may_have_been_sent(
     assert row["charged_tokens"] == prompt + received and received < most
     assert row["charged_usd"] == (Decimal(prompt) + 2 * received) / 10**6
     assert row["cost_usd"] < row["charged_usd"]
-    # What the record does not count itself is shown as a charge for what is not known.
+    # The part of the charge beyond the record's own count is shown as a charge for unknown usage.
     counted = row["prompt_tokens"] + row["completion_tokens"]
     assert get_charges(session_database_url, key)["tokens"] == (0, counted, prompt + received - counted, 1)
 
@@ -218,7 +218,7 @@ def test_a_used_up_budget_is_a_402_that_says_what_would_fit(
 ) -> None:
     upstream.default = chat_answer("hi", usage=usage_of(11, 4_000))
     key = make_limited_key(session_database_url, ("usd", "0.02"))
-    assert post_chat(limited, LISTED, key=key, max_tokens=4_000).status == 200  # Of the 2 cents, 0.8 are gone.
+    assert post_chat(limited, LISTED, key=key, max_tokens=4_000).status == 200  # Uses 0.8 of the 2 cents.
     seen = post_chat(limited, LISTED, key=key, max_tokens=9_000)
     assert (seen.status, seen.error["type"], seen.error["code"]) == (402, "insufficient_quota", "insufficient_quota")
     assert seen.headers["x-should-retry"] == "false" and "retry-after" not in seen.headers
@@ -232,7 +232,7 @@ def test_a_used_up_budget_is_a_402_that_says_what_would_fit(
     row = wait_for_row(session_database_url, seen.request_id)
     assert (row["outcome"], row["status"], row["cost_usd"], row["charged_usd"]) == ("rejected", 402, 0, None)
     assert len(upstream.calls) == 1
-    # Each API in its own words, also for a stream; and what was said to fit does.
+    # Each API refuses in its own words, also for a stream; and the suggested maximum fits.
     anthropic = post_to(limited, "/v1/messages", key, model=LISTED, max_tokens=9_000, messages=HELLO, stream=True)
     assert (anthropic.status, anthropic.error["type"]) == (402, "billing_error")
     responses = post_to(limited, "/v1/responses", key, model=LISTED, max_output_tokens=9_000, input="Hello!")
@@ -271,7 +271,7 @@ def test_rates_refuse_with_the_time_to_wait_and_are_shown_on_answers(
         assert int(first.headers[f"x-ratelimit-remaining-{what}"]) < int(first.headers[f"x-ratelimit-limit-{what}"])
         assert re.fullmatch(r"(\d+m)?\d+(\.\d)?(s|ms)", first.headers[f"x-ratelimit-reset-{what}"])
     body = json.dumps(chat_body(LISTED)).encode()
-    # A browser shows a page only the headers that it is told of.
+    # A browser shows a page only the headers that are exposed.
     shown = post(limited, body, key=key, headers={"Origin": "https://chat.example"})
     assert "x-ratelimit-remaining-requests" in shown.headers["access-control-expose-headers"].split(", ")
     last = post_chat(limited, LISTED, key=key)
@@ -304,7 +304,7 @@ def test_a_key_uses_and_sees_only_the_models_that_all_its_subjects_allow(
         assert (refused.status, refused.error["code"], refused.error["param"]) == (403, "model_not_allowed", "model")
         assert refused.headers["x-should-retry"] == "false"
         assert wait_for_row(session_database_url, refused.request_id)["cost_usd"] == 0
-    assert post_chat(limited, PREFIX + "free").status == 200  # The memory of names is not the key's alone.
+    assert post_chat(limited, PREFIX + "free").status == 200  # Fills the cache of names, which all keys share.
     assert post_chat(limited, PREFIX + "free", key=key).status == 403
 
     everything = request("GET", limited.url + "/v1/models", headers=limited.headers)
@@ -368,7 +368,7 @@ def test_a_request_of_a_killed_worker_is_charged_at_its_ceiling(
         most = len(upstream.calls[0].body) + 1_024 + 50
         assert (row["charged_tokens"], row["charged_usd"], len(row["budget_periods"])) == (most, None, 2)
         assert get_charges(database_url, key) == {"tokens": (0, 0, most, 1), "requests": (1, 0, 0, 1)}
-        # The books agree once the dead worker's leases are closed, and no longer once a charge has vanished.
+        # The report is balanced once the dead worker's leases are closed, and unbalanced after a charge has vanished.
         limits = wait_until(lambda: (found := get_limits(gateway))["balanced"] and found, what="balanced books")
         assert limits == {
             "balanced": True, "mistakes": 0, "overdrawn": 0, "periods_checked": 2, "periods_different": 0
@@ -427,7 +427,7 @@ def test_requests_that_come_at_once_all_get_what_one_draw_brought_them(
 ) -> None:
     everything = {"requests_per_minute": 10**6, "tokens_per_minute": 10**9, "concurrent": 1_000}
     with ThreadPoolExecutor(16) as threads:
-        for _ in range(3):  # Keys of which the worker has drawn nothing yet.
+        for _ in range(3):  # New keys, for which the worker has drawn nothing yet.
             key = make_limited_key(session_database_url, ("usd", 1_000), **everything)
             seen = [threads.submit(post_chat, limited, LISTED, key=key, max_tokens=50) for _ in range(16)]
             assert [each.result().status for each in seen] == [200] * 16

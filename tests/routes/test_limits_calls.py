@@ -1,4 +1,4 @@
-"""Requests call none of the code of limits, of several targets and of traces that they do not use."""
+"""Requests call no code of limits, of several targets or of traces unless they use it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tests.support.limited_keys import make_limited_key
 from tests.support.waiting import wait_until
 
 MODEL = PREFIX + "deepseek-v3p1"
-# What only requests with a header of their own need.
+# Files that only requests with a special header need.
 HEADER_FILES = ("services/idempotency/", "db/kept_answers.py", "inference/once.py", "inference/dry_run.py")
 OWN_FILES = ("services/limits/", "inference/limited.py", "inference/ceiling.py", "inference/output_limit.py")
 
 
 def see_files(client: FlaskClient, key: str, path: str, body: dict[str, object]) -> set[str]:
-    """Returns the files with Python calls during one warm request."""
+    """Returns the files whose Python functions are called during one warm request."""
     headers = {"Authorization": f"Bearer {key}"}
     with client.post(path, json=body, headers=headers) as response:
         assert response.status_code == 200 and response.get_data()
@@ -52,7 +52,7 @@ def test_a_key_without_limits_calls_nothing_of_them(client: FlaskClient, databas
                 assert not [own for own in HEADER_FILES if any(own in name for name in seen)]
 
 
-# What chooses among several targets, orders them, and names their attempts.
+# Files that choose among several targets, order them, and name their attempts.
 CHOICE_FILES = (
     "inference/target_selection.py",
     "inference/fallback.py",
@@ -74,14 +74,14 @@ def test_a_request_with_one_target_calls_nothing_of_the_choice_among_several(cli
                 seen = see_files(client, GATEWAY_KEY, path, body)
                 return not any(own in name for own in CHOICE_FILES for name in seen)
 
-            # A list of models that arrives meanwhile makes routes be found again.
+            # Repeated, because routes are computed again when a new list of models arrives.
             wait_until(calls_nothing, what="a request without a choice")
             seen = see_files(client, GATEWAY_KEY, path, body | {"models": [PREFIX + "glm-5p3"]})
             called = {own for own in CHOICE_FILES if any(own in name for name in seen)}
             assert called >= {"inference/target_selection.py", "routing/ranking.py", "routing/health.py"}
 
 
-# What makes traces and spans.
+# Files that make traces and spans.
 TRACE_FILES = ("services/traces/", "inference/tracing.py")
 
 

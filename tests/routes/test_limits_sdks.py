@@ -1,4 +1,4 @@
-"""What official SDKs make of a refusal by a limit: one request for 402 and 403, and waits as told for 429."""
+"""Official SDKs after a refusal by a limit: one request for 402 and 403, and the suggested waits for 429."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OPTIONS: dict[str, Any] = {"max_retries": 2, "timeout": 30}
 
 @pytest.fixture(params=["openai", "anthropic"])
 def call(request: pytest.FixtureRequest, scripted_gateway: Gateway) -> Iterator[Call]:
-    """A function `(key, model, n)` that asks for `n` output tokens with an SDK as it comes."""
+    """A function `(key, model, n)` that asks for `n` output tokens with an SDK in its default configuration."""
 
     def call_openai(key: str, model: str = MODEL, n: int = 9) -> Any:
         with openai.OpenAI(base_url=f"{scripted_gateway.url}/v1", api_key=key, **OPTIONS) as client:
@@ -40,10 +40,10 @@ def call(request: pytest.FixtureRequest, scripted_gateway: Gateway) -> Iterator[
 
 
 def count_requests(database_url: str, key: str) -> int:
-    """Returns how many requests the key has sent, once they are recorded."""
+    """Returns the number of requests that the key has sent, once they are recorded."""
     id = key.split("_")[1]
     wait_until(lambda: rows_where(database_url, "key_id", id), what="the rows")
-    time.sleep(1.2)  # A batch is shipped every half a second, so any further row is there after that.
+    time.sleep(1.2)  # Batches are shipped every half a second, so any further row is there by then.
     return len(rows_where(database_url, "key_id", id))
 
 
@@ -68,7 +68,7 @@ def test_a_402_and_a_403_are_one_request(call: Call, upstream: ScriptedUpstream,
 def test_a_429_is_waited_for_as_long_as_it_says(
     call: Call, upstream: ScriptedUpstream, session_database_url: str
 ) -> None:
-    """A request in flight holds what another needs: the second one waits the second that it is told, and is served."""
+    """The first request holds the only slot; the second one waits for the second that it is told, and is served."""
     key = make_limited_key(session_database_url, concurrent=1)
     gate = Gate()
     upstream.enqueue([wait_for(gate), *chat_answer("hi")])

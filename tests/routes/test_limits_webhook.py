@@ -1,4 +1,4 @@
-"""A budget that requests use up is warned of by a signed message, once for each share, over all workers."""
+"""Signed warnings of a budget that requests use up, one for each share, over all workers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_each_share_is_one_message_over_all_workers_whoever_is_killed(
         receiver.enqueue([hang()], json_answer({}, 500))
         settings = {"LIMITS_WEBHOOK": f"{receiver.base_url}/hook?key={TOKEN}", "LIMITS_WEBHOOK_SECRET": SECRET}
         gateway = make_gateway(upstream.settings | settings, workers=2)
-        # The first message is sent a third time: the workers are killed while one of them sends it, and then the
+        # The first message takes three attempts: the workers are killed while one of them sends it, and then the
         # receiver fails.
         for requests, messages in ((6, 1), (4, 4)):
             for _ in range(requests):

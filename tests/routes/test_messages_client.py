@@ -27,7 +27,7 @@ WEATHER = {
     "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
 }
 SESSION = json.loads((ROOT / "tests/routes/agent_session.json").read_text())
-# As for a retry of the SDK, so that the gateway itself sends each request once.
+# Marks each request as an SDK's retry, so that the gateway sends it only once.
 ONCE = {"x-stainless-retry-count": "1"}
 
 
@@ -54,7 +54,7 @@ def scripted(scripted_gateway: Gateway) -> Iterator[anthropic.Anthropic]:
 
 
 def get_sent(upstream: ScriptedUpstream) -> dict[str, Any]:
-    """Returns the last body that the provider got; its list of models may be fetched at any time."""
+    """Returns the last body that the provider got, apart from requests for its list of models."""
     sent: dict[str, Any] = upstream.calls[-1].json
     return sent
 
@@ -110,9 +110,9 @@ def test_a_tool_is_called_and_answered_at_each_provider(gateway_of_four: Gateway
 def test_a_session_of_an_agent(
     scripted: anthropic.Anthropic, upstream: ScriptedUpstream, session_database_url: str, scripted_gateway: Gateway
 ) -> None:
-    """The agent's requests as a coding agent sends them, and a model that thinks, calls two tools, and sees a picture.
+    """A session with the requests of a coding agent, and a model that thinks, calls two tools, and sees a picture.
 
-    The provider must find its own ids, names and thoughts again, and every result after its call.
+    The provider must get back its own ids, names and thoughts, and every result after its call.
     """
     messages: list[Any] = [*SESSION["first"]]
     ids: list[str] = []
@@ -130,7 +130,7 @@ def test_a_session_of_an_agent(
             {"type": "tool_result", "tool_use_id": call["id"]} | result
             for call, result in zip(calls, turn["results"], strict=True)
         ]
-        # An agent may send the results in another order, and something after them.
+        # An agent may send the results in another order, and more content after them.
         messages.append({"role": "user", "content": [*reversed(results), *turn["after"]]})
     assert len(set(ids)) == len(ids) == 3 and all(each.replace("_", "").replace("-", "").isalnum() for each in ids)
     upstream.enqueue(chat_answer("Done.", usage=usage_of(100, 2)))
@@ -245,7 +245,7 @@ def test_an_error_has_the_class_by_which_agents_decide(
     message: str,
     stream: bool,
 ) -> None:
-    # A model of its own for each, because failures open the circuit breaker of a model.
+    # A separate model for each, because failures open a model's circuit breaker.
     model = f"{PREFIX}messages-error-{status}-{abs(hash(str(script) + str(stream)))}-"
     upstream.on_model(model, script)
     with pytest.raises(getattr(anthropic, raised)) as seen:
@@ -361,7 +361,7 @@ def test_tokens_are_counted_without_a_provider_or_a_record(
     with pytest.raises(anthropic.AuthenticationError):
         scripted.with_options(api_key="wrong").messages.count_tokens(model=model, messages=HELLO)
     assert all(seen.path.endswith("/models") for seen in upstream.requests)
-    # The row of a later request is there, so those of earlier ones would be.
+    # Once a later request's row is there, those of earlier ones would be too.
     last = scripted.messages.create(model=PREFIX + "scripted", max_tokens=9, messages=HELLO)
     wait_for_row(session_database_url, last._request_id or "")
     assert rows_where(session_database_url, "model_requested", model) == []

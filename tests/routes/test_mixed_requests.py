@@ -1,4 +1,4 @@
-"""One connection with plain and unusual requests in turn, which two parsers read: none takes a byte of another's."""
+"""One connection with plain and unusual requests in turn, read by two parsers: neither takes a byte of the other's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support.gateway import Gateway
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.waiting import PATIENCE_S
 
-# More than is received at once.
+# Longer than a single receive.
 LONG = "x" * 20_000
 
 
@@ -25,7 +25,7 @@ def make_request(gateway: Gateway, text: str, *headers: str, chunked: bool = Fal
 
 
 def receive_responses(connection: socket.socket, count: int) -> list[tuple[int, bytes]]:
-    """Returns the statuses and bodies of so many responses, all of which have a length."""
+    """Returns the statuses and bodies of so many responses, all of which have a Content-Length."""
     received, responses = b"", list[tuple[int, bytes]]()
     while len(responses) < count:
         head, end, rest = received.partition(b"\r\n\r\n")

@@ -61,7 +61,7 @@ def test_anthropics_sdk_lists_pages_and_finds_aliases(gateway: Gateway, claude: 
     ids = [entry["id"] for entry in get(gateway, "/v1/models").json["data"]]
     expected = [name for each in ids for name in (each, "anthropic/" + each)]
     assert [model.id for model in claude.models.list()] == expected
-    assert [model.id for model in claude.models.list(limit=7)] == expected  # It asks for page after page.
+    assert [model.id for model in claude.models.list(limit=7)] == expected  # The SDK requests page after page.
     back = claude.models.list(limit=3, before_id=expected[5])
     assert ([model.id for model in back.data], back.has_more) == (expected[2:5], True)
     assert claude.models.retrieve("anthropic/kimi-k3").id == "anthropic/" + KIMI

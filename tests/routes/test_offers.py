@@ -1,4 +1,4 @@
-"""Who serves a model, over HTTP: equivalents at four providers, what was measured, and open circuit breakers."""
+"""The providers of a model, over HTTP: equivalents at four providers, measurements, and open circuit breakers."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_model_is_found_at_all_four_providers(gateway_of_four: Gateway) -> Non
         assert each["context_length"] == entry["context_length"]
         assert each["max_completion_tokens"] == entry["max_output_tokens"]
         assert each["pricing"]["prompt"] is not None
-    # The same from each of them, and by an id that two providers list.
+    # The same endpoints for each of the names, and for an id that two providers list.
     for name in (FLASH, FLASH + "-TEE", FLASH.lower()):
         others = get_offers(gateway_of_four, name)["endpoints"]
         assert sorted(each["tag"] for each in others) == ["chutes", "deepinfra", "featherless", "fireworks"]
@@ -86,7 +86,7 @@ def test_what_real_requests_met_is_measured_by_provider_and_known_to_every_worke
         post_chat(gateway_of_four, OWN_FLASH, provider="fireworks", stream=True),
         post_chat(gateway_of_four, OWN_FLASH, provider="fireworks", stream=True),
         post_chat(gateway_of_four, FLASH, provider="deepinfra"),
-        # The caller's mistake, which says nothing of the provider.
+        # A caller's mistake, which says nothing about the provider.
         post_chat(gateway_of_four, OWN_FLASH, provider="fireworks", temperature=1.9, reasoning_effort="absurd"),
         post_chat(gateway_of_four, BROKEN, provider="fireworks"),
     ]
@@ -94,7 +94,7 @@ def test_what_real_requests_met_is_measured_by_provider_and_known_to_every_worke
     for seen in sent:
         wait_for_row(session_database_url, seen.request_id)
 
-    # A worker that starts afterwards, and served none of them.
+    # A worker that starts later and served none of the requests.
     names = ["fireworks", "deepinfra", "chutes"]
     with gateways.running(session_database_url, provider_environment(sandbox.url, names, key="sandbox")) as other:
 

@@ -10,7 +10,7 @@ from app.runtime import get_component
 from app.services.keys import KeySnapshot, digest_of, new_key
 from tests.support.gateway import GATEWAY_KEY
 
-# As seen from elsewhere: a local program needs no key for some of these.
+# A header of a remote client, because a local program needs no key for some of these paths.
 ELSEWHERE = {"X-Forwarded-For": "192.0.2.1"}
 # Paths that only an operator may read, and the status that others get.
 PATHS = {

@@ -1,4 +1,4 @@
-"""What ordinary clients send beside the plain request: codings, headers, spellings and wrong paths."""
+"""Variations in the requests of ordinary clients: codings, headers, spellings and wrong paths."""
 
 from __future__ import annotations
 
@@ -222,7 +222,7 @@ def test_a_url_that_is_too_long_is_a_414_in_the_common_shape(scripted_gateway: G
 def test_the_sdk_may_retry_what_outlasts_the_gateways_retries(
     scripted_gateway: Gateway, upstream: ScriptedUpstream, status: int
 ) -> None:
-    # The list of models would take the first answer.
+    # Otherwise the request for the list of models would take the first answer.
     wait_until(lambda: '"catalog_loaded"' in scripted_gateway.log(), what="the catalog")
     failing = json_answer({"error": {"message": "busy"}}, status)
     upstream.enqueue(failing, failing, failing)

@@ -1,4 +1,4 @@
-"""Bodies that are sent in bad faith: endless, in tiny chunks, or a byte at a time. None holds up another caller."""
+"""Malicious bodies: endless, in tiny chunks, or a byte at a time. None delays another caller."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import Gate, Script, send, wait_for
 from tests.support.waiting import PATIENCE_S
 
-# Each event of the stream waits for the client to have received the one before it.
+# The number of events of the stream, each of which waits until the client has received the one before.
 STEPS = 20
 TINY_CHUNKS = b"1\r\nx\r\n" * 20_000
 
@@ -44,7 +44,7 @@ def read_to_end(connection: socket.socket) -> bytes:
 
 @contextmanager
 def endless_uploads(gateway: Gateway, start: bytes, piece: bytes, count: int) -> Iterator[None]:
-    """Sends `start` and then `piece` without a pause on `count` connections, and again when one is closed."""
+    """Sends `start` and then `piece` without a pause on `count` connections, and opens a new one when one is closed."""
     connections: list[socket.socket] = []
     is_over = threading.Event()
     has_begun = threading.Barrier(count + 1)
@@ -77,7 +77,7 @@ def endless_uploads(gateway: Gateway, start: bytes, piece: bytes, count: int) ->
             thread.join()
 
 
-# A path, whether the key is sent, and what is sent for ever.
+# Path, whether the key is sent, and the bytes that are sent endlessly.
 UPLOADS = {
     "tiny chunks without a key": ("/v1/chat/completions", False, TINY_CHUNKS),
     "tiny chunks with a key": ("/v1/chat/completions", True, TINY_CHUNKS),
@@ -99,7 +99,7 @@ def test_a_stream_goes_on_while_others_upload_without_end(
     upstream.on_model("watched", script)
     path, has_key, piece = UPLOADS[name]
     start = b"" if path is None else chunked_head(scripted_gateway.key if has_key else None, path)
-    # One deadline for all steps: a worker that lets the stream on only now and then does not meet it.
+    # One deadline for all steps, which a worker would miss if it served the stream only now and then.
     finished = threading.Event()
 
     def watch() -> None:
@@ -143,7 +143,7 @@ def test_a_body_that_drips_is_ended_after_its_total_time(hasty_gateway: Gateway,
 
         def drip() -> None:
             with suppress(OSError):
-                # Less than CLIENT_SEND_TIMEOUT passes between two bytes, so only the total ends this.
+                # Less than CLIENT_SEND_TIMEOUT passes between two bytes, so only the total timeout ends this.
                 while not stop.wait(0.3):
                     connection.sendall(b" ")
 
@@ -181,7 +181,7 @@ def test_after_another_refused_body_the_response_arrives_and_the_connection_is_c
     scripted_gateway: Gateway, name: str
 ) -> None:
     with connect(scripted_gateway) as connection:
-        # Sent whole before the response is read, as SDKs do.
+        # The whole body is sent before the response is read, as SDKs do.
         connection.sendall(REFUSED[name])
         connection.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
         received = read_to_end(connection)

@@ -1,4 +1,4 @@
-"""`GET /api/activity/<request_id>` tells what became of one request, whichever of its ids the caller has."""
+"""`GET /api/activity/<request_id>` returns the story of one request, whichever of its ids the caller has."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SECRET_WORD = "zanzibar-secret"
 
 
 def tell(gateway: Gateway, request_id: str, key: str | None = None) -> Seen:
-    """Asks for the story of a request once it can be told: records are shipped twice a second."""
+    """Asks for the story of a request until it is available, because records are shipped only twice a second."""
 
     def ask() -> Seen:
         headers = {"Authorization": f"Bearer {key or gateway.key}"}
@@ -85,7 +85,7 @@ def test_a_refused_key_of_the_provider_is_called_the_gateways_in_the_first_words
     assert (seen.status, seen.error["type"]) == (status, "upstream_authentication_error")
     assert seen.error["message"].startswith("Fireworks refused the gateway's own API key")
     assert tell(scripted_gateway, seen.request_id).json["data"]["error_message"] == seen.error["message"]
-    assert post_chat(scripted_gateway, PREFIX + "refused").status == 200  # So that no breaker opens.
+    assert post_chat(scripted_gateway, PREFIX + "refused").status == 200  # A success, so that no breaker opens.
 
 
 def test_an_absurd_number_of_tokens_costs_neither_the_answer_nor_the_row(
@@ -159,7 +159,7 @@ def test_an_unknown_id_is_a_404_that_says_what_to_give(scripted_gateway: Gateway
 
 
 def test_an_id_with_a_nul_is_no_path(scripted_gateway: Gateway) -> None:
-    # PostgreSQL has no such text, so no route gets it.
+    # PostgreSQL cannot hold such text, so it reaches no route.
     seen = request("GET", f"{scripted_gateway.url}/api/activity/%00", headers=scripted_gateway.headers)
     assert (seen.status, seen.error["type"], seen.error["code"]) == (404, "not_found_error", "unknown_path")
 

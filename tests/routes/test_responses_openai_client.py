@@ -132,7 +132,7 @@ def test_a_parsed_answer(client: openai.OpenAI) -> None:
 
 
 def test_an_agents_turns(scripted: openai.OpenAI, upstream: ScriptedUpstream) -> None:
-    """The output of a turn is sent back as input together with the outputs of its calls, as agents do."""
+    """Sends the output of a turn back as input together with the outputs of its calls, as agents do."""
     tools: Any = [WEATHER, PATCH, AGENTS, {"type": "web_search"}]
     upstream.enqueue(sse_stream(AGENT_TURN))
     with scripted.responses.stream(model=SCRIPTED, input="The weather?", tools=tools) as stream:
@@ -190,7 +190,7 @@ def test_a_call_that_was_cut_is_in_no_output(scripted: openai.OpenAI, upstream: 
     whole = read_strictly(scripted.responses.create(**ask, max_output_tokens=9000))  # Collected from the same stream.
     assert whole.status == "incomplete" and [item.type for item in whole.output] == ["message"]
 
-    # Some providers say so even if the output limit cut the call.
+    # Some providers report tool_calls even if the output limit cut the call.
     upstream.default = sse_stream([patch, chunk(finish="tool_calls"), usage_chunk(), DONE])
     with pytest.raises((httpx2.RemoteProtocolError, openai.APIConnectionError)):
         for event in scripted.responses.create(**ask, stream=True):
@@ -205,7 +205,7 @@ def test_a_whole_answer_in_place_of_a_stream_and_the_other_way_round(
     with scripted.responses.stream(model=SCRIPTED, input="Hello") as stream:  # The default answer is whole.
         assert stream.get_final_response().output_text == "Hello from the script."
     upstream.enqueue(sse_stream(AGENT_TURN))
-    # Fireworks requires a stream above 4096 tokens.
+    # Above 4096 tokens, Fireworks requires a stream.
     response = scripted.responses.create(model=SCRIPTED, input="Hello", tools=[WEATHER], max_output_tokens=9000)
     assert upstream.calls[-1].json["stream"] is True
     assert [item.type for item in read_strictly(response).output][:3] == ["reasoning", "message", "function_call"]

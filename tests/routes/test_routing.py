@@ -1,4 +1,4 @@
-"""A request that several providers may serve: which one gets it, what follows a failure, and what the record says."""
+"""A request that several providers may serve: the choice of provider, the fallback after a failure, and the record."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import Script, Step, close, hang, reset, send
 from tests.support.waiting import wait_until
 
-# At DeepInfra the cheapest, at Chutes twice and at Fireworks four times the price, in USD per million tokens.
+# USD per million tokens: DeepInfra is the cheapest, Chutes costs twice and Fireworks four times as much.
 PRICES = {"deepinfra": 1.0, "chutes": 2.0, "fireworks": 4.0}
 SLUGS = [f"qwen-quokka-{number}b" for number in range(1, 61)]
 TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]
@@ -64,10 +64,10 @@ def chutes_rows() -> list[dict[str, Any]]:
 
 
 class Providers:
-    """Four scripted providers behind a gateway, and a model of its own for each test.
+    """Four scripted providers behind a gateway, and a separate model for each test.
 
     Attributes:
-        gateway, upstream: as they are.
+        gateway, upstream: shared by the tests of this file.
         model: the Hugging Face id of a model that DeepInfra and Chutes list.
         native: the id of the same model at Fireworks.
     """
@@ -265,7 +265,7 @@ def test_a_provider_object_orders_and_bounds_the_choice(providers: Providers) ->
         providers.upstream.requests.clear()
         seen = providers.post(model=f"Qwen/{model}", provider=choice, tools=TOOLS)
         assert seen.status == 503, seen.body
-        # The last one is tried again, within the tries that are left.
+        # The last one is tried again while tries are left.
         assert list(dict.fromkeys(providers.asked())) == expected, choice
     single = providers.post(model=f"Qwen/{next(_slugs).title()}", provider={"allow_fallbacks": False})
     assert single.status == 503 and set(providers.asked()[-1:]) == {"deepinfra"}

@@ -23,7 +23,7 @@ from tests.support.waiting import wait_until
 
 MODEL = "accounts/fireworks/models/deepseek-v3p1"
 
-# The fields of the contract, in their order.
+# The documented fields, in their order.
 FIELDS = (
     "gateway scope key model endpoint time_range from to total_requests successful_requests failed_requests "
     "total_tokens prompt_tokens completion_tokens cached_tokens total_cost estimated_cost unpriced_requests "
@@ -41,7 +41,7 @@ class Counted(NamedTuple):
 
 @pytest.fixture(scope="module")
 def public(gateways: Gateways, postgres: Postgres, sandbox: Sandbox) -> Iterator[Counted]:
-    """A gateway with PUBLIC_STATS. Shared by a test that counts its requests and another one that sends none."""
+    """A gateway with PUBLIC_STATS. It is shared by a test that counts its requests and one that sends none."""
     url = postgres.create_migrated_database()
     with gateways.running(url, sandbox.settings | {"PUBLIC_STATS": "true"}) as gateway:
         yield Counted(gateway, url)
@@ -144,7 +144,7 @@ def test_statistics_require_a_key_by_default(gateway: Gateway) -> None:
 
 @pytest.fixture(scope="module")
 def counted(gateways: Gateways, postgres: Postgres, sandbox: Sandbox) -> Iterator[Counted]:
-    """Shared by two tests that count its requests; the second one adds to those of the first."""
+    """A gateway shared by two tests that count its requests; the second one adds to those of the first."""
     url = postgres.create_migrated_database()
     with gateways.running(url, sandbox.settings) as gateway:
         yield Counted(gateway, url)
@@ -223,7 +223,7 @@ def test_a_holder_reads_what_its_keys_used_and_the_operator_who_used_what(counte
     everything = ("all", None, None, earlier + 5, users + 3)
     assert see("?split=holder") == (*everything, {holder: 3, bobs: 1, None: earlier + 1})
     assert see("?split=group&time_range=all") == (*everything, {group: 3, None: earlier + 2})
-    # What a holder is called now counts, and those of a holder who is deleted have none.
+    # Requests count under the holder's current name, and those of a deleted holder under none.
     for method, path, body in [
         ("PATCH", f"holders/{holder}", b'{"name": "carol"}'),
         ("DELETE", f"keys/{bob.split('_')[1]}", None),

@@ -1,6 +1,6 @@
 """A new endpoint is one file and one row: two toys are added to a copy of the project and called over HTTP.
 
-Providers serve the first as it is. The second is translated to chat.
+Providers serve the first natively. The second is translated to chat.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import Script
 from tests.support.tree import copy_tree
 
-# Everything that the pipeline must know of the endpoint. Its API has an error shape of its own.
+# The complete module of the endpoint, whose API has an error shape of its own.
 TOY = '''
 """`POST /v1/shout`: answers a text in capitals."""
 
@@ -84,7 +84,7 @@ from app.services.endpoints.translation import EventWriter, Translated
 
 
 class TellBody(InferenceBody, kw_only=True):
-    """What the tale is about."""
+    """A request for a tale."""
 
     about: str
 
@@ -177,7 +177,7 @@ def toy_gateway(
         "from app.services.endpoints.chat import CHAT\n",
         "from app.services.endpoints.chat import CHAT\n" + imports,
     )
-    # A provider says with one word, and where it has it, that it serves the endpoint.
+    # A provider declares with one entry that it serves the endpoint, and at which path.
     replace(
         tree / "app/services/providers/fireworks.py", "serves={", 'serves={"shout": EndpointSupport(path="/shout"), '
     )
@@ -193,7 +193,7 @@ def post_tell(gateway: Gateway, about: str, **more: Any) -> Seen:
 
 
 def get_sent(upstream: ScriptedUpstream) -> Any:
-    """Returns the last body that the provider got; its list of models may be fetched at any time."""
+    """Returns the last body that the provider got, apart from requests for its list of models."""
     return [json.loads(seen.body) for seen in upstream.requests if seen.body][-1]
 
 
@@ -283,7 +283,7 @@ def test_a_translated_endpoint_is_served_over_chat(
         assert seen.json == {"tale": "Once", "about": "foxes", "id": seen.request_id}
     assert seen.headers["x-tale-id"] == seen.request_id
     assert seen.headers["x-gateway-dropped-params"] == "mood"
-    # The list says that the model's context has 131,072 tokens; six of them are estimated to be the prompt.
+    # The listed context is 131,072 tokens, and the prompt is estimated at six.
     assert seen.headers["x-gateway-applied-params"] == "tone=grim->plain, max_tokens=200000->131066"
     sent = get_sent(toy_upstream)
     assert sent["messages"] == [{"role": "user", "content": "foxes"}] and "about" not in sent

@@ -32,7 +32,7 @@ def test_the_trace_of_the_client_reaches_the_provider_and_the_record(
     valid = {"traceparent": f"00-{TRACE}-{SPAN}-01", "tracestate": "vendor=1"}
     seen = ask(scripted_gateway, "traced", valid)
     sent = upstream.calls[-1].headers
-    # Without spans of its own the gateway takes no part: the provider's parent is the client's span.
+    # A gateway without spans passes the header on: the provider's parent is the client's span.
     assert (sent["traceparent"], sent["tracestate"]) == (valid["traceparent"], "vendor=1")
     assert wait_for_row(session_database_url, seen.request_id)["trace_id"] == TRACE
     url, headers = f"{scripted_gateway.url}/api/activity/{seen.request_id}", scripted_gateway.headers
@@ -89,7 +89,7 @@ def test_spans_reach_a_collector_with_the_names_of_the_conventions(
         known = {getattr(gen_ai, name) for name in dir(gen_ai) if name.startswith("GEN_AI_")}
         assert {name for name in told if name.startswith("gen_ai.")} <= known
 
-        # Without the header a trace begins here; with the flag unset nothing is exported, and the header passes.
+        # Without the header, a trace begins here. With an unset flag, nothing is exported and the header is passed on.
         failed = ask(gateway, "broken", {})
         trace_id = str(wait_for_row(database_url, failed.request_id)["trace_id"])
         quiet = f"00-{'a' * 32}-{SPAN}-00"
@@ -101,7 +101,7 @@ def test_spans_reach_a_collector_with_the_names_of_the_conventions(
         assert call["attributes"]["http.response.status_code"] == 503 and call["attributes"]["gateway.attempts"] == 2
         assert call["attributes"]["error.type"] and own["attributes"]["gateway.outcome"] == "upstream_error"
         assert collector.paths == {"/v1/traces"}
-        # What waits when a worker stops is sent before it ends.
+        # A stopping worker sends its waiting spans before it ends.
         assert ask(gateway, "served", {"traceparent": f"00-{'b' * 32}-{SPAN}-01"}).status == 200
         gateway.stop()
         assert len(collector.of_trace("b" * 32)) == 2 and collector.of_trace("a" * 32) == []
