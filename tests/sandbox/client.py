@@ -1,4 +1,4 @@
-"""The client of the sandbox's tests: it sends plain requests over a real socket."""
+"""The client for the sandbox's tests, which sends plain requests over a real socket."""
 
 import json
 import re
@@ -16,7 +16,7 @@ FIREWORKS = "/inference/v1"
 PREFIX = "accounts/fireworks/models/"
 PLAIN = PREFIX + "deepseek-v3p1"
 USER = [{"role": "user", "content": "Hello!"}]
-# Long: it only bounds a hang.
+# Long, because it only bounds a hang.
 TIMEOUT_S = 10.0
 
 

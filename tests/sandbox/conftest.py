@@ -1,4 +1,4 @@
-"""The sandbox that the tests of this directory share."""
+"""The sandbox shared by the tests of this directory."""
 
 from collections.abc import Iterator
 

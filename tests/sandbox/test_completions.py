@@ -1,4 +1,4 @@
-"""Completions of a text at the sandbox: what Fireworks refuses, where usage is, and the models that misbehave."""
+"""Completions of a text at the sandbox: Fireworks' refusals, the place of usage, and the models that misbehave."""
 
 from __future__ import annotations
 

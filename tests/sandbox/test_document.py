@@ -1,4 +1,4 @@
-"""docs/sandbox.md says what is there, and its examples work as printed, through the gateway."""
+"""docs/sandbox.md matches the sandbox, and its examples work as printed, through the gateway."""
 
 import json
 import re
@@ -21,7 +21,7 @@ from tests.support.sdks import openai
 from tests.support.waiting import PATIENCE_S
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs/sandbox.md").read_text()
-# Each prompt of the page with the choice that follows it.
+# Each prompt of the page, with the choice printed after it.
 EXAMPLES = re.findall(r"```text\n(.*?)```\n```json\n(.*?)```", PAGE, re.DOTALL)
 TOOLS = [{"type": "function", "function": {"name": name}} for name in ("get_weather", "get_time")]
 
@@ -58,7 +58,7 @@ def test_the_page_names_every_provider_and_field() -> None:
 
 
 def contains(whole: Any, part: Any) -> bool:
-    """Returns whether JSON values are equal, as far as the second one says."""
+    """Returns whether a JSON value has everything that the second one has."""
     if isinstance(part, dict):
         return isinstance(whole, dict) and all(contains(whole.get(name), value) for name, value in part.items())
     if isinstance(part, list):
@@ -98,7 +98,7 @@ def test_the_gateway_passes_on_what_is_wrong_with_a_script_or_schema(gateway: Ga
 
 
 def collect(chunks: list[dict[str, Any]]) -> dict[str, Any]:
-    """Returns the choice that the chunks of a stream amount to."""
+    """Returns the choice that the chunks of a stream make up."""
     message: dict[str, Any] = {}
     reason = None
     for choice in (choice for chunk in chunks for choice in chunk["choices"]):

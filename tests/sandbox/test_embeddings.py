@@ -55,7 +55,7 @@ def test_words_of_every_text_count_less_than_others_in_any_form(text: str, close
     one, *others = (make_vector("m", each, 4096) for each in (text, closer, further))
     first, second = (sum(a * b for a, b in zip(one, other, strict=True)) for other in others)
     assert first > second
-    assert get_similarity("painting", "paint") < 0.95  # The same word in another form is still another text.
+    assert get_similarity("painting", "paint") < 0.95  # Another form of the same word is another text.
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 8, 1024])

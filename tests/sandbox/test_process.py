@@ -12,7 +12,7 @@ from tests.support.soak import soak_only
 from tests.support.waiting import wait_until
 
 CTRL_C = soak_only("sandbox/test_process.py::test_a_signal_ends_it_with_open_streams_and_no_second_line")
-# A parent that starts a sandbox, which prints its line, and then waits to be killed.
+# A parent that starts a sandbox, whose line is printed, and then waits to be killed.
 PARENT = """
 import subprocess, sys, time
 subprocess.Popen([sys.executable, "-m", "app.sandbox", "--die-with-parent"])
@@ -22,7 +22,7 @@ time.sleep(600)
 
 def get_processes(server: Server) -> list[psutil.Process]:
     """Returns a server's process and its descendants: gunicorn's master and its one worker."""
-    # The line is printed when connections are accepted. After the first response the worker exists too.
+    # The line is printed once connections are accepted. After the first response, the worker exists too.
     assert server.get("/").status_code == 200
     first = psutil.Process(server.process.pid)
     descendants = first.children(recursive=True)

@@ -1,4 +1,4 @@
-"""Samples of a JSON Schema: pydantic validates those of its own fields, and the rest is checked by hand."""
+"""Samples of a JSON Schema: pydantic validates those of its own fields, and the others have expected values."""
 
 import ipaddress
 import json
@@ -119,7 +119,7 @@ class Node(BaseModel):
 
 
 class Tree(BaseModel):
-    """A tree that refers to itself, and demands children at its top."""
+    """A tree that refers to itself, and requires children at its top."""
 
     name: str
     children: list["Tree"]
@@ -148,7 +148,7 @@ class Exact(BaseModel):
 
 Text = Annotated[str, StringConstraints(pattern=r"^[A-Z]{2}\d{4}$")]
 SLUG = r"^[a-z0-9]+(?:-[a-z0-9]+)*$"
-# name → type of a field. Each is asked for alone, so that a failure names its kind.
+# Name → type of a field. Each is requested alone, so that a failure names its kind.
 FIELDS: dict[str, Any] = {
     "text": str,
     "length": Annotated[str, Field(min_length=30, max_length=40)],
@@ -287,7 +287,7 @@ def test_pydantic_accepts_the_sample_of_a_field(kind: str, required_only: bool) 
     ],
 )
 def test_what_pydantic_demands_beyond_its_schema_needs_an_example(kind: Any, example: str) -> None:
-    """docs/sandbox.md says so; a type that starts to work without one can be struck from it."""
+    """The types that docs/sandbox.md lists; one that starts to work without an example can be removed there."""
     plain = create_model("Model", field=(kind, ...))
     with pytest.raises(ValidationError):
         plain.model_validate(make_sample(plain.model_json_schema(), "Oslo", required_only=False))
@@ -297,7 +297,7 @@ def test_what_pydantic_demands_beyond_its_schema_needs_an_example(kind: Any, exa
 
 
 def test_all_fields_together_through_the_openai_client(server: Server) -> None:
-    """The SDK's own helper makes a strict schema of the model, and parses the response into it."""
+    """The SDK's helper makes a strict schema from the model, and parses the response into it."""
     fields = {f"f{number}": (kind, ...) for number, kind in enumerate(FIELDS.values())}
     model = create_model("Everything", **fields)  # type: ignore[call-overload]
     messages = [{"role": "user", "content": "Everything about Oslo"}]
@@ -317,7 +317,7 @@ def test_a_recursive_model_has_one_more_level_and_then_ends() -> None:
 
 
 A_TO_C = {"properties": {name: {"type": "integer"} for name in "abc"}}
-# Schemas that pydantic does not write, with a sample of each: the words of all drafts, alone and together.
+# Schemas that pydantic does not write, with a sample of each: the keywords of all drafts, alone and together.
 SCHEMAS: list[tuple[Any, Any]] = [
     ({}, "Oslo"),
     (True, "Oslo"),
@@ -374,7 +374,7 @@ SCHEMAS: list[tuple[Any, Any]] = [
 @pytest.mark.parametrize(("schema", "sample"), SCHEMAS)
 def test_the_sample_of_a_schema(schema: Any, sample: Any) -> None:
     if sample is None and schema != {"type": "null"}:
-        # That there is a value for it is more than the sandbox finds; it says so.
+        # The schema has values, but the sandbox finds none and says so.
         with pytest.raises(UnsupportedSchema, match="no value was found at"):
             make_sample(schema, "Oslo", required_only=False)
     else:
@@ -439,7 +439,7 @@ def test_every_provider_says_what_is_wrong_with_a_schema(server: Server, base: s
 
 
 def test_hostile_schemas_are_bounded() -> None:
-    """What refers to everything else, nests deeply or matches slowly has a small sample or none."""
+    """Schemas that refer to everything else, nest deeply or match slowly have a small sample or none."""
     wide = {"$ref": "#/$defs/t0", "$defs": WIDE}
     assert len(json.dumps(make_sample(wide, "Oslo", required_only=False))) < 100_000
     assert make_sample(nest(25), "Oslo", required_only=True)

@@ -1,4 +1,4 @@
-"""Scripts: a prompt (or a header) dictates the answers of a conversation, and a malformed script is explained."""
+"""Scripts: a prompt (or a header) dictates the answers of a conversation, and an error explains a malformed script."""
 
 import json
 from typing import Any
@@ -15,7 +15,7 @@ STEPS = [{"tool_calls": [{"name": "get_time", "arguments": {"city": "Oslo"}, "id
 
 
 def user(text: Any) -> dict[str, Any]:
-    """Returns a message of the user; anything but a text becomes the JSON of a script."""
+    """Returns a message of the user; any content but a text becomes a script in JSON."""
     return {"role": "user", "content": text if isinstance(text, str) else "@sandbox " + json.dumps(text)}
 
 
@@ -43,7 +43,7 @@ def test_the_turns_of_an_agent_at_every_provider(server: Server) -> None:
         assert (call["id"], call["function"]) == ("call_1", {"name": "get_time", "arguments": '{"city":"Oslo"}'})
         calls = {"role": "assistant", "content": None, "tool_calls": [call]}
         history = [start, calls, {"role": "tool", "tool_call_id": "call_1", "content": "12:00"}]
-        # Agents may add a reminder in the user's name behind a result.
+        # Agents may add a reminder in the user's name after a result.
         for more in ([], [user("Do not forget to be brief.")]):
             last = ask(server, *history, *more, base=base, model=model, tools=TOOLS)
             assert (text_of(last), last["finish_reason"]) == ("Noon.", "stop")
@@ -57,10 +57,10 @@ def test_a_later_script_replaces_an_earlier_one(server: Server) -> None:
     history = [user([{"text": "a"}, {"text": "b"}]), said("a"), user([{"text": "c"}, {"text": "d"}])]
     assert text_of(ask(server, *history)) == "c"
     assert text_of(ask(server, *history, said("c"), user("More!"))) == "d"
-    # Of two in one message the first counts, and the second is a text like any other.
+    # In a message with two scripts, the first counts, and the second is ordinary text.
     two = '@sandbox [{"text": "a"}, {"when": "later", "text": "b"}] @sandbox {"text": "c"}'
     assert [text_of(ask(server, user(prompt))) for prompt in (two, two.replace("c", "later"))] == ["a", "b"]
-    # Only what the user wrote is a script, not what an answer quotes.
+    # Only the user can write a script; one quoted in an answer does not count.
     assert text_of(ask(server, user("Hi"), said('@sandbox {"text": "no"}'), user("Ho"))).startswith("[sandbox]")
 
 
@@ -119,7 +119,7 @@ def test_pieces_reasoning_usage_and_limits(server: Server) -> None:
         ("functions.g:1", ""),
         (None, "{}"),
     ]
-    # A usage of many tokens takes no longer: the time is that of what is sent.
+    # A usage of many tokens takes no longer, because the time depends on the text that is sent.
     usage = server.chat(messages=[user(turn)], tools=TOOLS).json()["usage"]
     assert (usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]) == (900, 70_000, 70_900)
     assert usage["prompt_tokens_details"] == {"cached_tokens": 800}

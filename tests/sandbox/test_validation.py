@@ -12,7 +12,7 @@ EXTRA = "Extra inputs are not permitted, field: "
 
 
 def check_server_error(response: requests.Response) -> str:
-    """Checks an error of the model server for its shape, and returns its message."""
+    """Checks the shape of a model server's error, and returns its message."""
     body = response.json()
     assert response.status_code == 400
     assert list(body) == ["error", "request_id"]
@@ -24,7 +24,7 @@ def check_server_error(response: requests.Response) -> str:
 
 
 def check_front_error(response: requests.Response, status: int, code: str, param: str | None) -> str:
-    """Checks an error of the provider's own gateway for its shape, and returns its message."""
+    """Checks the shape of an error of the provider's own gateway, and returns its message."""
     body = response.json()
     assert response.status_code == status
     error = body["error"]

@@ -1,4 +1,4 @@
-"""Garbage collection of a worker: what lives is examined while it is young, and what is garbage does not stay."""
+"""A worker's garbage collection: live objects are examined only while young, and garbage does not stay."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def generation_of(one: object) -> int | None:
 
 @pytest.fixture
 def collector() -> Iterator[Collector]:
-    """A collector that alone decides what is examined."""
+    """A collector that is the only one in the process to start collections."""
     was_enabled = gc.isenabled()
     gc.disable()
     gc.collect()
@@ -66,7 +66,7 @@ def test_old_garbage_is_freed_after_a_growth_or_a_time(
     steps = LEAST_STEPS_TO_ALL + STEPS_TO_OLD if reason == "time" else LEAST_STEPS_TO_ALL
     monkeypatch.setattr(garbage, "STEPS_TO_ALL", steps if reason == "time" else 10**9)
     grown = [] if reason == "time" else [[number] for number in range(GROWTH)]
-    if "Python" in reason:  # As after a large body, for which it was off.
+    if "Python" in reason:  # As after a large body, during which collection is off.
         gc.collect(0)
     node = make_cycle()
     old = weakref.ref(node)

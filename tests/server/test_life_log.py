@@ -1,4 +1,4 @@
-"""Where the gateway says that it listens."""
+"""The addresses at which the gateway logs that it listens."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_each_kind_of_socket_is_named_by_its_own_address(tmp_path: Path) -> None
         for listener, (_, place) in zip(listeners, places, strict=True):
             listener.bind(place)
         ports = [listener.getsockname()[1] for listener in listeners[:2]]
-        # The addresses of the settings are others, as they are where systemd has opened the sockets.
+        # The addresses of the settings differ from the sockets', as with sockets that systemd has opened.
         server = SimpleNamespace(LISTENERS=listeners, cfg=SimpleNamespace(address=[("0.0.0.0", 8000)]))
         assert describe_sockets(server) == [
             f"127.0.0.1:{ports[0]}", f"[::1]:{ports[1]}", f"unix:{tmp_path}/s", f"unix:@gateway-{tmp_path.name}"

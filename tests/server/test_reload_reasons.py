@@ -1,4 +1,4 @@
-"""Why a reload is refused, from what its check has written."""
+"""The reason for refusing a reload, extracted from the output of its check."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Requests as bytes, cut anywhere: the parser of plain heads and gunicorn's own read the same from them.
+"""Requests as bytes, cut anywhere: the parser of plain heads and gunicorn's own parser agree on them.
 
-"The same" are the requests with their environs and bodies, and how it ends: which error, with which text.
+They must agree on the requests with their environs and bodies, and on the error at the end, with its text.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from app.server.request_head import ConnectionParser, PlainRequest, create
 from tests.support.soak import FULL
 
 PROXY, STRANGER, LISTENER = ("127.0.0.1", 4711), ("192.0.2.1", 4711), ("10.0.0.1", 8000)
-# Objects of the request itself, which no two parsers share.
+# Objects that belong to a single request and so differ between the parsers.
 OBJECTS = {"wsgi.input", "wsgi.errors", "wsgi.early_hints"}
-# What is read of each body: nothing, a part of it, a line, or all.
+# The sizes of the reads of each body: nothing, a part of it, a line, or all.
 READS: dict[str, list[int | None]] = {
     "nothing": [],
     "all": [-1],
@@ -51,7 +51,7 @@ def _make_config(options: str) -> Config:
 def read_requests(
     kind: type[RequestParser], pieces: Sequence[bytes], config: Config, peer: Any, reads: Sequence[int | None]
 ) -> list[Any]:
-    """Returns what a parser makes of the bytes of a connection: each request, and how it ended."""
+    """Returns the results of a parser for the bytes of a connection: each request, and how the parsing ended."""
     parser = kind(config, iter([piece for piece in pieces if piece]), peer)
     seen: list[Any] = []
     with socket.socket() as connection:
@@ -75,7 +75,7 @@ def read_requests(
 def read_both(
     pieces: Sequence[bytes], config: Config, peer: Any = PROXY, reads: Sequence[int | None] = (-1,)
 ) -> list[Any]:
-    """Returns what both parsers made of it, which must be the same."""
+    """Returns the results of both parsers, after checking that they are equal."""
     ours = read_requests(ConnectionParser, pieces, config, peer, reads)
     assert ours == read_requests(RequestParser, pieces, config, peer, reads)
     return ours
@@ -103,7 +103,7 @@ def test_requests_of_gunicorns_own_tests_mean_what_they_mean_to_gunicorn(name: s
     assert seen[-1][0] == case["error"] if "error" in case else len(seen[0]) > len(("error", "text"))
     for peer in (PROXY, STRANGER):
         for pieces in (lines, cut(data, range(0, len(data), 7)), [data[:-1], data[-1:]], [data, data]):
-            # In lines, in small pieces, without the last byte at first, and twice.
+            # Cut into lines, in small pieces, with the last byte alone, and two requests in a row.
             read_both(pieces, config, peer)
 
 
@@ -121,7 +121,7 @@ PLAIN = {
     "another scheme": HEAD + b"X-Forwarded-Ssl: off\r\n\r\n",
     "CONTENT_LENGTH under another name": HEAD + b"Http-Content-Length: 5\r\nX-Content-Length: 7\r\n\r\n",
 }
-# Each of these could mean something else to a parser that is less exact than gunicorn's.
+# Each of these could be misread by a parser that is less exact than gunicorn's.
 UNUSUAL = {
     "HTTP/1.0": b"GET / HTTP/1.0\r\nHost: a\r\n\r\n",
     "HTTP/1.1 in another case": b"GET / http/1.1\r\nHost: a\r\n\r\n",
@@ -171,7 +171,7 @@ UNUSUAL = {
 
 
 def is_plain(data: bytes, peer: Any = PROXY, **options: Any) -> bool:
-    """Returns whether gunicorn's parser is not needed for a request; None if it is refused."""
+    """Returns whether a request is parsed without gunicorn's parser; False if it is refused."""
     try:
         return isinstance(next(ConnectionParser(make_config(**options), iter([data]), peer)), PlainRequest)
     except Exception:
@@ -184,10 +184,10 @@ def test_a_plain_head_is_read_without_gunicorn_and_means_the_same(name: str) -> 
     assert is_plain(data) and is_plain(data, STRANGER)
     for peer in (PROXY, STRANGER):
         for reads in READS.values():
-            # The second of a connection has the environ's shared part from the first.
+            # The second request of a connection reuses a part of the first one's environ.
             requests = read_both([data + data], make_config(), peer, reads)
             assert len(requests) >= 1
-    # Nothing is plain where a setting of gunicorn's changes what a head means, or limits it more.
+    # No request is plain if a setting of gunicorn changes the meaning of a head, or limits it further.
     for options in ({"proxy_protocol": True}, {"limit_request_line": 20}, {"limit_request_field_size": 20}):
         assert not is_plain(data, **options)
         read_both([data], make_config(**options))
@@ -211,7 +211,7 @@ def test_the_limit_on_fields_is_gunicorns() -> None:
 
 def test_a_prefix_of_the_path_is_gunicorns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SCRIPT_NAME", "/prefix")
-    config = Config()  # The answer is remembered for each configuration.
+    config = Config()  # A new one, because the decision is cached for each configuration.
     request = next(ConnectionParser(config, iter([PLAIN["no body"]]), PROXY))
     assert not isinstance(request, PlainRequest)
 
@@ -258,7 +258,7 @@ CONFIGS += [
 
 @st.composite
 def requests(draw: st.DrawFn) -> bytes:
-    """The bytes of a request that is mostly well-formed."""
+    """Draws the bytes of a request that is mostly well-formed."""
     method = draw(st.sampled_from(["GET", "POST", "POST", "HEAD", "OPTIONS", "CONNECT", "get", "PUT"]))
     target = draw(
         st.sampled_from(["/", "/v1/chat/completions", "/a%2Fb?c=d&e", "//a/b", "*", "http://a/b", "a:1", "/a#b"])
@@ -278,7 +278,7 @@ def requests(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def connections(draw: st.DrawFn) -> bytes:
-    """The bytes of some requests, in which some bytes are replaced."""
+    """Draws the bytes of some requests, with some bytes replaced."""
     data = b"".join(draw(st.lists(requests(), min_size=1, max_size=3)))
     position = st.integers(0, len(data))
     for start, size, odd in draw(

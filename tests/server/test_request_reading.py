@@ -48,13 +48,13 @@ def test_a_large_body_that_ends_early_is_returned_as_far_as_it_came() -> None:
 
 
 class Request:
-    """As much of gunicorn's request as its body uses."""
+    """The part of gunicorn's request that its body uses."""
 
     body: Any
 
 
 def test_a_chunked_body_that_breaks_off_is_freed_at_once() -> None:
-    """Its request refers to it, and gunicorn's reader of chunks to the request."""
+    """The body is part of a cycle: its request refers to it, and gunicorn's reader of chunks to the request."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         theirs.sendall(b"1000\r\n" + BODY[:4_000])

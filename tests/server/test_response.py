@@ -1,4 +1,4 @@
-"""The head of a response: which headers are sent, which are refused, and which are left to gunicorn."""
+"""The head of a response: headers that are sent, that are refused, and that are left to gunicorn."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Headers = list[tuple[str, str]]
 
 
 def respond(headers: Headers, *blocks: bytes) -> bytes:
-    """Returns what a client receives as the response to a GET."""
+    """Returns the bytes that a client receives as the response to a GET."""
     ours, theirs = socket.socketpair()
     with closing(ours), closing(theirs):
         theirs.sendall(b"GET / HTTP/1.1\r\nhost: gateway\r\n\r\n")

@@ -1,4 +1,4 @@
-"""Which workers a start takes over, from the file that the main process before it has left."""
+"""The workers that a start takes over, from the file of the previous main process."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from app.server.restart import (
     _tell_unless_handed_over,
 )
 
-# No process has it: it is above the kernel's highest.
+# The id of no process, because it is above the kernel's maximum.
 GONE = 1 << 23
 
 
 @pytest.fixture
 def worker() -> Iterator[subprocess.Popen[bytes]]:
-    """A process that a signal ends."""
+    """A process that ends at a signal."""
     with subprocess.Popen(["sleep", "60"]) as process:
         yield process
         process.kill()
@@ -42,7 +42,7 @@ def test_who_is_left_by_a_killed_main_process_is_told_to_drain(worker: subproces
     file.write_text(json.dumps({GONE: killed, GONE + 1: "1", worker.pid: started}))
     predecessors = Predecessors(file)
     assert predecessors.serving == [worker.pid]
-    # The file goes on to tell the worker that its own main process was killed.
+    # The file still tells the worker that its own main process was killed.
     predecessors.note([1])
     assert _read_file(file) == {
         GONE: killed, os.getpid(): _describe_main(os.getpid()), worker.pid: started, 1: str(_read_start(1)),
