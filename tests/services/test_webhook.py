@@ -1,4 +1,4 @@
-"""Warnings of budgets reach LIMITS_WEBHOOK, signed and repeatedly if need be, and a bad receiver holds nothing up."""
+"""Warnings of budgets reach LIMITS_WEBHOOK, signed and with retries, and a bad receiver delays nothing."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def receiver() -> Iterator[ScriptedUpstream]:
 
 @pytest.fixture(scope="module")
 def url(postgres: Postgres, migrated_template: str) -> Iterator[str]:
-    """The database of the tests of this file."""
+    """The database for the tests of this file."""
     url = postgres.create_database(template=migrated_template)
     yield url
     postgres.drop_database(url)
@@ -51,7 +51,7 @@ def url(postgres: Postgres, migrated_template: str) -> Iterator[str]:
 
 @pytest.fixture
 def use_webhook(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Webhook]]:
-    """A function that makes an address the receiver of this process; attempts and pauses are short."""
+    """A function that makes an address this process's receiver; attempts and pauses are short."""
     monkeypatch.setattr(messages, "TIMEOUT_S", 0.3)
     monkeypatch.setattr(sending, "PAUSES_S", (0.02, 0.02, 0.02))
     monkeypatch.setattr(sending, "POLL_S", 0.05)
@@ -88,12 +88,12 @@ def warn(sender: Webhook, *warnings: BudgetWarning) -> None:
 
 
 def select_messages() -> list[tuple[str, int]]:
-    """Returns the id and the attempts of each message that is in the database, by id."""
+    """Returns the id and the attempts of each message in the database, ordered by id."""
     return [tuple(row) for row in execute("SELECT id, attempts FROM budget_warning ORDER BY id")]
 
 
 def make_warning(period: int = 1, **changes: Any) -> BudgetWarning:
-    """Returns a warning of the month's budget of a holder called alice."""
+    """Returns a warning about the monthly budget of a holder called alice."""
     subject = Subject("4fGh2Kl9Pq", "holder", "alice", None, (), None, None, None, None, ())
     values = {"unit": "usd", "charged": "41.500000000000", "amount": "50.000000000000"} | changes
     return BudgetWarning(
@@ -108,7 +108,7 @@ def make_warning(period: int = 1, **changes: Any) -> BudgetWarning:
 
 
 def get_check() -> Callable[[str, dict[str, str], bytes], bool]:
-    """Returns the function that docs/limits.md shows to receivers."""
+    """Returns the function for receivers in docs/limits.md."""
     (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/limits.md").read_text(), re.DOTALL)
     names: dict[str, Any] = {}
     exec(block, names)
@@ -117,7 +117,7 @@ def get_check() -> Callable[[str, dict[str, str], bytes], bool]:
 
 
 def count(result: str) -> float:
-    """Returns how many messages had this result so far."""
+    """Returns the number of messages with this result so far."""
     return REGISTRY.get_sample_value("gateway_webhook_messages_total", {"result": result}) or 0.0
 
 
@@ -228,7 +228,7 @@ def test_a_mistake_in_an_attempt_is_an_attempt(
 ) -> None:
     before = count("given_up")
     sender = use_webhook(receiver.base_url)
-    # As no setting allows it: a secret that is not base64.
+    # A secret that is not base64, which no setting allows.
     sender.settings = dataclasses.replace(sender.settings, limits_webhook_secret="x")
     warn(sender, make_warning(6))
     wait_until(lambda: count("given_up") > before and select_messages() == [])
@@ -258,11 +258,11 @@ def test_what_a_worker_leaves_is_sent_by_another(
     warn(sender, make_warning(1), make_warning(2))
     receiver.wait_for_count(1)
     sender.stop(0.05)  # It would take a minute if it waited for the attempt.
-    # Another worker has the same settings, and leaves the message alone that this one is sending.
+    # Another worker with the same settings does not touch the message that this one is sending.
     other = Runtime(get_settings())
     other.get(Webhook).start()
     wait_until(lambda: select_messages() == [("budget-1-80", 1)])
-    # Once this worker has ended, or was killed and its journal adopted, the other one sends that message too.
+    # The other worker sends that message once this one has ended, or was killed and its journal was adopted.
     execute(
         "INSERT INTO worker (worker_id, boot_id, host, pid, version, started_at, last_seen_at, closed_at, closed_how)"
         f" VALUES ('{sender.runtime.worker_id}', 'boot', 'host', 1, '1', now(), now(), now(), 'adopted')"
@@ -285,7 +285,7 @@ def test_messages_that_came_just_before_the_stop_are_sent_and_retries_are_left_t
     sender.stop(PATIENCE_S)
     assert [seen.json["id"] for seen in receiver.requests] == ["budget-1-80", "budget-2-80", "budget-3-80"]
     assert select_messages() == [("budget-1-80", 1)]
-    # A message that nobody could send for long is not news.
+    # A message that could not be sent for a week is dropped as old news.
     execute("UPDATE budget_warning SET made_at = now() - interval '8 days', due_at = now()")
     use_settings(get_settings())
     get_component(Webhook).start()

@@ -42,7 +42,7 @@ def drip_head(listener: socket.socket) -> None:
 
 
 def run(case: str) -> str:
-    """Returns what became of the message."""
+    """Returns the result of sending the message."""
     beats: list[int] = []
 
     def beat() -> None:
@@ -53,7 +53,7 @@ def run(case: str) -> str:
     if case == "name":
         vars(socket)["getaddrinfo"] = lambda *args, **options: gevent.sleep(60)
     if case == "addresses":
-        # Each address could take the whole time by itself.
+        # Each of the addresses could use up the whole time.
         entry = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 9))
         vars(socket)["getaddrinfo"] = lambda *args, **options: [entry] * 10
         socket.socket.connect = lambda self, address: gevent.sleep(60)  # type: ignore[method-assign]
@@ -62,7 +62,7 @@ def run(case: str) -> str:
         before = count_sockets()
         url = f"{'https' if case == 'tls' else 'http'}://127.0.0.1:{listener.getsockname()[1]}/hook"
         reason = deliver(url, {}, b"{}", TIMEOUT_S)
-        # Thirty on a machine that does nothing else; a call that blocks the process lets none run.
+        # About thirty on an idle machine; a call that blocks the process allows none.
         meanwhile = len(beats)
         gevent.sleep(0.1)
         left = count_sockets() - before
@@ -71,7 +71,7 @@ def run(case: str) -> str:
 
 
 if __name__ == "__main__":
-    # A process reads the authorities' certificates once, which on a busy machine takes as long as a message may.
+    # A process loads the CA certificates once, which on a busy machine takes as long as a message may.
     get_tls_context()
     for each in ("drip", "tls", "name", "addresses"):
         sys.stdout.write(run(each) + "\n")

@@ -1,4 +1,4 @@
-"""After each refresh a worker has exactly the aliases of the table, and keeps them while the database is away."""
+"""After each refresh, a worker has exactly the aliases of the table, and keeps them while the database is away."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def engine(victim_url: str) -> Iterator[Engine]:
 
 
 def make_aliases(url: str, directory: Path) -> Aliases:
-    """Returns the aliases of a worker that has just started."""
+    """Returns the aliases of a newly started worker."""
     return Runtime(load_settings({"DATABASE_URL": url, "JOURNAL_DIR": str(directory)})).get(Aliases)
 
 

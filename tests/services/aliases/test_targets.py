@@ -1,4 +1,4 @@
-"""What the names of targets and of aliases mean, with the lists of two providers."""
+"""The resolution of names of targets and of aliases, with the lists of two providers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CANDIDATES = {
     "Fireworks/KIMI-k3": ["fireworks accounts/fireworks/models/kimi-k3"],
     "fireworks/accounts/fireworks/models/kimi-k3": ["fireworks accounts/fireworks/models/kimi-k3"],
     "accounts/fireworks/models/kimi-k3": ["fireworks accounts/fireworks/models/kimi-k3"],
-    # What a list need not have: another account's model, and one under an id of no certain form.
+    # Models that a list need not have: another account's, and one under an id of arbitrary form.
     "accounts/fireworks/new": ["fireworks accounts/fireworks/models/new"],
     "accounts/me/models/own": ["fireworks accounts/me/models/own"],
     "fireworks/owner/new": ["fireworks owner/new"],

@@ -1,4 +1,4 @@
-"""What the tests of bills share: a database with the records of a month, and settings that name the sandbox."""
+"""Fixtures shared by the tests of bills: a database with the records of a month, and settings that name the sandbox."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.sandbox import Sandbox
 
 @pytest.fixture(scope="module")
 def url(postgres: Postgres) -> Iterator[str]:
-    """The address of a database with the month, in which each test fetches the bill anew."""
+    """The address of a database with the month; each test fetches the bill again."""
     address = postgres.create_migrated_database()
     yield address
     postgres.drop_database(address)
@@ -25,7 +25,7 @@ def url(postgres: Postgres) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def entries(url: str) -> Iterator[list[dict[str, object]]]:
-    """What the provider's books have of the month that the database has recorded."""
+    """The provider's billing entries of the month that is recorded in the database."""
     use_settings(load_settings({"DATABASE_URL": url}))
     yield insert_month(get_engine())
     use_settings(None)

@@ -1,4 +1,4 @@
-"""A month of requests that the gateway recorded, and the books that the sandbox has of the same."""
+"""A month of requests that the gateway recorded, and the sandbox's billing entries for the same requests."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ PRICES = {
     PREFIX + "kimi-k3": (Decimal("0.000003"), Decimal("0.0000003"), Decimal("0.000015")),
 }
 DOUBLED, DEARER, CUT = PRICES
-# The one day on which the models' streams were cut, and the tokens that the gateway did not see then.
+# The only day with a cut stream, and the tokens that the gateway did not see of it.
 CUT_DAY, UNSEEN_TOKENS = DAYS[3], 700
 
 
 def compute_usd(model: str, prompt: int, cached: int, completion: int) -> Decimal:
-    """Returns what a request costs, in USD."""
+    """Returns the cost of a request in USD."""
     uncached_price, cached_price, output_price = PRICES[model]
     return (prompt - cached) * uncached_price + cached * cached_price + completion * output_price
 
 
 def make_month() -> tuple[list[Row], list[dict[str, Any]]]:
-    """Returns the rows of a month's requests, and the entries of the provider's books for the same requests.
+    """Returns the rows of a month's requests, and the provider's billing entries for the same requests.
 
-    On CUT_DAY a client left a stream of the model CUT, and the provider generated UNSEEN_TOKENS that nobody saw.
+    On CUT_DAY, a client left a stream of the model CUT, and the provider generated UNSEEN_TOKENS that were never read.
     """
     rows, entries = [], []
     for number, day in enumerate(DAYS):
@@ -71,7 +71,7 @@ def make_month() -> tuple[list[Row], list[dict[str, Any]]]:
 
 @contextmanager
 def planted(url: str, entries: Sequence[dict[str, Any]], gaps: Sequence[dict[str, str]] = ()) -> Iterator[None]:
-    """The books of a sandbox for the length of a `with` block: these entries alone, billed with these gaps."""
+    """Gives a sandbox only these billing entries, billed with these gaps, for the length of a `with` block."""
     _post(url, {"clear": True, "add": list(entries), "gaps": list(gaps)})
     try:
         yield
@@ -80,7 +80,7 @@ def planted(url: str, entries: Sequence[dict[str, Any]], gaps: Sequence[dict[str
 
 
 def insert_month(engine: Engine) -> list[dict[str, Any]]:
-    """Records the month in a database, and returns the entries of the provider's books."""
+    """Records the month in a database, and returns the provider's billing entries."""
     rows, entries = make_month()
     insert_rows(engine, rows)
     return entries

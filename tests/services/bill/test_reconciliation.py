@@ -1,4 +1,4 @@
-"""A month with planted gaps is found exactly, over the sandbox's control plane and a real database."""
+"""Planted gaps in a month are found exactly, over the sandbox's control plane and a real database."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ MISSING_DAY = DAYS[1]
 
 
 def reconcile(*options: str) -> Reconciliation:
-    """Returns what `flask bill reconcile --json` prints."""
+    """Returns the report of `flask bill reconcile --json`."""
     result = CliRunner().invoke(bill_group, ["reconcile", "--month", MONTH, "--json", *options])
     assert result.exit_code == 0, result.output
     return msgspec.json.decode(result.stdout, type=Reconciliation)
@@ -135,7 +135,7 @@ def test_requests_with_another_name_are_not_this_gateways(
         report = reconcile()
     tokens = sum(int(str(each["prompt_tokens"])) + int(str(each["completion_tokens"])) for each in others)
     assert (report.other_tokens, report.total.token_difference) == (tokens, UNSEEN_TOKENS)
-    # What another gateway used of a model is no finding on days whose own tokens match; costs have no names.
+    # Another gateway's use of a model is no finding on days whose own tokens match; costs carry no gateway names.
     assert [(each.kind, each.model, each.days) for each in report.findings if each.model == CUT] == [
         ("tokens_differ", CUT, [CUT_DAY])
     ]
@@ -168,7 +168,7 @@ def test_a_price_that_changed_since_is_told_from_the_records(
         with engine.begin() as connection:
             connection.execute(text("UPDATE bill_line SET prompt_price = prompt_price * 3"))
         report = reconcile()  # The price of the first fetch stays with the line.
-    # Where the provider billed another mix of prompt and output, nothing is known of its price.
+    # If the provider billed another mix of prompt and output, the expected price is unknown.
     lines = {line.expected_from: line for line in report.lines}
     assert lines.keys() == {"records", None} and (lines[None].day, lines[None].model) == (CUT_DAY, CUT)
     assert find(report, "price_differs") == []
@@ -196,7 +196,7 @@ def test_the_night_asks_once_and_warns(
 ) -> None:
     midnight = day_after(DAYS[-1])
     with planted(sandbox.url, entries, [{"gap": "double", "model": DOUBLED}]):
-        assert run_if_due(midnight + timedelta(hours=1)) == []  # The provider's figures are not complete yet.
+        assert run_if_due(midnight + timedelta(hours=1)) == []  # The provider's figures are still incomplete.
         capfd.readouterr()
         assert run_if_due(midnight + timedelta(hours=3)) == ["fireworks"]
         assert run_if_due(midnight + timedelta(hours=3)) == []
@@ -224,7 +224,7 @@ def test_a_night_that_failed_waits_and_says_why(engine: Engine, url: str) -> Non
     )
     now = datetime.now(UTC).replace(hour=4)
     assert run_if_due(now) == ["fireworks"]
-    assert run_if_due(now) == []  # It is asked again after an hour.
+    assert run_if_due(now) == []  # The next attempt is due in an hour.
     report = select_reconciliation("fireworks", MONTH)
     assert report.problem is not None and report.problem.startswith("The last fetch failed: ")
     with pytest.raises(UpstreamError):
@@ -248,7 +248,7 @@ def test_answers_that_say_what_they_cost_are_compared_one_by_one(engine: Engine,
         get_engine(),
         [
             make_row(**alike, stated_cost_usd=0.002),
-            make_row(**alike, stated_cost_usd=0.0020001),  # A thousandth is a matter of rounding.
+            make_row(**alike, stated_cost_usd=0.0020001),  # Differs by less than a thousandth, as by rounding.
             make_row(**alike, stated_cost_usd=0.003),
             make_row(**alike | {"cost_kind": "estimated"}, stated_cost_usd=0.003),
             make_row(**alike),
@@ -258,12 +258,12 @@ def test_answers_that_say_what_they_cost_are_compared_one_by_one(engine: Engine,
     assert (report.source, report.compared_requests, report.differing_requests) == ("answers", 4, 1)
     (row,) = report.models
     assert (row.billed_cost, row.recorded_cost) == (Decimal("0.0100001"), Decimal("0.01"))
-    assert row.token_capture == 1.25  # One of five answers did not say what it cost.
+    assert row.token_capture == 1.25  # One of the five answers has no stated cost.
     (finding,) = find(report, "price_differs")
     assert (finding.model, finding.cost_difference) == (model, Decimal("0.0020001"))
     with engine.begin() as connection:
         connection.execute(text("DROP TABLE activity_p20260310"))
-    assert reconcile("--gateway", "deepinfra").models == [row]  # What was read of dropped records stays.
+    assert reconcile("--gateway", "deepinfra").models == [row]  # Results stay after their records are dropped.
 
 
 def test_what_cannot_be_asked_is_said(engine: Engine, url: str) -> None:

@@ -1,4 +1,4 @@
-"""A statement has the numbers of the activity API, in every form, and the bill's result at its foot."""
+"""A statement has the numbers of the activity API, in every format, and the bill's result at its end."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from tests.support.sandbox import Sandbox
 
 START, END = datetime(2026, 3, 1, tzinfo=UTC), datetime(2026, 4, 1, tzinfo=UTC)
 MODELS = list(PRICES)
-# A spreadsheet would compute it, and a browser would show it as text in bold.
+# Unescaped, a spreadsheet would compute it, and a browser would show bold text.
 HOSTILE = "=1+<b>1</b>"
 
 
 @pytest.fixture
 def owners(engine: Engine) -> Iterator[Engine]:
-    """Two of the three keys belong to a holder of the group `research`; one of them has a hostile name."""
+    """The engine; two of the three keys belong to a holder of the group `research`, and one has a hostile name."""
     insert_keys(engine, "key-0", "key-1", "key-2")
     with engine.begin() as connection:
         for row in ("('g', 'group', 'research', NULL)", "('h', 'holder', 'ada', 'g')"):
@@ -62,7 +62,7 @@ def test_a_statement_has_the_sums_of_the_activity_api(owners: Engine) -> None:
     for name in ("prompt_tokens", "completion_tokens", "cached_tokens", "total_cost", "estimated_cost"):
         assert getattr(made.total, name) == getattr(stats, name), name
     assert made.total.requests == stats.total_requests == 12
-    # The stream that a client left is estimated; all else is exact.
+    # The cost of the stream that its client left is estimated; all others are exact.
     (cut,) = [row for row in make_month()[0] if row["cost_kind"] == "estimated"]
     assert made.total.estimated_cost == cut["cost_usd"] and cut["model_served"] == CUT
     for row in made.keys:
@@ -110,7 +110,7 @@ def test_the_page_needs_nothing_else_and_trusts_no_name(owners: Engine) -> None:
     assert not any(word in page for word in ("<script", "src=", "href=", "url("))
     total = read("--group", "research").total
     assert f">{total.total_cost}<" in page and f">{total.estimated_cost}<" in page
-    assert "has not been fetched" in page  # The bill's result stands at the foot, also if there is none.
+    assert "has not been fetched" in page  # The bill's section is there even without a bill.
     assert all(f">{model}" in page or f"{model} <span" in page for model in (MODELS[0], MODELS[2]))
 
 

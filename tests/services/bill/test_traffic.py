@@ -1,4 +1,4 @@
-"""What a gateway served is what the sandbox's control plane billed, to the token and the dollar."""
+"""The sandbox's control plane bills exactly the requests that a gateway served, to the token and the dollar."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from tests.support.sandbox import Sandbox
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.waiting import PATIENCE_S, wait_until
 
-# No other test uses it.
+# A model that no other test uses.
 MODEL = PREFIX + "ember-1"
 FIREWORKS = PROVIDERS["fireworks"]
 
 
 @pytest.fixture
 def settings(session_database_url: str, sandbox: Sandbox) -> Iterator[None]:
-    """The settings of this process name the database of the gateway that all tests share, and the sandbox."""
+    """Points this process's settings at the sandbox and at the database of the gateway that all tests share."""
     use_settings(load_settings({"DATABASE_URL": session_database_url, **sandbox.settings}))
     yield
     with get_engine().begin() as connection:
@@ -39,7 +39,7 @@ def settings(session_database_url: str, sandbox: Sandbox) -> Iterator[None]:
 
 
 def compare(start: datetime) -> Compared:
-    """Returns the model since `start`, as if the bill were fetched in some days."""
+    """Returns the comparison for the model since `start`, as if the bill were fetched some days later."""
     fetch_bill(FIREWORKS, start.date(), datetime.now(UTC).date())
     later = datetime.now(UTC) + timedelta(days=3)
     with get_engine().begin() as connection:
@@ -73,7 +73,7 @@ def test_traffic_is_billed_as_recorded_and_an_aborted_stream_is_found(
     equal = compare(start)
     assert (equal.token_difference, equal.token_capture, equal.unfinished_requests) == (0, 1.0, 0)
     assert equal.recorded_tokens > 0 and equal.estimated_cost == 0
-    # The bill rounds the cost of a day to a billionth of a dollar. Two tiers have no single price.
+    # The bill rounds a day's cost to a billionth of a dollar. Usage in two tiers has no single price.
     assert abs(equal.cost_difference or Decimal(1)) < Decimal("1e-9") or equal.cost_difference == 0
     assert equal.expected_from is None or equal.expected_from == "records"
 
@@ -104,7 +104,7 @@ def test_traffic_is_billed_as_recorded_and_an_aborted_stream_is_found(
 
 @pytest.fixture
 def find_books(sandbox: Sandbox) -> Callable[[], dict[str, int | str]]:
-    """A function that returns what the sandbox has booked for the model."""
+    """A function that returns the sandbox's billing entry for the model."""
 
     def find() -> dict[str, int | str]:
         entries = requests.get(f"{sandbox.url}/sandbox/books", timeout=PATIENCE_S).json()["entries"]

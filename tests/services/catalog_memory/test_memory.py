@@ -1,4 +1,4 @@
-"""Providers' lists are kept when they change, once whoever brings them, and a rise of a price that is paid is told."""
+"""Changed lists of providers are kept once, whichever worker brings them, and a rise of a price in use is reported."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def engine(app: Flask) -> Engine:
 def make_list(hours: float, **entries: dict[str, Any]) -> ModelList:
     """Returns a list of Fireworks that was fetched some hours after BEGIN: short name → fields of its entry.
 
-    Besides those of Fireworks, an entry may have `price`: (prompt, completion) in USD per million tokens. The prices
-    become those of this process.
+    In addition to Fireworks' fields, an entry may have `price`: (prompt, completion) in USD per million tokens. This
+    process then uses these prices.
     """
     packer, prices = ModelPacker(), {}
     models = []
@@ -84,7 +84,7 @@ def tell(changes: list[ModelChange] | None) -> list[tuple[str, str]]:
 
 def test_what_changes_between_two_lists_is_told_once_and_in_order(app: Flask, engine: Engine) -> None:
     one, two = {"price": (1, 4), "context_length": 1000}, {"price": (2, 2)}
-    assert keep(engine, make_list(0, one=one, two=two)) == []  # The first list: nobody knows that its models are new.
+    assert keep(engine, make_list(0, one=one, two=two)) == []  # Models of the first list do not count as new.
     assert keep(engine, make_list(1, one=one, two=two)) == []
     dearer = one | {"price": (1.5, 4), "context_length": 2000}
     ending = two | {"deprecationDate": {"year": 2026, "month": 12, "day": 1}}
@@ -97,7 +97,7 @@ def test_what_changes_between_two_lists_is_told_once_and_in_order(app: Flask, en
     ]
     assert keep(engine, changed) == []
     assert keep(engine, make_list(1.5, one=one)) == []  # Fetched before the kept one, by a slower worker.
-    # The list of prices did not load: that is no change of prices.
+    # A list of prices that did not load is no change of prices.
     assert tell(keep(engine, make_list(3, one={"context_length": 2000}, three={}))) == [("removed", "two")]
     assert tell(keep(engine, make_list(4, one=dearer, two=two, three={"price": (1, 1)}))) == [
         ("added", "two"),

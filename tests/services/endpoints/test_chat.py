@@ -183,7 +183,7 @@ WHOLE = {
 
 
 def repair(chunk: Any, summary: StreamSummary | None = None) -> dict[str, Any]:
-    """Returns what clients get in place of a chunk."""
+    """Returns the bytes that clients get for a chunk."""
     with pytest.raises(RepairedEvent) as caught:
         observe(json.dumps(chunk).encode(), summary)
     observe(caught.value.data, summary)

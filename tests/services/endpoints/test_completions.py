@@ -64,7 +64,7 @@ def _cut(draw: st.DrawFn, choice: dict[str, Any]) -> list[dict[str, Any]]:
     for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True):
         part = None if logprobs is None else {name: values[start:end] for name, values in logprobs.items()}
         pieces.append({"index": choice["index"], "text": text[start:end], "logprobs": part, "finish_reason": None})
-    if draw(st.booleans()):  # The last piece of text has the finish reason, or one of its own does.
+    if draw(st.booleans()):  # The finish reason comes in a piece of its own, or else in the last piece of text.
         pieces.append({"index": choice["index"], "text": "", "logprobs": None, "finish_reason": None})
     pieces[-1]["finish_reason"] = choice["finish_reason"]
     return pieces
@@ -85,7 +85,7 @@ def parse(shown: bytes) -> list[Any]:
 
 
 def parse_strictly(chunk: dict[str, Any]) -> openai.types.Completion:
-    """Parses a chunk with the SDK's type, in which only a whole completion has its finish reasons."""
+    """Parses a chunk with the SDK's type, which requires finish reasons, so null ones are replaced."""
     choices = [choice | {"finish_reason": choice["finish_reason"] or "stop"} for choice in chunk["choices"]]
     return openai.types.Completion.model_validate(chunk | {"choices": choices})
 
@@ -126,7 +126,7 @@ def test_a_stream_that_lacks_the_end_of_any_choice_is_not_complete(
         for choice in chunk["choices"]:
             if choice["index"] == index:
                 choice["finish_reason"] = None
-    if data.draw(st.booleans()):  # Nothing of it at all.
+    if data.draw(st.booleans()):  # The choice is missing altogether.
         chunks = [
             {**chunk, "choices": [choice for choice in chunk["choices"] if choice["index"] != index]}
             for chunk in chunks

@@ -1,4 +1,4 @@
-"""Vectors reach the client in the form that was asked for, with the same numbers; what is no vector is an error."""
+"""Vectors reach the client in the requested form, with the same numbers; anything but a vector is an error."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.sdks import openai
 from tests.support.soak import examples
 
 (EMBEDDINGS,) = [endpoint for endpoint in ENDPOINTS if endpoint.path == "/v1/embeddings"]
-# Every number that 32 bits can hold, also the smallest and minus zero.
+# Every 32-bit floating-point number, including the smallest and minus zero.
 NUMBERS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 VECTORS = st.lists(st.lists(NUMBERS, min_size=1, max_size=9), min_size=1, max_size=5)
 USAGE = {"prompt_tokens": 7, "total_tokens": 7}
@@ -42,7 +42,7 @@ def make_content(vectors: list[Any], **form: Any) -> bytes:
 
 
 def convert(content: bytes, inputs: int, encoding_format: str | None) -> bytes:
-    """Returns what a client gets for a provider's content."""
+    """Returns the client's content for a provider's content."""
     body = {"model": "m", "input": ["x"] * inputs, "encoding_format": encoding_format}
     response = EMBEDDINGS.decode(content)
     EMBEDDINGS.summarize(response)

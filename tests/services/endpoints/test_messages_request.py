@@ -1,4 +1,4 @@
-"""A request of Anthropic's Messages as a chat request: nothing of the conversation is lost, and the rest is named."""
+"""A request of Anthropic's Messages as a chat request: no part of the conversation is lost, and the rest is named."""
 
 from __future__ import annotations
 
@@ -269,7 +269,7 @@ def test_only_the_session_of_a_user_id_is_sent(user_id: str, session: str | None
 
 
 class Marks:
-    """Makes texts and images that occur once in a conversation."""
+    """Makes texts and images with marks, each of which occurs once in a conversation."""
 
     def __init__(self, draw: st.DrawFn) -> None:
         self._draw = draw
@@ -290,7 +290,7 @@ class Marks:
 
 @st.composite
 def conversations(draw: st.DrawFn) -> tuple[list[dict[str, Any]], list[str]]:
-    """Conversations whose calls have their results in any order among other blocks, and the marks as chat has them."""
+    """Draws conversations with the results of calls in any order among other blocks, and the marks in chat's order."""
     marks, messages = Marks(draw), []
     hoisted: list[str] = []
     expected: list[str] = []
@@ -299,7 +299,7 @@ def conversations(draw: st.DrawFn) -> tuple[list[dict[str, Any]], list[str]]:
         blocks = marks.make_blocks(3)
         results = {call: marks.make_blocks(2) for call in calls}
         told = [{"type": "tool_result", "tool_use_id": call, "content": content} for call, content in results.items()]
-        # Blocks of one kind keep their order in each permutation that is drawn by merging.
+        # Merges the two lists in a drawn order, in which blocks of one kind keep theirs.
         order = draw(st.permutations([True] * len(blocks) + [False] * len(told)))
         told = list(draw(st.permutations(told)))
         left = iter(blocks)

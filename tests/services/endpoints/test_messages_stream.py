@@ -45,7 +45,7 @@ def cut(draw: st.DrawFn, text: str) -> list[str]:
 
 @st.composite
 def streams(draw: st.DrawFn) -> list[dict[str, Any]]:
-    """The chunks of an answer: the pieces of its texts and its calls, each in order, mixed with those of the others."""
+    """Draws the chunks of an answer: the pieces of its texts and its calls, interleaved, each source in order."""
     sources: list[list[dict[str, Any]]] = []
     if draw(st.booleans()):
         name = draw(st.sampled_from(["reasoning_content", "reasoning"]))
@@ -87,7 +87,7 @@ def make_chunks(choices: list[dict[str, Any]], reason: str, usage: dict[str, Any
 
 
 def write(chunks: list[Any], *, done: bool = True, size: int = 1_000_000, context: MessagesContext = CONTEXT) -> bytes:
-    """Returns what the client gets of a provider's stream that comes in pieces of `size` bytes."""
+    """Returns the client's stream for a provider's stream that arrives in pieces of `size` bytes."""
     writer = MessagesTranslation().make_writer(context, REQUEST_ID)
     reader = EventReader(MESSAGES, "Provider", show_usage=False, writer=writer)
     data = b"".join(b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in chunks)
@@ -147,7 +147,7 @@ def write_deltas(*deltas: dict[str, Any], reason: str = "tool_calls", done: bool
 
 
 def describe(content: bytes) -> list[str]:
-    """Returns the events of a stream in short."""
+    """Returns the events of a stream in a short form."""
     shown = []
     for event in check_order(content):
         if event.type == "content_block_start":
@@ -292,7 +292,7 @@ def test_odd_chunks_are_translated_after_their_repair() -> None:
         {"content": 5},
         {"function_call": {"name": "old", "arguments": {"x": 1}}},
     ]
-    # pydantic refuses half of an emoji, which the SDK itself reads.
+    # pydantic refuses half an emoji, but the SDK itself reads it.
     message = read_stream(write_deltas(*deltas, reason="function_call"), is_strict=False)
     text, call = message.content
     assert text.type == "text" and text.text.encode("utf-16", "surrogatepass").decode("utf-16") == "ab\U0001f6005"

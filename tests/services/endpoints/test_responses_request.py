@@ -87,7 +87,7 @@ def image(url: str = PIXEL, **more: Any) -> dict[str, Any]:
 
 
 def test_an_agents_request() -> None:
-    """All that a coding agent sends in its second turn."""
+    """The complete request of a coding agent in its second turn."""
     translated = translate(
         input=[
             {"type": "message", "role": "developer", "content": [text("You are an agent.")]},
@@ -295,7 +295,7 @@ def test_names_of_functions_are_what_providers_accept_and_stand_for_their_tools(
         (None, "x__y"),
         ("x", "y"),
     ]
-    # A call in the input has the name that its tool has in this request.
+    # A call in the input gets the name of its tool in this request.
     again = translate(tools=tools, input=[call("a", "y", namespace="x"), output("a")]).body
     assert again["messages"][0]["tool_calls"][0]["function"]["name"] == again["tools"][5]["function"]["name"]
 
@@ -327,7 +327,7 @@ def test_what_is_not_passed_on_is_named() -> None:
         "service_tier": "priority",
         "stream_options": {"include_obfuscation": False},
         "metadata": {"a": "b"},
-        "safety_identifier": "s",  # Chat's own rules say what becomes of it.
+        "safety_identifier": "s",  # Handled later by chat's own rules.
     }
     translated = translate(**fields)
     named = {"store", "truncation", "include", "max_tool_calls", "service_tier", "stream_options"}
@@ -400,7 +400,7 @@ def test_the_codes_that_clients_know() -> None:
     assert refuse(previous_response_id="resp_1").code == "previous_response_not_found"
 
 
-# The marks in the contents are numbered once a conversation is complete, to see where each went.
+# The marks in the contents are numbered once a conversation is complete, so that each can be traced.
 MARK = "mark0."
 PARTS = st.lists(st.sampled_from([text(MARK), image(f"https://host/{MARK}")]), min_size=1, max_size=3)
 REASONING = {"type": "reasoning", "content": [{"type": "reasoning_text", "text": MARK}]}
@@ -409,7 +409,7 @@ SAID = {"role": "assistant", "content": [{"type": "output_text", "text": MARK}]}
 
 @st.composite
 def conversations(draw: st.DrawFn) -> list[dict[str, Any]]:
-    """Returns the items of an input, in which some calls of different turns have the same id."""
+    """Draws the items of an input in which some calls of different turns have the same id."""
     items: list[dict[str, Any]] = []
     for turn in range(draw(st.integers(1, 3))):
         items.append({"role": draw(st.sampled_from(["user", "user", "system", "developer"])), "content": draw(PARTS)})

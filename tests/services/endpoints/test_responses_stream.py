@@ -43,7 +43,7 @@ TOOLS = [
 
 @functools.cache
 def get_event_models() -> dict[str, Any]:
-    """Returns the SDK's type of each event by the event's name: its union of all takes long to try."""
+    """Returns event name → the SDK's type, because validating against the union of all types is slow."""
     union = get_args(openai.types.responses.ResponseStreamEvent)[0]
     return {get_args(event.model_fields["type"].annotation)[0]: event for event in get_args(union)}
 
@@ -89,7 +89,7 @@ def call_piece(index: int, arguments: str | None = None, name: str | None = None
 
 
 def replay(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Returns the output as a client puts it together; checks the rules of the events on the way."""
+    """Returns the output as a client assembles it, after checking the order of the events."""
     items: list[dict[str, Any]] = []
     is_open = False
     is_cut = events[-1]["response"]["status"] == "incomplete"
@@ -152,7 +152,7 @@ CALLS = st.lists(
 
 @st.composite
 def streams(draw: st.DrawFn) -> list[dict[str, Any]]:
-    """Returns the chunks of one completion: reasoning, text and calls in pieces, in any order that keeps each's own."""
+    """Draws the chunks of one completion: pieces of reasoning, text and calls, interleaved, each in its own order."""
     lanes: list[list[dict[str, Any]]] = []
     for name in (
         draw(st.sampled_from([["reasoning_content"], ["reasoning"], ["reasoning", "reasoning_content"]])),
@@ -214,7 +214,7 @@ def test_calls_one_after_another_are_sent_at_once_and_interleaved_ones_wait() ->
         return [line.removeprefix("event: response.") for line in events.splitlines() if line.startswith("event")]
 
     write({"content": "Both."})
-    assert write(call_piece(0, name="weather", id="a")) == []  # More of the name may come.
+    assert write(call_piece(0, name="weather", id="a")) == []  # The name may continue.
     opened = ["output_text.done", "content_part.done", "output_item.done", "output_item.added"]
     assert write(call_piece(0, '{"city":')) == [*opened, "function_call_arguments.delta"]
     assert write(call_piece(0, '"Oslo"}')) == ["function_call_arguments.delta"]
@@ -272,10 +272,10 @@ def test_the_input_of_a_custom_tool_is_the_same_however_it_is_cut(arguments: str
     ],
 )
 def test_a_call_that_was_cut_is_never_ended(name: str, arguments: str, reason: str) -> None:
-    """Agents run a call when its item has ended, and a part of a patch looks like a patch."""
+    """Agents run a call once its item has ended, and a part of a patch looks like a complete patch."""
     is_limit = reason in {"length", "content_filter"}
     if not is_limit and not arguments.startswith("{"):
-        return  # No arguments, and a text in place of JSON, are whole unless the output was cut.
+        return  # Missing arguments, or text in place of JSON, count as complete unless the output was cut.
     chunks = [
         chunk({"content": "Both."}),
         chunk(call_piece(0, '{"city":"Rome"}', name="weather", id="a")),

@@ -1,4 +1,4 @@
-"""A usage is read field by field: what is implausible is unknown, and the rest is kept."""
+"""A usage is read field by field: implausible numbers count as unknown, and the rest is kept."""
 
 from __future__ import annotations
 

@@ -105,12 +105,12 @@ def test_the_start_is_blocked_by_problems_that_only_the_operator_can_fix(
         assert "DATABASE_URL" in (find_boot_problem(load_settings(journal)) or "")
         assert "bin/gateway db upgrade" in (find_boot_problem(load_settings(good | {"DATABASE_URL": empty})) or "")
         assert "prices.toml" in (find_boot_problem(load_settings(good | {"PRICE_FILE": str(prices)})) or "")
-        # With JOURNAL_FULL=serve the operator has chosen to go on without records.
+        # With JOURNAL_FULL=serve, the operator has chosen to continue without records.
         unwritable = good | {"JOURNAL_DIR": f"{prices}/journal"}
         assert "JOURNAL_DIR" in (find_boot_problem(load_settings(unwritable)) or "")
         serving = load_settings(unwritable | {"JOURNAL_FULL": "serve"})
         assert find_boot_problem(serving) is None
-        # What a start bears is no reason to replace a gateway that has a better setting.
+        # A start tolerates this, but a reload must not replace a gateway that has a better setting.
         assert "JOURNAL_DIR" in (find_boot_problem(serving, changed=["JOURNAL_DIR"]) or "")
         away = load_settings(good | {"DATABASE_URL": AWAY})
         assert "does not answer" in (find_boot_problem(away, changed=["PORT", "DATABASE_URL"]) or "")

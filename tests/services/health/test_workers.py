@@ -1,4 +1,4 @@
-"""Each worker tells the registry its state, and the report has those of all: breakers that are open anywhere."""
+"""Each worker reports its state to the registry, and the report covers all workers: breakers that are open anywhere."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from app.services.journal.registration import WorkerRegistration
 
 @pytest.fixture
 def engine(database_url: str, tmp_path: Path) -> Iterator[Engine]:
-    """Makes the test's own database the one of this process's settings."""
+    """Points this process's settings at the test's database."""
     use_settings(load_settings({"DATABASE_URL": database_url, "JOURNAL_DIR": str(tmp_path)}))
     yield get_engine()
     use_settings(None)

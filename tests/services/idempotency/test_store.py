@@ -1,4 +1,4 @@
-"""What is kept in the database, its bounds, and what happens while the database is away."""
+"""Kept answers in the database, their bounds, and requests while the database is away."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_an_answer_is_found_by_another_worker_until_it_expires(database: str) ->
     assert taken_over.open(BODY + b"other") is None
     taken_over.release()
     assert claim().open(BODY) is None
-    assert delete_expired_answers(engine) == 1  # That of the other key.
+    assert delete_expired_answers(engine) == 1  # The answer of the other key.
 
 
 def test_what_a_dead_worker_served_is_lost_for_good(database: str) -> None:
@@ -84,7 +84,7 @@ def test_what_a_dead_worker_served_is_lost_for_good(database: str) -> None:
         with pytest.raises(GatewayError) as lost:
             claim().open(BODY)
         assert (lost.value.status, lost.value.code, lost.value.should_retry) == (500, "idempotency_lost", False)
-    # A worker that was never registered and is silent is as good as dead.
+    # A silent worker that was never registered counts as dead.
     with engine.begin() as connection:
         connection.execute(text("DELETE FROM worker"))
     with pytest.raises(Conflict):
@@ -115,14 +115,14 @@ def test_a_full_store_refuses_new_keys_and_still_knows_the_old_ones(database: st
 
     first, second = open_all("ab", "ann")
     with pytest.raises(Unavailable) as full:
-        claim("c", key_id="ann").open(BODY)  # Half of the room is for others.
+        claim("c", key_id="ann").open(BODY)  # Half of the room is reserved for others.
     assert full.value.code == "idempotency_full"
     open_all("de", "bob")
     first.keep(KeptAnswer(status=200, headers={}, body=b"{}"))
     for key_id in ("ann", "eve"):
         with pytest.raises(Unavailable):
             claim("f", key_id=key_id).open(BODY)
-    assert claim("a", key_id="ann").open(BODY) is not None  # What is known costs no room.
+    assert claim("a", key_id="ann").open(BODY) is not None  # A kept answer takes no further room.
     second.release()
     open_all("c", "ann")
 
@@ -132,7 +132,7 @@ def test_a_full_store_refuses_new_keys_and_still_knows_the_old_ones(database: st
     with get_runtime().get(Database).engine.begin() as connection:
         connection.execute(text("UPDATE kept_answer SET expires_at = now()"))
     use(database, IDEMPOTENCY_BYTES="40", IDEMPOTENCY_ROWS="99")
-    open_all("g", "ann")  # What has expired is deleted when there is no room.
+    open_all("g", "ann")  # Expired answers are deleted when there is no room.
 
 
 def test_a_worker_that_adds_much_asks_sooner_what_others_have_added(database: str) -> None:
@@ -141,7 +141,7 @@ def test_a_worker_that_adds_much_asks_sooner_what_others_have_added(database: st
     first.open(BODY)
     with get_runtime().get(Database).engine.begin() as connection:
         connection.execute(text("UPDATE kept_answer SET bytes = 70000"))  # As if by another worker.
-    assert claim("b", key_id="ann").open(BODY) is None  # What was known a moment ago is good enough.
+    assert claim("b", key_id="ann").open(BODY) is None  # The count of a moment ago is good enough.
     first.keep(KeptAnswer(status=200, headers={}, body=bytes(2_000)))
     with get_runtime().get(Database).engine.begin() as connection:
         connection.execute(text("UPDATE kept_answer SET bytes = 70000"))
@@ -169,7 +169,7 @@ def test_an_answer_waits_for_the_database(database: str) -> None:
         store._engine = create_engine_for(get_postgres_url(address))
         first.keep(KeptAnswer(status=200, headers={}, body=b"{}"))
         second.release()
-        for each in long:  # More than may wait.
+        for each in long:  # More than the queue holds.
             each.keep(KeptAnswer(status=200, headers={}, body=bytes(MAX_ANSWER_BYTES - 100)))
         store._engine = engine
     with pytest.raises(Conflict):

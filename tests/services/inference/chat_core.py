@@ -35,7 +35,7 @@ def settings_for(base_url: str, **changes: str) -> Settings:
 
 
 def client_for(base_url: str, *, keys: Sequence[str] = (KEY,), **changes: str) -> UpstreamClient:
-    """Returns a client of its own for a provider at `base_url`, called Fireworks."""
+    """Returns a separate client for a provider at `base_url`, called Fireworks."""
     settings = settings_for(base_url, **changes)
     return UpstreamClient(
         title="Fireworks", base_url=base_url, api_keys=keys, key_setting="FIREWORKS_API_KEY", settings=settings

@@ -1,8 +1,8 @@
 """Waits for a provider in processes that gevent has patched, as gunicorn's workers are; run with an address and cases.
 
-What ends a wait happens once the provider has the request, for which it writes a byte to the standard input.
-Each case has a process of its own, forked from this one, which has imported everything. Each prints a line: the error
-that ended the wait, or "answered".
+The event that ends a wait is triggered once the provider has the request, which the provider signals by a byte on this
+process's standard input. Each case runs in a fork of this process, which has imported everything, and prints a line:
+the error that ended the wait, or "answered".
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from app.shutdown import start_drain  # noqa: E402
 from app.upstream import Response  # noqa: E402
 from tests.services.inference.chat_core import client_for  # noqa: E402
 
-# Longer than a busy machine takes for anything here.
+# Longer than any step takes, even on a busy machine.
 TOTAL_S = 60.0
 
 
 def run(case: str, base_url: str) -> str:
-    """Returns what became of a request to a provider that is silent for most cases."""
+    """Returns the result of a request to a provider that is silent in most cases."""
     vars(cancellation)["PRESENCE_CHECK_S"] = 0.02
     ours, theirs = socket.socketpair()
     client = client_for(base_url)
     watcher = get_component(Watcher)
-    gc.disable()  # What is released is released at once, not when the collector happens to run.
+    gc.disable()  # Objects must be freed at once, and not only when the collector runs.
     before = count_sockets()
     if case != "client leaves afterwards":
         gevent.spawn(end_wait, case, theirs, before)
@@ -59,7 +59,7 @@ def run(case: str, base_url: str) -> str:
 
 
 def end_wait(case: str, theirs: socket.socket, before: int) -> None:
-    """Waits until there is a wait, of a process that held `before` sockets, and lets happen what ends it."""
+    """Waits until the request is waiting, then triggers the event that ends it; the process had `before` sockets."""
     if case == "client leaves while connecting":
         while count_sockets() == before:
             gevent.sleep(0.001)
@@ -81,8 +81,8 @@ def count_sockets() -> int:
 
 
 def read_after_disconnect(response: Response, theirs: socket.socket) -> str:
-    """Returns what became of a response whose client disconnects after the wait."""
-    # A disconnect after the wait must not be raised into whatever the greenlet does then.
+    """Returns the result of a response whose client disconnects after the wait."""
+    # A disconnect after the wait must not be raised in the greenlet's later work.
     theirs.close()
     gevent.sleep(0.1)
     response.read(idle_timeout_s=10, deadline_s=time.monotonic() + 10)

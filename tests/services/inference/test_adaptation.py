@@ -34,7 +34,7 @@ def adapt_for(provider: Provider, /, *, stream: bool = False, **body: Any) -> Up
 
 
 def sent(request: UpstreamRequest) -> dict[str, Any]:
-    """Returns what the provider gets besides the model."""
+    """Returns the provider's body without the model."""
     body: dict[str, Any] = json.loads(request.content)
     assert body.pop("model") == MODEL
     return body

@@ -28,7 +28,7 @@ def upstream() -> Iterator[ScriptedUpstream]:
 
 
 def run_cases(base_url: str, *cases: str, told: int = subprocess.DEVNULL) -> list[str]:
-    """Returns what each case says; `told` is the pipe on which the provider says that it has a request."""
+    """Returns the line of each case; `told` is the pipe on which the provider signals that it has a request."""
     command = [sys.executable, "-m", "tests.services.inference.gevent_waits", base_url, *cases]
     done = subprocess.run(command, cwd=ROOT, stdin=told, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr

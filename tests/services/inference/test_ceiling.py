@@ -1,4 +1,4 @@
-"""The ceiling of a request: never below what it can cost, for each endpoint, form, tier and script."""
+"""The ceiling of a request: never below its possible cost, for each endpoint, form, tier and script."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FIREWORKS = PROVIDERS["fireworks"]
 LISTED, UNLISTED = "accounts/fireworks/models/listed", "accounts/acme/models/unlisted"
 CONTEXT = 8_192
 STANDARD = Price(Decimal("0.0000005"), Decimal("0.0000015"), Decimal("0.00000025"), "test", None)
-# Where cached tokens are dearer, and where a price has more digits than the unit.
+# A price with more expensive cached tokens, and with more digits than the unit.
 PRIORITY = Price(Decimal("0.0000000000001"), Decimal("0.000003"), Decimal("0.000002"), "test", None)
 
 
@@ -67,7 +67,7 @@ def prices(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def request_for(path: str, body: dict[str, Any], model: str = LISTED, provider: str = "fireworks") -> UpstreamRequest:
-    """Returns the request that is sent for a client's body."""
+    """Returns the provider's request for a client's body."""
     endpoint = BY_PATH[path]
     fields: InferenceBody = validate_body({"model": "asked", **body}, endpoint.body)
     translated = None
@@ -119,11 +119,11 @@ def test_the_output_is_bounded_as_the_request_says_else_by_the_context(
     ceiling = make_ceiling(ANY, BY_PATH[path], request)
     prompt, *_ = BY_PATH[path].bound_tokens(request.body, len(request.content), CONTEXT)
     assert prompt is not None and ceiling.tokens == prompt + outputs
-    # The dearest that the provider may count: all of it, none of it from a cache.
+    # The most expensive case: the provider counts the whole prompt, and none of it as cached.
     cost = compute_cost(STANDARD, prompt, 0, outputs)
     assert ceiling.cost is not None and 0 <= ceiling.cost - cost.scaleb(12) < 1
     said = {"max_tokens", "max_completion_tokens", "max_output_tokens"} & body.keys()
-    # The estimate of the prompt is that of the record, or a quarter of the bytes, which count tools and schemas too.
+    # The prompt is estimated as in the record, or as a quarter of the bytes, which include tools and schemas.
     estimate = max(request.prompt_tokens_estimate, min(len(request.content) // 4, prompt))
     assert ceiling.rate_tokens == (estimate + outputs if said or not outputs else None)
 
@@ -137,7 +137,7 @@ def test_the_price_is_that_of_the_tier_and_the_dearest_of_cached_and_other_token
     for tier in ("auto", "default", "flex", "no-such-tier"):
         flat = ceiling_of(CHAT, messages=HELLO, max_tokens=10, service_tier=tier)
         assert flat.cost is not None and ceiling.cost is not None and flat.cost < ceiling.cost
-    with pytest.raises(PermissionDenied) as caught:  # No price of this model is known in this tier.
+    with pytest.raises(PermissionDenied) as caught:  # This model has no known price in this tier.
         ceiling_of(CHAT, UNLISTED, messages=HELLO, max_tokens=10, service_tier="priority")
     assert caught.value.code == "model_not_priced" and "PRICE_FILE" in caught.value.message
 
@@ -181,11 +181,11 @@ def test_only_a_budget_that_needs_to_know_refuses_what_is_not_known() -> None:
         refused = refusal_of(policy, UNLISTED, "/v1/responses", input="Hello!")
         assert refused == ("max_tokens_required", "max_output_tokens")
     assert refusal_of(requests, UNLISTED, messages=HELLO) is None
-    # A price of 0 has the ceiling 0, also where nothing bounds the tokens, and is no price that is missing.
+    # A price of 0 is not a missing price: its ceiling is 0, even if nothing bounds the tokens.
     free = ceiling_of(CHAT, "free", usd, messages=HELLO)
     assert (free.cost, free.tokens) == (0, None)
     assert refusal_of(tokens, "free", messages=HELLO) == ("max_tokens_required", "max_tokens")
-    # A price without one for output is that of a model which generates nothing.
+    # A price without an output price belongs to a model that generates nothing.
     assert refusal_of(usd, "input", EMBEDDINGS, input="a") is None
     assert refusal_of(usd, "input", **bounded) == ("model_not_priced", "model")
 
@@ -199,8 +199,8 @@ def test_the_max_tokens_that_would_fit_fit_and_one_more_would_not(
         assert ceiling.cost is not None and ceiling.tokens is not None
         return ceiling.cost <= cost_room and ceiling.tokens <= token_room
 
-    # The number itself has bytes, of which the prompt is bounded: four here, and a shorter one only makes it cheaper.
-    # Above 4,096 Fireworks is asked for a stream, which is a longer request.
+    # The digits of max_tokens count in the bytes that bound the prompt: four here, and fewer only make it cheaper.
+    # Above 4,096, Fireworks is asked for a stream, which makes the request longer.
     most = ceiling_of(CHAT, model, messages=HELLO, max_tokens=4_096, n=outputs).fits(cost_room, token_room)
     assert most is None or fits(min(most, 4_096))
     assert (most is not None and most >= 4_096) or not fits(max(1_000, (most or 0) + 1))
@@ -223,7 +223,7 @@ SCRIPTS = [
 
 @pytest.fixture(scope="module")
 def counters() -> list[Callable[[str], int]]:
-    """How two vocabularies count the tokens of a text: those of OpenAI's models, which open models' are like."""
+    """Functions that count a text's tokens with two vocabularies of OpenAI's models, which open models' resemble."""
     openai = pytest.importorskip("rs_bpe.bpe").openai
     return [openai.cl100k_base().count, openai.o200k_base().count]
 
@@ -234,7 +234,7 @@ def make_text(chance: random.Random) -> str:
 
 
 def render(request: dict[str, Any]) -> str:
-    """Returns the prompt that a chat template makes of a request, with its tools and markers, as open models have."""
+    """Returns the prompt of a request by a chat template like those of open models, with its tools and markers."""
     lines = ["<|im_start|>system\nYou are a helpful assistant.\n# Tools\n\nYou may call one or more functions:\n"]
     lines += [json.dumps(tool, ensure_ascii=False, indent=2) for tool in request.get("tools", [])]
     for message in request["messages"]:

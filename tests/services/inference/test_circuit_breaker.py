@@ -66,7 +66,7 @@ def breakers() -> CircuitBreakers:
 
 
 def fail(error: UpstreamError, model: str = "m", key: str = "k", provider: str = "fireworks") -> None:
-    """Sends a request that fails, if no breaker refuses it."""
+    """Sends a request that fails, unless a breaker refuses it."""
     if refusal(provider, model, key) is None:
         breakers().record_failure(provider, model, key, error)
 
@@ -104,7 +104,7 @@ def test_it_opens_after_enough_failures_in_a_row_and_repeats_the_last_error(kind
         last.code,
         last.should_retry,
     )
-    # Whoever must wait for the operator is not told a time after which to retry.
+    # If the operator must act first, clients are given no time to retry after.
     waits = kind == "connect"
     assert error.retry_after_s == (FIRST_PAUSE_S if waits else None)
     assert ("retry-after" in error.headers(), "x-should-retry" in error.headers()) == (waits, not waits)

@@ -71,7 +71,7 @@ def upstream(tmp_path: Path) -> Iterator[ScriptedUpstream]:
 
 
 def configure(base_url: str, place: Path, **changes: str) -> None:
-    """Starts a runtime whose Fireworks is at `base_url`: with new connections, and with all breakers closed."""
+    """Starts a runtime with Fireworks at `base_url`, new connections, and all breakers closed."""
     use_settings(settings_for(base_url, JOURNAL_DIR=str(place / "journal"), **changes))
 
 
@@ -134,7 +134,7 @@ def test_what_comes_out_after_retries_asks_for_a_pause_and_does_not_forbid_a_ret
         send(exchange)
     assert len(upstream.requests) == len(exchange.record.attempts) == retries + 1
     assert caught.value.status == 503
-    assert caught.value.headers() == {"retry-after": "2"}  # For a 503, also without retries.
+    assert caught.value.headers() == {"retry-after": "2"}  # A 503 has it even without retries.
 
 
 @pytest.mark.parametrize("status", [500, 502, 504])
@@ -237,7 +237,7 @@ def test_there_is_no_retry_past_the_deadline(upstream: ScriptedUpstream, tmp_pat
 
 
 def count_chats(upstream: ScriptedUpstream) -> int:
-    """Returns how many chat requests arrived; the gateway's own request about its account may have arrived too."""
+    """Returns how many chat requests arrived, without the gateway's own request about its account."""
     return len([seen for seen in list(upstream.requests) if seen.path.endswith("/chat/completions")])
 
 

@@ -1,4 +1,4 @@
-"""The text of an error on the record has no secrets and nothing of the request's contents."""
+"""The recorded text of an error contains no secrets and no contents of the request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The end of a request: whatever one step of it raises, all others run, and the record has what is known."""
+"""The end of a request: if one step raises, all others still run, and the record has all known values."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def make_limited() -> tuple[LimitedRequest, BudgetPot, SlotPot]:
     binding = Binding(policy, [slots.share], [budget], [])
     held = take_at_once(binding.entry, (0, 0, 1, 0, 1), time.monotonic())
     assert held is not None
-    nobody: Any = None  # Nothing has to wait.
+    nobody: Any = None  # Nothing has to wait, so no component is needed.
     limited = LimitedRequest(nobody, binding, held)
     limited.reserve([Ceiling(CENT, 100, 100, lambda cost, tokens: None)])
     limited.endpoint, limited.has_ceiling, limited.most_cost, limited.most_tokens = CHAT, True, CENT, 100
@@ -84,7 +84,7 @@ def test_a_step_that_fails_keeps_no_other_from_running(
     exchange.on_finish(lambda: released.append("first"))
     exchange.on_finish(lambda: released.append("last"))
     record, before, charged = exchange.record, faults(step), CENT
-    broken: Any = None  # A value of another type, as only a mistake in the gateway has it.
+    broken: Any = None  # A value of the wrong type, which only a mistake in the gateway can cause.
     if step == "usage":
         summary = StreamSummary()
         summary.longest_gap_s = broken
@@ -116,7 +116,7 @@ def test_a_step_that_fails_keeps_no_other_from_running(
 
 
 def _break_first_pot(exchange: Exchange) -> None:
-    """Makes the pot of the slots raise; the budget behind it must be settled all the same."""
+    """Makes the pot of the slots raise; the budget after it must still be settled."""
     assert exchange.limited is not None
     held = exchange.limited.held
 

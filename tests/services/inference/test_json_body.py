@@ -1,4 +1,4 @@
-"""Bodies are read as strict JSON: what two parsers could read differently is refused, the rest is read exactly."""
+"""Bodies are read as strict JSON: anything that two parsers could read differently is refused, the rest is exact."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from app.json_structure import count_elements, extract_structure, is_deeper_than
 from app.services.inference.json_body import MAX_DEPTH, MAX_ELEMENTS, MAX_VALUES, parse_body
 from tests.support.soak import examples
 
-# Characters around which a count of quotes could go wrong stand in for many others.
+# Mostly characters around which counting quotes could go wrong.
 TEXTS = st.text(st.sampled_from('"\\/u0022c5{}[]:, \n\té🌍') | st.characters(exclude_categories=["Cs"]), max_size=8)
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXTS,
@@ -27,7 +27,7 @@ BODIES = st.dictionaries(TEXTS, VALUES, min_size=1, max_size=4)
 
 
 class Writer:
-    """Writes JSON with every character escaped in some allowed way, and repeats a key of the `doubled`-th object."""
+    """Writes JSON with each character escaped in some allowed way, and repeats a key of the `doubled`-th object."""
 
     def __init__(self, seed: int, doubled: int | None = None) -> None:
         self.chance = random.Random(seed)
@@ -64,7 +64,7 @@ class Writer:
 
 
 def beside_text(body: bytes) -> bytes:
-    """Returns an object with `body` in it and so much text, with quotes in it, that it is checked as a large one."""
+    """Returns an object with `body` and with enough text and quotes that it is checked as a large one."""
     return b'{"text": ' + json.dumps('said "yes" \\\n' * 500).encode() + b', "body": ' + body + b"}"
 
 
@@ -103,7 +103,7 @@ def test_a_body_with_a_key_twice_at_any_depth_is_refused(body: dict[str, Any], s
         b'{"a": "\\"\\"", "a": ""}',
         b'{"a": "", "a": "\\"\\"\\"\\""}',
         b'{"model": "cheap", "messages": [], "model": "dear"}',
-        b'{"a": 1, "a": "\\u0022\\u0022"}',  # As many quotes as the key that is dropped has.
+        b'{"a": 1, "a": "\\u0022\\u0022"}',  # Escaped quotes that make up for those of the dropped key.
     ],
 )
 def test_a_key_twice_is_refused_however_it_is_written(body: bytes) -> None:
@@ -114,7 +114,7 @@ def test_a_key_twice_is_refused_however_it_is_written(body: bytes) -> None:
 
 
 def nested(depth: int, opening: str, closing: str) -> bytes:
-    """Returns an object whose arrays or objects reach `depth` levels, the outermost one counted."""
+    """Returns an object whose arrays or objects are nested `depth` levels deep, including the outermost one."""
     inner = depth - 1
     return f'{{"a":{opening * inner}1{closing * inner}}}'.encode()
 
@@ -149,7 +149,7 @@ def test_the_limit_on_depth_is_the_same_in_a_wide_body(opening: str, closing: st
 @pytest.mark.parametrize("unit", [b"{}", b"[]", b'{"a": 1}', b'[{"a": []}]'])
 def test_a_body_of_too_many_elements_is_refused(unit: bytes) -> None:
     each = unit.count(b"{") + unit.count(b"[") + unit.count(b":")
-    count = (MAX_ELEMENTS - 3) // each  # The outer object, its key and the array are three more.
+    count = (MAX_ELEMENTS - 3) // each  # Three are the outer object, its key and the array.
     assert parse_body(b'{"a": [' + b",".join([unit] * count) + b"]}")
     with pytest.raises(BadRequest) as caught:
         parse_body(b'{"a": [' + b",".join([unit] * (count + 1)) + b"]}")

@@ -227,7 +227,7 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=6,
 )
-# Fields that the gateway does not know, and some that it passes on unchecked.
+# Unknown fields, and some that the gateway passes on unchecked.
 EXTRAS = st.dictionaries(
     st.text(min_size=1, max_size=9).map("x_".__add__)
     | st.sampled_from(["tools", "seed", "logit_bias", "metadata", "stop"]),
@@ -246,6 +246,6 @@ def test_every_other_field_is_sent_upstream_unchanged(
         get_component(Pipeline).serve(make_exchange(), lambda: json.dumps(body).encode())
     except GatewayError as error:
         assert not isinstance(error, BadRequest), error.message
-    # Fireworks refuses a field of a message that its schema does not have, so this one is left out.
+    # Fireworks refuses unknown fields in messages, so the gateway leaves this one out.
     del body["messages"][0]["more"]
     assert repr(sent(upstream)) == repr(body)

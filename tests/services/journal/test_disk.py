@@ -65,8 +65,8 @@ def test_with_refuse_no_request_is_sent_while_the_disk_is_full_and_service_resum
         assert process.counted() == counted
         assert process.ask("status")["writable"] is False
         wait_until(lambda: "journal_write_failed" in process.log_file.read_text())
-        # Refused requests have rows too, which are delivered from memory. The last free bytes may have taken the start
-        # of two requests whose end, a longer line, did not fit: these two wait for room.
+        # Refused requests have rows too, which are delivered from memory. The last free bytes may have held the starts
+        # of two requests whose ends, which are longer lines, did not fit: these two wait for room.
         wait_until(lambda: process.ask("status")["backlog_rows"] <= 2)
         _make_room(disk)
         wait_until(lambda: process.ask("status")["writable"])
@@ -89,7 +89,7 @@ def test_with_serve_all_requests_are_served_and_recorded_while_the_database_answ
         process.ask("record", 3000)
         assert len(process.counted()) > 2000
         process.ask("release")
-        # Final lines of requests whose start is on the disk wait for the disk: the held ones and a few more.
+        # If the start of a request is on the disk, its final line waits for the disk: the held ones and a few more.
         wait_until(lambda: len(ActivityTables(database_url).outcomes()) >= 2_990)
         _make_room(disk)
         wait_until_shipped(process)
@@ -111,7 +111,7 @@ def test_without_disk_and_database_unrecorded_requests_are_counted_exactly(
         victim.stop()
         _fill(disk)
         process.ask("record", 13_000)
-        # 10,000 fit in memory, and the first few into the last page of the journal.
+        # 10,000 rows fit into memory, and the first few into the last page of the journal.
         unrecorded = process.ask("status")["unrecorded"]
         assert 2_900 < unrecorded <= 3_000
         _make_room(disk)
@@ -130,7 +130,7 @@ def test_a_worker_that_dies_while_the_disk_is_full_leaves_a_balanced_ledger(
         held = process.ask("hold", 3)
         _fill(disk)
         process.ask("record", 100)
-        # As above: the last free bytes may have taken the starts of two requests, whose ends are longer.
+        # As above: the last free bytes may have held the starts of two requests, whose ends are longer.
         wait_until(lambda: process.ask("status")["backlog_rows"] <= 2)
         # These rows are only in memory and are lost with the process. The requests may have been sent.
         process.ask("record_quickly", 20)

@@ -1,4 +1,4 @@
-"""Workers that ship fold what they shipped soon; idle ones look seldom, and find what others have left."""
+"""Shipping workers soon fold the rows that they shipped; idle ones look rarely, and fold the rows that others left."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_an_idle_worker_folds_too_but_looks_seldom(tables: ActivityTables, monke
     monkeypatch.setattr(folder, "MIN_AGE_S", 0.0)
 
     def is_folded(after_s: float, *, is_idle: bool) -> bool:
-        """Returns whether a record that arrived is folded by a look that is made so many seconds after the last."""
+        """Returns whether a new record is folded by a look that comes so many seconds after the last one."""
         now_s[0] += after_s
         insert_rows(get_engine(), [make_row(started_at=datetime.now(UTC))])
         folds.fold_if_due(is_idle=is_idle)

@@ -1,4 +1,4 @@
-"""Of delivered journals, those of the last six days are kept, and of these the newest 64 MB."""
+"""Delivered journals of the last six days are kept, up to the newest 64 MB."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ assert (KEPT_BYTES, KEPT_S) == (64 << 20, 6 * DAY_S)
 
 
 def end_worker(root: Path, number: int, size: int, begun: int = 1) -> Path:
-    """Makes the directory of a worker that has ended, with a segment of that many bytes, keeps it, and returns it."""
+    """Makes and keeps the directory of an ended worker, with a segment of that many bytes; returns its path."""
     directory = root / f"{number:032x}"
     directory.mkdir(parents=True)
     (directory / COUNTERS).write_bytes(encode_counters(begun, 0, 0))
@@ -51,7 +51,7 @@ def test_none_is_kept_longer_than_six_days_or_without_requests(tmp_path: Path) -
     old, older = end_worker(tmp_path, 0, 1_000), end_worker(tmp_path, 1, 1_000)
     make_older(old, 6 * DAY_S - 60)
     make_older(older, 6 * DAY_S + 60)
-    # One that is too old is not given back either, until the next one that is kept removes it: nobody asks for it.
+    # A journal that is too old is not needed, so it is not given back either. The next kept one removes it.
     make_older(old, 6 * DAY_S + 60)
     away = load_settings({"DATABASE_URL": "postgresql://x@/x?host=/nowhere", "JOURNAL_DIR": str(tmp_path)})
     assert return_directories(Runtime(away), went_back=True) == 0 and old.exists() and older.exists()

@@ -1,4 +1,4 @@
-"""What dead workers have left is measured by one live worker: exactly, without the database, and read by all."""
+"""One live worker measures the backlog of dead workers, exactly and without the database, and all read its result."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _measure(root: Path) -> OrphanBacklog:
 
 
 def _count_by_hand(worker: _Worker) -> int:
-    """Reads all lines of a journal after the delivered position, and all S lines."""
+    """Returns the backlog, counted by reading all S lines and all lines after the delivered position."""
     finals, starts = set[str](), set[str]()
     for number in segment_numbers(worker.directory):
         offset = 0
@@ -142,7 +142,7 @@ def test_one_of_the_live_workers_measures_and_all_read(tmp_path: Path) -> None:
     for worker in (dead, live, adopted):
         worker.refuse()
     dead.die()
-    mark_adopted(adopted.directory)  # Its lock is held all the same, by the worker that adopts it.
+    mark_adopted(adopted.directory)  # The adopting worker still holds the lock.
     meters = [OrphanMeter(tmp_path, live.recorder.worker_id) for _ in range(3)]
     assert meters[1].read_backlog() == EMPTY
     for meter in meters:

@@ -81,7 +81,7 @@ def test_workers_that_adopt_concurrently_share_the_journals(tmp_path: Path, data
     for process in dead:
         process.ask("record_quickly", 200)
         process.ask("hold", 5)
-    for process in dead:  # All before the first is waited for: those that live adopt the journals of the dead.
+    for process in dead:  # Kills all before waiting, because survivors adopt the journals of the dead.
         process.process.kill()
     for process in dead:
         process.close()
@@ -101,7 +101,7 @@ def test_workers_that_adopt_concurrently_share_the_journals(tmp_path: Path, data
 @soak_only("services/journal/test_orphans.py::test_a_live_worker_adopts_the_journal_of_a_dead_one")
 @pytest.mark.soak
 def test_adopters_that_die_in_the_middle_are_replaced_by_others(tmp_path: Path, database_url: str) -> None:
-    records = 20_000 if FULL else 6_000  # More than one adopter ships before it dies.
+    records = 20_000 if FULL else 6_000  # More than one adopter can ship before it dies.
     with RecordingProcess(tmp_path, database_url) as dead:
         dead.ask("record_quickly", records)
         dead.ask("hold", 600)
@@ -120,7 +120,7 @@ def test_rows_that_are_in_the_database_are_not_shipped_again(tmp_path: Path, dat
     with RecordingProcess(tmp_path, database_url) as process:
         process.ask("record", 500)
         wait_until_shipped(process)
-        # Retention does the same: it drops rows and keeps the sums. Rows shipped again would be counted twice.
+        # As retention does, which drops rows and keeps the sums. Rows shipped again would be counted twice.
         ActivityTables(database_url).execute("DELETE FROM activity")
         process.kill()
     adopt_all(tmp_path, database_url)

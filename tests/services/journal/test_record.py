@@ -51,7 +51,7 @@ def journal(tmp_path: Path) -> Journal:
 
 
 def test_a_record_has_the_columns_of_the_table_activity() -> None:
-    # The worker is known when the row is shipped, and the others are written to the row later.
+    # worker_id is added when the row is shipped, and the others are written to the row later.
     later = {"worker_id", *WRITTEN_LATER}
     assert later.isdisjoint(ActivityRecord.__struct_fields__)
     assert {*ActivityRecord.__struct_fields__} | later == {column.name for column in activity.columns}
@@ -71,7 +71,7 @@ def test_the_start_line_is_the_row_of_a_lost_request(journal: Journal) -> None:
     assert kind == "S"
     assert (row["outcome"], row["model_requested"]) == ("lost", "llama")
     assert row["outcome"] in OUTCOMES
-    # What is unknown is left out, and NULL in the table; what must not be NULL there is never left out.
+    # Unknown values are left out, and NULL in the table. Columns that must not be NULL are never left out.
     assert None not in row.values() and "duration_ms" not in row
     assert {column.name for column in activity.columns if not column.nullable} - {"worker_id"} <= row.keys()
 
@@ -112,7 +112,7 @@ def test_texts_that_postgresql_refuses_are_repaired_and_long_ones_are_truncated(
     record.finish_reason = "a\0b"
     record.upstream_request_id = "\ud800"
     record.model_served = "x" * 1_000_000
-    # The codes of errors are the provider's, and names of models the caller's.
+    # Providers choose the codes of errors, and callers the names of models.
     record.attempts = [{"status": 500, "error": "e\udfff" * 300, "model": "m" * 1_000_000}] * 10_000
     _finish(journal, record, "ok", 200)
     [(_, row)] = _lines(journal)

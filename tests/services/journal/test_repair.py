@@ -39,7 +39,7 @@ ATTEMPT = {
 
 @pytest.fixture(scope="module")
 def engine(postgres: Postgres) -> Iterator[Engine]:
-    """The database that these tests share; each looks at its own row."""
+    """A database shared by these tests, each of which uses its own row."""
     url = postgres.create_migrated_database()
     engine = create_engine_for(url)
     yield engine

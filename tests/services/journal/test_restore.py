@@ -1,4 +1,4 @@
-"""After a restore of the database, workers deliver again what their journals have, and what is lost is named."""
+"""After a restore of the database, workers deliver the records in their journals again, and lost ones are named."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.support.waiting import wait_until
 
 @pytest.fixture
 def link(database_url: str) -> Iterator[DatabaseProxy]:
-    """The way to the database of the test, which is cut while that is copied or replaced."""
+    """A proxy to the test's database, which is cut while the database is copied or replaced."""
     with running_database_proxy(database_url) as link:
         yield link
 
@@ -45,7 +45,7 @@ def back_up(postgres: Postgres, link: DatabaseProxy, database_url: str) -> str:
 
 
 def restore(postgres: Postgres, link: DatabaseProxy, database_url: str, copy: str) -> None:
-    """Puts the copy in the place of the database."""
+    """Replaces the database with the copy."""
     link.cut()
     name = database_url.rpartition("/")[2].partition("?")[0]
     postgres.drop_database(database_url)
@@ -91,7 +91,7 @@ def test_what_journals_have_is_delivered_again_and_the_rest_is_named(
         before = tables.outcomes()
         restore(postgres, link, database_url, copy)
 
-        # The one that lives notices by itself, also without requests.
+        # The live worker notices by itself, even without requests.
         wait_until(lambda: len(tables.outcomes()) == 370, what="the rows again")
         assert '"rows_again":300' in lives.log_file.read_text()
         assert before.keys() - tables.outcomes().keys() == set(held), "lost with the worker that has ended since"
@@ -108,7 +108,7 @@ def test_what_journals_have_is_delivered_again_and_the_rest_is_named(
         (event,) = select_audit_page(AuditFilter(action="ledger.reconcile"), None, 10).data
         assert event.after is not None and (event.after["lost"], len(event.after["workers"])) == (5, 1)
 
-        # What the one that has ended delivered is kept for a while, and is given back by the next one of its host.
+        # The delivered journal of the ended worker was kept, and the next worker on its host delivers it again.
         with RecordingProcess(there, link.url, name="begins") as begins:
             begins.ask("start")
             wait_until(lambda: tables.outcomes() == before, what="the rows of the kept journal")
@@ -120,12 +120,12 @@ def test_what_journals_have_is_delivered_again_and_the_rest_is_named(
         tables.execute(f"UPDATE worker_ledger SET started = started + 5 WHERE worker_id = '{lives_id}'")
         reconcile(tmp_path, database_url)
 
-        # What a worker cannot deliver again.
+        # Records that no worker can deliver again are lost.
         tables.execute(f"UPDATE worker_ledger SET started = started + 7 WHERE worker_id = '{lives_id}'")
         assert not select_integrity_report().balanced
         assert "Lost: the records of 7 requests" in reconcile(tmp_path, database_url).output
         assert select_integrity_report().balanced
-        # And what turns up after all.
+        # Lost records may turn up after all.
         tables.execute(f"UPDATE worker_ledger SET started = started - 7 WHERE worker_id = '{lives_id}'")
         assert "7 requests that counted as lost have" in reconcile(tmp_path, database_url).output
         tables.execute(f"UPDATE worker_ledger SET started = started - 6 WHERE worker_id = '{lives_id}'")
@@ -145,13 +145,13 @@ def test_records_that_were_delivered_before_the_triggers_of_a_restore_are_counte
     line = LedgerLine(worker_id="w", version=1, started=4, in_flight=3)
     upsert_ledger(engine, line)
     assert "the sums lack" not in reconcile(tmp_path, database_url).output
-    # As in a restore: a table has its triggers last.
+    # As in a restore, which creates the triggers of a table last.
     tables.execute("ALTER TABLE activity DISABLE TRIGGER count_activity")
     insert_rows(engine, [make_row(started_at=day + timedelta(days=each // 2)) for each in range(3)])
     tables.execute("ALTER TABLE activity ENABLE TRIGGER count_activity")
     upsert_ledger(engine, msgspec.structs.replace(line, version=2, in_flight=0))
     engine.dispose()
-    # As after a dump without records: what the sums have of a day is gone.
+    # As after a dump without records: the sums have a day whose records are gone.
     tables.execute(f"DELETE FROM activity WHERE request_id = '{counted['request_id']}'")
     done = reconcile(tmp_path, database_url)
     assert "Counted anew, with records that the sums lacked: 1 of 2026-03-06." in done.output
@@ -193,6 +193,6 @@ def test_a_worker_has_its_last_segments_for_a_database_that_went_back(
 
 
 def find_again(process: RecordingProcess) -> int:
-    """Returns how many rows the worker said that it delivers again; 0 before."""
+    """Returns the number of rows that the worker has logged to deliver again; 0 before that."""
     text = process.log_file.read_text().partition('"rows_again":')[2]
     return int(text.partition(",")[0] or 0)

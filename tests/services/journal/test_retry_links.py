@@ -1,4 +1,4 @@
-"""Retries are linked to what they repeat, however requests of several clients are mixed, and once."""
+"""Retries are linked once to the attempts that they repeat, however requests of several clients are mixed."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def make_attempt(
 
 
 def link(retry: Attempt, *attempts: Attempt) -> Attempt | None:
-    """Returns what a retry is linked to."""
+    """Returns the attempt to which a retry is linked."""
     links = match_retries([retry], [*attempts, retry])
     return links[0].attempt if links else None
 
 
-# One request of a client: (key, body, when it began, (how long each attempt took, the pause after it)).
+# Requests of clients: (key, body, start, [(duration of an attempt, pause after it)]).
 _ATTEMPTS = st.lists(st.tuples(st.floats(0.01, 600), st.floats(0.4, 60)), min_size=1, max_size=5)
 _CHAINS = st.lists(
     st.tuples(st.sampled_from("ab"), st.sampled_from("xyz"), st.floats(0, 900), _ATTEMPTS), min_size=1, max_size=8
@@ -56,7 +56,7 @@ _CHAINS = st.lists(
 def test_the_links_of_requests_that_differ_are_their_chains(
     drawn: list[tuple[str, str, float, list[tuple[float, float]]]], order: random.Random
 ) -> None:
-    """Requests with a key and a body of their own are told apart, in whatever order their records are read."""
+    """Requests that differ in key or body are told apart, in whatever order their records are read."""
     chains = {(key, body): (begin_s, attempts) for key, body, begin_s, attempts in drawn}
     expected: dict[uuid.UUID, uuid.UUID] = {}
     everything: list[Attempt] = []
@@ -103,7 +103,7 @@ def test_every_link_is_possible_and_no_attempt_is_repeated_twice(attempts: list[
     assert (
         len({each.attempt.request_id for each in links}) == len(links) == len({each.retry.request_id for each in links})
     )
-    # What is left over has nothing left that it could repeat.
+    # The unlinked retries have no unlinked attempt that they could repeat.
     taken = {each.attempt.request_id for each in links}
     linked = {each.retry.request_id for each in links}
     free = [each for each in attempts if each.request_id not in taken]

@@ -232,7 +232,7 @@ def test_what_a_worker_left_that_died_while_it_made_its_directory_is_removed(tmp
     os.utime(left, (0, 0))
     remove_unnamed_directories(tmp_path)
     assert list(tmp_path.iterdir()) == [fresh]
-    # The worker that is still making it goes on.
+    # The worker that is still making its directory goes on.
     descriptor = make_directory(tmp_path / f"{2:032x}")
     assert descriptor is not None
     os.close(descriptor)

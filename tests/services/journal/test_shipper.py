@@ -22,7 +22,7 @@ from tests.support.recording_process import RecordingProcess
 from tests.support.soak import FULL, soak_count, soak_only
 from tests.support.waiting import wait_until
 
-# As few as show what a freeze of the server does; each records a hundred requests a second.
+# Just enough to show the effect of a frozen server; each stream records a hundred requests a second.
 _FEW_STREAMS = 10 if FULL else 1
 
 
@@ -185,7 +185,7 @@ def test_while_the_database_is_unavailable_memory_does_not_grow_and_no_row_is_lo
         status = wait_until(lambda: (now := process.ask("status"))["last_error"] and now)
         assert status["writable"] and status["backlog_rows"] == 2000 + count
         assert status["backlog_bytes"] > count * 500 and status["oldest_age_s"] > 0
-        # The rows of the 10,000 requests or more that are recorded here have at least 7 MB.
+        # At least 10,000 requests are recorded here, whose rows have at least 7 MB.
         assert grown_bytes < 4_000_000
         victim.start()
         wait_until_shipped(process, 120)
@@ -223,7 +223,7 @@ def test_a_frozen_server_neither_stops_the_process_nor_costs_a_row(
         status = process.ask("status")
         victim.resume()
         assert status["last_error"] is not None and "did not answer" in status["last_error"]
-        # A process that the server blocks would stall for the whole freeze.
+        # A process blocked by the server would stall for the whole freeze.
         assert stalled_s < 5
         _wait_for_low_backlog(process)
     adopt_all(tmp_path, victim_url)

@@ -1,4 +1,4 @@
-"""A caller's key: the operator's needs no database, others are in memory, which belongs to its settings."""
+"""A caller's key: the operator's needs no database; others are looked up in memory, which belongs to the settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""While a database is restored table by table, keys and limits count on as they were, and revoked keys do not."""
+"""While a database is restored table by table, keys and limits stay in force, and revoked keys stay revoked."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.limited_keys import make_limited_key
 
 
 class World:
-    """A database with four keys that is taken away, and the workers that ask for it; `close` ends them."""
+    """A database with four keys, which is dropped and restored, and workers that use it; `close` ends them."""
 
     def __init__(self, url: str, place: Path) -> None:
         self._url, self._place = url, place
@@ -33,19 +33,19 @@ class World:
         revoke_key(stopped_id)
         self.limited = digest_of(make_limited_key(url, ("usd", "5"), models=["*/small"]))
         self.worker = self.start_worker("first")
-        self.later, _ = _digest_and_id(create_key("later"))  # This worker does not know it yet.
+        self.later, _ = _digest_and_id(create_key("later"))  # The first worker does not know it yet.
         run_tool("pg_dump", url, "--format=custom", f"--file={place / 'dump'}")
         self.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
 
     def start_worker(self, journal: str) -> Runtime:
-        """Returns a worker that has asked the database once, on the host of that journal."""
+        """Returns a worker on the host of that journal, which has queried the database once."""
         runtime = Runtime(load_settings({"DATABASE_URL": self._url, "JOURNAL_DIR": str(self._place / journal)}))
         self._runtimes.append(runtime)
         runtime.get(KeySnapshot).refresh()
         return runtime
 
     def restore(self, *arguments: str) -> None:
-        """Restores a part of the database, and has the first worker ask for it."""
+        """Restores a part of the database, and refreshes the first worker from it."""
         run_tool("pg_restore", self._url, *arguments, str(self._place / "dump"))
         self.worker.get(KeySnapshot).refresh()
 
@@ -67,7 +67,7 @@ def _digest_and_id(made: tuple[str, object]) -> tuple[bytes, str]:
 
 
 def find(worker: Runtime, digest: bytes) -> Key | None | str:
-    """Returns the key as a request would get it; "503" if it cannot be checked."""
+    """Returns the result of a request's look-up of the key; "503" if it cannot be checked."""
     try:
         return worker.get(KeySnapshot).get(digest) or worker.get(KeyLookups).look_up(digest)
     except Unavailable:
@@ -82,7 +82,7 @@ def name_of(worker: Runtime, digest: bytes) -> str | None:
 
 @pytest.fixture
 def world(database_url: str, tmp_path: Path) -> Iterator[World]:
-    """A database that is gone, with a dump of it, and a worker that knew it."""
+    """A dropped database, a dump of it, and a worker that has loaded its keys."""
     world = World(database_url, tmp_path)
     yield world
     world.close()
@@ -98,7 +98,7 @@ def test_keys_and_limits_count_on_while_a_dump_is_restored_table_by_table(
     world.restore("--section=pre-data")
     assert [name_of(world.worker, key) for key in keys] == ["plain", "key", "503", "503"], "no key has a row"
     assert world.worker.get(KeySnapshot).policies == policies
-    # One of the same host starts with what the host has, one of another host without any keys.
+    # A new worker on the same host starts with the host's keys, one on another host without any keys.
     beside, alone = world.start_worker("first"), world.start_worker("second")
     assert [name_of(beside, key) for key in keys] == ["plain", "key", "503", "503"]
     assert [name_of(alone, key) for key in keys] == ["503"] * 4, "no installation lacks the gateway's limits"
@@ -129,7 +129,7 @@ def test_keys_and_limits_count_on_while_a_dump_is_restored_table_by_table(
 
 
 def get_problem(worker: Runtime) -> str:
-    """Returns what `/ready` of a worker says of its keys."""
+    """Returns the problem with its keys that a worker's `/ready` shows."""
     use_settings(worker.settings)
     get_component(KeySnapshot).refresh()
     return get_readiness().problems["keys"]

@@ -1,4 +1,4 @@
-"""After each refresh the snapshot has exactly the live keys of the database, whatever happened to them before."""
+"""After each refresh, the snapshot has exactly the live keys of the database, whatever happened to them before."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=
 
 
 class World:
-    """A table of keys, two workers' snapshots of it that share a directory, and what the table must have."""
+    """A table of keys, two workers' snapshots of it that share a directory, and the expected contents."""
 
     def __init__(self, engine: Engine, url: str, directory: Path) -> None:
         self._engine = engine
@@ -59,7 +59,7 @@ class World:
             self._execute(f"DELETE FROM {what}")
 
     def take(self, step: str, number: int, name: str) -> None:
-        """Takes one step; `number` chooses the key that it is about."""
+        """Takes one step; `number` chooses its key."""
         if step.startswith("refresh"):
             self.check(self.snapshots[step == "refresh second"])
         elif step == "create":
@@ -96,7 +96,7 @@ class World:
                 self._live[digest] = msgspec.structs.replace(self._live[digest], **{column: value})
 
     def _hold(self, id: str, digest: bytes, name: str) -> None:
-        """Gives a key a holder with a budget of its own, or ends the budget that it has."""
+        """Gives a key a holder with a budget, or ends the budget if it has one."""
         holder = f"holder of {id}"
         if holder in self._limits:
             self._execute("UPDATE budget SET ended_at = now() WHERE subject_id = :id", id=holder)
@@ -120,7 +120,7 @@ class World:
             self._limits[holder] = [msgspec.structs.replace(self._limits[holder][0], amount="12345678901234.5")]
 
     def check(self, snapshot: KeySnapshot) -> None:
-        """Refreshes a snapshot and compares it with what the table must have."""
+        """Refreshes a snapshot and compares it with the expected contents."""
         snapshot.refresh()
         found = {digest: key for _, digest in self._made if (key := snapshot.get(digest)) is not None}
         assert found == self._live and snapshot.get_state().known == len(found)
@@ -142,7 +142,7 @@ def test_after_each_refresh_the_keys_are_those_of_the_table(
     database_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     engine = create_engine(database_url)
-    # An empty table would be in doubt (test_half_restored.py), and this row is no key.
+    # An empty table would count as half restored (test_half_restored.py); this revoked row prevents that.
     with engine.begin() as connection:
         insert_key(connection, id="old", name="revoked", digest=digest_of(new_key()), last_four="abcd")
         update_key_revoked(connection, "old")

@@ -45,14 +45,14 @@ def _reset_settings() -> Iterator[None]:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """The file of a host whose database is away, as a worker wrote it two seconds ago."""
+    """The key file of a host whose database is away, which a worker wrote two seconds ago."""
     saved = KeyFile(tmp_path, identify_database(load_settings({"DATABASE_URL": AWAY}).database_url or ""))
     assert saved.save("1:1", CONTENT, time.time() - 2)
     return saved.path
 
 
 def start_worker(directory: Path, url: str = AWAY) -> KeySnapshot:
-    """Returns the snapshot of a worker that has just started and asked the database once."""
+    """Returns the snapshot of a new worker that has queried the database once."""
     use_settings(load_settings({"DATABASE_URL": url, "JOURNAL_DIR": str(directory)}))
     snapshot = get_component(KeySnapshot)
     snapshot.refresh()
@@ -73,7 +73,7 @@ def test_a_worker_that_starts_without_the_database_uses_it_until_the_grace_time_
     assert snapshot.policies == CONTENT.policies and snapshot.policies["h1"].subjects == (HOLDER, GROUP)
     state = snapshot.get_state()
     assert (state.known, state.source, state.usable, state.database_up) == (1, "file", True, False)
-    snapshot.refresh()  # Does not load it again.
+    snapshot.refresh()  # Does not load the file again.
     logged = capfd.readouterr().err
     assert (logged.count("key_file_loaded"), logged.count("key_refresh_failed")) == (1, 1)
     monkeypatch.setattr(snapshots, "GRACE_S", 1.0)
@@ -88,7 +88,7 @@ def cut(file: Path, size: int) -> None:
 
 
 def replace(file: Path, make: Callable[[Path], object]) -> None:
-    """Puts something else in the place of the file."""
+    """Replaces the file with something else."""
     file.rename(file.with_name("moved"))
     make(file)
 
@@ -159,7 +159,7 @@ def test_the_first_answer_of_the_database_replaces_what_the_file_has(database_ur
     assert (file.read_bytes()[HEADER_BYTES:], file.stat().st_ino) == (before[HEADER_BYTES:], inode), "written again"
     assert read_header(file)["confirmed_at"] > time.time() - 50
 
-    # What a power cut may leave: a good header and other content.
+    # A power cut may leave a good header with other content.
     for content in (b"", b"\0" * 100, before[HEADER_BYTES:].replace(b"laptop", b"potlap")):
         file.write_bytes(before[:HEADER_BYTES] + content)
         start_worker(tmp_path, database_url)

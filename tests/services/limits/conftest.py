@@ -1,4 +1,4 @@
-"""Workers for tests of limits: each is a runtime of its own, in this process."""
+"""Workers for tests of limits: separate runtimes in this process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MakeLimits = Callable[..., Limits]
 
 @pytest.fixture
 def books(database_url: str) -> BudgetBooks:
-    """The books of the database of one test."""
+    """Checks of the sums of budgets in the test's database."""
     return BudgetBooks(database_url)
 
 

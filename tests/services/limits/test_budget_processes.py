@@ -1,4 +1,4 @@
-"""Several processes spend from one budget: never above it, to within one request of it, whatever dies or freezes."""
+"""Several processes spend one budget: never above it, to within one request of it, whatever dies or freezes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PROCESSES = 8 if FULL else 3
 def start(
     stack: ExitStack, place: Path, url: str, subjects: list[dict[str, Any]], count: int = PROCESSES, **settings: str
 ) -> list[RecordingProcess]:
-    """Starts processes with these limits; each has its journal in `place`."""
+    """Starts processes with these limits, all with their journals in `place`."""
     place.mkdir(exist_ok=True)
     processes = [
         stack.enter_context(RecordingProcess(place, url, settings, name=str(number))) for number in range(count)
@@ -43,7 +43,7 @@ def ask_all(processes: list[RecordingProcess], command: str, *arguments: Any) ->
 
 
 def stop_all(processes: list[RecordingProcess]) -> None:
-    """Stops the processes as workers are stopped: the draws, then the journal."""
+    """Stops the processes like workers: first the draws, then the journal."""
     ask_all(processes, "stop_limits")
     assert all(ask_all(processes, "stop", 20))
 
@@ -61,7 +61,7 @@ def test_a_budget_is_used_up_and_never_exceeded(tmp_path: Path, database_url: st
         stop_all(processes)
     tight, loose = books.read()
     books.check_charges()
-    # Nothing is in flight and all was returned.
+    # Nothing is in flight, and all unused amounts were returned.
     assert tight["granted"] == tight["charged"] and loose["granted"] == loose["charged"]
     assert limit - 1_000 < tight["charged"] <= limit
     refused = {code for result in results for code in result["refused"]}
@@ -76,7 +76,7 @@ def test_with_room_for_ten_requests_eleven_are_never_in_flight(tmp_path: Path, d
     with ExitStack() as stack:
         processes = start(stack, tmp_path, database_url, subjects)
         with books.watching():
-            # They cost nearly nothing, so the budget is never used up.
+            # The requests cost nearly nothing, so the budget is never used up.
             results = ask_all(processes, "spend", 4 if FULL else 1, 16, 1_000, 0, 1, 0.02)
         assert sum(result["longest"] for result in results) >= 10
         for result in results:
@@ -113,7 +113,7 @@ def test_the_money_of_killed_workers_comes_back(tmp_path: Path, database_url: st
             for victim in processes[: len(processes) // 2]:
                 time.sleep(random.uniform(0.1, 0.4))
                 victim.kill()
-            # The others adopt the journals, and spend what comes back.
+            # The others adopt the journals, and spend the amounts that come back.
             wait_until(
                 lambda: (
                     books.select("SELECT coalesce(sum(exact + ceiling), 0) FROM budget_charge")[0][0] > limit - 1_000
@@ -175,7 +175,7 @@ def test_a_frozen_database_refuses_nobody_who_has_a_lease(tmp_path: Path, victim
             during, refused, exceeded = rich.receive(), poor.receive(), served.receive()
         finally:
             victim.resume()
-        # A wait for the database would take the 3 s for which it is frozen.
+        # A wait for the database would last for the 3 s of the freeze.
         assert during["refused"] == {} and statistics.quantiles(during["waits_s"], n=100)[98] < 0.5
         assert before["refused"] == {} and len(during["admitted"]) > 100
         assert refused["refused"].keys() == {"budget_unavailable"} and refused["admitted"] == {}
@@ -186,5 +186,5 @@ def test_a_frozen_database_refuses_nobody_who_has_a_lease(tmp_path: Path, victim
     books.check_charges()
     first, second = books.read()
     assert first["granted"] == first["charged"] <= first["total"]
-    # What was served without a lease is charged above the amount.
+    # Requests served without a lease are charged above the amount.
     assert second["granted"] == second["charged"] > second["total"]

@@ -1,4 +1,4 @@
-"""The leases of a dead worker are closed when its journal is adopted, whatever interrupts that or comes late."""
+"""The leases of a dead worker are closed when its journal is adopted, despite interruptions and late statements."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.recording_process import RecordingProcess
 
 
 def die_in_the_middle(place: Path, url: str, books: BudgetBooks) -> int:
-    """Lets a worker serve some requests and be killed with others in flight; returns the id of its budget."""
+    """Runs a worker that serves some requests, and kills it with others in flight; returns the id of its budget."""
     budget = books.add_budget("1000000")
     process = RecordingProcess(place, url)
     process.ask("limit", [{"id": "alice", "kind": "holder", "budgets": [budget]}])
@@ -34,7 +34,7 @@ def die_in_the_middle(place: Path, url: str, books: BudgetBooks) -> int:
 
 
 def adopt_once(runtime: Runtime, fail_after: int) -> bool:
-    """Adopts until the statement of this number is carried out, whose answer is lost; returns whether all was done."""
+    """Adopts until the answer to the statement of this number is lost; returns whether the adoption was complete."""
     count = 0
 
     def lose_answer(*_: Any) -> None:
@@ -74,7 +74,7 @@ def test_an_adoption_that_is_interrupted_at_each_statement_leaves_the_same_books
         (period,) = books.read()
         assert period["granted"] == period["drawn"] <= period["total"]
     assert attempts >= 5
-    # A draw of another period, of which the worker has no lease.
+    # A draw of another period, for which the worker has no lease.
     _draw_late(runtime, directory.name, budget, 2_000, later=True)
     runtime.close()
     books.check_charges()

@@ -1,4 +1,4 @@
-"""The headers that say how much of a rate is left: made for many responses, and never far from the truth."""
+"""The headers that say how much of a rate is left: cached for many responses, and never far from the truth."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KEPT_S = 0.25
 
 
 class Clock:
-    """A clock that stands until it is set."""
+    """A clock that moves only when it is set."""
 
     now_s = 1_000.0
 
@@ -48,15 +48,15 @@ def test_headers_claim_no_more_than_was_left_a_quarter_of_a_second_ago(
     steps: list[tuple[float, tuple[str, int]]],
 ) -> None:
     clock, pot = Clock(), RatePot(SUBJECT, "requests", 3_000)
-    nobody: Any = None  # Nothing has to wait.
+    nobody: Any = None  # Nothing has to wait, so no component is needed.
     held = Reservation(nobody, Binding(Policy((SUBJECT,), (), None), [], [], [pot]), [])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reservation, "time", clock)
-        # When how much was left from then on.
+        # (time, permits left from then on).
         history = [(clock.now_s, pot.count_left())]
         for pause_s, (step, count) in steps:
             clock.now_s += pause_s
-            if step == "draw":  # Others may have returned, or have taken nearly all.
+            if step == "draw":  # Other workers may have returned permits, or taken nearly all.
                 pot.room = 3_500 - count
                 pot.add(1, min(count, 500), clock.now_s)
             elif step == "take":
@@ -95,14 +95,14 @@ def test_permits_are_drawn_again_shortly_before_their_time_is_over_if_much_is_le
     pot.add(1, 100, 10.0)
     assert take(10.3) and not marked
     assert take(10.4) and take(10.45) and marked == [pot] and pot.is_due
-    # The next ones have come; those that were left go back to the half second of their grant.
+    # The next permits have come. The remaining ones go back to the half second of their grant.
     pot.add(2, 50, 10.46)
     assert take(10.6) and marked == [pot] and not pot.is_due
     assert pot.take_return(10.6) == ({1: 97}, 0)
-    # No permit is used later than half a second after its draw, whoever was asked for more.
+    # No permit is used later than half a second after its draw, even if another draw is due.
     assert take(10.9) and marked == [pot, pot]
     assert not take(10.961) and pot.take_return(10.961) == ({2: 48}, 0)
-    # Where little is left, nothing is drawn that no request waits for.
+    # If little is left, permits are drawn only for waiting requests.
     pot.room = 100
     pot.add(3, 50, 20.0)
     assert take(20.4) and not take(20.5) and marked == [pot, pot]

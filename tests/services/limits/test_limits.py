@@ -1,4 +1,4 @@
-"""What a request gets of its limits, what a refusal says, and what becomes of changes while requests run."""
+"""Limits of requests: reservations, refusals, and changes of limits while requests run."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_budget_that_is_used_up_says_what_would_fit(make_limits: MakeLimits, b
     assert (caught.value.status, caught.value.code, caught.value.type) == (402, *["insufficient_quota"] * 2)
     limit = f"group budget month; resets={resets}"
     assert caught.value.headers() == {"x-should-retry": "false", "x-gateway-limit": limit}
-    # What costs nothing passes, also at the end of the budget.
+    # A free request passes even when the budget is used up.
     free = reserve(limits, limited, ceiling(0))
     assert free.period_ids and free.ceiling_usd == "0.000000000000"
     end(free)
@@ -97,7 +97,7 @@ def test_of_a_rolling_window_the_reset_is_when_the_oldest_use_counts_no_more(
             reserve(make_limits(), limited, ceiling(10**7))
         resets = f"{hour + timedelta(hours=25 - oldest):%Y-%m-%dT%H:%M:%SZ}"
         assert caught.value.headers()["x-gateway-limit"] == f"key budget rolling:24h; resets={resets}"
-    # Less output is of no use where requests are counted.
+    # If the budget counts requests, asking for less output would not help.
     with pytest.raises(InsufficientQuota) as refused:
         reserve(limits, limited, ceiling(10**7))
     assert refused.value.param is None and refused.value.message == (
@@ -123,7 +123,7 @@ def test_what_requests_in_flight_hold_may_come_back(make_limits: MakeLimits, boo
         assert (caught.value.status, caught.value.code) == (429, "budget_reserved")
         assert caught.value.headers()["retry-after-ms"] == "1000"
     end(held, tokens=10)
-    # It is settled once, whatever is said later.
+    # A request is settled once; a later settlement changes nothing.
     end(held, tokens=500)
     wait_until(lambda: _can_reserve(second, limited, 990), what="what the other worker gave back")
     (period,) = books.read()
@@ -167,7 +167,7 @@ def test_all_subjects_and_units_must_have_room(make_limits: MakeLimits, books: B
     with pytest.raises(InsufficientQuota, match="group's budget of 500 tokens in all has 470 tokens left") as refused:
         reserve(limits, limited, ceiling(USD, 471))
     assert refused.value.param == "max_tokens"
-    # The refused ones hold nothing.
+    # Refused requests hold nothing.
     end(reserve(limits, limited, ceiling(7 * USD, 470)), cost=7 * USD)
     for unknown in (ceiling(None), ceiling(0, None)):
         with pytest.raises(ValueError, match="an amount that is not known"):
@@ -237,12 +237,12 @@ def test_rates_tell_how_long_to_wait_and_refused_requests_use_none(make_limits: 
 
 def test_unsaid_output_is_taken_to_be_what_others_used(make_limits: MakeLimits, books: BudgetBooks) -> None:
     limits, limited = make_limits(), policy(subject(tokens_per_minute=300))
-    # One that asks for more than the rate may begin; what it did not use comes back.
+    # A request for more than the rate may begin, and its unused tokens come back.
     end(reserve(limits, limited, ceiling(0, 100, 5_000)), tokens=44)
     unsaid = reserve(limits, limited, ceiling(0, 100, None))
     with pytest.raises(LimitReached, match="This request needs up to"):
         reserve(limits, limited, ceiling(0, 100, None))
-    # It used more than it held; the rate is in debt for it.
+    # The request used more than it held, so the rate is in debt.
     end(unsaid, tokens=9_000)
     with pytest.raises(LimitReached):
         wait_until(lambda: reserve(limits, limited, ceiling(0, 100, 1)).release(), timeout_s=5)
@@ -258,7 +258,7 @@ def test_changes_of_a_budget_count_for_requests_that_run(make_limits: MakeLimits
         reserve(other, cut, ceiling(tokens=1))
     end(held, tokens=100)
     wait_until(lambda: books.read()[0]["granted"] == 100, what="what is above the new amount to go back")
-    time.sleep(0.11)  # A refusal is remembered for a tenth of a second.
+    time.sleep(0.11)  # Refusals are cached for a tenth of a second.
     end(reserve(other, cut, ceiling(tokens=200)), tokens=200)
     with pytest.raises(LimitReached):
         reserve(limits, cut, ceiling(tokens=1))
@@ -266,7 +266,7 @@ def test_changes_of_a_budget_count_for_requests_that_run(make_limits: MakeLimits
     time.sleep(0.11)
     held = reserve(limits, cut, ceiling(tokens=50))
     books.execute("UPDATE budget SET ended_at = now()")
-    # A worker that does not know yet of its end learns of it when it draws.
+    # A worker that does not know of a budget's end yet learns of it at its next draw.
     ended = reserve(limits, cut, ceiling(tokens=5_000))
     end(held, tokens=50)
     end(ended, tokens=70)
@@ -282,7 +282,7 @@ def test_what_is_taken_during_a_call_is_not_given_back_by_the_next(
         books.add_budget("200", window=window, subject=f"s{number}") for number in range(8) for window in windows
     ]
     more = [books.add_budget("200", window=window, subject="last") for window in windows]
-    # More than one call draws from; the last four are in a second one.
+    # More budgets than one call can draw from; the last four are drawn by a second one.
     all_of_them = policy(subject(*budgets, *more))
     assert len(budgets) < MAX_POTS < len(budgets) + len(more)
     first, second = make_limits(), make_limits()
@@ -320,7 +320,7 @@ def test_requests_belong_to_the_day_in_which_they_began(
     end(before, tokens=500)
     wait_until(lambda: books.read()[0]["granted"] == 500, what="the rest of the day that is over to go back")
     assert books.read()[1]["granted"] >= 300
-    # The clock is set back: the day before goes on where it was.
+    # The clock is set back, so the previous day's period continues.
     shift_clock(database_url, f"{(midnight - datetime.now(UTC)).total_seconds() - 600} seconds")
     limits.runtime.get(_database()).lease_engine.dispose()
     wait_until(lambda: reserve_in(limits, limited) == before.period_ids, what="the worker to follow the clock")
@@ -374,7 +374,7 @@ def test_without_a_database_the_settings_decide(make_limits: MakeLimits, books: 
     serving = make_limits(**away, BUDGET_OUTAGE="serve")
     held = [reserve(serving, limited) for _ in range(2)]
     assert held[0].period_ids == held[1].period_ids != []
-    # This worker's share of the rate and of the concurrent requests is used up.
+    # This worker's shares of the rate and of the concurrent requests are used up.
     with pytest.raises(LimitReached, match="2 requests a minute|2 concurrent requests"):
         reserve(serving, limited)
     with pytest.raises(Unavailable):

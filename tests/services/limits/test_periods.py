@@ -1,4 +1,4 @@
-"""Periods of budgets: calendar windows in any time zone, rolling ones, and that each instant is in exactly one."""
+"""Periods of budgets: calendar windows in any time zone and rolling ones, with each instant in exactly one period."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from app.services.limits import WINDOWS, compute_reset, format_amount, get_period, parse_amount
 
-# With changes of the clock at midnight, by half an hour, in the other half of the year, and none.
+# Zones that change their clocks at midnight, by half an hour, or in the other half of the year, and zones that do not.
 ZONES = ["UTC", "Europe/Berlin", "America/Sao_Paulo", "Africa/Cairo", "Australia/Lord_Howe", "Asia/Kathmandu"]
 
 
@@ -62,7 +62,7 @@ def test_periods_follow_each_other_without_a_gap(window: str, zone: str, first_d
     assert get_period(window, zone, first_day, period.end.timestamp()).start == period.end
     assert get_period(window, zone, first_day, period.end.timestamp() - 1).start == period.start
     if window.startswith("rolling"):
-        # What an instant shares a window with lies in a period that still counts with it.
+        # Every instant in the same window as an instant of this period lies in a period that still counts.
         span = timedelta(hours=24) if window == "rolling:24h" else timedelta(days=30) - timedelta(hours=1)
         assert period.since is not None and period.since <= period.end - span - timedelta(seconds=1)
 

@@ -1,4 +1,4 @@
-"""Which models the patterns of a key allow."""
+"""The models that a key's patterns allow."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FOREIGN = "accounts/somebody/models/deepseek-v3p1"
 @pytest.mark.parametrize(
     ("pattern", "allowed", "refused"),
     [
-        # A star stands for slashes too, so a model of that name in another account is allowed, as documented.
+        # A star also matches slashes, so a model of that name in another account is allowed, as documented.
         ("*/deepseek-v3p1", [OFFICIAL, FOREIGN, f"{OFFICIAL}#accounts/me/deployments/x"], ["deepseek-v3p2"]),
         ("Fireworks/*DeepSeek-v3p1", [OFFICIAL, FOREIGN, "not-deepseek-v3p1"], ["deepseek-v3p1-fast"]),
         (f"fireworks/{OFFICIAL}", [OFFICIAL], [FOREIGN, f"{OFFICIAL}-fast", f"x/{OFFICIAL}"]),

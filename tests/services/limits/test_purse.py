@@ -1,4 +1,4 @@
-"""Requests that take from a purse leave in all pots what they would have left without one."""
+"""Requests that take from a purse leave all pots as they would be without a purse."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ COST, DRAWN, SLOTS, PERMITS = 10, 10_000, 6, 40_000
 
 
 class Clock:
-    """A clock that stands until it is set."""
+    """A clock that moves only when it is set."""
 
     now_s = 1_000.0
 
@@ -41,7 +41,7 @@ class Clock:
 
 
 class NoDraws(LimitWaiting):
-    """Refuses what the pots do not have once all purses are put back."""
+    """Refuses a request if the pots do not have enough even after all purses are put back."""
 
     def take(self, binding: Binding, shares: Any, needs: Any, fits: Any, began_s: float) -> list[Taken]:
         self._purses.put_back()
@@ -52,7 +52,7 @@ class NoDraws(LimitWaiting):
 
 
 def make_policies() -> list[Policy]:
-    """Returns the policies of three holders of a group with a budget and rates; two have budgets of their own."""
+    """Returns the policies of three holders, two of them with budgets and in a group with a budget and rates."""
     shared = Subject("g", "group", "g", None, (), 10**8, 10**9, None, None, (_make_budget(3, "tokens"),))
     first = Subject("a", "holder", "a", "g", (), None, 10**9, 6, None, (_make_budget(1, "usd"), _make_budget(2, "usd")))
     second = Subject("b", "holder", "b", "g", (), None, None, None, None, (_make_budget(4, "tokens"),))
@@ -65,7 +65,7 @@ def _make_budget(id: int, unit: Any) -> Budget:
 
 
 class World:
-    """The limits of a worker that draws nothing but what a test gives it, and the requests under way."""
+    """The limits of a worker that draws only amounts that the test provides, and the requests in flight."""
 
     def __init__(self, clock: Clock, *, has_purses: bool) -> None:
         self.clock = clock
@@ -108,7 +108,7 @@ class World:
             if number % 5 == 0:
                 limited.release()
             else:
-                # Sometimes more than was reserved, or a number of tokens that is not known.
+                # Sometimes more than was reserved, or an unknown number of tokens.
                 most = (limited.ceiling_cost or 0) // COST
                 used = number % (most + 2)
                 limited.settle(Charge(used * COST, used, 1, None if number % 3 == 0 else used))
@@ -121,7 +121,7 @@ class World:
                 limited.add_attempt(Ceiling(number % 5 * COST, number % 5, None, lambda usd, tokens: None))
 
     def watch(self, number: int) -> None:
-        """A pot must know of each request that ends, for instance because little is left of it."""
+        """Makes a pot learn of each request that ends, as when little is left in it, or ends that."""
         pots = list(self.limits._budgets.values())
         pot = pots[number % len(pots)]
         pot.is_exact = pot.share.is_watched = number % 2 == 0
@@ -152,7 +152,7 @@ class World:
         return [budgets, rates, [pot.used for pot in self.limits._slots.values()]]
 
 
-# Mostly requests, so that purses are filled between the other steps.
+# Mostly requests, so that purses fill up between the other steps.
 STEPS = st.lists(
     st.tuples(
         st.sampled_from(

@@ -1,4 +1,4 @@
-"""Several processes share rates and numbers of concurrent requests, and a way to the database that loses draws."""
+"""Several processes share rates and numbers of concurrent requests, over a proxy to the database that loses draws."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MANY = soak_only("services/limits/test_rate_processes.py::test_no_more_requests_
 
 
 def collect(results: list[dict[str, Any]]) -> tuple[list[float], list[float]]:
-    """Returns when all admitted requests began and ended, each in order."""
+    """Returns the sorted start times and the sorted end times of all admitted requests."""
     spans = [span for result in results for span in result["admitted"].values()]
     return sorted(span[0] for span in spans), sorted(span[1] for span in spans)
 
@@ -31,7 +31,7 @@ def test_no_minute_has_more_requests_than_the_rate(tmp_path: Path, database_url:
     with ExitStack() as stack:
         limits = [{"id": "alice", "kind": "holder", "rpm": rate, "tpm": rate * 1_000}]
         processes = start(stack, tmp_path, database_url, limits, 4 if FULL else 3)
-        # They offer ten times as much.
+        # The processes offer ten times as much.
         results = ask_all(processes, "spend", 130 if FULL else 2.5, 32, 500, 0, 500, 0.005)
         stop_all(processes)
     began, _ = collect(results)
@@ -46,10 +46,10 @@ def test_tokens_above_the_rate_are_paid_in_the_next_minute(tmp_path: Path, datab
     with ExitStack() as stack:
         limits = [{"id": "alice", "kind": "holder", "tpm": 10_000}]
         (process,) = start(stack, tmp_path, database_url, limits, 1)
-        # Each asks for 100 and uses 1,000: after the first draws there is only debt.
+        # Each request asks for 100 and uses 1,000, so after the first draws there is only debt.
         result = process.ask("spend", 2, 1, 100, 1_000, 1_000, 0.01)
         assert 10 <= len(result["admitted"]) <= 20 and set(result["refused"]) == {"rate_limit_exceeded"}
-        # One that asks for more than the rate can begin, but not now.
+        # A request for more than the rate could begin, but not now.
         assert process.ask("spend", 0.05, 1, 1_000_000, 1, 1, 0.01)["admitted"] == {}
 
 

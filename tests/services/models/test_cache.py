@@ -1,4 +1,4 @@
-"""When a list is fetched again, which callers wait, and which new lists are accepted, with every upstream fault."""
+"""Refetching of lists, the callers that wait for it, and the acceptance of new lists, with every upstream fault."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_callers_of_a_hanging_first_fetch_share_one_bounded_wait(
     with ThreadPoolExecutor(20) as pool:
         refused = [pool.submit(models.get_model_list, FIREWORKS).exception() for _ in range(20)]
     assert all(isinstance(error, Unavailable) and "is still being loaded" in error.message for error in refused)
-    # The wait counts from the fetch's start, so a later caller is refused without any wait.
+    # The limit on waiting counts from the start of the fetch, so a later caller is refused without a wait.
     monkeypatch.setattr(threading.Event, "wait", _fail_on_a_wait)
     with pytest.raises(Unavailable):
         models.get_model_list(FIREWORKS)

@@ -1,4 +1,4 @@
-"""Which models of several providers are the same: a table of real names, and what holds for any lists."""
+"""Equivalent models of several providers: a table of real names, and properties of any lists."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def fireworks(slug: str, kind: str = "HF_BASE_MODEL", account: str = "fireworks"
 
 
 def chutes(model_id: str, root: str | None = None, quantization: str | None = None) -> Entry:
-    """Returns an entry of Chutes' list; the root is the id without -TEE if not given."""
+    """Returns an entry of Chutes' list; by default the root is the id without -TEE."""
     return "chutes", {
         "id": model_id,
         "root": root or model_id.removesuffix("-TEE"),
@@ -65,7 +65,7 @@ def make_lists(*entries: Entry) -> list[tuple[Provider, ModelList]]:
 
 
 def match(*entries: Entry) -> Equivalents:
-    """Returns the equivalents among these entries, in lists by provider."""
+    """Returns the equivalents among the entries of these lists by provider."""
     return make_equivalents(make_lists(*entries))
 
 
@@ -239,9 +239,9 @@ def test_it_is_symmetric_and_transitive_and_only_what_is_listed_twice_is_twice_i
         assert len({served.model.weights for served in group}) == 1
         assert len({served.model.quantization for served in group} - {None}) <= 1
         assert len({spell(model_id) for _, model_id in keys}) == 1
-        # Two of one provider differ in more than case: in the owner that was moved, or in confidential computing.
+        # Two models of one provider differ in more than case: in a moved owner, or in confidential computing.
         assert len({(name, model_id.lower()) for name, model_id in keys}) == len(keys)
-    # Nothing depends on the order of the entries of a list.
+    # The order of a list's entries makes no difference.
     assert {key: set(map(repr, group)) for key, group in match(*reversed(entries)).items()} == {
         key: set(map(repr, group)) for key, group in found.items()
     }

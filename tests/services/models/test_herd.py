@@ -1,4 +1,4 @@
-"""Five hundred clients at the moment of expiry, in a process patched by gevent as a worker is."""
+"""Five hundred clients at the moment of expiry, in a process patched by gevent like a worker."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.gateway import clean_environment
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import Gate, wait_for
 
-# The worker prints a line after each step, to which the test reacts; reading standard input would block all greenlets.
+# The worker prints a line after each step, and the test reacts to it. Reading standard input would block all greenlets.
 WORKER = """
 from gevent import monkey; monkey.patch_all()
 import gevent

@@ -1,4 +1,4 @@
-"""The catalog's documented functions, in a process of their own and over a real socket."""
+"""The catalog's documented functions, in a separate process and over a real socket."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ GLM_PRICE = Price(
 
 @pytest.fixture(autouse=True)
 def no_prices() -> Iterator[None]:
-    """No provider configured, no price file, no listed price."""
+    """Starts without a configured provider, a price file or listed prices."""
     with catalogs_of({}):
         yield
 

@@ -1,4 +1,4 @@
-"""The answers of Fireworks' control plane are read as it writes them, and refused where they have another form."""
+"""The answers of Fireworks' control plane are read in its format, and refused in any other."""
 
 from __future__ import annotations
 

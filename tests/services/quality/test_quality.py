@@ -1,4 +1,4 @@
-"""The quality of a model: which requests count, under which id, and for how long it is known."""
+"""The quality of a model: the requests that count, the id under which they do, and its lifetime."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ LISTED = "accounts/fireworks/models/idle"
 
 
 def outcome(name: str, error_type: str = "", requests: int = 1, model: str = MODEL) -> OutcomeSums:
-    """Returns sums of requests at Fireworks, each of 50 tokens in a second if it was served."""
+    """Returns sums of requests at Fireworks, each of which took a second for 50 tokens if it was served."""
     served = requests if name == "ok" else 0
     return OutcomeSums("fireworks", model, name, error_type, requests, 50 * served, 1000.0 * served)
 
@@ -80,7 +80,7 @@ def test_a_model_that_responses_name_otherwise_is_counted_under_its_listed_id(up
     assert found["fireworks", LISTED].error_share == 1.0 and found["fireworks", "unlisted"].requests == 3
     measured = found["fireworks", MODEL]
     assert (measured.requests, measured.error_share) == (3, 1 / 3)
-    assert measured.ttft_ms is not None and 250 < measured.ttft_ms.p50 < 320  # Of both names.
+    assert measured.ttft_ms is not None and 250 < measured.ttft_ms.p50 < 320  # Over both names.
 
 
 @pytest.fixture

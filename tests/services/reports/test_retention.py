@@ -34,7 +34,7 @@ TODAY = NOON.date()
 
 @pytest.fixture
 def engine(database_url: str) -> Iterator[Engine]:
-    """The test's own database is the one in this process's settings, which keep seven days."""
+    """Points this process's settings at the test's database, with a retention of seven days."""
     use_settings(load_settings({"DATABASE_URL": database_url, "RETENTION_DAYS": "7"}))
     yield get_engine()
     use_settings(None)
@@ -110,7 +110,7 @@ def test_a_host_whose_clock_is_ahead_drops_nothing_until_it_is_right(
     shift_clock(database_url, "-100 days")
     hundred_days_ago = datetime.now(UTC) - 100 * DAY
     insert_rows(engine, [make_row(started_at=hundred_days_ago - back * DAY) for back in range(3)])
-    engine.dispose()  # Connections made from now on have the shifted clock.
+    engine.dispose()  # Only new connections have the shifted clock.
     fold_deltas(engine, min_age_s=0)
     before = contents(engine, "activity", "outcome_usage", "model_usage")
     job = get_component(RetentionJob)

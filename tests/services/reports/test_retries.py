@@ -1,4 +1,4 @@
-"""Retries are linked on their records whatever arrives first, and reports say what they cost and who causes them."""
+"""Retries are linked on their records in any order of arrival, and reports show their costs and their clients."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ AGENT = "OpenAI/Python 2.0.0"
 
 @pytest.fixture
 def engine(database_url: str) -> Iterator[Engine]:
-    """Makes the test's own database the one of this process's settings."""
+    """Points this process's settings at the test's database."""
     use_settings(load_settings({"DATABASE_URL": database_url}))
     yield get_engine()
     use_settings(None)
@@ -41,7 +41,7 @@ def make_request_id(at: datetime) -> str:
 
 
 def make_sent(number: int, at_s: float, **changes: Any) -> Row:
-    """Returns the record of an SDK's request, `at_s` seconds after BEGIN."""
+    """Returns the record of an SDK's request that began `at_s` seconds after BEGIN."""
     started_at = BEGIN + timedelta(seconds=at_s)
     sent: dict[str, Any] = {
         "request_id": make_request_id(started_at),
@@ -55,7 +55,7 @@ def make_sent(number: int, at_s: float, **changes: Any) -> Row:
 
 
 def link() -> int:
-    """Links the retries that wait, as a worker does in the background."""
+    """Links the waiting retries, as a worker does in the background."""
     return RetryLinker(get_runtime()).link()
 
 
@@ -68,7 +68,7 @@ def test_the_attempts_that_retries_repeat_are_linked_and_summed(engine: Engine) 
     other_retry = make_sent(1, 2, key_id="key-2", client_agent="OpenAI/JS 6.1.0")
     alone = make_sent(1, 5, body_digest="another")
     plain = make_row(started_at=BEGIN, client_retry=None)
-    # The first attempts arrive last, as from the journal of a killed worker.
+    # The first attempts arrive last, as if from the journal of a killed worker.
     insert_rows(engine, [served, other_retry, alone, plain])
     assert (link(), count(engine, "unlinked_retry")) == (0, 3)
     insert_rows(engine, [cut, other])

@@ -39,20 +39,20 @@ UNPRICED = {"cost_kind": "unknown", "cost_usd": None}
 
 @pytest.fixture
 def engine(database_url: str) -> Iterator[Engine]:
-    """Makes the test's own database the one of this process's settings."""
+    """Points this process's settings at the test's database."""
     yield from _with_database(database_url)
 
 
 @pytest.fixture(scope="module")
 def history_url(postgres: Postgres) -> Iterator[str]:
-    """A database with 1,200 requests of every kind over the 45 days before NOW, most of them near its end."""
+    """A database with 1,200 requests of every kind in the 45 days before NOW, most of them near NOW."""
     url = postgres.create_migrated_database()
     chance = random.Random(11)
     for engine in _with_database(url):
         insert_rows(engine, [_random_row(chance) for _ in range(800)])
         while fold_deltas(engine, min_age_s=0).folded:
             pass
-        # These are still deltas.
+        # These rows are still deltas.
         insert_rows(engine, [_random_row(chance) for _ in range(400)])
         _store_keys(engine)
     yield url
@@ -61,7 +61,7 @@ def history_url(postgres: Postgres) -> Iterator[str]:
 
 @pytest.fixture
 def history(history_url: str) -> Engine:
-    """Makes that database the one of this process's settings, and leaves it to the next test."""
+    """Points this process's settings at that database, and leaves it unchanged for the next test."""
     if get_settings().database_url != history_url:
         use_settings(load_settings({"DATABASE_URL": history_url}))
     return get_engine()
@@ -74,7 +74,7 @@ def _with_database(url: str) -> Iterator[Engine]:
 
 
 def _store_keys(engine: Engine) -> None:
-    """Stores the keys of alice, who is in the group team, and of bob, who is in none. Others are stored nowhere."""
+    """Stores the keys of alice, who is in the group team, and of bob, who is in none; other keys are not stored."""
     insert_keys(engine, "key-1", "key-2", "unused")
     with engine.begin() as connection:
         connection.execute(
@@ -131,7 +131,7 @@ COUNTED = """
     FROM activity WHERE {chosen}"""
 
 
-# Each is a gateway, a key, a model and an endpoint.
+# Selections of requests: gateway, key, model and endpoint.
 CHOSEN: list[tuple[str, str | None, str | None, str | None]] = [
     *((gateway, None, None, None) for gateway in (ALL_GATEWAYS, *PROVIDERS)),
     (ALL_GATEWAYS, "key-1", None, None),
@@ -145,7 +145,7 @@ CHOSEN: list[tuple[str, str | None, str | None, str | None]] = [
 @pytest.mark.long_form
 @pytest.mark.parametrize(
     ("time_range", "gateway", "key_id", "model", "endpoint"),
-    # Every choice with a window and every window with a choice; `make soak` has all pairs.
+    # Every selection with one window, and every window with one selection; `make soak` tests all pairs.
     [
         (time_range, *chosen)
         for time_range in TIME_RANGES
@@ -174,7 +174,7 @@ def test_statistics_agree_with_sql_over_the_rows(
     _check_series(stats, chosen)
 
 
-# Days before NOW from which and to which a window reaches, its step, and the step of its series in seconds.
+# Start and end of a window in days before NOW, its step, and the step of its series in seconds.
 WINDOWS: list[tuple[float, float, str | None, int]] = [
     (0.02, 0, None, 60),
     (0.9, 0.3, "5m", 300),
@@ -204,7 +204,7 @@ def test_a_window_between_two_times_agrees_with_sql(
         return
     stats = select_stats(gateway, asked, NOW, key_id=key_id, top_models=2)
     assert (stats.time_range, stats.series_step_s) == (None, step_s)
-    # Rounded outwards, by a day at most, and by less than a minute where minutes are kept.
+    # Windows are rounded outwards, by at most a day, and by less than a minute where minutes are kept.
     most = timedelta(minutes=1) if since < 2 or (since < 31 and not key_id) else timedelta(days=1)
     assert start - most < stats.start <= start and end <= stats.end < end + max(most, timedelta(minutes=1))
     chosen = _Chosen(history, stats)
@@ -264,7 +264,7 @@ def test_statistics_take_a_fixed_number_of_statements_and_read_no_record(
         select_stats(ALL_GATEWAYS, window, NOW, top_models=top_models, split_by=split_by)
     finally:
         event.remove(history, "before_cursor_execute", note)
-    # And one for the time, which is given here.
+    # The time, which is given here, would take one more statement.
     assert len(statements) == 4 + (top_models > 0) + 3 * (split_by is not None)
     assert not any(re.search(r"\bactivity\b", statement) for statement in statements)
 
@@ -375,7 +375,7 @@ class _Chosen:
     """The rows of activity that statistics are about.
 
     Attributes:
-        rows: what the statistics are grouped and ordered by, of each row.
+        rows: the columns of each row by which the statistics are grouped and ordered.
     """
 
     def __init__(self, engine: Engine, stats: Stats, keys: Sequence[str] | None = None) -> None:

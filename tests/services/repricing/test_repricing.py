@@ -1,4 +1,4 @@
-"""Costs that are computed later are those of the right price, and the sums are as if they had always been known."""
+"""Costs that are computed later use the right price, and the sums are as if the costs had always been known."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def engine(database_url: str, tmp_path: Path) -> Iterator[Engine]:
 
 
 def make_facts(prompt: str, completion: str | None = "0.000002") -> dict[str, Any]:
-    """Returns the facts of a model with these prices."""
+    """Returns a model's facts with these prices."""
     facts = {"prompt": prompt, "completion": completion, "price_source": "fireworks"}
     return {name: value for name, value in facts.items() if value is not None}
 
 
 def keep_lists(engine: Engine) -> None:
-    """Keeps two lists of Fireworks: of NOON, and of an hour later with another price of one model, and one more."""
+    """Keeps two lists of Fireworks: at NOON, and an hour later with a new price for one model and one more model."""
     first, second = make_facts("0.000001"), make_facts("0.000003")
     models = {GLM: first, ROUTER: make_facts("0.000009")}
     added = make_facts("0.000005")
@@ -69,7 +69,7 @@ def keep_lists(engine: Engine) -> None:
 
 
 def make_rows() -> list[tuple[Row, str | None, str]]:
-    """Returns records without a cost, with the cost that they get, and a part of the reason."""
+    """Returns records without a cost, each with the cost that it will get, and a part of the reason."""
     unknown: dict[str, Any] = {"cost_usd": None, "cost_kind": "unknown", "cached_tokens": None}
     long_ago = {"started_at": NOON - timedelta(days=100)}
     return [
@@ -87,7 +87,7 @@ def make_rows() -> list[tuple[Row, str | None, str]]:
 
 
 def run(*arguments: str, answer: str | None = None) -> Result:
-    """Runs the command from a year before NOON on."""
+    """Runs the command for records since a year before NOON."""
     return CliRunner().invoke(reprice_command, ["--from", "2025-03-14", "--to", "2026-03-15", *arguments], input=answer)
 
 

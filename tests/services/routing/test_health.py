@@ -1,4 +1,4 @@
-"""What a worker remembers of targets that failed: when they are avoided, tried again, and used again."""
+"""A worker's memory of failed targets: when they are avoided, tried again, and used again."""
 
 from __future__ import annotations
 

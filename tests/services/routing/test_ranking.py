@@ -24,7 +24,7 @@ THREE = (FIREWORKS, DEEPINFRA, CHUTES)
 
 @pytest.fixture(autouse=True)
 def measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chutes is the cheapest, DeepInfra the quickest to begin and the fastest; of Fireworks nothing is known."""
+    """Chutes is the cheapest, DeepInfra has the least latency and the most throughput; Fireworks is unknown."""
     prices = {"deepinfra": ("2", "4"), "chutes": ("1", "6")}  # 2.5 and 2.25 for three prompt tokens and an output token
     qualities = {"deepinfra": (90.0, 80.0), "chutes": (300.0, 20.0)}
 
@@ -96,7 +96,7 @@ def test_conversations_divide_among_equally_good_targets_and_stay_there(monkeypa
 
     first = ask(*THREE)
     assert set(first) == {"deepinfra", "chutes"}
-    near["deepinfra"] = 140.0  # The order changes, and who is equally good does not.
+    near["deepinfra"] = 140.0  # Changes the order, but not the set of equally good providers.
     assert ask(DEEPINFRA, CHUTES) == first
 
 

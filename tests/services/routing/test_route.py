@@ -1,4 +1,4 @@
-"""Which targets a request has: what crosses providers and what does not."""
+"""The targets of a request: names that may lead to other providers, and names that may not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which provider serves a model: with one provider and with several, with lists and without."""
+"""The provider that serves a model: with one provider and with several, with lists and without."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def resolved(model: str, provider: str | None = None) -> tuple[str, str]:
         ("DeepSeek-V3.1", ("fireworks", DEEPSEEK)),
         ("Fireworks/deepseek-v3p1", ("fireworks", DEEPSEEK)),
         ("zai-org/GLM-5.3", ("fireworks", "accounts/fireworks/models/glm-5p3")),
-        # An exact id takes precedence over a name, so this one is DeepInfra's although Fireworks has the model too.
+        # An exact id takes precedence over a name, so DeepInfra gets this one although Fireworks has the model too.
         ("deepseek-ai/DeepSeek-V3.1", ("deepinfra", "deepseek-ai/DeepSeek-V3.1")),
         ("zeta/Lynx", ("featherless", "zeta/Lynx")),
         ("ZETA/lynx", ("featherless", "zeta/Lynx")),

@@ -1,4 +1,4 @@
-"""Whatever JSON a provider sends as an event, reading it raises nothing, and clients get only what they can read."""
+"""Whatever JSON a provider sends as an event, reading it does not raise, and clients get only valid events."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VALUES = st.recursive(
 
 
 def some_of(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """Returns objects with any of these fields, each with a value as it should be or with any other."""
+    """Returns a strategy for objects with some of these fields, each with a valid value or any other."""
     return st.fixed_dictionaries({}, optional={name: values | VALUES for name, values in fields.items()})
 
 

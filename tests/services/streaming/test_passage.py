@@ -1,6 +1,6 @@
-"""The short way of events does the same as the long way: the same bytes, summary and error, however a stream is cut.
+"""The short way of events is equivalent to the long way: the same bytes, summary and error, however a stream is cut.
 
-So does the short way compiled, if it is built.
+So is the compiled short way, if it is built.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from tests.services.inference.chat_core import settings_for
 from tests.support.answers import DONE, chunk, error_event, event_bytes, usage_chunk, usage_of
 from tests.support.soak import examples
 
-# Times differ from run to run.
+# Fields of a summary that differ between runs.
 TIMES = {"first_output_s", "last_output_s", "longest_gap_s", "last_arrival_s", "last_sent_s"}
 SETTINGS = {
     way: settings_for("http://127.0.0.1:9", STREAM_HEARTBEAT="600", COMPILED_EVENTS=compiled)
@@ -53,14 +53,14 @@ def sockets() -> Iterator[None]:
 
 
 class LongWay(BufferedResponse):
-    """A response to which nothing may be written past `push`."""
+    """A response that can only be written to by `push`, so that all events take the long way."""
 
     def get_raw_socket(self) -> None:
         """Returns None."""
 
 
 class Connection:
-    """What a pooled response needs of a connection of urllib3, and of its pool."""
+    """The parts of a urllib3 connection and its pool that a pooled response needs."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
@@ -74,9 +74,9 @@ class Connection:
 
 @dataclass
 class Outcome:
-    """What became of a stream: the body that the client got, whether it was whole, the summary, and the error.
+    """The result of a stream: the body that the client got, whether it was whole, the summary, and the error.
 
-    `taken` is how many pieces took the long way.
+    `taken` is the number of pieces that took the long way.
     """
 
     body: bytes
@@ -94,8 +94,8 @@ def relay(
     show_usage: bool = True,
     slowly: bool = False,
 ) -> Outcome:
-    """Relays a stream whose raw bytes come in these pieces, one by one, as the worker does it."""
-    # Each packet of such a socket is read by itself.
+    """Relays a stream whose raw bytes arrive in these pieces, one by one, as the worker does."""
+    # Each packet of a SEQPACKET socket is read separately.
     theirs, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     client, served = socket.socketpair()
     ends: list[tuple[StreamSummary, GatewayError | None]] = []
@@ -138,7 +138,7 @@ def relay(
 
 
 def serve(stream: Relay, response: BufferedResponse) -> bool:
-    """Does what the pipeline and the worker do with a stream; returns whether the response ended properly."""
+    """Serves a stream like the pipeline and the worker; returns whether the response ended properly."""
     try:
         stream.begin()
         response.start_response("200 OK", [("content-type", "text/event-stream")])
@@ -169,7 +169,7 @@ def receive(client: socket.socket, slowly: bool) -> bytes:
 
 
 def decode(coded: bytes) -> bytes:
-    """Returns the payload of what came of a body in the chunked transfer coding."""
+    """Returns the payload of a possibly incomplete body in the chunked transfer coding."""
     payload = b""
     while coded:
         size, _, coded = coded.partition(b"\r\n")
@@ -179,7 +179,7 @@ def decode(coded: bytes) -> bytes:
 
 
 def compare(pieces: list[bytes], *, show_usage: bool = True) -> Outcome:
-    """Relays a stream on all ways, asserts that the outcome is the same, and returns that of the short ways."""
+    """Relays a stream in all ways, asserts that the outcomes are equal, and returns that of the short ways."""
     long = relay(pieces, LongWay, show_usage=show_usage)
     short = relay(pieces, BufferedResponse, show_usage=show_usage)
     assert (short.body, short.is_whole) == (long.body, long.is_whole)
@@ -268,7 +268,7 @@ def test_what_is_unusual_does_the_same_between_usual_events(show_usage: bool) ->
     for wrong in (-300, -1, 1, 2, 300):
         event = event_bytes(chunk("a" * 300))
         compare([FIRST, NEXT, b"%x\r\n%b\r\n" % (len(event) + wrong, event), NEXT, NEXT, *ENDS])
-    # What looks like a chunk and is the payload of one.
+    # A piece that looks like a chunk but is a chunk's payload.
     compare([FIRST, NEXT, b"%x\r\n%b" % (2 * len(event) + len(NEXT), event), NEXT, event + b"\r\n", NEXT, *ENDS])
 
 
@@ -283,8 +283,8 @@ def test_usual_events_take_the_short_way() -> None:
     texts = [event_bytes(chunk(str(number))) for number in range(20)]
     outcome = compare([*map(coded, texts), *ENDS])
     assert outcome.body == b"".join(texts) + event_bytes(chunk(finish="stop")) + event_bytes(usage_chunk()) + DONE
-    # The first one is awaited before the response begins, and the next one shows where the stream is. The last two
-    # pieces are the end.
+    # The first piece is awaited before the response begins, the second one shows the state of the stream, and the last
+    # two are its end.
     assert outcome.taken == 4 and outcome.error is None and outcome.is_whole
 
 

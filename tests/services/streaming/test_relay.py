@@ -112,7 +112,7 @@ def test_the_usage_event_is_shown_only_if_requested(upstream: ScriptedUpstream, 
     usage_only = {name: value for name, value in usage_chunk().items() if name != "choices"} | choices
     events: list[Any] = [chunk("hi", finish="stop"), usage_only, DONE]
     shown = run_relay(upstream, sse_stream(events), show_usage=True).text.split(b"\n\n")
-    # Programs go through the choices of each chunk, so there is always a list.
+    # Programs iterate over the choices of each chunk, so there is always a list.
     assert json.loads(shown[1].removeprefix(b"data: ")) == usage_only | {"choices": []}
     assert run_relay(upstream, sse_stream(events)).text == to_bytes(events[0], DONE)
 
@@ -200,7 +200,7 @@ def test_a_complete_stream_frees_its_connection(upstream: ScriptedUpstream) -> N
 
 @pytest.mark.parametrize("ending", ["complete", "cut", "client gone", "unreadable"])
 def test_a_stream_that_is_over_leaves_no_reference_cycle(upstream: ScriptedUpstream, ending: str) -> None:
-    """The error of one that was not complete is kept, for example in its record, but not what it passed through."""
+    """The error of an incomplete stream is kept, for example in its record, but not the frames of its traceback."""
     gate = Gate()
     rest: dict[str, list[Any]] = {"client gone": [wait_for(gate), chunk("more")], "unreadable": [b"data: {\n\n"]}
     events = whole_stream("hello") if ending == "complete" else [chunk("hello"), *rest.get(ending, [])]

@@ -23,7 +23,7 @@ def events(draw: st.DrawFn) -> tuple[list[str], str | None]:
     """Draws the lines of one event and its data: comments, data with and without a space, over several lines."""
     values = draw(st.lists(TEXTS, max_size=3))
     lines = [draw(st.sampled_from(["data: ", "data:"])) + value for value in values]
-    # One space after the colon is syntax, so a value that begins with a space keeps it only after another one.
+    # One space after the colon is syntax, so a leading space of a value is kept only after another one.
     data = [line[5:].removeprefix(" ") for line in lines]
     for more in draw(st.lists(st.sampled_from([": a comment", ":", "event: ping", "id: 7", "retry: 10"]), max_size=2)):
         lines.insert(draw(st.integers(0, len(lines))), more)

@@ -1,4 +1,4 @@
-"""A whole answer in place of a stream, read as events; and what a provider writes beside the data of its events."""
+"""A whole answer in place of a stream, read as events; and other fields that a provider writes in its events."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`traceparent` and `tracestate` are read, replaced and sent on as the W3C's Trace Context says."""
+"""`traceparent` and `tracestate` are read, replaced and passed on as W3C's Trace Context specifies."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ FORM = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-0[0-3]")
         (VALID, VALID),
         (f"00-{TRACE}-{SPAN}-00", f"00-{TRACE}-{SPAN}-00"),
         (f"00-{TRACE}-{SPAN}-03", f"00-{TRACE}-{SPAN}-03"),
-        # Flags that the standard does not define are sent as zero.
+        # Undefined flags are sent as zero.
         (f"00-{TRACE}-{SPAN}-ff", f"00-{TRACE}-{SPAN}-03"),
         (f"00-{TRACE}-{SPAN}-08", f"00-{TRACE}-{SPAN}-00"),
-        # A later version is read as far as version 00 goes, and continued as that.
+        # Of a later version, the fields of version 00 are read, and the trace continues as version 00.
         (f"cc-{TRACE}-{SPAN}-01", VALID),
         (f"cc-{TRACE}-{SPAN}-01-what-the-future-brings", VALID),
     ],
