@@ -1,4 +1,4 @@
-"""Holds what clients saw, what the upstream counted and what the database has against each other, one by one."""
+"""Compares the clients' observations, the upstream's counts and the database's rows, request by request."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from tests.support.gateway import Gateway
 from tests.support.waiting import wait_until
 
 Row = Mapping[str, Any]
-# From just before to just after something that ends requests.
+# The times just before and just after an event that ends requests.
 Times = tuple[float, float]
 
-# The gateway looks every second whether a client that waits is still there; on a busy machine a second may be five.
+# The gateway checks every second whether a waiting client is still there; on a busy machine that may take five.
 _NOTICED_S = 5.0
 # The shipper works twice a second.
 _SHIPPED_S = 2.0
 
-# The outcomes of requests that no provider need have counted.
+# The outcomes of requests that a provider need not have counted.
 _UNCOUNTED = ("rejected", "lost", "client_gone", "gateway_shutdown")
 
 
 def select_rows(tables: ActivityTables) -> list[Row]:
-    """Returns all rows of activity by column; fails where a request has two."""
+    """Returns all rows of activity by column; fails if a request has two."""
     rows: list[Row] = [dict(row._mapping) for row in tables.select("SELECT * FROM activity ORDER BY started_at")]
     twice = [one for one, number in Counter(row["request_id"] for row in rows).items() if number > 1]
     assert not twice, f"{len(twice)} requests have several rows"
@@ -42,9 +42,9 @@ def select_rows(tables: ActivityTables) -> list[Row]:
 
 
 def wait_until_settled(gateway: Gateway, place: Path, visits: Sequence[Visit], workers: int = 2) -> dict[str, Any]:
-    """Waits until all journals below `place` are shipped and the dead ones adopted; returns the integrity then.
+    """Waits until all journals below `place` are shipped and the dead ones adopted; returns the integrity by then.
 
-    The tables are as old as the last shipped batch, so they must have all `visits` that had an answer.
+    The tables lag behind by a batch, so it also waits until they have all `visits` that had an answer.
     """
     answered = len({visit.request_id for visit in visits} - {None})
 
@@ -64,7 +64,7 @@ def wait_until_settled(gateway: Gateway, place: Path, visits: Sequence[Visit], w
 def _is_adoption_over(gateway: Gateway, place: Path, workers: int) -> bool:
     """Returns whether each of the gateway's workers writes a journal below `place`, and there are no other journals.
 
-    The number of directories alone does not tell: a dead worker's may stand for one that a new worker has yet to make.
+    The number of directories is not enough: a dead worker's could make up for one that a new worker has yet to make.
     """
     files = [file for pid in gateway.worker_pids() for file in psutil.Process(pid).open_files()]
     written = {Path(file.path).parent for file in files if file.mode == "w" and Path(file.path).name == COUNTERS}
@@ -72,14 +72,14 @@ def _is_adoption_over(gateway: Gateway, place: Path, workers: int) -> bool:
 
 
 class Audit:
-    """The visits of a test beside the rows that they left; `check` fails where the two do not fit.
+    """Compares the visits of a test with the rows that they left; `check` fails if they do not match.
 
     Args:
-        visits: all that clients did.
+        visits: the visits of all clients.
         counted: how often the upstream read a request with each model name.
-        rows: all of activity.
-        kills: when workers were killed.
-        stops: when a whole gateway was told to stop, until it was gone.
+        rows: all rows of activity.
+        kills: the times of kills of workers.
+        stops: the times from telling a whole gateway to stop until it was gone.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class Audit:
         self._nameless = [row for row in rows if row["model_requested"] is None]
 
     def check(self) -> dict[str, int]:
-        """Fails unless every request is accounted for, once and truly; returns the figures."""
+        """Fails unless every request is accounted for once and correctly; returns the figures."""
         assert len(self._by_model) + len(self._nameless) == len(self.rows), "a request has two rows"
         assert set(self._by_model) <= {visit.model for visit in self.visits}
         assert set(self.counted) <= set(self._by_model), "the upstream served what has no row"
@@ -110,7 +110,7 @@ class Audit:
         return self._figures()
 
     def check_ledger(self, integrity: Mapping[str, Any]) -> None:
-        """Fails unless the gateway's own ledger says the same."""
+        """Fails unless the gateway's own ledger agrees."""
         assert integrity["outcomes"] == Counter(row["outcome"] for row in self.rows)
         assert integrity["started"] == len(self.rows) + integrity["unsent"]
         unsent = [visit for visit in self.visits if self._row_of(visit) is None and self._is_hit(visit, self._kills)]
@@ -123,13 +123,13 @@ class Audit:
         outcome, times = row["outcome"], self.counted.get(row["model_requested"], 0)
         assert outcome in OUTCOMES
         assert times or outcome in _UNCOUNTED, row
-        # Attempts are listed where the first one failed.
+        # Attempts are listed only if the first one failed.
         attempts = len(row["attempts"] or []) or int(row["upstream_status"] == 200)
         if outcome == "ok":
             assert (row["prompt_tokens"], row["completion_tokens"]) == (11, 3), row
             assert (row["cost_usd"], row["cost_kind"]) == (Decimal(ANSWER_USD), "exact"), row
         if outcome in {"client_gone", "gateway_shutdown"}:
-            # The wait for an attempt's answer may have been left, or an attempt before its request was sent.
+            # The request may have ended during an attempt: before it was sent, or while waiting for its answer.
             left_early = int(bool(row["attempts"]) and row["attempts"][-1]["error"] == outcome)
             assert attempts - left_early <= times <= attempts + 1, row
         elif outcome != "lost":
@@ -159,13 +159,13 @@ class Audit:
 
     @staticmethod
     def _may_have_no_row(visit: Visit) -> bool:
-        """Tells whether a client left so that its request was never read, or has a row without a model."""
+        """Tells whether a client left in such a way that its request was not read, or has a row without a model."""
         return visit.plan.leaves is not None and (
             visit.plan.abruptly or not visit.sent_all or visit.plan.kind == "garbled"
         )
 
     def _check_nameless(self) -> None:
-        """Checks the number of rows that cannot be told apart: of bodies that were not JSON or did not come whole."""
+        """Checks the number of indistinguishable rows, of bodies that were not JSON or did not arrive whole."""
         answered = {visit.request_id for visit in self.visits}
         strangers = [row for row in self._nameless if str(row["request_id"]) not in answered]
         assert {row["outcome"] for row in self._nameless} <= {"rejected", "client_gone", "gateway_shutdown"}

@@ -1,4 +1,4 @@
-"""Computes the statistics again, row by row in Python, and compares them with those of the gateway."""
+"""Recomputes the statistics row by row in Python, and compares them with those of the gateway."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TOKENS = ("prompt_tokens", "completion_tokens", "cached_tokens")
 
 
 def check_statistics(gateway: Gateway, rows: Sequence[Row]) -> None:
-    """Fails unless the statistics of the last hour, which must hold all `rows`, are what their sum is."""
+    """Fails unless the statistics of the last hour, which must contain all `rows`, equal the sums over these."""
     for name in ("all", "fireworks"):
         seen = request("GET", f"{gateway.url}/api/catalog/gateway/{name}/stats?time_range=1h", headers=gateway.headers)
         assert seen.status == 200, seen.body
@@ -99,7 +99,7 @@ def _cost(rows: Sequence[Row], kind: str) -> Decimal:
 
 
 def _model(row: Row) -> str | None:
-    """Returns the model that a row counts for; None if only the client named it."""
+    """Returns the model for which a row counts; None if only the client named it."""
     return None if row["model_served"] is None else str(row["model_served"])
 
 

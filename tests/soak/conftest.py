@@ -1,4 +1,4 @@
-"""What the soak tests share: an upstream that can serve all kinds of requests, and a gateway in front of it."""
+"""Fixtures shared by the soak tests: an upstream that serves all kinds of requests, and a gateway in front of it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tests.support.scripted_upstream import ScriptedUpstream
 
 MakeAudited = Callable[..., Gateway]
 
-# It compares CPU times, for a minute, and they are only comparable if nothing else runs beside it.
+# test_costs.py compares CPU times for a minute, and they are only comparable if nothing else is running.
 collect_ignore = [] if os.environ.get("SOAK") else ["test_costs.py"]
 
 
 @pytest.fixture
 def taught() -> Iterator[ScriptedUpstream]:
-    """An upstream for one test that serves each kind of request in its way."""
+    """An upstream for one test that has the script of each kind of request."""
     with ScriptedUpstream() as upstream:
         teach(upstream)
         yield upstream

@@ -1,9 +1,9 @@
-"""A client in a process of its own, which repeats requests with some Idempotency-Keys until each has a final answer.
+"""A client in a separate process, which repeats requests with some Idempotency-Keys until each has a final answer.
 
     python hammer.py PORT GATEWAY_KEY MODEL COUNT
 
-It goes through the keys again and again, as clients do that retry after anything but a final answer: a broken
-connection, a 409 or a 503. Prints, as JSON, key → [status, code of the error or null, SHA-256 of the body].
+It goes through the keys repeatedly, like clients that retry after anything but a final answer: a broken connection, a
+409 or a 503. It prints, as JSON, key → [status, code of the error or null, SHA-256 of the body].
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _TIMEOUT_S = 60.0
 
 
 def main(port: int, gateway_key: str, model: str, count: int) -> None:
-    """Repeats the requests, and prints what came of them."""
+    """Repeats the requests, and prints their results."""
     final: dict[str, tuple[int, str | None, str]] = {}
     while len(final) < count:
         for number in range(count):

@@ -1,7 +1,7 @@
-"""The kinds of requests that the load is made of: what the upstream does with each, and how its record must end.
+"""The kinds of requests in the load: the upstream's script for each, and the required outcome of its record.
 
-The kind and the number of a request stand in its model name, so that what the client saw, what the upstream counted
-and what the database holds can be held against each other request by request.
+The model name of a request contains its kind and number, so that the client's observations, the upstream's counts and
+the database's rows can be compared request by request.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from tests.support.request_reader import SeenRequest
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.scripts import Exchange, Script, close, pause, send
 
-# A provider needs some time; otherwise a killed worker would have almost nothing in flight.
+# The upstream takes some time; otherwise a killed worker would have almost nothing in flight.
 _THINKS_S = 0.02
 _BETWEEN_EVENTS_S = 0.005
 
-# What PRICE_FILE says of every model, in USD per million tokens, and what an answer of 11 and 3 tokens then costs.
+# PRICE_FILE with the prices of every model, in USD per million tokens, and the cost of an answer of 11 and 3 tokens.
 PRICES = 'unit = "usd_per_million_tokens"\n[fireworks."*"]\nprompt = 1\ncompletion = 2\n'
 ANSWER_USD = "0.000017"
 
@@ -32,9 +32,9 @@ class Kind:
     """One kind of request.
 
     Attributes:
-        outcome: the outcome of its record when nothing but the upstream ends it.
+        outcome: the outcome of its record if only the upstream ends it.
         stream: whether the client asks for events.
-        script: what the upstream does, None for a request that never gets there.
+        script: the upstream's script; None for a request that never gets there.
         more: further fields of the body; None for a body that is not JSON.
         fails: how many attempts fail before one succeeds.
     """
@@ -84,7 +84,7 @@ KINDS: dict[str, Kind] = {
     "hopeless": Kind("upstream_error", script=_error(503), more={}),
 }
 
-# Of a hundred requests, how many are of each kind; what fails is far more frequent than in life.
+# The number of each kind in a hundred requests; failures are far more frequent than in production.
 MIXED = {
     "plain": 30,
     "stream": 33,
@@ -118,7 +118,7 @@ def _failing(times: int) -> Callable[[Exchange], None]:
         model = exchange.seen.json["model"]
         attempts[model] += 1
         if attempts[model] <= times:
-            # Announced: an attempt on a connection that is just closing would never be counted here.
+            # The close is announced, because an attempt on a closing connection would never be counted here.
             for one in [*_error(503, "close"), close()]:
                 one(exchange)
 

@@ -1,4 +1,4 @@
-"""Clients on bare sockets that send requests, read or disconnect, and record what they saw."""
+"""Clients on bare sockets that send requests, read or disconnect, and record their observations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from itertools import count
 from tests.soak.kinds import KINDS, body_of, model_of
 from tests.support.gateway import Gateway
 
-# As many connections at a time as a busy small deployment has; each is a thread here.
+# The number of concurrent connections in a busy small deployment; each is a thread here.
 CLIENTS = 32
 
 # Bounds a hang; a longer request fails the test.
@@ -28,12 +28,12 @@ _MOST_BYTES_READ = 1_500
 
 @dataclass(frozen=True)
 class Plan:
-    """What a client is going to do.
+    """The plan of a client's visit.
 
     Attributes:
-        number: stands in the model name; different for all requests that must be told apart without an answer.
+        number: part of the model name; unique among requests that must be told apart without an answer.
         kind: a key of KINDS.
-        leaves: "sending" or "reading" when the client leaves, None when it stays to the end.
+        leaves: "sending" or "reading" if the client leaves then, None if it stays to the end.
         after_bytes: how many bytes it sends or reads before it leaves.
         abruptly: whether it leaves with a reset.
     """
@@ -47,12 +47,12 @@ class Plan:
 
 @dataclass
 class Visit:
-    """What a client saw; times are of `time.monotonic`.
+    """A client's observations; times are of `time.monotonic`.
 
     Attributes:
-        complete: whether the answer came to its proper end.
-        status: of the answer, None when no head came.
-        request_id: the gateway's id of the request, None when no head came.
+        complete: whether the answer ended properly.
+        status: of the answer, None if no head arrived.
+        request_id: the gateway's id of the request, None if no head arrived.
         sent_head, sent_all: whether the kernel took the whole head, and the whole request.
     """
 
@@ -70,37 +70,37 @@ class Visit:
 
     @property
     def outcome(self) -> str:
-        """The outcome that the request must have had when nothing but the upstream ended it."""
+        """The required outcome of the request if only the upstream ended it."""
         return KINDS[self.plan.kind].outcome
 
     @property
     def complete(self) -> bool:
-        """Whether the answer came to its proper end."""
+        """Whether the answer ended properly."""
         return _is_complete(self.data)
 
     @property
     def hears_of_stop(self) -> bool:
-        """Whether it was told that the gateway stops."""
+        """Whether the client was told that the gateway stops."""
         return b'"gateway_shutdown"' in self.data
 
     @property
     def head(self) -> str:
-        """The answer's head in lower case, "" when it did not come whole."""
+        """The answer's head in lower case, "" if it did not arrive whole."""
         top, end, _ = self.data.partition(b"\r\n\r\n")
         return top.decode("latin-1").lower() if end else ""
 
     @property
     def status(self) -> int | None:
-        """The answer's status, None when no head came."""
+        """The answer's status, None if no head arrived."""
         return int(self.head.split(" ", 2)[1]) if self.head else None
 
     @property
     def request_id(self) -> str | None:
-        """The gateway's id of the request, None when no head came."""
+        """The gateway's id of the request, None if no head arrived."""
         return _header(self.head, "x-request-id") or None
 
     def overlaps(self, times: tuple[float, float], later_s: float = 0.0) -> bool:
-        """Tells whether it was under way between two times, the gateway noticing its end up to `later_s` later."""
+        """Tells whether it was in flight between two times, if the gateway notices its end up to `later_s` later."""
         return self.started_s <= times[1] and self.ended_s + later_s >= times[0]
 
 
@@ -108,7 +108,7 @@ class Load:
     """Client threads that carry out plans until the gateway is gone; as a context manager it ends with the last visit.
 
     Attributes:
-        visits: those that are over.
+        visits: the finished ones.
     """
 
     def __init__(
@@ -165,7 +165,7 @@ class Load:
 def mixed_plans(
     weights: Mapping[str, int], seed: int, *, leavers: float = _LEAVERS, numbers: Iterable[int] | None = None
 ) -> Iterator[Plan]:
-    """Yields a plan for each of the numbers, or without end; kinds by their weights, the same for the same seed."""
+    """Yields a plan for each of the numbers, or endlessly; kinds follow their weights, and a seed repeats the plans."""
     chance = random.Random(seed)
     kinds, shares = list(weights), list(weights.values())
     for number in count(1) if numbers is None else numbers:
@@ -179,7 +179,7 @@ def visit_gateway(gateway: Gateway, plan: Plan, key: str) -> Visit | None:
     """Carries out a plan on a new connection and returns the visit; None if the gateway is gone.
 
     Raises:
-        TimeoutError: the gateway said nothing for far too long.
+        TimeoutError: the gateway was silent for far too long.
     """
     body = body_of(plan.kind, plan.number)
     top = (
@@ -195,7 +195,7 @@ def visit_gateway(gateway: Gateway, plan: Plan, key: str) -> Visit | None:
     except ConnectionRefusedError:
         return None
     except OSError:
-        pass  # A reset: the worker is gone. What was received before counts.
+        pass  # A reset, because the worker is gone. The data received before it counts.
     visit.ended_s = time.monotonic()
     return visit
 

@@ -1,4 +1,4 @@
-"""Two hosts and what is around them, in network namespaces or, where there are none, as groups of processes."""
+"""Two hosts and their surroundings, in network namespaces or, if these are unavailable, as groups of processes."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from tests.support.postgres import Postgres, running_postgres
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.waiting import PATIENCE_S, wait_until
 
-# Of migrations/env.py, which nothing imports.
+# The advisory lock of migrations/env.py, copied because that module is never imported.
 MIGRATION_LOCK = 0x6D696772
 
 
 class Stage(ABC):
-    """What a test needs of two hosts behind one nginx.
+    """Two hosts behind one nginx, and the operations that disturb them.
 
     Attributes:
         doomed: the gateway of the host that will be killed; its journal is in `doomed_place`.
@@ -45,11 +45,11 @@ class Stage(ABC):
 
     @abstractmethod
     def lose_database(self) -> None:
-        """Makes what the other host sends to the database get lost, without a word to either."""
+        """Drops everything that the other host sends to the database, without a word to either."""
 
     @abstractmethod
     def wait_until_lost(self) -> None:
-        """Returns once both ends have noticed it."""
+        """Returns once both ends have noticed the loss."""
 
     @abstractmethod
     def find_database(self) -> None:
@@ -57,7 +57,7 @@ class Stage(ABC):
 
 
 class ProcessStage(Stage):
-    """Both hosts are this machine; the other one reaches the database by way of a proxy."""
+    """Both hosts are this machine; the other one reaches the database through a proxy."""
 
     link: DatabaseProxy
 
@@ -75,7 +75,7 @@ class ProcessStage(Stage):
 
 
 class NetworkStage(Stage):
-    """Hosts with networks of their own; one more runs nginx. PostgreSQL and the provider are on this machine."""
+    """Hosts with separate networks; one more runs nginx. PostgreSQL and the provider are on this machine."""
 
     network: HostNetwork
     server: Postgres
@@ -114,13 +114,13 @@ class NetworkStage(Stage):
         self.other_host.find(self.network.database_address)
 
     def sessions(self) -> list[tuple[object, ...]]:
-        """Returns the sessions that PostgreSQL has of the other host."""
+        """Returns PostgreSQL's sessions from the other host."""
         sql = f"SELECT pid, state, query FROM pg_stat_activity WHERE client_addr = '{self.other_host.address}'"
         return self.server.execute(sql)
 
     @contextmanager
     def frozen_other(self) -> Iterator[None]:
-        """Stops all processes of the other host; their sockets go on receiving until they are full."""
+        """Stops all processes of the other host; their sockets still receive until they are full."""
         pids = [self.other.pid, *self.other.worker_pids()]
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
@@ -162,7 +162,7 @@ def network_stage(
         hosts = [network.add(name) for name in ("gateway-1", "gateway-2", "nginx")]
         for name, value in read_kernel_settings():
             hosts[2].set_kernel(name, value)
-        # What a host that stands still takes is less than what nginx has room for.
+        # A stopped host's receive buffer is smaller than nginx' send buffer.
         hosts[1].set_kernel("net.ipv4.tcp_rmem", "4096 16384 16384")
         hosts[2].set_kernel("net.ipv4.tcp_wmem", "4096 1000000 4000000")
         with (
@@ -188,11 +188,11 @@ def network_stage(
 
 
 def address(gateway: Gateway) -> str:
-    """Returns where nginx reaches a gateway."""
+    """Returns the address at which nginx reaches a gateway."""
     return f"{gateway.host}:{gateway.port}"
 
 
 def read_kernel_settings() -> list[tuple[str, str]]:
-    """Returns the parameters of nginx' kernel that deploy/nginx-hosts.conf asks for."""
+    """Returns the kernel parameters that deploy/nginx-hosts.conf requires of nginx' host."""
     found = re.findall(r"\b(tcp_\w+)=(\d+)", HOSTS_CONFIGURATION.read_text())
     return [(f"net.ipv4.{name}", value) for name, value in found]

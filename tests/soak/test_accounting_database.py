@@ -27,21 +27,21 @@ from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.soak import soak_only
 from tests.support.waiting import wait_until
 
-# Eight clients with a request every tenth of a second leave the machine half idle, so that the load itself makes
-# nothing slow.
+# Eight clients with a request every tenth of a second leave the machine half idle, so that the load itself slows
+# nothing down.
 _CLIENTS, _EVERY_S = 8, 0.1
 _STEADY = {"plain": 50, "stream": 50}
-# Few model names, so that what a worker keeps of each does not count as growth.
+# Few model names, so that a worker's memory for each does not count as growth.
 _MODELS = 50
 
-# A request that waited for the database would wait for two seconds or more, the gateway's limits on it; what else the
-# machine has to do costs less.
+# A request that waited for the database would wait for two seconds or more, the gateway's limits on such waits. Other
+# work of the machine delays it less.
 _SLOWER_S = 0.25
 _MOST_GROWTH_BYTES = 10_000_000
 
 
 class _Phases:
-    """The times of what was done to the database, and the memory of the workers after it."""
+    """The times of each disturbance of the database, and the memory of the workers after it."""
 
     def __init__(self, workers: list[int]) -> None:
         self._workers = workers
@@ -49,7 +49,7 @@ class _Phases:
         self.bytes: dict[str, list[int]] = {}
 
     def run(self, name: str, *steps: Callable[[], object]) -> None:
-        """Takes the steps and keeps the times of begin and end."""
+        """Takes the steps and keeps the times of their start and end."""
         started_s = time.monotonic()
         for step in steps:
             step()
@@ -57,13 +57,13 @@ class _Phases:
         self.bytes[name] = [_weigh(pid) for pid in self._workers]
 
     def p99_s(self, visits: Sequence[Visit]) -> dict[str, float]:
-        """Returns the 99th percentile of the latencies of the requests that were under way in each."""
+        """Returns the 99th percentile of the latencies of the requests that were in flight in each phase."""
         return {name: _p99_s([visit for visit in visits if visit.overlaps(self.times[name])]) for name in self.times}
 
     def growth_bytes(self) -> dict[str, int]:
-        """Returns by how much the worker that grew most was heavier after each than after the first outage.
+        """Returns the most that a worker's memory after each phase exceeded that after the first outage.
 
-        A full batch of rows is in memory some times over while it is sent; that is paid for once.
+        A full batch of rows is in memory several times while it is sent, but this memory is allocated only once.
         """
         return {name: max(map(int.__sub__, sizes, self.bytes["stopped"])) for name, sizes in self.bytes.items()}
 
@@ -122,7 +122,7 @@ def _insert_key(url: str) -> str:
 
 
 def _wait_until_all_know_the_key(gateway: Gateway, upstream: ScriptedUpstream) -> None:
-    """Waits until each worker has served requests of the load: its catalog alone needs one connection upstream."""
+    """Waits until each worker has served requests of the load, with more connections than its catalog's alone."""
 
     def busy() -> bool:
         return all(_connections(pid, upstream.port) > 1 for pid in gateway.worker_pids())

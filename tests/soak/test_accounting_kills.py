@@ -1,4 +1,4 @@
-"""Ten thousand requests of all kinds while workers are killed: each has exactly one row, and it is right."""
+"""Ten thousand requests of all kinds while workers are killed: each has exactly one row, and it is correct."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from tests.support.gateway import Gateway
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.soak import soak_count, soak_only
 
-# A kill comes after so many requests, and at least so many seconds after the last one, so that workers live long
-# enough to serve something on a slow machine too.
+# A worker is killed after so many requests, and at least so many seconds after the last kill, so that workers live long
+# enough to serve something even on a slow machine.
 _KILL_EVERY_REQUESTS, _KILL_EVERY_S = 250, 1.0
 
 _RETRIED = {"plain": 30, "flaky": 40, "stubborn": 20, "hopeless": 10}

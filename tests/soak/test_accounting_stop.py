@@ -1,4 +1,4 @@
-"""A gateway that is told to stop under load: what can be shipped is, and the next start brings the rest."""
+"""A gateway that is told to stop under load ships all rows that it can, and the next start ships the rest."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.soak import soak_count, soak_only
 from tests.support.waiting import wait_until
 
-# Streams that do not end by themselves outlive the drain, and the rest of the grace time is for shipping.
+# Endless streams outlive the drain, and the rest of the grace time is for shipping.
 _SETTINGS = {"DRAIN_TIMEOUT": "1.5", "GRACEFUL_TIMEOUT": "6"}
 _WEIGHTS = {**MIXED, "silent": 0, "endless": 6}
 
-# How old a row may be before it must have been shipped: a round of the shipper takes half a second.
+# The age at which a row must have been shipped: a round of the shipper takes half a second.
 _SHIPPED_WITHIN_S = 1.0
 
 
@@ -76,7 +76,7 @@ def test_a_stop_while_the_database_is_frozen_ends_in_time_and_costs_no_row(
 
 
 def _stop(gateway: Gateway) -> Times:
-    """Stops it and returns from when to when that took; fails where gunicorn's own patience ended first."""
+    """Stops it and returns the times of start and end; fails if gunicorn's own timeout ended it."""
     began_s = time.monotonic()
     assert gateway.stop() == 0
     assert "SIGKILL" not in gateway.log(), gateway.log()[-3000:]
@@ -84,7 +84,7 @@ def _stop(gateway: Gateway) -> Times:
 
 
 def _check_shipped(visits: list[Visit], gone_s: float, tables: ActivityTables) -> None:
-    """Fails where a request that was over in good time before the gateway was gone has no row yet."""
+    """Fails if a request that ended in good time before the gateway was gone has no row yet."""
     shipped = {str(row["request_id"]) for row in select_rows(tables)}
     due = {visit.request_id for visit in visits if visit.complete and visit.ended_s < gone_s - _SHIPPED_WITHIN_S}
     assert due <= shipped, f"{len(due - shipped)} of {len(due)} rows were not shipped"

@@ -1,7 +1,7 @@
-"""Nothing that a provider sends costs more than ten times as much CPU per byte as plain text does, and of what callers
-send nothing more than twenty times as much.
+"""No data from a provider costs more than ten times as much CPU time per byte as plain text, and no data from a caller
+more than twenty times as much.
 
-The figures are ratios within this process: of CPU time, of the best of several runs, to a plain input of the same kind.
+The figures are ratios of CPU times within this process, the best of several runs, to a plain input of the same kind.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from app.upstream.errors import make_response_error
 from app.upstream.http1 import receive_head
 
 MOST_TIMES = 10.0
-# A plain body or response takes the short way through all checks: 1.6 to 2.4 ns per byte, where all of them take 5.4.
+# Higher, because a plain body or response takes a short cut through all checks: 1.6 to 2.4 ns per byte, not 5.4.
 MOST_TIMES_OF_A_BODY = 20.0
 RUNS = 3
 SIZE = 1 << 20
@@ -54,7 +54,7 @@ def ns_per_byte(run: Callable[[], Any], size: int) -> float:
 
 
 def measure(run: Callable[[bytes], Any], inputs: dict[str, bytes], least: int = 0) -> dict[str, float]:
-    """Returns the cost of each input per byte, of which it counts as having at least `least`."""
+    """Returns the cost of each input per byte, counting at least `least` bytes."""
     return {
         name: ns_per_byte(lambda content=content: run(content), max(len(content), least))
         for name, content in inputs.items()
@@ -69,7 +69,7 @@ def check_ratios(plain: float, costs: dict[str, float], most: float = MOST_TIMES
 
 
 def process_body(content: bytes) -> None:
-    """Does all that the gateway does with a body between reading and sending it, or refuses it."""
+    """Processes a body like the gateway between reading and sending it, or refuses it."""
     with suppress(BadRequest):
         body = parse_body(content)
         adapt(body, validate_body(body, CHAT.body), CHAT, TARGET)
@@ -98,9 +98,9 @@ def object_of(count: int, last: bytes = b"") -> bytes:
     return body_of(b"{" + members + last + b"}")
 
 
-# Makes the numbers of string ends differ, so that the slow parser looks for repeated keys.
+# Makes counts of string ends differ, so that the slow parser looks for repeated keys.
 ODD_ESCAPE = rb'"\u005c",'
-# Halfway between two numbers, which the fast ways to convert a number cannot decide.
+# Halfway between two floats, which fast conversions of numbers cannot decide.
 HARD_FLOAT = b"8988465674311579538646525953945123668089884894711532863671504057886633790275048156635423866120.5"
 HARD_FLOAT += b"37680105600569399356966788293948844072083112464237153197370621888839467124327426381511098006e-300"
 
@@ -129,7 +129,7 @@ BODIES = {
     "too deep": body_of(b"[" * SIZE),
 }
 
-# Small bodies, compared with a plain body of a megabyte: more bytes would add nothing to their cost.
+# Small bodies, compared with a plain body of a megabyte, because more bytes would not add to their cost.
 DENSE_SIZE = 1 << 20
 DENSE_BODIES = {
     "as many empty objects as allowed": array_of(b"{}", MAX_ELEMENTS - 9),
@@ -150,7 +150,7 @@ def test_bodies_cost_about_as_much_as_plain_ones_of_the_same_size() -> None:
 
 
 class Connection:
-    """A socket that has received everything already."""
+    """A socket that has already received everything."""
 
     def __init__(self, content: bytes) -> None:
         self._content = content
@@ -167,7 +167,7 @@ class Connection:
 
 
 def receive(content: bytes) -> Response:
-    """Returns the response whose head and body these bytes are."""
+    """Returns the response that consists of these bytes."""
     connection = Connection(content)
     head = receive_head(connection, 60)  # type: ignore[arg-type]
     pooled = SimpleNamespace(head=head, connection=SimpleNamespace(sock=connection), release=lambda reusable: None)
@@ -175,7 +175,7 @@ def receive(content: bytes) -> Response:
 
 
 def process_response(content: bytes) -> None:
-    """Does all that the gateway does with a whole response, or refuses it."""
+    """Processes a whole response like the gateway, or refuses it."""
     with suppress(UpstreamError, ProtocolError, ValueError):
         value = receive(content).read_json(idle_timeout_s=60, deadline_s=time.monotonic() + 60)
         CHAT.summarize(value)
@@ -183,14 +183,14 @@ def process_response(content: bytes) -> None:
 
 
 def process_error(content: bytes) -> None:
-    """Does all that the gateway does with an error response."""
+    """Processes an error response like the gateway."""
     response = receive(b"HTTP/1.1 400 x\r\nContent-Length: %d\r\n\r\n" % len(content) + content)
     body = response.read(idle_timeout_s=60, deadline_s=time.monotonic() + 60)
     make_response_error("X", "X", status=400, headers=response.headers, request_id=None, content=body).to_json()
 
 
 def process_stream(content: bytes, *, collects: bool = False) -> None:
-    """Does all that the gateway does with a stream, but for its two sockets."""
+    """Processes a stream like the gateway, except for its two sockets."""
     collector = ChatCollector() if collects else None
     reader = EventReader(CHAT, "Fireworks", show_usage=True, collector=collector)
     with suppress(UpstreamCut, ProtocolError):
@@ -202,7 +202,7 @@ def process_stream(content: bytes, *, collects: bool = False) -> None:
 
 
 def answer(content: bytes, more: bytes = b"") -> bytes:
-    """Returns a whole response of this content, with additional fields."""
+    """Returns a whole response with this content and additional fields."""
     body = b'{"choices":[{"index":0,"message":{"role":"assistant","content":"' + content + b'"}}]' + more + b"}"
     return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body
 
@@ -213,7 +213,7 @@ def chunks(pieces: Iterable[bytes]) -> bytes:
 
 
 def event(delta: bytes, more: bytes = b"") -> bytes:
-    """Returns an event of a chat stream, as long as they usually are."""
+    """Returns an event of a chat stream of typical length."""
     return (
         b'data: {"id":"chatcmpl-0a1b2c3d4e5f60718293a4b5","object":"chat.completion.chunk","created":1756000000,'
         b'"model":"accounts/fireworks/models/scripted","choices":[{"index":0,"delta":{%b},"finish_reason":null}]%b}\n\n'
@@ -232,8 +232,8 @@ RESPONSES = {
     "escapes": answer(rb"\n" * (SIZE // 2)),
     "chunks of a byte": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks([b" "] * (SIZE // 6)),
 }
-# Compared with a plain response of six times their size. At the limit on elements they take about twice as long as
-# plain text of the largest size.
+# Compared with a plain response of six times their size. At the limit on elements, they take about twice as long as
+# plain text of the maximum size.
 DENSE_RESPONSES = {
     "alternatives of tokens": answer(
         b"x", b',"logprobs":[' + b'{"token":"a","logprob":-0.12,"bytes":[97]},' * 40_000 + b"1]"

@@ -1,4 +1,4 @@
-"""Whatever a client or a provider sends, the gateway responds without a fault of its own, and no worker dies."""
+"""Whatever a client or a provider sends, the gateway responds without a fault, and no worker dies."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def fuzzed_upstream() -> Iterator[ScriptedUpstream]:
 
 @pytest.fixture(scope="module")
 def gateway(gateways: Gateways, session_database_url: str, fuzzed_upstream: ScriptedUpstream) -> Iterator[Gateway]:
-    """The gateway that is fuzzed; at the end its worker must be the first one and its log without a traceback."""
+    """The gateway that is fuzzed; at the end it must have its first worker and no traceback in its log."""
     chosen = fuzzed_upstream.settings | {
         "UPSTREAM_RETRIES": "0",
         "UPSTREAM_IDLE_TIMEOUT": "2",
@@ -163,7 +163,7 @@ def test_any_bytes_for_an_answer_become_an_error(
     start = b"" if status is None else head(status, {"content-length": str(len(answer))})
     script: Script = [send(start + answer), close()]
     fuzzed_upstream.on_model("any-bytes", script)
-    # Some statuses open a circuit breaker of the provider, and each response is to be tested by itself.
+    # A good answer in between, because some statuses open a breaker, and each response is to be tested separately.
     fuzzed_upstream.on_model("in-between", sse_stream(whole_stream("fine")))
     seen = post_chat(gateway, PREFIX + "any-bytes", stream=stream, provider="fireworks")
     if seen.status == 200:
@@ -199,7 +199,7 @@ def ask(gateway: Gateway, headers: dict[str, str], body: bytes) -> tuple[int, di
 
 
 def check_answer(status: int, headers: dict[str, str], body: bytes) -> None:
-    """Fails if a response is a fault of the gateway, or neither JSON nor a stream."""
+    """Fails if a response is a fault of the gateway, or an error that is not JSON in the common shape."""
     assert status != 500 or json.loads(body)["error"]["type"] == "upstream_error", body
     if status >= 400:
         assert json.loads(body)["error"].keys() == {"message", "type", "param", "code"}
@@ -216,5 +216,5 @@ def check_end(status: int, body: bytes, cut: bool) -> None:
     if status != 200:
         check_answer(status, {}, body)
     elif not body.startswith(b"{"):
-        # An error's message may quote what the provider sent, such as another `[DONE]`.
+        # Compared as whole data, because an error's message may quote the provider's data, such as `[DONE]`.
         assert (b"[DONE]" in [data.strip() for data in data_of(body)]) is not cut

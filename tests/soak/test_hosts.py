@@ -32,21 +32,21 @@ from tests.support.soak import soak_only
 from tests.support.waiting import wait_until
 
 CLIENTS = 8
-# After each request of a client, so that the machine is not full and the load lasts as long as the disturbances.
+# The pause after each request of a client, so that the machine is not saturated and the load outlasts the disturbances.
 _PAUSE_S = 0.1
-# Above all that ends a request which is lost on the way; a test that waits for this long has failed.
+# Above all timeouts that end a request that is lost on the way; a test that waits for this long has failed.
 _CLIENT_TIMEOUT_S = 120.0
 _MODELS = "SELECT model_requested FROM activity"
-# More than the socket of a host that is stopped takes, and less than the one of nginx (stages.py): a part of such a
+# More than a stopped host's socket receives, and less than nginx' socket holds (stages.py), so that a part of such a
 # request is on its way when the cable is pulled.
 _BIG_BYTES = 100_000
 
 
 class Load:
-    """Clients that send requests with different models through nginx, every second one streamed.
+    """Clients that send requests with different models through nginx, half of them streamed.
 
     Attributes:
-        answers: model → how its request ended: "ok", its status, or None where the connection broke.
+        answers: model → the result of its request: "ok", its status, or None if the connection broke.
     """
 
     def __init__(self, url: str, key: str) -> None:
@@ -80,7 +80,7 @@ class Load:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Clients for the length of a `with` block, at whose end all requests have ended."""
+        """Runs clients for the length of a `with` block; at its end, all requests have ended."""
         for _ in range(CLIENTS):
             self._run(self._work)
         try:
@@ -93,7 +93,7 @@ class Load:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Lets no client send, and begins once all requests have ended."""
+        """Stops clients from sending during a `with` block, which begins once all requests have ended."""
         self._goes.clear()
         wait_until(lambda: not self._sending, what="the last answers before the pause")
         try:
@@ -118,7 +118,7 @@ class Load:
         while not self._stop.is_set():
             number = next(self._numbers)
             model = f"{PREFIX}host-{number}-" + ("stream" if number % 2 else "plain")
-            # Before it looks whether there is a pause, so that a pause waits for this request or prevents it.
+            # Added before the check for a pause, so that a pause either waits for this request or prevents it.
             self._sending.add(model)
             if self._goes.is_set():
                 self.send(model, stream=number % 2 == 1)
@@ -130,8 +130,8 @@ class Load:
 
 @pytest.fixture
 def stage(request: pytest.FixtureRequest, gateways: Gateways, tmp_path: Path) -> Iterator[Stage]:
-    """Two hosts in namespaces where this machine has them, and otherwise as groups of processes."""
-    # A request that failed is not sent again by a gateway either, so that the provider is asked at most once for each.
+    """Two hosts in namespaces if this machine supports them, otherwise as groups of processes."""
+    # The gateways do not retry failed requests either, so that the provider is asked at most once for each.
     settings = {"UPSTREAM_RETRIES": "0", "BUDGET_OUTAGE": "serve"}
     if why_no_host_network():
         url, upstream = request.getfixturevalue("database_url"), request.getfixturevalue("upstream")
@@ -157,7 +157,7 @@ def test_hosts_that_are_cut_off_and_killed_lose_no_row(stage: Stage, tmp_path: P
         failed = load.failed()
         stage.doomed.kill()
         load.wait_for_more(200)
-        # It may have been serving all clients.
+        # The host may have been serving all clients.
         assert len(load.failed() - failed) <= CLIENTS
     tables = ActivityTables(stage.database_url)
     tables.execute(
@@ -178,7 +178,7 @@ def test_hosts_that_are_cut_off_and_killed_lose_no_row(stage: Stage, tmp_path: P
 
 
 def lose_the_database(stage: Stage, load: Load) -> None:
-    """One host alone cannot reach the database: nobody sees it, and neither end waits for the other for ever."""
+    """One host cannot reach the database: no client notices, and neither end waits for the other for ever."""
     stage.lose_database()
     stage.wait_until_lost()
     load.wait_for_more(50)
@@ -190,9 +190,9 @@ def lose_the_database(stage: Stage, load: Load) -> None:
 
 
 def pull_a_cable(stage: NetworkStage, load: Load) -> None:
-    """A host is cut off while it serves: its requests end, all others go to the other host, and nothing is sent twice.
+    """A host is cut off while it serves: its requests end, all others go to the other host, and none is sent twice.
 
-    nginx alternates between the hosts while nothing else is sent, so each of them gets one of two requests.
+    nginx alternates between the hosts while no other requests are sent, so each of them gets one of two requests.
     """
     gate = Gate()
     stage.upstream.on_model("held-plain", [wait_for(gate), *chat_answer("hi")])
@@ -211,7 +211,7 @@ def pull_a_cable(stage: NetworkStage, load: Load) -> None:
                 nginx, peer = stage.nginx_host, stage.other_host
                 wait_until(lambda: any(nginx.connections(peer.address).values()), what="a full socket")
                 peer.pull_cable()
-        # Nobody tells nginx that the host is gone: its kernel must find out, and it does while the cable is out.
+        # nginx gets no message that the host is gone: its kernel must detect it while the cable is out.
         held |= big
         wait_until(
             lambda: len(held & load.answers.keys()) == 4, _CLIENT_TIMEOUT_S, "the end of what the host was serving"
@@ -251,7 +251,7 @@ def adopt(journal: Path, tmp_path: Path, database_url: str) -> None:
 
 
 def get_settled(gateway: Gateway, least: int) -> dict[str, Any]:
-    """Returns the report on integrity once nothing is on its way any more."""
+    """Returns the report on integrity once no record is on its way any more."""
     seen = request("GET", f"{gateway.url}/api/activity/integrity", headers=gateway.headers)
     report: dict[str, Any] = seen.json if seen.status == 200 else {"in_flight": -1, "started": 0}
     is_settled = report["in_flight"] == 0 and report["unshipped"] == 0 and report["started"] >= least
@@ -259,11 +259,11 @@ def get_settled(gateway: Gateway, least: int) -> dict[str, Any]:
 
 
 def check(load: Load, upstream: ScriptedUpstream, tables: ActivityTables) -> None:
-    """Fails unless each request that a provider or a client knows has one row, and none was sent to two hosts."""
+    """Fails unless each request known to a provider or a client has one row, and none was sent to two hosts."""
     rows = tables.select("SELECT model_requested, outcome FROM activity")
     outcomes = {row.model_requested: row.outcome for row in rows}
     assert len(outcomes) == len(rows), "a request has two rows"
-    # The request whose body broke off halfway, when the cable was pulled: its model was not read.
+    # The request whose body was cut off halfway by the pulled cable, so that its model was not read.
     assert outcomes.pop(None, "client_gone") == "client_gone"
     counts = served(upstream)
     assert set(counts.values()) == {1}, "a request was sent to a provider twice"
@@ -271,13 +271,13 @@ def check(load: Load, upstream: ScriptedUpstream, tables: ActivityTables) -> Non
     for model, answer in load.answers.items():
         if answer == "ok":
             assert outcomes[model] == "ok", (model, outcomes.get(model))
-        else:  # Only those that a host was serving when it was cut off or killed.
+        else:  # Requests that a host was serving when it was cut off or killed.
             assert answer in {200, 502, 504, None}, (model, answer)
     tables.check_balance()
 
 
 def check_budget(database_url: str, key: str, tables: ActivityTables) -> None:
-    """Fails unless the budgets were charged once for each request, with the tokens that its row says."""
+    """Fails unless the budgets were charged once for each request, with the tokens of its row."""
     ((requests_, tokens),) = tables.select(
         "SELECT count(*), sum(prompt_tokens + completion_tokens) FROM activity WHERE model_requested IS NOT NULL"
     )

@@ -48,7 +48,7 @@ def test_no_request_is_paid_for_twice_although_workers_are_killed(
     make_gateway: Callable[..., Gateway], upstream: ScriptedUpstream
 ) -> None:
     gateway = make_gateway(upstream.settings | {"IDEMPOTENCY_HOURS": "1", "UPSTREAM_RETRIES": "0"}, workers=3)
-    upstream.default = STREAM  # Also for requests without a stream, whose answer is then collected.
+    upstream.default = STREAM  # Also for unstreamed requests, whose answers are then collected.
     command = [sys.executable, str(Path(__file__).with_name("hammer.py")), str(gateway.port), gateway.key, MODEL]
     clients = [
         subprocess.Popen([*command, str(KEYS)], stdout=subprocess.PIPE, env=clean_environment(), text=True)
@@ -70,7 +70,7 @@ def test_no_request_is_paid_for_twice_although_workers_are_killed(
     for number in range(KEYS):
         answers = [answers[f"{MODEL}-{number}"] for answers in seen]
         assert {tuple(answer[:2]) for answer in answers} <= {(200, None), (500, "idempotency_lost")}, answers
-        # Whoever got an answer got the same one, byte for byte.
+        # All clients that got an answer got the same one, byte for byte.
         assert len({digest for status, _, digest in answers if status == 200}) <= 1, answers
         lost += any(code for _, code, _ in answers)
         if not any(code for _, code, _ in answers):

@@ -41,7 +41,7 @@ def observe():
 """
 
 CLIENTS = 25
-# Legitimate growth in a run of this length: the allocator's pools, series of metrics, a longer journal.
+# Allowance for legitimate growth in a run of this length: the allocator's pools, series of metrics, a longer journal.
 MOST_GROWTH_KB = 10_000
 
 
@@ -91,7 +91,7 @@ def abort(gateway: Gateway, number: int) -> None:
 @pytest.mark.soak
 def test_aborted_streams_leave_nothing_behind(observed: tuple[Gateway, ScriptedUpstream]) -> None:
     gateway, upstream = observed
-    in_parallel(lambda number: abort(gateway, number), 60)  # So that objects made once exist already.
+    in_parallel(lambda number: abort(gateway, number), 60)  # Creates the objects that are made only once.
     # The connection that fetched the catalog may be kept.
     wait_until(lambda: upstream.live_connections() <= 1, 30, "the first streams to end")
     before = observe(gateway)
@@ -99,7 +99,7 @@ def test_aborted_streams_leave_nothing_behind(observed: tuple[Gateway, ScriptedU
     in_parallel(lambda number: abort(gateway, number), soak_count(2_000))
 
     wait_until(lambda: upstream.live_connections() <= 1, 30, "the provider's connections to end")
-    # That connection, or the shipper's, may open or close meanwhile.
+    # The catalog's connection, or the shipper's, may open or close meanwhile.
     for kind, slack in (("descriptors", 2), ("greenlets", 2)):
         wait_until(lambda kind=kind, slack=slack: observe(gateway)[kind] <= before[kind] + slack, 30, kind)
 
@@ -109,9 +109,9 @@ def test_aborted_streams_leave_nothing_behind(observed: tuple[Gateway, ScriptedU
 def test_memory_stays_flat_over_many_streams(observed: tuple[Gateway, ScriptedUpstream]) -> None:
     gateway, _ = observed
     with closing(Streams(gateway)) as streams:
-        streams.run(5_000 if FULL else 300)  # The allocator's pools and the caches fill first.
+        streams.run(5_000 if FULL else 300)  # First fills the allocator's pools and the caches.
         before = observe(gateway)
-        streams.run(20_000 if FULL else 1_000)  # The short run shows 10 KB that each leaves.
+        streams.run(20_000 if FULL else 1_000)  # The short run detects a leak of 10 KB per stream.
 
     grown_kb = observe(gateway)["rss_kb"] - before["rss_kb"]
     assert grown_kb < MOST_GROWTH_KB, f"resident memory grew by {grown_kb} KB"

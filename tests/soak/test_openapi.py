@@ -1,4 +1,4 @@
-"""Generated requests meet what the OpenAPI document says: no error 5xx, and no answer of another form."""
+"""Generated requests get answers as in the OpenAPI document: no error 5xx, and no answer of another form."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.skipif(
         importlib.util.find_spec("schemathesis") is None, reason="schemathesis is not installed; `make check` does it"
     ),
-    # Half a minute even with few examples, as there are so many operations; `make test` has tests/openapi.
+    # Takes half a minute even with few examples, because there are so many operations; `make test` has tests/openapi.
     pytest.mark.skipif(not FULL, reason="only `make soak` sends generated requests"),
 ]
 
@@ -39,7 +39,7 @@ CHECKS = (
 def gateway(gateways: Gateways, postgres: Postgres, migrated_template: str, sandbox: Sandbox) -> Iterator[Gateway]:
     """A gateway on a database of its own, in which generated requests make keys, groups and limits."""
     url = postgres.create_database(template=migrated_template)
-    # A limit on refusals would answer the generated mistakes.
+    # Otherwise the limit on refusals would answer the generated mistakes.
     settings = provider_environment(sandbox.url, key="sandbox") | {"MAX_REFUSALS_PER_SECOND": "100000"}
     with gateways.running(url, settings) as running:
         workers = running.worker_pids()
@@ -83,6 +83,6 @@ def run(gateway: Gateway, place: Path, *options: str) -> None:
 
 
 def test_no_generated_request_gets_what_the_document_does_not_say(gateway: Gateway, tmp_path: Path) -> None:
-    # What changes the limits of the whole gateway comes last, because further requests would be refused by them.
+    # The operation that changes the limits of the whole gateway comes last, because they could refuse further requests.
     run(gateway, tmp_path, "--exclude-operation-id", "change_limits")
     run(gateway, tmp_path, "--include-operation-id", "change_limits")

@@ -1,4 +1,4 @@
-"""Dumps made under load are restored: the lost records are those that the command names, and none is counted twice."""
+"""Dumps made under load are restored: the command names exactly the lost records, and none is counted twice."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ SEEN = "SELECT count(*) FROM worker WHERE closed_how IS NULL AND last_seen_at > 
 
 
 def send(gateway: Gateway, count: int, key: str | None = None) -> set[str]:
-    """Sends requests, some at a time, and returns the ids of their records.
+    """Sends requests, several at a time, and returns the ids of their records.
 
     Args:
-        gateway: where to.
-        count: how many.
+        gateway: the gateway that gets them.
+        count: the number of requests.
         key: the client's; workers may be killed while it is used, so that requests fail. None for the operator's.
     """
 
@@ -104,12 +104,12 @@ def test_the_lost_records_are_those_that_are_named(
         tables.check_balance()
         gateway.stop()
     named = int(re.findall(r"Lost: the records of ([0-9,]+)", done.output)[0].replace(",", ""))
-    # Without its disk, the only one to know of these is the database, as far as it was told before the dump.
+    # If its disk is lost, only the database knows of these records, as far as it was told before the dump.
     assert named <= gone == len(sent) - had if end == "loses its disk" else named == gone == 0, done.output
 
 
 SMALL = "--exclude-table-data=activity_p*"
-# What was counted of the requests; times of streams are sums of floats, whose last digits depend on their order.
+# The counts of requests. Times of streams are left out: sums of floats, whose last digits depend on their order.
 BOOKS = {
     "outcomes": "SELECT level, subject, start, gateway, endpoint, outcome, error_type, requests, prompt_tokens,"
     " completion_tokens, cost_exact, cost_estimated FROM outcome_usage",
@@ -121,7 +121,7 @@ BOOKS = {
 
 
 def read_books(url: str) -> dict[str, list[str]]:
-    """Returns the sums and charges by table, once all that was delivered is in them."""
+    """Returns the sums and charges by table, once all deltas are folded into them."""
     engine = create_engine(url, poolclass=NullPool)
     while fold_deltas(engine, min_age_s=0).folded or count(engine, "rollup_delta"):
         pass
@@ -130,7 +130,7 @@ def read_books(url: str) -> dict[str, list[str]]:
 
 
 def get_waiting(tables: ActivityTables) -> int:
-    """Returns how many requests have no row yet, as far as the workers have said."""
+    """Returns how many requests have no row yet, according to the workers' ledger."""
     ledger = tables.integrity()[0]
     return ledger["in_flight"] + ledger["unshipped"]
 
@@ -155,7 +155,7 @@ def test_no_request_is_counted_twice_after_a_restore(
         gateways = {name: start(name) for name in places}
         sent = set().union(*(send(gateway, 40, key) for gateway in gateways.values()))
         wait_until(lambda: len(tables.outcomes()) == len(sent), what="the first rows")
-        # Of each two workers that end, one is killed, and the other delivers its journal.
+        # In each gateway that ends, one of the two workers is killed, and the other delivers its journal.
         os.kill(gateways["ended"].worker_pids()[0], signal.SIGKILL)
         gateways["ended"].stop()
         wait_until(lambda: not get_waiting(tables), what="the rows of those that ended before the dump")

@@ -28,15 +28,15 @@ SETTINGS = {"GRACEFUL_TIMEOUT": "12", "DRAIN_TIMEOUT": "8"}
 
 REFUSED = "refused"
 
-# How long after the start of its workers a gateway is told to stop. A worker needs about a second to set its handlers.
+# The times from the start of a gateway's workers to its stop. A worker needs about a second to set its handlers.
 _MOMENTS_S = [0.1 * number % 1.5 for number in range(20)] if FULL else [0.1]
 
 
 class Load:
-    """Clients that send requests all the time: half keep their connection, half open one for each request.
+    """Clients that send requests continuously: half keep their connection, half open one for each request.
 
     Attributes:
-        results: how requests ended: "whole" and "stream" for good ends, words for the others.
+        results: the results of requests: "whole" and "stream" for good ends, words for the others.
         request_ids: the gateway's ids of all requests that got an answer.
     """
 
@@ -130,7 +130,7 @@ def test_reloads_under_load_fail_nothing(make_gateway: MakeGateway, busy_upstrea
             before = set(gateway.worker_pids())
             gateway.send_signal(signal.SIGHUP)
             wait_until(lambda before=before: _replaced(gateway, before), 60, "new workers in the place of the old")
-            time.sleep(0.5)  # So that the next reload comes while they serve requests.
+            time.sleep(0.5)  # Lets the new workers serve requests before the next reload.
     assert set(load.results) == {"whole", "stream"}, load.results
 
 
@@ -151,7 +151,7 @@ def test_a_stop_under_load_ends_every_answer_and_records_it(
         gateway.send_signal(signal.SIGTERM)
         wait_until(lambda: not gateway.worker_pids(), 30, "the workers to end")
         load.stop_asking()
-    # A kept connection may be closed just as its client uses it, as with every server; nothing else may go wrong.
+    # As with every server, a kept connection may be closed just as its client uses it; nothing else may go wrong.
     ended = {"whole: RemoteDisconnected", "stream: RemoteDisconnected", "whole: ConnectionResetError"}
     ended |= {"stream: ConnectionResetError", "whole: BrokenPipeError", "stream: BrokenPipeError"}
     assert set(load.results) <= {"whole", "stream", "gateway_shutdown", REFUSED} | ended, load.results

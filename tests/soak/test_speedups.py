@@ -27,7 +27,7 @@ pytestmark = [
 
 EVENTS = soak_count(1_000_000)
 STREAM_EVENTS = 200
-ALLOWED_BYTES = 2_000_000  # A reference that is lost with each event, or a stream's object, would be 20 MB and more.
+ALLOWED_BYTES = 2_000_000  # Leaking a reference with each event, or an object with each stream, would take over 20 MB.
 
 USUAL = event_bytes(chunk("a" * 60))
 OTHERS = [
@@ -44,7 +44,7 @@ def coded(event: bytes) -> bytes:
 
 
 class Source:
-    """A stream's two sockets and its passage; a body that takes everything stands for the long way."""
+    """A stream's two sockets and its passage; the long way is replaced by a body that accepts everything."""
 
     def __init__(self) -> None:
         self.theirs, ours = socket.socketpair()
@@ -78,14 +78,14 @@ class Source:
 
 
 def pass_events() -> Iterator[None]:
-    """Passes STREAM_EVENTS events on, with one of each other kind and each way to end, and ends the stream."""
+    """Passes on STREAM_EVENTS events, including one of each other kind and each way to end, and ends the stream."""
     while True:
         with closing(Source()) as source:
             for event in [USUAL] * (STREAM_EVENTS - len(OTHERS)) + OTHERS:
                 source.send(coded(event))
                 if event == USUAL:
                     assert source.client.recv(9_000, socket.MSG_DONTWAIT) == coded(event)
-            source.on_readable()  # Nothing is there.
+            source.on_readable()  # Without data.
             source.client.close()
             source.send(coded(USUAL))
             source.send(b"stop")

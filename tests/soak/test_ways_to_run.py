@@ -34,23 +34,23 @@ pytestmark = [
     pytest.mark.skipif(not (shutil.which("git") and shutil.which("curl")), reason="git or curl is not installed"),
 ]
 
-# The first installs all packages, from the network.
+# Long, because the first command installs all packages from the network.
 _INSTALL_TIMEOUT_S = 300.0
-# What a reader puts in.
+# Placeholders that a reader replaces.
 _IDS = re.compile(r"4fGh2Kl9Pq|\bID\b|\bWORKER_ID\b")
-# Not run here, because it would run this test.
+# Left out, because it would run this test.
 _LEFT_OUT = ("make test",)
 
 
 class Shell:
-    """Runs commands one after the other, with what earlier ones have exported."""
+    """Runs commands one after the other, with the variables that earlier ones have exported."""
 
     def __init__(self, place: Path, port: int) -> None:
         self._place, self._port = place, port
         self._exports: list[str] = []
 
     def run(self, command: str) -> tuple[int, str]:
-        """Runs a command, and returns its exit code and what it printed."""
+        """Runs a command, and returns its exit code and its output."""
         command = command.replace("localhost:8000", f"localhost:{self._port}")
         script = "\n".join([*self._exports, command])
         if command.startswith("export "):
@@ -70,7 +70,7 @@ class Shell:
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a clone of the project holds, with what is not committed yet, and nothing else."""
+    """A directory with exactly the files of a clone of the project, including uncommitted changes."""
     place = tmp_path_factory.mktemp("newcomer") / "gateway"
     listed = subprocess.run(
         ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
@@ -87,7 +87,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def port() -> int:
-    """The port that the README names or, if something else listens there, another one."""
+    """The port in the README or, if it is taken, another one."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -125,7 +125,7 @@ def shell(clone: Path, port: int) -> Iterator[Shell]:
 
 
 def read_commands() -> list[str]:
-    """Returns the commands of the README in order; one goes on in the lines below it until its quotes are closed."""
+    """Returns the commands of the README in order; a command continues over lines until its quotes are closed."""
     commands: list[str] = []
     for block in re.findall(r"^```bash\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE):
         command = ""
@@ -148,7 +148,7 @@ def test_the_readmes_commands_work_as_printed_from_a_fresh_clone(shell: Shell) -
         printed = command.replace(found[0], ids[-1]) if found and "revoke" in command else command
         code, said = shell.run(printed)
         if found and printed == command:
-            # An example of an id, which is of nothing here: one sentence says so.
+            # The id is only an example, so the command says in one sentence that it does not exist.
             assert code == 1 and "Traceback" not in said and said.count("Error: ") == 1, (command, said)
         else:
             assert code == 0 and "Traceback" not in said, (command, said)
@@ -168,7 +168,7 @@ def settings(clone: Path, postgres: Postgres, sandbox: Sandbox) -> Iterator[dict
 
 
 def ask(port: int) -> str:
-    """Sends the README's first request with curl, as soon as the gateway listens; returns what the model said."""
+    """Sends the README's first request with curl, as soon as the gateway listens; returns the model's answer."""
     (command,) = [one for one in read_commands() if "chat/completions" in one]
     command = command.replace("localhost:8000", f"127.0.0.1:{port}").replace("curl ", "curl --silent --fail-with-body ")
     environment = clean_environment() | {"GATEWAY_API_KEY": GATEWAY_KEY}
@@ -184,7 +184,7 @@ def ask(port: int) -> str:
 
 @contextmanager
 def started(command: list[str], place: Path, environment: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen]:
-    """Runs a command in the background, and ends it as a terminal does."""
+    """Runs a command in the background, and ends it like a terminal."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,
@@ -204,7 +204,7 @@ def started(command: list[str], place: Path, environment: Mapping[str, str], log
 
 
 def find_venv(clone: Path) -> Path:
-    """Returns the clone's virtual environment, or this one if the tests that make that were left out."""
+    """Returns the clone's virtual environment, or this one if the tests that make it were left out."""
     return clone / ".venv" if (clone / ".venv").exists() else Path(sys.prefix)
 
 
@@ -221,7 +221,7 @@ def test_the_first_start_works_as_printed(clone: Path, settings: dict[str, str])
         block, count = re.subn(rf"(?<={name}=)\S+", lambda _, value=value: shlex.quote(value), block)
         assert count == 1, name
     port = free_port()
-    added = settings | {"PORT": str(port)}  # What the page does not name: the sandbox, and one worker.
+    added = settings | {"PORT": str(port)}  # Settings that the page does not name: the sandbox, and one worker.
     log = clone.parent / "first.log"
     with started(["bash", "-ec", block], clone, clean_environment() | added, log) as shell:
         wait_until(lambda: "workers_started" in log.read_text() or shell.poll() is not None, 120.0, "the start")
@@ -245,7 +245,7 @@ def test_the_procfile_runs_under_honcho(clone: Path, settings: dict[str, str]) -
 
 @pytest.mark.skipif(not shutil.which("systemd-socket-activate"), reason="systemd-socket-activate is not installed")
 def test_the_units_start_a_gateway_on_systemds_socket(clone: Path, settings: dict[str, str], tmp_path: Path) -> None:
-    """Does what deploy/gateway.socket and gateway.service say; systemd's own tool stands for its main process."""
+    """Follows deploy/gateway.socket and gateway.service, with a tool of systemd in place of its main process."""
     unit = (clone / "deploy/gateway.service").read_text()
     places = {"/srv/gateway/.venv": str(find_venv(clone)), "/srv/gateway": str(clone)}
     places |= {"/var/lib/gateway": str(tmp_path / "state"), "/run/gateway": str(tmp_path / "run")}
@@ -263,7 +263,7 @@ def test_the_units_start_a_gateway_on_systemds_socket(clone: Path, settings: dic
     with started([*command, *values["ExecStart"][0].split()], clone, clean_environment(), log) as service:
         assert ask(port).startswith("[sandbox] Hello!"), log.read_text()
         workers = psutil.Process(service.pid).children()
-    # RESTART_HANDOVER leaves the workers to the next start, for which systemd would not wait either.
+    # RESTART_HANDOVER leaves the workers to the next start, and systemd would not wait for that either.
     for worker in workers:
         with suppress(psutil.NoSuchProcess):
             worker.terminate()
@@ -273,7 +273,7 @@ def test_the_units_start_a_gateway_on_systemds_socket(clone: Path, settings: dic
 def test_what_the_image_holds_is_enough_and_is_not_written_to(
     clone: Path, settings: dict[str, str], tmp_path: Path
 ) -> None:
-    """Does what the Dockerfile says, apart from the base image: its files, environment, and commands."""
+    """Follows the Dockerfile, except for the base image: its files, environment, and commands."""
     image = read_image(clone)
     place = tmp_path / "srv"
     image.copy_to(place)

@@ -1,4 +1,4 @@
-"""Reads the records and the ledger of a database, for tests that compare them with what the processes did."""
+"""Reads the records and the ledger of a database, for tests that compare them with the actions of processes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class ActivityTables:
             return select_integrity(connection)
 
     def check_balance(self) -> dict[str, int]:
-        """Returns the ledger's sums. Fails unless the requests begun are the sum of all others and of the rows."""
+        """Returns the ledger's sums. Fails unless the started requests equal the sum of all others and the rows."""
         ledger, outcomes = self.integrity()
         parts = {name: count for name, count in ledger.items() if name != "started"}
         assert ledger["started"] == sum(parts.values()) + sum(outcomes.values()), (ledger, outcomes)
@@ -52,15 +52,15 @@ class ActivityTables:
 
 
 def journal_directories(place: Path) -> list[Path]:
-    """Returns the workers' directories in `place`/journal, without those that are kept after their delivery."""
+    """Returns the workers' directories in `place`/journal, without those kept after their delivery."""
     root = place / "journal"
     return [path for path in root.iterdir() if path.is_dir() and path.name != "delivered"] if root.exists() else []
 
 
 def wait_until_adopted(directories: Iterable[Path]) -> None:
-    """Waits until live workers have adopted these directories of dead workers, and so removed them.
+    """Waits until live workers have adopted, and so removed, these directories of dead workers.
 
-    Counting the directories that are left would not do: a live worker may not have made its own yet.
+    Counting the remaining directories would not work, because a live worker may not have made its own yet.
     """
     dead = list(directories)
     wait_until(lambda: not any(directory.exists() for directory in dead), what=f"the adoption of {len(dead)} journals")
@@ -89,9 +89,9 @@ def check_against_provider(tables: ActivityTables, processes: list[RecordingProc
     """Compares the rows with the requests that the provider counted and those that were refused.
 
     Args:
-        tables: those of the database, after everything was shipped or adopted.
-        processes: all that recorded requests.
-        streams: how many requests each of them had in flight when it ended, at most.
+        tables: the tables of the database, after everything was shipped or adopted.
+        processes: all processes that recorded requests.
+        streams: the maximum number of requests that each of them had in flight when it ended.
     """
     outcomes = tables.outcomes()
     counted = set().union(*(process.counted() for process in processes))

@@ -55,7 +55,7 @@ def chat_answer(content: str, *, model: str = _SERVED_MODEL, usage: dict[str, An
 
 
 def catalog_answer(*models: str) -> Script:
-    """Returns the script of a model list with these ids, in the form that Fireworks gives it."""
+    """Returns the script of a model list with these ids, in Fireworks' form."""
     rows = [
         {
             "id": model,
@@ -160,7 +160,7 @@ def _envelope(kind: str, model: str) -> dict[str, Any]:
 
 
 def _split_at_steps(events: Iterable[Event], newline: bytes) -> Iterable[list[bytes] | Step]:
-    """Yields the events between two steps as one list: a chunk may hold parts of two events, but no step."""
+    """Yields the events between two steps as one list, because a chunk may hold parts of two events, but no step."""
     run: list[bytes] = []
     for event in events:
         if callable(event):

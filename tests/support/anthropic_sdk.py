@@ -1,4 +1,4 @@
-"""Reads Anthropic's answers as its official SDK does, and strictly, as its types are declared."""
+"""Reads Anthropic's answers as its official SDK does, but strictly by its declared types."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 
 from tests.support.sdks import anthropic, httpx2
 
-# What a client is asked to send does not matter where the answer is fixed.
+# A minimal request. Its contents do not matter, because the answer is fixed.
 ASKED: dict[str, Any] = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "x"}]}
 
 
@@ -24,11 +24,11 @@ def read_message(value: dict[str, Any]) -> anthropic.types.Message:
 
 
 def read_stream(content: bytes, *, is_strict: bool = True) -> anthropic.types.Message:
-    """Returns the message that the SDK makes of a stream, each event of which is also validated strictly by default.
+    """Returns the SDK's message for a stream; by default each event is also validated strictly.
 
     Raises:
         anthropic.APIError: the stream contains an error.
-        AssertionError: an event is not where Anthropic's API has it.
+        AssertionError: an event is out of the order of Anthropic's API.
     """
     if is_strict:
         check_order(content)
@@ -43,7 +43,7 @@ def read_stream(content: bytes, *, is_strict: bool = True) -> anthropic.types.Me
 
 
 def check_order(content: bytes) -> list[Any]:
-    """Returns the events of a stream, strictly typed, after checking that blocks open and close one after the other."""
+    """Returns the strictly typed events of a stream, after checking that blocks open and close one after the other."""
     open_index, next_index, events = None, 0, []
     for part in content.split(b"\n\n"):
         name, _, data = part.partition(b"\ndata: ")

@@ -1,4 +1,4 @@
-"""The Flask application of a test process, made once: which settings count is decided by each request."""
+"""The Flask application of a test process, made only once, because each request reads the current settings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from app.runtime import use_settings
 
 
 def use_application(settings: Settings) -> Flask:
-    """Makes `settings` those of this process, and returns the application."""
+    """Sets this process's settings to `settings`, and returns the application."""
     app = _make_application()
     use_settings(settings)
     return app

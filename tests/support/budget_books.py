@@ -1,4 +1,4 @@
-"""Watches the books of budgets while processes draw from them."""
+"""Watches the sums of budgets while processes draw from them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 
-# At every instant: what is granted is what the leases have.
+# At every instant, the granted sum must equal the sum of the leases.
 _BOOKS = text("""
     SELECT budget_period.id, budget_id, amount + extra AS total, granted,
         (SELECT coalesce(sum(drawn), 0) FROM budget_lease WHERE period_id = budget_period.id) AS drawn,
@@ -21,11 +21,11 @@ _BOOKS = text("""
 
 
 class BudgetBooks:
-    """The books of one database.
+    """The sums of the budgets of one database.
 
     Attributes:
-        looks: how often they were looked at by `watching`.
-        mistakes: what was wrong.
+        looks: the number of checks by `watching`.
+        mistakes: the mistakes that it found.
     """
 
     def __init__(self, url: str) -> None:
@@ -50,7 +50,7 @@ class BudgetBooks:
         return [found, unit, amount, window]
 
     def read(self) -> list[dict[str, Any]]:
-        """Returns each period with its amount, and what is granted, drawn and charged."""
+        """Returns each period with its amount and its granted, drawn and charged sums."""
         with self._engine.connect() as connection:
             return [dict(row) for row in connection.execute(_BOOKS).mappings()]
 
@@ -66,9 +66,9 @@ class BudgetBooks:
 
     @contextmanager
     def watching(self, over: int = 0) -> Iterator[None]:
-        """Looks at the books every 10 ms during the block: no more than the amount and `over` is granted.
+        """Checks the sums every 10 ms during the block: no more than the amount and `over` may be granted.
 
-        A database that is away is tolerated.
+        It tolerates a database that is away.
         """
         ended = threading.Event()
         watcher = threading.Thread(target=self._watch, args=(ended, over), daemon=True)
@@ -94,7 +94,7 @@ class BudgetBooks:
                 continue
 
     def check_charges(self) -> None:
-        """Fails unless the charges of each period are those of the records, in its budget's unit."""
+        """Fails unless the charges of each period equal those of the records, in the unit of its budget."""
         mistakes = self.select("""
             SELECT period_id, charged, recorded FROM (
                 SELECT period_id, sum(exact + estimated + ceiling) AS charged FROM budget_charge GROUP BY 1) AS charges

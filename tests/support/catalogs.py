@@ -39,7 +39,7 @@ def provider_environment(root: str, names: Sequence[str] = tuple(BASE_PATHS), ke
 
 @contextmanager
 def catalogs_of(environment: dict[str, str]) -> Iterator[None]:
-    """Gives this process these settings and a new runtime, without lists and prices from before or for afterwards."""
+    """Gives this process these settings and a new runtime, so that no lists or prices leak in or out."""
     use_settings(load_settings(environment))
     try:
         yield
@@ -47,7 +47,7 @@ def catalogs_of(environment: dict[str, str]) -> Iterator[None]:
         if (catalogs := get_runtime().find(Catalogs)) is not None:
             for provider in PROVIDERS.values():
                 if (fetch := catalogs.get_catalog(provider).fetch_under_way) is not None:
-                    # A fetch that is about to end would send its next request in the middle of another test.
+                    # Otherwise a fetch that is about to end could send its next request during another test.
                     fetch.done.wait(0.3)
         use_settings(None)
 
@@ -86,7 +86,7 @@ def list_answer(rows: object) -> Script:
 
 
 def pages_answer(pages: Sequence[Sequence[dict[str, Any]]]) -> Script:
-    """Returns the script of a list in pages, chosen by the query's `page` from 1; beyond the last they are empty."""
+    """Returns the script of a paged list; the query's `page` counts from 1, and pages beyond the last are empty."""
 
     def step(exchange: Exchange) -> None:
         assert exchange.seen is not None

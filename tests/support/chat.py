@@ -19,7 +19,7 @@ from tests.support.waiting import PATIENCE_S, wait_until
 
 PREFIX = "accounts/fireworks/models/"
 HELLO = [{"role": "user", "content": "Hello!"}]
-# Generous: it bounds a hang and says nothing about speed.
+# Generous, because it only bounds a hang and is no measure of speed.
 TIMEOUT_S = 30.0
 
 
@@ -143,7 +143,7 @@ def _select_rows(database_url: str, column: str, value: object) -> list[dict[str
 def _connect(database_url: str) -> Any:
     """Returns the connection of the last call if that was for the same database, else a new one.
 
-    A test that waits for a row asks many times, and a connection costs PostgreSQL a process.
+    A test that waits for a row polls many times, and each connection costs PostgreSQL a process.
     """
     if _connections.get(database_url) is None:
         _disconnect()
@@ -158,7 +158,7 @@ def _disconnect() -> None:
 
 
 _LOCK = threading.Lock()
-# At most one, by the database's address.
+# Database address → connection; at most one.
 _connections: dict[str, Any] = {}
 
 

@@ -1,4 +1,4 @@
-"""Lets the clock of one database be wrong: its own function now() comes before PostgreSQL's."""
+"""Makes the clock of one database wrong, by a function now() that takes precedence over PostgreSQL's."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from sqlalchemy.pool import NullPool
 
 
 def shift_clock(url: str, interval: str) -> None:
-    """Moves the clock of a database, as new connections see it, by an interval such as `-100 days`."""
+    """Shifts the clock of a database by an interval such as `-100 days`, for new connections."""
     name = url.rpartition("/")[2].partition("?")[0]
     engine = create_engine(url, poolclass=NullPool)
     with engine.begin() as connection:

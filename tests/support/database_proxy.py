@@ -1,4 +1,4 @@
-"""A way to a PostgreSQL server that a test can cut while the server goes on for everybody else."""
+"""A proxy to a PostgreSQL server that a test can cut while all other connections to the server go on."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class DatabaseProxy:
     """Passes bytes between its own Unix socket and that of a server; `running_database_proxy` starts one.
 
     Attributes:
-        url: the address of the database by way of this proxy.
-        messages: how many messages of clients it has passed on; a client waits for the answer to one before the next.
+        url: the address of the database through this proxy.
+        messages: the number of clients' messages passed on; a client waits for the answer to one before the next.
     """
 
     def __init__(self, directory: Path, url: str) -> None:
@@ -33,15 +33,15 @@ class DatabaseProxy:
         self._passes.set()
 
     def freeze(self) -> None:
-        """Passes nothing on until `thaw`, while connections stay open, as where a cable was cut."""
+        """Passes nothing on until `thaw`, while connections stay open, as if a cable were cut."""
         self._passes.clear()
 
     def thaw(self) -> None:
-        """Passes on what came meanwhile."""
+        """Passes on the data that arrived meanwhile."""
         self._passes.set()
 
     def open_to_all(self) -> None:
-        """Lets programs of all users of this machine connect, as far as the server trusts the user of this process."""
+        """Lets programs of all users of this machine connect; the server sees them as this process's user."""
         self._place.parent.chmod(0o755)
         self._place.chmod(0o777)
 

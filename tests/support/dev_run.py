@@ -15,7 +15,7 @@ import psutil
 from tests.support.gateway import clean_environment, free_port
 from tests.support.waiting import wait_until
 
-# PostgreSQL makes its data directory, the tables are migrated and gunicorn boots: some seconds, more on a busy machine.
+# PostgreSQL makes its data directory, tables are migrated and gunicorn boots: some seconds, more on a busy machine.
 _START_TIMEOUT_S = 90.0
 _STOP_TIMEOUT_S = 60.0
 
@@ -47,7 +47,7 @@ class DevRun:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                # The tests may run under nohup, and a run keeps ignoring what its parent ignores.
+                # The tests may run under nohup, and a run inherits the signals that its parent ignores.
                 preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
             )
 

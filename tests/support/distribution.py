@@ -1,16 +1,16 @@
-"""Decides which tests share a process, and which files begin first, when pytest-xdist runs the suite in several.
+"""Decides which tests share a process and which files start first, when pytest-xdist runs the suite in several.
 
 A file stays in one process, as with `--dist loadfile`, because its fixtures start gateways. Files that need the same
-expensive fixture of the session stay together too: otherwise each process would make it again.
+expensive session fixture stay together too, because otherwise each process would make its own.
 """
 
 from __future__ import annotations
 
 from xdist.scheduler.loadscope import LoadScopeScheduling
 
-# Prefixes of paths below tests/. The files of a line share a gateway, an SDK or a measurement that takes seconds.
+# Prefixes of paths below tests/. The files of a group share a gateway, an SDK or a measurement that takes seconds.
 _TOGETHER = (
-    # What uses the gateway with short timeouts.
+    # Users of the gateway with short timeouts.
     (
         "routes/test_chat_long_answers",
         "routes/test_chat_refusals",
@@ -34,7 +34,7 @@ _TOGETHER = (
         "web/test_client_address",
         "web/test_cors",
     ),
-    # What uses both SDKs, and the gateway in front of four providers.
+    # Users of both SDKs, and of the gateway in front of four providers.
     (
         "routes/test_messages_client",
         "faults/test_document",
@@ -60,7 +60,7 @@ _TOGETHER = (
         "services/endpoints/test_messages_stream",
         "services/endpoints/test_responses_stream",
     ),
-    # What uses openai's SDK, and the two gateways that most tests share.
+    # Users of openai's SDK, and of the two gateways that most tests share.
     (
         "routes/test_chat_odd_answers",
         "routes/test_chat_activity",
@@ -87,8 +87,8 @@ _TOGETHER = (
     ("db/test_activity.py", "db/test_engine"),
 )
 
-# The groups that take longest, the longest first, on a machine with two cores. Some are long in `make soak` alone.
-# They begin first, so that no process is left with a long one while the others have nothing to do.
+# The groups that take longest on a machine with two cores, the longest first. Some are long only in `make soak`.
+# They start first, so that no process is left with a long one while the others are idle.
 _LONGEST = (
     "dashboard/",
     "routes/test_messages_client",
@@ -143,7 +143,7 @@ _LONGEST = (
 
 
 class Distribution(LoadScopeScheduling):
-    """Hands groups of files to the processes, in the order in which they were collected."""
+    """Hands out groups of files to the processes, in the order in which they were collected."""
 
     def _split_scope(self, nodeid: str) -> str:
         return group_of(nodeid)
@@ -159,7 +159,7 @@ def group_of(nodeid: str) -> str:
 
 
 def sort_key_of(nodeid: str) -> tuple[int, str]:
-    """Returns the sort key of a test: groups that take long come first, and a group's tests follow each other."""
+    """Returns the sort key of a test: long groups come first, and a group's tests follow each other."""
     group = _below_tests(group_of(nodeid))
     ranks = (rank for rank, file in enumerate(_LONGEST) if group.startswith(file))
     return next(ranks, len(_LONGEST)), group

@@ -1,4 +1,4 @@
-"""A way to a PostgreSQL server that delays, loses and reorders the statements that a test names."""
+"""A proxy to a PostgreSQL server that delays, loses and reorders the statements that a test chooses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, quote, urlsplit
 
 _NAME = ".s.PGSQL.5432"
-# Longer than a worker waits for a draw.
+# Longer than a worker's wait for a draw.
 _LATE_S = 3.0
 FATES = ("sent late", "answer lost", "cut")
 
@@ -23,12 +23,12 @@ FATES = ("sent late", "answer lost", "cut")
 class DisturbingProxy:
     """Passes bytes between its own Unix socket and that of a server; `running_disturbing_proxy` starts one.
 
-    A statement with one of the texts may be passed on late, also after its sender has given up and sent others; its
+    A statement with one of the texts may be passed on late, even after its sender has given up and sent others; its
     answer may be late or lost, or its connection cut.
 
     Attributes:
-        url: the address of the database by way of this proxy.
-        counts: how often each of these happened.
+        url: the address of the database through this proxy.
+        counts: the number of disturbances of each kind.
     """
 
     def __init__(self, directory: Path, url: str, texts: tuple[bytes, ...], every: int) -> None:
@@ -119,7 +119,7 @@ def running_disturbing_proxy(url: str, *texts: bytes, every: int) -> Iterator[Di
     Args:
         url: the address of the database.
         texts: statements with one of them may be disturbed.
-        every: one of so many is.
+        every: one in so many is disturbed.
     """
     # The path of a socket must be short, and pytest's directories are not.
     with tempfile.TemporaryDirectory(prefix="proxy-") as directory:

@@ -18,13 +18,13 @@ import psutil
 from app.dev import Child, start_child
 from tests.support.waiting import PATIENCE_S, wait_until
 
-# The admin key of a gateway whose settings name no other.
+# The operator's key of a gateway, unless its settings name another.
 GATEWAY_KEY = "gw_test_operator_key"
 # Between choosing a free port and binding it another process may take it; more than a few in a row is a bug.
 _PORT_TRIES = 5
 # Booting takes about a second; several at once on a busy machine take longer.
 _BOOT_TIMEOUT_S = 60.0
-# Above GRACEFUL_TIMEOUT's default, after which gunicorn has killed its workers.
+# Above GRACEFUL_TIMEOUT's default, after which gunicorn kills its workers.
 _STOP_TIMEOUT_S = 40.0
 
 
@@ -124,14 +124,14 @@ def start_gateway(
     """Runs `gunicorn wsgi:app` in `root` on a free port and returns once `/health` answers.
 
     Args:
-        settings: the environment, besides what any process needs; PORT and WEB_CONCURRENCY are added.
+        settings: the environment, in addition to `clean_environment`; PORT and WEB_CONCURRENCY are added.
         root: a copy of the project, see `copy_tree`: there is no `.env.local` in it.
-        log: the file that gets the output.
+        log: the file for the output.
         prefix: the beginning of the command, such as `nice`.
-        host: the address by which it is reached.
+        host: the address at which it is reached.
 
     Raises:
-        GatewayDidNotBoot: it ended before.
+        GatewayDidNotBoot: gunicorn ended before that.
     """
     for _ in range(_PORT_TRIES):
         port = free_port()
@@ -168,12 +168,12 @@ def running_gateway(root: Path, place: Path, settings: Mapping[str, str], worker
 
 
 def base_settings(place: Path, database_url: str) -> dict[str, str]:
-    """Returns the settings of every gateway of a test: its database, its key, and a journal of its own in `place`."""
+    """Returns the settings that every gateway of a test has: its database, its key, and a journal in `place`."""
     return {
         "DATABASE_URL": database_url,
         "GATEWAY_API_KEY": GATEWAY_KEY,
         "JOURNAL_DIR": str(place / "journal"),
-        # Tests write rows with fixed dates, which a gateway's retention would drop as too old.
+        # Tests write rows with fixed dates, which retention would drop as too old.
         "RETENTION_DAYS": "36500",
         # Tests share one key and send more requests that are refused than any client does.
         "MAX_REFUSALS_PER_SECOND": "1000000",
@@ -183,8 +183,8 @@ def base_settings(place: Path, database_url: str) -> dict[str, str]:
 def clean_environment() -> dict[str, str]:
     """Returns the environment variables that any process needs, without settings of the gateway.
 
-    Only COMPILED_EVENTS comes along: `COMPILED_EVENTS=false make test` tests the way of events in Python where the
-    compiled one is built.
+    The only exception is COMPILED_EVENTS: `COMPILED_EVENTS=false make test` tests the way of events in Python even if
+    the compiled one is built.
     """
     kept = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "COMPILED_EVENTS")
     return {name: os.environ[name] for name in kept if name in os.environ} | {"PYTHONUNBUFFERED": "1"}

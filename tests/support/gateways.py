@@ -17,7 +17,7 @@ class Gateways:
 
     Args:
         root: the copy of the project that they run from.
-        make_place: makes a directory for the log and the journal of one.
+        make_place: makes a directory for the log and the journal of a gateway.
     """
 
     def __init__(self, root: Path, make_place: Callable[[str], Path]) -> None:
@@ -40,7 +40,7 @@ class Gateways:
 
         Args:
             database_url: its database.
-            settings: more of its environment.
+            settings: further environment variables.
             place: its directory, by default a new one; its log is `place / "log"`.
             on: the host that it runs on, if that is not this machine.
         """

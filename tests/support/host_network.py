@@ -1,8 +1,8 @@
-"""Several hosts on one machine: network namespaces with a cable each to a switch, of which a test may pull any.
+"""Several hosts on one machine: network namespaces, each with a cable to a switch, and a test may pull any cable.
 
 Linux only, and only as root. The switch is a bridge in a namespace of its own, so no rule of this machine's firewall
-stands between the hosts. This machine is on the switch too, with two addresses: one for what the test runs, one for
-PostgreSQL. All names contain the process id of the test, by which the next run removes what a killed one has left.
+applies between the hosts. This machine is on the switch too, with two addresses: one for the test's own servers, one
+for PostgreSQL. All names contain the process id of the test, so that the next run can clean up after a killed one.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from pathlib import Path
 
 import psutil
 
-# A network for measurements (RFC 2544), which nobody routes. A run takes one of the 256 with 254 addresses.
+# A network for benchmarks (RFC 2544), which is not routed. A run takes one of its 256 subnets of 254 addresses.
 _NETWORK = "198.18"
-# An Ethernet address that nobody has: what is sent there gets lost without a word.
+# An Ethernet address that no host has: packets to it are lost silently.
 _NOBODY = "02:00:00:00:00:01"
 _NAMESPACE = re.compile(r"gateway-(\d+)-.+")
 _LINK = re.compile(r"\bgateway(\d+)\b")
@@ -34,7 +34,7 @@ class NetworkHost:
     Attributes:
         name: its host name.
         address: its address, such as 198.18.7.11.
-        command: what a command begins with that runs on it.
+        command: the prefix of commands that run on it.
     """
 
     def __init__(self, network: HostNetwork, name: str, number: int) -> None:
@@ -51,7 +51,7 @@ class NetworkHost:
         self.command = ["ip", "netns", "exec", self._namespace, "unshare", "--uts", "sh", "-c", set_name, "sh"]
 
     def pull_cable(self) -> None:
-        """Cuts the host off from all others. Nobody is told: what is sent gets lost, and connections stay open."""
+        """Cuts the host off from all others, silently: packets are lost, and connections stay open."""
         self._network.set_port(self._port, "down")
 
     def plug_cable(self) -> None:
@@ -59,12 +59,12 @@ class NetworkHost:
         self._network.set_port(self._port, "up")
 
     def lose(self, address: str) -> None:
-        """Makes everything get lost that this host alone sends to an address."""
+        """Drops everything that this host sends to an address; other hosts still reach it."""
         lost = ("lladdr", _NOBODY, "dev", "eth0", "nud", "permanent")
         _ip("-n", self._namespace, "neighbour", "replace", address, *lost)
 
     def find(self, address: str) -> None:
-        """Lets this host reach an address again that it has lost."""
+        """Lets this host reach a lost address again."""
         _ip("-n", self._namespace, "neighbour", "delete", address, "dev", "eth0")
 
     def set_kernel(self, name: str, value: str) -> None:
@@ -91,9 +91,9 @@ class HostNetwork:
     """Hosts around a switch; `running_host_network` makes one.
 
     Attributes:
-        prefix: what all addresses begin with.
-        address: of this machine, for what the test runs.
-        database_address: of this machine too, for PostgreSQL, so that a host may lose that alone.
+        prefix: the beginning of all addresses.
+        address: of this machine, for the test's own servers.
+        database_address: of this machine too, for PostgreSQL, so that a host can lose only that.
     """
 
     def __init__(self) -> None:
@@ -134,7 +134,7 @@ class HostNetwork:
 
 @contextmanager
 def running_host_network() -> Iterator[HostNetwork]:
-    """A network of hosts for the length of a `with` block. What runs on them must have ended by then."""
+    """A network of hosts for the length of a `with` block, at whose end no process may be running on them."""
     _remove(lambda pid: not psutil.pid_exists(pid))
     try:
         yield HostNetwork()
@@ -144,7 +144,7 @@ def running_host_network() -> Iterator[HostNetwork]:
 
 @functools.cache
 def why_no_host_network() -> str:
-    """Returns why this machine can have no network of hosts; "" if it can."""
+    """Returns why this machine cannot have a network of hosts; "" if it can."""
     if sys.platform != "linux" or os.geteuid() != 0:
         return "only root on Linux can make network namespaces"
     if not shutil.which("ip") or not shutil.which("unshare"):
@@ -158,7 +158,7 @@ def why_no_host_network() -> str:
 
 
 def _remove(is_ours: Callable[[int], bool]) -> None:
-    """Removes the namespaces and links of runs whose process ids are `is_ours`, and with a switch all of its cables."""
+    """Removes the namespaces and links of runs whose process ids satisfy `is_ours`; a switch takes its cables along."""
     for namespace in Path("/run/netns").glob("gateway-*"):
         if (found := _NAMESPACE.fullmatch(namespace.name)) and is_ours(int(found[1])):
             with suppress(subprocess.CalledProcessError):

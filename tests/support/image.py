@@ -12,14 +12,14 @@ from pathlib import Path
 
 @dataclass
 class Image:
-    """What the last stage of a Dockerfile makes.
+    """The image that the last stage of a Dockerfile makes.
 
     Attributes:
         steps: its instructions, as (name, arguments).
         files: the files of the project that it copies, as paths below the project.
-        environment: what ENV sets, without the path.
-        command: what CMD says.
-        health_command: what HEALTHCHECK says.
+        environment: the variables of ENV, without PATH.
+        command: the command of CMD.
+        health_command: the command of HEALTHCHECK.
     """
 
     root: Path
@@ -30,14 +30,14 @@ class Image:
     health_command: list[str]
 
     def copy_to(self, place: Path) -> None:
-        """Copies the files to a directory, which is made."""
+        """Copies the files to a directory, which it makes."""
         for name in self.files:
             (place / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(self.root / name, place / name)
 
 
 def read_image(root: Path) -> Image:
-    """Returns what `docker build` would make of the project in `root`."""
+    """Returns the image that `docker build` would make from the project in `root`."""
     lines = [line for line in (root / "Dockerfile").read_text().splitlines() if not line.lstrip().startswith("#")]
     joined = re.sub(r"\\\n\s*", " ", "\n".join(lines))
     steps = [(name, rest) for name, _, rest in (line.partition(" ") for line in joined.splitlines() if line)]
@@ -58,11 +58,11 @@ def read_image(root: Path) -> Image:
 
 
 def _select_files(root: Path) -> list[str]:
-    """Returns the files that .dockerignore leaves: the last line that matches a path, or one above it, counts."""
+    """Returns the files that .dockerignore keeps: the last line that matches a path, or a parent of it, counts."""
     lines = [line.strip() for line in (root / ".dockerignore").read_text().splitlines()]
     rules = [(line.lstrip("!").strip("/"), line.startswith("!")) for line in lines if line and not line.startswith("#")]
     found = []
-    # Large directories that no clone has.
+    # Skips large directories that no clone has.
     tops = [path for path in root.iterdir() if path.name not in {".git", ".venv", "var", "node_modules"}]
     for path in [each for top in tops for each in (top.rglob("*") if top.is_dir() else [top])]:
         name = str(path.relative_to(root))

@@ -30,5 +30,5 @@ def change_header(file: Path, **changes: Any) -> None:
 
 
 def confirm_earlier(file: Path, seconds: float) -> None:
-    """Makes the file one that the database confirmed so many seconds earlier."""
+    """Moves the time at which the database confirmed the file back by so many seconds."""
     change_header(file, confirmed_at=int(read_header(file)["confirmed_at"] - seconds))

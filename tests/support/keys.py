@@ -11,7 +11,7 @@ ACTOR = "cli:test"
 
 
 def create_key(name: str, **fields: Any) -> tuple[str, KeyView]:
-    """Makes a key and returns what its caller sends, and the key as operators see it; `fields` are those of NewKey."""
+    """Makes a key and returns its caller's secret, and the key as operators see it; `fields` are those of NewKey."""
     made = administration.create_key(ACTOR, NewKey(name=name, **fields))
     return made.key, made.data
 

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from typing import Any
 
-# The subject whose limits `limit` sets, by its kind.
+# A subject of `limit`: its id, kind and limits.
 Terms = dict[str, Any]
 
 
@@ -48,15 +48,15 @@ class LimitCommands:
         """Serves requests in a loop, `streams` at a time, for so many seconds.
 
         Args:
-            seconds: how long requests begin.
-            streams: how many are served at a time.
-            ceiling: the most tokens of each.
-            least, most: what each really uses.
-            work_s: how long each takes on average.
+            seconds: the time during which requests begin.
+            streams: the number of concurrent requests.
+            ceiling: the ceiling of each, in tokens.
+            least, most: the range of actually used tokens.
+            work_s: the mean duration.
 
         Returns:
             `admitted` (request id → when it began and ended, Unix times), `refused` (error code → count), `waits_s` of
-            admitted ones, and `longest`: the most that were in flight.
+            admitted ones, and `longest`: the maximum in flight.
         """
         import gevent
 
@@ -103,7 +103,7 @@ class LimitCommands:
                 reservation.release()
             result["refused"][error.code] += 1
             self._finish(record, "rejected", error.status)
-            # As a client does: it waits for a moment, at most what it is told.
+            # Like a client, it waits for a moment, at most as long as it is told.
             wait_s = error.retry_after_s if isinstance(error, LimitReached) and error.retry_after_s else 0.1
             gevent.sleep(min(wait_s, 0.1) * random.random())
             return
@@ -139,7 +139,7 @@ class LimitCommands:
             get_component(Journal).write_start(record)
 
     def give_back(self) -> None:
-        """Waits until what this process does not need has gone back to the budgets."""
+        """Waits until all amounts that this process does not need have gone back to the budgets."""
         import gevent
 
         from app.runtime import get_component
@@ -149,7 +149,7 @@ class LimitCommands:
             gevent.sleep(0.01)
 
     def outstanding(self) -> dict[str, int]:
-        """Returns what this process has drawn of budgets and not spent, by unit."""
+        """Returns unit → the amount that this process has drawn from budgets and not spent."""
         from app.runtime import get_component
         from app.services.limits import Limits
 

@@ -11,16 +11,16 @@ import psycopg2
 
 from app.services.keys import digest_of, new_key
 
-# Unit and amount, for instance ("usd", "0.5"), and other columns of the budget.
+# Unit and amount, such as ("usd", "0.5"), and further columns of the budget.
 BudgetTerms = Sequence[Any]
 
 
 def make_limited_key(database_url: str, *budgets: BudgetTerms, group: str | None = None, **limits: Any) -> str:
-    """Stores a key of a holder of its own and returns it.
+    """Stores a key with its own holder, and returns it.
 
     Args:
         database_url: of the gateway.
-        budgets: those of the holder, each (unit, amount, columns…) as in ("usd", "5", {"time_window": "day"}).
+        budgets: the holder's budgets, each (unit, amount, columns…) as in ("usd", "5", {"time_window": "day"}).
         group: the id of the holder's group, from `make_group`.
         limits: columns of the table subject, such as `models` or `requests_per_minute`.
     """
@@ -43,7 +43,7 @@ def make_group(database_url: str, *budgets: BudgetTerms, **limits: Any) -> str:
 
 
 def get_charges(database_url: str, key: str) -> dict[str, tuple[Any, ...]]:
-    """Returns unit → (exact, estimated, ceiling, requests) of the budgets of a key's holder; those without any miss."""
+    """Returns unit → (exact, estimated, ceiling, requests) of a key's holder, without units that have no charges."""
     with _transaction(database_url) as cursor:
         cursor.execute(
             """SELECT unit, sum(exact), sum(estimated), sum(ceiling), sum(requests)::int

@@ -20,9 +20,9 @@ class Receiver(ThreadingHTTPServer):
 
     Attributes:
         url: its address, for OTEL_EXPORTER_OTLP_ENDPOINT.
-        spans: what has arrived: each span's fields, its attributes as a dict, and those of its resource.
-        paths: to which paths.
-        status: of each answer.
+        spans: the received spans: each span's fields, its attributes as a dict, and those of its resource.
+        paths: the paths of the requests.
+        status: the status of each answer.
     """
 
     daemon_threads = True

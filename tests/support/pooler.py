@@ -38,15 +38,15 @@ ignore_startup_parameters = {ignored}
 
 @contextmanager
 def running_pooler(url: str, *, ignored: str = "") -> Iterator[str]:
-    """Yields the address of a database by way of PgBouncer; skips the test where that is not installed.
+    """Yields the address of a database through PgBouncer; skips the test if that is not installed.
 
     Args:
-        url: the address past it.
-        ignored: what clients may ask for in vain when they connect, such as `options`.
+        url: the direct address.
+        ignored: startup parameters of clients that it ignores, such as `options`.
     """
     if _PROGRAM is None:
         pytest.skip("pgbouncer is not on the PATH; on Debian and Ubuntu: apt-get install pgbouncer")
-    # It refuses to run as root, and the server trusts nobody else; so the proxy connects in its place.
+    # PgBouncer refuses to run as root, and the server trusts only this process's user, so a proxy connects for it.
     user = ["-u", "nobody"] if os.geteuid() == 0 else []
     with (
         running_database_proxy(url) as proxy,

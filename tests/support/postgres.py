@@ -1,7 +1,7 @@
 """A real PostgreSQL server for tests, which can be killed, frozen and started again.
 
-It is the embedded server of `make run` without durability, which tests do not need and which costs time.
-Its files are in memory where there is room, because a run copies and drops two hundred databases of 700 files.
+It is the embedded server of `make run` without durability, which tests do not need and which would cost time.
+Its files are in memory if there is room, because a run copies and drops two hundred databases of 700 files.
 It listens on a Unix socket only. While it is down on purpose, a TCP port could be taken by any other process: the
 kernel may give it to a client as its source port, and a client that retries can even connect to itself.
 """
@@ -28,9 +28,9 @@ from app.dev import Child, EmbeddedPostgres
 
 _SETTINGS = {"shared_buffers": "128MB", "max_connections": "100"}
 _MEMORY = Path("/dev/shm")
-# A run has up to twelve servers, each of which writes some hundred megabytes. A container may have 64 MB in all.
+# A run has up to twelve servers, each of which writes some hundred megabytes. A container may have only 64 MB.
 _ROOM_BYTES = 6 << 30
-# The database that the migrated ones are copies of.
+# The template of migrated databases.
 _MIGRATED = "migrated"
 
 
@@ -39,14 +39,14 @@ class Postgres(EmbeddedPostgres):
 
     Args:
         directory: must exist.
-        settings: server settings over those of all tests, such as {"max_connections": "10"}.
+        settings: server settings that override those of all tests, such as {"max_connections": "10"}.
     """
 
     def __init__(self, directory: Path, settings: Mapping[str, str] | None = None) -> None:
         super().__init__(directory, durable=False, settings=_SETTINGS | dict(settings or {}))
         self._has_migrated = self._data.exists()
         guard = Path(__file__).with_name("postgres_guard.py")
-        # It must outlive this process, so it gets a session of its own, which the terminal's Ctrl-C does not reach.
+        # The guard must outlive this process, so it has its own session, which the terminal's Ctrl-C does not reach.
         self._guard = subprocess.Popen(
             [sys.executable, str(guard), str(self._data)], stdin=subprocess.PIPE, start_new_session=True
         )
@@ -72,7 +72,7 @@ class Postgres(EmbeddedPostgres):
         return super().start()
 
     def stop(self) -> None:
-        """Stops the server as `pg_ctl stop -m fast` does: sessions are ended, and what was committed is kept."""
+        """Stops the server as `pg_ctl stop -m fast` does: sessions are ended, and committed data is kept."""
         self.resume()
         super().stop()
 
@@ -101,7 +101,7 @@ class Postgres(EmbeddedPostgres):
     def create_database(self, template: str | None = None) -> str:
         """Creates a database, a copy of `template` if that is given, and returns its address."""
         name = f"test_{uuid.uuid4().hex[:12]}"
-        # The files are copied, which takes a third of copying them block by block through the log.
+        # Copies files, which takes a third of the time of copying blocks through the write-ahead log.
         options = f' TEMPLATE "{template}" STRATEGY file_copy' if template else ""
         self.execute(f'CREATE DATABASE "{name}"{options}')
         return self.database_url(name)
@@ -135,7 +135,7 @@ class Postgres(EmbeddedPostgres):
         self._guard.communicate()
 
     def admit(self, network: str) -> None:
-        """Lets everybody connect by TCP from a network, such as 198.18.7.0/24, to where `listen_addresses` says."""
+        """Lets every user connect by TCP from a network, such as 198.18.7.0/24, to the `listen_addresses`."""
         with (self._data / "pg_hba.conf").open("a") as access:
             access.write(f"host all all {network} trust\n")
         self.execute("SELECT pg_reload_conf()")
@@ -149,9 +149,9 @@ class Postgres(EmbeddedPostgres):
 
 
 def make_data(place: Path) -> Path:
-    """Returns the data directory in `place` that servers begin with, made by the first process that asks for it.
+    """Returns the initial data directory of servers in `place`; the first process that asks for it makes it.
 
-    To copy it takes a tenth of initializing and migrating another one.
+    Copying it takes a tenth of the time of initializing and migrating another one.
     """
     data, unfinished = place / "data", place / "data.new"
     place.mkdir(exist_ok=True)
@@ -169,7 +169,7 @@ def running_postgres(settings: Mapping[str, str] | None = None, data: Path | Non
     """A server in a temporary directory for the length of a `with` block; see `Postgres` for the settings.
 
     Args:
-        data: what its data is a copy of, from `make_data`.
+        data: the directory that its data is copied from, made by `make_data`.
     """
     has_room = _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free >= _ROOM_BYTES
     place = _MEMORY if has_room else None
@@ -187,7 +187,7 @@ def running_postgres(settings: Mapping[str, str] | None = None, data: Path | Non
 
 
 def _copy(data: Path, destination: Path) -> None:
-    # With owners and modes: PostgreSQL insists on them, and as root it runs under another account.
+    # Keeps owners and modes, which PostgreSQL checks; if this is root, it runs under another account.
     subprocess.run(["cp", "-a", data, destination], check=True)
 
 

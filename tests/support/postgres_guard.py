@@ -1,6 +1,6 @@
 """Ends a test's PostgreSQL after the test process was killed or has crashed, even if the server is frozen.
 
-It runs as a process of its own, `python postgres_guard.py DATA_DIRECTORY`, and waits for the end of its standard input,
+It runs as a separate process, `python postgres_guard.py DATA_DIRECTORY`, and waits for the end of its standard input,
 which comes however the test process ends.
 """
 
@@ -16,7 +16,7 @@ def end_server(data: Path) -> None:
     """Kills every process of the server on that data directory, if one is running."""
     try:
         postmaster = psutil.Process(int((data / "postmaster.pid").read_text().split()[0]))
-        # A server that was killed leaves the file, and another process may have its number by now.
+        # A killed server leaves the file, and another process may have its id by now.
         if str(data) not in postmaster.cmdline():
             return
         processes = [postmaster, *postmaster.children(recursive=True)]

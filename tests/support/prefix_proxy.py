@@ -1,4 +1,4 @@
-"""A proxy that strips a prefix from paths, as many gateways are deployed; with a certificate it speaks TLS."""
+"""A proxy that strips a prefix from paths, as in many deployments; with a certificate it speaks TLS."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """The process behind `RecordingProcess`: it records requests as a worker does, under gevent.
 
-It calls no provider. Instead it appends the id of each request that it would send to a file; these are the requests
-that a provider would have counted.
+It calls no provider. Instead it appends the id of each request that it would send to a file, which stands for the
+provider's count.
 
-Run as a program it is their mould: it has patched the standard library and imported everything, and becomes a new
-process for each line that asks for one. Python takes half a second for that, the mould a few milliseconds.
+Run as a program, it is a fork server: it has patched the standard library and imported everything, and forks a process
+for each request. Starting Python would take half a second for that, a fork takes a few milliseconds.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 from tests.support.limit_commands import LimitCommands
 
-# How a request ends: after a provider responded or failed, or rejected before it is sent to one.
+# Endings of a request: after a provider responded or failed, or rejected before it is sent to one.
 ENDINGS = ("ok", "client_gone", "upstream_error", "rejected")
 
 
@@ -39,13 +39,13 @@ class _Commands(LimitCommands):
         start_journal()
 
     def stacks(self) -> list[str]:
-        """Returns where each greenlet and thread is."""
+        """Returns the stack of each greenlet and thread."""
         from gevent.util import format_run_info
 
         return list(format_run_info())
 
     def record(self, count: int) -> int:
-        """Records `count` requests with all kinds of endings, and lets other greenlets run after each."""
+        """Records `count` requests with all endings in turn, and lets other greenlets run after each."""
         import gevent
 
         for _ in range(count):
@@ -175,7 +175,7 @@ class _Commands(LimitCommands):
         return status
 
     def metrics(self) -> dict[str, float]:
-        """Returns name → value of the metrics of this process without labels; those about the books are of now."""
+        """Returns name → value of this process's metrics without labels, after refreshing the gauges of budgets."""
         from prometheus_client import REGISTRY
 
         from app.runtime import get_component
@@ -201,7 +201,7 @@ class _Commands(LimitCommands):
         return int(psutil.Process().memory_info().rss)
 
     def longest_stall_s(self, seconds: float) -> float:
-        """Returns the longest time within the next `seconds` that this greenlet waited for its turn, in seconds."""
+        """Returns the longest time in seconds that this greenlet waits for its turn within the next `seconds`."""
         import time
 
         import gevent
@@ -233,12 +233,12 @@ def run_commands() -> None:
 
 
 def main() -> None:
-    """Makes a process for each request on the socket that is its input, until that is closed.
+    """Forks a process for each request on the socket that is its input, until that is closed.
 
     A request is the environment of the new process, in JSON, with its input, output and error output; the answer is its
     process id.
     """
-    # As they are before the patch: this loop must not start one of gevent's.
+    # The unpatched functions, because this loop must not start gevent's event loop.
     control, fork, handle = socket.socket(fileno=os.dup(0)), os.fork, signal.signal
     from gevent import monkey
 
@@ -273,7 +273,7 @@ def main() -> None:
 
 
 def _bury(*_: object) -> None:
-    """Waits for children that have ended, so that they disappear."""
+    """Reaps children that have ended."""
     with suppress(ChildProcessError):
         while os.wait3(os.WNOHANG)[0]:
             pass

@@ -1,6 +1,6 @@
-"""A process that records requests as a worker does, under gevent, as a test starts and commands it.
+"""A process that records requests as a worker does, under gevent, and that a test starts and commands.
 
-tests/support/recording_commands.py has its commands.
+Its commands are in tests/support/recording_commands.py.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class RecordingProcess:
     Args:
         place: the directory of its journal, its log, and the file of the requests that its provider counted.
         database_url: the database it ships to.
-        settings: more of its environment.
+        settings: further environment variables.
         name: part of the names of its files, different for each process that shares the place.
     """
 
@@ -101,7 +101,7 @@ def _ids(path: Path) -> set[str]:
 
 
 class _Mould:
-    """The process that makes the others; it ends when its socket is closed."""
+    """The process that forks the others; it ends when its socket is closed."""
 
     def __init__(self) -> None:
         self._socket, its_socket = socket.socketpair()
@@ -119,7 +119,7 @@ class _Mould:
         return int(self._socket.recv(100))
 
     def close(self) -> None:
-        """Ends the mould; processes that it made go on."""
+        """Ends the fork server; processes that it made go on."""
         self._socket.close()
         self._process.wait(20)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-# Far above any head that an HTTP client sends; a peer that sends more is broken, and the test should fail.
+# Far above the head of any HTTP client; a peer that sends more is broken, and the test should fail.
 _MAX_HEAD_BYTES = 1 << 20
 
 
@@ -22,7 +22,7 @@ class SeenRequest:
         connection: the number of its connection, from 1.
         reused: whether it was not the first request on the connection.
         bytes_sent: bytes of the response that the kernel has accepted so far.
-        gone_at: when the peer was seen to close or reset while the script still ran; None if it did not.
+        gone_at: when the peer closed or reset the connection while the script still ran; None if it did not.
         finished: whether the script ran to its end.
     """
 

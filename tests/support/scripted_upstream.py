@@ -31,11 +31,11 @@ class ScriptedUpstream:
     """A listening upstream; use it as a context manager.
 
     Attributes:
-        base_url: what a provider's base URL setting takes, such as `http://127.0.0.1:4711/inference/v1`.
+        base_url: the value for a provider's base URL setting, such as `http://127.0.0.1:4711/inference/v1`.
         settings: the settings that make a gateway use it as Fireworks.
         requests: every request read so far, in order; the oracle of a test.
         on_accept: steps that run when a connection is accepted, before anything is read from it.
-        default: the script of a request that no other script is for.
+        default: the script of requests that no other script is for.
         connections: how many connections were accepted so far.
         queues_lists: whether enqueued scripts may be for lists of models too, which a gateway may fetch at any time.
     """

@@ -1,7 +1,7 @@
 """The official SDKs, each imported when a test first uses it.
 
-Their four thousand modules take three seconds of CPU time, which otherwise every process of a run would pay while it
-collects the tests, also those that run none with an SDK.
+Their four thousand modules take three seconds of CPU time. Otherwise every process of a run would spend that while it
+collects the tests, even if it runs none with an SDK.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class Lazy:
-    """A module that is imported when something of it is first asked for.
+    """A module that is imported at the first access to one of its attributes.
 
     Args:
         name: the module's full name.
@@ -21,8 +21,8 @@ class Lazy:
         self._name = name
 
     def __getattr__(self, attribute: str) -> Any:
-        """Returns what the module has under that name."""
-        if attribute.startswith("_"):  # pytest asks every name of a test module whether it is a test or a double.
+        """Returns an attribute of the module."""
+        if attribute.startswith("_"):  # pytest looks up such attributes on every name in a test module.
             raise AttributeError(attribute)
         return getattr(importlib.import_module(self._name), attribute)
 

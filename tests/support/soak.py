@@ -1,4 +1,4 @@
-"""The size of long tests: full counts under `make soak`, about a tenth under `make test`, and a fifth of examples."""
+"""The size of long tests: full counts under `make soak`; about a tenth, or a fifth of examples, under `make test`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import pytest
 
-# A page that a test writes is written from all that `make soak` looks at.
+# UPDATE_FAULTS counts too, because the page must be written from the results of a full run.
 FULL = bool(os.environ.get("SOAK") or os.environ.get("UPDATE_FAULTS"))
 
 
@@ -17,7 +17,7 @@ def soak_count(full: int) -> int:
 
 
 def examples(full: int) -> int:
-    """Returns how many examples a property is tried with: `full` under `make soak`, and a fifth of it otherwise."""
+    """Returns the number of examples for a property: `full` under `make soak`, and a fifth of it otherwise."""
     return full if FULL else max(1, full // 5)
 
 
@@ -32,7 +32,7 @@ def soak_only(short_form: str) -> pytest.MarkDecorator:
 
 
 def skip_soak_only(items: Iterable[pytest.Item]) -> None:
-    """Skips what only `make soak` runs, unless it runs now; the reason names the short form."""
+    """Skips the tests that only `make soak` runs, unless it is running; the reason names the short form."""
     if FULL:
         return
     for item in items:

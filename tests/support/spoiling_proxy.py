@@ -1,4 +1,4 @@
-"""Proxies that do to a gateway's answers what misconfigured ones do."""
+"""Proxies that spoil a gateway's answers like misconfigured ones."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SPOILS = (
     "is_herokus",
 )
 
-# How long a proxy that cuts silence waits for the gateway, in seconds.
+# The idle timeout of a proxy that cuts silence, in seconds.
 PATIENCE_S = 1.0
 _NOT_PASSED = {"connection", "transfer-encoding", "keep-alive", "content-length"}
 
@@ -37,7 +37,7 @@ class _Server(ThreadingHTTPServer):
         self.port, self.spoils = port, spoils
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Says nothing of clients that leave."""
+        """Logs nothing about clients that disconnect."""
 
 
 class _Handler(BaseHTTPRequestHandler):

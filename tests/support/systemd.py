@@ -1,4 +1,4 @@
-"""A real systemd that runs the units of deploy/, beside whatever is process 1 of this machine."""
+"""A real systemd that runs the units of deploy/, in addition to process 1 of this machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.gateway import clean_environment, free_port
 from tests.support.waiting import PATIENCE_S, wait_until
 
 _SYSTEMD = Path("/lib/systemd/systemd")
-# systemd runs only where /run/systemd/system says that it has booted the machine. In a mount namespace that is free.
+# systemd only runs if /run/systemd/system says that it booted the machine. A mount namespace can have its own /run.
 _BOOT = """
 mount -t tmpfs tmpfs /run && mkdir -p /run/systemd/system /run/user
 exec "$0" --user --log-target=console --unit=basic.target
@@ -49,7 +49,7 @@ class Systemd:
         for name, changes in {
             "gateway.socket": ["[Socket]", "ListenStream=", f"ListenStream=127.0.0.1:{self.port}"],
             "gateway.service": [
-                # What is elsewhere in a test, and what only the manager of a whole machine can do.
+                # Overrides paths that differ in a test, and settings that only a machine's system manager supports.
                 "[Service]", "User=", "ProtectSystem=no", "ProtectHome=no", "PrivateTmp=no", "StateDirectory=",
                 f"WorkingDirectory={root}", f"StandardOutput=append:{self.log}", f"StandardError=append:{self.log}",
                 "ExecStart=", f"ExecStart={sys.executable} -m gunicorn wsgi:app",
@@ -68,7 +68,7 @@ class Systemd:
             command = ["unshare", "--mount", "sh", "-c", _BOOT, str(_SYSTEMD)]
             self._manager = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
         try:
-            # It is "offline" as long as it cannot be reached.
+            # The state is "offline" while the manager cannot be reached.
             wait_until(
                 lambda: self._manager.poll() is not None or self._run("is-system-running") not in {"", "offline"},
                 what="systemd",
@@ -92,7 +92,7 @@ class Systemd:
             process.kill()
 
     def ask(self, *arguments: str) -> str:
-        """Runs `systemctl`, waits until it is done, and returns what it says.
+        """Runs `systemctl` to its end, and returns its output.
 
         Raises:
             AssertionError: it failed.
@@ -107,12 +107,12 @@ class Systemd:
         return self.ask("show", "--property", name, "--value", "gateway.service")
 
     def processes(self) -> list[psutil.Process]:
-        """Returns the processes of the manager that live, without itself."""
+        """Returns the live processes of the manager, without itself."""
         found = psutil.Process(self._manager.pid).children(recursive=True)
         return [one for one in found if one.status() != psutil.STATUS_ZOMBIE and "gunicorn" in " ".join(one.cmdline())]
 
     def is_port_free(self) -> bool:
-        """Returns whether nobody listens at the port any more."""
+        """Returns whether no process listens at the port any more."""
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

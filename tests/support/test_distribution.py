@@ -30,7 +30,7 @@ def test_the_longest_group_comes_first_and_the_others_in_the_order_of_their_name
 
 
 def test_no_file_imports_an_sdk_while_the_tests_are_collected() -> None:
-    programs = set((ROOT / "tests/clients").glob("*.py"))  # Each runs as a process of its own.
+    programs = set((ROOT / "tests/clients").glob("*.py"))  # Each runs as a separate process.
     wrong = [
         f"{path.relative_to(ROOT)} imports {name}"
         for path in sorted({*(ROOT / "tests").rglob("*.py")} - programs)

@@ -1,4 +1,4 @@
-"""The scripted upstream runs its scripts and notices what its peers do, which other tests rely on."""
+"""The scripted upstream runs its scripts and notices actions of its peers, on which other tests rely."""
 
 from __future__ import annotations
 

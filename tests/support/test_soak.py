@@ -1,4 +1,4 @@
-"""What only `make soak` runs has a short form in `make test`."""
+"""Every test that only `make soak` runs has a short form in `make test`."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 def make_certificate(place: Path) -> tuple[Path, Path]:
-    """Makes a key and a certificate for 127.0.0.1 that is its own authority; returns (certificate, key)."""
+    """Makes a key and a self-signed certificate for 127.0.0.1; returns (certificate, key)."""
     certificate, key = place / "certificate.pem", place / "key.pem"
     command = ["openssl", "req", "-x509", "-nodes", "-days", "2", "-subj", "/CN=a test"]
     command += ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-keyout", str(key), "-out"]

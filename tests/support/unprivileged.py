@@ -1,4 +1,4 @@
-"""Runs things without root's right to read and write everything, so that tests as root see what an operator sees."""
+"""Runs code without root's right to read and write everything, so that tests as root behave as for an operator."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-# prctl(2) and capabilities(7): the right to pass over the permissions of files, and over those of reading alone.
+# prctl(2) and capabilities(7): the rights to bypass file permissions, and to bypass only read permissions.
 _PR_CAPBSET_DROP = 24
 _CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH = 1, 2
 _NOBODY = 65534
@@ -25,7 +25,7 @@ def run_to_end(
     Args:
         root: its working directory.
         environment: all of its environment variables.
-        as_root: whether it may pass over the permissions of files if we are root, as to reach the server of the tests.
+        as_root: whether it may bypass file permissions if we are root, for instance to reach the tests' server.
     """
     is_limited = os.geteuid() == 0 and not as_root
     if is_limited and sys.platform != "linux":
@@ -46,14 +46,14 @@ def run_to_end(
 
 
 def call_as_nobody(function: Callable[[], object]) -> str:
-    """Returns the text of what `function` returns or raises as the user nobody; skips the test if we are not root."""
+    """Returns the result or error of `function` as the user nobody, as text; skips the test if we are not root."""
     if os.geteuid() != 0:
         pytest.skip("only root can become another user")
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
         try:
-            # Another user may not read our modules, so everything must be imported by now.
+            # The other user may not be able to read our modules, so everything must be imported by now.
             os.setgroups([])
             os.setgid(_NOBODY)
             os.setuid(_NOBODY)
@@ -61,7 +61,7 @@ def call_as_nobody(function: Callable[[], object]) -> str:
         except BaseException as error:
             os.write(write, str(error).encode())
         finally:
-            # Otherwise the child would run the rest of the tests too.
+            # Without this, the child would go on with the other tests.
             os._exit(0)
     os.close(write)
     with open(read) as pipe:

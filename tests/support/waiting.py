@@ -8,7 +8,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# Long enough for a busy machine with two cores.
+# Long enough even for a busy machine with two cores.
 PATIENCE_S = 60.0
 
 
