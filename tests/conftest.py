@@ -1,4 +1,4 @@
-"""What the tests share: one database server, one sandbox, one scripted upstream, and gateways in front of them."""
+"""Fixtures shared by the tests: a database server, a sandbox, a scripted upstream, and gateways in front of them."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ from tests.support.tree import copy_tree
 
 MakeGateway = Callable[..., Gateway]
 
-# Until all tests are collected: what is loaded stays, and looking at it again and again takes a sixth of that time.
+# Off until all tests are collected: loaded modules stay, and examining them repeatedly would take a sixth of that time.
 gc.disable()
 
-# An example that takes long has met a busy machine; what costs too much is measured in CPU time (tests/soak).
+# No deadline: an example takes long only on a busy machine. Excessive costs are measured in CPU time (tests/soak).
 hypothesis_settings.register_profile("gateway", deadline=None, max_examples=examples(100))
 hypothesis_settings.load_profile("gateway")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts what takes longest first; tests of a file keep their order. Skips what only `make soak` runs."""
+    """Puts the longest files first, keeping the order within each, and skips tests that only `make soak` runs."""
     skip_soak_only(items)
     items.sort(key=lambda item: sort_key_of(item.nodeid))
 
 
 def pytest_collection_finish() -> None:
-    """Lets the garbage collector look seldom, and never at what is loaded by now: that is a twentieth of the time."""
+    """Makes garbage collections rare and exempts all loaded objects, which saves a twentieth of the time."""
     gc.enable()
     gc.freeze()
     gc.set_threshold(5_000, 20, 10)
@@ -52,20 +52,20 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Distribution:
-    """Keeps files together that share what is expensive to start."""
+    """Keeps files together that share expensive fixtures."""
     return Distribution(config, log)
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _no_runtime_is_left() -> Iterator[None]:
-    """Takes away the state that a file of tests left in this process, so that no file depends on another."""
+    """Removes the state that a test file leaves in this process, so that no file depends on another."""
     yield
     use_settings(None)
 
 
 @pytest.fixture(scope="session")
 def server_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The data that each server of a test run begins with, in all processes of the run."""
+    """The initial data directory of every server of a test run, in all processes of the run."""
     place = tmp_path_factory.getbasetemp()
     return make_data((place.parent if "PYTEST_XDIST_WORKER" in os.environ else place) / "postgres")
 
@@ -86,7 +86,7 @@ def victim(server_data: Path) -> Iterator[Postgres]:
 
 @pytest.fixture(scope="module")
 def victim_url(victim: Postgres) -> Iterator[str]:
-    """The address of a migrated database on `victim` for the tests of a file. The server is up again at their end."""
+    """The address of a migrated database on `victim` for the tests of a file, after which the server is up again."""
     url = victim.create_migrated_database()
     yield url
     victim.resume()
@@ -103,7 +103,7 @@ def migrated_template(postgres: Postgres) -> str:
 
 @pytest.fixture(scope="session")
 def gateways(postgres: Postgres, tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateways]:
-    """Starts gateways and stops them side by side."""
+    """Starts gateways, and stops them concurrently."""
     gateways = Gateways(tree, tmp_path_factory.mktemp)
     yield gateways
     gateways.close()
@@ -125,14 +125,14 @@ def session_database_url(postgres: Postgres) -> str:
 
 @pytest.fixture(scope="session")
 def sandbox() -> Iterator[Sandbox]:
-    """The sandbox of a test process, which sends ten times as fast as it does for people."""
+    """The sandbox of a test process, which sends ten times as fast as by default."""
     with run_sandbox("--pace-ms", "2", "--die-with-parent") as server:
         yield Sandbox(server.url)
 
 
 @pytest.fixture(scope="session")
 def shared_upstream() -> Iterator[ScriptedUpstream]:
-    """The scripted upstream behind `scripted_gateway`; tests use `upstream`, which is this one with clean scripts."""
+    """The scripted upstream behind `scripted_gateway`; tests use `upstream`, the same one with clean scripts."""
     with ScriptedUpstream() as upstream:
         yield upstream
 
@@ -147,7 +147,7 @@ def upstream(shared_upstream: ScriptedUpstream, request: pytest.FixtureRequest) 
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1 that is its own authority, and its key."""
+    """A self-signed certificate for 127.0.0.1, and its key."""
     try:
         return make_certificate(tmp_path_factory.mktemp("tls"))
     except FileNotFoundError:
@@ -178,7 +178,7 @@ def scripted_gateway(
 
 @pytest.fixture
 def make_gateway(gateways: Gateways, database_url: str) -> Iterator[MakeGateway]:
-    """A function `(settings={}, workers=1)` that starts a gateway of the test's own on the test's own database."""
+    """A function `(settings={}, workers=1)` that starts a gateway for one test, on the test's own database."""
     with ExitStack() as stack:
 
         def make(settings: Mapping[str, str] | None = None, workers: int = 1) -> Gateway:
@@ -189,7 +189,7 @@ def make_gateway(gateways: Gateways, database_url: str) -> Iterator[MakeGateway]
 
 @pytest.fixture
 def client(database_url: str, sandbox: Sandbox, tmp_path: Path) -> Iterator[FlaskClient]:
-    """Flask's client for an application in this process, before the sandbox; what a worker starts does not run."""
+    """Flask's client for an application in this process, in front of the sandbox, without background work."""
     app = use_application(load_settings(base_settings(tmp_path, database_url) | sandbox.settings))
     yield app.test_client()
     use_settings(None)

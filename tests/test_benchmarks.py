@@ -1,4 +1,4 @@
-"""The benchmark publishes what was measured and shows which targets were missed."""
+"""The benchmark publishes its measurements and shows which targets were missed."""
 
 from __future__ import annotations
 

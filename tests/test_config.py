@@ -1,4 +1,4 @@
-"""Settings: each bad value is named, empty counts as unset, and the process goes before the two files."""
+"""Settings: each bad value is named, empty counts as unset, and the process environment overrides the two files."""
 
 from __future__ import annotations
 

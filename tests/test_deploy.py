@@ -1,4 +1,4 @@
-"""What is shipped for deployment fits the code: dashboards and alerts, units, the image, compose and Heroku's file."""
+"""The files for deployment fit the code: dashboards and alerts, units, the image, compose and Heroku's file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from app.db.tables import OUTCOMES
 from app.runtime import use_settings
 from tests.support.image import read_image
 
-# Where tools from PyPI are.
+# The directory of tools from PyPI.
 BIN = str(Path(sys.executable).parent)
 RULES = ROOT / "deploy/prometheus/gateway.rules.yml"
 DASHBOARD = ROOT / "deploy/grafana/gateway.json"
@@ -38,7 +38,7 @@ LABELS = {name: set(re.findall(r"`(\w+)`", row[2])) for name, row in ROWS.items(
 
 @pytest.fixture
 def app() -> Iterator[Flask]:
-    """The application with default settings: nothing is asked of it but what it consists of."""
+    """The application with default settings; tests only inspect its parts."""
     yield create_app(load_settings({}))
     use_settings(None)
 
@@ -50,14 +50,14 @@ def load_rules() -> list[dict[str, Any]]:
 
 
 def load_queries() -> Iterator[tuple[str, str]]:
-    """Yields the title of a panel and an expression of it, with Grafana's variables replaced."""
+    """Yields the title of each panel with each of its expressions, with Grafana's variables replaced."""
     for panel in json.loads(DASHBOARD.read_text())["panels"]:
         for target in panel.get("targets", []):
             yield panel["title"], target["expr"].replace("$__rate_interval", "5m").replace("$provider", ".*")
 
 
 def get_metric(series: str) -> str:
-    """Returns the metric that has a series: those of a histogram have endings."""
+    """Returns the metric of a series, without the suffixes of a histogram's series."""
     metric = re.sub(r"_(bucket|count|sum)$", "", series)
     return metric if metric in ROWS and ROWS[metric][1] == "histogram" else series
 
@@ -70,7 +70,7 @@ def test_every_metric_and_label_of_the_expressions_exists(file: Path) -> None:
 
 
 def check_expression(place: str, expression: str) -> None:
-    """Fails if the expression has a metric, label or label's value that does not exist."""
+    """Fails if the expression has a metric, label or label value that does not exist."""
     names = re.findall(r"\b(gateway_\w+|up)\b", expression)
     metrics = {get_metric(name) for name in names if name != "up"}
     assert names and metrics <= set(ROWS), (place, metrics - set(ROWS))
@@ -137,7 +137,7 @@ def test_prometheus_accepts_the_rules_and_they_fire_when_they_should() -> None:
 def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     for name in ("gateway.service", "gateway.socket"):
         unit = (ROOT / "deploy" / name).read_text()
-        # What exists only where it is installed.
+        # Replaces the program and the user, which exist only on an installation.
         (tmp_path / name).write_text(
             unit.replace("/srv/gateway/.venv/bin/gunicorn", "/bin/true").replace("User=gateway\n", "")
         )
@@ -149,7 +149,7 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
 def test_the_image_has_what_a_gateway_reads_and_no_secret() -> None:
     image = read_image(ROOT)
     names = [name for name, _ in image.steps]
-    # The code belongs to root, and a user that is not root runs it.
+    # The code belongs to root, and an unprivileged user runs it.
     assert names.index("COPY") < names.index("USER") and dict(image.steps)["USER"] == "10001:10001"
     assert {file.partition("/")[0] for file in image.files} == {
         ".env", "CHANGELOG.md", "README.md", "app", "bin", "deploy", "docs", "gunicorn.conf.py", "migrations",
@@ -184,11 +184,11 @@ def test_compose_connects_what_it_starts() -> None:
     values = {name: value.replace("${POSTGRES_PASSWORD}", "REPLACE0ME") for name, value in settings.items()}
     loaded = load_settings(values)
     assert loaded.database_url is not None and "@database:5432/gateway" in loaded.database_url
-    # nginx finds the gateway where its own configuration expects it, and the published port is nginx' one.
+    # The gateway listens where nginx' configuration expects it, and the published port is that of nginx.
     conf = (ROOT / "deploy/nginx.conf").read_text()
     assert f"server {loaded.host}:{loaded.port} " in conf and gateway["network_mode"] == "service:nginx"
     assert nginx["ports"] == ["127.0.0.1:8080:80"] and "listen 80 " in conf and "network_mode" not in migration
-    # Only what is migrated starts; what ends is given the time that it needs.
+    # The gateway starts only after the migration, and gets enough time to stop.
     assert gateway["depends_on"]["migration"] == {"condition": "service_completed_successfully"}
     assert migration["restart"] == "no" and migration["command"] == ["bin/gateway", "db", "upgrade"]
     assert int(gateway["stop_grace_period"].removesuffix("s")) > loaded.graceful_timeout_s
@@ -215,7 +215,7 @@ def test_heroku_gets_the_settings_that_there_are() -> None:
     assert app["formation"].keys() <= processes.keys() and app["stack"] == "heroku-24"
     assert app["env"].keys() <= set(setting_names())
     for name, rules in app["env"].items():
-        # An empty text would be refused by Heroku, and a setting that is needed has a value or is made.
+        # Heroku would refuse an empty text. A required setting has a value or is generated.
         assert rules.keys() <= {"description", "value", "required", "generator"} and rules["description"]
         assert rules.get("required") is False or rules.get("generator") == "secret" or rules.get("value"), name
     load_settings({name: rules["value"] for name, rules in app["env"].items() if "value" in rules})

@@ -1,4 +1,4 @@
-"""`make run` starts everything with one command, keeps its key and its data, and leaves nothing running."""
+"""`make run` starts everything with one command, keeps its key and its data, and leaves no process running."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ StartRun = Callable[..., DevRun]
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of all runs: each after the first finds the database and the key of the one before."""
-    # Too long for the path of a Unix socket, and with the characters at which shells and lists are split.
+    """The directory of all runs: each finds the database and the key of the previous one."""
+    # Too long for the path of a Unix socket, and with characters at which shells and lists are split.
     place = tmp_path_factory.mktemp("dev") / ("a, long directory's name " + "x" * 80)
     return copy_tree(place / "gateway")
 
@@ -43,7 +43,7 @@ def start_run(checkout: Path) -> Iterator[StartRun]:
     runs: list[DevRun] = []
 
     def start(settings: Mapping[str, str] | None = None, **options: Any) -> DevRun:
-        # One worker, because each takes half a second to boot.
+        # One worker, because each takes half a second to start.
         runs.append(DevRun(checkout, {"WEB_CONCURRENCY": "1"} | dict(settings or {}), **options))
         return runs[-1]
 
@@ -60,7 +60,7 @@ def test_the_printed_commands_work_and_the_next_run_has_the_same_key_settings_an
     start_run: StartRun, checkout: Path
 ) -> None:
     (checkout / ".env.local").write_text("# mine\nPUBLIC_STATS=false")
-    # Only a second Ctrl-C ends it before its requests.
+    # Only a second Ctrl-C ends it before its requests have ended.
     first = start_run(settings={"GRACEFUL_TIMEOUT": "3600", "DRAIN_TIMEOUT": "3599"})
     wait_until(lambda: (checkout / "var" / "run.lock").exists() and len(first.processes()) > 1)
     if FULL:
@@ -70,7 +70,7 @@ def test_the_printed_commands_work_and_the_next_run_has_the_same_key_settings_an
     banner = first.wait_for_banner()
     assert "SANDBOX" in banner and "docs/sandbox.md" in banner
     assert stat.S_IMODE((checkout / ".env.local").stat().st_mode) == 0o600
-    # The developer's own choice: the run adds no setting of this name.
+    # The developer has set it, so the run does not add it to the environment.
     assert _child(first, "gunicorn").environ().get("PUBLIC_STATS") is None
     _execute(first, "CREATE TABLE kept AS SELECT 42 AS answer")
     if shutil.which("curl"):
@@ -129,7 +129,7 @@ def _check_the_printed_link(run: DevRun) -> None:
     address, token = run.find(r"Dashboard +(http\S+)").split("?token=")
     assert address == f"{run.url}/dashboard/link"
     with requests.Session() as session:
-        for _ in range(2):  # A program that previews the link does not use it up.
+        for _ in range(2):  # A program that previews the link must not use it up.
             assert "Open the dashboard" in session.get(f"{address}?token={token}", timeout=20).text
         page = session.post(address, data={"token": token}, headers={"Origin": run.url}, timeout=20)
         assert page.url == f"{run.url}/dashboard/" and "GATEWAY_API_KEY" in page.text and "sandbox" in page.text
@@ -163,7 +163,7 @@ def test_a_signal_while_starting_stops_everything(start_run: StartRun) -> None:
 def test_nothing_outlives_a_killed_run_and_the_next_one_starts(start_run: StartRun) -> None:
     run = start_run()
     run.wait_for_banner()
-    # Nobody has set these, so the developer can read the statistics, and no other machine can connect.
+    # By default the developer can read the statistics, and no other machine can connect.
     assert _child(run, "gunicorn").environ().get("PUBLIC_STATS") == "true"
     listening = [row.laddr.ip for row in _child(run, "gunicorn").net_connections("tcp") if row.status == "LISTEN"]
     assert listening == ["127.0.0.1"], "other machines can connect"
@@ -207,7 +207,7 @@ def test_a_bad_setting_is_reported_in_one_sentence(start_run: StartRun) -> None:
 
 @soak_only("test_dev.py::test_a_bad_setting_is_reported_in_one_sentence")
 def test_a_database_that_is_away_is_reported_with_who_named_it(start_run: StartRun) -> None:
-    # As after the developer has exported the address that an earlier run printed.
+    # As if the developer had exported the address that an earlier run printed.
     run = start_run(settings={"DATABASE_URL": "postgresql:///gateway?host=/none"})
     assert run.wait() == 1
     lines = run.text().strip().split("\n")
@@ -248,7 +248,7 @@ def test_with_own_keys_and_database_nothing_is_embedded_and_no_secret_is_printed
 
 
 def _check_that_the_end_of_a_part_ends_it(run: DevRun, part: str, name: str) -> None:
-    """Kills a part, and fails unless that is reported and nothing is left."""
+    """Kills a part, and fails unless that is reported and no process is left."""
     _child(run, part).kill()
     assert run.wait() == 1
     assert run.find("make run: (.*) was ended by signal 9") == name

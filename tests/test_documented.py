@@ -140,7 +140,7 @@ def test_the_documented_model_is_found_by_its_short_path(gateway: Gateway) -> No
 
 @pytest.fixture(scope="module")
 def fresh_gateway(gateways: Gateways, postgres: Postgres) -> Iterator[Gateway]:
-    """A gateway with the settings that the project has, and a database without keys."""
+    """A gateway with the project's default settings, and a database without keys."""
     url = postgres.create_migrated_database()
     with gateways.running(url, {}) as gateway:
         yield gateway
@@ -158,7 +158,7 @@ def test_the_documented_error_is_word_for_word(fresh_gateway: Gateway) -> None:
 
 
 def blocks(language: str) -> list[str]:
-    """Returns the code blocks of a language in the README and on the page of the endpoints."""
+    """Returns the code blocks in a language from the README and the page of the endpoints."""
     text = README + (ROOT / "docs" / "endpoints.md").read_text()
     return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
@@ -193,7 +193,7 @@ def _has_lists(gateway: Gateway) -> bool:
 def documented(
     gateways: Gateways, postgres: Postgres, migrated_template: str, sandbox: Sandbox
 ) -> Iterator[tuple[Gateway, str]]:
-    """A gateway on a database of its own, in which the commands of the pages make keys and groups, and a user's key."""
+    """A gateway with its own database, in which the pages' commands make keys and groups, and a user's key."""
     url = postgres.create_database(template=migrated_template)
     with gateways.running(url, provider_environment(sandbox.url, key="sandbox")) as gateway:
         wait_until(lambda: _has_lists(gateway), what="the four lists of models")
@@ -293,7 +293,7 @@ def test_every_other_curl_of_the_pages_works(documented: tuple[Gateway, str], tm
     (request_id,) = re.findall(r"x-request-id: (\S+)", (tmp_path / "head").read_text().lower())
     lookup = f"curl {gateway.url}/api/activity/{request_id} -H 'Authorization: Bearer {gateway.key}'"
     wait_until(lambda: "data" in json.loads(run(gateway, lookup)), what="the record")
-    # Those in the order of their section were run above.
+    # The commands of the section that must be run in order were run above.
     ordered = {command for block in find_commands("HTTP") for command in re.split(r"\n(?=curl)", block.strip())}
     commands = [(page.name, command) for page in PAGES for command in find_curls(page) if command not in ordered]
     assert len(commands) > 20 and not any("KEY_ID" in command for _, command in commands)

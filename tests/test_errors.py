@@ -119,7 +119,7 @@ def test_an_error_without_its_frames_has_no_causes_either() -> None:
         except UpstreamError:
             raise second from first
     except UpstreamError:
-        first.__cause__ = second  # They may even refer to each other.
+        first.__cause__ = second  # Causes may even form a cycle.
     assert first.__traceback__ is not None and second.__traceback__ is not None
     drop_frames(second)
     assert [(each.__traceback__, each.__cause__, each.__context__) for each in (first, second)] == [(None,) * 3] * 2

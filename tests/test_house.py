@@ -1,4 +1,4 @@
-"""Guards the rules of the house: who imports whom, one home for each library, sizes, and pages that name everything."""
+"""Guards the house rules: imports between packages, one home for each library, sizes, and complete pages."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ LEAVES = {
     "version",
     "yielding",
 }
-# What a package may import besides itself and the leaves. Leaves import leaves only.
+# Package → the packages that it may import besides itself and the leaves. Leaves import only leaves.
 ALLOWED: dict[str, set[str]] = {
     "leaf": set(),
     "db": set(),
@@ -221,13 +221,13 @@ OPEN_PACKAGES = {"app.db", "app.server"}
 
 @pytest.fixture
 def app() -> Iterator[Flask]:
-    """The application with default settings: nothing is asked of it but what it consists of."""
+    """The application with default settings; tests only inspect its parts."""
     yield create_app(load_settings({}))
     use_settings(None)
 
 
 def _package(module: str) -> str:
-    """Returns the package that a module of ours belongs to, as ALLOWED names it; "top" sees everything."""
+    """Returns the package of one of our modules, as ALLOWED names it; "top" may import everything."""
     parts = module.split(".")[1:]
     if not parts:
         return "top"
@@ -392,8 +392,8 @@ def test_nothing_is_allowed_that_nobody_needs() -> None:
     assert [each for each in homes if not any(_is_within(name, each[1]) for name in importers[each[0]])] == []
 
 
-# Module → names that it uses although the library does not promise to keep them. "The inside of libraries" in
-# docs/design.md says what for. Try them again after an upgrade of the library.
+# Module → private names of libraries that it uses. docs/design.md says what for, in "The inside of libraries". Check
+# them again after an upgrade of the library.
 PRIVATE = {
     "app.metric_numbers": {"_buckets", "_sum", "_upper_bounds", "_value"},
     "app.metrics": {"_m", "_positions"},
@@ -407,7 +407,7 @@ PRIVATE = {
     "app.web.application": {"_cv_app", "_cv_request", "_list", "_on_close", "_status", "_status_code"},
     "app.web.hooks": {"_list"},
 }
-# What only looks private: methods of named tuples and of rows, and how a process ends at once.
+# Names that only look private: methods of named tuples and of rows, and `os._exit`.
 _NOT_PRIVATE = {"_asdict", "_exit", "_fields", "_mapping", "_replace"}
 
 
@@ -466,7 +466,7 @@ def test_what_checks_does_not_raise() -> None:
     assert wrong == []  # `validate_…` returns a checked value or raises, `raise_if_…` raises.
 
 
-# Participles that do not end in -ed, and the second word of "handed over".
+# Participles that do not end in -ed, and the last word of "handed over".
 PARTICIPLES = {"begun", "cut", "kept", "left", "lost", "made", "over", "overrun"}
 
 

@@ -1,4 +1,4 @@
-"""JSON as providers write it is read, and what is written is read by every strict parser."""
+"""Providers' lenient JSON is read, and the JSON that is written is valid for every strict parser."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The log is one JSON line per event, and no key or password passes it in any field or traceback."""
+"""The log is one JSON line per event, and no field or traceback shows a key or password."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from app.logs import LineBudget, hide_secrets, log_event, redact, set_request_id
 from app.runtime import use_settings
 from tests.support.soak import examples
 
-# Concatenated, so that no scanner takes them for keys.
+# Concatenated, so that secret scanners do not report them.
 CANARIES = [
     *(prefix + "Canary" * 3 for prefix in ("fw_", "gw_", "rc_", "cpk_", "sk-", "FW_")),
     "gw_" + "0" * 10 + "_" + "Canary" * 5,
@@ -209,7 +209,7 @@ def test_redaction_keeps_a_line_of_json_a_line_of_json(fields: dict[str, str], c
 def test_a_traceback_has_the_id_of_the_request_that_its_greenlet_serves(capfd: pytest.CaptureFixture[str]) -> None:
     def fail(request_id: str) -> None:
         set_request_id(request_id)
-        barrier.wait(20)  # The other has set its own by now.
+        barrier.wait(20)  # Until the other one has set its own.
         try:
             raise ValueError(request_id)
         except ValueError as error:

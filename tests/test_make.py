@@ -1,4 +1,4 @@
-"""`make` installs what a command needs, pinned and once, and reports what is missing in one sentence."""
+"""`make` installs the packages of a command, pinned and once, and reports missing programs in one sentence."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.tree import ROOT
 
-# What each list pins; a command installs its own list and those before it.
+# List of pins → the optional dependencies in it; a command installs its own list and those before it.
 LISTS = {
     "requirements.txt": None,
     "requirements-idempotency.txt": "idempotency",
@@ -24,8 +24,8 @@ LISTS = {
     "requirements-clients.txt": "clients",
 }
 
-# A requirement is a pin, for some versions of Python if it has no build for others, its hashes and a comment that says
-# what requires it.
+# A requirement is a pin (limited to some versions of Python if there is no build for others), its hashes, and a comment
+# that names the packages that require it.
 PIN = re.compile(r"^([a-z0-9-]+)==(\S+)(?: ; python_version < \"[0-9.]+\")? \\$")
 OTHER = re.compile(r"^(    --hash=sha256:[0-9a-f]{64}( \\)?|\s*#.*|)$")
 
@@ -50,7 +50,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def make(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    # If make runs these tests, the make that they start must not inherit its flags.
+    # If make runs these tests, the make that they start must not inherit the flags.
     environment = {
         name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")
     }

@@ -1,7 +1,7 @@
 """Malformed HTTP, or two requests in one, is refused in JSON and the connection closed, directly and behind nginx.
 
-The corpus is our own, after RFC 9112 and the known ways of smuggling a request past a proxy: two lengths, two codings,
-line ends that two parsers see differently, and other things that a parser may guess about.
+The corpus is our own, based on RFC 9112 and the known kinds of request smuggling: two lengths, two codings, line ends
+that two parsers see differently, and other ambiguities.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from tests.support.chat import request
 from tests.support.gateway import Gateway
 from tests.support.waiting import wait_until
 
-# A malformed request must be over by then. It is shorter than the times after which the gateway (30 s) and nginx (10 s)
-# would close a connection that waits for more, so that such a wait does not pass for a refusal.
+# The time by which a malformed request must be refused. It is shorter than the timeouts after which the gateway (30 s)
+# and nginx (10 s) close a connection that waits for more, so that a timeout is not mistaken for a refusal.
 _ENDS_WITHIN_S = 8.0
 
-# Sent after each malformed request: a second response would be the one to this.
+# Sent after each malformed request; a second response would be for this one.
 SECOND = b"GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 
 _POST = b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer %(key)s\r\n"
@@ -168,7 +168,7 @@ CORPUS: dict[str, bytes] = {
     for name, content in cases.items()
 }
 
-# Unusual but valid: must not be refused.
+# Unusual but valid requests, which must not be refused.
 FINE = {
     "an empty line before the request": b"\r\n" + SECOND,
     "the absolute form": b"GET http://a/health HTTP/1.1\r\nHost: a\r\n\r\n",
@@ -200,7 +200,7 @@ def door(
 
 
 def exchange(door: Door, content: bytes) -> bytes:
-    """Sends bytes and returns all that came until the connection was closed, which it must be.
+    """Sends bytes and returns everything received until the connection is closed.
 
     Raises:
         AssertionError: it was not closed.
@@ -228,7 +228,7 @@ def exchange(door: Door, content: bytes) -> bytes:
 
 
 def check_refused(received: bytes) -> None:
-    """Fails unless that is one 4xx, 501 or 505 in JSON, or nothing at all."""
+    """Fails unless the received bytes are one 4xx, 501 or 505 in JSON, or empty."""
     assert len(re.findall(rb"HTTP/1\.[01] \d", received)) <= 1, "there was a second answer"
     assert b"<html" not in received.lower()
     if not received:
@@ -241,7 +241,7 @@ def check_refused(received: bytes) -> None:
 
 
 def check_no_fault(received: bytes) -> None:
-    """Fails if that is a fault of the gateway: nginx accepts much that is malformed and passes on a valid request."""
+    """Fails on a fault of the gateway only, because nginx turns many malformed requests into valid ones."""
     assert b"<html" not in received.lower()
     statuses = [int(status) for status in re.findall(rb"HTTP/1\.[01] (\d+)", received)]
     assert all(status < 500 or status in {501, 505} for status in statuses)
@@ -272,7 +272,7 @@ def test_what_is_odd_but_right_is_served(door: Door, name: str) -> None:
 def test_what_cannot_be_parsed_has_an_id_in_the_response_and_in_the_log(
     scripted_gateway: Gateway, status: int, content: bytes
 ) -> None:
-    # Behind another request of the same connection, whose id must not be used again.
+    # Sent after another request on the same connection, whose id must not be reused.
     received = exchange(direct(scripted_gateway), _get() + content)
     first, last = re.findall(rb"(?im)^x-request-id: (\S+)\r$", received)
     assert re.findall(rb"HTTP/1.1 (\d+)", received) == [b"200", str(status).encode()] and first != last
@@ -322,7 +322,7 @@ def test_a_refused_body_without_end_holds_nobody_up(scripted_gateway: Gateway) -
         while time.monotonic() < until_s:
             with suppress(BlockingIOError):
                 sent += connection.send(b"x" * 1_000_000)
-            if sent > asked * 20_000_000:  # In between, while there is always more to read of the first.
+            if sent > asked * 20_000_000:  # From time to time, while the first request always has more to read.
                 assert request("GET", f"{scripted_gateway.url}/health").status == 200
                 asked += 1
     assert b" 401 " in answered and asked > 1

@@ -1,4 +1,4 @@
-"""The numbers of a worker, in its file: exact after a kill, and at their places when the file has grown; attempts."""
+"""A worker's numbers in its file: exact after a kill, and at their positions after the file has grown; attempts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from app.metrics import count_fallback, count_request
 from app.runtime import use_settings
 from app.services.journal.record import make_record
 
-# Its series take more than the 64 KB with which a file begins. The first is counted before and after it grows.
+# A worker whose series outgrow the file's initial 64 KB. The first series is counted before and after that.
 WORKER = """
 import os, signal
 from app.metrics import failed_key_checks_total, overhead_seconds, unrecorded_refusals_total

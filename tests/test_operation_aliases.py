@@ -1,4 +1,4 @@
-"""Workers know an alias within seconds, and while PostgreSQL is away, new ones too; the documented curls work."""
+"""Workers know an alias within seconds, even new ones while PostgreSQL is away; the documented curls work."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def gateway(gateways: Gateways, victim_url: str, sandbox: Sandbox) -> Iterator[G
 
 
 def call(gateway: Gateway, method: str, path: str, **body: object) -> Seen:
-    """Sends a request of the operator."""
+    """Sends a request with the operator's key."""
     return request(method, gateway.url + path, headers=gateway.headers, **({"json": body} if body else {}))
 
 
 @contextmanager
 def only(gateway: Gateway, worker: int) -> Iterator[None]:
-    """Stops the other workers for the length of a `with` block, so that this one answers."""
+    """Suspends the other workers for the length of a `with` block, so that this one answers."""
     others = [pid for pid in gateway.worker_pids() if pid != worker]
     for pid in others:
         os.kill(pid, signal.SIGSTOP)
@@ -54,7 +54,7 @@ def only(gateway: Gateway, worker: int) -> Iterator[None]:
 
 
 def wait_for_model(gateway: Gateway, name: str, status: int) -> None:
-    """Waits until each worker by itself gives this status for a model."""
+    """Waits until each worker, running alone, answers with this status for a model."""
     for worker in gateway.worker_pids():
         with only(gateway, worker):
             wait_until(

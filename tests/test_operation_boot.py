@@ -1,4 +1,4 @@
-"""The start: one sentence if the gateway cannot serve, and a normal start if only the database is away."""
+"""The start: an error of one sentence if the gateway cannot serve, and a normal start if only the database is away."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.unprivileged import run_to_end
 
 
 def refusal(tree: Path, place: Path, settings: dict[str, str]) -> str:
-    """Starts a gateway that must not boot, and returns what it says."""
+    """Starts a gateway that must not boot, and returns its output."""
     with pytest.raises(GatewayDidNotBoot) as caught:
         start_gateway(settings, root=tree, log=place / "log").kill()
     assert caught.value.code not in {0, None}
@@ -36,7 +36,7 @@ def test_without_a_database_address_it_refuses_with_one_sentence(tree: Path, tmp
 
 
 def test_a_bad_setting_is_refused_with_one_sentence_that_names_it(tree: Path, tmp_path: Path) -> None:
-    """tests/test_config.py has bad values of all settings."""
+    """tests/test_config.py tests bad values of all settings."""
     settings = {"DATABASE_URL": "postgresql://localhost/x", "UPSTREAM_IDLE_TIMEOUT": "60s"}
     (line,) = refusal(tree, tmp_path, settings).strip().splitlines()
     assert line.startswith("The gateway cannot start: UPSTREAM_IDLE_TIMEOUT ") and line.endswith(".")
@@ -51,7 +51,7 @@ def test_tls_of_its_own_is_refused(tree: Path, tmp_path: Path) -> None:
 
 
 def test_a_signal_to_reload_that_comes_before_gunicorn_can_take_it_does_not_end_the_start(tree: Path) -> None:
-    """Every reload of a test shows that it is let in later."""
+    """The signal stays pending. Other tests, which reload gateways, show that it is unblocked later."""
     code = (
         "import os, runpy, signal, gunicorn.arbiter; runpy.run_path('gunicorn.conf.py');"
         " os.kill(os.getpid(), signal.SIGHUP); print(signal.SIGHUP in signal.sigpending())"

@@ -1,4 +1,4 @@
-"""Mistakes of operators: one sentence that says what to do, or a warning where the gateway can work all the same."""
+"""Mistakes of operators: one sentence that says what to do, or a warning if the gateway can work nevertheless."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def checkout(copied: Path) -> Iterator[Path]:
-    """The same copy for each test, which may change permissions and add `.env.local`, `var` and `parent`."""
+    """The copy, restored after each test, which may change permissions and add `.env.local`, `var` and `parent`."""
     yield copied
     for place in (copied, *copied.rglob("*")):
         if place.is_dir():
@@ -79,7 +79,7 @@ def refusal(command: list[str], root: Path, *, as_root: bool = False, **settings
     (line,) = said.strip().splitlines()
     beginning = BEGINNINGS[command[2]]
     assert line.startswith(beginning) and line.endswith("."), line
-    # Commands also say which of them work without the settings.
+    # Commands also name those that work without the settings.
     return line.removeprefix(beginning).removesuffix(" Only `doctor` and `version` work until this is mended.")
 
 
@@ -95,7 +95,7 @@ def test_sockets_of_systemd_that_are_no_number(checkout: Path) -> None:
 
 
 def test_a_gunicorn_that_has_not_read_its_configuration(checkout: Path) -> None:
-    # As with --chdir, or -c and a file of the operator's.
+    # As happens with --chdir, or with -c and the operator's own file.
     code, said = run_to_end([*GUNICORN, "-c", os.devnull], checkout, clean_environment() | {"DATABASE_URL": NOWHERE})
     assert code == 4 and f"gunicorn has not read {checkout}/gunicorn.conf.py. Start it in that directory" in said
 
@@ -145,7 +145,7 @@ def test_a_journal_that_cannot_be_made(checkout: Path, mistake: str) -> None:
 
 @soak_only("test_operation_boot_mistakes.py::test_a_settings_file_in_utf_16")
 def test_a_number_of_workers_in_words(checkout: Path) -> None:
-    # gunicorn reads the process environment before any code of ours, so there only the other two can say it well.
+    # gunicorn reads the process environment before any of our code, so only the other two can report it well there.
     said = [refusal(command, checkout, WEB_CONCURRENCY="two") for command in (FLASK, MAKE_RUN)]
     (checkout / ".env.local").write_text("WEB_CONCURRENCY=two\n")
     said.append(refusal(GUNICORN, checkout))
@@ -188,7 +188,7 @@ def test_a_wrong_password_and_a_missing_database(checkout: Path, postgres: Postg
     for line in said.values():
         assert line.startswith("the database refuses DATABASE_URL (") and "Correct the user, the password" in line
         assert PASSWORD not in line
-    # The directory is for the workers of gunicorn, so a command does not mind that it is none.
+    # Only gunicorn's workers use the directory, so a command accepts a path that is not one.
     given = {"DATABASE_URL": missing, "PROMETHEUS_MULTIPROC_DIR": str(checkout / "wsgi.py")}
     code, told = run_to_end(FLASK, checkout, clean_environment() | given, as_root=True)
     assert code == 1 and told.startswith("Error: The database refuses DATABASE_URL (") and told.count("\n") == 1
@@ -203,7 +203,7 @@ def small_upstream() -> Iterator[ScriptedUpstream]:
 
 @pytest.fixture
 def gate(small_upstream: ScriptedUpstream) -> Iterator[Gate]:
-    """The gate for which its streams of the model `held` wait."""
+    """The gate that streams of the provider's model `held` wait for."""
     gate = Gate()
     small_upstream.on_model("held", sse_stream([chunk("one"), wait_for(gate), chunk("two", finish="stop"), DONE]))
     yield gate
@@ -212,7 +212,7 @@ def gate(small_upstream: ScriptedUpstream) -> Iterator[Gate]:
 
 @pytest.fixture(scope="module")
 def small_settings(small_upstream: ScriptedUpstream, postgres: Postgres) -> dict[str, str]:
-    """What it has in `.env.local`, which a reload reads again; the environment of its main process stays as it is."""
+    """The settings of `small` in `.env.local`, which a reload reads again, unlike the main process's environment."""
     key = small_upstream.settings["FIREWORKS_API_KEY"]
     return {"DATABASE_URL": postgres.create_migrated_database(), "FIREWORKS_API_KEY": key}
 
@@ -224,7 +224,7 @@ def small(
     small_settings: dict[str, str],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Gateway]:
-    """A gateway that may open few files, and whose code and settings a test may change."""
+    """A gateway that may open only few files, and whose code and settings tests may change."""
     place = tmp_path_factory.mktemp("small")
     limits = ["sh", "-c", 'ulimit -S -n 120 && ulimit -H -n 160 && exec "$@"', "sh"]
     settings = base_settings(place, "") | small_upstream.settings
@@ -317,7 +317,7 @@ def test_a_bad_reload_is_refused_and_a_good_one_loads_the_code_and_cuts_nobody(
             wait_until(lambda number=number: len(refused_reloads(small)) == number, what="the refusal of the reload")
             assert re.search(said, refused_reloads(small)[-1]), refused_reloads(small)[-1]
         assert small.worker_pids() == workers and post_chat(small, f"{PREFIX}x").status == 200
-        # The check finds what prevents a start, but not what prevents a worker's. The workers of before serve on then.
+        # The check finds mistakes that prevent a start, but not those in a worker. The previous workers then serve on.
         write_settings(copied, small_settings)
         if FULL:
             start = copied / "app/server/lifecycle.py"
@@ -331,7 +331,7 @@ def test_a_bad_reload_is_refused_and_a_good_one_loads_the_code_and_cuts_nobody(
         route.write_text(route.read_text().replace('"llm-gateway"', '"updated"'))
         write_settings(copied, small_settings | {"FIREWORKS_API_KEY": "fw_other"})
         small.send_signal(signal.SIGHUP)
-        # As a load balancer, of which each probe may find another worker.
+        # Like the probes of a load balancer, each of which may reach another worker.
         probes = Counter[int]()
         while request("GET", small.url + "/").json["service"] != "updated" or probes.total() < 100:
             probes[request("GET", small.url + "/ready").status] += 1
@@ -389,7 +389,7 @@ def read_provider_key(upstream: ScriptedUpstream) -> str:
 
 
 def refused_reloads(gateway: Gateway) -> list[str]:
-    """Returns why reloads were refused so far."""
+    """Returns the reasons for which reloads were refused so far."""
     lines = [json.loads(line) for line in gateway.log().splitlines() if '"event":"reload_refused"' in line]
     return [str(line["reason"]) for line in lines]
 
@@ -429,7 +429,7 @@ def test_all_connections_fit_into_the_open_files(open_files: int) -> None:
 def test_the_embedded_server_serves_only_the_user_who_started_it(victim: Postgres) -> None:
     ((rules,),) = victim.execute("SHOW hba_file")
     victim.stop()
-    # As directories of earlier versions have it.
+    # The rules in data directories of earlier versions.
     Path(rules).write_text("local all all trust\nhost all all 127.0.0.1/32 trust\n")
     victim.start()
     assert victim.execute("SELECT type, auth_method FROM pg_hba_file_rules") == [("local", "peer")]

@@ -1,4 +1,4 @@
-"""An operator makes and revokes gateway keys, which keep working while PostgreSQL is away, also in a new worker."""
+"""An operator makes and revokes gateway keys, which keep working while PostgreSQL is away, even in a new worker."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Place(NamedTuple):
     key_file: Path
 
     def flask(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Runs `bin/gateway …` as an operator does, in a process of its own."""
+        """Runs `bin/gateway …` in a separate process, like an operator."""
         environment = clean_environment() | {"DATABASE_URL": self.url}
         command = [sys.executable, "-m", "flask", "--app", "wsgi", *arguments]
         return subprocess.run(
@@ -48,7 +48,7 @@ class Place(NamedTuple):
         )
 
     def operate(self, *arguments: str) -> str:
-        """Runs `bin/gateway keys …` in this process, and returns what it prints."""
+        """Runs `bin/gateway keys …` in this process, and returns its output."""
         use_settings(load_settings({"DATABASE_URL": self.url}))
         try:
             done = CliRunner().invoke(keys_group, arguments)

@@ -23,7 +23,7 @@ COUNTED = 'gateway_requests_total{outcome="rejected",provider="none",route="/v1/
 
 @contextmanager
 def on_another_port(first: Gateway, place: Path, settings: dict[str, str]) -> Iterator[str]:
-    """A second gateway with the PORT of `first` that listens on another one; yields its address."""
+    """A second gateway with the PORT of `first` that listens on another port; yields its address."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     environment = clean_environment() | settings | {"PORT": str(first.port), "WEB_CONCURRENCY": "1"}
@@ -47,7 +47,7 @@ def is_healthy(url: str) -> bool:
 
 
 def count_rejected(url: str) -> float:
-    """Returns how many refused chats the metrics of a gateway have."""
+    """Returns the number of refused chats in the metrics of a gateway."""
     lines = request("GET", url + "/metrics").body.decode().splitlines()
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(COUNTED))
 

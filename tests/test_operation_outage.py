@@ -1,4 +1,4 @@
-"""The keys of users work through an outage of PostgreSQL: in all workers, after restarts, and on a host of several."""
+"""Users' keys keep working in an outage of PostgreSQL: in all workers, after restarts, and on one of several hosts."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from tests.support.soak import FULL, soak_only
 from tests.support.user_keys import make_key, revoke
 from tests.support.waiting import wait_until
 
-# With two, one has served no key either when the database goes away; four are as a host has them.
+# Of two workers, one has not served the key yet when the database goes away; four are typical of a host.
 WORKERS = 4 if FULL else 2
 MODEL = f"{PREFIX}outage"
 
 
 def ask(gateways: Sequence[Gateway], key: str, count: int) -> Counter[int]:
-    """Sends `count` chats at once, each over a connection of its own, to the gateways in turn; counts the statuses."""
+    """Sends `count` chats at once, on separate connections, to the gateways in turn; returns counts of the statuses."""
     with ThreadPoolExecutor(16) as pool:
         chosen = [gateways[number % len(gateways)] for number in range(count)]
         return Counter(pool.map(lambda gateway: post_chat(gateway, MODEL, key=key).status, chosen))
 
 
 def get_ready(gateway: Gateway) -> Any:
-    """Returns what `/ready` of one of the workers shows."""
+    """Returns the answer of one worker's `/ready`."""
     return request("GET", f"{gateway.url}/ready").json
 
 

@@ -1,4 +1,4 @@
-"""Configured secrets of any form show nowhere: not when a provider repeats them, nor in gunicorn's own log."""
+"""Configured secrets of any form appear nowhere: not when a provider repeats them, nor in gunicorn's own log."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def served(gateways: Gateways, session_database_url: str, shared_upstream: Scrip
 
 
 def forms(secret: str) -> list[str]:
-    """Returns the ways in which a text may contain a secret."""
+    """Returns the forms in which a text may contain a secret."""
     return [secret, secret.upper(), json.dumps(secret)[1:-1], urllib.parse.quote(secret, safe="")]
 
 
@@ -46,7 +46,7 @@ def leaks(text: str) -> list[str]:
 
 
 def send_raw(gateway: Gateway, content: bytes) -> str:
-    """Sends bytes and returns what came until the connection was closed."""
+    """Sends bytes and returns everything received until the connection is closed."""
     received = b""
     with socket.create_connection(("127.0.0.1", gateway.port), timeout=20) as connection:
         connection.sendall(content)
@@ -78,7 +78,7 @@ def test_secrets_of_any_form_show_nowhere(
     assert "[redacted] and [redacted]" in answers[0].error["message"]
     assert answers[3].headers["fireworks-sampling-options"] == "[redacted]"
     shown = [f"{answer.headers} {answer.body!r}" for answer in (*answers[:2], *answers[3:])]
-    shown.append(str(answers[2].headers))  # Its body is the provider's answer, which passes as it is.
+    shown.append(str(answers[2].headers))  # The body is the provider's answer, which passes unchanged.
     assert leaks("\n".join([*shown, metrics, served.log()])) == []
     assert leaks(str([{name: row[name] for name in row if name != "model_served"} for row in rows])) == []
 
@@ -123,7 +123,7 @@ MALFORMED = {
 
 
 def test_gunicorns_own_warnings_have_no_keys(served: Gateway) -> None:
-    callers = "gw_" + "0" * 10 + "_" + "canary" * 5  # Of another gateway, or of a caller of this one.
+    callers = "gw_" + "0" * 10 + "_" + "canary" * 5  # A key of another gateway, or of a caller of this one.
     answered = ""
     for text in MALFORMED.values():
         for key in (callers, callers.upper(), OPERATOR):

@@ -1,4 +1,4 @@
-"""A restart with a socket that systemd holds: nobody is refused, and the old workers serve meanwhile."""
+"""A restart with a socket that systemd holds: no client is refused, and the old workers serve meanwhile."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from tests.support.scripts import Gate, pause, wait_for
 from tests.support.soak import FULL, examples, soak_only
 from tests.support.waiting import wait_until
 
-# The promise of docs/deploy.md. On two busy cores the longest of 4,500 answers over 17 restarts took 0.9 s.
+# Promised by docs/deploy.md. On two busy cores, the longest of 4,500 answers over 17 restarts took 0.9 s.
 LONGEST_S = 2.0
-# Each takes a second to boot, at each start.
+# Few, because each takes a second to boot at each start.
 WORKERS = 2 if FULL else 1
 
-# Does what systemd does for a service with a socket: the socket is descriptor 3, and two variables say so.
+# Passes a socket on like systemd: as descriptor 3, which two variables announce.
 ACTIVATE = """
 import os, sys
 os.dup2(int(sys.argv[1]), 3)
@@ -42,7 +42,7 @@ class Service:
     """A service with a socket of systemd, as in deploy/gateway.service.
 
     Attributes:
-        url: where it is reached.
+        url: its address.
         place: its JOURNAL_DIR.
     """
 
@@ -54,7 +54,7 @@ class Service:
         self.place = Path(settings["JOURNAL_DIR"])
         self._starts = 0
         more = {"PORT": str(port), "WEB_CONCURRENCY": str(WORKERS), "RESTART_HANDOVER": "true"}
-        # A stream outlives all restarts.
+        # Long enough for a stream that outlives all restarts.
         more |= {"DRAIN_TIMEOUT": "200", "GRACEFUL_TIMEOUT": "210", "UPSTREAM_IDLE_TIMEOUT": "200"}
         self._environment = clean_environment() | settings | more
         self.start()
@@ -110,10 +110,10 @@ def service(tree: Path, tmp_path: Path, database_url: str, upstream: ScriptedUps
 
 
 class Clients:
-    """Three clients that ask one after the other, each time over a new connection.
+    """Three clients, each of which sends one request after the other on new connections.
 
     Attributes:
-        answers: (when it was sent and when it was whole on the monotonic clock, the answer).
+        answers: (times of sending and of the whole answer on the monotonic clock, the answer).
     """
 
     def __init__(self, url: str) -> None:
@@ -167,9 +167,9 @@ def test_a_restart_under_load_refuses_nobody_and_lets_nobody_wait(
         first = first or old
         begun_s, count = time.monotonic(), len(clients.answers)
         wait_until(lambda wanted=number + 1: len(service.events("workers_started")) == wanted, what="the new workers")
-        # Answers came while there were no new workers.
+        # Requests were answered before the new workers were ready.
         assert any(sent_s > begun_s for sent_s, _, _ in clients.answers[count:])
-        left = 1 if number == 1 else 0  # The stream keeps one of the first.
+        left = 1 if number == 1 else 0  # The stream keeps one of the first workers.
         wait_until(lambda old=old, left=left: sum(map(is_alive, old)) == left, what="the old workers to end")
     clients.end()
     gate.open()
@@ -183,7 +183,7 @@ def test_a_restart_under_load_refuses_nobody_and_lets_nobody_wait(
     ids = {seen.request_id for _, _, seen in clients.answers}
     wait_until(lambda: recorded(database_url) == ids, what="the rows of all requests")
     if FULL:
-        # Nobody waits for the drain of the old workers, or for the start of the new ones.
+        # No client waits for the drain of the old workers, or for the start of the new ones.
         assert max(ended_s - sent_s for sent_s, ended_s, _ in clients.answers) < LONGEST_S
     gate.close()
 
@@ -196,7 +196,7 @@ def test_restarts_before_the_last_one_is_done_hand_over_all_who_serve(
     clients = Clients(service.url)
     serving = service.restart()
     for _ in range(3):
-        # As soon as there are processes that will be workers, and long before these serve.
+        # Restarts as soon as the worker processes exist, long before they serve.
         wait_until(lambda: psutil.Process(service.main.pid).children() and service.is_settled(), what="the next start")
         service.restart()
         (file,) = service.place.glob("handover-*.json")
@@ -236,7 +236,7 @@ def recorded(database_url: str) -> set[object]:
 
 
 def is_alive(pid: int) -> bool:
-    """Returns whether a process that is not our child runs."""
+    """Returns whether a process is running that is not our child."""
     try:
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:

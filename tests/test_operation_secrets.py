@@ -50,5 +50,5 @@ def test_secrets_show_nowhere_under_failures(
     everything += "".join(f"\n{seen.headers} {seen.body!r}" for seen in answers)
     leaks = [line for line in everything.splitlines() if PROVIDER in line or PASSWORD in line]
     assert leaks == []
-    # A key sent as the model name is on the row of that request, and nowhere else.
+    # A key sent as the model name is in the row of that request, and nowhere else.
     assert GATEWAY not in gateway.log()

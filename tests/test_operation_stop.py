@@ -1,4 +1,4 @@
-"""Stop and reload: responses in flight finish or end with an error, no client is refused, no process is left."""
+"""Stop and reload: responses in flight finish or end with an error, no client is refused, and no process is left."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from tests.support.waiting import PATIENCE_S, wait_until
 
 MakeGateway = Callable[..., Gateway]
 Running = tuple[threading.Thread, list[Seen]]
-# After the drain there must be time to end the responses and to ship the journal.
 LIFE = (
     "gateway_started", "workers_started", "reload_started", "reload_refused", "drain_started", "gateway_stopped"
 )  # fmt: skip
+# After the drain there must be time to end the responses and to ship the journal.
 SHORT_DRAIN = {"DRAIN_TIMEOUT": "1", "GRACEFUL_TIMEOUT": "6"}
 
 
@@ -44,7 +44,7 @@ def begin(gateway: Gateway, upstream: ScriptedUpstream, model: str, **more: Any)
 
 
 def end(running: Running) -> Seen:
-    """Waits for the answer of a chat that runs in the background."""
+    """Waits for the answer to a chat in the background."""
     running[0].join()
     (seen,) = running[1]
     return seen
@@ -60,7 +60,7 @@ def refuses(gateway: Gateway) -> bool:
 
 
 def ask_ready(session: requests.Session, gateway: Gateway) -> int:
-    """Returns the status of `/ready`, or -1 if nobody answers."""
+    """Returns the status of `/ready`, or -1 without an answer."""
     try:
         return session.get(gateway.url + "/ready", timeout=PATIENCE_S).status_code
     except requests.ConnectionError:
@@ -95,7 +95,7 @@ def test_running_answers_are_finished_after_sigterm_and_idle_connections_do_not_
         answers = [end(one) for one in running]
         ended_s = time.monotonic()
         assert gateway.stop() == 0
-        # The idle connection would use up the grace time, which is 25 s.
+        # Waiting for the idle connection would use up the grace time of 25 s.
         assert time.monotonic() - ended_s < 20
     assert_gone(pids)
     for seen in answers:
@@ -142,7 +142,7 @@ def test_what_outlives_the_drain_is_ended_told_and_recorded(
     with requests.Session() as balancer:
         balancer.trust_env = False
         assert ask_ready(balancer, gateway) == 200
-        gateway.send_signal(signal.SIGHUP)  # Which must neither delay the stop nor lose it.
+        gateway.send_signal(signal.SIGHUP)  # The reload must neither delay the stop nor prevent it.
         gateway.send_signal(signal.SIGTERM)
         assert wait_until(lambda: (status := ask_ready(balancer, gateway)) != 200 and status) == 503
     assert gateway.stop() == 0
@@ -159,7 +159,7 @@ def test_what_outlives_the_drain_is_ended_told_and_recorded(
 
 
 def read_hello(gateway: Gateway) -> str:
-    """Returns what the gateway says it is."""
+    """Returns the service name that the gateway reports."""
     return str(request("GET", gateway.url + "/").json["service"])
 
 
@@ -189,7 +189,7 @@ def test_a_reload_under_load_loads_all_code_and_neither_refuses_nor_cuts_anybody
         for thread in threads:
             thread.start()
         wait_until(lambda: len(answers) > 5)
-        # A name that one module gets and another one imports: old and new code together do not work.
+        # A new name that another module must define: old and new code do not work together.
         right = route.read_text().replace('"llm-gateway"', "SERVICE") + "\nfrom app.config import SERVICE\n"
         route.write_text(right)
         gateway.send_signal(signal.SIGHUP)
@@ -204,7 +204,7 @@ def test_a_reload_under_load_loads_all_code_and_neither_refuses_nor_cuts_anybody
         wait_until(lambda: len(before & set(gateway.worker_pids())) == 1, what="an old worker to end")
         count = len(answers)
         wait_until(lambda: len(answers) > count + 5)
-        # The other one accepts connections for up to a second more.
+        # The other old worker accepts connections for up to another second.
         wait_until(lambda: {read_hello(gateway) for _ in range(10)} == {"updated"}, what="answers of new workers alone")
         assert gateway.pid == pid
         stop.set()

@@ -1,4 +1,4 @@
-"""The units of deploy/ under a real systemd: a restart leaves no gap, and a stop is a stop."""
+"""The units of deploy/ under a real systemd: a restart leaves no gap, and a stop ends all processes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def all_lines(systemd: Systemd) -> list[dict[str, object]]:
 
 
 def life(systemd: Systemd) -> list[dict[str, object]]:
-    """Returns the lines about the life of the gateway."""
+    """Returns the lines about the gateway's life cycle."""
     return [line for line in all_lines(systemd) if line["event"] in LIFE]
 
 

@@ -1,4 +1,4 @@
-"""The registry says which workers live on which hosts, how each ended, and what a vanished one may hold."""
+"""The registry shows the live workers of each host, how each one ended, and the records that vanished ones may hold."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def integrity(gateway: Gateway) -> dict[str, Any]:
 
 
 def wait_for_workers(gateway: Gateway, **counts: int) -> dict[str, Any]:
-    """Returns the report once the registry counts as many workers of the given states."""
+    """Returns the report once the registry counts so many workers in the given states."""
 
     def reached() -> dict[str, Any]:
         now = integrity(gateway)
@@ -120,7 +120,7 @@ def test_a_host_that_has_vanished_is_named_with_what_it_may_hold(
         assert missing["journal"] == str(directory) and missing["worker_id"] == directory.name
         assert (missing["host"], missing["in_flight"], missing["unshipped"]) == ("far", 1, 0)
         assert f"{directory} on far" in missing["advice"] and f"write-off {directory.name}" in missing["advice"]
-        # The books balance: the request is in flight, as far as the database knows.
+        # The report is balanced, because to the database the request is still in flight.
         assert report["balanced"] is True and report["in_flight"] == 1
 
         live = report["live"][0]["worker_id"]
@@ -134,7 +134,7 @@ def test_a_host_that_has_vanished_is_named_with_what_it_may_hold(
         assert (given_up["worker_id"], given_up["host"]) == (directory.name, "far")
         assert (report["unrecorded"], report["in_flight"], report["balanced"]) == (1, 0, False)
 
-        # The host is back after all.
+        # The host comes back after all.
         with gateways.running(database_url, upstream.settings, place=far_place):
             wait_until(lambda: integrity(gateway)["outcomes"] == {"lost": 1})
             report = wait_for_workers(gateway, live=2, missing=0, closed=1, written_off=0)
@@ -163,11 +163,11 @@ def test_orphans_are_in_the_backlog_and_a_stop_says_what_it_leaves_while_the_dat
         for _ in range(3):
             assert post_chat(gateway, PREFIX + "any").status == 200
         wait_until(lambda: read_backlog(gateway) == 23, what="the rows of the living and of the dead in the gauge")
-        for _ in range(4):  # Whichever worker answers.
+        for _ in range(4):  # Any worker may answer.
             journal = request("GET", gateway.url + "/ready").json["journal"]
             assert (journal["orphaned"]["journals"], journal["orphaned"]["rows"]) == (2, 20)
             assert journal["orphaned"]["bytes"] > 20 * 500 and journal["orphaned"]["oldest_age_s"] > 0
-        # Reached only if one worker alone counts them: all gauges have been written since.
+        # The sum stays right only if a single worker counts the orphans, since all gauges have been written by now.
         assert post_chat(gateway, PREFIX + "any").status == 200
         wait_until(lambda: read_backlog(gateway) == 24)
 
@@ -199,7 +199,7 @@ def test_a_worker_that_stops_without_a_database_and_without_rows_is_closed_later
         victim.stop()
         assert process.ask("stop", 5) is True
         assert "journal_left" not in process.log_file.read_text()
-    # Its directory is all that remembers that the registry must be told.
+    # Only its directory still shows that the registry must be updated.
     assert directory.exists()
     victim.start()
     adopt_all(tmp_path, victim_url)

@@ -1,4 +1,4 @@
-"""A provider's name stands in its own files and its settings, and nowhere else in the gateway's code and pages."""
+"""A provider's name occurs in its own files and its settings, and nowhere else in the gateway's code and pages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from app.config import ROOT, provider_names
 
-# Where names may stand: the providers' files, their settings, what plays or starts them, and the documented functions.
+# Where names may occur: the providers' files, their settings, code that plays or starts them, and documented functions.
 HOMES = (
     "app/config.py",
     "app/dev/",
@@ -25,7 +25,7 @@ NAMES = re.compile("|".join(provider_names()), re.IGNORECASE)
 # The import of a part of a provider, such as `app.services.providers.x_prices`.
 _PART = re.compile(rf"services\.providers(?:\.| import )({'|'.join(provider_names())})_\w+")
 
-# From Python 3.12 on, the texts of an f-string are tokens of their own.
+# From Python 3.12 on, the texts of an f-string are separate tokens.
 _CODE = {tokenize.NAME, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
 
 

@@ -1,4 +1,4 @@
-"""Pages are rendered from the first request of a worker on, also if several come at once."""
+"""Pages are rendered from a worker's first request on, even if several come at once."""
 
 from __future__ import annotations
 

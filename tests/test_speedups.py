@@ -22,7 +22,7 @@ OTHER_SOURCE = "was built from another source"
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A directory in which a module of the same name hides the one that may be installed."""
+    """A directory for a module of the same name, which hides an installed one."""
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "gateway_speedups", raising=False)
     find_speedups.cache_clear()
@@ -37,7 +37,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     [
         (f"FACE, SOURCE_DIGEST = {FACE}, '{DIGEST}'", None),
         (f"FACE, SOURCE_DIGEST = {FACE}, '{DIGEST[::-1]}'", OTHER_SOURCE),
-        (f"FACE = {FACE}", OTHER_SOURCE),  # As one built before there was a digest.
+        (f"FACE = {FACE}", OTHER_SOURCE),  # A module built before there was a digest.
         (f"FACE = {FACE + 1}", f"belongs to other code (face {FACE + 1}, not {FACE})"),
         ("", f"belongs to other code (face None, not {FACE})"),
         ("raise ImportError('undefined symbol: Py_Gone')", "cannot be loaded (undefined symbol: Py_Gone)"),

@@ -1,4 +1,4 @@
-"""The client of a provider: the request that is sent, the response that comes back, and an error for every failure."""
+"""A provider's client: the request that it sends, the response that it returns, and an error for every failure."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_the_next_key_is_used_where_one_is_refused_or_limited(
     client = client_for(upstream.base_url, keys=["fw_a", "fw_b", "fw_c"])
 
     def ask(*scripts: Script) -> tuple[int, str]:
-        """Returns the status that a request gets, and the keys with which it was sent."""
+        """Returns the status of a request, and the keys with which it was sent."""
         upstream.enqueue(*scripts)
         before = len(upstream.requests)
         try:

@@ -123,7 +123,7 @@ def test_the_host_header_names_host_and_port(upstream: ScriptedUpstream, address
 
 @pytest.fixture
 def trusted(certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, Path]]:
-    """The certificate, as an authority of this process for the time of one test."""
+    """The certificate, trusted by this process as an authority during one test."""
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
     get_tls_context.cache_clear()
     yield certificate

@@ -109,7 +109,7 @@ def check_message(status: int, body: Any, has_message: bool) -> None:
         status == 412 and not has_message and error.status == 503
     )
     assert len(error.message) > 20 and "<" not in error.message and "None" not in error.message
-    # Errors that the caller can correct keep the provider's message; those for the operator have the gateway's.
+    # Errors that the caller can correct keep the provider's message; those for the operator get the gateway's.
     if has_message and status not in {302, 401, 402, 403}:
         assert SAID in error.message
     assert set(json.loads(error.to_json())["error"]) == {"message", "type", "param", "code"}

@@ -1,4 +1,4 @@
-"""The wait for a response on a socket of gevent: what arrives, what does not in time, and the end of a connection."""
+"""The wait for a response on a socket of gevent: data that arrives, timeouts, and the end of a connection."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LONG = bytes(range(250)) * 300
 
 @pytest.fixture(params=["plain", "TLS"])
 def connection(request: pytest.FixtureRequest, certificate: tuple[Path, Path]) -> Iterator[tuple[Any, Any]]:
-    """The two ends of a connection; over TLS each piece that is sent is a record of its own."""
+    """The two ends of a connection; over TLS, each sent piece is a separate record."""
     ours, theirs = socket.socketpair()
     if request.param == "TLS":
         accepting, calling = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -41,18 +41,18 @@ def test_waits_on_a_connection_follow_each_other_whatever_became_of_the_one_befo
     with pytest.raises(TimeoutError):
         receive(0.01)
     theirs.sendall(b"at once")
-    assert receive(0.01) == b"at once"  # With the timer that has run out before.
+    assert receive(0.01) == b"at once"  # Reuses the timer that has expired before.
     for position in range(1, len(HEAD) - 2):
         theirs.sendall(HEAD[:position])
         gevent.spawn_later(0.001, theirs.sendall, HEAD[position:])
         head = receive_head(ours, 5, receive)
         assert (head.status, head.content_length) == (200, 2)
-        while len(head.body_start) < 2:  # The rest of the body is in another packet.
+        while len(head.body_start) < 2:  # The rest of the body arrives in another packet.
             head.body_start += receive(5)
     theirs.sendall(HEAD[:20])
     with pytest.raises(TimeoutError):
         receive_head(ours, 0.02, receive)
-    theirs.sendall(LONG)  # Several records of TLS, of which each read returns one.
+    theirs.sendall(LONG)  # Several TLS records, of which each read returns one.
     received = b""
     while len(received) < len(LONG):
         received += receive(5)

@@ -17,7 +17,7 @@ from tests.support.soak import examples
 
 @pytest.fixture
 def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Our end of a connection and the provider's."""
+    """Both ends of a connection: ours and the provider's."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         yield ours, theirs

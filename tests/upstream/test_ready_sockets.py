@@ -1,4 +1,4 @@
-"""Streams are read in short turns: other sockets get theirs, no stream is left behind, and none is forgotten."""
+"""Streams are read in short turns: other sockets get theirs, no stream falls behind, and none is forgotten."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from app.upstream.http1 import RECEIVE_BYTES
 from app.upstream.ready_sockets import TURN_S, PacedSockets, ReadySockets, Waiter, WatchedSockets
 from app.upstream.socket_reader import make_reader
 
-# Far above what any wait here takes.
+# Far longer than any wait here.
 PATIENCE_S = 20.0
 
 
 @pytest.fixture(autouse=True)
 def sockets(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[ReadySockets]:
-    """The set of a runtime of its own, of the class and with the COMPILED_EVENTS that are the fixture's parameter."""
+    """The set of sockets of a new runtime, with the fixture's parameters: its class and COMPILED_EVENTS."""
     kind, compiled = getattr(request, "param", (PacedSockets, "false"))
     use_settings(load_settings({"COMPILED_EVENTS": compiled}))
     monkeypatch.setattr(ready_sockets.sys, "platform", "linux" if kind is PacedSockets else "other")
@@ -97,8 +97,8 @@ def test_other_sockets_get_a_turn_between_many_streams_and_none_is_left_behind(s
         stream.theirs.send(bytes(3 * RECEIVE_BYTES))
     theirs.send(b"q")
     other.join(PATIENCE_S)
-    # Nine answers after each other, each of which needs a pass: they had them while streams were waiting. Between two
-    # passes at most as many streams are served as are taken at once.
+    # Nine answers in sequence each needed a pass, and got it while streams were waiting. Between two passes, at most as
+    # many streams are served as are taken at once.
     turns = [later - earlier for (_, earlier), (_, later) in zip(answered, answered[1:], strict=False)]
     assert len(answered) == 9 and max(turns) <= 2 * ready_sockets._SOCKETS
     for stream in streams:
@@ -123,7 +123,7 @@ def test_a_wait_ends_with_the_time_and_the_next_one_gets_what_came_between(socke
         with pytest.raises(TimeoutError):
             reader.receive_each(0.01, on_data)
         theirs.send(b"a%d" % number)
-        gevent.sleep(0.005)  # Nobody waits for it now.
+        gevent.sleep(0.005)  # No reader is waiting now.
         assert len(received) == 2 * number
         waiting = gevent.spawn(reader.receive_each, PATIENCE_S, on_data)
         gevent.sleep(0.005)
@@ -152,7 +152,7 @@ def test_a_stream_that_is_closed_by_another_ones_event_is_not_read(sockets: Any)
             for other in set(range(8)) - {number}:
                 readers[other].close()
                 pairs[other][1].close()
-            again.extend(socket.socketpair() for _ in range(4))  # Their numbers are new sockets' now.
+            again.extend(socket.socketpair() for _ in range(4))  # New sockets reuse the closed ones' numbers.
             return False
 
         return on_data
@@ -166,7 +166,7 @@ def test_a_stream_that_is_closed_by_another_ones_event_is_not_read(sockets: Any)
     assert len(calls) == 1
     assert {end.fileno() for pair in again for end in pair} & set(numbers)
     readers[calls[0]].close()
-    # A new reader on an old number gets what is its own.
+    # A new reader on an old number gets only its own data.
     theirs, ours = next(pair for pair in again if pair[1].fileno() in numbers)
     reader, received = make_reader(ours), []
     waiting = gevent.spawn(reader.receive_each, PATIENCE_S, lambda data: bool(received.append(data)))
@@ -237,14 +237,14 @@ def test_streams_get_as_much_of_the_core_as_requests_do(sockets: PacedSockets, m
     waiters = [Waiter(ours.fileno()) for _, ours in pairs]
     for waiter, (theirs, _) in zip(waiters, pairs, strict=True):
         sockets.start(waiter, on_readable)
-        theirs.send(b"x")  # Nobody reads it, so the socket is ready again and again.
+        theirs.send(b"x")  # It is never read, so the socket stays ready.
     turns = []
     for others_s in (0.0, 0.001, 0.01, 1.0):
         now_s += others_s
         served = 0
         sockets._serve()
         turns.append(served)
-    # In steps of 16 events of 0.1 ms: at least 2 ms, as long as the requests before it, and at most 20 ms.
+    # Steps of 16 events of 0.1 ms. A turn lasts as long as the requests before it, but at least 2 and at most 20 ms.
     assert turns == [32, 32, 112, 208]
     for waiter, pair in zip(waiters, pairs, strict=True):
         sockets.remove(waiter)

@@ -1,4 +1,4 @@
-"""What the application calls for a request, in which order, and what a failure on the way becomes."""
+"""The application's calls for a request, their order, and the handling of a failure in any of them."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_an_error_that_became_a_response_keeps_nothing_of_the_request(applicatio
         except OSError as cause:
             raise error from cause
 
-    gc.disable()  # Without the collector, what is in a reference cycle stays.
+    gc.disable()  # Without the collector, objects in a reference cycle stay.
     try:
         assert application.test_client().get("/fails").data == b"handled"
         assert [body() for body in bodies] == [None]
@@ -119,7 +119,7 @@ def test_an_error_that_became_a_response_keeps_nothing_of_the_request(applicatio
 
 
 class Body:
-    """What a request holds."""
+    """An object that a request refers to."""
 
 
 @pytest.mark.parametrize("body", [b"abc", b"", iter([b"block"])])
@@ -133,7 +133,7 @@ def test_a_response_is_what_werkzeug_makes_of_the_same(body: bytes) -> None:
 def test_a_request_has_what_werkzeugs_has(path: str) -> None:
     environ = EnvironBuilder(path, query_string="a=b", headers={"X-A": "1"}).get_environ()
     ours, theirs = _Request(environ), Request(environ, populate_request=False)
-    assert set(vars(ours)) < set(vars(theirs))  # What is missing is made when it is asked for.
+    assert set(vars(ours)) < set(vars(theirs))  # Missing attributes are made at their first access.
     assert {name: getattr(ours, name) for name in vars(theirs)} == vars(theirs)
     assert (ours.url, ours.args, ours.url_rule, ours.is_json) == (theirs.url, theirs.args, None, False)
     with pytest.raises(AttributeError, match="no attribute 'other'"):

@@ -1,4 +1,4 @@
-"""Who a client is, and what it may see for that: only what a configured proxy says is believed."""
+"""A client's address and the rights that follow from it: only configured proxies are believed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.waiting import wait_until
 PROXIES = "10.0.0.0/8, 127.0.0.1, fd00::/8"
 
 ADDRESSES: list[tuple[str, str | None, str]] = [
-    # The peer, X-Forwarded-For, the client.
+    # The peer, X-Forwarded-For, and the resulting client.
     ("192.0.2.1", None, "192.0.2.1"),
     ("192.0.2.1", "198.51.100.7", "192.0.2.1"),
     ("10.0.0.1", None, "10.0.0.1"),
@@ -128,7 +128,7 @@ def test_metrics_and_the_details_of_ready_are_not_shown_through_a_proxy(scripted
 
 
 def test_the_log_line_of_a_refused_key_has_the_peers_address(scripted_gateway: Gateway) -> None:
-    # No proxy is configured, so what the header says is not believed.
+    # No proxy is configured, so the header is not believed.
     headers = {"X-Forwarded-For": "192.0.2.1"}
     seen = request("GET", scripted_gateway.url + "/v1/models", headers=headers)
     assert (seen.status, log_line(scripted_gateway, seen.request_id)["client"]) == (401, "127.0.0.1")
@@ -163,7 +163,7 @@ def test_a_gateway_for_all_addresses_of_ipv6_with_a_trusted_proxy(make_gateway: 
     "header", ["SCRIPT_NAME: /nowhere", "X-Forwarded-Proto: https\r\nX-Forwarded-Ssl: off", "PATH_INFO: /metrics"]
 )
 def test_headers_of_proxies_mean_nothing_from_others(scripted_gateway: Gateway, header: str) -> None:
-    # This test is on the gateway's machine, which gunicorn would trust by default.
+    # This test runs on the gateway's machine, which gunicorn would trust by default.
     with socket.create_connection(("127.0.0.1", scripted_gateway.port), timeout=20) as connection:
         connection.sendall(f"GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{header}\r\n\r\n".encode())
         received = read_until(connection, b"\r\n\r\n")

@@ -1,4 +1,4 @@
-"""Programs in browsers: the preflight, and the headers without which a browser hides a response from its program."""
+"""Programs in browsers: the preflight, and the headers without which a browser hides a response from the program."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.gateway import Gateway
 from tests.support.scripted_upstream import ScriptedUpstream
 
 ORIGIN = "https://chat.example"
-# What Chrome sends before a request of OpenAI's SDK.
+# Chrome's preflight headers for a request of OpenAI's SDK.
 PREFLIGHT = {
     "Origin": ORIGIN,
     "Access-Control-Request-Method": "POST",
@@ -26,7 +26,7 @@ PREFLIGHT = {
 
 
 def exposed(seen: Seen) -> set[str]:
-    """Returns the headers that a program in a browser may read, besides those that it always may."""
+    """Returns the headers that a program in a browser may read, apart from those that it always may."""
     return set(seen.headers["access-control-expose-headers"].split(", "))
 
 
@@ -106,6 +106,6 @@ def test_a_list_of_origins_lets_only_these_read(listed: list[str], origin: str, 
         assert response.headers.get("access-control-allow-origin") == (origin if origin in listed else None)
         assert response.headers["vary"] == "origin"
     assert ("access-control-allow-methods" in asked.headers) == (origin in listed)
-    # A cache must not keep this one for a browser either.
+    # A cache must not give this response, which has no CORS headers, to a browser either.
     assert client.get("/v1/nothing").headers["vary"] == "origin"
     use_settings(None)

@@ -1,4 +1,4 @@
-"""A line that is logged before a request's response exists has the id that the response will have."""
+"""A line that is logged before the response exists has the same request id as the response."""
 
 from __future__ import annotations
 

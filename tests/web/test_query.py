@@ -1,4 +1,4 @@
-"""Query strings are read into Structs; the error for a wrong value says what it must be."""
+"""Query strings are read into Structs; the error for a wrong value says which values are valid."""
 
 from __future__ import annotations
 
