@@ -1,4 +1,4 @@
-"""The errors for a field `provider` that is an object and not a valid one."""
+"""Errors for a `provider` field that is an object but not a valid one."""
 
 from __future__ import annotations
 
