@@ -1,4 +1,4 @@
-"""Limits: who may use how much, and what each request holds of it.
+"""Limits: who may use how much, and the reservations of each request.
 
 policy.py        the limits of a key, as the snapshot of the keys has them
 periods.py       in which period of a budget an instant is     amounts.py    amounts as whole numbers
