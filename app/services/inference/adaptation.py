@@ -48,7 +48,7 @@ class UpstreamRequest:
         support: how the provider serves the endpoint.
         choices_expected: how many choices must finish before a stream is complete.
         first_byte_timeout_s: how long the target may be silent, in seconds, while others remain; None for
-        UPSTREAM_FIRST_BYTE_TIMEOUT.
+            UPSTREAM_FIRST_BYTE_TIMEOUT.
     """
 
     target: Target

@@ -212,7 +212,7 @@ class LimitedRequest(Reservation):
         Args:
             record: the record.
             note_fault: called with "charge" and the error if a mistake in the gateway makes that fail; then the charge
-            is the reserved amount, which the record has had since its start.
+                is the reserved amount, which the record has had since its start.
             is_sent: whether a provider may have received the request.
         """
         if not is_sent:

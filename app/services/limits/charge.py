@@ -15,7 +15,7 @@ class Ceiling(msgspec.Struct, frozen=True):
         cost: in 10⁻¹² USD; None if the price is not known.
         tokens: prompt and output; None if they have no bound.
         rate_tokens: the estimated prompt plus the requested output; None if the request does not say how much output it
-        wants. Then it is assumed to use as much as recent requests.
+            wants. Then it is assumed to use as much as recent requests.
         fits: (10⁻¹² USD left, tokens left) → the max_tokens with which the request would fit; None if it cannot fit.
     """
 

@@ -41,7 +41,7 @@ class Limits(Component):
 
     Attributes:
         note_warning: records in the database that a share is warned of; returns False if another worker has done so.
-        Replace it to write more in the same statement.
+            Replace it to write more in the same statement.
         on_warning: gets each warning that this worker is the first to notice; it must not wait. Replace it.
     """
 

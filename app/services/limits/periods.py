@@ -69,7 +69,7 @@ def compute_reset(window: str, timezone: str, period: Period, oldest: datetime |
         window, timezone: as for `get_period`.
         period: the current period.
         oldest: the start of the oldest period in a rolling window with any use; None if nothing is used, and then the
-        result is when a use at this moment would no longer count.
+            result is when a use at this moment would no longer count.
 
     Returns:
         The end of the period; for a rolling window, when its oldest use leaves it. None if that never happens.

@@ -62,7 +62,7 @@ class Share:
         cap: the most that one request reserves; larger needs are cut to this.
         low, largest: `Pot.note_taken` is called when less than `low` is free, or a request needs more than `largest`.
         is_watched: whether `Pot.note_settled` is called after each request, and not only after those that give back to
-        an earlier lot or leave it overdrawn.
+            an earlier lot or leave it overdrawn.
         taken: the amount that requests have taken, since a time that depends on the pot.
         used_s: the time of the last use by a request, as of the last tick.
     """

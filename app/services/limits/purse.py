@@ -39,7 +39,7 @@ class Purse:
         freed_rate_tokens: their reserved tokens that were not used.
         period_ids: the ids of the budget periods; requests share the list, so it must not change.
         is_listed: whether it will be put back. Before anything is given back to a purse that is not listed, call
-        `goes_on`.
+            `goes_on`.
         entry, metered: the shares and their lots.
     """
 

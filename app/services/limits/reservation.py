@@ -36,7 +36,7 @@ class Reservation:
         period_ids: the ids of the budget periods that the request is charged to; [] without a budget.
         rate_tokens: the tokens that it has reserved of token rates, if it did so from a purse.
         ceiling_cost, ceiling_tokens: the highest cost of the request, in 10⁻¹² USD, and its most tokens, for all
-        attempts; None if not known.
+            attempts; None if not known.
         is_silent: whether the request does not say how much output it wants; then token rates reserve a mean.
     """
 

@@ -38,7 +38,7 @@ class BudgetWarning(msgspec.Struct, frozen=True, kw_only=True):
         charged, amount: the charge and the budget's amount, as decimal numbers in the unit.
         period_id: the period, which gets one warning per share over all workers.
         resets_at: the end of the period or, for a rolling window, when its oldest use no longer counts, in ISO 8601;
-        None if never.
+            None if never.
     """
 
     subject: Subject
