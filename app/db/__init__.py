@@ -1,4 +1,4 @@
-"""PostgreSQL: every SQL statement of the gateway. Rows are written as given; services decide their contents.
+"""PostgreSQL: every SQL statement of the gateway. Rows are written unchanged; services decide their contents.
 
     engine.py     the connection pool of a process         errors.py    its errors, and the time limit on waiting
     schema.py     migrations                               tables.py, rollup_tables.py  the tables
@@ -17,7 +17,7 @@
     sessions.py   who is signed in to the dashboard        retries.py    retries of SDKs, and what they repeat
     bills.py      what providers billed (bill_tables.py)   day_outcomes.py  how the requests of a day ended
 
-The names below are what every caller needs. Statements are imported from the module of their table.
+Most callers need only the names below. Statements are imported from the module of their table.
 """
 
 from app.db.engine import (
