@@ -1,4 +1,4 @@
-"""New keys and groups, and changes of limits, keys and groups, as operators ask for them.
+"""New keys and groups, and changes of limits, keys and groups, as requested by operators.
 
 Commands and routes fill these Structs; a route decodes its body into them.
 """
@@ -19,7 +19,7 @@ MAX_RATE = 10**9
 Rate = Annotated[int, msgspec.Meta(ge=1, le=MAX_RATE)]
 Tokens = Annotated[int, msgspec.Meta(ge=1, le=MAX_TOKENS)]
 
-# Limits that are a number or none; columns of a subject have the same names.
+# Limits that are a number or none; the columns of a subject have the same names.
 PLAIN_LIMITS = ("requests_per_minute", "tokens_per_minute", "concurrent", "max_output_tokens")
 
 
