@@ -53,7 +53,7 @@ class Provider:
     headers: Headers = ()
 
     def get_failure(self, kind: str) -> Failure:
-        """Returns the failure of a kind, such as `401` or `502-html`, as this provider sends it.
+        """Returns this provider's form of a failure, such as `401` or `502-html`.
 
         Failures that only Fireworks is known to send are the same at all providers.
         """
@@ -122,7 +122,7 @@ CHUTES = Provider(
     # Chutes sends this line bare, without `data:`.
     stream_error=dump_json({"error": "Unhandled exception during response stream: sandbox"}) + b"\n\n",
     gives_logprobs=False,
-    embeds=False,  # At a host of its own for each model.
+    embeds=False,  # On a separate host for each model.
     headers=(("x-chutes-invocationid", "sandbox"), ("x-chutes-rl-user", "inf")),
 )
 PROVIDERS = (FIREWORKS, FEATHERLESS, DEEPINFRA, CHUTES)
