@@ -1,4 +1,4 @@
-"""Whether this process is stopping, and how long running requests may go on.
+"""The stop of this process, and the time that running requests may still take.
 
 The drain is the time between the stop signal and the end of the requests that are still running.
 """

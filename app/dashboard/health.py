@@ -47,7 +47,7 @@ def show_health() -> Response:
 
 
 def _select_workers(readiness: Readiness) -> tuple[Workers | None, str]:
-    """Returns the report on all workers, or None and why there is none; a database that is away is not asked again."""
+    """Returns the report on all workers, or None and the reason; a database that is away is not asked again."""
     if not readiness.database.reachable:
         return None, readiness.problems.get("database", "the database does not answer")
     try:

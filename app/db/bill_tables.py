@@ -2,7 +2,7 @@
 
 bill_day    one UTC day of a provider's bill: when it was fetched, and for which account
 bill_line   one model on that day
-bill_run    when a provider was last asked in the background, and what came of it
+bill_run    the last time that a provider was asked in the background, and the result
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The tables budget, budget_period and budget_charge: what a subject may use in a window, and its charges.
+"""The tables budget, budget_period and budget_charge: the use that a subject may have in a window, and its charges.
 
 Workers draw from budgets by functions of the database that lock the row of the budget. Changes here lock it too.
 """

@@ -1,4 +1,4 @@
-"""How the requests of a UTC day ended, by gateway and model."""
+"""The outcomes of the requests of a UTC day, by gateway and model."""
 
 from __future__ import annotations
 

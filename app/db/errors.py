@@ -95,7 +95,7 @@ def describe_refusal(error: Exception, setting: str = "DATABASE_URL") -> str | N
 
 
 def describe_outage(error: Exception, setting: str = "DATABASE_URL") -> str:
-    """Returns two sentences: that the database does not answer, and what to do.
+    """Returns two sentences: that the database does not answer, and the remedy.
 
     Args:
         error: the exception of SQLAlchemy or the driver.

@@ -1,14 +1,14 @@
-"""The tables of limits: what each subject may use, what is granted to workers, and what was charged.
+"""The tables of limits: the limits of each subject, the grants to workers, and the charges.
 
     subject         whose requests a limit counts: a holder of keys, a group of holders, or the whole gateway
     budget          an amount that the requests of a subject may cost in a window of time
     budget_period   one window of a budget, and how much of it workers have been granted
     budget_lease    how much of a period one worker has drawn
-    budget_charge   what the requests of one worker were charged to a period
+    budget_charge   the charges of one worker's requests to a period
     rate_pot        requests or tokens granted to a subject in each half second of the last minute
     slot_lease      how many concurrent requests of a subject a worker may serve
     budget_warning  messages about budgets that LIMITS_WEBHOOK has not accepted yet
-    audit_event     who changed what
+    audit_event     all changes and their authors
 
 An amount is in the unit of its budget: USD, tokens or requests. `drawn` and the charges are in tables of their own,
 because a shipping statement locks the charges for tens of milliseconds, and draws must not wait for it.

@@ -5,7 +5,7 @@
     worker_ledger   each worker's counts of its requests (app/db/ledger.py)
     worker          which host runs a worker, and how it ended (app/db/workers.py)
     model_alias     a name that the operator gave to some models (app/db/aliases.py)
-    unlinked_retry  retries of SDKs that wait to be linked to what they repeat (app/db/retries.py)
+    unlinked_retry  retries of SDKs that wait to be linked to their originals (app/db/retries.py)
 
 app/db/limit_tables.py has the tables of limits, and app/db/rollup_tables.py those of sums over activity. A trigger on
 activity writes the sums. It exists only in the migrations: SQLAlchemy's metadata has neither triggers nor functions.

@@ -31,9 +31,9 @@ class Entry:
     completion_tokens: int
     usd: Decimal
     tag: str = ""
-    """The project that the header Fireworks-Annotations named."""
+    """The project in the header Fireworks-Annotations."""
     unsent_tokens: int = 0
-    """The parts of the answers that their clients did not wait for."""
+    """The parts of answers that clients did not wait for."""
     unsent_usd: Decimal = Decimal(0)
 
 

@@ -22,7 +22,7 @@ class _Row:
     reasons: bool = False
     vision: bool = False
     quantization: str | None = None
-    """By default what its engine runs."""
+    """By default that of its engine."""
     gaps: bool = False
     """The real list has entries without context_length, modalities, features and coin prices."""
 

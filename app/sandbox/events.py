@@ -21,7 +21,7 @@ class Event:
 
     payload: bytes
     tokens: int = 0
-    """How many completion tokens it has."""
+    """The number of its completion tokens."""
     wait_s: float = 0.0
     """The pause before it is sent."""
     then: Literal["", "cut", "reset", "stall"] = ""

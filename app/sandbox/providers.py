@@ -37,14 +37,14 @@ class Provider:
     """Returns the body of GET /models for a query; None if the query is invalid."""
     find_model: Callable[[Options, str], ChatModel | None]
     stream_error: bytes
-    """The bytes that are sent for a failure in the middle of a stream, line ends included."""
+    """The bytes sent for a failure in the middle of a stream, including line ends."""
     models_need_key: bool = False
     refuses_agents: bool = False
     validates: bool = False
     reasoning_key: str = "reasoning_content"
     estimates_cost: bool = False
     keeps_books: bool = False
-    """It says later what it billed, and so has to remember."""
+    """It publishes a bill later, so it has to remember its use."""
     embeds: bool = True
     """It serves /embeddings below its base URL."""
     gives_logprobs: bool = True

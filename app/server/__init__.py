@@ -20,5 +20,5 @@ signals.py       a stop goes before a reload
 worker_starts.py when the workers are ready, and those of before a reload may end
 metrics_directory.py  where the workers share their metrics
 garbage.py       garbage collection in small steps
-lifecycle.py     what a worker starts and stops besides serving requests
+lifecycle.py     the parts of a worker besides serving requests: their start and stop
 """

@@ -136,7 +136,7 @@ def set_up_reload(
 
 
 def adopt_workers(server: Any, handover: Handover) -> None:
-    """Makes the workers of the process before this one workers of `server`, and lets signals through again."""
+    """Makes the workers of the process before this one workers of `server`, and unblocks signals."""
     server.systemd = handover.from_systemd
     for number, pid in enumerate(handover.workers):
         worker = _OldWorker(pid, number - len(handover.workers))

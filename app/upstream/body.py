@@ -28,7 +28,7 @@ class Body:
     request by then; it can still return bytes that were put back.
 
     Args:
-        response: the response, of which the head has been received.
+        response: the response; its head has been received.
 
     Attributes:
         complete: whether the end of the body has been received.
@@ -67,7 +67,7 @@ class Body:
             timeout_s: how long to wait, in seconds.
 
         Raises:
-            TimeoutError: nothing arrived in time. The next call goes on where this one stopped.
+            TimeoutError: nothing arrived in time. The next call continues where this one stopped.
             UpstreamCut: the connection ended or broke before the body was complete, the body is not valid, or it was
                 closed before its end.
         """

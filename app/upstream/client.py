@@ -91,7 +91,7 @@ class UpstreamClient:
             path_or_url: a path below the base URL, as in "/chat/completions", or a whole URL on the same host.
             body: the request as JSON.
             stream: whether the request asks for Server-Sent Events; only the Accept header depends on it.
-            headers: further headers; they are sent as they are and must not contain line ends.
+            headers: further headers; they are sent unchanged and must not contain line ends.
             first_byte_timeout_s: how long to wait for the response to begin; UPSTREAM_FIRST_BYTE_TIMEOUT if not given.
 
         Returns:

@@ -1,6 +1,6 @@
 """Extracts the message from the body of an error response. Providers and their edges use at least seven shapes.
 
-Some send errors with status 200; then the error's code, status or type says what failed.
+Some send errors with status 200; then the error's code, status or type describes the failure.
 """
 
 from __future__ import annotations

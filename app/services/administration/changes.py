@@ -42,7 +42,7 @@ class LimitChanges(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     budgets: tuple[BudgetTerms | str, ...] | UnsetType = UNSET
 
     def has_limits(self) -> bool:
-        """Returns whether anything is to change."""
+        """Returns whether there is any change."""
         return any(getattr(self, name) is not UNSET for name in ("models", "budgets", *PLAIN_LIMITS))
 
     def sets_limits(self) -> bool:

@@ -50,7 +50,7 @@ def change_group(actor: str, name_or_id: str, changes: GroupChanges, *, keep_bud
     Args:
         actor: the author.
         name_or_id: which group.
-        changes: what to change.
+        changes: the changes.
         keep_budgets: whether budgets that `changes` does not name stay.
 
     Raises:

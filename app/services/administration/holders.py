@@ -130,7 +130,7 @@ def change_holder(actor: str, name_or_id: str, changes: HolderPatch, *, keep_bud
     Args:
         actor: the author, for the audit.
         name_or_id: which holder.
-        changes: what to change.
+        changes: the changes.
         keep_budgets: whether budgets that `changes` does not name stay.
 
     Raises:

@@ -73,7 +73,7 @@ def change_key(actor: str, id: str, changes: KeyChanges, *, keep_budgets: bool =
     Args:
         actor: the author, for the audit.
         id: the key.
-        changes: what to change.
+        changes: the changes.
         keep_budgets: whether budgets that `changes` does not name stay.
 
     Raises:

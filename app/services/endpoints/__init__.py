@@ -1,7 +1,7 @@
 """The inference endpoints: one record each, with everything in which they differ.
 
 endpoint.py         the types of the record (provider_choice.py: `provider`); registry.py: ENDPOINTS, those with a route
-translation.py      what an endpoint served over another one needs; roles.py: the place of instructions
+translation.py      for endpoints served over another one; roles.py: the place of instructions
 chat.py             chat completions; of chunks, _chunks observes, _repair repairs, _assembly joins, _events makes them
 messages.py         Anthropic's API over chat: _body, _request (_history, _blocks, _tools), _response, _stream, _errors
 responses.py        OpenAI's over chat: _request (_items, _content, _tools), _context, _output (_custom), _stream

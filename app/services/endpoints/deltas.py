@@ -23,7 +23,7 @@ class Pieces(list[str]):
 
 
 def merge(whole: dict[str, Any], delta: dict[str, Any], depth: int = 0) -> None:
-    """Adds a delta to what came before it, in place. Use `finish` to read the result."""
+    """Adds a delta to the earlier ones, in place. Use `finish` to read the result."""
     for name, value in delta.items():
         if value is not None:
             before = whole.get(name)

@@ -240,5 +240,5 @@ class Endpoint:
 
 
 def make_parameter_error(param: str, must: str) -> BadRequest:
-    """Returns the error for a wrong request field; `must` says what it must be, as in "be true or false"."""
+    """Returns the error for a wrong request field; `must` is the requirement, as in "be true or false"."""
     return BadRequest(f"`{param}` must {must}.", param=param, code="invalid_parameter")

@@ -24,7 +24,7 @@ _KNOWN = {
 
 
 def make_block_error(path: str, must: str) -> BadRequest:
-    """Returns the error for a wrong part of a message, at `path`; `must` says what it must be."""
+    """Returns the error for a wrong part of a message, at `path`; `must` is the requirement."""
     return BadRequest(f"`{path}` must {must}.", param=path, code="invalid_parameter")
 
 

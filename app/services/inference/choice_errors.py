@@ -37,7 +37,7 @@ def make_choice_error(place: str, message: str) -> BadRequest:
 
     Args:
         place: the field at fault, as in "provider.sort".
-        message: what msgspec says of it.
+        message: msgspec's description of the mistake.
     """
     unknown = _UNKNOWN.search(message)
     if unknown is None:

@@ -206,7 +206,7 @@ class Exchange:
 
         Args:
             step: "usage", "error", "charge", "attempts", "settle", "release" or "count".
-            error: what it raised.
+            error: the exception.
         """
         count_request_fault(step)
         log_event("request_step_failed", level="error", step=step, error=error, request_id=self.request_id)

@@ -97,7 +97,7 @@ def _record_speed(exchange: Exchange, generation_s: float) -> None:
 
 
 def finish_stream(exchange: Exchange, error: GatewayError | None) -> None:
-    """Finishes a request whose stream was sent to the client; `error` is what ended the stream early, or None."""
+    """Finishes a request whose stream was sent to the client; `error` ended the stream early, or is None."""
     if error is None:
         exchange.finish("ok", 200)
         return

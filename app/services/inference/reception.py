@@ -137,7 +137,7 @@ def encode_whole(exchange: Exchange, request: UpstreamRequest, value: Any) -> by
     """Returns a whole response for the client: normalised, translated, and as JSON that strict parsers read.
 
     Raises:
-        UpstreamError: the response is nested too deeply, not what was requested, or cannot be translated.
+        UpstreamError: the response is nested too deeply, not of the requested kind, or cannot be translated.
     """
     endpoint, translated = exchange.endpoint, exchange.translated
     try:

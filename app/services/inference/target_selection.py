@@ -37,7 +37,7 @@ class TargetSelection(Component):
     """Selects the targets of requests.
 
     Attributes:
-        health: what this worker has lately met at each target.
+        health: this worker's recent experience with each target.
     """
 
     def __init__(self, runtime: Runtime) -> None:

@@ -81,7 +81,7 @@ class Share:
 
 
 class Pot(ABC):
-    """A limit as one worker has it in memory.
+    """A limit in the memory of one worker.
 
     Attributes:
         subject: the subject of the limit.

@@ -127,7 +127,7 @@ class Reservation:
         """Takes the amounts that a further attempt can use from the budgets, while an earlier one may still be billed.
 
         Raises:
-            as `reserve`; then the request holds what it held before.
+            as `reserve`; then the request holds the same as before.
         """
         self._lift()
         needs = (ceiling.cost, ceiling.tokens, 0, 0, 0)

@@ -42,7 +42,7 @@ class LimitWaiting:
 
     Args:
         settings: the behaviour in an outage.
-        drawing: draws what the pots lack.
+        drawing: draws the amounts that the pots lack.
         purses: amounts that requests hold jointly; put back before a request has to wait.
     """
 

@@ -1,6 +1,6 @@
 """The catalog of this process: every provider's list of models.
 
-`fetch_` functions send requests to the provider, `get_` functions return what this process holds.
+`fetch_` functions send requests to the provider, `get_` functions return data that this process holds.
 """
 
 from __future__ import annotations

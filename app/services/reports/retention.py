@@ -29,7 +29,7 @@ from app.runtime import Component, Runtime, get_component
 INTERVAL_S = 3_600.0
 # After a failure, for instance while the database is unavailable, the next round comes sooner.
 RETRY_S = 60.0
-# Synchronised clocks differ by milliseconds. Five minutes is what Kerberos tolerates too.
+# Synchronised clocks differ by milliseconds. Kerberos tolerates five minutes too.
 MAX_SKEW = timedelta(minutes=5)
 # Spreads the rounds of workers that started together.
 _JITTER = 0.1

@@ -1,7 +1,7 @@
 """The sessions by the database's last answer, in the memory of each worker.
 
 A page asks the database for its session. The memory counts only while the database is away, so that signed-in people
-can still see what is wrong, even at a worker that has never served them before.
+can still see the problem, even at a worker that has never served them before.
 
 A person who signs out meanwhile is signed out at this worker at once. The thread that refreshes the sessions deletes
 the row when the database is back, and from then on no other worker accepts the session either.

@@ -69,7 +69,7 @@ class RequestSpans:
         return call.span_id
 
     def end(self, record: ActivityRecord) -> list[Span]:
-        """Returns the spans of a request that ends now, its own one first.
+        """Returns the spans of a request that ends now, the request's own first.
 
         Args:
             record: the final record.
