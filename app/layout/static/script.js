@@ -184,7 +184,7 @@
     document.addEventListener("change", (event) => {
       if (event.target.matches("[data-submit]")) event.target.form.requestSubmit();
     });
-    // A page that is shown only once gets the address of one that can be reloaded, so that a reload makes no second key.
+    // A page that is shown only once gets the address of one that can be reloaded: a reload makes no second key.
     const place = document.querySelector("[data-address]");
     if (place) history.replaceState(null, "", place.dataset.address);
     showTheme();
