@@ -41,7 +41,7 @@ FAILED = "The gateway failed to process this request. Report its x-request-id to
 
 
 class GatewayError(Exception):
-    """An error with an HTTP status and a message that tells the caller what to do.
+    """An error with an HTTP status and a message that says what to do.
 
     Attributes:
         status: the HTTP status of the response.
@@ -273,7 +273,7 @@ class UpstreamUnreachable(UpstreamError):
 
 
 class UpstreamTimeout(UpstreamError):
-    """One of the four upstream timeouts passed; `code` tells which."""
+    """One of the four upstream timeouts passed; `code` says which."""
 
     status = 504
     type = "upstream_timeout"
